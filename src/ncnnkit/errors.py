@@ -1,0 +1,88 @@
+"""The errors ncnnkit raises on purpose, and the exit code each one ends a command with.
+
+    NcnnkitError
+    ├── InputError            exit 3: something the user gave is wrong
+    │   ├── ModelError            a model reference, its weights or its shapes
+    │   ├── FormatError           the bytes of a .param, .bin or table file
+    │   ├── ImageError            images, arrays, labels
+    │   └── RecipeError           an option or a recipe file
+    ├── ToolError             exit 4: something ncnnkit relies on failed
+    │   ├── ConvertError          pnnx is missing or could not convert
+    │   ├── RuntimeFailure        ncnn crashed, hung or ran out of memory
+    │   └── StorageError          the disk is full or may not be written
+    └── VerificationError     exit 5: it ran, but the result must not be trusted
+
+Every error says *what* is wrong, *where*, and *what to do* (the hint). Anything else that
+escapes is a bug in ncnnkit and ends with exit code 1 and a traceback.
+"""
+
+from __future__ import annotations
+
+OK = 0
+BUG = 1
+USAGE = 2  # chosen by Typer/Click for a bad command line
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class NcnnkitError(Exception):
+    """An expected failure.
+
+    Args:
+        what: one clause naming the problem.
+        where: the file, line, layer or option it was found in.
+        hint: what the user can do about it.
+    """
+
+    exit_code = BUG
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The error as the single line a command prints."""
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        text = f"{text} ({self.hint})" if self.hint else text
+        return " ".join(text.split())
+
+
+class InputError(NcnnkitError):
+    exit_code = 3
+
+
+class ModelError(InputError):
+    """A model reference, its weights or its input shapes cannot be used."""
+
+
+class FormatError(InputError):
+    """A .param, .bin or table file does not hold what it must."""
+
+
+class ImageError(InputError):
+    """Images, arrays or labels cannot be used."""
+
+
+class RecipeError(InputError):
+    """An option, or a line of a recipe file, cannot be used."""
+
+
+class ToolError(NcnnkitError):
+    exit_code = 4
+
+
+class ConvertError(ToolError):
+    """pnnx is missing, failed, or left operators ncnn does not have."""
+
+
+class RuntimeFailure(ToolError):
+    """The process that ran ncnn crashed, hung or ran out of memory."""
+
+
+class StorageError(ToolError):
+    """A file could not be written: disk full, no permission."""
+
+
+class VerificationError(NcnnkitError):
+    """A model runs, but its outputs must not be trusted."""
+
+    exit_code = 5
