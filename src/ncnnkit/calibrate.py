@@ -1,0 +1,181 @@
+"""What the activations of a network look like over the calibration images: :class:`ActivationStats`.
+
+The network runs in fp32 in child processes, one a thread, each on its share of the images. They count histograms where
+the activations are; only the counts come back, and merge.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import ncnnfile
+from .errors import FormatError, ImageError, ModelError, RuntimeFailure, VerificationError
+from .graph import Graph, Layer
+from .worker import LOAD_TIMEOUT, Child, Tally, WorkerError
+
+Progress = Callable[[int, int], None]
+
+GROWING_BINS = 8192  # at least half are in use, so thresholds are found to better than 1/4096 of the range
+KL_BINS = 2048  # ncnn2table's
+
+
+@dataclass(frozen=True, eq=False)
+class BlobStats:
+    """How the absolute values of one blob are distributed.
+
+    Attributes:
+        histogram: int64 (bins,), counts of non-zero absolute values; bin i covers [i, i+1) · width.
+        width: width of a bin, in the blob's unit.
+        absmax: the largest absolute value seen.
+        count: number of values seen, zeros included.
+    """
+
+    histogram: NDArray[np.int64]
+    width: float
+    absmax: float
+    count: int
+
+    def merge(self, other: BlobStats) -> BlobStats:
+        """The statistics of both together; the same as counting all values at once."""
+        tally = Tally(len(self.histogram), max(self.width, other.width))
+        for part in (self, other):
+            wide = Tally(len(part.histogram), part.width)
+            wide.histogram = part.histogram.copy()
+            if part.width:
+                wide.widen(tally.width)
+            tally.histogram += wide.histogram
+        return BlobStats(tally.histogram, tally.width, max(self.absmax, other.absmax), self.count + other.count)
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationStats:
+    """Statistics of every blob an int8 layer would read, by the name of the blob at the root of its Splits.
+
+    Attributes:
+        blobs: root blob name -> its statistics.
+        images: number of samples seen.
+        method: the way of choosing thresholds the bins were made for.
+    """
+
+    blobs: Mapping[str, BlobStats]
+    images: int
+    method: str = "mse"
+
+    def merge(self, other: ActivationStats) -> ActivationStats:
+        """The statistics of both batches. Raises FormatError if they are of different networks or methods."""
+        if self.blobs.keys() != other.blobs.keys() or self.method != other.method:
+            raise FormatError("these statistics are not of the same network and method, they cannot be merged")
+        blobs = {name: stats.merge(other.blobs[name]) for name, stats in self.blobs.items()}
+        return ActivationStats(blobs, self.images + other.images, self.method)
+
+
+def quantizable(graph: Graph) -> list[Layer]:
+    """The layers ncnn can run on int8 activations with a scale known beforehand, in graph order."""
+    return [la for la in graph.layers if la.op.int8 is not None and not la.get("int8_scale_term") and "weight" in la.weights]
+
+
+def calibrate(
+    graph: Graph,
+    images: Any,
+    preprocess: Any = None,
+    *,
+    method: str = "mse",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ActivationStats:
+    """Run a network over images and count its activations.
+
+    Args:
+        graph: the fp32 network.
+        images: a folder or file of images, an ImageSet, or the stacked samples: one float32 array (N, C, H, W) for each
+            network input (a single array for a single input).
+        preprocess: how images become tensors; needed for a folder or file, unused for arrays.
+        method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does, to have its very bins.
+        threads: processes to run, one thread each; by default one a core.
+        progress: called with (images done, images in all).
+
+    Returns:
+        The statistics of the blobs that int8 layers would read.
+
+    Raises:
+        ModelError: the graph has no layer to quantise, or the inputs do not fit it.
+        VerificationError: an activation is NaN or infinite.
+        RuntimeFailure: ncnn crashed.
+    """
+    inputs = _as_arrays(graph, images, preprocess)
+    roots = graph.roots()
+    blobs = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
+    if not blobs:
+        raise ModelError("the network has no layer that ncnn could run in int8")
+    total, passes = len(inputs[0]), 2 if method == "kl" else 1
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done // passes, total)
+
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, ExitStack() as stack:
+        param = Path(folder) / "model.param"
+        ncnnfile.save(graph, param)
+        count = max(1, min(threads or os.cpu_count() or 1, total))
+        children = [stack.enter_context(Child()) for _ in range(count)]
+        pool = stack.enter_context(ThreadPoolExecutor(count))
+
+        def share(number: int, request: dict[str, Any]) -> ActivationStats:
+            child, mine = children[number], range(number, total, count)
+            for i in mine:
+                child.ask("tally", [a[i] for a in inputs], blobs=blobs, **request)
+                step()
+            answer, histograms = child.ask("tallies_so_far")
+            rows = zip(answer["rows"], histograms)
+            return ActivationStats({b: BlobStats(h, w, m, n) for (b, w, m, n), h in rows}, len(mine), method)
+
+        def collect(request: dict[str, Any]) -> ActivationStats:
+            parts = list(pool.map(lambda number: share(number, request), range(count)))
+            merged = parts[0]
+            for part in parts[1:]:
+                merged = merged.merge(part)
+            return merged
+
+        try:
+            load = dict(param=str(param), bin=str(param.with_suffix(".bin")), backend="cpu", precision="fp32", threads=1)
+            # Light mode would free a blob once its first reader ran, and compute it again for the next.
+            list(pool.map(lambda c: c.ask("load", timeout=LOAD_TIMEOUT, keep_blobs=True, **load), children))
+            stats = collect({"bins": GROWING_BINS})
+            if method == "kl":
+                stats = collect({"bins": KL_BINS, "absmax": {name: b.absmax for name, b in stats.blobs.items()}})
+        except WorkerError as error:
+            for child in children:
+                child.close()
+            if "NaN" in str(error):
+                raise VerificationError(f"calibration: {error}", hint="does the fp32 model itself compute NaN on these images?") from None
+            raise RuntimeFailure(f"calibration: ncnn {'died: ' if error.crashed else ''}{error}") from None
+    return stats
+
+
+def _as_arrays(graph: Graph, images: Any, preprocess: Any) -> Sequence[NDArray[np.float32]]:
+    if isinstance(images, (str, Path)):
+        from .images import InputSpec, open_images
+
+        specs = [InputSpec(name, shape) for name, shape in zip(graph.inputs, graph.input_shapes())]
+        images = open_images(Path(images), preprocess, specs)
+    if hasattr(images, "stack"):
+        images = images.stack()
+    arrays = [images] if isinstance(images, np.ndarray) else list(images)
+    if len(arrays) != len(graph.inputs):
+        raise ModelError(f"the network has {len(graph.inputs)} inputs, {len(arrays)} arrays were given")
+    if not len(arrays[0]):
+        raise ImageError("there is no image to calibrate with")
+    return arrays

@@ -1,0 +1,433 @@
+"""The command line: parse, call, print. The work is done elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 a bug in ncnnkit; 2 a wrong command line; 3 something given cannot be used; 4 a tool failed (pnnx,
+ncnn, the disk); 5 it ran, but the result must not be trusted; 130 interrupted.
+"""
+
+app = typer.Typer(
+    help="Trained networks to edge boards with ncnn: converted, quantised, measured, explained.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """The entry point of the ``ncnnkit`` command."""
+    # A polite kill cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    app()
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def command(name: str | None = None) -> Callable[[F], F]:
+    """Register a command whose expected failures end in one line and their exit code."""
+
+    def register(function: F) -> F:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except NcnnkitError as error:
+                err.print(f"[bold red]error:[/] {escape(error.line())}", soft_wrap=True)
+                raise typer.Exit(error.exit_code) from None
+            except KeyboardInterrupt:
+                err.print("interrupted; nothing was left half-written")
+                raise typer.Exit(INTERRUPTED) from None
+
+        app.command(name)(guarded)
+        return function
+
+    return register
+
+
+# ------------------------------------------------------------------------------------------------- shared options
+
+
+def _numbers(text: str, what: str, kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise RecipeError(f"--{what} {text!r} is not a list of numbers like 3,224,224") from None
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return tuple(word.strip() for word in text.split(",") if word.strip()) if text is not None else None
+
+
+Shape = Annotated[list[str] | None, typer.Option("--shape", help="Shape of an input, as 3,224,224; once for each input.")]
+Weights = Annotated[str | None, typer.Option(help="default, none (random) or a file; for models built by code.")]
+Preset = Annotated[str | None, typer.Option(help="imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME.")]
+Mean = Annotated[str | None, typer.Option(help="Subtracted from the pixels after the division, one a channel: 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Divided by at the end, one a channel: 0.229,0.224,0.225.")]
+Resize = Annotated[str | None, typer.Option(help="256 (the shorter side) or 224,224 (height,width).")]
+Crop = Annotated[str | None, typer.Option(help="Centre crop, height,width.")]
+Color = Annotated[str | None, typer.Option(help="rgb, bgr or gray.")]
+Divisor = Annotated[float | None, typer.Option(help="Pixels are divided by it first; 255 by default, 1 for raw pixels.")]
+Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Images = Annotated[str, typer.Option(help="Folder, list file, .npy or .npz.")]
+Method = Annotated[str | None, typer.Option(help="mse, kl, aciq or minmax.")]
+Target = Annotated[str | None, typer.Option(help="x86, arm or vulkan: the kernels the int8 model is made for.")]
+Backend = Annotated[str | None, typer.Option(help="cpu,vulkan")]
+Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8")]
+ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")]
+
+
+def _preprocess_fields(**given: Any) -> dict[str, Any]:
+    """The preprocessing options that were given, as fields of Preprocess."""
+    fields: dict[str, Any] = {k: given[k] for k in ("color", "divisor", "interpolation") if given[k] is not None}
+    for name in ("mean", "std"):
+        if given[name] is not None:
+            fields[name] = _numbers(given[name], name)
+    if given["crop"] is not None:
+        fields["crop"] = _numbers(given["crop"], "crop", int)
+    if given["resize"] is not None:
+        sides = _numbers(given["resize"], "resize", int)
+        fields["resize"] = sides[0] if len(sides) == 1 else sides
+    return fields
+
+
+def _shapes(shape: Sequence[str] | None) -> tuple[tuple[int, ...], ...] | None:
+    return tuple(_numbers(text, "shape", int) for text in shape) if shape else None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for the stage at work; yields a ``tell(stage, done, total)``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        stage = ""
+
+        def tell(name: str, done: int, total: int) -> None:
+            nonlocal stage
+            if name != stage:
+                bar.reset(task, description=name, total=total or None)
+                stage = name
+            bar.update(task, completed=done, total=total or None)
+
+        yield tell
+
+
+# ------------------------------------------------------------------------------------------------------- commands
+
+
+@command()
+def run(
+    model: Annotated[str | None, typer.Argument(help="A .onnx, TorchScript .pt or ncnn .param file, torchvision:NAME, timm:NAME or package.module:function.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder, list file, .npy or .npz to calibrate with.")] = None,
+    eval_images: Annotated[str | None, typer.Option(help="The same to evaluate with; else every fifth of --images is held out.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Classes of the evaluation images: lines 'file class'.")] = None,
+    shape: Shape = None,
+    preset: Preset = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-out"),
+    as_json: Json = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on where the converted model differs from the original.")] = False,
+    weights: Weights = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    color: Color = None,
+    divisor: Divisor = None,
+    interpolation: Interpolation = None,
+    target: Target = None,
+    method: Method = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
+) -> None:  # fmt: skip
+    """From a trained model to measured ncnn models at every precision, and a report."""
+    from .recipe import make_recipe
+
+    fields = _preprocess_fields(
+        mean=mean, std=std, resize=resize, crop=crop, color=color, divisor=divisor, interpolation=interpolation
+    )
+    options = {
+        "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape), "preset": preset,
+        "backends": _words(backend), "precisions": _words(precision), "threads": threads, "force": force or None,
+        "weights": weights, "target": target, "method": method, "preprocess": fields or None,
+    }  # fmt: skip
+    _run(make_recipe(options, recipe), output, as_json)
+
+
+@command()
+def demo(
+    output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-demo"), as_json: Json = False
+) -> None:
+    """The main job on EfficientNet-Lite0 and a few photographs that come with ncnnkit."""
+    from .recipe import Recipe
+
+    data = Path(__file__).parent / "data"
+    images = data / "images"
+    recipe = Recipe(
+        str(data / "efficientnet-lite0.onnx"), images=str(images / "calibration"), eval_images=str(images / "evaluation")
+    )
+    _run(recipe, output, as_json)
+
+
+def _run(recipe: Any, output: Path, as_json: bool) -> None:
+    from .pipeline import run as run_pipeline
+
+    with _progress() as tell:
+        document = run_pipeline(recipe, output, tell)
+    _print_run(document, output, as_json)
+
+
+def _print_run(document: Any, output: Path, as_json: bool) -> None:
+    from .report import console_table, headline
+
+    if as_json:
+        print(json.dumps(document, indent=2))
+        return
+    out.print(console_table(document))
+    for guess in document.get("top5") or []:
+        best = ", ".join(f"{row['label']} ({row['score']:.1f})" for row in guess["recommended"])
+        out.print(f"top-5 of {guess['image']}: {best}", markup=False)
+    for warning in document["warnings"]:
+        out.print(f"[yellow]note:[/] {escape(warning)}")
+    out.print(f"[bold]{escape(headline(document))}[/]")
+    out.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
+
+
+@command()
+def convert(
+    model: Annotated[str, typer.Argument(help="As for run.")],
+    output: ParamFile,
+    shape: Shape = None,
+    weights: Weights = None,
+) -> None:
+    """A model to ncnn's .param and .bin, fp32."""
+    from .convert import convert as convert_model
+    from .ncnnfile import save
+
+    with _progress() as tell:
+        tell("convert", 0, 0)
+        graph = convert_model(model, shapes=_shapes(shape) or (), weights=weights or "default")
+        save(graph, output)
+    out.print(f"{output}: {len(graph.layers)} layers, {graph.parameters:,} parameters", markup=False)
+
+
+@command()
+def optimize(
+    param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    output: ParamFile,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights as fp16.")] = False,
+) -> None:
+    """Fuse and drop layers, as ncnnoptimize does."""
+    from .ncnnfile import load, save
+    from .passes import optimize_with_report
+
+    graph = load(param)
+    better, rewrites = optimize_with_report(graph, fp16=fp16)
+    save(better, output)
+    done = ", ".join(f"{name} {count}" for name, count in rewrites.items() if count) or "nothing to do"
+    out.print(f"{output}: {len(graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
+
+
+def _load_inputs(param: Path, images: str, preset_name: str | None, fields: dict[str, Any], shape: Sequence[str] | None) -> Any:
+    """(graph, ImageSet) for a command that takes an ncnn model and images."""
+    from .images import InputSpec, open_images
+    from .ncnnfile import load
+    from .pipeline import choose_preprocess
+    from .recipe import Recipe
+    from .source import open_model
+
+    recipe = Recipe(str(param), images=images, preset=preset_name or "", preprocess=fields, shapes=_shapes(shape) or ())
+    source = open_model(recipe.model, shapes=recipe.shapes, weights="default", workdir=param.parent)
+    preprocess, origin = choose_preprocess(recipe, source)
+    err.print(f"preprocessing: {origin}", markup=False)
+    return load(param), open_images(Path(images), preprocess, [InputSpec(s.name, s.shape) for s in source.inputs])
+
+
+@command()
+def calibrate(
+    param: Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")],
+    images: Images,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The table to write.")],
+    method: Method = None,
+    threads: Threads = None,
+    shape: Shape = None,
+    preset: Preset = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    color: Color = None,
+    divisor: Divisor = None,
+    interpolation: Interpolation = None,
+) -> None:
+    """Count activations and write the scales, in ncnn2table's format."""
+    from .quantize import make_table, save_table
+
+    fields = _preprocess_fields(
+        mean=mean, std=std, resize=resize, crop=crop, color=color, divisor=divisor, interpolation=interpolation
+    )
+    graph, samples = _load_inputs(param, images, preset, fields, shape)
+    stats = _calibrate(graph, samples, method or "mse", threads)
+    save_table(make_table(graph, stats), output)
+    out.print(f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False)
+
+
+def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> Any:
+    from .calibrate import calibrate as count
+
+    with _progress() as tell:
+        return count(graph, samples, method=method, threads=threads, progress=lambda done, n: tell("calibrate", done, n))
+
+
+@command()
+def quantize(
+    param: Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")],
+    output: ParamFile,
+    table: Annotated[Path | None, typer.Option(help="A table of scales, ncnn2table's or ncnnkit's.")] = None,
+    images: Annotated[str | None, typer.Option(help="Images to calibrate with, instead of a table.")] = None,
+    method: Method = None,
+    target: Target = None,
+    skip: Annotated[str | None, typer.Option(help="Layers that stay in floating point, separated by commas.")] = None,
+    threads: Threads = None,
+    shape: Shape = None,
+    preset: Preset = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    color: Color = None,
+    divisor: Divisor = None,
+    interpolation: Interpolation = None,
+) -> None:
+    """An fp32 model to int8, from a table or from images."""
+    from .ncnnfile import load, save
+    from .quantize import load_table
+    from .quantize import quantize as to_int8
+
+    if (table is None) == (images is None):
+        raise RecipeError("give --table or --images", hint="one of the two")
+    if images is not None:
+        fields = _preprocess_fields(
+            mean=mean, std=std, resize=resize, crop=crop, color=color, divisor=divisor, interpolation=interpolation
+        )
+        graph, samples = _load_inputs(param, images, preset, fields, shape)
+        scales = _calibrate(graph, samples, method or "mse", threads)
+    elif table is not None:
+        graph, scales = load(param), load_table(table)
+    made = to_int8(graph, scales, target=target or "arm", skip=_words(skip) or ())
+    save(made, output)
+    count = sum(1 for layer in made.layers if layer.params.get("int8_scale_term"))
+    out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
+
+
+@command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="The reference .param.")],
+    second: Annotated[Path, typer.Argument(help="The other .param.")],
+    images: Images,
+    layers: Annotated[bool, typer.Option("--layers", help="Show the error layer by layer.")] = False,
+    shape: Shape = None,
+    preset: Preset = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    color: Color = None,
+    divisor: Divisor = None,
+    interpolation: Interpolation = None,
+    as_json: Json = False,
+) -> None:
+    """How far one ncnn model's outputs are from another's, on real images."""
+    from .layers import compare_models
+    from .ncnnfile import load
+    from .report import comparison_table
+
+    fields = _preprocess_fields(
+        mean=mean, std=std, resize=resize, crop=crop, color=color, divisor=divisor, interpolation=interpolation
+    )
+    graph, samples = _load_inputs(first, images, preset, fields, shape)
+    with _progress() as tell:
+        figures = compare_models(graph, load(second), samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n))
+    print(json.dumps(figures, indent=2)) if as_json else out.print(comparison_table(figures))
+
+
+@command()
+def bench(
+    param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    backend: Backend = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    shape: Shape = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of timing for each row.")] = 3.0,
+    as_json: Json = False,
+) -> None:
+    """Latency, load time and memory of an ncnn model, without images."""
+    from .report import console_table
+    from .variants import bench as bench_model
+
+    with _progress() as tell:
+        rows = bench_model(
+            param, backends=_words(backend), precisions=_words(precision), threads=threads, shapes=_shapes(shape) or (),
+            seconds=seconds, progress=lambda done, total: tell("measure", done, total),
+        )  # fmt: skip
+    print(json.dumps(rows, indent=2)) if as_json else out.print(console_table({"variants": rows, "recommended": None}))
+
+
+@command()
+def report(folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")], as_json: Json = False) -> None:
+    """Write a run's report.html again and print its table."""
+    from .report import write_report
+    from .store import load_run
+
+    document = load_run(folder)
+    home = folder if folder.is_dir() else folder.parent
+    write_report(document, home / "report.html")
+    _print_run(document, home, as_json)
+
+
+@command()
+def doctor(as_json: Json = False) -> None:
+    """What works here: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
+    from .doctor import as_json as to_json
+    from .doctor import examine
+
+    findings = examine()
+    marks = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "problem": "[red]problem[/]"}
+    if as_json:
+        print(json.dumps(to_json(findings), indent=2))
+    else:
+        for finding in findings:
+            out.print(f"{marks[finding.level]} [bold]{finding.subject}[/]  {escape(finding.text)}", soft_wrap=True)
+    problems = [finding for finding in findings if finding.level == "problem"]
+    raise typer.Exit(4 if problems else OK)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Error layer by layer: where along the network two versions of it part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import accuracy
+from .errors import ModelError
+from .graph import Graph
+from .session import Session
+
+Array = NDArray[Any]
+
+LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
+
+
+def layer_errors(exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True) -> list[dict[str, Any]]:
+    """SQNR of the layers' outputs in one network against another's, over some samples.
+
+    Args:
+        exact: the reference, run in fp32.
+        coarse: the other, run as :class:`Session` would; blobs are matched by name.
+        inputs: float32 (N, …) for each network input.
+        int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
+
+    Returns:
+        ``name``, ``type`` and ``sqnr_db`` of each layer in order; None for an exact or an all-zero output.
+    """
+    known = exact.producers()
+    layers = [
+        layer
+        for layer in coarse.layers
+        if layer.type not in ("Input", "Split")
+        and layer.outputs[0] in known
+        and (layer.params.get("int8_scale_term") or not int8_only)
+    ]
+    names = [layer.outputs[0] for layer in layers]
+    if not names:
+        return []
+    scale = _blob_scales(coarse)
+    noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
+    with Session(exact, precision="fp32", keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
+        for sample in zip(*inputs):
+            pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
+            for i, (blob, ours, theirs) in enumerate(pairs):
+                noise[i] += float(np.sum((theirs.astype(np.float64) / scale.get(blob, 1.0) - ours) ** 2))
+                signal[i] += float(np.sum(ours.astype(np.float64) ** 2))
+    return [
+        {"name": la.name, "type": la.type, "sqnr_db": 10 * math.log10(s / n) if n > 0 and s > 0 else None}
+        for la, n, s in zip(layers, noise, signal)
+    ]
+
+
+def _blob_scales(graph: Graph) -> dict[str, float]:
+    """Blobs that hold int8 steps -> their scale: divided by it they are values again."""
+    return {la.outputs[0]: float(la.array("output_scale")[0]) for la in graph.layers if "output_scale" in la.weights}
+
+
+def compare_models(
+    first: Graph, second: Graph, inputs: Sequence[Array], *, layers: bool, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Errors of the second model's outputs against the first's, and of each layer's where asked for.
+
+    Raises:
+        ModelError: the two do not have the same number of outputs of the same sizes.
+    """
+    total = len(inputs[0])
+    rows = []
+    with Session(first) as one, Session(second) as other:
+        if len(one.outputs) != len(other.outputs):
+            raise ModelError(f"one model has {len(one.outputs)} outputs, the other {len(other.outputs)}")
+        for i, sample in enumerate(zip(*inputs)):
+            rows.append((one.blobs(*sample, names=one.outputs), other.blobs(*sample, names=other.outputs)))
+            progress(i + 1, total)
+        names = one.outputs
+    reference, outputs = ({name: np.stack([row[side][k] for row in rows]) for k, name in enumerate(names)} for side in (0, 1))
+    for name in names:
+        if reference[name].shape != outputs[name].shape:
+            raise ModelError(f"output {name!r} has shape {reference[name].shape[1:]} here, {outputs[name].shape[1:]} there")
+    errors = layer_errors(first, second, [a[:LAYER_IMAGES] for a in inputs], int8_only=False) if layers else []
+    return {"accuracy": accuracy.compare(outputs, reference), "layers": errors}

@@ -1,0 +1,91 @@
+"""Rewrites that make a network smaller and faster and leave what it computes as it is.
+
+A pass is a function ``(graph) -> int``: it changes the graph where that is certainly right, and says how many times it
+did. :data:`PASSES` names them all, in order. They do what ncnn's ncnnoptimize does, and look closer: where a rewrite is
+only right for some shapes, types or numbers, these are checked. Layers that compute in int8 are not touched.
+
+=====================  =========================================================================
+module                 what is in it
+=====================  =========================================================================
+constants              constants of one number; sums of scaled blobs
+eliminate              layers that change nothing
+replace                layers that have a cheaper or more fusable equal
+affine                 batch norm, scale, bias, … into the layer before
+activation             activations into the layer before
+storage                fp16 weights
+shapes, wires          what is known of the blobs' shapes; who makes and who reads a blob
+=====================  =========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import FormatError
+from ..graph import Graph
+from .activation import fuse_activation
+from .affine import fuse_affine
+from .constants import drop_unread_constants, fold_scalar, fuse_scaled_add
+from .eliminate import eliminate_flatten, eliminate_identity, eliminate_reshape_before_binaryop
+from .replace import replace_convolution_on_vector, replace_prelu, replace_reduction
+from .storage import store_fp16
+
+__all__ = ["PASSES", "Pass", "optimize", "optimize_with_report", "store_fp16"]
+
+Pass = Callable[[Graph], int]
+
+PASSES: tuple[Pass, ...] = (
+    fold_scalar,
+    eliminate_identity,
+    replace_prelu,
+    replace_reduction,
+    fuse_affine,
+    fuse_activation,
+    fuse_scaled_add,
+    eliminate_flatten,
+    eliminate_reshape_before_binaryop,
+    replace_convolution_on_vector,
+    drop_unread_constants,
+)
+"""In order: first what stands between layers that could merge, then the merging, then what only then is superfluous."""
+
+
+def optimize(graph: Graph, *, fp16: bool = False) -> Graph:
+    """Fuse, replace and drop layers; the result computes what ``graph`` does, up to fp32 rounding.
+
+    Args:
+        graph: stays as it is.
+        fp16: store the weights of the result as fp16 (see :func:`store_fp16`); they are rounded by it.
+
+    Returns:
+        A new graph. Its inputs and outputs have the names they had; weights that did not change are shared.
+
+    Raises:
+        FormatError: ``graph`` is not well formed.
+    """
+    return optimize_with_report(graph, fp16=fp16)[0]
+
+
+def optimize_with_report(graph: Graph, *, fp16: bool = False) -> tuple[Graph, dict[str, int]]:
+    """Like :func:`optimize`, and says how many rewrites each pass made, by the pass's name; none is left out."""
+    graph.verify()
+    better = graph.copy()
+    report = dict.fromkeys((rewrite.__name__ for rewrite in PASSES), 0)
+    while True:  # ends: no pass adds a layer, and each that replaces one gives it a type it does not look for
+        rewrites = sum(_run(rewrite, better, report) for rewrite in PASSES)
+        if not rewrites:
+            break
+    if fp16:
+        _run(store_fp16, better, report)
+    return better, report
+
+
+def _run(rewrite: Pass, graph: Graph, report: dict[str, int]) -> int:
+    count = rewrite(graph)
+    report[rewrite.__name__] = report.get(rewrite.__name__, 0) + count
+    if count:
+        try:
+            graph.verify()
+        except FormatError as error:
+            raise AssertionError(f"{rewrite.__name__} left a malformed graph: {error.line()}") from error
+    return count

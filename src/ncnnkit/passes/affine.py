@@ -1,0 +1,208 @@
+"""Fold what only scales and shifts channels into the layer before it.
+
+Two tables say all there is: how a follower is read as ``y = a * x + b`` (:data:`READERS`), and which weights of a
+producer ``a`` multiplies (:data:`FOLDED`); ``b`` goes into the bias. A chain of followers is composed in float64 first,
+so the weights are rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..graph import Graph, Layer
+from .shapes import Shape, expand, infer
+from .wires import LINEAR, Wires, is_float, may_merge
+
+Vector = NDArray[np.float64]
+
+FOLDED = {**dict.fromkeys(LINEAR, "weight"), "BatchNorm": "slope", "Scale": "scale"}
+"""Producer type -> the weight ``a`` multiplies. Its first axis is the output channel."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``y = a * x + b``; a and b have one value a channel, or one for all."""
+
+    a: Vector
+    b: Vector
+
+    def then(self, after: Affine) -> Affine:
+        return Affine(after.a * self.a, after.a * self.b + after.b)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A blob about to be scaled: the producer's output, and how its channels lie in it.
+
+    Attributes:
+        channels: how many the producer has.
+        shape: None where unknown.
+        outermost: the channels are the blob's first axis. Not so where InnerProduct maps the rows of a matrix.
+    """
+
+    blob: str
+    channels: int
+    shape: Shape | None
+    outermost: bool
+
+    def holds(self, constant: tuple[int, ...]) -> bool:
+        """Whether BinaryOp lays a constant of this shape along the channels, and leaves the blob's shape as it is."""
+        if constant == (1,):
+            return True  # one value for all
+        if self.outermost and constant == (self.channels,):
+            return True  # ncnn prefers the outermost axis for a vector
+        if self.shape is None or len(constant) > len(self.shape):
+            return False
+        axis = 0 if self.outermost else len(self.shape) - 1
+        along = [1] * len(self.shape)
+        along[axis] = self.channels
+        return expand(constant, self.shape) in (tuple(along), (1,) * len(self.shape))
+
+
+def fuse_affine(graph: Graph) -> int:
+    """Fold BatchNorm, Scale, Bias, scaling Dropout and BinaryOp with a constant into the layer before.
+
+    The producers are convolutions and deconvolutions of all kinds, InnerProduct, BatchNorm and Scale.
+    """
+    rewrites = 0
+    shapes = infer(graph)
+    with Wires(graph) as wires:
+        for layer in wires:
+            site = _site(layer, shapes)
+            if site is None:
+                continue
+            chain, affine = _chain(layer, site, wires)
+            if not chain or not _fold(layer, affine, site.channels):
+                continue
+            for follower in chain:
+                constants = [blob for blob in follower.inputs if blob != layer.outputs[0]]
+                wires.absorb(layer, follower)
+                for blob in constants:
+                    wires.unread(blob)
+            rewrites += len(chain)
+    return rewrites
+
+
+def _site(layer: Layer, shapes: dict[str, Shape | None]) -> Site | None:
+    """Where ``layer`` can take up an affine map; None where it cannot."""
+    slot = FOLDED.get(layer.type)
+    if slot not in layer.weights or not is_float(layer) or layer.params.get("activation_type"):
+        return None
+    blob = layer.outputs[0]
+    shape = shapes[blob]
+    channels = int(layer.get({"BatchNorm": "channels", "Scale": "scale_data_size"}.get(layer.type, "num_output")))
+    outermost = layer.type != "InnerProduct" or (shape is not None and len(shape) == 1)
+    return Site(blob, channels, shape, outermost)
+
+
+def _chain(layer: Layer, site: Site, wires: Wires) -> tuple[list[Layer], Affine]:
+    """The followers of ``layer`` that only scale and shift, and what they do together."""
+    chain: list[Layer] = []
+    affine = Affine(np.ones(1), np.zeros(1))
+    follower = wires.reader.get(site.blob)
+    while follower is not None and follower.type in READERS and may_merge(layer, follower):
+        step = READERS[follower.type](follower, site, wires)
+        if step is None or not (np.isfinite(step.a).all() and np.isfinite(step.b).all()):
+            break
+        affine, site = affine.then(step), Site(follower.outputs[0], site.channels, site.shape, site.outermost)
+        chain.append(follower)
+        follower = wires.reader.get(site.blob)
+    return chain, affine
+
+
+def _fold(layer: Layer, affine: Affine, channels: int) -> bool:
+    """Change the layer's weights. False, and nothing changes, where a result would overflow fp32."""
+    slot = FOLDED[layer.type]
+    a, b = (np.broadcast_to(v, (channels,)) for v in (affine.a, affine.b))
+    folded: dict[str, NDArray[np.float32]] = {}
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            if (a != 1).any():
+                weight, column = layer.array(slot), a.astype(np.float32)[:, None]
+                folded[slot] = (weight.reshape(channels, -1) * column).reshape(weight.shape)
+            bias = (a * layer.array("bias") + b if "bias" in layer.weights else b).astype(np.float32)
+    except FloatingPointError:
+        return False
+    if "bias" in layer.weights or bias.any():
+        folded["bias"] = bias
+        if "bias_term" in layer.op.by_name:
+            layer.params["bias_term"] = 1
+    layer.weights.update(folded)
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------- followers
+
+
+def _batch_norm(layer: Layer, site: Site, _: Wires) -> Affine | None:
+    if not (site.outermost and layer.weights and layer.p.channels == site.channels):
+        return None
+    slope, mean, var, bias = (layer.array(name).astype(np.float64) for name in ("slope", "mean", "var", "bias"))
+    with np.errstate(invalid="ignore"):
+        deviation = np.sqrt(var + layer.p.eps)
+    deviation[deviation == 0] = 1e-4  # as ncnn has it
+    a = slope / deviation
+    return Affine(a, bias - a * mean)
+
+
+def _scale(layer: Layer, site: Site, _: Wires) -> Affine | None:
+    if not (site.outermost and layer.weights and layer.p.scale_data_size == site.channels):
+        return None
+    a = layer.array("scale").astype(np.float64)
+    return Affine(a, layer.array("bias").astype(np.float64) if "bias" in layer.weights else np.zeros(1))
+
+
+def _bias(layer: Layer, site: Site, _: Wires) -> Affine | None:
+    # Of a matrix or a vector, Bias shifts everything by its first value.
+    fits = site.outermost and site.shape is not None and len(site.shape) >= 3
+    if not (fits and layer.weights and layer.p.bias_data_size == site.channels):
+        return None
+    return Affine(np.ones(1), layer.array("bias").astype(np.float64))
+
+
+def _dropout(layer: Layer, _: Site, __: Wires) -> Affine:
+    return Affine(np.array([layer.p.scale], np.float64), np.zeros(1))
+
+
+_ONE, _NONE = np.ones(1), np.zeros(1)
+
+# op_type -> the map of x for `x op v` and for `v op x`; dividing by x is no such map.
+_MAPS: dict[int, tuple[Callable[[Vector], Affine] | None, Callable[[Vector], Affine] | None]] = {
+    0: (lambda v: Affine(_ONE, v), lambda v: Affine(_ONE, v)),  # add
+    1: (lambda v: Affine(_ONE, -v), lambda v: Affine(-_ONE, v)),  # subtract
+    2: (lambda v: Affine(v, _NONE), lambda v: Affine(v, _NONE)),  # multiply
+    3: (lambda v: Affine(1 / v, _NONE), None),  # divide
+    7: (lambda v: Affine(-_ONE, v), lambda v: Affine(_ONE, -v)),  # subtract from
+    8: (None, lambda v: Affine(1 / v, _NONE)),  # divide into
+}
+
+
+def _binary_op(layer: Layer, site: Site, wires: Wires) -> Affine | None:
+    first, second = _MAPS.get(layer.p.op_type, (None, None))
+    if len(layer.inputs) == 1:
+        value, read = np.array([layer.p.b], np.float64), first if layer.p.with_scalar else None
+    else:
+        ours = layer.inputs.index(site.blob)
+        constant = wires.constant(layer.inputs[1 - ours])
+        if constant is None:
+            return None
+        data = constant.array("data")
+        if not site.holds(data.shape):
+            return None
+        value, read = data.reshape(-1).astype(np.float64), (first, second)[ours]
+    with np.errstate(divide="ignore"):
+        return read(value) if read is not None else None
+
+
+READERS: dict[str, Callable[[Layer, Site, Wires], Affine | None]] = {
+    "BatchNorm": _batch_norm,
+    "Scale": _scale,
+    "Bias": _bias,
+    "Dropout": _dropout,
+    "BinaryOp": _binary_op,
+}
+"""Follower type -> what it does to a blob, read as an affine map; None where it is none, or not along the channels."""

@@ -1,0 +1,312 @@
+"""The main job: from a model reference to measured models and a report. :func:`run` is the product, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import accuracy
+from .calibrate import calibrate, quantizable
+from .convert import Conversion, convert_source
+from .errors import ImageError, ModelError, RecipeError, VerificationError
+from .graph import Graph
+from .images import ImageSet, InputSpec, Preprocess, open_images, preset, read_labels
+from .layers import LAYER_IMAGES, layer_errors
+from .passes import optimize_with_report
+from .recipe import Recipe, save_recipe
+from .report import write_report
+from .schema import SCHEMA, Run, validate
+from .session import Session, probe
+from .source import ModelSource, open_model
+from .store import save_run, staging
+from .variants import Precision, describe, make_precisions, measure, plan_variants, refuse_copies_of_the_cpu
+from .verdict import GOOD_COSINE, GUESS, recommend, top5, warn
+
+Array = NDArray[Any]
+Tell = Callable[[str, int, int], None]
+"""Progress: (stage, done, total); total 0 where it cannot be known."""
+
+CHECKED_IMAGES = 4  # for the conversion check
+STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
+
+
+def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None) -> Run:
+    """Do the main job.
+
+    Args:
+        recipe: what is asked for.
+        out: the run folder: gets the models, run.json, report.html, recipe.toml and pnnx's log, all at the end.
+        tell: called with progress.
+
+    Returns:
+        What run.json holds.
+
+    Raises:
+        NcnnkitError: anything a user can mend; ``out`` is then as it was before.
+    """
+    stages = Stages(tell)
+    with staging(out) as folder:
+        with stages("look at this machine"):
+            machine = probe()
+        with stages("open the model"):
+            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
+            preprocess, origin = choose_preprocess(recipe, source)
+            images, evaluation = open_image_sets(recipe, preprocess, source.inputs)
+            source = settle_random_weights(recipe, source, images, folder)
+        with stages("convert"):
+            conversion = convert_source(source, folder)
+        with stages("optimise"):
+            graph, rewrites = optimize_with_report(conversion.graph)
+        with stages("read images"):
+            inputs = evaluation.stack(stages.progress("read images"))
+        with stages("reference outputs"):
+            reference = reference_outputs(source, conversion.graph, inputs, stages.progress("reference outputs"))
+        with stages("check the conversion"):
+            check = check_conversion(recipe, source, conversion, inputs, reference)
+        stats = None
+        if "int8" in recipe.precisions and quantizable(graph):
+            with stages("calibrate"):
+                progress = stages.progress("calibrate")
+                threads = recipe.threads or None
+                stats = calibrate(graph, images, method=recipe.method, threads=threads, progress=progress)
+        with stages("quantise"):
+            graphs = make_precisions(recipe, graph, stats, machine, source.name, folder)
+        with stages("measure"):
+            plans = plan_variants(recipe, graphs, machine)
+            timing = {"seconds": recipe.seconds, "rounds": recipe.rounds}
+            results = measure(plans, inputs, folder, progress=stages.progress("measure"), **timing)
+        with stages("layer errors"):
+            few = [a[:LAYER_IMAGES] for a in inputs]
+            layers = layer_errors(graph, graphs["int8"].graph, few) if "int8" in graphs else []
+        labels = open_labels(recipe, source, evaluation)
+        variants = [describe(p, r, machine, reference, labels, layers) for p, r in zip(plans, results)]
+        refuse_copies_of_the_cpu(variants, results)
+        recommended, why = recommend(variants)
+        with stages("write the report"):
+            document: Run = {
+                "schema": SCHEMA,
+                "model": describe_model(source, graph, reference),
+                "recipe": recipe.to_dict(),
+                "preprocess": {**preprocess.to_dict(), "origin": origin} if preprocess else None,
+                "images": describe_images(recipe, images, evaluation),
+                "environment": describe_environment(machine),
+                "reference": describe_reference(source),
+                "conversion": check,
+                "passes": rewrites,
+                "variants": variants,
+                "recommended": recommended,
+                "why": why,
+                "top5": top5(source, evaluation, reference, recommended, plans, results),
+                "warnings": warn(origin, images, evaluation, check, variants),
+                "stages": stages.rows(),
+            }
+            validate(document)
+            remove_scratch(folder, graphs)
+            (folder / "pnnx.log").write_text(conversion.log, encoding="utf-8")
+            save_recipe(recipe, folder / "recipe.toml")
+            save_run(document, folder / "run.json")
+            write_report(document, folder / "report.html")
+    return document
+
+
+class Stages:
+    """Names the stages of a run, times them, and passes progress on."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._tell(name, 0, 0)
+        start = time.perf_counter()
+        yield
+        self._seconds[name] = time.perf_counter() - start
+
+    def progress(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._tell(name, done, total)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"name": name, "seconds": round(seconds, 3)} for name, seconds in self._seconds.items()]
+
+
+# ---------------------------------------------------------------------------------------------- model and images
+
+
+def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess | None, str]:
+    """The preprocessing and a sentence saying where it came from: the recipe, the model itself, or a guess."""
+    if recipe.preset:
+        found, origin = preset(recipe.preset), f"the preset {recipe.preset}"
+    elif source.preprocess is not None:
+        found, origin = source.preprocess, source.preprocess_origin
+    elif source.inputs and len(source.inputs[0].shape) == 3:
+        size = (source.inputs[0].shape[1], source.inputs[0].shape[2])
+        imagenet = preset("imagenet")
+        found = dataclasses.replace(imagenet, resize=size, crop=None)
+        if source.inputs[0].shape[0] == 1:
+            found = dataclasses.replace(found, color="gray", mean=(imagenet.mean[0],), std=(imagenet.std[0],))
+        origin = GUESS
+    else:
+        return None, "none: the inputs are arrays"
+    if recipe.preprocess:
+        try:
+            found = Preprocess.from_dict({**found.to_dict(), **recipe.preprocess})
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"the preprocessing cannot be used: {error}") from None
+        given = ", ".join(sorted(recipe.preprocess))
+        origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
+    return found, origin
+
+
+def open_image_sets(recipe: Recipe, preprocess: Preprocess | None, specs: Sequence[InputSpec]) -> tuple[ImageSet, ImageSet]:
+    """(images to calibrate with, images to evaluate with); disjoint where both come from one folder."""
+    if not recipe.images:
+        raise ImageError("no images are given", hint="--images FOLDER: a few dozen photographs like those the model will see")
+    images = open_images(Path(recipe.images), preprocess, specs)
+    if recipe.eval_images:
+        return images, open_images(Path(recipe.eval_images), preprocess, specs)
+    return images.split()
+
+
+def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:
+    """Random weights need batch-norm statistics of real images: without them every image has the same outputs."""
+    if recipe.weights != "none" or source.engine != "torch":
+        return source
+    (sample,) = images.subset(range(min(len(images), STATISTICS_IMAGES))).stack()
+    return open_model(recipe.model, shapes=recipe.shapes, weights="none", workdir=folder, statistics=sample)
+
+
+def open_labels(recipe: Recipe, source: ModelSource, evaluation: ImageSet) -> NDArray[np.int64] | None:
+    if not recipe.labels:
+        return None
+    return read_labels(Path(recipe.labels), evaluation.names, source.labels)
+
+
+# --------------------------------------------------------------------------------------- conversion and reference
+
+
+def reference_outputs(
+    source: ModelSource, converted: Graph, inputs: Sequence[Array], progress: Callable[[int, int], None]
+) -> dict[str, Array]:
+    """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original."""
+    if source.engine != "ncnn":
+        outputs = source.reference_outputs(inputs, progress)
+    else:
+        outputs = session_outputs(converted, inputs, progress)
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            hint = "wrong preprocessing, or a model that overflows?"
+            raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
+    return outputs
+
+
+def session_outputs(graph: Graph, inputs: Sequence[Array], progress: Callable[[int, int], None]) -> dict[str, Array]:
+    """A graph's outputs in fp32 on the CPU, (N, …) each."""
+    total = len(inputs[0])
+    rows = []
+    with Session(graph, precision="fp32") as net:
+        for i, sample in enumerate(zip(*inputs)):
+            rows.append(net.blobs(*sample, names=net.outputs))
+            progress(i + 1, total)
+        return {name: np.stack(values) for name, values in zip(net.outputs, zip(*rows))}
+
+
+def check_conversion(
+    recipe: Recipe, source: ModelSource, conversion: Conversion, inputs: Sequence[Array], reference: Mapping[str, Array]
+) -> dict[str, Any]:
+    """Compare ncnn in fp32 with the original on a few samples. Raises VerificationError where they differ too much."""
+    few = [a[:CHECKED_IMAGES] for a in inputs]
+    outputs = session_outputs(conversion.graph, few, lambda done, total: None)
+    if len(outputs) != len(reference):
+        raise ModelError(f"the original has {len(reference)} outputs, the converted model {len(outputs)}", hint="see pnnx.log")
+    for (name, ours), theirs in zip(outputs.items(), reference.values()):
+        if ours[0].size != theirs[0].size:
+            raise VerificationError(f"output {name!r} has {ours[0].size} values, the original's has {theirs[0].size}")
+        if not np.isfinite(ours).all():
+            raise VerificationError(f"the converted model's output {name!r} holds NaN or infinity")
+    errors = accuracy.compare(outputs, reference)
+    if errors["cosine"] < GOOD_COSINE and not recipe.force:
+        raise VerificationError(
+            f"the converted model is not the original: cosine {errors['cosine']:.4f} in fp32, it must be {GOOD_COSINE}",
+            where=recipe.model,
+            hint="an operator pnnx converts wrongly, or a wrong --shape; --force goes on all the same",
+        )
+    figures = {key: errors[key] for key in ("sqnr_db", "cosine", "max_error")}
+    return {**figures, "seconds": round(conversion.seconds, 3), "pnnx_version": _version("pnnx"), "log": "pnnx.log"}
+
+
+# ------------------------------------------------------------------------------------------------ what came of it
+
+
+def describe_model(source: ModelSource, graph: Graph, reference: Mapping[str, Array]) -> dict[str, Any]:
+    return {
+        "reference": source.reference,
+        "name": source.name,
+        "kind": source.kind,
+        "inputs": [{"name": spec.name, "shape": list(spec.shape)} for spec in source.inputs],
+        "outputs": [{"name": name, "shape": list(values.shape[1:])} for name, values in reference.items()],
+        "layers": len(graph.layers),
+        "parameters": graph.parameters,
+        "labels": len(source.labels or ()),
+    }
+
+
+def describe_images(recipe: Recipe, images: ImageSet, evaluation: ImageSet) -> dict[str, Any]:
+    skipped = dict(images.skipped + evaluation.skipped)  # both halves of one folder know the same skipped files
+    return {
+        "source": recipe.images,
+        "calibration": len(images),
+        "evaluation": len(evaluation),
+        "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
+    }
+
+
+def describe_reference(source: ModelSource) -> dict[str, Any]:
+    origins = {
+        "torch": "the original network in PyTorch",
+        "onnxruntime": "the original ONNX file in ONNX Runtime",
+        "ncnn": "ncnn itself in fp32, before optimising: the original is not known",
+    }
+    package = {"torch": "torch", "onnxruntime": "onnxruntime", "ncnn": "ncnn"}[source.engine]
+    return {"engine": source.engine, "version": _version(package), "origin": origins[source.engine]}
+
+
+def describe_environment(machine: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "ncnnkit": _version("ncnnkit"),
+        "ncnn": machine["ncnn"],
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": machine["platform"],
+        "cpu": machine["cpu"],
+        "cpu_features": machine["cpu_features"],
+        "cores": machine["cores"],
+        "vulkan": [{k: d[k] for k in ("name", "type", "driver", "api")} for d in machine["vulkan"]],
+    }
+
+
+def remove_scratch(folder: Path, graphs: Mapping[str, Precision]) -> None:
+    """Leave only the models in the staging folder."""
+    keep = {file for p in graphs.values() for file in (p.param, p.param.with_suffix(".bin"))}
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path not in keep:
+            path.unlink()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,187 @@
+"""From an fp32 graph and its activation statistics to an int8 graph.
+
+    ActivationStats ── make_table ──▶ Table (scales) ── apply_table ──▶ Graph with int8 layers
+
+A table may also come from a file, ncnn2table's included; what happens to it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ..calibrate import ActivationStats, quantizable
+from ..errors import FormatError, ModelError, RecipeError
+from ..graph import Graph, Layer
+from ..ops import Mask
+from ..passes import store_fp16
+from .scales import (
+    STEPS,
+    THRESHOLDS,
+    WINOGRAD_STEPS,
+    activation_scale,
+    runs_winograd,
+    to_int8,
+    weight_rows,
+    weight_scales,
+)
+from .table import Table, load_table, save_table
+
+__all__ = ["METHODS", "TARGETS", "Table", "Target", "apply_table", "load_table", "make_table", "quantize", "save_table"]
+
+METHODS = tuple(THRESHOLDS)
+NATIVE_METHODS = frozenset({"kl", "aciq"})  # ncnn2table's own: reproduced with its weight scales
+
+
+@dataclass(frozen=True)
+class Target:
+    """The kernels that will run a model.
+
+    Attributes:
+        name: as the user writes it.
+        int8_winograd: whether ncnn has int8 Winograd kernels there. They overflow with 8-bit weights, so a 3x3 layer must
+            either have 6-bit weights or its Winograd switched off.
+    """
+
+    name: str
+    int8_winograd: bool
+
+
+TARGETS: MappingProxyType[str, Target] = MappingProxyType(
+    {
+        target.name: target
+        for target in (
+            Target("x86", int8_winograd=True),
+            # With the dot product (Cortex-A76 and newer) ncnn runs no int8 Winograd; older cores (A53, A72) do.
+            Target("arm", int8_winograd=True),
+            Target("vulkan", int8_winograd=True),
+        )
+    }
+)
+
+
+def quantize(
+    graph: Graph,
+    stats: ActivationStats | Table,
+    *,
+    target: str = "arm",
+    method: str | None = None,
+    skip: Collection[str] = (),
+) -> Graph:
+    """Quantise a network to int8.
+
+    Args:
+        graph: the fp32 network; not changed.
+        stats: what :func:`ncnnkit.calibrate` counted, or a table of scales.
+        target: ``x86``, ``arm`` or ``vulkan``: the kernels that will run it.
+        method: how thresholds are chosen: ``mse``, ``kl``, ``aciq``, ``minmax``; by default the one the statistics were counted for.
+        skip: names of layers that stay in floating point.
+
+    Returns:
+        A graph whose convolutions and inner products are int8, chained in int8 where one feeds the next, and whose other
+        weights are stored as fp16, as ncnn2int8 writes it.
+
+    Raises:
+        RecipeError: an unknown target, method or layer.
+        FormatError: a table that does not fit the graph.
+    """
+    if target not in TARGETS:
+        raise RecipeError(f"unknown target {target!r}", hint=", ".join(TARGETS))
+    unknown = set(skip) - {layer.name for layer in graph.layers}
+    if unknown:
+        raise RecipeError(f"no layer is called {min(unknown)!r}")
+    table = stats if isinstance(stats, Table) else make_table(graph, stats, target=target, method=method)
+    return apply_table(graph, table.without(set(skip)), target=target)
+
+
+def make_table(graph: Graph, stats: ActivationStats, *, target: str = "arm", method: str | None = None) -> Table:
+    """Choose the scales of every layer ncnn can run in int8.
+
+    Weights have 8 bits: 3x3 layers too, whose Winograd :func:`apply_table` then switches off where the target has it. The
+    native methods ``kl`` and ``aciq`` give those 6 bits, as ncnn2table does.
+    """
+    method = method or stats.method
+    if method not in METHODS:
+        raise RecipeError(f"unknown method {method!r}", hint=", ".join(METHODS))
+    if method == "kl" and stats.method != "kl":
+        raise RecipeError("these statistics have no bins for KL", hint='calibrate with method="kl"')
+    roots = graph.roots()
+    weights, inputs = {}, {}
+    blob_scales: dict[str, float] = {}
+    for layer in quantizable(graph):
+        root = roots[layer.inputs[0]]
+        if root not in stats.blobs:
+            raise ModelError(f"layer {layer.name} reads blob {root!r}, which was not calibrated", hint="calibrate this very graph")
+        if root not in blob_scales:
+            blob_scales[root] = activation_scale(stats.blobs[root], method, stats.images)
+        six_bits = method in NATIVE_METHODS and runs_winograd(layer)
+        weights[f"{layer.name}_param_0"] = weight_scales(layer, steps=WINOGRAD_STEPS if six_bits else STEPS, method=method)
+        inputs[layer.name] = blob_scales[root]
+    return Table(weights, inputs)
+
+
+def apply_table(graph: Graph, table: Table, *, target: str = "arm") -> Graph:
+    """Quantise the layers a table names, requantise between them, store the rest as fp16.
+
+    Raises:
+        FormatError: the table names a layer the graph has not, lacks a layer's weight scales, or has too many or too few.
+    """
+    graph = graph.copy()
+    layers = {layer.name: layer for layer in quantizable(graph)}
+    strangers = table.inputs.keys() - layers.keys()
+    if strangers:
+        raise FormatError(f"the table names layer {min(strangers)!r}, which the network does not have or cannot run in int8")
+    for name, scale in table.inputs.items():
+        _quantize_layer(layers[name], table.weights.get(f"{name}_param_0"), scale, TARGETS[target])
+    _requantize(graph)
+    store_fp16(graph)
+    graph.verify()
+    return graph
+
+
+def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Target) -> None:
+    where = f"layer {layer.type} {layer.name}"
+    if scales is None:
+        raise FormatError(f"the table has no {layer.name}_param_0", where=where)
+    rows = weight_rows(layer)
+    if len(scales) != len(rows):
+        raise FormatError(f"the table has {len(scales)} weight scales, the layer needs {len(rows)}", where=where)
+    assert layer.op.int8 is not None
+    quantized = to_int8(rows, scales)
+    layer.params["int8_scale_term"] = layer.op.int8(layer.p)
+    layer.weights["weight"] = quantized.reshape(layer.weights["weight"].shape)
+    layer.weights["weight_scales"] = np.asarray(scales, np.float32)
+    layer.weights["input_scale"] = np.array([input_scale], np.float32)
+    if target.int8_winograd and runs_winograd(layer) and int(np.abs(quantized).max()) > WINOGRAD_STEPS:
+        layer.params["featmask"] = layer.get("featmask") | Mask.NO_WINOGRAD
+
+
+def _requantize(graph: Graph) -> None:
+    """Let a convolution hand int8 on where only int8 convolutions read it, directly or through a Split.
+
+    ncnn2int8's ``fuse_requantize``, except that readers behind a Split must agree on the scale: the producer can write one
+    only, and ncnn2int8 takes the first reader's whatever the others expect.
+    """
+    consumers = graph.consumers()
+
+    def readers(blob: str) -> list[Layer]:
+        users = consumers.get(blob, [])
+        if len(users) == 1 and users[0].type == "Split":
+            return [user for copy in users[0].outputs for user in consumers.get(copy, [])]
+        return users
+
+    convolutions = ("Convolution", "ConvolutionDepthWise")
+    for layer in graph.layers:
+        term = layer.params.get("int8_scale_term")
+        if layer.type not in convolutions or not term:
+            continue
+        users = readers(layer.outputs[0])
+        if users and all(u.type in convolutions and u.params.get("int8_scale_term") for u in users):
+            scales = {float(u.array("input_scale")[0]) for u in users}
+            if len(scales) == 1:
+                layer.params["int8_scale_term"] = int(term) + 100  # type: ignore[arg-type]
+                layer.weights["output_scale"] = np.array([scales.pop()], np.float32)

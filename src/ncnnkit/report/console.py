@@ -1,0 +1,105 @@
+"""A run on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .figures import NOTHING, cosine, decibel, exact, megabytes, percent, plain, speed_up
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+
+
+def headline(run: Mapping[str, Any]) -> str:
+    """The recommendation with its reason, one line."""
+    name, why = run["recommended"], run["why"].rstrip(".")
+    if name is None:
+        return f"No recommendation: {why}."
+    rest = why.removeprefix(f"{name} ")
+    return f"Recommended: {name}. It {rest}." if rest != why else f"Recommended: {name}: {why}."
+
+
+def console_table(run: Mapping[str, Any]) -> Table:
+    """The variants, a row each, for a terminal of 100 characters.
+
+    Args:
+        run: a run, or only its ``variants`` and ``recommended``. Columns that hold nothing in any row are left out.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    columns: list[Column] = [
+        ("ms", lambda v: _of(v["latency_ms"], "median", plain)),
+        ("p90", lambda v: _of(v["latency_ms"], "p90", plain)),
+        ("speed", lambda v: _times(speed_up(run, v))),
+        ("load ms", lambda v: _of(v["load_ms"], "cold", plain)),
+        ("MB", lambda v: megabytes(v["size_bytes"])),
+        ("RAM MB", lambda v: plain(v["peak_memory_mb"])),
+        ("MSE", lambda v: _of(v["accuracy"], "mse", exact)),
+        ("dB", lambda v: _of(v["accuracy"], "sqnr_db", decibel)),
+        ("cosine", lambda v: _of(v["accuracy"], "cosine", lambda c: cosine(c, 5))),
+        ("top-1 %", lambda v: _of(v["accuracy"], "top1_agreement", percent)),
+    ]
+    rows = [[text(variant) for _, text in columns] for variant in run["variants"]]
+    shown = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("variant", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for i in shown:
+        table.add_column(columns[i][0], justify="right", no_wrap=True)
+    for variant, row in zip(run["variants"], rows):
+        best, ok = variant["name"] == run["recommended"], variant["status"] == "ok"
+        name = Text(variant["name"] + (" *" if best else ""))
+        style = "bold green" if best else "" if ok else "dim"
+        table.add_row(name, variant["status"], *(row[i] for i in shown), style=style)
+    if run["recommended"] is not None:
+        table.caption = "* recommended"
+        table.caption_justify = "left"
+    return table
+
+
+def comparison_table(figures: Mapping[str, Any]) -> RenderableType:
+    """The errors of one model's outputs against another's, and of its layers where they are known.
+
+    Args:
+        figures: ``accuracy`` and ``layers`` as a variant in run.json has them.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    accuracy = figures["accuracy"]
+    outputs = Table(box=None, pad_edge=False, header_style="bold")
+    outputs.add_column("output", overflow="fold")
+    for column in ("MSE", "SQNR dB", "cosine", "max error"):
+        outputs.add_column(column, justify="right", no_wrap=True)
+    rows = accuracy["outputs"]
+    for row in rows if len(rows) == 1 else [*rows, {"name": "all together", **accuracy}]:
+        figures_of = (exact(row["mse"]), decibel(row["sqnr_db"]), cosine(row["cosine"]), exact(row["max_error"]))
+        outputs.add_row(Text(row["name"]), *figures_of)
+    agreement = accuracy["top1_agreement"]
+    says = "" if agreement is None else f"; the best class agrees in {percent(agreement)} %"
+    parts: list[RenderableType] = [outputs, f"over {accuracy['images']} images{says}"]
+    if not figures["layers"]:
+        return Group(*parts)
+    layers = Table(box=None, pad_edge=False, header_style="bold")
+    layers.add_column("layer", overflow="fold")
+    layers.add_column("type", no_wrap=True)
+    layers.add_column("SQNR dB", justify="right", no_wrap=True)
+    for layer in figures["layers"]:
+        # None here is an exact output or one of zeros only, so it is not called exact.
+        figure = NOTHING if layer["sqnr_db"] is None else decibel(layer["sqnr_db"])
+        layers.add_row(Text(layer["name"]), layer["type"], figure)
+    return Group(*parts, "", layers)
+
+
+def _of(figures: Mapping[str, Any] | None, key: str, text: Callable[[Any], str]) -> str:
+    return NOTHING if figures is None else text(figures[key])
+
+
+def _times(factor: float | None) -> str:
+    return NOTHING if factor is None else f"{factor:.2f}×"

@@ -1,0 +1,79 @@
+"""Numbers as people read them, without their units, and what follows from a run's numbers.
+
+None is always :data:`NOTHING`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NOTHING = "–"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def plain(value: float | None) -> str:
+    """Three significant digits, never an exponent: 0.0123, 5.23, 52.3, 1234. For ms and MB."""
+    if value is None:
+        return NOTHING
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.2e}")  # so that 9.999 is 10.0
+    digits = max(0, min(6, 2 - math.floor(math.log10(abs(rounded)))))
+    return f"{value:.{digits}f}"
+
+
+def exact(value: float | None) -> str:
+    """Three significant digits, with a power of ten where that is shorter: 0.0187, 1.87e-05."""
+    return NOTHING if value is None else f"{value:.3g}"
+
+
+def typeset(number: str) -> str:
+    """A number with e-notation, as books print it: 1.87e-05 becomes 1.87·10⁻⁵."""
+    mantissa, e, exponent = number.partition("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}" if e else number
+
+
+def megabytes(size: int | None) -> str:
+    """Bytes as MB (10^6 bytes)."""
+    return NOTHING if size is None else plain(size / 1e6)
+
+
+def decibel(value: float | None) -> str:
+    """An SQNR in dB; None is an error of exactly zero."""
+    return "exact" if value is None else f"{value:.1f}"
+
+
+def cosine(value: float | None, decimals: int = 6) -> str:
+    """Cut off, not rounded: 0.9999996 is no 1.000000. What float64 cannot tell from 1 is 1."""
+    if value is None:
+        return NOTHING
+    if value >= 1 - 1e-12:
+        return f"{1:.{decimals}f}"
+    return f"{math.floor(value * 10**decimals) / 10**decimals:.{decimals}f}"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage: 0.966 is 96.6."""
+    return NOTHING if share is None else f"{share * 100:.1f}"
+
+
+def named(run: Mapping[str, Any], name: str | None) -> Mapping[str, Any] | None:
+    """The variant of this name."""
+    return next((v for v in run["variants"] if v["name"] == name), None)
+
+
+def baseline(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What speed-ups are given over: fp32 on the CPU, where it ran."""
+    wanted = ("fp32", "cpu", "ok")
+    found = (v for v in run["variants"] if (v["precision"], v["backend"], v["status"]) == wanted and v["latency_ms"])
+    return next(found, None)
+
+
+def speed_up(run: Mapping[str, Any], variant: Mapping[str, Any]) -> float | None:
+    """How many times as fast as the baseline; None without one, and for what did not run as asked."""
+    base = baseline(run)
+    if base is None or variant["status"] != "ok" or not variant["latency_ms"]:
+        return None
+    return float(base["latency_ms"]["median"] / variant["latency_ms"]["median"])

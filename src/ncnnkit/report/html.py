@@ -1,0 +1,132 @@
+"""run.json -> report.html: one file that asks no network for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ToolError
+from ..ncnnfile import atomic_write
+from ..schema import Run
+from ..verdict import GOOD_COSINE, GOOD_SQNR_DB
+from . import figures, plots
+
+
+def write_report(run: Run, path: Path) -> None:
+    """Write a run's report.
+
+    Args:
+        run: what run.json holds, valid.
+        path: the .html file; appears when it is complete.
+
+    Raises:
+        ToolError: jinja2 or plotly is not installed.
+        StorageError: the file cannot be written.
+    """
+    text = render(run)
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def render(run: Run) -> str:
+    """The report as one HTML document. The same run gives the same bytes. Raises ToolError as :func:`write_report`."""
+    try:
+        import jinja2
+        import plotly.io  # noqa: F401
+    except ImportError as error:
+        missing = str(error.name or error).partition(".")[0]
+        raise ToolError(f"the report needs {missing}", hint=f"pip install {missing}") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "plain": figures.plain,
+        "exact": lambda value: figures.typeset(figures.exact(value)),
+        "megabytes": figures.megabytes,
+        "decibel": figures.decibel,
+        "cosine": figures.cosine,
+        "percent": figures.percent,
+        "shape": lambda shape: " × ".join(map(str, shape)) or "1",
+        "images": lambda n: f"{n} image" if n == 1 else f"{n} images",
+        "number": lambda value: f"{value:g}",
+        "numbers": lambda values: ", ".join(f"{value:g}" for value in values),
+        "show": _show,
+        "speed_up": lambda variant: figures.speed_up(run, variant),
+    }
+    best = figures.named(run, run["recommended"])
+    embed = _Embed()
+    return environment.get_template("template.html").render(
+        run=run,
+        best=best,
+        base=figures.baseline(run),
+        speed_up=figures.speed_up(run, best) if best else None,
+        remarks=_remarks(run),
+        fallbacks=any(v["status"] == "fallback" for v in run["variants"]),
+        tradeoff=embed(plots.latency_against_error(run["variants"], run["recommended"], GOOD_COSINE), "tradeoff"),
+        layers=[
+            {
+                "variant": v,
+                "plot": embed(plots.layer_sqnr(v["layers"]), f"layers-{i}"),
+                "worst": plots.worst(v["layers"]),
+                "blank": sum(layer["sqnr_db"] is None for layer in v["layers"]),
+            }
+            for i, v in enumerate(run["variants"])
+            if v["layers"]
+        ],
+        classifies=any(v["accuracy"] and v["accuracy"]["top1_agreement"] is not None for v in run["variants"]),
+        labelled=any(v["accuracy"] and v["accuracy"]["top1"] is not None for v in run["variants"]),
+        several=[v for v in run["variants"] if v["accuracy"] and len(v["accuracy"]["outputs"]) > 1],
+        good_cosine=GOOD_COSINE,
+        good_sqnr_db=GOOD_SQNR_DB,
+    )
+
+
+def _remarks(run: Run) -> list[tuple[str, list[str]]]:
+    """Reasons and notes with the variants they belong to; what several share is said once."""
+    said: dict[str, list[str]] = {}
+    for variant in run["variants"]:
+        for text in filter(None, [variant["reason"], *variant["notes"]]):
+            said.setdefault(text, []).append(variant["name"])
+    return list(said.items())
+
+
+def _show(value: Any) -> str:
+    """A field of a recipe in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        value = [f"{key} {_show(inner)}" for key, inner in value.items()]
+    if isinstance(value, list):
+        return ", ".join("×".join(map(str, v)) if isinstance(v, list) else str(v) for v in value) or figures.NOTHING
+    return str(value) if value not in ("", None) else figures.NOTHING
+
+
+class _Embed:
+    """Figures as HTML; the first brings plotly.js with it."""
+
+    def __init__(self) -> None:
+        self._scripted = False
+
+    def __call__(self, figure: Mapping[str, Any] | None, name: str) -> Any:
+        import plotly.io
+        from markupsafe import Markup
+
+        if figure is None:
+            return None
+        html = plotly.io.to_html(
+            figure,
+            config={"responsive": True, "displayModeBar": False},
+            include_plotlyjs=not self._scripted,
+            full_html=False,
+            default_height=f"{figure['layout']['height']}px",
+            div_id=name,
+            validate=False,
+        )
+        self._scripted = True
+        # plotly writes <, > and / of its JSON as \u escapes: no text in a figure can end its script.
+        return Markup(html)

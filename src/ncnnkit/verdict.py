@@ -1,0 +1,100 @@
+"""What a run's figures mean: the recommendation with its reason, and the warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import accuracy
+from .images import ImageSet
+from .source import ModelSource
+from .variants import Plan
+
+Array = NDArray[Any]
+
+GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
+"""The origin of a preprocessing nobody gave."""
+
+GOOD_COSINE = 0.999  # below it a conversion is wrong, and a variant is recommended only for want of a better
+GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
+
+
+def recommend(variants: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
+    """The fastest ``ok`` variant with cosine ≥ 0.999, else the most exact; and why."""
+    usable = [v for v in variants if v["status"] == "ok" and v["accuracy"] and v["latency_ms"]]
+    if not usable:
+        return None, "no variant ran to its end; the reasons stand beside each"
+    exact = [v for v in usable if v["accuracy"]["cosine"] >= GOOD_COSINE]
+    best = min(exact, key=lambda v: v["latency_ms"]["median"]) if exact else min(usable, key=lambda v: v["accuracy"]["mse"])
+    figure = f"cosine {best['accuracy']['cosine']:.5f}, {best['latency_ms']['median']:.1f} ms"
+    if not exact:
+        return best["name"], f"no variant reaches cosine {GOOD_COSINE}; {best['name']} is the most exact ({figure})"
+    why = f"{best['name']} is the fastest of the {len(exact)} that reach cosine {GOOD_COSINE} ({figure})"
+    base = next((v for v in usable if v["name"] == "fp32-cpu" and v is not best), None)
+    if base is not None:
+        why += f", {base['latency_ms']['median'] / best['latency_ms']['median']:.2f} times as fast as fp32-cpu"
+    faster = [v for v in usable if v["latency_ms"]["median"] < best["latency_ms"]["median"]]
+    if faster:
+        quick = min(faster, key=lambda v: v["latency_ms"]["median"])
+        why += (
+            f"; {quick['name']} is faster ({quick['latency_ms']['median']:.1f} ms) "
+            f"but less exact (cosine {quick['accuracy']['cosine']:.5f})"
+        )
+    return best["name"], why
+
+
+def warn(
+    origin: str, images: ImageSet, evaluation: ImageSet, check: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """What a careful person would say about this run."""
+    said = []
+    if origin == GUESS:
+        said.append(
+            f"the model does not say how images become its input: {origin[len('a guess: '):]} were used; "
+            "give --preset or --mean and --std if it was trained otherwise"
+        )
+    if check["cosine"] < GOOD_COSINE:
+        said.append(f"the converted model differs from the original (cosine {check['cosine']:.4f}); --force went on")
+    elif check["sqnr_db"] is not None and check["sqnr_db"] < GOOD_SQNR_DB:
+        said.append(f"the conversion's SQNR is {check['sqnr_db']:.0f} dB; fp32 normally reaches 100 dB")
+    if len(images) < 20 and any(v["precision"] == "int8" for v in variants):
+        said.append(f"int8 was calibrated with {len(images)} images; 50 to 200 are usual")
+    if len(evaluation) < 20:
+        said.append(f"the errors are means over {len(evaluation)} images only")
+    skipped = dict(images.skipped + evaluation.skipped)
+    if skipped:
+        said.append(f"{len(skipped)} files are not images and were skipped")
+    restless = [v["name"] for v in variants if v["status"] == "ok" and v["latency_ms"] and v["latency_ms"]["spread"] > 0.25]
+    if restless:
+        said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
+    said += [f"{v['name']}: {v['reason']}" for v in variants if v["status"] in ("fallback", "crashed")]
+    return said
+
+
+def top5(
+    source: ModelSource,
+    evaluation: ImageSet,
+    reference: Mapping[str, Array],
+    recommended: str | None,
+    plans: Sequence[Plan],
+    results: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """The five best classes of the first evaluation image, by the original and by the recommended variant."""
+    if not source.labels or not accuracy.classifies(reference) or recommended is None:
+        return []
+    (scores,) = reference.values()
+    if scores[0].size != len(source.labels):
+        return []
+    result = next(r for r in results if r["name"] == recommended)
+    ours = np.load(next(iter(result["outputs"].values())))
+
+    def rows(values: Array) -> list[dict[str, Any]]:
+        flat = values.reshape(1, -1)
+        return [{"label": source.labels[i], "score": float(flat[0, i])} for i in accuracy.top_k(flat, 5)[0]]  # type: ignore[index]
+
+    return [{"image": evaluation.names[0], "reference": rows(scores[0]), "recommended": rows(ours[0])}]
+
+

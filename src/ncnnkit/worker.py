@@ -1,0 +1,616 @@
+"""Runs ncnn where the model will run: on this machine or, copied there, on a board.
+
+Only ncnn, numpy and the standard library, Python 3.9 or newer; nothing else of ncnnkit. Two roles in one file:
+
+``worker.py serve``
+    One network in one process, answering requests on stdin and stdout. Whatever ncnn does there, a crash, a hang,
+    running out of memory, ends that process alone.
+
+``worker.py job JOB.json RESULT.json``
+    Measures several variants: starts a serving process for each, loads, evaluates, and times them in interleaved
+    rounds, so that a drift of the machine's speed meets all alike. Prints one JSON line of progress a step.
+
+A message is a line of JSON, then the raw bytes of the arrays its ``arrays`` field describes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+Message = Dict[str, Any]
+Arrays = List["np.ndarray[Any, Any]"]
+
+OPTIONS: Dict[str, Dict[str, bool]] = {
+    # ncnn turns fp16 on by default: each precision switches everything it means, so that fp32 is fp32.
+    # An int8 model keeps ncnn's default for the layers that stay in floating point: fp16 where the CPU has it.
+    "fp32": {"fp16": False, "bf16": False},
+    "fp16": {"fp16": True, "bf16": False},
+    "bf16": {"fp16": False, "bf16": True},
+    "int8": {"fp16": True, "bf16": False},
+    "mixed": {"fp16": True, "bf16": True},
+}
+"""Precision -> which storages and arithmetics ncnn may use."""
+
+GPU_TYPES = {0: "discrete", 1: "integrated", 2: "virtual", 3: "cpu"}
+"""VkPhysicalDeviceType as ncnn's GpuInfo.type() numbers it; "cpu" is a software device such as llvmpipe."""
+
+LOAD_TIMEOUT = 600.0  # seconds; the first load on a GPU compiles every pipeline
+RUN_TIMEOUT = 120.0
+
+
+# ------------------------------------------------------------------------------------------------------ messages
+
+
+def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:
+    """Write one message."""
+    blocks = [np.ascontiguousarray(a) for a in arrays]
+    head = dict(message, arrays=[[str(a.dtype), list(a.shape)] for a in blocks])
+    stream.write(json.dumps(head).encode() + b"\n")
+    for block in blocks:
+        stream.write(block.reshape(-1).view(np.uint8).data)
+    stream.flush()
+
+
+def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Optional[Tuple[Message, Arrays]]:
+    """Read one message; None at the end of the stream."""
+    line = readline()
+    if not line:
+        return None
+    message = json.loads(line)
+    arrays = []
+    for dtype, shape in message.pop("arrays"):
+        data = np.empty(shape, dtype)
+        raw = read(data.nbytes)
+        if len(raw) < data.nbytes:
+            return None
+        arrays.append(np.frombuffer(raw, dtype).reshape(shape))
+    return message, arrays
+
+
+# --------------------------------------------------------------------------------------------- the serving process
+
+
+class Network:
+    """The network of a serving process. Each public method answers one request."""
+
+    def __init__(self) -> None:
+        self.net: Any = None
+        self.precision = "fp32"
+        self.inputs: List[str] = []
+        self.outputs: List[str] = []
+        self.last: Arrays = []
+        self.tallies: Dict[str, Tally] = {}
+        self.rss_before_mb = 0.0
+
+    def probe(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+        """What ncnn sees of this machine."""
+        import ncnn
+
+        return {
+            "ncnn": ncnn.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cpu": cpu_name(),
+            "cpu_features": cpu_features(),
+            "cores": ncnn.get_cpu_count(),
+            "big_cores": ncnn.get_big_cpu_count(),
+            "vulkan": vulkan_devices(),
+        }, []
+
+    def load(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
+        """Load ``param`` and ``bin`` at a precision, on a backend; answers with times in ms and the device it got."""
+        import ncnn
+
+        devices = vulkan_devices() if request["backend"] == "vulkan" else []
+        device = devices[request.get("gpu", 0)] if devices else None
+        if request.get("cold"):
+            drop_file_cache(request["bin"])
+        reset_peak()
+        self.rss_before_mb = memory_mb("VmRSS")
+        self.net = None
+        start = time.perf_counter()
+        net = ncnn.Net()
+        allowed = OPTIONS[request["precision"]]
+        options = net.opt
+        options.num_threads = request["threads"]
+        options.use_vulkan_compute = request["backend"] == "vulkan"
+        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = allowed["fp16"]
+        options.use_bf16_packed = options.use_bf16_storage = allowed["bf16"]
+        options.lightmode = not request.get("keep_blobs", False)
+        for name, value in request.get("options", {}).items():
+            setattr(options, name, value)
+        if device is not None:
+            net.set_vulkan_device(device["index"])
+        if net.load_param(request["param"]) != 0:
+            raise RuntimeError("ncnn could not load " + request["param"])
+        if net.load_model(request["bin"]) != 0:
+            raise RuntimeError("ncnn could not load " + request["bin"])
+        elapsed = (time.perf_counter() - start) * 1000
+        self.net, self.precision = net, request["precision"]
+        self.inputs, self.outputs = list(net.input_names()), list(net.output_names())
+        without_vulkan = sorted({la.type for la in net.layers() if not la.support_vulkan and la.type != "Input"})
+        return {
+            "load_ms": elapsed,
+            "device": device,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "without_vulkan": without_vulkan if device is not None else [],
+        }, []
+
+    def run(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+        """One inference; answers with the blobs asked for (the outputs by default), each as ncnn holds it."""
+        if arrays:
+            self.last = arrays
+        names = request.get("blobs") or self.outputs
+        start = time.perf_counter()
+        results = self._extract(names)
+        return {"ms": (time.perf_counter() - start) * 1000, "names": names}, results
+
+    def time(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
+        """Repeat the last input for ``seconds``, at least ``min_samples`` and at most ``max_samples`` times."""
+        samples: List[float] = []
+        end = time.perf_counter() + request["seconds"]
+        while len(samples) < request["max_samples"]:
+            start = time.perf_counter()
+            if len(samples) >= request["min_samples"] and start >= end:
+                break
+            self._extract(self.outputs, copy=False)
+            samples.append((time.perf_counter() - start) * 1000)
+        return {"samples": samples}, []
+
+    def tally(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+        """Run one sample and count the absolute values of ``blobs`` into their histograms.
+
+        With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax]. Without, they
+        grow with what is seen, see :class:`Tally`.
+        """
+        self.last = arrays
+        blobs, absmax = request["blobs"], request.get("absmax")
+        for blob, values in zip(blobs, self._extract(blobs)):
+            if blob not in self.tallies:
+                self.tallies[blob] = Tally(request["bins"], absmax[blob] / request["bins"] if absmax else 0.0)
+            self.tallies[blob].add(values)
+            if not np.isfinite(self.tallies[blob].absmax):
+                raise RuntimeError("blob %s holds NaN or infinity" % blob)
+        return {}, []
+
+    def tallies_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+        """The histograms counted so far; counting starts anew."""
+        tallies, self.tallies = self.tallies, {}
+        rows = [[blob, t.width, t.absmax, t.count] for blob, t in tallies.items()]
+        return {"rows": rows}, [t.histogram for t in tallies.values()]
+
+    def memory(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+        """Peak resident memory since the load began, above what the process held before it; MB (10^6 bytes)."""
+        return {"peak_mb": max(0.0, memory_mb("VmHWM") - self.rss_before_mb)}, []
+
+    def _extract(self, names: Sequence[str], copy: bool = True) -> Arrays:
+        import ncnn
+
+        if len(self.last) != len(self.inputs):
+            raise RuntimeError("the network has %d inputs, %d were given" % (len(self.inputs), len(self.last)))
+        results = []
+        with self.net.create_extractor() as extractor:
+            for name, array in zip(self.inputs, self.last):
+                # ncnn.Mat does not copy: self.last keeps the arrays alive until the outputs are out.
+                if extractor.input(name, ncnn.Mat(array)) != 0:
+                    raise RuntimeError("ncnn has no input blob " + name)
+            for name in names:
+                status, mat = extractor.extract(name)
+                if status != 0:
+                    raise RuntimeError("ncnn could not compute blob %s (status %d)" % (name, status))
+                if mat.empty():
+                    raise RuntimeError("blob %s came out empty: the input's shape does not fit the network" % name)
+                if copy:
+                    results.append(np.array(mat))
+        return results
+
+
+def serve() -> None:
+    """Answer requests until stdin ends."""
+    # ncnn and its drivers print to stdout: the protocol keeps a descriptor of its own.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests = sys.stdin.buffer
+    network = Network()
+    while True:
+        received = receive(requests.read, requests.readline)
+        if received is None:
+            return
+        message, arrays = received
+        try:
+            answer, results = getattr(network, message["op"])(message, arrays)
+        except Exception as error:
+            answer, results = {"error": str(error) or type(error).__name__}, []
+        send(answers, answer, results)
+
+
+class Tally:
+    """A histogram of the absolute values of one blob, zeros left out.
+
+    Bins begin at 0. With ``width`` 0 their width is the smallest power of two with which ``bins`` of them hold the largest
+    value seen; it grows by merging bins in pairs. The edges are then the same whatever the order the values came in, so
+    counting batches apart and merging gives exactly what counting them together gives.
+    """
+
+    CHUNK = 1 << 15  # values at a time: the temporaries stay in the cache
+
+    def __init__(self, bins: int, width: float = 0.0) -> None:
+        self.histogram = np.zeros(bins, np.int64)
+        self.growing = width == 0.0
+        self.width = width
+        self.absmax = 0.0
+        self.count = 0  # all values, zeros too
+
+    def add(self, values: np.ndarray[Any, Any]) -> None:
+        """Count an array of any shape."""
+        flat = values.reshape(-1)
+        absmax = float(max(flat.max(), -flat.min()))
+        self.absmax = absmax if not absmax <= self.absmax else self.absmax  # a NaN stays
+        self.count += flat.size
+        if not np.isfinite(absmax) or absmax == 0.0:
+            return
+        if self.growing:
+            self.widen(width_for(absmax, len(self.histogram)))
+        if self.width == 0.0:
+            return
+        last = len(self.histogram) - 1
+        # Fixed bins reproduce ncnn2table's rounding, |x| / absmax * bins in fp32; a power of two multiplies exactly.
+        divisor = np.float32(1.0 if self.growing else self.width * len(self.histogram))
+        factor = np.float32(1.0 / self.width if self.growing else len(self.histogram))
+        index = np.empty(self.CHUNK, np.intp)
+        for start in range(0, flat.size, self.CHUNK):
+            scaled = np.abs(flat[start : start + self.CHUNK])
+            zeros = scaled.size - np.count_nonzero(scaled)
+            if not self.growing:
+                np.divide(scaled, divisor, out=scaled)
+            np.multiply(scaled, factor, out=scaled)
+            part = index[: scaled.size]
+            np.copyto(part, scaled, casting="unsafe")
+            if not self.growing:
+                np.minimum(part, last, out=part)
+            self.histogram += np.bincount(part, minlength=last + 1)
+            self.histogram[0] -= zeros
+
+    def widen(self, width: float) -> None:
+        """Merge bins in pairs until they are at least ``width`` wide."""
+        if self.width == 0.0:
+            self.width = width
+        while self.width < width:
+            half = len(self.histogram) // 2
+            self.histogram[:half] = self.histogram[0::2] + self.histogram[1::2]
+            self.histogram[half:] = 0
+            self.width *= 2
+
+
+def width_for(absmax: float, bins: int) -> float:
+    """The smallest power of two w with absmax < bins * w."""
+    return float(2.0 ** (np.floor(np.log2(absmax / bins)) + 1))
+
+
+def vulkan_devices() -> List[Message]:
+    """The Vulkan devices ncnn can use, in its order."""
+    import ncnn
+
+    devices = []
+    for index in range(ncnn.get_gpu_count()):
+        info = ncnn.get_gpu_info(index)
+        api = info.api_version()
+        devices.append(
+            {
+                "index": index,
+                "name": info.device_name(),
+                "type": GPU_TYPES.get(info.type(), "unknown"),
+                "driver": str(info.driver_version()),
+                "api": "%d.%d.%d" % (api >> 22, api >> 12 & 0x3FF, api & 0xFFF),
+            }
+        )
+    return devices
+
+
+_CPU_FEATURES = {
+    # /proc/cpuinfo's word -> what it means to ncnn's kernels
+    "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512f": "avx512", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni",
+    "avx_vnni_int8": "avx-vnni-int8", "avx512_bf16": "avx512-bf16", "avx512_fp16": "avx512-fp16", "asimd": "neon",
+    "asimdhp": "fp16-arithmetic", "asimddp": "int8-dot-product", "asimdfhm": "fp16-fml", "bf16": "bf16", "i8mm": "i8mm", "sve": "sve",
+}  # fmt: skip
+
+
+def cpu_features() -> List[str]:
+    """The CPU features ncnn has kernels for, as Linux lists them; empty elsewhere."""
+    words = _cpuinfo("flags").split() or _cpuinfo("Features").split()
+    return [meaning for word, meaning in _CPU_FEATURES.items() if word in words]
+
+
+def cpu_name() -> str:
+    return _cpuinfo("model name") or _cpuinfo("Hardware") or _cpuinfo("CPU part") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def memory_mb(field: str) -> float:
+    """A field of /proc/self/status in MB (10^6 bytes); 0 where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    for line in lines:
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
+
+
+def reset_peak() -> None:
+    """Let VmHWM start again from the present memory, where the kernel allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def drop_file_cache(path: str) -> None:
+    """Ask the kernel to forget a file's pages, so that the next load reads the disk."""
+    if hasattr(os, "posix_fadvise"):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+# --------------------------------------------------------------------------------------------- the other side of it
+
+
+class WorkerError(Exception):
+    """A request failed. ``crashed`` tells a dead process from a refusal."""
+
+    def __init__(self, message: str, crashed: bool = False) -> None:
+        super().__init__(message)
+        self.crashed = crashed
+
+
+class Child:
+    """A serving process, seen from outside. A context manager; leaving it ends the process."""
+
+    def __init__(self, python: str = sys.executable) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="ncnnkit-")
+        # Shader caches of its own, empty at first: a cold load compiles, whatever ran on this machine before.
+        caches = {k: self._scratch.name for k in ("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH")}
+        self._log = open(os.path.join(self._scratch.name, "log"), "w+b")
+        self._process = subprocess.Popen(
+            [python, os.path.abspath(__file__), "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            bufsize=0,
+            env=dict(os.environ, **caches),
+            start_new_session=True,  # a Ctrl-C is for the parent, which ends the children itself
+        )
+        self._buffer = bytearray()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process. Safe to call twice."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None and not stream.closed:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+        self._scratch.cleanup()
+
+    def ask(
+        self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT, **fields: Any
+    ) -> Tuple[Message, Arrays]:
+        """Send a request and wait for its answer. Raises WorkerError if it is refused, late, or kills the process."""
+        assert self._process.stdin is not None
+        deadline = time.monotonic() + timeout
+        try:
+            stream: Any = _Unbuffered(self._process.stdin)
+            send(stream, dict(fields, op=op), arrays)
+            answer = receive(lambda n: self._read(n, deadline), lambda: self._readline(deadline))
+        except BrokenPipeError:
+            answer = None
+        except TimeoutError:
+            self._process.kill()
+            raise WorkerError("hung: no answer to %r in %.0f s" % (op, timeout), crashed=True) from None
+        if answer is None:
+            raise WorkerError(self._cause_of_death(op), crashed=True)
+        message, results = answer
+        if "error" in message:
+            raise WorkerError(message["error"])
+        return message, results
+
+    def _readline(self, deadline: float) -> bytes:
+        while b"\n" not in self._buffer:
+            if not self._fill(deadline):
+                return b""
+        end = self._buffer.index(b"\n") + 1
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        return line
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        while len(self._buffer) < count and self._fill(deadline):
+            pass
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data
+
+    def _fill(self, deadline: float) -> bool:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        chunk = os.read(self._process.stdout.fileno(), 1 << 20)
+        self._buffer += chunk
+        return bool(chunk)
+
+    def _cause_of_death(self, op: str) -> str:
+        code = self._process.wait()
+        tail = self.log().strip().splitlines()[-1:]
+        said = "; last words: " + tail[0] if tail else ""
+        if code == -signal.SIGKILL:
+            return "killed during %r, probably out of memory%s" % (op, said)
+        if code < 0:
+            return "signal %d (%s) during %r%s" % (-code, signal.Signals(-code).name, op, said)
+        return "exit status %d during %r%s" % (code, op, said)
+
+    def log(self) -> str:
+        """What ncnn and the driver printed so far."""
+        self._log.flush()
+        with open(self._log.name, "rb") as file:
+            return file.read().decode(errors="replace")
+
+
+class _Unbuffered:
+    """A pipe whose writes are complete."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._fd = stream.fileno()
+
+    def write(self, data: Any) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def flush(self) -> None:
+        pass
+
+
+# ------------------------------------------------------------------------------------------------------ measuring
+
+
+def measure(job: Message, tell: Callable[[Message], None]) -> Message:
+    """Measure the variants of a job.
+
+    Args:
+        job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads``), ``inputs`` (one .npy
+            of N samples for each network input), ``folder`` (where outputs go), ``rounds``, ``seconds`` (of timing, a
+            variant), ``slow_evaluation`` (how many samples a software device is worth).
+        tell: called with progress, one message a step.
+
+    Returns:
+        ``variants``: for each its ``status`` and ``reason``, ``device``, ``load_ms``, ``samples`` (ms), ``peak_memory_mb``
+        and ``outputs`` (.npy files of N samples), as far as it came.
+    """
+    inputs = [np.load(path, mmap_mode="r") for path in job["inputs"]]
+    results = [{"name": v["name"], "status": "ok", "reason": ""} for v in job["variants"]]
+    children: List[Optional[Child]] = []
+    try:
+        for variant, result in zip(job["variants"], results):
+            tell({"stage": "evaluate", "variant": variant["name"]})
+            children.append(_attempt(result, lambda: _open_and_evaluate(variant, result, inputs, job)))
+        for round_number in range(job["rounds"]):
+            tell({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
+            for index, (child, result) in enumerate(zip(children, results)):
+                if child is not None:
+                    live = child
+                    children[index] = _attempt(result, lambda: _time(live, result, job))
+        for child, result in zip(children, results):
+            if child is not None:
+                result["peak_memory_mb"] = child.ask("memory")[0]["peak_mb"]
+    finally:
+        for child in children:
+            if child is not None:
+                child.close()
+    return {"variants": results}
+
+
+def _attempt(result: Message, step: Callable[[], Child]) -> Optional[Child]:
+    """Run a step of one variant; a failure is that variant's result, not the job's end."""
+    try:
+        return step()
+    except WorkerError as error:
+        result.update(status="crashed", reason=str(error))
+        return None
+
+
+def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: Message) -> Child:
+    child = Child()
+    try:
+        request = {k: variant[k] for k in ("param", "bin", "precision", "backend", "threads")}
+        cold = child.ask("load", timeout=LOAD_TIMEOUT, cold=True, **request)[0]
+        warm = child.ask("load", timeout=LOAD_TIMEOUT, **request)[0]
+        device = cold["device"]
+        result.update(device=device, load_ms={"cold": cold["load_ms"], "warm": warm["load_ms"]})
+        result["without_vulkan"] = cold["without_vulkan"]
+        software = variant["backend"] == "vulkan" and (device is None or device["type"] == "cpu")
+        count = min(len(inputs[0]), job["slow_evaluation"]) if software else len(inputs[0])
+        result["outputs"] = _evaluate(child, [a[:count] for a in inputs], Path(job["folder"]), variant["name"])
+        if software:
+            found = "runs in software on the CPU: " + device["name"] if device else "no Vulkan device: ncnn ran it on the CPU"
+            result.update(status="fallback", reason=found)
+        return child
+    except BaseException:
+        child.close()
+        raise
+
+
+def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str) -> Message:
+    """Run every sample; returns output name -> .npy file of (N, …) float32."""
+    collected: Dict[str, Arrays] = {}
+    for sample in zip(*inputs):
+        message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
+        for blob, output in zip(message["names"], outputs):
+            collected.setdefault(blob, []).append(output)
+    files = {}
+    for number, (blob, outputs) in enumerate(collected.items()):
+        files[blob] = str(folder / ("%s-%d.npy" % (name, number)))
+        np.save(files[blob], np.stack(outputs))
+    return files
+
+
+def _time(child: Child, result: Message, job: Message) -> Child:
+    slow = result["status"] == "fallback"
+    seconds = job["seconds"] / job["rounds"]
+    limits = {"seconds": seconds / 2 if slow else seconds, "min_samples": 1 if slow else 3, "max_samples": 200}
+    samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]["samples"]
+    # The first inference after another variant had the caches is not a sample of this one.
+    result.setdefault("samples", []).extend(samples[1:] if len(samples) > 3 else samples)
+    return child
+
+
+def main(arguments: Sequence[str]) -> None:
+    if list(arguments[:1]) == ["serve"]:
+        serve()
+        return
+    _, job_file, result_file = arguments
+    result = measure(json.loads(Path(job_file).read_text()), lambda step: print(json.dumps(step), flush=True))
+    partial = Path(result_file + ".part")
+    partial.write_text(json.dumps(result))
+    partial.replace(result_file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

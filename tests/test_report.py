@@ -1,0 +1,430 @@
+"""report.html and the terminal: self-contained, safe with any name, and right for every kind of run."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+from test_schema import sample_run
+
+from ncnnkit.errors import StorageError, ToolError
+from ncnnkit.report import comparison_table, console_table, figures, headline, html, plots, write_report
+from ncnnkit.schema import Run, validate
+
+NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
+
+
+class Page(HTMLParser):
+    """The elements of a report, its text, and its scripts' and style sheets' source."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.sources: dict[str, list[str]] = {"script": [], "style": []}
+        self.words: list[str] = []
+        self._inside = ""
+        self.feed(text)
+        self.close()
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag if tag in self.sources else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        self.sources[self._inside].append(data) if self._inside else self.words.append(data)
+
+    def having(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
+        return [a for t, a in self.elements if t == tag and attributes.items() <= a.items()]
+
+
+def page(run: dict[str, Any]) -> Page:
+    validate(run)
+    return Page(html.render(cast(Run, run)))
+
+
+def figures_in(parsed: Page) -> dict[str, Any]:
+    """Plot's name -> its traces and layout, read back from the scripts that draw them."""
+    found = {}
+    for script in parsed.sources["script"]:
+        call = re.search(r'Plotly\.newPlot\(\s*"([\w-]+)",\s*', script)
+        if call and len(script) < 1_000_000:
+            traces, end = json.JSONDecoder().raw_decode(script, call.end())
+            layout, _ = json.JSONDecoder().raw_decode(script, re.compile(r",\s*").match(script, end).end())  # type: ignore[union-attr]
+            found[call[1]] = {"data": traces, "layout": layout}
+    return found
+
+
+@pytest.fixture(scope="module")
+def sample() -> Page:
+    return page(sample_run())
+
+
+# ------------------------------------------------------------------------------------------------------- one file
+
+
+def test_nothing_is_loaded_from_anywhere(sample: Page) -> None:
+    for tag, attributes in sample.elements:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("#", "data:")), f"<{tag} {name}={target!r}>"
+        assert not re.search(r"url\(|@import", attributes.get("style") or "")
+    assert not re.search(r"url\(|@import", "".join(sample.sources["style"]))
+    (policy,) = sample.having("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert str(policy["content"]).startswith("default-src 'none'")
+    assert "http" not in str(policy["content"])
+
+
+def test_plotly_is_embedded_once(sample: Page) -> None:
+    assert sum(len(script) > 1_000_000 for script in sample.sources["script"]) == 1
+    assert set(figures_in(sample)) == {"tradeoff", "layers-3"}
+
+
+def test_a_phone_can_read_it(sample: Page) -> None:
+    (viewport,) = sample.having("meta", name="viewport")
+    assert viewport["content"] == "width=device-width, initial-scale=1"
+    assert "prefers-color-scheme: dark" in "".join(sample.sources["style"])
+    order = [(tag, attributes.get("class")) for tag, attributes in sample.elements if tag in ("div", "table")]
+    tables = [i for i, (tag, _) in enumerate(order) if tag == "table"]
+    assert tables
+    assert all(order[i - 1] == ("div", "scroll") for i in tables)
+    assert '"responsive": true' in "".join(script for script in sample.sources["script"] if len(script) < 1_000_000)
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_report(cast(Run, sample_run()), tmp_path / f"{name}.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_report(cast(Run, sample_run()), tmp_path / "absent" / "report.html")
+
+
+@pytest.mark.parametrize("package", ["plotly", "jinja2"])
+def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "plotly.io", raising=False)
+    with pytest.raises(ToolError) as error:
+        write_report(cast(Run, sample_run()), tmp_path / "report.html")
+    assert error.value.line() == f"the report needs {package} (pip install {package})"
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = "import sys, ncnnkit.report; print([m for m in ('plotly', 'jinja2', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------------------------------------------------- safety
+
+
+def nasty_run() -> dict[str, Any]:
+    run = sample_run()
+    run["model"].update(name=NASTY, reference=NASTY)
+    run["model"]["inputs"][0]["name"] = NASTY
+    run["variants"][3]["name"] = run["recommended"] = NASTY
+    run["variants"][3].update(device_name=NASTY, reason=NASTY, notes=[NASTY])
+    run["variants"][3]["layers"][2].update(name=NASTY, sqnr_db=1.0)
+    run["variants"][3]["layers"][3].update(type=NASTY)
+    run["images"]["skipped"][0].update(name=NASTY, reason=NASTY)
+    run["top5"][0]["reference"][0]["label"] = NASTY
+    run["recipe"].update(model=NASTY, labels=NASTY)
+    run.update(why=NASTY, warnings=[NASTY], passes={NASTY: 1}, stages=[{"name": NASTY, "seconds": 1}])
+    return run
+
+
+def test_names_with_html_in_them_stay_text() -> None:
+    parsed = page(nasty_run())
+    assert not parsed.having("img")
+    assert all(attributes.keys().isdisjoint({"onerror"}) for _, attributes in parsed.elements)
+    assert len(parsed.sources["script"]) == len(page(sample_run()).sources["script"])
+    assert parsed.text.count("onerror=alert(1)") >= 15
+    assert "<title>&lt;/script&gt;" in html.render(cast(Run, nasty_run()))
+
+
+def test_names_with_html_in_them_stay_text_in_plots() -> None:
+    drawn = figures_in(page(nasty_run()))
+    label = drawn["tradeoff"]["data"][0]["text"][3]
+    # plotly shows <b>, <i>, <a> of a text as HTML would: only the bold of the recommended one is meant.
+    assert label.startswith("<b>&lt;/script&gt;")
+    assert re.findall("<[^>]*>", label) == ["<b>", "</b>"]
+    bars = drawn["layers-3"]["data"][0]
+    assert re.findall("<[^>]*>", "".join(bars["customdata"])) == ["<br>"] * 2 * len(bars["customdata"])
+    assert "<" not in "".join(drawn["layers-3"]["layout"]["yaxis"]["ticktext"])
+
+
+# --------------------------------------------------------------------------------------------------------- content
+
+
+def test_the_headline_is_the_recommendation_in_plain_words(sample: Page) -> None:
+    assert "Use int8-cpu . It takes 5.23 ms for one input" in sample.text
+    assert "with 2 threads; fp32-cpu takes 10.2 ms." in sample.text
+    assert "96.7 % of 30 images" in sample.text
+    assert "Why this one: int8-cpu is the fastest of the 4" in sample.text
+
+
+def test_every_variant_stands_in_the_table(sample: Page) -> None:
+    for variant in sample_run()["variants"]:
+        assert f"{variant['name']} {variant['status']}" in sample.text
+    assert len(sample.having("tr", **{"class": "ok best"})) == 1
+    assert sample.text.count("fallback not a GPU figure") == 2
+    assert "bf16-vulkan: signal 11 (SIGSEGV) during 'run'" in sample.text
+    assert "10.2 9.64 – 11.2 4.0 %, 142" in sample.text
+    assert "31.2 12.5" in sample.text
+
+
+def test_what_several_variants_share_is_said_once(sample: Page) -> None:
+    assert sample.text.count("fp32-vulkan, fp16-vulkan: runs in software on the CPU: llvmpipe") == 1
+
+
+def test_only_what_ran_as_asked_is_drawn_in_colour(sample: Page) -> None:
+    ok, fallback = figures_in(sample)["tradeoff"]["data"]
+    assert ok["text"] == ["fp32-cpu", "fp16-cpu", "bf16-cpu", "<b>int8-cpu</b>"]
+    assert fallback["text"] == ["fp32-vulkan", "fp16-vulkan"]
+    assert (ok["marker"]["color"], fallback["marker"]["color"]) == (plots.ACCENT, plots.GREY)
+    assert fallback["marker"]["symbol"] == "circle-open"
+    assert ok["y"][3] == pytest.approx(1 - 0.99951)
+    assert ok["y"][0] == plots.FLOOR
+
+
+def test_layers_are_drawn_in_order_and_the_worst_named(sample: Page) -> None:
+    drawn = figures_in(sample)["layers-3"]
+    layers = sample_run()["variants"][3]["layers"]
+    assert drawn["data"][0]["x"] == [layer["sqnr_db"] for layer in layers]
+    assert drawn["layout"]["yaxis"]["range"] == [23.5, -0.5]  # the first on top
+    names = re.search(r"The 5 worst are (.*?)\. For 1 of 24", sample.text)
+    assert names
+    assert re.findall(r"conv_\d+", names[1]) == ["conv_22", "conv_19", "conv_16", "conv_13", "conv_10"]
+
+
+@pytest.mark.parametrize("figure", ["tradeoff", "layers-3"])
+def test_plotly_knows_every_property(sample: Page, figure: str) -> None:
+    graph_objects = pytest.importorskip("plotly.graph_objects")
+    graph_objects.Figure(figures_in(sample)[figure])  # raises ValueError for a property it does not know
+
+
+def test_labels_show_only_where_there_are_labels(sample: Page) -> None:
+    assert "83.3" in sample.text
+    run = sample_run()
+    for variant in run["variants"]:
+        if variant["accuracy"]:
+            variant["accuracy"].update(top1=None, top5=None)
+    text = page(run).text
+    assert "83.3" not in text
+    assert "Top-1, %" not in text
+    assert "Top-1 agree- ment, %" in text
+
+
+@pytest.mark.parametrize(
+    ("sqnr_db", "cosine", "says"),
+    [
+        (None, 1.0, "gave the original's outputs to the bit"),
+        (118.0, 1.0, "as exact as fp32 is"),
+        (90.0, 1.0, "a little under the 100 dB"),
+        (60.0, 1.0, "less than it should be"),
+        (10.0, 0.9, "not the same network"),
+    ],
+)
+def test_the_conversion_is_judged(sqnr_db: float | None, cosine: float, says: str) -> None:
+    run = sample_run()
+    run["conversion"].update(sqnr_db=sqnr_db, cosine=cosine)
+    assert says in page(run).text
+
+
+# ---------------------------------------------------------------------------------------------------- unusual runs
+
+
+def failed_run() -> dict[str, Any]:
+    run = sample_run()
+    nothing = dict.fromkeys(("latency_ms", "load_ms", "peak_memory_mb", "accuracy"))
+    for variant in run["variants"]:
+        variant.update(nothing, status="crashed", reason="hung", layers=[])
+    run.update(recommended=None, why="no variant ran to its end; the reasons stand beside each", top5=[])
+    return run
+
+
+def test_no_variant_ran() -> None:
+    parsed = page(failed_run())
+    assert "No variant can be recommended : no variant ran to its end" in parsed.text
+    assert not figures_in(parsed)
+    assert all(len(script) < 1_000_000 for script in parsed.sources["script"])
+
+
+def test_no_accuracy() -> None:
+    run = sample_run()
+    for variant in run["variants"]:
+        variant["accuracy"] = None
+    parsed = page(run)
+    assert "Use int8-cpu" in parsed.text
+    assert "tradeoff" not in figures_in(parsed)
+
+
+def test_a_network_that_does_not_classify() -> None:
+    run = sample_run()
+    run["model"]["outputs"] = [{"name": "boxes", "shape": [100, 4]}, {"name": "scores", "shape": [100]}]
+    run["preprocess"] = None
+    del run["top5"]
+    for variant in run["variants"]:
+        if variant["accuracy"]:
+            variant["accuracy"].update(dict.fromkeys(("top1_agreement", "top5_agreement", "top1", "top5")))
+            (one,) = variant["accuracy"]["outputs"]
+            variant["accuracy"]["outputs"] = [{**one, "name": "boxes"}, {**one, "name": "scores", "sqnr_db": None}]
+    parsed = page(run)
+    assert "Top-1 agree- ment, %" not in parsed.text
+    assert "names the original's best class" not in parsed.text
+    assert "boxes 100 × 4, scores 100" in parsed.text
+    assert "fp32-cpu: scores 2.1·10⁻¹² exact" in parsed.text
+
+
+def test_three_hundred_layers() -> None:
+    run = sample_run()
+    run["variants"][3]["layers"] = [
+        {
+            "name": f"/net/stage.{i // 10}/block.{i}/depthwise/Conv",
+            "type": "Convolution",
+            "sqnr_db": 60 - i % 37 - i / 100,
+        }
+        for i in range(300)
+    ]
+    drawn = figures_in(page(run))["layers-3"]
+    assert len(drawn["data"][0]["x"]) == 300
+    assert drawn["layout"]["height"] < 1600
+    assert 1 <= len(drawn["layout"]["yaxis"]["tickvals"]) <= plots.WORST
+    named = dict(zip(drawn["layout"]["yaxis"]["tickvals"], drawn["layout"]["yaxis"]["ticktext"]))
+    assert named[184] == "18/block.184 "
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_layers_or_none_with_a_figure(count: int) -> None:
+    run = sample_run()
+    run["variants"][3]["layers"] = run["variants"][3]["layers"][:count]
+    parsed = page(run)
+    assert ("layers-3" in figures_in(parsed)) == (count == 2)
+    assert ("The output of every layer of int8-cpu is exact" in parsed.text) == (count == 1)
+
+
+# -------------------------------------------------------------------------------------------------------- terminal
+
+
+def shown(table: Any, width: int = 100) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_the_table_fits_a_terminal() -> None:
+    text = shown(console_table(sample_run()))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    lines = text.splitlines()
+    assert len(lines) == 1 + 8 + 1
+    cells = [" ".join(line.split()) for line in lines]
+    assert cells[0] == "variant status ms p90 speed load ms MB RAM MB MSE dB cosine top-1 %"
+    assert cells[4] == "int8-cpu * ok 5.23 5.75 1.94× 31.2 4.91 41.5 0.0187 23.1 0.99951 96.7"
+    assert cells[5] == "fp32-vulkan fallback 187 206 – 31.2 18.6 41.5 2.1e-12 118.3 1.00000 96.7"
+    assert cells[7] == "bf16-vulkan crashed – – – – 18.6 – – – – –"
+    assert cells[9] == "* recommended"
+
+
+def test_rows_without_accuracy_have_no_columns_for_it() -> None:
+    rows = [{**variant, "accuracy": None} for variant in sample_run()["variants"]]
+    text = shown(console_table({"variants": rows, "recommended": None}))
+    assert "cosine" not in text
+    assert "recommended" not in text
+    assert "5.23" in text
+
+
+def test_a_name_is_no_markup() -> None:
+    run = sample_run()
+    run["variants"][0]["name"] = "[red]fp32[/]"
+    assert "[red]fp32[/]" in shown(console_table(run))
+
+
+def test_the_headline_in_one_line() -> None:
+    run = sample_run()
+    assert headline(run).startswith("Recommended: int8-cpu. It is the fastest of the 4 that reach cosine 0.999")
+    run["why"] = "no variant reaches cosine 0.999; int8-cpu is the most exact"
+    assert headline(run) == f"Recommended: int8-cpu: {run['why']}."
+    assert headline(failed_run()) == "No recommendation: no variant ran to its end; the reasons stand beside each."
+
+
+def test_two_models_compared() -> None:
+    variant = sample_run()["variants"][3]
+    text = shown(comparison_table(variant))
+    assert "0.0187" in text
+    assert "over 30 images; the best class agrees in 96.7 %" in text
+    assert re.search(r"conv_0\s+Convolution\s+–", text)
+    assert "conv_23" in text
+    assert "conv_0" not in shown(comparison_table({**variant, "layers": []}))
+
+
+# ---------------------------------------------------------------------------------------------- numbers and labels
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (0.01234, "0.0123"),
+        (5.234, "5.23"),
+        (52.34, "52.3"),
+        (1234.5, "1234"),
+        (9.999, "10.0"),
+        (999.9, "1000"),
+    ],
+)
+def test_plain_numbers(value: float | None, says: str) -> None:
+    assert figures.plain(value) == says
+
+
+def test_a_cosine_is_cut_off() -> None:
+    assert figures.cosine(0.99999996) == "0.999999"
+    assert figures.cosine(1 - 1e-14) == "1.000000"
+    assert figures.cosine(0.5, 2) == "0.50"
+    assert figures.cosine(-0.25, 2) == "-0.25"
+
+
+def test_powers_of_ten_are_typeset() -> None:
+    assert figures.typeset(figures.exact(1.87e-5)) == "1.87·10⁻⁵"
+    assert figures.typeset(figures.exact(0.0187)) == "0.0187"
+
+
+def test_labels_of_one_place_do_not_lie_on_each_other() -> None:
+    places, _ = plots.place_labels([(0.5, 0.5)] * 4, ["fp32-cpu"] * 4, (0, 1), (0, 1), line=0.9)
+    assert len(set(places)) == 4
+
+
+def test_a_label_at_the_edge_stays_inside() -> None:
+    (place,), _ = plots.place_labels([(0.99, 0.5)], ["int8-vulkan"], (0, 1), (0, 1), line=0.9)
+    assert "left" in place
+
+
+def test_the_limit_is_named_where_no_point_is() -> None:
+    def caption(points: list[tuple[float, float]]) -> tuple[str, str]:
+        return plots.place_labels(points, ["int8-cpu"] * len(points), (0, 1), (0, 1), line=0.5)[1]
+
+    assert caption([(0.1, 0.52)]) == ("right", "bottom")
+    assert caption([(0.9, 0.52)]) == ("left", "bottom")
+    assert caption([(0.1, 0.52), (0.5, 0.52), (0.9, 0.54)]) == ("right", "top")
+
+
+def test_one_long_name_is_shortened() -> None:
+    figure = plots.layer_sqnr([{"name": "a" * 60, "type": "Convolution", "sqnr_db": 20.0}])
+    assert figure
+    assert figure["layout"]["yaxis"]["ticktext"] == ["aaaaaaaaaa…aaaaaaaaaa "]

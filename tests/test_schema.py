@@ -1,0 +1,289 @@
+"""run.json's contract: what :func:`ncnnkit.schema.validate` lets pass, and how it names what it does not."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ncnnkit.errors import FormatError
+from ncnnkit.images import Preprocess
+from ncnnkit.recipe import Recipe
+from ncnnkit.schema import fields, validate
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "run-json.md"
+
+
+def sample_errors(mse: float, sqnr_db: float | None, cosine: float, max_error: float) -> dict[str, Any]:
+    return {"mse": mse, "sqnr_db": sqnr_db, "cosine": cosine, "max_error": max_error}
+
+
+def sample_variant(
+    precision: str, backend: str, ms: float, mb: float, errors: dict[str, Any], **changes: Any
+) -> dict[str, Any]:
+    return {
+        "name": f"{precision}-{backend}",
+        "precision": precision,
+        "backend": backend,
+        "device": "local",
+        "device_name": "Example(R) Processor @ 2.80GHz",
+        "threads": 2,
+        "status": "ok",
+        "reason": "",
+        "files": {"param": f"tiny-{precision}.param", "bin": f"tiny-{precision}.bin"},
+        "size_bytes": int(mb * 1e6),
+        "latency_ms": {"min": ms * 0.95, "median": ms, "p90": ms * 1.1, "spread": 0.04, "samples": 142},
+        "load_ms": {"cold": 31.2, "warm": 12.5},
+        "peak_memory_mb": 41.5,
+        "accuracy": {
+            **errors,
+            "top1_agreement": 0.9667,
+            "top5_agreement": 1.0,
+            "top1": 0.8333,
+            "top5": 0.9667,
+            "images": 30,
+            "outputs": [{"name": "out0", **errors}],
+        },
+        "layers": [],
+        "notes": [],
+        **changes,
+    }
+
+
+def sample_run() -> dict[str, Any]:
+    """A run as ``ncnnkit run`` leaves it: two backends, a software Vulkan device, one crash, one variant skipped."""
+    exact = sample_errors(2.1e-12, 118.3, 0.999999999999, 4.8e-6)
+    half = sample_errors(3.4e-6, 71.2, 0.99999996, 0.0071)
+    brain = sample_errors(2.6e-3, 42.4, 0.99997, 0.21)
+    eight = sample_errors(1.87e-2, 23.1, 0.99951, 0.83)
+    software = {"status": "fallback", "reason": "runs in software on the CPU: llvmpipe", "device_name": "llvmpipe"}
+    nothing: dict[str, Any] = {"latency_ms": None, "load_ms": None, "peak_memory_mb": None, "accuracy": None}
+    crash = {"status": "crashed", "reason": "signal 11 (SIGSEGV) during 'run'", **nothing}
+    reason = "the network has no layer that ncnn could run in int8"
+    skip = {"status": "skipped", "reason": reason, **nothing, "files": None, "size_bytes": None}
+    layers: list[dict[str, Any]] = [
+        {"name": f"conv_{i}", "type": "ConvolutionDepthWise", "sqnr_db": 35 - i * 0.5}
+        if i % 3 == 1
+        else {"name": f"conv_{i}", "type": "Convolution", "sqnr_db": 46 - i * 0.5}
+        for i in range(24)
+    ]
+    layers[0]["sqnr_db"] = None
+    half_note = "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
+    return {
+        "schema": 1,
+        "model": {
+            "reference": "models/tiny.onnx",
+            "name": "tiny",
+            "kind": "onnx",
+            "inputs": [{"name": "input", "shape": [3, 224, 224]}],
+            "outputs": [{"name": "logits", "shape": [1000]}],
+            "layers": 81,
+            "parameters": 4652008,
+            "labels": 1000,
+        },
+        "recipe": json.loads(json.dumps(Recipe("models/tiny.onnx", images="calib").to_dict())),
+        "preprocess": {
+            "resize": 256,
+            "interpolation": "bicubic",
+            "crop": [224, 224],
+            "color": "rgb",
+            "divisor": 255.0,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "origin": "the model's own metadata",
+        },
+        "images": {
+            "source": "calib",
+            "calibration": 120,
+            "evaluation": 30,
+            "skipped": [{"name": "notes.txt", "reason": "not an image"}],
+        },
+        "environment": {
+            "ncnnkit": "0.1.0",
+            "ncnn": "1.0.20260101",
+            "python": "3.11.7",
+            "numpy": "2.3.1",
+            "platform": "Linux-6.1-x86_64-with-glibc2.36",
+            "cpu": "Example(R) Processor @ 2.80GHz",
+            "cpu_features": ["avx2", "fma", "f16c", "avx512", "avx512-vnni"],
+            "cores": 2,
+            "vulkan": [{"name": "llvmpipe", "type": "cpu", "driver": "25.0.7", "api": "1.4.305"}],
+        },
+        "reference": {"engine": "onnxruntime", "version": "1.22.0", "origin": "the original ONNX file in ONNX Runtime"},
+        "conversion": {
+            "sqnr_db": 118.9,
+            "cosine": 0.9999999999993,
+            "max_error": 4.1e-6,
+            "seconds": 2.31,
+            "pnnx_version": "20260101",
+            "log": "pnnx.log",
+        },
+        "passes": {"fuse_affine": 49, "fuse_activation": 33, "eliminate_identity": 0},
+        "variants": [
+            sample_variant("fp32", "cpu", 10.15, 18.6, exact),
+            sample_variant("fp16", "cpu", 10.31, 9.35, half, notes=[half_note]),
+            sample_variant("bf16", "cpu", 12.84, 18.6, brain),
+            sample_variant("int8", "cpu", 5.23, 4.91, eight, layers=layers),
+            sample_variant("fp32", "vulkan", 187.2, 18.6, exact, **software),
+            sample_variant("fp16", "vulkan", 203.9, 9.35, half, **software),
+            sample_variant("bf16", "vulkan", 1.0, 18.6, half, **crash),
+            sample_variant("int8", "vulkan", 1.0, 4.91, eight, **skip),
+        ],
+        "recommended": "int8-cpu",
+        "why": "int8-cpu is the fastest of the 4 that reach cosine 0.999 (cosine 0.99951, 5.2 ms), "
+        "1.94 times as fast as fp32-cpu",
+        "top5": [
+            {
+                "image": "cat.jpg",
+                "reference": [{"label": label, "score": score} for label, score in SCORES],
+                "recommended": [{"label": label, "score": score - 0.13} for label, score in SCORES],
+            }
+        ],
+        "warnings": ["1 files are not images and were skipped", "bf16-vulkan: signal 11 (SIGSEGV) during 'run'"],
+        "stages": [{"name": "convert", "seconds": 2.402}, {"name": "measure", "seconds": 31.77}],
+    }
+
+
+SCORES = (
+    ("Egyptian cat", 9.41),
+    ("tabby, tabby cat", 8.95),
+    ("tiger cat", 8.2),
+    ("lynx, catamount", 5.18),
+    ("Persian cat", 3.02),
+)
+
+
+def broken(path: str, value: Any) -> dict[str, Any]:
+    """The sample run with one value replaced, or taken out where ``value`` is Ellipsis."""
+    run = copy.deepcopy(sample_run())
+    *steps, last = (int(step) if step.isdigit() else step for step in re.findall(r"\w+", path))
+    place: Any = run
+    for step in steps:
+        place = place[step]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return run
+
+
+def test_a_run_is_valid() -> None:
+    validate(sample_run())
+    validate(json.loads(json.dumps(sample_run())))
+
+
+def test_fields_of_a_later_version_are_let_pass() -> None:
+    validate({**sample_run(), "power": {"watts": 3.1}})
+
+
+def test_what_may_be_null_or_absent_may() -> None:
+    for path in (
+        "preprocess",
+        "recommended",
+        "variants[0].accuracy",
+        "variants[0].accuracy.top1",
+        "conversion.sqnr_db",
+    ):
+        validate(broken(path, None))
+    validate(broken("top5", ...))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("variants[2].latency_ms.median", None, "variants[2].latency_ms.median: expected a number, found null"),
+        ("variants[2].latency_ms.median", ..., "variants[2].latency_ms.median: is missing, expected a number"),
+        ("variants[2].latency_ms.median", "5", "variants[2].latency_ms.median: expected a number, found text '5'"),
+        ("variants[0].accuracy.mse", float("nan"), "variants[0].accuracy.mse: expected a number, found nan"),
+        ("conversion.sqnr_db", float("-inf"), "conversion.sqnr_db: expected a number or null, found -inf"),
+        ("variants[0].threads", True, "variants[0].threads: expected a whole number, found true"),
+        ("variants[0].threads", 2.5, "variants[0].threads: expected a whole number, found 2.5"),
+        (
+            "variants[1].status",
+            "fine",
+            "variants[1].status: expected ok, fallback, crashed or skipped, found text 'fine'",
+        ),
+        ("variants[1].name", "fp32-cpu", "variants[1].name: there are two variants 'fp32-cpu'"),
+        ("variants[1].notes[0]", 3, "variants[1].notes[0]: expected text, found 3"),
+        ("variants[3].layers[7].sqnr_db", [], "variants[3].layers[7].sqnr_db: expected a number or null, found a list"),
+        ("variants[3].accuracy.outputs[0]", 0, "variants[3].accuracy.outputs[0]: expected an object, found 0"),
+        ("variants[0].files.bin", "/root/a.bin", "variants[0].files.bin: expected a file in the run folder"),
+        ("variants[0].files.bin", "C:\\a.bin", "variants[0].files.bin: expected a file in the run folder"),
+        ("variants[0].files.param", "../a.param", "variants[0].files.param: expected a file in the run folder"),
+        ("variants[0].files.param", "", "variants[0].files.param: expected a file in the run folder"),
+        ("variants", {}, "variants: expected a list, found an object"),
+        ("model.inputs[0].shape[1]", None, "model.inputs[0].shape[1]: expected a whole number, found null"),
+        ("preprocess.resize", "256", "preprocess.resize: expected a whole number, a list or null, found text '256'"),
+        ("preprocess.resize", ["256"], "preprocess.resize[0]: expected a whole number, found text '256'"),
+        ("passes.fuse_affine", None, "passes.fuse_affine: expected a whole number, found null"),
+        (
+            "environment.vulkan[0].type",
+            "gpu",
+            "environment.vulkan[0].type: expected discrete, integrated, virtual, cpu or",
+        ),
+        ("recommended", "int4-cpu", "recommended: expected the name of a variant, found 'int4-cpu'"),
+        ("why", None, "why: expected text, found null"),
+        ("top5", None, "top5: expected a list, found null"),
+        ("top5[0].reference[2].score", None, "top5[0].reference[2].score: expected a number, found null"),
+        ("warnings", ..., "warnings: is missing, expected a list"),
+        ("conversion", ..., "conversion: is missing, expected an object"),
+        ("schema", 2, "schema: expected 1, found 2 (it was written by a newer ncnnkit)"),
+        ("schema", ..., "schema: expected 1, found null (is this a run.json?)"),
+        ("schema", True, "schema: expected 1, found true"),
+        ("schema", 1.0, "schema: expected a whole number, found 1.0"),
+    ],
+)
+def test_a_wrong_field_is_named(path: str, value: Any, says: str) -> None:
+    with pytest.raises(FormatError) as error:
+        validate(broken(path, value))
+    assert error.value.line().startswith(says)
+
+
+def test_what_is_no_object_is_no_run() -> None:
+    with pytest.raises(FormatError, match=r"run\.json: expected an object, found a list"):
+        validate([])
+
+
+def test_every_required_field_is_missed() -> None:
+    run = sample_run()
+    for path, words in fields().items():
+        concrete = path.replace("variants[].layers", "variants[3].layers").replace("[]", "[0]")
+        if words.endswith("or absent"):
+            continue
+        with pytest.raises(FormatError) as error:
+            validate(broken(concrete, ...))
+        assert error.value.where == concrete
+    validate(run)
+
+
+def test_the_recipe_and_the_preprocessing_are_those_of_their_classes() -> None:
+    known = set(fields())
+    for prefix, kind, more in (("recipe", Recipe, set()), ("preprocess", Preprocess, {"origin"})):
+        own = {path.partition(".")[2] for path in known if path.startswith(prefix + ".")}
+        assert own == {field.name for field in dataclasses.fields(kind)} | more
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Path of each field in run-json.md -> (what it holds, its meaning). Headings hold the tables' paths."""
+    found: dict[str, tuple[str, str]] = {}
+    prefix = ""
+    for line in DOCUMENT.read_text("utf-8").splitlines():
+        if line.startswith("#"):
+            path = re.search(r"`([^`]+)`", line)
+            prefix = path[1] + "." if path else ""
+        cells = re.fullmatch(r"\| `(\w+)` \| (.+?) \|(.*?)\| (.+) \|", line)
+        if cells:
+            assert prefix + cells[1] not in found
+            found[prefix + cells[1]] = (cells[2], cells[4])
+    return found
+
+
+def test_the_documentation_names_the_same_fields() -> None:
+    known = [(path, holds) for path, (holds, _) in documented().items()]
+    assert sorted(known) == sorted(fields().items())
+    assert all(len(meaning) > 3 for _, meaning in documented().values())
