@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ncnnkit.errors import FormatError
-from ncnnkit.images import Preprocess
+from ncnnkit.preprocess import Preprocess
 from ncnnkit.recipe import Recipe
 from ncnnkit.schema import fields, validate
 

@@ -5,10 +5,11 @@ from .calibrate import ActivationStats, calibrate
 from .convert import convert
 from .errors import NcnnkitError
 from .graph import Graph, Layer
-from .images import Preprocess, open_images, preset
+from .images import open_images
 from .ncnnfile import load, save
 from .passes import optimize
 from .pipeline import run
+from .preprocess import Preprocess, preset
 from .quantize import quantize
 from .recipe import Recipe
 from .session import Session

@@ -81,7 +81,9 @@ class ActivationStats:
 
 def quantizable(graph: Graph) -> list[Layer]:
     """The layers ncnn can run on int8 activations with a scale known beforehand, in graph order."""
-    return [la for la in graph.layers if la.op.int8 is not None and not la.get("int8_scale_term") and "weight" in la.weights]
+    return [
+        la for la in graph.layers if la.op.int8 is not None and not la.get("int8_scale_term") and "weight" in la.weights
+    ]
 
 
 def calibrate(
@@ -150,7 +152,9 @@ def calibrate(
             return merged
 
         try:
-            load = dict(param=str(param), bin=str(param.with_suffix(".bin")), backend="cpu", precision="fp32", threads=1)
+            load = dict(
+                param=str(param), bin=str(param.with_suffix(".bin")), backend="cpu", precision="fp32", threads=1
+            )
             # Light mode would free a blob once its first reader ran, and compute it again for the next.
             list(pool.map(lambda c: c.ask("load", timeout=LOAD_TIMEOUT, keep_blobs=True, **load), children))
             stats = collect({"bins": GROWING_BINS})
@@ -160,7 +164,9 @@ def calibrate(
             for child in children:
                 child.close()
             if "NaN" in str(error):
-                raise VerificationError(f"calibration: {error}", hint="does the fp32 model itself compute NaN on these images?") from None
+                raise VerificationError(
+                    f"calibration: {error}", hint="does the fp32 model itself compute NaN on these images?"
+                ) from None
             raise RuntimeFailure(f"calibration: ncnn {'died: ' if error.crashed else ''}{error}") from None
     return stats
 

@@ -80,15 +80,21 @@ def _words(text: str | None) -> tuple[str, ...] | None:
     return tuple(word.strip() for word in text.split(",") if word.strip()) if text is not None else None
 
 
-Shape = Annotated[list[str] | None, typer.Option("--shape", help="Shape of an input, as 3,224,224; once for each input.")]
+Shape = Annotated[
+    list[str] | None, typer.Option("--shape", help="Shape of an input, as 3,224,224; once for each input.")
+]
 Weights = Annotated[str | None, typer.Option(help="default, none (random) or a file; for models built by code.")]
 Preset = Annotated[str | None, typer.Option(help="imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME.")]
-Mean = Annotated[str | None, typer.Option(help="Subtracted from the pixels after the division, one a channel: 0.485,0.456,0.406.")]
+Mean = Annotated[
+    str | None, typer.Option(help="Subtracted from the pixels after the division, one a channel: 0.485,0.456,0.406.")
+]
 Std = Annotated[str | None, typer.Option(help="Divided by at the end, one a channel: 0.229,0.224,0.225.")]
 Resize = Annotated[str | None, typer.Option(help="256 (the shorter side) or 224,224 (height,width).")]
 Crop = Annotated[str | None, typer.Option(help="Centre crop, height,width.")]
 Color = Annotated[str | None, typer.Option(help="rgb, bgr or gray.")]
-Divisor = Annotated[float | None, typer.Option(help="Pixels are divided by it first; 255 by default, 1 for raw pixels.")]
+Divisor = Annotated[
+    float | None, typer.Option(help="Pixels are divided by it first; 255 by default, 1 for raw pixels.")
+]
 Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -123,7 +129,13 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr for the stage at work; yields a ``tell(stage, done, total)``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=None)
         stage = ""
@@ -191,7 +203,9 @@ def demo(
     data = Path(__file__).parent / "data"
     images = data / "images"
     recipe = Recipe(
-        str(data / "efficientnet-lite0.onnx"), images=str(images / "calibration"), eval_images=str(images / "evaluation")
+        str(data / "efficientnet-lite0.onnx"),
+        images=str(images / "calibration"),
+        eval_images=str(images / "evaluation"),
     )
     _run(recipe, output, as_json)
 
@@ -255,7 +269,9 @@ def optimize(
     out.print(f"{output}: {len(graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
 
 
-def _load_inputs(param: Path, images: str, preset_name: str | None, fields: dict[str, Any], shape: Sequence[str] | None) -> Any:
+def _load_inputs(
+    param: Path, images: str, preset_name: str | None, fields: dict[str, Any], shape: Sequence[str] | None
+) -> Any:
     """(graph, ImageSet) for a command that takes an ncnn model and images."""
     from .images import InputSpec, open_images
     from .ncnnfile import load
@@ -296,14 +312,18 @@ def calibrate(
     graph, samples = _load_inputs(param, images, preset, fields, shape)
     stats = _calibrate(graph, samples, method or "mse", threads)
     save_table(make_table(graph, stats), output)
-    out.print(f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False)
+    out.print(
+        f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False
+    )
 
 
 def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> Any:
     from .calibrate import calibrate as count
 
     with _progress() as tell:
-        return count(graph, samples, method=method, threads=threads, progress=lambda done, n: tell("calibrate", done, n))
+        return count(
+            graph, samples, method=method, threads=threads, progress=lambda done, n: tell("calibrate", done, n)
+        )
 
 
 @command()
@@ -374,7 +394,9 @@ def compare(
     )
     graph, samples = _load_inputs(first, images, preset, fields, shape)
     with _progress() as tell:
-        figures = compare_models(graph, load(second), samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n))
+        figures = compare_models(
+            graph, load(second), samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n)
+        )
     print(json.dumps(figures, indent=2)) if as_json else out.print(comparison_table(figures))
 
 
@@ -401,7 +423,9 @@ def bench(
 
 
 @command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")], as_json: Json = False) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")], as_json: Json = False
+) -> None:
     """Write a run's report.html again and print its table."""
     from .report import write_report
     from .store import load_run

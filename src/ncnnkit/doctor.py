@@ -38,9 +38,14 @@ def examine() -> list[Finding]:
     findings.append(_cpu(machine))
     findings += _vulkan(machine)
     findings.append(_pnnx())
-    for package, use in (("onnxruntime", "ONNX reference outputs"), ("torch", "models from torchvision, timm and code")):
+    for package, use in (
+        ("onnxruntime", "ONNX reference outputs"),
+        ("torch", "models from torchvision, timm and code"),
+    ):
         there = find_spec(package) is not None
-        findings.append(Finding(package, "ok" if there else "note", use if there else f"not installed; needed for {use}"))
+        findings.append(
+            Finding(package, "ok" if there else "note", use if there else f"not installed; needed for {use}")
+        )
     return findings
 
 
@@ -60,7 +65,9 @@ def _vulkan(machine: dict[str, Any]) -> list[Finding]:
     for device in machine["vulkan"]:
         text = f"{device['name']} ({device['type']}), driver {device['driver']}, API {device['api']}"
         software = device["type"] == "cpu"
-        findings.append(Finding("Vulkan", "note" if software else "ok", text + ("; a software device, no GPU" if software else "")))
+        findings.append(
+            Finding("Vulkan", "note" if software else "ok", text + ("; a software device, no GPU" if software else ""))
+        )
     return findings
 
 

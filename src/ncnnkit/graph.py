@@ -141,9 +141,10 @@ class Graph:
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the blobs no layer consumes, in file order."""
-        used = self.consumers()
-        return [b for layer in self.layers if layer.type != "Noop" for b in layer.outputs if b not in used]
+        """Names of the blobs no layer consumes, in file order. A Noop is a mark on blobs that are outputs, no consumer."""
+        layers = [layer for layer in self.layers if layer.type != "Noop"]
+        used = {blob for layer in layers for blob in layer.inputs}
+        return [blob for layer in layers for blob in layer.outputs if blob not in used]
 
     @property
     def blob_count(self) -> int:
@@ -188,6 +189,12 @@ class Graph:
             for layer in self.layers
             if layer.type == "Input"
         ]
+
+    def set_input_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Write the inputs' shapes, without the batch axis, into their layers."""
+        axes = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
+        for layer, shape in zip((la for la in self.layers if la.type == "Input"), shapes):
+            layer.params.update(zip(axes[len(shape)], shape))
 
     def remove(self, gone: Sequence[Layer]) -> None:
         """Drop layers, by identity."""

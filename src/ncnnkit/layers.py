@@ -19,7 +19,9 @@ Array = NDArray[Any]
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
 
 
-def layer_errors(exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True) -> list[dict[str, Any]]:
+def layer_errors(
+    exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True
+) -> list[dict[str, Any]]:
     """SQNR of the layers' outputs in one network against another's, over some samples.
 
     Args:
@@ -78,9 +80,13 @@ def compare_models(
             rows.append((one.blobs(*sample, names=one.outputs), other.blobs(*sample, names=other.outputs)))
             progress(i + 1, total)
         names = one.outputs
-    reference, outputs = ({name: np.stack([row[side][k] for row in rows]) for k, name in enumerate(names)} for side in (0, 1))
+    reference, outputs = (
+        {name: np.stack([row[side][k] for row in rows]) for k, name in enumerate(names)} for side in (0, 1)
+    )
     for name in names:
         if reference[name].shape != outputs[name].shape:
-            raise ModelError(f"output {name!r} has shape {reference[name].shape[1:]} here, {outputs[name].shape[1:]} there")
+            raise ModelError(
+                f"output {name!r} has shape {reference[name].shape[1:]} here, {outputs[name].shape[1:]} there"
+            )
     errors = layer_errors(first, second, [a[:LAYER_IMAGES] for a in inputs], int8_only=False) if layers else []
     return {"accuracy": accuracy.compare(outputs, reference), "layers": errors}

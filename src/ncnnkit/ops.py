@@ -268,6 +268,7 @@ def _gemm_c(p: Any) -> tuple[int, ...]:
 
 def _attention() -> tuple[Slot, ...]:
     """Query, key, value and output projections, each weight then bias, and their scales where quantised."""
+
     def qdim(p: Any) -> int:
         return int(p.weight_data_size // max(p.embed_dim, 1))
 
@@ -293,12 +294,12 @@ def _attention() -> tuple[Slot, ...]:
                     when=_block_quantised)  # fmt: skip
 
     def input_scales(name: str) -> Slot:
-        return Slot(f"{name}_input_scales", lambda p: (columns[name](p),),
-                    when=_has_input_scales)
+        return Slot(f"{name}_input_scales", lambda p: (columns[name](p),), when=_has_input_scales)
 
     def int8_scales(name: str) -> Slot:
-        return Slot(f"{name}_weight_int8_scales", lambda p: (1,) if name == "out" else (p.embed_dim,),
-                    when=_int8_quantised)
+        return Slot(
+            f"{name}_weight_int8_scales", lambda p: (1,) if name == "out" else (p.embed_dim,), when=_int8_quantised
+        )
 
     return (
         *(slot(name) for name in columns for slot in (weight, bias)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import shutil
 import time
@@ -20,9 +19,11 @@ from .calibrate import calibrate, quantizable
 from .convert import Conversion, convert_source
 from .errors import ImageError, ModelError, RecipeError, VerificationError
 from .graph import Graph
-from .images import ImageSet, InputSpec, Preprocess, open_images, preset, read_labels
+from .images import ImageSet, InputSpec, open_images
+from .labels import read_labels
 from .layers import LAYER_IMAGES, layer_errors
 from .passes import optimize_with_report
+from .preprocess import Preprocess, default_preprocess, preset
 from .recipe import Recipe, save_recipe
 from .report import write_report
 from .schema import SCHEMA, Run, validate
@@ -149,15 +150,11 @@ def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess |
         found, origin = preset(recipe.preset), f"the preset {recipe.preset}"
     elif source.preprocess is not None:
         found, origin = source.preprocess, source.preprocess_origin
-    elif source.inputs and len(source.inputs[0].shape) == 3:
-        size = (source.inputs[0].shape[1], source.inputs[0].shape[2])
-        imagenet = preset("imagenet")
-        found = dataclasses.replace(imagenet, resize=size, crop=None)
-        if source.inputs[0].shape[0] == 1:
-            found = dataclasses.replace(found, color="gray", mean=(imagenet.mean[0],), std=(imagenet.std[0],))
-        origin = GUESS
     else:
-        return None, "none: the inputs are arrays"
+        guess = default_preprocess(source.inputs[0].shape) if len(source.inputs) == 1 else None
+        if guess is None:
+            return None, "none: the inputs are arrays"
+        found, origin = guess, GUESS
     if recipe.preprocess:
         try:
             found = Preprocess.from_dict({**found.to_dict(), **recipe.preprocess})
@@ -168,10 +165,14 @@ def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess |
     return found, origin
 
 
-def open_image_sets(recipe: Recipe, preprocess: Preprocess | None, specs: Sequence[InputSpec]) -> tuple[ImageSet, ImageSet]:
+def open_image_sets(
+    recipe: Recipe, preprocess: Preprocess | None, specs: Sequence[InputSpec]
+) -> tuple[ImageSet, ImageSet]:
     """(images to calibrate with, images to evaluate with); disjoint where both come from one folder."""
     if not recipe.images:
-        raise ImageError("no images are given", hint="--images FOLDER: a few dozen photographs like those the model will see")
+        raise ImageError(
+            "no images are given", hint="--images FOLDER: a few dozen photographs like those the model will see"
+        )
     images = open_images(Path(recipe.images), preprocess, specs)
     if recipe.eval_images:
         return images, open_images(Path(recipe.eval_images), preprocess, specs)
@@ -228,7 +229,9 @@ def check_conversion(
     few = [a[:CHECKED_IMAGES] for a in inputs]
     outputs = session_outputs(conversion.graph, few, lambda done, total: None)
     if len(outputs) != len(reference):
-        raise ModelError(f"the original has {len(reference)} outputs, the converted model {len(outputs)}", hint="see pnnx.log")
+        raise ModelError(
+            f"the original has {len(reference)} outputs, the converted model {len(outputs)}", hint="see pnnx.log"
+        )
     for (name, ours), theirs in zip(outputs.items(), reference.values()):
         if ours[0].size != theirs[0].size:
             raise VerificationError(f"output {name!r} has {ours[0].size} values, the original's has {theirs[0].size}")

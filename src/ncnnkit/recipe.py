@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RecipeError
-from .images import Preprocess
 from .ncnnfile import atomic_write
+from .preprocess import Preprocess
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 BACKENDS = ("cpu", "vulkan")

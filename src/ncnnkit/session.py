@@ -149,4 +149,6 @@ def probe() -> dict[str, Any]:
         try:
             return child.ask("probe")[0]
         except WorkerError as error:
-            raise RuntimeFailure(f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?") from None
+            raise RuntimeFailure(
+                f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"
+            ) from None

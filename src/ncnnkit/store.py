@@ -40,7 +40,9 @@ def staging(out: Path) -> Iterator[Path]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError("the disk is full", where=str(out), hint="free some space and run again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise StorageError(f"cannot be written: {error.strerror}", where=str(out), hint="choose another --out") from error
+            raise StorageError(
+                f"cannot be written: {error.strerror}", where=str(out), hint="choose another --out"
+            ) from error
         raise
     finally:
         if folder is not None:
@@ -60,7 +62,9 @@ def load_run(out: Path) -> Any:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FormatError("no run.json here", where=str(out), hint="give the folder that `ncnnkit run --out` made") from None
+        raise FormatError(
+            "no run.json here", where=str(out), hint="give the folder that `ncnnkit run --out` made"
+        ) from None
     except (OSError, ValueError) as error:
         raise FormatError(f"cannot be read: {error}", where=str(path)) from None
     validate(run)

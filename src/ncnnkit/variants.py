@@ -76,7 +76,14 @@ def plan_variants(recipe: Recipe, graphs: Mapping[str, Precision], machine: Mapp
     threads = recipe.threads or machine["cores"]
     missing = "the network has no layer that ncnn could run in int8"
     return [
-        Plan(f"{precision}-{backend}", precision, backend, threads, graphs.get(precision), "" if precision in graphs else missing)
+        Plan(
+            f"{precision}-{backend}",
+            precision,
+            backend,
+            threads,
+            graphs.get(precision),
+            "" if precision in graphs else missing,
+        )
         for backend in recipe.backends
         for precision in recipe.precisions
     ]
@@ -176,7 +183,13 @@ def describe(
 def latency(samples: Sequence[float]) -> dict[str, float]:
     """Figures of the samples, ms; the spread is the interquartile range over the median."""
     low, middle, high, tail = (float(v) for v in np.percentile(samples, [25, 50, 75, 90]))
-    return {"min": float(min(samples)), "median": middle, "p90": tail, "spread": (high - low) / middle, "samples": len(samples)}
+    return {
+        "min": float(min(samples)),
+        "median": middle,
+        "p90": tail,
+        "spread": (high - low) / middle,
+        "samples": len(samples),
+    }
 
 
 def notes(plan: Plan, result: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
@@ -185,7 +198,9 @@ def notes(plan: Plan, result: Mapping[str, Any], machine: Mapping[str, Any]) -> 
     on_cpu = plan.backend == "cpu"
     said = []
     if on_cpu and plan.precision == "fp16" and "fp16-arithmetic" not in features and "avx512-fp16" not in features:
-        said.append("ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32")
+        said.append(
+            "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
+        )
     if on_cpu and plan.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
         said.append("this CPU has no bf16 instructions: ncnn converts to fp32 and back")
     if result.get("without_vulkan"):
@@ -200,10 +215,10 @@ def refuse_copies_of_the_cpu(variants: Sequence[dict[str, Any]], results: Sequen
         twin = on_cpu.get(variant["precision"])
         if variant["backend"] != "vulkan" or variant["status"] != "ok" or twin is None or "outputs" not in twin:
             continue
-        if all(np.array_equal(np.load(a), np.load(b)) for a, b in zip(result["outputs"].values(), twin["outputs"].values())):
+        if all(
+            np.array_equal(np.load(a), np.load(b)) for a, b in zip(result["outputs"].values(), twin["outputs"].values())
+        ):
             variant.update(status="fallback", reason="the outputs are the CPU's to the bit: this ran on the CPU")
-
-
 
 
 def bench(
@@ -240,7 +255,9 @@ def bench(
     )
     shapes = shapes or graph.input_shapes()
     if len(shapes) != len(graph.inputs) or not all(shapes):
-        raise ModelError("the file does not say the shape of its inputs", where=str(param), hint="give --shape, once for each input")
+        raise ModelError(
+            "the file does not say the shape of its inputs", where=str(param), hint="give --shape, once for each input"
+        )
     noise = np.random.default_rng(0)
     inputs = [noise.standard_normal((1, *shape)).astype(np.float32) for shape in shapes]
     size = param.stat().st_size + param.with_suffix(".bin").stat().st_size

@@ -28,7 +28,11 @@ def recommend(variants: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
     if not usable:
         return None, "no variant ran to its end; the reasons stand beside each"
     exact = [v for v in usable if v["accuracy"]["cosine"] >= GOOD_COSINE]
-    best = min(exact, key=lambda v: v["latency_ms"]["median"]) if exact else min(usable, key=lambda v: v["accuracy"]["mse"])
+    best = (
+        min(exact, key=lambda v: v["latency_ms"]["median"])
+        if exact
+        else min(usable, key=lambda v: v["accuracy"]["mse"])
+    )
     figure = f"cosine {best['accuracy']['cosine']:.5f}, {best['latency_ms']['median']:.1f} ms"
     if not exact:
         return best["name"], f"no variant reaches cosine {GOOD_COSINE}; {best['name']} is the most exact ({figure})"
@@ -53,7 +57,7 @@ def warn(
     said = []
     if origin == GUESS:
         said.append(
-            f"the model does not say how images become its input: {origin[len('a guess: '):]} were used; "
+            f"the model does not say how images become its input: {origin[len('a guess: ') :]} were used; "
             "give --preset or --mean and --std if it was trained otherwise"
         )
     if check["cosine"] < GOOD_COSINE:
@@ -67,7 +71,9 @@ def warn(
     skipped = dict(images.skipped + evaluation.skipped)
     if skipped:
         said.append(f"{len(skipped)} files are not images and were skipped")
-    restless = [v["name"] for v in variants if v["status"] == "ok" and v["latency_ms"] and v["latency_ms"]["spread"] > 0.25]
+    restless = [
+        v["name"] for v in variants if v["status"] == "ok" and v["latency_ms"] and v["latency_ms"]["spread"] > 0.25
+    ]
     if restless:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
     said += [f"{v['name']}: {v['reason']}" for v in variants if v["status"] in ("fallback", "crashed")]
@@ -96,5 +102,3 @@ def top5(
         return [{"label": source.labels[i], "score": float(flat[0, i])} for i in accuracy.top_k(flat, 5)[0]]  # type: ignore[index]
 
     return [{"image": evaluation.names[0], "reference": rows(scores[0]), "recommended": rows(ours[0])}]
-
-

@@ -337,7 +337,13 @@ def cpu_features() -> List[str]:
 
 
 def cpu_name() -> str:
-    return _cpuinfo("model name") or _cpuinfo("Hardware") or _cpuinfo("CPU part") or platform.processor() or platform.machine()
+    return (
+        _cpuinfo("model name")
+        or _cpuinfo("Hardware")
+        or _cpuinfo("CPU part")
+        or platform.processor()
+        or platform.machine()
+    )
 
 
 def _cpuinfo(key: str) -> str:
@@ -397,7 +403,7 @@ class Child:
     def __init__(self, python: str = sys.executable) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ncnnkit-")
         # Shader caches of its own, empty at first: a cold load compiles, whatever ran on this machine before.
-        caches = {k: self._scratch.name for k in ("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH")}
+        caches = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), self._scratch.name)
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")
         self._process = subprocess.Popen(
             [python, os.path.abspath(__file__), "serve"],
@@ -569,7 +575,11 @@ def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: M
         count = min(len(inputs[0]), job["slow_evaluation"]) if software else len(inputs[0])
         result["outputs"] = _evaluate(child, [a[:count] for a in inputs], Path(job["folder"]), variant["name"])
         if software:
-            found = "runs in software on the CPU: " + device["name"] if device else "no Vulkan device: ncnn ran it on the CPU"
+            found = (
+                "runs in software on the CPU: " + device["name"]
+                if device
+                else "no Vulkan device: ncnn ran it on the CPU"
+            )
             result.update(status="fallback", reason=found)
         return child
     except BaseException:

@@ -115,11 +115,15 @@ def make_table(graph: Graph, stats: ActivationStats, *, target: str = "arm", met
     for layer in quantizable(graph):
         root = roots[layer.inputs[0]]
         if root not in stats.blobs:
-            raise ModelError(f"layer {layer.name} reads blob {root!r}, which was not calibrated", hint="calibrate this very graph")
+            raise ModelError(
+                f"layer {layer.name} reads blob {root!r}, which was not calibrated", hint="calibrate this very graph"
+            )
         if root not in blob_scales:
             blob_scales[root] = activation_scale(stats.blobs[root], method, stats.images)
         six_bits = method in NATIVE_METHODS and runs_winograd(layer)
-        weights[f"{layer.name}_param_0"] = weight_scales(layer, steps=WINOGRAD_STEPS if six_bits else STEPS, method=method)
+        weights[f"{layer.name}_param_0"] = weight_scales(
+            layer, steps=WINOGRAD_STEPS if six_bits else STEPS, method=method
+        )
         inputs[layer.name] = blob_scales[root]
     return Table(weights, inputs)
 
@@ -134,7 +138,9 @@ def apply_table(graph: Graph, table: Table, *, target: str = "arm") -> Graph:
     layers = {layer.name: layer for layer in quantizable(graph)}
     strangers = table.inputs.keys() - layers.keys()
     if strangers:
-        raise FormatError(f"the table names layer {min(strangers)!r}, which the network does not have or cannot run in int8")
+        raise FormatError(
+            f"the table names layer {min(strangers)!r}, which the network does not have or cannot run in int8"
+        )
     for name, scale in table.inputs.items():
         _quantize_layer(layers[name], table.weights.get(f"{name}_param_0"), scale, TARGETS[target])
     _requantize(graph)

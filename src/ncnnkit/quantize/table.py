@@ -80,7 +80,9 @@ def load_table(path: str | Path) -> Table:
         for scale in scales:
             if not (math.isfinite(scale) and scale > 0):
                 raise FormatError(
-                    f"{key} has the scale {scale}", where=where, hint="a dead channel or blob; calibrate with ncnnkit, or write 1"
+                    f"{key} has the scale {scale}",
+                    where=where,
+                    hint="a dead channel or blob; calibrate with ncnnkit, or write 1",
                 )
         if _WEIGHT_KEY.fullmatch(key):
             weights[key] = np.array(scales, np.float32)

@@ -1,0 +1,77 @@
+"""Model references -> a file pnnx or ncnn reads, the inputs' shapes, and the original's outputs.
+
+================================  ========================================================
+``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
+``model.pt`` .pth .torchscript    TorchScript; from torch where it is installed
+``model.param``                   ncnn; there is no other original
+``torchvision:resnet50``          torchvision's model; from torch, as for the next two
+``timm:NAME``                     timm's model
+``package.module:function``       what the function returns: a ``torch.nn.Module``
+================================  ========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+from .files import READERS
+from .model import ModelSource
+from .torch_models import BUILDERS, build_from_module, set_batchnorm_statistics, trace
+from .torchrun import import_torch, quiet
+
+__all__ = ["ModelSource", "open_model", "set_batchnorm_statistics"]
+
+
+def open_model(
+    reference: str,
+    *,
+    shapes: Sequence[tuple[int, ...]] = (),
+    weights: str = "default",
+    workdir: str | Path,
+    statistics: NDArray[np.float32] | None = None,
+) -> ModelSource:
+    """Find out what a reference means and make it ready.
+
+    Args:
+        reference: see the table at the top of this module.
+        shapes: one per input, in order: (3, 224, 224), or (1, 3, 224, 224) with the batch axis. Needed where the model
+            does not fix them; torchvision's and timm's models have a size they were trained for.
+        weights: for torch models: ``default`` (the library's best, downloaded where need be), ``none`` (random, the
+            same every time), or a file with a state_dict (.pth, .safetensors).
+        workdir: an existing folder; torch models are traced into it.
+        statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
+            random network are set from them. See :func:`set_batchnorm_statistics`.
+
+    Raises:
+        ModelError: the reference, its weights or the shapes cannot be used.
+        FormatError: a ``.param`` file is corrupt.
+        StorageError: ``workdir`` cannot be written.
+    """
+    path = Path(reference)
+    opener = READERS.get(path.suffix.lower())
+    shapes = [tuple(shape) for shape in shapes]
+    if opener is not None:
+        if not path.is_file():
+            raise ModelError("no such file", where=reference)
+        if weights != "default":
+            raise ModelError("--weights is for torch models: this file holds its own", where=reference)
+        return opener(reference, path, shapes)
+    if path.exists():
+        raise ModelError("is not a model ncnnkit reads", where=reference, hint=f"one of {', '.join(READERS)}")
+    library, colon, name = reference.partition(":")
+    if not (colon and library and name):
+        raise ModelError(
+            "no such file or model",
+            where=reference,
+            hint="a path, torchvision:NAME, timm:NAME or package.module:function",
+        )
+    torch = import_torch(reference)
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = BUILDERS.get(library, build_from_module)(reference, weights)
+        return trace(reference, found, shapes, Path(workdir), statistics if weights == "none" else None)

@@ -1,0 +1,202 @@
+"""Models in files: ONNX, TorchScript and ncnn's own."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import ncnnfile
+from ..errors import ModelError
+from ..images import InputSpec
+from .model import Array, Dims, ModelSource, file_safe, listed, read_metadata, say, settle_inputs
+from .torchrun import example_inputs, named_outputs, quiet, torch_run
+
+
+def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
+    session = _onnx_session(path)
+    given = session.get_inputs()
+    names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
+    dtypes = [_onnx_dtype(reference, i.name, i.type) for i in given]
+    inputs = settle_inputs(reference, names, [tuple(i.shape) for i in given], dtypes, shapes)
+    metadata = session.get_modelmeta().custom_metadata_map
+    preprocess, origin, labels = read_metadata(reference, metadata, inputs)
+
+    def run(sample: list[Array]) -> list[Any]:
+        return list(session.run(None, dict(zip(names, sample))))
+
+    return ModelSource(
+        reference, file_safe(path.stem), "onnx", path, inputs, outputs, "onnxruntime", preprocess, origin, labels, run
+    )
+
+
+def _onnx_session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 4  # 3 prints every error to stderr beside raising it
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a family of its own, derived from Exception
+        raise ModelError(f"ONNX Runtime cannot load it: {say(error)}", where=str(path)) from None
+
+
+def _onnx_dtype(reference: str, name: str, kind: str) -> str:
+    """``tensor(float)`` -> ``float32``."""
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(inner, inner)
+    try:
+        return np.dtype(dtype).name if inner != "string" else ""[1]
+    except (TypeError, IndexError):
+        raise ModelError(f"input {name!r} takes {kind}, which ncnn cannot", where=reference) from None
+
+
+def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
+    metadata, traced = _read_archive(reference, path)
+    try:
+        module = _load_torchscript(path)
+    except ImportError:
+        module = None
+    # The inputs have no names that can be read without torch: pnnx's own are used.
+    if traced:
+        dims: list[Dims | None] = [shape for shape, _ in traced]
+        dtypes = [dtype for _, dtype in traced]
+    else:
+        count = _forward_inputs(module) or max(1, len(shapes))
+        dims, dtypes = [None] * count, ["float32"] * count
+    names = [f"in{i}" for i in range(len(dims))]
+    inputs = settle_inputs(reference, names, dims, dtypes, shapes)
+    preprocess, origin, labels = read_metadata(reference, metadata, inputs)
+    run = None if module is None else torch_run(module)
+    outputs = _module_outputs(reference, module, inputs)
+    return ModelSource(
+        reference,
+        file_safe(path.stem),
+        "torchscript",
+        path,
+        inputs,
+        outputs,
+        "ncnn" if module is None else "torch",
+        preprocess,
+        origin,
+        labels,
+        run,
+    )
+
+
+def _module_outputs(reference: str, module: Any, inputs: Sequence[InputSpec]) -> tuple[str, ...]:
+    """Names of the outputs; none without torch: nobody can say how many there are until pnnx has read the file."""
+    if module is None:
+        return ()
+    try:
+        return tuple(named_outputs(module, example_inputs(inputs)))
+    except Exception as error:  # whatever is in the file: its own exceptions
+        shown = " and ".join(listed(spec.shape) for spec in inputs)
+        raise ModelError(
+            f"does not run with input {shown}: {say(error)}", where=reference, hint="give --shape"
+        ) from None
+
+
+def _load_torchscript(path: Path) -> Any:
+    import torch
+
+    try:
+        with quiet():
+            return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"torch cannot load it: {say(error)}", where=str(path)) from None
+
+
+def _forward_inputs(module: Any) -> int:
+    return 0 if module is None else len(list(module.graph.inputs())) - 1
+
+
+def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tuple[Dims, str]] | None]:
+    """A TorchScript archive's extra files, and the shapes and types it was traced with, where it was; without torch."""
+    metadata: dict[str, str] = {}
+    traced = None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" not in names:
+                raise ModelError(
+                    "is not TorchScript"
+                    + (" but a saved state_dict or module" if "data.pkl" in names else " (a torch.export program?)"),
+                    where=reference,
+                    hint="give torchvision:NAME, timm:NAME or package.module:function with --weights FILE, "
+                    "or save torch.jit.trace(model, example)",
+                )
+            for name in names:
+                if name.startswith("extra/"):
+                    metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
+            if "traced_inputs.pkl" in names:
+                with archive.open(names["traced_inputs.pkl"]) as file:
+                    traced = _TracedInputs(file).shapes()
+    except (zipfile.BadZipFile, EOFError, OSError, KeyError, NotImplementedError):
+        raise ModelError(
+            "is not a TorchScript file, or is damaged",
+            where=reference,
+            hint="save it with torch.jit.trace(...).save(...)",
+        ) from None
+    if "config.txt" in metadata:  # Ultralytics keeps its metadata there
+        try:
+            more = json.loads(metadata["config.txt"])
+            metadata.update({str(k): v if isinstance(v, str) else repr(v) for k, v in more.items()})
+        except (ValueError, AttributeError):
+            pass  # another program's file of that name
+    return metadata, traced
+
+
+class _TracedInputs(pickle.Unpickler):
+    """Reads the shapes out of ``traced_inputs.pkl``; every name in it stands for one of these, so nothing is run."""
+
+    _DTYPES: Mapping[str, str] = {
+        "FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "float64", "LongStorage": "int64",
+        "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
+    }  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {
+            "_rebuild_tensor_v2": lambda storage, offset, size, *rest: (tuple(size), storage),
+            "restore_type_tag": lambda value, tag: value,
+            "OrderedDict": dict,
+            **self._DTYPES,
+        }
+        if name not in known:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return known[name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid[1]  # ('storage', type, key, device, count)
+
+    def shapes(self) -> list[tuple[Dims, str]] | None:
+        """(dimensions with batch axis, type) of each input; None where something other than tensors was traced."""
+        try:
+            return [(tuple(map(int, shape)), str(dtype)) for shape, dtype in self.load()["forward"]] or None
+        except (pickle.UnpicklingError, TypeError, ValueError, LookupError):
+            return None
+
+
+def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
+    graph = ncnnfile.load_param(path)
+    dims: list[Dims | None] = [(1, *shape) if shape else None for shape in graph.input_shapes()]
+    inputs = settle_inputs(reference, graph.inputs, dims, ["float32"] * len(dims), shapes)
+    return ModelSource(reference, file_safe(path.stem), "ncnn", path, inputs, tuple(graph.outputs), "ncnn")
+
+
+READERS: dict[str, Callable[[str, Path, Sequence[tuple[int, ...]]], ModelSource]] = {
+    ".onnx": _open_onnx,
+    ".pt": _open_torchscript,
+    ".pth": _open_torchscript,
+    ".torchscript": _open_torchscript,
+    ".param": _open_ncnn,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ torch

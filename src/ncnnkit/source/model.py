@@ -1,0 +1,219 @@
+"""What an opened model is, and what every way of opening one shares: shapes, metadata, names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError, NcnnkitError
+from ..images import InputSpec, Progress
+from ..preprocess import Preprocess
+
+Array = NDArray[Any]
+Run = Callable[[list[Array]], list[Any]]
+"""One sample through the original: arrays with a batch axis of 1 in, its outputs out."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """An original model, ready to be converted and to be run for its reference outputs.
+
+    Attributes:
+        reference: as the user typed it.
+        name: short, safe in file names.
+        kind: onnx, torchscript or ncnn.
+        path: the file pnnx or ncnn reads.
+        inputs: in the model's order.
+        outputs: names, in the model's order.
+        engine: what computes the reference outputs: torch, onnxruntime, or ncnn where there is no other original.
+        preprocess: how images become its input, None where nothing says so.
+        preprocess_origin: where that was found.
+        labels: class names by index.
+    """
+
+    reference: str
+    name: str
+    kind: str
+    path: Path
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+    engine: str
+    preprocess: Preprocess | None = None
+    preprocess_origin: str = ""
+    labels: tuple[str, ...] | None = None
+    run: Run | None = field(default=None, repr=False, compare=False)
+
+    def reference_outputs(self, inputs: Sequence[Array], progress: Progress | None = None) -> dict[str, Array]:
+        """What the original computes, one sample at a time.
+
+        Args:
+            inputs: one array (N, ...) per input, in the order of ``self.inputs``; cast to the input's own type.
+            progress: called with (done, N).
+
+        Returns:
+            Output name -> float32 array (N, ...), in the model's order; the model's own batch axis of 1 is folded away.
+
+        Raises:
+            ModelError: the original fails on a sample, its outputs are not arrays or change shape from sample to
+                sample, or the engine is ncnn (run the converted graph instead).
+        """
+        if self.run is None:
+            raise ModelError("there is no original to compare with but ncnn itself", where=self.reference)
+        total = len(inputs[0])
+        rows: list[list[NDArray[np.float32]]] = []
+        for index in range(total):
+            sample = [array[index : index + 1].astype(spec.dtype) for array, spec in zip(inputs, self.inputs)]
+            rows.append([_fold_batch(value, name) for value, name in zip(self._one(sample, index), self.outputs)])
+            if progress:
+                progress(index + 1, total)
+        columns = dict(zip(self.outputs, zip(*rows)))
+        for name, column in columns.items():
+            if len({value.shape for value in column}) > 1:
+                raise ModelError(
+                    f"output {name!r} changes its shape from sample to sample",
+                    where=self.reference,
+                    hint="export the model up to the layers whose outputs have a fixed shape",
+                )
+        return {name: np.stack(column) for name, column in columns.items()}
+
+    def _one(self, sample: list[Array], index: int) -> list[Any]:
+        assert self.run is not None
+        try:
+            return self.run(sample)
+        except NcnnkitError:
+            raise
+        except Exception as error:  # torch and ONNX Runtime raise their own kinds
+            raise ModelError(f"the original fails on sample {index}: {say(error)}", where=self.reference) from None
+
+
+def _fold_batch(value: Any, name: str) -> NDArray[np.float32]:
+    try:
+        array = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise ModelError(f"output {name!r} is not an array of numbers") from None
+    return array[0] if array.ndim and array.shape[0] == 1 else array
+
+
+def say(error: BaseException) -> str:
+    """An exception of a library as one short clause."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:\s*)?", "", text)
+    text = text if len(text) <= 300 else f"{text[:300]} …"
+    return text or type(error).__name__
+
+
+# -------------------------------------------------------------------------------------------------------- opening
+
+
+def file_safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
+
+
+Dims = tuple[Any, ...]
+"""An input's dimensions with the batch axis; what is not an integer above zero is dynamic."""
+
+
+def settle_inputs(
+    reference: str,
+    names: Sequence[str],
+    dims: Sequence[Dims | None],
+    dtypes: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+) -> tuple[InputSpec, ...]:
+    """The inputs with the shapes the user gave; ``dims`` is None where not even the rank is known."""
+    if shapes and len(shapes) != len(names):
+        raise ModelError(
+            f"{len(shapes)} shapes are given for {len(names)} inputs ({', '.join(names)})",
+            where=reference,
+            hint="one --shape per input, in this order",
+        )
+    given: Sequence[tuple[int, ...] | None] = shapes or [None] * len(names)
+    return tuple(
+        InputSpec(name, _settle_shape(f"{reference}: input {name!r}", known, shape), dtype)
+        for name, known, dtype, shape in zip(names, dims, dtypes, given)
+    )
+
+
+def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    if given is not None and not (given and all(size > 0 for size in given)):
+        raise ModelError(f"shape {listed(given)} is not usable", where=where)
+    if known is None:
+        if given is None:
+            raise ModelError("its shape is not in the file", where=where, hint="give it, as in --shape 3,224,224")
+        # Without a rank to compare with, only four dimensions say that the first is the batch axis.
+        return given[1:] if len(given) == 4 and given[0] == 1 else given
+    fixed = [size if isinstance(size, int) and size > 0 else None for size in known]
+    shown = listed("?" if size is None else size for size in fixed)
+    if not fixed or fixed[0] not in (None, 1):
+        raise ModelError(
+            f"is {shown or 'a scalar'}; the first dimension must be a batch axis of 1 or dynamic",
+            where=where,
+            hint="export the model with a batch of 1",
+        )
+    body = fixed[1:]
+    if given is None:
+        if None in body:
+            example = listed(224 if size is None else size for size in body)
+            raise ModelError(
+                f"has dynamic dimensions ({shown})", where=where, hint=f"give them, as in --shape {example}"
+            )
+        return tuple(size for size in body if size is not None)
+    shape = given[1:] if len(given) == len(fixed) and given[0] == 1 else given
+    if len(shape) != len(body) or any(size not in (None, ours) for size, ours in zip(body, shape)):
+        raise ModelError(
+            f"--shape {listed(given)} contradicts the model, which takes {listed(shown.split(',')[1:])}", where=where
+        )
+    return shape
+
+
+def listed(values: Iterable[Any]) -> str:
+    return ",".join(map(str, values))
+
+
+# -------------------------------------------------------------------------------------------------------- metadata
+
+
+_PREPROCESS_KEY = "ncnnkit.preprocess"
+_LABELS_KEY = "ncnnkit.labels"
+
+
+def read_metadata(
+    reference: str, metadata: Mapping[str, str], inputs: tuple[InputSpec, ...]
+) -> tuple[Preprocess | None, str, tuple[str, ...] | None]:
+    """(preprocessing, where it was found, class names) from a model file's own metadata."""
+    labels = None
+    try:
+        if _LABELS_KEY in metadata:
+            labels = tuple(str(name) for name in json.loads(metadata[_LABELS_KEY]))
+        elif "names" in metadata:  # Ultralytics writes a Python dict, class index -> name
+            names = ast.literal_eval(metadata["names"])
+            labels = tuple(str(names[i]) for i in range(len(names)))
+        if _PREPROCESS_KEY in metadata:
+            found = Preprocess.from_dict(json.loads(metadata[_PREPROCESS_KEY]))
+            return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
+    except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError) as error:
+        raise ModelError(f"its metadata cannot be read: {say(error)}", where=reference) from None
+    if {"names", "task"} <= metadata.keys() and _takes_image(inputs):
+        size = (inputs[0].shape[1], inputs[0].shape[2])
+        if metadata["task"] == "classify":
+            return Preprocess(resize=min(size), crop=size), "Ultralytics' metadata in the model", labels
+        return Preprocess(resize=size), "Ultralytics' metadata in the model, stretching where it letterboxes", labels
+    return None, "", labels
+
+
+def _takes_image(inputs: Sequence[InputSpec]) -> bool:
+    return len(inputs) == 1 and len(inputs[0].shape) == 3 and inputs[0].shape[0] in (1, 3)
+
+
+def fit(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preprocess | None:
+    if preprocess is None or not _takes_image(inputs):
+        return preprocess
+    return preprocess.fitted(inputs[0].shape[1], inputs[0].shape[2])

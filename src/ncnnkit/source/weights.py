@@ -1,0 +1,87 @@
+"""Weights of torch models: from a file, or whether they can be downloaded at all."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import urllib.request
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from .model import say
+
+_DOWNLOAD_SECONDS = 10.0
+
+
+def require_reachable(reference: str, url: str, what: str, hint: str) -> None:
+    """Ask once whether a file can be downloaded. Raises ModelError."""
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=_DOWNLOAD_SECONDS).close()
+    except (OSError, HTTPException, ValueError) as error:
+        reason = say(getattr(error, "reason", None) or error)
+        raise ModelError(f"{what} cannot be downloaded ({reason})", where=reference, hint=hint) from None
+
+
+def load_weights(reference: str, build: Callable[..., Any], path: Path) -> Any:
+    """A module with the state_dict of a file, built with as many classes as the file has."""
+    state = _read_state(reference, path)
+    module = build()
+    own = module.state_dict()
+    other = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if (other and "num_classes" in inspect.signature(build).parameters) or (other and _takes_changes(build)):
+        # A fine-tuned checkpoint: the classifier, last in every library's state_dict, has its number of classes.
+        module = build(num_classes=int(state[other[-1]].shape[0]))
+        own = module.state_dict()
+        other = [key for key in own if key in state and state[key].shape != own[key].shape]
+    problems = [
+        f"{len(keys)} {what} ({keys[0]} …)"
+        for what, keys in (
+            ("missing", [key for key in own if key not in state]),
+            ("not of this model", [key for key in state if key not in own]),
+            ("of another shape", other),
+        )
+        if keys
+    ]
+    if problems:
+        raise ModelError(f"the weights do not fit the model: {', '.join(problems)}", where=str(path))
+    module.load_state_dict(state)
+    return module
+
+
+def _takes_changes(build: Callable[..., Any]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(build).parameters.values())
+
+
+def _read_state(reference: str, path: Path) -> dict[str, Any]:
+    import torch
+
+    if not path.is_file():
+        raise ModelError("no such file", where=str(path), hint="--weights default, none or a file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise ModelError("safetensors is not installed", where=str(path), hint="pip install safetensors") from None
+    except Exception as error:  # zip, pickle, safetensors: each its own
+        reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else say(error)
+        raise ModelError(
+            f"cannot be read as weights: {reason}", where=str(path), hint="save model.state_dict() alone"
+        ) from None
+    # What training scripts wrap it in.
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError("does not hold a state_dict", where=str(path), hint="save model.state_dict() alone")
+    for prefix in ("module.", "_orig_mod."):  # DataParallel, torch.compile
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
