@@ -1,6 +1,7 @@
 """ncnnkit: trained networks to edge boards with ncnn, converted, quantised, measured and explained."""
 
-# Importing this loads numpy and nothing heavier: torch, onnxruntime, Pillow and plotly wait in the functions that need them.
+# Importing this loads numpy and nothing heavier: torch, onnxruntime, Pillow and plotly wait in the functions that
+# need them.
 from .calibrate import ActivationStats, calibrate
 from .convert import convert
 from .errors import NcnnkitError

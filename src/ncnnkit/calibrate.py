@@ -102,7 +102,8 @@ def calibrate(
         images: a folder or file of images, an ImageSet, or the stacked samples: one float32 array (N, C, H, W) for each
             network input (a single array for a single input).
         preprocess: how images become tensors; needed for a folder or file, unused for arrays.
-        method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does, to have its very bins.
+        method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does, to have
+            its very bins.
         threads: processes to run, one thread each; by default one a core.
         progress: called with (images done, images in all).
 
@@ -119,56 +120,83 @@ def calibrate(
     blobs = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
     if not blobs:
         raise ModelError("the network has no layer that ncnn could run in int8")
-    total, passes = len(inputs[0]), 2 if method == "kl" else 1
-    done = 0
+    done, total = 0, len(inputs[0]) * (2 if method == "kl" else 1)
 
     def step() -> None:
         nonlocal done
         done += 1
         if progress is not None:
-            progress(done // passes, total)
+            progress(done * len(inputs[0]) // total, len(inputs[0]))
 
+    def collect(**request: Any) -> ActivationStats:
+        parts = [
+            {blob: BlobStats(histogram, *row) for (blob, *row), histogram in zip(answer["rows"], histograms)}
+            for answer, histograms in over_samples(graph, inputs, "tally", threads=threads, step=step, **request)
+        ]
+        merged = ActivationStats(parts[0], len(inputs[0]), method)
+        for part in parts[1:]:
+            merged = merged.merge(ActivationStats(part, 0, method))
+        return merged
+
+    stats = collect(blobs=blobs, bins=GROWING_BINS)
+    if method == "kl":
+        stats = collect(blobs=blobs, bins=KL_BINS, absmax={name: blob.absmax for name, blob in stats.blobs.items()})
+    return stats
+
+
+def over_samples(
+    graph: Graph,
+    inputs: Sequence[NDArray[np.float32]],
+    op: str,
+    *,
+    threads: int | None = None,
+    step: Callable[[], None] = lambda: None,
+    **request: Any,
+) -> list[tuple[dict[str, Any], list[NDArray[Any]]]]:
+    """Run a network over samples in child processes, one thread each, that sum up what they see.
+
+    Args:
+        graph: the network, run in fp32 where it has no int8 layers.
+        inputs: float32 (N, …) for each network input.
+        op: the request of :class:`ncnnkit.worker.Network` to make for every sample, with ``request`` as its fields.
+        threads: number of processes; by default one a core.
+        step: called after every sample.
+
+    Returns:
+        What each process answers to ``OP_so_far`` in the end.
+
+    Raises:
+        VerificationError: a blob is NaN or infinite.
+        RuntimeFailure: ncnn crashed.
+    """
+    total = len(inputs[0])
+    count = max(1, min(threads or os.cpu_count() or 1, total))
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, ExitStack() as stack:
         param = Path(folder) / "model.param"
         ncnnfile.save(graph, param)
-        count = max(1, min(threads or os.cpu_count() or 1, total))
         children = [stack.enter_context(Child()) for _ in range(count)]
-        pool = stack.enter_context(ThreadPoolExecutor(count))
+        # Light mode would free a blob once its first reader ran, and compute it again for the next.
+        load = {
+            "param": str(param), "bin": str(param.with_suffix(".bin")),
+            "backend": "cpu", "precision": "fp32", "threads": 1, "keep_blobs": True,
+        }  # fmt: skip
 
-        def share(number: int, request: dict[str, Any]) -> ActivationStats:
-            child, mine = children[number], range(number, total, count)
-            for i in mine:
-                child.ask("tally", [a[i] for a in inputs], blobs=blobs, **request)
+        def share(number: int) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+            child = children[number]
+            child.ask("load", timeout=LOAD_TIMEOUT, **load)
+            for i in range(number, total, count):
+                child.ask(op, [a[i] for a in inputs], **request)
                 step()
-            answer, histograms = child.ask("tallies_so_far")
-            rows = zip(answer["rows"], histograms)
-            return ActivationStats({b: BlobStats(h, w, m, n) for (b, w, m, n), h in rows}, len(mine), method)
-
-        def collect(request: dict[str, Any]) -> ActivationStats:
-            parts = list(pool.map(lambda number: share(number, request), range(count)))
-            merged = parts[0]
-            for part in parts[1:]:
-                merged = merged.merge(part)
-            return merged
+            return child.ask(f"{op}_so_far")
 
         try:
-            load = dict(
-                param=str(param), bin=str(param.with_suffix(".bin")), backend="cpu", precision="fp32", threads=1
-            )
-            # Light mode would free a blob once its first reader ran, and compute it again for the next.
-            list(pool.map(lambda c: c.ask("load", timeout=LOAD_TIMEOUT, keep_blobs=True, **load), children))
-            stats = collect({"bins": GROWING_BINS})
-            if method == "kl":
-                stats = collect({"bins": KL_BINS, "absmax": {name: b.absmax for name, b in stats.blobs.items()}})
+            with ThreadPoolExecutor(count) as pool:
+                return list(pool.map(share, range(count)))
         except WorkerError as error:
-            for child in children:
-                child.close()
             if "NaN" in str(error):
-                raise VerificationError(
-                    f"calibration: {error}", hint="does the fp32 model itself compute NaN on these images?"
-                ) from None
+                hint = "does the fp32 model itself compute NaN on these images?"
+                raise VerificationError(f"calibration: {error}", hint=hint) from None
             raise RuntimeFailure(f"calibration: ncnn {'died: ' if error.crashed else ''}{error}") from None
-    return stats
 
 
 def _as_arrays(graph: Graph, images: Any, preprocess: Any) -> Sequence[NDArray[np.float32]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 import typer
 from rich.console import Console
@@ -69,59 +70,83 @@ def command(name: str | None = None) -> Callable[[F], F]:
 # ------------------------------------------------------------------------------------------------- shared options
 
 
-def _numbers(text: str, what: str, kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
+Shape = Annotated[list[str] | None, typer.Option("--shape", help="Shape of an input, as 3,224,224; once for each.")]
+Weights = Annotated[str | None, typer.Option(help="default, none (random) or a file; for models built by code.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Images = Annotated[str, typer.Option(help="Folder, list file, .npy or .npz.")]
+Method = Annotated[str | None, typer.Option(help="How thresholds are chosen: mse, kl, aciq or minmax.")]
+Target = Annotated[str | None, typer.Option(help="x86, arm or vulkan: the kernels the int8 model is made for.")]
+Backend = Annotated[str | None, typer.Option(help="cpu,vulkan")]
+Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8")]
+ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")]
+
+# Option -> its type, its help, and how its text becomes a field of Preprocess.
+_PREPROCESS = {
+    "mean": (str, "Subtracted from the pixels after the division, one a channel: 0.485,0.456,0.406.", float),
+    "std": (str, "Divided by at the end, one a channel: 0.229,0.224,0.225.", float),
+    "resize": (str, "256 (the shorter side) or 224,224 (height,width).", int),
+    "crop": (str, "Centre crop, height,width.", int),
+    "color": (str, "rgb, bgr or gray.", None),
+    "divisor": (float, "Pixels are divided by it first; 255 by default, 1 for raw pixels.", None),
+    "interpolation": (str, "nearest, bilinear, bicubic, lanczos, box or hamming.", None),
+}
+
+
+def takes_images(function: F) -> F:
+    """Give a command the options that say how images become tensors.
+
+    They arrive as two arguments: ``preset``, a name or None, and ``preprocess``, the fields of Preprocess given.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    options = {
+        "preset": (str, "imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME."),
+        **{name: row[:2] for name, row in _PREPROCESS.items()},
+    }
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[kind | None, typer.Option(help=text)],
+        )
+        for name, (kind, text) in options.items()
+    ]
+
+    @functools.wraps(function)
+    def gathering(**given: Any) -> None:
+        fields = {name: given.pop(name) for name in _PREPROCESS}
+        parsed = {n: _preprocess_field(n, value) for n, value in fields.items() if value is not None}
+        function(**given, preprocess=parsed)
+
+    own = [p for p in signature.parameters.values() if p.name not in ("preset", "preprocess")]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
+    gathering.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    gathering.__annotations__ = {p.name: p.annotation for p in parameters}
+    return cast(F, gathering)
+
+
+def _preprocess_field(name: str, value: Any) -> Any:
+    kind = _PREPROCESS[name][2]
+    if kind is None:
+        return value
+    numbers = _numbers(value, name, kind)
+    return numbers[0] if name == "resize" and len(numbers) == 1 else numbers
+
+
+def _numbers(text: str, what: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
     try:
         return tuple(kind(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         raise RecipeError(f"--{what} {text!r} is not a list of numbers like 3,224,224") from None
 
 
-def _words(text: str | None) -> tuple[str, ...] | None:
-    return tuple(word.strip() for word in text.split(",") if word.strip()) if text is not None else None
-
-
-Shape = Annotated[
-    list[str] | None, typer.Option("--shape", help="Shape of an input, as 3,224,224; once for each input.")
-]
-Weights = Annotated[str | None, typer.Option(help="default, none (random) or a file; for models built by code.")]
-Preset = Annotated[str | None, typer.Option(help="imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME.")]
-Mean = Annotated[
-    str | None, typer.Option(help="Subtracted from the pixels after the division, one a channel: 0.485,0.456,0.406.")
-]
-Std = Annotated[str | None, typer.Option(help="Divided by at the end, one a channel: 0.229,0.224,0.225.")]
-Resize = Annotated[str | None, typer.Option(help="256 (the shorter side) or 224,224 (height,width).")]
-Crop = Annotated[str | None, typer.Option(help="Centre crop, height,width.")]
-Color = Annotated[str | None, typer.Option(help="rgb, bgr or gray.")]
-Divisor = Annotated[
-    float | None, typer.Option(help="Pixels are divided by it first; 255 by default, 1 for raw pixels.")
-]
-Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Images = Annotated[str, typer.Option(help="Folder, list file, .npy or .npz.")]
-Method = Annotated[str | None, typer.Option(help="mse, kl, aciq or minmax.")]
-Target = Annotated[str | None, typer.Option(help="x86, arm or vulkan: the kernels the int8 model is made for.")]
-Backend = Annotated[str | None, typer.Option(help="cpu,vulkan")]
-Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8")]
-ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")]
-
-
-def _preprocess_fields(**given: Any) -> dict[str, Any]:
-    """The preprocessing options that were given, as fields of Preprocess."""
-    fields: dict[str, Any] = {k: given[k] for k in ("color", "divisor", "interpolation") if given[k] is not None}
-    for name in ("mean", "std"):
-        if given[name] is not None:
-            fields[name] = _numbers(given[name], name)
-    if given["crop"] is not None:
-        fields["crop"] = _numbers(given["crop"], "crop", int)
-    if given["resize"] is not None:
-        sides = _numbers(given["resize"], "resize", int)
-        fields["resize"] = sides[0] if len(sides) == 1 else sides
-    return fields
-
-
 def _shapes(shape: Sequence[str] | None) -> tuple[tuple[int, ...], ...] | None:
     return tuple(_numbers(text, "shape", int) for text in shape) if shape else None
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return tuple(word.strip() for word in text.split(",") if word.strip()) if text is not None else None
 
 
 @contextmanager
@@ -154,41 +179,40 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @command()
+@takes_images
 def run(
-    model: Annotated[str | None, typer.Argument(help="A .onnx, TorchScript .pt or ncnn .param file, torchvision:NAME, timm:NAME or package.module:function.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A .onnx, .pt (TorchScript) or .param file, torchvision:NAME, timm:NAME or package:function."
+        ),
+    ] = None,
     images: Annotated[str | None, typer.Option(help="Folder, list file, .npy or .npz to calibrate with.")] = None,
-    eval_images: Annotated[str | None, typer.Option(help="The same to evaluate with; else every fifth of --images is held out.")] = None,
+    eval_images: Annotated[
+        str | None, typer.Option(help="The same to evaluate with; else every fifth of --images is held out.")
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="Classes of the evaluation images: lines 'file class'.")] = None,
     shape: Shape = None,
-    preset: Preset = None,
     backend: Backend = None,
     precision: Precision = None,
     threads: Threads = None,
     output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-out"),
     as_json: Json = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on where the converted model differs from the original.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on where the conversion is not exact.")] = False,
     weights: Weights = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    color: Color = None,
-    divisor: Divisor = None,
-    interpolation: Interpolation = None,
     target: Target = None,
     method: Method = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
-) -> None:  # fmt: skip
+    preset: str | None = None,
+    preprocess: Any = None,
+) -> None:
     """From a trained model to measured ncnn models at every precision, and a report."""
     from .recipe import make_recipe
 
-    fields = _preprocess_fields(
-        mean=mean, std=std, resize=resize, crop=crop, color=color, divisor=divisor, interpolation=interpolation
-    )
     options = {
-        "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape), "preset": preset,
-        "backends": _words(backend), "precisions": _words(precision), "threads": threads, "force": force or None,
-        "weights": weights, "target": target, "method": method, "preprocess": fields or None,
+        "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
+        "backends": _words(backend), "precisions": _words(precision), "threads": threads, "weights": weights,
+        "target": target, "method": method, "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
     _run(make_recipe(options, recipe), output, as_json)
 
@@ -269,24 +293,19 @@ def optimize(
     out.print(f"{output}: {len(graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
 
 
-def _load_inputs(
-    param: Path, images: str, preset_name: str | None, fields: dict[str, Any], shape: Sequence[str] | None
-) -> Any:
+def _open(param: Path, images: str, preset: str | None, preprocess: Any, shape: list[str] | None) -> tuple[Any, Any]:
     """(graph, ImageSet) for a command that takes an ncnn model and images."""
-    from .images import InputSpec, open_images
-    from .ncnnfile import load
-    from .pipeline import choose_preprocess
-    from .recipe import Recipe
-    from .source import open_model
+    from .pipeline import open_with_images
+    from .recipe import make_recipe
 
-    recipe = Recipe(str(param), images=images, preset=preset_name or "", preprocess=fields, shapes=_shapes(shape) or ())
-    source = open_model(recipe.model, shapes=recipe.shapes, weights="default", workdir=param.parent)
-    preprocess, origin = choose_preprocess(recipe, source)
+    options = {"images": images, "preset": preset, "preprocess": preprocess, "shapes": _shapes(shape)}
+    graph, samples, origin = open_with_images(make_recipe({"model": str(param), **options}))
     err.print(f"preprocessing: {origin}", markup=False)
-    return load(param), open_images(Path(images), preprocess, [InputSpec(s.name, s.shape) for s in source.inputs])
+    return graph, samples
 
 
 @command()
+@takes_images
 def calibrate(
     param: Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")],
     images: Images,
@@ -294,22 +313,13 @@ def calibrate(
     method: Method = None,
     threads: Threads = None,
     shape: Shape = None,
-    preset: Preset = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    color: Color = None,
-    divisor: Divisor = None,
-    interpolation: Interpolation = None,
+    preset: str | None = None,
+    preprocess: Any = None,
 ) -> None:
     """Count activations and write the scales, in ncnn2table's format."""
     from .quantize import make_table, save_table
 
-    fields = _preprocess_fields(
-        mean=mean, std=std, resize=resize, crop=crop, color=color, divisor=divisor, interpolation=interpolation
-    )
-    graph, samples = _load_inputs(param, images, preset, fields, shape)
+    graph, samples = _open(param, images, preset, preprocess, shape)
     stats = _calibrate(graph, samples, method or "mse", threads)
     save_table(make_table(graph, stats), output)
     out.print(
@@ -327,6 +337,7 @@ def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> An
 
 
 @command()
+@takes_images
 def quantize(
     param: Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")],
     output: ParamFile,
@@ -337,51 +348,42 @@ def quantize(
     skip: Annotated[str | None, typer.Option(help="Layers that stay in floating point, separated by commas.")] = None,
     threads: Threads = None,
     shape: Shape = None,
-    preset: Preset = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    color: Color = None,
-    divisor: Divisor = None,
-    interpolation: Interpolation = None,
+    preset: str | None = None,
+    preprocess: Any = None,
 ) -> None:
     """An fp32 model to int8, from a table or from images."""
     from .ncnnfile import load, save
-    from .quantize import load_table
+    from .quantize import correct_bias, load_table
     from .quantize import quantize as to_int8
 
     if (table is None) == (images is None):
         raise RecipeError("give --table or --images", hint="one of the two")
     if images is not None:
-        fields = _preprocess_fields(
-            mean=mean, std=std, resize=resize, crop=crop, color=color, divisor=divisor, interpolation=interpolation
-        )
-        graph, samples = _load_inputs(param, images, preset, fields, shape)
-        scales = _calibrate(graph, samples, method or "mse", threads)
+        graph, samples = _open(param, images, preset, preprocess, shape)
+        inputs = samples.stack()
+        scales = _calibrate(graph, inputs, method or "mse", threads)
     elif table is not None:
         graph, scales = load(param), load_table(table)
     made = to_int8(graph, scales, target=target or "arm", skip=_words(skip) or ())
+    if images is not None:
+        with _progress() as tell:
+            progress = functools.partial(tell, "correct biases")
+            made = correct_bias(graph, made, inputs, threads=threads, progress=progress)
     save(made, output)
     count = sum(1 for layer in made.layers if layer.params.get("int8_scale_term"))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
 
 
 @command()
+@takes_images
 def compare(
     first: Annotated[Path, typer.Argument(help="The reference .param.")],
     second: Annotated[Path, typer.Argument(help="The other .param.")],
     images: Images,
     layers: Annotated[bool, typer.Option("--layers", help="Show the error layer by layer.")] = False,
     shape: Shape = None,
-    preset: Preset = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    color: Color = None,
-    divisor: Divisor = None,
-    interpolation: Interpolation = None,
+    preset: str | None = None,
+    preprocess: Any = None,
     as_json: Json = False,
 ) -> None:
     """How far one ncnn model's outputs are from another's, on real images."""
@@ -389,10 +391,7 @@ def compare(
     from .ncnnfile import load
     from .report import comparison_table
 
-    fields = _preprocess_fields(
-        mean=mean, std=std, resize=resize, crop=crop, color=color, divisor=divisor, interpolation=interpolation
-    )
-    graph, samples = _load_inputs(first, images, preset, fields, shape)
+    graph, samples = _open(first, images, preset, preprocess, shape)
     with _progress() as tell:
         figures = compare_models(
             graph, load(second), samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n)

@@ -1,8 +1,9 @@
 """An ncnn network in memory: layers, blobs, weights.
 
 A :class:`Graph` knows nothing of files, images or devices. In a well-formed graph every blob has one producer and at
-most one consumer (a Split copies where more are needed), and layers stand in an order they can run in; :meth:`Graph.verify`
-checks this. The weights may be read-only views into a mapped file: a rewrite replaces an array, it never writes into one.
+most one consumer (a Split copies where more are needed), and layers stand in an order they can run in;
+:meth:`Graph.verify` checks this. The weights may be read-only views into a mapped file: a rewrite replaces an array, it
+never writes into one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class EncodedWeight:
-    """A block stored in an encoding ncnnkit reads and keeps but never produces: a 256-entry table or the legacy raw tag.
+    """A block in an encoding ncnnkit reads and keeps but never produces: a 256-entry table or the legacy raw tag.
 
     Attributes:
         tag: the block's first four bytes, as a little-endian integer.
@@ -36,6 +37,11 @@ class EncodedWeight:
     shape: tuple[int, ...]
 
     RAW_FP32 = 0x0002C056
+
+    @classmethod
+    def length(cls, tag: int, values: int) -> int:
+        """Bytes of the payload that holds so many values."""
+        return values * 4 if tag == cls.RAW_FP32 else 1024 + (values + 3) // 4 * 4
 
     def decode(self) -> NDArray[np.float32]:
         """The weights as a float32 array of ``shape``."""
@@ -55,6 +61,8 @@ class EncodedWeight:
 
 Weight = Array | EncodedWeight
 """An array's dtype is its storage: float32, float16 or int8."""
+
+_MOST_VALUES = 1 << 48  # of one weight; more is a corrupt file, and numpy could not count them
 
 
 @dataclass(eq=False)
@@ -97,6 +105,23 @@ class Layer:
         for slot in self.op.weights:
             if slot.when(p):
                 yield slot, slot.shape(p)
+
+    def check(self, where: str = "") -> None:
+        """Check that the type exists and the params are of the kinds and sizes it takes. Raises FormatError."""
+        where = where or f"layer {self.type} {self.name}"
+        for name, value in self.params.items():
+            fault = self.op.fault(name, value)
+            if fault:
+                raise FormatError(fault, where=where)
+        shapes = {slot.name: shape for slot, shape in self.slots()}
+        for name, shape in shapes.items():
+            # The second condition: numpy counts the sides of an empty array too.
+            if any(side < 0 for side in shape) or math.prod(side or 1 for side in shape) > _MOST_VALUES:
+                raise FormatError(f"weight {name!r} cannot have the shape {shape}", where=where)
+        if "weight" in shapes and "weight_data_size" in self.op.by_name:
+            said, size = self.get("weight_data_size"), math.prod(shapes["weight"])
+            if said != size:
+                raise FormatError(f"has weight_data_size={said}, its other params make that {size}", where=where)
 
     def copy(self) -> Layer:
         """A layer that can be changed alone; the arrays are shared (they are never written into)."""
@@ -141,7 +166,10 @@ class Graph:
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the blobs no layer consumes, in file order. A Noop is a mark on blobs that are outputs, no consumer."""
+        """Names of the blobs no layer consumes, in file order.
+
+        A Noop is a mark on blobs that are outputs, no consumer.
+        """
         layers = [layer for layer in self.layers if layer.type != "Noop"]
         used = {blob for layer in layers for blob in layer.inputs}
         return [blob for layer in layers for blob in layer.outputs if blob not in used]
@@ -191,10 +219,13 @@ class Graph:
         ]
 
     def set_input_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Write the inputs' shapes, without the batch axis, into their layers."""
-        axes = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
-        for layer, shape in zip((la for la in self.layers if la.type == "Input"), shapes):
-            layer.params.update(zip(axes[len(shape)], shape))
+        """Write the inputs' shapes, one each and without the batch axis, into their layers; () takes a shape out."""
+        axes = {0: "", 1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
+        layers = [layer for layer in self.layers if layer.type == "Input"]
+        for layer, shape in zip(layers, shapes, strict=True):
+            for axis in "whdc":
+                layer.params.pop(axis, None)
+            layer.params.update(zip(axes[len(shape)], map(int, shape)))
 
     def remove(self, gone: Sequence[Layer]) -> None:
         """Drop layers, by identity."""
@@ -209,46 +240,53 @@ class Graph:
         """Check that the graph can run and be written.
 
         Raises:
-            FormatError: naming the layer: unknown type or param, a name used twice, a blob read before it is made, made
-                twice or read twice, or a weight missing or of the wrong size.
+            FormatError: naming the layer: unknown type, an unknown or contradictory param, a name used twice, a blob
+                read before it is made, made twice or read twice, or a weight missing or of the wrong size.
         """
-        made: set[str] = set()
-        read: set[str] = set()
-        names: set[str] = set()
+        checker = Checker()
         for layer in self.layers:
-            where = f"layer {layer.type} {layer.name}"
-            if layer.name in names:
-                raise FormatError("two layers have this name", where=where)
-            names.add(layer.name)
-            for blob in layer.inputs:
-                if blob not in made:
-                    raise FormatError(f"reads blob {blob!r} before any layer makes it", where=where)
-                if blob in read:
-                    raise FormatError(
-                        f"reads blob {blob!r}, which another layer reads already; a Split is missing", where=where
-                    )
-                read.add(blob)
-            for blob in layer.outputs:
-                if blob in made:
-                    raise FormatError(f"makes blob {blob!r}, which another layer makes already", where=where)
-                made.add(blob)
-            unknown = layer.params.keys() - layer.op.by_name.keys()
-            if unknown:
-                raise FormatError(f"has no param {min(unknown)!r}", where=where)
-            self._verify_weights(layer, where)
+            checker.add(layer, f"layer {layer.type} {layer.name}")
 
-    @staticmethod
-    def _verify_weights(layer: Layer, where: str) -> None:
-        if not layer.weights:
-            return  # a .param alone: the structure without its weights
-        expected = dict((slot.name, shape) for slot, shape in layer.slots())
-        for name, shape in expected.items():
-            if name not in layer.weights:
-                raise FormatError(f"lacks its weight {name!r}", where=where)
-            if math.prod(layer.weights[name].shape) != math.prod(shape):
+
+class Checker:
+    """Takes the layers of a graph in their order and refuses the first that cannot stand where it does."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._made: set[str] = set()
+        self._read: set[str] = set()
+
+    def add(self, layer: Layer, where: str) -> None:
+        """Check the next layer. Raises FormatError at ``where``."""
+        if layer.name in self._names:
+            raise FormatError("two layers have this name", where=where)
+        self._names.add(layer.name)
+        for blob in layer.inputs:
+            if blob not in self._made:
+                raise FormatError(f"reads blob {blob!r} before any layer makes it", where=where)
+            if blob in self._read:
                 raise FormatError(
-                    f"weight {name!r} has shape {tuple(layer.weights[name].shape)}, the params say {shape}", where=where
+                    f"reads blob {blob!r}, which another layer reads already; a Split is missing", where=where
                 )
-        extra = layer.weights.keys() - expected.keys()
-        if extra:
-            raise FormatError(f"carries weight {min(extra)!r}, which its params do not ask for", where=where)
+            self._read.add(blob)
+        for blob in layer.outputs:
+            if blob in self._made:
+                raise FormatError(f"makes blob {blob!r}, which another layer makes already", where=where)
+            self._made.add(blob)
+        layer.check(where)
+        if layer.weights:  # a .param alone is the structure without its weights
+            _check_weights(layer, where)
+
+
+def _check_weights(layer: Layer, where: str) -> None:
+    expected = {slot.name: shape for slot, shape in layer.slots()}
+    for name, shape in expected.items():
+        if name not in layer.weights:
+            raise FormatError(f"lacks its weight {name!r}", where=where)
+        if math.prod(layer.weights[name].shape) != math.prod(shape):
+            raise FormatError(
+                f"weight {name!r} has shape {tuple(layer.weights[name].shape)}, the params say {shape}", where=where
+            )
+    extra = layer.weights.keys() - expected.keys()
+    if extra:
+        raise FormatError(f"carries weight {min(extra)!r}, which its params do not ask for", where=where)

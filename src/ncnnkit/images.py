@@ -43,6 +43,7 @@ class InputSpec:
 
 
 def times(shape: Sequence[int]) -> str:
+    """A shape as people write it: 3x224x224."""
     return "x".join(map(str, shape))
 
 
@@ -196,9 +197,13 @@ def _folder(root: Path) -> list[tuple[str, Path]]:
     seen: set[str] = set()  # folders may be links, and links may form a circle
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        files += [] if real in seen else [Path(folder, name) for name in names if not name.startswith(".")]
+        if real in seen:
+            folders.clear()
+            continue
         seen.add(real)
+        # In order: of two names of one folder it is always the first that counts.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
     return sorted((path.relative_to(root).as_posix(), path) for path in files)
 
 
@@ -214,6 +219,7 @@ def _listed(source: Path) -> list[tuple[str, Path]]:
 
 
 def text_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file. Raises ImageError."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -235,9 +241,15 @@ def _check_fits(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], so
             "images need preprocessing", where=str(source), hint="use --preset, or --mean, --std and --resize"
         )
     spec = inputs[0]
+    if len(spec.shape) != 3:
+        raise ImageError(
+            f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}",
+            where=str(source),
+            hint="give a .npy of shape N x the input's",
+        )
     fixed = preprocess.crop or (preprocess.resize if isinstance(preprocess.resize, tuple) else None)
     size = (preprocess.channels, *(fixed or spec.shape[1:]))
-    if len(spec.shape) != 3 or spec.shape != size:
+    if spec.shape != size:
         raise ImageError(
             f"preprocessing gives {times(size)}, input {spec.name!r} takes {times(spec.shape)}",
             where=str(source),
@@ -249,6 +261,8 @@ def _why_unusable(path: Path, preprocess: Preprocess, spec: InputSpec) -> str | 
     """Why a file cannot be used, None if it can. Raises ImageError where the file is fine and the options are not."""
     from PIL import Image, UnidentifiedImageError
 
+    if path.exists() and not path.is_file():
+        return "is not a file"  # a pipe would be waited for without end
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -287,7 +301,7 @@ def _read(path: Path, preprocess: Preprocess) -> NDArray[np.float32]:
 def _open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
     """The arrays of a .npy or .npz, one per network input."""
     try:
-        # Read-only mapping: a set larger than memory is paged in sample by sample. Pickles are refused.
+        # Mapped, so that a .npy larger than memory is paged in sample by sample (a .npz is read whole). No pickles.
         data = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(data, np.ndarray):
             arrays = {inputs[0].name: data}

@@ -39,12 +39,13 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
 
     def parse(text: str, number: int) -> int:
         where = f"{path}:{number}"
+        text = text.strip("\"'")
         if re.fullmatch(r"-?\d+", text):
             if int(text) < 0 or (classes and int(text) >= len(classes)):
                 limit = f"0 to {len(classes) - 1}" if classes else "0 or above"
                 raise ImageError(f"class {text} is out of range ({limit})", where=where)
             return int(text)
-        name = text.strip("\"'").casefold()
+        name = text.casefold()
         if counts[name] > 1:
             raise ImageError(f"several classes are called {text!r}", where=where, hint="give the index")
         if name not in known:
@@ -82,12 +83,10 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
 
 def _places(names: Sequence[str]) -> dict[str, int]:
     """What a label line may call an image -> its position."""
-    places: dict[str, int] = {}
     base = [name.rsplit("/", 1)[-1] for name in names]
     counts = Counter(base)
-    places.update({name: index for index, name in enumerate(base) if counts[name] == 1})
-    places.update({name: index for index, name in enumerate(names)})
-    return places
+    places = {name: index for index, name in enumerate(base) if counts[name] == 1}
+    return places | {name: index for index, name in enumerate(names)}
 
 
 def _divide(line: str, places: Mapping[str, int]) -> tuple[int | None, str]:

@@ -9,6 +9,7 @@ Source: ``src/layer/*.cpp`` of ncnn (``load_param`` and ``load_model`` of each t
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,27 @@ class Op:
         except KeyError:
             raise AttributeError(f"{self.name} has no param {name!r}") from None
 
+    def fault(self, name: str, value: Value) -> str:
+        """What is wrong with a param, as a clause that follows the layer's name; "" where nothing is.
+
+        A param that is read as a whole number, an array or a text must be one: sizes and loops depend on it.
+        """
+        if name not in self.by_name:
+            return f"has no param {name!r}"
+        param = self.by_name[name]
+        while param.same_as:
+            param = self.by_name[param.same_as]
+        fits, words = _KINDS[type(param.default)]
+        return "" if isinstance(value, fits) else f"needs {words} for {name}, not {value!r}"
+
+
+_KINDS: dict[type, tuple[type, str]] = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    tuple: (tuple, "an array"),
+    str: (str, "a text"),
+}
+
 
 # ---------------------------------------------------------------------------------------------- reading the rows
 
@@ -168,7 +190,7 @@ def _kernel(p: Any) -> tuple[int, ...]:
     area = 1
     for side in sides:
         area *= side
-    # A malformed file is reported by the reader when the sizes do not agree; here it must only not divide by zero.
+    # Sizes that do not agree are reported by Layer.check; here they must only not divide by zero.
     return (p.num_output, p.weight_data_size // max(p.num_output * area, 1), *sides)
 
 

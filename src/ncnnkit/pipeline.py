@@ -22,8 +22,10 @@ from .graph import Graph
 from .images import ImageSet, InputSpec, open_images
 from .labels import read_labels
 from .layers import LAYER_IMAGES, layer_errors
+from .ncnnfile import load
 from .passes import optimize_with_report
 from .preprocess import Preprocess, default_preprocess, preset
+from .quantize import correct_bias, machine_target, quantize
 from .recipe import Recipe, save_recipe
 from .report import write_report
 from .schema import SCHEMA, Run, validate
@@ -74,18 +76,23 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             reference = reference_outputs(source, conversion.graph, inputs, stages.progress("reference outputs"))
         with stages("check the conversion"):
             check = check_conversion(recipe, source, conversion, inputs, reference)
-        stats = None
+        int8 = None
         if "int8" in recipe.precisions and quantizable(graph):
+            samples, threads = images.stack(), recipe.threads or None
             with stages("calibrate"):
                 progress = stages.progress("calibrate")
-                threads = recipe.threads or None
-                stats = calibrate(graph, images, method=recipe.method, threads=threads, progress=progress)
-        with stages("quantise"):
-            graphs = make_precisions(recipe, graph, stats, machine, source.name, folder)
+                stats = calibrate(graph, samples, method=recipe.method, threads=threads, progress=progress)
+            with stages("quantise"):
+                int8 = quantize(graph, stats, target=recipe.target or machine_target(machine))
+            with stages("correct biases"):
+                progress = stages.progress("correct biases")
+                int8 = correct_bias(graph, int8, samples, threads=threads, progress=progress)
+        with stages("write the models"):
+            graphs = make_precisions(recipe, graph, int8, source.name, folder)
         with stages("measure"):
             plans = plan_variants(recipe, graphs, machine)
-            timing = {"seconds": recipe.seconds, "rounds": recipe.rounds}
-            results = measure(plans, inputs, folder, progress=stages.progress("measure"), **timing)
+            progress = stages.progress("measure")
+            results = measure(plans, inputs, folder, seconds=recipe.seconds, rounds=recipe.rounds, progress=progress)
         with stages("layer errors"):
             few = [a[:LAYER_IMAGES] for a in inputs]
             layers = layer_errors(graph, graphs["int8"].graph, few) if "int8" in graphs else []
@@ -94,24 +101,25 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         refuse_copies_of_the_cpu(variants, results)
         recommended, why = recommend(variants)
         with stages("write the report"):
-            document: Run = {
-                "schema": SCHEMA,
-                "model": describe_model(source, graph, reference),
-                "recipe": recipe.to_dict(),
-                "preprocess": {**preprocess.to_dict(), "origin": origin} if preprocess else None,
-                "images": describe_images(recipe, images, evaluation),
-                "environment": describe_environment(machine),
-                "reference": describe_reference(source),
-                "conversion": check,
-                "passes": rewrites,
-                "variants": variants,
-                "recommended": recommended,
-                "why": why,
-                "top5": top5(source, evaluation, reference, recommended, plans, results),
-                "warnings": warn(origin, images, evaluation, check, variants),
-                "stages": stages.rows(),
-            }
-            validate(document)
+            document = validate(
+                {
+                    "schema": SCHEMA,
+                    "model": describe_model(source, graph, reference),
+                    "recipe": recipe.to_dict(),
+                    "preprocess": {**preprocess.to_dict(), "origin": origin} if preprocess else None,
+                    "images": describe_images(recipe, images, evaluation),
+                    "environment": describe_environment(machine),
+                    "reference": describe_reference(source),
+                    "conversion": check,
+                    "passes": rewrites,
+                    "variants": variants,
+                    "recommended": recommended,
+                    "why": why,
+                    "top5": top5(source, evaluation, reference, recommended, plans, results),
+                    "warnings": warn(origin, images, evaluation, check, variants),
+                    "stages": stages.rows(),
+                }
+            )
             remove_scratch(folder, graphs)
             (folder / "pnnx.log").write_text(conversion.log, encoding="utf-8")
             save_recipe(recipe, folder / "recipe.toml")
@@ -177,6 +185,18 @@ def open_image_sets(
     if recipe.eval_images:
         return images, open_images(Path(recipe.eval_images), preprocess, specs)
     return images.split()
+
+
+def open_with_images(recipe: Recipe) -> tuple[Graph, ImageSet, str]:
+    """(graph, images, where the preprocessing came from) of an ncnn model, for the single steps of the main job."""
+    param = Path(recipe.model)
+    source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
+    if source.kind != "ncnn":
+        raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
+    graph = load(param)
+    graph.set_input_shapes([spec.shape for spec in source.inputs])
+    preprocess, origin = choose_preprocess(recipe, source)
+    return graph, open_images(recipe.images, preprocess, source.inputs), origin
 
 
 def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:

@@ -9,7 +9,7 @@ torchvision's does, then ``(pixel / divisor - mean) / std`` in float32. EXIF ori
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,26 +58,20 @@ class Preprocess:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if self.color not in _CHANNELS:
-            raise RecipeError(f"unknown colour order {self.color!r}", hint=f"one of {', '.join(_CHANNELS)}")
-        if self.interpolation not in _FILTERS:
-            raise RecipeError(f"unknown interpolation {self.interpolation!r}", hint=f"one of {', '.join(_FILTERS)}")
+        for what, known in (("color", _CHANNELS), ("interpolation", _FILTERS)):
+            value = getattr(self, what)
+            if not (isinstance(value, str) and value in known):
+                raise RecipeError(f"unknown {what} {value!r}", hint=f"one of {', '.join(known)}")
         for name in ("mean", "std"):
-            values = tuple(float(v) for v in getattr(self, name))
-            values = values * self.channels if len(values) == 1 else values
-            if len(values) != self.channels or not all(map(math.isfinite, values)):
-                raise RecipeError(f"{name} must be {self.channels} numbers, not {values}")
-            object.__setattr__(self, name, values)
+            object.__setattr__(self, name, _per_channel(name, getattr(self, name), self.channels))
         if not all(self.std):
             raise RecipeError("std must not be zero")
-        if not (math.isfinite(self.divisor) and self.divisor > 0):
-            raise RecipeError(f"divisor must be above zero, not {self.divisor}")
-        for name in ("resize", "crop"):
-            size = getattr(self, name)
-            if size is None or (isinstance(size, int) and size > 0 and name == "resize"):
-                continue
-            if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)):
-                raise RecipeError(f"{name} must be height,width in pixels, not {size!r}")
+        if not (isinstance(self.divisor, int | float) and math.isfinite(self.divisor) and self.divisor > 0):
+            raise RecipeError(f"divisor must be a number above zero, not {self.divisor!r}")
+        if not (self.resize is None or _is_pixels(self.resize) or _is_size(self.resize)):
+            raise RecipeError(f"resize must be pixels, or height,width in pixels, not {self.resize!r}")
+        if not (self.crop is None or _is_size(self.crop)):
+            raise RecipeError(f"crop must be height,width in pixels, not {self.crop!r}")
 
     @property
     def channels(self) -> int:
@@ -85,11 +79,15 @@ class Preprocess:
         return _CHANNELS[self.color]
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the tensor an image of this size becomes."""
-        return self.crop or self._resized(height, width)
+        """(height, width) of the tensor an image of this size becomes. Raises ValueError as :meth:`apply` does."""
+        resized = self._resized(height, width)
+        return self.crop or resized
 
     def fitted(self, height: int, width: int) -> Preprocess:
-        """The same preprocessing for an input of another size: crop and resize scale together, as timm scales them."""
+        """The same preprocessing for an input of another size: crop and resize scale together, as timm scales them.
+
+        What has no crop is stretched to the input instead.
+        """
         if self.crop is None:
             return self if self.resize in (None, (height, width)) else replace(self, resize=(height, width))
         if self.crop == (height, width):
@@ -97,8 +95,8 @@ class Preprocess:
         scale_h, scale_w = height / self.crop[0], width / self.crop[1]
         if isinstance(self.resize, int):
             # The larger of the two scales, so that the crop never runs over the edge.
-            return replace(self, crop=(height, width), resize=round(self.resize * max(scale_h, scale_w)))
-        size = self.resize and (round(self.resize[0] * scale_h), round(self.resize[1] * scale_w))
+            return replace(self, crop=(height, width), resize=max(1, round(self.resize * max(scale_h, scale_w))))
+        size = self.resize and (max(1, round(self.resize[0] * scale_h)), max(1, round(self.resize[1] * scale_w)))
         return replace(self, crop=(height, width), resize=size)
 
     def apply(self, image: Image.Image) -> NDArray[np.float32]:
@@ -150,11 +148,27 @@ class Preprocess:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise RecipeError(f"preprocessing has no {min(unknown)!r}")
-        try:
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**given)
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"preprocessing cannot be read: {error}") from None
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
+
+
+def _per_channel(name: str, given: Any, channels: int) -> tuple[float, ...]:
+    try:
+        values = tuple(map(float, given))
+    except (TypeError, ValueError):
+        values = ()
+    values = values * channels if len(values) == 1 else values
+    if len(values) != channels or not all(map(math.isfinite, values)):
+        raise RecipeError(f"{name} must be {channels} numbers, not {given!r}")
+    return values
+
+
+def _is_pixels(value: Any) -> bool:
+    return type(value) is int and value > 0  # True is an int to isinstance
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_pixels, value))
 
 
 def _margin(size: int, crop: int) -> int:
@@ -218,8 +232,8 @@ def default_preprocess(shape: tuple[int, ...]) -> Preprocess | None:
         return None
     size = (shape[1], shape[2])
     if shape[0] == 1:
-        grey = {"mean": (float(np.mean(IMAGENET_MEAN)),), "std": (float(np.mean(IMAGENET_STD)),)}
-        return Preprocess(resize=size, color="gray", **grey)
+        mean, std = float(np.mean(IMAGENET_MEAN)), float(np.mean(IMAGENET_STD))
+        return Preprocess(resize=size, color="gray", mean=(mean,), std=(std,))
     return Preprocess(resize=size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
@@ -241,18 +255,13 @@ def from_torchvision(weights: Any) -> Preprocess | None:
     kind = type(transform).__name__
     if kind not in ("ImageClassification", "SemanticSegmentation"):
         return None
-    crop = transform.crop_size if kind == "ImageClassification" else None
     return Preprocess(
-        resize=_side(transform.resize_size),
+        resize=transform.resize_size[0],
         interpolation=transform.interpolation.value,
-        crop=None if crop is None else (crop[0], crop[-1]),
+        crop=(transform.crop_size[0],) * 2 if kind == "ImageClassification" else None,
         mean=tuple(transform.mean),
         std=tuple(transform.std),
     )
-
-
-def _side(size: Sequence[int] | None) -> int | tuple[int, int] | None:
-    return None if size is None else size[0] if len(size) == 1 else (size[0], size[1])
 
 
 def _timm_preset(name: str) -> Preprocess | None:
@@ -268,15 +277,15 @@ def _timm_preset(name: str) -> Preprocess | None:
 
 def from_timm(config: Mapping[str, Any]) -> Preprocess | None:
     """Preprocessing of a timm data config, as ``timm.data.create_transform(**config)`` does it; None where it cannot be
-    expressed (letterboxing, non-square centre crops, other than three channels)."""
-    channels, height, width = config["input_size"]
-    scaled = tuple(math.floor(side / (config["crop_pct"] or 0.875)) for side in (height, width))
+    expressed (letterboxing, non-square centre crops)."""
+    _, height, width = config["input_size"]
+    scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
     squash = config["crop_mode"] == "squash"
-    if channels != 3 or config["crop_mode"] == "border" or (not squash and scaled[0] != scaled[1]):
+    if config["crop_mode"] == "border" or (not squash and height != width):
         return None
     return Preprocess(
-        resize=(scaled[0], scaled[1]) if squash else scaled[0],
-        interpolation=config["interpolation"] if config["interpolation"] in _FILTERS else "bilinear",
+        resize=scaled if squash else scaled[0],
+        interpolation=config["interpolation"],
         crop=(height, width),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),

@@ -221,10 +221,13 @@ class Run(TypedDict):
     stages: list[Stage]
 
 
-def validate(run: Any) -> None:
+def validate(run: Any) -> Run:
     """Check that a value read from JSON, or about to become JSON, is a :class:`Run`.
 
     Fields that :class:`Run` does not know are let pass: a later ncnnkit may have added them.
+
+    Returns:
+        The same value, now known to be a Run.
 
     Raises:
         FormatError: naming the first field that is missing or wrong, as ``variants[2].latency_ms.median``.
@@ -237,7 +240,9 @@ def validate(run: Any) -> None:
         hint = "it was written by a newer ncnnkit" if newer else "is this a run.json?"
         raise FormatError(f"expected {SCHEMA}, found {_found(version)}", where="schema", hint=hint)
     _check(run, Run, "")
-    _check_names(cast(Run, run))
+    checked = cast(Run, run)
+    _check_names(checked)
+    return checked
 
 
 def fields() -> dict[str, str]:

@@ -29,8 +29,8 @@ class Session:
     Args:
         model: a Graph, or the path of a ``.param`` with its ``.bin`` beside it.
         backend: ``"cpu"`` or ``"vulkan"``.
-        precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"``, ``"mixed"``; by default int8 for a graph with int8 layers,
-            else fp32. Forced exactly, whatever ncnn's defaults.
+        precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"``, ``"mixed"``; by default int8 for a graph with int8
+            layers, else fp32. Forced exactly, whatever ncnn's defaults.
         threads: CPU threads; by default all cores.
         keep_blobs: keep every intermediate blob of a run, for :meth:`blobs`. Costs memory.
 
@@ -75,7 +75,7 @@ class Session:
         self.inputs: tuple[str, ...] = tuple(loaded["inputs"])
         self.outputs: tuple[str, ...] = tuple(loaded["outputs"])
         self.device: dict[str, Any] | None = loaded["device"]
-        """The Vulkan device in use (name, type, driver, api); None on the CPU, also where Vulkan was asked for in vain."""
+        """The Vulkan device in use (name, type, driver, api); None on the CPU, and where there was none to be had."""
 
     def __enter__(self) -> Session:
         return self

@@ -67,5 +67,4 @@ def load_run(out: Path) -> Any:
         ) from None
     except (OSError, ValueError) as error:
         raise FormatError(f"cannot be read: {error}", where=str(path)) from None
-    validate(run)
-    return run
+    return validate(run)

@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import accuracy, ncnnfile, worker
-from .calibrate import ActivationStats
 from .errors import ModelError
 from .graph import Graph
 from .passes import store_fp16
-from .quantize import quantize
 from .recipe import Recipe
 from .session import has_int8, probe
 
@@ -36,10 +34,9 @@ class Precision:
 
 
 def make_precisions(
-    recipe: Recipe, graph: Graph, stats: ActivationStats | None, machine: Mapping[str, Any], name: str, folder: Path
+    recipe: Recipe, graph: Graph, int8: Graph | None, name: str, folder: Path
 ) -> dict[str, Precision]:
     """Make and write the models asked for; a precision that cannot be made is absent."""
-    target = recipe.target or ("x86" if machine["machine"] in ("x86_64", "AMD64", "i686") else "arm")
 
     def as_fp16() -> Graph:
         half = graph.copy()
@@ -47,8 +44,8 @@ def make_precisions(
         return half
 
     makers: dict[str, Callable[[], Graph]] = {"fp32": lambda: graph, "fp16": as_fp16}
-    if stats is not None:
-        makers["int8"] = lambda: quantize(graph, stats, target=target)
+    if int8 is not None:
+        makers["int8"] = lambda: int8
     files = {"bf16": "fp32"}
     written: dict[str, Precision] = {}
     for precision in sorted({files.get(p, p) for p in recipe.precisions} & makers.keys()):

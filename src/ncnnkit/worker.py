@@ -15,6 +15,7 @@ A message is a line of JSON, then the raw bytes of the arrays its ``arrays`` fie
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -92,6 +93,7 @@ class Network:
         self.outputs: List[str] = []
         self.last: Arrays = []
         self.tallies: Dict[str, Tally] = {}
+        self.channels: Dict[str, Any] = {}
         self.rss_before_mb = 0.0
 
     def probe(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
@@ -175,8 +177,8 @@ class Network:
     def tally(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
         """Run one sample and count the absolute values of ``blobs`` into their histograms.
 
-        With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax]. Without, they
-        grow with what is seen, see :class:`Tally`.
+        With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax].
+        Without, they grow with what is seen, see :class:`Tally`.
         """
         self.last = arrays
         blobs, absmax = request["blobs"], request.get("absmax")
@@ -188,11 +190,27 @@ class Network:
                 raise RuntimeError("blob %s holds NaN or infinity" % blob)
         return {}, []
 
-    def tallies_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+    def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
         """The histograms counted so far; counting starts anew."""
         tallies, self.tallies = self.tallies, {}
         rows = [[blob, t.width, t.absmax, t.count] for blob, t in tallies.items()]
         return {"rows": rows}, [t.histogram for t in tallies.values()]
+
+    def sums(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+        """Run one sample and add the mean of every channel of ``blobs`` to their sums."""
+        self.last = arrays
+        for blob, values in zip(request["blobs"], self._extract(request["blobs"])):
+            # Channels come first in images and last in the rows of an inner product.
+            others = (1, 2, 3)[: values.ndim - 1] if values.ndim > 2 else (0,) * (values.ndim - 1)
+            self.channels[blob] = self.channels.get(blob, 0.0) + values.mean(axis=others, dtype=np.float64)
+            if not np.isfinite(self.channels[blob]).all():
+                raise RuntimeError("blob %s holds NaN or infinity" % blob)
+        return {}, []
+
+    def sums_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+        """The sums so far, float64 (channels,) a blob; summing starts anew."""
+        sums, self.channels = self.channels, {}
+        return {"blobs": list(sums)}, list(sums.values())
 
     def memory(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
         """Peak resident memory since the load began, above what the process held before it; MB (10^6 bytes)."""
@@ -242,9 +260,9 @@ def serve() -> None:
 class Tally:
     """A histogram of the absolute values of one blob, zeros left out.
 
-    Bins begin at 0. With ``width`` 0 their width is the smallest power of two with which ``bins`` of them hold the largest
-    value seen; it grows by merging bins in pairs. The edges are then the same whatever the order the values came in, so
-    counting batches apart and merging gives exactly what counting them together gives.
+    Bins begin at 0. With ``width`` 0 their width is the smallest power of two with which ``bins`` of them hold the
+    largest value seen; it grows by merging bins in pairs. The edges are then the same whatever the order the values
+    came in, so counting batches apart and merging gives exactly what counting them together gives.
     """
 
     CHUNK = 1 << 15  # values at a time: the temporaries stay in the cache
@@ -324,9 +342,10 @@ def vulkan_devices() -> List[Message]:
 
 _CPU_FEATURES = {
     # /proc/cpuinfo's word -> what it means to ncnn's kernels
-    "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512f": "avx512", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni",
-    "avx_vnni_int8": "avx-vnni-int8", "avx512_bf16": "avx512-bf16", "avx512_fp16": "avx512-fp16", "asimd": "neon",
-    "asimdhp": "fp16-arithmetic", "asimddp": "int8-dot-product", "asimdfhm": "fp16-fml", "bf16": "bf16", "i8mm": "i8mm", "sve": "sve",
+    "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512f": "avx512", "avx512_vnni": "avx512-vnni",
+    "avx_vnni": "avx-vnni", "avx_vnni_int8": "avx-vnni-int8", "avx512_bf16": "avx512-bf16",
+    "avx512_fp16": "avx512-fp16", "asimd": "neon", "asimdhp": "fp16-arithmetic", "asimddp": "int8-dot-product",
+    "asimdfhm": "fp16-fml", "bf16": "bf16", "i8mm": "i8mm", "sve": "sve",
 }  # fmt: skip
 
 
@@ -372,10 +391,8 @@ def memory_mb(field: str) -> float:
 
 def reset_peak() -> None:
     """Let VmHWM start again from the present memory, where the kernel allows it."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def drop_file_cache(path: str) -> None:
@@ -404,7 +421,8 @@ class Child:
         self._scratch = tempfile.TemporaryDirectory(prefix="ncnnkit-")
         # Shader caches of its own, empty at first: a cold load compiles, whatever ran on this machine before.
         caches = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), self._scratch.name)
-        self._log = open(os.path.join(self._scratch.name, "log"), "w+b")
+        # Open as long as the process lives.
+        self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
             [python, os.path.abspath(__file__), "serve"],
             stdin=subprocess.PIPE,
@@ -429,10 +447,8 @@ class Child:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None and not stream.closed:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         self._scratch.cleanup()
 
     def ask(
@@ -521,14 +537,14 @@ def measure(job: Message, tell: Callable[[Message], None]) -> Message:
     """Measure the variants of a job.
 
     Args:
-        job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads``), ``inputs`` (one .npy
-            of N samples for each network input), ``folder`` (where outputs go), ``rounds``, ``seconds`` (of timing, a
-            variant), ``slow_evaluation`` (how many samples a software device is worth).
+        job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads``), ``inputs``
+            (one .npy of N samples for each network input), ``folder`` (where outputs go), ``rounds``, ``seconds`` (of
+            timing, a variant), ``slow_evaluation`` (how many samples a software device is worth).
         tell: called with progress, one message a step.
 
     Returns:
-        ``variants``: for each its ``status`` and ``reason``, ``device``, ``load_ms``, ``samples`` (ms), ``peak_memory_mb``
-        and ``outputs`` (.npy files of N samples), as far as it came.
+        ``variants``: for each its ``status`` and ``reason``, ``device``, ``load_ms``, ``samples`` (ms),
+        ``peak_memory_mb`` and ``outputs`` (.npy files of N samples), as far as it came.
     """
     inputs = [np.load(path, mmap_mode="r") for path in job["inputs"]]
     results = [{"name": v["name"], "status": "ok", "reason": ""} for v in job["variants"]]
@@ -536,13 +552,12 @@ def measure(job: Message, tell: Callable[[Message], None]) -> Message:
     try:
         for variant, result in zip(job["variants"], results):
             tell({"stage": "evaluate", "variant": variant["name"]})
-            children.append(_attempt(result, lambda: _open_and_evaluate(variant, result, inputs, job)))
+            children.append(_attempt(_open_and_evaluate, variant, result, inputs, job))
         for round_number in range(job["rounds"]):
             tell({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
             for index, (child, result) in enumerate(zip(children, results)):
                 if child is not None:
-                    live = child
-                    children[index] = _attempt(result, lambda: _time(live, result, job))
+                    children[index] = _attempt(_time, child, result, job)
         for child, result in zip(children, results):
             if child is not None:
                 result["peak_memory_mb"] = child.ask("memory")[0]["peak_mb"]
@@ -553,10 +568,10 @@ def measure(job: Message, tell: Callable[[Message], None]) -> Message:
     return {"variants": results}
 
 
-def _attempt(result: Message, step: Callable[[], Child]) -> Optional[Child]:
+def _attempt(step: Callable[..., Child], subject: Any, result: Message, *rest: Any) -> Optional[Child]:
     """Run a step of one variant; a failure is that variant's result, not the job's end."""
     try:
-        return step()
+        return step(subject, result, *rest)
     except WorkerError as error:
         result.update(status="crashed", reason=str(error))
         return None

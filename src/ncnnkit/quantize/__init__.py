@@ -7,7 +7,7 @@ A table may also come from a file, ncnn2table's included; what happens to it is 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,7 @@ from ..errors import FormatError, ModelError, RecipeError
 from ..graph import Graph, Layer
 from ..ops import Mask
 from ..passes import store_fp16
+from .bias import correct_bias
 from .scales import (
     STEPS,
     THRESHOLDS,
@@ -31,7 +32,19 @@ from .scales import (
 )
 from .table import Table, load_table, save_table
 
-__all__ = ["METHODS", "TARGETS", "Table", "Target", "apply_table", "load_table", "make_table", "quantize", "save_table"]
+__all__ = [
+    "METHODS",
+    "TARGETS",
+    "Table",
+    "Target",
+    "apply_table",
+    "correct_bias",
+    "load_table",
+    "machine_target",
+    "make_table",
+    "quantize",
+    "save_table",
+]
 
 METHODS = tuple(THRESHOLDS)
 NATIVE_METHODS = frozenset({"kl", "aciq"})  # ncnn2table's own: reproduced with its weight scales
@@ -43,8 +56,8 @@ class Target:
 
     Attributes:
         name: as the user writes it.
-        int8_winograd: whether ncnn has int8 Winograd kernels there. They overflow with 8-bit weights, so a 3x3 layer must
-            either have 6-bit weights or its Winograd switched off.
+        int8_winograd: whether ncnn has int8 Winograd kernels there. They overflow with 8-bit weights, so a 3x3 layer
+            must either have 6-bit weights or its Winograd switched off.
     """
 
     name: str
@@ -64,6 +77,11 @@ TARGETS: MappingProxyType[str, Target] = MappingProxyType(
 )
 
 
+def machine_target(machine: Mapping[str, Any]) -> str:
+    """The target whose kernels a probed machine's CPU runs."""
+    return "x86" if machine["machine"] in ("x86_64", "AMD64", "i686") else "arm"
+
+
 def quantize(
     graph: Graph,
     stats: ActivationStats | Table,
@@ -78,12 +96,13 @@ def quantize(
         graph: the fp32 network; not changed.
         stats: what :func:`ncnnkit.calibrate` counted, or a table of scales.
         target: ``x86``, ``arm`` or ``vulkan``: the kernels that will run it.
-        method: how thresholds are chosen: ``mse``, ``kl``, ``aciq``, ``minmax``; by default the one the statistics were counted for.
+        method: how thresholds are chosen: ``mse``, ``kl``, ``aciq``, ``minmax``; by default the one the
+            statistics were counted for.
         skip: names of layers that stay in floating point.
 
     Returns:
-        A graph whose convolutions and inner products are int8, chained in int8 where one feeds the next, and whose other
-        weights are stored as fp16, as ncnn2int8 writes it.
+        A graph whose convolutions and inner products are int8, chained in int8 where one feeds the next, and whose
+        other weights are stored as fp16, as ncnn2int8 writes it.
 
     Raises:
         RecipeError: an unknown target, method or layer.
@@ -101,8 +120,8 @@ def quantize(
 def make_table(graph: Graph, stats: ActivationStats, *, target: str = "arm", method: str | None = None) -> Table:
     """Choose the scales of every layer ncnn can run in int8.
 
-    Weights have 8 bits: 3x3 layers too, whose Winograd :func:`apply_table` then switches off where the target has it. The
-    native methods ``kl`` and ``aciq`` give those 6 bits, as ncnn2table does.
+    Weights have 8 bits: 3x3 layers too, whose Winograd :func:`apply_table` then switches off where the target has
+    it. The native methods ``kl`` and ``aciq`` give those 6 bits, as ncnn2table does.
     """
     method = method or stats.method
     if method not in METHODS:
@@ -132,7 +151,7 @@ def apply_table(graph: Graph, table: Table, *, target: str = "arm") -> Graph:
     """Quantise the layers a table names, requantise between them, store the rest as fp16.
 
     Raises:
-        FormatError: the table names a layer the graph has not, lacks a layer's weight scales, or has too many or too few.
+        FormatError: the table names a layer the graph has not, lacks a layer's weight scales, or has too many or few.
     """
     graph = graph.copy()
     layers = {layer.name: layer for layer in quantizable(graph)}
@@ -169,8 +188,8 @@ def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Targe
 def _requantize(graph: Graph) -> None:
     """Let a convolution hand int8 on where only int8 convolutions read it, directly or through a Split.
 
-    ncnn2int8's ``fuse_requantize``, except that readers behind a Split must agree on the scale: the producer can write one
-    only, and ncnn2int8 takes the first reader's whatever the others expect.
+    ncnn2int8's ``fuse_requantize``, except that readers behind a Split must agree on the scale: the producer can
+    write one only, and ncnn2int8 takes the first reader's whatever the others expect.
     """
     consumers = graph.consumers()
 

@@ -1,7 +1,7 @@
 """Scales: how a range of real numbers becomes 127 steps a side.
 
-ncnn's int8 is symmetric: q = round(x · scale), clipped to ±127, with one scale a tensor for activations and one an output
-channel (or group) for weights; scale = 127 / threshold.
+ncnn's int8 is symmetric: q = round(x · scale), clipped to ±127, with one scale a tensor for activations and one an
+output channel (or group) for weights; scale = 127 / threshold.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def runs_winograd(layer: Layer) -> bool:
 
 
 def weight_rows(layer: Layer) -> NDArray[np.float32]:
-    """The weights, a row for each scale: an output channel, or a group of a depthwise convolution; float32 (rows, n)."""
+    """The weights as float32 (rows, n): a row for each scale, an output channel or a group of a depthwise one."""
     rows = layer.get("group") if layer.type == "ConvolutionDepthWise" else layer.get("num_output")
     return layer.array("weight").reshape(rows, -1)
 
@@ -129,5 +129,5 @@ def to_int8(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[n
     """Quantise (rows, n) weights: rounded half away from zero, as ncnn's ``float2int8``, and clipped to ±127."""
     scaled = rows * scales[:, None]
     # trunc(x + copysign(0.5)) rounds like C's round(); fp32 holds every sum exactly in this range.
-    rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
+    rounded: NDArray[np.float32] = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
     return np.clip(rounded, -STEPS, STEPS).astype(np.int8)

@@ -3,7 +3,8 @@
 A line a key: ``NAME_param_0 s s s …`` are the weight scales of layer NAME, ``NAME s`` the scale of its input. A layer
 without lines stays in floating point: deleting lines is how one chooses by hand.
 
-Source: ``save_table`` in ``tools/quantize/ncnn2table.cpp``, ``read_int8scale_table`` in ``tools/quantize/ncnn2int8.cpp``.
+Source: ``save_table`` in ``tools/quantize/ncnn2table.cpp``, ``read_int8scale_table`` in
+``tools/quantize/ncnn2int8.cpp``.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def load_table(path: str | Path) -> Table:
     """Read a table.
 
     Raises:
-        FormatError: the file is missing, or a line holds no scales, an infinite one (a dead channel in ncnn2table) or one
-            that is not positive; with the line number.
+        FormatError: the file is missing, or a line holds no scales, an infinite one (a dead channel in ncnn2table)
+            or one that is not positive; with the line number.
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
