@@ -26,6 +26,7 @@ from .worker import LOAD_TIMEOUT, Child, Tally, WorkerError
 Progress = Callable[[int, int], None]
 
 GROWING_BINS = 8192  # at least half are in use, so thresholds are found to better than 1/4096 of the range
+SAMPLE = 1 << 16  # values of a blob counted on each image; its largest value is that of all
 KL_BINS = 2048  # ncnn2table's
 
 
@@ -138,10 +139,10 @@ def calibrate(
             merged = merged.merge(ActivationStats(part, 0, method))
         return merged
 
-    stats = collect(blobs=blobs, bins=GROWING_BINS)
-    if method == "kl":
-        stats = collect(blobs=blobs, bins=KL_BINS, absmax={name: blob.absmax for name, blob in stats.blobs.items()})
-    return stats
+    if method != "kl":
+        return collect(blobs=blobs, bins=GROWING_BINS, sample=SAMPLE)
+    ranges = collect(blobs=blobs, bins=0)
+    return collect(blobs=blobs, bins=KL_BINS, absmax={name: blob.absmax for name, blob in ranges.blobs.items()})
 
 
 def over_samples(

@@ -33,9 +33,7 @@ class Precision:
     size: int
 
 
-def make_precisions(
-    recipe: Recipe, graph: Graph, int8: Graph | None, name: str, folder: Path
-) -> dict[str, Precision]:
+def make_precisions(recipe: Recipe, graph: Graph, int8: Graph | None, name: str, folder: Path) -> dict[str, Precision]:
     """Make and write the models asked for; a precision that cannot be made is absent."""
 
     def as_fp16() -> Graph:

@@ -170,7 +170,7 @@ class Network:
             start = time.perf_counter()
             if len(samples) >= request["min_samples"] and start >= end:
                 break
-            self._extract(self.outputs, copy=False)
+            self._each(self.outputs, lambda *_: None)
             samples.append((time.perf_counter() - start) * 1000)
         return {"samples": samples}, []
 
@@ -178,16 +178,21 @@ class Network:
         """Run one sample and count the absolute values of ``blobs`` into their histograms.
 
         With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax].
-        Without, they grow with what is seen, see :class:`Tally`.
+        Without, they grow with what is seen, see :class:`Tally`. ``sample`` counts only about so many values a blob.
         """
         self.last = arrays
-        blobs, absmax = request["blobs"], request.get("absmax")
-        for blob, values in zip(blobs, self._extract(blobs)):
+        absmax = request.get("absmax")
+
+        def add(blob: str, values: Any) -> None:
             if blob not in self.tallies:
-                self.tallies[blob] = Tally(request["bins"], absmax[blob] / request["bins"] if absmax else 0.0)
+                self.tallies[blob] = Tally(
+                    request["bins"], absmax[blob] / request["bins"] if absmax else 0.0, request.get("sample", 0)
+                )
             self.tallies[blob].add(values)
             if not np.isfinite(self.tallies[blob].absmax):
                 raise RuntimeError("blob %s holds NaN or infinity" % blob)
+
+        self._each(request["blobs"], add)
         return {}, []
 
     def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
@@ -199,12 +204,15 @@ class Network:
     def sums(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
         """Run one sample and add the mean of every channel of ``blobs`` to their sums."""
         self.last = arrays
-        for blob, values in zip(request["blobs"], self._extract(request["blobs"])):
+
+        def add(blob: str, values: Any) -> None:
             # Channels come first in images and last in the rows of an inner product.
-            others = (1, 2, 3)[: values.ndim - 1] if values.ndim > 2 else (0,) * (values.ndim - 1)
+            others = tuple(range(1, values.ndim)) if values.ndim > 2 else (0,) * (values.ndim - 1)
             self.channels[blob] = self.channels.get(blob, 0.0) + values.mean(axis=others, dtype=np.float64)
             if not np.isfinite(self.channels[blob]).all():
                 raise RuntimeError("blob %s holds NaN or infinity" % blob)
+
+        self._each(request["blobs"], add)
         return {}, []
 
     def sums_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
@@ -216,12 +224,18 @@ class Network:
         """Peak resident memory since the load began, above what the process held before it; MB (10^6 bytes)."""
         return {"peak_mb": max(0.0, memory_mb("VmHWM") - self.rss_before_mb)}, []
 
-    def _extract(self, names: Sequence[str], copy: bool = True) -> Arrays:
+    def _extract(self, names: Sequence[str]) -> Arrays:
+        """The blobs of one inference, copied out of ncnn."""
+        results: Arrays = []
+        self._each(names, lambda _, values: results.append(np.array(values)))
+        return results
+
+    def _each(self, names: Sequence[str], use: Callable[[str, Any], None]) -> None:
+        """One inference; ``use`` gets each blob's name and array, ncnn's own memory that is gone when it returns."""
         import ncnn
 
         if len(self.last) != len(self.inputs):
             raise RuntimeError("the network has %d inputs, %d were given" % (len(self.inputs), len(self.last)))
-        results = []
         with self.net.create_extractor() as extractor:
             for name, array in zip(self.inputs, self.last):
                 # ncnn.Mat does not copy: self.last keeps the arrays alive until the outputs are out.
@@ -233,9 +247,7 @@ class Network:
                     raise RuntimeError("ncnn could not compute blob %s (status %d)" % (name, status))
                 if mat.empty():
                     raise RuntimeError("blob %s came out empty: the input's shape does not fit the network" % name)
-                if copy:
-                    results.append(np.array(mat))
-        return results
+                use(name, np.asarray(mat))
 
 
 def serve() -> None:
@@ -267,41 +279,41 @@ class Tally:
 
     CHUNK = 1 << 15  # values at a time: the temporaries stay in the cache
 
-    def __init__(self, bins: int, width: float = 0.0) -> None:
+    def __init__(self, bins: int, width: float = 0.0, sample: int = 0) -> None:
         self.histogram = np.zeros(bins, np.int64)
         self.growing = width == 0.0
         self.width = width
+        self.sample = sample  # about how many values of an array to count, evenly spread; 0: all
         self.absmax = 0.0
-        self.count = 0  # all values, zeros too
+        self.count = 0  # all values, zeros and those left out too
 
     def add(self, values: np.ndarray[Any, Any]) -> None:
-        """Count an array of any shape."""
-        flat = values.reshape(-1)
-        absmax = float(max(flat.max(), -flat.min()))
+        """Count an array of one dimension or more; only its largest value where there are no bins."""
+        self.count += values.size
+        absmax = float(max(values.max(), -values.min()))
         self.absmax = absmax if not absmax <= self.absmax else self.absmax  # a NaN stays
-        self.count += flat.size
-        if not np.isfinite(absmax) or absmax == 0.0:
+        bins = len(self.histogram)
+        if not bins or not np.isfinite(absmax) or absmax == 0.0:
             return
         if self.growing:
-            self.widen(width_for(absmax, len(self.histogram)))
-        if self.width == 0.0:
-            return
-        last = len(self.histogram) - 1
-        # Fixed bins reproduce ncnn2table's rounding, |x| / absmax * bins in fp32; a power of two multiplies exactly.
-        divisor = np.float32(1.0 if self.growing else self.width * len(self.histogram))
-        factor = np.float32(1.0 / self.width if self.growing else len(self.histogram))
-        index = np.empty(self.CHUNK, np.intp)
-        for start in range(0, flat.size, self.CHUNK):
-            scaled = np.abs(flat[start : start + self.CHUNK])
-            zeros = scaled.size - np.count_nonzero(scaled)
-            if not self.growing:
-                np.divide(scaled, divisor, out=scaled)
-            np.multiply(scaled, factor, out=scaled)
-            part = index[: scaled.size]
-            np.copyto(part, scaled, casting="unsafe")
-            if not self.growing:
-                np.minimum(part, last, out=part)
-            self.histogram += np.bincount(part, minlength=last + 1)
+            self.widen(width_for(absmax, bins))
+        # (channels, positions), a view: ncnn pads between channels, not within. Features come last in rows.
+        planes = values.reshape(len(values), -1) if values.ndim != 2 else values.T
+        if self.sample:
+            planes = planes[:, :: max(1, values.size // self.sample)]
+        rows = max(1, self.CHUNK // planes.shape[1])
+        for start in range(0, len(planes), rows):
+            scaled = np.abs(planes[start : start + rows]).reshape(-1)
+            zeros = scaled.size - np.count_nonzero(scaled.view(np.int32))  # of integers it is several times faster
+            if self.growing:
+                np.multiply(scaled, np.float32(1.0 / self.width), out=scaled)  # exact: a power of two
+            else:
+                # ncnn2table's rounding: |x| / absmax * bins in fp32.
+                np.divide(scaled, np.float32(self.width * bins), out=scaled)
+                np.multiply(scaled, np.float32(bins), out=scaled)
+            counts = np.bincount(scaled.astype(np.intp), minlength=bins + 1)
+            self.histogram += counts[:bins]
+            self.histogram[-1] += counts[bins]  # the largest value itself
             self.histogram[0] -= zeros
 
     def widen(self, width: float) -> None:

@@ -129,22 +129,18 @@ def make_table(graph: Graph, stats: ActivationStats, *, target: str = "arm", met
     if method == "kl" and stats.method != "kl":
         raise RecipeError("these statistics have no bins for KL", hint='calibrate with method="kl"')
     roots = graph.roots()
-    weights, inputs = {}, {}
-    blob_scales: dict[str, float] = {}
-    for layer in quantizable(graph):
-        root = roots[layer.inputs[0]]
+    layers = quantizable(graph)
+    readers = {roots[layer.inputs[0]]: layer.name for layer in layers}
+    for root, name in readers.items():
         if root not in stats.blobs:
-            raise ModelError(
-                f"layer {layer.name} reads blob {root!r}, which was not calibrated", hint="calibrate this very graph"
-            )
-        if root not in blob_scales:
-            blob_scales[root] = activation_scale(stats.blobs[root], method, stats.images)
-        six_bits = method in NATIVE_METHODS and runs_winograd(layer)
-        weights[f"{layer.name}_param_0"] = weight_scales(
-            layer, steps=WINOGRAD_STEPS if six_bits else STEPS, method=method
-        )
-        inputs[layer.name] = blob_scales[root]
-    return Table(weights, inputs)
+            hint = "calibrate this very graph"
+            raise ModelError(f"layer {name} reads blob {root!r}, which was not calibrated", hint=hint)
+    blob_scales = {root: activation_scale(stats.blobs[root], method, stats.images) for root in readers}
+    weights = {}
+    for layer in layers:
+        steps = WINOGRAD_STEPS if method in NATIVE_METHODS and runs_winograd(layer) else STEPS
+        weights[f"{layer.name}_param_0"] = weight_scales(layer, steps=steps, method=method)
+    return Table(weights, {layer.name: blob_scales[roots[layer.inputs[0]]] for layer in layers})
 
 
 def apply_table(graph: Graph, table: Table, *, target: str = "arm") -> Graph:

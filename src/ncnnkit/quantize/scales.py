@@ -7,7 +7,9 @@ output channel (or group) for weights; scale = 127 / threshold.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,23 +48,58 @@ def kl_threshold(stats: BlobStats) -> float:
     """The threshold whose 128-level version diverges least from the distribution seen, as ncnn2table finds it.
 
     Works on 2048 bins over [0, absmax] (:func:`ncnnkit.calibrate` with ``method="kl"``). (Migacz, "8-bit Inference with
-    TensorRT", 2017; ``quantize_KL`` in ``tools/quantize/ncnn2table.cpp``.) Merging a stretch of bins into one level and
-    spreading it again equals interpolating the cumulative histogram between the levels' edges.
+    TensorRT", 2017; ``quantize_KL`` in ``tools/quantize/ncnn2table.cpp``.)
+
+    Merging the bins below a threshold into levels and spreading each level evenly again gives a density that is constant
+    within a level: Σ p log q needs one logarithm a level, and one for each bin that lies across two levels, which makes
+    all thresholds one array operation.
     """
-    levels, eps, bins = 128, 1e-4, len(stats.histogram)
+    eps, bins = 1e-4, len(stats.histogram)
     share = stats.histogram / max(int(stats.histogram.sum()), 1)
     cumulative = np.concatenate([[0.0], np.cumsum(share)])
-    edges = np.arange(bins + 1, dtype=np.float64)
-    best, best_divergence = levels, np.inf
-    for threshold in range(levels, bins):
-        clipped = share[:threshold] + eps
-        clipped[-1] += cumulative[-1] - cumulative[threshold]
-        knots = np.arange(levels + 1) * (threshold / levels)
-        spread = np.diff(np.interp(edges[: threshold + 1], knots, np.interp(knots, edges, cumulative))) + eps
-        divergence = clipped @ np.log(clipped / spread)
-        if divergence < best_divergence:
-            best, best_divergence = threshold, divergence
-    return float((best + 0.5) * stats.absmax / bins)
+    own = np.concatenate([[0.0], np.cumsum((share + eps) * np.log(share + eps))])
+    best, least = 0, np.inf
+    for at in _kl_levels(bins):
+        below = cumulative[at.knot] + at.inside * share[at.knot]
+        density = np.diff(below, axis=1) * at.per_bin
+        clipped = cumulative[-1] - cumulative[at.thresholds]  # what lies beyond goes into the last bin
+
+        whole = cumulative[at.last] - cumulative[at.first] + eps * (at.last - at.first)
+        whole[:, -1] += clipped
+        inside = at.inside[:, 1:-1]
+        shared = density[:, :-1] * inside + density[:, 1:] * (1 - inside)
+        split = (share[at.knot[:, 1:-1]] + eps) * (inside > 0)
+        cross = np.sum(whole * np.log(density + eps), axis=1) + np.sum(split * np.log(shared + eps), axis=1)
+
+        ends = share[at.thresholds - 1] + eps
+        entropy = own[at.thresholds - 1] + (ends + clipped) * np.log(ends + clipped)
+        divergence = entropy - cross
+        if divergence.min() < least:
+            best, least = int(at.thresholds[divergence.argmin()]), divergence.min()
+    return (best + 0.5) * stats.absmax / bins
+
+
+class _Levels(NamedTuple):
+    """Where the 128 levels of some thresholds lie; all but the first two of shape (thresholds, levels or levels + 1)."""
+
+    thresholds: NDArray[np.intp]  # in bins
+    per_bin: NDArray[np.float64]  # levels a bin
+    knot: NDArray[np.intp]  # the bin that holds an edge between levels
+    inside: NDArray[np.float64]  # how much of that bin lies before the edge; 0 where the edge is one of bins, too
+    first: NDArray[np.intp]  # the first bin wholly in a level
+    last: NDArray[np.intp]  # the bin after the last such
+
+
+@lru_cache(maxsize=2)
+def _kl_levels(bins: int, levels: int = 128) -> tuple[_Levels, ...]:
+    """The thresholds in groups whose arrays fit the cache."""
+    groups = []
+    for thresholds in np.array_split(np.arange(levels, bins), max(1, bins // 64)):
+        edges = np.arange(levels + 1) * (thresholds[:, None] / levels)
+        knot = edges.astype(np.intp)
+        first = np.ceil(edges[:, :-1]).astype(np.intp)
+        groups.append(_Levels(thresholds, levels / thresholds[:, None], knot, edges - knot, first, knot[:, 1:]))
+    return tuple(groups)
 
 
 def aciq_clip(absmax: NDArray[np.float32] | float, count: int, bits: int = 8) -> NDArray[np.float64]:
