@@ -6,7 +6,6 @@ line the pass must leave it alone. ``# set layer.weight value`` fills a weight; 
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import network, with_weights
 from numpy.typing import NDArray
 
 from ncnnkit import ncnnfile, passes
@@ -33,37 +33,6 @@ from ncnnkit.passes.wires import LINEAR
 Array = NDArray[Any]
 BY_NAME = {rewrite.__name__: rewrite for rewrite in PASSES}
 CASES = [path for name in BY_NAME for path in sorted((Path(__file__).parent / "cases").glob(f"{name}-*.param"))]
-
-
-# -------------------------------------------------------------------------------------------------------- networks
-
-
-def network(text: str, seed: int = 0, **values: float) -> Graph:
-    """A graph from layer lines, with the input 4x5x6 before them unless they bring their own, and random weights."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines[0].startswith("Input"):
-        lines.insert(0, "Input in0 0 1 in0 0=6 1=5 2=4")
-    blobs = sum(int(line.split()[3]) for line in lines)
-    graph = ncnnfile.parse_param("\n".join(["7767517", f"{len(lines)} {blobs}", *lines]))
-    return with_weights(graph, seed, values)
-
-
-def with_weights(graph: Graph, seed: int = 0, values: dict[str, float] | None = None) -> Graph:
-    """Fill in weights of a size that keeps blobs near one; a value of ``values`` fills the weight "layer.weight"."""
-    rng = np.random.default_rng(seed)
-    for layer in graph.layers:
-        for slot, shape in layer.slots():
-            fan_in = math.prod(shape[1:])
-            if slot.name == "weight" and layer.params.get("int8_scale_term"):
-                weight = rng.integers(-127, 128, shape).astype(np.int8)
-            elif slot.name in ("var", "slope", "scale", "data"):
-                weight = rng.uniform(0.5, 1.5, shape).astype(np.float32)
-            else:
-                weight = (rng.standard_normal(shape) / math.sqrt(fan_in)).astype(np.float32)
-            value = (values or {}).get(f"{layer.name}.{slot.name}")
-            layer.weights[slot.name] = weight if value is None else np.full_like(weight, value)
-    graph.verify()
-    return graph
 
 
 def run(graph: Graph, folder: Path, blobs: list[str] | None = None) -> dict[str, Array]:

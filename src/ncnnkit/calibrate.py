@@ -177,7 +177,7 @@ def over_samples(
         ncnnfile.save(graph, param)
         children = [stack.enter_context(Child()) for _ in range(count)]
         # Light mode would free a blob once its first reader ran, and compute it again for the next.
-        load = {
+        load: dict[str, Any] = {
             "param": str(param), "bin": str(param.with_suffix(".bin")),
             "backend": "cpu", "precision": "fp32", "threads": 1, "keep_blobs": True,
         }  # fmt: skip

@@ -56,7 +56,7 @@ RUN_TIMEOUT = 120.0
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:
     """Write one message."""
-    blocks = [np.ascontiguousarray(a) for a in arrays]
+    blocks = [np.asarray(a, order="C") for a in arrays]
     head = dict(message, arrays=[[str(a.dtype), list(a.shape)] for a in blocks])
     stream.write(json.dumps(head).encode() + b"\n")
     for block in blocks:
@@ -328,8 +328,8 @@ class Tally:
 
 
 def width_for(absmax: float, bins: int) -> float:
-    """The smallest power of two w with absmax < bins * w."""
-    return float(2.0 ** (np.floor(np.log2(absmax / bins)) + 1))
+    """The smallest power of two w with absmax < bins * w, and not below 2^-100: its inverse must fit fp32."""
+    return float(2.0 ** max(np.floor(np.log2(absmax / bins)) + 1, -100))
 
 
 def vulkan_devices() -> List[Message]:

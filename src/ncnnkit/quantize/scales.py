@@ -18,6 +18,7 @@ from ..calibrate import BlobStats
 from ..graph import Layer
 
 STEPS = 127  # int8, symmetric; -128 is not used
+DEAD = 1e-30  # what is smaller counts as zero: its scale would not fit fp32
 WINOGRAD_STEPS = 31  # 6 bits: the most that ncnn's int8 Winograd kernels add up without overflow
 
 
@@ -132,7 +133,7 @@ THRESHOLDS: MappingProxyType[str, Callable[[BlobStats, int], float]] = MappingPr
 
 def activation_scale(stats: BlobStats, method: str, images: int) -> float:
     """Scale of an activation. 1 for a blob that was zero on every image: any finite scale is right, infinity is not."""
-    if stats.absmax == 0.0:
+    if stats.absmax < DEAD:
         return 1.0
     return STEPS / THRESHOLDS[method](stats, images)
 
@@ -159,7 +160,7 @@ def weight_scales(layer: Layer, *, steps: int = STEPS, method: str = "mse") -> N
     absmax = np.abs(rows).max(axis=1)
     bits = steps.bit_length() + 1
     threshold = aciq_clip(absmax, rows.shape[1], bits) if method == "aciq" else absmax
-    return np.where(absmax > 0, steps / np.where(absmax > 0, threshold, 1), 1).astype(np.float32)
+    return np.where(absmax > DEAD, steps / np.where(absmax > DEAD, threshold, 1), 1).astype(np.float32)
 
 
 def to_int8(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int8]:

@@ -1,0 +1,64 @@
+"""Small networks that several tests share."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ncnnkit import ncnnfile
+from ncnnkit.graph import Graph
+
+
+def network(text: str, seed: int = 0, **values: float) -> Graph:
+    """A graph from layer lines, with the input 4x5x6 before them unless they bring their own, and random weights."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines[0].startswith("Input"):
+        lines.insert(0, "Input in0 0 1 in0 0=6 1=5 2=4")
+    blobs = sum(int(line.split()[3]) for line in lines)
+    graph = ncnnfile.parse_param("\n".join(["7767517", f"{len(lines)} {blobs}", *lines]))
+    return with_weights(graph, seed, values)
+
+
+def with_weights(graph: Graph, seed: int = 0, values: dict[str, float] | None = None) -> Graph:
+    """Fill in weights of a size that keeps blobs near one; a value of ``values`` fills the weight "layer.weight"."""
+    rng = np.random.default_rng(seed)
+    for layer in graph.layers:
+        for slot, shape in layer.slots():
+            fan_in = math.prod(shape[1:])
+            if slot.name == "weight" and layer.params.get("int8_scale_term"):
+                weight = rng.integers(-127, 128, shape).astype(np.int8)
+            elif slot.name in ("var", "slope", "scale", "data"):
+                weight = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+            else:
+                weight = (rng.standard_normal(shape) / math.sqrt(fan_in)).astype(np.float32)
+            value = (values or {}).get(f"{layer.name}.{slot.name}")
+            layer.weights[slot.name] = weight if value is None else np.full_like(weight, value)
+    graph.verify()
+    return graph
+
+
+# int8 chains of every kind: into a depthwise, into a convolution, through a Split, a residual and a classifier.
+SMALL = """
+    Input            in0   0 1 in0 0=16 1=16 2=3
+    Convolution      c1    1 1 in0 b1 0=8 1=3 4=1 5=1 6=216 9=1
+    ConvolutionDepthWise d1 1 1 b1 b2 0=8 1=3 4=1 5=1 6=72 7=8 9=1
+    Convolution      c2    1 1 b2 b3 0=8 1=1 6=64
+    Split            s1    1 2 b3 b3a b3b
+    Convolution      c3    1 1 b3a b4 0=8 1=3 4=1 5=1 6=576
+    BinaryOp         add   2 1 b4 b3b b5
+    Pooling          gap   1 1 b5 b6 0=1 4=1
+    InnerProduct     fc    1 1 b6 out0 0=10 1=1 2=80
+"""
+
+
+def small(seed: int = 0) -> Graph:
+    """The network above with random weights."""
+    return network(SMALL, seed)
+
+
+def samples(
+    count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Random inputs (count, *shape), float32."""
+    return np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)

@@ -1,0 +1,99 @@
+"""Calibration: what is counted, that counting apart and merging is the same, and what cannot be calibrated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import network, samples, small
+from PIL import Image
+
+from ncnnkit import Preprocess
+from ncnnkit.calibrate import ActivationStats, BlobStats, calibrate, over_samples, quantizable
+from ncnnkit.errors import FormatError, ImageError, ModelError, VerificationError
+from ncnnkit.session import Session
+
+
+def equal(one: ActivationStats, other: ActivationStats) -> bool:
+    return (one.images, one.method, one.blobs.keys()) == (other.images, other.method, other.blobs.keys()) and all(
+        (a.width, a.absmax, a.count) == (b.width, b.absmax, b.count) and np.array_equal(a.histogram, b.histogram)
+        for a, b in zip(one.blobs.values(), other.blobs.values(), strict=True)
+    )
+
+
+def test_only_the_roots_that_int8_layers_read_are_counted() -> None:
+    stats = calibrate(small(), samples(3))
+    assert list(stats.blobs) == ["in0", "b1", "b2", "b3", "b6"]
+    with Session(small(), keep_blobs=True) as net:
+        seen = [net.blobs(x, names=["b1", "b3"]) for x in samples(3)]
+    for index, blob in enumerate(("b1", "b3")):
+        values = np.concatenate([blobs[index].reshape(-1) for blobs in seen])
+        assert stats.blobs[blob].count == values.size
+        assert stats.blobs[blob].absmax == np.abs(values).max()
+        assert stats.blobs[blob].histogram.sum() == np.count_nonzero(values)
+
+
+@pytest.mark.parametrize("method", ["mse", "aciq", "minmax"])
+def test_batches_counted_apart_merge_to_the_same(method: str) -> None:
+    whole = calibrate(small(), samples(7), method=method)
+    parts = [calibrate(small(), part, method=method) for part in np.split(samples(7), [1, 5])]
+    assert equal(parts[0].merge(parts[1]).merge(parts[2]), whole)
+    assert equal(parts[2].merge(parts[0].merge(parts[1])), whole)
+
+
+@pytest.mark.parametrize("method", ["mse", "kl"])
+def test_the_number_of_processes_does_not_matter(method: str) -> None:
+    assert equal(calibrate(small(), samples(5), method=method, threads=1), calibrate(small(), samples(5), method=method, threads=3))  # fmt: skip  # noqa: E501
+
+
+def test_statistics_of_different_networks_do_not_merge() -> None:
+    stats = calibrate(small(), samples(2))
+    other = ActivationStats({"x": BlobStats(np.zeros(8, np.int64), 0.0, 0.0, 0)}, 1)
+    with pytest.raises(FormatError, match="not of the same network"):
+        stats.merge(other)
+
+
+def test_images_may_be_a_folder(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)).save(tmp_path / f"{i}.png")
+    stats = calibrate(small(), tmp_path, Preprocess(resize=(16, 16)))
+    assert stats.images == 3
+    assert 0 < stats.blobs["in0"].absmax <= 1
+
+
+def test_progress_counts_images_whatever_the_passes() -> None:
+    told: list[tuple[int, int]] = []
+    calibrate(small(), samples(4), method="kl", threads=1, progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 4), (1, 4), (1, 4), (2, 4), (2, 4), (3, 4), (3, 4), (4, 4)]
+
+
+def test_what_cannot_be_calibrated() -> None:
+    with pytest.raises(ModelError, match="no layer that ncnn could run in int8"):
+        calibrate(network("ReLU r 1 1 in0 out0"), samples(1, (4, 5, 6)))
+    with pytest.raises(ImageError, match="no image"):
+        calibrate(small(), samples(0))
+    with pytest.raises(ModelError, match="has 1 inputs, 2 arrays"):
+        calibrate(small(), [samples(1), samples(1)])
+    poisoned = samples(2)
+    poisoned[1, 0, 0, 0] = np.nan
+    with pytest.raises(VerificationError, match="blob in0 holds NaN or infinity"):
+        calibrate(small(), poisoned)
+
+
+def test_int8_layers_are_not_quantised_twice() -> None:
+    graph = small()
+    names = [layer.name for layer in quantizable(graph)]
+    graph.layer("c1").params["int8_scale_term"] = 2
+    assert [layer.name for layer in quantizable(graph)] == names[1:]
+
+
+def test_channel_means_over_samples() -> None:
+    """Of images over positions, of rows over rows: what bias correction compares."""
+    parts = over_samples(small(), [samples(4)], "sums", threads=2, blobs=["b1", "out0"])
+    with Session(small(), keep_blobs=True) as net:
+        blobs = [net.blobs(x, names=["b1", "out0"]) for x in samples(4)]
+    images, vectors = (np.sum([sums[i] for _, sums in parts], axis=0) / 4 for i in range(2))
+    np.testing.assert_allclose(images, np.mean([b[0].mean(axis=(1, 2)) for b in blobs], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(vectors, np.mean([b[1] for b in blobs], axis=0), rtol=1e-5)

@@ -1,0 +1,270 @@
+"""The worker: its protocol, what becomes of a process that dies or hangs, histograms that merge, and measuring."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import samples, small
+
+from ncnnkit import ncnnfile, worker
+from ncnnkit.worker import Child, Tally, WorkerError
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    param = tmp_path / "model.param"
+    ncnnfile.save(small(), param)
+    return param
+
+
+def load(param: Path, **fields: Any) -> dict[str, Any]:
+    files = {"param": str(param), "bin": str(param.with_suffix(".bin"))}
+    return {"backend": "cpu", "precision": "fp32", "threads": 1, **files, **fields}
+
+
+def script(folder: Path, body: str) -> str:
+    """Something to run in Python's place."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+# -------------------------------------------------------------------------------------------------------- protocol
+
+
+@given(
+    st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8), max_size=4),
+    st.lists(st.tuples(st.sampled_from(["float32", "int64", "uint8"]), st.lists(st.integers(0, 4), max_size=3))),
+)
+@settings(max_examples=50, deadline=None)
+def test_messages_arrive_as_they_were_sent(message: dict[str, Any], kinds: list[tuple[str, list[int]]]) -> None:
+    message.pop("arrays", None)
+    arrays = [np.arange(np.prod(shape, dtype=int)).astype(dtype).reshape(shape) for dtype, shape in kinds]
+    stream = io.BytesIO()
+    worker.send(stream, message, arrays)
+    stream.seek(0)
+    received = worker.receive(stream.read, stream.readline)
+    assert received is not None
+    assert received[0] == message
+    assert [(a.dtype, a.shape) for a in received[1]] == [(a.dtype, a.shape) for a in arrays]
+    assert all(np.array_equal(a, b) for a, b in zip(received[1], arrays, strict=True))
+    assert worker.receive(stream.read, stream.readline) is None
+
+
+def test_the_worker_needs_only_numpy_ncnn_and_the_standard_library() -> None:
+    tree = ast.parse(Path(worker.__file__).read_text())
+    found = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    found |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert found - set(sys.stdlib_module_names) == {"numpy", "ncnn"}
+
+
+def test_the_worker_is_written_for_python_3_9() -> None:
+    tree = ast.parse(Path(worker.__file__).read_text(), feature_version=(3, 9))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Match)]
+
+
+# ------------------------------------------------------------------------------------------------ the child process
+
+
+def test_a_refused_request_leaves_the_process_usable(model: Path) -> None:
+    with Child() as child:
+        with pytest.raises(WorkerError, match="could not load") as refused:
+            child.ask("load", **load(model.with_name("absent.param")))
+        assert not refused.value.crashed
+        answer, _ = child.ask("load", **load(model))
+        assert (answer["inputs"], answer["outputs"], answer["device"]) == (["in0"], ["out0"], None)
+        _, (output,) = child.ask("run", [samples(1)[0]])
+        assert output.shape == (10,)
+        with pytest.raises(WorkerError, match=r"could not compute blob nothing"):
+            child.ask("run", [samples(1)[0]], blobs=["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("kill -SEGV $$", r"signal 11 \(SIGSEGV\) during 'probe'"),
+        ("echo driver said no >&2; exit 3", "exit status 3 during 'probe'; last words: driver said no"),
+        ("kill -KILL $$", "probably out of memory"),
+    ],
+)
+def test_a_dead_process_is_told_with_its_cause(tmp_path: Path, body: str, said: str) -> None:
+    with Child(python=script(tmp_path, body)) as child, pytest.raises(WorkerError, match=said) as died:
+        child.ask("probe")
+    assert died.value.crashed
+
+
+def test_a_hanging_process_is_ended(tmp_path: Path) -> None:
+    with Child(python=script(tmp_path, "sleep 60")) as child, pytest.raises(WorkerError, match="hung") as late:
+        child.ask("probe", timeout=0.2)
+    assert late.value.crashed
+
+
+def test_fp32_is_fp32(model: Path) -> None:
+    """ncnn turns fp16 and bf16 on by default: forced off, the outputs are those of fp32 arithmetic."""
+    outputs = {}
+    with Child() as child:
+        for precision in ("fp32", "bf16"):
+            child.ask("load", **load(model, precision=precision))
+            outputs[precision] = child.ask("run", [samples(1)[0]])[1][0]
+    graph = small()
+    weights = {name: graph.layer(name).array("weight").astype(np.float64) for name in ("c1", "c2", "c3", "d1", "fc")}
+    expected = _forward(samples(1)[0].astype(np.float64), weights, graph)
+    assert np.abs(outputs["fp32"] - expected).max() < 1e-5 * np.abs(expected).max()
+    assert np.abs(outputs["bf16"] - expected).max() > 1e-4 * np.abs(expected).max()
+
+
+def _forward(x: Any, weights: dict[str, Any], graph: Any) -> Any:
+    def conv(x: Any, name: str, relu: bool) -> Any:
+        w, bias = weights[name], graph.layer(name).array("bias") if graph.layer(name).get("bias_term") else 0.0
+        pad = w.shape[-1] // 2
+        x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
+        windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[-2:], axis=(1, 2))
+        rule = "chwij,cij->chw" if name == "d1" else "chwij,ocij->ohw"
+        y = np.einsum(rule, windows, w.reshape(8, 3, 3) if name == "d1" else w) + np.reshape(bias, (-1, 1, 1))
+        return np.maximum(y, 0) if relu else y
+
+    trunk = conv(conv(conv(x, "c1", True), "d1", True), "c2", False)
+    pooled = (conv(trunk, "c3", False) + trunk).mean(axis=(1, 2))
+    return weights["fc"].reshape(10, 8) @ pooled + graph.layer("fc").array("bias")
+
+
+# --------------------------------------------------------------------------------------------------------- tallies
+
+values = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40).map(lambda v: np.array(v, np.float32))
+
+
+@given(st.lists(values, min_size=1, max_size=5), st.randoms())
+@settings(max_examples=100, deadline=None)
+def test_the_order_of_counting_does_not_matter(batches: list[Any], random: Any) -> None:
+    """The bins are the same whatever came first, so batches counted apart can be merged exactly."""
+    tallies = []
+    for _ in range(2):
+        tally = Tally(64)
+        for batch in batches:
+            tally.add(batch)
+        tallies.append(tally)
+        random.shuffle(batches)
+    one, other = tallies
+    assert (one.width, one.absmax, one.count) == (other.width, other.absmax, other.count)
+    assert np.array_equal(one.histogram, other.histogram)
+
+
+@given(values)
+@settings(max_examples=100, deadline=None)
+def test_a_growing_histogram_counts_every_value_in_its_bin(batch: Any) -> None:
+    tally = Tally(64)
+    tally.add(batch)
+    magnitudes = np.abs(batch[batch != 0]).astype(np.float64)
+    assert tally.count == len(batch)
+    assert tally.absmax == (magnitudes.max() if len(magnitudes) else 0.0)
+    if len(magnitudes):
+        assert tally.absmax < tally.width * 64
+        assert tally.width * 32 <= tally.absmax or tally.width == 2.0**-100
+        expected = np.bincount((magnitudes / tally.width).astype(int), minlength=64)
+        assert np.array_equal(tally.histogram, expected)
+
+
+def test_fixed_bins_are_ncnn2tables() -> None:
+    """``min(int(|x| / absmax * bins), bins - 1)`` in fp32, zeros left out."""
+    batch = np.concatenate([samples(1).reshape(-1), np.zeros(7, np.float32)])
+    absmax = float(np.abs(batch).max())
+    tally = Tally(2048, absmax / 2048)
+    tally.add(batch.reshape(5, -1))
+    magnitudes = np.abs(batch[batch != 0])
+    index = np.minimum((magnitudes / np.float32(absmax) * np.float32(2048)).astype(int), 2047)
+    assert np.array_equal(tally.histogram, np.bincount(index, minlength=2048))
+
+
+@pytest.mark.parametrize("shape", [(4, 50, 60), (300, 40), (12000,)])
+def test_a_sample_is_spread_evenly_and_knows_the_largest_value(shape: tuple[int, ...]) -> None:
+    batch = np.abs(samples(1, shape)[0]) + 1.0
+    batch.flat[7] = 100.0
+    tally = Tally(256, sample=1000)
+    tally.add(batch)
+    assert (tally.absmax, tally.count) == (100.0, batch.size)
+    assert 800 <= tally.histogram.sum() <= batch.size
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+
+
+def job(folder: Path, param: Path, precisions: list[str]) -> dict[str, Any]:
+    np.save(folder / "input.npy", samples(3))
+    variants = [{"name": p, **load(param, precision=p)} for p in precisions]
+    return {
+        "variants": variants, "inputs": [str(folder / "input.npy")], "folder": str(folder),
+        "rounds": 2, "seconds": 0.05, "slow_evaluation": 1,
+    }  # fmt: skip
+
+
+def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Path) -> None:
+    told: list[Any] = []
+    first, second = worker.measure(job(tmp_path, model, ["fp32", "bf16"]), told.append)["variants"]
+    assert [(v["status"], v["reason"]) for v in (first, second)] == [("ok", ""), ("ok", "")]
+    assert np.load(first["outputs"]["out0"]).shape == (3, 10)
+    assert not np.array_equal(np.load(first["outputs"]["out0"]), np.load(second["outputs"]["out0"]))
+    assert len(first["samples"]) >= 4
+    assert min(first["samples"]) > 0
+    assert first["load_ms"]["cold"] > 0
+    assert first["peak_memory_mb"] >= 0
+    assert [step["stage"] for step in told] == ["evaluate", "evaluate", "time", "time"]
+
+
+def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Child] = []
+
+    class Dying(Child):
+        def __init__(self) -> None:
+            super().__init__(**({} if started else {"python": script(tmp_path, "kill -SEGV $$")}))
+            started.append(self)
+
+    monkeypatch.setattr(worker, "Child", Dying)
+    dead, alive = worker.measure(job(tmp_path, model, ["fp32", "bf16"]), lambda step: None)["variants"]
+    assert dead["status"] == "crashed"
+    assert "SIGSEGV" in dead["reason"]
+    assert alive["status"] == "ok"
+
+
+def test_the_worker_runs_a_job_file(tmp_path: Path, model: Path) -> None:
+    """As on a board: job.json in, result.json out."""
+    (tmp_path / "job.json").write_text(json.dumps(job(tmp_path, model, ["fp32"])))
+    worker.main(["job", str(tmp_path / "job.json"), str(tmp_path / "result.json")])
+    (variant,) = json.loads((tmp_path / "result.json").read_text())["variants"]
+    assert variant["status"] == "ok"
+    assert not (tmp_path / "result.json.part").exists()
+
+
+def test_vulkan_without_a_device_is_called_a_fallback(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ncnn runs on the CPU then and says nothing."""
+    monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
+    request = job(tmp_path, model, ["fp32"])
+    request["variants"][0]["backend"] = "vulkan"
+    (variant,) = worker.measure(request, lambda step: None)["variants"]
+    assert (variant["status"], variant["device"]) == ("fallback", None)
+    assert "no Vulkan device" in variant["reason"]
+
+
+@pytest.mark.vulkan
+def test_a_software_device_is_called_a_fallback(tmp_path: Path, model: Path) -> None:
+    request = job(tmp_path, model, ["fp32"])
+    request["variants"][0]["backend"] = "vulkan"
+    (variant,) = worker.measure(request, lambda step: None)["variants"]
+    assert variant["device"] is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
+    expected = "fallback" if variant["device"]["type"] == "cpu" else "ok"
+    assert variant["status"] == expected
+    assert variant["device"]["name"] in variant["reason"] or expected == "ok"
