@@ -5,6 +5,7 @@ Every function compares ``outputs`` with ``reference``, arrays (N, …) over N s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,23 +25,23 @@ def mse(outputs: Array, reference: Array) -> float:
 
 
 def sqnr_db(outputs: Array, reference: Array) -> float | None:
-    """Signal to quantisation noise ratio, 10·log10(Σ ref² / Σ err²) over all samples, in dB; None where they are equal."""
+    """Signal to quantisation noise ratio, 10·log10(Σ ref² / Σ err²) over all samples, in dB.
+
+    None where it would be infinite: the outputs are equal, or the reference is all zero; the MSE tells which.
+    """
     ref = _rows(reference)
     noise = float(np.sum((_rows(outputs) - ref) ** 2))
-    if noise == 0.0:
-        return None
     signal = float(np.sum(ref**2))
-    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
 
 
 def cosine(outputs: Array, reference: Array) -> float:
     """Mean over samples of the cosine between output and reference. Two zero vectors count as 1, one alone as 0."""
     a, b = _rows(outputs), _rows(reference)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    products = np.sum(a * b, axis=1)
-    values = np.divide(products, norms, out=both_zero.astype(np.float64), where=norms > 0)
-    return float(np.mean(np.minimum(values, 1.0)))
+    values = np.sum(a * b, axis=1) / np.where(norms > 0, norms, 1.0)
+    values = np.where(a.any(axis=1) | b.any(axis=1), values, 1.0)
+    return float(np.mean(np.clip(values, -1.0, 1.0)))  # rounding may leave the interval
 
 
 def max_error(outputs: Array, reference: Array) -> float:
@@ -53,11 +54,12 @@ def classifies(reference: Mapping[str, Array]) -> bool:
     if len(reference) != 1:
         return False
     (scores,) = reference.values()
-    return scores.ndim >= 2 and scores[0].size >= 2 and scores[0].size == max(scores.shape[1:])
+    classes = math.prod(scores.shape[1:])
+    return scores.ndim >= 2 and classes >= 2 and classes == max(scores.shape[1:])
 
 
 def top_k(scores: Array, k: int) -> NDArray[np.int64]:
-    """Indices of the k largest scores of each sample, best first; int64 (N, k)."""
+    """Indices of the k largest scores of each sample, best first, of equal ones the first; int64 (N, k)."""
     return np.argsort(-_rows(scores), axis=1, kind="stable")[:, :k]
 
 
@@ -100,17 +102,16 @@ def compare(
         The figures over all outputs together, and ``outputs``, a list with those of each.
     """
     count = len(next(iter(outputs.values())))
-    pairs = [(name, out, ref[:count]) for (name, out), ref in zip(outputs.items(), reference.values())]
-    together = [np.concatenate([_rows(part[i]) for part in pairs], axis=1) for i in (1, 2)]
+    pairs = list(zip(outputs.values(), (values[:count] for values in reference.values()), strict=True))
+    ours, theirs = zip(*pairs)
     scores = classifies(reference)
-    out, ref = pairs[0][1], pairs[0][2]
-    known = labels is not None and scores
+    known = labels[:count] if labels is not None and scores else None
     return {
-        **output_errors(together[0], together[1]),
-        "top1_agreement": top1_agreement(out, ref) if scores else None,
-        "top5_agreement": top5_agreement(out, ref) if scores else None,
-        "top1": label_accuracy(out, labels[:count], 1) if known and labels is not None else None,
-        "top5": label_accuracy(out, labels[:count], 5) if known and labels is not None else None,
+        **output_errors(*(np.concatenate([_rows(values) for values in each], axis=1) for each in (ours, theirs))),
+        "top1_agreement": top1_agreement(ours[0], theirs[0]) if scores else None,
+        "top5_agreement": top5_agreement(ours[0], theirs[0]) if scores else None,
+        "top1": label_accuracy(ours[0], known, 1) if known is not None else None,
+        "top5": label_accuracy(ours[0], known, 5) if known is not None else None,
         "images": count,
-        "outputs": [{"name": name, **output_errors(o, r)} for name, o, r in pairs],
+        "outputs": [{"name": name, **output_errors(*pair)} for name, pair in zip(outputs, pairs)],
     }

@@ -60,7 +60,7 @@ class EncodedWeight:
 
 
 Weight = Array | EncodedWeight
-"""An array's dtype is its storage: float32, float16 or int8."""
+"""An array's dtype is its storage: float32, float16 or int8; uint8 for bare packed bytes."""
 
 _MOST_VALUES = 1 << 48  # of one weight; more is a corrupt file, and numpy could not count them
 
@@ -168,9 +168,10 @@ class Graph:
     def outputs(self) -> list[str]:
         """Names of the blobs no layer consumes, in file order.
 
-        A Noop is a mark on blobs that are outputs, no consumer.
+        A Noop nobody reads from is a mark on blobs that are outputs, no consumer.
         """
-        layers = [layer for layer in self.layers if layer.type != "Noop"]
+        read = {blob for layer in self.layers for blob in layer.inputs}
+        layers = [layer for layer in self.layers if layer.type != "Noop" or not read.isdisjoint(layer.outputs)]
         used = {blob for layer in layers for blob in layer.inputs}
         return [blob for layer in layers for blob in layer.outputs if blob not in used]
 
@@ -219,10 +220,18 @@ class Graph:
         ]
 
     def set_input_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Write the inputs' shapes, one each and without the batch axis, into their layers; () takes a shape out."""
-        axes = {0: "", 1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
+        """Write the inputs' shapes, one each and without the batch axis, into their layers; () takes a shape out.
+
+        Raises:
+            FormatError: there are more or fewer inputs, or one has more than four axes.
+        """
+        axes = ("", "w", "hw", "chw", "cdhw")
         layers = [layer for layer in self.layers if layer.type == "Input"]
-        for layer, shape in zip(layers, shapes, strict=True):
+        if len(layers) != len(shapes):
+            raise FormatError(f"{len(shapes)} input shapes are given, the network has {len(layers)} inputs")
+        for layer, shape in zip(layers, shapes):
+            if len(shape) >= len(axes):
+                raise FormatError(f"ncnn has no blobs of {len(shape)} axes", where=f"layer Input {layer.name}")
             for axis in "whdc":
                 layer.params.pop(axis, None)
             layer.params.update(zip(axes[len(shape)], map(int, shape)))

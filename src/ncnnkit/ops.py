@@ -49,13 +49,16 @@ class Slot:
     """One weight block of a layer.
 
     ``tagged`` blocks begin with a 4-byte tag naming their storage (``ModelBin::load`` type 0) and may be fp32, fp16,
-    int8 or a table; the others are bare fp32 (type 1). ``shape`` and ``when`` are functions of the layer's params.
+    int8 or a table; the others are bare fp32 (type 1). ``packed`` blocks hold bytes of several bits a value: bare in
+    today's ncnn, behind the tag of int8 in the versions before. ``shape``, ``when`` and ``packed`` are functions of the
+    layer's params.
     """
 
     name: str
     shape: Callable[[Any], tuple[int, ...]]
     tagged: bool = False
     when: Callable[[Any], Any] = lambda p: True
+    packed: Callable[[Any], Any] = lambda p: False
 
 
 @dataclass(frozen=True)
@@ -306,7 +309,7 @@ def _attention() -> tuple[Slot, ...]:
             n = columns[name](p)
             return (rows(name, p), _packed_bytes(n, p.quantize_term) if _block_quantised(p) else n)
 
-        return Slot(f"{name}_weight", shape, tagged=True)
+        return Slot(f"{name}_weight", shape, tagged=True, packed=_block_quantised)
 
     def bias(name: str) -> Slot:
         return Slot(f"{name}_bias", lambda p: (rows(name, p),))
@@ -458,7 +461,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          | 11 output_N1M=0 | 12 output_elempack=0 | 13 output_elemtype=0 | 14 output_transpose=0
          | 18 quantize_term=0 | 20 constant_TILE_M=0 | 21 constant_TILE_N=0 | 22 constant_TILE_K=0""",
          Slot("A", _gemm_a, tagged=True, when=lambda p: p.constantA),
-         Slot("B", _gemm_b, tagged=True, when=lambda p: p.constantB),
+         Slot("B", _gemm_b, tagged=True, when=lambda p: p.constantB, packed=lambda p: _block_quantised(p) and p.transB),
          Slot("C", _gemm_c, tagged=True, when=lambda p: p.constantC and p.constant_broadcast_type_C != -1),
          Slot("B_block_scales", lambda p: (p.constantN, _blocks(p.constantK, p.quantize_term)), when=_block_quantised),
          Slot("B_input_scales", lambda p: (p.constantK,), when=_has_input_scales),

@@ -6,10 +6,11 @@ A recipe file is TOML with the fields' names as keys; what the command line give
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from .errors import RecipeError
@@ -60,6 +61,11 @@ class Recipe:
     force: bool = False
 
     def __post_init__(self) -> None:
+        for name, (check, words) in _KINDS.items():
+            value = _frozen(getattr(self, name))
+            object.__setattr__(self, name, value)
+            if not check(value):
+                raise RecipeError(f"{name} must be {words}, not {_shown(value)}")
         _one_of("backend", self.backends, BACKENDS)
         _one_of("precision", self.precisions, PRECISIONS)
         _one_of("method", [self.method], ("mse", "kl", "aciq", "minmax"))
@@ -72,7 +78,55 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for JSON and TOML."""
-        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def _is_text(value: Any) -> bool:
+    # A path that is not UTF-8 comes as lone surrogates, which no recipe file could hold.
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_is_text, value))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_shapes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(shape, tuple) and shape and all(_is_whole(side) and side > 0 for side in shape) for shape in value
+    )
+
+
+_TEXT = (_is_text, "text")
+_TRUTH = (lambda value: isinstance(value, bool), "true or false")
+_TABLE = (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)), "a table of single fields")
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("model", "images", "eval_images", "labels", "weights", "preset", "target", "method"), _TEXT),
+    "shapes": (_is_shapes, "a list of one shape an input, as [[3, 224, 224]]"),
+    "preprocess": _TABLE,
+    "backends": (_is_texts, 'a list, as ["cpu"]'),
+    "precisions": (_is_texts, 'a list, as ["fp32", "int8"]'),
+    "threads": (_is_whole, "a whole number"),
+    "seconds": (_is_number, "a number"),
+    "rounds": (_is_whole, "a whole number"),
+    "force": _TRUTH,
+}
+"""Field -> what it must be, as a test and in words: a recipe file can hold anything."""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    return str(_plain(value))[:60]
 
 
 def _one_of(what: str, given: Any, allowed: Any) -> None:
@@ -84,7 +138,9 @@ def _one_of(what: str, given: Any, allowed: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def make_recipe(options: Mapping[str, Any], file: str | Path | None = None) -> Recipe:
@@ -95,23 +151,37 @@ def make_recipe(options: Mapping[str, Any], file: str | Path | None = None) -> R
         file: a TOML file with the same keys.
 
     Raises:
-        RecipeError: a key or value that cannot be used, or no model.
+        RecipeError: a key or value that cannot be used, or no model. What stands in the file is named with the file,
+            even where an option would go before it.
     """
-    values = _read(Path(file)) if file is not None else {}
-    values.update({key: value for key, value in options.items() if value is not None})
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read(Path(file))
+        try:
+            _build({"model": "", **values})
+        except RecipeError as error:
+            raise RecipeError(error.what, where=str(file), hint=error.hint) from None
+    recipe = _build({"model": "", **values, **{key: value for key, value in options.items() if value is not None}})
+    if not recipe.model:
+        raise RecipeError("no model is given", hint="name one, or give a recipe with a model")
+    return recipe
+
+
+def _build(values: Mapping[str, Any]) -> Recipe:
     known = {field.name for field in dataclasses.fields(Recipe)}
     for key in values:
         if key not in known:
-            raise RecipeError(f"unknown key {key!r}", where=str(file), hint="one of " + ", ".join(sorted(known)))
-    if not values.get("model"):
-        raise RecipeError("no model is given", hint="name one, or give a recipe with a model")
-    try:
-        return Recipe(**{key: _frozen(value) for key, value in values.items()})
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"cannot be used: {error}", where=str(file or "options")) from None
+            raise RecipeError(f"unknown key {key!r}", hint="one of " + ", ".join(sorted(known)))
+    return Recipe(**{key: _frozen(value) for key, value in values.items()})
 
 
 def _frozen(value: Any) -> Any:
+    """A copy nobody else can change, equal to what a saved file brings back: tuples for lists, text for paths."""
+    if isinstance(value, Mapping):
+        # TOML has no null: a file says "none" for no resizing and no cropping.
+        return {key: None if v == "none" else _frozen(v) for key, v in value.items()}
+    if isinstance(value, PurePath):
+        return str(value)
     return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
@@ -122,11 +192,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"is not TOML: {error}", where=str(path)) from None
+    except RecursionError:
+        raise RecipeError("is nested too deeply", where=str(path)) from None
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe file that makes the same run. Raises StorageError."""
     import tomli_w
 
+    values = recipe.to_dict()
+    values["preprocess"] = {key: "none" if v is None else v for key, v in values["preprocess"].items()}
     with atomic_write(path) as file:
-        file.write(tomli_w.dumps(recipe.to_dict()).encode())
+        file.write(tomli_w.dumps(values).encode())

@@ -8,45 +8,100 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import FormatError, StorageError
+from .schema import Run, validate
+
+RUN = "run.json"
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
     """A folder to build a run in; its files move into ``out`` when the block ends well.
 
-    The folder lies beside ``out``, so that moving is renaming. Interrupted or failed, it disappears and ``out`` is as it
-    was before. ``run.json`` moves last: where it stands, everything it names stands too.
+    It is a hidden folder in ``out``: what may not be written or does not exist shows at once, and moving is renaming
+    even where ``out`` is a mount point. Interrupted or failed, it disappears and ``out`` is as it was before.
+
+    An older run.json goes first and the new one comes last: where one stands, everything it names stands too. Files of
+    an older run that have other names stay: somebody may need them, and no run.json names them any more.
 
     Raises:
         StorageError: the folder cannot be made or written, or the disk is full.
     """
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
+    made: list[Path] = []
     folder = None
     try:
-        if out.exists() and not out.is_dir():
-            raise StorageError("is not a folder", where=str(out), hint="choose another --out")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        yield folder
-        out.mkdir(exist_ok=True)
-        for path in sorted(folder.iterdir(), key=lambda p: p.name == "run.json"):
-            os.replace(path, out / path.name)
+        _make_folders(out, made)
+        folder = Path(tempfile.mkdtemp(prefix=".ncnnkit-", dir=out))
+        new = folder / "new"
+        new.mkdir()
+        yield new
+        _commit(new, out, folder / "old")
+        made.clear()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError("the disk is full", where=str(out), hint="free some space and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise StorageError(
-                f"cannot be written: {error.strerror}", where=str(out), hint="choose another --out"
-            ) from error
-        raise
+        explained = _explain(error, out)
+        if explained is None:
+            raise
+        raise explained from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        for path in reversed(made):
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _make_folders(out: Path, made: list[Path]) -> None:
+    """Make ``out`` and the folders above it; those that did not exist come to ``made``."""
+    for path in reversed([out, *out.parents]):
+        if path.is_dir():
+            continue
+        if path.exists():
+            raise StorageError("is not a folder", where=str(path), hint="choose another --out")
+        path.mkdir()
+        made.append(path)
+
+
+def _commit(new: Path, out: Path, old: Path) -> None:
+    """Move what is in ``new`` into ``out``, and what must make room into ``old``; all of it or nothing."""
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        # Noted first: an interrupt may come between the two.
+        moved.append((source, target))
+        os.replace(source, target)
+
+    names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == RUN, name))
+    try:
+        for name in dict.fromkeys((RUN, *names)):
+            if os.path.lexists(out / name):
+                move(out / name, old / name)
+        for name in names:
+            move(new / name, out / name)
+    except BaseException:
+        for source, target in reversed(moved):
+            if not os.path.lexists(source):
+                os.replace(target, source)
+        raise
+
+
+def _explain(error: OSError, out: Path) -> StorageError | None:
+    """The error as one a user can act on; None where it has nothing to do with ``out``."""
+    where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else out
+    # numpy gives no number where the disk fills up while it writes an array, only "n requested and m written".
+    if error.errno in _FULL or (error.errno is None and "requested and" in str(error)):
+        return StorageError("the disk is full", where=str(where), hint="free some space and run again")
+    if error.errno in _REFUSED and (out in (where, *where.parents) or where in out.parents):
+        return StorageError(f"cannot be written: {error.strerror}", where=str(out), hint="choose another --out")
+    return None
 
 
 def save_run(run: Any, path: Path) -> None:
@@ -54,17 +109,18 @@ def save_run(run: Any, path: Path) -> None:
     path.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def load_run(out: Path) -> Any:
+def load_run(out: Path) -> Run:
     """Read and check a run folder's run.json. Raises FormatError."""
-    from .schema import validate
-
-    path = out / "run.json" if out.is_dir() else out
+    path = out / RUN if out.is_dir() else out
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FormatError(
-            "no run.json here", where=str(out), hint="give the folder that `ncnnkit run --out` made"
+            f"no {RUN} here", where=str(out), hint="give the folder that `ncnnkit run --out` made"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"cannot be read: {error}", where=str(path)) from None
-    return validate(run)
+    try:
+        return validate(run)
+    except FormatError as error:
+        raise FormatError(f"{error.where}: {error.what}", where=str(path), hint=error.hint) from None

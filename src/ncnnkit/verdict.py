@@ -70,13 +70,17 @@ def warn(
         said.append(f"the errors are means over {len(evaluation)} images only")
     skipped = dict(images.skipped + evaluation.skipped)
     if skipped:
-        said.append(f"{len(skipped)} files are not images and were skipped")
+        said.append(f"{len(skipped)} files are no usable images and were skipped, {min(skipped)} among them")
     restless = [
         v["name"] for v in variants if v["status"] == "ok" and v["latency_ms"] and v["latency_ms"]["spread"] > 0.25
     ]
     if restless:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
-    said += [f"{v['name']}: {v['reason']}" for v in variants if v["status"] in ("fallback", "crashed")]
+    failed: dict[str, list[str]] = {}
+    for variant in variants:
+        if variant["status"] in ("fallback", "crashed"):
+            failed.setdefault(variant["reason"], []).append(variant["name"])
+    said += [f"{', '.join(names)}: {reason}" for reason, names in failed.items()]
     return said
 
 
@@ -88,7 +92,10 @@ def top5(
     plans: Sequence[Plan],
     results: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """The five best classes of the first evaluation image, by the original and by the recommended variant."""
+    """The five best classes of one image, by the original and by the recommended variant.
+
+    Of the evaluation images it is the one whose best class the original prefers most clearly: a person can judge that.
+    """
     if not source.labels or not accuracy.classifies(reference) or recommended is None:
         return []
     (scores,) = reference.values()
@@ -96,9 +103,11 @@ def top5(
         return []
     result = next(r for r in results if r["name"] == recommended)
     ours = np.load(next(iter(result["outputs"].values())))
+    first, second = np.sort(scores[: len(ours)].reshape(len(ours), -1), axis=1)[:, :-3:-1].T
+    shown = int(np.argmax(first - second))
 
     def rows(values: Array) -> list[dict[str, Any]]:
         flat = values.reshape(1, -1)
         return [{"label": source.labels[i], "score": float(flat[0, i])} for i in accuracy.top_k(flat, 5)[0]]  # type: ignore[index]
 
-    return [{"image": evaluation.names[0], "reference": rows(scores[0]), "recommended": rows(ours[0])}]
+    return [{"image": evaluation.names[shown], "reference": rows(scores[shown]), "recommended": rows(ours[shown])}]

@@ -91,7 +91,7 @@ class Network:
         self.precision = "fp32"
         self.inputs: List[str] = []
         self.outputs: List[str] = []
-        self.last: Arrays = []
+        self.last: List[Any] = []  # the inputs of the last sample, as ncnn's Mats
         self.tallies: Dict[str, Tally] = {}
         self.channels: Dict[str, Any] = {}
         self.rss_before_mb = 0.0
@@ -121,9 +121,10 @@ class Network:
         device = devices[request.get("gpu", 0)] if devices else None
         if request.get("cold"):
             drop_file_cache(request["bin"])
-        reset_peak()
-        self.rss_before_mb = memory_mb("VmRSS")
         self.net = None
+        reset_peak()
+        if not self.rss_before_mb:
+            self.rss_before_mb = memory_mb("VmRSS")
         start = time.perf_counter()
         net = ncnn.Net()
         allowed = OPTIONS[request["precision"]]
@@ -156,7 +157,7 @@ class Network:
     def run(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
         """One inference; answers with the blobs asked for (the outputs by default), each as ncnn holds it."""
         if arrays:
-            self.last = arrays
+            self._feed(arrays)
         names = request.get("blobs") or self.outputs
         start = time.perf_counter()
         results = self._extract(names)
@@ -180,7 +181,7 @@ class Network:
         With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax].
         Without, they grow with what is seen, see :class:`Tally`. ``sample`` counts only about so many values a blob.
         """
-        self.last = arrays
+        self._feed(arrays)
         absmax = request.get("absmax")
 
         def add(blob: str, values: Any) -> None:
@@ -203,7 +204,7 @@ class Network:
 
     def sums(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
         """Run one sample and add the mean of every channel of ``blobs`` to their sums."""
-        self.last = arrays
+        self._feed(arrays)
 
         def add(blob: str, values: Any) -> None:
             # Channels come first in images and last in the rows of an inner product.
@@ -221,7 +222,7 @@ class Network:
         return {"blobs": list(sums)}, list(sums.values())
 
     def memory(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
-        """Peak resident memory since the load began, above what the process held before it; MB (10^6 bytes)."""
+        """Peak resident memory since the last load, above what there was before the first; MB (10^6 bytes)."""
         return {"peak_mb": max(0.0, memory_mb("VmHWM") - self.rss_before_mb)}, []
 
     def _extract(self, names: Sequence[str]) -> Arrays:
@@ -230,6 +231,12 @@ class Network:
         self._each(names, lambda _, values: results.append(np.array(values)))
         return results
 
+    def _feed(self, arrays: Arrays) -> None:
+        """Copy a sample into ncnn's own memory: on numpy's, a layer that works in place crashes in light mode."""
+        import ncnn
+
+        self.last = [ncnn.Mat(array).clone() for array in arrays]
+
     def _each(self, names: Sequence[str], use: Callable[[str, Any], None]) -> None:
         """One inference; ``use`` gets each blob's name and array, ncnn's own memory that is gone when it returns."""
         import ncnn
@@ -237,9 +244,8 @@ class Network:
         if len(self.last) != len(self.inputs):
             raise RuntimeError("the network has %d inputs, %d were given" % (len(self.inputs), len(self.last)))
         with self.net.create_extractor() as extractor:
-            for name, array in zip(self.inputs, self.last):
-                # ncnn.Mat does not copy: self.last keeps the arrays alive until the outputs are out.
-                if extractor.input(name, ncnn.Mat(array)) != 0:
+            for name, mat in zip(self.inputs, self.last):
+                if extractor.input(name, mat) != 0:
                     raise RuntimeError("ncnn has no input blob " + name)
             for name in names:
                 status, mat = extractor.extract(name)
@@ -551,7 +557,7 @@ def measure(job: Message, tell: Callable[[Message], None]) -> Message:
     Args:
         job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads``), ``inputs``
             (one .npy of N samples for each network input), ``folder`` (where outputs go), ``rounds``, ``seconds`` (of
-            timing, a variant), ``slow_evaluation`` (how many samples a software device is worth).
+            timing, a variant), ``slow_seconds`` (of evaluating on a software device).
         tell: called with progress, one message a step.
 
     Returns:
@@ -599,8 +605,8 @@ def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: M
         result.update(device=device, load_ms={"cold": cold["load_ms"], "warm": warm["load_ms"]})
         result["without_vulkan"] = cold["without_vulkan"]
         software = variant["backend"] == "vulkan" and (device is None or device["type"] == "cpu")
-        count = min(len(inputs[0]), job["slow_evaluation"]) if software else len(inputs[0])
-        result["outputs"] = _evaluate(child, [a[:count] for a in inputs], Path(job["folder"]), variant["name"])
+        seconds = job["slow_seconds"] if software else float("inf")
+        result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), variant["name"], seconds)
         if software:
             found = (
                 "runs in software on the CPU: " + device["name"]
@@ -614,10 +620,13 @@ def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: M
         raise
 
 
-def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str) -> Message:
-    """Run every sample; returns output name -> .npy file of (N, …) float32."""
+def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str, seconds: float) -> Message:
+    """Run the samples, as many as ``seconds`` allow; returns output name -> .npy file of (N, …) float32."""
     collected: Dict[str, Arrays] = {}
-    for sample in zip(*inputs):
+    end = time.monotonic() + seconds
+    for number, sample in enumerate(zip(*inputs)):
+        if number >= 2 and time.monotonic() > end:
+            break
         message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
         for blob, output in zip(message["names"], outputs):
             collected.setdefault(blob, []).append(output)
@@ -630,8 +639,10 @@ def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str) -> Message:
 
 def _time(child: Child, result: Message, job: Message) -> Child:
     slow = result["status"] == "fallback"
+    if slow and sum(result.get("samples", [])) > job["seconds"] * 1000:
+        return child  # it has had its time: no figure of a GPU comes of it anyway
     seconds = job["seconds"] / job["rounds"]
-    limits = {"seconds": seconds / 2 if slow else seconds, "min_samples": 1 if slow else 3, "max_samples": 200}
+    limits = {"seconds": seconds, "min_samples": 1 if slow else 3, "max_samples": 200}
     samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]["samples"]
     # The first inference after another variant had the caches is not a sample of this one.
     result.setdefault("samples", []).extend(samples[1:] if len(samples) > 3 else samples)

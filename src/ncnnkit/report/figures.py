@@ -46,10 +46,10 @@ def decibel(value: float | None) -> str:
 
 
 def cosine(value: float | None, decimals: int = 6) -> str:
-    """Cut off, not rounded: 0.9999996 is no 1.000000. What float64 cannot tell from 1 is 1."""
+    """Cut off, not rounded: 0.9999996 is no 1.000000; what differs from 1 two digits further down is."""
     if value is None:
         return NOTHING
-    if value >= 1 - 1e-12:
+    if value > 1 - 10.0 ** -(decimals + 2):
         return f"{1:.{decimals}f}"
     return f"{math.floor(value * 10**decimals) / 10**decimals:.{decimals}f}"
 

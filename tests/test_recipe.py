@@ -1,0 +1,262 @@
+"""Recipes: what may stand in one, what is refused and how, and that a saved one makes the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ncnnkit.errors import RecipeError, StorageError
+from ncnnkit.recipe import BACKENDS, PRECISIONS, Recipe, make_recipe, save_recipe
+
+FULL = Recipe(
+    model="models/größe.onnx",
+    images="calib",
+    eval_images="eval",
+    labels='a "quoted" \\ name.txt',
+    shapes=((3, 224, 224), (10,)),
+    weights="none",
+    preset="imagenet",
+    preprocess={"mean": (0.5, 0.5, 0.5), "resize": None, "crop": (224, 224), "color": "bgr", "divisor": 1.0},
+    backends=("vulkan",),
+    precisions=("int8", "fp32"),
+    threads=3,
+    target="arm",
+    method="kl",
+    seconds=0.5,
+    rounds=2,
+    force=True,
+)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------- round trip
+
+
+@pytest.mark.parametrize("recipe", [Recipe("m.onnx"), FULL], ids=["defaults", "full"])
+def test_a_saved_recipe_is_the_same(recipe: Recipe, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    save_recipe(recipe, path)
+    assert make_recipe({}, path) == recipe
+    assert [file.name for file in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+def test_every_field_differs_in_the_full_recipe() -> None:
+    plain = Recipe("m.onnx")
+    assert not [f.name for f in dataclasses.fields(Recipe) if getattr(FULL, f.name) == getattr(plain, f.name)]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(
+    st.builds(
+        Recipe,
+        model=TEXT.filter(bool),
+        images=TEXT,
+        weights=TEXT,
+        preset=TEXT,
+        shapes=st.lists(st.lists(st.integers(1, 9999), min_size=1, max_size=4).map(tuple), max_size=3).map(tuple),
+        backends=st.lists(st.sampled_from(BACKENDS), min_size=1).map(tuple),
+        precisions=st.lists(st.sampled_from(PRECISIONS), min_size=1).map(tuple),
+        preprocess=st.dictionaries(
+            st.sampled_from(("mean", "std", "crop", "resize", "color")),
+            st.none() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.lists(st.integers(0, 9)),
+        ),
+        seconds=st.floats(0, 1e300),
+        threads=st.integers(0, 64),
+        force=st.booleans(),
+    )
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_recipe_comes_back(tmp_path: Path, recipe: Recipe) -> None:
+    path = tmp_path / "recipe.toml"
+    save_recipe(recipe, path)
+    assert make_recipe({}, path) == recipe
+
+
+def test_a_recipe_is_plain_json() -> None:
+    values = FULL.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["shapes"] == [[3, 224, 224], [10]]
+    assert values["preprocess"]["resize"] is None
+    assert list(values) == [field.name for field in dataclasses.fields(Recipe)]
+
+
+def test_a_recipe_that_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be written"):
+        save_recipe(FULL, tmp_path / "missing" / "recipe.toml")
+
+
+# --------------------------------------------------------------------------------------------- options and the file
+
+
+def test_options_go_before_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, 'model = "a.onnx"\nimages = "calib"\nthreads = 2\nbackends = ["cpu"]\n')
+    recipe = make_recipe({"model": "b.onnx", "threads": 4, "images": None, "method": "kl"}, path)
+    assert recipe == Recipe("b.onnx", images="calib", threads=4, backends=("cpu",), method="kl")
+
+
+def test_an_option_that_is_false_or_empty_counts(tmp_path: Path) -> None:
+    path = write(tmp_path, 'model = "a.onnx"\nforce = true\nimages = "calib"\nthreads = 2\n')
+    recipe = make_recipe({"force": False, "images": "", "threads": 0}, path)
+    assert recipe == Recipe("a.onnx")
+
+
+def test_options_alone_make_a_recipe() -> None:
+    assert make_recipe({"model": "a.onnx", "shapes": [[3, 8, 8]]}) == Recipe("a.onnx", shapes=((3, 8, 8),))
+
+
+def test_lists_and_paths_are_taken_and_nobody_changes_them_later() -> None:
+    given: Any = {"backends": ["cpu"], "shapes": [[3, 8, 8]], "preprocess": {"mean": [0.5]}}
+    recipe = Recipe(Path("a.onnx"), **given)  # type: ignore[arg-type]
+    same = Recipe("a.onnx", backends=("cpu",), shapes=((3, 8, 8),), preprocess={"mean": (0.5,)})
+    assert recipe == same
+    given["preprocess"]["mean"].append(1)
+    given["preprocess"]["std"] = 2
+    given["backends"].append("vulkan")
+    assert recipe == same
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.threads = 2  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+WRONG = [
+    ("threads", '"two"', "threads must be a whole number, not the text 'two'"),
+    ("threads", "2.0", "threads must be a whole number, not 2.0"),
+    ("threads", "true", "threads must be a whole number, not true"),
+    ("threads", "-1", "threads is -1, it must be at least 0"),
+    ("rounds", "0", "rounds is 0, it must be at least 1"),
+    ("rounds", "[1]", "rounds must be a whole number, not [1]"),
+    ("seconds", '"3"', "seconds must be a number, not the text '3'"),
+    ("seconds", "nan", "seconds must be a number, not nan"),
+    ("seconds", "inf", "seconds must be a number, not inf"),
+    ("seconds", "-0.5", "seconds is -0.5, it must be at least 0"),
+    ("force", "1", "force must be true or false, not 1"),
+    ("force", '"no"', "force must be true or false, not the text 'no'"),
+    ("model", "3", "model must be text, not 3"),
+    ("images", '["a", "b"]', "images must be text, not ['a', 'b']"),
+    ("labels", "1979-05-27", "labels must be text, not 1979-05-27"),
+    ("method", '"median"', "unknown method 'median' (one of mse, kl, aciq, minmax)"),
+    ("target", '"riscv"', "unknown target 'riscv' (one of x86, arm, vulkan)"),
+    ("backends", '"cpu"', "backends must be a list, as [\"cpu\"], not the text 'cpu'"),
+    ("backends", "[1]", 'backends must be a list, as ["cpu"], not [1]'),
+    ("backends", "[]", "no backend is asked for (one of cpu, vulkan)"),
+    ("backends", '["cpu", "gpu"]', "unknown backend 'gpu' (one of cpu, vulkan)"),
+    ("precisions", '"int8"', 'precisions must be a list, as ["fp32", "int8"], not the text \'int8\''),
+    ("precisions", "[]", "no precision is asked for (one of fp32, fp16, bf16, int8)"),
+    ("precisions", '["int4"]', "unknown precision 'int4' (one of fp32, fp16, bf16, int8)"),
+    ("shapes", "[3, 224, 224]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [3, 224, 224]"),
+    (
+        "shapes",
+        '"3,224,224"',
+        "shapes must be a list of one shape an input, as [[3, 224, 224]], not the text '3,224,224'",
+    ),
+    ("shapes", "[[]]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [[]]"),
+    ("shapes", "[[3, 0]]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [[3, 0]]"),
+    ("shapes", "[[3, 2.5]]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [[3, 2.5]]"),
+    ("shapes", "[[true]]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [[True]]"),
+    ("preprocess", '"imagenet"', "preprocess must be a table of single fields, not the text 'imagenet'"),
+    ("preprocess", "[1]", "preprocess must be a table of single fields, not [1]"),
+    (
+        "preprocess",
+        "{size = 3}",
+        "unknown preprocess 'size' (one of color, crop, divisor, interpolation, mean, resize, std)",
+    ),
+    ("thread", "2", f"unknown key 'thread' (one of {', '.join(sorted(f.name for f in dataclasses.fields(Recipe)))})"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "says"), WRONG)
+def test_a_wrong_line_in_a_file(key: str, value: str, says: str, tmp_path: Path) -> None:
+    text = f"{key} = {value}\n" if key == "model" else f'model = "m.onnx"\n{key} = {value}\n'
+    path = write(tmp_path, text)
+    with pytest.raises(RecipeError) as error:
+        make_recipe({}, path)
+    assert error.value.line() == f"{path}: {says}"
+
+
+def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, 'model = "m.onnx"\n')
+    with pytest.raises(RecipeError) as error:
+        make_recipe({"threads": -1}, path)
+    assert error.value.line() == "threads is -1, it must be at least 0"
+    with pytest.raises(RecipeError, match=r"^unknown key 'thread' \(one of "):
+        make_recipe({"model": "m.onnx", "thread": 1})
+
+
+def test_a_wrong_line_counts_even_where_an_option_goes_before_it(tmp_path: Path) -> None:
+    path = write(tmp_path, 'model = "m.onnx"\nthreads = "two"\n')
+    with pytest.raises(RecipeError, match=r"recipe\.toml: threads must be a whole number"):
+        make_recipe({"threads": 1}, path)
+
+
+def test_a_recipe_needs_a_model(tmp_path: Path) -> None:
+    for options, file in (({}, None), ({"model": ""}, None), ({}, write(tmp_path, "threads = 2\n"))):
+        with pytest.raises(RecipeError) as error:
+            make_recipe(options, file)
+        assert error.value.line() == "no model is given (name one, or give a recipe with a model)"
+
+
+def test_text_no_file_could_hold_is_refused() -> None:
+    # How Python spells a file name that is not UTF-8.
+    with pytest.raises(RecipeError, match="images must be text"):
+        Recipe("m.onnx", images="\udcff.jpg")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"model = ", "is not TOML: .+"),
+        (b"model", "is not TOML: .+"),
+        (b'model = "a"\nmodel = "b"\n', "is not TOML: .+line 2.+"),
+        (b"model = '\xff'\n", "is not TOML: .+ position 9.+"),
+        (b"a = " + b"[" * 10_000, "is nested too deeply|is not TOML: .+"),
+    ],
+    ids=["no value", "no equals sign", "twice", "not UTF-8", "deep"],
+)
+def test_a_file_that_is_no_toml(data: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(data)
+    with pytest.raises(RecipeError) as error:
+        make_recipe({}, path)
+    assert re.fullmatch(f"{re.escape(str(path))}: ({says})", error.value.line())
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.toml: cannot be read: No such file or directory"):
+        make_recipe({}, tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
+        make_recipe({}, tmp_path)
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(Recipe)]), VALUES, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_no_value_does_worse_than_a_recipe_error(values: dict[str, Any]) -> None:
+    try:
+        recipe = make_recipe({"model": "m.onnx", **values})
+    except RecipeError as error:
+        refusal = error.line()
+    else:
+        refusal = ""
+        assert make_recipe(recipe.to_dict()) == recipe
+    assert "\n" not in refusal
