@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -14,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import ncnnfile, ops
-from .errors import ConvertError, FormatError
-from .graph import Graph
+from .errors import ConvertError, FormatError, ModelError, StorageError
+from .graph import Graph, Layer
 from .images import InputSpec
 from .source import ModelSource, open_model
+from .source.model import say
+from .source.onnx_data import inline_external_data
 
 INSTALL_HINT = "pip install --no-deps pnnx"
+FAILURE_HINT = "does --shape fit? else export the model in another way: from another opset, or as traced TorchScript"
 TIMEOUT = 1800.0  # seconds; the largest networks take a few minutes
 
 # pnnx's letters for types, after a shape.
@@ -86,23 +90,52 @@ def convert_source(source: ModelSource, workdir: Path) -> Conversion:
     Raises:
         ConvertError: pnnx is missing, fails, or leaves operators that ncnn does not have.
         FormatError: an ncnn model is corrupt.
+        ModelError: an input has more dimensions than ncnn knows, or the files with an ONNX model's weights cannot be
+            read.
+        StorageError: ``workdir`` cannot be written.
     """
-    if source.kind == "ncnn":
-        return Conversion(ncnnfile.load(source.path), "the model is ncnn's own: nothing to convert\n", 0.0)
     start = time.perf_counter()
-    pnnx = find_pnnx()
-    with tempfile.TemporaryDirectory(prefix="pnnx-", dir=workdir) as name:
-        folder = Path(name)
-        # A plain name: pnnx cuts paths at dots and takes commas and brackets for lists.
-        model = folder / f"model{'.onnx' if source.kind == 'onnx' else '.pt'}"
-        os.symlink(source.path.resolve(), model)
-        for data in source.path.parent.glob(f"{source.path.name}*data"):  # ONNX weights beside the file
-            os.symlink(data.resolve(), folder / data.name)
-        log = _run_pnnx(pnnx, model, source.inputs)
-        graph = _read_result(folder, log)
-        # pnnx does not write them, and everything that runs the model later needs them.
-        graph.set_input_shapes([spec.shape for spec in source.inputs])
+    for spec in source.inputs:
+        if not 1 <= len(spec.shape) <= 4:
+            raise ModelError(
+                f"input {spec.name!r} has {len(spec.shape)} dimensions beside the batch axis, ncnn takes 1 to 4",
+                where=source.reference,
+            )
+    if source.kind == "ncnn":
+        graph, log = ncnnfile.load(source.path), "the model is ncnn's own: nothing to convert\n"
+    else:
+        pnnx = find_pnnx()
+        with tempfile.TemporaryDirectory(prefix="pnnx-", dir=workdir) as name:
+            model = _place(source, Path(name))
+            log = _run_pnnx(pnnx, model, source.inputs)
+            graph = _read_result(model.parent, log, source.inputs)
+        _check_inputs(graph, source.inputs)
+        _order_outputs(graph)
+    if any(layer.type == "Embed" for layer in graph.layers):
+        raise ConvertError(
+            "ncnn's Embed layer reads integers, and ncnnkit feeds networks with float32",
+            hint="cut the model behind its embedding, and give the embedded vectors as arrays",
+        )
+    # pnnx does not write them, and everything that runs the model later needs them.
+    graph.set_input_shapes([spec.shape for spec in source.inputs])
     return Conversion(graph, log, time.perf_counter() - start)
+
+
+def _place(source: ModelSource, folder: Path) -> Path:
+    """The model in a folder of its own, under a plain name: pnnx cuts paths at dots and takes commas for lists."""
+    model = folder / f"model{'.onnx' if source.kind == 'onnx' else '.pt'}"
+    try:
+        whole = inline_external_data(source.path) if source.kind == "onnx" else None
+    except OSError as error:
+        raise ModelError(f"its weights cannot be read: {say(error)}", where=source.reference) from None
+    try:
+        if whole is None:
+            os.symlink(source.path.resolve(), model)
+        else:
+            model.write_bytes(whole)
+    except OSError as error:
+        raise StorageError(f"cannot be written: {say(error)}", where=str(model)) from None
+    return model
 
 
 def _run_pnnx(pnnx: Path, model: Path, inputs: Sequence[InputSpec]) -> str:
@@ -126,22 +159,27 @@ def _run_pnnx(pnnx: Path, model: Path, inputs: Sequence[InputSpec]) -> str:
         raise ConvertError(f"pnnx did not finish within {TIMEOUT / 60:.0f} minutes", where=model.name) from None
     log = f"$ {' '.join(['pnnx', *command[1:]])}\n{done.stdout.decode('utf-8', 'replace')}"
     if done.returncode:
-        how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
-        raise ConvertError(f"pnnx failed ({how}): {_last_line(log)}", hint="does --shape fit the model?")
+        how = f"crashed with signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        raise ConvertError(f"pnnx failed ({how}): {_telling_line(log)}", hint=FAILURE_HINT)
+    if "FATAL ERROR" in log:  # it goes on all the same, and what it writes cannot be used
+        raise ConvertError(f"pnnx failed: {_telling_line(log)}", hint=FAILURE_HINT)
     return log
 
 
-def _last_line(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith(("#", "$"))]
+def _telling_line(log: str) -> str:
+    log = re.sub(r"\x1b\[[\d;]*m.*?(\x1b\[m|$)", "", log, flags=re.M)  # ONNX Runtime's coloured warnings
+    lines = [line.strip() for line in log.splitlines()]
+    # Neither headings and rules nor the options pnnx repeats.
+    lines = [line for line in lines if re.search(r"[^\W\d_]", line) and not re.match(r"[#$]|\w+ =", line)]
     telling = [line for line in lines if re.search(r"error|fail|not supported|unsupported|terminate", line, re.I)]
     return (telling or lines or ["it printed nothing"])[-1][:200]
 
 
-def _read_result(folder: Path, log: str) -> Graph:
+def _read_result(folder: Path, log: str, inputs: Sequence[InputSpec]) -> Graph:
     param, bin_file = folder / "model.ncnn.param", folder / "model.ncnn.bin"
     for path in (param, bin_file):
         if not path.is_file():
-            raise ConvertError(f"pnnx wrote no {path.name}: {_last_line(log)}", hint="does --shape fit the model?")
+            raise ConvertError(f"pnnx wrote no {path.name}: {_telling_line(log)}", hint=FAILURE_HINT)
     types = [
         line.split()[0] for line in param.read_text(encoding="utf-8", errors="replace").splitlines()[2:] if line.strip()
     ]
@@ -149,9 +187,41 @@ def _read_result(folder: Path, log: str) -> Graph:
     if unsupported:
         raise ConvertError(
             f"ncnn has no layer for: {', '.join(unsupported)}",
-            hint="replace these operators in the model, or cut the model before them",
+            hint="replace these operators in the model, or cut the model before them"
+            if {spec.dtype for spec in inputs} == {"float32"}
+            else "export the model with float32 inputs and weights",
         )
     try:
         return ncnnfile.load(param)  # the weights stay mapped when the folder goes
     except FormatError as error:
         raise ConvertError(f"pnnx wrote a model that cannot be read: {error}") from None
+
+
+def _check_inputs(graph: Graph, inputs: Sequence[InputSpec]) -> None:
+    expected = [f"in{index}" for index in range(len(inputs))]
+    if graph.inputs != expected:
+        raise ConvertError(f"pnnx gave the network the inputs {graph.inputs}, the model has {len(inputs)}")
+    for blob, spec in zip(expected, inputs):
+        if blob in graph.outputs:
+            raise ConvertError(f"the model does not use its input {spec.name!r}", hint="export it without that input")
+
+
+def _order_outputs(graph: Graph) -> None:
+    """Make the outputs' order in the file, which is ncnn's order, the model's: out0, out1 and so on.
+
+    What layers compute and nobody reads, as the other half of a chunk, counts as output to ncnn; it comes last.
+    """
+
+    def rank(blob: str) -> float:
+        match = re.fullmatch(r"out(\d+)", blob)
+        return int(match[1]) if match else math.inf
+
+    ordered = sorted(graph.outputs, key=rank)
+    if graph.outputs == ordered:
+        return
+    producers = graph.producers()
+    for blob in ordered:
+        # A Split of one costs nothing, and stands where an output that others are computed from cannot.
+        early = producers[blob]
+        early.outputs = [f"{blob}_early" if name == blob else name for name in early.outputs]
+        graph.layers.append(Layer("Split", f"order_{blob}", [f"{blob}_early"], [blob]))

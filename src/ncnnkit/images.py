@@ -44,7 +44,7 @@ class InputSpec:
 
 def times(shape: Sequence[int]) -> str:
     """A shape as people write it: 3x224x224."""
-    return "x".join(map(str, shape))
+    return "x".join(map(str, shape)) or "a scalar"
 
 
 @dataclass(frozen=True)
@@ -362,4 +362,5 @@ def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
 
 
 def _float(array: NDArray[Any]) -> NDArray[np.float32]:
-    return np.array(array, np.float32, order="C")
+    with np.errstate(over="ignore"):  # it becomes infinity, which is refused where the sample is asked for
+        return np.array(array, np.float32, order="C")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .. import ncnnfile
 from ..errors import ModelError
@@ -17,13 +16,21 @@ from ..images import InputSpec
 from .model import Array, Dims, ModelSource, file_safe, listed, read_metadata, say, settle_inputs
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
 
+# torch's names for what a tensor is stored in -> numpy's for its type.
+_DTYPES = {
+    "FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "float64", "LongStorage": "int64",
+    "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}  # fmt: skip
+
 
 def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     session = _onnx_session(path)
     given = session.get_inputs()
     names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
     dtypes = [_onnx_dtype(reference, i.name, i.type) for i in given]
-    inputs = settle_inputs(reference, names, [tuple(i.shape) for i in given], dtypes, shapes)
+    # ONNX Runtime gives no dimensions also where not even the rank is known.
+    inputs = settle_inputs(reference, names, [tuple(i.shape) or None for i in given], dtypes, shapes)
     metadata = session.get_modelmeta().custom_metadata_map
     preprocess, origin, labels = read_metadata(reference, metadata, inputs)
 
@@ -51,24 +58,21 @@ def _onnx_dtype(reference: str, name: str, kind: str) -> str:
     """``tensor(float)`` -> ``float32``."""
     inner = kind.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(inner, inner)
-    try:
-        return np.dtype(dtype).name if inner != "string" else ""[1]
-    except (TypeError, IndexError):
-        raise ModelError(f"input {name!r} takes {kind}, which ncnn cannot", where=reference) from None
+    if dtype not in _DTYPES.values():
+        raise ModelError(f"input {name!r} takes {kind}, which ncnn cannot", where=reference)
+    return dtype
 
 
 def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     metadata, traced = _read_archive(reference, path)
-    try:
-        module = _load_torchscript(path)
-    except ImportError:
-        module = None
+    module = _load_torchscript(path)
     # The inputs have no names that can be read without torch: pnnx's own are used.
     if traced:
         dims: list[Dims | None] = [shape for shape, _ in traced]
         dtypes = [dtype for _, dtype in traced]
     else:
-        count = _forward_inputs(module) or max(1, len(shapes))
+        # The first input of a method's graph is the module itself.
+        count = max(1, len(shapes)) if module is None else len(list(module.graph.inputs())) - 1
         dims, dtypes = [None] * count, ["float32"] * count
     names = [f"in{i}" for i in range(len(dims))]
     inputs = settle_inputs(reference, names, dims, dtypes, shapes)
@@ -104,17 +108,16 @@ def _module_outputs(reference: str, module: Any, inputs: Sequence[InputSpec]) ->
 
 
 def _load_torchscript(path: Path) -> Any:
-    import torch
-
+    """The module; None where torch is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
     try:
         with quiet():
             return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"torch cannot load it: {say(error)}", where=str(path)) from None
-
-
-def _forward_inputs(module: Any) -> int:
-    return 0 if module is None else len(list(module.graph.inputs())) - 1
 
 
 def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tuple[Dims, str]] | None]:
@@ -138,7 +141,7 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
             if "traced_inputs.pkl" in names:
                 with archive.open(names["traced_inputs.pkl"]) as file:
                     traced = _TracedInputs(file).shapes()
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, NotImplementedError):
+    except (zipfile.BadZipFile, EOFError, OSError, LookupError, RuntimeError, ValueError, zlib.error):
         raise ModelError(
             "is not a TorchScript file, or is damaged",
             where=reference,
@@ -156,17 +159,12 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
 class _TracedInputs(pickle.Unpickler):
     """Reads the shapes out of ``traced_inputs.pkl``; every name in it stands for one of these, so nothing is run."""
 
-    _DTYPES: Mapping[str, str] = {
-        "FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "float64", "LongStorage": "int64",
-        "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
-    }  # fmt: skip
-
     def find_class(self, module: str, name: str) -> Any:
         known = {
             "_rebuild_tensor_v2": lambda storage, offset, size, *rest: (tuple(size), storage),
             "restore_type_tag": lambda value, tag: value,
             "OrderedDict": dict,
-            **self._DTYPES,
+            **_DTYPES,
         }
         if name not in known:
             raise pickle.UnpicklingError(f"{module}.{name}")
@@ -179,7 +177,7 @@ class _TracedInputs(pickle.Unpickler):
         """(dimensions with batch axis, type) of each input; None where something other than tensors was traced."""
         try:
             return [(tuple(map(int, shape)), str(dtype)) for shape, dtype in self.load()["forward"]] or None
-        except (pickle.UnpicklingError, TypeError, ValueError, LookupError):
+        except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError):
             return None
 
 
@@ -197,6 +195,3 @@ READERS: dict[str, Callable[[str, Path, Sequence[tuple[int, ...]]], ModelSource]
     ".torchscript": _open_torchscript,
     ".param": _open_ncnn,
 }
-
-
-# ------------------------------------------------------------------------------------------------------------ torch

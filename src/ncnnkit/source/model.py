@@ -114,6 +114,7 @@ def say(error: BaseException) -> str:
 
 
 def file_safe(name: str) -> str:
+    """A name that is safe in file names on every system."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
 
 
@@ -175,6 +176,7 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
 
 
 def listed(values: Iterable[Any]) -> str:
+    """A shape as the command line takes it: 3,224,224."""
     return ",".join(map(str, values))
 
 
@@ -190,18 +192,19 @@ def read_metadata(
 ) -> tuple[Preprocess | None, str, tuple[str, ...] | None]:
     """(preprocessing, where it was found, class names) from a model file's own metadata."""
     labels = None
+    ultralytics = {"names", "task"} <= metadata.keys()
     try:
         if _LABELS_KEY in metadata:
             labels = tuple(str(name) for name in json.loads(metadata[_LABELS_KEY]))
-        elif "names" in metadata:  # Ultralytics writes a Python dict, class index -> name
+        elif ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
             names = ast.literal_eval(metadata["names"])
-            labels = tuple(str(names[i]) for i in range(len(names)))
+            labels = tuple(str(names[index]) for index in sorted(names, key=int))
         if _PREPROCESS_KEY in metadata:
             found = Preprocess.from_dict(json.loads(metadata[_PREPROCESS_KEY]))
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
     except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError) as error:
         raise ModelError(f"its metadata cannot be read: {say(error)}", where=reference) from None
-    if {"names", "task"} <= metadata.keys() and _takes_image(inputs):
+    if ultralytics and _takes_image(inputs):
         size = (inputs[0].shape[1], inputs[0].shape[2])
         if metadata["task"] == "classify":
             return Preprocess(resize=min(size), crop=size), "Ultralytics' metadata in the model", labels
@@ -214,6 +217,7 @@ def _takes_image(inputs: Sequence[InputSpec]) -> bool:
 
 
 def fit(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preprocess | None:
+    """The preprocessing for inputs of this size, unchanged where they are no image."""
     if preprocess is None or not _takes_image(inputs):
         return preprocess
     return preprocess.fitted(inputs[0].shape[1], inputs[0].shape[2])

@@ -50,10 +50,15 @@ def _build_from_torchvision(reference: str, weights: str) -> Built:
     # A checkpoint under the name torchvision gave it was trained with that checkpoint's preprocessing.
     member = next((m for m in members if Path(m.url).name == Path(weights).name), best)
     # Segmentation networks would download weights for their backbone even where weights=None.
-    backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
+    fixed: dict[str, Any] = {}
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        fixed["weights_backbone"] = None
+    # Trained ones normalise once more inside; torchvision switches that on with its own weights only.
+    if name in ("googlenet", "inception_v3"):
+        fixed.update(transform_input=True, init_weights=weights == "none")
 
     def build(**changes: Any) -> Any:
-        return builder(weights=None, **backbone, **changes)
+        return builder(weights=None, **fixed, **changes)
 
     if weights == "default":
         if best is None:
@@ -62,7 +67,7 @@ def _build_from_torchvision(reference: str, weights: str) -> Built:
             )
         module = _download_torchvision(reference, builder, best)
     else:
-        module = build() if weights == "none" else load_weights(reference, build, Path(weights))
+        module = build() if weights == "none" else load_weights(build, Path(weights))
     preprocess = from_torchvision(member)
     labels = tuple(member.meta.get("categories", ())) if member is not None else ()
     return Built(
@@ -115,12 +120,11 @@ def _build_from_timm(reference: str, weights: str) -> Built:
         return timm.create_model(name, **changes)
 
     try:
-        if weights in ("default", "none"):
-            module = build()
-        else:
-            module = load_weights(reference, build, Path(weights))
         if weights == "default":
-            module = build(pretrained=True, pretrained_cfg_overlay=_find_timm_weights(reference, module.pretrained_cfg))
+            found = _find_timm_weights(reference, timm.get_pretrained_cfg(name).to_dict())
+            module = build(pretrained=True, pretrained_cfg_overlay=found)
+        else:
+            module = build() if weights == "none" else load_weights(build, Path(weights))
     except NcnnkitError:
         raise
     except Exception as error:  # bad tags, removed checkpoints, failed downloads
@@ -176,6 +180,11 @@ def _timm_labels(timm: Any, module: Any) -> tuple[str, ...] | None:
 
 
 def build_from_module(reference: str, weights: str) -> Built:
+    """What ``package.module:function`` names: a module, or what a function or class without arguments makes.
+
+    Raises:
+        ModelError: it cannot be imported or made, is no ``torch.nn.Module``, or the weights do not fit it.
+    """
     import torch
 
     module_name, _, attribute = reference.partition(":")
@@ -189,7 +198,7 @@ def build_from_module(reference: str, weights: str) -> Built:
         def build() -> Any:
             return found if isinstance(found, torch.nn.Module) else found()
 
-        module = build() if weights in ("default", "none") else load_weights(reference, build, Path(weights))
+        module = build() if weights in ("default", "none") else load_weights(build, Path(weights))
     except NcnnkitError:
         raise
     except Exception as error:  # the user's own code: whatever it raises is the message
@@ -253,9 +262,13 @@ def trace(
 ) -> ModelSource:
     """Write a module as TorchScript.
 
-    Of the two ways into pnnx, tracing was chosen: over ResNet50, MobileNetV2, MobileNetV3, RegNetY and EfficientNet both
-    give equally exact networks, but from a trace come Pooling and InnerProduct layers where the ONNX exporter's graph
-    gives Reduction, Reshape and 1x1 Convolution, and it needs neither onnx nor onnxscript.
+    Of the two ways into pnnx, tracing was chosen: over ResNet50, MobileNetV2, MobileNetV3, RegNetY and EfficientNet
+    both give equally exact networks, but from a trace come Pooling and InnerProduct layers where the ONNX exporter's
+    graph gives Reduction, Reshape and 1x1 Convolution, and it needs neither onnx nor onnxscript.
+
+    Raises:
+        ModelError: the shapes are missing or do not fit, or the module fails on them.
+        StorageError: ``workdir`` cannot be written.
     """
     import torch
 

@@ -73,7 +73,7 @@ def flatten(outputs: Any, name: str = "") -> dict[str, Any]:
 
 
 def named_outputs(module: Any, example: Sequence[Any]) -> dict[str, Any]:
-    """The module's outputs on example tensors, by name. Raises what the module raises, TypeError as in :func:`flatten`."""
+    """The module's outputs on example tensors, by name. Raises what the module raises, or TypeError."""
     import torch
 
     with quiet(), torch.no_grad():
@@ -84,7 +84,7 @@ def flat_module(module: Any) -> Any:
     """A module that returns the same outputs as a plain tuple (one tensor alone as itself), as tracing wants them."""
     import torch
 
-    class Flat(torch.nn.Module):
+    class Flat(torch.nn.Module):  # type: ignore[misc]  # torch is not there where the types are checked
         def __init__(self) -> None:
             super().__init__()
             self.inner = module

@@ -26,13 +26,21 @@ def require_reachable(reference: str, url: str, what: str, hint: str) -> None:
         raise ModelError(f"{what} cannot be downloaded ({reason})", where=reference, hint=hint) from None
 
 
-def load_weights(reference: str, build: Callable[..., Any], path: Path) -> Any:
-    """A module with the state_dict of a file, built with as many classes as the file has."""
-    state = _read_state(reference, path)
+def load_weights(build: Callable[..., Any], path: Path) -> Any:
+    """A module with the state_dict of a file.
+
+    Args:
+        build: makes the module; where it takes keywords, ``num_classes`` is given as many classes as the file has.
+        path: a file of ``torch.save`` or safetensors.
+
+    Raises:
+        ModelError: the file cannot be read, or does not fit the module.
+    """
+    state = _read_state(path)
     module = build()
     own = module.state_dict()
     other = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if (other and "num_classes" in inspect.signature(build).parameters) or (other and _takes_changes(build)):
+    if other and inspect.signature(build).parameters:
         # A fine-tuned checkpoint: the classifier, last in every library's state_dict, has its number of classes.
         module = build(num_classes=int(state[other[-1]].shape[0]))
         own = module.state_dict()
@@ -52,11 +60,7 @@ def load_weights(reference: str, build: Callable[..., Any], path: Path) -> Any:
     return module
 
 
-def _takes_changes(build: Callable[..., Any]) -> bool:
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(build).parameters.values())
-
-
-def _read_state(reference: str, path: Path) -> dict[str, Any]:
+def _read_state(path: Path) -> dict[str, Any]:
     import torch
 
     if not path.is_file():

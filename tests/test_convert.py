@@ -1,0 +1,369 @@
+"""Conversion by pnnx: the networks it makes, the models it cannot make one of, and pnnx itself going wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import ncnnkit
+from ncnnkit import accuracy
+from ncnnkit import convert as convert_function
+from ncnnkit.convert import Conversion, convert_source, find_pnnx
+from ncnnkit.errors import ConvertError, ModelError
+from ncnnkit.graph import Graph, Layer
+from ncnnkit.ncnnfile import save
+from ncnnkit.passes import optimize
+from ncnnkit.session import Session
+from ncnnkit.source import ModelSource, open_model
+
+convert_module = sys.modules["ncnnkit.convert"]  # its name in the package is the function's
+DATA = Path(ncnnkit.__file__).parent / "data"
+DEMO = DATA / "efficientnet-lite0.onnx"
+FLOAT = TensorProto.FLOAT
+Array = NDArray[Any]
+
+
+def random(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def write_onnx(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: dict[str, Any],
+    outputs: Sequence[str],
+    weights: dict[str, Array] | None = None,
+    kind: int = FLOAT,
+    **options: Any,
+) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path, **options)
+    return path
+
+
+def converted(
+    reference: object, folder: Path, *shapes: tuple[int, ...], **options: Any
+) -> tuple[ModelSource, Conversion]:
+    source = open_model(str(reference), shapes=shapes, workdir=folder, **options)
+    return source, convert_source(source, folder)
+
+
+def outputs_of(graph: Graph, inputs: Sequence[Array]) -> dict[str, Array]:
+    """Output -> (N, …), by ncnn in fp32."""
+    with Session(graph, precision="fp32") as net:
+        rows = [net.blobs(*sample, names=net.outputs) for sample in zip(*inputs)]
+    return {name: np.stack(column) for name, column in zip(net.outputs, zip(*rows))}
+
+
+def assert_same(source: ModelSource, graph: Graph, *inputs: Array, sqnr_db: float = 110) -> None:
+    """ncnn's outputs are the original's, in the original's order."""
+    ours, theirs = outputs_of(graph, inputs), source.reference_outputs(inputs)
+    assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
+    for (name, value), expected in zip(ours.items(), theirs.values()):
+        sqnr = accuracy.sqnr_db(value, expected)
+        assert sqnr is None or sqnr >= sqnr_db, name
+
+
+# ------------------------------------------------------------------------------------------------------ whole models
+
+
+def test_the_demo_model_is_onnx_runtimes_in_fp32(tmp_path: Path) -> None:
+    source, conversion = converted(DEMO, tmp_path)
+    assert source.preprocess is not None
+    photos = sorted((DATA / "images").rglob("*.jpg"))[:3]
+    images = np.stack([source.preprocess.apply(Image.open(photo)) for photo in photos])
+    assert_same(source, conversion.graph, images, sqnr_db=100)
+    assert conversion.graph.inputs == ["in0"]
+    assert conversion.graph.outputs == ["out0"]
+    assert conversion.graph.input_shapes() == [(3, 224, 224)]
+    assert conversion.log.startswith("$ pnnx model.onnx inputshape=[1,3,224,224]f32 fp16=0\n")
+    assert conversion.seconds > 0
+    assert list(tmp_path.iterdir()) == []  # pnnx's files are gone, and the weights can still be read
+    weights = {weight.dtype for layer in conversion.graph.layers for weight in layer.weights.values()}  # type: ignore[union-attr]
+    assert weights == {np.dtype(np.float32)}
+
+
+def test_convert_takes_a_reference(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": ["N", 3, "H", "W"]}, ["y"])
+    assert convert_function(str(path), shapes=[(3, 4, 5)]).input_shapes() == [(3, 4, 5)]
+    with pytest.raises(ModelError, match="dynamic dimensions"):
+        convert_function(str(path))
+
+
+@pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]], ids=["a first", "b first"])
+def test_inputs_keep_the_models_order_whichever_is_used_first(tmp_path: Path, order: list[str]) -> None:
+    weights = {"w": random(3, 2, 1, 1), "v": -random(3, 2, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", [order[0], "w"], ["t"]),
+        helper.make_node("Conv", [order[1], "v"], ["u"]),
+        helper.make_node("Sub", ["t", "u"], ["y"]),
+    ]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}, ["y"], weights)
+    source, conversion = converted(path, tmp_path)
+    assert_same(source, conversion.graph, random(2, 2, 3, 4), 3 * random(2, 2, 3, 4))
+
+
+TAIL, SIDE = helper.make_node("Exp", ["p"], ["tail"]), helper.make_node("Conv", ["x", "v"], ["side"])
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [["tail", "p"], ["p", "tail"], ["tail", "side", "p"], ["p", "side", "tail"], ["side", "tail"], ["tail", "side"]],
+    ids="-".join,
+)
+def test_outputs_keep_the_models_order_also_where_one_is_computed_from_another(
+    tmp_path: Path, outputs: list[str]
+) -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["p"]), TAIL, SIDE]
+    weights = {"w": random(4, 3, 3, 3) - 0.5, "v": random(2, 3, 1, 1)}
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3, 5, 6]}, outputs, weights)
+    source, conversion = converted(path, tmp_path)
+    conversion.graph.verify()
+    assert conversion.graph.outputs == [f"out{i}" for i in range(len(outputs))]
+    assert source.outputs == tuple(outputs)
+    assert_same(source, conversion.graph, random(2, 3, 5, 6))
+    assert_same(source, optimize(conversion.graph), random(2, 3, 5, 6))
+
+
+def test_what_nobody_reads_comes_after_the_outputs(tmp_path: Path) -> None:
+    weights = {"w": random(4, 3, 3, 3), "sizes": np.array([2, 2])}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Split", ["c", "sizes"], ["unused", "half"], axis=1),
+        helper.make_node("Exp", ["half"], ["y"]),
+    ]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3, 5, 6]}, ["y"], weights)
+    source, conversion = converted(path, tmp_path)
+    graph = conversion.graph
+    assert graph.outputs[0] == "out0"
+    expected = source.reference_outputs([random(1, 3, 5, 6)])["y"]
+    assert np.allclose(outputs_of(graph, [random(1, 3, 5, 6)])["out0"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a b/my net.v1.onnx", "[x]/m,[1,2].onnx", "ü/-m'$(x).onnx", "m.onnx.onnx"])
+def test_paths_pnnx_could_not_read(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_onnx(tmp_path / name, [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3, 4, 5]}, ["y"])
+    monkeypatch.chdir(path.parent)
+    before = sorted(tmp_path.rglob("*"))
+    assert convert_function(path.name).input_shapes() == [(3, 4, 5)]
+    assert sorted(tmp_path.rglob("*")) == before  # pnnx leaves nothing beside the model
+
+
+@pytest.mark.parametrize("place", ["model.onnx.data", "weights of it.bin", "deep/er/w"])
+def test_onnx_with_its_weights_in_another_file(tmp_path: Path, place: str) -> None:
+    constant = helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(random(4), "b"))
+    nodes = [constant, helper.make_node("Conv", ["x", "w", "b"], ["c"]), helper.make_node("Mul", ["c", "s"], ["y"])]
+    weights = {"w": random(4, 3, 3, 3) - 0.5, "s": random(4, 1, 1)}
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    path = write_onnx(
+        tmp_path / "model.onnx", nodes, {"x": [1, 3, 5, 6]}, ["y"], weights, save_as_external_data=True,
+        location=place, size_threshold=0, convert_attribute=True,
+    )  # fmt: skip
+    assert b"location" in path.read_bytes()
+    source, conversion = converted(path, tmp_path)
+    assert_same(source, conversion.graph, random(2, 3, 5, 6))
+    shutil.rmtree(tmp_path / place.split("/")[0], ignore_errors=True)
+    (tmp_path / place).unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=r"its weights cannot be read: .*No such file"):
+        convert_source(source, tmp_path)
+
+
+# ------------------------------------------------------------------------------------- models that cannot be converted
+
+
+def test_operators_ncnn_has_not_are_named(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["n"]),
+        helper.make_node("Cast", ["n"], ["f"], to=FLOAT),
+        helper.make_node("Det", ["x"], ["d"]),
+        helper.make_node("ReduceSum", ["f"], ["s"], keepdims=0),
+        helper.make_node("Add", ["s", "d"], ["y"]),
+    ]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3, 4, 4]}, ["y"])
+    with pytest.raises(ConvertError, match=r"ncnn has no layer for: Det, NonZero.* \(replace these operators"):
+        convert_function(str(path))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.UINT8, TensorProto.FLOAT16])
+def test_inputs_of_another_type_are_converted_or_named(tmp_path: Path, kind: int) -> None:
+    nodes = [helper.make_node("Cast", ["x"], ["f"], to=FLOAT), helper.make_node("Exp", ["f"], ["y"])]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3]}, ["y"], kind=kind)
+    with pytest.raises(ConvertError, match=r"ncnn has no layer for: Tensor\.to \(export the model with float32 inputs"):
+        convert_function(str(path))
+
+
+@pytest.mark.parametrize("shape", [[1], [1, 2, 3, 4, 5, 6]], ids=["batch alone", "six"])
+def test_inputs_with_more_or_fewer_dimensions_than_ncnn_has(tmp_path: Path, shape: list[int]) -> None:
+    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": shape}, ["y"])
+    with pytest.raises(ModelError, match=f"input 'x' has {len(shape) - 1} dimensions beside the batch axis"):
+        convert_function(str(path))
+
+
+def test_an_input_without_use(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Exp", ["b"], ["y"])]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"a": [1, 3], "b": [1, 4]}, ["y"])
+    with pytest.raises(ConvertError, match=r"the model does not use its input 'a' \(export it without that input\)"):
+        convert_function(str(path))
+
+
+def test_pnnx_crashing_on_a_model(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["y"]), helper.make_node("Identity", ["y"], ["z"])]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3]}, ["z", "y"])
+    with pytest.raises(ConvertError) as caught:
+        convert_function(str(path))
+    assert "pnnx failed (crashed with signal 11)" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------- ncnn's own files
+
+
+def test_an_ncnn_model_is_loaded_and_takes_the_shapes_given(tmp_path: Path) -> None:
+    graph = Graph([Layer("Input", "in", [], ["data"]), Layer("Exp", "exp", ["data"], ["y"])])
+    save(graph, tmp_path / "m.param")
+    source, conversion = converted(tmp_path / "m.param", tmp_path, (3, 4, 5))
+    assert conversion.graph.input_shapes() == [(3, 4, 5)]
+    assert "nothing to convert" in conversion.log
+    assert source.engine == "ncnn"
+
+
+def test_an_embedding_is_refused_since_networks_are_fed_with_floats(tmp_path: Path) -> None:
+    embed = Layer("Embed", "embed", ["data"], ["y"], {"num_output": 2, "input_dim": 3, "weight_data_size": 6})
+    embed.weights["weight"] = random(3, 2)
+    save(Graph([Layer("Input", "in", [], ["data"], {"w": 4}), embed]), tmp_path / "m.param")
+    with pytest.raises(ConvertError, match="ncnn's Embed layer reads integers"):
+        convert_function(str(tmp_path / "m.param"))
+
+
+# -------------------------------------------------------------------------------------------------------- pnnx itself
+
+
+def test_pnnx_is_found_in_its_package_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pnnx", raising=False)
+    found = find_pnnx()
+    assert found.parent.name == "pnnx"
+    assert os.access(found, os.X_OK)
+    assert "pnnx" not in sys.modules  # it would import torch
+
+
+def without_package(monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None = None) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+
+
+def test_pnnx_on_the_path_and_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A folder called pnnx where Python looks for modules is no package with a binary.
+    folder = ModuleSpec("pnnx", None, is_package=True)
+    folder.submodule_search_locations = [str(tmp_path)]
+    for spec in (None, folder):
+        without_package(monkeypatch, spec)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        with pytest.raises(ConvertError, match=r"not installed \(pip install --no-deps pnnx\)"):
+            find_pnnx()
+    binary = tmp_path / "bin" / "pnnx"
+    binary.parent.mkdir()
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    assert find_pnnx() == binary
+
+
+GOOD = "printf '7767517\\n2 2\\nInput in0 0 1 in0\\nExp e 1 1 in0 out0\\n' > model.ncnn.param; : > model.ncnn.bin\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 0", "pnnx wrote no model.ncnn.param: it printed nothing"),
+        ("echo all fine; : > model.ncnn.param", "pnnx wrote no model.ncnn.bin: all fine"),
+        ("echo; exit 3", r"pnnx failed \(exit status 3\): it printed nothing"),
+        ("echo 'ort failed: bad'; echo '####'; echo more >&2; exit 1", r"\(exit status 1\): ort failed: bad"),
+        ("echo starting; echo 'fp16 = 0'; echo '────'; kill -SEGV $$", r"\(crashed with signal 11\): starting"),
+        (GOOD + "echo 'FATAL ERROR no external data'", "pnnx failed: FATAL ERROR no external data"),
+        ("printf '\\377\\n' > model.ncnn.param; : > model.ncnn.bin", "a model that cannot be read"),
+        (GOOD + "sed -i 's/Exp /aten::foo /' model.ncnn.param", "ncnn has no layer for: aten::foo"),
+        (GOOD + "sed -i 's/in0/x0/g' model.ncnn.param", r"pnnx gave the network the inputs \['x0'\], the model has 1"),
+        ("sleep 30", "did not finish within"),
+    ],
+)
+def test_pnnx_going_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str) -> None:
+    fake = tmp_path / "pnnx"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(convert_module, "find_pnnx", lambda: fake)
+    monkeypatch.setattr(convert_module, "TIMEOUT", 0.5 if script.startswith("sleep") else 20.0)
+    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
+    with pytest.raises(ConvertError, match=message):
+        convert_function(str(path))
+
+
+def test_a_pnnx_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "pnnx"
+    fake.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(57))
+    fake.chmod(0o755)
+    monkeypatch.setattr(convert_module, "find_pnnx", lambda: fake)
+    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
+    with pytest.raises(ConvertError, match=r"pnnx: cannot be started: Exec format error \(pip install"):
+        convert_function(str(path))
+
+
+# -------------------------------------------------------------------------------------------------------------- torch
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_network_from_code_is_torchs_in_fp32(tmp_path: Path, library: str) -> None:
+    pytest.importorskip(library)
+    name = {"torchvision": "mobilenet_v2", "timm": "mobilenetv3_small_050"}[library]
+    images = np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32)
+    # No batch-norm statistics: with them rounding grows so much that torch itself is only 100 dB from float64.
+    source, conversion = converted(f"{library}:{name}", tmp_path, (3, 96, 96), weights="none")
+    assert conversion.log.startswith("$ pnnx model.pt inputshape=[1,3,96,96]f32 fp16=0\n")
+    assert_same(source, conversion.graph, images)
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    (tmp_path / "nested_outputs.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(2, 4, 1)\n"
+        "    def forward(self, x, y):\n"
+        "        early = self.b(y)\n"
+        "        return {'late': early.sigmoid() + self.a(x), 'early': early, 'mean': (x.mean((2, 3)),)}\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        source, conversion = converted("nested_outputs:Net", tmp_path, (3, 8, 8), (2, 8, 8))
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("nested_outputs", None)
+    assert source.outputs == ("late", "early", "mean.out0")
+    assert_same(source, conversion.graph, random(2, 3, 8, 8), random(2, 2, 8, 8) - 0.5)
+    embedding = torch.jit.trace(torch.nn.Embedding(9, 4), torch.zeros(1, 5, dtype=torch.int64))
+    embedding.save(str(tmp_path / "embedding.pt"))
+    with pytest.raises(ConvertError, match="ncnn's Embed layer reads integers"):
+        convert_function(str(tmp_path / "embedding.pt"))

@@ -1,0 +1,331 @@
+"""The main job, whole: what a run leaves, what it says, and what stops it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import network, samples, small
+from PIL import Image
+
+import ncnnkit as nk
+from ncnnkit import ncnnfile, pipeline, variants
+from ncnnkit.errors import ImageError, ModelError, StorageError, VerificationError
+from ncnnkit.pipeline import check_conversion, choose_preprocess
+from ncnnkit.recipe import PRECISIONS, make_recipe
+from ncnnkit.schema import validate
+from ncnnkit.source import ModelSource, open_model
+from ncnnkit.store import load_run
+from ncnnkit.verdict import recommend
+
+DATA = Path(nk.__file__).parent / "data"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> nk.Recipe:
+    """A small network and arrays to feed it, measured for a moment on the CPU."""
+    ncnnfile.save(small(), tmp_path / "model.param")
+    np.save(tmp_path / "samples.npy", samples(30))
+    return nk.Recipe(
+        str(tmp_path / "model.param"),
+        images=str(tmp_path / "samples.npy"),
+        backends=("cpu",),
+        threads=1,
+        seconds=0.05,
+        rounds=2,
+    )
+
+
+def changed(recipe: nk.Recipe, **fields: Any) -> nk.Recipe:
+    return dataclasses.replace(recipe, **fields)
+
+
+def photographs(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)).save(folder / f"{i:02}.png")
+    return folder
+
+
+def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recipe, tmp_path: Path) -> None:
+    told: list[str] = []
+    document = nk.run(recipe, tmp_path / "out", lambda stage, done, total: told.append(stage))
+    assert document == validate(json.loads((tmp_path / "out/run.json").read_text()))
+    assert [v["name"] for v in document["variants"]] == ["fp32-cpu", "fp16-cpu", "bf16-cpu", "int8-cpu"]
+    assert {v["status"] for v in document["variants"]} == {"ok"}
+    assert (document["images"]["calibration"], document["images"]["evaluation"]) == (24, 6)
+    assert document["reference"]["engine"] == "ncnn"
+    assert list(dict.fromkeys(told))[-1] == "write the report"
+
+    # What the record says of the int8 model is found again from its files.
+    int8 = document["variants"][3]
+    assert int8["files"] is not None
+    assert int8["accuracy"] is not None
+    param = tmp_path / "out" / int8["files"]["param"]
+    assert int8["size_bytes"] == param.stat().st_size + param.with_suffix(".bin").stat().st_size
+    held_out = samples(30)[4::5]
+    with nk.Session(param) as net, nk.Session(small()) as exact:
+        errors = np.array([net.run(x) for x in held_out]) - np.array([exact.run(x) for x in held_out])
+    assert int8["accuracy"]["mse"] == pytest.approx(float(np.mean(errors.astype(np.float64) ** 2)), rel=1e-3)
+    assert [layer["name"] for layer in int8["layers"]] == ["c1", "d1", "c2", "c3", "fc"]
+
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8") for end in ("param", "bin")}
+    assert left == models | {"run.json", "report.html", "recipe.toml", "pnnx.log"}
+    html = (tmp_path / "out/report.html").read_text()
+    assert "int8-cpu" in html
+    assert 'src="http' not in html
+    assert 'href="http' not in html
+
+
+def test_the_recipe_in_the_folder_makes_the_same_run(recipe: nk.Recipe, tmp_path: Path) -> None:
+    nk.run(recipe, tmp_path / "out")
+    assert make_recipe({}, tmp_path / "out/recipe.toml") == recipe
+
+
+def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path: Path) -> None:
+    images = photographs(tmp_path / "images", 6)
+    (images / "notes.txt").write_text("not an image")
+    (images / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    evaluation = photographs(tmp_path / "evaluation", 3)
+    with nk.Session(small()) as net:
+        inputs = nk.open_images(evaluation, nk.Preprocess(resize=(16, 16)), pipeline_inputs(recipe)).stack()[0]
+        best = [int(np.argmax(net.run(x))) for x in inputs]
+    labels = tmp_path / "labels.txt"
+    labels.write_text(f"00.png {best[0]}\n01.png {best[1]}\n02.png {(best[2] + 1) % 10}\n")
+    asked = changed(
+        recipe, images=str(images), eval_images=str(evaluation), labels=str(labels), preprocess={"mean": 0.0, "std": 1.0},
+        precisions=("fp32",),
+    )  # fmt: skip
+    document = nk.run(asked, tmp_path / "out")
+    accuracy = document["variants"][0]["accuracy"]
+    assert accuracy is not None
+    assert accuracy["top1"] == pytest.approx(2 / 3)
+    assert (document["images"]["calibration"], document["images"]["evaluation"]) == (6, 3)
+    assert {row["name"] for row in document["images"]["skipped"]} == {"notes.txt", "torn.jpg"}
+    assert any("2 files are no usable images" in warning for warning in document["warnings"])
+    assert document["preprocess"] is not None
+    assert document["preprocess"]["origin"] == "mean, std as given"
+
+
+def pipeline_inputs(recipe: nk.Recipe) -> Any:
+    return open_model(recipe.model, workdir=Path(recipe.model).parent).inputs
+
+
+def poison(graph: nk.Graph) -> nk.Graph:
+    graph.layer("fc").weights["bias"] = np.full(10, np.nan, np.float32)
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("prepare", "error", "said"),
+    [
+        (lambda r, d: changed(r, images=str(photographs(d / "few", 3))), ImageError, "3 images are too few"),
+        (lambda r, d: changed(r, images=""), ImageError, "no images are given"),
+        (lambda r, d: changed(r, shapes=((3, 8, 8),)), ModelError, "contradicts the model"),
+        (lambda r, d: changed(r, images=str(d / "nowhere")), ImageError, "no such file or folder"),
+        (
+            lambda r, d: (ncnnfile.save(poison(small()), d / "model.param"), r)[1],
+            VerificationError,
+            "'out0' holds NaN or infinity",
+        ),
+    ],
+)
+def test_what_stops_a_run_leaves_the_folder_as_it_was(
+    recipe: nk.Recipe, tmp_path: Path, prepare: Callable[..., Any], error: type[Exception], said: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text("an older run's")
+    with pytest.raises(error, match=said):
+        nk.run(prepare(recipe, tmp_path), out)
+    assert [(p.name, p.read_text()) for p in out.iterdir()] == [("run.json", "an older run's")]
+
+
+def test_a_folder_that_cannot_be_made(recipe: nk.Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="is not a folder"):
+        nk.run(recipe, tmp_path / "file")
+
+
+# ---------------------------------------------------------------------------------------------- single decisions
+
+
+def other_original(recipe: nk.Recipe, run: Callable[[list[Any]], list[Any]]) -> ModelSource:
+    """The model with an original beside it that computes something of its own."""
+    source = open_model(recipe.model, workdir=Path(recipe.model).parent)
+    return dataclasses.replace(source, engine="onnxruntime", run=run)
+
+
+def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: nk.Recipe, tmp_path: Path) -> None:
+    source = other_original(recipe, lambda inputs: [np.cos(np.arange(10.0))[None]])
+    conversion = pipeline.Conversion(small(), "", 0.1)
+    inputs = [samples(4)]
+    reference = source.reference_outputs(inputs)
+    with pytest.raises(VerificationError, match=r"not the original: cosine .*--force") as stopped:
+        check_conversion(recipe, source, conversion, inputs, reference)
+    assert stopped.value.exit_code == 5
+    figures = check_conversion(changed(recipe, force=True), source, conversion, inputs, reference)
+    assert figures["cosine"] < 0.999
+
+
+def test_a_conversion_with_other_outputs_is_refused(recipe: nk.Recipe) -> None:
+    source = other_original(recipe, lambda inputs: [np.zeros((1, 7))])
+    with pytest.raises(VerificationError, match="has 10 values, the original's has 7"):
+        check_conversion(
+            recipe, source, pipeline.Conversion(small(), "", 0.1), [samples(2)], source.reference_outputs([samples(2)])
+        )
+
+
+def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
+    onnx = str(DATA / "efficientnet-lite0.onnx")
+    source = open_model(onnx, workdir=DATA)
+    own, origin = choose_preprocess(nk.Recipe(onnx), source)
+    assert own == nk.preset("efficientnet-lite0")
+    assert "metadata" in origin
+    given, origin = choose_preprocess(nk.Recipe(onnx, preprocess={"mean": (0.1,)}), source)
+    assert own is not None
+    assert given == dataclasses.replace(own, mean=(0.1,))
+    assert origin.startswith("mean as given, the rest from the model's own metadata")
+    guess, origin = choose_preprocess(recipe, open_model(recipe.model, workdir=DATA))
+    assert guess is not None
+    assert (guess.resize, guess.color, guess.mean) == ((16, 16), "rgb", (0.485, 0.456, 0.406))
+    assert origin == pipeline.GUESS
+
+
+def variant(name: str, ms: float, cosine: float, status: str = "ok") -> dict[str, Any]:
+    return {
+        "name": name, "status": status, "reason": "",
+        "latency_ms": {"median": ms}, "accuracy": {"cosine": cosine, "mse": 1 - cosine},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([variant("a", 10, 1.0), variant("b", 5, 0.9991), variant("c", 2, 0.99)], "b"),
+        ([variant("a", 10, 0.998), variant("b", 5, 0.99)], "a"),
+        ([variant("a", 10, 1.0), variant("b", 1, 1.0, "fallback")], "a"),
+        ([variant("b", 1, 1.0, "crashed")], None),
+    ],
+)
+def test_the_fastest_that_is_exact_enough_else_the_most_exact(rows: list[dict[str, Any]], expected: str | None) -> None:
+    name, why = recommend(rows)
+    assert name == expected
+    assert why
+
+
+def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", samples(2, (10,)))
+    np.save(tmp_path / "b.npy", samples(2, (10,), seed=1))
+    result = {name: {"outputs": {"out0": str(tmp_path / f"{name}.npy")}} for name in "ab"}
+
+    def status(gpu: str) -> str:
+        rows = [{"precision": "fp32", "backend": b, "status": "ok"} for b in ("cpu", "vulkan")]
+        variants.refuse_copies_of_the_cpu(rows, [result["a"], result[gpu]])
+        return str(rows[1]["status"])
+
+    assert (status("a"), status("b")) == ("fallback", "ok")
+
+
+def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:
+    """fp16 overflows on some devices: the others' figures stand."""
+    np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))
+    plan = variants.Plan("fp16-cpu", "fp16", "cpu", 1, None)
+    result = {"status": "ok", "reason": "", "outputs": {"out0": str(tmp_path / "nan.npy")}, "device": None}
+    row = variants.describe(plan, result, {"cpu": "a CPU", "cpu_features": []}, {"out0": samples(2, (10,))}, None, [])
+    assert (row["status"], row["accuracy"]) == ("crashed", None)
+    assert "NaN" in row["reason"]
+
+
+def test_a_network_without_int8_layers_skips_that_row(recipe: nk.Recipe, tmp_path: Path) -> None:
+    ncnnfile.save(network("ReLU r 1 1 in0 out0"), tmp_path / "model.param")
+    np.save(tmp_path / "samples.npy", samples(10, (4, 5, 6)))
+    document = nk.run(recipe, tmp_path / "out")
+    row = document["variants"][3]
+    assert (row["name"], row["status"]) == ("int8-cpu", "skipped")
+    assert "no layer that ncnn could run in int8" in row["reason"]
+    assert (row["files"], row["latency_ms"], row["accuracy"]) == (None, None, None)
+
+
+def test_bench_times_a_model_without_images(recipe: nk.Recipe) -> None:
+    (row,) = variants.bench(Path(recipe.model), backends=["cpu"], precisions=["fp32"], seconds=0.1)
+    assert (row["status"], row["accuracy"]) == ("ok", None)
+    assert 0 < row["latency_ms"]["min"] <= row["latency_ms"]["median"] <= row["latency_ms"]["p90"]
+    assert row["latency_ms"]["samples"] >= 5
+
+
+# -------------------------------------------------------------------------------------------------- real networks
+
+
+@pytest.mark.slow
+@pytest.mark.vulkan
+def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
+    images = DATA / "images"
+    document = nk.run(
+        nk.Recipe(
+            str(DATA / "efficientnet-lite0.onnx"),
+            images=str(images / "calibration"),
+            eval_images=str(images / "evaluation"),
+            seconds=0.3,
+            rounds=2,
+        ),
+        tmp_path / "out",
+    )
+    check_whole_way(document)
+    rows = {v["name"]: v["accuracy"] for v in document["variants"]}
+    assert rows["int8-cpu"] is not None
+    assert rows["int8-cpu"]["cosine"] > 0.99
+    (guess,) = document["top5"]
+    assert guess["recommended"][0]["label"] == guess["reference"][0]["label"]
+    assert load_run(tmp_path / "out") == document
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+@pytest.mark.vulkan
+def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    images = DATA / "images"
+    document = nk.run(
+        nk.Recipe(
+            "torchvision:resnet50",
+            weights="none",
+            images=str(images / "calibration"),
+            eval_images=str(images / "evaluation"),
+            seconds=0.5,
+            rounds=2,
+        ),
+        tmp_path / "out",
+    )
+    check_whole_way(document)
+    assert document["reference"]["engine"] == "torch"
+    assert document["preprocess"] is not None
+    assert "torchvision's preset" in document["preprocess"]["origin"]
+    rows = {v["name"]: v["accuracy"] for v in document["variants"]}
+    assert rows["int8-cpu"] is not None
+    assert rows["int8-cpu"]["cosine"] > 0.97, "batch-norm statistics of real images: the outputs are not degenerate"
+
+
+def check_whole_way(document: Any) -> None:
+    """fp32 is the original, every precision has its row on CPU and Vulkan, and none claims a GPU that is not there."""
+    rows = {v["name"]: v for v in document["variants"]}
+    expected = {f"{precision}-{backend}" for precision in PRECISIONS for backend in ("cpu", "vulkan")}
+    assert rows.keys() == expected
+    assert document["conversion"]["cosine"] >= 0.99999
+    assert document["conversion"]["sqnr_db"] >= 90
+    for name, row in rows.items():
+        on_cpu = row["backend"] == "cpu"
+        software = all(device["type"] == "cpu" for device in document["environment"]["vulkan"])
+        assert row["status"] == ("ok" if on_cpu or not software else "fallback"), (name, row["reason"])
+        assert (
+            row["accuracy"]["cosine"] >= {"fp32": 0.99999, "fp16": 0.998, "bf16": 0.99, "int8": 0.95}[row["precision"]]
+        )
+    assert rows["int8-cpu"]["size_bytes"] < 0.3 * rows["fp32-cpu"]["size_bytes"]
+    assert rows[document["recommended"]]["status"] == "ok"
