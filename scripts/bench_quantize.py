@@ -116,9 +116,8 @@ def _report_models(
     rows = [describe(plan, result, machine, reference, None, []) for plan, result in zip(plans, results)]
     base = next((r for r in rows if r["name"] == "ncnn2table KL"), rows[0])
     print(f"{machine['cpu']}, {args.threads} threads, ncnn {machine['ncnn']}, {len(evaluation)} images to evaluate")
-    print(
-        f"{'model':32}{'MSE':>10}{'SQNR dB':>9}{'cosine':>9}{'median ms':>11}{'spread':>8}{'latency / ' + base['name']:>25}"
-    )
+    columns = f"{'model':32}{'MSE':>10}{'SQNR dB':>9}{'cosine':>9}{'median ms':>11}{'spread':>8}"
+    print(f"{columns}{'latency / ' + base['name']:>25}")
     for row in rows:
         error, latency = row["accuracy"], row["latency_ms"]
         ratio = latency["median"] / base["latency_ms"]["median"]

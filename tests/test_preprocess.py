@@ -231,7 +231,6 @@ def test_a_strip_too_long_to_resize_is_refused_before_the_memory_is() -> None:
         ({"color": {}}, "unknown color"),
         ({"interpolation": "bicubik"}, "unknown interpolation .*bicubic"),
         ({"mean": [0.5, 0.5]}, "mean must be 3 numbers"),
-        ({"mean": 0.5}, "mean must be 3 numbers, not 0.5"),
         ({"mean": ["a", "b", "c"]}, "mean must be 3 numbers"),
         ({"mean": [float("nan")] * 3}, "mean must be 3 numbers"),
         ({"std": [1, float("inf"), 1]}, "std must be 3 numbers"),

@@ -63,11 +63,13 @@ class ImageSet:
         inputs: the network inputs each sample feeds, in order.
         items: the samples, sorted by name.
         skipped: (name, reason) of the files that are not usable images.
+        pictures: whether any sample is an image; arrays need no preprocessing.
     """
 
     inputs: tuple[InputSpec, ...]
     items: tuple[_Item, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    pictures: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -189,7 +191,7 @@ def open_images(
     if not items:
         name, reason = skipped[0]
         raise ImageError(f"none of {len(files)} files is a usable image; {name} {reason}", where=str(source))
-    return ImageSet(inputs, tuple(items), tuple(skipped))
+    return ImageSet(inputs, tuple(items), tuple(skipped), pictures)
 
 
 def _folder(root: Path) -> list[tuple[str, Path]]:

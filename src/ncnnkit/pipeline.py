@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from . import accuracy
 from .calibrate import calibrate, quantizable
 from .convert import Conversion, convert_source
-from .errors import ImageError, ModelError, RecipeError, VerificationError
+from .errors import ImageError, ModelError, VerificationError
 from .graph import Graph
 from .images import ImageSet, InputSpec, open_images
 from .labels import read_labels
@@ -39,6 +39,7 @@ Array = NDArray[Any]
 Tell = Callable[[str, int, int], None]
 """Progress: (stage, done, total); total 0 where it cannot be known."""
 
+ARRAYS = "none: the inputs are arrays"
 CHECKED_IMAGES = 4  # for the conversion check
 STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
 
@@ -65,6 +66,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
             preprocess, origin = choose_preprocess(recipe, source)
             images, evaluation = open_image_sets(recipe, preprocess, source.inputs)
+            if not (images.pictures or evaluation.pictures):
+                preprocess, origin = None, ARRAYS
             source = settle_random_weights(recipe, source, images, folder)
         with stages("convert"):
             conversion = convert_source(source, folder)
@@ -161,13 +164,10 @@ def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess |
     else:
         guess = default_preprocess(source.inputs[0].shape) if len(source.inputs) == 1 else None
         if guess is None:
-            return None, "none: the inputs are arrays"
+            return None, ARRAYS
         found, origin = guess, GUESS
     if recipe.preprocess:
-        try:
-            found = Preprocess.from_dict({**found.to_dict(), **recipe.preprocess})
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"the preprocessing cannot be used: {error}") from None
+        found = Preprocess.from_dict({**found.to_dict(), **recipe.preprocess})
         given = ", ".join(sorted(recipe.preprocess))
         origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
     return found, origin

@@ -154,7 +154,7 @@ class Preprocess:
 
 def _per_channel(name: str, given: Any, channels: int) -> tuple[float, ...]:
     try:
-        values = tuple(map(float, given))
+        values = tuple(map(float, np.atleast_1d(given)))
     except (TypeError, ValueError):
         values = ()
     values = values * channels if len(values) == 1 else values

@@ -239,7 +239,6 @@ class Network:
 
     def _each(self, names: Sequence[str], use: Callable[[str, Any], None]) -> None:
         """One inference; ``use`` gets each blob's name and array, ncnn's own memory that is gone when it returns."""
-        import ncnn
 
         if len(self.last) != len(self.inputs):
             raise RuntimeError("the network has %d inputs, %d were given" % (len(self.inputs), len(self.last)))

@@ -28,8 +28,8 @@ def correct_bias(
     int8 layer is compared with its original on the same fp32 input, after the activation function, so that the layers'
     corrections do not depend on each other and one pass over the samples gives them all.
 
-    (After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, whose correction
-    is before the activation, where it does not hold for clipped units.)
+    (After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, who correct
+    before the activation, which does not hold for clipped units.)
 
     Args:
         graph: the fp32 network that was quantised.

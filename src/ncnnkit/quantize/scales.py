@@ -51,9 +51,9 @@ def kl_threshold(stats: BlobStats) -> float:
     Works on 2048 bins over [0, absmax] (:func:`ncnnkit.calibrate` with ``method="kl"``). (Migacz, "8-bit Inference with
     TensorRT", 2017; ``quantize_KL`` in ``tools/quantize/ncnn2table.cpp``.)
 
-    Merging the bins below a threshold into levels and spreading each level evenly again gives a density that is constant
-    within a level: Σ p log q needs one logarithm a level, and one for each bin that lies across two levels, which makes
-    all thresholds one array operation.
+    Merging the bins below a threshold into levels and spreading each level evenly again gives a density that is
+    constant within a level: Σ p log q needs one logarithm a level, and one for each bin that lies across two levels,
+    which makes many thresholds one array operation.
     """
     eps, bins = 1e-4, len(stats.histogram)
     share = stats.histogram / max(int(stats.histogram.sum()), 1)
@@ -81,7 +81,7 @@ def kl_threshold(stats: BlobStats) -> float:
 
 
 class _Levels(NamedTuple):
-    """Where the 128 levels of some thresholds lie; all but the first two of shape (thresholds, levels or levels + 1)."""
+    """Where the 128 levels of some thresholds lie; all but the first two have shape (thresholds, about 128)."""
 
     thresholds: NDArray[np.intp]  # in bins
     per_bin: NDArray[np.float64]  # levels a bin
