@@ -14,14 +14,15 @@ from networks import network, samples, small
 from PIL import Image
 
 import ncnnkit as nk
-from ncnnkit import ncnnfile, pipeline, variants
+from ncnnkit import ncnnfile, variants
+from ncnnkit.convert import Conversion
 from ncnnkit.errors import ImageError, ModelError, StorageError, VerificationError
 from ncnnkit.pipeline import check_conversion, choose_preprocess
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.schema import validate
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.store import load_run
-from ncnnkit.verdict import recommend
+from ncnnkit.verdict import GUESS, recommend
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -118,9 +119,11 @@ def pipeline_inputs(recipe: nk.Recipe) -> Any:
     return open_model(recipe.model, workdir=Path(recipe.model).parent).inputs
 
 
-def poison(graph: nk.Graph) -> nk.Graph:
+def poisoned(folder: Path) -> str:
+    graph = small()
     graph.layer("fc").weights["bias"] = np.full(10, np.nan, np.float32)
-    return graph
+    ncnnfile.save(graph, folder / "poisoned.param")
+    return str(folder / "poisoned.param")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def poison(graph: nk.Graph) -> nk.Graph:
         (lambda r, d: changed(r, shapes=((3, 8, 8),)), ModelError, "contradicts the model"),
         (lambda r, d: changed(r, images=str(d / "nowhere")), ImageError, "no such file or folder"),
         (
-            lambda r, d: (ncnnfile.save(poison(small()), d / "model.param"), r)[1],
+            lambda r, d: changed(r, model=poisoned(d)),
             VerificationError,
             "'out0' holds NaN or infinity",
         ),
@@ -165,7 +168,7 @@ def other_original(recipe: nk.Recipe, run: Callable[[list[Any]], list[Any]]) -> 
 
 def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: nk.Recipe, tmp_path: Path) -> None:
     source = other_original(recipe, lambda inputs: [np.cos(np.arange(10.0))[None]])
-    conversion = pipeline.Conversion(small(), "", 0.1)
+    conversion = Conversion(small(), "", 0.1)
     inputs = [samples(4)]
     reference = source.reference_outputs(inputs)
     with pytest.raises(VerificationError, match=r"not the original: cosine .*--force") as stopped:
@@ -179,7 +182,7 @@ def test_a_conversion_with_other_outputs_is_refused(recipe: nk.Recipe) -> None:
     source = other_original(recipe, lambda inputs: [np.zeros((1, 7))])
     with pytest.raises(VerificationError, match="has 10 values, the original's has 7"):
         check_conversion(
-            recipe, source, pipeline.Conversion(small(), "", 0.1), [samples(2)], source.reference_outputs([samples(2)])
+            recipe, source, Conversion(small(), "", 0.1), [samples(2)], source.reference_outputs([samples(2)])
         )
 
 
@@ -196,7 +199,7 @@ def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
     guess, origin = choose_preprocess(recipe, open_model(recipe.model, workdir=DATA))
     assert guess is not None
     assert (guess.resize, guess.color, guess.mean) == ((16, 16), "rgb", (0.485, 0.456, 0.406))
-    assert origin == pipeline.GUESS
+    assert origin == GUESS
 
 
 def variant(name: str, ms: float, cosine: float, status: str = "ok") -> dict[str, Any]:

@@ -161,7 +161,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=None)
         stage = ""
 
@@ -293,13 +293,12 @@ def optimize(
     out.print(f"{output}: {len(graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
 
 
-def _open(param: Path, images: str, preset: str | None, preprocess: Any, shape: list[str] | None) -> tuple[Any, Any]:
-    """(graph, ImageSet) for a command that takes an ncnn model and images."""
+def _open(param: Path, shape: list[str] | None, **options: Any) -> tuple[Any, Any]:
+    """(graph, ImageSet) for a command that takes an ncnn model and images; its other options are checked with them."""
     from .pipeline import open_with_images
     from .recipe import make_recipe
 
-    options = {"images": images, "preset": preset, "preprocess": preprocess, "shapes": _shapes(shape)}
-    graph, samples, origin = open_with_images(make_recipe({"model": str(param), **options}))
+    graph, samples, origin = open_with_images(make_recipe({"model": str(param), "shapes": _shapes(shape), **options}))
     err.print(f"preprocessing: {origin}", markup=False)
     return graph, samples
 
@@ -319,7 +318,7 @@ def calibrate(
     """Count activations and write the scales, in ncnn2table's format."""
     from .quantize import make_table, save_table
 
-    graph, samples = _open(param, images, preset, preprocess, shape)
+    graph, samples = _open(param, shape, images=images, preset=preset, preprocess=preprocess, method=method)
     stats = _calibrate(graph, samples, method or "mse", threads)
     save_table(make_table(graph, stats), output)
     out.print(
@@ -359,7 +358,9 @@ def quantize(
     if (table is None) == (images is None):
         raise RecipeError("give --table or --images", hint="one of the two")
     if images is not None:
-        graph, samples = _open(param, images, preset, preprocess, shape)
+        graph, samples = _open(
+            param, shape, images=images, preset=preset, preprocess=preprocess, method=method, target=target
+        )
         inputs = samples.stack()
         scales = _calibrate(graph, inputs, method or "mse", threads)
     elif table is not None:
@@ -391,7 +392,7 @@ def compare(
     from .ncnnfile import load
     from .report import comparison_table
 
-    graph, samples = _open(first, images, preset, preprocess, shape)
+    graph, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
     with _progress() as tell:
         figures = compare_models(
             graph, load(second), samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n)

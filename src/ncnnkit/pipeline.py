@@ -196,7 +196,8 @@ def open_with_images(recipe: Recipe) -> tuple[Graph, ImageSet, str]:
     graph = load(param)
     graph.set_input_shapes([spec.shape for spec in source.inputs])
     preprocess, origin = choose_preprocess(recipe, source)
-    return graph, open_images(recipe.images, preprocess, source.inputs), origin
+    images = open_images(recipe.images, preprocess, source.inputs)
+    return graph, images, origin if images.pictures else ARRAYS
 
 
 def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:

@@ -113,11 +113,11 @@ def quantize(
     unknown = set(skip) - {layer.name for layer in graph.layers}
     if unknown:
         raise RecipeError(f"no layer is called {min(unknown)!r}")
-    table = stats if isinstance(stats, Table) else make_table(graph, stats, target=target, method=method)
+    table = stats if isinstance(stats, Table) else make_table(graph, stats, method=method)
     return apply_table(graph, table.without(set(skip)), target=target)
 
 
-def make_table(graph: Graph, stats: ActivationStats, *, target: str = "arm", method: str | None = None) -> Table:
+def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = None) -> Table:
     """Choose the scales of every layer ncnn can run in int8.
 
     Weights have 8 bits: 3x3 layers too, whose Winograd :func:`apply_table` then switches off where the target has

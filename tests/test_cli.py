@@ -1,0 +1,251 @@
+"""The commands, as typed: what they print, what they leave, and how each wrong input ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import samples, small
+from typer.testing import CliRunner, Result
+
+from ncnnkit import convert, ncnnfile
+from ncnnkit.cli import app
+from ncnnkit.schema import validate
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and samples, to type commands in."""
+    monkeypatch.chdir(tmp_path)
+    ncnnfile.save(small(), tmp_path / "m.param")
+    np.save(tmp_path / "x.npy", samples(10))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("no image")
+    return tmp_path
+
+
+def nk(line: str) -> Result:
+    return CliRunner().invoke(app, line.split(), env={"COLUMNS": "200"})
+
+
+def ok(line: str) -> str:
+    result = nk(line)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+# ---------------------------------------------------------------------------------------------------- what they do
+
+
+def test_from_table_to_int8_step_by_step(home: Path) -> None:
+    assert "scales of 5 activations from 10 images (mse)" in ok("calibrate m.param --images x.npy -o m.table")
+    assert "5 of 9 layers in int8" in ok("quantize m.param --table m.table -o q.param")
+    assert "4 of 9 layers in int8" in ok("quantize m.param --table m.table --skip fc -o q2.param")
+    assert "5 of 9 layers in int8" in ok("quantize m.param --images x.npy -o q3.param")
+    plain, corrected = (
+        json.loads(ok(f"compare m.param {name} --images x.npy --json"))["accuracy"] for name in ("q.param", "q3.param")
+    )
+    assert 15 < plain["sqnr_db"] < corrected["sqnr_db"], "from images the biases are corrected, too"
+    layers = ok("compare m.param q3.param --images x.npy --layers")
+    assert "over 10 images" in layers
+    assert all(name in layers for name in ("c1", "d1", "c2", "c3", "fc"))
+
+
+def test_optimize(home: Path) -> None:
+    said = ok("optimize m.param -o o.param --fp16")
+    assert "o.param: 9 layers became" in said
+    assert (home / "o.bin").stat().st_size < 0.6 * (home / "m.bin").stat().st_size
+
+
+def test_convert(home: Path) -> None:
+    said = ok(f"convert {Path(convert.__code__.co_filename).parent}/data/efficientnet-lite0.onnx -o e.param")
+    assert "4,6" in said, "parameters"
+    assert ncnnfile.load(home / "e.param").input_shapes() == [(3, 224, 224)]
+
+
+def test_bench(home: Path) -> None:
+    (row,) = json.loads(ok("bench m.param --backend cpu --precision fp32 --seconds 0.1 --json"))
+    assert row["latency_ms"]["samples"] > 2
+    assert "fp32-cpu" in ok("bench m.param --backend cpu --precision fp32 --seconds 0.1")
+
+
+def test_run_and_report(home: Path) -> None:
+    (home / "recipe.toml").write_text('images = "x.npy"\nbackends = ["cpu"]\nseconds = 0.05\nrounds = 2\nthreads = 1\n')
+    said = ok("run m.param --recipe recipe.toml --precision fp32,int8")
+    assert "Recommended: " in said
+    assert "int8-cpu" in said
+    assert "bf16" not in said
+    assert "ncnnkit-out/report.html" in said
+    page = (home / "ncnnkit-out/report.html").read_text()
+    (home / "ncnnkit-out/report.html").unlink()
+    assert "int8-cpu" in ok("report ncnnkit-out")
+    assert (home / "ncnnkit-out/report.html").read_text() == page
+    printed = validate(json.loads(ok("run m.param --recipe recipe.toml --precision fp32 --out o2 --json")))
+    assert printed == json.loads((home / "o2/run.json").read_text())
+
+
+def test_doctor(home: Path) -> None:
+    said = ok("doctor")
+    assert all(word in said for word in ("ncnn", "pnnx", "Vulkan", "CPU", "torch"))
+    findings = json.loads(ok("doctor --json"))
+    assert {"subject", "level", "text"} == findings[0].keys()
+
+
+def test_doctor_without_pnnx_says_how_to_get_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    result = nk("doctor")
+    assert result.exit_code == 4
+    assert "pip install --no-deps pnnx" in result.stdout
+
+
+def test_every_command_explains_itself() -> None:
+    names = ["run", "convert", "optimize", "calibrate", "quantize", "compare", "bench", "report", "doctor", "demo"]
+    listed = ok("--help")
+    for name in names:
+        assert name in listed
+        assert "--help" in ok(f"{name} --help")
+    assert "Exit codes" in listed
+    for option in ("--eval-images", "--labels", "--preset", "--mean", "--std", "--resize", "--target", "--recipe"):
+        assert option in ok("run --help")
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+def _truncate(home: Path) -> None:
+    (home / "m.bin").write_bytes((home / "m.bin").read_bytes()[:-100])
+
+
+def _remove(home: Path) -> None:
+    (home / "m.bin").unlink()
+
+
+def _edit(old: str, new: str) -> object:
+    def edit(home: Path) -> None:
+        text = (home / "m.param").read_text()
+        assert old in text
+        (home / "m.param").write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+BAD = [
+    ("optimize m.param -o o.param", _remove, 3, "m.bin"),
+    ("optimize m.param -o o.param", _truncate, 3, "m.bin"),
+    ("optimize m.param -o o.param", _edit("7767517", "7767516"), 3, "m.param:1"),
+    ("optimize m.param -o o.param", _edit("0=8 1=3", "0=8 1=x"), 3, "m.param:4"),
+    ("optimize m.param -o o.param", _edit("BinaryOp", "BinaryFoo"), 3, "BinaryFoo"),
+    ("optimize absent.param -o o.param", None, 3, "absent.param"),
+    ("optimize m.param -o nowhere/o.param", None, 4, "nowhere"),
+    ("convert absent.onnx -o o.param", None, 3, "absent.onnx: no such file"),
+    ("convert nothing -o o.param", None, 3, "torchvision:NAME"),
+    ("convert m.bin -o o.param", None, 3, "m.bin"),
+    ("calibrate m.param --images text -o o.table", None, 3, "image"),
+    ("calibrate m.param --images nowhere -o o.table", None, 3, "nowhere: no such file"),
+    ("calibrate m.param --images x.npy --method guess -o o.table", None, 3, "unknown method 'guess'"),
+    ("calibrate m.param --images x.npy --shape 3,8,8 -o o.table", None, 3, "3,8,8"),
+    ("calibrate m.param --images x.npy --mean a,b,c -o o.table", None, 3, "--mean 'a,b,c'"),
+    ("quantize m.param -o o.param", None, 3, "give --table or --images"),
+    ("quantize m.param --table absent.table -o o.param", None, 3, "absent.table: no such file"),
+    ("quantize m.param --images x.npy --target z80 -o o.param", None, 3, "unknown target 'z80'"),
+    ("compare m.param absent.param --images x.npy", None, 3, "absent.param"),
+    ("bench absent.param", None, 3, "absent.param"),
+    ("report text", None, 3, "no run.json here"),
+    ("run", None, 3, "no model is given"),
+    ("run m.param", None, 3, "no images are given"),
+    ("run m.param --images x.npy --backend gpu", None, 3, "unknown backend 'gpu'"),
+    ("run m.param --images x.npy --precision fp8", None, 3, "unknown precision 'fp8'"),
+    ("run m.param --images x.npy --preset nothing", None, 3, "unknown preset 'nothing'"),
+    ("run m.param --images x.npy --recipe absent.toml", None, 3, "absent.toml"),
+    ("run m.param --images text --out o", None, 3, "image"),
+    ("run m.param --images x.npy --out m.bin", None, 4, "m.bin: is not a folder"),
+    ("run m.param --images x.npy --weights none", None, 3, "--weights is for torch models"),
+    ("run no_such_package:net --images x.npy", None, 3, "no_such_package:net"),
+]
+
+
+@pytest.mark.parametrize(("line", "spoil", "code", "said"), BAD, ids=[f"{row[0]} ({row[3]})" for row in BAD])
+def test_bad_input_is_one_line_and_leaves_nothing(home: Path, line: str, spoil: object, code: int, said: str) -> None:
+    if callable(spoil):
+        spoil(home)
+    before = sorted(path.relative_to(home) for path in home.rglob("*"))
+    result = nk(line)
+    errors = [text for text in result.stderr.splitlines() if not text.startswith("preprocessing: ")]
+    assert result.exit_code == code, result.output
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error: ")
+    assert said in errors[0]
+    assert sorted(path.relative_to(home) for path in home.rglob("*")) == before
+
+
+def test_a_wrong_command_line_is_exit_code_2(home: Path) -> None:
+    assert nk("calibrate m.param").exit_code == 2
+    assert nk("fly").exit_code == 2
+
+
+# --------------------------------------------------------------------------------------- as a process of its own
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ncnnkit.cli", *arguments]
+    return subprocess.Popen(
+        command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(home: Path, how: signal.Signals) -> None:
+    (home / "recipe.toml").write_text('model = "m.param"\nimages = "x.npy"\nbackends = ["cpu"]\nseconds = 60\n')
+    process = start(home, "run", "--recipe", "recipe.toml", "--out", "o")
+    deadline = time.monotonic() + 30
+    while len(serving := children_of(process.pid)) < 4:  # measuring: one process for each variant
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(process.pid, how)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert not (home / "o").exists()
+    assert not [pid for pid in serving if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path) -> None:
+    (home / "recipe.toml").write_text('images = "x.npy"\nbackends = ["cpu"]\nseconds = 0.05\nrounds = 1\n')
+    result = nk(f"run m.param --recipe recipe.toml --out {tiny_disk}/o")
+    assert result.exit_code == 4, result.output
+    assert "free some space" in result.stderr
+    assert list(tiny_disk.iterdir()) == []
+
+
+def test_importing_and_asking_for_help_load_nothing_heavy() -> None:
+    code = (
+        "import sys, ncnnkit, ncnnkit.worker; "
+        "print([m for m in ('PIL', 'torch', 'onnxruntime', 'plotly', 'rich', 'ncnn', 'typer') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
