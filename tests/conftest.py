@@ -8,9 +8,18 @@ import pytest
 
 from ncnnkit.session import probe
 
+
+def _has_vulkan() -> bool:
+    return bool(probe()["vulkan"])
+
+
+def _has_torch() -> bool:
+    return all(find_spec(package) for package in ("torch", "torchvision", "timm"))
+
+
 NEEDS = {
-    "vulkan": (lambda: bool(probe()["vulkan"]), "no Vulkan device (Debian: mesa-vulkan-drivers libvulkan1)"),
-    "torch": (lambda: all(map(find_spec, ("torch", "torchvision", "timm"))), "torch, torchvision or timm is missing"),
+    "vulkan": (_has_vulkan, "no Vulkan device (Debian: mesa-vulkan-drivers libvulkan1)"),
+    "torch": (_has_torch, "torch, torchvision or timm is missing"),
 }
 """Marker -> whether its tests can run here, and what is missing where they cannot."""
 
