@@ -246,6 +246,14 @@ def test_the_worker_runs_a_job_file(tmp_path: Path, model: Path) -> None:
     assert not (tmp_path / "result.json.part").exists()
 
 
+@pytest.mark.parametrize(
+    ("vendor", "number", "expected"),
+    [(0x10DE, 2435301632, "580.159.04"), (0x10005, 1, "0.0.1"), (0x13B5, 4194305, "1.0.1")],
+)
+def test_driver_versions_are_read_as_their_makers_write_them(vendor: int, number: int, expected: str) -> None:
+    assert worker.driver_version(vendor, number) == expected
+
+
 def test_vulkan_without_a_device_is_called_a_fallback(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ class Finding:
 # feature -> what it means to ncnn's speed; the first of each group that the CPU has is told
 _MEANINGS = {
     "avx512-vnni": "fast int8", "avx-vnni": "fast int8", "int8-dot-product": "fast int8", "i8mm": "fast int8 matrices",
-    "avx512-bf16": "fast bf16", "bf16": "fast bf16", "fp16-arithmetic": "fast fp16", "avx512-fp16": "fast fp16",
+    "avx512-bf16": "fast bf16", "bf16": "fast bf16", "fp16-arithmetic": "fast fp16",
 }  # fmt: skip
 
 

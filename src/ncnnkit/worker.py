@@ -350,18 +350,25 @@ def vulkan_devices() -> List[Message]:
                 "index": index,
                 "name": info.device_name(),
                 "type": GPU_TYPES.get(info.type(), "unknown"),
-                "driver": str(info.driver_version()),
+                "driver": driver_version(info.vendor_id(), info.driver_version()),
                 "api": "%d.%d.%d" % (api >> 22, api >> 12 & 0x3FF, api & 0xFFF),
             }
         )
     return devices
 
 
+def driver_version(vendor: int, number: int) -> str:
+    """A driver's version as its maker writes it: NVIDIA packs it in a way of its own, the others in Vulkan's."""
+    if vendor == 0x10DE:
+        return "%d.%d.%02d" % (number >> 22, number >> 14 & 0xFF, number >> 6 & 0xFF)
+    return "%d.%d.%d" % (number >> 22, number >> 12 & 0x3FF, number & 0xFFF)
+
+
 _CPU_FEATURES = {
     # /proc/cpuinfo's word -> what it means to ncnn's kernels
     "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512f": "avx512", "avx512_vnni": "avx512-vnni",
     "avx_vnni": "avx-vnni", "avx_vnni_int8": "avx-vnni-int8", "avx512_bf16": "avx512-bf16",
-    "avx512_fp16": "avx512-fp16", "asimd": "neon", "asimdhp": "fp16-arithmetic", "asimddp": "int8-dot-product",
+    "asimd": "neon", "asimdhp": "fp16-arithmetic", "asimddp": "int8-dot-product",
     "asimdfhm": "fp16-fml", "bf16": "bf16", "i8mm": "i8mm", "sve": "sve",
 }  # fmt: skip
 
