@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """int8 by ncnnkit and by ncnn's own ncnn2table and ncnn2int8: error, latency, and the time calibrating takes.
 
-    scripts/bench_quantize.py MODEL --images DIR [--preset NAME] [--native DIR] [--rounds 5] [--threads 2]
+    scripts/bench_quantize.py MODEL --images DIR [--native DIR] [--weights none] [--preset NAME] [--rounds 5]
 
 DIR holds photographs NNNN.jpg. Those whose number ends in 0 calibrate, those ending in 5 evaluate. Every way reads the
 same tensors, written once as .npy files. Errors are of the outputs against the fp32 network. All int8 models are timed
@@ -27,7 +27,7 @@ import ncnnkit as nk
 from ncnnkit.convert import convert_source
 from ncnnkit.graph import Graph
 from ncnnkit.images import InputSpec
-from ncnnkit.pipeline import choose_preprocess
+from ncnnkit.pipeline import choose_preprocess, settle_random_weights
 from ncnnkit.quantize import correct_bias
 from ncnnkit.session import probe
 from ncnnkit.source import open_model
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("model", help="a model reference, as for ncnnkit run")
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--preset", default="")
+    parser.add_argument("--weights", default="default")
     parser.add_argument("--native", type=Path, help="folder with ncnn2table and ncnn2int8")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -54,19 +55,22 @@ def main() -> None:
 
 
 def _prepare(args: argparse.Namespace, folder: Path) -> tuple[Graph, InputSpec, Array, Array]:
-    source = open_model(args.model, workdir=folder)
-    preprocess, _ = choose_preprocess(nk.Recipe(args.model, preset=args.preset), source)
+    recipe = nk.Recipe(args.model, preset=args.preset, weights=args.weights)
+    source = open_model(args.model, weights=args.weights, workdir=folder)
+    preprocess, _ = choose_preprocess(recipe, source)
     sets = []
     for digit in "05":
         files = folder / f"images{digit}.txt"
         files.write_text("".join(f"{path.resolve()}\n" for path in sorted(args.images.glob(f"*{digit}.jpg"))))
-        sets.append(nk.open_images(files, preprocess, source.inputs).stack()[0])
+        sets.append(nk.open_images(files, preprocess, source.inputs))
+    source = settle_random_weights(recipe, source, sets[0], folder)
+    calibration, evaluation = (images.stack()[0] for images in sets)
     graph = nk.optimize(convert_source(source, folder).graph)
     nk.save(graph, folder / "fp32.param")
-    for index, sample in enumerate(sets[0]):
+    for index, sample in enumerate(calibration):
         np.save(folder / f"{index:04}.npy", sample)
-    (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.npy\n" for i in range(len(sets[0]))))
-    return graph, source.inputs[0], sets[0], sets[1]
+    (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.npy\n" for i in range(len(calibration))))
+    return graph, source.inputs[0], calibration, evaluation
 
 
 def _quantised(graph: Graph, samples: Array, args: argparse.Namespace, folder: Path) -> dict[str, Graph]:
@@ -83,16 +87,16 @@ def _quantised(graph: Graph, samples: Array, args: argparse.Namespace, folder: P
     native = {}
     for method in ("kl", "aciq"):
         _native_table(args, folder, spec_shape, method)
-        _native(args, "ncnn2int8", folder / "fp32.param", folder / "fp32.bin", folder / "n.param", folder / "n.bin", folder / "n.table")  # fmt: skip  # noqa: E501
-        native[f"ncnn2table {method.upper()}"] = nk.load(folder / "n.param").copy()
-        nk.save(native[f"ncnn2table {method.upper()}"], folder / f"native-{method}.param")
+        fp32, made = (folder / "fp32.param", folder / "fp32.bin"), folder / f"native-{method}.param"
+        _native(args, "ncnn2int8", *fp32, made, made.with_suffix(".bin"), folder / "n.table")
         native[f"ncnn2table {method.upper()}"] = nk.load(folder / f"native-{method}.param")
     return {**native, **graphs}
 
 
 def _native_table(args: argparse.Namespace, folder: Path, shape: str, method: str) -> None:
     options = (f"shape=[{shape}]", f"thread={args.threads}", f"method={method}", "type=1")
-    _native(args, "ncnn2table", folder / "fp32.param", folder / "fp32.bin", folder / "samples.txt", folder / "n.table", *options)  # fmt: skip  # noqa: E501
+    files = (folder / name for name in ("fp32.param", "fp32.bin", "samples.txt", "n.table"))
+    _native(args, "ncnn2table", *files, *options)
 
 
 def _native(args: argparse.Namespace, tool: str, *arguments: str | Path) -> None:

@@ -563,7 +563,7 @@ def measure(job: Message, tell: Callable[[Message], None]) -> Message:
     Args:
         job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads``), ``inputs``
             (one .npy of N samples for each network input), ``folder`` (where outputs go), ``rounds``, ``seconds`` (of
-            timing, a variant), ``slow_seconds`` (of evaluating on a software device).
+            timing, a variant), ``slow_seconds`` (of evaluating, and of timing, on a software device).
         tell: called with progress, one message a step.
 
     Returns:
@@ -645,9 +645,10 @@ def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str, seconds: fl
 
 def _time(child: Child, result: Message, job: Message) -> Child:
     slow = result["status"] == "fallback"
-    if slow and sum(result.get("samples", [])) > job["seconds"] * 1000:
+    whole = min(job["slow_seconds"], job["seconds"]) if slow else job["seconds"]
+    if slow and sum(result.get("samples", [])) > whole * 1000:
         return child  # it has had its time: no figure of a GPU comes of it anyway
-    seconds = job["seconds"] / job["rounds"]
+    seconds = whole / job["rounds"]
     limits = {"seconds": seconds, "min_samples": 1 if slow else 3, "max_samples": 200}
     samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]["samples"]
     # The first inference after another variant had the caches is not a sample of this one.
