@@ -194,6 +194,20 @@ def test_readers_behind_a_split_share_one_requantised_blob_only_if_they_agree() 
     assert quantize(graph, apart).layer("c1").params["int8_scale_term"] == 2
 
 
+def test_a_blob_that_is_also_an_output_stays_a_real_number() -> None:
+    graph = network("""
+        Convolution c1 1 1 in0 b1 0=8 1=3 4=1 6=288
+        Split       s  1 2 b1 x out0
+        Convolution c2 1 1 x out1 0=4 1=1 6=32
+    """)
+    made = quantize(graph, calibrate(graph, samples(3, (4, 5, 6))))
+    assert made.layer("c1").params["int8_scale_term"] == 2
+    x = samples(1, (4, 5, 6), seed=1)[0]
+    with Session(graph) as exact, Session(made) as int8:
+        for ours, theirs in zip(int8.run(x), exact.run(x), strict=True):
+            assert np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
+
+
 def test_what_stays_in_floating_point_is_stored_as_fp16() -> None:
     graph = small()
     made = quantize(graph, calibrate(graph, samples(2)), skip=["c2", "fc"])

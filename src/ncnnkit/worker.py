@@ -584,7 +584,7 @@ def measure(job: Message, tell: Callable[[Message], None]) -> Message:
                     children[index] = _attempt(_time, child, result, job)
         for child, result in zip(children, results):
             if child is not None:
-                result["peak_memory_mb"] = child.ask("memory")[0]["peak_mb"]
+                _attempt(_remember, child, result)
     finally:
         for child in children:
             if child is not None:
@@ -653,6 +653,11 @@ def _time(child: Child, result: Message, job: Message) -> Child:
     samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]["samples"]
     # The first inference after another variant had the caches is not a sample of this one.
     result.setdefault("samples", []).extend(samples[1:] if len(samples) > 3 else samples)
+    return child
+
+
+def _remember(child: Child, result: Message) -> Child:
+    result["peak_memory_mb"] = child.ask("memory")[0]["peak_mb"]
     return child
 
 

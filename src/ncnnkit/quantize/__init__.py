@@ -191,9 +191,11 @@ def _requantize(graph: Graph) -> None:
 
     def readers(blob: str) -> list[Layer]:
         users = consumers.get(blob, [])
-        if len(users) == 1 and users[0].type == "Split":
-            return [user for copy in users[0].outputs for user in consumers.get(copy, [])]
-        return users
+        if len(users) != 1 or users[0].type != "Split":
+            return users
+        copies = users[0].outputs
+        # A copy that nobody reads is an output of the network: it must stay a real number.
+        return [user for copy in copies for user in consumers[copy]] if consumers.keys() >= set(copies) else users
 
     convolutions = ("Convolution", "ConvolutionDepthWise")
     for layer in graph.layers:
