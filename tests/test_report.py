@@ -341,6 +341,15 @@ def test_the_table_fits_a_terminal() -> None:
     assert cells[9] == "* recommended"
 
 
+@pytest.mark.parametrize("width", [90, 80, 60])
+def test_a_narrow_terminal_goes_without_columns_but_never_without_names(width: int) -> None:
+    lines = shown(console_table(sample_run(), width)).splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[4].startswith("int8-cpu * ")
+    assert all(word in lines[0] for word in ("ms", "MB", "dB", "cosine"))
+    assert "…" not in "".join(lines)
+
+
 def test_rows_without_accuracy_have_no_columns_for_it() -> None:
     rows = [{**variant, "accuracy": None} for variant in sample_run()["variants"]]
     text = shown(console_table({"variants": rows, "recommended": None}))

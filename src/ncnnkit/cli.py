@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-out = Console()
+# Into a file or a pipe the whole table, whatever width Rich would assume.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 err = Console(stderr=True)
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -248,7 +251,7 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=2))
         return
-    out.print(console_table(document))
+    out.print(console_table(document, out.width))
     for guess in document.get("top5") or []:
         best = ", ".join(f"{row['label']} ({row['score']:.1f})" for row in guess["recommended"])
         out.print(f"top-5 of {guess['image']}: {best}", markup=False)
@@ -419,7 +422,9 @@ def bench(
             param, backends=_words(backend), precisions=_words(precision), threads=threads, shapes=_shapes(shape) or (),
             seconds=seconds, progress=lambda done, total: tell("measure", done, total),
         )  # fmt: skip
-    print(json.dumps(rows, indent=2)) if as_json else out.print(console_table({"variants": rows, "recommended": None}))
+    print(json.dumps(rows, indent=2)) if as_json else out.print(
+        console_table({"variants": rows, "recommended": None}, out.width)
+    )
 
 
 @command()

@@ -23,11 +23,16 @@ def headline(run: Mapping[str, Any]) -> str:
     return f"Recommended: {name}. It {rest}." if rest != why else f"Recommended: {name}: {why}."
 
 
-def console_table(run: Mapping[str, Any]) -> Table:
-    """The variants, a row each, for a terminal of 100 characters.
+SPARE = ("RAM MB", "p90", "load ms", "MSE", "top-1 %", "speed")
+"""What a narrow terminal goes without, the first first; run.json and the report have it all."""
+
+
+def console_table(run: Mapping[str, Any], width: int = 100) -> Table:
+    """The variants, a row each.
 
     Args:
         run: a run, or only its ``variants`` and ``recommended``. Columns that hold nothing in any row are left out.
+        width: of the terminal, in characters; columns are left out until the rest fits.
     """
     from rich.table import Table
     from rich.text import Text
@@ -46,16 +51,21 @@ def console_table(run: Mapping[str, Any]) -> Table:
     ]
     rows = [[text(variant) for _, text in columns] for variant in run["variants"]]
     shown = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]
+    names = [variant["name"] + (" *" if variant["name"] == run["recommended"] else "") for variant in run["variants"]]
+    fixed = max(map(len, ["variant", *names])) + 2 + max(len(v["status"]) for v in run["variants"])
+    widths = [2 + max(map(len, [columns[i][0], *(row[i] for row in rows)])) for i in range(len(columns))]
+    for spare in SPARE:
+        if fixed + sum(widths[i] for i in shown) > width:
+            shown = [i for i in shown if columns[i][0] != spare]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", overflow="fold")
+    table.add_column("variant", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for i in shown:
         table.add_column(columns[i][0], justify="right", no_wrap=True)
-    for variant, row in zip(run["variants"], rows):
+    for variant, name, row in zip(run["variants"], names, rows):
         best, ok = variant["name"] == run["recommended"], variant["status"] == "ok"
-        name = Text(variant["name"] + (" *" if best else ""))
         style = "bold green" if best else "" if ok else "dim"
-        table.add_row(name, variant["status"], *(row[i] for i in shown), style=style)
+        table.add_row(Text(name), variant["status"], *(row[i] for i in shown), style=style)
     if run["recommended"] is not None:
         table.caption = "* recommended"
         table.caption_justify = "left"
