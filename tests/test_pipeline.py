@@ -332,3 +332,27 @@ def check_whole_way(document: Any) -> None:
         )
     assert rows["int8-cpu"]["size_bytes"] < 0.3 * rows["fp32-cpu"]["size_bytes"]
     assert rows[document["recommended"]]["status"] == "ok"
+
+
+def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: nk.Recipe, tmp_path: Path) -> None:
+    """To ncnn it is one: half of a chunk that the network does not use."""
+    from onnx import TensorProto, checker, helper, numpy_helper, save
+
+    weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1]),
+        helper.make_node("Split", ["y", "sizes"], ["used", "unused"], axis=1),
+        helper.make_node("Relu", ["used"], ["z"]),
+    ]
+    constants = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([4, 4]), "sizes")]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 16, 16]) for n, c in (("x", 3), ("z", 4))]
+    model = helper.make_model(
+        helper.make_graph(nodes, "half", ends[:1], ends[1:], constants), opset_imports=[helper.make_opsetid("", 13)]
+    )
+    model.ir_version = 8
+    checker.check_model(model)
+    save(model, str(tmp_path / "half.onnx"))
+    document = nk.run(changed(recipe, model=str(tmp_path / "half.onnx")), tmp_path / "out")
+    assert document["conversion"]["cosine"] > 0.99999
+    assert {v["status"] for v in document["variants"]} == {"ok"}
+    assert [tensor["name"] for tensor in document["model"]["outputs"]] == ["z"]
