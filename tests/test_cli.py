@@ -169,6 +169,11 @@ BAD = [
     ("run m.param --images text --out o", None, 3, "image"),
     ("run m.param --images x.npy --out m.bin", None, 4, "m.bin: is not a folder"),
     ("run m.param --images x.npy --weights none", None, 3, "--weights is for torch models"),
+    ("run m.param --images x.npy --precision fp32,fp32", None, 3, "fp32 is asked for twice"),
+    ("run m.param --images x.npy --eval-images x.npy", None, 3, "are the images to calibrate with"),
+    ("quantize m.param --table a.table --method kl -o o.param", None, 3, "are for --images"),
+    ("calibrate m.bin --images x.npy -o o.table", None, 3, "is not an ncnn model"),
+    ("run m.param --images x.npy --out /proc/x/y", None, 4, "cannot be written"),
     ("run no_such_package:net --images x.npy", None, 3, "no_such_package:net"),
 ]
 

@@ -92,14 +92,6 @@ def test_layers_are_found_by_name() -> None:
         graph.layer("softmax")
 
 
-def test_remove_goes_by_identity() -> None:
-    graph = Graph([Layer("ReLU", "r", ["a"], ["b"]), Layer("ReLU", "r", ["a"], ["b"])])
-    first, second = graph.layers
-    graph.remove([second])
-    assert len(graph.layers) == 1
-    assert graph.layers[0] is first
-
-
 def test_parameters_counts_weight_values() -> None:
     assert around(convolution()).parameters == 8
     assert branches().parameters == 0

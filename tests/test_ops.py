@@ -126,12 +126,9 @@ def test_faults(type: str, name: str, value: Any, fault: str) -> None:
     assert OPS[type].fault(name, value) == fault
 
 
-def test_what_int8_and_activations_need_to_know() -> None:
+def test_what_int8_needs_to_know() -> None:
     assert {op.name for op in OPS.values() if op.int8} == {"Convolution", "ConvolutionDepthWise", "InnerProduct"}
     assert all("int8_scale_term" in op.by_name for op in OPS.values() if op.int8)
-    assert OPS["Convolution"].fuses_activation
-    assert OPS["DeformableConv2D"].fuses_activation
-    assert not OPS["Pooling"].fuses_activation
 
 
 # ---------------------------------------------------------------------------------------------------------- weights

@@ -17,7 +17,7 @@ import ncnnkit as nk
 from ncnnkit import ncnnfile, variants
 from ncnnkit.convert import Conversion
 from ncnnkit.errors import ImageError, ModelError, StorageError, VerificationError
-from ncnnkit.pipeline import check_conversion, choose_preprocess
+from ncnnkit.pipeline import check_conversion, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.schema import validate
 from ncnnkit.source import ModelSource, open_model
@@ -205,7 +205,7 @@ def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
 def variant(name: str, ms: float, cosine: float, status: str = "ok") -> dict[str, Any]:
     return {
         "name": name, "status": status, "reason": "",
-        "latency_ms": {"median": ms}, "accuracy": {"cosine": cosine, "mse": 1 - cosine},
+        "latency_ms": {"median": ms}, "accuracy": {"mse": 1 - cosine, "outputs": [{"name": "out0", "cosine": cosine}]},
     }  # fmt: skip
 
 
@@ -356,3 +356,55 @@ def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: nk.Recipe
     assert document["conversion"]["cosine"] > 0.99999
     assert {v["status"] for v in document["variants"]} == {"ok"}
     assert [tensor["name"] for tensor in document["model"]["outputs"]] == ["z"]
+
+
+def test_a_ruined_small_output_is_not_recommended() -> None:
+    """Boxes of hundreds hide scores that are wrong: it is the worst output that counts."""
+    good, ruined = variant("fp32-cpu", 10, 1.0), variant("int8-cpu", 5, 0.99999)
+    ruined["accuracy"]["outputs"].append({"name": "scores", "cosine": 0.7})
+    name, why = recommend([good, ruined])
+    assert name == "fp32-cpu"
+    assert "int8-cpu is faster" in why
+    assert "0.70000" in why
+
+
+def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(
+    recipe: nk.Recipe, tmp_path: Path
+) -> None:
+    images = photographs(tmp_path / "images", 10)
+    asked = changed(recipe, images=str(images), preprocess={"mean": 0.25, "std": 0.5}, precisions=("fp32",))
+    nk.run(asked, tmp_path / "out")
+    step = nk.Recipe(str(tmp_path / "out/model-fp32.param"), images=str(images))
+    _, samples_of_step, origin = open_with_images(step)
+    assert "the run that made it" in origin
+    fresh = nk.open_images(images, nk.Preprocess(resize=(16, 16), mean=(0.25,), std=(0.5,)), pipeline_inputs(recipe))
+    assert np.array_equal(samples_of_step[0][0], fresh[0][0])
+    (tmp_path / "out/other.param").write_bytes((tmp_path / "out/model-fp32.param").read_bytes())
+    (tmp_path / "out/other.bin").write_bytes((tmp_path / "out/model-fp32.bin").read_bytes())
+    _, _, origin = open_with_images(changed(step, model=str(tmp_path / "out/other.param")))
+    assert origin == GUESS
+
+
+def test_an_int8_model_is_no_original(recipe: nk.Recipe, tmp_path: Path) -> None:
+    ncnnfile.save(nk.quantize(small(), nk.calibrate(small(), samples(4))), tmp_path / "int8.param")
+    with pytest.raises(ModelError, match="is an int8 model already"):
+        nk.run(changed(recipe, model=str(tmp_path / "int8.param")), tmp_path / "out")
+    with pytest.raises(ModelError, match=r"cannot run in fp32 \(it runs in int8\)"):
+        variants.bench(tmp_path / "int8.param", precisions=["fp32"])
+    with pytest.raises(ModelError, match=r"cannot run in int8 \(it runs in fp32, fp16, bf16\)"):
+        variants.bench(Path(recipe.model), precisions=["int8"])
+
+
+def test_labels_are_read_before_the_work(recipe: nk.Recipe, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("nonsense")
+    told: list[str] = []
+    with pytest.raises(ImageError, match=r"labels\.txt"):
+        nk.run(
+            changed(recipe, labels=str(tmp_path / "labels.txt")), tmp_path / "out", lambda stage, *_: told.append(stage)
+        )
+    assert "calibrate" not in told
+
+
+def test_without_an_original_the_report_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:
+    document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
+    assert any("the original is not known" in warning for warning in document["warnings"])

@@ -124,6 +124,10 @@ def test_scales_are_finite_for_dead_and_constant_blobs(method: str, value: float
     assert scale > 0
 
 
+def test_a_blob_of_which_no_value_was_counted_is_not_clipped() -> None:
+    assert mse_threshold(BlobStats(np.zeros(64, np.int64), 0.5, 3.0, 1000)) == 3.0
+
+
 # --------------------------------------------------------------------------------------------------------- weights
 
 
@@ -192,6 +196,32 @@ def test_readers_behind_a_split_share_one_requantised_blob_only_if_they_agree() 
     assert quantize(graph, table).layer("c1").params["int8_scale_term"] == 102
     apart = Table(table.weights, {**table.inputs, "c3": table.inputs["c3"] * 2})
     assert quantize(graph, apart).layer("c1").params["int8_scale_term"] == 2
+
+
+GROUPED = """
+    Convolution          c0 1 1 in0 b0 0=16 1=1 5=1 6=64 9=1
+    ConvolutionDepthWise g  1 1 b0 b1 0=16 1=3 4=1 5=1 6=1152 7=2 9=1
+    {reader}
+"""
+
+
+@pytest.mark.parametrize(
+    ("reader", "terms"),
+    [
+        # A convolution reads it in int8: right everywhere.
+        ("Convolution c1 1 1 b1 out0 0=8 1=1 6=128", {"c0": 102, "g": 101, "c1": 2}),
+        # Real numbers: garbage on x86, so it stays in floating point, and what comes before hands on real numbers.
+        ("Sigmoid s 1 1 b1 out0", {"c0": 2}),
+    ],
+)
+def test_grouped_convolutions_are_int8_only_where_ncnn_computes_them_right(reader: str, terms: dict[str, int]) -> None:
+    graph, inputs = network(GROUPED.format(reader=reader)), samples(8, (4, 5, 6))
+    made = quantize(graph, calibrate(graph, inputs), target="x86")
+    assert {la.name: t for la in made.layers if (t := la.params.get("int8_scale_term"))} == terms
+    for model in (made, correct_bias(graph, made, [inputs])):
+        error = accuracy.sqnr_db(outputs(model, inputs), outputs(graph, inputs))
+        assert error is not None
+        assert error > 20
 
 
 def test_a_blob_that_is_also_an_output_stays_a_real_number() -> None:

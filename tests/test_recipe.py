@@ -68,8 +68,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
         weights=TEXT,
         preset=TEXT,
         shapes=st.lists(st.lists(st.integers(1, 9999), min_size=1, max_size=4).map(tuple), max_size=3).map(tuple),
-        backends=st.lists(st.sampled_from(BACKENDS), min_size=1).map(tuple),
-        precisions=st.lists(st.sampled_from(PRECISIONS), min_size=1).map(tuple),
+        backends=st.lists(st.sampled_from(BACKENDS), min_size=1, unique=True).map(tuple),
+        precisions=st.lists(st.sampled_from(PRECISIONS), min_size=1, unique=True).map(tuple),
         preprocess=st.dictionaries(
             st.sampled_from(("mean", "std", "crop", "resize", "color")),
             st.none() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.lists(st.integers(0, 9)),

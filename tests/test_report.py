@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 from test_schema import sample_run
 
+from ncnnkit import figures
 from ncnnkit.errors import StorageError, ToolError
-from ncnnkit.report import comparison_table, console_table, figures, headline, html, plots, write_report
+from ncnnkit.report import comparison_table, console_table, headline, html, plots, shipping, write_report
 from ncnnkit.schema import Run, validate
 
 NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
@@ -328,22 +329,35 @@ def shown(table: Any, width: int = 100) -> str:
 
 
 def test_the_table_fits_a_terminal() -> None:
-    text = shown(console_table(sample_run()))
-    assert max(map(len, text.splitlines())) <= 100
+    text = shown(console_table(sample_run(), 120), 120)
+    assert max(map(len, text.splitlines())) <= 120
     assert "…" not in text
     lines = text.splitlines()
     assert len(lines) == 1 + 8 + 1
     cells = [" ".join(line.split()) for line in lines]
-    assert cells[0] == "variant status ms p90 speed load ms MB RAM MB MSE dB cosine top-1 %"
-    assert cells[4] == "int8-cpu * ok 5.23 5.75 1.94× 31.2 4.91 41.5 0.0187 23.1 0.99951 96.7"
-    assert cells[5] == "fp32-vulkan fallback 187 206 – 31.2 18.6 41.5 2.1e-12 118.3 1.00000 96.7"
-    assert cells[7] == "bf16-vulkan crashed – – – – 18.6 – – – – –"
+    assert cells[0] == "variant status ms p90 speed load ms MB RAM MB MSE dB cosine agree % top-1 %"
+    assert cells[4] == "int8-cpu * ok 5.23 5.75 1.94× 31.2 4.91 41.5 0.0187 23.1 0.99951 96.7 83.3"
+    assert cells[5] == "fp32-vulkan fallback 187 206 – 31.2 18.6 41.5 2.1e-12 118.3 1.00000 96.7 83.3"
+    assert cells[7] == "bf16-vulkan crashed – – – – 18.6 – – – – – –"
     assert cells[9] == "* recommended"
+
+
+def test_what_to_ship_says_how_to_load_it() -> None:
+    """bf16's files are fp32's, and ncnn turns fp16 on by default: without its options it is another model."""
+    run = sample_run()
+    assert shipping(run).endswith("loaded with ncnn's default options")
+    run["recommended"] = "bf16-cpu"
+    assert shipping(run).startswith("ship tiny-bf16.param and tiny-bf16.bin, loaded with ")
+    assert "opt.use_bf16_storage = true, opt.use_fp16_packed = " in shipping(run)
+    run["recommended"] = "fp16-vulkan"
+    assert "opt.use_vulkan_compute = true" in shipping(run)
+    run["recommended"] = None
+    assert shipping(run) == ""
 
 
 @pytest.mark.parametrize("width", [90, 80, 60])
 def test_a_narrow_terminal_goes_without_columns_but_never_without_names(width: int) -> None:
-    lines = shown(console_table(sample_run(), width)).splitlines()
+    lines = shown(console_table(sample_run(), width), width).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[4].startswith("int8-cpu * ")
     assert all(word in lines[0] for word in ("ms", "MB", "dB", "cosine"))

@@ -278,7 +278,7 @@ def test_references_that_mean_nothing(
 @pytest.mark.parametrize("reference", ["torchvision:resnet50", "timm:resnet50", "package:function"])
 def test_torch_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModelError, match=r"torch is not installed \(pip install 'ncnnkit\[torch\]'\)"):
+    with pytest.raises(ModelError, match=r"torch is not installed \(pip install torch torchvision timm\)"):
         opened(reference, tmp_path)
 
 

@@ -195,6 +195,17 @@ def test_a_sample_is_spread_evenly_and_knows_the_largest_value(shape: tuple[int,
     assert 800 <= tally.histogram.sum() <= batch.size
 
 
+def test_a_sample_meets_every_column() -> None:
+    """With a step that divides the width, the same columns of every row would be counted: the border, say."""
+    batch = np.zeros((32, 256, 256), np.float32)
+    batch[:, :, 0] = 1.0
+    tally = Tally(64, sample=1 << 14)
+    tally.add(batch)
+    counted = batch.size / worker.stride(batch.size // (1 << 14), 256)
+    assert tally.histogram.sum() == pytest.approx(counted / 256, rel=0.05)
+    assert worker.stride(0, 7) == 1
+
+
 # ------------------------------------------------------------------------------------------------------- measuring
 
 

@@ -6,18 +6,19 @@ from .calibrate import ActivationStats, calibrate
 from .convert import convert
 from .errors import NcnnkitError
 from .graph import Graph, Layer
-from .images import open_images
+from .images import InputSpec, open_images
 from .ncnnfile import load, save
 from .passes import optimize
 from .pipeline import run
 from .preprocess import Preprocess, preset
-from .quantize import quantize
+from .quantize import correct_bias, quantize
 from .recipe import Recipe
 from .session import Session
 
 __all__ = [
     "ActivationStats",
     "Graph",
+    "InputSpec",
     "Layer",
     "NcnnkitError",
     "Preprocess",
@@ -25,6 +26,7 @@ __all__ = [
     "Session",
     "calibrate",
     "convert",
+    "correct_bias",
     "load",
     "open_images",
     "optimize",

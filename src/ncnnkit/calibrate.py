@@ -192,7 +192,12 @@ def over_samples(
 
         try:
             with ThreadPoolExecutor(count) as pool:
-                return list(pool.map(share, range(count)))
+                try:
+                    return list(pool.map(share, range(count)))
+                except BaseException:
+                    for child in children:  # the others' shares end now, not when they are done
+                        child.kill()
+                    raise
         except WorkerError as error:
             if "NaN" in str(error):
                 hint = "does the fp32 model itself compute NaN on these images?"

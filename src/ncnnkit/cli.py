@@ -88,8 +88,8 @@ ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file
 _PREPROCESS = {
     "mean": (str, "Subtracted from the pixels after the division, one a channel: 0.485,0.456,0.406.", float),
     "std": (str, "Divided by at the end, one a channel: 0.229,0.224,0.225.", float),
-    "resize": (str, "256 (the shorter side) or 224,224 (height,width).", int),
-    "crop": (str, "Centre crop, height,width.", int),
+    "resize": (str, "256 (the shorter side), 224,224 (height,width) or none.", int),
+    "crop": (str, "Centre crop: height,width, or none.", int),
     "color": (str, "rgb, bgr or gray.", None),
     "divisor": (float, "Pixels are divided by it first; 255 by default, 1 for raw pixels.", None),
     "interpolation": (str, "nearest, bilinear, bicubic, lanczos, box or hamming.", None),
@@ -133,15 +133,18 @@ def _preprocess_field(name: str, value: Any) -> Any:
     kind = _PREPROCESS[name][2]
     if kind is None:
         return value
+    if value == "none":
+        return None
     numbers = _numbers(value, name, kind)
     return numbers[0] if name == "resize" and len(numbers) == 1 else numbers
 
 
-def _numbers(text: str, what: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, ...]:
     try:
         return tuple(kind(part) for part in text.replace("x", ",").split(","))
     except ValueError:
-        raise RecipeError(f"--{what} {text!r} is not a list of numbers like 3,224,224") from None
+        example = {int: "224,224", float: "0.5,0.5,0.5"}[kind]
+        raise RecipeError(f"--{what} {text!r} is not a list of numbers", hint=f"as {example}") from None
 
 
 def _shapes(shape: Sequence[str] | None) -> tuple[tuple[int, ...], ...] | None:
@@ -246,7 +249,7 @@ def _run(recipe: Any, output: Path, as_json: bool) -> None:
 
 
 def _print_run(document: Any, output: Path, as_json: bool) -> None:
-    from .report import console_table, headline
+    from .report import console_table, headline, shipping
 
     if as_json:
         print(json.dumps(document, indent=2))
@@ -258,6 +261,8 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
     for warning in document["warnings"]:
         out.print(f"[yellow]note:[/] {escape(warning)}")
     out.print(f"[bold]{escape(headline(document))}[/]")
+    if document["recommended"] is not None:
+        out.print(shipping(document), markup=False)
     out.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
 
 
@@ -360,6 +365,10 @@ def quantize(
 
     if (table is None) == (images is None):
         raise RecipeError("give --table or --images", hint="one of the two")
+    if table is not None and (method or preset or preprocess or shape):
+        raise RecipeError(
+            "--method, --shape and the preprocessing are for --images", hint="a table has its scales already"
+        )
     if images is not None:
         graph, samples = _open(
             param, shape, images=images, preset=preset, preprocess=preprocess, method=method, target=target

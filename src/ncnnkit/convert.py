@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -180,10 +181,8 @@ def _read_result(folder: Path, log: str, inputs: Sequence[InputSpec]) -> Graph:
     for path in (param, bin_file):
         if not path.is_file():
             raise ConvertError(f"pnnx wrote no {path.name}: {_telling_line(log)}", hint=FAILURE_HINT)
-    types = [
-        line.split()[0] for line in param.read_text(encoding="utf-8", errors="replace").splitlines()[2:] if line.strip()
-    ]
-    unsupported = sorted(set(types) - ops.OPS.keys())
+    head, lines = _param_lines(param)
+    unsupported = sorted({line.split()[0] for line in lines} - ops.OPS.keys())
     if unsupported:
         raise ConvertError(
             f"ncnn has no layer for: {', '.join(unsupported)}",
@@ -192,9 +191,28 @@ def _read_result(folder: Path, log: str, inputs: Sequence[InputSpec]) -> Graph:
             else "export the model with float32 inputs and weights",
         )
     try:
+        param.write_text("\n".join([*head, *_with_names_of_their_own(lines), ""]), encoding="utf-8")
         return ncnnfile.load(param)  # the weights stay mapped when the folder goes
     except FormatError as error:
         raise ConvertError(f"pnnx wrote a model that cannot be read: {error}") from None
+
+
+def _param_lines(param: Path) -> tuple[list[str], list[str]]:
+    """(magic and counts, a line for each layer) of a .param."""
+    lines = [line for line in param.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[:2], lines[2:]
+
+
+def _with_names_of_their_own(lines: Sequence[str]) -> list[str]:
+    """The layers' lines; pnnx gives some Splits the same name, which ncnn does not mind and tables would."""
+    seen: set[str] = set()
+    unique = []
+    for line in lines:
+        kind, name, *rest = line.split(maxsplit=2)
+        free = next(n for n in itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2))) if n not in seen)
+        seen.add(free)
+        unique.append(" ".join([kind, free, *rest]))
+    return unique
 
 
 def _check_inputs(graph: Graph, inputs: Sequence[InputSpec]) -> None:

@@ -236,11 +236,6 @@ class Graph:
                 layer.params.pop(axis, None)
             layer.params.update(zip(axes[len(shape)], map(int, shape)))
 
-    def remove(self, gone: Sequence[Layer]) -> None:
-        """Drop layers, by identity."""
-        ids = {id(layer) for layer in gone}
-        self.layers = [layer for layer in self.layers if id(layer) not in ids]
-
     def copy(self) -> Graph:
         """A graph whose layers can be changed; the weight arrays are shared."""
         return Graph([layer.copy() for layer in self.layers])

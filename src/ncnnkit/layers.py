@@ -26,19 +26,20 @@ def layer_errors(
 
     Args:
         exact: the reference, run in fp32.
-        coarse: the other, run as :class:`Session` would; blobs are matched by name.
+        coarse: the other, run as :class:`Session` would; layers are matched by name, type and output.
         inputs: float32 (N, …) for each network input.
         int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
 
     Returns:
         ``name``, ``type`` and ``sqnr_db`` of each layer in order; None for an exact or an all-zero output.
     """
-    known = exact.producers()
+    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.layers if layer.outputs}
     layers = [
         layer
         for layer in coarse.layers
         if layer.type not in ("Input", "Split")
-        and layer.outputs[0] in known
+        and layer.outputs
+        and known.get(layer.outputs[0]) == (layer.name, layer.type)
         and (layer.params.get("int8_scale_term") or not int8_only)
     ]
     names = [layer.outputs[0] for layer in layers]
@@ -50,6 +51,10 @@ def layer_errors(
         for sample in zip(*inputs):
             pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
             for i, (blob, ours, theirs) in enumerate(pairs):
+                if ours.shape != theirs.shape:
+                    raise ModelError(
+                        f"layer {layers[i].name} gives {theirs.shape} in one model, {ours.shape} in the other"
+                    )
                 noise[i] += float(np.sum((theirs.astype(np.float64) / scale.get(blob, 1.0) - ours) ** 2))
                 signal[i] += float(np.sum(ours.astype(np.float64) ** 2))
     return [

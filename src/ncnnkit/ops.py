@@ -68,7 +68,6 @@ class Op:
     Attributes:
         int8: the value of ``int8_scale_term`` ncnn2int8 writes for this type, given its params; None where ncnn has
             no int8 activations for it.
-        fuses_activation: the layer can run a ReLU, clip, … on its own output (``activation_type``).
     """
 
     name: str
@@ -83,10 +82,6 @@ class Op:
     @cached_property
     def by_name(self) -> MappingProxyType[str, Param]:
         return MappingProxyType({p.name: p for p in self.params})
-
-    @property
-    def fuses_activation(self) -> bool:
-        return "activation_type" in self.by_name
 
     def param(self, name: str) -> Param:
         """The param called ``name``. Raises AttributeError where the type has none."""

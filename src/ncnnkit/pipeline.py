@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from .quantize import correct_bias, machine_target, quantize
 from .recipe import Recipe, save_recipe
 from .report import write_report
 from .schema import SCHEMA, Run, validate
-from .session import Session, probe
+from .session import Session, has_int8, probe
 from .source import ModelSource, open_model
-from .store import save_run, staging
+from .source.torch_models import BUILDERS
+from .store import RUN, load_run, save_run, staging
 from .variants import Precision, describe, make_precisions, measure, plan_variants, refuse_copies_of_the_cpu
 from .verdict import GOOD_COSINE, GUESS, recommend, top5, warn
 
@@ -65,9 +67,12 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("open the model"):
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
             preprocess, origin = choose_preprocess(recipe, source)
+            if source.kind == "ncnn" and has_int8(load(source.path)):
+                raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
             images, evaluation = open_image_sets(recipe, preprocess, source.inputs)
             if not (images.pictures or evaluation.pictures):
                 preprocess, origin = None, ARRAYS
+            labels = open_labels(recipe, source, evaluation)
             source = settle_random_weights(recipe, source, images, folder)
         with stages("convert"):
             conversion = convert_source(source, folder)
@@ -99,7 +104,6 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("layer errors"):
             few = [a[:LAYER_IMAGES] for a in inputs]
             layers = layer_errors(graph, graphs["int8"].graph, few) if "int8" in graphs else []
-        labels = open_labels(recipe, source, evaluation)
         variants = [describe(p, r, machine, reference, labels, layers) for p, r in zip(plans, results)]
         refuse_copies_of_the_cpu(variants, results)
         recommended, why = recommend(variants)
@@ -119,7 +123,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     "recommended": recommended,
                     "why": why,
                     "top5": top5(source, evaluation, reference, recommended, plans, results),
-                    "warnings": warn(origin, images, evaluation, check, variants),
+                    "warnings": warn(source.engine, origin, images, evaluation, check, variants),
                     "stages": stages.rows(),
                 }
             )
@@ -183,6 +187,9 @@ def open_image_sets(
         )
     images = open_images(Path(recipe.images), preprocess, specs)
     if recipe.eval_images:
+        if Path(recipe.eval_images).resolve() == Path(recipe.images).resolve():
+            hint = "leave --eval-images out"
+            raise ImageError("are the images to calibrate with", where=recipe.eval_images, hint=hint)
         return images, open_images(Path(recipe.eval_images), preprocess, specs)
     return images.split()
 
@@ -190,19 +197,34 @@ def open_image_sets(
 def open_with_images(recipe: Recipe) -> tuple[Graph, ImageSet, str]:
     """(graph, images, where the preprocessing came from) of an ncnn model, for the single steps of the main job."""
     param = Path(recipe.model)
-    source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
-    if source.kind != "ncnn":
+    if param.suffix != ".param":
         raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
+    source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
     graph = load(param)
     graph.set_input_shapes([spec.shape for spec in source.inputs])
-    preprocess, origin = choose_preprocess(recipe, source)
+    preprocess, origin = choose_preprocess(recipe, with_the_runs_preprocess(source, param))
     images = open_images(recipe.images, preprocess, source.inputs)
     return graph, images, origin if images.pictures else ARRAYS
 
 
+def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
+    """An ncnn file does not say how images become its input; the run.json of the run that made it does."""
+    record = param.parent / RUN
+    if not record.is_file():
+        return source
+    run = load_run(param.parent)
+    made = any(variant["files"] and variant["files"]["param"] == param.name for variant in run["variants"])
+    if not made or run["preprocess"] is None:
+        return source
+    fields = {key: value for key, value in run["preprocess"].items() if key != "origin"}
+    origin = f"the run that made it ({record})"
+    return replace(source, preprocess=Preprocess.from_dict(fields), preprocess_origin=origin)
+
+
 def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:
     """Random weights need batch-norm statistics of real images: without them every image has the same outputs."""
-    if recipe.weights != "none" or source.engine != "torch":
+    library, _, _ = recipe.model.partition(":")
+    if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
     (sample,) = images.subset(range(min(len(images), STATISTICS_IMAGES))).stack()
     return open_model(recipe.model, shapes=recipe.shapes, weights="none", workdir=folder, statistics=sample)
@@ -240,7 +262,14 @@ def session_outputs(graph: Graph, inputs: Sequence[Array], progress: Callable[[i
         for i, sample in enumerate(zip(*inputs)):
             rows.append(net.blobs(*sample, names=net.outputs))
             progress(i + 1, total)
-        return {name: np.stack(values) for name, values in zip(net.outputs, zip(*rows))}
+        columns = dict(zip(net.outputs, zip(*rows)))
+    for name, values in columns.items():
+        if len({value.shape for value in values}) > 1:
+            raise ModelError(
+                f"output {name!r} changes its shape from sample to sample",
+                hint="cut the model before the layers that choose, such as detection outputs",
+            )
+    return {name: np.stack(values) for name, values in columns.items()}
 
 
 def check_conversion(
@@ -252,23 +281,30 @@ def check_conversion(
     # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
     outputs = dict(list(found.items())[: len(reference)])
     if len(outputs) != len(reference):
-        raise ModelError(
-            f"the original has {len(reference)} outputs, the converted model {len(outputs)}", hint="see pnnx.log"
-        )
+        raise ModelError(f"the original has {len(reference)} outputs, the converted model {len(outputs)}")
     for (name, ours), theirs in zip(outputs.items(), reference.values()):
         if ours[0].size != theirs[0].size:
             raise VerificationError(f"output {name!r} has {ours[0].size} values, the original's has {theirs[0].size}")
         if not np.isfinite(ours).all():
             raise VerificationError(f"the converted model's output {name!r} holds NaN or infinity")
     errors = accuracy.compare(outputs, reference)
-    if errors["cosine"] < GOOD_COSINE and not recipe.force:
+    worst = min(errors["outputs"], key=lambda output: output["cosine"])
+    if worst["cosine"] < GOOD_COSINE and not recipe.force:
+        which = f" of output {worst['name']!r}" if len(outputs) > 1 else ""
         raise VerificationError(
-            f"the converted model is not the original: cosine {errors['cosine']:.4f} in fp32, it must be {GOOD_COSINE}",
+            f"the converted model is not the original: cosine {worst['cosine']:.4f}{which} in fp32, "
+            f"it must be {GOOD_COSINE}",
             where=recipe.model,
             hint="an operator pnnx converts wrongly, or a wrong --shape; --force goes on all the same",
         )
-    figures = {key: errors[key] for key in ("sqnr_db", "cosine", "max_error")}
-    return {**figures, "seconds": round(conversion.seconds, 3), "pnnx_version": _version("pnnx"), "log": "pnnx.log"}
+    return {
+        "sqnr_db": errors["sqnr_db"],
+        "cosine": worst["cosine"],
+        "max_error": errors["max_error"],
+        "seconds": round(conversion.seconds, 3),
+        "pnnx_version": _version("pnnx"),
+        "log": "pnnx.log",
+    }
 
 
 # ------------------------------------------------------------------------------------------------ what came of it

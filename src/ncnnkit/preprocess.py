@@ -1,6 +1,6 @@
 """How an image becomes the float32 tensor a network is fed with.
 
-:class:`Preprocess` is one value that calibration, evaluation, the worker and an emitted app all share. Its arithmetic
+:class:`Preprocess` is one value that calibration and evaluation share. Its arithmetic
 is that of torchvision's presets on Pillow images, bit for bit: Pillow resizes (antialiased), the centre crop rounds as
 torchvision's does, then ``(pixel / divisor - mean) / std`` in float32. EXIF orientation is not applied, because
 ``PIL.Image.open`` and with it torchvision's data sets do not.
@@ -293,7 +293,9 @@ def from_timm(config: Mapping[str, Any]) -> Preprocess | None:
 
 
 def _not_installed(library: str, name: str) -> ModelError:
-    return ModelError(f"{library} is not installed", where=f"{library}:{name}", hint="pip install 'ncnnkit[torch]'")
+    return ModelError(
+        f"{library} is not installed", where=f"{library}:{name}", hint="pip install torch torchvision timm"
+    )
 
 
 _LIBRARIES: dict[str, Callable[[str], Preprocess | None]] = {"torchvision": _torchvision_preset, "timm": _timm_preset}

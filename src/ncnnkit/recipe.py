@@ -68,6 +68,10 @@ class Recipe:
                 raise RecipeError(f"{name} must be {words}, not {_shown(value)}")
         _one_of("backend", self.backends, BACKENDS)
         _one_of("precision", self.precisions, PRECISIONS)
+        for what in (self.backends, self.precisions):
+            twice = [value for value in what if what.count(value) > 1]
+            if twice:
+                raise RecipeError(f"{twice[0]} is asked for twice")
         _one_of("method", [self.method], ("mse", "kl", "aciq", "minmax"))
         _one_of("target", [self.target] if self.target else [], ("x86", "arm", "vulkan"))
         fields = {field.name for field in dataclasses.fields(Preprocess)}

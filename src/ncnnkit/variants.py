@@ -232,21 +232,25 @@ def bench(
     Args:
         param: its ``.bin`` lies beside it.
         backends: by default the CPU, and Vulkan where there is a GPU.
-        precisions: by default int8 for a model with int8 layers, else fp32, fp16 and bf16.
+        precisions: int8 for a model with int8 layers; else fp32, fp16 and bf16 by default.
         shapes: of the inputs, where the file does not say.
 
     Returns:
         Rows as ``variants`` in run.json, without accuracy.
 
     Raises:
-        ModelError: the shape of an input is not known.
+        ModelError: the shape of an input is not known, or an int8 model is asked for floating point or the reverse.
     """
     graph, machine = ncnnfile.load(param), probe()
+    possible = ("int8",) if has_int8(graph) else ("fp32", "fp16", "bf16")
+    impossible = [p for p in precisions or () if p not in possible]
+    if impossible:
+        raise ModelError(f"cannot run in {impossible[0]}", where=str(param), hint=f"it runs in {', '.join(possible)}")
     gpu = any(device["type"] != "cpu" for device in machine["vulkan"])
     recipe = Recipe(
         str(param),
         backends=tuple(backends or (("cpu", "vulkan") if gpu else ("cpu",))),
-        precisions=tuple(precisions or (("int8",) if has_int8(graph) else ("fp32", "fp16", "bf16"))),
+        precisions=tuple(precisions or possible),
         threads=threads or 0,
     )
     shapes = shapes or graph.input_shapes()
@@ -261,4 +265,6 @@ def bench(
     plans = plan_variants(recipe, dict.fromkeys(recipe.precisions, model), machine)
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
         results = measure(plans, inputs, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
-        return [describe(plan, result, machine, None, None, []) for plan, result in zip(plans, results)]
+        rows = [describe(plan, result, machine, None, None, []) for plan, result in zip(plans, results)]
+        refuse_copies_of_the_cpu(rows, results)
+        return rows

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import accuracy
+from .figures import cosine
 from .images import ImageSet
 from .source import ModelSource
 from .variants import Plan
@@ -26,17 +27,18 @@ def recommend(variants: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
     """The fastest ``ok`` variant with cosine ≥ 0.999, else the most exact; and why."""
     usable = [v for v in variants if v["status"] == "ok" and v["accuracy"] and v["latency_ms"]]
     if not usable:
-        return None, "no variant ran to its end; the reasons stand beside each"
-    exact = [v for v in usable if v["accuracy"]["cosine"] >= GOOD_COSINE]
+        return None, "no variant ran as asked; the reasons stand beside each"
+    exact = [v for v in usable if worst_cosine(v) >= GOOD_COSINE]
     best = (
         min(exact, key=lambda v: v["latency_ms"]["median"])
         if exact
         else min(usable, key=lambda v: v["accuracy"]["mse"])
     )
-    figure = f"cosine {best['accuracy']['cosine']:.5f}, {best['latency_ms']['median']:.1f} ms"
+    figure = f"cosine {cosine(worst_cosine(best), 5)}, {best['latency_ms']['median']:.1f} ms"
     if not exact:
         return best["name"], f"no variant reaches cosine {GOOD_COSINE}; {best['name']} is the most exact ({figure})"
-    why = f"{best['name']} is the fastest of the {len(exact)} that reach cosine {GOOD_COSINE} ({figure})"
+    others = f"the fastest of the {len(exact)} that reach" if len(exact) > 1 else "the only one that reaches"
+    why = f"{best['name']} is {others} cosine {GOOD_COSINE} ({figure})"
     base = next((v for v in usable if v["name"] == "fp32-cpu" and v is not best), None)
     if base is not None:
         why += f", {base['latency_ms']['median'] / best['latency_ms']['median']:.2f} times as fast as fp32-cpu"
@@ -45,13 +47,23 @@ def recommend(variants: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
         quick = min(faster, key=lambda v: v["latency_ms"]["median"])
         why += (
             f"; {quick['name']} is faster ({quick['latency_ms']['median']:.1f} ms) "
-            f"but less exact (cosine {quick['accuracy']['cosine']:.5f})"
+            f"but less exact (cosine {cosine(worst_cosine(quick), 5)})"
         )
     return best["name"], why
 
 
+def worst_cosine(variant: Mapping[str, Any]) -> float:
+    """The cosine of the worst output: a small one that is ruined does not show in the cosine of all together."""
+    return min(float(output["cosine"]) for output in variant["accuracy"]["outputs"])
+
+
 def warn(
-    origin: str, images: ImageSet, evaluation: ImageSet, check: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]
+    engine: str,
+    origin: str,
+    images: ImageSet,
+    evaluation: ImageSet,
+    check: Mapping[str, Any],
+    variants: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """What a careful person would say about this run."""
     said = []
@@ -60,6 +72,8 @@ def warn(
             f"the model does not say how images become its input: {origin[len('a guess: ') :]} were used; "
             "give --preset or --mean and --std if it was trained otherwise"
         )
+    if engine == "ncnn":
+        said.append("the original is not known: the errors are those against ncnn's own fp32, and nothing was verified")
     if check["cosine"] < GOOD_COSINE:
         said.append(f"the converted model differs from the original (cosine {check['cosine']:.4f}); --force went on")
     elif check["sqnr_db"] is not None and check["sqnr_db"] < GOOD_SQNR_DB:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import select
@@ -109,7 +110,6 @@ class Network:
             "cpu": cpu_name(),
             "cpu_features": cpu_features(),
             "cores": ncnn.get_cpu_count(),
-            "big_cores": ncnn.get_big_cpu_count(),
             "vulkan": vulkan_devices(),
         }, []
 
@@ -118,7 +118,7 @@ class Network:
         import ncnn
 
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
-        device = devices[request.get("gpu", 0)] if devices else None
+        device = devices[0] if devices else None
         if request.get("cold"):
             drop_file_cache(request["bin"])
         self.net = None
@@ -134,8 +134,6 @@ class Network:
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = allowed["fp16"]
         options.use_bf16_packed = options.use_bf16_storage = allowed["bf16"]
         options.lightmode = not request.get("keep_blobs", False)
-        for name, value in request.get("options", {}).items():
-            setattr(options, name, value)
         if device is not None:
             net.set_vulkan_device(device["index"])
         if net.load_param(request["param"]) != 0:
@@ -305,7 +303,7 @@ class Tally:
         # (channels, positions), a view: ncnn pads between channels, not within. Features come last in rows.
         planes = values.reshape(len(values), -1) if values.ndim != 2 else values.T
         if self.sample:
-            planes = planes[:, :: max(1, values.size // self.sample)]
+            planes = planes[:, :: stride(values.size // self.sample, values.shape[-1])]
         rows = max(1, self.CHUNK // planes.shape[1])
         for start in range(0, len(planes), rows):
             scaled = np.abs(planes[start : start + rows]).reshape(-1)
@@ -330,6 +328,14 @@ class Tally:
             self.histogram[:half] = self.histogram[0::2] + self.histogram[1::2]
             self.histogram[half:] = 0
             self.width *= 2
+
+
+def stride(step: int, width: int) -> int:
+    """A step of at least ``step`` that meets every column of rows of ``width``, not the same few in each."""
+    step = max(1, step)
+    while math.gcd(step, width) > 1:
+        step += 1
+    return step
 
 
 def width_for(absmax: float, bins: int) -> float:
@@ -464,10 +470,14 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """End the process. Safe to call twice."""
+    def kill(self) -> None:
+        """End the process, also while another thread waits for its answer: that one gets a WorkerError."""
         if self._process.poll() is None:
             self._process.kill()
+
+    def close(self) -> None:
+        """End the process and remove its files. Safe to call twice."""
+        self.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None and not stream.closed:
@@ -598,6 +608,8 @@ def _attempt(step: Callable[..., Child], subject: Any, result: Message, *rest: A
         return step(subject, result, *rest)
     except WorkerError as error:
         result.update(status="crashed", reason=str(error))
+        if isinstance(subject, Child):
+            subject.close()
         return None
 
 
@@ -636,6 +648,8 @@ def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str, seconds: fl
         message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
         for blob, output in zip(message["names"], outputs):
             collected.setdefault(blob, []).append(output)
+            if output.shape != collected[blob][0].shape:
+                raise WorkerError("output %r changes its shape from sample to sample" % blob)
     files = {}
     for number, (blob, outputs) in enumerate(collected.items()):
         files[blob] = str(folder / ("%s-%d.npy" % (name, number)))

@@ -33,6 +33,8 @@ def mse_threshold(stats: BlobStats) -> float:
     Clipping and rounding error are summed over the histogram for thresholds down to 5 % of the largest value, in steps
     of 2 %. (Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019.)
     """
+    if not stats.histogram.any():
+        return stats.absmax  # a blob so sparse that no value of it was counted
     used = int(np.flatnonzero(stats.histogram)[-1]) + 1
     counts = stats.histogram[:used].astype(np.float64)
     centres = (np.arange(used) + 0.5) * stats.width
@@ -143,6 +145,11 @@ def runs_winograd(layer: Layer) -> bool:
     p = layer.p
     square = layer.type == "Convolution" and (p.kernel_w, p.kernel_h) == (3, 3)
     return square and (p.dilation_w, p.dilation_h, p.stride_w, p.stride_h) == (1, 1, 1, 1)
+
+
+def is_grouped(layer: Layer) -> bool:
+    """Whether this is a convolution in groups of 8 output channels or more, which ncnn runs as so many convolutions."""
+    return layer.type == "ConvolutionDepthWise" and layer.get("num_output") // layer.get("group") % 8 == 0
 
 
 def weight_rows(layer: Layer) -> NDArray[np.float32]:

@@ -45,9 +45,13 @@ class Table:
 
 
 def save_table(table: Table, path: str | Path) -> None:
-    """Write a table as ncnn2table does (six decimals). Raises StorageError."""
-    lines = [f"{key} " + "".join(f"{s:f} " for s in scales) for key, scales in table.weights.items()]
-    lines += [f"{name} {scale:f} " for name, scale in table.inputs.items()]
+    """Write a table as ncnn2table does, with six decimals, or nine digits of a small scale. Raises StorageError."""
+
+    def text(scale: float) -> str:
+        return f"{scale:f} " if scale >= 0.1 else f"{scale:.9g} "
+
+    lines = [f"{key} " + "".join(map(text, scales)) for key, scales in table.weights.items()]
+    lines += [f"{name} {text(scale)}" for name, scale in table.inputs.items()]
     with atomic_write(Path(path)) as file:
         file.write("".join(line + "\n" for line in lines).encode())
 

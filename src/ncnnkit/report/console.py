@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .figures import NOTHING, cosine, decibel, exact, megabytes, percent, plain, speed_up
+from ..figures import NOTHING, cosine, decibel, exact, megabytes, named, percent, plain, speed_up
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,7 +23,26 @@ def headline(run: Mapping[str, Any]) -> str:
     return f"Recommended: {name}. It {rest}." if rest != why else f"Recommended: {name}: {why}."
 
 
-SPARE = ("RAM MB", "p90", "load ms", "MSE", "top-1 %", "speed")
+# How a program must load a variant to get what was measured: ncnn turns fp16 on by default.
+_NO_FP16 = "opt.use_fp16_packed = opt.use_fp16_storage = opt.use_fp16_arithmetic = false"
+_LOADING = {
+    "fp32": _NO_FP16,
+    "fp16": "ncnn's default options",
+    "bf16": f"opt.use_bf16_packed = opt.use_bf16_storage = true, {_NO_FP16}",
+    "int8": "ncnn's default options",
+}
+
+
+def shipping(run: Mapping[str, Any]) -> str:
+    """The recommended variant's files, and the options of ``ncnn::Net`` it was measured with; empty without one."""
+    best = named(run, run["recommended"])
+    if best is None:
+        return ""
+    gpu = "opt.use_vulkan_compute = true, " if best["backend"] == "vulkan" else ""
+    return f"ship {best['files']['param']} and {best['files']['bin']}, loaded with {gpu}{_LOADING[best['precision']]}"
+
+
+SPARE = ("RAM MB", "p90", "load ms", "MSE", "agree %", "speed")
 """What a narrow terminal goes without, the first first; run.json and the report have it all."""
 
 
@@ -47,7 +66,8 @@ def console_table(run: Mapping[str, Any], width: int = 100) -> Table:
         ("MSE", lambda v: _of(v["accuracy"], "mse", exact)),
         ("dB", lambda v: _of(v["accuracy"], "sqnr_db", decibel)),
         ("cosine", lambda v: _of(v["accuracy"], "cosine", lambda c: cosine(c, 5))),
-        ("top-1 %", lambda v: _of(v["accuracy"], "top1_agreement", percent)),
+        ("agree %", lambda v: _of(v["accuracy"], "top1_agreement", percent)),
+        ("top-1 %", lambda v: _of(v["accuracy"], "top1", percent)),
     ]
     rows = [[text(variant) for _, text in columns] for variant in run["variants"]]
     shown = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]

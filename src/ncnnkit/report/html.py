@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import figures
 from ..errors import ToolError
 from ..ncnnfile import atomic_write
 from ..schema import Run
 from ..verdict import GOOD_COSINE, GOOD_SQNR_DB
-from . import figures, plots
+from . import plots
 
 
 def write_report(run: Run, path: Path) -> None:

@@ -14,7 +14,7 @@ from ..errors import ModelError
 from ..images import InputSpec
 from .model import Array, Run
 
-TORCH_HINT = "pip install 'ncnnkit[torch]'"
+TORCH_HINT = "pip install torch torchvision timm"
 
 
 def import_torch(reference: str) -> Any:
