@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -227,13 +228,24 @@ def test_an_input_without_use(tmp_path: Path) -> None:
         convert_function(str(path))
 
 
-def test_pnnx_crashing_on_a_model(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def logs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the logs of failed conversions are kept."""
+    folder = tmp_path_factory.mktemp("logs")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_pnnx_crashing_on_a_model(tmp_path: Path, logs: Path) -> None:
     nodes = [helper.make_node("Exp", ["x"], ["y"]), helper.make_node("Identity", ["y"], ["z"])]
     path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3]}, ["z", "y"])
     with pytest.raises(ConvertError) as caught:
         convert_function(str(path))
     assert "pnnx failed (crashed with signal 11)" in str(caught.value)
     assert "\x1b" not in str(caught.value)
+    (log,) = logs.glob("*.log")
+    assert f"the log: {log})" in str(caught.value)
+    assert "inputshape=[1,3]f32 fp16=0" in log.read_text(), "the command comes first, so that it can be tried by hand"
 
 
 # ---------------------------------------------------------------------------------------------------- ncnn's own files

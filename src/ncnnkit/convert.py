@@ -161,10 +161,19 @@ def _run_pnnx(pnnx: Path, model: Path, inputs: Sequence[InputSpec]) -> str:
     log = f"$ {' '.join(['pnnx', *command[1:]])}\n{done.stdout.decode('utf-8', 'replace')}"
     if done.returncode:
         how = f"crashed with signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
-        raise ConvertError(f"pnnx failed ({how}): {_telling_line(log)}", hint=FAILURE_HINT)
+        raise _failure(f"pnnx failed ({how}): {_telling_line(log)}", log)
     if "FATAL ERROR" in log:  # it goes on all the same, and what it writes cannot be used
-        raise ConvertError(f"pnnx failed: {_telling_line(log)}", hint=FAILURE_HINT)
+        raise _failure(f"pnnx failed: {_telling_line(log)}", log)
     return log
+
+
+def _failure(what: str, log: str, hint: str = FAILURE_HINT) -> ConvertError:
+    """An error that names the file with the whole log: what fails makes no run folder to keep it in."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="ncnnkit-pnnx-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(log)
+    return ConvertError(what, hint=f"{hint}; the log: {file.name}")
 
 
 def _telling_line(log: str) -> str:
@@ -180,16 +189,14 @@ def _read_result(folder: Path, log: str, inputs: Sequence[InputSpec]) -> Graph:
     param, bin_file = folder / "model.ncnn.param", folder / "model.ncnn.bin"
     for path in (param, bin_file):
         if not path.is_file():
-            raise ConvertError(f"pnnx wrote no {path.name}: {_telling_line(log)}", hint=FAILURE_HINT)
+            raise _failure(f"pnnx wrote no {path.name}: {_telling_line(log)}", log)
     head, lines = _param_lines(param)
     unsupported = sorted({line.split()[0] for line in lines} - ops.OPS.keys())
     if unsupported:
-        raise ConvertError(
-            f"ncnn has no layer for: {', '.join(unsupported)}",
-            hint="replace these operators in the model, or cut the model before them"
-            if {spec.dtype for spec in inputs} == {"float32"}
-            else "export the model with float32 inputs and weights",
-        )
+        floats = {spec.dtype for spec in inputs} == {"float32"}
+        cut = "replace these operators in the model, or cut the model before them"
+        hint = cut if floats else "export the model with float32 inputs and weights"
+        raise _failure(f"ncnn has no layer for: {', '.join(unsupported)}", log, hint)
     try:
         param.write_text("\n".join([*head, *_with_names_of_their_own(lines), ""]), encoding="utf-8")
         return ncnnfile.load(param)  # the weights stay mapped when the folder goes
