@@ -81,6 +81,8 @@ def test_run_and_report(home: Path) -> None:
     (home / "recipe.toml").write_text('images = "x.npy"\nbackends = ["cpu"]\nseconds = 0.05\nrounds = 2\nthreads = 1\n')
     said = ok("run m.param --recipe recipe.toml --precision fp32,int8")
     assert "Recommended: " in said
+    assert "conversion: exact, cosine 1.000000, against ncnn itself in fp32" in said
+    assert "ship m-" in said
     assert "int8-cpu" in said
     assert "bf16" not in said
     assert "ncnnkit-out/report.html" in said

@@ -16,7 +16,7 @@ from test_schema import sample_run
 
 from ncnnkit import figures
 from ncnnkit.errors import StorageError, ToolError
-from ncnnkit.report import comparison_table, console_table, headline, html, plots, shipping, write_report
+from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
 from ncnnkit.schema import Run, validate
 
 NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
@@ -340,6 +340,10 @@ def test_the_table_fits_a_terminal() -> None:
     assert cells[5] == "fp32-vulkan fallback 187 206 – 31.2 18.6 41.5 2.1e-12 118.3 1.00000 96.7 83.3"
     assert cells[7] == "bf16-vulkan crashed – – – – 18.6 – – – – – –"
     assert cells[9] == "* recommended"
+
+
+def test_the_conversions_error_is_told() -> None:
+    assert converted(sample_run()).startswith("conversion: 118.9 dB, cosine 1.000000, against the original")
 
 
 def test_what_to_ship_says_how_to_load_it() -> None:

@@ -249,12 +249,13 @@ def _run(recipe: Any, output: Path, as_json: bool) -> None:
 
 
 def _print_run(document: Any, output: Path, as_json: bool) -> None:
-    from .report import console_table, headline, shipping
+    from .report import console_table, converted, headline, shipping
 
     if as_json:
         print(json.dumps(document, indent=2))
         return
     out.print(console_table(document, out.width))
+    out.print(converted(document), markup=False)
     for guess in document.get("top5") or []:
         best = ", ".join(f"{row['label']} ({row['score']:.1f})" for row in guess["recommended"])
         out.print(f"top-5 of {guess['image']}: {best}", markup=False)

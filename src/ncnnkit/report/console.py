@@ -33,6 +33,13 @@ _LOADING = {
 }
 
 
+def converted(run: Mapping[str, Any]) -> str:
+    """How exact the conversion is, one line."""
+    check, original = run["conversion"], run["reference"]["origin"]
+    sqnr = decibel(check["sqnr_db"]) + ("" if check["sqnr_db"] is None else " dB")
+    return f"conversion: {sqnr}, cosine {cosine(check['cosine'])}, against {original}"
+
+
 def shipping(run: Mapping[str, Any]) -> str:
     """The recommended variant's files, and the options of ``ncnn::Net`` it was measured with; empty without one."""
     best = named(run, run["recommended"])
