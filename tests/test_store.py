@@ -377,3 +377,10 @@ def test_an_error_is_one_line_and_an_exit_code(error: type[errors.NcnnkitError],
     assert str(raised) == raised.line() == "here: went wrong (do this)"
     assert error("went wrong").line() == "went wrong"
     assert error.exit_code == code
+
+
+def test_a_file_of_the_users_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("mine")
+    with pytest.raises(StorageError, match=r"there is a recipe\.toml that no run made"), staging(tmp_path) as folder:
+        (folder / "recipe.toml").write_text("the run's")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("recipe.toml", "mine")]

@@ -41,13 +41,14 @@ def staging(out: Path) -> Iterator[Path]:
     an older run that have other names stay: somebody may need them, and no run.json names them any more.
 
     Raises:
-        StorageError: the folder cannot be made or written, or the disk is full.
+        StorageError: the folder cannot be made or written, the disk is full, or a file of the user's would be replaced.
     """
     out = Path(os.path.realpath(out))
     made: list[Path] = []
     folder = None
     try:
         _make_folders(out, made)
+        _refuse_to_replace(out)
         folder = Path(tempfile.mkdtemp(prefix=".ncnnkit-", dir=out))
         new = folder / "new"
         new.mkdir()
@@ -76,6 +77,13 @@ def _make_folders(out: Path, made: list[Path]) -> None:
             raise StorageError("is not a folder", where=str(path), hint="choose another --out")
         path.mkdir()
         made.append(path)
+
+
+def _refuse_to_replace(out: Path) -> None:
+    """Files with a run's names in a folder without a run are the user's own. Raises StorageError."""
+    for name in ("recipe.toml", "report.html"):
+        if (out / name).exists() and not (out / RUN).exists():
+            raise StorageError(f"there is a {name} that no run made", where=str(out), hint="choose another --out")
 
 
 def _commit(new: Path, out: Path, old: Path) -> None:
