@@ -17,7 +17,7 @@ import ncnnkit as nk
 from ncnnkit import ncnnfile, variants
 from ncnnkit.convert import Conversion
 from ncnnkit.errors import ImageError, ModelError, StorageError, VerificationError
-from ncnnkit.pipeline import check_conversion, choose_preprocess, open_with_images
+from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.schema import validate
 from ncnnkit.source import ModelSource, open_model
@@ -403,6 +403,16 @@ def test_labels_are_read_before_the_work(recipe: nk.Recipe, tmp_path: Path) -> N
             changed(recipe, labels=str(tmp_path / "labels.txt")), tmp_path / "out", lambda stage, *_: told.append(stage)
         )
     assert "calibrate" not in told
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "said"),
+    [((4,), [0, 4], r"class 4 is given, the network has 4"), ((4, 5, 6), [0, 1], "the network does not classify")],
+)
+def test_labels_the_outputs_cannot_be_compared_with(shape: tuple[int, ...], labels: list[int], said: str) -> None:
+    check_labels(None, {"out0": samples(2, shape)})
+    with pytest.raises(ImageError, match=said):
+        check_labels(np.array(labels), {"out0": samples(2, shape)})
 
 
 def test_without_an_original_the_report_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:

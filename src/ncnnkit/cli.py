@@ -361,7 +361,7 @@ def quantize(
 ) -> None:
     """An fp32 model to int8, from a table or from images."""
     from .ncnnfile import load, save
-    from .quantize import correct_bias, load_table
+    from .quantize import check_request, correct_bias, load_table
     from .quantize import quantize as to_int8
 
     if (table is None) == (images is None):
@@ -374,6 +374,7 @@ def quantize(
         graph, samples = _open(
             param, shape, images=images, preset=preset, preprocess=preprocess, method=method, target=target
         )
+        check_request(graph, target or "arm", _words(skip) or ())
         inputs = samples.stack()
         scales = _calibrate(graph, inputs, method or "mse", threads)
     elif table is not None:

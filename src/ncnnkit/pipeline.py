@@ -82,6 +82,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             inputs = evaluation.stack(stages.progress("read images"))
         with stages("reference outputs"):
             reference = reference_outputs(source, conversion.graph, inputs, stages.progress("reference outputs"))
+        check_labels(labels, reference)
         with stages("check the conversion"):
             check = check_conversion(recipe, source, conversion, inputs, reference)
         int8 = None
@@ -234,6 +235,17 @@ def open_labels(recipe: Recipe, source: ModelSource, evaluation: ImageSet) -> ND
     if not recipe.labels:
         return None
     return read_labels(Path(recipe.labels), evaluation.names, source.labels)
+
+
+def check_labels(labels: NDArray[np.int64] | None, reference: Mapping[str, Array]) -> None:
+    """Raises ImageError where labels are given that the network's outputs cannot be compared with."""
+    if labels is None:
+        return
+    if not accuracy.classifies(reference):
+        raise ImageError("labels are given, but the network does not classify", hint="leave --labels out")
+    (scores,) = reference.values()
+    if labels.max() >= scores[0].size:
+        raise ImageError(f"class {labels.max()} is given, the network has {scores[0].size} (0 to {scores[0].size - 1})")
 
 
 # --------------------------------------------------------------------------------------- conversion and reference

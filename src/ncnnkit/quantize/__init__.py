@@ -39,6 +39,7 @@ __all__ = [
     "Table",
     "Target",
     "apply_table",
+    "check_request",
     "correct_bias",
     "load_table",
     "machine_target",
@@ -114,13 +115,18 @@ def quantize(
         RecipeError: an unknown target, method or layer.
         FormatError: a table that does not fit the graph.
     """
+    check_request(graph, target, skip)
+    table = stats if isinstance(stats, Table) else make_table(graph, stats, method=method)
+    return apply_table(graph, table.without(set(skip)), target=target)
+
+
+def check_request(graph: Graph, target: str, skip: Collection[str]) -> None:
+    """Raises RecipeError for a target that is unknown, or layers to skip that the network does not have."""
     if target not in TARGETS:
         raise RecipeError(f"unknown target {target!r}", hint=", ".join(TARGETS))
     unknown = set(skip) - {layer.name for layer in graph.layers}
     if unknown:
         raise RecipeError(f"no layer is called {min(unknown)!r}")
-    table = stats if isinstance(stats, Table) else make_table(graph, stats, method=method)
-    return apply_table(graph, table.without(set(skip)), target=target)
 
 
 def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = None) -> Table:
