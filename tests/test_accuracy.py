@@ -19,10 +19,12 @@ from ncnnkit.accuracy import (
     mse,
     output_errors,
     sqnr_db,
+    stack_outputs,
     top1_agreement,
     top5_agreement,
     top_k,
 )
+from ncnnkit.errors import ModelError
 
 
 def rows(*values: list[float]) -> NDArray[np.float32]:
@@ -203,3 +205,12 @@ def test_figures_are_json(reference: NDArray[np.float32]) -> None:
     figures = compare({"out": OUTPUTS}, {"out": reference})
     assert figures["sqnr_db"] is None
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_outputs_are_stacked_unless_their_shape_changes() -> None:
+    fixed, free = np.ones(3), np.ones((2, 4))
+    stacked = stack_outputs(["a", "b"], [(fixed, free), (fixed * 2, free)])
+    assert {name: array.shape for name, array in stacked.items()} == {"a": (2, 3), "b": (2, 2, 4)}
+    assert stacked["a"][1].tolist() == [2, 2, 2]
+    with pytest.raises(ModelError, match=r"^m: output 'b' changes its shape from sample to sample"):
+        stack_outputs(["a", "b"], [(fixed, free), (fixed, free[:1])], "m")

@@ -267,20 +267,15 @@ def test_bench_times_a_model_without_images(recipe: nk.Recipe) -> None:
 # -------------------------------------------------------------------------------------------------- real networks
 
 
+def on_the_photographs(model: str, **fields: Any) -> nk.Recipe:
+    calibration, evaluation = (str(DATA / "images" / name) for name in ("calibration", "evaluation"))
+    return nk.Recipe(model, images=calibration, eval_images=evaluation, rounds=2, **fields)
+
+
 @pytest.mark.slow
 @pytest.mark.vulkan
 def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
-    images = DATA / "images"
-    document = nk.run(
-        nk.Recipe(
-            str(DATA / "efficientnet-lite0.onnx"),
-            images=str(images / "calibration"),
-            eval_images=str(images / "evaluation"),
-            seconds=0.3,
-            rounds=2,
-        ),
-        tmp_path / "out",
-    )
+    document = nk.run(on_the_photographs(str(DATA / "efficientnet-lite0.onnx"), seconds=0.3), tmp_path / "out")
     check_whole_way(document)
     rows = {v["name"]: v["accuracy"] for v in document["variants"]}
     assert rows["int8-cpu"] is not None
@@ -295,18 +290,7 @@ def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
 @pytest.mark.vulkan
 def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    images = DATA / "images"
-    document = nk.run(
-        nk.Recipe(
-            "torchvision:resnet50",
-            weights="none",
-            images=str(images / "calibration"),
-            eval_images=str(images / "evaluation"),
-            seconds=0.5,
-            rounds=2,
-        ),
-        tmp_path / "out",
-    )
+    document = nk.run(on_the_photographs("torchvision:resnet50", seconds=0.5, weights="none"), tmp_path / "out")
     check_whole_way(document)
     assert document["reference"]["engine"] == "torch"
     assert document["preprocess"] is not None

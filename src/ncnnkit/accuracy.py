@@ -6,13 +6,34 @@ Every function compares ``outputs`` with ``reference``, arrays (N, …) over N s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import ModelError
+
 Array = NDArray[Any]
+
+
+def stack_outputs(names: Sequence[str], samples: Sequence[Sequence[Array]], where: str = "") -> dict[str, Array]:
+    """Outputs collected sample by sample as one array (N, …) for each name.
+
+    Args:
+        names: of the outputs.
+        samples: for each of N samples its outputs, in the order of ``names``.
+        where: the model, for the error.
+
+    Raises:
+        ModelError: an output changes its shape from sample to sample, as detections do.
+    """
+    columns = dict(zip(names, zip(*samples)))
+    for name, column in columns.items():
+        if len({value.shape for value in column}) > 1:
+            hint = "cut the model before the layers that choose, such as detection outputs"
+            raise ModelError(f"output {name!r} changes its shape from sample to sample", where=where, hint=hint)
+    return {name: np.stack(column) for name, column in columns.items()}
 
 
 def _rows(array: Array) -> NDArray[np.float64]:

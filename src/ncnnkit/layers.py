@@ -74,21 +74,19 @@ def compare_models(
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 
     Raises:
-        ModelError: the two do not have the same number of outputs of the same sizes.
+        ModelError: the two do not have the same number of outputs of the same sizes, or a size changes.
     """
     total = len(inputs[0])
-    rows = []
+    ours, theirs = [], []
     with Session(first) as one, Session(second) as other:
         if len(one.outputs) != len(other.outputs):
             raise ModelError(f"one model has {len(one.outputs)} outputs, the other {len(other.outputs)}")
         for i, sample in enumerate(zip(*inputs)):
-            rows.append((one.blobs(*sample, names=one.outputs), other.blobs(*sample, names=other.outputs)))
+            ours.append(one.blobs(*sample, names=one.outputs))
+            theirs.append(other.blobs(*sample, names=other.outputs))
             progress(i + 1, total)
-        names = one.outputs
-    reference, outputs = (
-        {name: np.stack([row[side][k] for row in rows]) for k, name in enumerate(names)} for side in (0, 1)
-    )
-    for name in names:
+        reference, outputs = (accuracy.stack_outputs(one.outputs, side) for side in (ours, theirs))
+    for name in reference:
         if reference[name].shape != outputs[name].shape:
             raise ModelError(
                 f"output {name!r} has shape {reference[name].shape[1:]} here, {outputs[name].shape[1:]} there"

@@ -67,8 +67,6 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("open the model"):
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
             preprocess, origin = choose_preprocess(recipe, source)
-            if source.kind == "ncnn" and has_int8(load(source.path)):
-                raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
             images, evaluation = open_image_sets(recipe, preprocess, source.inputs)
             if not (images.pictures or evaluation.pictures):
                 preprocess, origin = None, ARRAYS
@@ -76,6 +74,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             source = settle_random_weights(recipe, source, images, folder)
         with stages("convert"):
             conversion = convert_source(source, folder)
+            if has_int8(conversion.graph):
+                raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
         with stages("optimise"):
             graph, rewrites = optimize_with_report(conversion.graph)
         with stages("read images"):
@@ -274,14 +274,7 @@ def session_outputs(graph: Graph, inputs: Sequence[Array], progress: Callable[[i
         for i, sample in enumerate(zip(*inputs)):
             rows.append(net.blobs(*sample, names=net.outputs))
             progress(i + 1, total)
-        columns = dict(zip(net.outputs, zip(*rows)))
-    for name, values in columns.items():
-        if len({value.shape for value in values}) > 1:
-            raise ModelError(
-                f"output {name!r} changes its shape from sample to sample",
-                hint="cut the model before the layers that choose, such as detection outputs",
-            )
-    return {name: np.stack(values) for name, values in columns.items()}
+        return accuracy.stack_outputs(net.outputs, rows)
 
 
 def check_conversion(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..accuracy import stack_outputs
 from ..errors import ModelError, NcnnkitError
 from ..images import InputSpec, Progress
 from ..preprocess import Preprocess
@@ -74,15 +75,7 @@ class ModelSource:
             rows.append([_fold_batch(value, name) for value, name in zip(self._one(sample, index), self.outputs)])
             if progress:
                 progress(index + 1, total)
-        columns = dict(zip(self.outputs, zip(*rows)))
-        for name, column in columns.items():
-            if len({value.shape for value in column}) > 1:
-                raise ModelError(
-                    f"output {name!r} changes its shape from sample to sample",
-                    where=self.reference,
-                    hint="export the model up to the layers whose outputs have a fixed shape",
-                )
-        return {name: np.stack(column) for name, column in columns.items()}
+        return stack_outputs(self.outputs, rows, self.reference)
 
     def _one(self, sample: list[Array], index: int) -> list[Any]:
         assert self.run is not None
