@@ -159,7 +159,8 @@ def over_samples(
     Args:
         graph: the network, run in fp32 where it has no int8 layers.
         inputs: float32 (N, …) for each network input.
-        op: the request of :class:`ncnnkit.worker.Network` to make for every sample, with ``request`` as its fields.
+        op: the request of :class:`ncnnkit.worker.Network` to make for every sample, with ``request`` as its fields
+            and the sample's ``number``.
         threads: number of processes; by default one a core.
         step: called after every sample.
 
@@ -186,7 +187,7 @@ def over_samples(
             child = children[number]
             child.ask("load", timeout=LOAD_TIMEOUT, **load)
             for i in range(number, total, count):
-                child.ask(op, [a[i] for a in inputs], **request)
+                child.ask(op, [a[i] for a in inputs], number=i, **request)
                 step()
             return child.ask(f"{op}_so_far")
 

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -50,6 +50,8 @@ GPU_TYPES = {0: "discrete", 1: "integrated", 2: "virtual", 3: "cpu"}
 
 LOAD_TIMEOUT = 600.0  # seconds; the first load on a GPU compiles every pipeline
 RUN_TIMEOUT = 120.0
+
+EVICT_MB = 8  # read between two runs of a single layer; see Network.time_nets
 
 
 # ------------------------------------------------------------------------------------------------------ messages
@@ -95,7 +97,9 @@ class Network:
         self.last: List[Any] = []  # the inputs of the last sample, as ncnn's Mats
         self.tallies: Dict[str, Tally] = {}
         self.channels: Dict[str, Any] = {}
+        self.rows: List[List[float]] = []
         self.rss_before_mb = 0.0
+        self.pool: Any = None
 
     def probe(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
         """What ncnn sees of this machine."""
@@ -115,7 +119,7 @@ class Network:
 
     def load(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
         """Load ``param`` and ``bin`` at a precision, on a backend; answers with times in ms and the device it got."""
-        import ncnn
+        import ncnn  # noqa: F401  # before the clock starts
 
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
         device = devices[0] if devices else None
@@ -126,20 +130,7 @@ class Network:
         if not self.rss_before_mb:
             self.rss_before_mb = memory_mb("VmRSS")
         start = time.perf_counter()
-        net = ncnn.Net()
-        allowed = OPTIONS[request["precision"]]
-        options = net.opt
-        options.num_threads = request["threads"]
-        options.use_vulkan_compute = request["backend"] == "vulkan"
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = allowed["fp16"]
-        options.use_bf16_packed = options.use_bf16_storage = allowed["bf16"]
-        options.lightmode = not request.get("keep_blobs", False)
-        if device is not None:
-            net.set_vulkan_device(device["index"])
-        if net.load_param(request["param"]) != 0:
-            raise RuntimeError("ncnn could not load " + request["param"])
-        if net.load_model(request["bin"]) != 0:
-            raise RuntimeError("ncnn could not load " + request["bin"])
+        net = open_net(request, device)
         elapsed = (time.perf_counter() - start) * 1000
         self.net, self.precision = net, request["precision"]
         self.inputs, self.outputs = list(net.input_names()), list(net.output_names())
@@ -219,9 +210,90 @@ class Network:
         sums, self.channels = self.channels, {}
         return {"blobs": list(sums)}, list(sums.values())
 
+    def ranges(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+        """Run one sample, of this ``number``, and note the largest absolute value of each of ``blobs``."""
+        self._feed(arrays)
+        row: List[float] = []
+        self._each(request["blobs"], lambda _, values: row.append(float(max(values.max(), -values.min()))))
+        self.rows.append([float(request["number"]), *row])
+        return {}, []
+
+    def ranges_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+        """The samples' numbers and largest values, float64 (samples, 1 + blobs); noting starts anew."""
+        rows, self.rows = self.rows, []
+        return {}, [np.array(rows)]
+
     def memory(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
         """Peak resident memory since the last load, above what there was before the first; MB (10^6 bytes)."""
         return {"peak_mb": max(0.0, memory_mb("VmHWM") - self.rss_before_mb)}, []
+
+    def layers(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+        """The layers of the loaded network, each with the storages it can read beside fp32."""
+        names = {"fp16": "support_fp16_storage", "bf16": "support_bf16_storage"}
+        layers = self.net.layers()
+        return {"layers": [[la.name, [kind for kind, flag in names.items() if getattr(la, flag)]] for la in layers]}, []
+
+    def profile(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+        """Time ``blobs``, one output of each layer in running order, and the whole network, ``repeats`` times.
+
+        The blobs of one inference are taken one after the other; as each has one reader, light mode frees none too
+        early, and layers that work in place do so.
+        """
+        self._feed(arrays)
+        rows: List[List[float]] = []
+        for _ in range(request["repeats"]):
+            start = time.perf_counter()
+            self._each(self.outputs, lambda *_: None)
+            whole = time.perf_counter() - start
+            with self._raw_extractor(self.net, dict(zip(self.inputs, self.last))) as extractor:
+                rows.append([whole, *(timed(extractor, blob)[0] for blob in request["blobs"])])
+        medians = (np.median(rows, axis=0) * 1000).tolist()
+        return {"ms": medians[0], "blobs": medians[1:]}, []
+
+    def time_nets(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
+        """Time many small networks, a layer of each or all of it, in rounds that go through them in turn.
+
+        Each of ``nets`` has its ``param`` and ``bin``, ``inputs`` (pairs of blob and shape), ``ready`` (blobs that are
+        computed before the clock starts: what the layer under test reads, as a layer before it would hand it on) and
+        ``outputs``. ``seconds`` is for each net in all its rounds. Answers with the median, the interquartile range
+        over it, and the bits of a value in the blobs that were ready and in the outputs.
+        """
+        rng = np.random.default_rng(0)
+        nets = [(open_net(dict(request, **net)), _random_inputs(net["inputs"], rng), net) for net in request["nets"]]
+        samples: List[List[float]] = [[] for _ in nets]
+        bits: List[Any] = [None] * len(nets)
+        # Between two runs of a layer lie others, whose weights take its own out of the inner cache.
+        others = np.ones(request.get("evict_mb", EVICT_MB) << 17)
+        for _turn in range(request["rounds"]):
+            for index, (net, mats, row) in enumerate(nets):
+                end = time.perf_counter() + request["seconds"] / request["rounds"]
+                while True:
+                    others.sum()
+                    with self._raw_extractor(net, mats) as extractor:
+                        ready = [timed(extractor, blob)[1] for blob in row["ready"]]
+                        made = [timed(extractor, blob) for blob in row["outputs"]]
+                    samples[index].append(sum(elapsed for elapsed, _ in made) * 1000)
+                    bits[index] = [ready, [held for _, held in made]]
+                    if time.perf_counter() >= end:
+                        break
+        quartiles = [np.percentile(s, (25, 50, 75)) for s in samples]
+        return {
+            "ms": [float(q[1]) for q in quartiles],
+            "spread": [float((q[2] - q[0]) / q[1]) for q in quartiles],
+            "bits": bits,
+        }, []
+
+    @contextlib.contextmanager
+    def _raw_extractor(self, net: Any, inputs: Dict[str, Any]) -> Iterator[Any]:
+        """An extractor of a pool of its own: blobs in the network's own pool would be copied on their way out."""
+        import ncnn
+
+        self.pool = self.pool or ncnn.PoolAllocator()
+        with net.create_extractor() as extractor:
+            extractor.set_blob_allocator(self.pool)
+            for name, mat in inputs.items():
+                extractor.input(name, mat)
+            yield extractor
 
     def _extract(self, names: Sequence[str]) -> Arrays:
         """The blobs of one inference, copied out of ncnn."""
@@ -253,20 +325,64 @@ class Network:
                 use(name, np.asarray(mat))
 
 
-def serve() -> None:
-    """Answer requests until stdin ends."""
+def open_net(request: Message, device: Optional[Message] = None) -> Any:
+    """The network in ``param`` and ``bin`` at a ``precision``, on the CPU or, as ``backend`` says, a Vulkan device."""
+    import ncnn
+
+    net = ncnn.Net()
+    allowed = OPTIONS[request["precision"]]
+    options = net.opt
+    options.num_threads = request["threads"]
+    options.use_vulkan_compute = request.get("backend") == "vulkan"
+    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = allowed["fp16"]
+    options.use_bf16_packed = options.use_bf16_storage = allowed["bf16"]
+    options.lightmode = not request.get("keep_blobs", False)
+    if device is not None:
+        net.set_vulkan_device(device["index"])
+    if net.load_param(request["param"]) != 0:
+        raise RuntimeError("ncnn could not load " + request["param"])
+    if net.load_model(request["bin"]) != 0:
+        raise RuntimeError("ncnn could not load " + request["bin"])
+    return net
+
+
+def timed(extractor: Any, blob: str) -> Tuple[float, int]:
+    """Compute a blob and leave it as the next layer gets it; answers with the seconds and the bits of a value.
+
+    The blob is let go of before the next: a layer that works in place copies one that somebody else holds.
+    """
+    import ncnn
+
+    mat = ncnn.Mat()  # given, not got: ncnn's Python returns a copy, which takes longer than many a layer
+    start = time.perf_counter()
+    status = extractor.extract(blob, mat, 1)  # 1: no conversion to plain fp32
+    elapsed = time.perf_counter() - start
+    if status != 0 or mat.empty():
+        raise RuntimeError("ncnn could not compute blob %s (status %d)" % (blob, status))
+    return elapsed, mat.elembits()
+
+
+def _random_inputs(inputs: Sequence[Tuple[str, Sequence[int]]], rng: Any) -> Dict[str, Any]:
+    import ncnn
+
+    arrays = [(blob, rng.standard_normal(shape, np.float32)) for blob, shape in inputs]
+    return {blob: ncnn.Mat(array).clone() for blob, array in arrays}  # a Mat does not keep its array alive
+
+
+def serve(subject: Any = None) -> None:
+    """Answer requests until stdin ends, each by the method of ``subject`` it names; by default of a Network."""
     # ncnn and its drivers print to stdout: the protocol keeps a descriptor of its own.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer
-    network = Network()
+    subject = subject or Network()
     while True:
         received = receive(requests.read, requests.readline)
         if received is None:
             return
         message, arrays = received
         try:
-            answer, results = getattr(network, message["op"])(message, arrays)
+            answer, results = getattr(subject, message["op"])(message, arrays)
         except Exception as error:
             answer, results = {"error": str(error) or type(error).__name__}, []
         send(answers, answer, results)
@@ -447,14 +563,14 @@ class WorkerError(Exception):
 class Child:
     """A serving process, seen from outside. A context manager; leaving it ends the process."""
 
-    def __init__(self, python: str = sys.executable) -> None:
+    def __init__(self, python: str = sys.executable, script: str = __file__) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ncnnkit-")
         # Shader caches of its own, empty at first: a cold load compiles, whatever ran on this machine before.
         caches = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), self._scratch.name)
         # Open as long as the process lives.
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [python, os.path.abspath(__file__), "serve"],
+            [python, os.path.abspath(script), "serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

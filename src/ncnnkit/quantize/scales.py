@@ -27,8 +27,8 @@ def minmax_threshold(stats: BlobStats) -> float:
     return stats.absmax
 
 
-def mse_threshold(stats: BlobStats) -> float:
-    """The threshold with the least mean squared error of quantising what was seen.
+def mse_threshold(stats: BlobStats, steps: int = STEPS) -> float:
+    """The threshold with the least mean squared error of quantising what was seen to ``steps`` steps.
 
     Clipping and rounding error are summed over the histogram for thresholds down to 5 % of the largest value, in steps
     of 2 %. (Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019.)
@@ -41,8 +41,8 @@ def mse_threshold(stats: BlobStats) -> float:
     candidates = stats.absmax * 0.98 ** np.arange(150)
     errors = np.empty(len(candidates))
     for i, threshold in enumerate(candidates):
-        step = threshold / STEPS
-        rounded = np.minimum(np.rint(centres / step), STEPS) * step
+        step = threshold / steps
+        rounded = np.minimum(np.rint(centres / step), steps) * step
         errors[i] = counts @ (centres - rounded) ** 2
     return float(candidates[np.argmin(errors)])
 
