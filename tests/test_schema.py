@@ -55,12 +55,75 @@ def sample_variant(
     }
 
 
+def sample_quantisation() -> dict[str, Any]:
+    return {
+        "effort": "default",
+        "held_back": 20,
+        "trials": [
+            {"method": "thresholds", "mse": 3.61e-2, "kept": True, "seconds": 4.12},
+            {"method": "channel migration 0.5", "mse": 4.07e-2, "kept": False, "seconds": 5.03},
+            {"method": "zero points", "mse": 2.98e-2, "kept": True, "seconds": 1.77},
+            {"method": "layer by layer: bias, rounding", "mse": 1.74e-2, "kept": True, "seconds": 31.4},
+        ],
+        "layers": [
+            {"name": f"conv_{i}", "before": 1e-4 * i, "after": 4e-5 * i, "kept": "rounding+bias" if i else ""}
+            for i in range(24)
+        ],
+        "counts": [
+            {"images": 16, "mse": 4.21e-2, "low": 3.66e-2, "high": 5.5e-2},
+            {"images": 48, "mse": 3.65e-2, "low": 3.6e-2, "high": 3.7e-2},
+            {"images": 80, "mse": 3.61e-2, "low": 3.61e-2, "high": 3.61e-2},
+        ],
+        "enough": 48,
+        "stretching": [{"image": "night.jpg", "tensors": 7, "factor": 2.41}],
+        "likeness": {"calibration": 1.83, "evaluation": 1.02},
+    }
+
+
+def sample_plan() -> dict[str, Any]:
+    def layer(i: int, choice: str) -> dict[str, Any]:
+        options = {"fp32": (0.42, 0.0), "bf16": (0.47, 1e-5), "int8": (0.21, 2e-4), "int8-winograd": (0.17, 9e-4)}
+        kind = "ConvolutionDepthWise" if i % 3 == 1 else "Convolution"
+        return {
+            "name": f"conv_{i}",
+            "type": kind,
+            "choice": choice,
+            "options": [
+                {"choice": name, "ms": ms, "mse": mse}
+                for name, (ms, mse) in options.items()
+                if kind == "Convolution" or name != "int8-winograd"
+            ],
+            "why": f"{choice}: int8 would save 0.210 ms alone and add {i}.0% to the plan's error, "
+            "which buys more elsewhere",
+        }
+
+    choices = ["fp32"] * 3 + ["int8", "int8", "int8-winograd"] * 6 + ["bf16"] * 3
+    return {
+        "limit": "cosine ≥ 0.9999",
+        "holds": True,
+        "repairs": 1,
+        "predicted_ms": 5.42,
+        "measured_ms": 5.61,
+        "predicted_mse": 3.8e-3,
+        "measured_mse": 4.02e-3,
+        "front": [
+            {"ms": 4.9, "mse": 2.1e-2, "int8": 24},
+            {"ms": 5.1, "mse": 9.0e-3, "int8": 21},
+            {"ms": 5.42, "mse": 3.8e-3, "int8": 18},
+            {"ms": 6.8, "mse": 6.0e-4, "int8": 9},
+            {"ms": 10.1, "mse": 0.0, "int8": 0},
+        ],
+        "layers": [layer(i, choice) for i, choice in enumerate(choices)],
+    }
+
+
 def sample_run() -> dict[str, Any]:
-    """A run as ``ncnnkit run`` leaves it: two backends, a software Vulkan device, one crash, one variant skipped."""
+    """A run as ``ncnnkit run`` leaves it: two backends, a software Vulkan device, one crash, two variants skipped."""
     exact = sample_errors(2.1e-12, 118.3, 0.999999999999, 4.8e-6)
     half = sample_errors(3.4e-6, 71.2, 0.99999996, 0.0071)
     brain = sample_errors(2.6e-3, 42.4, 0.99997, 0.21)
     eight = sample_errors(1.87e-2, 23.1, 0.99951, 0.83)
+    mixed = sample_errors(4.02e-3, 29.8, 0.99992, 0.34)
     software = {"status": "fallback", "reason": "runs in software on the CPU: llvmpipe", "device_name": "llvmpipe"}
     nothing: dict[str, Any] = {"latency_ms": None, "load_ms": None, "peak_memory_mb": None, "accuracy": None}
     crash = {"status": "crashed", "reason": "signal 11 (SIGSEGV) during 'run'", **nothing}
@@ -73,6 +136,7 @@ def sample_run() -> dict[str, Any]:
         for i in range(24)
     ]
     layers[0]["sqnr_db"] = None
+    recipe = Recipe("models/tiny.onnx", images="calib", max_error="cosine>=0.9999")
     half_note = "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
     return {
         "schema": 1,
@@ -86,7 +150,7 @@ def sample_run() -> dict[str, Any]:
             "parameters": 4652008,
             "labels": 1000,
         },
-        "recipe": json.loads(json.dumps(Recipe("models/tiny.onnx", images="calib").to_dict())),
+        "recipe": json.loads(json.dumps(recipe.to_dict())),
         "preprocess": {
             "resize": 256,
             "interpolation": "bicubic",
@@ -124,18 +188,24 @@ def sample_run() -> dict[str, Any]:
             "log": "pnnx.log",
         },
         "passes": {"fuse_affine": 49, "fuse_activation": 33, "eliminate_identity": 0},
+        "quantisation": sample_quantisation(),
+        "plan": sample_plan(),
         "variants": [
             sample_variant("fp32", "cpu", 10.15, 18.6, exact),
             sample_variant("fp16", "cpu", 10.31, 9.35, half, notes=[half_note]),
             sample_variant("bf16", "cpu", 12.84, 18.6, brain),
             sample_variant("int8", "cpu", 5.23, 4.91, eight, layers=layers),
+            sample_variant("mixed", "cpu", 5.61, 7.33, mixed),
             sample_variant("fp32", "vulkan", 187.2, 18.6, exact, **software),
             sample_variant("fp16", "vulkan", 203.9, 9.35, half, **software),
             sample_variant("bf16", "vulkan", 1.0, 18.6, half, **crash),
             sample_variant("int8", "vulkan", 1.0, 4.91, eight, **skip),
+            sample_variant(
+                "mixed", "vulkan", 1.0, 7.33, mixed, **{**skip, "reason": "the mixed model is made for the CPU's kernels"}
+            ),
         ],
         "recommended": "int8-cpu",
-        "why": "int8-cpu is the fastest of the 4 that reach cosine 0.999 (cosine 0.99951, 5.2 ms), "
+        "why": "int8-cpu is the fastest of the 5 that reach cosine 0.999 (cosine 0.99951, 5.2 ms), "
         "1.94 times as fast as fp32-cpu",
         "top5": [
             {
@@ -188,9 +258,15 @@ def test_what_may_be_null_or_absent_may() -> None:
         "variants[0].accuracy",
         "variants[0].accuracy.top1",
         "conversion.sqnr_db",
+        "quantisation",
+        "quantisation.enough",
+        "quantisation.likeness",
+        "plan",
+        "plan.measured_ms",
     ):
         validate(broken(path, None))
-    validate(broken("top5", ...))
+    for path in ("top5", "quantisation", "plan", "recipe.effort", "recipe.max_error", "recipe.max_latency"):
+        validate(broken(path, ...))
 
 
 @pytest.mark.parametrize(
@@ -228,6 +304,9 @@ def test_what_may_be_null_or_absent_may() -> None:
         ),
         ("recommended", "int4-cpu", "recommended: expected the name of a variant, found 'int4-cpu'"),
         ("why", None, "why: expected text, found null"),
+        ("quantisation.trials[1].mse", float("inf"), "quantisation.trials[1].mse: expected a number, found inf"),
+        ("quantisation.trials[0].kept", 1, "quantisation.trials[0].kept: expected true or false, found 1"),
+        ("plan.layers[2].options[0].ms", None, "plan.layers[2].options[0].ms: expected a number, found null"),
         ("top5", None, "top5: expected a list, found null"),
         ("top5[0].reference[2].score", None, "top5[0].reference[2].score: expected a number, found null"),
         ("warnings", ..., "warnings: is missing, expected a list"),

@@ -116,6 +116,20 @@ def calibrate(
         VerificationError: an activation is NaN or infinite.
         RuntimeFailure: ncnn crashed.
     """
+    return merge_all(calibrate_batches(graph, images, preprocess, 1, method=method, threads=threads, progress=progress))
+
+
+def calibrate_batches(
+    graph: Graph,
+    images: Any,
+    preprocess: Any,
+    batches: int,
+    *,
+    method: str = "mse",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[ActivationStats]:
+    """Like :func:`calibrate`, for batches of the images: the i-th has the images i, i + batches, …"""
     inputs = _as_arrays(graph, images, preprocess)
     roots = graph.roots()
     blobs = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
@@ -129,20 +143,29 @@ def calibrate(
         if progress is not None:
             progress(done * len(inputs[0]) // total, len(inputs[0]))
 
-    def collect(**request: Any) -> ActivationStats:
-        parts = [
-            {blob: BlobStats(histogram, *row) for (blob, *row), histogram in zip(answer["rows"], histograms)}
-            for answer, histograms in over_samples(graph, inputs, "tally", threads=threads, step=step, **request)
-        ]
-        merged = ActivationStats(parts[0], len(inputs[0]), method)
-        for part in parts[1:]:
-            merged = merged.merge(ActivationStats(part, 0, method))
-        return merged
+    def collect(**request: Any) -> list[ActivationStats]:
+        counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(inputs[0])))]
+        parts = over_samples(graph, inputs, "tally", threads=threads, step=step, batches=batches, **request)
+        for answer, histograms in parts:
+            for (batch, blob, *row), histogram in zip(answer["rows"], histograms):
+                found = BlobStats(histogram, *row)
+                known = counted[batch].get(blob)
+                counted[batch][blob] = found if known is None else known.merge(found)
+        sizes = (len(range(i, len(inputs[0]), batches)) for i in range(batches))
+        return [ActivationStats(blobs, size, method) for blobs, size in zip(counted, sizes)]
 
     if method != "kl":
         return collect(blobs=blobs, bins=GROWING_BINS, sample=SAMPLE)
-    ranges = collect(blobs=blobs, bins=0)
+    ranges = merge_all(collect(blobs=blobs, bins=0))
     return collect(blobs=blobs, bins=KL_BINS, absmax={name: blob.absmax for name, blob in ranges.blobs.items()})
+
+
+def merge_all(batches: Sequence[ActivationStats]) -> ActivationStats:
+    """The statistics of all batches together."""
+    whole, *others = batches
+    for other in others:
+        whole = whole.merge(other)
+    return whole
 
 
 def over_samples(

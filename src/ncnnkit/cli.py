@@ -81,7 +81,10 @@ Images = Annotated[str, typer.Option(help="Folder, list file, .npy or .npz.")]
 Method = Annotated[str | None, typer.Option(help="How thresholds are chosen: mse, kl, aciq or minmax.")]
 Target = Annotated[str | None, typer.Option(help="x86, arm or vulkan: the kernels the int8 model is made for.")]
 Backend = Annotated[str | None, typer.Option(help="cpu,vulkan")]
-Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8")]
+Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8,mixed")]
+Effort = Annotated[
+    str | None, typer.Option(help="How long quantising may take: fast (seconds), default (a minute), best.")
+]
 ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")]
 
 # Option -> its type, its help, and how its text becomes a field of Preprocess.
@@ -208,6 +211,14 @@ def run(
     weights: Weights = None,
     target: Target = None,
     method: Method = None,
+    effort: Effort = None,
+    max_error: Annotated[
+        str | None,
+        typer.Option(help="What the mixed model must keep to: cosine>=0.999, sqnr>=30, mse<=0.01 or top1_drop<=0.5%."),
+    ] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(help="As 20ms: the mixed model is the most exact that is no slower.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
     preset: str | None = None,
     preprocess: Any = None,
@@ -218,7 +229,8 @@ def run(
     options = {
         "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
         "backends": _words(backend), "precisions": _words(precision), "threads": threads, "weights": weights,
-        "target": target, "method": method, "force": force or None, "preset": preset, "preprocess": preprocess or None,
+        "target": target, "method": method, "effort": effort, "max_error": max_error, "max_latency": max_latency,
+        "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
     _run(make_recipe(options, recipe), output, as_json)
 
@@ -352,6 +364,7 @@ def quantize(
     table: Annotated[Path | None, typer.Option(help="A table of scales, ncnn2table's or ncnnkit's.")] = None,
     images: Annotated[str | None, typer.Option(help="Images to calibrate with, instead of a table.")] = None,
     method: Method = None,
+    effort: Effort = None,
     target: Target = None,
     skip: Annotated[str | None, typer.Option(help="Layers that stay in floating point, separated by commas.")] = None,
     threads: Threads = None,
@@ -361,29 +374,31 @@ def quantize(
 ) -> None:
     """An fp32 model to int8, from a table or from images."""
     from .ncnnfile import load, save
-    from .quantize import check_request, correct_bias, load_table
+    from .quantize import check_request, load_table, quantize_images
     from .quantize import quantize as to_int8
+    from .report import trials_table
 
     if (table is None) == (images is None):
         raise RecipeError("give --table or --images", hint="one of the two")
-    if table is not None and (method or preset or preprocess or shape):
+    if table is not None and (method or effort or preset or preprocess or shape):
         raise RecipeError(
-            "--method, --shape and the preprocessing are for --images", hint="a table has its scales already"
+            "--method, --effort, --shape and the preprocessing are for --images", hint="a table has its scales already"
         )
     if images is not None:
         graph, samples = _open(
-            param, shape, images=images, preset=preset, preprocess=preprocess, method=method, target=target
-        )
+            param, shape, images=images, preset=preset, preprocess=preprocess, method=method, target=target,
+            effort=effort,
+        )  # fmt: skip
         check_request(graph, target or "arm", _words(skip) or ())
-        inputs = samples.stack()
-        scales = _calibrate(graph, inputs, method or "mse", threads)
-    elif table is not None:
-        graph, scales = load(param), load_table(table)
-    made = to_int8(graph, scales, target=target or "arm", skip=_words(skip) or ())
-    if images is not None:
         with _progress() as tell:
-            progress = functools.partial(tell, "correct biases")
-            made = correct_bias(graph, made, inputs, threads=threads, progress=progress)
+            found = quantize_images(
+                graph, samples.stack(), target=target or "arm", method=method or "mse", effort=effort or "default",
+                skip=_words(skip) or (), threads=threads, tell=tell,
+            )  # fmt: skip
+        out.print(trials_table([trial.__dict__ for trial in found.trials]))
+        made = found.graph
+    elif table is not None:
+        made = to_int8(load(param), load_table(table), target=target or "arm", skip=_words(skip) or ())
     save(made, output)
     count = sum(1 for layer in made.layers if layer.params.get("int8_scale_term"))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
@@ -436,6 +451,31 @@ def bench(
     print(json.dumps(rows, indent=2)) if as_json else out.print(
         console_table({"variants": rows, "recommended": None}, out.width)
     )
+
+
+@command("explain-layer")
+def explain_layer(
+    folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")],
+    layer: Annotated[str | None, typer.Argument(help="The layer's name; without one, all are listed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Why a layer got its precision in the mixed model."""
+    from .report import layer_table, plan_table
+    from .store import load_run
+
+    plan = load_run(folder).get("plan")
+    if plan is None:
+        raise RecipeError("this run made no mixed model", where=str(folder), hint="ncnnkit run --precision mixed")
+    rows = [row for row in plan["layers"] if layer in (None, row["name"])]
+    if not rows:
+        raise RecipeError(f"no layer is called {layer!r}", where=str(folder), hint="ncnnkit explain-layer lists them")
+    if as_json:
+        print(json.dumps(rows[0] if layer else rows, indent=2))
+    elif layer:
+        out.print(layer_table(rows[0]))
+        out.print(rows[0]["why"], markup=False)
+    else:
+        out.print(plan_table(rows))
 
 
 @command()

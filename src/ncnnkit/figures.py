@@ -59,6 +59,11 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share * 100:.1f}"
 
 
+def ratio(value: float | None, base: float) -> float | None:
+    """How many times the base a value is; None where either is missing."""
+    return None if value is None or base <= 0 else value / base
+
+
 def named(run: Mapping[str, Any], name: str | None) -> Mapping[str, Any] | None:
     """The variant of this name."""
     return next((v for v in run["variants"] if v["name"] == name), None)

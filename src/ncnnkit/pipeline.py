@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import accuracy
-from .calibrate import calibrate, quantizable
+from .calibrate import quantizable
 from .convert import Conversion, convert_source
 from .errors import ImageError, ModelError, VerificationError
 from .graph import Graph
@@ -26,10 +26,12 @@ from .layers import LAYER_IMAGES, layer_errors
 from .ncnnfile import load
 from .passes import optimize_with_report
 from .preprocess import Preprocess, default_preprocess, preset
-from .quantize import correct_bias, machine_target, quantize
+from .quantize import Quantized, machine_target, quantize_images
+from .quantize.advice import enough, image_ranges, likeness
 from .recipe import Recipe, save_recipe
 from .report import write_report
 from .schema import SCHEMA, Run, validate
+from .search import Limit, MixedPlan, explain, find_plan, parse_limit
 from .session import Session, has_int8, probe
 from .source import ModelSource, open_model
 from .source.torch_models import BUILDERS
@@ -61,6 +63,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         NcnnkitError: anything a user can mend; ``out`` is then as it was before.
     """
     stages = Stages(tell)
+    limit = parse_limit(recipe.max_error, recipe.max_latency)
     with staging(out) as folder:
         with stages("look at this machine"):
             machine = probe()
@@ -85,26 +88,29 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         check_labels(labels, reference)
         with stages("check the conversion"):
             check = check_conversion(recipe, source, conversion, inputs, reference)
-        int8 = None
-        if "int8" in recipe.precisions and quantizable(graph):
-            samples, threads = images.stack(), recipe.threads or None
-            with stages("calibrate"):
-                progress = stages.progress("calibrate")
-                stats = calibrate(graph, samples, method=recipe.method, threads=threads, progress=progress)
+        quantized, plan = None, None
+        threads = recipe.threads or machine["cores"]
+        if {"int8", "mixed"} & set(recipe.precisions) and quantizable(graph):
             with stages("quantise"):
-                int8 = quantize(graph, stats, target=recipe.target or machine_target(machine))
-            with stages("correct biases"):
-                progress = stages.progress("correct biases")
-                int8 = correct_bias(graph, int8, samples, threads=threads, progress=progress)
+                quantized = quantize_images(
+                    graph, images.stack(), target=recipe.target or machine_target(machine), method=recipe.method,
+                    effort=recipe.effort, threads=recipe.threads or None, tell=stages.within("quantise"),
+                )  # fmt: skip
+        if quantized is not None and "mixed" in recipe.precisions:
+            with stages("plan"):
+                plan = find_plan(
+                    quantized.exact, quantized.fitted, quantized.held, limit, machine, threads=threads,
+                    tell=stages.within("plan"),
+                )  # fmt: skip
         with stages("write the models"):
-            graphs = make_precisions(recipe, graph, int8, source.name, folder)
+            graphs = make_precisions(recipe, graph, quantized, plan, source.name, folder)
         with stages("measure"):
             plans = plan_variants(recipe, graphs, machine)
             progress = stages.progress("measure")
             results = measure(plans, inputs, folder, seconds=recipe.seconds, rounds=recipe.rounds, progress=progress)
         with stages("layer errors"):
             few = [a[:LAYER_IMAGES] for a in inputs]
-            layers = layer_errors(graph, graphs["int8"].graph, few) if "int8" in graphs else []
+            layers = layer_errors(quantized.exact, graphs["int8"].graph, few) if quantized and "int8" in graphs else []
         variants = [describe(p, r, machine, reference, labels, layers) for p, r in zip(plans, results)]
         refuse_copies_of_the_cpu(variants, results)
         recommended, why = recommend(variants)
@@ -120,6 +126,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     "reference": describe_reference(source),
                     "conversion": check,
                     "passes": rewrites,
+                    "quantisation": describe_quantisation(recipe, quantized, images, inputs) if quantized else None,
+                    "plan": describe_plan(plan, limit, quantized.exact, variants) if plan and quantized else None,
                     "variants": variants,
                     "recommended": recommended,
                     "why": why,
@@ -152,6 +160,10 @@ class Stages:
 
     def progress(self, name: str) -> Callable[[int, int], None]:
         return lambda done, total: self._tell(name, done, total)
+
+    def within(self, name: str) -> Tell:
+        """The progress of the steps of a stage."""
+        return lambda step, done, total: self._tell(f"{name}: {step}", done, total)
 
     def rows(self) -> list[dict[str, Any]]:
         return [{"name": name, "seconds": round(seconds, 3)} for name, seconds in self._seconds.items()]
@@ -335,6 +347,61 @@ def describe_images(recipe: Recipe, images: ImageSet, evaluation: ImageSet) -> d
         "calibration": len(images),
         "evaluation": len(evaluation),
         "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
+    }
+
+
+LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
+
+
+def describe_quantisation(
+    recipe: Recipe, quantized: Quantized, images: ImageSet, inputs: Sequence[Array]
+) -> dict[str, Any]:
+    advice = quantized.advice
+    few = [a[:LIKENESS_IMAGES] for a in inputs]
+    alike = (
+        likeness(advice.ranges, image_ranges(quantized.source, few, recipe.threads or None)) if advice.counts else None
+    )
+    return {
+        "effort": recipe.effort,
+        "held_back": len(quantized.held[0]),
+        "trials": [
+            {"method": t.method, "mse": t.mse, "kept": t.kept, "seconds": round(t.seconds, 3)} for t in quantized.trials
+        ],
+        "layers": [
+            {"name": kept.name, "before": kept.error[""], "after": kept.error[kept.kept], "kept": kept.kept}
+            for kept in quantized.layers
+        ],
+        "counts": [{"images": c.images, "mse": c.mse, "low": c.low, "high": c.high} for c in advice.counts],
+        "enough": enough(advice.counts) if advice.counts else None,
+        "stretching": [
+            {"image": images.names[s.image], "tensors": s.tensors, "factor": s.factor} for s in advice.stretching
+        ],
+        "likeness": {"calibration": alike.calibration, "evaluation": alike.evaluation} if alike else None,
+    }
+
+
+def describe_plan(plan: MixedPlan, limit: Limit, graph: Graph, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    measured = next((v for v in variants if v["precision"] == "mixed" and v["backend"] == "cpu"), None)
+    latency = measured and measured["latency_ms"]
+    return {
+        "limit": str(limit),
+        "holds": plan.holds,
+        "repairs": plan.repairs,
+        "predicted_ms": plan.predicted_ms,
+        "measured_ms": latency["median"] if latency else None,
+        "predicted_mse": plan.predicted_error,
+        "measured_mse": plan.measured_error,
+        "front": [{"ms": p.ms, "mse": p.error, "int8": p.int8} for p in plan.front],
+        "layers": [
+            {
+                "name": name,
+                "type": graph.layer(name).type,
+                "choice": choice,
+                "options": [{"choice": o.choice, "ms": o.ms, "mse": o.error} for o in plan.options[name]],
+                "why": explain(name, plan),
+            }
+            for name, choice in plan.choices.items()
+        ],
     }
 
 

@@ -17,7 +17,8 @@ from .errors import RecipeError
 from .ncnnfile import atomic_write
 from .preprocess import Preprocess
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
+EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
 
 
@@ -39,6 +40,10 @@ class Recipe:
         threads: CPU threads; 0: all cores.
         target: the kernels int8 weights are made for; empty: this machine's.
         method: how int8 thresholds are chosen.
+        effort: how long quantising may take: ``fast`` (seconds), ``default`` (a minute), ``best`` (minutes).
+        max_error: what the mixed model must keep to, against fp32: ``cosine>=0.999``, ``sqnr>=30``, ``mse<=0.01`` or
+            ``top1_drop<=0.5%``.
+        max_latency: as ``20ms``, the longest the mixed model may take; it is then the most exact such.
         seconds: of timing for each variant, spread over ``rounds`` interleaved rounds.
         force: go on where the converted model differs from the original.
     """
@@ -56,6 +61,9 @@ class Recipe:
     threads: int = 0
     target: str = ""
     method: str = "mse"
+    effort: str = "default"
+    max_error: str = "cosine>=0.999"
+    max_latency: str = ""
     seconds: float = 3.0
     rounds: int = 5
     force: bool = False
@@ -73,6 +81,7 @@ class Recipe:
             if twice:
                 raise RecipeError(f"{twice[0]} is asked for twice")
         _one_of("method", [self.method], ("mse", "kl", "aciq", "minmax"))
+        _one_of("effort", [self.effort], EFFORTS)
         _one_of("target", [self.target] if self.target else [], ("x86", "arm", "vulkan"))
         fields = {field.name for field in dataclasses.fields(Preprocess)}
         _one_of("preprocess", self.preprocess, sorted(fields))
@@ -112,7 +121,22 @@ _TEXT = (_is_text, "text")
 _TRUTH = (lambda value: isinstance(value, bool), "true or false")
 _TABLE = (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)), "a table of single fields")
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("model", "images", "eval_images", "labels", "weights", "preset", "target", "method"), _TEXT),
+    **dict.fromkeys(
+        (
+            "model",
+            "images",
+            "eval_images",
+            "labels",
+            "weights",
+            "preset",
+            "target",
+            "method",
+            "effort",
+            "max_error",
+            "max_latency",
+        ),
+        _TEXT,
+    ),
     "shapes": (_is_shapes, "a list of one shape an input, as [[3, 224, 224]]"),
     "preprocess": _TABLE,
     "backends": (_is_texts, 'a list, as ["cpu"]'),

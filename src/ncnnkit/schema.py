@@ -57,6 +57,9 @@ class RecipeFields(TypedDict):
     threads: int
     target: str
     method: str
+    effort: NotRequired[str]
+    max_error: NotRequired[str]
+    max_latency: NotRequired[str]
     seconds: float
     rounds: int
     force: bool
@@ -185,6 +188,81 @@ class Variant(TypedDict):
     notes: list[str]
 
 
+class Trial(TypedDict):
+    method: str
+    mse: float
+    kept: bool
+    seconds: float
+
+
+class FittedLayer(TypedDict):
+    name: str
+    before: float
+    after: float
+    kept: str
+
+
+class Count(TypedDict):
+    images: int
+    mse: float
+    low: float
+    high: float
+
+
+class Stretch(TypedDict):
+    image: str
+    tensors: int
+    factor: float
+
+
+class Likeness(TypedDict):
+    calibration: float
+    evaluation: float
+
+
+class Quantisation(TypedDict):
+    effort: str
+    held_back: int
+    trials: list[Trial]
+    layers: list[FittedLayer]
+    counts: list[Count]
+    enough: int | None
+    stretching: list[Stretch]
+    likeness: Likeness | None
+
+
+class FrontPoint(TypedDict):
+    ms: float
+    mse: float
+    int8: int
+
+
+class LayerOption(TypedDict):
+    choice: str
+    ms: float
+    mse: float
+
+
+class PlannedLayer(TypedDict):
+    name: str
+    type: str
+    choice: str
+    options: list[LayerOption]
+    why: str
+
+
+class Plan(TypedDict):
+    limit: str
+    holds: bool
+    repairs: int
+    predicted_ms: float
+    measured_ms: float | None
+    predicted_mse: float
+    measured_mse: float
+    front: list[FrontPoint]
+    layers: list[PlannedLayer]
+
+
 class Score(TypedDict):
     label: str
     score: float
@@ -213,6 +291,8 @@ class Run(TypedDict):
     reference: Reference
     conversion: Conversion
     passes: dict[str, int]
+    quantisation: NotRequired[Quantisation | None]
+    plan: NotRequired[Plan | None]
     variants: list[Variant]
     recommended: str | None
     why: str

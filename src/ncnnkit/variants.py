@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from . import accuracy, ncnnfile, worker
 from .errors import ModelError
 from .graph import Graph
+from .ops import Mask
 from .passes import store_fp16
+from .quantize import Quantized
 from .recipe import Recipe
+from .search import MixedPlan
 from .session import has_int8, probe
 
 Array = NDArray[Any]
@@ -33,7 +36,9 @@ class Precision:
     size: int
 
 
-def make_precisions(recipe: Recipe, graph: Graph, int8: Graph | None, name: str, folder: Path) -> dict[str, Precision]:
+def make_precisions(
+    recipe: Recipe, graph: Graph, quantized: Quantized | None, plan: MixedPlan | None, name: str, folder: Path
+) -> dict[str, Precision]:
     """Make and write the models asked for; a precision that cannot be made is absent."""
 
     def as_fp16() -> Graph:
@@ -42,8 +47,10 @@ def make_precisions(recipe: Recipe, graph: Graph, int8: Graph | None, name: str,
         return half
 
     makers: dict[str, Callable[[], Graph]] = {"fp32": lambda: graph, "fp16": as_fp16}
-    if int8 is not None:
-        makers["int8"] = lambda: int8
+    if quantized is not None:
+        makers["int8"] = lambda: quantized.graph
+    if plan is not None:
+        makers["mixed"] = lambda: plan.graph
     files = {"bf16": "fp32"}
     written: dict[str, Precision] = {}
     for precision in sorted({files.get(p, p) for p in recipe.precisions} & makers.keys()):
@@ -69,19 +76,16 @@ class Plan:
 def plan_variants(recipe: Recipe, graphs: Mapping[str, Precision], machine: Mapping[str, Any]) -> list[Plan]:
     """Every precision on every backend."""
     threads = recipe.threads or machine["cores"]
-    missing = "the network has no layer that ncnn could run in int8"
-    return [
-        Plan(
-            f"{precision}-{backend}",
-            precision,
-            backend,
-            threads,
-            graphs.get(precision),
-            "" if precision in graphs else missing,
-        )
-        for backend in recipe.backends
-        for precision in recipe.precisions
-    ]
+
+    def plan(precision: str, backend: str) -> Plan:
+        model, skipped = graphs.get(precision), ""
+        if model is None:
+            skipped = "the network has no layer that ncnn could run in int8"
+        elif (precision, backend) == ("mixed", "vulkan"):
+            model, skipped = None, "the mixed model is made for the CPU's kernels"
+        return Plan(f"{precision}-{backend}", precision, backend, threads, model, skipped)
+
+    return [plan(precision, backend) for backend in recipe.backends for precision in recipe.precisions]
 
 
 def measure(
@@ -217,6 +221,12 @@ def refuse_copies_of_the_cpu(variants: Sequence[dict[str, Any]], results: Sequen
             variant.update(status="fallback", reason="the outputs are the CPU's to the bit: this ran on the CPU")
 
 
+def made_for(graph: Graph) -> str:
+    """Whether a model with int8 layers is a plan's: that one names what its other layers must not use."""
+    masks = [int(layer.get("featmask")) for layer in graph.layers if not layer.params.get("int8_scale_term")]
+    return "mixed" if any(mask & (Mask.NO_BF16 | Mask.NO_FP16_STORAGE) for mask in masks) else "int8"
+
+
 def bench(
     param: Path,
     *,
@@ -242,7 +252,7 @@ def bench(
         ModelError: the shape of an input is not known, or an int8 model is asked for floating point or the reverse.
     """
     graph, machine = ncnnfile.load(param), probe()
-    possible = ("int8",) if has_int8(graph) else ("fp32", "fp16", "bf16")
+    possible = ("int8", "mixed") if has_int8(graph) else ("fp32", "fp16", "bf16")
     impossible = [p for p in precisions or () if p not in possible]
     if impossible:
         raise ModelError(f"cannot run in {impossible[0]}", where=str(param), hint=f"it runs in {', '.join(possible)}")
@@ -250,7 +260,7 @@ def bench(
     recipe = Recipe(
         str(param),
         backends=tuple(backends or (("cpu", "vulkan") if gpu else ("cpu",))),
-        precisions=tuple(precisions or possible),
+        precisions=tuple(precisions or ((made_for(graph),) if has_int8(graph) else possible)),
         threads=threads or 0,
     )
     shapes = shapes or graph.input_shapes()

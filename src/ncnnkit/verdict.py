@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import accuracy
-from .figures import cosine
+from .figures import cosine, exact, plain, ratio
 from .images import ImageSet
 from .source import ModelSource
 from .variants import Plan
@@ -20,6 +20,7 @@ GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
 """The origin of a preprocessing nobody gave."""
 
 GOOD_COSINE = 0.999  # below it a conversion is wrong, and a variant is recommended only for want of a better
+WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
 GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
 
 
@@ -64,8 +65,15 @@ def warn(
     evaluation: ImageSet,
     check: Mapping[str, Any],
     variants: Sequence[Mapping[str, Any]],
+    *,
+    quantisation: Mapping[str, Any] | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """What a careful person would say about this run."""
+    """What a careful person would say about this run.
+
+    Args:
+        check: ``conversion`` as run.json has it; so are ``variants``, ``quantisation`` and ``plan``.
+    """
     said = []
     if origin == GUESS:
         said.append(
@@ -78,10 +86,11 @@ def warn(
         said.append(f"the converted model differs from the original (cosine {check['cosine']:.4f}); --force went on")
     elif check["sqnr_db"] is not None and check["sqnr_db"] < GOOD_SQNR_DB:
         said.append(f"the conversion's SQNR is {check['sqnr_db']:.0f} dB; fp32 normally reaches 100 dB")
-    if len(images) < 20 and any(v["precision"] == "int8" for v in variants):
+    if len(images) < 20 and any(v["precision"] in ("int8", "mixed") for v in variants):
         said.append(f"int8 was calibrated with {len(images)} images; 50 to 200 are usual")
     if len(evaluation) < 20:
         said.append(f"the errors are means over {len(evaluation)} images only")
+    said += [*_about_images(quantisation or {}), *_about_plan(plan)]
     skipped = dict(images.skipped + evaluation.skipped)
     if skipped:
         said.append(f"{len(skipped)} files are no usable images and were skipped, {min(skipped)} among them")
@@ -96,6 +105,48 @@ def warn(
             failed.setdefault(variant["reason"], []).append(variant["name"])
     said += [f"{', '.join(names)}: {reason}" for reason, names in failed.items()]
     return said
+
+
+def unlike(quantisation: Mapping[str, Any]) -> bool:
+    """Whether the evaluation images are unlike the calibration images; False where that was not looked at."""
+    likeness = quantisation["likeness"]
+    return likeness is not None and likeness["evaluation"] > likeness["calibration"]
+
+
+def _about_images(quantisation: Mapping[str, Any]) -> Iterator[str]:
+    if not quantisation:
+        return
+    if unlike(quantisation):
+        likeness = quantisation["likeness"]
+        yield (
+            "the evaluation images look unlike the calibration images: they lie "
+            f"{plain(likeness['evaluation'])} standard deviations from these, which lie within "
+            f"{plain(likeness['calibration'])} of each other; calibrate with images like those the model will see"
+        )
+    if quantisation["stretching"]:
+        worst, *others = quantisation["stretching"]
+        tensors = "one tensor" if worst["tensors"] == 1 else f"{worst['tensors']} tensors"
+        more = f", and {len(others)} more do likewise" if others else ""
+        yield (
+            f"the calibration image {worst['image']} alone stretches the range of {tensors}, "
+            f"to as much as {plain(worst['factor'])} times any other image's{more}: does it belong there?"
+        )
+
+
+def _about_plan(plan: Mapping[str, Any] | None) -> Iterator[str]:
+    if plan is None:
+        return
+    if not plan["holds"]:
+        yield (
+            f"the mixed model does not keep to {plan['limit']}: {plain(plan['predicted_ms'])} ms are predicted and its MSE "
+            f"on the held-back images is {exact(plan['measured_mse'])}"
+        )
+    found = ratio(plan["measured_ms"], plan["predicted_ms"])
+    if found is not None and abs(found - 1) > WRONG_LATENCY:
+        yield (
+            f"the mixed model takes {plain(plan['measured_ms'])} ms where {plain(plan['predicted_ms'])} ms were predicted: "
+            "another choice of precisions might be better"
+        )
 
 
 def top5(

@@ -95,7 +95,7 @@ class Network:
         self.inputs: List[str] = []
         self.outputs: List[str] = []
         self.last: List[Any] = []  # the inputs of the last sample, as ncnn's Mats
-        self.tallies: Dict[str, Tally] = {}
+        self.tallies: Dict[Tuple[int, str], Tally] = {}
         self.channels: Dict[str, Any] = {}
         self.rows: List[List[float]] = []
         self.rss_before_mb = 0.0
@@ -169,17 +169,18 @@ class Network:
 
         With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax].
         Without, they grow with what is seen, see :class:`Tally`. ``sample`` counts only about so many values a blob.
+        Samples whose ``number`` leaves another rest over ``batches`` are counted apart.
         """
         self._feed(arrays)
-        absmax = request.get("absmax")
+        absmax, batch = request.get("absmax"), request["number"] % request.get("batches", 1)
 
         def add(blob: str, values: Any) -> None:
-            if blob not in self.tallies:
-                self.tallies[blob] = Tally(
+            if (batch, blob) not in self.tallies:
+                self.tallies[batch, blob] = Tally(
                     request["bins"], absmax[blob] / request["bins"] if absmax else 0.0, request.get("sample", 0)
                 )
-            self.tallies[blob].add(values)
-            if not np.isfinite(self.tallies[blob].absmax):
+            self.tallies[batch, blob].add(values)
+            if not np.isfinite(self.tallies[batch, blob].absmax):
                 raise RuntimeError("blob %s holds NaN or infinity" % blob)
 
         self._each(request["blobs"], add)
@@ -188,7 +189,7 @@ class Network:
     def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
         """The histograms counted so far; counting starts anew."""
         tallies, self.tallies = self.tallies, {}
-        rows = [[blob, t.width, t.absmax, t.count] for blob, t in tallies.items()]
+        rows = [[batch, blob, t.width, t.absmax, t.count] for (batch, blob), t in tallies.items()]
         return {"rows": rows}, [t.histogram for t in tallies.values()]
 
     def sums(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
@@ -255,8 +256,9 @@ class Network:
 
         Each of ``nets`` has its ``param`` and ``bin``, ``inputs`` (pairs of blob and shape), ``ready`` (blobs that are
         computed before the clock starts: what the layer under test reads, as a layer before it would hand it on) and
-        ``outputs``. ``seconds`` is for each net in all its rounds. Answers with the median, the interquartile range
-        over it, and the bits of a value in the blobs that were ready and in the outputs.
+        ``outputs``. ``seconds`` is for each net in all its rounds. Answers with the median, the lowest decile
+        (``undisturbed``), the interquartile range over the median, and the bits of a value in the blobs that were ready
+        and in the outputs.
         """
         rng = np.random.default_rng(0)
         nets = [(open_net(dict(request, **net)), _random_inputs(net["inputs"], rng), net) for net in request["nets"]]
@@ -276,10 +278,11 @@ class Network:
                     bits[index] = [ready, [held for _, held in made]]
                     if time.perf_counter() >= end:
                         break
-        quartiles = [np.percentile(s, (25, 50, 75)) for s in samples]
+        quantiles = [np.percentile(s, (10, 25, 50, 75)) for s in samples]
         return {
-            "ms": [float(q[1]) for q in quartiles],
-            "spread": [float((q[2] - q[0]) / q[1]) for q in quartiles],
+            "ms": [float(q[2]) for q in quantiles],
+            "undisturbed": [float(q[0]) for q in quantiles],
+            "spread": [float((q[3] - q[1]) / q[2]) for q in quantiles],
             "bits": bits,
         }, []
 

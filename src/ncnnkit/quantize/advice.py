@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibrate import ActivationStats, over_samples, quantizable
+from ..calibrate import ActivationStats, merge_all, over_samples, quantizable
 from ..graph import Graph
 
 Array = NDArray[np.float32]
 
-BATCHES = 5
+BATCHES = 4
 ENOUGH = 1.05  # of the error with all images: what more of them could still bring
 STRETCH = 1.5  # times the second largest: one image alone makes the range
 UNLIKE = 95.0  # percentile of the calibration images' own distances that the median evaluation image must stay under
@@ -55,7 +55,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How far images are from the calibration images, in standard deviations of log ranges, root mean square over tensors.
+    """How far images are from the calibration images: standard deviations of log ranges, root mean square over tensors.
 
     Attributes:
         calibration: the 95th percentile of the calibration images, each against all the others.
@@ -81,17 +81,10 @@ def error_by_count(batches: Sequence[ActivationStats], error: Callable[[Activati
     for size in sorted({1, (len(batches) + 1) // 2, len(batches)}):
         starts = range(len(batches)) if size < len(batches) else range(1)
         chosen = [[batches[(start + i) % len(batches)] for i in range(size)] for start in starts]
-        errors = [error(_merged(each)) for each in chosen]
+        errors = [error(merge_all(each)) for each in chosen]
         images = round(float(np.mean([sum(part.images for part in each) for each in chosen])))
         found.append(Count(images, float(np.mean(errors)), min(errors), max(errors)))
     return found
-
-
-def _merged(batches: Sequence[ActivationStats]) -> ActivationStats:
-    whole, *others = batches
-    for other in others:
-        whole = whole.merge(other)
-    return whole
 
 
 def enough(counts: Sequence[Count]) -> int | None:

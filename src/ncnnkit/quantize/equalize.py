@@ -8,9 +8,9 @@ a Pooling, hands the constant on; a sum needs the same one on both sides. The ne
 Ranges made alike move the spread into the weights' columns, which share the row's scale; ``strength`` says how much of
 it goes there. Scales are powers of two, so that nothing is rounded anew.
 
-(After Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2022, and
-across ReLUs after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019. Both
-divide by the weights' columns, too; on the networks tried that was worse than leaving them out.)
+(After Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2022,
+and across ReLUs after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019.
+Both divide by the weights' columns, too; on the networks tried that was worse than leaving them out.)
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def channel_scales(
 ) -> dict[str, NDArray[np.float64]]:
     """What each channel is to be divided by.
 
-    A group of channels that share a scale gets ``range ** strength``, a geometric mean over the int8 layers that read it,
-    as a power of two.
+    A group of channels that share a scale gets ``range ** strength``, a geometric mean over the int8 layers that read
+    it, as a power of two.
 
     Args:
         graph: in fp32.

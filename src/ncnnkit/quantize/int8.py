@@ -158,7 +158,7 @@ def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Targe
 
 
 def requantize(graph: Graph) -> None:
-    """Let a convolution hand int8 on where, and only where, just int8 convolutions read it, directly or through a Split.
+    """Let a convolution hand int8 on just where only int8 convolutions read it, directly or through a Split.
 
     ncnn2int8's ``fuse_requantize``, except that readers behind a Split must agree on the scale: the producer can
     write one only, and ncnn2int8 takes the first reader's whatever the others expect.

@@ -1,8 +1,8 @@
 """Layer by layer: every int8 layer is fitted to what the quantised layers before it really hand on.
 
-For each layer in running order: sample what the quantised network feeds it and what the fp32 network answers there; round
-the weights and move the bias so that the int8 layer's answers come nearest; keep each change only if it helps on samples
-that took no part in fitting; run the int8 layer, and go on.
+For each layer in running order: sample what the quantised network feeds it and what the fp32 network answers there;
+round the weights and move the bias so that the int8 layer's answers come nearest; keep each change only if it helps on
+samples that took no part in fitting; run the int8 layer, and go on.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Kept:
 
     Attributes:
         name: the layer's.
-        error: mean squared error of its output on held-back samples over the mean square of the output, by what was done
-            to it: ``""`` for nothing but rounding to nearest, then each method, alone and with those before.
+        error: mean squared error of its output on held-back samples over the mean square of the output, by what was
+            done to it: ``""`` for nothing but rounding to nearest, then each method, alone and with those before.
         kept: the methods of the best.
     """
 
@@ -116,7 +116,8 @@ def _fit(original: Layer, layer: Layer, found: Rows, methods: frozenset[str]) ->
         fits["bias"] = problem.correct(plain)
         errors["bias"] = problem.error(fits["bias"])
         best = min(errors, key=errors.__getitem__)
-    attempt("gain", lambda fit: problem.correct(fit, gain=True))
+    if problem.scale_a_channel:
+        attempt("gain", lambda fit: problem.correct(fit, gain=True))
     problem.write(fits[best])
     return Kept(layer.name, {name: error / problem.signal for name, error in errors.items()}, best)
 
@@ -149,6 +150,7 @@ class _Problem:
         self.scaled = (rows * self.scales[:, None]).reshape(groups, self.channels // groups, -1)
         largest = int(np.abs(np.asarray(layer.weights["weight"], np.int32)).max())
         self.limit = WINOGRAD_STEPS if largest <= WINOGRAD_STEPS and runs_winograd(original) else STEPS
+        self.scale_a_channel = layer.weights["weight_scales"].shape == (self.channels,)  # a gain needs its own
         self.per_channel = np.repeat(self.scales, self.channels // len(self.scales)).astype(np.float64)
         has_bias = original.get("bias_term")
         self.bias = original.array("bias").astype(np.float64) if has_bias else np.zeros(self.channels)
@@ -158,7 +160,7 @@ class _Problem:
     def _level(self, steps: Array) -> NDArray[np.float64]:
         """The bias that keeps each channel's mean before the activation, on the inputs of this layer."""
         lost = np.einsum("grv,gv->gr", self.scaled - steps, self.mean[:, 0], dtype=np.float64).reshape(-1)
-        return self.bias + lost / (self.input_scale * self.per_channel)
+        return np.asarray(self.bias + lost / (self.input_scale * self.per_channel))
 
     def sums(self, steps: Array) -> Array:
         """Products in real units, without gain and bias."""
@@ -166,7 +168,7 @@ class _Problem:
             return self._last[1]
         products = np.matmul(self.inputs, steps.transpose(0, 2, 1))  # (groups, rows, channels a group)
         flat = products.transpose(1, 0, 2).reshape(products.shape[1], -1)
-        flat = flat / (self.input_scale * self.per_channel).astype(np.float32)
+        flat = np.asarray(flat / (self.input_scale * self.per_channel).astype(np.float32))
         self._last = (steps, flat)
         return flat
 
@@ -210,5 +212,5 @@ class _Problem:
         layer.weights["weight"] = fit.steps.reshape(layer.weights["weight"].shape).astype(np.int8)
         layer.weights["bias"] = fit.bias.astype(np.float32)
         layer.params["bias_term"] = 1
-        if fit.gain.size > 1:  # only without groups, where there is one scale a channel
+        if self.scale_a_channel:
             layer.weights["weight_scales"] = (self.per_channel / fit.gain).astype(np.float32)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibrate import ActivationStats, calibrate
+from ..calibrate import ActivationStats, calibrate_batches, merge_all
 from ..errors import RecipeError
 from ..graph import Graph
 from ..session import Session
@@ -180,9 +180,11 @@ class _Quantizer:
         native = self.method in NATIVE_METHODS
         with self._trial("thresholds") as judge:
             self.reference = self._outputs(self.graph)
-            best = self._thresholds(self.graph)
+            # Counted in batches: what fewer images would have given costs no counting of its own then.
+            batches = self._calibrate(self.graph, BATCHES if self.effort.advice and not native else 1)
+            best = self._thresholds(self.graph, merge_all(batches))
             judge(best.int8)
-        advice = self._advice()
+        advice = self._advice(batches)
         if not native:
             best = self._migration(best)
             best = self._zero_points(best)
@@ -197,16 +199,15 @@ class _Quantizer:
 
     def _thresholds(self, graph: Graph, stats: ActivationStats | None = None) -> _Version:
         """Scales from histograms."""
-        self.stats = stats or self._calibrate(graph, self.used)
+        self.stats = stats or self._calibrate(graph)[0]
         table = make_table(graph, self.stats).without(self.skip)
         return _Version(graph, table, apply_table(graph, table, target=self.target, finish=False))
 
-    def _advice(self) -> Advice:
+    def _advice(self, batches: Sequence[ActivationStats]) -> Advice:
         """What the images were worth. The error is that of thresholds alone: what they are chosen for."""
-        if not self.effort.advice:
+        if len(batches) == 1:
             return Advice()
         self.tell("calibration advice", 0, 0)
-        batches = [self._calibrate(self.graph, [a[i::BATCHES] for a in self.used]) for i in range(BATCHES)]
         kept = self.stats
         counts = error_by_count(batches, lambda stats: self._error(self._thresholds(self.graph, stats).int8))
         self.stats = kept
@@ -298,9 +299,11 @@ class _Quantizer:
             rows = [net.blobs(*sample, names=graph.outputs) for sample in zip(*self.held)]
         return [np.stack(column) for column in zip(*rows)]
 
-    def _calibrate(self, graph: Graph, samples: Sequence[Array]) -> ActivationStats:
+    def _calibrate(self, graph: Graph, batches: int = 1) -> list[ActivationStats]:
         progress = self._progress("calibrate")
-        return calibrate(graph, samples, method=self.method, threads=self.threads, progress=progress)
+        return calibrate_batches(
+            graph, self.used, None, batches, method=self.method, threads=self.threads, progress=progress
+        )
 
     def _progress(self, step: str) -> Callable[[int, int], None]:
         return lambda done, total: self.tell(step, done, total)

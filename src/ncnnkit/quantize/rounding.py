@@ -38,10 +38,10 @@ def gptq(scaled: Array, covariance: Array, steps: int = STEPS) -> Array:
     order = np.argsort(-diagonal, axis=1, kind="stable")
     each = np.arange(groups)[:, None]
     work = np.take_along_axis(scaled, order[:, None, :], axis=2).astype(np.float32)
-    matrix = covariance[each[:, :, None], order[:, :, None], order[:, None, :]].astype(np.float64)
+    matrix = covariance[each[:, :, None], order[:, :, None], order[:, None, :]]
     damping = DAMPING * diagonal.mean(axis=1) + 1e-12
     matrix[:, range(inputs), range(inputs)] += damping[:, None]
-    upper = _upper_of_inverse(matrix).astype(np.float32)
+    upper = _upper_of_inverse(matrix)
     rounded = np.empty_like(work)
     for start in range(0, inputs, BLOCK):
         stop = min(start + BLOCK, inputs)
@@ -57,7 +57,7 @@ def gptq(scaled: Array, covariance: Array, steps: int = STEPS) -> Array:
     return result
 
 
-def _upper_of_inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _upper_of_inverse(matrix: Array) -> Array:
     """U, upper triangular, with UᵀU the inverse of each matrix.
 
     Turned end for end, the matrix is LLᵀ; its inverse's factor is then L⁻¹ turned back.
@@ -65,7 +65,7 @@ def _upper_of_inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy.linalg import solve_triangular
 
     lower = np.linalg.cholesky(matrix[:, ::-1, ::-1])
-    eye = np.eye(matrix.shape[1])
+    eye = np.eye(matrix.shape[1], dtype=matrix.dtype)
     if matrix.shape[1] <= 64:
         inverse = np.linalg.solve(lower, np.broadcast_to(eye, lower.shape))
     else:

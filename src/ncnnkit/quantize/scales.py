@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from ..graph import Layer
 
 STEPS = 127  # int8, symmetric; -128 is not used
 DEAD = 1e-30  # what is smaller counts as zero: its scale would not fit fp32
-WINOGRAD_STEPS = 31  # 6 bits: the most that ncnn's int8 Winograd kernels add up without overflow
+WINOGRAD_STEPS = 31  # 6 bits: what ncnn2table gives weights that ncnn's int8 Winograd kernels may run
+WINOGRAD_LARGEST = (2**31 - 1) // 576  # product those kernels hold: they work on 576 times of it, in 32 bits
 
 
 def minmax_threshold(stats: BlobStats) -> float:
@@ -145,6 +146,17 @@ def runs_winograd(layer: Layer) -> bool:
     p = layer.p
     square = layer.type == "Convolution" and (p.kernel_w, p.kernel_h) == (3, 3)
     return square and (p.dilation_w, p.dilation_h, p.stride_w, p.stride_h) == (1, 1, 1, 1)
+
+
+def winograd_may_overflow(steps: NDArray[Any]) -> bool:
+    """Whether int8 Winograd kernels can leave 32 bits with these weights, (rows, n) or more axes, on some input.
+
+    Sums within are taken modulo 2^32, so only the result must fit: 576 times the product (the inverse of F(4, 3)'s
+    denominators, ``conv3x3s1_winograd43_int8`` in ``src/layer/x86/convolution_3x3_winograd_int8.h``). Many 8-bit layers
+    are safe, and with very many input channels even 6 bits are not.
+    """
+    rows = np.abs(np.asarray(steps, np.int64)).reshape(len(steps), -1)
+    return bool((rows.sum(axis=1) * STEPS).max() > WINOGRAD_LARGEST)
 
 
 def is_grouped(layer: Layer) -> bool:

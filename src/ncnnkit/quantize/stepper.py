@@ -1,9 +1,9 @@
-"""A network run layer by layer over many samples, exact and rounded side by side: the serving process and its other side.
+"""A network run layer by layer over many samples, exact and rounded side by side: a serving process and its other side.
 
-Quantising layer by layer needs, before each layer, what the layers before it really hand on once they are quantised. So
-the blobs of all samples are kept as long as a layer still reads them, in two versions: ``exact`` (of the fp32 network) and
-``rounded`` (of the quantised one). A step runs one layer, in ncnn, as a network of its own; what it computes is what the
-whole network will compute.
+Quantising layer by layer needs, before each layer, what the layers before it really hand on once they are quantised.
+So the blobs of all samples are kept as long as a layer still reads them, in two versions: ``exact`` (of the fp32
+network) and ``rounded`` (of the quantised one). A step runs one layer, in ncnn, as a network of its own; what it
+computes is what the whole network will compute.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Blobs:
     def step(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
         """Run the layer in ``param`` and ``bin`` on every sample.
 
-        ``reads``: [blob of the file, blob kept] of each input; ``makes``: the outputs; ``branches``: for which versions;
-        ``divide``: what the outputs are divided by; ``free``: blobs no layer reads any more.
+        ``reads``: [blob of the file, blob kept] of each input; ``makes``: the outputs; ``branches``: for which
+        versions; ``divide``: what the outputs are divided by; ``free``: blobs no layer reads any more.
         """
         import ncnn
 
@@ -90,27 +90,27 @@ class Blobs:
             for name in request["makes"]:
                 status, mat = extractor.extract(name)
                 if status != 0 or mat.empty():
-                    raise RuntimeError("ncnn could not compute blob %s" % name)
+                    raise RuntimeError(f"ncnn could not compute blob {name}")
                 if request["divide"] != 1.0:
-                    mat = ncnn.Mat(np.asarray(mat) / np.float32(request["divide"]))
+                    values = np.ascontiguousarray(np.asarray(mat) / np.float32(request["divide"]))
+                    mat = ncnn.Mat(values)  # does not keep the array alive
                 made.append(mat.clone())  # the network's own memory goes with it
         return made
 
     def gather(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
         """What a layer reads and should make at ``count`` random places of every sample.
 
-        ``read``, ``make``: blobs; ``window``: of the layer, see :func:`window`; ``seed``. Answers with the rounded inputs,
-        the exact ones where ``both`` is set, the exact outputs (rows, channels), and the number of the sample of each row.
+        ``read``, ``make``: blobs; ``window``: of the layer, see :func:`window`; ``seed``. Answers with the rounded
+        inputs, the exact outputs (rows, channels), and the number of the sample of each row.
         """
         rows: list[list[Any]] = []
         for number, sample in zip(self.numbers, self.samples):
             rng = np.random.default_rng((request["seed"], number))
             target = np.asarray(sample[EXACT, request["make"]])
             places = _choose(rng, target, request["window"], request["count"])
-            branches = (ROUNDED, EXACT) if request["both"] else (ROUNDED,)
-            found = [_patches(np.asarray(sample[b, request["read"]]), request["window"], places) for b in branches]
+            inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places)
             outputs = _outputs(target, request["window"], places)
-            rows.append([*found, outputs, np.full(len(outputs), number)])
+            rows.append([inputs, outputs, np.full(len(outputs), number)])
         return {}, [np.concatenate(column) for column in zip(*rows)]
 
     def outputs(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -181,13 +181,11 @@ class Rows:
 
     Attributes:
         inputs: float32 (rows, values), of the rounded version, as the weights lie.
-        exact: the same of the exact version, where asked for.
         outputs: float32 (rows, channels), of the exact version, behind the activation.
         sample: int (rows,), the sample each row is of.
     """
 
     inputs: Array
-    exact: Array | None
     outputs: Array
     sample: NDArray[np.int64]
 
@@ -260,25 +258,31 @@ class Stepper:
                 root = self._roots[blob]
                 self._left[root] -= 1
                 free += [root] if not self._left[root] else []
-        request = {
+        request: dict[str, Any] = {
             "param": str(param), "bin": str(param.with_suffix(".bin")), "branches": list(branches), "free": free,
             "reads": [[blob, self._roots[blob]] for blob in layer.inputs], "makes": layer.outputs,
             "divide": float(layer.array("output_scale")[0]) if "output_scale" in layer.weights else 1.0,
         }  # fmt: skip
         self._all(lambda child, _: child.ask("step", **request))
 
-    def gather(self, layer: Layer, rows: int, *, both: bool = False, seed: int = 0) -> Rows:
+    def gather(self, layer: Layer, rows: int, *, seed: int = 0) -> Rows:
         """What ``layer`` reads and, in the exact network, makes, in about ``rows`` places over all samples.
 
         Its exact version must have run.
         """
-        request = {
+        request: dict[str, Any] = {
             "read": self._roots[layer.inputs[0]], "make": layer.outputs[0], "window": window(layer), "seed": seed,
-            "count": max(1, rows // self.samples), "both": both,
+            "count": max(1, rows // self.samples),
         }  # fmt: skip
         parts = self._all(lambda child, _: child.ask("gather", **request)[1])
-        inputs, *exact, outputs, sample = (np.concatenate(column) for column in zip(*parts))
-        return Rows(inputs, exact[0] if exact else None, outputs, sample)
+        sample = np.concatenate([part[-1] for part in parts])
+        place = np.empty(len(sample), np.intp)  # of each row in the samples' order, whichever process it comes from
+        place[np.argsort(sample, kind="stable")] = np.arange(len(sample))
+        whole = [np.empty((len(sample), *array.shape[1:]), array.dtype) for array in parts[0]]
+        for rows_of, part in zip(np.split(place, np.cumsum([len(part[-1]) for part in parts])), parts):
+            for column, array in zip(whole, part):
+                column[rows_of] = array
+        return Rows(*whole)
 
     def outputs(self, names: Sequence[str], branch: str) -> Mapping[str, Array]:
         """Blobs of one version, float32 (N, …) each, in the samples' order."""

@@ -1,6 +1,25 @@
 """What a person reads of a run: report.html, the table on the terminal, and the recommendation in a sentence."""
 
-from .console import comparison_table, console_table, converted, headline, shipping
+from .console import (
+    comparison_table,
+    console_table,
+    converted,
+    headline,
+    layer_table,
+    plan_table,
+    shipping,
+    trials_table,
+)
 from .html import write_report
 
-__all__ = ["comparison_table", "console_table", "converted", "headline", "shipping", "write_report"]
+__all__ = [
+    "comparison_table",
+    "console_table",
+    "converted",
+    "headline",
+    "layer_table",
+    "plan_table",
+    "shipping",
+    "trials_table",
+    "write_report",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..figures import NOTHING, cosine, decibel, exact, megabytes, named, percent, plain, speed_up
@@ -30,6 +30,7 @@ _LOADING = {
     "fp16": "ncnn's default options",
     "bf16": f"opt.use_bf16_packed = opt.use_bf16_storage = true, {_NO_FP16}",
     "int8": "ncnn's default options",
+    "mixed": "opt.use_bf16_packed = opt.use_bf16_storage = true, else ncnn's default options",
 }
 
 
@@ -96,6 +97,39 @@ def console_table(run: Mapping[str, Any], width: int = 100) -> Table:
     if run["recommended"] is not None:
         table.caption = "* recommended"
         table.caption_justify = "left"
+    return table
+
+
+def trials_table(trials: Sequence[Mapping[str, Any]]) -> Table:
+    """What was tried when quantising, a row each, as ``quantisation.trials`` in run.json."""
+    rows = [(t["method"], exact(t["mse"]), "yes" if t["kept"] else "no", plain(t["seconds"])) for t in trials]
+    return _table(("method", "MSE held back", "kept", "s"), rows)
+
+
+def plan_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+    """The plan, a layer a row, as ``plan.layers`` in run.json."""
+    return _table(("layer", "choice", "why"), [(la["name"], la["choice"], la["why"]) for la in layers], left=3)
+
+
+def layer_table(layer: Mapping[str, Any]) -> Table:
+    """What a layer could have been."""
+    rows = [
+        (o["choice"] + (" *" if o["choice"] == layer["choice"] else ""), plain(o["ms"]), exact(o["mse"]))
+        for o in layer["options"]
+    ]
+    return _table((layer["name"], "ms", "MSE of the output"), rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
+    """A table whose columns but for the ``left`` first are figures."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

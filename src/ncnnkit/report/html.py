@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from .. import figures
 from ..errors import ToolError
 from ..ncnnfile import atomic_write
 from ..schema import Run
-from ..verdict import GOOD_COSINE, GOOD_SQNR_DB
+from ..verdict import GOOD_COSINE, GOOD_SQNR_DB, unlike
 from . import plots
+
+GAINED = 10
+"""Fitted layers that are shown: those that gained most."""
 
 
 def write_report(run: Run, path: Path) -> None:
@@ -57,10 +61,13 @@ def render(run: Run) -> str:
         "number": lambda value: f"{value:g}",
         "numbers": lambda values: ", ".join(f"{value:g}" for value in values),
         "show": _show,
+        "times": lambda factor: figures.NOTHING if factor is None else f"{factor:.2f} ×",
         "speed_up": lambda variant: figures.speed_up(run, variant),
     }
     best = figures.named(run, run["recommended"])
     embed = _Embed()
+    # Runs written before there were plans have neither.
+    quantisation, plan = run.get("quantisation"), run.get("plan")
     return environment.get_template("template.html").render(
         run=run,
         best=best,
@@ -69,6 +76,12 @@ def render(run: Run) -> str:
         remarks=_remarks(run),
         fallbacks=any(v["status"] == "fallback" for v in run["variants"]),
         tradeoff=embed(plots.latency_against_error(run["variants"], run["recommended"], GOOD_COSINE), "tradeoff"),
+        quantisation=quantisation,
+        gained=_gained(quantisation["layers"]) if quantisation else [],
+        unlike=quantisation is not None and unlike(quantisation),
+        plan=plan,
+        precisions=_precisions(plan["layers"]) if plan else [],
+        front=embed(plots.pareto_front(plan), "front") if plan else None,
         layers=[
             {
                 "variant": v,
@@ -82,6 +95,7 @@ def render(run: Run) -> str:
         classifies=any(v["accuracy"] and v["accuracy"]["top1_agreement"] is not None for v in run["variants"]),
         labelled=any(v["accuracy"] and v["accuracy"]["top1"] is not None for v in run["variants"]),
         several=[v for v in run["variants"] if v["accuracy"] and len(v["accuracy"]["outputs"]) > 1],
+        ratio=figures.ratio,
         good_cosine=GOOD_COSINE,
         good_sqnr_db=GOOD_SQNR_DB,
     )
@@ -94,6 +108,17 @@ def _remarks(run: Run) -> list[tuple[str, list[str]]]:
         for text in filter(None, [variant["reason"], *variant["notes"]]):
             said.setdefault(text, []).append(variant["name"])
     return list(said.items())
+
+
+def _gained(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The :data:`GAINED` layers whose error fitting lowered most, the most first."""
+    better = [layer for layer in layers if layer["after"] < layer["before"]]
+    return sorted(better, key=lambda layer: float(layer["after"] - layer["before"]))[:GAINED]
+
+
+def _precisions(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """How many layers have each choice, the most frequent first."""
+    return Counter(str(layer["choice"]) for layer in layers).most_common()
 
 
 def _show(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The report's two plots, as plotly figures in plain dicts.
+"""The report's plots, as plotly figures in plain dicts.
 
 Colours that must follow the reader's light or dark mode are not set here: template.html's style sheet sets them.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..figures import cosine, plain, typeset
+from ..figures import cosine, exact, plain, typeset
 
 Figure = dict[str, Any]
 
@@ -115,6 +115,83 @@ def layer_sqnr(layers: Sequence[Mapping[str, Any]]) -> Figure | None:
     return {"data": [bars], "layout": layout}
 
 
+def pareto_front(plan: Mapping[str, Any]) -> Figure | None:
+    """Plans from the fastest to the most exact: predicted ms across, predicted MSE up; the one taken is marked.
+
+    None where there are no plans. What was measured is a hollow point beside it. An MSE of zero has no logarithm: it
+    is drawn a decade under the least other one.
+    """
+    front = plan["front"]
+    if not front:
+        return None
+    marked = [("the plan", plan["predicted_ms"], plan["predicted_mse"])]
+    if plan["measured_ms"] is not None:
+        marked.append(("measured", plan["measured_ms"], plan["measured_mse"]))
+    errors = [p["mse"] for p in front] + [mse for _, _, mse in marked]
+    positive = [mse for mse in errors if mse > FLOOR]
+    lowest = min(positive, default=1.0) / 10
+
+    def height(mse: float) -> float:
+        return mse if mse > FLOOR else lowest
+
+    points = [(p["ms"], height(p["mse"])) for p in front]
+    ours = [(ms, height(mse)) for _, ms, mse in marked]
+    left, right = min(ms for ms, _ in points + ours), max(ms for ms, _ in points + ours)
+    air = 0.08 * (right - left) or 0.1 * abs(right) or 1.0
+    x, y = [left - air, right + air], _decades([mse for _, mse in points + ours], 0.3)
+    names = [name for name, _, _ in marked] + [""] * len(points)
+    places, _ = place_labels([(ms, math.log10(mse)) for ms, mse in ours + points], names, x, y, line=None)
+    curve = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": [ms for ms, _ in points],
+        "y": [mse for _, mse in points],
+        "customdata": [_front_hover(p) for p in front],
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "line": {"color": GREY, "width": 1},
+        "marker": {"color": GREY, "size": 7},
+    }
+    chosen = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": [ms for ms, _ in ours],
+        "y": [mse for _, mse in ours],
+        "text": ["<b>the plan</b>", "measured"][: len(ours)],
+        "textposition": places[: len(ours)],
+        "customdata": [f"{name}<br>{plain(ms)} ms, MSE {typeset(exact(mse))}" for name, ms, mse in marked],
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "marker": {
+            "color": ACCENT,
+            "size": 12,
+            "symbol": ["circle", "circle-open"][: len(ours)],
+            "line": {"color": ACCENT, "width": 1.5},
+        },
+        "cliponaxis": False,
+    }
+    layout = _layout(height=380)
+    layout["xaxis"] |= {"range": x, "title": {"text": "latency, ms (predicted)"}}
+    ticks = _log_ticks(y, _power)
+    if len(positive) < len(errors):
+        ticks = _with_zero(ticks, lowest)
+    layout["yaxis"] |= {"type": "log", "range": y, "title": {"text": "MSE (predicted)"}, **ticks}
+    return {"data": [curve, chosen], "layout": layout}
+
+
+def _with_zero(ticks: Figure, lowest: float) -> Figure:
+    """Ticks of a logarithmic axis on which zeros are drawn at ``lowest``."""
+    kept = [(value, text) for value, text in zip(ticks["tickvals"], ticks["ticktext"]) if value > 3 * lowest]
+    return {
+        "tickmode": "array",
+        "tickvals": [lowest, *(value for value, _ in kept)],
+        "ticktext": ["0", *(text for _, text in kept)],
+    }
+
+
+def _front_hover(point: Mapping[str, Any]) -> str:
+    layers = "1 layer" if point["int8"] == 1 else f"{point['int8']} layers"
+    return f"{plain(point['ms'])} ms, MSE {typeset(exact(point['mse']))}<br>{layers} in int8"
+
+
 def worst(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The :data:`WORST` layers of lowest SQNR, the worst first."""
     return sorted((la for la in layers if la["sqnr_db"] is not None), key=lambda la: float(la["sqnr_db"]))[:WORST]
@@ -125,7 +202,7 @@ def place_labels(
     names: Sequence[str],
     x: Sequence[float],
     y: Sequence[float],
-    line: float,
+    line: float | None,
 ) -> tuple[list[str], tuple[str, str]]:
     """Where names go so that on a phone few of them cover points, the line or each other.
 
@@ -134,7 +211,7 @@ def place_labels(
     Args:
         points: in the axes' own coordinates (logarithms on logarithmic axes).
         x, y: the axes' ranges.
-        line: where a horizontal line crosses the plot. It has a caption.
+        line: where a horizontal line crosses the plot. It has a caption. None: there is none.
 
     Returns:
         A plotly ``textposition`` for each name, and the caption's ``xanchor`` and ``yanchor``.
@@ -142,7 +219,7 @@ def place_labels(
     width, height = _PHONE
     dots = [(width * (a - x[0]) / (x[1] - x[0]), height * (b - y[0]) / (y[1] - y[0])) for a, b in points]
     taken = [(a - 7, b - 7, a + 7, b + 7) for a, b in dots]
-    up = height * (line - y[0]) / (y[1] - y[0])
+    up = -math.inf if line is None else height * (line - y[0]) / (y[1] - y[0])
     captions = {
         (xanchor, yanchor): (left, low, left + 115, low + 16)
         for yanchor, low in (("bottom", up), ("top", up - 16))

@@ -1,0 +1,230 @@
+"""Which choice each layer gets: the fastest plan within an error, or the most exact within a time.
+
+A multiple-choice knapsack: every layer takes one of its options, errors (noise powers) and times add up, and a pair of
+neighbours adds a time of its own, for converting between their formats or, below zero, for what a common one saves. It
+is solved as a mixed-integer linear program by HiGHS. Nothing here knows of ncnn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+GAP = 1e-3  # how far from the best, relatively, a plan may be
+SECONDS = 2.0  # for one plan; the best found by then is taken
+_FINE = 1e-3
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice a layer has, its time, and the noise power it adds to the output."""
+
+    choice: str
+    ms: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Two layers whose choices together cost something: (the producer's, the consumer's) -> ms.
+
+    A pair that is absent costs nothing; one that costs ``inf`` cannot be.
+    """
+
+    producer: str
+    consumer: str
+    ms: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A plan: each layer's choice, and what they add up to."""
+
+    choices: Mapping[str, str]
+    ms: float
+    error: float
+
+
+Layers = Mapping[str, Sequence[Option]]
+
+
+def solve(
+    layers: Layers,
+    edges: Sequence[Edge] = (),
+    max_error: float | None = None,
+    max_ms: float | None = None,
+    *,
+    gap: float = GAP,
+    seconds: float = SECONDS,
+) -> Assignment | None:
+    """The best plan, within ``gap`` of the optimum.
+
+    Args:
+        layers: the options of each layer.
+        edges: pairs of layers that cost something together.
+        max_error: minimise the time, with at most this error.
+        max_ms: minimise the error, in at most this time; with ``max_error`` too, both bound and the time is minimised.
+        gap: relative distance from the optimum at which to stop.
+        seconds: after which the best found so far is taken.
+
+    Returns:
+        None where no plan keeps the bounds.
+    """
+    return _Program(layers, edges).solve(max_error, max_ms, gap=gap, seconds=seconds)
+
+
+def front(
+    layers: Layers, edges: Sequence[Edge] = (), points: int = 12, *, gap: float = GAP, seconds: float = SECONDS
+) -> list[Assignment]:
+    """Plans from the fastest to the most exact, none slower and less exact than another; at most ``points``.
+
+    Errors in between are spaced evenly in decibels: a noise power is judged by its ratio to the signal's.
+    """
+    program = _Program(layers, edges)
+
+    def find(max_error: float | None = None, max_ms: float | None = None) -> Assignment | None:
+        return program.solve(max_error, max_ms, gap=gap, seconds=seconds)
+
+    fastest = find()
+    exact = find(max_ms=math.inf)
+    if fastest is None or exact is None:
+        return []
+    exact = find(max_error=exact.error) or exact  # of the most exact plans the fastest
+    found = [fastest, exact]
+    if points > 2 and fastest.error > exact.error:
+        lowest = max(exact.error, program.least_error())
+        for max_error in np.geomspace(fastest.error, lowest, points)[1:-1]:
+            found.append(find(max_error=float(max_error)) or exact)
+    return undominated(found)[:points]
+
+
+def undominated(plans: Sequence[Assignment]) -> list[Assignment]:
+    """The plans that no other beats in time and error both, from the fastest to the most exact."""
+    kept: list[Assignment] = []
+    for plan in sorted(plans, key=lambda p: (p.ms, p.error)):
+        if not kept or plan.error < kept[-1].error:
+            kept.append(plan)
+    return kept
+
+
+def total(layers: Layers, edges: Sequence[Edge], choices: Mapping[str, str]) -> Assignment:
+    """What a plan adds up to."""
+    options = {name: {o.choice: o for o in options} for name, options in layers.items()}
+    taken = [options[name][choice] for name, choice in choices.items()]
+    pairs = sum(edge.ms.get((choices[edge.producer], choices[edge.consumer]), 0.0) for edge in edges)
+    return Assignment(dict(choices), sum(o.ms for o in taken) + pairs, sum(o.error for o in taken))
+
+
+@dataclass
+class _Rows:
+    """The rows of a sparse matrix with bounds, as they are written."""
+
+    row: list[int] = field(default_factory=list)
+    column: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    bound: list[float] = field(default_factory=list)
+
+    def equal(self, terms: Sequence[tuple[int, float]], bound: float) -> None:
+        """Add: the sum of value * variable is ``bound``."""
+        for column, value in terms:
+            self.row.append(len(self.bound))
+            self.column.append(column)
+            self.value.append(value)
+        self.bound.append(bound)
+
+    def matrix(self, columns: int) -> Any:
+        from scipy.sparse import csr_matrix
+
+        return csr_matrix((self.value, (self.row, self.column)), shape=(len(self.bound), columns))
+
+
+class _Program:
+    """The linear program: a binary variable for each option of each layer, then a flow for each pair of an edge.
+
+    The flows of an edge from a producer's option add up to that option's variable, those into a consumer's to that
+    one's. With the options binary a single flow is then 1, so the flows need not be integers, and what is left when the
+    options are relaxed is tighter than with a constraint for each pair.
+    """
+
+    def __init__(self, layers: Layers, edges: Sequence[Edge]) -> None:
+        self.layers, self.edges = layers, edges
+        self._options = [(name, option) for name, options in layers.items() for option in options]
+        ms = [option.ms for _, option in self._options]
+        errors = [option.error for _, option in self._options]
+        upper = [1.0] * len(ms)
+        index = {(name, option.choice): i for i, (name, option) in enumerate(self._options)}
+        rows = _Rows()
+        for name, options in layers.items():
+            rows.equal([(index[name, o.choice], 1.0) for o in options], 1.0)
+        for edge in edges:
+            both = itertools.product(layers[edge.producer], layers[edge.consumer])
+            pairs = {(p.choice, c.choice): flow for flow, (p, c) in enumerate(both, len(ms))}
+            costs = [edge.ms.get(pair, 0.0) for pair in pairs]
+            ms += [0.0 if math.isinf(cost) else cost for cost in costs]
+            upper += [0.0 if math.isinf(cost) else 1.0 for cost in costs]
+            for side, name in enumerate((edge.producer, edge.consumer)):
+                for option in layers[name]:
+                    flows = [(flow, 1.0) for pair, flow in pairs.items() if pair[side] == option.choice]
+                    rows.equal([*flows, (index[name, option.choice], -1.0)], 0.0)
+        self._rows = rows
+        self._ms, self._upper = np.array(ms), np.array(upper)
+        self._errors = np.zeros(len(ms))
+        self._errors[: len(errors)] = errors
+
+    def least_error(self) -> float:
+        """The smallest error an option has, above none."""
+        return float(min(self._errors[self._errors > 0], default=0.0))
+
+    def solve(self, max_error: float | None, max_ms: float | None, *, gap: float, seconds: float) -> Assignment | None:
+        """See the function :func:`solve`."""
+        if not self._options:
+            return Assignment({}, 0.0, 0.0)
+        if max_error is not None or max_ms is None:
+            return self._run(False, math.inf if max_error is None else max_error, max_ms, gap, seconds)
+        # The solver takes what differs by 1e-6 for equal. Where that is much beside the errors found, they are looked
+        # at again at their own scale.
+        found, bound = None, math.inf
+        while (better := self._run(True, bound, max_ms, gap, seconds)) is not None:
+            if found is None or better.error < found.error:
+                found = better
+            if not 0 < better.error < self._scale(bound) * _FINE:
+                break
+            bound = better.error
+        return found
+
+    def _scale(self, max_error: float) -> float:
+        """What errors are divided by: the bound, or the largest; they may be of any size."""
+        scale = max_error if math.isfinite(max_error) else float(self._errors.max(initial=0.0))
+        return scale or 1.0
+
+    def _run(
+        self, by_error: bool, max_error: float, max_ms: float | None, gap: float, seconds: float
+    ) -> Assignment | None:
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        too_large = self._errors > max_error  # left out, and out of the sum, where they would hide the small ones
+        errors = np.where(too_large, 0.0, self._errors / self._scale(max_error))
+        constraints = [LinearConstraint(self._rows.matrix(len(self._ms)), self._rows.bound, self._rows.bound)]
+        if math.isfinite(max_error):
+            constraints.append(LinearConstraint(errors[None, :], -np.inf, max_error / self._scale(max_error)))
+        if max_ms is not None and math.isfinite(max_ms):
+            constraints.append(LinearConstraint(self._ms[None, :], -np.inf, max_ms))
+        answer = milp(
+            errors if by_error else self._ms,
+            integrality=np.arange(len(self._ms)) < len(self._options),
+            bounds=Bounds(0, np.where(too_large, 0.0, self._upper)),
+            constraints=constraints,
+            options={"mip_rel_gap": gap, "time_limit": seconds},
+        )
+        if answer.x is None:
+            return None
+        pairs = zip(self._options, answer.x)
+        return total(self.layers, self.edges, {name: option.choice for (name, option), taken in pairs if taken > 0.5})

@@ -1,0 +1,361 @@
+"""Layer by layer: a network is run as its layers say, and what is fitted errs less on samples it was not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import SMALL, network, samples, small
+from numpy.typing import NDArray
+
+from ncnnkit import accuracy
+from ncnnkit.calibrate import calibrate
+from ncnnkit.errors import RuntimeFailure
+from ncnnkit.graph import Graph, Layer
+from ncnnkit.quantize import apply_table, make_table
+from ncnnkit.quantize.activations import activation
+from ncnnkit.quantize.layerwise import Kept, fit_layers
+from ncnnkit.quantize.scales import runs_winograd
+from ncnnkit.quantize.stepper import EXACT, ROUNDED, Rows, Stepper
+from ncnnkit.session import Session
+
+Array = NDArray[Any]
+ALL = frozenset({"bias", "gain", "rounding"})
+
+
+def outputs(graph: Graph, inputs: Array) -> Array:
+    with Session(graph, threads=1) as net:
+        return np.stack([net.run(x) for x in inputs])
+
+
+def answers(layer: Layer, patches: Array) -> Array:
+    """What a layer makes of patches, (places, channels), computed here."""
+    groups = layer.get("group") if layer.type == "ConvolutionDepthWise" else 1
+    weight = layer.array("weight").reshape(groups, layer.get("num_output") // groups, -1).astype(np.float64)
+    parts = patches.reshape(len(patches), groups, -1).astype(np.float64)
+    sums = np.einsum("pgv,grv->pgr", parts, weight).reshape(len(patches), -1)
+    return np.asarray(activation(layer).f(sums + (layer.array("bias") if layer.get("bias_term") else 0)))
+
+
+# --------------------------------------------------------------------------------------------------------- stepper
+
+# Two samples of 4x7x8 unless the layer is an InnerProduct of something else.
+WINDOWS = {
+    "1x1": "Convolution m 1 1 in0 out0 0=5 1=1 5=1 6=20 9=1",
+    "padded": "Convolution m 1 1 in0 out0 0=5 1=3 4=1 5=1 6=180 9=1",
+    "padded with a value": "Convolution m 1 1 in0 out0 0=5 1=3 4=1 5=1 6=180 18=-1.5",
+    "wide, no bias": "Convolution m 1 1 in0 out0 0=3 1=3 11=2 6=72",
+    "strides": "Convolution m 1 1 in0 out0 0=3 1=3 3=2 13=3 4=1 5=1 6=108 9=4",
+    "dilations": "Convolution m 1 1 in0 out0 0=3 1=3 2=2 12=1 4=2 14=0 5=1 6=108",
+    "every side": "Convolution m 1 1 in0 out0 0=3 1=5 4=1 15=3 14=2 16=0 3=2 5=1 6=300",
+    "same upper": "Convolution m 1 1 in0 out0 0=3 1=4 3=2 4=-233 5=1 6=192",
+    "same lower": "Convolution m 1 1 in0 out0 0=3 1=4 3=2 4=-234 5=1 6=192",
+    "same, no stride": "Convolution m 1 1 in0 out0 0=3 1=2 11=4 4=-234 5=1 6=96",
+    "same, dilated": "Convolution m 1 1 in0 out0 0=3 1=3 2=2 3=2 4=-233 5=1 6=108 18=0.5",
+    "same, stride past the kernel": "Convolution m 1 1 in0 out0 0=3 1=1 3=3 4=-233 5=1 6=12",
+    "depthwise": "ConvolutionDepthWise m 1 1 in0 out0 0=4 1=3 4=1 3=2 5=1 6=36 7=4 9=1",
+    "depthwise, two rows a channel": "ConvolutionDepthWise m 1 1 in0 out0 0=8 1=3 4=1 5=1 6=72 7=4",
+    "groups": "ConvolutionDepthWise m 1 1 in0 out0 0=6 1=3 4=1 5=1 6=108 7=2 9=3 -23310=2,0.0,1.0",
+    "inner product of a map": "InnerProduct m 1 1 in0 out0 0=5 1=1 2=1120 9=1",
+    "inner product of a vector": "Input in0 0 1 in0 0=9\nInnerProduct m 1 1 in0 out0 0=5 1=1 2=45",
+    "inner product of rows": "Input in0 0 1 in0 0=9 1=6\nInnerProduct m 1 1 in0 out0 0=5 1=1 2=45 9=1",
+    "convolution of a vector": "Input in0 0 1 in0 0=9\nConvolution m 1 1 in0 out0 0=5 1=1 5=1 6=45",
+}
+
+
+def alone(kind: str) -> tuple[Graph, Layer, Array]:
+    text = WINDOWS[kind]
+    graph = network(text if text.startswith("Input") else "Input in0 0 1 in0 0=8 1=7 2=4\n" + text)
+    return graph, graph.layer("m"), samples(3, graph.input_shapes()[0])
+
+
+def gathered(graph: Graph, inputs: Array, rows: int, threads: int = 1, **how: Any) -> Rows:
+    with Stepper(graph, [inputs], threads) as stepper:
+        for layer in graph.layers[1:]:
+            if layer.type != "Split":
+                stepper.step(layer, last=False)
+        return stepper.gather(graph.layers[-1], rows, **how)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_patches_times_weights_are_what_the_layer_makes(kind: str) -> None:
+    graph, layer, inputs = alone(kind)
+    rows = gathered(graph, inputs, 10**6)
+    expected = outputs(graph, inputs)
+    maps = expected.ndim == 4
+    flat = expected.transpose(0, 2, 3, 1) if maps else expected
+    assert np.allclose(rows.outputs, flat.reshape(-1, flat.shape[-1]), atol=1e-5)
+    assert np.allclose(answers(layer, rows.inputs), rows.outputs, atol=1e-5)
+    assert rows.sample.tolist() == np.repeat([0, 1, 2], len(rows.outputs) // 3).tolist()
+
+
+@pytest.mark.parametrize("kind", ["padded", "strides", "depthwise", "inner product of rows"])
+def test_places_are_drawn_without_repetition(kind: str) -> None:
+    graph, layer, inputs = alone(kind)
+    every, few = gathered(graph, inputs, 10**6), gathered(graph, inputs, 10, seed=5)
+    assert few.sample.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert np.allclose(answers(layer, few.inputs), few.outputs, atol=1e-5)
+    for number in range(3):
+        whole = {row.tobytes() for row in every.inputs[every.sample == number]}
+        drawn = {row.tobytes() for row in few.inputs[few.sample == number]}
+        assert len(drawn) == 3
+        assert drawn <= whole
+
+
+@pytest.mark.parametrize("rows", [20, 10**6])
+def test_the_number_of_processes_changes_nothing(rows: int) -> None:
+    graph, _, _ = alone("padded")
+    inputs = samples(5, (4, 7, 8))
+    one, other = (gathered(graph, inputs, rows, threads, seed=3) for threads in (1, 3))
+    for name in ("inputs", "outputs", "sample"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_a_network_is_run_as_it_would_run_whole() -> None:
+    graph = small()
+    graph.layers.insert(3, Layer("Split", "s0", ["b2"], ["b2x", "out1"]))
+    graph.layer("c2").inputs = ["b2x"]
+    inputs = samples(5)
+    with Session(graph, threads=1) as net:
+        expected = [np.stack(column) for column in zip(*(net.blobs(x, names=["out0", "out1"]) for x in inputs))]
+    with Stepper(graph, [inputs], 2) as stepper:
+        for layer in graph.layers[1:]:
+            if layer.type != "Split":
+                stepper.step(layer)
+        found = stepper.outputs(["out0", "b2"], EXACT)
+        rounded = stepper.outputs(["out0"], ROUNDED)["out0"]
+    assert np.allclose(found["out0"], expected[0], atol=1e-5)
+    assert np.allclose(found["b2"], expected[1], atol=1e-5)
+    assert np.array_equal(found["out0"], rounded)
+
+
+def test_blobs_are_let_go_when_nobody_reads_them_any_more() -> None:
+    graph = small()
+    with Stepper(graph, [samples(2)], 1) as stepper:
+        for layer in graph.layers[1:]:
+            if layer.type != "Split":
+                stepper.step(layer)
+        for blob in ("in0", "b1", "b2", "b3", "b4", "b5", "b6"):
+            with pytest.raises(RuntimeFailure, match=blob):
+                stepper.outputs([blob], EXACT)
+
+
+def test_both_versions_are_kept_apart() -> None:
+    graph, inputs = small(), samples(2)
+    changed = graph.layer("c1").copy()
+    changed.weights["bias"] = changed.array("bias") + 1
+    with Stepper(graph, [inputs], 1) as stepper:
+        stepper.step(graph.layer("c1"), [EXACT], last=False)
+        stepper.step(changed, [ROUNDED])
+        exact, rounded = (stepper.outputs(["b1"], branch)["b1"] for branch in (EXACT, ROUNDED))
+        stepper.step(graph.layer("d1"), last=False)
+        rows = stepper.gather(graph.layer("d1"), 10**6)
+    with Session(graph, threads=1, keep_blobs=True) as net:
+        assert np.allclose(exact, np.stack([net.blobs(x, names=["b1"])[0] for x in inputs]), atol=1e-6)
+    assert (rounded >= exact).all()
+    assert (rounded > exact).any()
+    d1 = graph.layer("d1")
+    assert not np.allclose(answers(d1, rows.inputs), rows.outputs, atol=0.1), "inputs are rounded, outputs exact"
+    with Stepper(graph, [inputs], 1) as stepper:
+        for name in ("c1", "d1"):
+            stepper.step(graph.layer(name), last=False)
+        exact_rows = stepper.gather(d1, 10**6)
+    assert np.array_equal(exact_rows.outputs, rows.outputs)
+
+
+def test_what_ncnn_cannot_run_is_said() -> None:
+    graph = small()
+    wrong = Layer("Convolution", "c", ["in0"], ["b1"], {"num_output": 1, "kernel_w": 99, "weight_data_size": 29403})
+    wrong.weights["weight"] = np.zeros((1, 3, 99, 99), np.float32)
+    with Stepper(graph, [samples(1)], 1) as stepper, pytest.raises(RuntimeFailure, match="layer by layer: "):
+        stepper.step(wrong)
+
+
+def test_a_crash_is_told_as_such() -> None:
+    graph = small()
+    with Stepper(graph, [samples(2)], 2) as stepper:
+        stepper._children[1].kill()
+        with pytest.raises(RuntimeFailure, match="layer by layer: ncnn died"):
+            stepper.step(graph.layer("c1"))
+
+
+# ----------------------------------------------------------------------------------------------------- activations
+
+ACTIVATIONS = {
+    "none": "",
+    "relu": "9=1",
+    "leaky": "9=2 -23310=1,0.1",
+    "clip": "9=3 -23310=2,-1.0,2.5",
+    "sigmoid": "9=4",
+    "mish": "9=5",
+    "hardswish": "9=6 -23310=2,0.16666667,0.5",
+    "another hardswish": "9=6 -23310=2,0.25,0.3",
+}
+Z = np.linspace(-9, 9, 1201)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_are_ncnns(kind: str) -> None:
+    graph = network(
+        f"Input in0 0 1 in0 0={len(Z)} 1=1 2=1\nConvolution m 1 1 in0 out0 0=1 1=1 6=1 {ACTIVATIONS[kind]}",
+        **{"m.weight": 1.0},
+    )
+    z = Z.astype(np.float32)
+    found = outputs(graph, z.reshape(1, 1, 1, -1)).reshape(-1)
+    assert np.allclose(activation(graph.layer("m")).f(z), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_slopes_are_the_derivatives(kind: str) -> None:
+    graph = network(f"Convolution m 1 1 in0 out0 0=1 1=1 6=4 {ACTIVATIONS[kind]}")
+    act, h = activation(graph.layer("m")), 1e-4
+    numeric = (act.f(Z + h) - act.f(Z - h)) / (2 * h)
+    smooth = np.abs(act.f(Z + h) - 2 * act.f(Z) + act.f(Z - h)) < 1e-6  # not across a corner
+    assert smooth.mean() > 0.99
+    assert np.allclose(act.slope(Z)[smooth], numeric[smooth], atol=1e-4)
+    assert np.isfinite(act.f(np.array([-1e4, 1e4], np.float32))).all()
+    assert np.isfinite(act.slope(np.array([-1e4, 1e4], np.float32))).all()
+
+
+# ------------------------------------------------------------------------------------------------------ layer by layer
+
+NETWORKS = {
+    "small": SMALL,
+    "groups": """
+        Input                in0 0 1 in0 0=16 1=16 2=3
+        Convolution          c0 1 1 in0 b0 0=16 1=3 4=1 5=1 6=432 9=1
+        ConvolutionDepthWise g  1 1 b0 b1 0=16 1=3 4=1 5=1 6=1152 7=2 9=1
+        Convolution          c1 1 1 b1 b2 0=8 1=1 6=128 9=6 -23310=2,0.1666,0.5
+        ConvolutionDepthWise d2 1 1 b2 b3 0=16 1=3 4=1 5=1 6=144 7=8
+        Convolution          c3 1 1 b3 out0 0=1 1=3 5=1 6=144
+    """,
+    "inner products": """
+        Input                in0 0 1 in0 0=16 1=16 2=3
+        InnerProduct         f0 1 1 in0 b0 0=20 1=1 2=15360 9=1
+        InnerProduct         f1 1 1 b0 b1 0=20 1=1 2=400 9=4
+        InnerProduct         f2 1 1 b1 out0 0=1 2=20
+    """,
+}
+
+
+def smooth_samples(count: int, seed: int = 0) -> Array:
+    """Images whose neighbouring pixels are alike, 3x16x16."""
+    rough = samples(count, (3, 20, 20), seed)
+    return np.asarray(sum(rough[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)) / 5, np.float32)
+
+
+def plain_int8(graph: Graph, inputs: Array, method: str = "mse") -> Graph:
+    stats = calibrate(graph, [inputs], method=method, threads=1)
+    return apply_table(graph, make_table(graph, stats), target="x86", finish=False)
+
+
+def assert_consistent(graph: Graph, plain: Graph, fitted: Graph, kept: Sequence[Kept], methods: frozenset[str]) -> None:
+    layers = [layer for layer in fitted.layers if layer.params.get("int8_scale_term")]
+    assert [each.name for each in kept] == [layer.name for layer in layers]
+    for each in kept:
+        assert each.error[each.kept] == min(each.error.values())
+        assert "" in each.error
+        assert all(set(name.split("+")) <= methods for name in each.error if name)
+        assert all(error >= 0 for error in each.error.values())
+    for ours, before, original in zip(fitted.layers, plain.layers, graph.layers, strict=True):
+        if ours not in layers:
+            assert ours == before
+            continue
+        assert {k: v.shape for k, v in ours.weights.items() if k != "bias"} == {
+            k: v.shape for k, v in before.weights.items() if k != "bias"
+        }
+        assert ours.array("bias").shape == (original.get("num_output"),)
+        weight = ours.weights["weight"]
+        assert isinstance(weight, np.ndarray)
+        assert weight.dtype == np.int8
+        assert int(np.abs(weight.astype(int)).max()) <= 127
+        assert np.array_equal(ours.array("input_scale"), before.array("input_scale"))
+        scales = ours.array("weight_scales")
+        assert (scales > 0).all()
+        assert np.isfinite(scales).all()
+
+
+@pytest.mark.parametrize("methods", [frozenset({"rounding", "bias"}), ALL], ids=["rounding, bias", "all"])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_fitted_networks_err_less_on_other_samples(kind: str, methods: frozenset[str]) -> None:
+    graph, inputs, others = network(NETWORKS[kind]), smooth_samples(20), smooth_samples(20, seed=1)
+    plain = plain_int8(graph, inputs)
+    before = {layer.name: dict(layer.weights) for layer in plain.layers}
+    fitted, kept = fit_layers(graph, plain, [inputs], methods, threads=2, rows=2048)
+    assert_consistent(graph, plain, fitted, kept, methods)
+    assert all(layer.weights[k] is w for layer in plain.layers for k, w in before[layer.name].items())
+    exact = outputs(graph, others)
+    assert accuracy.mse(outputs(fitted, others), exact) <= accuracy.mse(outputs(plain, others), exact)
+
+
+def test_six_bits_stay_six_bits() -> None:
+    graph, inputs, others = small(), smooth_samples(15), smooth_samples(10, seed=1)
+    plain = plain_int8(graph, inputs, "kl")
+    fitted, _ = fit_layers(graph, plain, [inputs], ALL, threads=1, rows=1024)
+    largest = {
+        layer.name: int(np.abs(layer.array("weight")).max())
+        for layer in fitted.layers if layer.params.get("int8_scale_term")
+    }  # fmt: skip
+    assert {name for name, most in largest.items() if most <= 31} == {"c1", "c3"}
+    assert {la.name for la in graph.layers if runs_winograd(la)} == {"c1", "c3"}
+    exact = outputs(graph, others)
+    assert accuracy.mse(outputs(fitted, others), exact) < accuracy.mse(outputs(plain, others), exact)
+
+
+def test_fitting_is_deterministic() -> None:
+    graph, inputs = small(), smooth_samples(6)
+    plain = plain_int8(graph, inputs)
+    runs = [fit_layers(graph, plain, [inputs], ALL, threads=threads, rows=512) for threads in (2, 2, 1)]
+    for fitted, kept in runs[1:]:
+        assert fitted == runs[0][0]
+        assert kept == runs[0][1]
+
+
+@pytest.mark.parametrize(
+    ("line", "gains"),
+    [
+        ("Convolution m 1 1 in0 out0 0=1 1=1 5=1 6=3", True),
+        ("Convolution m 1 1 in0 out0 0=4 1=1 6=12", True),
+        ("InnerProduct m 1 1 in0 out0 0=1 1=1 2=768", True),
+        ("ConvolutionDepthWise m 1 1 in0 out0 0=3 1=3 5=1 6=27 7=3", True),
+        ("ConvolutionDepthWise m 1 1 in0 out0 0=6 1=3 5=1 6=54 7=3", False),  # two channels share a scale
+    ],
+)
+def test_gains_are_written_as_they_were_judged(line: str, gains: bool) -> None:
+    """Where the original is a fifth smaller than what was rounded, only a gain can tell."""
+    graph = network(f"Input in0 0 1 in0 0=16 1=16 2=3\n{line}")
+    inputs = samples(10)
+    plain = plain_int8(graph, inputs)
+    smaller = graph.copy()
+    for name in graph.layer("m").weights:
+        smaller.layer("m").weights[name] = graph.layer("m").array(name) * np.float32(0.8)
+    fitted, (kept,) = fit_layers(smaller, plain, [inputs], frozenset({"gain"}), threads=1, rows=10**6)
+    assert ("gain" in kept.error) == gains
+    if kept.kept == "gain":
+        held, exact = slice(4, None, 5), outputs(smaller, inputs)
+        error = accuracy.mse(outputs(fitted, inputs)[held], exact[held]) / np.mean(exact[held] ** 2)
+        assert error == pytest.approx(kept.error["gain"], rel=0.01)
+
+
+def test_methods_that_are_not_asked_for_are_not_tried() -> None:
+    graph, inputs = small(), samples(5)
+    plain = plain_int8(graph, inputs)
+    fitted, kept = fit_layers(graph, plain, [inputs], frozenset({"bias"}), threads=1, rows=256)
+    assert {name for each in kept for name in each.error} == {"", "bias"}
+    for ours, before in zip(fitted.layers, plain.layers, strict=True):
+        if "weight" in ours.weights:
+            assert np.array_equal(ours.array("weight"), before.array("weight"))
+
+
+def test_progress_ends_and_layers_in_float_are_left() -> None:
+    graph, inputs = small(), samples(2)
+    stats = calibrate(graph, [inputs], threads=1)
+    plain = apply_table(graph, make_table(graph, stats).without({"c2", "c3"}), target="x86", finish=False)
+    seen: list[tuple[int, int]] = []
+    fitted, kept = fit_layers(graph, plain, [inputs], ALL, threads=1, rows=64, progress=lambda d, n: seen.append((d, n)))
+    assert [each.name for each in kept] == ["c1", "d1", "fc"]
+    assert fitted.layer("c2") == graph.layer("c2")
+    assert seen[0] == (0, len(graph.layers))
+    assert seen[-1] == (1, 1)
