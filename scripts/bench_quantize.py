@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from numpy.typing import NDArray
 import ncnnkit as nk
 from ncnnkit.convert import convert_source
 from ncnnkit.graph import Graph
-from ncnnkit.images import InputSpec
+from ncnnkit.images import ImageSet, InputSpec
 from ncnnkit.pipeline import choose_preprocess, settle_random_weights
-from ncnnkit.quantize import correct_bias
+from ncnnkit.quantize import quantize_images
 from ncnnkit.session import probe
 from ncnnkit.source import open_model
 from ncnnkit.variants import Plan, Precision, describe, measure
@@ -45,62 +46,94 @@ def main() -> None:
     parser.add_argument("--native", type=Path, help="folder with ncnn2table and ncnn2int8")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--efforts", default="fast,default", help="of fast, default, best")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
         folder = Path(name)
-        graph, spec, calibration, evaluation = _prepare(args, folder)
-        graphs = _quantised(graph, calibration, args, folder)
-        _report_models(graph, graphs, evaluation, args, folder)
-        _report_calibrating(args, folder, spec)
+        found = prepare(args, folder, "5")
+        graphs = _quantised(found, args)
+        _report_models(found.graph, graphs, found.evaluation, args, folder)
+        _report_calibrating(args, found)
 
 
-def _prepare(args: argparse.Namespace, folder: Path) -> tuple[Graph, InputSpec, Array, Array]:
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network and the tensors all ways read.
+
+    Attributes:
+        graph: fp32, optimised; also ``fp32.param`` in ``folder``.
+        calibration, evaluation: float32 (N, C, H, W); the former also as ``NNNN.npy`` in ``folder``.
+        labels: classes of the latter.
+    """
+
+    graph: Graph
+    spec: InputSpec
+    calibration: Array
+    evaluation: Array
+    labels: Array
+    folder: Path
+
+
+def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
+    """Images whose number ends in 0 calibrate, those ending in one of ``digits`` evaluate."""
     recipe = nk.Recipe(args.model, preset=args.preset, weights=args.weights)
     source = open_model(args.model, weights=args.weights, workdir=folder)
     preprocess, _ = choose_preprocess(recipe, source)
-    sets = []
-    for digit in "05":
-        files = folder / f"images{digit}.txt"
-        files.write_text("".join(f"{path.resolve()}\n" for path in sorted(args.images.glob(f"*{digit}.jpg"))))
+    sets: list[ImageSet] = []
+    labels: list[Array] = []
+    for chosen in ("0", digits):
+        paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in chosen]
+        files = folder / f"images{len(sets)}.txt"
+        files.write_text("".join(f"{path.resolve()}\n" for path in paths))
         sets.append(nk.open_images(files, preprocess, source.inputs))
+        labels.append(np.array([int(path.stem) for path in paths]))
     source = settle_random_weights(recipe, source, sets[0], folder)
     calibration, evaluation = (images.stack()[0] for images in sets)
     graph = nk.optimize(convert_source(source, folder).graph)
+    graph.set_input_shapes([spec.shape for spec in source.inputs])
     nk.save(graph, folder / "fp32.param")
     for index, sample in enumerate(calibration):
         np.save(folder / f"{index:04}.npy", sample)
-    (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.npy\n" for i in range(len(calibration))))
-    return graph, source.inputs[0], calibration, evaluation
+    return Prepared(graph, source.inputs[0], calibration, evaluation, labels[1], folder)
 
 
-def _quantised(graph: Graph, samples: Array, args: argparse.Namespace, folder: Path) -> dict[str, Graph]:
-    stats = {method: nk.calibrate(graph, samples, method=method, threads=args.threads) for method in ("kl", "mse")}
-    plain = {method: nk.quantize(graph, found, target="x86") for method, found in stats.items()}
-    graphs = {
-        "ncnnkit KL": plain["kl"],
-        "ncnnkit MSE": plain["mse"],
-        "ncnnkit MSE, biases corrected": correct_bias(graph, plain["mse"], [samples], threads=args.threads),
-    }
-    if args.native is None:
-        return graphs
-    spec_shape = ",".join(map(str, samples.shape[:0:-1]))
-    native = {}
-    for method in ("kl", "aciq"):
-        _native_table(args, folder, spec_shape, method)
-        fp32, made = (folder / "fp32.param", folder / "fp32.bin"), folder / f"native-{method}.param"
-        _native(args, "ncnn2int8", *fp32, made, made.with_suffix(".bin"), folder / "n.table")
-        native[f"ncnn2table {method.upper()}"] = nk.load(folder / f"native-{method}.param")
-    return {**native, **graphs}
+def native_model(tools: Path, found: Prepared, chosen: Sequence[int] | Array, method: str) -> Graph:
+    """The int8 model of ncnn2table and ncnn2int8, from the calibration samples of some numbers."""
+    folder = found.folder
+    native_table(tools, found, chosen, method)
+    fp32, made = (folder / "fp32.param", folder / "fp32.bin"), folder / f"native-{method}.param"
+    _native(tools, "ncnn2int8", *fp32, made, made.with_suffix(".bin"), folder / "n.table")
+    return nk.load(made)
 
 
-def _native_table(args: argparse.Namespace, folder: Path, shape: str, method: str) -> None:
-    options = (f"shape=[{shape}]", f"thread={args.threads}", f"method={method}", "type=1")
+def native_table(tools: Path, found: Prepared, chosen: Sequence[int] | Array, method: str, threads: int = 2) -> None:
+    folder, shape = found.folder, ",".join(map(str, found.spec.shape[::-1]))
+    (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.npy\n" for i in chosen))
+    options = (f"shape=[{shape}]", f"thread={threads}", f"method={method}", "type=1")
     files = (folder / name for name in ("fp32.param", "fp32.bin", "samples.txt", "n.table"))
-    _native(args, "ncnn2table", *files, *options)
+    _native(tools, "ncnn2table", *files, *options)
 
 
-def _native(args: argparse.Namespace, tool: str, *arguments: str | Path) -> None:
-    subprocess.run([str(args.native / tool), *map(str, arguments)], check=True, capture_output=True)
+def _native(tools: Path, tool: str, *arguments: str | Path) -> None:
+    subprocess.run([str(tools / tool), *map(str, arguments)], check=True, capture_output=True)
+
+
+def _quantised(found: Prepared, args: argparse.Namespace) -> dict[str, Graph]:
+    graphs = {}
+    if args.native is not None:
+        every = range(len(found.calibration))
+        graphs = {f"ncnn2table {m.upper()}": native_model(args.native, found, every, m) for m in ("kl", "aciq")}
+    stats = nk.calibrate(found.graph, found.calibration, method="kl", threads=args.threads)
+    graphs["ncnnkit KL"] = nk.quantize(found.graph, stats, target="x86")
+    for effort in args.efforts.split(","):
+        start = time.perf_counter()
+        made = quantize_images(found.graph, [found.calibration], target="x86", effort=effort, threads=args.threads)
+        print(f"quantising, effort {effort}: {time.perf_counter() - start:.1f} s")
+        for trial in made.trials:
+            kept = "kept" if trial.kept else ""
+            print(f"    {trial.method:45} held-back MSE {trial.mse:.4g} {kept:5} {trial.seconds:.1f} s")
+        graphs[f"ncnnkit {effort}"] = made.graph
+    return graphs
 
 
 def _report_models(
@@ -132,14 +165,20 @@ def _report_models(
         )
 
 
-def _report_calibrating(args: argparse.Namespace, folder: Path, spec: InputSpec) -> None:
-    """Whole processes, in turns; the first round warms up."""
-    shape = ",".join(map(str, spec.shape[::-1]))
+def _report_calibrating(args: argparse.Namespace, found: Prepared) -> None:
+    """Whole processes, in turns; the first round warms up. Quantising with effort fast writes the model, too."""
+    folder, every = found.folder, range(len(found.calibration))
+    (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.npy\n" for i in every))
     ways: dict[str, Any] = {}
     if args.native is not None:
-        ways["ncnn2table KL"] = lambda: _native_table(args, folder, shape, "kl")
+        ways["ncnn2table KL"] = lambda: native_table(args.native, found, every, "kl", args.threads)
     for method in ("kl", "mse"):
-        ways[f"ncnnkit calibrate, {method.upper()}"] = lambda method=method: _calibrate(args, folder, method)
+        ways[f"ncnnkit calibrate, {method.upper()}"] = lambda m=method: _command(
+            args, "calibrate", folder, "-o", folder / "ours.table", "--method", m
+        )
+    ways["ncnnkit quantize, fast"] = lambda: _command(
+        args, "quantize", folder, "-o", folder / "ours.param", "--effort", "fast"
+    )
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.rounds + 1):
         for name, way in ways.items():
@@ -153,12 +192,12 @@ def _report_calibrating(args: argparse.Namespace, folder: Path, spec: InputSpec)
         print(f"{name:32}{median:10.2f}{min(samples):8.2f}{max(samples):8.2f}{median / base:8.2f}")
 
 
-def _calibrate(args: argparse.Namespace, folder: Path, method: str) -> None:
-    command: Sequence[str | Path] = (
-        sys.executable, "-m", "ncnnkit.cli", "calibrate", folder / "fp32.param", "--images", folder / "samples.txt",
-        "-o", folder / "ours.table", "--method", method, "--threads", str(args.threads),
+def _command(args: argparse.Namespace, command: str, folder: Path, *options: str | Path) -> None:
+    words: Sequence[str | Path] = (
+        sys.executable, "-m", "ncnnkit.cli", command, folder / "fp32.param", "--images", folder / "samples.txt",
+        *options, "--threads", str(args.threads),
     )  # fmt: skip
-    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    subprocess.run([str(word) for word in words], check=True, capture_output=True)
 
 
 if __name__ == "__main__":

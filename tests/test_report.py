@@ -18,6 +18,7 @@ from ncnnkit import figures
 from ncnnkit.errors import StorageError, ToolError
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
 from ncnnkit.schema import Run, validate
+from ncnnkit.verdict import recommend, warn
 
 NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
 
@@ -88,7 +89,7 @@ def test_nothing_is_loaded_from_anywhere(sample: Page) -> None:
 
 def test_plotly_is_embedded_once(sample: Page) -> None:
     assert sum(len(script) > 1_000_000 for script in sample.sources["script"]) == 1
-    assert set(figures_in(sample)) == {"tradeoff", "layers-3"}
+    assert set(figures_in(sample)) == {"tradeoff", "front", "layers-3"}
 
 
 def test_a_phone_can_read_it(sample: Page) -> None:
@@ -143,6 +144,12 @@ def nasty_run() -> dict[str, Any]:
     run["variants"][3]["layers"][3].update(type=NASTY)
     run["images"]["skipped"][0].update(name=NASTY, reason=NASTY)
     run["top5"][0]["reference"][0]["label"] = NASTY
+    run["quantisation"]["trials"][0]["method"] = NASTY
+    run["quantisation"]["layers"][23].update(name=NASTY, kept=NASTY)
+    run["quantisation"]["stretching"][0]["image"] = NASTY
+    run["plan"].update(limit=NASTY)
+    run["plan"]["layers"][2].update(name=NASTY, type=NASTY, choice=NASTY, why=NASTY)
+    run["plan"]["layers"][2]["options"][0]["choice"] = NASTY
     run["recipe"].update(model=NASTY, labels=NASTY)
     run.update(why=NASTY, warnings=[NASTY], passes={NASTY: 1}, stages=[{"name": NASTY, "seconds": 1}])
     return run
@@ -153,7 +160,7 @@ def test_names_with_html_in_them_stay_text() -> None:
     assert not parsed.having("img")
     assert all(attributes.keys().isdisjoint({"onerror"}) for _, attributes in parsed.elements)
     assert len(parsed.sources["script"]) == len(page(sample_run()).sources["script"])
-    assert parsed.text.count("onerror=alert(1)") >= 15
+    assert parsed.text.count("onerror=alert(1)") >= 25
     assert "<title>&lt;/script&gt;" in html.render(cast(Run, nasty_run()))
 
 
@@ -168,6 +175,14 @@ def test_names_with_html_in_them_stay_text_in_plots() -> None:
     assert "<" not in "".join(drawn["layers-3"]["layout"]["yaxis"]["ticktext"])
 
 
+def test_a_layers_name_cannot_leave_the_strip() -> None:
+    run = sample_run()
+    run["plan"]["layers"][2].update(name='"><b onclick="x', choice='int8" onclick="x')
+    parsed = page(run)
+    assert all("onclick" not in attributes for _, attributes in parsed.elements)
+    assert parsed.having("span", title='"><b onclick="x: int8" onclick="x')
+
+
 # --------------------------------------------------------------------------------------------------------- content
 
 
@@ -175,7 +190,7 @@ def test_the_headline_is_the_recommendation_in_plain_words(sample: Page) -> None
     assert "Use int8-cpu . It takes 5.23 ms for one input" in sample.text
     assert "with 2 threads; fp32-cpu takes 10.2 ms." in sample.text
     assert "96.7 % of 30 images" in sample.text
-    assert "Why this one: int8-cpu is the fastest of the 4" in sample.text
+    assert "Why this one: int8-cpu is the fastest of the 5" in sample.text
 
 
 def test_every_variant_stands_in_the_table(sample: Page) -> None:
@@ -194,7 +209,7 @@ def test_what_several_variants_share_is_said_once(sample: Page) -> None:
 
 def test_only_what_ran_as_asked_is_drawn_in_colour(sample: Page) -> None:
     ok, fallback = figures_in(sample)["tradeoff"]["data"]
-    assert ok["text"] == ["fp32-cpu", "fp16-cpu", "bf16-cpu", "<b>int8-cpu</b>"]
+    assert ok["text"] == ["fp32-cpu", "fp16-cpu", "bf16-cpu", "<b>int8-cpu</b>", "mixed-cpu"]
     assert fallback["text"] == ["fp32-vulkan", "fp16-vulkan"]
     assert (ok["marker"]["color"], fallback["marker"]["color"]) == (plots.ACCENT, plots.GREY)
     assert fallback["marker"]["symbol"] == "circle-open"
@@ -212,7 +227,7 @@ def test_layers_are_drawn_in_order_and_the_worst_named(sample: Page) -> None:
     assert re.findall(r"conv_\d+", names[1]) == ["conv_22", "conv_19", "conv_16", "conv_13", "conv_10"]
 
 
-@pytest.mark.parametrize("figure", ["tradeoff", "layers-3"])
+@pytest.mark.parametrize("figure", ["tradeoff", "front", "layers-3"])
 def test_plotly_knows_every_property(sample: Page, figure: str) -> None:
     graph_objects = pytest.importorskip("plotly.graph_objects")
     graph_objects.Figure(figures_in(sample)[figure])  # raises ValueError for a property it does not know
@@ -246,6 +261,184 @@ def test_the_conversion_is_judged(sqnr_db: float | None, cosine: float, says: st
     assert says in page(run).text
 
 
+# ---------------------------------------------------------------------------------------------- int8 and the plan
+
+
+def quantised(**changes: Any) -> str:
+    """The text of the report of a run whose quantisation is changed."""
+    run = sample_run()
+    run["quantisation"].update(changes)
+    return page(run).text
+
+
+def planned(**changes: Any) -> dict[str, Any]:
+    run = sample_run()
+    run["plan"].update(changes)
+    return run
+
+
+def test_what_was_tried_and_kept(sample: Page) -> None:
+    assert "on 20 images held back from the rest" in sample.text
+    assert "thresholds 0.0361 yes 4.12 channel migration 0.5 0.0407 no 5.03 zero points 0.0298 yes" in sample.text
+
+
+def test_too_few_images_to_hold_any_back() -> None:
+    run = sample_run()
+    run["images"]["calibration"] = run["quantisation"]["held_back"] = 4
+    assert "on 4 images: too few to hold any back" in page(run).text
+
+
+def test_the_layers_that_gained_most(sample: Page) -> None:
+    table = sample.text.partition("What was kept")[2].partition("Were the calibration images")[0]
+    assert re.findall(r"conv_\d+", table) == [f"conv_{i}" for i in range(23, 13, -1)]
+    assert "conv_23 0.0023 0.00092 60.0 rounding, bias" in table
+    assert "23 of 24 layers are better fitted" in sample.text
+    unfitted = [{"name": "a", "before": 0.0, "after": 0.0, "kept": ""}]
+    assert "None of the 1 layers is better fitted" in quantised(layers=unfitted)
+    assert "gained most" not in quantised(layers=[])
+
+
+def test_whether_there_were_enough_images(sample: Page) -> None:
+    assert "48 images would have been enough" in sample.text
+    assert "16 0.0421 0.0366 – 0.055 1.17 ×" in sample.text
+    assert "More images may still help: with fewer than these 80" in quantised(enough=None)
+    assert "too few images to tell" in quantised(enough=None, counts=sample_run()["quantisation"]["counts"][:1])
+    assert "a higher effort than fast does" in quantised(enough=None, counts=[], stretching=[], effort="fast")
+
+
+def test_images_that_stretch_ranges_are_named(sample: Page) -> None:
+    assert "night.jpg alone makes the range of 7 tensors, up to 2.41 times" in sample.text
+    assert "No single image stretches the ranges" in quantised(stretching=[])
+
+
+def test_images_that_look_alike_and_unlike(sample: Page) -> None:
+    assert "The evaluation images look like the calibration images: half of them lie within 1.02" in sample.text
+    text = quantised(likeness={"calibration": 1.5, "evaluation": 3.25})
+    assert "The evaluation images look unlike the calibration images : half of them lie 3.25" in text
+    assert "lie within 1.50 of the rest" in text
+    assert "evaluation images look" not in quantised(likeness=None)
+
+
+def test_the_plan_and_what_came_of_it(sample: Page) -> None:
+    assert "The limit was cosine ≥ 0.9999; on the images held back, the model keeps to it." in sample.text
+    assert "Latency, ms 5.42 5.61 1.04 ×" in sample.text
+    assert "0.0038 0.00402 1.06 ×" in sample.text
+    assert "was corrected once" in sample.text
+    broken = page(planned(holds=False, measured_ms=None, repairs=0, predicted_mse=0.0)).text
+    assert "the model does not keep to it" in broken
+    assert "Latency, ms 5.42 – –" in broken
+    assert "was corrected" not in broken
+    assert "hollow point" not in broken
+    late = page(planned(limit="latency ≤ 2 ms", holds=False)).text
+    assert "The limit was latency ≤ 2 ms, but nothing is predicted to be so fast" in late
+
+
+def test_each_layer_of_the_plan_is_in_the_strip_and_the_table(sample: Page) -> None:
+    layers = sample_run()["plan"]["layers"]
+    strip = [a for a in sample.having("span") if "title" in a]
+    assert [a["data-choice"] for a in strip] == [layer["choice"] for layer in layers]
+    assert [a["title"] for a in strip] == [f"{layer['name']}: {layer['choice']}" for layer in layers]
+    assert len(sample.having("span", **{"class": "badge precision"})) == len(layers)
+    (figure,) = [a for a in sample.having("div", role="img") if str(a["class"]).startswith("strip")]
+    assert str(figure["aria-label"]).endswith("12 int8, 6 int8-winograd, 3 fp32, 3 bf16")
+    assert "conv_5 Convolution int8-winograd fp32 0.420, 0 bf16 0.470, 1·10⁻⁵ int8 0.210, 0.0002" in sample.text
+
+
+def test_the_front_and_the_plan_on_it(sample: Page) -> None:
+    curve, ours = figures_in(sample)["front"]["data"]
+    front = sample_run()["plan"]["front"]
+    assert curve["x"] == [point["ms"] for point in front]
+    assert curve["y"] == [0.021, 0.009, 0.0038, 0.0006, pytest.approx(0.00006)]  # an MSE of 0 is drawn under the rest
+    assert curve["customdata"][3] == "6.80 ms, MSE 0.0006<br>9 layers in int8"
+    assert figures_in(sample)["front"]["layout"]["yaxis"]["ticktext"][0] == "0"
+    assert (ours["x"], ours["y"]) == ([5.42, 5.61], [3.8e-3, 4.02e-3])
+    (alone,) = figures_in(page(planned(measured_ms=None)))["front"]["data"][1]["x"]
+    assert alone == 5.42
+
+
+@pytest.mark.parametrize("mse", [0.0, 1e-3])
+def test_a_front_of_one_plan(mse: float) -> None:
+    one = planned(front=[{"ms": 2.0, "mse": mse, "int8": 1}], predicted_ms=2.0, predicted_mse=mse, measured_ms=None)
+    drawn = figures_in(page(one))["front"]
+    assert drawn["layout"]["xaxis"]["range"] == [1.8, 2.2]
+    assert drawn["layout"]["yaxis"]["range"][0] < drawn["layout"]["yaxis"]["range"][1]
+    assert "1 layer in int8" in drawn["data"][0]["customdata"][0]
+
+
+def test_no_front_and_no_layers() -> None:
+    parsed = page(planned(front=[], layers=[]))
+    assert "front" not in figures_in(parsed)
+    assert "Which part is in which precision" not in parsed.text
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_without_int8_there_is_nothing_on_it(absent: bool) -> None:
+    run = sample_run()
+    for field in ("quantisation", "plan"):
+        run[field] = None
+        if absent:
+            del run[field]
+    text = page(run).text
+    assert "How int8 was made" not in text
+    assert "The mixed model" not in text
+
+
+def warnings(images: int = 100, **parts: Any) -> list[str]:
+    """What is said of a run in which nothing else is worth a warning."""
+
+    class Images:
+        skipped = ()
+
+        def __len__(self) -> int:
+            return images
+
+    check = {"cosine": 1.0, "sqnr_db": 120.0}
+    return warn("torch", "the preset imagenet", cast(Any, Images()), cast(Any, Images()), check, [], **parts)
+
+
+def test_nothing_is_said_of_good_images_and_a_good_plan() -> None:
+    run = sample_run()
+    run["quantisation"]["stretching"] = []
+    assert warnings(quantisation=run["quantisation"], plan=run["plan"]) == []
+    assert warnings() == []
+    run["quantisation"]["likeness"] = run["plan"]["measured_ms"] = None
+    assert warnings(quantisation=run["quantisation"], plan=run["plan"]) == []
+
+
+def test_doubtful_images_are_warned_of() -> None:
+    found = sample_run()["quantisation"]
+    found["likeness"] = {"calibration": 1.5, "evaluation": 3.25}
+    found["stretching"].append({"image": "dusk.jpg", "tensors": 1, "factor": 1.7})
+    unlike, stretched = warnings(quantisation=found)
+    assert unlike.startswith("the evaluation images look unlike the calibration images: they lie 3.25 standard")
+    assert "within 1.50 of each other" in unlike
+    assert stretched.startswith("the calibration image night.jpg alone stretches the range of 7 tensors, to as much as")
+    assert "and 1 more" in stretched
+    found.update(likeness=None, stretching=found["stretching"][1:])
+    assert "dusk.jpg alone stretches the range of one tensor" in warnings(quantisation=found)[0]
+
+
+def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
+    plan = sample_run()["plan"]
+    (said,) = warnings(plan={**plan, "holds": False})
+    assert said.startswith("the mixed model does not keep to cosine ≥ 0.9999")
+    for measured in (4.5, 6.5):
+        (said,) = warnings(plan={**plan, "measured_ms": measured})
+        assert said.startswith(f"the mixed model takes {measured:.2f} ms where 5.42 ms were predicted")
+    assert warnings(plan={**plan, "measured_ms": 6.2, "predicted_ms": 5.42}) == []
+
+
+def test_the_mixed_model_can_be_recommended() -> None:
+    variants = sample_run()["variants"]
+    variants[4]["latency_ms"]["median"] = 4.4
+    name, why = recommend(variants)
+    assert name == "mixed-cpu"
+    assert why.startswith("mixed-cpu is the fastest of the 5 that reach cosine 0.999 (cosine 0.99992, 4.4 ms), 2.31")
+    run = {**sample_run(), "variants": variants, "recommended": name, "why": why}
+    assert "Use mixed-cpu . It takes 4.40 ms" in page(run).text
+    assert shipping(run).startswith("ship tiny-mixed.param and tiny-mixed.bin, loaded with opt.use_bf16")
+
+
 # ---------------------------------------------------------------------------------------------------- unusual runs
 
 
@@ -255,6 +448,7 @@ def failed_run() -> dict[str, Any]:
     for variant in run["variants"]:
         variant.update(nothing, status="crashed", reason="hung", layers=[])
     run.update(recommended=None, why="no variant ran to its end; the reasons stand beside each", top5=[])
+    run.update(quantisation=None, plan=None)
     return run
 
 
@@ -333,13 +527,14 @@ def test_the_table_fits_a_terminal() -> None:
     assert max(map(len, text.splitlines())) <= 120
     assert "…" not in text
     lines = text.splitlines()
-    assert len(lines) == 1 + 8 + 1
+    assert len(lines) == 1 + 10 + 1
     cells = [" ".join(line.split()) for line in lines]
     assert cells[0] == "variant status ms p90 speed load ms MB RAM MB MSE dB cosine agree % top-1 %"
     assert cells[4] == "int8-cpu * ok 5.23 5.75 1.94× 31.2 4.91 41.5 0.0187 23.1 0.99951 96.7 83.3"
-    assert cells[5] == "fp32-vulkan fallback 187 206 – 31.2 18.6 41.5 2.1e-12 118.3 1.00000 96.7 83.3"
-    assert cells[7] == "bf16-vulkan crashed – – – – 18.6 – – – – – –"
-    assert cells[9] == "* recommended"
+    assert cells[5] == "mixed-cpu ok 5.61 6.17 1.81× 31.2 7.33 41.5 0.00402 29.8 0.99992 96.7 83.3"
+    assert cells[6] == "fp32-vulkan fallback 187 206 – 31.2 18.6 41.5 2.1e-12 118.3 1.00000 96.7 83.3"
+    assert cells[8] == "bf16-vulkan crashed – – – – 18.6 – – – – – –"
+    assert cells[11] == "* recommended"
 
 
 def test_the_conversions_error_is_told() -> None:
@@ -384,7 +579,7 @@ def test_a_name_is_no_markup() -> None:
 
 def test_the_headline_in_one_line() -> None:
     run = sample_run()
-    assert headline(run).startswith("Recommended: int8-cpu. It is the fastest of the 4 that reach cosine 0.999")
+    assert headline(run).startswith("Recommended: int8-cpu. It is the fastest of the 5 that reach cosine 0.999")
     run["why"] = "no variant reaches cosine 0.999; int8-cpu is the most exact"
     assert headline(run) == f"Recommended: int8-cpu: {run['why']}."
     assert headline(failed_run()) == "No recommendation: no variant ran to its end; the reasons stand beside each."

@@ -201,7 +201,12 @@ def sample_run() -> dict[str, Any]:
             sample_variant("bf16", "vulkan", 1.0, 18.6, half, **crash),
             sample_variant("int8", "vulkan", 1.0, 4.91, eight, **skip),
             sample_variant(
-                "mixed", "vulkan", 1.0, 7.33, mixed, **{**skip, "reason": "the mixed model is made for the CPU's kernels"}
+                "mixed",
+                "vulkan",
+                1.0,
+                7.33,
+                mixed,
+                **{**skip, "reason": "the mixed model is made for the CPU's kernels"},
             ),
         ],
         "recommended": "int8-cpu",

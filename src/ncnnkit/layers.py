@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from . import accuracy
 from .errors import ModelError
 from .graph import Graph
-from .session import Session
+from .session import Session, has_int8
 
 Array = NDArray[Any]
 
+SURE = 0.9  # squared correlation of two versions of a channel
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
 
 
@@ -45,7 +46,7 @@ def layer_errors(
     names = [layer.outputs[0] for layer in layers]
     if not names:
         return []
-    scale = _blob_scales(coarse)
+    scale, moved = _blob_scales(coarse), has_int8(coarse)
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
     with Session(exact, precision="fp32", keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
         for sample in zip(*inputs):
@@ -55,12 +56,32 @@ def layer_errors(
                     raise ModelError(
                         f"layer {layers[i].name} gives {theirs.shape} in one model, {ours.shape} in the other"
                     )
-                noise[i] += float(np.sum((theirs.astype(np.float64) / scale.get(blob, 1.0) - ours) ** 2))
+                values = theirs.astype(np.float64) / scale.get(blob, 1.0)
+                values = _moved_back(values, ours) if moved else values
+                noise[i] += float(np.sum((values - ours) ** 2))
                 signal[i] += float(np.sum(ours.astype(np.float64) ** 2))
     return [
         {"name": la.name, "type": la.type, "sqnr_db": 10 * math.log10(s / n) if n > 0 and s > 0 else None}
         for la, n, s in zip(layers, noise, signal)
     ]
+
+
+def _moved_back(values: Array, ours: Array) -> Array:
+    """A blob of a quantised network as it was before it was migrated: see ``quantize.equalize`` and ``zeropoint``.
+
+    Migration divides a channel by a power of two, turns a blob round, and takes a constant off it. All three are read
+    off the blobs; an error of a whole blob's mean cannot be told from such a constant, and does not count.
+    """
+    shape = (len(ours), -1) if ours.ndim > 1 else (1, -1)  # of a vector's channels there is but one value each
+    rows, theirs = ours.reshape(shape).astype(np.float64), values.reshape(shape).astype(np.float64)
+    centred, others = (blob - blob.mean(axis=1, keepdims=True) for blob in (rows, theirs))
+    turn = -1.0 if np.sum(centred * others) < 0 else 1.0
+    product, square, own = np.sum(centred * others, 1), np.sum(others**2, 1), np.sum(centred**2, 1)
+    sure = product**2 > SURE * square * own  # elsewhere noise would choose the power
+    power = np.exp2(np.rint(np.log2(np.where(sure, np.abs(product) / np.where(square > 0, square, 1), 1.0))))[:, None]
+    # One constant a blob, divided as its channel was.
+    constant = np.sum((rows - turn * power * theirs) * power) / np.sum(power * power * np.ones_like(rows))
+    return np.asarray(turn * power * theirs + constant * power).reshape(ours.shape)
 
 
 def _blob_scales(graph: Graph) -> dict[str, float]:

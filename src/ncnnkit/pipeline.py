@@ -27,7 +27,7 @@ from .ncnnfile import load
 from .passes import optimize_with_report
 from .preprocess import Preprocess, default_preprocess, preset
 from .quantize import Quantized, machine_target, quantize_images
-from .quantize.advice import enough, image_ranges, likeness
+from .quantize.advice import Likeness, enough, image_ranges, likeness
 from .recipe import Recipe, save_recipe
 from .report import write_report
 from .schema import SCHEMA, Run, validate
@@ -110,11 +110,15 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             results = measure(plans, inputs, folder, seconds=recipe.seconds, rounds=recipe.rounds, progress=progress)
         with stages("layer errors"):
             few = [a[:LAYER_IMAGES] for a in inputs]
-            layers = layer_errors(quantized.exact, graphs["int8"].graph, few) if quantized and "int8" in graphs else []
+            layers = layer_errors(graph, graphs["int8"].graph, few) if "int8" in graphs else []
+        with stages("compare the images"):
+            alike = compare_images(quantized, inputs, recipe.threads or None)
         variants = [describe(p, r, machine, reference, labels, layers) for p, r in zip(plans, results)]
         refuse_copies_of_the_cpu(variants, results)
         recommended, why = recommend(variants)
         with stages("write the report"):
+            made = describe_quantisation(recipe, quantized, images, alike) if quantized else None
+            planned = describe_plan(plan, limit, quantized.exact, variants) if plan and quantized else None
             document = validate(
                 {
                     "schema": SCHEMA,
@@ -126,13 +130,15 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     "reference": describe_reference(source),
                     "conversion": check,
                     "passes": rewrites,
-                    "quantisation": describe_quantisation(recipe, quantized, images, inputs) if quantized else None,
-                    "plan": describe_plan(plan, limit, quantized.exact, variants) if plan and quantized else None,
+                    "quantisation": made,
+                    "plan": planned,
                     "variants": variants,
                     "recommended": recommended,
                     "why": why,
                     "top5": top5(source, evaluation, reference, recommended, plans, results),
-                    "warnings": warn(source.engine, origin, images, evaluation, check, variants),
+                    "warnings": warn(
+                        source.engine, origin, images, evaluation, check, variants, quantisation=made, plan=planned
+                    ),
                     "stages": stages.rows(),
                 }
             )
@@ -353,25 +359,39 @@ def describe_images(recipe: Recipe, images: ImageSet, evaluation: ImageSet) -> d
 LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
 
 
+def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads: int | None) -> Likeness | None:
+    """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
+    if quantized is None or not quantized.advice.ranges.size:
+        return None
+    few = [a[:LIKENESS_IMAGES] for a in inputs]
+    return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
+
+
 def describe_quantisation(
-    recipe: Recipe, quantized: Quantized, images: ImageSet, inputs: Sequence[Array]
+    recipe: Recipe, quantized: Quantized, images: ImageSet, alike: Likeness | None
 ) -> dict[str, Any]:
     advice = quantized.advice
-    few = [a[:LIKENESS_IMAGES] for a in inputs]
-    alike = (
-        likeness(advice.ranges, image_ranges(quantized.source, few, recipe.threads or None)) if advice.counts else None
-    )
     return {
         "effort": recipe.effort,
         "held_back": len(quantized.held[0]),
         "trials": [
-            {"method": t.method, "mse": t.mse, "kept": t.kept, "seconds": round(t.seconds, 3)} for t in quantized.trials
+            {
+                "method": trial.method,
+                "mse": trial.mse if np.isfinite(trial.mse) else None,
+                "kept": trial.kept,
+                "seconds": round(trial.seconds, 3),
+            }
+            for trial in quantized.trials
         ],
         "layers": [
             {"name": kept.name, "before": kept.error[""], "after": kept.error[kept.kept], "kept": kept.kept}
             for kept in quantized.layers
         ],
-        "counts": [{"images": c.images, "mse": c.mse, "low": c.low, "high": c.high} for c in advice.counts],
+        "counts": [
+            {"images": c.images, "mse": c.mse, "low": c.low, "high": c.high}
+            for c in advice.counts
+            if np.isfinite(c.high)
+        ],
         "enough": enough(advice.counts) if advice.counts else None,
         "stretching": [
             {"image": images.names[s.image], "tensors": s.tensors, "factor": s.factor} for s in advice.stretching

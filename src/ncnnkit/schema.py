@@ -190,7 +190,7 @@ class Variant(TypedDict):
 
 class Trial(TypedDict):
     method: str
-    mse: float
+    mse: float | None
     kept: bool
     seconds: float
 

@@ -42,7 +42,7 @@ from .ops import Mask
 from .passes import store_fp16
 from .quantize.int8 import alone, finished, requantize
 from .quantize.rounding import nearest
-from .quantize.scales import STEPS, WINOGRAD_STEPS, runs_winograd, winograd_may_overflow
+from .quantize.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd, winograd_may_overflow
 from .solve import Edge, Option, front, solve
 from .worker import LOAD_TIMEOUT, Child, WorkerError
 
@@ -118,7 +118,7 @@ _FIGURES: dict[str, _Figure] = {
 }
 
 _LIMIT = re.compile(r"\s*(cosine|sqnr|mse|top1_drop)\s*(>=|<=)\s*([0-9.eE+-]+)\s*(%?)\s*")
-_LATENCY = re.compile(r"\s*([0-9.]+)\s*(ms)?\s*")
+_LATENCY = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms)?\s*", re.ASCII)
 _AT_LEAST = frozenset({"cosine", "sqnr"})
 
 
@@ -394,7 +394,7 @@ def sensitivity(exact: Graph, fitted: Graph, samples: Sequence[Array], tell: Tel
     few = [a[:SENSITIVITY_IMAGES] for a in samples]
     trials: dict[tuple[str, str], Graph] = {}
     for index, (original, int8) in enumerate(zip(exact.layers, fitted.layers, strict=True)):
-        if not _is_int8(int8):
+        if not _is_int8(int8) or is_grouped(int8):  # in groups it hands on int8, which no layer in float can read
             continue
         for choice in INT8 if for_winograd(original, alone(int8)) else INT8[:1]:
             changed = Graph(list(exact.layers))

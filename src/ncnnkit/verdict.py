@@ -138,14 +138,14 @@ def _about_plan(plan: Mapping[str, Any] | None) -> Iterator[str]:
         return
     if not plan["holds"]:
         yield (
-            f"the mixed model does not keep to {plan['limit']}: {plain(plan['predicted_ms'])} ms are predicted and its MSE "
-            f"on the held-back images is {exact(plan['measured_mse'])}"
+            f"the mixed model does not keep to {plan['limit']}: {plain(plan['predicted_ms'])} ms are predicted, "
+            f"and its MSE on the held-back images is {exact(plan['measured_mse'])}"
         )
     found = ratio(plan["measured_ms"], plan["predicted_ms"])
     if found is not None and abs(found - 1) > WRONG_LATENCY:
         yield (
-            f"the mixed model takes {plain(plan['measured_ms'])} ms where {plain(plan['predicted_ms'])} ms were predicted: "
-            "another choice of precisions might be better"
+            f"the mixed model takes {plain(plan['measured_ms'])} ms where {plain(plan['predicted_ms'])} ms were "
+            "predicted: another choice of precisions might be better"
         )
 
 

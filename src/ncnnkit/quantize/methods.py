@@ -39,17 +39,23 @@ class Effort:
     Attributes:
         images: at most so many are used.
         strengths: of channel migration, those tried.
+        zero_points: whether one-sided activations are moved to the middle of int8's range.
+        biases: whether biases are corrected where nothing is fitted.
         fits: what is fitted layer by layer (:func:`ncnnkit.quantize.layerwise.fit_layers`), those tried. Without any,
             biases are corrected against each layer's own fp32 input, all in one pass.
         rows: places each layer is fitted on.
         advice: whether to look at what the calibration images were worth.
+        guards: whether a method that does not lower the error is left out. Off only to see what each does.
     """
 
     images: int
     strengths: tuple[float, ...] = ()
+    zero_points: bool = True
+    biases: bool = True
     fits: tuple[frozenset[str], ...] = ()
     rows: int = 0
     advice: bool = True
+    guards: bool = True
 
 
 _ROUND, _ALL = frozenset({"rounding", "bias"}), frozenset({"rounding", "bias", "gain"})
@@ -127,7 +133,7 @@ def quantize_images(
     *,
     target: str = "arm",
     method: str = "mse",
-    effort: str = "default",
+    effort: str | Effort = "default",
     skip: Collection[str] = (),
     threads: int | None = None,
     tell: Tell = lambda step, done, total: None,
@@ -139,7 +145,7 @@ def quantize_images(
         samples: float32 (N, …) for each network input.
         target: the kernels that will run it.
         method: how thresholds are chosen. ``kl`` and ``aciq`` are ncnn2table's: of the rest only biases are corrected.
-        effort: ``fast``, ``default`` or ``best``.
+        effort: ``fast``, ``default`` or ``best``, or one of your own.
         skip: layers that stay in floating point.
         threads: processes; by default one a core.
         tell: called with progress.
@@ -148,9 +154,11 @@ def quantize_images(
         RecipeError: an unknown effort.
         ModelError, VerificationError, RuntimeFailure: as :func:`ncnnkit.calibrate`.
     """
-    if effort not in EFFORTS:
-        raise RecipeError(f"unknown effort {effort!r}", hint=", ".join(EFFORTS))
-    return _Quantizer(graph, samples, target, method, EFFORTS[effort], set(skip), threads, tell).run()
+    if isinstance(effort, str):
+        if effort not in EFFORTS:
+            raise RecipeError(f"unknown effort {effort!r}", hint=", ".join(EFFORTS))
+        effort = EFFORTS[effort]
+    return _Quantizer(graph, samples, target, method, effort, set(skip), threads, tell).run()
 
 
 @dataclass(eq=False)
@@ -232,6 +240,8 @@ class _Quantizer:
 
     def _zero_points(self, best: _Version) -> _Version:
         """One-sided activations to the middle of int8's range."""
+        if not self.effort.zero_points:
+            return best
         with self._trial("zero points") as judge:
             lowering = Lowering(best.exact, pads=TARGETS[self.target].int8_pads)
             offsets = {group: offset for group in lowering.groups if (offset := self._offset(group)) > 0}
@@ -255,6 +265,8 @@ class _Quantizer:
         return max((mse_threshold(blob, 2 * STEPS) for blob in read), default=0.0) / 2
 
     def _biases(self, best: _Version) -> _Version:
+        if not self.effort.biases:
+            return best
         with self._trial("bias correction") as judge:
             tell = self._progress("bias correction")
             fixed = correct_bias(best.exact, best.int8, self.used, threads=self.threads, progress=tell)
@@ -282,6 +294,7 @@ class _Quantizer:
         def judge(int8: Graph) -> bool:
             error = self._error(int8)
             kept = not self.trials or error < min(trial.mse for trial in self.trials if trial.kept)
+            kept |= not self.effort.guards
             self.trials.append(Trial(method, error, kept, time.perf_counter() - start))
             return kept
 

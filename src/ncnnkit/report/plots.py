@@ -119,7 +119,7 @@ def pareto_front(plan: Mapping[str, Any]) -> Figure | None:
     """Plans from the fastest to the most exact: predicted ms across, predicted MSE up; the one taken is marked.
 
     None where there are no plans. What was measured is a hollow point beside it. An MSE of zero has no logarithm: it
-    is drawn a decade under the least other one.
+    is drawn a decade under the least other one, and so is one under :data:`FLOOR`.
     """
     front = plan["front"]
     if not front:

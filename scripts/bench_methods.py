@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""The error of int8 by each method of the quantiser, alone and together, and by ncnn's own tools; over several draws.
+
+    scripts/bench_methods.py MODEL --images DIR --native DIR [--weights none] [--draws 5] [--every 1] [--alone]
+
+DIR holds photographs NNNN.jpg, NNNN being the class. Those whose number ends in 0 calibrate: a draw is 80 of them. All
+others evaluate, or every n-th of them. Errors are of the outputs against the fp32 network. Methods are run without
+their guards, to see where they hurt; "default" and "fast" are what users get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_quantize import Prepared, native_model, prepare
+from numpy.typing import NDArray
+
+from ncnnkit import accuracy
+from ncnnkit.graph import Graph
+from ncnnkit.quantize import quantize_images
+from ncnnkit.quantize.methods import EFFORTS, Effort
+from ncnnkit.search import run_graphs
+
+Array = NDArray[Any]
+
+PER_DRAW = 80
+
+_PLAIN: dict[str, Any] = {"images": 100, "zero_points": False, "biases": False, "advice": False, "guards": False}
+_ROWS = EFFORTS["default"].rows
+
+
+def _fit(*methods: str, **others: Any) -> Effort:
+    return Effort(**{**_PLAIN, "fits": (frozenset(methods),), "rows": _ROWS, **others})
+
+
+METHODS: Mapping[str, Effort] = {
+    "MSE thresholds": Effort(**_PLAIN),
+    "+ zero points": Effort(**{**_PLAIN, "zero_points": True}),
+    "+ channel migration 0.5": Effort(**{**_PLAIN, "strengths": (0.5,)}),
+    "+ bias correction, one pass": Effort(**{**_PLAIN, "biases": True}),
+    "+ biases, layer by layer": _fit("bias"),
+    "+ GPTQ rounding": _fit("rounding"),
+    "+ GPTQ, biases": _fit("rounding", "bias"),
+    "zero points, GPTQ": _fit("rounding", zero_points=True),
+    "zero points, biases layer by layer": _fit("bias", zero_points=True),
+    "zero points, GPTQ, biases": _fit("rounding", "bias", zero_points=True),
+    "zero points, GPTQ, biases, gains": _fit("rounding", "bias", "gain", zero_points=True),
+    "migration, zero points, GPTQ, biases": _fit("rounding", "bias", zero_points=True, strengths=(0.5,)),
+}
+"""Each is MSE thresholds and what it says."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a model reference, as for ncnnkit run")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--native", type=Path, required=True, help="folder with ncnn2table and ncnn2int8")
+    parser.add_argument("--preset", default="")
+    parser.add_argument("--weights", default="default")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--every", type=int, default=1, help="evaluate on every n-th of the other images")
+    parser.add_argument("--alone", action="store_true", help="each method alone and together, too, on the first draw")
+    parser.add_argument("--efforts", default="fast,default")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
+        found = prepare(args, Path(name), "123456789")
+        evaluation, labels = found.evaluation[:: args.every], found.labels[:: args.every]
+        reference = run_graphs([found.graph], [evaluation])[0][0]
+        print(f"{len(evaluation)} images to evaluate, fp32 top-1 {accuracy.label_accuracy(reference, labels, 1):.3f}")
+        errors: dict[str, list[float]] = {}
+        for draw in range(args.draws):
+            chosen = np.sort(np.random.default_rng(draw).permutation(len(found.calibration))[:PER_DRAW])
+            for row, graph, seconds in _models(args, found, chosen, with_methods=args.alone and draw == 0):
+                outputs = run_graphs([graph], [evaluation], "int8")[0][0]
+                figures = accuracy.output_errors(outputs, reference)
+                errors.setdefault(row, []).append(float(figures["mse"] or 0.0))
+                top1 = accuracy.label_accuracy(outputs, labels, 1)
+                print(
+                    f"draw {draw}  {row:40} MSE {figures['mse']:.3g}  SQNR {figures['sqnr_db']:.2f} dB  "
+                    f"cosine {figures['cosine']:.5f}  top-1 {top1:.3f}  {seconds:.1f} s",
+                    flush=True,
+                )
+        base = np.mean(errors["native KL"])
+        for row, values in errors.items():
+            print(
+                f"{row:40} MSE mean {np.mean(values):.3g} ({min(values):.3g} to {max(values):.3g}), "
+                f"{np.mean(values) / base:.3f} of native KL's"
+            )
+
+
+def _models(
+    args: argparse.Namespace, found: Prepared, chosen: Array, with_methods: bool
+) -> list[tuple[str, Graph, float]]:
+    samples = found.calibration[chosen]
+
+    def timed(name: str, make: Any) -> tuple[str, Graph, float]:
+        start = time.perf_counter()
+        graph = make()
+        return name, graph, time.perf_counter() - start
+
+    def quantized(effort: str | Effort) -> Graph:
+        return quantize_images(found.graph, [samples], target="x86", effort=effort).graph
+
+    models = [timed("native KL", lambda: native_model(args.native, found, chosen, "kl"))]
+    if with_methods:
+        models.append(timed("native ACIQ", lambda: native_model(args.native, found, chosen, "aciq")))
+        models += [timed(name, lambda effort=effort: quantized(effort)) for name, effort in METHODS.items()]
+    return models + [timed(name, lambda name=name: quantized(name)) for name in args.efforts.split(",")]
+
+
+if __name__ == "__main__":
+    main()

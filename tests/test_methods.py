@@ -1,0 +1,244 @@
+"""The quantiser's flow: what helps on held-back images is kept, what hurts is not, and what was asked for is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import network, samples, small
+from numpy.typing import NDArray
+
+import ncnnkit
+from ncnnkit.errors import RecipeError
+from ncnnkit.graph import Graph
+from ncnnkit.quantize import EFFORTS, Quantized, correct_bias, methods, quantize_images
+from ncnnkit.quantize.layerwise import Kept
+from ncnnkit.session import Session
+
+Array = NDArray[Any]
+
+BRIEF = methods.Effort(40, strengths=(0.5,), fits=(frozenset({"rounding", "bias"}),), rows=256)
+
+TWO = """
+    Input in0 0 1 in0 0=6 1=5 2=4
+    Input in1 0 1 in1 0=6 1=5 2=4
+    Convolution c0 1 1 in0 a 0=8 1=3 4=1 5=1 6=288 9=1
+    Convolution c1 1 1 in1 b 0=8 1=1 5=1 6=32
+    BinaryOp add 2 1 a b c 0=0
+    Split s 1 2 c d e
+    Convolution c2 1 1 d out0 0=6 1=3 5=1 6=432
+    Pooling gap 1 1 e f 0=1 4=1
+    InnerProduct fc 1 1 f out1 0=5 1=1 2=40
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def brief() -> Iterator[None]:
+    """The default effort, on fewer places and with fewer batches to count errors by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "EFFORTS", {**EFFORTS, "default": BRIEF})
+        patch.setattr(methods, "BATCHES", 2)
+        yield
+
+
+def errors(graph: Graph, of: Quantized) -> float:
+    """Mean squared error of the outputs on the held-back images, as the trials have it."""
+    rows = []
+    for made in (graph, of.source):
+        with Session(made, threads=1) as net:
+            rows.append([net.blobs(*sample, names=made.outputs) for sample in zip(*of.held)])
+    columns = [[np.stack(column) for column in zip(*found)] for found in rows]
+    return float(np.mean([np.mean((a - b) ** 2) for a, b in zip(*columns)]))
+
+
+def int8_layers(graph: Graph) -> set[str]:
+    return {layer.name for layer in graph.layers if layer.params.get("int8_scale_term")}
+
+
+def assert_guarded(made: Quantized) -> None:
+    """The network is the best of the trials, and each was kept exactly if it was better than those before."""
+    least = np.inf
+    for trial in made.trials:
+        assert trial.kept == (trial.mse < least)
+        assert trial.seconds > 0
+        least = min(least, trial.mse)
+    assert errors(made.fitted, made) == pytest.approx(least, rel=1e-3)
+    with Session(made.source, threads=1) as net:
+        outputs = [net.blobs(*sample, names=made.source.outputs) for sample in zip(*made.held)]
+    signal = float(np.mean([np.mean(output**2) for row in outputs for output in row]))
+    assert errors(made.graph, made) == pytest.approx(least, rel=0.05, abs=1e-6 * signal), "but for fp16 weights"
+
+
+def images() -> Array:
+    """Thirty, of which the ninth stretches the ranges."""
+    inputs = samples(30)
+    inputs[8] *= 2
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def whole() -> Quantized:
+    return quantize_images(small(), [images()], target="x86", threads=1)
+
+
+# ------------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_the_error_is_the_least_of_the_trials(whole: Quantized) -> None:
+    assert_guarded(whole)
+    assert [trial.method for trial in whole.trials][:3] == ["thresholds", "channel migration 0.5", "zero points"]
+    assert whole.trials[3].method == "layer by layer: bias, rounding"
+    assert whole.trials[-1].mse < 0.9 * whole.trials[0].mse
+    assert whole.source == small(), "the given graph is not changed"
+    assert int8_layers(whole.graph) == {"c1", "d1", "c2", "c3", "fc"}
+    assert [each.name for each in whole.layers] == ["c1", "d1", "c2", "c3", "fc"]
+
+
+def test_the_exact_network_computes_what_the_original_did(whole: Quantized) -> None:
+    assert errors(whole.exact, whole) < 1e-9
+    assert [la.name for la in whole.exact.layers] == [la.name for la in whole.fitted.layers]
+
+
+def test_held_back_images_take_no_part_in_choosing(whole: Quantized) -> None:
+    assert np.array_equal(whole.held[0], images()[4::5])
+    assert whole.advice.ranges.shape == (24, 5)
+    assert whole.advice.counts[-1].images == 24
+    assert whole.advice.counts[-1].mse == pytest.approx(whole.trials[0].mse)
+
+
+def test_what_hurts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(graph: Graph) -> Graph:
+        made = graph.copy()
+        for layer in made.layers:
+            if "bias" in layer.weights:
+                layer.weights["bias"] = layer.array("bias") + 100
+        return made
+
+    monkeypatch.setattr(methods, "migrate", lambda graph, *_: spoilt(graph))
+    monkeypatch.setattr(methods, "rounded_weights", lambda graph, _: spoilt(graph))
+    monkeypatch.setattr(methods, "fit_layers", lambda _, int8, *__, **___: (spoilt(int8), [Kept("c1", {"": 1.0}, "")]))
+    monkeypatch.setattr(methods, "correct_bias", lambda _, int8, *__, **___: spoilt(int8))
+    made = quantize_images(small(), [samples(10)], target="x86", threads=1)
+    first, *others = made.trials
+    assert [trial.method for trial in others] == [
+        "channel migration 0.5", "zero points", "layer by layer: bias, rounding", "bias correction",
+    ]  # fmt: skip
+    assert all(not trial.kept and trial.mse > 10 * first.mse for trial in others)
+    assert made.layers == []
+    assert_guarded(made)
+    stats = ncnnkit.calibrate(small(), np.delete(samples(10), [4, 9], axis=0), threads=1)
+    assert made.graph == ncnnkit.quantize(small(), stats, target="x86")
+
+
+def test_outputs_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: Graph, int8: Graph, *_: Any, **__: Any) -> Graph:
+        made = int8.copy()
+        made.layer("fc").weights["bias"] = np.full(10, np.nan, np.float32)
+        return made
+
+    monkeypatch.setattr(methods, "correct_bias", broken)
+    made = quantize_images(small(), [samples(6)], target="x86", effort="fast", threads=1)
+    assert made.trials[-1].mse == np.inf
+    assert not made.trials[-1].kept
+    assert_guarded(made)
+
+
+# ---------------------------------------------------------------------------------------------------- what is asked for
+
+
+@pytest.mark.parametrize("method", ["kl", "aciq"])
+def test_of_the_native_methods_only_biases_are_corrected(method: str) -> None:
+    graph, inputs = small(), samples(10)
+    made = quantize_images(graph, [inputs], target="x86", method=method, threads=1)
+    assert [trial.method for trial in made.trials] == ["thresholds", "bias correction"]
+    assert made.layers == []
+    assert made.exact == graph
+    assert_guarded(made)
+    used = np.delete(inputs, [4, 9], axis=0)
+    stats = ncnnkit.calibrate(graph, used, method=method, threads=1)
+    plain = ncnnkit.quantize(graph, stats, target="x86")
+    expected = correct_bias(graph, plain, [used], threads=1) if made.trials[1].kept else plain
+    for ours, theirs in zip(made.graph.layers, expected.layers, strict=True):
+        if "weight_scales" in ours.weights:
+            assert np.array_equal(ours.array("weight"), theirs.array("weight"))
+            assert np.array_equal(ours.array("weight_scales"), theirs.array("weight_scales"))
+            assert np.allclose(ours.array("bias"), theirs.array("bias"), atol=1e-3)  # kept in fp32
+    assert int(np.abs(made.graph.layer("c1").array("weight")).max()) <= 31
+
+
+def test_skipped_layers_stay_in_floating_point() -> None:
+    graph = small()
+    made = quantize_images(graph, [samples(6)], target="x86", skip=["c2", "fc"], threads=1)
+    assert int8_layers(made.graph) == {"c1", "d1", "c3"}
+    assert {each.name for each in made.layers} <= {"c1", "d1", "c3"}
+    assert_guarded(made)
+
+
+def test_a_network_of_which_all_is_skipped_stays_what_it_was() -> None:
+    graph = small()
+    made = quantize_images(graph, [samples(5)], effort="fast", skip=["c1", "d1", "c2", "c3", "fc"], threads=1)
+    assert not int8_layers(made.graph)
+    assert errors(made.graph, made) < 1e-4
+
+
+def test_fast_uses_at_most_forty_images() -> None:
+    told: list[tuple[str, int, int]] = []
+    inputs = samples(60)
+    made = quantize_images(
+        small(), [inputs], target="x86", effort="fast", threads=1, tell=lambda *step: told.append(step)
+    )
+    assert len(made.held[0]) == 8
+    assert {total for step, _, total in told if step == "calibrate"} == {32}
+    steps = {step for step, _, _ in told}
+    assert {"thresholds", "zero points", "bias correction"} <= steps
+    assert made.advice.counts == []
+    known = {x.tobytes() for x in inputs}
+    assert all(x.tobytes() in known for x in made.held[0])
+
+
+def test_efforts_grow() -> None:
+    fast, default, best = (EFFORTS[name] for name in ("fast", "default", "best"))
+    assert fast.images < default.images < best.images
+    assert (fast.strengths, fast.fits) == ((), ())
+    assert set(default.strengths) <= set(best.strengths)
+    assert set(default.fits) <= set(best.fits)
+    assert default.rows < best.rows
+
+
+def test_an_unknown_effort_is_refused() -> None:
+    with pytest.raises(RecipeError, match="unknown effort 'more'") as caught:
+        quantize_images(small(), [samples(2)], effort="more")
+    assert "fast" in str(caught.value)
+    with pytest.raises(RecipeError, match="unknown effort"):
+        ncnnkit.quantize(small(), [samples(2)], effort="more")
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_few_images_are_enough_to_work(count: int) -> None:
+    made = quantize_images(small(), [samples(count)], target="x86", threads=1)
+    assert len(made.held[0]) == count
+    assert_guarded(made)
+    assert all(count.images > 0 and np.isfinite(count.mse) for count in made.advice.counts)
+
+
+def test_several_inputs_and_outputs() -> None:
+    inputs: Sequence[Array] = [samples(10, (4, 5, 6), seed) for seed in (0, 1)]
+    made = quantize_images(network(TWO), inputs, target="x86", threads=1)
+    assert int8_layers(made.graph) == {"c0", "c1", "c2", "fc"}
+    assert [len(held) for held in made.held] == [2, 2]
+    assert made.graph.outputs == made.source.outputs
+    assert_guarded(made)
+
+
+def test_an_image_that_stretches_is_told_by_its_own_number(whole: Quantized) -> None:
+    assert whole.advice.stretching[0].image == 8  # of those used the 7th: the fifth is held back
+
+
+def test_samples_or_statistics_may_be_given() -> None:
+    graph, inputs = small(), samples(6)
+    made = ncnnkit.quantize(graph, [inputs], target="x86", effort="fast")
+    assert int8_layers(made) == {"c1", "d1", "c2", "c3", "fc"}
+    plain = ncnnkit.quantize(graph, ncnnkit.calibrate(graph, inputs), target="x86")
+    assert int8_layers(plain) == int8_layers(made)
