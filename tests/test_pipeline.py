@@ -58,7 +58,9 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     told: list[str] = []
     document = nk.run(recipe, tmp_path / "out", lambda stage, done, total: told.append(stage))
     assert document == validate(json.loads((tmp_path / "out/run.json").read_text()))
-    assert [v["name"] for v in document["variants"]] == ["fp32-cpu", "fp16-cpu", "bf16-cpu", "int8-cpu"]
+    assert [v["name"] for v in document["variants"]] == [
+        "fp32-cpu", "fp16-cpu", "bf16-cpu", "int8-cpu", "mixed-cpu"
+    ]  # fmt: skip
     assert {v["status"] for v in document["variants"]} == {"ok"}
     assert (document["images"]["calibration"], document["images"]["evaluation"]) == (24, 6)
     assert document["reference"]["engine"] == "ncnn"
@@ -79,7 +81,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     assert [layer["name"] for layer in int8["layers"]] == ["c1", "d1", "c2", "c3", "fc"]
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8") for end in ("param", "bin")}
+    models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin")}
     assert left == models | {"run.json", "report.html", "recipe.toml", "pnnx.log"}
     html = (tmp_path / "out/report.html").read_text()
     assert "int8-cpu" in html
@@ -373,7 +375,7 @@ def test_an_int8_model_is_no_original(recipe: nk.Recipe, tmp_path: Path) -> None
     ncnnfile.save(nk.quantize(small(), nk.calibrate(small(), samples(4))), tmp_path / "int8.param")
     with pytest.raises(ModelError, match="is an int8 model already"):
         nk.run(changed(recipe, model=str(tmp_path / "int8.param")), tmp_path / "out")
-    with pytest.raises(ModelError, match=r"cannot run in fp32 \(it runs in int8\)"):
+    with pytest.raises(ModelError, match=r"cannot run in fp32 \(it runs in int8, mixed\)"):
         variants.bench(tmp_path / "int8.param", precisions=["fp32"])
     with pytest.raises(ModelError, match=r"cannot run in int8 \(it runs in fp32, fp16, bf16\)"):
         variants.bench(Path(recipe.model), precisions=["int8"])

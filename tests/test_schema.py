@@ -309,7 +309,11 @@ def test_what_may_be_null_or_absent_may() -> None:
         ),
         ("recommended", "int4-cpu", "recommended: expected the name of a variant, found 'int4-cpu'"),
         ("why", None, "why: expected text, found null"),
-        ("quantisation.trials[1].mse", float("inf"), "quantisation.trials[1].mse: expected a number, found inf"),
+        (
+            "quantisation.trials[1].mse",
+            float("inf"),
+            "quantisation.trials[1].mse: expected a number or null, found inf",
+        ),
         ("quantisation.trials[0].kept", 1, "quantisation.trials[0].kept: expected true or false, found 1"),
         ("plan.layers[2].options[0].ms", None, "plan.layers[2].options[0].ms: expected a number, found null"),
         ("top5", None, "top5: expected a list, found null"),

@@ -403,11 +403,12 @@ def describe_quantisation(
 def describe_plan(plan: MixedPlan, limit: Limit, graph: Graph, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     measured = next((v for v in variants if v["precision"] == "mixed" and v["backend"] == "cpu"), None)
     latency = measured and measured["latency_ms"]
+    base = next((v["latency_ms"] for v in variants if v["name"] == "fp32-cpu" and v["latency_ms"]), None)
     return {
         "limit": str(limit),
         "holds": plan.holds,
         "repairs": plan.repairs,
-        "predicted_ms": plan.predicted_ms,
+        "predicted_ms": plan.predicted_at(base["median"] if base else None),
         "measured_ms": latency["median"] if latency else None,
         "predicted_mse": plan.predicted_error,
         "measured_mse": plan.measured_error,

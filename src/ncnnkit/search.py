@@ -181,6 +181,8 @@ class MixedPlan:
         holds: whether the limit was kept to on the held-back images.
         front: from the fastest to the most exact, predicted.
         repairs: how often the prediction had to be corrected.
+        uniform_ms: precision -> latency of the model that has it everywhere, measured while planning. A machine's speed
+            changes: what was predicted holds at the speed of these.
     """
 
     graph: Graph
@@ -192,6 +194,11 @@ class MixedPlan:
     holds: bool
     front: Sequence[Point] = field(default_factory=tuple)
     repairs: int = 0
+    uniform_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def predicted_at(self, fp32_ms: float | None) -> float:
+        """The predicted latency where the fp32 model takes ``fp32_ms``."""
+        return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
 
 
 def float_choices(machine: Mapping[str, Any]) -> tuple[str, ...]:
@@ -232,7 +239,7 @@ def find_plan(
     costs = calibrated(costs, exact, latencies)
     whole = {name: _mse(o, reference) for name, o in zip(models, run_graphs(models.values(), samples, "mixed"))}
     options = make_options(exact, costs, errors, whole)
-    search = _Search(exact, fitted, costs, options, make_edges(exact, costs), samples, reference)
+    search = _Search(exact, fitted, costs, options, make_edges(exact, costs), samples, reference, latencies)
     tell("solve", 0, 0)
     return search.settle(limit, tell)
 
@@ -248,6 +255,7 @@ class _Search:
     edges: list[Edge]
     samples: Sequence[Array]
     reference: Sequence[Array]
+    uniform_ms: Mapping[str, float]
 
     def settle(self, limit: Limit, tell: Tell) -> MixedPlan:
         """Solve, run what was found, and correct the prediction until it is what was asked for."""
@@ -272,7 +280,7 @@ class _Search:
         rows = tuple(Point(p.ms, p.error, sum(c in INT8 for c in p.choices.values())) for p in points)
         return MixedPlan(
             graph, found.choices, self.options, ms, found.error, _mse(outputs, self.reference),
-            ms <= limit.value if by_time else excess <= 1.0, rows, repairs,
+            ms <= limit.value if by_time else excess <= 1.0, rows, repairs, self.uniform_ms,
         )  # fmt: skip
 
 

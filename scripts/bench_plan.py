@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""The mixed model beside the uniform ones: error, latency in one interleaved run, and what the plan predicted.
+
+    scripts/bench_plan.py MODEL --images DIR [--weights none] [--max-error 'cosine>=0.999'] [--rounds 20]
+
+DIR holds photographs NNNN.jpg. Those whose number ends in 0 calibrate, and a fifth of them judge the plan; those ending
+in 5 evaluate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from bench_quantize import prepare
+
+from ncnnkit import accuracy
+from ncnnkit.ncnnfile import save
+from ncnnkit.quantize import quantize_images
+from ncnnkit.search import find_plan, parse_limit, run_graphs
+from ncnnkit.session import probe
+from ncnnkit.variants import Plan, Precision, describe, measure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a model reference, as for ncnnkit run")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--preset", default="")
+    parser.add_argument("--weights", default="default")
+    parser.add_argument("--max-error", default="cosine>=0.999")
+    parser.add_argument("--max-latency", default="")
+    parser.add_argument("--effort", default="default")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
+        folder, machine = Path(name), probe()
+        found = prepare(args, folder, "5")
+        start = time.perf_counter()
+        made = quantize_images(found.graph, [found.calibration], target="x86", effort=args.effort)
+        middle = time.perf_counter()
+        limit = parse_limit(args.max_error, args.max_latency)
+        plan = find_plan(made.exact, made.fitted, made.held, limit, machine, threads=args.threads)
+        end = time.perf_counter()
+        print(f"quantising {middle - start:.1f} s, planning {end - middle:.1f} s, {plan.repairs} repairs")
+        print(f"{limit} holds on {len(made.held[0])} held-back images: {plan.holds}")
+        print(f"choices: {dict(Counter(plan.choices.values()))}")
+        print(f"predicted {plan.predicted_ms:.2f} ms, MSE {plan.predicted_error:.3g}; there {plan.measured_error:.3g}")
+        graphs = {"fp32": found.graph, "bf16": found.graph, "int8": made.graph, "mixed": plan.graph}
+        plans = []
+        for precision, graph in graphs.items():
+            param = folder / f"model-{precision}.param"
+            save(graph, param)
+            plans.append(Plan(precision, precision, "cpu", args.threads, Precision(precision, graph, param, 0)))
+        seconds = 0.5 * args.rounds
+        results = measure(plans, [found.evaluation], folder, seconds=seconds, rounds=args.rounds)
+        reference = {"out": run_graphs([found.graph], [found.evaluation])[0][0]}
+        rows = [describe(p, result, machine, reference, None, []) for p, result in zip(plans, results)]
+        mixed = rows[-1]["latency_ms"]["median"]
+        for row in rows:
+            error, latency = row["accuracy"], row["latency_ms"]
+            print(
+                f"{row['name']:8} MSE {error['mse']:.3g}  cosine {error['cosine']:.5f}  median "
+                f"{latency['median']:.2f} ms  p90 {latency['p90']:.2f}  spread {latency['spread']:.2f}  "
+                f"mixed over it {mixed / latency['median']:.2f}"
+            )
+        predicted = plan.predicted_at(rows[0]["latency_ms"]["median"])
+        print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
+        same = accuracy.top1_agreement(run_graphs([plan.graph], [found.evaluation], "mixed")[0][0], reference["out"])
+        print(f"best class as fp32's on {same:.1%} of {len(found.evaluation)} images")
+
+
+if __name__ == "__main__":
+    main()
