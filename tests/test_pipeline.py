@@ -312,9 +312,13 @@ def check_whole_way(document: Any) -> None:
     for name, row in rows.items():
         on_cpu = row["backend"] == "cpu"
         software = all(device["type"] == "cpu" for device in document["environment"]["vulkan"])
+        if name == "mixed-vulkan":
+            assert row["status"] == "skipped"
+            continue
         assert row["status"] == ("ok" if on_cpu or not software else "fallback"), (name, row["reason"])
         assert (
-            row["accuracy"]["cosine"] >= {"fp32": 0.99999, "fp16": 0.998, "bf16": 0.99, "int8": 0.95}[row["precision"]]
+            row["accuracy"]["cosine"]
+            >= {"fp32": 0.99999, "fp16": 0.998, "bf16": 0.99, "int8": 0.95, "mixed": 0.97}[row["precision"]]
         )
     assert rows["int8-cpu"]["size_bytes"] < 0.3 * rows["fp32-cpu"]["size_bytes"]
     assert rows[document["recommended"]]["status"] == "ok"

@@ -229,8 +229,8 @@ def measure_costs(
     choices: Collection[str] = tuple(MASKS),
     threads: int = 1,
     *,
-    rounds: int = 8,
-    seconds: float = 0.05,
+    rounds: int = 6,
+    seconds: float = 0.03,
 ) -> Costs:
     """Time every layer at every choice it has; layers that are alike in all but names and values are timed once.
 

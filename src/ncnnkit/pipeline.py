@@ -96,6 +96,14 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     graph, images.stack(), target=recipe.target or machine_target(machine), method=recipe.method,
                     effort=recipe.effort, threads=recipe.threads or None, tell=stages.within("quantise"),
                 )  # fmt: skip
+        for_vulkan = None
+        if quantized is not None and wants_its_own_vulkan_model(recipe, machine):
+            with stages("quantise for Vulkan"):
+                for_vulkan = quantize_images(
+                    graph, images.stack(), target="vulkan", method=recipe.method,
+                    effort=recipe.effort if has_gpu(machine) else "fast", threads=recipe.threads or None,
+                    tell=stages.within("quantise for Vulkan"),
+                )  # fmt: skip
         if quantized is not None and "mixed" in recipe.precisions:
             with stages("plan"):
                 plan = find_plan(
@@ -103,7 +111,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     tell=stages.within("plan"),
                 )  # fmt: skip
         with stages("write the models"):
-            graphs = make_precisions(recipe, graph, quantized, plan, source.name, folder)
+            graphs = make_precisions(recipe, graph, quantized, for_vulkan, plan, source.name, folder)
         with stages("measure"):
             plans = plan_variants(recipe, graphs, machine)
             progress = stages.progress("measure")
@@ -238,6 +246,16 @@ def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
     fields = {key: value for key, value in run["preprocess"].items() if key != "origin"}
     origin = f"the run that made it ({record})"
     return replace(source, preprocess=Preprocess.from_dict(fields), preprocess_origin=origin)
+
+
+def has_gpu(machine: Mapping[str, Any]) -> bool:
+    return any(device["type"] != "cpu" for device in machine["vulkan"])
+
+
+def wants_its_own_vulkan_model(recipe: Recipe, machine: Mapping[str, Any]) -> bool:
+    """Whether int8 is to run on Vulkan, too, with no target given: ncnn's Vulkan cannot run what is made for a CPU."""
+    asked = "int8" in recipe.precisions and "vulkan" in recipe.backends and not recipe.target
+    return asked and bool(machine["vulkan"])
 
 
 def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:

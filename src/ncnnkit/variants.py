@@ -37,9 +37,14 @@ class Precision:
 
 
 def make_precisions(
-    recipe: Recipe, graph: Graph, quantized: Quantized | None, plan: MixedPlan | None, name: str, folder: Path
-) -> dict[str, Precision]:
-    """Make and write the models asked for; a precision that cannot be made is absent."""
+    recipe: Recipe, graph: Graph, quantized: Quantized | None, for_vulkan: Quantized | None, plan: MixedPlan | None,
+    name: str, folder: Path,
+) -> dict[str, Precision]:  # fmt: skip
+    """Make and write the models asked for; a precision that cannot be made is absent.
+
+    Returns:
+        Precision -> its model; ``int8-vulkan`` where Vulkan has one of its own.
+    """
 
     def as_fp16() -> Graph:
         half = graph.copy()
@@ -49,16 +54,19 @@ def make_precisions(
     makers: dict[str, Callable[[], Graph]] = {"fp32": lambda: graph, "fp16": as_fp16}
     if quantized is not None:
         makers["int8"] = lambda: quantized.graph
+    if for_vulkan is not None:
+        makers["int8-vulkan"] = lambda: for_vulkan.graph
     if plan is not None:
         makers["mixed"] = lambda: plan.graph
     files = {"bf16": "fp32"}
     written: dict[str, Precision] = {}
-    for precision in sorted({files.get(p, p) for p in recipe.precisions} & makers.keys()):
+    wanted = (*recipe.precisions, "int8-vulkan")
+    for precision in sorted({files.get(p, p) for p in wanted} & makers.keys()):
         made, param = makers[precision](), folder / f"{name}-{precision}.param"
         ncnnfile.save(made, param)
         size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
         written[precision] = Precision(precision, made, param, size)
-    return {p: written[files.get(p, p)] for p in recipe.precisions if files.get(p, p) in written}
+    return {p: written[files.get(p, p)] for p in wanted if files.get(p, p) in written}
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def plan_variants(recipe: Recipe, graphs: Mapping[str, Precision], machine: Mapp
     threads = recipe.threads or machine["cores"]
 
     def plan(precision: str, backend: str) -> Plan:
-        model, skipped = graphs.get(precision), ""
+        model, skipped = graphs.get(f"{precision}-{backend}", graphs.get(precision)), ""
         if model is None:
             skipped = "the network has no layer that ncnn could run in int8"
         elif (precision, backend) == ("mixed", "vulkan"):
