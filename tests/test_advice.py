@@ -9,7 +9,7 @@ import pytest
 from networks import samples, small
 from numpy.typing import NDArray
 
-from ncnnkit.calibrate import ActivationStats, BlobStats, calibrate
+from ncnnkit.calibrate import ActivationStats, BlobStats, calibrate, calibrate_batches
 from ncnnkit.quantize.advice import Count, enough, error_by_count, image_ranges, likeness, stretching
 from ncnnkit.session import Session
 
@@ -32,29 +32,29 @@ def test_the_error_is_that_of_one_batch_then_half_then_all() -> None:
         seen.append(stats.images)
         return 1 / stats.images
 
-    counts = error_by_count([batch(10, 1.0) for _ in range(5)], error)
-    assert seen == [10] * 5 + [30] * 5 + [50]
-    assert [c.images for c in counts] == [10, 30, 50]
+    counts = error_by_count([batch(10, 1.0) for _ in range(4)], error, 1 / 40)
+    assert seen == [10] * 4 + [20] * 2, "that of all is known"
+    assert [c.images for c in counts] == [10, 20, 40]
     for count in counts:
         assert count.low == count.high == pytest.approx(1 / count.images)
         assert count.mse == pytest.approx(1 / count.images)
 
 
 def test_every_batch_takes_its_turn_and_the_spread_is_told() -> None:
-    counts = error_by_count([batch(1, 2.0**-i) for i in range(4)], lambda stats: stats.blobs["b"].absmax)
+    counts = error_by_count([batch(1, 2.0**-i) for i in range(4)], lambda stats: stats.blobs["b"].absmax, 1.0)
     assert [c.images for c in counts] == [1, 2, 4]
     assert (counts[0].low, counts[0].high) == (0.125, 1.0)
     assert counts[0].mse == pytest.approx((1 + 0.5 + 0.25 + 0.125) / 4)
-    assert (counts[1].low, counts[1].high) == (0.25, 1.0)  # 0+1, 1+2, 2+3, 3+0
+    assert (counts[1].low, counts[1].high) == (0.25, 1.0)  # 0+1, 2+3
     assert counts[2] == Count(4, 1.0, 1.0, 1.0)
 
 
 def test_one_batch_is_one_count() -> None:
-    assert error_by_count([batch(3, 1.0)], lambda stats: 2.0) == [Count(3, 2.0, 2.0, 2.0)]
+    assert error_by_count([batch(3, 1.0)], lambda stats: 1.0, 2.0) == [Count(3, 2.0, 2.0, 2.0)]
 
 
 def test_batches_of_unequal_size_count_as_they_are() -> None:
-    counts = error_by_count([batch(3, 1.0), batch(2, 1.0)], lambda stats: 1.0)
+    counts = error_by_count([batch(3, 1.0), batch(2, 1.0)], lambda stats: 1.0, 1.0)
     assert [c.images for c in counts] == [2, 5]  # 2.5, rounded to even
 
 
@@ -68,11 +68,12 @@ def test_how_many_images_are_enough() -> None:
 
 def test_real_statistics_can_be_counted() -> None:
     graph, inputs = small(), samples(6)
-    batches = [calibrate(graph, [inputs[i::3]], threads=1) for i in range(3)]
-    seen = []
-    error_by_count(batches, lambda stats: seen.append(stats) or 1.0)  # type: ignore[func-returns-value]
-    whole = calibrate(graph, [inputs], threads=1)
-    assert seen[-1].images == 6
+    batches = calibrate_batches(graph, [inputs], None, 4, threads=1)
+    seen: list[ActivationStats] = []
+    error_by_count(batches, lambda stats: seen.append(stats) or 1.0, 1.0)  # type: ignore[func-returns-value]
+    assert [stats.images for stats in seen] == [2, 2, 1, 1, 4, 2]
+    whole = calibrate(graph, [inputs[[0, 1, 4, 5]]], threads=1)
+    seen = seen[:5]
     assert all(np.array_equal(seen[-1].blobs[b].histogram, whole.blobs[b].histogram) for b in whole.blobs)
 
 

@@ -183,14 +183,14 @@ def test_a_network_of_which_all_is_skipped_stays_what_it_was() -> None:
     assert errors(made.graph, made) < 1e-4
 
 
-def test_fast_uses_at_most_forty_images() -> None:
+def test_fast_uses_at_most_twenty_images() -> None:
     told: list[tuple[str, int, int]] = []
     inputs = samples(60)
     made = quantize_images(
         small(), [inputs], target="x86", effort="fast", threads=1, tell=lambda *step: told.append(step)
     )
-    assert len(made.held[0]) == 8
-    assert {total for step, _, total in told if step == "calibrate"} == {32}
+    assert len(made.held[0]) == 4
+    assert {total for step, _, total in told if step == "calibrate"} == {16}
     steps = {step for step, _, _ in told}
     assert {"thresholds", "zero points", "bias correction"} <= steps
     assert made.advice.counts == []

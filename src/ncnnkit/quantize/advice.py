@@ -70,21 +70,24 @@ class Likeness:
         return self.evaluation <= self.calibration
 
 
-def error_by_count(batches: Sequence[ActivationStats], error: Callable[[ActivationStats], float]) -> list[Count]:
-    """The error of thresholds from one batch, two, … and all, with its spread over which ones.
+def error_by_count(
+    batches: Sequence[ActivationStats], error: Callable[[ActivationStats], float], whole: float
+) -> list[Count]:
+    """The error of thresholds from one batch, half of them and all, with its spread over which ones.
 
     Args:
         batches: statistics of disjoint batches of images.
         error: of the network quantised with some statistics.
+        whole: that with all of them, which is known.
     """
     found = []
-    for size in sorted({1, (len(batches) + 1) // 2, len(batches)}):
-        starts = range(len(batches)) if size < len(batches) else range(1)
+    for size in sorted({1, len(batches) // 2} - {0, len(batches)}):
+        starts = range(0, len(batches) - size + 1, size)  # disjoint choices
         chosen = [[batches[(start + i) % len(batches)] for i in range(size)] for start in starts]
         errors = [error(merge_all(each)) for each in chosen]
         images = round(float(np.mean([sum(part.images for part in each) for each in chosen])))
         found.append(Count(images, float(np.mean(errors)), min(errors), max(errors)))
-    return found
+    return [*found, Count(sum(part.images for part in batches), whole, whole, whole)]
 
 
 def enough(counts: Sequence[Count]) -> int | None:

@@ -62,8 +62,8 @@ _ROUND, _ALL = frozenset({"rounding", "bias"}), frozenset({"rounding", "bias", "
 
 EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
     {
-        "fast": Effort(40, advice=False),
-        "default": Effort(100, strengths=(0.5,), fits=(_ROUND,), rows=4096),
+        "fast": Effort(20, advice=False),
+        "default": Effort(80, strengths=(0.5,), fits=(_ROUND,), rows=4096),
         "best": Effort(400, strengths=(0.25, 0.5), fits=(_ROUND, _ALL), rows=16384),
     }
 )
@@ -217,7 +217,9 @@ class _Quantizer:
             return Advice()
         self.tell("calibration advice", 0, 0)
         kept = self.stats
-        counts = error_by_count(batches, lambda stats: self._error(self._thresholds(self.graph, stats).int8))
+        counts = error_by_count(
+            batches, lambda stats: self._error(self._thresholds(self.graph, stats).int8), self.trials[0].mse
+        )
         self.stats = kept
         ranges = image_ranges(self.graph, self.used, self.threads)
         worst = [replace(each, image=int(self.chosen[each.image])) for each in stretching(ranges)]

@@ -11,6 +11,7 @@ Array = NDArray[np.float32]
 
 DAMPING = 0.01  # of the mean of the covariance's diagonal, added to all of it
 BLOCK = 128  # columns after which the ones behind are brought up to date
+SMALL = 64  # inputs up to which many matrices at once are quicker than one after the other
 
 
 def nearest(scaled: Array, steps: int = STEPS) -> Array:
@@ -62,12 +63,11 @@ def _upper_of_inverse(matrix: Array) -> Array:
 
     Turned end for end, the matrix is LLᵀ; its inverse's factor is then L⁻¹ turned back.
     """
-    from scipy.linalg import solve_triangular
+    from scipy.linalg.lapack import spotrf, strtri
 
-    lower = np.linalg.cholesky(matrix[:, ::-1, ::-1])
-    eye = np.eye(matrix.shape[1], dtype=matrix.dtype)
-    if matrix.shape[1] <= 64:
-        inverse = np.linalg.solve(lower, np.broadcast_to(eye, lower.shape))
+    turned = matrix[:, ::-1, ::-1]
+    if matrix.shape[1] <= SMALL:
+        inverse = np.linalg.inv(np.linalg.cholesky(turned))
     else:
-        inverse = np.stack([solve_triangular(each, eye, lower=True, check_finite=False) for each in lower])
+        inverse = np.stack([strtri(spotrf(each, lower=1, clean=1)[0], lower=1)[0] for each in turned])
     return np.ascontiguousarray(inverse[:, ::-1, ::-1])
