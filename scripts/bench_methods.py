@@ -22,7 +22,7 @@ from bench_quantize import Prepared, native_model, prepare
 from numpy.typing import NDArray
 
 from ncnnkit import accuracy
-from ncnnkit.graph import Graph
+from ncnnkit.graph import Graph, Layer
 from ncnnkit.quantize import quantize_images
 from ncnnkit.quantize.methods import EFFORTS, Effort
 from ncnnkit.search import run_graphs
@@ -94,6 +94,29 @@ def main() -> None:
             )
 
 
+def activations_alone(exact: Graph, int8: Graph) -> Graph:
+    """The fp32 network in which what int8 layers read is rounded and clipped as they do it, and the weights are exact.
+
+    What is left is the floor of every method that only chooses weights and biases.
+    """
+    made, scalar = Graph(), {"op_type": 2, "with_scalar": 1}
+    for original, rounded in zip(exact.layers, int8.layers, strict=True):
+        layer = original.copy()
+        if rounded.params.get("int8_scale_term"):
+            scale, name, source = float(rounded.array("input_scale")[0]), layer.name, layer.inputs[0]
+            blobs = [f"{name}/{i}" for i in range(4)]
+            made.layers += [
+                Layer("BinaryOp", f"{name}/steps", [source], [blobs[0]], {**scalar, "b": scale}),
+                Layer("UnaryOp", f"{name}/round", [blobs[0]], [blobs[1]], {"op_type": 18}),
+                Layer("Clip", f"{name}/clip", [blobs[1]], [blobs[2]], {"min": -127.0, "max": 127.0}),
+                Layer("BinaryOp", f"{name}/values", [blobs[2]], [blobs[3]], {**scalar, "b": 1 / scale}),
+            ]
+            layer.inputs[0] = blobs[3]
+        made.layers.append(layer)
+    made.verify()
+    return made
+
+
 def _models(
     args: argparse.Namespace, found: Prepared, chosen: Array, with_methods: bool
 ) -> list[tuple[str, Graph, float]]:
@@ -107,9 +130,15 @@ def _models(
     def quantized(effort: str | Effort) -> Graph:
         return quantize_images(found.graph, [samples], target="x86", effort=effort).graph
 
+    def floor(**methods: Any) -> Graph:
+        made = quantize_images(found.graph, [samples], target="x86", effort=Effort(**{**_PLAIN, **methods}))
+        return activations_alone(made.exact, made.fitted)
+
     models = [timed("native KL", lambda: native_model(args.native, found, chosen, "kl"))]
     if with_methods:
         models.append(timed("native ACIQ", lambda: native_model(args.native, found, chosen, "aciq")))
+        models.append(timed("activations alone, exact weights", floor))
+        models.append(timed("the same with zero points", lambda: floor(zero_points=True)))
         models += [timed(name, lambda effort=effort: quantized(effort)) for name, effort in METHODS.items()]
     return models + [timed(name, lambda name=name: quantized(name)) for name in args.efforts.split(",")]
 

@@ -19,6 +19,7 @@ Array = NDArray[np.float32]
 BATCHES = 4
 ENOUGH = 1.05  # of the error with all images: what more of them could still bring
 STRETCH = 1.5  # times the second largest: one image alone makes the range
+LEAST_SPREAD = 0.05  # of a log range: of a few images some tensors hardly differ
 UNLIKE = 95.0  # percentile of the calibration images' own distances that the median evaluation image must stay under
 
 
@@ -125,7 +126,7 @@ def likeness(calibration: NDArray[np.float64], evaluation: NDArray[np.float64]) 
     logs, others = np.log(np.maximum(calibration, 1e-12)), np.log(np.maximum(evaluation, 1e-12))
 
     def distance(rows: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
-        spread = np.maximum(base.std(axis=0), 1e-3)
+        spread = np.maximum(base.std(axis=0), LEAST_SPREAD)
         return np.asarray(np.sqrt(np.mean(((rows - base.mean(axis=0)) / spread) ** 2, axis=1)))
 
     own = [distance(logs[i : i + 1], np.delete(logs, i, axis=0))[0] for i in range(len(logs))]
