@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--every", type=int, default=1, help="evaluate on every n-th of the other images")
     parser.add_argument("--alone", action="store_true", help="each method alone and together, too, on the first draw")
+    parser.add_argument("--only", default="", help="with --alone: just the methods that hold this text")
     parser.add_argument("--efforts", default="fast,default")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
@@ -136,11 +137,14 @@ def _models(
 
     models = [timed("native KL", lambda: native_model(args.native, found, chosen, "kl"))]
     if with_methods:
-        models.append(timed("native ACIQ", lambda: native_model(args.native, found, chosen, "aciq")))
-        models.append(timed("activations alone, exact weights", floor))
-        models.append(timed("the same with zero points", lambda: floor(zero_points=True)))
-        models += [timed(name, lambda effort=effort: quantized(effort)) for name, effort in METHODS.items()]
-    return models + [timed(name, lambda name=name: quantized(name)) for name in args.efforts.split(",")]
+        ways: dict[str, Any] = {
+            "native ACIQ": lambda: native_model(args.native, found, chosen, "aciq"),
+            "activations alone, exact weights": floor,
+            "activations alone, zero points": lambda: floor(zero_points=True),
+            **{name: partial(quantized, effort) for name, effort in METHODS.items()},
+        }
+        models += [timed(name, way) for name, way in ways.items() if args.only in name]
+    return models + [timed(name, lambda name=name: quantized(name)) for name in args.efforts.split(",") if name]
 
 
 if __name__ == "__main__":
