@@ -42,6 +42,7 @@ def _fit(*methods: str, **others: Any) -> Effort:
 
 METHODS: Mapping[str, Effort] = {
     "MSE thresholds": Effort(**_PLAIN),
+    "+ thresholds by output error": Effort(**{**_PLAIN, "by_output": True}),
     "+ zero points": Effort(**{**_PLAIN, "zero_points": True}),
     "+ channel migration 0.5": Effort(**{**_PLAIN, "strengths": (0.5,)}),
     "+ bias correction, one pass": Effort(**{**_PLAIN, "biases": True}),
@@ -51,6 +52,7 @@ METHODS: Mapping[str, Effort] = {
     "zero points, GPTQ": _fit("rounding", zero_points=True),
     "zero points, biases layer by layer": _fit("bias", zero_points=True),
     "zero points, GPTQ, biases": _fit("rounding", "bias", zero_points=True),
+    "zero points, thresholds by output error, GPTQ, biases": _fit("rounding", "bias", zero_points=True, by_output=True),
     "zero points, GPTQ, biases, gains": _fit("rounding", "bias", "gain", zero_points=True),
     "migration, zero points, GPTQ, biases": _fit("rounding", "bias", zero_points=True, strengths=(0.5,)),
 }

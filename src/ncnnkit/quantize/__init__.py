@@ -7,6 +7,7 @@ methods                what is tried, in order, and kept where it helps: the flo
 scales, table          thresholds and weight scales; ncnn2table's file
 int8                   int8 layers from scales, requantised between them
 zeropoint              one-sided activations to the middle of int8's range
+thresholds             thresholds moved to where the layers behind err least
 equalize               channels of one tensor to more equal ranges
 bias                   biases corrected, all in one pass
 layerwise, rounding    weights, biases and scales fitted to what the layers before really hand on

@@ -23,6 +23,7 @@ from .layerwise import Kept, fit_layers
 from .scales import STEPS, mse_threshold
 from .table import Table
 from .targets import TARGETS
+from .thresholds import by_output_error
 from .zeropoint import Group, Lowering
 
 Array = NDArray[np.float32]
@@ -40,6 +41,7 @@ class Effort:
         images: at most so many are used.
         strengths: of channel migration, those tried.
         zero_points: whether one-sided activations are moved to the middle of int8's range.
+        by_output: whether thresholds are moved to where the layers that read them err least.
         biases: whether biases are corrected where nothing is fitted.
         fits: what is fitted layer by layer (:func:`ncnnkit.quantize.layerwise.fit_layers`), those tried. Without any,
             biases are corrected against each layer's own fp32 input, all in one pass.
@@ -51,6 +53,7 @@ class Effort:
     images: int
     strengths: tuple[float, ...] = ()
     zero_points: bool = True
+    by_output: bool = False
     biases: bool = True
     fits: tuple[frozenset[str], ...] = ()
     rows: int = 0
@@ -64,7 +67,7 @@ EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
     {
         "fast": Effort(20, advice=False),
         "default": Effort(80, strengths=(0.5,), fits=(_ROUND,), rows=4096),
-        "best": Effort(400, strengths=(0.25, 0.5), fits=(_ROUND, _ALL), rows=16384),
+        "best": Effort(400, strengths=(0.25, 0.5), by_output=True, fits=(_ROUND, _ALL), rows=16384),
     }
 )
 """Seconds, a minute, minutes."""
@@ -163,10 +166,12 @@ def quantize_images(
 
 @dataclass(eq=False)
 class _Version:
-    """A network on its way: fp32 but for what rounding must know."""
+    """A network on its way, ``int8``, and what it is made from: ``whole``, which computes what ``exact`` does with the
+    weights that int8 has."""
 
     exact: Graph
     table: Table
+    whole: Graph
     int8: Graph
 
 
@@ -196,6 +201,7 @@ class _Quantizer:
         if not native:
             best = self._migration(best)
             best = self._zero_points(best)
+            best = self._output_thresholds(best)
         layers: list[Kept] = []
         if self.effort.fits and not native:
             best, layers = self._layer_by_layer(best)
@@ -209,7 +215,10 @@ class _Quantizer:
         """Scales from histograms."""
         self.stats = stats or self._calibrate(graph)[0]
         table = make_table(graph, self.stats).without(self.skip)
-        return _Version(graph, table, apply_table(graph, table, target=self.target, finish=False))
+        return self._version(graph, table, graph)
+
+    def _version(self, exact: Graph, table: Table, whole: Graph) -> _Version:
+        return _Version(exact, table, whole, apply_table(whole, table, target=self.target, finish=False))
 
     def _advice(self, batches: Sequence[ActivationStats]) -> Advice:
         """What the images were worth. The error is that of thresholds alone: what they are chosen for."""
@@ -255,10 +264,18 @@ class _Quantizer:
                 for name, scale in best.table.inputs.items()
             }
             table = Table(best.table.weights, inputs)
-            rounded = lowering.apply(offsets, rounded_weights(best.exact, table))
-            version = _Version(
-                lowering.apply(offsets), table, apply_table(rounded, table, target=self.target, finish=False)
-            )
+            whole = lowering.apply(offsets, rounded_weights(best.exact, table))
+            version = self._version(lowering.apply(offsets), table, whole)
+            return version if judge(version.int8) else best
+
+    def _output_thresholds(self, best: _Version) -> _Version:
+        """Thresholds by the error they cause at the output of the layers behind."""
+        if not self.effort.by_output:
+            return best
+        with self._trial("thresholds by output error") as judge:
+            tell = self._progress("thresholds by output error")
+            table = by_output_error(best.exact, best.whole, best.table, self.used, threads=self.threads, progress=tell)
+            version = self._version(best.exact, table, best.whole)
             return version if judge(version.int8) else best
 
     def _offset(self, group: Group) -> float:
@@ -272,7 +289,7 @@ class _Quantizer:
         with self._trial("bias correction") as judge:
             tell = self._progress("bias correction")
             fixed = correct_bias(best.exact, best.int8, self.used, threads=self.threads, progress=tell)
-            return _Version(best.exact, best.table, fixed) if judge(fixed) else best
+            return replace(best, int8=fixed) if judge(fixed) else best
 
     def _layer_by_layer(self, start: _Version) -> tuple[_Version, list[Kept]]:
         best, kept = start, list[Kept]()
@@ -283,7 +300,7 @@ class _Quantizer:
                     progress=self._progress("layer by layer"),
                 )  # fmt: skip
                 if judge(fitted):
-                    best, kept = _Version(start.exact, start.table, fitted), layers
+                    best, kept = replace(start, int8=fitted), layers
         return (best, kept) if kept else (self._biases(start), [])
 
     # ------------------------------------------------------------------------------------------------- the judging
