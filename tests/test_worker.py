@@ -98,13 +98,13 @@ def test_a_refused_request_leaves_the_process_usable(model: Path) -> None:
     ],
 )
 def test_a_dead_process_is_told_with_its_cause(tmp_path: Path, body: str, said: str) -> None:
-    with Child(python=script(tmp_path, body)) as child, pytest.raises(WorkerError, match=said) as died:
+    with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match=said) as died:
         child.ask("probe")
     assert died.value.crashed
 
 
 def test_a_hanging_process_is_ended(tmp_path: Path) -> None:
-    with Child(python=script(tmp_path, "sleep 60")) as child, pytest.raises(WorkerError, match="hung") as late:
+    with Child([script(tmp_path, "sleep 60")]) as child, pytest.raises(WorkerError, match="hung") as late:
         child.ask("probe", timeout=0.2)
     assert late.value.crashed
 

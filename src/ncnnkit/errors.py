@@ -9,6 +9,7 @@
     ├── ToolError             exit 4: something ncnnkit relies on failed
     │   ├── ConvertError          pnnx is missing or could not convert
     │   ├── RuntimeFailure        ncnn crashed, hung or ran out of memory
+    │   ├── DeviceError           a board that cannot be reached, or was lost
     │   └── StorageError          the disk is full or may not be written
     └── VerificationError     exit 5: it ran, but the result must not be trusted
 
@@ -76,6 +77,10 @@ class ConvertError(ToolError):
 
 class RuntimeFailure(ToolError):
     """The process that ran ncnn crashed, hung or ran out of memory."""
+
+
+class DeviceError(ToolError):
+    """A board cannot be reached, was lost in the middle, or lacks what measuring needs."""
 
 
 class StorageError(ToolError):

@@ -564,16 +564,20 @@ class WorkerError(Exception):
 
 
 class Child:
-    """A serving process, seen from outside. A context manager; leaving it ends the process."""
+    """A serving process, seen from outside. A context manager; leaving it ends the process.
 
-    def __init__(self, python: str = sys.executable, script: str = __file__) -> None:
+    Args:
+        command: what starts it; by default this file on this machine.
+    """
+
+    def __init__(self, command: Optional[Sequence[str]] = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ncnnkit-")
         # Shader caches of its own, empty at first: a cold load compiles, whatever ran on this machine before.
         caches = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), self._scratch.name)
         # Open as long as the process lives.
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [python, os.path.abspath(script), "serve"],
+            list(command or [sys.executable, os.path.abspath(__file__), "serve"]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -792,6 +796,14 @@ def _time(child: Child, result: Message, job: Message) -> Child:
 def _remember(child: Child, result: Message) -> Child:
     result["peak_memory_mb"] = child.ask("memory")[0]["peak_mb"]
     return child
+
+
+JOBS: Dict[str, Callable[..., Message]] = {"measure": measure}
+
+
+def run_job(job: Message, tell: Callable[[Message], None] = lambda step: None) -> Message:
+    """Do a job of any kind on this machine."""
+    return JOBS[job.get("kind", "measure")](job, tell)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -216,7 +216,9 @@ class Stepper:
         self._stack = ExitStack()
         try:
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
-            self._children = [self._stack.enter_context(Child(script=__file__)) for _ in range(count)]
+            self._children = [
+                self._stack.enter_context(Child([sys.executable, __file__, "serve"])) for _ in range(count)
+            ]
             self._pool = self._stack.enter_context(ThreadPoolExecutor(count))
             names = graph.inputs
 

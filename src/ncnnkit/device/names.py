@@ -1,0 +1,60 @@
+"""Names for devices, kept in ``~/.config/ncnnkit/devices.toml``: a table of name = "address"."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from ..errors import RecipeError
+from ..ncnnfile import atomic_write
+from .transport import TRANSPORTS, parse_ssh
+
+
+def names_file() -> Path:
+    """``$XDG_CONFIG_HOME/ncnnkit/devices.toml``, by default below ``~/.config``."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ncnnkit" / "devices.toml"
+
+
+def load_names() -> dict[str, str]:
+    """Name -> address. Raises RecipeError where the file is not what it must be."""
+    path = names_file()
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read: {error}", where=str(path)) from None
+    if not all(isinstance(address, str) for address in table.values()):
+        raise RecipeError('must hold lines of name = "address"', where=str(path))
+    return table
+
+
+def save_names(names: dict[str, str]) -> None:
+    """Write the file. Raises StorageError."""
+    import tomli_w
+
+    path = names_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(tomli_w.dumps(names).encode())
+
+
+def is_address(text: str) -> bool:
+    return text == "local" or text.partition("://")[0] in TRANSPORTS
+
+
+def check_address(address: str) -> str:
+    """The address, if it is one. Raises RecipeError."""
+    scheme, separator, _ = address.partition("://")
+    if any(not c.isprintable() for c in address) or not is_address(address):
+        raise RecipeError(f"{address!r} is no device", hint="local, ssh://user@host, adb://serial, or a name of "
+                          "`ncnnkit devices`")  # fmt: skip
+    if separator and scheme == "ssh":
+        parse_ssh(address)
+    return address
+
+
+def resolve(name: str) -> str:
+    """The address of a name or address. Raises RecipeError."""
+    return check_address(name if is_address(name) else load_names().get(name, name))

@@ -1,0 +1,79 @@
+"""The wheels of ncnn and numpy for a board's Python, fetched here: the board needs no internet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..errors import DeviceError
+
+PACKAGES = ("ncnn", "numpy")
+OLDEST_GLIBC = 17  # 2.17: manylinux2014
+
+
+def cache_folder() -> Path:
+    """Where what is costly to make is kept: ``$XDG_CACHE_HOME/ncnnkit``, by default ``~/.cache/ncnnkit``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
+
+
+def fetch_wheels(board: Mapping[str, Any], where: str) -> list[Path]:
+    """The wheels for a board, from the cache or by pip.
+
+    Args:
+        board: ``machine`` (as ``aarch64``), ``python`` (its version) and ``libc`` (name and version).
+        where: what the board is called, for errors.
+
+    Raises:
+        DeviceError: pip is missing or finds no wheels for such a board.
+    """
+    major, minor = board["python"][:2]
+    folder = cache_folder() / "wheels" / f"ncnn-{version('ncnn')}-py{major}{minor}-{_platform(board)}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+        try:
+            _download(board, where, part)
+            part.replace(folder)
+        except OSError:
+            if not folder.is_dir():  # else somebody else fetched them meanwhile
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return sorted(folder.glob("*.whl"))
+
+
+def _download(board: Mapping[str, Any], where: str, folder: Path) -> None:
+    major, minor = board["python"][:2]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    there = ["--only-binary=:all:", "--implementation", "cp", "--python-version", f"{major}.{minor}"]
+    # pip takes every platform tag by its name only: all those that an older glibc made good for this one.
+    there += [word for tag in _tags(board) for word in ("--platform", tag)]
+    # The very ncnn that is used here: what was quantised and verified with it is what runs there.
+    wanted = [f"ncnn=={version('ncnn')}", "numpy"]
+    done = subprocess.run([*pip, *there, "--dest", str(folder), *wanted], capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip failed"]
+        raise DeviceError(
+            f"no wheels for Python {major}.{minor} on {_platform(board)}: {said[-1]}", where=where,
+            hint="this machine needs pip and an index it can reach, once",
+        )  # fmt: skip
+
+
+def _tags(board: Mapping[str, Any]) -> list[str]:
+    machine, (libc, release) = board["machine"], board["libc"]
+    if libc != "glibc":
+        return [f"musllinux_1_2_{machine}", f"musllinux_1_1_{machine}"]
+    newest = int(release.split(".")[1])
+    return [f"manylinux_2_{m}_{machine}" for m in range(newest, OLDEST_GLIBC - 1, -1)] + [f"manylinux2014_{machine}"]
+
+
+def _platform(board: Mapping[str, Any]) -> str:
+    libc, release = board["libc"]
+    return f"{libc or 'libc'}{release}-{board['machine']}"
