@@ -21,7 +21,7 @@ from ncnnkit import accuracy
 from ncnnkit.ncnnfile import save
 from ncnnkit.quantize import quantize_images
 from ncnnkit.search import find_plan, parse_limit, run_graphs
-from ncnnkit.session import probe
+from ncnnkit.sites import this_machine
 from ncnnkit.variants import Plan, Precision, describe, measure
 
 
@@ -38,13 +38,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
-        folder, machine = Path(name), probe()
+        folder, site = Path(name), this_machine()
         found = prepare(args, folder, "5")
         start = time.perf_counter()
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=args.effort)
         middle = time.perf_counter()
         limit = parse_limit(args.max_error, args.max_latency)
-        plan = find_plan(made.exact, made.fitted, made.held, limit, machine, threads=args.threads)
+        plan = find_plan(made.exact, made.fitted, made.held, limit, site.machine, threads=args.threads)
         end = time.perf_counter()
         print(f"quantising {middle - start:.1f} s, planning {end - middle:.1f} s, {plan.repairs} repairs")
         print(f"{limit} holds on {len(made.held[0])} held-back images: {plan.holds}")
@@ -55,11 +55,11 @@ def main() -> None:
         for precision, graph in graphs.items():
             param = folder / f"model-{precision}.param"
             save(graph, param)
-            plans.append(Plan(precision, precision, "cpu", args.threads, Precision(precision, graph, param, 0)))
+            plans.append(Plan(precision, precision, "cpu", args.threads, site, Precision(precision, graph, param, 0)))
         seconds = 0.5 * args.rounds
         results = measure(plans, [found.evaluation], folder, seconds=seconds, rounds=args.rounds)
         reference = {"out": run_graphs([found.graph], [found.evaluation])[0][0]}
-        rows = [describe(p, result, machine, reference, None, []) for p, result in zip(plans, results)]
+        rows = [describe(p, result, reference, None, []) for p, result in zip(plans, results)]
         mixed = rows[-1]["latency_ms"]["median"]
         for row in rows:
             error, latency = row["accuracy"], row["latency_ms"]

@@ -30,7 +30,7 @@ from ncnnkit.graph import Graph
 from ncnnkit.images import ImageSet, InputSpec
 from ncnnkit.pipeline import choose_preprocess, settle_random_weights
 from ncnnkit.quantize import quantize_images
-from ncnnkit.session import probe
+from ncnnkit.sites import this_machine
 from ncnnkit.source import open_model
 from ncnnkit.variants import Plan, Precision, describe, measure
 
@@ -141,18 +141,18 @@ def _report_models(
 ) -> None:
     with nk.Session(graph, precision="fp32") as net:
         reference = {"out": np.stack([net.run(sample) for sample in evaluation])}
-    machine = probe()
+    site = this_machine()
     plans = []
     for index, (name, made) in enumerate({"fp32": graph, **graphs}.items()):
         param = folder / f"model{index}.param"
         nk.save(made, param)
         precision = "fp32" if name == "fp32" else "int8"
         size = param.with_suffix(".bin").stat().st_size
-        plans.append(Plan(name, precision, "cpu", args.threads, Precision(precision, made, param, size)))
+        plans.append(Plan(name, precision, "cpu", args.threads, site, Precision(precision, made, param, size)))
     results = measure(plans, [evaluation], folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds)
-    rows = [describe(plan, result, machine, reference, None, []) for plan, result in zip(plans, results)]
+    rows = [describe(plan, result, reference, None, []) for plan, result in zip(plans, results)]
     base = next((r for r in rows if r["name"] == "ncnn2table KL"), rows[0])
-    print(f"{machine['cpu']}, {args.threads} threads, ncnn {machine['ncnn']}, {len(evaluation)} images to evaluate")
+    print(f"{site.machine['cpu']}, {args.threads} threads, ncnn {site.machine['ncnn']}, {len(evaluation)} images")
     columns = f"{'model':32}{'MSE':>10}{'SQNR dB':>9}{'cosine':>9}{'median ms':>11}{'spread':>8}"
     print(f"{columns}{'latency / ' + base['name']:>25}")
     for row in rows:

@@ -20,6 +20,7 @@ from ncnnkit.errors import ImageError, ModelError, StorageError, VerificationErr
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.schema import validate
+from ncnnkit.sites import this_machine
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.store import load_run
 from ncnnkit.verdict import GUESS, recommend
@@ -232,7 +233,7 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
     result = {name: {"outputs": {"out0": str(tmp_path / f"{name}.npy")}} for name in "ab"}
 
     def status(gpu: str) -> str:
-        rows = [{"precision": "fp32", "backend": b, "status": "ok"} for b in ("cpu", "vulkan")]
+        rows = [{"precision": "fp32", "backend": b, "device": "local", "status": "ok"} for b in ("cpu", "vulkan")]
         variants.refuse_copies_of_the_cpu(rows, [result["a"], result[gpu]])
         return str(rows[1]["status"])
 
@@ -242,9 +243,9 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:
     """fp16 overflows on some devices: the others' figures stand."""
     np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))
-    plan = variants.Plan("fp16-cpu", "fp16", "cpu", 1, None)
+    plan = variants.Plan("fp16-cpu", "fp16", "cpu", 1, this_machine(), None)
     result = {"status": "ok", "reason": "", "outputs": {"out0": str(tmp_path / "nan.npy")}, "device": None}
-    row = variants.describe(plan, result, {"cpu": "a CPU", "cpu_features": []}, {"out0": samples(2, (10,))}, None, [])
+    row = variants.describe(plan, result, {"out0": samples(2, (10,))}, None, [])
     assert (row["status"], row["accuracy"]) == ("crashed", None)
     assert "NaN" in row["reason"]
 

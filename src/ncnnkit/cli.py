@@ -79,7 +79,15 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Images = Annotated[str, typer.Option(help="Folder, list file, .npy or .npz.")]
 Method = Annotated[str | None, typer.Option(help="How thresholds are chosen: mse, kl, aciq or minmax.")]
-Target = Annotated[str | None, typer.Option(help="x86, arm or vulkan: the kernels the int8 model is made for.")]
+Target = Annotated[
+    str | None,
+    typer.Option(help="The kernels int8 is made for: auto, x86, arm, arm-dotprod, vulkan, or a board as rk3588."),
+]
+On = Annotated[
+    list[str] | None,
+    typer.Option("--on", help="Where to measure: ssh://user@board, adb://serial or a name of `ncnnkit devices`; again "
+                 "for several at once."),
+]  # fmt: skip
 Backend = Annotated[str | None, typer.Option(help="cpu,vulkan")]
 Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8,mixed")]
 Effort = Annotated[
@@ -202,6 +210,7 @@ def run(
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Classes of the evaluation images: lines 'file class'.")] = None,
     shape: Shape = None,
+    on: On = None,
     backend: Backend = None,
     precision: Precision = None,
     threads: Threads = None,
@@ -228,7 +237,8 @@ def run(
 
     options = {
         "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
-        "backends": _words(backend), "precisions": _words(precision), "threads": threads, "weights": weights,
+        "on": on or None, "backends": _words(backend), "precisions": _words(precision), "threads": threads,
+        "weights": weights,
         "target": target, "method": method, "effort": effort, "max_error": max_error, "max_latency": max_latency,
         "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
@@ -433,6 +443,7 @@ def compare(
 @command()
 def bench(
     param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    on: On = None,
     backend: Backend = None,
     precision: Precision = None,
     threads: Threads = None,
@@ -446,8 +457,8 @@ def bench(
 
     with _progress() as tell:
         rows = bench_model(
-            param, backends=_words(backend), precisions=_words(precision), threads=threads, shapes=_shapes(shape) or (),
-            seconds=seconds, progress=lambda done, total: tell("measure", done, total),
+            param, backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
+            shapes=_shapes(shape) or (), seconds=seconds, progress=lambda done, total: tell("measure", done, total),
         )  # fmt: skip
     print(json.dumps(rows, indent=2)) if as_json else out.print(
         console_table({"variants": rows, "recommended": None}, out.width)

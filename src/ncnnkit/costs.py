@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ncnnfile
+from .device import LOCAL, Device
 from .errors import RuntimeFailure
 from .graph import Graph, Layer
 from .ops import Mask, Value
@@ -228,6 +229,7 @@ def measure_costs(
     shapes: Mapping[str, Shape],
     choices: Collection[str] = tuple(MASKS),
     threads: int = 1,
+    device: Device = LOCAL,
     *,
     rounds: int = 6,
     seconds: float = 0.03,
@@ -240,13 +242,14 @@ def measure_costs(
         shapes: of every blob, see :func:`blob_shapes`.
         choices: those of :data:`MASKS` to measure.
         threads: of the CPU.
+        device: where to time them.
         rounds: how often all are gone through.
         seconds: for each layer and form, in all rounds.
 
     Raises:
         RuntimeFailure: ncnn crashed or refused.
     """
-    supported = _storages(graph_float)
+    supported = _storages(graph_float, device)
     int8 = {layer.name: layer for layer in graph_int8.layers if layer.params.get("int8_scale_term")}
     layers = [layer for layer in graph_float.layers if layer.type not in FREE]
     keys = {layer.name: (layer.name in int8, *_key(layer, shapes)) for layer in layers}
@@ -262,7 +265,7 @@ def measure_costs(
     for source, target in pairs:
         for shape in set(roots.values()):
             nets[shape, source, target] = _net(_cast(source, target), [shape], source)
-    timed = dict(zip(nets, _time(list(nets.values()), threads, rounds, seconds)))
+    timed = dict(zip(nets, _time(list(nets.values()), threads, rounds, seconds, device)))
 
     costs: dict[tuple[str, str, bool, bool], float] = {}
     reads: dict[tuple[str, str], Kind] = {}
@@ -360,29 +363,35 @@ def _net(layer: Layer, shapes: Sequence[Shape], kind: Kind) -> _Net:
     return _Net(graph, tuple((f"in{i}", shapes[i]) for i in count), tuple(made.inputs), (made.outputs[0],))
 
 
-def _time(nets: Sequence[_Net], threads: int, rounds: int, seconds: float) -> list[tuple[float, int, int]]:
+def _time(
+    nets: Sequence[_Net], threads: int, rounds: int, seconds: float, device: Device
+) -> list[tuple[float, int, int]]:
     """Of each: its ms, and the bits of a value of what its layer reads and makes.
 
     Other processes take the CPU for longer than a layer runs, and a layer of several threads waits for all of them: the
     lowest decile is the layer's, where the median may be many times that.
     """
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
-        rows = []
+        files = []
         for number, net in enumerate(nets):
             param = Path(folder) / f"{number}.param"
             ncnnfile.save(net.graph, param)
-            files = {"param": str(param), "bin": str(param.with_suffix(".bin"))}
-            rows.append({**files, "inputs": net.inputs, "ready": net.ready, "outputs": net.outputs})
+            files += [param, param.with_suffix(".bin")]
+        there = device.put(files)
+        rows = [
+            {"param": param, "bin": weights, "inputs": net.inputs, "ready": net.ready, "outputs": net.outputs}
+            for net, param, weights in zip(nets, there[::2], there[1::2])
+        ]
         patience = LOAD_TIMEOUT + 10 * len(nets) * seconds
-        with _failing(), Child() as child:
+        with _failing(), device.child() as child:
             answer = child.ask("time_nets", nets=rows, threads=threads, precision="mixed", rounds=rounds,
                                seconds=seconds, timeout=patience)[0]  # fmt: skip
     return [(ms, (ready or made)[0], made[0]) for ms, (ready, made) in zip(answer["undisturbed"], answer["bits"])]
 
 
-def _storages(graph: Graph) -> dict[str, list[str]]:
+def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
     """Layer -> the storages of 16 bits it can read."""
-    with _loaded(graph, "mixed", 1) as child:
+    with _loaded(graph, "mixed", 1, device) as child:
         return dict(child.ask("layers")[0]["layers"])
 
 
@@ -419,12 +428,13 @@ def profile(
 
 
 @contextmanager
-def _loaded(graph: Graph, precision: str, threads: int | None) -> Iterator[Child]:
+def _loaded(graph: Graph, precision: str, threads: int | None, device: Device = LOCAL) -> Iterator[Child]:
     """A serving process with a network loaded."""
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, _failing(), Child() as child:
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, _failing(), device.child() as child:
         param = Path(folder) / "model.param"
         ncnnfile.save(graph, param)
-        child.ask("load", param=str(param), bin=str(param.with_suffix(".bin")), backend="cpu", precision=precision,
+        there, weights = device.put([param, param.with_suffix(".bin")])
+        child.ask("load", param=there, bin=weights, backend="cpu", precision=precision,
                   threads=threads or os.cpu_count() or 1, timeout=LOAD_TIMEOUT)  # fmt: skip
         yield child
 

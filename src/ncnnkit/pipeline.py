@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,17 +26,18 @@ from .layers import LAYER_IMAGES, layer_errors
 from .ncnnfile import load
 from .passes import optimize_with_report
 from .preprocess import Preprocess, default_preprocess, preset
-from .quantize import Quantized, machine_target, quantize_images
+from .quantize import Quantized, quantize_images
 from .quantize.advice import Likeness, enough, image_ranges, likeness
-from .recipe import Recipe, save_recipe
+from .recipe import AUTO, Recipe, save_recipe
 from .report import write_report
 from .schema import SCHEMA, Run, validate
 from .search import Limit, MixedPlan, explain, find_plan, parse_limit
 from .session import Session, has_int8, probe
+from .sites import Site, open_sites
 from .source import ModelSource, open_model
 from .source.torch_models import BUILDERS
 from .store import RUN, load_run, save_run, staging
-from .variants import Precision, describe, make_precisions, measure, plan_variants, refuse_copies_of_the_cpu
+from .variants import Models, describe, measure, plan_variants, refuse_copies_of_the_cpu, write_models
 from .verdict import GOOD_COSINE, GUESS, recommend, top5, warn
 
 Array = NDArray[Any]
@@ -64,9 +65,9 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
     """
     stages = Stages(tell)
     limit = parse_limit(recipe.max_error, recipe.max_latency)
-    with staging(out) as folder:
-        with stages("look at this machine"):
-            machine = probe()
+    with staging(out) as folder, ExitStack() as opened:
+        with stages("look at the devices" if recipe.on else "look at this machine"):
+            sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
         with stages("open the model"):
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
             preprocess, origin = choose_preprocess(recipe, source)
@@ -88,45 +89,41 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         check_labels(labels, reference)
         with stages("check the conversion"):
             check = check_conversion(recipe, source, conversion, inputs, reference)
-        quantized, plan = None, None
-        threads = recipe.threads or machine["cores"]
-        if {"int8", "mixed"} & set(recipe.precisions) and quantizable(graph):
-            with stages("quantise"):
-                quantized = quantize_images(
-                    graph, images.stack(), target=recipe.target or machine_target(machine), method=recipe.method,
-                    effort=recipe.effort, threads=recipe.threads or None, tell=stages.within("quantise"),
+        quantized: dict[str, Quantized] = {}
+        for target, effort in efforts_by_target(recipe, sites).items() if quantizable(graph) else ():
+            stage = "quantise" if target == sites[0].target else f"quantise for {target}"
+            with stages(stage):
+                quantized[target] = quantize_images(
+                    graph, images.stack(), target=target, method=recipe.method, effort=effort,
+                    threads=recipe.threads or None, tell=stages.within(stage),
                 )  # fmt: skip
-        for_vulkan = None
-        if quantized is not None and wants_its_own_vulkan_model(recipe, machine):
-            with stages("quantise for Vulkan"):
-                for_vulkan = quantize_images(
-                    graph, images.stack(), target="vulkan", method=recipe.method,
-                    effort=recipe.effort if has_gpu(machine) else "fast", threads=recipe.threads or None,
-                    tell=stages.within("quantise for Vulkan"),
-                )  # fmt: skip
-        if quantized is not None and "mixed" in recipe.precisions:
-            with stages("plan"):
-                plan = find_plan(
-                    quantized.exact, quantized.fitted, quantized.held, limit, machine, threads=threads,
-                    tell=stages.within("plan"),
-                )  # fmt: skip
+        mixed: dict[Site, MixedPlan] = {}
+        for site in sites if quantized and "mixed" in recipe.precisions else ():
+            if not site.emulated:
+                with stages(f"plan{site.label}"):
+                    made = quantized[site.target]
+                    mixed[site] = find_plan(
+                        made.exact, made.fitted, made.held, limit, site.machine, device=site.device,
+                        threads=recipe.threads or site.machine["cores"], tell=stages.within("plan"),
+                    )  # fmt: skip
         with stages("write the models"):
-            graphs = make_precisions(recipe, graph, quantized, for_vulkan, plan, source.name, folder)
+            models = write_models(recipe, graph, quantized, mixed, source.name, folder)
         with stages("measure"):
-            plans = plan_variants(recipe, graphs, machine)
+            plans = plan_variants(recipe, models, sites)
             progress = stages.progress("measure")
             results = measure(plans, inputs, folder, seconds=recipe.seconds, rounds=recipe.rounds, progress=progress)
+        first = quantized.get(sites[0].target)
         with stages("layer errors"):
             few = [a[:LAYER_IMAGES] for a in inputs]
-            layers = layer_errors(graph, graphs["int8"].graph, few) if "int8" in graphs else []
+            layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
-            alike = compare_images(quantized, inputs, recipe.threads or None)
-        variants = [describe(p, r, machine, reference, labels, layers) for p, r in zip(plans, results)]
+            alike = compare_images(first, inputs, recipe.threads or None)
+        variants = [describe(p, r, reference, labels, layers) for p, r in zip(plans, results)]
         refuse_copies_of_the_cpu(variants, results)
         recommended, why = recommend(variants)
         with stages("write the report"):
-            made = describe_quantisation(recipe, quantized, images, alike) if quantized else None
-            planned = describe_plan(plan, limit, quantized.exact, variants) if plan and quantized else None
+            quantisation = describe_quantisation(recipe, first, images, alike) if first else None
+            planned = describe_plan(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
             document = validate(
                 {
                     "schema": SCHEMA,
@@ -134,23 +131,32 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     "recipe": recipe.to_dict(),
                     "preprocess": {**preprocess.to_dict(), "origin": origin} if preprocess else None,
                     "images": describe_images(recipe, images, evaluation),
-                    "environment": describe_environment(machine),
+                    "environment": describe_environment(probe() if recipe.on else sites[0].machine),
+                    "devices": [describe_device(site, variants) for site in sites],
                     "reference": describe_reference(source),
                     "conversion": check,
                     "passes": rewrites,
-                    "quantisation": made,
+                    "quantisation": quantisation,
                     "plan": planned,
                     "variants": variants,
                     "recommended": recommended,
                     "why": why,
                     "top5": top5(source, evaluation, reference, recommended, plans, results),
                     "warnings": warn(
-                        source.engine, origin, images, evaluation, check, variants, quantisation=made, plan=planned
+                        source.engine,
+                        origin,
+                        images,
+                        evaluation,
+                        check,
+                        variants,
+                        quantisation=quantisation,
+                        plan=planned,
+                        emulated=[site.device.name for site in sites if site.emulated],
                     ),
                     "stages": stages.rows(),
                 }
             )
-            remove_scratch(folder, graphs)
+            remove_scratch(folder, models)
             (folder / "pnnx.log").write_text(conversion.log, encoding="utf-8")
             save_recipe(recipe, folder / "recipe.toml")
             save_run(document, folder / "run.json")
@@ -248,14 +254,19 @@ def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
     return replace(source, preprocess=Preprocess.from_dict(fields), preprocess_origin=origin)
 
 
-def has_gpu(machine: Mapping[str, Any]) -> bool:
-    return any(device["type"] != "cpu" for device in machine["vulkan"])
+def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
+    """The targets to quantise for -> with which effort. Empty where neither int8 nor mixed models are asked for.
 
-
-def wants_its_own_vulkan_model(recipe: Recipe, machine: Mapping[str, Any]) -> bool:
-    """Whether int8 is to run on Vulkan, too, with no target given: ncnn's Vulkan cannot run what is made for a CPU."""
-    asked = "int8" in recipe.precisions and "vulkan" in recipe.backends and not recipe.target
-    return asked and bool(machine["vulkan"])
+    Vulkan is a target of its own where no other was asked for: ncnn's Vulkan cannot run what is made for a CPU. On a
+    software device, no figure of which is one of a GPU, it is not worth much time.
+    """
+    if not {"int8", "mixed"} & set(recipe.precisions):
+        return {}
+    efforts = {site.target: recipe.effort for site in sites}
+    asked = "int8" in recipe.precisions and "vulkan" in recipe.backends and recipe.target in ("", AUTO)
+    if asked and any(site.machine["vulkan"] for site in sites):
+        efforts["vulkan"] = recipe.effort if any(site.has_gpu for site in sites) else "fast"
+    return efforts
 
 
 def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:
@@ -418,10 +429,9 @@ def describe_quantisation(
     }
 
 
-def describe_plan(plan: MixedPlan, limit: Limit, graph: Graph, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    measured = next((v for v in variants if v["precision"] == "mixed" and v["backend"] == "cpu"), None)
-    latency = measured and measured["latency_ms"]
-    base = next((v["latency_ms"] for v in variants if v["name"] == "fp32-cpu" and v["latency_ms"]), None)
+def describe_plan(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    named = {variant["name"]: variant["latency_ms"] for variant in variants}
+    latency, base = (named.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
     return {
         "limit": str(limit),
         "holds": plan.holds,
@@ -434,7 +444,7 @@ def describe_plan(plan: MixedPlan, limit: Limit, graph: Graph, variants: Sequenc
         "layers": [
             {
                 "name": name,
-                "type": graph.layer(name).type,
+                "type": plan.graph.layer(name).type,
                 "choice": choice,
                 "options": [{"choice": o.choice, "ms": o.ms, "mse": o.error} for o in plan.options[name]],
                 "why": explain(name, plan),
@@ -454,6 +464,31 @@ def describe_reference(source: ModelSource) -> dict[str, Any]:
     return {"engine": source.engine, "version": _version(package), "origin": origins[source.engine]}
 
 
+def describe_device(site: Site, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    machine = site.machine
+    recommended, why = recommend([v for v in variants if v["device"] == site.device.name])
+    return {
+        "name": site.device.name,
+        "address": site.device.address,
+        "target": site.target,
+        "emulated": site.emulated,
+        "ncnn": machine["ncnn"],
+        "python": machine["python"],
+        "platform": machine["platform"],
+        "cpu": machine["cpu"],
+        "cpu_features": machine["cpu_features"],
+        "cores": machine["cores"],
+        "vulkan": vulkan_fields(machine),
+        "board": machine.get("board"),
+        "recommended": recommended,
+        "why": why,
+    }
+
+
+def vulkan_fields(machine: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{k: d[k] for k in ("name", "type", "driver", "api")} for d in machine["vulkan"]]
+
+
 def describe_environment(machine: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "ncnnkit": _version("ncnnkit"),
@@ -464,13 +499,13 @@ def describe_environment(machine: Mapping[str, Any]) -> dict[str, Any]:
         "cpu": machine["cpu"],
         "cpu_features": machine["cpu_features"],
         "cores": machine["cores"],
-        "vulkan": [{k: d[k] for k in ("name", "type", "driver", "api")} for d in machine["vulkan"]],
+        "vulkan": vulkan_fields(machine),
     }
 
 
-def remove_scratch(folder: Path, graphs: Mapping[str, Precision]) -> None:
+def remove_scratch(folder: Path, models: Models) -> None:
     """Leave only the models in the staging folder."""
-    keep = {file for p in graphs.values() for file in (p.param, p.param.with_suffix(".bin"))}
+    keep = {file for p in models.values() for file in (p.param, p.param.with_suffix(".bin"))}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

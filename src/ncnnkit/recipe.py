@@ -16,10 +16,13 @@ from typing import Any
 from .errors import RecipeError
 from .ncnnfile import atomic_write
 from .preprocess import Preprocess
+from .targets import TARGETS
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
+AUTO = "auto"
+"""The target of whatever device is measured on."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,12 @@ class Recipe:
         weights: ``default``, ``none`` or a file, for models built by code.
         preset: name of a preprocessing; empty: the model's own.
         preprocess: single fields of the preprocessing that replace the preset's or the model's.
-        backends: where to run.
+        on: the devices to measure on, as ``ssh://user@board`` or a name of ``ncnnkit devices``; empty: this machine.
+        backends: what to run on there.
         precisions: what to make.
         threads: CPU threads; 0: all cores.
-        target: the kernels int8 weights are made for; empty: this machine's.
+        target: the kernels int8 weights are made for, or a board that has them; empty or ``auto``: those of the device
+            that is measured on.
         method: how int8 thresholds are chosen.
         effort: how long quantising may take: ``fast`` (seconds), ``default`` (a minute), ``best`` (minutes).
         max_error: what the mixed model must keep to, against fp32: ``cosine>=0.999``, ``sqnr>=30``, ``mse<=0.01`` or
@@ -56,6 +61,7 @@ class Recipe:
     weights: str = "default"
     preset: str = ""
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    on: tuple[str, ...] = ()
     backends: tuple[str, ...] = BACKENDS
     precisions: tuple[str, ...] = PRECISIONS
     threads: int = 0
@@ -82,7 +88,7 @@ class Recipe:
                 raise RecipeError(f"{twice[0]} is asked for twice")
         _one_of("method", [self.method], ("mse", "kl", "aciq", "minmax"))
         _one_of("effort", [self.effort], EFFORTS)
-        _one_of("target", [self.target] if self.target else [], ("x86", "arm", "vulkan"))
+        _one_of("target", [self.target] if self.target else [], (AUTO, *TARGETS))
         fields = {field.name for field in dataclasses.fields(Preprocess)}
         _one_of("preprocess", self.preprocess, sorted(fields))
         for name, low in (("threads", 0), ("rounds", 1), ("seconds", 0)):
@@ -139,6 +145,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "shapes": (_is_shapes, "a list of one shape an input, as [[3, 224, 224]]"),
     "preprocess": _TABLE,
+    "on": (_is_texts, 'a list, as ["ssh://board"]'),
     "backends": (_is_texts, 'a list, as ["cpu"]'),
     "precisions": (_is_texts, 'a list, as ["fp32", "int8"]'),
     "threads": (_is_whole, "a whole number"),

@@ -52,6 +52,7 @@ class RecipeFields(TypedDict):
     weights: str
     preset: str
     preprocess: dict[str, Any]
+    on: NotRequired[list[str]]
     backends: list[Backend]
     precisions: list[PrecisionName]
     threads: int
@@ -107,6 +108,31 @@ class Environment(TypedDict):
     cpu_features: list[str]
     cores: int
     vulkan: list[VulkanDevice]
+
+
+class Cluster(TypedDict):
+    name: str
+    cpus: list[int]
+    core: NotRequired[str | None]
+    max_mhz: NotRequired[float | None]
+    governor: NotRequired[str | None]
+
+
+class Device(TypedDict):
+    name: str
+    address: str
+    target: str
+    emulated: bool
+    ncnn: str
+    python: str
+    platform: str
+    cpu: str
+    cpu_features: list[str]
+    cores: int
+    vulkan: list[VulkanDevice]
+    board: NotRequired[dict[str, Any] | None]
+    recommended: str | None
+    why: str
 
 
 class Reference(TypedDict):
@@ -288,6 +314,7 @@ class Run(TypedDict):
     preprocess: PreprocessFields | None
     images: Images
     environment: Environment
+    devices: NotRequired[list[Device]]
     reference: Reference
     conversion: Conversion
     passes: dict[str, int]

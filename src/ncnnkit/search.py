@@ -36,6 +36,7 @@ from .costs import (
     to_float,
     uniform,
 )  # fmt: skip
+from .device import LOCAL, Device
 from .errors import RecipeError, RuntimeFailure
 from .graph import Graph, Layer
 from .ops import Mask
@@ -214,6 +215,7 @@ def find_plan(
     machine: Mapping[str, Any],
     *,
     threads: int,
+    device: Device = LOCAL,
     tell: Tell = lambda step, done, total: None,
 ) -> MixedPlan:
     """The fastest mixed model under an error limit, or the most exact one under a latency limit.
@@ -222,8 +224,10 @@ def find_plan(
         exact: an fp32 network.
         fitted: the same with int8 layers, not finished (:class:`ncnnkit.quantize.Quantized`).
         samples: float32 (N, …) for each network input, held back from calibration: they judge.
-        machine: as :func:`ncnnkit.session.probe` tells.
+        machine: what is known of the device, as :func:`ncnnkit.session.probe` tells.
         threads: that the model will run with.
+        device: where it will run: there layers are timed. Errors are measured on this machine, whose kernels round
+            otherwise here and there, but as much.
 
     Raises:
         RuntimeFailure: ncnn crashed.
@@ -232,10 +236,10 @@ def find_plan(
     reference = run_graphs([exact], samples)[0]
     errors = sensitivity(exact, fitted, samples, tell)
     tell("layer costs", 0, 0)
-    costs = measure_costs(exact, fitted, blob_shapes(exact, [a[0] for a in samples]), choices, threads)
+    costs = measure_costs(exact, fitted, blob_shapes(exact, [a[0] for a in samples]), choices, threads, device)
     models = {c: mixed_graph(exact, fitted, uniform(exact, costs, c), costs) for c in choices if c != "int8-winograd"}
     tell("uniform models", 0, 0)
-    latencies = time_graphs(models, [a[0] for a in samples], threads)
+    latencies = time_graphs(models, [a[0] for a in samples], threads, device)
     costs = calibrated(costs, exact, latencies)
     whole = {name: _mse(o, reference) for name, o in zip(models, run_graphs(models.values(), samples, "mixed"))}
     options = make_options(exact, costs, errors, whole)
@@ -526,7 +530,13 @@ def run_graphs(
 
 
 def time_graphs(
-    graphs: Mapping[str, Graph], sample: Sequence[Array], threads: int, rounds: int = 6, seconds: float = 0.12
+    graphs: Mapping[str, Graph],
+    sample: Sequence[Array],
+    threads: int,
+    device: Device = LOCAL,
+    *,
+    rounds: int = 6,
+    seconds: float = 0.12,
 ) -> dict[str, float]:
     """Median latency of each graph, ms, loaded as a mixed model; in interleaved rounds.
 
@@ -540,11 +550,10 @@ def time_graphs(
             for name, graph in graphs.items():
                 param = Path(folder) / f"{name}.param"
                 ncnnfile.save(graph, param)
-                children[name] = child = stack.enter_context(Child())
-                child.ask(
-                    "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(param.with_suffix(".bin")), backend="cpu",
-                    precision="mixed", threads=threads,
-                )  # fmt: skip
+                children[name] = child = stack.enter_context(device.child())
+                there, weights = device.put([param, param.with_suffix(".bin")])
+                child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", precision="mixed",
+                          threads=threads)  # fmt: skip
                 child.ask("run", list(sample))
             for _ in range(rounds):
                 for name, child in children.items():

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import accuracy, ncnnfile, worker
-from .errors import ModelError
+from . import accuracy, ncnnfile
+from .errors import DeviceError, ModelError
 from .graph import Graph
 from .ops import Mask
 from .passes import store_fp16
 from .quantize import Quantized
 from .recipe import Recipe
 from .search import MixedPlan
-from .session import has_int8, probe
+from .session import has_int8
+from .sites import EMULATED, Site, open_sites, run_jobs
 
 Array = NDArray[Any]
 
 SOFTWARE_SECONDS = 2.0  # what evaluating on a software Vulkan device, and timing it, are worth
+_EMULATED_TIMING = {"seconds": 0.0, "rounds": 1}  # as little as can be: no figure comes of it
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,19 @@ class Precision:
     size: int
 
 
-def make_precisions(
-    recipe: Recipe, graph: Graph, quantized: Quantized | None, for_vulkan: Quantized | None, plan: MixedPlan | None,
-    name: str, folder: Path,
-) -> dict[str, Precision]:  # fmt: skip
+Models = Mapping[tuple[str, str], Precision]
+"""(precision, whom it is for) -> model. For whom: a target for int8, a site's label for mixed, "" for all others."""
+
+
+def write_models(
+    recipe: Recipe, graph: Graph, quantized: Mapping[str, Quantized], mixed: Mapping[Site, MixedPlan], name: str,
+    folder: Path,
+) -> Models:  # fmt: skip
     """Make and write the models asked for; a precision that cannot be made is absent.
 
-    Returns:
-        Precision -> its model; ``int8-vulkan`` where Vulkan has one of its own.
+    Args:
+        quantized: target -> int8; the first is what ``NAME-int8`` is.
+        mixed: site -> its plan.
     """
 
     def as_fp16() -> Graph:
@@ -51,22 +60,27 @@ def make_precisions(
         store_fp16(half)
         return half
 
-    makers: dict[str, Callable[[], Graph]] = {"fp32": lambda: graph, "fp16": as_fp16}
-    if quantized is not None:
-        makers["int8"] = lambda: quantized.graph
-    if for_vulkan is not None:
-        makers["int8-vulkan"] = lambda: for_vulkan.graph
-    if plan is not None:
-        makers["mixed"] = lambda: plan.graph
-    files = {"bf16": "fp32"}
-    written: dict[str, Precision] = {}
-    wanted = (*recipe.precisions, "int8-vulkan")
-    for precision in sorted({files.get(p, p) for p in wanted} & makers.keys()):
-        made, param = makers[precision](), folder / f"{name}-{precision}.param"
+    makers: dict[tuple[str, str], Callable[[], Graph]] = {("fp32", ""): lambda: graph, ("fp16", ""): as_fp16}
+    makers |= {("int8", target): partial(getattr, made, "graph") for target, made in quantized.items()}
+    makers |= {("mixed", site.label): partial(getattr, plan, "graph") for site, plan in mixed.items()}
+    wanted = {FILES.get(precision, precision) for precision in recipe.precisions}
+    plain = {("int8", target) for target in list(quantized)[:1]}
+    written: dict[tuple[str, str], Precision] = {}
+    for (precision, whom), make in makers.items():
+        if precision not in wanted:
+            continue
+        suffix = (
+            "" if not whom or (precision, whom) in plain else f"-{re.sub('[^A-Za-z0-9._-]+', '-', whom).strip('-')}"
+        )
+        made, param = make(), folder / f"{name}-{precision}{suffix}.param"
         ncnnfile.save(made, param)
         size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
-        written[precision] = Precision(precision, made, param, size)
-    return {p: written[files.get(p, p)] for p in wanted if files.get(p, p) in written}
+        written[precision, whom] = Precision(precision, made, param, size)
+    return written
+
+
+FILES = {"bf16": "fp32"}
+"""Precision -> the precision whose file it runs."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +91,28 @@ class Plan:
     precision: str
     backend: str
     threads: int
+    site: Site
     model: Precision | None
     skipped: str = ""
 
 
-def plan_variants(recipe: Recipe, graphs: Mapping[str, Precision], machine: Mapping[str, Any]) -> list[Plan]:
-    """Every precision on every backend."""
-    threads = recipe.threads or machine["cores"]
+def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[Plan]:
+    """Every precision on every backend of every device."""
 
-    def plan(precision: str, backend: str) -> Plan:
-        model, skipped = graphs.get(f"{precision}-{backend}", graphs.get(precision)), ""
-        if model is None:
-            skipped = "the network has no layer that ncnn could run in int8"
-        elif (precision, backend) == ("mixed", "vulkan"):
+    def plan(site: Site, precision: str, backend: str) -> Plan:
+        file = FILES.get(precision, precision)
+        keys = ((file, whom) for whom in (backend, site.target, site.label, ""))
+        model, skipped = next((models[key] for key in keys if key in models), None), ""
+        if (precision, backend) == ("mixed", "vulkan"):
             model, skipped = None, "the mixed model is made for the CPU's kernels"
-        return Plan(f"{precision}-{backend}", precision, backend, threads, model, skipped)
+        elif precision == "mixed" and model is None and site.emulated:
+            skipped = "a plan needs timings, and those of an emulated device are not real"
+        elif model is None:
+            skipped = "the network has no layer that ncnn could run in int8"
+        threads = recipe.threads or site.machine["cores"]
+        return Plan(site.variant(precision, backend), precision, backend, threads, site, model, skipped)
 
-    return [plan(precision, backend) for backend in recipe.backends for precision in recipe.precisions]
+    return [plan(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
 
 
 def measure(
@@ -105,7 +124,7 @@ def measure(
     rounds: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """Measure plans in one interleaved run of the worker.
+    """Measure plans, on all their devices at once; those of one device in one interleaved run of the worker.
 
     Args:
         plans: what to run; those without a model are skipped.
@@ -114,7 +133,8 @@ def measure(
         seconds: of timing, for each plan, spread over ``rounds``.
 
     Returns:
-        A result of :func:`ncnnkit.worker.measure` for each plan, in order.
+        A result of :func:`ncnnkit.worker.measure` for each plan, in order. Where a device was lost, those of its plans
+        are ``crashed`` and say so.
     """
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -122,35 +142,41 @@ def measure(
     for i, array in enumerate(inputs):
         files.append(str(scratch / f"input-{i}.npy"))
         np.save(files[-1], array)
-    todo = [p for p in plans if p.model is not None]
-    variants = [
-        {
-            "name": p.name, "precision": p.precision, "backend": p.backend, "threads": p.threads,
-            "param": str(p.model.param), "bin": str(p.model.param.with_suffix(".bin")),
-        }
-        for p in todo
-        if p.model is not None
-    ]  # fmt: skip
-    job = {
-        "variants": variants, "inputs": files, "folder": str(scratch),
-        "rounds": rounds, "seconds": seconds, "slow_seconds": SOFTWARE_SECONDS,
-    }  # fmt: skip
-    steps = len(variants) + rounds
+    todo: dict[Site, list[dict[str, Any]]] = {}
+    for p in plans:
+        if p.model is not None:
+            todo.setdefault(p.site, []).append(
+                {
+                    "name": p.name, "precision": p.precision, "backend": p.backend, "threads": p.threads,
+                    "param": str(p.model.param), "bin": str(p.model.param.with_suffix(".bin")),
+                }
+            )  # fmt: skip
+    common = {"inputs": files, "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS}
+    jobs = {
+        site: {**common, "variants": variants, "seconds": seconds, **(_EMULATED_TIMING if site.emulated else {})}
+        for site, variants in todo.items()
+    }
+    steps = sum(len(variants) + rounds for variants in todo.values())
     done = 0
 
     def step(_: Any) -> None:
         nonlocal done
         done += 1
-        progress(done, steps)
+        progress(min(done, steps), steps)
 
-    results = {r["name"]: r for r in worker.measure(job, step)["variants"]}
+    results: dict[str, dict[str, Any]] = {}
+    for site, found in run_jobs(jobs, step).items():
+        if isinstance(found, DeviceError):
+            lost = {"status": "crashed", "reason": str(found)}
+            results |= {variant["name"]: {"name": variant["name"], **lost} for variant in todo[site]}
+        else:
+            results |= {result["name"]: result for result in found["variants"]}
     return [results.get(p.name, {"name": p.name, "status": "skipped", "reason": p.skipped}) for p in plans]
 
 
 def describe(
     plan: Plan,
     result: Mapping[str, Any],
-    machine: Mapping[str, Any],
     reference: Mapping[str, Array] | None,
     labels: NDArray[np.int64] | None,
     layers: list[dict[str, Any]],
@@ -172,8 +198,8 @@ def describe(
         "name": plan.name,
         "precision": plan.precision,
         "backend": plan.backend,
-        "device": "local",
-        "device_name": device["name"] if device else machine["cpu"],
+        "device": plan.site.device.name,
+        "device_name": device["name"] if device else plan.site.machine["cpu"],
         "threads": plan.threads,
         "status": status,
         "reason": reason,
@@ -184,7 +210,7 @@ def describe(
         "peak_memory_mb": result.get("peak_memory_mb"),
         "accuracy": figures,
         "layers": layers if plan.precision == "int8" and plan.model and plan.backend == "cpu" else [],
-        "notes": notes(plan, result, machine),
+        "notes": notes(plan, result),
     }
 
 
@@ -200,11 +226,11 @@ def latency(samples: Sequence[float]) -> dict[str, float]:
     }
 
 
-def notes(plan: Plan, result: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
+def notes(plan: Plan, result: Mapping[str, Any]) -> list[str]:
     """What a reader must know to read this variant's figures right."""
-    features = set(machine["cpu_features"])
+    features = set(plan.site.machine["cpu_features"])
     on_cpu = plan.backend == "cpu"
-    said = []
+    said = [EMULATED] if plan.site.emulated and "samples" in result else []
     if on_cpu and plan.precision == "fp16" and "fp16-arithmetic" not in features:
         said.append(
             "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
@@ -218,9 +244,9 @@ def notes(plan: Plan, result: Mapping[str, Any], machine: Mapping[str, Any]) -> 
 
 def refuse_copies_of_the_cpu(variants: Sequence[dict[str, Any]], results: Sequence[Mapping[str, Any]]) -> None:
     """A Vulkan variant whose outputs are the CPU's to the bit did not run on the GPU, whatever the driver says."""
-    on_cpu = {v["precision"]: r for v, r in zip(variants, results) if v["backend"] == "cpu"}
+    on_cpu = {(v["device"], v["precision"]): r for v, r in zip(variants, results) if v["backend"] == "cpu"}
     for variant, result in zip(variants, results):
-        twin = on_cpu.get(variant["precision"])
+        twin = on_cpu.get((variant["device"], variant["precision"]))
         if variant["backend"] != "vulkan" or variant["status"] != "ok" or twin is None or "outputs" not in twin:
             continue
         if all(
@@ -241,6 +267,7 @@ def bench(
     backends: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     threads: int | None = None,
+    on: Sequence[str] = (),
     shapes: Sequence[tuple[int, ...]] = (),
     seconds: float = 3.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -251,6 +278,7 @@ def bench(
         param: its ``.bin`` lies beside it.
         backends: by default the CPU, and Vulkan where there is a GPU.
         precisions: int8 for a model with int8 layers; else fp32, fp16 and bf16 by default.
+        on: the devices; this machine by default.
         shapes: of the inputs, where the file does not say.
 
     Returns:
@@ -259,18 +287,11 @@ def bench(
     Raises:
         ModelError: the shape of an input is not known, or an int8 model is asked for floating point or the reverse.
     """
-    graph, machine = ncnnfile.load(param), probe()
+    graph = ncnnfile.load(param)
     possible = ("int8", "mixed") if has_int8(graph) else ("fp32", "fp16", "bf16")
     impossible = [p for p in precisions or () if p not in possible]
     if impossible:
         raise ModelError(f"cannot run in {impossible[0]}", where=str(param), hint=f"it runs in {', '.join(possible)}")
-    gpu = any(device["type"] != "cpu" for device in machine["vulkan"])
-    recipe = Recipe(
-        str(param),
-        backends=tuple(backends or (("cpu", "vulkan") if gpu else ("cpu",))),
-        precisions=tuple(precisions or ((made_for(graph),) if has_int8(graph) else possible)),
-        threads=threads or 0,
-    )
     shapes = shapes or graph.input_shapes()
     if len(shapes) != len(graph.inputs) or not all(shapes):
         raise ModelError(
@@ -280,9 +301,16 @@ def bench(
     inputs = [noise.standard_normal((1, *shape)).astype(np.float32) for shape in shapes]
     size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
     model = Precision("as it is", graph, param.resolve(), size)
-    plans = plan_variants(recipe, dict.fromkeys(recipe.precisions, model), machine)
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    with open_sites(on) as sites, tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+        gpu = any(site.has_gpu for site in sites)
+        recipe = Recipe(
+            str(param),
+            backends=tuple(backends or (("cpu", "vulkan") if gpu else ("cpu",))),
+            precisions=tuple(precisions or ((made_for(graph),) if has_int8(graph) else possible)),
+            threads=threads or 0,
+        )
+        plans = plan_variants(recipe, dict.fromkeys(((p, "") for p in possible), model), sites)
         results = measure(plans, inputs, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
-        rows = [describe(plan, result, machine, None, None, []) for plan, result in zip(plans, results)]
+        rows = [describe(plan, result, None, None, []) for plan, result in zip(plans, results)]
         refuse_copies_of_the_cpu(rows, results)
         return rows

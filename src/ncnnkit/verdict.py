@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from . import accuracy
 from .figures import cosine, exact, plain, ratio
 from .images import ImageSet
+from .sites import EMULATED
 from .source import ModelSource
 from .variants import Plan
 
@@ -68,13 +69,15 @@ def warn(
     *,
     quantisation: Mapping[str, Any] | None = None,
     plan: Mapping[str, Any] | None = None,
+    emulated: Sequence[str] = (),
 ) -> list[str]:
     """What a careful person would say about this run.
 
     Args:
         check: ``conversion`` as run.json has it; so are ``variants``, ``quantisation`` and ``plan``.
+        emulated: names of devices that are.
     """
-    said = []
+    said = [f"{name} is {EMULATED}" for name in emulated]
     if origin == GUESS:
         said.append(
             f"the model does not say how images become its input: {origin[len('a guess: ') :]} were used; "

@@ -657,6 +657,7 @@ class Child:
 
     def _cause_of_death(self, op: str) -> str:
         code = self._process.wait()
+        code = 128 - code if code > 128 else code  # as a shell tells of a signal
         tail = self.log().strip().splitlines()[-1:]
         said = "; last words: " + tail[0] if tail else ""
         if code == -signal.SIGKILL:

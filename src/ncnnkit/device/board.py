@@ -50,6 +50,8 @@ mkdir -p "$folder" && cd "$folder" || exit 1
 [ -f "$1" ] && agent=yes || agent=no
 printf '\\036%s\\037%s\\037%s\\036' "$python" "$PWD" "$agent"
 """
+# Of a command that a signal kills, ssh tells no more than that the connection is over.
+_SHOWING_SIGNALS = '"$@"; exit $?'
 _UPLOAD = 'umask 077; cat > "$1.$$.part" && mv "$1.$$.part" "$1"'
 
 
@@ -129,7 +131,7 @@ class Board:
 
     def child(self) -> Child:
         words = [self.python, f"{self._there.folder}/{self._program}/worker.py", "serve"]
-        return Child(self._transport.command(words))
+        return Child(self._transport.command(["sh", "-c", _SHOWING_SIGNALS, "sh", *words]))
 
     def put(self, files: Sequence[Path]) -> list[str]:
         return [f"{self._there.folder}/files/{digest}" for digest in self._send(files)]

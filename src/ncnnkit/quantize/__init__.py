@@ -12,7 +12,6 @@ equalize               channels of one tensor to more equal ranges
 bias                   biases corrected, all in one pass
 layerwise, rounding    weights, biases and scales fitted to what the layers before really hand on
 stepper, activations   running a network layer by layer
-targets                what the kernels that will run it allow
 =====================  =========================================================================
 """
 
@@ -23,11 +22,11 @@ from typing import Any
 
 from ..calibrate import ActivationStats
 from ..graph import Graph
+from ..targets import TARGETS, Target, machine_target
 from .bias import correct_bias
 from .int8 import METHODS, apply_table, check_request, finished, make_table
 from .methods import EFFORTS, Quantized, Trial, quantize_images
 from .table import Table, load_table, save_table
-from .targets import TARGETS, Target, machine_target
 
 __all__ = [
     "EFFORTS",

@@ -17,6 +17,7 @@ from ..errors import FormatError, ModelError, RecipeError
 from ..graph import Graph, Layer
 from ..ops import Mask
 from ..passes import store_fp16
+from ..targets import TARGETS, Target
 from .scales import (
     STEPS,
     THRESHOLDS,
@@ -29,7 +30,6 @@ from .scales import (
     weight_scales,
 )
 from .table import Table
-from .targets import TARGETS, Target
 from .zeropoint import bounds
 
 METHODS = tuple(THRESHOLDS)

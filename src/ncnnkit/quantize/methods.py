@@ -15,6 +15,7 @@ from ..calibrate import ActivationStats, calibrate_batches, merge_all
 from ..errors import RecipeError
 from ..graph import Graph
 from ..session import Session
+from ..targets import TARGETS
 from .advice import BATCHES, Count, Stretch, error_by_count, image_ranges, stretching
 from .bias import correct_bias
 from .equalize import channel_ranges, migrate
@@ -22,7 +23,6 @@ from .int8 import NATIVE_METHODS, apply_table, finished, make_table, rounded_wei
 from .layerwise import Kept, fit_layers
 from .scales import STEPS, mse_threshold
 from .table import Table
-from .targets import TARGETS
 from .thresholds import by_output_error
 from .zeropoint import Group, Lowering
 
