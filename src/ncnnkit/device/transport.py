@@ -24,8 +24,8 @@ _SSH_OPTIONS = MappingProxyType(
     {
         "BatchMode": "yes",  # nobody is there to type a password
         "ConnectTimeout": "15",
-        # A connection that is cut shows within a quarter of a minute.
-        "ServerAliveInterval": "5",
+        # A connection that is cut shows within half a minute; a busy board may be slow to answer.
+        "ServerAliveInterval": "10",
         "ServerAliveCountMax": "3",
         # One connection for all commands.
         "ControlMaster": "auto",
