@@ -196,6 +196,13 @@ def test_without_the_right_to_write_nothing_changes(
     assert not (tmp_path / "journal").exists()
 
 
+def test_without_a_journal_no_clock_is_touched(rock: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("a file where a folder should be")
+    with fixed_clocks(tmp_path / "full" / "journal", str(rock)) as report:
+        assert set(report["refused"].values()) == {"no journal can be written: File exists"}
+        assert governors(rock) == GOVERNORS
+
+
 HOLDING = """
     import sys, time
     from pathlib import Path

@@ -5,10 +5,15 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import boards
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +21,7 @@ from hypothesis import strategies as st
 from networks import network, samples, small
 
 from ncnnkit import ncnnfile, worker
+from ncnnkit.sysfs import Sampler
 from ncnnkit.worker import Child, Tally, WorkerError
 
 
@@ -61,11 +67,13 @@ def test_messages_arrive_as_they_were_sent(message: dict[str, Any], kinds: list[
     assert worker.receive(stream.read, stream.readline) is None
 
 
-def test_the_worker_needs_only_numpy_ncnn_and_the_standard_library() -> None:
+def test_the_worker_needs_only_numpy_ncnn_sysfs_and_the_standard_library() -> None:
     tree = ast.parse(Path(worker.__file__).read_text())
     found = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    found |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert found - set(sys.stdlib_module_names) == {"numpy", "ncnn"}
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    found |= {(node.module or "").split(".")[0] for node in froms if not node.level}
+    assert found - set(sys.stdlib_module_names) == {"numpy", "ncnn", "sysfs"}
+    assert [alias.name for node in froms if node.level for alias in node.names] == ["sysfs"]
 
 
 def test_the_worker_is_written_for_python_3_9() -> None:
@@ -107,6 +115,60 @@ def test_a_hanging_process_is_ended(tmp_path: Path) -> None:
     with Child([script(tmp_path, "sleep 60")]) as child, pytest.raises(WorkerError, match="hung") as late:
         child.ask("probe", timeout=0.2)
     assert late.value.crashed
+
+
+def allowed_cpus(child: Child) -> list[str]:
+    """Of each thread of the process, the CPUs it may use."""
+    tasks = Path(f"/proc/{child._process.pid}/task").iterdir()
+    return [re.findall(r"Cpus_allowed_list:\s+(\S+)", (task / "status").read_text())[0] for task in tasks]
+
+
+def test_a_pinned_process_starts_its_threads_on_its_cpus(model: Path) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    with Child() as child:
+        child.ask("load", **load(model, threads=3, cpus=[cpu]))
+        child.ask("run", [samples(1)[0]])
+        found = allowed_cpus(child)
+    assert found.count(str(cpu)) >= 3, "NumPy's own threads were there before"
+
+
+def test_a_cpu_that_is_not_there_is_refused(model: Path) -> None:
+    with Child() as child, pytest.raises(WorkerError, match=r"cannot pin to the CPUs \[4095\]: usable are"):
+        child.ask("load", **load(model, cpus=[4095]))
+
+
+def test_options_reach_ncnn_after_the_precisions(model: Path) -> None:
+    ncnnfile.save(network("Input in0 0 1 in0 0=24 1=24 2=32\nConvolution c 1 1 in0 out0 0=32 1=3 4=1 6=9216"), model)
+    x = samples(1, (32, 24, 24))[0]
+    outputs = {}
+    with Child() as child:
+        for name, options in {"default": {}, "no winograd": {"winograd": False}, "on": {"winograd": True}}.items():
+            child.ask("load", **load(model, options=options))
+            outputs[name] = child.ask("run", [x])[1][0]
+        with pytest.raises(WorkerError, match="no option 'speed'; there are winograd"):
+            child.ask("load", **load(model, options={"speed": True}))
+    assert np.array_equal(outputs["default"], outputs["on"])
+    assert not np.array_equal(outputs["default"], outputs["no winograd"])
+    assert np.allclose(outputs["default"], outputs["no winograd"], atol=1e-4)
+
+
+def test_every_switch_is_an_option_of_ncnns() -> None:
+    import ncnn
+
+    assert all(isinstance(getattr(ncnn.Option(), option), bool) for option in worker.SWITCHES.values())
+
+
+def test_without_a_number_of_threads_ncnn_takes_its_own(model: Path) -> None:
+    with Child() as child:
+        assert child.ask("load", **load(model, threads=0))[0]["threads"] == child.ask("probe")[0]["default_threads"]
+
+
+def test_the_probe_describes_the_board() -> None:
+    with Child() as child:
+        board = child.ask("probe")[0]["board"]
+    cpus = sorted(cpu for cluster in board["clusters"] for cpu in cluster["cpus"])
+    assert cpus == sorted(os.sched_getaffinity(0))
+    assert board["emulated"] is False
 
 
 def test_fp32_is_fp32(model: Path) -> None:
@@ -231,6 +293,37 @@ def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Pat
     assert [step["stage"] for step in told] == ["evaluate", "evaluate", "time", "time"]
 
 
+def test_conditions_and_the_sustained_run_are_told(tmp_path: Path, model: Path) -> None:
+    told: list[Any] = []
+    request = {**job(tmp_path, model, ["fp32"]), "fix_clocks": True, "sustained": 0.3, "journal": str(tmp_path / "j")}
+    request["variants"][0]["cpus"] = [min(os.sched_getaffinity(0))]
+    result = worker.measure(request, told.append)
+    (variant,) = result["variants"]
+    assert (variant["status"], variant["first_ms"] > 0) == ("ok", True)
+    assert set(result["clocks"]) == {"fixed", "refused"}
+    assert not (tmp_path / "j").exists()
+    for conditions in (variant["conditions"], variant["sustained"]["conditions"]):
+        assert set(conditions) == {
+            "looks", "clocks_mhz", "temperatures", "power_w", "energy_mj", "energy_of", "throttled", "throttled_by",
+        }  # fmt: skip
+    assert variant["sustained"]["seconds"] >= 0.3
+    assert variant["sustained"]["samples"] > 10
+    assert min(variant["sustained"]["first_ms"], variant["sustained"]["last_ms"]) > 0
+    assert told[-1] == {"stage": "sustain", "variant": "fp32", "seconds": 0, "of": 0.3}
+
+
+def test_the_board_is_watched_while_a_variant_is_timed(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(boards.jetson_orin(tmp_path / "board"))
+    monkeypatch.setattr("ncnnkit.sysfs.Sampler", lambda **options: Sampler(root, **options))
+    (variant,) = worker.measure(job(tmp_path, model, ["fp32"]), lambda step: None)["variants"]
+    conditions = variant["conditions"]
+    assert conditions["looks"] >= 2, "once in each round"
+    assert conditions["clocks_mhz"]["all"]["median"] == 1510.0
+    assert conditions["energy_mj"] == pytest.approx(6.048 * np.mean(variant["samples"]))
+
+
 def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +348,19 @@ def test_the_worker_runs_a_job_file(tmp_path: Path, model: Path) -> None:
     (variant,) = json.loads((tmp_path / "result.json").read_text())["variants"]
     assert variant["status"] == "ok"
     assert not (tmp_path / "result.json.part").exists()
+
+
+def test_two_files_are_all_a_board_needs(tmp_path: Path, model: Path) -> None:
+    source = Path(worker.__file__).parent
+    for name in ("worker.py", "sysfs.py"):
+        shutil.copy(source / name, tmp_path / name)
+    (tmp_path / "job.json").write_text(json.dumps(job(tmp_path, model, ["fp32"])))
+    command = [sys.executable, str(tmp_path / "worker.py"), "job", "job.json", "result.json"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["stage"] for line in done.stdout.splitlines()] == ["evaluate", "time", "time"]
+    (variant,) = json.loads((tmp_path / "result.json").read_text())["variants"]
+    assert variant["status"] == "ok"
 
 
 @pytest.mark.parametrize(

@@ -422,9 +422,9 @@ def profile(
     layers = [layer for layer in graph.layers if layer.type not in FREE]
     arrays = [np.asarray(array, np.float32) for array in inputs]
     with _loaded(graph, precision, threads) as child:
-        answer = child.ask("profile", arrays, blobs=[la.outputs[0] for la in layers], repeats=repeats,
+        answer = child.ask("profile", arrays, taps=[[la.outputs[0]] for la in layers], repeats=repeats,
                            timeout=LOAD_TIMEOUT)[0]  # fmt: skip
-    return Profile(dict(zip((layer.name for layer in layers), answer["blobs"])), answer["ms"])
+    return Profile(dict(zip((layer.name for layer in layers), answer["layers"])), answer["whole"])
 
 
 @contextmanager

@@ -494,20 +494,22 @@ def fixed_clocks(journal: Path, root: str = "/") -> Iterator[Message]:
         stack.enter_context(_ending_in_order())
         report: Message = {"fixed": [], "refused": {}}
         knobs = _knobs(Path(root))
-        file = _lock(journal) if knobs else None
-        if file is not None:
-            _put_back(file, journal, root)  # of a run that was killed
-            was = {knob.name: _text(knob.chosen) for knob in knobs}
-            _record(file, {"boot": _boot(root), "governors": was})
-            stack.callback(_forget_and_close, file, journal, root)
-            for knob in knobs:
-                reason = _fix(knob)
-                if reason:
-                    report["refused"][knob.name] = reason
-                else:
-                    report["fixed"].append(knob.name)
-        else:
-            report["refused"].update((knob.name, "another run holds the clocks") for knob in knobs)
+        try:
+            file = _lock(journal) if knobs else None
+            if file is not None:
+                stack.callback(file.close)
+                _put_back(file, root)  # of a run that was killed
+                _record(file, {"boot": _boot(root), "governors": {knob.name: _text(knob.chosen) for knob in knobs}})
+                stack.callback(_forget, file, journal, root)
+            reason = "another run holds the clocks" if file is None else ""
+        except OSError as error:
+            reason = f"no journal can be written: {error.strerror}"
+        for knob in knobs:
+            refused = reason or _fix(knob)
+            if refused:
+                report["refused"][knob.name] = refused
+            else:
+                report["fixed"].append(knob.name)
         yield report
 
 
@@ -519,8 +521,14 @@ def restore_clocks(journal: Path, root: str = "/") -> List[str]:
     """
     if not journal.exists():
         return []
-    file = _lock(journal)
-    return [] if file is None else _forget_and_close(file, journal, root)
+    try:
+        file = _lock(journal)
+    except OSError:
+        return []  # another user's
+    if file is None:
+        return []
+    with file:
+        return _forget(file, journal, root)
 
 
 def _fix(knob: _Knob) -> str:
@@ -575,7 +583,7 @@ def _record(file: IO[str], content: Message) -> None:
     os.fsync(file.fileno())
 
 
-def _put_back(file: IO[str], journal: Path, root: str) -> List[str]:
+def _put_back(file: IO[str], root: str) -> List[str]:
     """Choose the governors of the journal again; the names of those that would not."""
     file.seek(0)
     try:
@@ -594,14 +602,13 @@ def _put_back(file: IO[str], journal: Path, root: str) -> List[str]:
     ]
 
 
-def _forget_and_close(file: IO[str], journal: Path, root: str) -> List[str]:
+def _forget(file: IO[str], journal: Path, root: str) -> List[str]:
     """Put the clocks back and remove the journal, undisturbed by signals."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        failed = _put_back(file, journal, root)
+        failed = _put_back(file, root)
         if not failed:
             journal.unlink()
-        file.close()
         return failed
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

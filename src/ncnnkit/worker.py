@@ -1,14 +1,16 @@
 """Runs ncnn where the model will run: on this machine or, copied there, on a board.
 
-Only ncnn, numpy and the standard library, Python 3.9 or newer; nothing else of ncnnkit. Two roles in one file:
+Only ncnn, numpy, the standard library and ``sysfs.py`` beside it, Python 3.9 or newer; nothing else of ncnnkit. Two
+roles in one file:
 
 ``worker.py serve``
     One network in one process, answering requests on stdin and stdout. Whatever ncnn does there, a crash, a hang,
     running out of memory, ends that process alone.
 
 ``worker.py job JOB.json RESULT.json``
-    Measures several variants: starts a serving process for each, loads, evaluates, and times them in interleaved
-    rounds, so that a drift of the machine's speed meets all alike. Prints one JSON line of progress a step.
+    Does what the job's ``kind`` says (:data:`JOBS`), ``measure`` by default, and prints one JSON line of progress a
+    step. Several networks are timed in interleaved rounds, a serving process for each, so that a drift of the machine's
+    speed meets all alike.
 
 A message is a line of JSON, then the raw bytes of the arrays its ``arrays`` field describes.
 """
@@ -22,6 +24,7 @@ import os
 import platform
 import select
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +33,11 @@ from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
+
+try:
+    from . import sysfs
+except ImportError:  # run as a script, with sysfs.py beside it
+    import sysfs  # type: ignore[no-redef, import-not-found]
 
 Message = Dict[str, Any]
 Arrays = List["np.ndarray[Any, Any]"]
@@ -44,6 +52,18 @@ OPTIONS: Dict[str, Dict[str, bool]] = {
     "mixed": {"fp16": True, "bf16": True},
 }
 """Precision -> which storages and arithmetics ncnn may use."""
+
+SWITCHES = {
+    "winograd": "use_winograd_convolution",
+    "winograd23": "use_winograd23_convolution",
+    "winograd43": "use_winograd43_convolution",
+    "winograd63": "use_winograd63_convolution",
+    "sgemm": "use_sgemm_convolution",
+    "packing": "use_packing_layout",
+    "lightmode": "lightmode",
+    "fp16_arithmetic": "use_fp16_arithmetic",
+}
+"""What a variant's ``options`` may switch on and off -> ncnn's option; applied after the precision's."""
 
 GPU_TYPES = {0: "discrete", 1: "integrated", 2: "virtual", 3: "cpu"}
 """VkPhysicalDeviceType as ncnn's GpuInfo.type() numbers it; "cpu" is a software device such as llvmpipe."""
@@ -114,11 +134,18 @@ class Network:
             "cpu": cpu_name(),
             "cpu_features": cpu_features(),
             "cores": ncnn.get_cpu_count(),
+            "default_threads": ncnn.Option().num_threads,
             "vulkan": vulkan_devices(),
+            "board": sysfs.describe(usable=usable_cpus()),
         }, []
 
     def load(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
-        """Load ``param`` and ``bin`` at a precision, on a backend; answers with times in ms and the device it got."""
+        """Load ``param`` and ``bin`` at a precision, on a backend; answers with times in ms and the device it got.
+
+        ``cpus`` pins the process, ``options`` are of :data:`SWITCHES`.
+        """
+        # Before ncnn: its threads inherit it, and it chooses kernels by the core it finds itself on.
+        pin(request.get("cpus"))
         import ncnn  # noqa: F401  # before the clock starts
 
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
@@ -138,6 +165,7 @@ class Network:
         return {
             "load_ms": elapsed,
             "device": device,
+            "threads": net.opt.num_threads,
             "inputs": self.inputs,
             "outputs": self.outputs,
             "without_vulkan": without_vulkan if device is not None else [],
@@ -229,27 +257,41 @@ class Network:
         return {"peak_mb": max(0.0, memory_mb("VmHWM") - self.rss_before_mb)}, []
 
     def layers(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
-        """The layers of the loaded network, each with the storages it can read beside fp32."""
+        """The layers of the loaded network, each with the storages it can read beside fp32; those Vulkan can run."""
         names = {"fp16": "support_fp16_storage", "bf16": "support_bf16_storage"}
         layers = self.net.layers()
-        return {"layers": [[la.name, [kind for kind, flag in names.items() if getattr(la, flag)]] for la in layers]}, []
+        return {
+            "layers": [[la.name, [kind for kind, flag in names.items() if getattr(la, flag)]] for la in layers],
+            "vulkan": [la.name for la in layers if la.support_vulkan],
+        }, []
 
     def profile(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
-        """Time ``blobs``, one output of each layer in running order, and the whole network, ``repeats`` times.
+        """Time the layers inside their network, and the whole network, ``repeats`` times in turn.
 
-        The blobs of one inference are taken one after the other; as each has one reader, light mode frees none too
-        early, and layers that work in place do so.
+        ``taps`` has a row for each layer in running order: a blob it makes, and for a GPU a second name of the same
+        blob. Taking the blobs of one inference one after the other, each waits for its layer alone. On a GPU that
+        includes submitting and bringing the blob here, which taking it a second time, under its other name, costs
+        again without the layer: this is taken off.
+
+        As each blob has one reader, light mode frees none too early, and layers that work in place do so. Answers with
+        medians in ms: ``whole``, ``measuring`` (an inference with the timing of its layers) and ``layers``; and the
+        ``bits`` of a value in each blob.
         """
         self._feed(arrays)
         rows: List[List[float]] = []
+        bits: List[int] = []
         for _ in range(request["repeats"]):
             start = time.perf_counter()
             self._each(self.outputs, lambda *_: None)
             whole = time.perf_counter() - start
+            start = time.perf_counter()
             with self._raw_extractor(self.net, dict(zip(self.inputs, self.last))) as extractor:
-                rows.append([whole, *(timed(extractor, blob)[0] for blob in request["blobs"])])
+                taken = [[timed(extractor, blob) for blob in tap] for tap in request["taps"]]
+            bits = [tap[0][1] for tap in taken]
+            layers = [tap[0][0] - sum(again for again, _ in tap[1:]) for tap in taken]
+            rows.append([whole, time.perf_counter() - start, *layers])
         medians = (np.median(rows, axis=0) * 1000).tolist()
-        return {"ms": medians[0], "blobs": medians[1:]}, []
+        return {"whole": medians[0], "measuring": medians[1], "layers": medians[2:], "bits": bits}, []
 
     def time_nets(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
         """Time many small networks, a layer of each or all of it, in rounds that go through them in turn.
@@ -335,11 +377,15 @@ def open_net(request: Message, device: Optional[Message] = None) -> Any:
     net = ncnn.Net()
     allowed = OPTIONS[request["precision"]]
     options = net.opt
-    options.num_threads = request["threads"]
+    options.num_threads = request["threads"] or options.num_threads
     options.use_vulkan_compute = request.get("backend") == "vulkan"
     options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = allowed["fp16"]
     options.use_bf16_packed = options.use_bf16_storage = allowed["bf16"]
-    options.lightmode = not request.get("keep_blobs", False)
+    for name, on in (request.get("options") or {}).items():
+        if name not in SWITCHES:
+            raise RuntimeError("no option %r; there are %s" % (name, ", ".join(SWITCHES)))
+        setattr(options, SWITCHES[name], bool(on))
+    options.lightmode = options.lightmode and not request.get("keep_blobs", False)
     if device is not None:
         net.set_vulkan_device(device["index"])
     if net.load_param(request["param"]) != 0:
@@ -347,6 +393,21 @@ def open_net(request: Message, device: Optional[Message] = None) -> Any:
     if net.load_model(request["bin"]) != 0:
         raise RuntimeError("ncnn could not load " + request["bin"])
     return net
+
+
+def usable_cpus() -> Optional[List[int]]:
+    """The CPUs this process may use; None where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def pin(cpus: Optional[Sequence[int]]) -> None:
+    """Keep this process, and threads it will start, on these CPUs."""
+    if not cpus:
+        return
+    usable = usable_cpus()
+    if usable is None or not set(cpus) <= set(usable):
+        raise RuntimeError("cannot pin to the CPUs %s: usable are %s" % (list(cpus), usable or "unknown"))
+    os.sched_setaffinity(0, cpus)
 
 
 def timed(extractor: Any, blob: str) -> Tuple[float, int]:
@@ -568,12 +629,13 @@ class Child:
 
     Args:
         command: what starts it; by default this file on this machine.
+        caches: a folder for compiled shaders. By default one of its own, empty at first, so that a cold load compiles
+            whatever ran on this machine before.
     """
 
-    def __init__(self, command: Optional[Sequence[str]] = None) -> None:
+    def __init__(self, command: Optional[Sequence[str]] = None, caches: Optional[str] = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ncnnkit-")
-        # Shader caches of its own, empty at first: a cold load compiles, whatever ran on this machine before.
-        caches = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), self._scratch.name)
+        shaders = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), caches or self._scratch.name)
         # Open as long as the process lives.
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -582,7 +644,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
-            env=dict(os.environ, **caches),
+            env=dict(os.environ, **shaders),
             start_new_session=True,  # a Ctrl-C is for the parent, which ends the children itself
         )
         self._buffer = bytearray()
@@ -690,40 +752,84 @@ class _Unbuffered:
 
 # ------------------------------------------------------------------------------------------------------ measuring
 
+Tell = Callable[[Message], None]
 
-def measure(job: Message, tell: Callable[[Message], None]) -> Message:
+LOAD_FIELDS = ("param", "bin", "precision", "backend", "threads", "cpus", "options")
+"""Of a variant: what a serving process must know to load it. The last two may be absent."""
+
+HEARTBEAT = 5.0  # seconds between two words of a long run
+
+
+def measure(job: Message, tell: Tell) -> Message:
     """Measure the variants of a job.
 
     Args:
-        job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads``), ``inputs``
-            (one .npy of N samples for each network input), ``folder`` (where outputs go), ``rounds``, ``seconds`` (of
-            timing, a variant), ``slow_seconds`` (of evaluating, and of timing, on a software device).
+        job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads`` (0: as many as
+            ncnn takes by itself) and, if wanted, ``cpus`` (a list to pin it to) and ``options`` (of :data:`SWITCHES`)),
+            ``inputs`` (one .npy of N samples for each network input), ``folder`` (where outputs go), ``rounds``,
+            ``seconds`` (of timing, a variant), ``slow_seconds`` (of evaluating, and of timing, on a software device).
+            If wanted ``fix_clocks`` (hold the clocks at their highest, see :func:`sysfs.fixed_clocks`), ``journal``
+            (where these are noted, by default in the user's cache) and ``sustained`` (seconds that each variant then
+            runs alone without a rest).
         tell: called with progress, one message a step.
 
     Returns:
-        ``variants``: for each its ``status`` and ``reason``, ``device``, ``load_ms``, ``samples`` (ms),
-        ``peak_memory_mb`` and ``outputs`` (.npy files of N samples), as far as it came.
+        ``clocks`` (``fixed`` and ``refused``; None where they were not to be fixed) and ``variants``: for each its
+        ``status`` and ``reason``, ``device``, ``load_ms``, ``first_ms`` (the first inference after the cold load),
+        ``samples`` (ms), ``peak_memory_mb``, ``outputs`` (.npy files of N samples), ``conditions`` (what a
+        :class:`sysfs.Sampler` saw while it was timed) and ``sustained`` (``seconds``, ``samples`` (how many),
+        ``first_ms`` and ``last_ms`` (medians of the first and the last tenth) and ``conditions``), as far as it came.
     """
     inputs = [np.load(path, mmap_mode="r") for path in job["inputs"]]
     results = [{"name": v["name"], "status": "ok", "reason": ""} for v in job["variants"]]
+    watches = [_watch(variant) for variant in job["variants"]]
     children: List[Optional[Child]] = []
-    try:
-        for variant, result in zip(job["variants"], results):
-            tell({"stage": "evaluate", "variant": variant["name"]})
-            children.append(_attempt(_open_and_evaluate, variant, result, inputs, job))
-        for round_number in range(job["rounds"]):
-            tell({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
-            for index, (child, result) in enumerate(zip(children, results)):
+    with _clocks(job) as clocks:
+        try:
+            for variant, result in zip(job["variants"], results):
+                tell({"stage": "evaluate", "variant": variant["name"]})
+                children.append(_attempt(_open_and_evaluate, variant, result, inputs, job))
+            for round_number in range(job["rounds"]):
+                tell({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
+                for index, (child, result, watch) in enumerate(zip(children, results, watches)):
+                    if child is not None:
+                        children[index] = _attempt(_time, child, result, job, watch)
+            for index, (child, result, variant) in enumerate(zip(children, results, job["variants"])):
+                if child is not None and job.get("sustained") and result["status"] == "ok":
+                    children[index] = _attempt(_sustain, child, result, variant, job["sustained"], tell)
+            for child, result in zip(children, results):
                 if child is not None:
-                    children[index] = _attempt(_time, child, result, job)
-        for child, result in zip(children, results):
-            if child is not None:
-                _attempt(_remember, child, result)
-    finally:
-        for child in children:
-            if child is not None:
-                child.close()
-    return {"variants": results}
+                    _attempt(_remember, child, result)
+        finally:
+            for child in children:
+                if child is not None:
+                    child.close()
+    for result, watch in zip(results, watches):
+        if "samples" in result:
+            result["conditions"] = watch.result(statistics.fmean(result["samples"]))
+    return {"variants": results, "clocks": clocks}
+
+
+@contextlib.contextmanager
+def _clocks(job: Message) -> Iterator[Optional[Message]]:
+    """Hold the clocks, if the job wants it. What a killed run left fixed is put back in any case."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    journal = Path(job.get("journal") or os.path.join(cache, "ncnnkit", "clocks.json"))
+    sysfs.restore_clocks(journal)
+    if not job.get("fix_clocks"):
+        yield None
+        return
+    with sysfs.fixed_clocks(journal) as report:
+        yield report
+
+
+def _watch(variant: Message) -> sysfs.Sampler:
+    """What watches while this variant runs."""
+    return sysfs.Sampler(cpus=variant.get("cpus"), on_gpu=variant["backend"] == "vulkan")
+
+
+def _loading(variant: Message) -> Message:
+    return {field: variant[field] for field in LOAD_FIELDS if field in variant}
 
 
 def _attempt(step: Callable[..., Child], subject: Any, result: Message, *rest: Any) -> Optional[Child]:
@@ -740,11 +846,13 @@ def _attempt(step: Callable[..., Child], subject: Any, result: Message, *rest: A
 def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: Message) -> Child:
     child = Child()
     try:
-        request = {k: variant[k] for k in ("param", "bin", "precision", "backend", "threads")}
+        request = _loading(variant)
         cold = child.ask("load", timeout=LOAD_TIMEOUT, cold=True, **request)[0]
+        first = child.ask("run", [np.asarray(a[0], np.float32) for a in inputs])[0]
         warm = child.ask("load", timeout=LOAD_TIMEOUT, **request)[0]
         device = cold["device"]
         result.update(device=device, load_ms={"cold": cold["load_ms"], "warm": warm["load_ms"]})
+        result["first_ms"] = first["ms"]
         result["without_vulkan"] = cold["without_vulkan"]
         software = variant["backend"] == "vulkan" and (device is None or device["type"] == "cpu")
         seconds = job["slow_seconds"] if software else float("inf")
@@ -781,16 +889,39 @@ def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str, seconds: fl
     return files
 
 
-def _time(child: Child, result: Message, job: Message) -> Child:
+def _time(child: Child, result: Message, job: Message, watch: sysfs.Sampler) -> Child:
     slow = result["status"] == "fallback"
     whole = min(job["slow_seconds"], job["seconds"]) if slow else job["seconds"]
     if slow and sum(result.get("samples", [])) > whole * 1000:
         return child  # it has had its time: no figure of a GPU comes of it anyway
     seconds = whole / job["rounds"]
     limits = {"seconds": seconds, "min_samples": 1 if slow else 3, "max_samples": 200}
-    samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]["samples"]
+    with watch:
+        samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]["samples"]
     # The first inference after another variant had the caches is not a sample of this one.
     result.setdefault("samples", []).extend(samples[1:] if len(samples) > 3 else samples)
+    return child
+
+
+def _sustain(child: Child, result: Message, variant: Message, seconds: float, tell: Tell) -> Child:
+    """Run one variant without a rest: a chip that heats up shows it in a minute, not in rounds."""
+    samples: List[float] = []
+    watch, start = _watch(variant), time.monotonic()
+    with watch:
+        while time.monotonic() - start < seconds:
+            gone = time.monotonic() - start
+            tell({"stage": "sustain", "variant": variant["name"], "seconds": round(gone), "of": seconds})
+            part = min(HEARTBEAT, seconds - gone)
+            limits: Message = {"seconds": part, "min_samples": 1, "max_samples": 1 << 30}
+            samples += child.ask("time", timeout=RUN_TIMEOUT + 10 * part, **limits)[0]["samples"]
+    tenth = max(1, len(samples) // 10)
+    result["sustained"] = {
+        "seconds": time.monotonic() - start,
+        "samples": len(samples),
+        "first_ms": statistics.median(samples[:tenth]),
+        "last_ms": statistics.median(samples[-tenth:]),
+        "conditions": watch.result(statistics.fmean(samples)),
+    }
     return child
 
 
@@ -799,10 +930,41 @@ def _remember(child: Child, result: Message) -> Child:
     return child
 
 
-JOBS: Dict[str, Callable[..., Message]] = {"measure": measure}
+# --------------------------------------------------------------------------------------------- layers and settings
 
 
-def run_job(job: Message, tell: Callable[[Message], None] = lambda step: None) -> Message:
+def profile(job: Message, tell: Tell) -> Message:
+    """Time the layers of a network inside it, see :meth:`Network.profile`.
+
+    Args:
+        job: ``variant`` (as :func:`measure`'s), ``inputs`` (one .npy of a sample for each network input), ``taps`` and
+            ``repeats``. If wanted ``fix_clocks`` and ``journal``.
+        tell: called with progress.
+
+    Returns:
+        ``whole``, ``measuring`` and ``layers`` (ms), ``bits``, ``vulkan`` (layers that have Vulkan kernels),
+        ``device``, ``threads``, ``clocks`` and ``conditions``.
+
+    Raises:
+        WorkerError: ncnn crashed or refused.
+    """
+    tell({"stage": "profile"})
+    arrays = [np.asarray(np.load(path), np.float32) for path in job["inputs"]]
+    watch = _watch(job["variant"])
+    with _clocks(job) as clocks, Child() as child:
+        loaded = child.ask("load", timeout=LOAD_TIMEOUT, **_loading(job["variant"]))[0]
+        with watch:
+            answer = child.ask("profile", arrays, timeout=LOAD_TIMEOUT, taps=job["taps"], repeats=job["repeats"])[0]
+        vulkan = child.ask("layers")[0]["vulkan"]
+    found = {"device": loaded["device"], "threads": loaded["threads"], "vulkan": vulkan, "clocks": clocks}
+    return dict(answer, **found, conditions=watch.result(answer["whole"]))
+
+
+JOBS: Dict[str, Callable[[Message, Tell], Message]] = {"measure": measure, "profile": profile}
+"""Kind of a job -> what does it."""
+
+
+def run_job(job: Message, tell: Tell = lambda step: None) -> Message:
     """Do a job of any kind on this machine."""
     return JOBS[job.get("kind", "measure")](job, tell)
 
@@ -812,7 +974,7 @@ def main(arguments: Sequence[str]) -> None:
         serve()
         return
     _, job_file, result_file = arguments
-    result = measure(json.loads(Path(job_file).read_text()), lambda step: print(json.dumps(step), flush=True))
+    result = run_job(json.loads(Path(job_file).read_text()), lambda step: print(json.dumps(step), flush=True))
     partial = Path(result_file + ".part")
     partial.write_text(json.dumps(result))
     partial.replace(result_file)
