@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from ncnnkit.session import probe
+
+BOARD = "ncnnkit-board"
+"""The host that scripts/emulated-board writes into ssh's configuration."""
 
 
 def _has_vulkan() -> bool:
@@ -17,9 +22,21 @@ def _has_torch() -> bool:
     return all(find_spec(package) for package in ("torch", "torchvision", "timm"))
 
 
+def _has_board() -> bool:
+    config = Path.home() / ".ssh" / "config"
+    if not config.is_file() or f"Host {BOARD}" not in config.read_text():
+        return False
+    try:
+        command = ["ssh", "-o", "BatchMode=yes", BOARD, "true"]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 NEEDS = {
     "vulkan": (_has_vulkan, "no Vulkan device (Debian: mesa-vulkan-drivers libvulkan1)"),
     "torch": (_has_torch, "torch, torchvision or timm is missing"),
+    "board": (_has_board, "no emulated board (as root: scripts/emulated-board up)"),
 }
 """Marker -> whether its tests can run here, and what is missing where they cannot."""
 
