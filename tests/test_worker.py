@@ -331,7 +331,7 @@ def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
 
     class Dying(Child):
         def __init__(self) -> None:
-            super().__init__(**({} if started else {"python": script(tmp_path, "kill -SEGV $$")}))
+            super().__init__(None if started else [script(tmp_path, "kill -SEGV $$")])
             started.append(self)
 
     monkeypatch.setattr(worker, "Child", Dying)

@@ -49,25 +49,31 @@ def _interrupt() -> NoReturn:
     raise KeyboardInterrupt
 
 
-def command(name: str | None = None) -> Callable[[F], F]:
+def command(name: str | None = None, group: typer.Typer = app) -> Callable[[F], F]:
     """Register a command whose expected failures end in one line and their exit code."""
 
     def register(function: F) -> F:
-        @functools.wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> None:
-            try:
-                function(*args, **kwargs)
-            except NcnnkitError as error:
-                err.print(f"[bold red]error:[/] {escape(error.line())}", soft_wrap=True)
-                raise typer.Exit(error.exit_code) from None
-            except KeyboardInterrupt:
-                err.print("interrupted; nothing was left half-written")
-                raise typer.Exit(INTERRUPTED) from None
-
-        app.command(name)(guarded)
+        group.command(name)(guarded(function))
         return function
 
     return register
+
+
+def guarded(function: F) -> F:
+    """The function, with its expected failures printed as one line and turned into their exit code."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except NcnnkitError as error:
+            err.print(f"[bold red]error:[/] {escape(error.line())}", soft_wrap=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            err.print("interrupted; nothing was left half-written")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return cast(F, wrapped)
 
 
 # ------------------------------------------------------------------------------------------------- shared options
@@ -505,20 +511,77 @@ def report(
 
 
 @command()
-def doctor(as_json: Json = False) -> None:
-    """What works here: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
-    from .doctor import as_json as to_json
-    from .doctor import examine
+def doctor(on: On = None, as_json: Json = False) -> None:
+    """What works here, or on a board: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
+    from .doctor import examine, examine_device
 
-    findings = examine()
+    _print_findings([finding for name in on for finding in examine_device(name)] if on else examine(), as_json)
+
+
+def _print_findings(findings: Sequence[Any], as_json: bool) -> NoReturn:
+    from .doctor import as_json as to_json
+
     marks = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "problem": "[red]problem[/]"}
     if as_json:
-        print(json.dumps(to_json(findings), indent=2))
+        print(json.dumps(to_json(list(findings)), indent=2))
     else:
         for finding in findings:
-            out.print(f"{marks[finding.level]} [bold]{finding.subject}[/]  {escape(finding.text)}", soft_wrap=True)
-    problems = [finding for finding in findings if finding.level == "problem"]
-    raise typer.Exit(4 if problems else OK)
+            subject, text = escape(finding.subject), escape(finding.text)
+            out.print(f"{marks[finding.level]} [bold]{subject}[/]  {text}", soft_wrap=True)
+    raise typer.Exit(4 if any(finding.level == "problem" for finding in findings) else OK)
+
+
+# -------------------------------------------------------------------------------------------------------- devices
+
+devices = typer.Typer(help="Names for boards; what they are, and what of ncnnkit lies there.")
+app.add_typer(devices, name="devices")
+
+DeviceName = Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")]
+
+
+@devices.callback(invoke_without_command=True)
+@guarded
+def look_at_devices(context: typer.Context, as_json: Json = False) -> None:
+    """Names for boards. Without a command: look at each that has a name."""
+    from .device.names import load_names
+    from .doctor import examine_device
+
+    if context.invoked_subcommand is not None:
+        return
+    names = load_names()
+    if not names and not as_json:
+        out.print("no device has a name yet: ncnnkit devices add rock5b ssh://user@rock5b")
+        return
+    _print_findings([finding for name in names for finding in examine_device(name)], as_json)
+
+
+@command("add", devices)
+def add_device(
+    name: DeviceName, address: Annotated[str, typer.Argument(help="ssh://user@host or adb://serial")]
+) -> None:
+    """Give a device a name."""
+    from .device.names import add_name
+
+    add_name(name, address)
+    out.print(f"{name}: {address}", markup=False)
+
+
+@command("remove", devices)
+def remove_device(name: DeviceName) -> None:
+    """Forget a name. What lies on the device stays: see clean."""
+    from .device.names import remove_name
+
+    remove_name(name)
+
+
+@command("clean", devices)
+def clean_device(name: Annotated[str, typer.Argument(metavar="NAME", help="A name or an address.")]) -> None:
+    """Remove all that ncnnkit keeps on a device: Python, models, unfinished jobs."""
+    from .device import open_device
+
+    with open_device(name) as device:
+        device.clean()
+    out.print(f"{name}: nothing of ncnnkit is left there", markup=False)
 
 
 if __name__ == "__main__":

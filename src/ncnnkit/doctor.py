@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from .convert import find_pnnx
+from .device import open_device
 from .errors import NcnnkitError
 from .session import probe
+from .sites import EMULATED, probe_device
+from .targets import machine_target
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,43 @@ _MEANINGS = {
 }  # fmt: skip
 
 
+# (the device's name, its driver's version, level, what is known), both as regular expressions
+_DRIVERS: tuple[tuple[str, str, str, str], ...] = (
+    (
+        r"Mali.*Panfrost", r"(2[0-4]|25\.0)\.", "problem",
+        "PanVK of Mesa before 25.1 does not conform to Vulkan on Valhall (Mali-G610, of the RK3588): wrong outputs, "
+        "lost devices; Mesa 25.1 is the first that does",
+    ),
+    (
+        r"Mali.*Panfrost", r"25\.", "note",
+        "PanVK of Mesa 25: large compute jobs have been seen to hang it; trust rows only that ended `ok`, and try a "
+        "newer Mesa",
+    ),
+    (
+        r"Mali-G(31|52)\b(?!.*Panfrost)", r".", "note",
+        "Arm's driver (libmali) for Bifrost often has no working Vulkan: vkCreateDevice fails with -8, and ncnn then "
+        "runs on the CPU",
+    ),
+    (
+        r"Mali(?!.*Panfrost)", r".", "note",
+        "Arm's driver (libmali, the blob of the vendor's image): its release, as g13p0, must be the kernel driver's, "
+        "else calls fail or hang (`strings libmali.so | grep -m1 -o 'g[0-9]*p[0-9]*'` and `dmesg | grep -i mali` tell "
+        "both); wrong outputs have been seen with some releases: compare, as `ncnnkit run` does",
+    ),
+    (
+        r"V3D", r".", "note",
+        "the Raspberry Pi's GPU (v3dv): ncnn runs rightly there, but slower than on the CPU",
+    ),
+)  # fmt: skip
+"""Drivers ncnn's users met trouble with (its issues 6684 and 6818, Mesa's release notes); the first row that fits."""
+
+
 def examine() -> list[Finding]:
-    """Look at ncnn, the CPU, Vulkan, pnnx and the optional packages."""
-    findings = []
+    """Look at ncnn, the CPU, Vulkan, pnnx and the optional packages of this machine."""
     try:
-        machine = probe()
+        findings = _machine(probe())
     except NcnnkitError as error:
         return [Finding("ncnn", "problem", error.line())]
-    findings.append(Finding("ncnn", "ok", f"{machine['ncnn']}, Python {machine['python']}"))
-    findings.append(_cpu(machine))
-    findings += _vulkan(machine)
     findings.append(_pnnx())
     for package, use in (
         ("onnxruntime", "ONNX reference outputs"),
@@ -46,6 +77,42 @@ def examine() -> list[Finding]:
         findings.append(
             Finding(package, "ok" if there else "note", use if there else f"not installed; needed for {use}")
         )
+    return findings
+
+
+def examine_device(name: str) -> list[Finding]:
+    """Look at a device: what it is, and what works there. Brings ncnn there where it was not."""
+    try:
+        with open_device(name) as device:
+            machine = probe_device(device)
+    except NcnnkitError as error:
+        return [Finding(name, "problem", error.line())]
+    return [*_board(name, machine), *_machine(machine)]
+
+
+def _machine(machine: dict[str, Any]) -> list[Finding]:
+    runs = Finding("ncnn", "ok", f"{machine['ncnn']}, Python {machine['python']}")
+    return [runs, _cpu(machine), *_vulkan(machine)]
+
+
+def _board(name: str, machine: dict[str, Any]) -> list[Finding]:
+    board = machine["board"]
+    kind = board["board"] or board["soc"] or machine["platform"]
+    findings = [Finding(name, "ok", f"{kind}, int8 for target {machine_target(machine)}")]
+    if board["emulated"]:
+        findings.append(Finding(name, "note", EMULATED))
+    for cluster in board["clusters"]:
+        figures = [
+            f"CPUs {', '.join(map(str, cluster['cpus']))}",
+            *([f"{cluster['max_mhz']:.0f} MHz"] if cluster["max_mhz"] else []),
+            *([f"governor {cluster['governor']}"] if cluster["governor"] else []),
+        ]
+        findings.append(
+            Finding(f"{cluster['name']} cores", "ok", f"{cluster['core'] or 'unknown'}: {', '.join(figures)}")
+        )
+    for subject, sensors in (("temperature", board["temperatures"]), ("power", board["power"])):
+        named = ", ".join(map(str, sensors))
+        findings.append(Finding(subject, "ok" if sensors else "note", named or "no sensor"))
     return findings
 
 
@@ -63,12 +130,20 @@ def _vulkan(machine: dict[str, Any]) -> list[Finding]:
         return [Finding("Vulkan", "note", text + " (Debian: apt install libvulkan1 and the GPU's driver)")]
     findings = []
     for device in machine["vulkan"]:
+        findings += _about_driver(device)
         text = f"{device['name']} ({device['type']}), driver {device['driver']}, API {device['api']}"
         software = device["type"] == "cpu"
         findings.append(
             Finding("Vulkan", "note" if software else "ok", text + ("; a software device, no GPU" if software else ""))
         )
     return findings
+
+
+def _about_driver(device: dict[str, Any]) -> list[Finding]:
+    for name, driver, level, text in _DRIVERS:
+        if re.search(name, device["name"]) and re.match(driver, device["driver"]):
+            return [Finding("driver", level, text)]
+    return []
 
 
 def _pnnx() -> Finding:

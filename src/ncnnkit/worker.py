@@ -768,9 +768,9 @@ def measure(job: Message, tell: Tell) -> Message:
             ncnn takes by itself) and, if wanted, ``cpus`` (a list to pin it to) and ``options`` (of :data:`SWITCHES`)),
             ``inputs`` (one .npy of N samples for each network input), ``folder`` (where outputs go), ``rounds``,
             ``seconds`` (of timing, a variant), ``slow_seconds`` (of evaluating, and of timing, on a software device).
-            If wanted ``fix_clocks`` (hold the clocks at their highest, see :func:`sysfs.fixed_clocks`), ``journal``
-            (where these are noted, by default in the user's cache) and ``sustained`` (seconds that each variant then
-            runs alone without a rest).
+            If wanted ``record`` (a file that always holds the results so far), ``fix_clocks`` (hold the clocks at
+            their highest, see :func:`sysfs.fixed_clocks`), ``journal`` (where these are noted, by default in the user's
+            cache) and ``sustained`` (seconds that each variant then runs alone without a rest).
         tell: called with progress, one message a step.
 
     Returns:
@@ -789,11 +789,13 @@ def measure(job: Message, tell: Tell) -> Message:
             for variant, result in zip(job["variants"], results):
                 tell({"stage": "evaluate", "variant": variant["name"]})
                 children.append(_attempt(_open_and_evaluate, variant, result, inputs, job))
+                _record(job, results)
             for round_number in range(job["rounds"]):
                 tell({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
                 for index, (child, result, watch) in enumerate(zip(children, results, watches)):
                     if child is not None:
                         children[index] = _attempt(_time, child, result, job, watch)
+                _record(job, results)
             for index, (child, result, variant) in enumerate(zip(children, results, job["variants"])):
                 if child is not None and job.get("sustained") and result["status"] == "ok":
                     children[index] = _attempt(_sustain, child, result, variant, job["sustained"], tell)
@@ -808,6 +810,19 @@ def measure(job: Message, tell: Tell) -> Message:
         if "samples" in result:
             result["conditions"] = watch.result(statistics.fmean(result["samples"]))
     return {"variants": results, "clocks": clocks}
+
+
+def _record(job: Message, results: List[Message]) -> None:
+    """Note how far the variants are, where the job says to: all there is of it if this process dies."""
+    if job.get("record"):
+        write_whole(job["record"], {"variants": results})
+
+
+def write_whole(path: str, message: Message) -> None:
+    """Write JSON to a file that is there complete or not at all."""
+    partial = Path(path + ".part")
+    partial.write_text(json.dumps(message))
+    partial.replace(path)
 
 
 @contextlib.contextmanager
@@ -975,9 +990,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     _, job_file, result_file = arguments
     result = run_job(json.loads(Path(job_file).read_text()), lambda step: print(json.dumps(step), flush=True))
-    partial = Path(result_file + ".part")
-    partial.write_text(json.dumps(result))
-    partial.replace(result_file)
+    write_whole(result_file, result)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class Device(Protocol):
         """A serving process there. Raises DeviceError."""
         ...
 
+    def clean(self) -> None:
+        """Remove all that was brought there. Raises DeviceError."""
+        ...
+
     def put(self, files: Sequence[Path]) -> list[str]:
         """Bring files there, as far as they are not; returns their paths there. Raises DeviceError."""
         ...

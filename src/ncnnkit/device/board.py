@@ -29,6 +29,7 @@ from .base import Tell, job_files, map_files
 from .transport import Lost, Refused, Transport
 from .wheels import fetch_wheels
 
+RECORD = "record.json"
 OLDEST_PYTHON = (3, 9)
 SETUP_TIMEOUT = 600.0  # seconds: unpacking and compiling on a slow card
 SILENCE = 4 * agent.BEAT  # seconds without a line from a job's follower: the connection is gone
@@ -145,7 +146,7 @@ class Board:
         python, program = self.python, f"{self._program}/worker.py"
         files = job_files(job)
         there = dict(zip(map(str, files), self.put(files)))
-        sent = {**map_files(job, lambda path: there[path]), "folder": "outputs"}
+        sent = {**map_files(job, lambda path: there[path]), "folder": "outputs", "record": RECORD}
         text = json.dumps(sent, sort_keys=True).encode()
         name = hashlib.sha256(text).hexdigest()[:24]
         self._persist(lambda: self._run_agent(["start", name, python, program], text))
@@ -208,10 +209,13 @@ class Board:
         where = Path(tempfile.mkdtemp(prefix="job-", dir=folder))
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             archive.extractall(where, filter="data")
-        found = where / "result.json"
-        if not found.is_file():
-            raise DeviceError(f"the job died there: {ended['said'] or 'no last words'}", where=self.name)
-        result = json.loads(found.read_text(encoding="utf-8"))
+        if (where / "result.json").is_file():
+            result = json.loads((where / "result.json").read_text(encoding="utf-8"))
+        elif (where / RECORD).is_file():
+            result = json.loads((where / RECORD).read_text(encoding="utf-8"))
+            _mark_unfinished(result["variants"], f"the process that measured it died: {ended['said'] or 'killed'}")
+        else:
+            raise DeviceError(f"the job died there: {ended['said'] or 'killed'}", where=self.name)
         return dict(_placed(result, where))
 
     def _persist(self, attempt: Callable[[], Any]) -> Any:
@@ -291,6 +295,13 @@ _CAUSES = (
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mark_unfinished(variants: Sequence[dict[str, Any]], reason: str) -> None:
+    """Say of variants that were not measured to the end that they were not."""
+    for variant in variants:
+        if "peak_memory_mb" not in variant and variant["status"] == "ok":  # the last that is asked of each
+            variant.update(status="crashed", reason=reason)
 
 
 def _placed(result: Any, folder: Path) -> Any:

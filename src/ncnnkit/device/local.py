@@ -24,6 +24,9 @@ class Local:
     def child(self) -> Child:
         return Child()
 
+    def clean(self) -> None:
+        """Nothing is brought here."""
+
     def put(self, files: Sequence[Path]) -> list[str]:
         return [str(path) for path in files]
 

@@ -40,6 +40,21 @@ def save_names(names: dict[str, str]) -> None:
         file.write(tomli_w.dumps(names).encode())
 
 
+def add_name(name: str, address: str) -> None:
+    """Give an address a name. Raises RecipeError where either cannot be."""
+    if is_address(name) or not name.strip() or not name.isprintable():
+        raise RecipeError(f"{name!r} cannot be a name", hint="as rock5b")
+    save_names({**load_names(), name: check_address(address)})
+
+
+def remove_name(name: str) -> None:
+    """Forget a name. Raises RecipeError."""
+    names = load_names()
+    if names.pop(name, None) is None:
+        raise RecipeError(f"no device is called {name!r}", hint="ncnnkit devices lists them")
+    save_names(names)
+
+
 def is_address(text: str) -> bool:
     return text == "local" or text.partition("://")[0] in TRANSPORTS
 
