@@ -152,3 +152,30 @@ def probe() -> dict[str, Any]:
             raise RuntimeFailure(
                 f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"
             ) from None
+
+
+def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:
+    """A random sample, float32: an array for each network input, without a batch axis.
+
+    Args:
+        shapes: of the inputs; by default what the file says.
+        where: what an error names.
+
+    Raises:
+        ModelError: the shape of an input is not known.
+    """
+    shapes = shapes or graph.input_shapes()
+    if len(shapes) != len(graph.inputs) or not all(shapes):
+        raise ModelError(
+            "the file does not say the shape of its inputs", where=where, hint="give --shape, once for each input"
+        )
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def save_arrays(arrays: Sequence[Array], folder: Path) -> list[str]:
+    """Write the inputs a job of the worker's names; the .npy files."""
+    files = [str(folder / f"input-{i}.npy") for i in range(len(arrays))]
+    for file, array in zip(files, arrays):
+        np.save(file, np.asarray(array, np.float32))
+    return files

@@ -19,7 +19,7 @@ from .passes import store_fp16
 from .quantize import Quantized
 from .recipe import Recipe
 from .search import MixedPlan
-from .session import has_int8, probe
+from .session import has_int8, noise, probe, save_arrays
 
 Array = NDArray[Any]
 
@@ -118,10 +118,7 @@ def measure(
     """
     scratch = folder / "scratch"
     scratch.mkdir()
-    files = []
-    for i, array in enumerate(inputs):
-        files.append(str(scratch / f"input-{i}.npy"))
-        np.save(files[-1], array)
+    files = save_arrays(inputs, scratch)
     todo = [p for p in plans if p.model is not None]
     variants = [
         {
@@ -271,13 +268,7 @@ def bench(
         precisions=tuple(precisions or ((made_for(graph),) if has_int8(graph) else possible)),
         threads=threads or 0,
     )
-    shapes = shapes or graph.input_shapes()
-    if len(shapes) != len(graph.inputs) or not all(shapes):
-        raise ModelError(
-            "the file does not say the shape of its inputs", where=str(param), hint="give --shape, once for each input"
-        )
-    noise = np.random.default_rng(0)
-    inputs = [noise.standard_normal((1, *shape)).astype(np.float32) for shape in shapes]
+    inputs = [array[None] for array in noise(graph, shapes, where=str(param))]
     size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
     model = Precision("as it is", graph, param.resolve(), size)
     plans = plan_variants(recipe, dict.fromkeys(recipe.precisions, model), machine)
