@@ -47,8 +47,10 @@ def test_every_layer_that_computes_is_timed(model: Path) -> None:
     assert all(layer.ms > 0 for layer in found.layers)
     assert sum(layer.share for layer in found.layers) == pytest.approx(1.0)
     assert found.sum <= found.measuring * 1.5
-    assert (found.threads, found.device, list(found.notes)) == (1, None, [])
+    assert (found.threads, found.device) == (1, None)
     assert "add up to" in found.how
+    off = abs(found.sum / found.whole - 1) > 0.1
+    assert ["do not add up" in note for note in found.notes] == [True] * off
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,7 @@ def test_without_a_vulkan_device_that_is_said(model: Path, monkeypatch: pytest.M
     monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
     found = profile(model, worker.run_job, backend="vulkan", repeats=3)
-    assert list(found.notes) == ["no Vulkan device: ncnn ran all of it on the CPU"]
+    assert found.notes[0] == "no Vulkan device: ncnn ran all of it on the CPU"
     assert {(layer.runs_on, layer.precision) for layer in found.layers} == {("CPU", "fp32")}
 
 

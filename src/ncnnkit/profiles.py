@@ -13,9 +13,12 @@ from .costs import FREE
 from .errors import RuntimeFailure
 from .graph import Graph, Layer
 from .ops import Mask
-from .session import Array, has_int8, noise, save_arrays
+from .session import Array, check_settings, has_int8, noise, save_arrays
 from .tune import RunJob
 from .worker import WorkerError
+
+ADDS_UP = 0.1
+"""How far the sum of the layers may be from the whole without a word."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,13 @@ def profile(
         fix_clocks: hold the clocks at their highest, where that is permitted.
 
     Raises:
+        RecipeError: an unknown backend or precision.
         ModelError: the shape of an input is not known.
         RuntimeFailure: ncnn crashed or refused.
     """
     graph = ncnnfile.load(param)
     precision = precision or ("int8" if has_int8(graph) else "fp32")
+    check_settings(backend, precision)
     arrays = sample if sample is not None else noise(graph, shapes, where=str(param))
     layers = [layer for layer in graph.layers if layer.type not in FREE]
     run, taps = (graph, [[la.outputs[0]] for la in layers]) if backend == "cpu" else tapped(graph, layers)
@@ -168,6 +173,11 @@ def _profile(layers: Sequence[Layer], result: Mapping[str, Any], precision: str,
     astray = [row.name for row in rows if row.runs_on == "CPU"] if on_gpu else []
     if astray:
         notes.append("on the CPU although Vulkan was asked for: " + ", ".join(astray))
+    if abs(total / result["whole"] - 1) > ADDS_UP:
+        notes.append(
+            f"the layers do not add up to the whole within {ADDS_UP:.0%}: other processes were at work, or the "
+            "network is so small that starting an inference counts"
+        )
     if result["conditions"]["throttled"]:
         notes.append("throttled: " + "; ".join(result["conditions"]["throttled_by"]))
     return Profile(

@@ -48,8 +48,7 @@ class Session:
         threads: int | None = None,
         keep_blobs: bool = False,
     ) -> None:
-        if backend not in ("cpu", "vulkan"):
-            raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
+        check_settings(backend, precision)
         self._folder = tempfile.TemporaryDirectory(prefix="ncnnkit-")
         self._child: Child | None = None
         try:
@@ -61,8 +60,6 @@ class Session:
                 model = ncnnfile.load(param)
             self._shapes = model.input_shapes()
             precision = precision or ("int8" if has_int8(model) else "fp32")
-            if precision not in OPTIONS:
-                raise RecipeError(f"unknown precision {precision!r}", hint=", ".join(OPTIONS))
             self._child = Child()
             loaded = self._ask(
                 "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(param.with_suffix(".bin")), backend=backend,
@@ -132,6 +129,18 @@ class Session:
         except WorkerError as error:
             self.close() if error.crashed else None
             raise RuntimeFailure(f"ncnn {'died: ' if error.crashed else ''}{error}") from None
+
+
+def check_settings(backend: str, precision: str | None) -> None:
+    """Whether there are such; no precision is right, too.
+
+    Raises:
+        RecipeError: there are not.
+    """
+    if backend not in ("cpu", "vulkan"):
+        raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
+    if precision is not None and precision not in OPTIONS:
+        raise RecipeError(f"unknown precision {precision!r}", hint=", ".join(OPTIONS))
 
 
 def has_int8(graph: Graph) -> bool:

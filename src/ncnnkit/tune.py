@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from . import ncnnfile
 from .errors import ModelError, RuntimeFailure
 from .session import has_int8, noise, save_arrays
-from .worker import WorkerError
+from .worker import WorkerError, differences
 
 Array = NDArray[Any]
 Row = Mapping[str, Any]
@@ -132,7 +132,8 @@ def _variant(
 
 
 def _settings(variant: Row) -> dict[str, Any]:
-    return {key: value for key, value in variant.items() if key != "name"}
+    """What is chosen of a variant; its files follow from the precision, and lie elsewhere on a board."""
+    return {key: variant[key] for key in ("precision", "backend", "threads", "cpus", "options")}
 
 
 def _switches(switches: Mapping[str, bool]) -> list[str]:
@@ -187,7 +188,7 @@ def tune(
     shapes: Sequence[tuple[int, ...]] = (),
     sample: Sequence[Array] | None = None,
     seconds: float = 60.0,
-    final_seconds: float = 5.0,
+    final_seconds: float | None = None,
     rounds: int = 10,
     fix_clocks: bool = False,
 ) -> Tuning:
@@ -204,7 +205,7 @@ def tune(
         shapes: of the inputs, where the file does not say.
         sample: an array for each network input, without a batch axis; by default noise.
         seconds: of timing, for all candidates together; loading comes on top.
-        final_seconds: of timing, for the winner and for the defaults.
+        final_seconds: of timing, for each finalist; by default a twelfth of ``seconds``.
         rounds: of the final.
         fix_clocks: hold the clocks at their highest, where that is permitted.
 
@@ -227,13 +228,14 @@ def tune(
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
         job = {
             "kind": "tune", "candidates": rows, "base": BASE, "reference": reference,
-            "inputs": save_arrays(arrays, Path(folder)), "seconds": seconds, "final_seconds": final_seconds,
-            "rounds": rounds, "fix_clocks": fix_clocks,
+            "inputs": save_arrays(arrays, Path(folder)), "seconds": seconds,
+            "final_seconds": seconds / 12 if final_seconds is None else final_seconds, "rounds": rounds,
+            "fix_clocks": fix_clocks,
         }  # fmt: skip
         try:
             result = run_job(job)
         except WorkerError as error:
-            raise RuntimeFailure(f"tuning: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"tuning: {'ncnn died: ' if error.crashed else ''}{error}") from None
     return judge(rows, result, machine)
 
 
@@ -245,12 +247,12 @@ def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
         result: see :func:`ncnnkit.worker.tune`.
         machine: what the worker's ``probe`` told.
     """
-    by_name = {row["name"]: row for row in rows}
-    final = result["final"]
+    final, base = result["final"], next(dict(row) for row in rows if row["name"] == BASE)
     low, ratio, high = (float(v) for v in np.percentile(final["ratio"], (25, 50, 75)))
-    clear = result["winner"] != BASE and low > 1.0
-    chosen, base = by_name[result["winner"] if clear else BASE], by_name[BASE]
-    without = {part: float(np.median(ratios)) for part, ratios in final["without"].items()} if clear else {}
+    apart = differences(result["winner"], base)
+    clear = bool(apart) and low > 1.0
+    chosen = dict(result["winner"], name=_name(result["winner"], rows)) if clear else base
+    without = {part: float(np.median(final["without"][part])) for part in apart if clear and part in final["without"]}
     ms = {"settings": float(np.median(final["winner" if clear else "base"])), "base": float(np.median(final["base"]))}
     lasted = {name: number for number, rung in enumerate(result["rungs"], 1) for name in rung["kept"]}
     tried = sorted(
@@ -265,27 +267,37 @@ def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
     for name, reason in (result["clocks"] or {}).get("refused", {}).items():
         notes.append(f"the clock of {name} was not fixed: {reason}")
     spread = (high - low) / ratio
-    told = next(c for c in result["candidates"] if c["name"] == chosen["name"])
+    cosine = result["cosine"] if clear else next(row["cosine"] for row in tried if row["name"] == BASE)
+    why = _why(chosen, base, ratio, spread, without) if clear else _nothing(base, ratio, bool(apart))
     return Tuning(
-        _shown(chosen), _shown(base), ratio if clear else 1.0, spread, without, ms, told["cosine"], tried,
-        _why(chosen, base, ratio, spread, without, clear), notes, result["conditions"], result["clocks"],
+        _shown(chosen), _shown(base), ratio if clear else 1.0, spread, without, ms, cosine, tried, why, notes,
+        result["conditions"], result["clocks"],
     )  # fmt: skip
 
 
+def _name(variant: Row, rows: Sequence[Row]) -> str:
+    """That of the candidate with these settings; what was put back in the final may have made a new one."""
+    known = [row["name"] for row in rows if _settings(row) == _settings(variant)]
+    return known[0] if known else f"{variant['name']}, simplified"
+
+
 def _shown(variant: Row) -> dict[str, Any]:
-    return {key: variant[key] for key in ("name", "precision", "backend", "threads", "cpus", "options")}
+    return {"name": variant["name"], **_settings(variant)}
 
 
-def _why(chosen: Row, base: Row, ratio: float, spread: float, without: Mapping[str, float], clear: bool) -> str:
-    default = f"{base['precision']}, {Placement(base['threads'])}"
-    if not clear:
-        doubt = (
-            "" if chosen is base and ratio == 1.0 else f"; the best other was {ratio:.2f} times as fast, within noise"
-        )
-        return f"nothing is clearly faster than ncnn's defaults ({default}){doubt}"
-    said = f"{ratio:.2f} times as fast as ncnn's defaults ({default}), spread {spread * 100:.0f} %"
+def _why(chosen: Row, base: Row, ratio: float, spread: float, without: Mapping[str, float]) -> str:
+    said = f"{ratio:.2f} times as fast as {_defaults(base)}, spread {spread * 100:.0f} %"
     gains = [f"{_part(part, chosen)} {times:.2f}×" for part, times in sorted(without.items(), key=lambda p: -p[1])]
     return f"{said}; of this {', '.join(gains)}" if gains else said
+
+
+def _nothing(base: Row, ratio: float, other: bool) -> str:
+    best = f"; the best other was {ratio:.2f} times as fast, which is within noise" if other else ""
+    return f"nothing is clearly faster than {_defaults(base)}{best}"
+
+
+def _defaults(base: Row) -> str:
+    return f"ncnn's defaults ({base['precision']}, {Placement(base['threads'])})"
 
 
 def _part(part: str, chosen: Row) -> str:

@@ -1003,23 +1003,31 @@ PARTS: Dict[str, Tuple[str, ...]] = {
 """What of a candidate can be put back to the defaults by itself -> its fields; each of its options is one, too."""
 
 
-def put_back(winner: Message, base: Message) -> Dict[str, Message]:
-    """The winner with one thing as the defaults have it, for each in which it differs."""
-    made = {}
-    for part, fields in PARTS.items():
-        if winner.get(fields[0]) != base.get(fields[0]):
-            made[part] = dict(winner, **{field: base.get(field) for field in fields})
-    for option in winner.get("options") or {}:
-        made[option] = dict(winner, options={k: v for k, v in winner["options"].items() if k != option})
-    return made
+def differences(variant: Message, base: Message) -> List[str]:
+    """The parts in which a variant is not as the defaults: of :data:`PARTS`, and its options."""
+    parts = [part for part, fields in PARTS.items() if variant.get(fields[0]) != base.get(fields[0])]
+    return parts + list(variant.get("options") or {})
+
+
+def put_back(variant: Message, base: Message, part: str) -> Message:
+    """The variant with one part as the defaults have it."""
+    if part in PARTS:
+        return dict(variant, **{field: base.get(field) for field in PARTS[part]})
+    return dict(variant, options={name: on for name, on in variant["options"].items() if name != part})
+
+
+def clearly_above_one(ratios: Sequence[float]) -> bool:
+    """Three of four rounds say so."""
+    return float(np.percentile(ratios, 25)) > 1.0
 
 
 def tune(job: Message, tell: Tell) -> Message:
-    """Find the candidate that is fastest here and still right, by :func:`halve`.
+    """Find the candidate that is fastest here and still right, by :func:`halve`, and what makes it so.
 
     Every rung goes through its candidates in blocks, as many at once as the memory allows, each with the defaults among
     them: scores are times of the defaults' time in the same block and turn, so that a machine that gets slower in
-    between favours nobody.
+    between favours nobody. In the final, the winner runs in turn with itself without each thing that sets it apart from
+    the defaults; what makes no clear difference is put back, so that nobody carries a switch for nothing.
 
     Args:
         job: ``candidates`` (variants as :func:`measure`'s, each with ``min_cosine``, which its worst output must reach
@@ -1030,11 +1038,12 @@ def tune(job: Message, tell: Tell) -> Message:
         tell: called with progress.
 
     Returns:
-        ``winner`` (a name), ``candidates`` (each ``name``, ``status`` (ok or dropped), ``reason``, ``cosine``, and
-        ``ms`` and ``ratio`` over the defaults' time in its last rung), ``rungs`` (see :func:`halve`), ``together``
-        (processes at once), ``final`` (a list over the rounds of each: ``winner`` and ``base`` in ms, ``ratio`` (how
-        many times as fast as the base the winner is), and ``without``: part of :func:`put_back` -> how many times as
-        slow the winner is without it), ``conditions`` (of the winner in the final) and ``clocks``.
+        ``winner`` (a variant, perhaps none of the candidates), ``candidates`` (each ``name``, ``status`` (ok or
+        dropped), ``reason``, ``cosine``, and ``ms`` and ``ratio`` over the defaults' time in its last rung), ``rungs``
+        (see :func:`halve`), ``together`` (processes at once), ``final`` (a list over the rounds of each: ``winner`` and
+        ``base`` in ms, ``ratio`` (how many times as fast as the base the winner is), and ``without``: part of the
+        fastest candidate (see :func:`differences`) -> how many times as slow it is without), ``cosine`` and
+        ``conditions`` (of the winner in the final) and ``clocks``.
 
     Raises:
         WorkerError: the reference or the defaults do not run.
@@ -1042,13 +1051,10 @@ def tune(job: Message, tell: Tell) -> Message:
     with _clocks(job) as clocks, tempfile.TemporaryDirectory(prefix="ncnnkit-") as caches:
         contest = _Contest(job, caches)
         left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, tell), job["seconds"])
-        winner = left[0] if left else job["base"]
         tell({"stage": "final"})
-        final, watch = contest.final(winner, job["rounds"], job["final_seconds"])
-    return {
-        "winner": winner, "candidates": list(contest.rows.values()), "rungs": rungs, "together": contest.together,
-        "final": final, "conditions": watch.result(statistics.fmean(final["winner"])), "clocks": clocks,
-    }  # fmt: skip
+        found = contest.final(left[0] if left else job["base"], job["rounds"], job["final_seconds"])
+    rows = list(contest.rows.values())
+    return dict(found, candidates=rows, rungs=rungs, together=contest.together, clocks=clocks)
 
 
 class _Contest:
@@ -1087,23 +1093,38 @@ class _Contest:
                 self.rows[name].update(ms=statistics.median(ms), ratio=scores[name])
         return {name: scores[name] for name in names if name in scores}
 
-    def final(self, winner: str, rounds: int, seconds: float) -> Tuple[Message, sysfs.Sampler]:
-        """The winner and the base in turn, and the winner without each thing that sets it apart."""
-        ends = {name: self.variants[name] for name in (winner, self.base)}
-        watch = _watch(ends[winner])
-        times = self._times(ends, self.rows, seconds, rounds, {winner: watch})
-        for name in ends:
-            if name not in times:
-                raise WorkerError("a finalist does not run any more: " + self.rows[name]["reason"])
-        parts = put_back(ends[winner], ends[self.base])
+    def final(self, best: str, rounds: int, seconds: float) -> Message:
+        """The best without each thing that sets it apart, then what is left of it against the base."""
+        fastest, base = self.variants[best], self.variants[self.base]
+        parts = differences(fastest, base)
         without: Dict[str, List[float]] = {}
-        for part, variant in parts.items() if len(parts) > 1 else ():  # without the only one it is the base
-            pair = {winner: ends[winner], part: variant}
+        plain = fastest
+        for part in parts if len(parts) > 1 else ():  # without the only one it is the base
+            pair = {"with": fastest, "without": put_back(fastest, base, part)}
             ms = self._times(pair, {name: _row(name) for name in pair}, seconds, rounds)
             if len(ms) == len(pair):
-                without[part] = [a / b for a, b in zip(ms[part], ms[winner])]
-        ratio = [b / a for a, b in zip(times[winner], times[self.base])]
-        return {"winner": times[winner], "base": times[self.base], "ratio": ratio, "without": without}, watch
+                without[part] = [a / b for a, b in zip(ms["without"], ms["with"])]
+                if not clearly_above_one(without[part]):
+                    plain = put_back(plain, base, part)
+        ends = {"plain": plain, "fastest": fastest, "base": base}
+        rows = {name: _row(name) for name in ends}
+        watches = {name: _watch(variant) for name, variant in ends.items()}
+        times = self._times(ends, rows, seconds, rounds, watches)
+        for name in ("fastest", "base"):
+            if name not in times:
+                raise WorkerError("a finalist does not run any more: " + rows[name]["reason"])
+        # Two things that make no difference each may make one together.
+        slower = "plain" not in times or clearly_above_one([a / b for a, b in zip(times["plain"], times["fastest"])])
+        winner = "fastest" if slower else "plain"
+        return {
+            "winner": ends[winner],
+            "final": {
+                "winner": times[winner], "base": times["base"], "without": without,
+                "ratio": [b / a for a, b in zip(times[winner], times["base"])],
+            },
+            "cosine": rows[winner]["cosine"],
+            "conditions": watches[winner].result(statistics.fmean(times[winner])),
+        }  # fmt: skip
 
     def _times(
         self,
@@ -1116,7 +1137,7 @@ class _Contest:
         """The median ms of each in each turn; those that fail or are wrong are absent, and ``rows`` says why."""
         times: Dict[str, List[float]] = {}
         children: Dict[str, Child] = {}
-        limits: Message = {"seconds": seconds / turns, "min_samples": 3, "max_samples": 1 << 30}
+        limits: Message = {"seconds": seconds / turns, "min_samples": 2, "max_samples": 1 << 30}
         with contextlib.ExitStack() as stack:
             for name, variant in variants.items():
                 with _dropping(name, rows, times):
