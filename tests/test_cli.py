@@ -17,6 +17,7 @@ from networks import samples, small
 from typer.testing import CliRunner, Result
 
 from ncnnkit import convert, ncnnfile
+from ncnnkit import tune as tuning
 from ncnnkit.cli import app
 from ncnnkit.schema import validate
 
@@ -75,6 +76,30 @@ def test_bench(home: Path) -> None:
     (row,) = json.loads(ok("bench m.param --backend cpu --precision fp32 --seconds 0.1 --json"))
     assert row["latency_ms"]["samples"] > 2
     assert "fp32-cpu" in ok("bench m.param --backend cpu --precision fp32 --seconds 0.1")
+
+
+def test_tune(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = tuning.candidates
+    monkeypatch.setattr(tuning, "candidates", lambda *args, **options: grid(*args, **options)[:3])
+    line = "tune m.param --precision fp32 --backend cpu --seconds 0.2"
+    found = json.loads(ok(line + " --json"))
+    names = [row["name"] for row in found["candidates"]]
+    assert len(names) == 3
+    assert "ncnn's defaults" in names
+    assert found["settings"]["name"] in names or "simplified" in found["settings"]["name"]
+    said = ok(line)
+    assert "ncnn's defaults (fp32, " in said
+    assert all(name in said for name in names)
+
+
+def test_profile(home: Path) -> None:
+    found = json.loads(ok("profile m.param --threads 1 --repeats 3 --json"))
+    assert [layer["name"] for layer in found["layers"]] == ["c1", "d1", "c2", "c3", "add", "gap", "fc"]
+    said = ok("profile m.param --threads 1 --repeats 3")
+    assert "ConvolutionDepthWise" in said
+    assert "the layers add up to" in said
+    assert nk("profile m.param --backend gpu").exit_code == 3
+    assert nk("profile m.param --precision fp8").exit_code == 3
 
 
 def test_run_and_report(home: Path) -> None:

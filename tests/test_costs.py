@@ -8,7 +8,7 @@ from networks import network, samples, small, with_weights
 
 import ncnnkit
 from ncnnkit import costs as costing
-from ncnnkit.costs import FREE, INT8, MASKS, Costs, calibrated, chains, measure_costs, predict, profile, uniform
+from ncnnkit.costs import FREE, INT8, MASKS, Costs, calibrated, chains, measure_costs, predict, uniform
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.graph import Graph, Layer
 from ncnnkit.ops import Mask
@@ -145,13 +145,6 @@ def test_a_cast_stands_between_a_layer_and_one_that_may_not_use_its_format(kind:
     with Session(Graph([graph.layers[0], *middle]), precision="mixed", threads=1) as session:
         found = session.run(image)
     assert np.allclose(found, np.maximum(image, 0), rtol=2**-8)
-
-
-def test_a_profile_times_the_layers_in_their_network() -> None:
-    graph = small()
-    found = profile(graph, "fp32", [samples(1)[0]], 1, repeats=5)
-    assert list(found.layers) == ["c1", "d1", "c2", "c3", "add", "gap", "fc"]
-    assert all(0 < ms < found.whole * 10 for ms in found.layers.values())
 
 
 def test_shapes_are_those_ncnn_makes() -> None:

@@ -99,6 +99,9 @@ Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8,mixed")
 Effort = Annotated[
     str | None, typer.Option(help="How long quantising may take: fast (seconds), default (a minute), best.")
 ]
+FixClocks = Annotated[
+    bool, typer.Option("--fix-clocks", help="Hold the clocks at their highest meanwhile, where that is permitted.")
+]
 ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")]
 
 # Option -> its type, its help, and how its text becomes a field of Preprocess.
@@ -469,6 +472,86 @@ def bench(
     print(json.dumps(rows, indent=2)) if as_json else out.print(
         console_table({"variants": rows, "recommended": None}, out.width)
     )
+
+
+@command()
+def tune(
+    param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    int8: Annotated[
+        Path | None, typer.Option(help="The .param of the same network in int8: another candidate.")
+    ] = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    shape: Shape = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of timing, for all candidates together.")] = 60.0,
+    fix_clocks: FixClocks = False,
+    as_json: Json = False,
+) -> None:
+    """Find the fastest cores, threads, backend, precision and switches of ncnn's, by successive halving."""
+    from dataclasses import asdict
+
+    from .report import tuning_table
+    from .session import probe
+    from .tune import tune as tune_model
+
+    with _progress() as tell:
+        found = tune_model(
+            param, _job_runner(tell), probe(), int8=int8, precisions=_words(precision),
+            backends=_words(backend) or ("cpu", "vulkan"), shapes=_shapes(shape) or (), seconds=seconds,
+            fix_clocks=fix_clocks,
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    out.print(tuning_table(found.candidates))
+    _print_notes(found.notes)
+    out.print(f"[bold]{escape(found.settings['name'])}[/]: {escape(found.why)}")
+
+
+@command()
+def profile(
+    param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    backend: Annotated[str, typer.Option(help="cpu or vulkan")] = "cpu",
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8 or mixed")] = None,
+    threads: Threads = None,
+    shape: Shape = None,
+    repeats: Annotated[int, typer.Option(min=3, help="Inferences.")] = 50,
+    fix_clocks: FixClocks = False,
+    as_json: Json = False,
+) -> None:
+    """Which layers take the time, in which precision they ran, and on what."""
+    from dataclasses import asdict
+
+    from .profiles import profile as profile_model
+    from .report import profile_table
+
+    with _progress() as tell:
+        found = profile_model(
+            param, _job_runner(tell), precision=precision, backend=backend, threads=threads or 0,
+            shapes=_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
+        )  # fmt: skip
+    figures = asdict(found)
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    out.print(profile_table(figures["layers"]))
+    _print_notes(found.notes)
+    out.print(found.how, markup=False)
+
+
+def _job_runner(tell: Callable[[str, int, int], None]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What does jobs of the worker's, here."""
+    from .worker import run_job
+
+    def step(message: dict[str, Any]) -> None:
+        tell(message["stage"], message.get("done", 0), message.get("candidates", 0))
+
+    return lambda job: run_job(job, step)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        out.print(f"[yellow]note:[/] {escape(note)}")
 
 
 @command("explain-layer")

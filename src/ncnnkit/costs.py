@@ -395,38 +395,6 @@ def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
         return dict(child.ask("layers")[0]["layers"])
 
 
-# ------------------------------------------------------------------------------------------------- whole networks
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A network's time, in ms: of each layer inside it, and as a whole."""
-
-    layers: Mapping[str, float]
-    whole: float
-
-
-def profile(
-    graph: Graph, precision: str, inputs: Sequence[Array], threads: int | None = None, *, repeats: int = 20
-) -> Profile:
-    """Time every layer inside its network, which layers timed alone can be held against.
-
-    Args:
-        precision: a row of ``worker.OPTIONS``.
-        inputs: one sample: an array for each network input, without a batch axis.
-        repeats: inferences; the medians are taken.
-
-    Raises:
-        RuntimeFailure: ncnn crashed or refused.
-    """
-    layers = [layer for layer in graph.layers if layer.type not in FREE]
-    arrays = [np.asarray(array, np.float32) for array in inputs]
-    with _loaded(graph, precision, threads) as child:
-        answer = child.ask("profile", arrays, taps=[[la.outputs[0]] for la in layers], repeats=repeats,
-                           timeout=LOAD_TIMEOUT)[0]  # fmt: skip
-    return Profile(dict(zip((layer.name for layer in layers), answer["layers"])), answer["whole"])
-
-
 @contextmanager
 def _loaded(graph: Graph, precision: str, threads: int | None, device: Device = LOCAL) -> Iterator[Child]:
     """A serving process with a network loaded."""

@@ -48,8 +48,7 @@ class Session:
         threads: int | None = None,
         keep_blobs: bool = False,
     ) -> None:
-        if backend not in ("cpu", "vulkan"):
-            raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
+        check_settings(backend, precision)
         self._folder = tempfile.TemporaryDirectory(prefix="ncnnkit-")
         self._child: Child | None = None
         try:
@@ -61,8 +60,6 @@ class Session:
                 model = ncnnfile.load(param)
             self._shapes = model.input_shapes()
             precision = precision or ("int8" if has_int8(model) else "fp32")
-            if precision not in OPTIONS:
-                raise RecipeError(f"unknown precision {precision!r}", hint=", ".join(OPTIONS))
             self._child = Child()
             loaded = self._ask(
                 "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(param.with_suffix(".bin")), backend=backend,
@@ -134,6 +131,18 @@ class Session:
             raise RuntimeFailure(f"ncnn {'died: ' if error.crashed else ''}{error}") from None
 
 
+def check_settings(backend: str, precision: str | None) -> None:
+    """Whether there are such; no precision is right, too.
+
+    Raises:
+        RecipeError: there are not.
+    """
+    if backend not in ("cpu", "vulkan"):
+        raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
+    if precision is not None and precision not in OPTIONS:
+        raise RecipeError(f"unknown precision {precision!r}", hint=", ".join(OPTIONS))
+
+
 def has_int8(graph: Graph) -> bool:
     """Whether any layer computes in int8."""
     return any(layer.params.get("int8_scale_term") for layer in graph.layers)
@@ -152,3 +161,30 @@ def probe() -> dict[str, Any]:
             raise RuntimeFailure(
                 f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"
             ) from None
+
+
+def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:
+    """A random sample, float32: an array for each network input, without a batch axis.
+
+    Args:
+        shapes: of the inputs; by default what the file says.
+        where: what an error names.
+
+    Raises:
+        ModelError: the shape of an input is not known.
+    """
+    shapes = shapes or graph.input_shapes()
+    if len(shapes) != len(graph.inputs) or not all(shapes):
+        raise ModelError(
+            "the file does not say the shape of its inputs", where=where, hint="give --shape, once for each input"
+        )
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def save_arrays(arrays: Sequence[Array], folder: Path) -> list[str]:
+    """Write the inputs a job of the worker's names; the .npy files."""
+    files = [str(folder / f"input-{i}.npy") for i in range(len(arrays))]
+    for file, array in zip(files, arrays):
+        np.save(file, np.asarray(array, np.float32))
+    return files

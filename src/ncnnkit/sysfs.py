@@ -148,12 +148,11 @@ def describe(root: str = "/", usable: Optional[Collection[int]] = None, machine:
     """
     top = Path(root)
     compatible = [name for name in _text(top / "proc/device-tree/compatible").split("\0") if name]
-    memory = re.search(r"MemTotal:\s+(\d+) kB", _text(top / "proc/meminfo"))
     return {
         "board": _board(top),
         "soc": compatible[-1].partition(",")[2] or compatible[-1] if compatible else None,
         "compatible": compatible,
-        "memory_mb": int(memory[1]) * 1024 / 1e6 if memory else None,
+        "memory_mb": memory_mb("MemTotal", root),
         "clusters": clusters(root, usable),
         "temperatures": [sensor.name for sensor in _temperatures(top)],
         "power": [{"name": sensor.name, "measures": sensor.measures} for sensor in _powers(top)],
@@ -161,6 +160,12 @@ def describe(root: str = "/", usable: Optional[Collection[int]] = None, machine:
         "emulated": _emulated(top, machine or platform.machine()),
         "virtual": _virtual(top, compatible),
     }
+
+
+def memory_mb(field: str, root: str = "/") -> Optional[float]:
+    """A field of ``/proc/meminfo`` in MB (10^6 bytes)."""
+    found = re.search(field + r":\s+(\d+) kB", _text(Path(root) / "proc/meminfo"))
+    return int(found[1]) * 1024 / 1e6 if found else None
 
 
 def _board(root: Path) -> Optional[str]:

@@ -21,7 +21,7 @@ from .passes import store_fp16
 from .quantize import Quantized
 from .recipe import Recipe
 from .search import MixedPlan
-from .session import has_int8
+from .session import has_int8, noise, save_arrays
 from .sites import EMULATED, Site, open_sites, run_jobs
 
 Array = NDArray[Any]
@@ -138,10 +138,7 @@ def measure(
     """
     scratch = folder / "scratch"
     scratch.mkdir()
-    files = []
-    for i, array in enumerate(inputs):
-        files.append(str(scratch / f"input-{i}.npy"))
-        np.save(files[-1], array)
+    files = save_arrays(inputs, scratch)
     todo: dict[Site, list[dict[str, Any]]] = {}
     for p in plans:
         if p.model is not None:
@@ -292,13 +289,7 @@ def bench(
     impossible = [p for p in precisions or () if p not in possible]
     if impossible:
         raise ModelError(f"cannot run in {impossible[0]}", where=str(param), hint=f"it runs in {', '.join(possible)}")
-    shapes = shapes or graph.input_shapes()
-    if len(shapes) != len(graph.inputs) or not all(shapes):
-        raise ModelError(
-            "the file does not say the shape of its inputs", where=str(param), hint="give --shape, once for each input"
-        )
-    noise = np.random.default_rng(0)
-    inputs = [noise.standard_normal((1, *shape)).astype(np.float32) for shape in shapes]
+    inputs = [array[None] for array in noise(graph, shapes, where=str(param))]
     size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
     model = Precision("as it is", graph, param.resolve(), size)
     with open_sites(on) as sites, tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:

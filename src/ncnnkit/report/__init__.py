@@ -7,8 +7,10 @@ from .console import (
     headline,
     layer_table,
     plan_table,
+    profile_table,
     shipping,
     trials_table,
+    tuning_table,
 )
 from .html import write_report
 
@@ -19,7 +21,9 @@ __all__ = [
     "headline",
     "layer_table",
     "plan_table",
+    "profile_table",
     "shipping",
     "trials_table",
+    "tuning_table",
     "write_report",
 ]

@@ -120,6 +120,26 @@ def layer_table(layer: Mapping[str, Any]) -> Table:
     return _table((layer["name"], "ms", "MSE of the output"), rows)
 
 
+def tuning_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
+    """What was tried, a row each; ms and ratio are those of the last rung it was in."""
+    rows = [
+        (row["name"], plain(row["ms"]), _times(1 / row["ratio"] if row["ratio"] else None),
+         cosine(row["cosine"], 5), row["reason"])
+        for row in candidates
+    ]  # fmt: skip
+    return _table(("candidate", "ms", "speed", "cosine", "dropped"), rows)
+
+
+def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+    """The layers of a profile as they run, a row each."""
+    rows = [
+        (row["name"], row["type"], row["runs_on"], row["precision"] or NOTHING,
+         NOTHING if row["bits"] is None else str(row["bits"]), plain(row["ms"]), percent(row["share"]))
+        for row in layers
+    ]  # fmt: skip
+    return _table(("layer", "type", "on", "precision", "bits", "ms", "%"), rows, left=4)
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
     """A table whose columns but for the ``left`` first are figures."""
     from rich.table import Table

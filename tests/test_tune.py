@@ -1,0 +1,295 @@
+"""The search of run settings: what is tried where, halving, wrong outputs dropped, and what is said of the winner."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import boards
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import samples, small
+
+import ncnnkit
+from ncnnkit import ncnnfile, sysfs, worker
+from ncnnkit.errors import ModelError, RuntimeFailure
+from ncnnkit.session import probe
+from ncnnkit.tune import BASE, Placement, candidates, judge, placements, tune
+from ncnnkit.worker import Child, WorkerError, differences, halve, put_back, worst_cosine
+
+MODELS = {"fp32": Path("m.param"), "fp16": Path("m.param"), "bf16": Path("m.param")}
+
+
+def machine(root: Path, **fields: Any) -> dict[str, Any]:
+    board = sysfs.describe(str(root), machine="aarch64")
+    cpus = [cpu for cluster in board["clusters"] for cpu in cluster["cpus"]]
+    return {
+        "cores": len(cpus), "default_threads": 4, "cpu_features": ["neon", "fp16-arithmetic"], "vulkan": [],
+        "board": board, **fields,
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------ candidates
+
+
+def test_on_big_and_little_cores_each_is_tried_and_all(tmp_path: Path) -> None:
+    clusters = sysfs.clusters(str(boards.rk3588(tmp_path)))
+    assert list(map(str, placements(clusters))) == [
+        "4 threads on little", "1 thread on big", "2 threads on big", "4 threads on big", "8 threads",
+    ]  # fmt: skip
+    assert placements(clusters)[1] == Placement(1, "big", (4, 5, 6, 7))
+
+
+def test_three_clusters_also_without_the_little_one(tmp_path: Path) -> None:
+    found = placements(sysfs.clusters(str(boards.android(tmp_path))))
+    assert list(map(str, found)) == [
+        "4 threads on little", "2 threads on middle", "1 thread on big", "2 threads on big",
+        "4 threads on all but little", "8 threads",
+    ]  # fmt: skip
+    assert found[4].cpus == (4, 5, 6, 7)
+
+
+def test_a_board_of_one_cluster_is_left_to_the_system(tmp_path: Path) -> None:
+    found = placements(sysfs.clusters(str(boards.raspberry_pi_5(tmp_path))))
+    assert found == [Placement(1), Placement(2), Placement(4)]
+
+
+def test_hyperthreads_are_used_last(tmp_path: Path) -> None:
+    found = placements(sysfs.clusters(str(boards.laptop(tmp_path))))
+    assert found[1:4] == [Placement(1, "big", (0, 2)), Placement(2, "big", (0, 2)), Placement(4, "big", (0, 1, 2, 3))]
+    alone = [{"name": "all", "cpus": [0, 1, 2, 3], "cores": [0, 1]}]
+    assert placements(alone) == [Placement(1, "cores", (0, 1)), Placement(2, "cores", (0, 1)), Placement(4)]
+
+
+def test_the_grid_begins_with_ncnns_defaults_and_has_nothing_twice(tmp_path: Path) -> None:
+    rows = candidates(MODELS, machine(boards.rk3588(tmp_path)))
+    first = rows[0]
+    assert (first["name"], first["precision"], first["threads"], first["cpus"]) == (BASE, "fp16", 4, [])
+    assert len(rows) == 1 + 5 * (6 + 7 + 6), "fp16 arithmetic can be switched off"
+    assert len({row["name"] for row in rows}) == len(rows)
+    assert all(set(row["options"]) <= set(worker.SWITCHES) for row in rows)
+    assert "bf16, 4 threads on big, no winograd, no sgemm" in {row["name"] for row in rows}
+    pi = machine(boards.raspberry_pi_5(tmp_path / "5"))
+    assert len(candidates(MODELS, pi)) == 3 * (6 + 7 + 6), "the defaults are one of them"
+
+
+def test_vulkan_is_tried_on_a_gpu_only(tmp_path: Path) -> None:
+    root = boards.rk3588(tmp_path)
+    for kind, count in (("cpu", 0), ("integrated", 9)):
+        rows = candidates(MODELS, machine(root, vulkan=[{"name": "Mali", "type": kind}]))
+        assert sum(row["backend"] == "vulkan" for row in rows) == count
+    only = candidates(MODELS, machine(root, vulkan=[{"name": "Mali", "type": "integrated"}]), backends=["vulkan"])
+    assert {row["backend"] for row in only[1:]} == {"vulkan"}
+
+
+# --------------------------------------------------------------------------------------------------------- halving
+
+
+@given(st.integers(1, 100), st.randoms())
+@settings(max_examples=50, deadline=None)
+def test_halving_finds_the_best_and_keeps_to_its_time(count: int, random: Any) -> None:
+    truth = {str(i): float(i) for i in range(count)}
+    names = list(truth)
+    random.shuffle(names)
+    spent = []
+
+    def score(left: list[str], seconds: float) -> dict[str, float]:
+        spent.append(len(left) * seconds)
+        return {name: truth[name] for name in left}
+
+    left, rungs = halve(names, score, 60.0)
+    assert left == ["0"]
+    assert len(rungs) == max(1, math.ceil(math.log2(count)))
+    assert sum(spent) == pytest.approx(60.0)
+    assert spent == pytest.approx([spent[0]] * len(spent)), "each rung costs the same"
+    assert [rung["seconds"] for rung in rungs] == sorted(rung["seconds"] for rung in rungs)
+
+
+def test_halving_times_the_good_ones_longest() -> None:
+    names = [str(i) for i in range(8)]
+    _, rungs = halve(names, lambda left, seconds: {name: float(name) for name in left}, 24.0)
+    assert [(rung["seconds"], rung["kept"]) for rung in rungs] == [
+        (1.0, ["0", "1", "2", "3"]), (2.0, ["0", "1"]), (4.0, ["0"]),
+    ]  # fmt: skip
+
+
+def test_halving_goes_on_where_candidates_drop_out() -> None:
+    def score(left: list[str], seconds: float) -> dict[str, float]:
+        return {name: float(name) for name in left if name not in "0123"}
+
+    left, rungs = halve([str(i) for i in range(8)], score, 8.0)
+    assert left == ["4"]
+    assert rungs[0]["kept"] == ["4", "5", "6", "7"]
+    assert halve(["a", "b"], lambda left, seconds: {}, 8.0)[0] == []
+
+
+# ------------------------------------------------------------------------------------------------------- the final
+
+
+def test_one_part_at_a_time_is_put_back() -> None:
+    base = {"threads": 4, "cpus": [], "precision": "fp16", "param": "a", "bin": "b", "backend": "cpu", "options": {},
+            "min_cosine": 0.9}  # fmt: skip
+    best = {**base, "cpus": [4, 5], "precision": "int8", "param": "q", "bin": "r",
+            "options": {"winograd": False, "sgemm": False}}  # fmt: skip
+    assert differences(base, base) == []
+    assert differences(best, base) == ["cpus", "precision", "winograd", "sgemm"]
+    assert put_back(best, base, "winograd") == {**best, "options": {"sgemm": False}}
+    assert put_back(best, base, "precision") == {**best, "precision": "fp16", "param": "a", "bin": "b"}
+    for part in differences(best, base):
+        best = put_back(best, base, part)
+    assert best == base
+
+
+@pytest.mark.parametrize(
+    ("found", "right", "cosine"),
+    [
+        ([[1.0, 0.0]], [[2.0, 0.0]], 1.0),
+        ([[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], 0.0),
+        ([[np.nan, 0.0]], [[1.0, 0.0]], None),
+        ([[np.inf, 0.0]], [[1.0, 0.0]], None),
+        ([[0.0, 0.0]], [[0.0, 0.0]], 1.0),
+        ([[0.0, 0.0]], [[1.0, 0.0]], 0.0),
+        ([[1.0]], [[1.0, 0.0]], 0.0),
+    ],
+)
+def test_the_worst_output_decides(found: list[list[float]], right: list[list[float]], cosine: float | None) -> None:
+    assert worst_cosine(list(map(np.array, found)), list(map(np.array, right))) == cosine
+
+
+# ---------------------------------------------------------------------------------------------------------- tuning
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    ncnnfile.save(small(), tmp_path / "m.param")
+    return tmp_path / "m.param"
+
+
+def few(job: dict[str, Any]) -> dict[str, Any]:
+    """Does the job with a few of its candidates."""
+    chosen = {"fp32, 1 thread", "fp32, 1 thread, no packing", "fp32, 1 thread, no winograd", BASE, "int8, 1 thread"}
+    job["candidates"] = [row for row in job["candidates"] if row["name"] in chosen]
+    return worker.run_job(job)
+
+
+def fast(**fields: Any) -> dict[str, Any]:
+    return {"seconds": 0.5, "final_seconds": 0.1, "rounds": 4, **fields}
+
+
+def test_tuning_on_this_machine(model: Path) -> None:
+    here = probe()
+    found = tune(model, few, here, **fast())
+    rows = {row["name"]: row for row in found.candidates}
+    assert set(rows) >= {BASE, "fp32, 1 thread", "fp32, 1 thread, no packing"}
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert rows["fp32, 1 thread"]["cosine"] == 1.0
+    assert all(row["ms"] > 0 and row["ratio"] > 0 for row in rows.values())
+    assert found.base["threads"] == here["default_threads"]
+    assert found.settings["name"] in rows or found.settings["name"].endswith("simplified")
+    assert found.ms["settings"] <= found.ms["base"] * 1.5
+    assert "ncnn's defaults (fp16, " in found.why
+    assert (found.notes, found.clocks) == ([], None)
+
+
+def test_int8_is_another_candidate_and_its_own_reference_where_it_is_alone(model: Path, tmp_path: Path) -> None:
+    stats = ncnnkit.calibrate(small(), samples(2))
+    ncnnfile.save(ncnnkit.quantize(small(), stats, target="x86"), tmp_path / "q.param")
+    found = tune(model, few, probe(), int8=tmp_path / "q.param", sample=[samples(1)[0]], **fast())
+    cosine = next(row["cosine"] for row in found.candidates if row["name"] == "int8, 1 thread")
+    assert 0.9 < cosine < 1.0
+    alone = tune(tmp_path / "q.param", few, probe(), **fast())
+    assert alone.base["precision"] == "int8"
+    assert alone.cosine == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Child.ask
+
+    def spoiled(self: Child, op: str, arrays: Any = (), timeout: float = 60.0, **fields: Any) -> Any:
+        if op == "load":
+            self.switches = fields.get("options") or {}  # type: ignore[attr-defined]
+            if "packing" in self.switches:  # type: ignore[attr-defined]
+                raise WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
+        message, results = real(self, op, arrays, timeout, **fields)
+        if op == "run" and "winograd" in self.switches:  # type: ignore[attr-defined]
+            results = [-result for result in results]
+        return message, results
+
+    monkeypatch.setattr(Child, "ask", spoiled)
+    found = {row["name"]: row for row in tune(model, few, probe(), **fast()).candidates}
+    assert found["fp32, 1 thread, no packing"]["reason"] == "signal 11 (SIGSEGV) during 'load'"
+    wrong = found["fp32, 1 thread, no winograd"]
+    assert (wrong["status"], wrong["reason"]) == ("dropped", "wrong outputs: their cosine to the reference is -1.0000")
+    assert found["fp32, 1 thread"]["status"] == "ok"
+
+
+def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def job(job: dict[str, Any]) -> dict[str, Any]:
+        job["candidates"][0]["options"] = {"unheard": True}
+        return few(job)
+
+    with pytest.raises(RuntimeFailure, match="tuning: ncnn's defaults do not run here: no option 'unheard'"):
+        tune(model, job, probe(), **fast())
+
+
+def test_a_precision_there_is_not_is_refused(model: Path) -> None:
+    with pytest.raises(ModelError, match="cannot run in int8"):
+        tune(model, few, probe(), precisions=["int8"])
+
+
+def result(rows: list[dict[str, Any]], winner: dict[str, Any], ratio: list[float], **without: float) -> dict[str, Any]:
+    return {
+        "winner": winner, "rungs": [{"seconds": 1.0, "scores": {}, "kept": [winner["name"]]}], "cosine": 0.9999,
+        "final": {"winner": [10.0] * 4, "base": [10.0 * r for r in ratio], "ratio": ratio,
+                  "without": {part: [times] * 4 for part, times in without.items()}},
+        "candidates": [{"name": row["name"], "status": "ok", "reason": "", "cosine": 1.0, "ms": 1.0, "ratio": 1.0}
+                       for row in rows],
+        "conditions": {"throttled": True, "throttled_by": ["the firmware throttles"]},
+        "clocks": {"fixed": [], "refused": {"policy0": "not permitted; as root it is"}},
+    }  # fmt: skip
+
+
+def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> None:
+    here = machine(boards.rk3588(tmp_path))
+    here["board"]["emulated"] = True
+    rows = candidates(MODELS, here)
+    best = next(row for row in rows if row["name"] == "bf16, 4 threads on big, no winograd")
+    found = judge(rows, result(rows, best, [2.0, 2.1, 2.2, 2.1], cpus=1.3, precision=1.5, winograd=1.1), here)
+    assert found.ratio == pytest.approx(2.1)
+    assert found.why == (
+        "2.10 times as fast as ncnn's defaults (fp16, 4 threads), spread 2 %; "
+        "of this bf16 1.50×, pinning to [4, 5, 6, 7] 1.30×, no winograd 1.10×"
+    )
+    assert list(found.notes) == [
+        "emulated: timings are not real", "throttled: the firmware throttles",
+        "the clock of policy0 was not fixed: not permitted; as root it is",
+    ]  # fmt: skip
+    assert found.candidates[0]["name"] == best["name"]
+
+
+def test_within_noise_the_defaults_stay(tmp_path: Path) -> None:
+    here = machine(boards.rk3588(tmp_path))
+    rows = candidates(MODELS, here)
+    found = judge(rows, result(rows, rows[5], [0.9, 1.3, 1.1, 0.8]), here)
+    assert (found.settings["name"], found.ratio) == (BASE, 1.0)
+    assert found.why == (
+        "nothing is clearly faster than ncnn's defaults (fp16, 4 threads); "
+        "the best other was 1.00 times as fast, which is within noise"
+    )
+    assert "within" not in judge(rows, result(rows, rows[0], [1.0] * 4), here).why
+
+
+def test_what_was_put_back_is_named_by_its_settings(tmp_path: Path) -> None:
+    """On a board the files lie elsewhere."""
+    here = machine(boards.rk3588(tmp_path))
+    rows = candidates(MODELS, here)
+    best = next(row for row in rows if row["name"] == "bf16, 4 threads on big, no winograd")
+    there = {**best, "param": "/board/x.param", "options": {}}
+    assert judge(rows, result(rows, there, [2.0] * 4), here).settings["name"] == "bf16, 4 threads on big"
+    there["options"] = {"winograd23": False}
+    assert judge(rows, result(rows, there, [2.0] * 4), here).settings["name"].endswith("no winograd, simplified")
