@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +25,7 @@ def _has_torch() -> bool:
 
 
 def _has_board() -> bool:
-    config = Path.home() / ".ssh" / "config"
+    config = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config"  # ssh's home, whatever HOME says
     if not config.is_file() or f"Host {BOARD}" not in config.read_text():
         return False
     try:

@@ -207,7 +207,8 @@ def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
 
 def variant(name: str, ms: float, cosine: float, status: str = "ok") -> dict[str, Any]:
     return {
-        "name": name, "status": status, "reason": "",
+        "name": name, "status": status, "reason": "", "device": "local", "notes": [],
+        "precision": name.partition("-")[0], "backend": name.partition("-")[2],
         "latency_ms": {"median": ms}, "accuracy": {"mse": 1 - cosine, "outputs": [{"name": "out0", "cosine": cosine}]},
     }  # fmt: skip
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ncnnkit.errors import RecipeError, StorageError
 from ncnnkit.recipe import BACKENDS, PRECISIONS, Recipe, make_recipe, save_recipe
+from ncnnkit.targets import TARGETS
 
 FULL = Recipe(
     model="models/größe.onnx",
@@ -24,9 +25,13 @@ FULL = Recipe(
     weights="none",
     preset="imagenet",
     preprocess={"mean": (0.5, 0.5, 0.5), "resize": None, "crop": (224, 224), "color": "bgr", "divisor": 1.0},
+    on=("ssh://user@rock5b", "my phone"),
     backends=("vulkan",),
     precisions=("int8", "fp32"),
     threads=3,
+    cluster="big",
+    fix_clocks=True,
+    sustained=60.0,
     target="arm",
     method="kl",
     effort="best",
@@ -156,7 +161,7 @@ WRONG = [
     ("effort", '"much"', "unknown effort 'much' (one of fast, default, best)"),
     ("max_error", "0.999", "max_error must be text, not 0.999"),
     ("max_latency", "20", "max_latency must be text, not 20"),
-    ("target", '"riscv"', "unknown target 'riscv' (one of x86, arm, vulkan)"),
+    ("target", '"riscv"', f"unknown target 'riscv' (one of {', '.join(('auto', *TARGETS))})"),
     ("backends", '"cpu"', "backends must be a list, as [\"cpu\"], not the text 'cpu'"),
     ("backends", "[1]", 'backends must be a list, as ["cpu"], not [1]'),
     ("backends", "[]", "no backend is asked for (one of cpu, vulkan)"),

@@ -55,6 +55,42 @@ def sample_variant(
     }
 
 
+def sample_device() -> dict[str, Any]:
+    return {
+        "name": "rock5b",
+        "address": "ssh://user@rock5b",
+        "target": "arm-dotprod",
+        "emulated": False,
+        "ncnn": "1.0.20260101",
+        "python": "3.11.2",
+        "platform": "Linux-6.1-aarch64-with-glibc2.36",
+        "cpu": "Rockchip RK3588",
+        "cpu_features": ["neon", "fp16-arithmetic", "int8-dot-product"],
+        "cores": 8,
+        "vulkan": [{"name": "Mali-G610", "type": "integrated", "driver": "38.1.0", "api": "1.2.204"}],
+        "board": {
+            "board": "Radxa ROCK 5B", "soc": "rk3588", "emulated": False, "virtual": None,
+            "clusters": [
+                {"name": "little", "cpus": [0, 1, 2, 3], "core": "Cortex-A55", "max_mhz": 1800, "governor": "ondemand"},
+                {"name": "big", "cpus": [4, 5, 6, 7], "core": "Cortex-A76", "max_mhz": 2400, "governor": "ondemand"},
+            ],
+        },
+        "recommended": "int8-cpu",
+        "why": "int8-cpu is the fastest",
+    }  # fmt: skip
+
+
+def sample_watched() -> dict[str, Any]:
+    conditions = {
+        "looks": 31, "energy_mj": 61.2, "energy_of": "board", "throttled": False, "throttled_by": [],
+        "clocks_mhz": {"big": {"min": 2256, "median": 2400, "max": 2400}},
+        "temperatures": {"soc-thermal": {"min": 51.0, "median": 55.2, "max": 58.1}},
+        "power_w": {"board": {"min": 5.1, "median": 6.0, "max": 6.4, "mean": 6.03}},
+    }  # fmt: skip
+    sustained = {"seconds": 60.0, "samples": 5871, "first_ms": 10.2, "last_ms": 11.9, "conditions": conditions}
+    return {"first_ms": 14.7, "cpus": [4, 5, 6, 7], "conditions": conditions, "sustained": sustained}
+
+
 def sample_quantisation() -> dict[str, Any]:
     return {
         "effort": "default",
@@ -178,6 +214,7 @@ def sample_run() -> dict[str, Any]:
             "cores": 2,
             "vulkan": [{"name": "llvmpipe", "type": "cpu", "driver": "25.0.7", "api": "1.4.305"}],
         },
+        "devices": [sample_device()],
         "reference": {"engine": "onnxruntime", "version": "1.22.0", "origin": "the original ONNX file in ONNX Runtime"},
         "conversion": {
             "sqnr_db": 118.9,
@@ -191,7 +228,7 @@ def sample_run() -> dict[str, Any]:
         "quantisation": sample_quantisation(),
         "plan": sample_plan(),
         "variants": [
-            sample_variant("fp32", "cpu", 10.15, 18.6, exact),
+            sample_variant("fp32", "cpu", 10.15, 18.6, exact, **sample_watched()),
             sample_variant("fp16", "cpu", 10.31, 9.35, half, notes=[half_note]),
             sample_variant("bf16", "cpu", 12.84, 18.6, brain),
             sample_variant("int8", "cpu", 5.23, 4.91, eight, layers=layers),

@@ -94,6 +94,7 @@ On = Annotated[
     typer.Option("--on", help="Where to measure: ssh://user@board, adb://serial or a name of `ncnnkit devices`; again "
                  "for several at once."),
 ]  # fmt: skip
+OnOne = Annotated[str | None, typer.Option("--on", help="Where: ssh://user@board, adb://serial or a device's name.")]
 Backend = Annotated[str | None, typer.Option(help="cpu,vulkan")]
 Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8,mixed")]
 Effort = Annotated[
@@ -101,6 +102,11 @@ Effort = Annotated[
 ]
 FixClocks = Annotated[
     bool, typer.Option("--fix-clocks", help="Hold the clocks at their highest meanwhile, where that is permitted.")
+]
+Cluster = Annotated[str | None, typer.Option(help="The cores to run on: big, middle, little or all.")]
+Sustained = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds that each variant then runs alone without a rest: does it throttle?"),
 ]
 ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")]
 
@@ -223,6 +229,9 @@ def run(
     backend: Backend = None,
     precision: Precision = None,
     threads: Threads = None,
+    cluster: Cluster = None,
+    fix_clocks: FixClocks = False,
+    sustained: Sustained = None,
     output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-out"),
     as_json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Go on where the conversion is not exact.")] = False,
@@ -247,7 +256,7 @@ def run(
     options = {
         "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
         "on": on or None, "backends": _words(backend), "precisions": _words(precision), "threads": threads,
-        "weights": weights,
+        "weights": weights, "cluster": cluster, "fix_clocks": fix_clocks or None, "sustained": sustained,
         "target": target, "method": method, "effort": effort, "max_error": max_error, "max_latency": max_latency,
         "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
@@ -480,6 +489,7 @@ def tune(
     int8: Annotated[
         Path | None, typer.Option(help="The .param of the same network in int8: another candidate.")
     ] = None,
+    on: OnOne = None,
     backend: Backend = None,
     precision: Precision = None,
     shape: Shape = None,
@@ -491,12 +501,11 @@ def tune(
     from dataclasses import asdict
 
     from .report import tuning_table
-    from .session import probe
     from .tune import tune as tune_model
 
-    with _progress() as tell:
+    with _site(on) as (site, run_job):
         found = tune_model(
-            param, _job_runner(tell), probe(), int8=int8, precisions=_words(precision),
+            param, run_job, site.machine, int8=int8, precisions=_words(precision),
             backends=_words(backend) or ("cpu", "vulkan"), shapes=_shapes(shape) or (), seconds=seconds,
             fix_clocks=fix_clocks,
         )  # fmt: skip
@@ -511,6 +520,7 @@ def tune(
 @command()
 def profile(
     param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    on: OnOne = None,
     backend: Annotated[str, typer.Option(help="cpu or vulkan")] = "cpu",
     precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8 or mixed")] = None,
     threads: Threads = None,
@@ -525,9 +535,9 @@ def profile(
     from .profiles import profile as profile_model
     from .report import profile_table
 
-    with _progress() as tell:
+    with _site(on) as (_, run_job):
         found = profile_model(
-            param, _job_runner(tell), precision=precision, backend=backend, threads=threads or 0,
+            param, run_job, precision=precision, backend=backend, threads=threads or 0,
             shapes=_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
         )  # fmt: skip
     figures = asdict(found)
@@ -539,14 +549,17 @@ def profile(
     out.print(found.how, markup=False)
 
 
-def _job_runner(tell: Callable[[str, int, int], None]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What does jobs of the worker's, here."""
-    from .worker import run_job
+@contextmanager
+def _site(on: str | None) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]]:
+    """A device, and what does jobs of the worker's there, showing its progress."""
+    from .sites import open_sites
 
-    def step(message: dict[str, Any]) -> None:
-        tell(message["stage"], message.get("done", 0), message.get("candidates", 0))
+    with open_sites([on] if on else []) as (site,), _progress() as tell:
 
-    return lambda job: run_job(job, step)
+        def step(message: Any) -> None:
+            tell(message["stage"], message.get("done", 0), message.get("candidates", 0))
+
+        yield site, lambda job: site.device.run_job(job, step)
 
 
 def _print_notes(notes: Sequence[str]) -> None:

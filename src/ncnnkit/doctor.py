@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from .convert import find_pnnx
-from .device import open_device
+from .device import Board, open_device
 from .errors import NcnnkitError
 from .session import probe
 from .sites import EMULATED, probe_device
@@ -85,9 +86,11 @@ def examine_device(name: str) -> list[Finding]:
     try:
         with open_device(name) as device:
             machine = probe_device(device)
+            late = time.time() - device.description["time"] if isinstance(device, Board) else 0.0
     except NcnnkitError as error:
         return [Finding(name, "problem", error.line())]
-    return [*_board(name, machine), *_machine(machine)]
+    clock = [Finding("clock", "note", f"off by {abs(late) / 86400:.0f} days; measuring does not mind")]
+    return [*_board(name, machine), *(clock if abs(late) > 86400 else []), *_machine(machine)]
 
 
 def _machine(machine: dict[str, Any]) -> list[Finding]:

@@ -111,7 +111,10 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("measure"):
             plans = plan_variants(recipe, models, sites)
             progress = stages.progress("measure")
-            results = measure(plans, inputs, folder, seconds=recipe.seconds, rounds=recipe.rounds, progress=progress)
+            results = measure(
+                plans, inputs, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
+                fix_clocks=recipe.fix_clocks, progress=progress,
+            )  # fmt: skip
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
             few = [a[:LAYER_IMAGES] for a in inputs]

@@ -21,6 +21,7 @@ from .targets import TARGETS
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
+CLUSTERS = ("all", "big", "middle", "little")
 AUTO = "auto"
 """The target of whatever device is measured on."""
 
@@ -41,7 +42,11 @@ class Recipe:
         on: the devices to measure on, as ``ssh://user@board`` or a name of ``ncnnkit devices``; empty: this machine.
         backends: what to run on there.
         precisions: what to make.
-        threads: CPU threads; 0: all cores.
+        threads: CPU threads; 0: all cores, of the cluster where one is named.
+        cluster: of the CPU, to be pinned to: ``big``, ``middle``, ``little``; ``all`` or empty: wherever the system
+            puts the threads.
+        fix_clocks: hold the clocks at their highest while measuring, where that is permitted.
+        sustained: seconds that each variant runs alone without a rest, after the others are measured.
         target: the kernels int8 weights are made for, or a board that has them; empty or ``auto``: those of the device
             that is measured on.
         method: how int8 thresholds are chosen.
@@ -65,6 +70,9 @@ class Recipe:
     backends: tuple[str, ...] = BACKENDS
     precisions: tuple[str, ...] = PRECISIONS
     threads: int = 0
+    cluster: str = ""
+    fix_clocks: bool = False
+    sustained: float = 0.0
     target: str = ""
     method: str = "mse"
     effort: str = "default"
@@ -86,12 +94,13 @@ class Recipe:
             twice = [value for value in what if what.count(value) > 1]
             if twice:
                 raise RecipeError(f"{twice[0]} is asked for twice")
+        _one_of("cluster", [self.cluster] if self.cluster else [], CLUSTERS)
         _one_of("method", [self.method], ("mse", "kl", "aciq", "minmax"))
         _one_of("effort", [self.effort], EFFORTS)
         _one_of("target", [self.target] if self.target else [], (AUTO, *TARGETS))
         fields = {field.name for field in dataclasses.fields(Preprocess)}
         _one_of("preprocess", self.preprocess, sorted(fields))
-        for name, low in (("threads", 0), ("rounds", 1), ("seconds", 0)):
+        for name, low in (("threads", 0), ("rounds", 1), ("seconds", 0), ("sustained", 0)):
             if getattr(self, name) < low:
                 raise RecipeError(f"{name} is {getattr(self, name)}, it must be at least {low}")
 
@@ -140,6 +149,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
             "effort",
             "max_error",
             "max_latency",
+            "cluster",
         ),
         _TEXT,
     ),
@@ -150,6 +160,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "precisions": (_is_texts, 'a list, as ["fp32", "int8"]'),
     "threads": (_is_whole, "a whole number"),
     "seconds": (_is_number, "a number"),
+    "sustained": (_is_number, "a number"),
+    "fix_clocks": _TRUTH,
     "rounds": (_is_whole, "a whole number"),
     "force": _TRUTH,
 }

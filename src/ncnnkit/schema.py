@@ -56,6 +56,9 @@ class RecipeFields(TypedDict):
     backends: list[Backend]
     precisions: list[PrecisionName]
     threads: int
+    cluster: NotRequired[str]
+    fix_clocks: NotRequired[bool]
+    sustained: NotRequired[float]
     target: str
     method: str
     effort: NotRequired[str]
@@ -108,14 +111,6 @@ class Environment(TypedDict):
     cpu_features: list[str]
     cores: int
     vulkan: list[VulkanDevice]
-
-
-class Cluster(TypedDict):
-    name: str
-    cpus: list[int]
-    core: NotRequired[str | None]
-    max_mhz: NotRequired[float | None]
-    governor: NotRequired[str | None]
 
 
 class Device(TypedDict):
@@ -189,6 +184,14 @@ class Accuracy(TypedDict):
     outputs: list[OutputError]
 
 
+class Sustained(TypedDict):
+    seconds: float
+    samples: int
+    first_ms: float
+    last_ms: float
+    conditions: dict[str, Any]
+
+
 class LayerError(TypedDict):
     name: str
     type: str
@@ -208,6 +211,10 @@ class Variant(TypedDict):
     size_bytes: int | None
     latency_ms: Latency | None
     load_ms: Load | None
+    first_ms: NotRequired[float | None]
+    cpus: NotRequired[list[int]]
+    conditions: NotRequired[dict[str, Any] | None]
+    sustained: NotRequired[Sustained | None]
     peak_memory_mb: float | None
     accuracy: Accuracy | None
     layers: list[LayerError]

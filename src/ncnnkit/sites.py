@@ -41,6 +41,15 @@ class Site:
     def has_gpu(self) -> bool:
         return any(device["type"] != "cpu" for device in self.machine["vulkan"])
 
+    def cluster(self, name: str) -> tuple[int, ...]:
+        """The CPUs of a cluster to pin to; none for ``all`` or no name. Raises RecipeError where there is no such."""
+        if name in ("", "all"):
+            return ()
+        clusters = {cluster["name"]: cluster["cpus"] for cluster in self.machine["board"]["clusters"]}
+        if name not in clusters:
+            raise RecipeError(f"{self.device.name} has no {name} cores", hint=f"it has {', '.join(clusters)}")
+        return tuple(clusters[name])
+
     def variant(self, precision: str, backend: str) -> str:
         """The name of a variant here."""
         return f"{precision}-{backend}{self.label}"

@@ -27,7 +27,7 @@ from .sites import EMULATED, Site, open_sites, run_jobs
 Array = NDArray[Any]
 
 SOFTWARE_SECONDS = 2.0  # what evaluating on a software Vulkan device, and timing it, are worth
-_EMULATED_TIMING = {"seconds": 0.0, "rounds": 1}  # as little as can be: no figure comes of it
+_EMULATED_TIMING = {"seconds": 0.0, "rounds": 1, "sustained": 0.0}  # as little as can be: no figure comes of it
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Plan:
     site: Site
     model: Precision | None
     skipped: str = ""
+    cpus: tuple[int, ...] = ()
 
 
 def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[Plan]:
@@ -109,8 +110,9 @@ def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
             skipped = "a plan needs timings, and those of an emulated device are not real"
         elif model is None:
             skipped = "the network has no layer that ncnn could run in int8"
-        threads = recipe.threads or site.machine["cores"]
-        return Plan(site.variant(precision, backend), precision, backend, threads, site, model, skipped)
+        cpus = site.cluster(recipe.cluster)
+        threads = recipe.threads or len(cpus) or site.machine["cores"]
+        return Plan(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
 
     return [plan(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
 
@@ -122,6 +124,8 @@ def measure(
     *,
     seconds: float,
     rounds: int,
+    sustained: float = 0.0,
+    fix_clocks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """Measure plans, on all their devices at once; those of one device in one interleaved run of the worker.
@@ -131,6 +135,8 @@ def measure(
         inputs: float32 (N, …) for each network input; all are evaluated, the last is timed.
         folder: gets a folder ``scratch`` with inputs and outputs.
         seconds: of timing, for each plan, spread over ``rounds``.
+        sustained: seconds that each plan then runs alone without a rest.
+        fix_clocks: hold the clocks at their highest, where that is permitted.
 
     Returns:
         A result of :func:`ncnnkit.worker.measure` for each plan, in order. Where a device was lost, those of its plans
@@ -145,10 +151,13 @@ def measure(
             todo.setdefault(p.site, []).append(
                 {
                     "name": p.name, "precision": p.precision, "backend": p.backend, "threads": p.threads,
-                    "param": str(p.model.param), "bin": str(p.model.param.with_suffix(".bin")),
+                    "param": str(p.model.param), "bin": str(p.model.param.with_suffix(".bin")), "cpus": list(p.cpus),
                 }
             )  # fmt: skip
-    common = {"inputs": files, "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS}
+    common = {
+        "inputs": files, "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS,
+        "sustained": sustained, "fix_clocks": fix_clocks,
+    }  # fmt: skip
     jobs = {
         site: {**common, "variants": variants, "seconds": seconds, **(_EMULATED_TIMING if site.emulated else {})}
         for site, variants in todo.items()
@@ -204,6 +213,10 @@ def describe(
         "size_bytes": plan.model.size if plan.model else None,
         "latency_ms": latency(samples) if samples else None,
         "load_ms": result.get("load_ms"),
+        "first_ms": result.get("first_ms"),
+        "cpus": list(plan.cpus),
+        "conditions": result.get("conditions"),
+        "sustained": result.get("sustained"),
         "peak_memory_mb": result.get("peak_memory_mb"),
         "accuracy": figures,
         "layers": layers if plan.precision == "int8" and plan.model and plan.backend == "cpu" else [],
@@ -234,9 +247,15 @@ def notes(plan: Plan, result: Mapping[str, Any]) -> list[str]:
         )
     if on_cpu and plan.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
         said.append("this CPU has no bf16 instructions: ncnn converts to fp32 and back")
+    throttled = [when for when in (result, result.get("sustained") or {}) if _throttled(when)]
+    said += ["throttled: " + "; ".join(when["conditions"]["throttled_by"]) for when in throttled]
     if result.get("without_vulkan"):
         said.append("no Vulkan kernel, run on the CPU: " + ", ".join(result["without_vulkan"]))
     return said
+
+
+def _throttled(result: Mapping[str, Any]) -> bool:
+    return bool((result.get("conditions") or {}).get("throttled"))
 
 
 def refuse_copies_of_the_cpu(variants: Sequence[dict[str, Any]], results: Sequence[Mapping[str, Any]]) -> None:

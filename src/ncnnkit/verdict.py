@@ -28,6 +28,9 @@ GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
 def recommend(variants: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
     """The fastest ``ok`` variant with cosine ≥ 0.999, else the most exact; and why."""
     usable = [v for v in variants if v["status"] == "ok" and v["accuracy"] and v["latency_ms"]]
+    if usable and all(EMULATED in v["notes"] for v in usable):
+        return None, f"{EMULATED}, so nothing can be recommended; the errors are"
+    usable = [v for v in usable if EMULATED not in v["notes"]]
     if not usable:
         return None, "no variant ran as asked; the reasons stand beside each"
     exact = [v for v in usable if worst_cosine(v) >= GOOD_COSINE]
@@ -41,9 +44,10 @@ def recommend(variants: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
         return best["name"], f"no variant reaches cosine {GOOD_COSINE}; {best['name']} is the most exact ({figure})"
     others = f"the fastest of the {len(exact)} that reach" if len(exact) > 1 else "the only one that reaches"
     why = f"{best['name']} is {others} cosine {GOOD_COSINE} ({figure})"
-    base = next((v for v in usable if v["name"] == "fp32-cpu" and v is not best), None)
+    kind = ("fp32", "cpu", best["device"])
+    base = next((v for v in usable if (v["precision"], v["backend"], v["device"]) == kind and v is not best), None)
     if base is not None:
-        why += f", {base['latency_ms']['median'] / best['latency_ms']['median']:.2f} times as fast as fp32-cpu"
+        why += f", {base['latency_ms']['median'] / best['latency_ms']['median']:.2f} times as fast as {base['name']}"
     faster = [v for v in usable if v["latency_ms"]["median"] < best["latency_ms"]["median"]]
     if faster:
         quick = min(faster, key=lambda v: v["latency_ms"]["median"])

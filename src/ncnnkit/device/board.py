@@ -152,7 +152,7 @@ class Board:
         self._persist(lambda: self._run_agent(["start", name, python, program], text))
         try:
             ended = self._follow(name, tell)
-            result = self._fetch(name, Path(job["folder"]), ended)
+            result = self._fetch(name, job.get("folder"), ended)
         except Lost:
             raise  # it goes on there
         except BaseException:
@@ -203,10 +203,15 @@ class Board:
             finally:
                 process.kill()
 
-    def _fetch(self, name: str, folder: Path, ended: Mapping[str, Any]) -> dict[str, Any]:
-        """Bring what a job made into ``folder``."""
+    def _fetch(self, name: str, folder: str | None, ended: Mapping[str, Any]) -> dict[str, Any]:
+        """Bring what a job made: its result, and into ``folder``, where there is one, its files."""
         data = self._persist(lambda: self._run_agent(["fetch", name], timeout=SETUP_TIMEOUT))
-        where = Path(tempfile.mkdtemp(prefix="job-", dir=folder))
+        if folder is None:
+            with tempfile.TemporaryDirectory(prefix="ncnnkit-") as passing:
+                return self._unpack(data, Path(passing), ended)
+        return self._unpack(data, Path(tempfile.mkdtemp(prefix="job-", dir=folder)), ended)
+
+    def _unpack(self, data: bytes, where: Path, ended: Mapping[str, Any]) -> dict[str, Any]:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             archive.extractall(where, filter="data")
         if (where / "result.json").is_file():

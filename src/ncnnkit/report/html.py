@@ -67,7 +67,7 @@ def render(run: Run) -> str:
     best = figures.named(run, run["recommended"])
     embed = _Embed()
     # Runs written before there were plans have neither.
-    quantisation, plan = run.get("quantisation"), run.get("plan")
+    quantisation, plan, devices = run.get("quantisation"), run.get("plan"), run.get("devices") or []
     return environment.get_template("template.html").render(
         run=run,
         best=best,
@@ -76,6 +76,8 @@ def render(run: Run) -> str:
         remarks=_remarks(run),
         fallbacks=any(v["status"] == "fallback" for v in run["variants"]),
         tradeoff=embed(plots.latency_against_error(run["variants"], run["recommended"], GOOD_COSINE), "tradeoff"),
+        devices=devices,
+        watched=_watched(run["variants"]),
         quantisation=quantisation,
         gained=_gained(quantisation["layers"]) if quantisation else [],
         unlike=quantisation is not None and unlike(quantisation),
@@ -108,6 +110,38 @@ def _remarks(run: Run) -> list[tuple[str, list[str]]]:
         for text in filter(None, [variant["reason"], *variant["notes"]]):
             said.setdefault(text, []).append(variant["name"])
     return list(said.items())
+
+
+def _watched(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each variant what was seen while it was timed; nothing where nothing was seen of any."""
+
+    def ends(conditions: Mapping[str, Any], kind: str, end: str, pick: Any) -> str:
+        values = [quantity[end] for quantity in conditions[kind].values()]
+        return figures.plain(pick(values)) if values else figures.NOTHING
+
+    rows, seen = [], False
+    for variant in variants:
+        conditions, sustained = variant.get("conditions"), variant.get("sustained")
+        if not conditions:
+            continue
+        seen |= bool(conditions["looks"] or sustained)
+        first, energy = variant.get("first_ms"), conditions["energy_mj"]
+        rows.append(
+            {
+                "name": variant["name"],
+                "cells": [
+                    figures.plain(first),
+                    ends(conditions, "clocks_mhz", "min", max),
+                    ends(conditions, "temperatures", "max", max),
+                    ends(conditions, "power_w", "mean", max),
+                    figures.plain(energy),
+                    f"{figures.plain(sustained['first_ms'])} → {figures.plain(sustained['last_ms'])} ms"
+                    if sustained
+                    else figures.NOTHING,
+                ],
+            }
+        )
+    return rows if seen else []
 
 
 def _gained(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -1,0 +1,205 @@
+"""The whole job on the emulated board, over SSH, with ARM's kernels; and what goes wrong on boards, made to happen."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BOARD
+from networks import samples, small
+from numpy.typing import NDArray
+
+import ncnnkit as nk
+from ncnnkit import accuracy
+from ncnnkit.device import Device, open_device
+from ncnnkit.doctor import examine_device
+from ncnnkit.errors import DeviceError
+from ncnnkit.graph import Graph
+from ncnnkit.pipeline import session_outputs
+from ncnnkit.sites import EMULATED
+
+pytestmark = [pytest.mark.board, pytest.mark.slow]
+
+Array = NDArray[Any]
+
+DATA = Path(nk.__file__).parent / "data"
+MODEL = DATA / "efficientnet-lite0.onnx"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "emulated-board"
+IMAGES = 6
+
+
+def on_board(command: str) -> None:
+    subprocess.run(["ssh", "-o", "BatchMode=yes", BOARD, command], check=False, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[Device]:
+    with open_device(f"ssh://{BOARD}") as found:
+        yield found
+
+
+def outputs_there(device: Device, graph: Graph, precision: str, inputs: Array, folder: Path) -> Array:
+    """A graph's outputs on a device, (N, …)."""
+    param, array = folder / f"{precision}.param", folder / "inputs.npy"
+    nk.save(graph, param)
+    np.save(array, inputs)
+    variant = {
+        "name": precision, "precision": precision, "backend": "cpu", "threads": 2, "param": str(param),
+        "bin": str(param.with_suffix(".bin")),
+    }  # fmt: skip
+    job = {"variants": [variant], "inputs": [str(array)], "folder": str(folder), "rounds": 0, "seconds": 0.0,
+           "slow_seconds": 0.0}  # fmt: skip
+    (row,) = device.run_job(job)["variants"]
+    assert row["status"] == "ok", row["reason"]
+    (path,) = row["outputs"].values()
+    return np.load(path)
+
+
+def outputs_here(graph: Graph, inputs: Array) -> Array:
+    (outputs,) = session_outputs(graph, [inputs], lambda done, total: None).values()
+    return outputs
+
+
+# -------------------------------------------------------------------------------------------------- the whole job
+
+
+def test_the_whole_job(tmp_path: Path) -> None:
+    """From the network to a report, with nothing installed there by hand."""
+    few = tmp_path / "evaluation"
+    few.mkdir()
+    for path in sorted((DATA / "images" / "evaluation").iterdir())[:2]:
+        (few / path.name).symlink_to(path)
+    recipe = nk.Recipe(
+        str(MODEL), images=str(DATA / "images" / "calibration"), eval_images=str(few), on=(f"ssh://{BOARD}",),
+        backends=("cpu",), effort="fast",
+    )  # fmt: skip
+    run = nk.run(recipe, tmp_path / "out")
+    rows = {variant["precision"]: variant for variant in run["variants"]}
+    least = {"fp32": 100.0, "fp16": 35.0, "bf16": 25.0, "int8": 15.0}
+    for precision, sqnr in least.items():
+        row = rows[precision]
+        assert (row["status"], row["device"]) == ("ok", f"ssh://{BOARD}")
+        assert row["accuracy"] is not None
+        assert row["accuracy"]["sqnr_db"] is not None
+        assert row["accuracy"]["sqnr_db"] > sqnr
+        assert EMULATED in row["notes"]
+    assert (rows["mixed"]["status"], run["recommended"]) == ("skipped", None)
+    (device,) = run["devices"]
+    assert (device["target"], device["emulated"]) == ("arm-dotprod", True)
+    assert any(EMULATED in warning for warning in run["warnings"])
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "is emulated: timings are not real" in report
+    assert "Cortex-A76" in report
+
+
+@pytest.mark.parametrize(("bits", "method", "target"), [(8, "mse", "arm-dotprod"), (8, "mse", "arm"), (6, "kl", "arm")])
+def test_int8_there_errs_as_much_as_here(device: Device, bits: int, method: str, target: str, tmp_path: Path) -> None:
+    """The host's prediction of a board's error holds within half a decibel: what is quantised here fits there."""
+    graph = nk.optimize(nk.convert(str(MODEL)))
+    spec = nk.InputSpec("in0", (3, 224, 224))
+    preprocess = nk.preset("efficientnet-lite0")
+    (calibration,) = nk.open_images(DATA / "images" / "calibration", preprocess, [spec]).stack()
+    (inputs,) = nk.open_images(DATA / "images" / "evaluation", preprocess, [spec]).subset(range(IMAGES)).stack()
+    int8 = nk.quantize(graph, [calibration], target=target, method=method, effort="fast")
+    largest = max(
+        int(np.abs(np.asarray(la.weights["weight"])).max())
+        for la in int8.layers
+        if la.params.get("int8_scale_term") and la.get("kernel_w", 0) == 3 and la.type == "Convolution"
+    ) if bits == 6 else 127  # fmt: skip
+    assert largest <= 2 ** (bits - 1) - 1
+    reference = outputs_here(graph, inputs)
+    there = accuracy.sqnr_db(outputs_there(device, int8, "int8", inputs, tmp_path), reference)
+    here = accuracy.sqnr_db(outputs_here(int8, inputs), reference)
+    print(f"{bits} bits, {target}: SQNR {there:.2f} dB on the board, {here:.2f} dB predicted")
+    assert abs(there - here) < 0.5
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 100.0), ("fp16", 40.0), ("bf16", 25.0)])
+def test_floating_point_there(device: Device, precision: str, least: float, tmp_path: Path) -> None:
+    graph, inputs = small(), samples(3)
+    there = outputs_there(device, graph, precision, inputs, tmp_path)
+    assert accuracy.sqnr_db(there, outputs_here(graph, inputs)) > least
+
+
+def test_doctor_tells_what_it_is() -> None:
+    found = {finding.subject: finding.text for finding in examine_device(f"ssh://{BOARD}")}
+    assert found["all cores"].startswith("Cortex-A76")
+    assert found[f"ssh://{BOARD}"] == EMULATED
+    assert "int8-dot-product" in found["CPU"]
+    assert "no device" in found["Vulkan"]
+
+
+# --------------------------------------------------------------------------------------------------------- faults
+
+
+def job(folder: Path, **changes: Any) -> dict[str, Any]:
+    param, array = folder / "it's a $(model).param", folder / "in put.npy"
+    nk.save(small(), param)
+    np.save(array, samples(2))
+    variant = {"name": "fp32-cpu", "param": str(param), "bin": str(param.with_suffix(".bin")), "precision": "fp32",
+               "backend": "cpu", "threads": 1}  # fmt: skip
+    common = {"folder": str(folder), "rounds": 3, "seconds": 1.0, "slow_seconds": 1.0}
+    return {"variants": [variant], "inputs": [str(array)], **common, **changes}
+
+
+def test_sshd_is_restarted_in_the_middle(device: Device, tmp_path: Path) -> None:
+    """All connections end; what is measured goes on, and its result arrives."""
+    restarted = []
+
+    def restart(message: Any) -> None:
+        if not restarted:
+            restarted.append(message)
+            subprocess.run([SCRIPT, "restart"], check=True, capture_output=True, timeout=120)
+
+    (row,) = device.run_job(job(tmp_path, seconds=6.0), restart)["variants"]
+    assert restarted
+    assert (row["status"], len(row["samples"]) > 3) == ("ok", True)
+
+
+def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
+    def kill(message: Any) -> None:
+        if message["stage"] == "time":
+            on_board("pkill -KILL -f 'program-.*/worker.py job'")
+
+    (row,) = device.run_job(job(tmp_path, rounds=100, seconds=30.0), kill)["variants"]
+    assert row["status"] == "crashed"
+    assert "the process that measured it died" in row["reason"]
+    assert all(Path(path).is_file() for path in row["outputs"].values()), "what it had made is kept"
+
+
+def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
+    """As the kernel does where memory runs out: the variant's row says it, the job goes on."""
+    rows = job(tmp_path, rounds=4, seconds=4.0)
+    second = {**rows["variants"][0], "name": "bf16-cpu", "precision": "bf16"}
+    killed = []
+
+    def kill(message: Any) -> None:
+        if message["stage"] == "time" and not killed:
+            killed.append(message)
+            on_board("pkill -KILL -o -f 'worker.py serve'")
+
+    first, other = device.run_job({**rows, "variants": [*rows["variants"], second]}, kill)["variants"]
+    assert (first["status"], other["status"]) == ("crashed", "ok")
+    assert "killed during 'time', probably out of memory" in first["reason"]
+
+
+def test_its_disk_is_full(tmp_path: Path) -> None:
+    with open_device(f"ssh://small@{BOARD}") as small_one:
+        with pytest.raises(DeviceError, match="its disk is full") as error:
+            small_one.run_job(job(tmp_path))
+        small_one.clean()
+    assert "devices clean" in error.value.hint
+
+
+def test_it_has_no_python(tmp_path: Path) -> None:
+    with open_device(f"ssh://bare@{BOARD}") as bare, pytest.raises(DeviceError, match="no Python 3.9 or newer"):
+        bare.run_job(job(tmp_path))
+
+
+def test_a_host_that_is_not_there(tmp_path: Path) -> None:
+    with open_device("ssh://127.0.0.1:9") as gone, pytest.raises(DeviceError, match="Connection refused"):
+        gone.run_job(job(tmp_path))

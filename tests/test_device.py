@@ -1,0 +1,459 @@
+"""Devices: addresses and names, commands that no text of a user breaks out of, and boards that fail in the middle.
+
+The board here is this machine behind a shell, as it is behind OpenSSH: all but the connection is the real thing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import samples, small
+
+import ncnnkit as nk
+from ncnnkit.device import LOCAL, Board, Lost, Refused, board, open_device, parse_ssh, wheels
+from ncnnkit.device.base import job_files, map_files
+from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
+from ncnnkit.device.transport import Adb, Ssh, Transport
+from ncnnkit.errors import DeviceError, RecipeError
+from ncnnkit.sites import Site, run_jobs
+from ncnnkit.worker import WorkerError
+
+NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-rf", "*", "~", "ü; exit 1", "a\\b", ""]
+
+
+class Shell(Transport):
+    """Commands go through a shell on this machine, as through that of a login, with a home of its own."""
+
+    address = "ssh://here"
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.cut = threading.Event()
+        self.commands: list[Sequence[str]] = []
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        self.commands.append(words)
+        home = {"HOME": str(self.home), "XDG_CACHE_HOME": ""}
+        path = os.environ["PATH"]
+        return ["env", "-i", *(f"{k}={v}" for k, v in home.items()), f"PATH={path}", "sh", "-c", shlex.join(words)]
+
+    def popen(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        if self.cut.is_set():
+            raise Lost("Connection refused", where=self.address)
+        return super().popen(words)
+
+    def explained(self, words: Sequence[str], status: int, said: str) -> DeviceError:
+        lines = said.strip().splitlines()
+        kind = Lost if status < 0 else Refused
+        return kind(lines[-1] if lines else f"status {status}", where=self.address)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    home = tmp_path / "it's $HOME"
+    home.mkdir()
+    return Shell(home)
+
+
+@pytest.fixture
+def here(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
+    """A board whose Python is this one: nothing is downloaded."""
+    monkeypatch.setattr(Board, "python", sys.executable)
+    monkeypatch.setattr(board, "PATIENCE", (0.1, 0.2))
+    with Board(shell, "the board") as device:
+        yield device
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    nk.save(small(), tmp_path / "a model's $(param).param")
+    return tmp_path / "a model's $(param).param"
+
+
+def job(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
+    np.save(folder / "in put.npy", samples(3))
+    variant = {
+        "name": "fp32-cpu", "param": str(model), "bin": str(model.with_suffix(".bin")), "precision": "fp32",
+        "backend": "cpu", "threads": 1,
+    }  # fmt: skip
+    common = {"folder": str(folder), "rounds": 2, "seconds": 0.1, "slow_seconds": 1.0}
+    return {"variants": [variant], "inputs": [str(folder / "in put.npy")], **common, **changes}
+
+
+# ---------------------------------------------------------------------------------------------- addresses and names
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("ssh://rock5b", ("rock5b", [])),
+        ("ssh://Pi4.local:2222", ("Pi4.local", ["-p", "2222"])),
+        ("ssh://user@10.0.0.7", ("10.0.0.7", ["-l", "user"])),
+        ("ssh://a.b%40c@[fe80::1]:22", ("fe80::1", ["-p", "22", "-l", "a.b@c"])),
+    ],
+)
+def test_an_address(address: str, expected: tuple[str, list[str]]) -> None:
+    assert parse_ssh(address) == expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ssh://", "ssh://-oProxyCommand=x", "ssh://a b", "ssh://a;b", "ssh://a/b", "ssh://u:secret@h", "ssh://-l@h",
+     "ssh://$(x)@h", "ssh://h:99999", "ssh://a\nb", "ssh://h?x", "telnet://h", "", "a board", "adb://"],
+)  # fmt: skip
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(RecipeError):
+        open_device(address)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_serial_number_of_adb_is_one(text: str) -> None:
+    with pytest.raises(RecipeError, match="is no device"):
+        Adb("adb://" + text)
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert load_names() == {}
+    for name in ("rock", "it's my $(board)", "Küche"):
+        add_name(name, "ssh://user@rock5b")
+        assert resolve(name) == "ssh://user@rock5b"
+    remove_name("rock")
+    assert sorted(load_names()) == ["Küche", "it's my $(board)"]
+    for name, address in (("ssh://x", "local"), (" ", "local"), ("a\nb", "local"), ("x", "rock5b"), ("x", "ssh://-x")):
+        with pytest.raises(RecipeError):
+            add_name(name, address)
+    with pytest.raises(RecipeError, match="no device is called 'rock'"):
+        remove_name("rock")
+    names_file().write_text("rock = 1\n")
+    with pytest.raises(RecipeError, match="must hold lines"):
+        load_names()
+
+
+# --------------------------------------------------------------------------------------------------------- commands
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), min_size=1, max_size=4))
+def test_words_arrive_as_they_are(words: list[str]) -> None:
+    """What ssh and adb hand to the shell of the other side gives the same words there."""
+    for command in (Ssh("ssh://host").command(words), adb().command(words)):
+        assert command[command.index("--") + 2 if "--" in command else -1 :] == [shlex.join(words)]
+    done = subprocess.run(["sh", "-c", shlex.join(["printf", r"%s\0", *words])], capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == words
+
+
+def adb() -> Adb:
+    made = Adb.__new__(Adb)
+    made.address, made._serial = "adb://1", "1"
+    return made
+
+
+def fake(folder: Path, name: str, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of this name, the first on the path."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("#!/bin/sh\n" + body)
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("Host key verification failed.", "connect once by hand, with ssh rock5b"),
+        ("user@rock5b: Permission denied (publickey).", "ssh-copy-id rock5b"),
+        ("ssh: Could not resolve hostname rock5b: Name or service not known", "is the name right"),
+        ("ssh: connect to host rock5b port 22: Connection refused", "SSH server"),
+        ("ssh: connect to host rock5b port 22: Connection timed out", "switched on"),
+    ],
+)
+def test_what_ssh_says_comes_with_what_to_do(
+    said: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(tmp_path / "bin", "ssh", f"echo {shlex.quote(said)} >&2; exit 255", monkeypatch)
+    with Ssh("ssh://rock5b") as transport, pytest.raises(Lost) as error:
+        transport.run(["true"])
+    assert (error.value.what, error.value.where) == (said, "ssh://rock5b")
+    assert hint in error.value.hint
+
+
+def test_host_keys_are_checked_and_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path / "bin", "ssh", f'printf "%s\\n" "$@" >> {tmp_path}/seen', monkeypatch)
+    with Ssh("ssh://user@rock5b:2222") as transport:
+        transport.run(["echo", "it's"])
+    seen = (tmp_path / "seen").read_text()
+    assert "BatchMode=yes" in seen
+    assert "StrictHostKeyChecking" not in seen, "as the user configured it"
+    assert "-p\n2222\n-l\nuser\n--\nrock5b\necho 'it'\"'\"'s'\n" in seen
+    assert seen.endswith("-O\nexit\n--\nrock5b\n"), "the connection is closed"
+
+
+def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for adb that has a shell: what is tested is our side."""
+    body = '[ "$1 $2 $3 $4" = "-s 1A2b shell -T" ] || exit 9\nexec sh -c "$5"\n'
+    fake(tmp_path / "bin", "adb", body, monkeypatch)
+    monkeypatch.setattr(Adb, "cache", str(tmp_path / "there"))
+    monkeypatch.setattr(Board, "python", sys.executable)
+    with open_device("adb://1A2b") as device:
+        assert isinstance(device, Board)
+        with device.child() as child:
+            assert child.ask("probe")[0]["machine"]
+        device.clean()
+    assert not (tmp_path / "there").exists()
+    fake(tmp_path / "bin", "adb", "echo \"adb: device '1A2b' not found\" >&2; exit 1", monkeypatch)
+    with open_device("adb://1A2b") as device, pytest.raises(Lost, match="not found"):
+        device.put([])
+
+
+# ------------------------------------------------------------------------------------------------------- the board
+
+
+def test_a_job_on_a_board_is_the_same_as_here(here: Board, tmp_path: Path, model: Path) -> None:
+    steps: list[Any] = []
+    (there,) = here.run_job(job(tmp_path, model), steps.append)["variants"]
+    (local,) = LOCAL.run_job(job(tmp_path, model))["variants"]
+    assert there["status"] == "ok"
+    for blob, path in there["outputs"].items():
+        assert np.array_equal(np.load(path), np.load(local["outputs"][blob]))
+    assert [step["stage"] for step in steps] == ["evaluate", "time", "time"]
+    assert list((home_of(here) / "jobs").iterdir()) == [], "what was brought here is not kept there"
+
+
+def home_of(device: Board) -> Path:
+    transport = device._transport
+    assert isinstance(transport, Shell)
+    return transport.home / ".cache" / "ncnnkit"
+
+
+def test_files_are_sent_once_and_checked(here: Board, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b $(c)"
+    first.write_bytes(b"x" * 3_000_000)
+    second.write_bytes(b"y")
+    paths = here.put([first, second, first])
+    assert [Path(path).read_bytes() for path in paths] == [b"x" * 3_000_000, b"y", b"x" * 3_000_000]
+    assert not list(home_of(here).rglob("*.part"))
+    transport = here._transport
+    assert isinstance(transport, Shell)
+    transport.commands.clear()
+    here.put([second, first])
+    assert not [words for words in transport.commands if "receive" in words]
+
+
+def test_a_serving_process_there_tells_of_its_death(here: Board, model: Path) -> None:
+    with here.child() as child:
+        param, weights = here.put([model, model.with_suffix(".bin")])
+        child.ask("load", param=param, bin=weights, backend="cpu", precision="fp32", threads=1)
+        subprocess.run(["pkill", "-SEGV", "-f", "program-.*/worker.py serve"], check=True)
+        with pytest.raises(WorkerError, match=r"signal 11 \(SIGSEGV\)"):
+            child.ask("memory")
+
+
+def test_cleaning_leaves_nothing(here: Board, tmp_path: Path, model: Path) -> None:
+    here.run_job(job(tmp_path, model))
+    assert home_of(here).is_dir()
+    here.clean()
+    assert not home_of(here).exists()
+    assert here.run_job(job(tmp_path, model))["variants"][0]["status"] == "ok", "and it can be used again"
+
+
+def test_a_connection_that_breaks_is_taken_up_again(here: Board, tmp_path: Path, model: Path) -> None:
+    """The job goes on; what it says meanwhile is not lost."""
+    transport = here._transport
+    assert isinstance(transport, Shell)
+    broken = 0
+
+    def step(message: Any) -> None:
+        nonlocal broken
+        if not broken:
+            broken += subprocess.run(["pkill", "-f", "agent-.* follow"], check=False).returncode == 0
+
+    (row,) = here.run_job(job(tmp_path, model, rounds=4), step)["variants"]
+    assert broken
+    assert (row["status"], len(row["samples"]) >= 4) == ("ok", True)
+    assert sum("follow" in words for words in transport.commands) == 2
+
+
+def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path: Path, model: Path) -> None:
+    transport = here._transport
+    assert isinstance(transport, Shell)
+    asked = job(tmp_path, model, rounds=3, seconds=1.0)
+
+    def cut(_: Any) -> None:
+        transport.cut.set()
+        subprocess.run(["pkill", "-f", "agent-.* follow"], check=False)
+
+    with pytest.raises(Lost, match=r"the board: .*run again to take it up"):
+        here.run_job(asked, cut)
+    transport.cut.clear()
+    (folder,) = (home_of(here) / "jobs").iterdir()
+    number, _ = json.loads((folder / "pid").read_text())
+    (row,) = here.run_job(asked)["variants"]
+    assert row["status"] == "ok"
+    started = [words for words in transport.commands if "start" in words]
+    assert len(started) == 2
+    assert number > 0
+    assert not folder.exists()
+
+
+def test_a_measuring_process_that_is_killed_keeps_what_it_had(here: Board, tmp_path: Path, model: Path) -> None:
+    asked = job(tmp_path, model, rounds=50, seconds=20.0)
+    second = {**asked["variants"][0], "name": "bf16-cpu", "precision": "bf16"}
+
+    def kill(message: Any) -> None:
+        if message["stage"] == "time" and message["round"] == 2:
+            subprocess.run(["pkill", "-KILL", "-f", "program-.*/worker.py job"], check=True)
+
+    rows = here.run_job({**asked, "variants": [*asked["variants"], second]}, kill)["variants"]
+    assert [row["status"] for row in rows] == ["crashed", "crashed"]
+    assert all("the process that measured it died: killed" in row["reason"] for row in rows)
+    assert all(Path(path).is_file() for row in rows for path in row["outputs"].values())
+
+
+def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Path) -> None:
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        here.run_job(job(tmp_path, model, seconds=60.0), interrupt)
+    assert list((home_of(here) / "jobs").iterdir()) == []
+    assert subprocess.run(["pgrep", "-f", "program-.*/worker.py job"], check=False).returncode == 1
+
+
+def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, model: Path) -> None:
+    class Gone:
+        name = "gone"
+
+        def run_job(self, *_: Any) -> Any:
+            raise Lost("Connection refused", where="gone")
+
+    machine: dict[str, Any] = {"vulkan": []}
+    sites = [Site(device, machine, "arm") for device in (Gone(), here)]  # type: ignore[arg-type]
+    gone, good = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
+    assert isinstance(gone, DeviceError)
+    assert good["variants"][0]["status"] == "ok"
+
+
+def test_without_python_it_says_so(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("sh", "env", "mkdir"):
+        (bare / name).symlink_to(shutil.which(name) or "")
+    monkeypatch.setenv("PATH", str(bare))
+    with Board(shell, "the board") as device, pytest.raises(DeviceError, match=r"no Python 3\.9 or newer is there"):
+        device.put([])
+
+
+def test_a_full_disk_is_told_as_that(here: Board, model: Path) -> None:
+    """The words of Python there; a disk that is really full is tested on the emulated board."""
+    here.put([])
+    agent = Path(here._there.agent)
+    agent.write_text("import sys; sys.stdin.buffer.read(); sys.exit('[Errno 28] No space left on device')")
+    with pytest.raises(DeviceError, match="its disk is full") as error:
+        here.put([model])
+    assert "devices clean" in error.value.hint
+
+
+def test_a_greeting_of_the_login_shell_is_no_answer(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Shell.command
+
+    def greeting(self: Shell, words: Sequence[str]) -> list[str]:
+        *start, text = plain(self, words)
+        return [*start, "echo Welcome to the board; " + text]
+
+    monkeypatch.setattr(Shell, "command", greeting)
+    with Board(shell) as device:
+        assert device.description["python"] == list(sys.version_info[:3])
+
+
+def test_polite_ends_stop_a_job(here: Board, tmp_path: Path, model: Path) -> None:
+    """SIGTERM of the job's group, as `devices clean` sends it, leaves no process behind."""
+    here.put([])
+    started = threading.Event()
+    result: list[Any] = []
+
+    def run() -> None:
+        try:
+            here.run_job(job(tmp_path, model, seconds=60.0, rounds=100), lambda _: started.set())
+        except DeviceError as error:
+            result.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert started.wait(60)
+    (folder,) = (home_of(here) / "jobs").iterdir()
+    number, _ = json.loads((folder / "pid").read_text())
+    os.killpg(number, signal.SIGTERM)
+    thread.join(60)
+    assert not thread.is_alive()
+    time.sleep(0.2)
+    assert subprocess.run(["pgrep", "-f", "program-.*/worker.py serve"], check=False).returncode == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+def test_the_files_of_a_job_are_found_and_changed_at_any_depth() -> None:
+    rows = {
+        "variants": [{"param": "p", "bin": "b", "name": "param"}],
+        "inputs": ["i"],
+        "reference": {"param": "q", "bin": "c"},
+        "nets": [{"inputs": [["in0", [3, 4]]]}],
+    }
+    assert sorted(map(str, job_files(rows))) == ["b", "c", "i", "p", "q"]
+    changed = map_files(rows, str.upper)
+    assert changed["variants"] == [{"param": "P", "bin": "B", "name": "param"}]
+    assert changed["nets"] == [{"inputs": [["in0", [3, 4]]]}]
+
+
+@pytest.mark.parametrize(
+    ("libc", "machine", "first", "last"),
+    [
+        (["glibc", "2.36"], "aarch64", "manylinux_2_36_aarch64", "manylinux2014_aarch64"),
+        (["glibc", "2.28"], "x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64"),
+        (["", ""], "aarch64", "musllinux_1_2_aarch64", "musllinux_1_1_aarch64"),
+    ],
+)
+def test_wheels_are_asked_for_by_every_tag_that_fits(libc: list[str], machine: str, first: str, last: str) -> None:
+    tags = wheels._tags({"machine": machine, "libc": libc})
+    assert (tags[0], tags[-1]) == (first, last)
+
+
+def test_wheels_that_do_not_exist_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    wanted = {"machine": "aarch64", "python": [3, 9, 2], "libc": ["glibc", "2.31"]}
+    with pytest.raises(DeviceError, match=r"rock5b: no wheels for Python 3\.9 on glibc2\.31-aarch64"):
+        wheels.fetch_wheels(wanted, "rock5b")
+    assert not list(tmp_path.rglob(".part-*"))
+
+
+def test_a_clock_that_is_fifty_years_late_changes_nothing(
+    here: Board, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board without a battery and a network begins in 1970."""
+    late = tmp_path / "late"
+    late.mkdir()
+    (late / "sitecustomize.py").write_text("import time\ntime.time = lambda: 1e6\n")
+    plain = Shell.command
+
+    def command(self: Shell, words: Sequence[str]) -> list[str]:
+        first, second, *rest = plain(self, words)
+        return [first, second, f"PYTHONPATH={late}", *rest]
+
+    monkeypatch.setattr(Shell, "command", command)
+    assert here.description["time"] == 1e6
+    assert here.run_job(job(tmp_path, model))["variants"][0]["status"] == "ok"
