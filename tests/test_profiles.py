@@ -79,6 +79,22 @@ def test_the_layers_add_up_to_the_network(tmp_path: Path, lite0: Graph, precisio
     assert computed == {precision}
 
 
+@pytest.mark.slow
+@pytest.mark.vulkan
+def test_on_vulkan_they_add_up_too(tmp_path: Path, lite0: Graph) -> None:
+    """Submitting and downloading are taken off; as measured, the layers would be far above the whole on a GPU."""
+    ncnnfile.save(lite0, tmp_path / "m.param")
+    off = []
+    with undisturbed():
+        for _ in range(5):
+            found = profile(tmp_path / "m.param", worker.run_job, backend="vulkan", repeats=6)
+            off.append(abs(found.sum / found.whole - 1))
+            if off[-1] < 0.1:
+                break
+    assert min(off) < 0.1, f"off by {off} in five tries"
+    assert {layer.runs_on for layer in found.layers} == {"Vulkan"}
+
+
 def test_what_a_layer_made_tells_its_precision(model: Path) -> None:
     ncnnfile.save(ncnnkit.quantize(small(), ncnnkit.calibrate(small(), samples(2)), target="x86"), model)
     found = {layer.name: layer for layer in profile(model, worker.run_job, repeats=3).layers}

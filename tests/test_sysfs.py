@@ -347,6 +347,36 @@ def test_an_energy_counter_becomes_power_also_where_it_starts_again(
     assert sensor.read() == pytest.approx((262143328850 - 30000000) * 1e-6)
 
 
+def test_a_raspberry_pi_5_tells_the_power_of_its_rails(tmp_path: Path) -> None:
+    root = boards.raspberry_pi_5(tmp_path)
+    said = "3V3_SYS_A current(2)=0.5000000A\n3V3_SYS_V volt(10)=3.3000000V\nVDD_CORE_A current(7)=2.0A\n"
+    said += "VDD_CORE_V volt(15)=0.75V\nEXT5V_V volt(24)=5.1V\n"
+    tool = root / "usr/bin/vcgencmd"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(f'#!/bin/sh\n[ "$1" = pmic_read_adc ] && printf "{said}"\n')
+    tool.chmod(0o755)
+    found = watched(root)
+    assert found["power_w"]["PMIC"]["mean"] == pytest.approx(0.5 * 3.3 + 2.0 * 0.75)
+    assert found["energy_of"] == "PMIC"
+    (sensor,) = sysfs._powers(root)
+    assert sensor.read() is not None
+    assert sensor.read() is None, "not again within a second"
+    tool.write_text("#!/bin/sh\necho not permitted\n")
+    assert sysfs._powers(root)[0].read() is None
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_the_watching_thread_keeps_off_the_cpus_under_measurement(rock: Path) -> None:
+    first, *others = sorted(os.sched_getaffinity(0))
+    with Sampler(str(rock), cpus=[first]) as sampler:
+        assert sampler._thread is not None
+        _wait_for_looks(sampler, 1)
+        status = Path(f"/proc/self/task/{sampler._thread.native_id}/status").read_text()
+    allowed = next(line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
+    assert sysfs._cpu_list(allowed) == others
+    assert first in os.sched_getaffinity(0), "the measuring itself does not"
+
+
 def test_a_machine_without_sensors_costs_no_thread(tmp_path: Path) -> None:
     with Sampler(str(boards.virtual_machine(tmp_path))) as sampler:
         assert sampler._thread is None

@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import platform
 import re
 import signal
 import statistics
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -80,7 +82,7 @@ _RASPBERRY_BITS = {0: "the supply's voltage is too low", 1: "the firmware caps t
 """Bits of the firmware's ``get_throttled``; the same bits 16 higher say that it has happened since they were read."""
 
 _GPU = re.compile(r"gpu|mali|kgsl|v3d|ga10b|gv11b|gp10b", re.IGNORECASE)
-_MEMORY = re.compile(r"^dmc|[.:-]dmc|memory-controller|\bemc\b", re.IGNORECASE)
+_MEMORY = re.compile(r"^dmc|[.:-]dmc|memory-controller|devfreq_mif|\bemc\b", re.IGNORECASE)
 
 SIMILAR = 1.1
 """Cores of one type whose highest clocks differ by less than this factor are one cluster: chips are binned."""
@@ -348,6 +350,7 @@ class Sensor(NamedTuple):
     name: str
     read: Callable[[], Optional[float]]
     measures: str = ""  # of power: board (all it takes), package (a whole chip) or rail (one supply)
+    counts: bool = False  # the mean since the last reading
 
 
 def _scaled(path: Path, factor: float) -> Callable[[], Optional[float]]:
@@ -391,9 +394,9 @@ def _powers(root: Path) -> List[Sensor]:
     """Sensors in watts, those that see most of the board first."""
     found: Dict[str, Sensor] = {}
 
-    def add(name: str, read: Callable[[], Optional[float]], measures: str) -> None:
+    def add(name: str, read: Callable[[], Optional[float]], measures: str, counts: bool = False) -> None:
         name = _unlike(found, name)
-        found[name] = Sensor(name, read, measures)
+        found[name] = Sensor(name, read, measures, counts)
 
     for chip in _by_number((root / "sys/class/hwmon").glob("hwmon*")):
         for path in _by_number(chip.glob("power*_input")) or _by_number(chip.glob("power*_average")):
@@ -414,7 +417,10 @@ def _powers(root: Path) -> List[Sensor]:
     for zone in _by_number((root / "sys/class/powercap").glob("intel-rapl:*")):
         name = _text(zone / "name")
         if name == "psys" or name.startswith("package"):  # the others are parts of these
-            add(name, _rate(zone), "board" if name in _WHOLE_BOARD else "package")
+            add(name, _rate(zone), "board" if name in _WHOLE_BOARD else "package", counts=True)
+    tool = root / "usr/bin/vcgencmd"
+    if "brcm,bcm2712" in _text(root / "proc/device-tree/compatible").split("\0") and tool.exists():
+        add("PMIC", _pmic(tool), "package")
     order = ("board", "package", "rail")
     return sorted(found.values(), key=lambda sensor: order.index(sensor.measures))
 
@@ -437,6 +443,29 @@ def _battery(supply: Path) -> Callable[[], Optional[float]]:
             return None
         given = power()
         return abs(given) if given is not None else product()
+
+    return read
+
+
+def _pmic(tool: Path) -> Callable[[], Optional[float]]:
+    """The Raspberry Pi 5's rails together, as its firmware tells a program; what USB takes is not among them.
+
+    Once a second: starting a program disturbs more than reading a file.
+    """
+    asked = [-math.inf]
+
+    def read() -> Optional[float]:
+        if time.monotonic() - asked[0] < 1.0:
+            return None
+        asked[0] = time.monotonic()
+        try:
+            done = subprocess.run([str(tool), "pmic_read_adc"], capture_output=True, text=True, timeout=1.0)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        volts = dict(re.findall(r"(\S+)_V volt\(\d+\)=([\d.]+)V", done.stdout))
+        amperes = dict(re.findall(r"(\S+)_A current\(\d+\)=([\d.]+)A", done.stdout))
+        rails = [float(amperes[rail]) * float(volts[rail]) for rail in amperes if rail in volts]
+        return sum(rails) if rails else None
 
     return read
 
@@ -524,10 +553,8 @@ def restore_clocks(journal: Path, root: str = "/") -> List[str]:
     Returns:
         The names of those that could not be put back; the journal then stays.
     """
-    if not journal.exists():
-        return []
     try:
-        file = _lock(journal)
+        file = _lock(journal) if journal.exists() else None
     except OSError:
         return []  # another user's
     if file is None:
@@ -678,7 +705,8 @@ class Sampler:
     def __enter__(self) -> Sampler:
         if self._clocks or self._temperatures or self._powers or self._throttling.able:
             for sensor in self._powers:
-                sensor.read()  # a counter counts from here
+                if sensor.counts:
+                    sensor.read()  # from here
             self._throttling.begin()
             self._stop.clear()
             self._thread = threading.Thread(target=self._watch, daemon=True)
