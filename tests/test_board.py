@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import BOARD
-from networks import samples, small
+from networks import network, samples, small
 from numpy.typing import NDArray
 
 import ncnnkit as nk
@@ -59,6 +59,11 @@ def outputs_there(device: Device, graph: Graph, precision: str, inputs: Array, f
     return np.load(path)
 
 
+def sqnr(outputs: Array, reference: Array) -> float:
+    found = accuracy.sqnr_db(outputs, reference)
+    return np.inf if found is None else found
+
+
 def outputs_here(graph: Graph, inputs: Array) -> Array:
     (outputs,) = session_outputs(graph, [inputs], lambda done, total: None).values()
     return outputs
@@ -78,8 +83,8 @@ def test_the_whole_job(tmp_path: Path) -> None:
         backends=("cpu",), effort="fast",
     )  # fmt: skip
     run = nk.run(recipe, tmp_path / "out")
-    rows = {variant["precision"]: variant for variant in run["variants"]}
-    least = {"fp32": 100.0, "fp16": 35.0, "bf16": 25.0, "int8": 15.0}
+    rows = {str(variant["precision"]): variant for variant in run["variants"]}
+    least = {"fp32": 100.0, "fp16": 30.0, "bf16": 25.0, "int8": 15.0}
     for precision, sqnr in least.items():
         row = rows[precision]
         assert (row["status"], row["device"]) == ("ok", f"ssh://{BOARD}")
@@ -96,25 +101,42 @@ def test_the_whole_job(tmp_path: Path) -> None:
     assert "Cortex-A76" in report
 
 
-@pytest.mark.parametrize(("bits", "method", "target"), [(8, "mse", "arm-dotprod"), (8, "mse", "arm"), (6, "kl", "arm")])
-def test_int8_there_errs_as_much_as_here(device: Device, bits: int, method: str, target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["arm-dotprod", "arm"])
+def test_int8_there_errs_as_much_as_here(device: Device, target: str, tmp_path: Path) -> None:
     """The host's prediction of a board's error holds within half a decibel: what is quantised here fits there."""
     graph = nk.optimize(nk.convert(str(MODEL)))
     spec = nk.InputSpec("in0", (3, 224, 224))
     preprocess = nk.preset("efficientnet-lite0")
     (calibration,) = nk.open_images(DATA / "images" / "calibration", preprocess, [spec]).stack()
     (inputs,) = nk.open_images(DATA / "images" / "evaluation", preprocess, [spec]).subset(range(IMAGES)).stack()
-    int8 = nk.quantize(graph, [calibration], target=target, method=method, effort="fast")
-    largest = max(
-        int(np.abs(np.asarray(la.weights["weight"])).max())
-        for la in int8.layers
-        if la.params.get("int8_scale_term") and la.get("kernel_w", 0) == 3 and la.type == "Convolution"
-    ) if bits == 6 else 127  # fmt: skip
-    assert largest <= 2 ** (bits - 1) - 1
+    int8 = nk.quantize(graph, [calibration], target=target, effort="fast")
+    assert_as_predicted(device, graph, int8, inputs, tmp_path)
+
+
+CONVOLUTIONS = """
+    Input in0 0 1 in0 0=20 1=20 2=16
+    Convolution c0 1 1 in0 a 0=32 1=3 4=1 5=1 6=4608 9=1
+    Convolution c1 1 1 a b 0=32 1=3 4=1 5=1 6=9216 9=1
+    Convolution c2 1 1 b out0 0=10 1=3 4=1 5=1 6=2880
+"""
+"""All of these ncnn runs by Winograd, where it may and the CPU has no dot product."""
+
+
+@pytest.mark.parametrize(("method", "largest"), [("mse", 127), ("kl", 31)], ids=["8 bits", "6 bits"])
+def test_weights_of_6_and_8_bits(device: Device, method: str, largest: int, tmp_path: Path) -> None:
+    graph = network(CONVOLUTIONS)
+    inputs = samples(20, graph.input_shapes()[0])
+    int8 = nk.quantize(graph, [inputs], target="arm", method=method, effort="fast")
+    found = max(int(np.abs(np.asarray(int8.layer(f"c{i}").weights["weight"], np.int32)).max()) for i in range(3))
+    assert found == largest
+    assert_as_predicted(device, graph, int8, inputs[:IMAGES], tmp_path)
+
+
+def assert_as_predicted(device: Device, graph: Graph, int8: Graph, inputs: Array, folder: Path) -> None:
     reference = outputs_here(graph, inputs)
-    there = accuracy.sqnr_db(outputs_there(device, int8, "int8", inputs, tmp_path), reference)
-    here = accuracy.sqnr_db(outputs_here(int8, inputs), reference)
-    print(f"{bits} bits, {target}: SQNR {there:.2f} dB on the board, {here:.2f} dB predicted")
+    there = sqnr(outputs_there(device, int8, "int8", inputs, folder), reference)
+    here = sqnr(outputs_here(int8, inputs), reference)
+    print(f"SQNR {there:.2f} dB on the board, {here:.2f} dB predicted")
     assert abs(there - here) < 0.5
 
 
@@ -122,7 +144,7 @@ def test_int8_there_errs_as_much_as_here(device: Device, bits: int, method: str,
 def test_floating_point_there(device: Device, precision: str, least: float, tmp_path: Path) -> None:
     graph, inputs = small(), samples(3)
     there = outputs_there(device, graph, precision, inputs, tmp_path)
-    assert accuracy.sqnr_db(there, outputs_here(graph, inputs)) > least
+    assert sqnr(there, outputs_here(graph, inputs)) > least
 
 
 def test_doctor_tells_what_it_is() -> None:
@@ -148,7 +170,7 @@ def job(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_sshd_is_restarted_in_the_middle(device: Device, tmp_path: Path) -> None:
     """All connections end; what is measured goes on, and its result arrives."""
-    restarted = []
+    restarted: list[Any] = []
 
     def restart(message: Any) -> None:
         if not restarted:
@@ -175,7 +197,7 @@ def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
     """As the kernel does where memory runs out: the variant's row says it, the job goes on."""
     rows = job(tmp_path, rounds=4, seconds=4.0)
     second = {**rows["variants"][0], "name": "bf16-cpu", "precision": "bf16"}
-    killed = []
+    killed: list[Any] = []
 
     def kill(message: Any) -> None:
         if message["stage"] == "time" and not killed:
@@ -196,7 +218,7 @@ def test_its_disk_is_full(tmp_path: Path) -> None:
 
 
 def test_it_has_no_python(tmp_path: Path) -> None:
-    with open_device(f"ssh://bare@{BOARD}") as bare, pytest.raises(DeviceError, match="no Python 3.9 or newer"):
+    with open_device(f"ssh://bare@{BOARD}") as bare, pytest.raises(DeviceError, match=r"no Python 3\.9 or newer"):
         bare.run_job(job(tmp_path))
 
 

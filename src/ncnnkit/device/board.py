@@ -254,10 +254,11 @@ class Board:
     def _stream(self, process: subprocess.Popen[bytes], paths: Mapping[str, Path], words: Sequence[str]) -> None:
         assert process.stdin is not None
         assert process.stderr is not None
-        with suppress(BrokenPipeError):  # it ended: its last words say why
-            with tarfile.open(fileobj=process.stdin, mode="w|") as archive:
-                for digest, path in paths.items():
-                    archive.add(path, digest)
+        # A pipe that breaks: it ended, and its last words say why.
+        with suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as archive:
+            for digest, path in paths.items():
+                archive.add(path, digest)
+        with suppress(BrokenPipeError):
             process.stdin.close()
         said = process.stderr.read().decode(errors="replace")
         status = process.wait()
