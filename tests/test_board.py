@@ -56,7 +56,7 @@ def outputs_there(device: Device, graph: Graph, precision: str, inputs: Array, f
     (row,) = device.run_job(job)["variants"]
     assert row["status"] == "ok", row["reason"]
     (path,) = row["outputs"].values()
-    return np.load(path)
+    return np.asarray(np.load(path))
 
 
 def sqnr(outputs: Array, reference: Array) -> float:

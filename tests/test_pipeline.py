@@ -241,6 +241,20 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
     assert (status("a"), status("b")) == ("fallback", "ok")
 
 
+@pytest.mark.parametrize(
+    ("cpu", "vulkan", "status"),
+    [(0.9999, 0.2, "crashed"), (0.9999, 0.9995, "ok"), (0.2, 0.2, "ok"), (None, 0.2, "ok")],
+)
+def test_vulkan_that_is_wrong_where_the_cpu_is_right_is_refused(cpu: float | None, vulkan: float, status: str) -> None:
+    """A model that ncnn gets wrong on the CPU too is no driver's fault."""
+    rows = [variant("fp16-vulkan", 1.0, vulkan)]
+    if cpu is not None:
+        rows.append(variant("fp16-cpu", 1.0, cpu))
+    variants.refuse_wrong_outputs(rows)
+    assert rows[0]["status"] == status
+    assert ("wrong outputs" in rows[0].get("reason", "")) == (status == "crashed")
+
+
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:
     """fp16 overflows on some devices: the others' figures stand."""
     np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))

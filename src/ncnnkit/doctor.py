@@ -113,8 +113,14 @@ def _board(name: str, machine: dict[str, Any]) -> list[Finding]:
         findings.append(
             Finding(f"{cluster['name']} cores", "ok", f"{cluster['core'] or 'unknown'}: {', '.join(figures)}")
         )
-    for subject, sensors in (("temperature", board["temperatures"]), ("power", board["power"])):
-        named = ", ".join(map(str, sensors))
+    if board["memory_mb"]:
+        findings.append(Finding("memory", "ok", f"{board['memory_mb'] / 1000:.1f} GB"))
+    if board["gpu"]:
+        known = [f"{name} {board['gpu'][name]}" for name in ("model", "driver", "governor") if board["gpu"].get(name)]
+        findings.append(Finding("GPU", "ok", ", ".join([board["gpu"]["name"], *known])))
+    watts = [f"{sensor['name']} ({sensor['measures']})" for sensor in board["power"]]
+    for subject, sensors in (("temperature", board["temperatures"]), ("power", watts)):
+        named = ", ".join(sensors)
         findings.append(Finding(subject, "ok" if sensors else "note", named or "no sensor"))
     return findings
 

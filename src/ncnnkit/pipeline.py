@@ -37,7 +37,15 @@ from .sites import Site, open_sites
 from .source import ModelSource, open_model
 from .source.torch_models import BUILDERS
 from .store import RUN, load_run, save_run, staging
-from .variants import Models, describe, measure, plan_variants, refuse_copies_of_the_cpu, write_models
+from .variants import (
+    Models,
+    describe,
+    measure,
+    plan_variants,
+    refuse_copies_of_the_cpu,
+    refuse_wrong_outputs,
+    write_models,
+)
 from .verdict import GOOD_COSINE, GUESS, recommend, top5, warn
 
 Array = NDArray[Any]
@@ -123,6 +131,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             alike = compare_images(first, inputs, recipe.threads or None)
         variants = [describe(p, r, reference, labels, layers) for p, r in zip(plans, results)]
         refuse_copies_of_the_cpu(variants, results)
+        refuse_wrong_outputs(variants)
         recommended, why = recommend(variants)
         with stages("write the report"):
             quantisation = describe_quantisation(recipe, first, images, alike) if first else None

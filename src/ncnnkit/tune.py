@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ncnnfile
+from . import accuracy, ncnnfile
 from .errors import ModelError, RuntimeFailure
 from .session import has_int8, noise, save_arrays
 from .worker import WorkerError, differences
@@ -34,9 +34,6 @@ SWITCHED: tuple[dict[str, bool], ...] = (
     {"lightmode": False},
 )
 """What is tried of ncnn's switches: each alone, and the two that choose between the kernels of a convolution."""
-
-RIGHT = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.99, "int8": 0.9, "mixed": 0.9}
-"""Precision -> the cosine to fp32 that a right output reaches. Below is a broken kernel, not rounding."""
 
 BASE = "ncnn's defaults"
 
@@ -127,7 +124,7 @@ def _variant(
     return {
         "name": name, "param": str(models[precision]), "bin": str(models[precision].with_suffix(".bin")),
         "precision": precision, "backend": backend, "threads": place.threads, "cpus": list(place.cpus),
-        "options": dict(switches), "min_cosine": RIGHT[precision],
+        "options": dict(switches), "min_cosine": accuracy.RIGHT[precision],
     }  # fmt: skip
 
 

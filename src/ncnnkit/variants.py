@@ -271,6 +271,22 @@ def refuse_copies_of_the_cpu(variants: Sequence[dict[str, Any]], results: Sequen
             variant.update(status="fallback", reason="the outputs are the CPU's to the bit: this ran on the CPU")
 
 
+def refuse_wrong_outputs(variants: Sequence[dict[str, Any]]) -> None:
+    """A Vulkan variant whose outputs are wrong where the CPU's are right: its driver or a kernel of it is broken."""
+    cosines = {(v["device"], v["precision"], v["backend"]): _worst_cosine(v) for v in variants if v["accuracy"]}
+    for variant in variants:
+        found, cpu = (cosines.get((variant["device"], variant["precision"], b)) for b in ("vulkan", "cpu"))
+        if variant["backend"] != "vulkan" or variant["status"] != "ok" or found is None or cpu is None:
+            continue
+        if found < accuracy.RIGHT[variant["precision"]] <= cpu:
+            reason = f"wrong outputs: cosine {found:.4f} to the original, the CPU's {cpu:.4f}; the driver is broken"
+            variant.update(status="crashed", reason=reason)
+
+
+def _worst_cosine(variant: Mapping[str, Any]) -> float:
+    return min(float(output["cosine"]) for output in variant["accuracy"]["outputs"])
+
+
 def made_for(graph: Graph) -> str:
     """Whether a model with int8 layers is a plan's: that one names what its other layers must not use."""
     masks = [int(layer.get("featmask")) for layer in graph.layers if not layer.params.get("int8_scale_term")]
