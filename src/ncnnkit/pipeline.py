@@ -35,7 +35,7 @@ from .search import Limit, MixedPlan, explain, find_plan, parse_limit
 from .session import Session, has_int8, probe
 from .source import ModelSource, open_model
 from .source.torch_models import BUILDERS
-from .store import RUN, load_run, save_run, staging
+from .store import LABELS, RUN, load_run, save_labels, save_run, staging
 from .variants import Precision, describe, make_precisions, measure, plan_variants, refuse_copies_of_the_cpu
 from .verdict import GOOD_COSINE, GUESS, recommend, top5, warn
 
@@ -152,6 +152,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             )
             remove_scratch(folder, graphs)
             (folder / "pnnx.log").write_text(conversion.log, encoding="utf-8")
+            if source.labels:
+                save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / "recipe.toml")
             save_run(document, folder / "run.json")
             write_report(document, folder / "report.html")

@@ -1,0 +1,161 @@
+"""Writes the program that ships: a CMake project in C++, or one file of Python, around a variant of a run.
+
+The folders ``cpp`` and ``python`` beside this file are those projects. Files that end in ``.jinja`` are Jinja2
+templates and lose that ending; all others are copied as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import FormatError, ModelError, RecipeError, StorageError
+from ..ncnnfile import load
+from ..schema import Run, Variant
+from ..store import LABELS, load_run, staging
+from ..worker import OPTIONS
+
+Language = Literal["cpp", "python"]
+LANGUAGES: tuple[Language, ...] = ("cpp", "python")
+
+RECORD = "models/app.json"
+"""What the app is made of; where it lies, the folder is an app's."""
+
+_HOME = Path(__file__).parent
+
+
+def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bool = False) -> Variant:
+    """Write the project of a program that runs a run's model.
+
+    Args:
+        out: the run folder, or its run.json.
+        variant: a variant's name, as ``int8-vulkan``, or a precision, which means its CPU variant.
+        folder: where to write: a new or empty folder, or an app's, whose files are replaced; other files there stay.
+        lang: ``cpp`` or ``python``.
+        embed: the model becomes part of the program by default; ``cpp`` only.
+
+    Returns:
+        The variant chosen.
+
+    Raises:
+        FormatError: ``out`` is not a run folder, or its files are missing.
+        RecipeError: no such variant or language.
+        ModelError: the variant has no model, or the network takes several inputs.
+        StorageError: ``folder`` holds something else, or cannot be written.
+    """
+    if lang not in LANGUAGES:
+        raise RecipeError(f"unknown language {lang!r}", hint=" or ".join(LANGUAGES))
+    if embed and lang != "cpp":
+        raise RecipeError("--embed is for C++ only", hint="leave it out, or --lang cpp")
+    run = load_run(out)
+    home = out if out.is_dir() else out.parent
+    chosen = choose(run, variant, home)
+    facts = describe(run, chosen, home)
+    _refuse_a_users_folder(folder)
+    with staging(folder, record=RECORD) as new:
+        copy_models(run, facts, home, new / "models")
+        (new / RECORD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_project(_HOME / lang, new, {**facts, "run": run, "variant": chosen, "embed": embed})
+    return chosen
+
+
+def choose(run: Run, name: str, where: Path) -> Variant:
+    """The variant of this name or precision. Raises RecipeError and ModelError."""
+    by_name = {variant["name"]: variant for variant in run["variants"]}
+    variant = by_name.get(name) or by_name.get(f"{name}-cpu")
+    if variant is None:
+        raise RecipeError(f"the run has no variant {name!r}", where=str(where), hint=f"one of {', '.join(by_name)}")
+    if variant["files"] is None:
+        raise ModelError(f"the variant {variant['name']} has no model: {variant['reason']}", where=str(where))
+    if len(run["model"]["inputs"]) != 1:
+        names = ", ".join(tensor["name"] for tensor in run["model"]["inputs"])
+        raise ModelError(f"an app feeds one input, this network has several ({names})", where=str(where))
+    return variant
+
+
+def describe(run: Run, variant: Variant, home: Path) -> dict[str, Any]:
+    """What a program must know of its model, as plain JSON values. Raises FormatError."""
+    assert variant["files"] is not None
+    graph = load(home / variant["files"]["param"])
+    return {
+        "model": run["model"]["name"],
+        "variant": variant["name"],
+        "precision": variant["precision"],
+        "backend": variant["backend"],
+        "stem": Path(variant["files"]["param"]).stem,
+        "input": {"name": graph.inputs[0], "shape": run["model"]["inputs"][0]["shape"]},
+        # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
+        "outputs": list(graph.outputs[: len(run["model"]["outputs"])]),
+        "preprocess": run["preprocess"],
+        "precisions": OPTIONS,
+    }
+
+
+def copy_models(run: Run, facts: Mapping[str, Any], home: Path, models: Path) -> None:
+    """The files of every variant, the class names, and ``variants.txt``: name, precision, backend and model a line.
+
+    Raises:
+        FormatError: a file that run.json names is missing.
+    """
+    models.mkdir()
+    rows = []
+    for variant in run["variants"]:
+        if variant["files"] is None:
+            continue
+        for name in variant["files"].values():
+            _copy(home / str(name), models / str(name))
+        stem = Path(variant["files"]["param"]).stem
+        rows.append((variant["name"], variant["precision"], variant["backend"], stem))
+    rows.sort(key=lambda row: row[0] != "fp32-cpu")  # what the others are compared with comes first
+    (models / "variants.txt").write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")
+    if run["model"]["labels"]:
+        _copy(home / LABELS, models / LABELS)
+    else:
+        (models / LABELS).touch()
+
+
+def write_project(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
+    """Copy a project's files, rendering its templates with ``facts``."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["float32"] = float32_literal
+    for path in _files(source):
+        name = path.relative_to(source).as_posix()
+        to = target / name.removesuffix(".jinja")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".jinja"):
+            to.write_text(environment.get_template(name).render(facts), encoding="utf-8")
+        else:
+            shutil.copyfile(path, to)
+        if to.suffix == ".sh" or to.name == "infer.py":
+            to.chmod(0o755)  # a wheel does not keep it
+
+
+def float32_literal(value: float) -> str:
+    """The shortest C++ literal of a number's nearest float32."""
+    return f"{np.float32(value)!s}f"
+
+
+def _files(source: Path) -> Iterator[Path]:
+    return (path for path in sorted(source.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        hint = "put the class names there, one a line" if source.name == LABELS else "do the run again"
+        raise FormatError("is missing", where=str(source), hint=hint) from None
+
+
+def _refuse_a_users_folder(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+        raise StorageError("is not empty and holds no app", where=str(folder), hint="choose another folder with -o")
