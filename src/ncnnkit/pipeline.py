@@ -462,6 +462,7 @@ def describe_environment(machine: Mapping[str, Any]) -> dict[str, Any]:
         "ncnn": machine["ncnn"],
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "pillow": _version("Pillow"),
         "platform": machine["platform"],
         "cpu": machine["cpu"],
         "cpu_features": machine["cpu_features"],

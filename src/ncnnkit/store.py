@@ -90,16 +90,15 @@ def _refuse_to_replace(out: Path) -> None:
 
 def _commit(new: Path, out: Path, old: Path, record: str) -> None:
     """Move what is in ``new`` into ``out``, and what must make room into ``old``; all of it or nothing."""
+    old.mkdir()
     moved: list[tuple[Path, Path]] = []
 
     def move(source: Path, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
         # Noted first: an interrupt may come between the two.
         moved.append((source, target))
         os.replace(source, target)
 
-    files = (path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
-    names = sorted(files, key=lambda name: (name == record, name))
+    names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == record, name))
     try:
         for name in dict.fromkeys((record, *names)):
             if os.path.lexists(out / name):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +25,8 @@ from ..worker import OPTIONS
 Language = Literal["cpp", "python"]
 LANGUAGES: tuple[Language, ...] = ("cpp", "python")
 
-RECORD = "models/app.json"
-"""What the app is made of; where it lies, the folder is an app's."""
+RECORD = "app.json"
+"""The files of an app and their hashes; where it lies, the folder is an app's."""
 
 _HOME = Path(__file__).parent
 
@@ -35,7 +37,8 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
     Args:
         out: the run folder, or its run.json.
         variant: a variant's name, as ``int8-vulkan``, or a precision, which means its CPU variant.
-        folder: where to write: a new or empty folder, or an app's, whose files are replaced; other files there stay.
+        folder: where to write: a new or empty folder, or an app's as it was written, which is replaced. What else lies
+            beside its files and folders, as ``build``, stays.
         lang: ``cpp`` or ``python``.
         embed: the model becomes part of the program by default; ``cpp`` only.
 
@@ -46,7 +49,7 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
         FormatError: ``out`` is not a run folder, or its files are missing.
         RecipeError: no such variant or language.
         ModelError: the variant has no model, or the network takes several inputs.
-        StorageError: ``folder`` holds something else, or cannot be written.
+        StorageError: ``folder`` holds something else or an app that was changed, or cannot be written.
     """
     if lang not in LANGUAGES:
         raise RecipeError(f"unknown language {lang!r}", hint=" or ".join(LANGUAGES))
@@ -56,11 +59,11 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
     home = out if out.is_dir() else out.parent
     chosen = choose(run, variant, home)
     facts = describe(run, chosen, home)
-    _refuse_a_users_folder(folder)
+    refuse_what_a_user_wrote(folder)
     with staging(folder, record=RECORD) as new:
         copy_models(run, facts, home, new / "models")
-        (new / RECORD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         write_project(_HOME / lang, new, {**facts, "run": run, "variant": chosen, "embed": embed})
+        _write_json(hashes(new), new / RECORD)
     return chosen
 
 
@@ -91,13 +94,20 @@ def describe(run: Run, variant: Variant, home: Path) -> dict[str, Any]:
         "input": {"name": graph.inputs[0], "shape": run["model"]["inputs"][0]["shape"]},
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
         "outputs": list(graph.outputs[: len(run["model"]["outputs"])]),
-        "preprocess": run["preprocess"],
+        "preprocess": run["preprocess"] and {**run["preprocess"], "may_swap": may_swap_passes(run)},
         "precisions": OPTIONS,
     }
 
 
+def may_swap_passes(run: Run) -> bool:
+    """Whether the Pillow of a run may resize by height first, which rounds otherwise: from version 13 on."""
+    pillow = run["environment"].get("pillow") or version("Pillow")
+    return int(pillow.partition(".")[0]) >= 13
+
+
 def copy_models(run: Run, facts: Mapping[str, Any], home: Path, models: Path) -> None:
-    """The files of every variant, the class names, and ``variants.txt``: name, precision, backend and model a line.
+    """The files of every variant, the class names, ``variants.txt`` (name, precision, backend and model a line) and
+    ``model.json``, the facts.
 
     Raises:
         FormatError: a file that run.json names is missing.
@@ -117,6 +127,7 @@ def copy_models(run: Run, facts: Mapping[str, Any], home: Path, models: Path) ->
         _copy(home / LABELS, models / LABELS)
     else:
         (models / LABELS).touch()
+    _write_json(facts, models / "model.json")
 
 
 def write_project(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
@@ -156,6 +167,33 @@ def _copy(source: Path, target: Path) -> None:
         raise FormatError("is missing", where=str(source), hint=hint) from None
 
 
-def _refuse_a_users_folder(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
-        raise StorageError("is not empty and holds no app", where=str(folder), hint="choose another folder with -o")
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Path of every file below a folder -> SHA-256 of its content."""
+    return {path.relative_to(folder).as_posix(): _hash(path) for path in _files(folder)}
+
+
+def refuse_what_a_user_wrote(folder: Path) -> None:
+    """Raises StorageError where writing an app to ``folder`` would lose what ncnnkit did not write itself."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        written = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        replaced = {path.partition("/")[0] for path in written}
+    except (OSError, ValueError, AttributeError):
+        raise StorageError(
+            "is not empty and holds no app", where=str(folder), hint="choose another folder with -o"
+        ) from None
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name.partition("/")[0] in replaced and written.get(name) != _hash(path):
+            raise StorageError(
+                f"{name} was changed since ncnnkit wrote it", where=str(folder), hint="choose another folder with -o"
+            )
+
+
+def _hash(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()

@@ -13,6 +13,7 @@ struct Preprocess {
     int shorter_side; // becomes this long; 0: see height
     int height, width; // resize to exactly this, whatever the aspect ratio; 0: do not resize
     Filter filter;
+    bool may_swap; // of resizing's passes, see resize.h
     int crop_height, crop_width; // 0: no crop
     Color color;
     float divisor;

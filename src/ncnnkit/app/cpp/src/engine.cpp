@@ -18,7 +18,8 @@
 
 namespace {
 
-// ncnn's own reader of memory does not know where it ends. This one does, and hands out weights where they lie.
+// ncnn's own reader of memory does not know where it ends. This one does, and hands out weights where they lie. Beyond the
+// end are zeros: older ncnn crashes where loading fails halfway, so that a file is too short is said after all is loaded.
 class WeightReader : public ncnn::DataReader {
 public:
     explicit WeightReader(const ModelFiles& files) : files_(files) {}
@@ -28,9 +29,10 @@ public:
     size_t read(void* to, size_t size) const override
     {
         const void* from = nullptr;
-        if (reference(size, &from) != size)
-            return 0;
-        std::memcpy(to, from, size);
+        if (reference(size, &from) == size)
+            std::memcpy(to, from, size);
+        else
+            std::memset(to, 0, size);
         return size;
     }
 
@@ -159,6 +161,7 @@ GpuDevice find_gpu(Gpu wanted)
 #if NCNN_VULKAN
     constexpr int software = 3; // VK_PHYSICAL_DEVICE_TYPE_CPU as ncnn numbers it
     std::string seen;
+    Captured captured; // ncnn lists what each device can do
     if (ncnn::create_gpu_instance() == 0)
         for (int i = 0; i < ncnn::get_gpu_count(); i++) {
             const ncnn::GpuInfo& info = ncnn::get_gpu_info(i);

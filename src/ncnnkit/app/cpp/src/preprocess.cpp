@@ -81,7 +81,7 @@ const Image& Preprocessor::resized(const Image& image, const std::string& name)
     }
     if (height == 0 || (height == image.height && width == image.width))
         return image;
-    resize(image, width, height, how_.filter, resized_);
+    resize(image, width, height, how_.filter, how_.may_swap, resized_);
     return resized_;
 }
 

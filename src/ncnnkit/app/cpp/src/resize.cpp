@@ -181,22 +181,32 @@ void reshape(Image& image, int width, int height, int channels)
 
 } // namespace
 
-void resize(const Image& from, int width, int height, Filter filter, Image& to)
+void resize(const Image& from, int width, int height, Filter filter, bool may_swap, Image& to)
 {
-    reshape(to, width, height, from.channels);
     if (filter == Filter::nearest) {
+        reshape(to, width, height, from.channels);
         nearest(from, to);
         return;
     }
-    const Image* source = &from;
-    static thread_local Image narrow; // between the passes; kept for the next image
-    if (width != from.width) {
-        Image& target = height == from.height ? to : narrow;
-        reshape(target, width, from.height, from.channels);
-        const Plan columns = plan(from.width, width, kernel(filter));
-        (from.channels == 1 ? horizontal<1> : horizontal<3>)(from, columns, target);
-        source = &target;
+    static thread_local Image between; // the passes; kept for the next image
+    const auto across = [&](const Image& in, Image& out) {
+        reshape(out, width, in.height, in.channels);
+        (in.channels == 1 ? horizontal<1> : horizontal<3>)(in, plan(in.width, width, kernel(filter)), out);
+    };
+    const auto down = [&](const Image& in, Image& out) {
+        reshape(out, in.width, height, in.channels);
+        vertical(in, plan(in.height, height, kernel(filter)), out);
+    };
+    const int fewer_rows = from.height - height, fewer_columns = from.width - width;
+    if (fewer_rows == 0) {
+        across(from, to);
+    } else if (fewer_columns == 0) {
+        down(from, to);
+    } else if (may_swap && fewer_rows > 0 && fewer_rows > 2 * fewer_columns) {
+        down(from, between);
+        across(between, to);
+    } else {
+        across(from, between);
+        down(between, to);
     }
-    if (height != from.height)
-        vertical(*source, plan(from.height, height, kernel(filter)), to);
 }
