@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+from ncnn_library import installed
 
 from ncnnkit.session import probe
 
@@ -17,9 +18,14 @@ def _has_torch() -> bool:
     return all(find_spec(package) for package in ("torch", "torchvision", "timm"))
 
 
+def _has_library() -> bool:
+    return installed("native") is not None
+
+
 NEEDS = {
     "vulkan": (_has_vulkan, "no Vulkan device (Debian: mesa-vulkan-drivers libvulkan1)"),
     "torch": (_has_torch, "torch, torchvision or timm is missing"),
+    "app": (_has_library, "ncnn's C++ library is missing (scripts/ncnn-library)"),
 }
 """Marker -> whether its tests can run here, and what is missing where they cannot."""
 

@@ -9,12 +9,14 @@ model.json beside MODEL.param. Python 3.9 or newer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -249,10 +251,25 @@ def cluster_cores(ncnn: Any, cluster: str) -> int:
     return int(count)
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what ncnn writes to stderr."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
 def find_gpu(ncnn: Any, software: bool) -> Tuple[int, str]:
     """Index and name of the device for --gpu."""
     seen = ""
-    for index in range(ncnn.get_gpu_count()):
+    with quiet():  # ncnn lists what each device can do
+        count = ncnn.get_gpu_count()
+    for index in range(count):
         info = ncnn.get_gpu_info(index)
         if software or info.type() != 3:  # 3: a software device
             return index, info.device_name()
@@ -264,8 +281,9 @@ def find_gpu(ncnn: Any, software: bool) -> Tuple[int, str]:
 
 def only_for_cpus(param: str) -> bool:
     """ncnn's Vulkan pads int8 blobs with zeros only; a model made for a CPU may ask for other values (pad_value)."""
-    lines = [line for line in param.splitlines() if line.startswith("Convolution")]
-    return any(" 8=" in line and " 18=" in line and " 18=0.0" not in line for line in lines)
+    lines = [line.split()[4:] for line in param.splitlines() if line.startswith("Convolution")]
+    params = [dict(word.split("=", 1) for word in words if "=" in word) for words in lines]
+    return any(float(given.get("8", 0)) and float(given.get("18", 0)) for given in params)
 
 
 def open_net(ncnn: Any, args: argparse.Namespace, allowed: Dict[str, bool], threads: int) -> Tuple[Any, str]:
@@ -282,10 +300,12 @@ def open_net(ncnn: Any, args: argparse.Namespace, allowed: Dict[str, bool], thre
         net.opt.use_vulkan_compute = True
         index, device = find_gpu(ncnn, args.gpu == "any")
         net.set_vulkan_device(index)
-    if net.load_param(str(args.param)) != 0:
-        raise Failure("%s: ncnn cannot load it" % args.param)
-    if net.load_model(str(args.bin)) != 0:
-        raise Failure("%s: ncnn cannot load it" % args.bin)
+    with quiet():
+        unusable = [
+            path for load, path in ((net.load_param, args.param), (net.load_model, args.bin)) if load(str(path))
+        ]
+    if unusable:
+        raise Failure("%s: ncnn cannot load it" % unusable[0])
     if args.gpu and not any(layer.support_vulkan for layer in net.layers()):
         raise Failure("--gpu: ncnn has no Vulkan kernel for any layer of this model")
     return net, device
@@ -350,6 +370,8 @@ def run(args: argparse.Namespace) -> None:
         start = time.perf_counter()
         outputs = infer(ncnn, net, mat, facts)
         samples.append((time.perf_counter() - start) * 1000)
+    if not all(np.isfinite(values).all() for values in outputs):
+        raise Failure("the output holds NaN or infinity")
     if args.output:
         for name, values in zip(facts["outputs"], outputs):
             several = len(outputs) > 1
@@ -393,7 +415,9 @@ def main() -> int:
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path, nargs="?")
     parser.add_argument("--cpu", dest="gpu", action="store_const", const="", help="run on the CPU (default)")
-    parser.add_argument("--gpu", nargs="?", choices=("real", "any"), const="real", default="", help="by Vulkan, or fail")
+    parser.add_argument(
+        "--gpu", nargs="?", choices=("real", "any"), const="real", default="", help="by Vulkan, or fail"
+    )
     parser.add_argument("--precision", help="fp32, fp16, bf16, int8 or mixed; default: the variant's")
     parser.add_argument("--threads", type=positive, help="default: the cluster's cores")
     parser.add_argument("--cluster", choices=("big", "little", "all"), default="big")

@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <sstream>
 #include <unistd.h>
@@ -15,14 +19,38 @@
 
 #include "failure.h"
 #include "model.h"
+#include "tensor.h"
 
 namespace {
+
+// Whether a .param line's param `id` has a value other than 0.
+bool sets(const std::string& line, const char* id)
+{
+    const std::size_t at = line.find(std::string(" ") + id + "=");
+    return at != std::string::npos && std::strtod(line.c_str() + at + std::strlen(id) + 2, nullptr) != 0.0;
+}
+
+// Whether any layer may hold weights of 8 bits.
+bool has_int8(const std::string& param)
+{
+    constexpr const char* by_param_8[] = {"Convolution", "Deconvolution", "InnerProduct"};
+    constexpr const char* by_other_params[] = {"Embed", "GRU", "Gemm", "LSTM", "MultiHeadAttention", "RNN"};
+    const auto begins = [](const std::string& line) {
+        return [&line](const char* type) { return line.rfind(type, 0) == 0; };
+    };
+    std::istringstream stream(param);
+    for (std::string line; std::getline(stream, line);)
+        if ((std::any_of(std::begin(by_param_8), std::end(by_param_8), begins(line)) && sets(line, "8"))
+            || std::any_of(std::begin(by_other_params), std::end(by_other_params), begins(line)))
+            return true;
+    return false;
+}
 
 // ncnn's own reader of memory does not know where it ends. This one does, and hands out weights where they lie. Beyond the
 // end are zeros: older ncnn crashes where loading fails halfway, so that a file is too short is said after all is loaded.
 class WeightReader : public ncnn::DataReader {
 public:
-    explicit WeightReader(const ModelFiles& files) : files_(files) {}
+    explicit WeightReader(const ModelFiles& files) : files_(files), int8_(has_int8(files.param)) {}
 
     int scan(const char*, void*) const override { return 0; }
 
@@ -33,6 +61,11 @@ public:
             std::memcpy(to, from, size);
         else
             std::memset(to, 0, size);
+        // ncnn takes weights of 8 bits for 32 where the .param does not expect them, and reads beyond their end.
+        if (size == sizeof kInt8 && std::memcmp(to, &kInt8, size) == 0 && !int8_) {
+            foreign_ = true;
+            std::memset(to, 0, size);
+        }
         return size;
     }
 
@@ -49,7 +82,7 @@ public:
     }
 
     size_t left() const { return files_.size - at_; }
-    bool fell_short() const { return short_; }
+    bool fits() const { return !short_ && !foreign_; }
     void release_all() const
     {
         if (files_.mapped)
@@ -67,9 +100,12 @@ private:
         released_ = at_;
     }
 
+    static constexpr std::uint32_t kInt8 = 0x000D4B38; // before weights of 8 bits
+
     const ModelFiles& files_;
+    const bool int8_;
     mutable size_t at_ = 0, released_ = 0;
-    mutable bool short_ = false;
+    mutable bool short_ = false, foreign_ = false;
 };
 
 // What ncnn writes to stderr while it lives: the reason, where something fails.
@@ -123,8 +159,7 @@ bool only_for_cpus(const std::string& param)
 {
     std::istringstream stream(param);
     for (std::string line; std::getline(stream, line);)
-        if (line.rfind("Convolution", 0) == 0 && line.find(" 8=") != std::string::npos
-            && line.find(" 18=") != std::string::npos && line.find(" 18=0.0") == std::string::npos)
+        if (line.rfind("Convolution", 0) == 0 && sets(line, "8") && sets(line, "18"))
             return true;
     return false;
 }
@@ -214,8 +249,8 @@ void Engine::load(const ModelFiles& files)
     const bool copying = settings_.plain && !files.bin.empty();
     const WeightReader reader(files);
     const int status = copying ? net_.load_model(files.bin.c_str()) : net_.load_model(reader);
-    if (reader.fell_short())
-        throw Failure(files.name + ": its .bin is too short: truncated, or another model's");
+    if (!copying && !reader.fits())
+        throw Failure(files.name + ": its .bin is truncated or another model's");
     if (status != 0)
         throw Failure(files.name + ": ncnn cannot load its .bin: " + captured.line());
     if (!copying && reader.left() != 0)
@@ -255,4 +290,12 @@ const std::vector<ncnn::Mat>& Inference::run(const ncnn::Mat& input)
         outputs_.push_back(output);
     }
     return outputs_;
+}
+
+void check_finite(const std::vector<ncnn::Mat>& outputs)
+{
+    for (std::size_t i = 0; i < outputs.size(); i++)
+        for (float value : values_of(outputs[i]))
+            if (!std::isfinite(value))
+                throw Failure(std::string("output ") + kModel.outputs[i] + " holds NaN or infinity");
 }

@@ -72,3 +72,6 @@ private:
     ncnn::PoolAllocator workspace_;
     std::vector<ncnn::Mat> outputs_; // after the pools: it lies in them
 };
+
+// Throws Failure where an output holds NaN or infinity: a model that overflows, say.
+void check_finite(const std::vector<ncnn::Mat>& outputs);

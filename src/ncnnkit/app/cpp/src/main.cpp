@@ -59,6 +59,7 @@ void one(const Options& options, const Settings& settings, const ModelFiles& fil
         outputs = &inference.run(input);
         samples.push_back(since(begin));
     }
+    check_finite(*outputs);
     if (!options.output.empty())
         for (std::size_t i = 0; i < outputs->size(); i++)
             write_tensor(output_path(options.output, i), (*outputs)[i]);

@@ -71,7 +71,9 @@ public:
     Answer operator()(const Frame& frame)
     {
         try {
-            return {frame.name, best(inference_.run(input(frame)).front(), files_.labels, top_), ""};
+            const std::vector<ncnn::Mat>& outputs = inference_.run(input(frame));
+            check_finite(outputs);
+            return {frame.name, best(outputs.front(), files_.labels, top_), ""};
         } catch (const std::exception& error) {
             return {frame.name, {}, error.what()};
         }
