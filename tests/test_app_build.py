@@ -315,6 +315,7 @@ def make_inputs(folder: Path, app: Path) -> None:
     (folder / "blobs.param").write_text(param.replace(f"{layers} {blobs}", f"{layers} 3", 1))
     (folder / "shape.param").write_text(param.replace("0=224", "0=192", 1))
     (folder / "unknown.param").write_text(param.replace("Pooling ", "Puddling ", 1))
+    (folder / "value.param").write_text(param.replace("0=32", "0=many", 1))
     (folder / "blob.param").write_text(param.replace(" out0", " out7"))
 
 
@@ -351,6 +352,7 @@ MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
     "a truncated param": ("cut.param", "good.bin", "cut.param: the file ends too early"),
     "a wrong count": ("blobs.param", "good.bin", "line 2 says 3 blobs"),
     "another shape": ("shape.param", "good.bin", "takes 3x224x192, this program is for 3x224x224"),
+    "an unknown value": ("value.param", "good.bin", "value.param: ncnn cannot load it: "),
     "an unknown layer": ("unknown.param", "good.bin", "unknown.param: ncnn cannot load it: layer Puddling"),
     "another model": ("blob.param", "good.bin", "has no blob out0"),
     "a truncated bin": ("good.param", "cut.bin", "its .bin is truncated or another model's"),
@@ -563,7 +565,7 @@ def arm(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arm") / "lite0"
     make_app(lite0, "int8", folder)
     line = ["cmake", "--preset", "aarch64-linux", "-G", "Ninja", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
-    run(*line, f"-DCMAKE_PREFIX_PATH={installed('aarch64')}", "-DCMAKE_EXE_LINKER_FLAGS=-static", cwd=folder)
+    run(*line, f"-DCMAKE_PREFIX_PATH={installed('aarch64')}", cwd=folder)
     run("cmake", "--build", "--preset", "aarch64-linux", cwd=folder)
     return folder
 
@@ -573,7 +575,13 @@ def test_on_an_arm_board(precision: str, arm: Path, app: Path, tmp_path: Path) -
     with Image.open(CAT) as image:
         image.convert("RGB").save(tmp_path / "cat.ppm")
     model = [arm / f"models/{NAME}-{precision}{ending}" for ending in (".param", ".bin")]
-    emulated: list[str | Path] = ["qemu-aarch64-static", arm / "build/aarch64-linux/infer", *model]
+    emulated: list[str | Path] = [
+        "qemu-aarch64-static",
+        "-L",
+        "/usr/aarch64-linux-gnu",
+        arm / "build/aarch64-linux/infer",
+        *model,
+    ]
     words: list[str | Path] = [
         tmp_path / "cat.ppm",
         tmp_path / "y.npy",

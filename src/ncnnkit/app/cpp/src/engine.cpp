@@ -244,7 +244,7 @@ Engine::Engine(const ModelFiles& files, const Settings& settings) : settings_(se
 void Engine::load(const ModelFiles& files)
 {
     Captured captured;
-    if (net_.load_param_mem(files.param.c_str()) != 0)
+    if (net_.load_param_mem(files.param.c_str()) != 0) // open_model has tried it
         throw Failure(files.name + ": ncnn cannot load it: " + captured.line());
     const bool copying = settings_.plain && !files.bin.empty();
     const WeightReader reader(files);

@@ -1,8 +1,15 @@
 #include "model_files.h"
 
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <set>
 #include <sstream>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <net.h>
 
 #include "failure.h"
 #include "model.h"
@@ -107,10 +114,35 @@ std::string text_of(const std::string& path)
     return std::string(bytes.begin(), bytes.end());
 }
 
+// Lets ncnn read a .param in another process: there are versions of it that crash over a layer or value they do not know.
+void try_to_load(const std::string& param)
+{
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> log(std::tmpfile(), std::fclose);
+    std::fflush(nullptr);
+    const pid_t child = fork();
+    if (child == 0) {
+        if (log)
+            dup2(fileno(log.get()), 2);
+        ncnn::Net* net = new ncnn::Net; // left to the end of the process: it is the destructor that crashes
+        _exit(net->load_param_mem(param.c_str()) == 0 ? 0 : 1);
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) != child || status == 0)
+        return;
+    char reason[200] = "";
+    if (log) {
+        std::rewind(log.get());
+        if (std::fgets(reason, sizeof reason, log.get()))
+            reason[std::strcspn(reason, "\n")] = '\0';
+    }
+    throw Failure(std::string("ncnn cannot load it: ") + (reason[0] ? reason : "it gives no reason"));
+}
+
 void check(const ModelFiles& files)
 {
     try {
         check_param(files.param);
+        try_to_load(files.param);
     } catch (const Failure& failure) {
         throw Failure(files.name + ": " + failure.what());
     }

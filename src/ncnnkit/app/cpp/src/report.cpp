@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
 #include <numeric>
-#include <sys/resource.h>
 
 #include "tensor.h"
 
@@ -101,7 +102,10 @@ std::string rounded(double value)
 
 double peak_memory_mb()
 {
-    struct rusage usage {};
-    getrusage(RUSAGE_SELF, &usage);
-    return static_cast<double>(usage.ru_maxrss) * 1024 / 1e6;
+    // Not getrusage(): its figure is at least that of the process which started this one.
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);)
+        if (line.rfind("VmHWM:", 0) == 0)
+            return std::strtod(line.c_str() + 6, nullptr) * 1024 / 1e6;
+    return 0.0;
 }

@@ -40,5 +40,5 @@ std::string json(const Latency& latency);
 // A number as people read it: four digits.
 std::string rounded(double value);
 
-// The most memory this process had resident so far; MB (10^6 bytes).
+// The most memory this process had resident so far; MB (10^6 bytes). 0 where the system does not tell.
 double peak_memory_mb();

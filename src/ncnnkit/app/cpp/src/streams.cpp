@@ -215,11 +215,11 @@ int stream(const Options& options, const Settings& settings, const ModelFiles& f
     sigaction(SIGINT, &action, nullptr); // without SA_RESTART: a read from a camera's pipe ends, too
     sigaction(SIGTERM, &action, nullptr);
 
+    Split split = parse_split(options.split);
     const std::unique_ptr<Source> source = open_source(options.input);
     Engines engines(files, settings);
     std::vector<Frame> first; // read ahead, to measure with
     std::vector<Measured> measured;
-    Split split = parse_split(options.split);
     if (split.empty()) {
         for (Frame frame; first.size() < 8 && source->next(frame);)
             first.push_back(std::move(frame));
