@@ -127,11 +127,12 @@ def check_same(ours: Table, theirs: Table) -> None:
     assert ours.inputs.keys() == theirs.inputs.keys()
     for key, scales in theirs.weights.items():
         np.testing.assert_allclose(ours.weights[key], scales, rtol=1e-5, atol=1e-6, err_msg=key)
-    names = list(theirs.inputs)
-    found, expected = (np.array([table.inputs[name] for name in names]) for table in (ours, theirs))
-    # The two versions of ncnn round activations otherwise in their last bit: a few values fall into the next bin.
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
-    assert np.mean(np.abs(found / expected - 1) < 1e-5) > 0.9
+    found, expected = (np.array([table.inputs[name] for name in theirs.inputs]) for table in (ours, theirs))
+    off = np.abs(found / expected - 1)
+    # The two versions of ncnn round activations otherwise in their last bit. Where KL finds two thresholds as good, a
+    # value in the next bin decides; they are neighbours, of 2048.
+    assert off.max() < 1e-3
+    assert np.mean(off < 1e-5) > 0.95
 
 
 @pytest.mark.parametrize("method", ["kl", "aciq"])
