@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from ncnn_library import installed
 
 from ncnnkit.session import probe
 
@@ -35,10 +36,15 @@ def _has_board() -> bool:
         return False
 
 
+def _has_library() -> bool:
+    return installed("native") is not None
+
+
 NEEDS = {
     "vulkan": (_has_vulkan, "no Vulkan device (Debian: mesa-vulkan-drivers libvulkan1)"),
     "torch": (_has_torch, "torch, torchvision or timm is missing"),
     "board": (_has_board, "no emulated board (as root: scripts/emulated-board up)"),
+    "app": (_has_library, "ncnn's C++ library is missing (scripts/ncnn-library)"),
 }
 """Marker -> whether its tests can run here, and what is missing where they cannot."""
 

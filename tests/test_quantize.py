@@ -255,6 +255,8 @@ def test_what_cannot_be_quantised() -> None:
         quantize(graph, stats, method="guess")
     with pytest.raises(RecipeError, match="no bins for KL"):
         quantize(graph, stats, method="kl")
+    with pytest.raises(RecipeError, match="no histograms"):
+        quantize(small(), calibrate(small(), samples(1), method="aciq"), method="mse")
     with pytest.raises(ModelError, match="was not calibrated"):
         quantize(network("Convolution c 1 1 in0 out0 0=4 1=1 6=16"), calibrate(small(), samples(1)).__class__({}, 1))
 

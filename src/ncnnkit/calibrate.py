@@ -28,6 +28,7 @@ Progress = Callable[[int, int], None]
 GROWING_BINS = 8192  # at least half are in use, so thresholds are found to better than 1/4096 of the range
 SAMPLE = 1 << 16  # values of a blob counted on each image; its largest value is that of all
 KL_BINS = 2048  # ncnn2table's
+RANGES_DO = ("aciq", "minmax")  # methods that look at the largest value alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def calibrate(
             network input (a single array for a single input).
         preprocess: how images become tensors; needed for a folder or file, unused for arrays.
         method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does, to have
-            its very bins.
+            its very bins; ``aciq`` and ``minmax`` need no histograms, and count none.
         threads: processes to run, one thread each; by default one a core.
         progress: called with (images done, images in all).
 
@@ -116,7 +117,12 @@ def calibrate(
         VerificationError: an activation is NaN or infinite.
         RuntimeFailure: ncnn crashed.
     """
-    return merge_all(calibrate_batches(graph, images, preprocess, 1, method=method, threads=threads, progress=progress))
+    histograms = method not in RANGES_DO
+    return merge_all(
+        calibrate_batches(
+            graph, images, preprocess, 1, method=method, histograms=histograms, threads=threads, progress=progress
+        )
+    )
 
 
 def calibrate_batches(
@@ -126,6 +132,7 @@ def calibrate_batches(
     batches: int,
     *,
     method: str = "mse",
+    histograms: bool = True,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[ActivationStats]:
@@ -154,6 +161,8 @@ def calibrate_batches(
         sizes = (len(range(i, len(inputs[0]), batches)) for i in range(batches))
         return [ActivationStats(blobs, size, method) for blobs, size in zip(counted, sizes)]
 
+    if not histograms:
+        return collect(blobs=blobs, bins=0)
     if method != "kl":
         return collect(blobs=blobs, bins=GROWING_BINS, sample=SAMPLE)
     ranges = merge_all(collect(blobs=blobs, bins=0))

@@ -606,6 +606,21 @@ def report(
     _print_run(document, home, as_json)
 
 
+@command("app")
+def make_app(
+    folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")],
+    variant: Annotated[str, typer.Option(help="A variant's name, as int8-vulkan, or a precision: its CPU variant.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    lang: Annotated[str, typer.Option(help="cpp or python.")] = "cpp",
+    embed: Annotated[bool, typer.Option("--embed", help="Make the model part of the program.")] = False,
+) -> None:
+    """The program that ships: a C++ project, or one file of Python, around a model of a run."""
+    from .app import make_app as write_app
+
+    chosen = write_app(folder, variant, output, lang, embed)
+    out.print(f"{output}: {chosen['name']}; its README.md tells how to go on", markup=False, soft_wrap=True)
+
+
 @command()
 def doctor(on: On = None, as_json: Json = False) -> None:
     """What works here, or on a board: ncnn, pnnx, Vulkan devices and drivers, CPU features."""

@@ -36,7 +36,7 @@ from .session import Session, has_int8, probe
 from .sites import Site, open_sites
 from .source import ModelSource, open_model
 from .source.torch_models import BUILDERS
-from .store import RUN, load_run, save_run, staging
+from .store import LABELS, RUN, load_run, save_labels, save_run, staging
 from .variants import (
     Models,
     describe,
@@ -170,6 +170,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             )
             remove_scratch(folder, models)
             (folder / "pnnx.log").write_text(conversion.log, encoding="utf-8")
+            if source.labels:
+                save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / "recipe.toml")
             save_run(document, folder / "run.json")
             write_report(document, folder / "report.html")
@@ -507,6 +509,7 @@ def describe_environment(machine: Mapping[str, Any]) -> dict[str, Any]:
         "ncnn": machine["ncnn"],
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "pillow": _version("Pillow"),
         "platform": machine["platform"],
         "cpu": machine["cpu"],
         "cpu_features": machine["cpu_features"],

@@ -106,6 +106,7 @@ class Environment(TypedDict):
     ncnn: str
     python: str
     numpy: str
+    pillow: NotRequired[str]
     platform: str
     cpu: str
     cpu_features: list[str]

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from .errors import FormatError, StorageError
 from .schema import Run, validate
 
 RUN = "run.json"
+LABELS = "labels.txt"
+"""The class names of a run's model, one a line, where it has any."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
@@ -31,13 +33,13 @@ _REFUSED = {
 
 
 @contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """A folder to build a run in; its files move into ``out`` when the block ends well.
+def staging(out: Path, record: str = RUN) -> Iterator[Path]:
+    """A folder to build a run in, or anything with a record of itself; its files move into ``out`` when all went well.
 
     It is a hidden folder in ``out``: what may not be written or does not exist shows at once, and moving is renaming
     even where ``out`` is a mount point. Interrupted or failed, it disappears and ``out`` is as it was before.
 
-    An older run.json goes first and the new one comes last: where one stands, everything it names stands too. Files of
+    An older record goes first and the new one comes last: where one stands, everything it names stands too. Files of
     an older run that have other names stay: somebody may need them, and no run.json names them any more.
 
     Raises:
@@ -53,7 +55,7 @@ def staging(out: Path) -> Iterator[Path]:
         new = folder / "new"
         new.mkdir()
         yield new
-        _commit(new, out, folder / "old")
+        _commit(new, out, folder / "old", record)
         made.clear()
     except OSError as error:
         explained = _explain(error, out)
@@ -81,12 +83,12 @@ def _make_folders(out: Path, made: list[Path]) -> None:
 
 def _refuse_to_replace(out: Path) -> None:
     """Files with a run's names in a folder without a run are the user's own. Raises StorageError."""
-    for name in ("recipe.toml", "report.html"):
+    for name in ("recipe.toml", "report.html", LABELS):
         if (out / name).exists() and not (out / RUN).exists():
             raise StorageError(f"there is a {name} that no run made", where=str(out), hint="choose another --out")
 
 
-def _commit(new: Path, out: Path, old: Path) -> None:
+def _commit(new: Path, out: Path, old: Path, record: str) -> None:
     """Move what is in ``new`` into ``out``, and what must make room into ``old``; all of it or nothing."""
     old.mkdir()
     moved: list[tuple[Path, Path]] = []
@@ -96,9 +98,9 @@ def _commit(new: Path, out: Path, old: Path) -> None:
         moved.append((source, target))
         os.replace(source, target)
 
-    names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == RUN, name))
+    names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == record, name))
     try:
-        for name in dict.fromkeys((RUN, *names)):
+        for name in dict.fromkeys((record, *names)):
             if os.path.lexists(out / name):
                 move(out / name, old / name)
         for name in names:
@@ -124,6 +126,11 @@ def _explain(error: OSError, out: Path) -> StorageError | None:
 def save_run(run: Any, path: Path) -> None:
     """Write run.json."""
     path.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def save_labels(labels: Iterable[str], path: Path) -> None:
+    """Write class names, one a line."""
+    path.write_text("".join(" ".join(name.split()) + "\n" for name in labels), encoding="utf-8")
 
 
 def load_run(out: Path) -> Run:

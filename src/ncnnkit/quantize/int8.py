@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibrate import ActivationStats, quantizable
+from ..calibrate import RANGES_DO, ActivationStats, quantizable
 from ..errors import FormatError, ModelError, RecipeError
 from ..graph import Graph, Layer
 from ..ops import Mask
@@ -59,6 +59,8 @@ def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = Non
         raise RecipeError(f"unknown method {method!r}", hint=", ".join(METHODS))
     if method == "kl" and stats.method != "kl":
         raise RecipeError("these statistics have no bins for KL", hint='calibrate with method="kl"')
+    if method == "mse" and stats.method in RANGES_DO:
+        raise RecipeError("these statistics have no histograms", hint='calibrate with method="mse"')
     roots = graph.roots()
     layers = quantizable(graph)
     readers = {roots[layer.inputs[0]]: layer.name for layer in layers}

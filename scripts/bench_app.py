@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Measure an app: precision × backend, streams against one stream, memory with and without what saves it.
+
+    scripts/bench_app.py model.onnx APP --images DIR [--infer APP/build/native/infer] [--every 10] [--rounds 5]
+
+MODEL is the original of the run that APP was made from; the error is against its outputs, on every N-th image of DIR.
+All programs are started in turns, so that drift hits all alike; a latency is the median over the rounds of each start's
+median, with the least and the largest. A figure of another process at work is worth nothing: leave the machine alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ncnnkit as nk
+from ncnnkit.source import open_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("app", type=Path)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--infer", type=Path, help="default: APP/build/native/infer")
+    parser.add_argument("--every", type=int, default=10, help="which images are evaluated")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gpu", action="store_true", help="the Vulkan variants, too")
+    args = parser.parse_args()
+    args.infer = args.infer or args.app / "build/native/infer"
+    rows = [line.split() for line in (args.app / "models/variants.txt").read_text().splitlines()]
+    variants = [row for row in rows if args.gpu or row[2] == "cpu"]
+    images = sorted(path for path in args.images.rglob("*") if path.is_file())[:: args.every]
+    report_variants(args, variants, images)
+    report_memory(args, variants, images[0])
+    report_streams(args, variants)
+
+
+def infer(args: argparse.Namespace, variant: list[str], *words: str | Path) -> dict[str, Any]:
+    """What the program's last line of JSON says."""
+    _, precision, backend, model = variant
+    files = [args.app / f"models/{model}{ending}" for ending in (".param", ".bin")]
+    own = [f"--precision={precision}", "--gpu" if backend == "vulkan" else "--cpu", "--json"]
+    line = [args.infer, *files, *words, *own]
+    done = subprocess.run(list(map(str, line)), check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def report_variants(args: argparse.Namespace, variants: list[list[str]], images: list[Path]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        errors = mean_squared_errors(args, variants, images, Path(folder))
+    times: dict[str, list[dict[str, Any]]] = {variant[0]: [] for variant in variants}
+    for _ in range(args.rounds + 1):
+        for variant in variants:
+            times[variant[0]].append(infer(args, variant, images[0], "--loop=100"))
+    print(f"{len(images)} images, {args.rounds} rounds of 100 inferences")
+    print(f"{'variant':14}{'median ms':>11}{'min':>8}{'max':>8}{'load ms':>9}{'MSE':>12}")
+    for name, (_, *runs) in times.items():  # the first round warms up
+        medians = [run["latency_ms"]["median"] for run in runs]
+        load = statistics.median(run["load_ms"] for run in runs)
+        figures = (statistics.median(medians), min(medians), max(medians))
+        print(f"{name:14}{figures[0]:11.2f}{figures[1]:8.2f}{figures[2]:8.2f}{load:9.1f}{errors[name]:12.3g}")
+
+
+def mean_squared_errors(
+    args: argparse.Namespace, variants: list[list[str]], images: list[Path], folder: Path
+) -> dict[str, float]:
+    """Of each variant's outputs against the original's, over all images."""
+    source = open_model(args.model, workdir=folder)
+    facts = json.loads((args.app / "models/model.json").read_text())
+    fields = {k: v for k, v in facts["preprocess"].items() if k not in ("origin", "may_swap")}
+    (folder / "list.txt").write_text("".join(f"{path.resolve()}\n" for path in images))
+    inputs = nk.open_images(folder / "list.txt", nk.Preprocess.from_dict(fields), source.inputs).stack()
+    expected = next(iter(source.reference_outputs(inputs, lambda done, total: None).values()))
+    errors = {}
+    for variant in variants:
+        found = []
+        for path in images:
+            infer(args, variant, path, folder / "y.npy", "--loop=1")
+            found.append(np.load(folder / "y.npy"))
+        errors[variant[0]] = float(np.mean((np.stack(found).reshape(expected.shape) - expected) ** 2))
+    return errors
+
+
+def report_memory(args: argparse.Namespace, variants: list[list[str]], image: Path) -> None:
+    print(f"\n{'peak MB':14}{'saving':>10}{'plain':>10}{'ratio':>8}")
+    for variant in variants:
+        peaks: list[list[float]] = [[], []]
+        for _ in range(args.rounds):
+            for index, words in enumerate(([], ["--plain"])):
+                peaks[index].append(infer(args, variant, image, "--loop=20", *words)["peak_memory_mb"])
+        saving, plain = map(statistics.median, peaks)
+        print(f"{variant[0]:14}{saving:10.1f}{plain:10.1f}{saving / plain:8.2f}")
+
+
+def report_streams(args: argparse.Namespace, variants: list[list[str]]) -> None:
+    """Every split's images per second, over those of one stream in the same start."""
+    print(f"\n{'images/s':14}{'split':24}{'median':>9}{'of one stream, median (least to largest)':>44}")
+    for variant in variants:
+        runs = [infer(args, variant, args.images, "--streams", "--top=0")["measured"] for _ in range(args.rounds)]
+        for index, row in enumerate(runs[0]):
+            rates = [run[index]["images_per_s"] for run in runs]
+            ratios = [run[index]["images_per_s"] / run[0]["images_per_s"] for run in runs]
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"{variant[0]:14}{row['split']:24}{statistics.median(rates):9.1f}{spread:>44}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Writes the program that ships: a CMake project in C++, or one file of Python, around a variant of a run.
+
+The folders ``cpp`` and ``python`` beside this file are those projects. Files that end in ``.jinja`` are Jinja2
+templates and lose that ending; all others are copied as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import FormatError, ModelError, RecipeError, StorageError
+from ..ncnnfile import load
+from ..schema import Run, Variant
+from ..store import LABELS, load_run, staging
+from ..worker import OPTIONS
+
+Language = Literal["cpp", "python"]
+LANGUAGES: tuple[Language, ...] = ("cpp", "python")
+
+RECORD = "app.json"
+"""The files of an app and their hashes; where it lies, the folder is an app's."""
+
+_HOME = Path(__file__).parent
+
+
+def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bool = False) -> Variant:
+    """Write the project of a program that runs a run's model.
+
+    Args:
+        out: the run folder, or its run.json.
+        variant: a variant's name, as ``int8-vulkan``, or a precision, which means its CPU variant.
+        folder: where to write: a new or empty folder, or an app's as it was written, which is replaced. What else lies
+            beside its files and folders, as ``build``, stays.
+        lang: ``cpp`` or ``python``.
+        embed: the model becomes part of the program by default; ``cpp`` only.
+
+    Returns:
+        The variant chosen.
+
+    Raises:
+        FormatError: ``out`` is not a run folder, or its files are missing.
+        RecipeError: no such variant or language.
+        ModelError: the variant has no model, or the network takes several inputs.
+        StorageError: ``folder`` holds something else or an app that was changed, or cannot be written.
+    """
+    if lang not in LANGUAGES:
+        raise RecipeError(f"unknown language {lang!r}", hint=" or ".join(LANGUAGES))
+    if embed and lang != "cpp":
+        raise RecipeError("--embed is for C++ only", hint="leave it out, or --lang cpp")
+    run = load_run(out)
+    home = out if out.is_dir() else out.parent
+    chosen = choose(run, variant, home)
+    facts = describe(run, chosen, home)
+    refuse_what_a_user_wrote(folder)
+    with staging(folder, record=RECORD) as new:
+        copy_models(run, facts, home, new / "models")
+        write_project(_HOME / lang, new, {**facts, "run": run, "variant": chosen, "embed": embed})
+        _write_json(hashes(new), new / RECORD)
+    return chosen
+
+
+def choose(run: Run, name: str, where: Path) -> Variant:
+    """The variant of this name or precision. Raises RecipeError and ModelError."""
+    by_name = {variant["name"]: variant for variant in run["variants"]}
+    variant = by_name.get(name) or by_name.get(f"{name}-cpu")
+    if variant is None:
+        raise RecipeError(f"the run has no variant {name!r}", where=str(where), hint=f"one of {', '.join(by_name)}")
+    if variant["files"] is None:
+        raise ModelError(f"the variant {variant['name']} has no model: {variant['reason']}", where=str(where))
+    if len(run["model"]["inputs"]) != 1:
+        names = ", ".join(tensor["name"] for tensor in run["model"]["inputs"])
+        raise ModelError(f"an app feeds one input, this network has several ({names})", where=str(where))
+    return variant
+
+
+def describe(run: Run, variant: Variant, home: Path) -> dict[str, Any]:
+    """What a program must know of its model, as plain JSON values. Raises FormatError."""
+    assert variant["files"] is not None
+    graph = load(home / variant["files"]["param"])
+    return {
+        "model": run["model"]["name"],
+        "variant": variant["name"],
+        "precision": variant["precision"],
+        "backend": variant["backend"],
+        "stem": Path(variant["files"]["param"]).stem,
+        "input": {"name": graph.inputs[0], "shape": run["model"]["inputs"][0]["shape"]},
+        # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
+        "outputs": list(graph.outputs[: len(run["model"]["outputs"])]),
+        "preprocess": run["preprocess"] and {**run["preprocess"], "may_swap": may_swap_passes(run)},
+        "precisions": OPTIONS,
+    }
+
+
+def may_swap_passes(run: Run) -> bool:
+    """Whether the Pillow of a run may resize by height first, which rounds otherwise: from version 13 on."""
+    pillow = run["environment"].get("pillow") or version("Pillow")
+    return int(pillow.partition(".")[0]) >= 13
+
+
+def copy_models(run: Run, facts: Mapping[str, Any], home: Path, models: Path) -> None:
+    """The files of every variant, the class names, ``variants.txt`` (name, precision, backend and model a line) and
+    ``model.json``, the facts.
+
+    Raises:
+        FormatError: a file that run.json names is missing.
+    """
+    models.mkdir()
+    rows = []
+    for variant in run["variants"]:
+        if variant["files"] is None:
+            continue
+        for name in variant["files"].values():
+            _copy(home / str(name), models / str(name))
+        stem = Path(variant["files"]["param"]).stem
+        rows.append((variant["name"], variant["precision"], variant["backend"], stem))
+    rows.sort(key=lambda row: row[0] != "fp32-cpu")  # what the others are compared with comes first
+    (models / "variants.txt").write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")
+    if run["model"]["labels"]:
+        _copy(home / LABELS, models / LABELS)
+    else:
+        (models / LABELS).touch()
+    _write_json(facts, models / "model.json")
+
+
+def write_project(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
+    """Copy a project's files, rendering its templates with ``facts``."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["float32"] = float32_literal
+    for path in _files(source):
+        name = path.relative_to(source).as_posix()
+        to = target / name.removesuffix(".jinja")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".jinja"):
+            to.write_text(environment.get_template(name).render(facts), encoding="utf-8")
+        else:
+            shutil.copyfile(path, to)
+        if to.suffix == ".sh" or to.name == "infer.py":
+            to.chmod(0o755)  # a wheel does not keep it
+
+
+def float32_literal(value: float) -> str:
+    """The shortest C++ literal of a number's nearest float32."""
+    return f"{np.float32(value)!s}f"
+
+
+def _files(source: Path) -> Iterator[Path]:
+    return (path for path in sorted(source.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        hint = "put the class names there, one a line" if source.name == LABELS else "do the run again"
+        raise FormatError("is missing", where=str(source), hint=hint) from None
+
+
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Path of every file below a folder -> SHA-256 of its content."""
+    return {path.relative_to(folder).as_posix(): _hash(path) for path in _files(folder)}
+
+
+def refuse_what_a_user_wrote(folder: Path) -> None:
+    """Raises StorageError where writing an app to ``folder`` would lose what ncnnkit did not write itself."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        written = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        replaced = {path.partition("/")[0] for path in written}
+    except (OSError, ValueError, AttributeError):
+        raise StorageError(
+            "is not empty and holds no app", where=str(folder), hint="choose another folder with -o"
+        ) from None
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name.partition("/")[0] in replaced and written.get(name) != _hash(path):
+            raise StorageError(
+                f"{name} was changed since ncnnkit wrote it", where=str(folder), hint="choose another folder with -o"
+            )
+
+
+def _hash(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()

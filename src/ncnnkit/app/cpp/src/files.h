@@ -1,0 +1,34 @@
+// Files: read whole, or mapped.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+using Bytes = std::vector<std::uint8_t>;
+
+// The content of a file. Throws Failure.
+Bytes read_file(const std::string& path);
+
+bool is_folder(const std::string& path);
+
+// A file's pages, read by the kernel when they are touched and given back by it when memory is short.
+class MappedFile {
+public:
+    // Throws Failure.
+    explicit MappedFile(const std::string& path);
+    ~MappedFile();
+    MappedFile(const MappedFile&) = delete;
+    MappedFile& operator=(const MappedFile&) = delete;
+
+    const std::uint8_t* data() const { return data_; }
+    std::size_t size() const { return size_; }
+
+    // The pages of [begin, end) are not needed at once; touched again, they come from the file again.
+    void release(std::size_t begin, std::size_t end) const;
+
+private:
+    const std::uint8_t* data_ = nullptr;
+    std::size_t size_ = 0;
+};

@@ -1,0 +1,22 @@
+// Images: JPEG by libjpeg-turbo, PNG by libpng, and PPM and PGM.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+struct Image {
+    int width = 0;
+    int height = 0;
+    int channels = 0; // 1: grey, 3: RGB
+    std::vector<std::uint8_t> pixels; // row by row, the channels of a pixel side by side
+
+    Image() = default;
+    Image(int w, int h, int c) : width(w), height(h), channels(c), pixels(std::size_t(w) * h * c) {}
+    std::uint8_t* row(int y) { return pixels.data() + std::size_t(y) * width * channels; }
+    const std::uint8_t* row(int y) const { return pixels.data() + std::size_t(y) * width * channels; }
+};
+
+// An image file's pixels, as Pillow decodes them: alpha is dropped, 16 bits become 8, EXIF's orientation is not applied.
+// Throws Failure, naming the image by `name`.
+Image decode(const std::vector<std::uint8_t>& file, const std::string& name);

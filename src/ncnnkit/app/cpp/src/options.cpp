@@ -1,0 +1,123 @@
+#include "options.h"
+
+#include <cstdlib>
+#include <functional>
+#include <map>
+
+#include "failure.h"
+#include "model.h"
+
+const char kUsage[] =
+    "infer [MODEL.param MODEL.bin] INPUT [OUTPUT] [options]\n"
+    "\n"
+    "INPUT   a JPEG, PNG or PPM image; an array in a .npy, or as text in a .txt or .csv;\n"
+    "        with --streams, a folder of images, or - for PPM images on stdin\n"
+    "OUTPUT  .npy or text; of several outputs, each gets a file with its blob's name\n"
+    "The model may be left out where one is part of the program.\n"
+    "\n"
+    "  --cpu              run on the CPU (default)\n"
+    "  --gpu[=any]        run on the GPU by Vulkan; any: a software Vulkan device will do\n"
+    "  --precision=NAME   fp32, fp16, bf16, int8 or mixed: what ncnn may use; default: the variant's\n"
+    "  --threads=N        CPU threads; default: the cluster's cores\n"
+    "  --cluster=NAME     big (default), little or all: the cores to stay on\n"
+    "  --loop=N           timed inferences, after a first one (default 10)\n"
+    "  --top=N            best classes to print (default 5)\n"
+    "  --compare=FILE     also print the mean squared error from this output (.npy or text)\n"
+    "  --streams[=SPLIT]  throughput: workers side by side, as all:1,all:1 or big:4,little:4,gpu;\n"
+    "                     without SPLIT, the fastest one is found by measuring\n"
+    "  --json             print JSON\n"
+    "  --plain            without pools, light mode and mapped weights: to measure what they save\n";
+
+namespace {
+
+int count(const std::string& name, const std::string& value, int least, int most)
+{
+    char* end = nullptr;
+    const long number = std::strtol(value.c_str(), &end, 10);
+    if (value.empty() || *end || number < least || number > most)
+        throw UsageError(name + "=" + value + ": must be a whole number from " + std::to_string(least) + " to "
+                         + std::to_string(most));
+    return static_cast<int>(number);
+}
+
+const Precision* precision(const std::string& value)
+{
+    for (const Precision& known : kPrecisions)
+        if (value == known.name)
+            return &known;
+    throw UsageError("--precision=" + value + ": must be fp32, fp16, bf16, int8 or mixed");
+}
+
+Cluster cluster(const std::string& value)
+{
+    const std::map<std::string, Cluster> known = {
+        {"big", Cluster::big}, {"little", Cluster::little}, {"all", Cluster::all}};
+    if (!known.count(value))
+        throw UsageError("--cluster=" + value + ": must be big, little or all");
+    return known.at(value);
+}
+
+Gpu gpu(const std::string& value)
+{
+    if (!value.empty() && value != "any")
+        throw UsageError("--gpu=" + value + ": must be --gpu or --gpu=any");
+    return value.empty() ? Gpu::real : Gpu::any;
+}
+
+void nothing(const std::string& name, const std::string& value)
+{
+    if (!value.empty())
+        throw UsageError(name + " takes no value");
+}
+
+} // namespace
+
+Options parse(const std::vector<std::string>& arguments)
+{
+    Options options;
+    options.precision = precision(kModel.precision);
+    using Set = std::function<void(const std::string&)>;
+    const std::map<std::string, Set> known = {
+        {"--cpu", [&](const std::string& v) { nothing("--cpu", v); options.gpu = Gpu::none; }},
+        {"--gpu", [&](const std::string& v) { options.gpu = gpu(v); }},
+        {"--precision", [&](const std::string& v) { options.precision = precision(v); }},
+        {"--threads", [&](const std::string& v) { options.threads = count("--threads", v, 1, 256); }},
+        {"--cluster", [&](const std::string& v) { options.cluster = cluster(v); }},
+        {"--loop", [&](const std::string& v) { options.loop = count("--loop", v, 1, 1000000); }},
+        {"--top", [&](const std::string& v) { options.top = count("--top", v, 0, 1000000); }},
+        {"--compare", [&](const std::string& v) { options.compare = v; }},
+        {"--streams", [&](const std::string& v) { options.streams = true; options.split = v; }},
+        {"--json", [&](const std::string& v) { nothing("--json", v); options.json = true; }},
+        {"--plain", [&](const std::string& v) { nothing("--plain", v); options.plain = true; }},
+        {"--help", [&](const std::string&) { options.help = true; }},
+    };
+    std::vector<std::string> places;
+    for (const std::string& argument : arguments) {
+        if (argument.rfind("--", 0) != 0) {
+            places.push_back(argument);
+            continue;
+        }
+        const std::size_t equals = argument.find('=');
+        const auto option = known.find(argument.substr(0, equals));
+        if (option == known.end())
+            throw UsageError(argument + ": no such option; --help lists them");
+        option->second(equals == std::string::npos ? "" : argument.substr(equals + 1));
+    }
+    if (options.help)
+        return options;
+    const bool files = !places.empty() && places[0].size() > 6 && places[0].rfind(".param") == places[0].size() - 6;
+    if (!files && !has_embedded_model())
+        throw UsageError("give MODEL.param MODEL.bin INPUT [OUTPUT]; --help tells more");
+    if (files && places.size() >= 2) {
+        options.param = places[0];
+        options.bin = places[1];
+        places.erase(places.begin(), places.begin() + 2);
+    }
+    if (places.empty() || places.size() > 2 || (files && options.param.empty()))
+        throw UsageError("give MODEL.param MODEL.bin INPUT [OUTPUT]; --help tells more");
+    options.input = places[0];
+    options.output = places.size() > 1 ? places[1] : "";
+    if (options.streams && !(options.output.empty() && options.compare.empty()))
+        throw UsageError("--streams prints its answers: it takes no OUTPUT and no --compare");
+    return options;
+}

@@ -1,0 +1,30 @@
+// The command line.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine.h"
+
+struct Options {
+    std::string param, bin; // empty: the embedded model
+    std::string input;
+    std::string output; // empty: not written
+    std::string compare; // empty: with nothing
+    const Precision* precision = nullptr;
+    Gpu gpu = Gpu::none;
+    Cluster cluster = Cluster::big;
+    int threads = 0; // 0: as many as the cluster has cores
+    int loop = 10;
+    int top = 5;
+    bool json = false;
+    bool plain = false;
+    bool streams = false;
+    std::string split; // of the streams; empty: the fastest is found by measuring
+    bool help = false;
+};
+
+extern const char kUsage[];
+
+// Throws UsageError.
+Options parse(const std::vector<std::string>& arguments);

@@ -1,0 +1,436 @@
+#!/usr/bin/env python3
+"""Runs the model on one input and prints the best classes: infer.py MODEL.param MODEL.bin INPUT [OUTPUT] [options].
+
+INPUT is an image, or an array: .npy, or text in a .txt or .csv. OUTPUT is .npy or text. Needs ncnn and numpy; PPM and
+PGM images are read here, other formats by Pillow, where that is installed. What is known of the model comes from the
+model.json beside MODEL.param. Python 3.9 or newer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
+
+Array = Any  # numpy.ndarray
+Facts = Dict[str, Any]
+
+
+class Failure(Exception):
+    """What a user can mend: it ends the program with one line on stderr and exit status 1."""
+
+
+# ----------------------------------------------------------------------------------------------------------- images
+
+BITS = 32 - 8 - 2  # of a coefficient's fraction: 8 bits of pixel, 2 of headroom, as in Pillow's Resample.c
+
+
+def _sinc(x: Array) -> Array:
+    safe = np.where(x == 0, 1.0, x * math.pi)
+    return np.where(x == 0, 1.0, np.sin(safe) / safe)
+
+
+def _bicubic(x: Array) -> Array:
+    x = np.abs(x)
+    outer = (((x - 5) * x + 8) * x - 4) * -0.5
+    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, outer, 0.0))
+
+
+def _hamming(x: Array) -> Array:
+    return np.where(np.abs(x) < 1, _sinc(np.abs(x)) * (0.54 + 0.46 * np.cos(x * math.pi)), 0.0)
+
+
+FILTERS: Dict[str, Tuple[Callable[[Array], Array], float]] = {
+    "box": (lambda x: ((x > -0.5) & (x <= 0.5)).astype(np.float64), 0.5),
+    "bilinear": (lambda x: np.maximum(1.0 - np.abs(x), 0.0), 1.0),
+    "hamming": (_hamming, 1.0),
+    "bicubic": (_bicubic, 2.0),
+    "lanczos": (lambda x: np.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / 3), 0.0), 3.0),
+}
+"""Pillow's filters and how far from their middle they reach."""
+
+
+def resize(pixels: Array, height: int, width: int, interpolation: str, may_swap: bool) -> Array:
+    """Pillow's antialiased resizing of uint8 (H, W, C), to the bit; ``may_swap``: as Pillow does from version 13 on."""
+    if interpolation == "nearest":
+        rows, columns = nearest_places(pixels.shape[0], height), nearest_places(pixels.shape[1], width)
+        found = pixels[np.maximum(rows, 0)][:, np.maximum(columns, 0)]
+        return np.where((rows < 0)[:, None, None] | (columns < 0)[None, :, None], np.uint8(0), found)
+    fewer_rows, fewer_columns = pixels.shape[0] - height, pixels.shape[1] - width
+    rows_first = may_swap and fewer_rows > 0 and fewer_rows > 2 * fewer_columns
+    for axis in (0, 1) if rows_first else (1, 0):
+        size = (height, width)[axis]
+        if size != pixels.shape[axis]:
+            pixels = resize_rows(pixels.swapaxes(0, axis), size, interpolation).swapaxes(0, axis)
+    return pixels
+
+
+def resize_rows(pixels: Array, size: int, interpolation: str) -> Array:
+    """Make ``size`` rows of the rows of uint8 (N, W, C)."""
+    curve, reach = FILTERS[interpolation]
+    scale = len(pixels) / size
+    stretch = max(scale, 1.0)
+    reach *= stretch
+    out = np.empty((size, *pixels.shape[1:]), np.uint8)
+    for row in range(size):
+        center = (row + 0.5) * scale
+        first = max(int(center - reach + 0.5), 0)
+        last = min(int(center + reach + 0.5), len(pixels))
+        exact = curve((np.arange(first, last) - center + 0.5) * (1.0 / stretch))
+        exact = exact / (sum(exact.tolist()) or 1.0)  # added up one by one, as C does
+        weights = np.trunc(np.where(exact < 0, -0.5, 0.5) + exact * (1 << BITS)).astype(np.int32)
+        total = np.tensordot(weights, pixels[first:last].astype(np.int32), 1) + (1 << (BITS - 1))
+        out[row] = np.clip(total >> BITS, 0, 255)
+    return out
+
+
+def nearest_places(before: int, after: int) -> Array:
+    """Which row or column each new one is; -1 where adding up the steps, as Pillow does, leads outside."""
+    steps = np.full(after, before / after)
+    steps[0] /= 2
+    places = np.cumsum(steps).astype(int)  # one by one: a product would round otherwise
+    return np.where(places < before, places, -1)
+
+
+def margin(size: int, crop: int) -> int:
+    """Where a centred crop begins: torchvision's rounding."""
+    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+
+
+def to_tensor(pixels: Array, how: Facts) -> Array:
+    """The network's input, float32 (C, H, W), from uint8 (H, W) or (H, W, 3)."""
+    pixels = in_color(pixels, how["color"] == "gray")
+    height, width = pixels.shape[:2]
+    size = how["resize"]
+    if isinstance(size, int):
+        longer = int(size * max(height, width) / min(height, width))
+        if size * longer > 100_000_000:
+            raise Failure("is too long and thin (%dx%d) to resize" % (height, width))
+        size = (size, longer) if height <= width else (longer, size)
+    if size and tuple(size) != (height, width):
+        pixels = resize(pixels, size[0], size[1], how["interpolation"], how["may_swap"])
+    if how["crop"]:
+        pixels = cropped(pixels, *how["crop"])
+    planes = pixels.transpose(2, 0, 1)
+    tensor = planes[:: -1 if how["color"] == "bgr" else 1].astype(np.float32, order="C")
+    tensor /= np.float32(how["divisor"])
+    tensor -= np.asarray(how["mean"], np.float32)[:, None, None]
+    tensor /= np.asarray(how["std"], np.float32)[:, None, None]
+    return tensor
+
+
+def in_color(pixels: Array, gray: bool) -> Array:
+    """uint8 (H, W, 1) or (H, W, 3); luma in Pillow's fixed point."""
+    if gray and pixels.ndim == 3:
+        red, green, blue = pixels.astype(np.uint32).transpose(2, 0, 1)
+        pixels = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)
+    pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    return pixels if gray or pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def cropped(pixels: Array, height: int, width: int) -> Array:
+    """The middle; black where the image is smaller."""
+    top, left = margin(pixels.shape[0], height), margin(pixels.shape[1], width)
+    out = np.zeros((height, width, pixels.shape[2]), np.uint8)
+    inner = pixels[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    at = (max(-top, 0), max(-left, 0))
+    out[at[0] : at[0] + inner.shape[0], at[1] : at[1] + inner.shape[1]] = inner
+    return out
+
+
+def decode(path: Path) -> Array:
+    """uint8 (H, W) or (H, W, 3)."""
+    data = path.read_bytes()
+    if data[:2] in (b"P5", b"P6"):
+        return decode_pnm(data)
+    try:
+        from PIL import Image
+    except ImportError:
+        raise Failure("is no PPM or PGM image, and reading others needs Pillow (pip install Pillow)") from None
+    try:
+        with Image.open(path) as image:
+            return from_pillow(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Failure("is not an image: %s" % error) from None
+
+
+def from_pillow(image: Any) -> Array:
+    if image.mode.startswith("I"):  # 16 bits: Pillow's own convert() clips at 255
+        return np.clip(np.asarray(image) / 257.0 + 0.5, 0, 255).astype(np.uint8)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+def decode_pnm(data: bytes) -> Array:
+    words: List[bytes] = []
+    at = 2
+    while len(words) < 3 and at < len(data):
+        if data[at : at + 1] == b"#":
+            at = data.find(b"\n", at) if b"\n" in data[at:] else len(data)
+        elif data[at : at + 1].isspace():
+            at += 1
+        else:
+            words.append(data[at:].split(None, 1)[0])
+            at += len(words[-1])
+    if len(words) < 3 or not all(word.isdigit() for word in words) or words[2] != b"255":
+        raise Failure("is a broken PPM: its header must be three numbers, the last 255")
+    shape = (int(words[1]), int(words[0])) + ((3,) if data[1:2] == b"6" else ())
+    pixels = data[at + 1 :]
+    if len(pixels) < math.prod(shape):
+        raise Failure("is a broken PPM: the file ends too early")
+    return np.frombuffer(pixels, np.uint8, math.prod(shape)).reshape(shape)
+
+
+# ------------------------------------------------------------------------------------------------ inputs and outputs
+
+
+def is_array(path: Path) -> bool:
+    return path.suffix in (".npy", ".txt", ".csv")
+
+
+def read_array(path: Path) -> Array:
+    """float32, finite."""
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = np.array(path.read_text().replace(",", " ").replace(";", " ").split(), np.float32)
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+    except ValueError as error:
+        raise Failure("does not hold numbers: %s" % error) from None
+    if not np.isfinite(values).all():
+        raise Failure("holds NaN or infinity")
+    return values
+
+
+def read_input(path: Path, facts: Facts) -> Array:
+    """The network's input, float32 of its shape."""
+    shape = tuple(facts["input"]["shape"])
+    if is_array(path):
+        values = read_array(path)
+        fits = values.shape in (shape, (1, *shape)) if path.suffix == ".npy" else values.size == math.prod(shape)
+        if not fits:
+            raise Failure("has shape %s, the network takes %s" % (times(values.shape), times(shape)))
+        return np.ascontiguousarray(values.reshape(shape))
+    if facts["preprocess"] is None:
+        raise Failure("this model takes arrays (.npy or text), not images")
+    tensor = to_tensor(decode(path), facts["preprocess"])
+    if tensor.shape != shape:
+        raise Failure("becomes %s, the network takes %s" % (times(tensor.shape), times(shape)))
+    return tensor
+
+
+def times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def write_output(path: Path, values: Array) -> None:
+    if path.suffix == ".npy":
+        np.save(path, values)
+    else:
+        np.savetxt(path, values.reshape(-1), "%.9g")
+
+
+# ------------------------------------------------------------------------------------------------------- the network
+
+
+def cluster_cores(ncnn: Any, cluster: str) -> int:
+    count = {"all": ncnn.get_cpu_count, "little": ncnn.get_little_cpu_count, "big": ncnn.get_big_cpu_count}[cluster]()
+    if count == 0:
+        raise Failure("--cluster=%s: this machine has no such cores" % cluster)
+    return int(count)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what ncnn writes to stderr."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def find_gpu(ncnn: Any, software: bool) -> Tuple[int, str]:
+    """Index and name of the device for --gpu."""
+    seen = ""
+    with quiet():  # ncnn lists what each device can do
+        count = ncnn.get_gpu_count()
+    for index in range(count):
+        info = ncnn.get_gpu_info(index)
+        if software or info.type() != 3:  # 3: a software device
+            return index, info.device_name()
+        seen = info.device_name()
+    if seen:
+        raise Failure("--gpu: the only Vulkan device is the CPU (%s); --gpu=any takes it all the same" % seen)
+    raise Failure("--gpu: there is no Vulkan device here: is its driver installed?")
+
+
+def only_for_cpus(param: str) -> bool:
+    """ncnn's Vulkan pads int8 blobs with zeros only; a model made for a CPU may ask for other values (pad_value)."""
+    lines = [line.split()[4:] for line in param.splitlines() if line.startswith("Convolution")]
+    params = [dict(word.split("=", 1) for word in words if "=" in word) for words in lines]
+    return any(float(given.get("8", 0)) and float(given.get("18", 0)) for given in params)
+
+
+def open_net(ncnn: Any, args: argparse.Namespace, allowed: Dict[str, bool], threads: int) -> Tuple[Any, str]:
+    """(the network, the GPU's name or '')."""
+    net, device = ncnn.Net(), ""
+    net.opt.num_threads = threads
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = allowed["fp16"]
+    net.opt.use_bf16_storage = allowed["bf16"]
+    if hasattr(net.opt, "use_bf16_packed"):
+        net.opt.use_bf16_packed = allowed["bf16"]
+    if args.gpu:
+        if only_for_cpus(args.param.read_text()):
+            raise Failure("%s: this int8 model is made for CPUs: take the run's int8-vulkan variant" % args.param)
+        net.opt.use_vulkan_compute = True
+        index, device = find_gpu(ncnn, args.gpu == "any")
+        net.set_vulkan_device(index)
+    with quiet():
+        unusable = [
+            path for load, path in ((net.load_param, args.param), (net.load_model, args.bin)) if load(str(path))
+        ]
+    if unusable:
+        raise Failure("%s: ncnn cannot load it" % unusable[0])
+    if args.gpu and not any(layer.support_vulkan for layer in net.layers()):
+        raise Failure("--gpu: ncnn has no Vulkan kernel for any layer of this model")
+    return net, device
+
+
+def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
+    """The outputs of one inference, float32."""
+    with net.create_extractor() as extractor:
+        if extractor.input(facts["input"]["name"], mat) != 0:
+            raise Failure("the model has no input %s: is it another one?" % facts["input"]["name"])
+        outputs = []
+        for name in facts["outputs"]:
+            status, output = extractor.extract(name)
+            if status != 0 or output.empty():
+                raise Failure("ncnn could not compute blob %s (status %d)" % (name, status))
+            outputs.append(np.array(output))
+        return outputs
+
+
+def best(scores: Array, labels: Sequence[str], count: int) -> List[Dict[str, Any]]:
+    """The best classes, best first; none where the output is no vector of scores."""
+    if scores.size < 2 or max(scores.shape) != scores.size:
+        return []
+    flat = scores.reshape(-1)
+    order = np.argsort(-flat, kind="stable")[:count]
+    named = len(labels) == flat.size
+    return [{"index": int(i), "label": labels[i] if named else "class %d" % i, "score": float(flat[i])} for i in order]
+
+
+def beside(param: Path, name: str) -> str:
+    try:
+        return (param.parent / name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise Failure("%s: cannot be read: %s" % (param.parent / name, error.strerror)) from None
+
+
+def run(args: argparse.Namespace) -> None:
+    import ncnn
+
+    for path in (args.param, args.bin, args.input):
+        if not path.is_file() or not path.stat().st_size:
+            raise Failure("%s: no such file, or an empty one" % path)
+    facts: Facts = json.loads(beside(args.param, "model.json"))
+    labels = beside(args.param, "labels.txt").splitlines()
+    precision = args.precision or facts["precision"]
+    if precision not in facts["precisions"]:
+        raise Failure("--precision=%s: must be one of %s" % (precision, ", ".join(facts["precisions"])))
+    start = time.perf_counter()
+    try:
+        tensor = read_input(args.input, facts)
+    except Failure as failure:
+        raise Failure("%s: %s" % (args.input, failure)) from None
+    input_ms = (time.perf_counter() - start) * 1000
+    threads = args.threads or cluster_cores(ncnn, args.cluster)
+    ncnn.set_cpu_powersave({"all": 0, "little": 1, "big": 2}[args.cluster])
+    start = time.perf_counter()
+    net, device = open_net(ncnn, args, facts["precisions"][precision], threads)
+    load_ms = (time.perf_counter() - start) * 1000
+    mat = ncnn.Mat(tensor).clone()  # ncnn's own memory: on numpy's, layers that work in place crash in light mode
+    samples, outputs = [], []
+    for _ in range(args.loop + 1):
+        start = time.perf_counter()
+        outputs = infer(ncnn, net, mat, facts)
+        samples.append((time.perf_counter() - start) * 1000)
+    if not all(np.isfinite(values).all() for values in outputs):
+        raise Failure("the output holds NaN or infinity")
+    if args.output:
+        for name, values in zip(facts["outputs"], outputs):
+            several = len(outputs) > 1
+            write_output(args.output.with_stem("%s-%s" % (args.output.stem, name)) if several else args.output, values)
+    first, low = samples[0], min(samples[1:])
+    median, high = np.percentile(samples[1:], [50, 90]).tolist()
+    report: Dict[str, Any] = {
+        "model": facts["model"], "precision": precision, "backend": "vulkan" if device else "cpu", "device": device,
+        "threads": threads, "load_ms": load_ms, "input_ms": input_ms,
+        "latency_ms": {"first": first, "min": low, "median": median, "p90": high, "runs": args.loop},
+        "top": best(outputs[0], labels, args.top),
+    }  # fmt: skip
+    if args.json:
+        print(json.dumps(report))
+        return
+    print("%s, %s, %s, %d threads" % (facts["model"], precision, device or "cpu", threads))
+    print("load %.4g ms, input %.4g ms" % (load_ms, input_ms))
+    print(
+        "latency: first %.4g ms; then min %.4g, median %.4g, p90 %.4g ms of %d" % (first, low, median, high, args.loop)
+    )
+    for row in report["top"]:
+        print("%8.4g  %s" % (row["score"], row["label"]))
+
+
+def whole(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError("must be a whole number, not %r" % text)
+    return int(text)
+
+
+def positive(text: str) -> int:
+    if not 1 <= whole(text) <= 1000000:
+        raise argparse.ArgumentTypeError("must be a whole number above zero, not %r" % text)
+    return int(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("param", type=Path)
+    parser.add_argument("bin", type=Path)
+    parser.add_argument("input", type=Path)
+    parser.add_argument("output", type=Path, nargs="?")
+    parser.add_argument("--cpu", dest="gpu", action="store_const", const="", help="run on the CPU (default)")
+    parser.add_argument(
+        "--gpu", nargs="?", choices=("real", "any"), const="real", default="", help="by Vulkan, or fail"
+    )
+    parser.add_argument("--precision", help="fp32, fp16, bf16, int8 or mixed; default: the variant's")
+    parser.add_argument("--threads", type=positive, help="default: the cluster's cores")
+    parser.add_argument("--cluster", choices=("big", "little", "all"), default="big")
+    parser.add_argument("--loop", type=positive, default=10, help="timed inferences, after a first one")
+    parser.add_argument("--top", type=whole, default=5, help="best classes to print")
+    parser.add_argument("--json", action="store_true")
+    try:
+        run(parser.parse_args())
+    except (Failure, OSError) as failure:
+        print("infer: %s" % failure, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

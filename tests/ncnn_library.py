@@ -1,0 +1,39 @@
+"""ncnn's C++ library and tools, which ``scripts/ncnn-library`` builds, and what is built with them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
+
+
+def installed(kind: str) -> Path | None:
+    """Where the library of a kind, ``native`` or ``aarch64``, is installed; None where it is not."""
+    return next(iter(sorted(CACHE.glob(f"ncnn-*/{kind}"))), None)
+
+
+def native() -> Path:
+    found = installed("native")
+    assert found is not None
+    return found
+
+
+def build(source: Path, folder: Path, *options: str, library: str = "native") -> Path:
+    """Configure and build a CMake project with a library, warnings as errors; returns the folder it was built in."""
+    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
+    home = [f"-DCMAKE_PREFIX_PATH={installed(library)}"]
+    run("cmake", "-S", source, "-B", folder, "-G", "Ninja", *flags, *home, *options)
+    run("cmake", "--build", folder)
+    return folder
+
+
+def run(*line: str | Path, **options: Any) -> str:
+    """A command's stdout; what it said is in the failure where it fails."""
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        list(map(str, line)), capture_output=True, text=True, **options
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, line))}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+    return done.stdout

@@ -1,0 +1,324 @@
+"""The app that is written: what is in it, and what is refused. That it builds and runs is test_app_build's."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import PIL
+import pytest
+from networks import SMALL, network, samples, small
+from PIL import Image
+
+from ncnnkit import ncnnfile
+from ncnnkit.app import float32_literal, make_app
+from ncnnkit.cli import app
+from ncnnkit.errors import FormatError, ModelError, NcnnkitError, RecipeError, StorageError
+from ncnnkit.pipeline import run
+from ncnnkit.preprocess import Preprocess
+from ncnnkit.recipe import Recipe
+from ncnnkit.session import Session
+from ncnnkit.worker import OPTIONS
+
+PREPROCESS = Preprocess(resize=20, interpolation="bicubic", crop=(16, 16), color="bgr", mean=(0.485, 0.456, 0.406))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a small network whose inputs are 3x16x16, with preprocessing and ten class names."""
+    home = tmp_path_factory.mktemp("run")
+    ncnnfile.save(small(), home / "m.param")
+    np.save(home / "x.npy", samples(10))
+    run(
+        Recipe(
+            str(home / "m.param"), images=str(home / "x.npy"), backends=("cpu",), precisions=("fp32", "fp16", "int8"),
+            threads=1, seconds=0.05, rounds=1, effort="fast",
+        ),
+        home / "out",
+    )  # fmt: skip
+    edit(home / "out", preprocess={**PREPROCESS.to_dict(), "origin": "a test"}, labels=10)
+    (home / "out/labels.txt").write_text("".join(f"name {i}\n" for i in range(10)))
+    return home / "out"
+
+
+def edit(folder: Path, *, labels: int | None = None, **fields: Any) -> None:
+    document = json.loads((folder / "run.json").read_text())
+    document.update(fields)
+    if labels is not None:
+        document["model"]["labels"] = labels
+    (folder / "run.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def own_run(run_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to change."""
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))
+
+
+# ---------------------------------------------------------------------------------------------------- what is there
+
+
+def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
+    chosen = make_app(run_folder, "int8", tmp_path / "app")
+    assert chosen["name"] == "int8-cpu"
+    for name in ("CMakeLists.txt", "CMakePresets.json", "README.md", "run.sh", "scripts/deploy.sh", "src/main.cpp"):
+        assert (tmp_path / "app" / name).is_file(), name
+    models = tmp_path / "app/models"
+    for name in ("m-fp32", "m-fp16", "m-int8"):
+        for ending in (".param", ".bin"):
+            assert (models / (name + ending)).read_bytes() == (run_folder / (name + ending)).read_bytes()
+    assert (models / "labels.txt").read_text().splitlines()[3] == "name 3"
+    rows = [line.split() for line in (models / "variants.txt").read_text().splitlines()]
+    assert rows == [[f"{p}-cpu", p, "cpu", f"m-{p}"] for p in ("fp32", "fp16", "int8")]
+    assert (tmp_path / "app/run.sh").stat().st_mode & 0o111
+    assert not list((tmp_path / "app").rglob("*.jinja"))
+
+
+def test_the_program_knows_the_model(run_folder: Path, tmp_path: Path) -> None:
+    make_app(run_folder, "int8-cpu", tmp_path / "app")
+    header = (tmp_path / "app/src/model.h").read_text()
+    for text in (
+        '"in0"', "{3, 16, 16}", '{"out0"}', "20, // shorter side", "16, 16, // crop", "Filter::bicubic", "Color::bgr",
+        "255.0f", "{0.485f, 0.456f, 0.406f}", "{1.0f, 1.0f, 1.0f}",
+    ):  # fmt: skip
+        assert text in header, text
+    for name, allowed in OPTIONS.items():
+        assert f'{{"{name}", {str(allowed["fp16"]).lower()}, {str(allowed["bf16"]).lower()}}}' in header
+
+
+@pytest.mark.parametrize("value", [0.1, 0.485, 1 / 3, 255.0, 1e-7, 3e20, 58.395, 1.0])
+def test_literals_are_the_nearest_float32(value: float) -> None:
+    literal = float32_literal(value)
+    assert literal.endswith("f")
+    assert np.float32(literal[:-1]) == np.float32(value)
+    assert "." in literal or "e" in literal
+
+
+def test_a_run_on_arrays_takes_no_images(own_run: Path, tmp_path: Path) -> None:
+    edit(own_run, preprocess=None)
+    make_app(own_run, "fp32", tmp_path / "app")
+    assert "    false,\n    {}," in (tmp_path / "app/src/model.h").read_text()
+    assert "An array of 3x16x16 float values" in (tmp_path / "app/README.md").read_text()
+
+
+def test_without_class_names(own_run: Path, tmp_path: Path) -> None:
+    edit(own_run, labels=0)
+    (own_run / "labels.txt").write_text("an older run's\n")
+    make_app(own_run, "fp32", tmp_path / "app")
+    assert (tmp_path / "app/models/labels.txt").read_text() == ""
+
+
+def test_embedded(run_folder: Path, tmp_path: Path) -> None:
+    make_app(run_folder, "int8", tmp_path / "app", embed=True)
+    cmake = (tmp_path / "app/CMakeLists.txt").read_text()
+    assert 'option(INFER_EMBED "make the model part of the program" ON)' in cmake
+    assert 'INFER_MODEL "m-int8"' in cmake
+
+
+def test_writing_an_app_again_keeps_what_was_built(run_folder: Path, tmp_path: Path) -> None:
+    make_app(run_folder, "int8", tmp_path / "app")
+    (tmp_path / "app/build").mkdir()
+    (tmp_path / "app/build/infer").write_text("a program")
+    make_app(run_folder, "fp32", tmp_path / "app")
+    assert (tmp_path / "app/build/infer").read_text() == "a program"
+    assert '"fp32-cpu"' in (tmp_path / "app/src/model.h").read_text()
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("change", ["src/main.cpp", "src/mine.cpp", "README.md"])
+def test_what_a_user_wrote_is_not_lost(change: str, run_folder: Path, tmp_path: Path) -> None:
+    make_app(run_folder, "int8", tmp_path / "app")
+    (tmp_path / "app" / change).write_text("my own")
+    with pytest.raises(StorageError, match=f"{change} was changed since"):
+        make_app(run_folder, "int8", tmp_path / "app")
+    assert (tmp_path / "app" / change).read_text() == "my own"
+
+
+def test_a_users_folder_is_left_alone(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(StorageError, match="holds no app"):
+        make_app(run_folder, "int8", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def refused(run_folder: Path, tmp_path: Path, kind: type[NcnnkitError], match: str, **options: Any) -> None:
+    with pytest.raises(kind, match=match):
+        make_app(run_folder, **{"variant": "int8", "folder": tmp_path / "app", **options})
+    assert not (tmp_path / "app").exists()
+
+
+def test_an_unknown_variant(run_folder: Path, tmp_path: Path) -> None:
+    refused(run_folder, tmp_path, RecipeError, "no variant 'int4'.*fp32-cpu, fp16-cpu, int8-cpu", variant="int4")
+
+
+def test_an_unknown_language(run_folder: Path, tmp_path: Path) -> None:
+    refused(run_folder, tmp_path, RecipeError, "unknown language 'rust'", lang="rust")
+    refused(run_folder, tmp_path, RecipeError, "--embed is for C", lang="python", embed=True)
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    refused(tmp_path, tmp_path, FormatError, r"no run\.json here")
+
+
+@pytest.mark.parametrize("name", ["m-fp16.bin", "m-int8.param", "labels.txt"])
+def test_a_missing_file_leaves_nothing(name: str, own_run: Path, tmp_path: Path) -> None:
+    (own_run / name).unlink()
+    refused(own_run, tmp_path, FormatError, name)
+
+
+def test_a_variant_without_a_model(own_run: Path, tmp_path: Path) -> None:
+    variants = json.loads((own_run / "run.json").read_text())["variants"]
+    variants[2].update(files=None, status="skipped", reason="no layer for it")
+    edit(own_run, variants=variants)
+    refused(own_run, tmp_path, ModelError, "int8-cpu has no model: no layer for it")
+
+
+def test_several_inputs(own_run: Path, tmp_path: Path) -> None:
+    model = json.loads((own_run / "run.json").read_text())["model"]
+    model["inputs"] *= 2
+    edit(own_run, model=model)
+    refused(own_run, tmp_path, ModelError, "this network has several")
+
+
+def test_the_command(run_folder: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    words = ["app", str(run_folder), "--variant", "int8", "-o", str(tmp_path / "app")]
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "int8-cpu" in result.stdout
+    assert CliRunner().invoke(app, [*words[:2], "--variant", "int9", *words[4:]]).exit_code == 3
+
+
+# ------------------------------------------------------------------------------------------------------- the Python app
+
+
+@pytest.fixture(scope="module")
+def python_app(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("python") / "app"
+    make_app(run_folder, "fp32", folder, lang="python")
+    return folder
+
+
+def infer(folder: Path, *words: str | Path, model: str = "m-fp32") -> subprocess.CompletedProcess[str]:
+    files = (folder / f"models/{model}.param", folder / f"models/{model}.bin")
+    line = [sys.executable, folder / "infer.py", *files, *words]
+    return subprocess.run(list(map(str, line)), capture_output=True, text=True)
+
+
+def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Path:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(path)
+    return path
+
+
+def test_python_gives_the_same_answers(python_app: Path, run_folder: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    for precision in ("fp32", "int8"):
+        done = infer(
+            python_app, image, tmp_path / "y.npy", "--json", f"--precision={precision}", "--threads=1",
+            model=f"m-{precision}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        with Session(run_folder / f"m-{precision}.param", precision=precision, threads=1) as net:
+            expected = net.run(PREPROCESS.apply(Image.open(image)))
+        assert isinstance(expected, np.ndarray)
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)
+        best = [int(i) for i in np.argsort(-expected)[:5]]
+        assert [row["label"] for row in said["top"]] == [f"name {i}" for i in best]
+        assert said["backend"] == "cpu"
+        assert 0 < said["latency_ms"]["min"] <= said["latency_ms"]["median"] <= said["latency_ms"]["p90"]
+
+
+def test_python_for_people(python_app: Path, tmp_path: Path) -> None:
+    done = infer(python_app, picture(tmp_path / "a.jpg"), tmp_path / "y.txt", "--top=3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("m, fp32, cpu")
+    assert done.stdout.count("name ") == 3
+    assert len((tmp_path / "y.txt").read_text().split()) == 10
+
+
+@pytest.fixture(scope="module")
+def script(python_app: Path) -> ModuleType:
+    """The app's file as a module."""
+    spec = importlib.util.spec_from_file_location("infer", python_app / "infer.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SWAPS = int(PIL.__version__.partition(".")[0]) >= 13
+SIZES = [(1, 1), (7, 5), (16, 16), (64, 48), (47, 103), (300, 20), (224, 224)]
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "I;16"])
+def test_python_prepares_images_to_the_bit(mode: str, interpolation: str, script: ModuleType, tmp_path: Path) -> None:
+    for number, size in enumerate(SIZES):
+        how = Preprocess(
+            resize=(None, 24, (31, 17))[number % 3], crop=((20, 22), None)[number % 2], interpolation=interpolation,
+            color=("rgb", "bgr", "gray")[number % 3], mean=(0.4,), std=(0.3,),
+        )  # fmt: skip
+        path = tmp_path / "a.png"
+        if mode == "I;16":
+            noise = np.random.default_rng(number).integers(0, 65536, size[::-1], np.uint16)
+            Image.fromarray(noise).save(path)
+        else:
+            picture(path, mode, size)
+        with Image.open(path) as image:
+            expected = how.apply(image)
+        found = script.to_tensor(script.decode(path), {**how.to_dict(), "may_swap": SWAPS})
+        np.testing.assert_array_equal(found, expected, err_msg=f"{size} {how}")
+
+
+FAULTS = {
+    "no such image": (["nowhere.png"], "nowhere.png"),
+    "no image": (["text.png"], "is not an image"),
+    "a broken PPM": (["broken.ppm"], "ends too early"),
+    "a wrong shape": (["wrong.npy"], "has shape 3x8x8, the network takes 3x16x16"),
+    "NaN": (["nan.txt"], "holds NaN or infinity"),
+    "words": (["words.txt"], "does not hold numbers"),
+    "a precision": (["good.npy", "--precision=int4"], "must be one of"),
+    "no GPU": (["good.npy", "--gpu"], "--gpu: "),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_python_faults_are_one_line(
+    fault: str, python_app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_inputs(tmp_path)
+    words, match = FAULTS[fault]
+    done = infer(python_app, *words)
+    assert done.returncode == 1
+    assert match in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+
+
+def make_inputs(folder: Path) -> None:
+    (folder / "text.png").write_text("no image")
+    (folder / "broken.ppm").write_bytes(b"P6 40 30 255\n" + b"x" * 100)
+    np.save(folder / "wrong.npy", samples(1, (3, 8, 8))[0])
+    np.save(folder / "good.npy", samples(1)[0])
+    (folder / "nan.txt").write_text("nan " * 768)
+    (folder / "words.txt").write_text("one two")
+
+
+def test_int8_made_for_cpus_is_not_run_on_a_gpu(script: ModuleType) -> None:
+    assert not script.only_for_cpus(ncnnfile.format_param(network(SMALL)))
+    assert script.only_for_cpus("Convolution c 1 1 a b 0=8 1=3 4=1 8=2 18=1.270000e+02")
+    assert not script.only_for_cpus("Convolution c 1 1 a b 0=8 1=3 4=1 8=2 18=0.000000e+00")
