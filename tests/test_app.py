@@ -81,6 +81,18 @@ def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "app").rglob("*.jinja"))
 
 
+def test_of_several_devices_the_variants_of_one(own_run: Path, tmp_path: Path) -> None:
+    variants = json.loads((own_run / "run.json").read_text())["variants"]
+    there = [{**v, "name": f"{v['name']}@my board", "device": "my board"} for v in variants]
+    here = [{**v, "name": f"{v['name']}@local"} for v in variants]
+    edit(own_run, variants=here + there, recommended=None)
+    assert make_app(own_run, "int8", tmp_path / "a")["name"] == "int8-cpu@local"
+    assert make_app(own_run, "int8-cpu@my board", tmp_path / "b")["device"] == "my board"
+    for name in "ab":
+        rows = (tmp_path / name / "models/variants.txt").read_text().splitlines()
+        assert rows == [f"{p}-cpu {p} cpu m-{p}" for p in ("fp32", "fp16", "int8")]
+
+
 def test_the_program_knows_the_model(run_folder: Path, tmp_path: Path) -> None:
     make_app(run_folder, "int8-cpu", tmp_path / "app")
     header = (tmp_path / "app/src/model.h").read_text()

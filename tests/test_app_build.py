@@ -608,9 +608,23 @@ def test_deploy_copies_and_runs(app: Path, tmp_path: Path) -> None:
     ssh.write_text(f'#!/bin/sh\n[ "$1" = pi@board ] || exit 9\nshift\ncd {tmp_path}/board && exec sh -c "$*"\n')
     ssh.chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    said = run(app / "scripts/deploy.sh", "pi@board", app / "build/native/infer", CAT, "--top=1", "--loop=1", env=env)
+    program = app / "build/native/infer"
+    said = run(app / "scripts/deploy.sh", "pi@board", program, CAT, "--top=1", "--loop=1", env=env)
     assert "cat" in said
     assert (tmp_path / f"board/infer/models/{NAME}-int8.bin").is_file()
+
+
+def test_deploy_hands_no_word_to_a_shell(app: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/ssh").write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    (tmp_path / "bin/ssh").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "DEPLOY_TO": "it's $(touch a)"}
+    image = shutil.copy(CAT, tmp_path / "a cat.$(touch b)'")
+    line = [app / "scripts/deploy.sh", "board", app / "build/native/infer", image, "--compare=$(touch c)", "--loop=1"]
+    done = subprocess.run(list(map(str, line)), capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert "infer: $(touch c): cannot be read" in done.stderr
+    assert (tmp_path / "it's $(touch a)/infer").is_file()
+    assert not [name for name in "abc" if list(tmp_path.rglob(name))]
 
 
 def test_the_table_of_every_variant(app: Path) -> None:

@@ -61,7 +61,7 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
     facts = describe(run, chosen, home)
     refuse_what_a_user_wrote(folder)
     with staging(folder, record=RECORD) as new:
-        copy_models(run, facts, home, new / "models")
+        copy_models(run, chosen["device"], facts, home, new / "models")
         write_project(_HOME / lang, new, {**facts, "run": run, "variant": chosen, "embed": embed})
         _write_json(hashes(new), new / RECORD)
     return chosen
@@ -70,7 +70,9 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
 def choose(run: Run, name: str, where: Path) -> Variant:
     """The variant of this name or precision. Raises RecipeError and ModelError."""
     by_name = {variant["name"]: variant for variant in run["variants"]}
-    variant = by_name.get(name) or by_name.get(f"{name}-cpu")
+    # Of several devices, a precision means the first's.
+    of_precision = (v for v in run["variants"] if (v["precision"], v["backend"]) == (name, "cpu"))
+    variant = by_name.get(name) or next(of_precision, None)
     if variant is None:
         raise RecipeError(f"the run has no variant {name!r}", where=str(where), hint=f"one of {', '.join(by_name)}")
     if variant["files"] is None:
@@ -105,9 +107,9 @@ def may_swap_passes(run: Run) -> bool:
     return int(pillow.partition(".")[0]) >= 13
 
 
-def copy_models(run: Run, facts: Mapping[str, Any], home: Path, models: Path) -> None:
-    """The files of every variant, the class names, ``variants.txt`` (name, precision, backend and model a line) and
-    ``model.json``, the facts.
+def copy_models(run: Run, device: str, facts: Mapping[str, Any], home: Path, models: Path) -> None:
+    """The files of every variant of a device, the class names, ``variants.txt`` (name, precision, backend and model a
+    line) and ``model.json``, the facts.
 
     Raises:
         FormatError: a file that run.json names is missing.
@@ -115,12 +117,13 @@ def copy_models(run: Run, facts: Mapping[str, Any], home: Path, models: Path) ->
     models.mkdir()
     rows = []
     for variant in run["variants"]:
-        if variant["files"] is None:
+        if variant["files"] is None or variant["device"] != device:
             continue
         for name in variant["files"].values():
             _copy(home / str(name), models / str(name))
         stem = Path(variant["files"]["param"]).stem
-        rows.append((variant["name"], variant["precision"], variant["backend"], stem))
+        precision, backend = variant["precision"], variant["backend"]
+        rows.append((f"{precision}-{backend}", precision, backend, stem))
     rows.sort(key=lambda row: row[0] != "fp32-cpu")  # what the others are compared with comes first
     (models / "variants.txt").write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")
     if run["model"]["labels"]:
