@@ -16,11 +16,12 @@ from PIL import Image
 import ncnnkit as nk
 from ncnnkit import ncnnfile, variants
 from ncnnkit.convert import Conversion
-from ncnnkit.errors import ImageError, ModelError, StorageError, VerificationError
+from ncnnkit.device import LOCAL
+from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, VerificationError
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.schema import validate
-from ncnnkit.sites import this_machine
+from ncnnkit.sites import Site, this_machine
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.store import load_run
 from ncnnkit.verdict import GUESS, recommend
@@ -253,6 +254,16 @@ def test_vulkan_that_is_wrong_where_the_cpu_is_right_is_refused(cpu: float | Non
     variants.refuse_wrong_outputs(rows)
     assert rows[0]["status"] == status
     assert ("wrong outputs" in rows[0].get("reason", "")) == (status == "crashed")
+
+
+def test_the_cpus_to_pin_to() -> None:
+    board = {"clusters": [{"name": "little", "cpus": [0, 1, 2, 3]}, {"name": "big", "cpus": [4, 5]}]}
+    site = Site(LOCAL, {"board": board}, "arm")
+    found = [site.cluster(name) for name in ("", "all", "big", "3-4")]
+    assert found == [(), (), (4, 5), (3, 4)]
+    for name in ("middle", "5-6"):
+        with pytest.raises(RecipeError, match=rf"local has no {name} cores .*little \(0, 1, 2, 3\), big \(4, 5\)"):
+            site.cluster(name)
 
 
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ncnnkit.errors import RecipeError, StorageError
-from ncnnkit.recipe import BACKENDS, PRECISIONS, Recipe, make_recipe, save_recipe
+from ncnnkit.recipe import BACKENDS, PRECISIONS, Recipe, make_recipe, parse_cpus, save_recipe
 from ncnnkit.targets import TARGETS
 
 FULL = Recipe(
@@ -58,6 +58,14 @@ def test_a_saved_recipe_is_the_same(recipe: Recipe, tmp_path: Path) -> None:
     save_recipe(recipe, path)
     assert make_recipe({}, path) == recipe
     assert [file.name for file in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [("4-7", (4, 5, 6, 7)), ("0,2", (0, 2)), ("6,0-1,1", (0, 1, 6)), ("big", ()), ("", ()), ("3-1", ()), ("1,", ())],
+)
+def test_lists_of_cpus(text: str, cpus: tuple[int, ...]) -> None:
+    assert parse_cpus(text) == cpus
 
 
 def test_every_field_differs_in_the_full_recipe() -> None:
@@ -158,6 +166,7 @@ WRONG = [
     ("images", '["a", "b"]', "images must be text, not ['a', 'b']"),
     ("labels", "1979-05-27", "labels must be text, not 1979-05-27"),
     ("method", '"median"', "unknown method 'median' (one of mse, kl, aciq, minmax)"),
+    ("cluster", '"4-"', "unknown cluster '4-' (one of all, big, middle, little, cores as 4-7 or 0,2)"),
     ("effort", '"much"', "unknown effort 'much' (one of fast, default, best)"),
     ("max_error", "0.999", "max_error must be text, not 0.999"),
     ("max_latency", "20", "max_latency must be text, not 20"),

@@ -103,7 +103,7 @@ Effort = Annotated[
 FixClocks = Annotated[
     bool, typer.Option("--fix-clocks", help="Hold the clocks at their highest meanwhile, where that is permitted.")
 ]
-Cluster = Annotated[str | None, typer.Option(help="The cores to run on: big, middle, little or all.")]
+Cluster = Annotated[str | None, typer.Option(help="The cores to run on: big, middle, little, all, or as 4-7.")]
 Sustained = Annotated[
     float | None,
     typer.Option(min=0, help="Seconds that each variant then runs alone without a rest: does it throttle?"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from .targets import TARGETS
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
-CLUSTERS = ("all", "big", "middle", "little")
+CLUSTERS = ("all", "big", "middle", "little", "cores as 4-7 or 0,2")
 AUTO = "auto"
 """The target of whatever device is measured on."""
 
@@ -43,8 +44,8 @@ class Recipe:
         backends: what to run on there.
         precisions: what to make.
         threads: CPU threads; 0: all cores, of the cluster where one is named.
-        cluster: of the CPU, to be pinned to: ``big``, ``middle``, ``little``; ``all`` or empty: wherever the system
-            puts the threads.
+        cluster: of the CPU, to be pinned to: ``big``, ``middle``, ``little``, or cores as ``4-7``; ``all`` or empty:
+            wherever the system puts the threads.
         fix_clocks: hold the clocks at their highest while measuring, where that is permitted.
         sustained: seconds that each variant runs alone without a rest, after the others are measured.
         target: the kernels int8 weights are made for, or a board that has them; empty or ``auto``: those of the device
@@ -94,7 +95,8 @@ class Recipe:
             twice = [value for value in what if what.count(value) > 1]
             if twice:
                 raise RecipeError(f"{twice[0]} is asked for twice")
-        _one_of("cluster", [self.cluster] if self.cluster else [], CLUSTERS)
+        if not parse_cpus(self.cluster):
+            _one_of("cluster", [self.cluster] if self.cluster else [], CLUSTERS)
         _one_of("method", [self.method], ("mse", "kl", "aciq", "minmax"))
         _one_of("effort", [self.effort], EFFORTS)
         _one_of("target", [self.target] if self.target else [], (AUTO, *TARGETS))
@@ -182,6 +184,14 @@ def _one_of(what: str, given: Any, allowed: Any) -> None:
             raise RecipeError(f"unknown {what} {value!r}", hint="one of " + ", ".join(allowed))
     if what in ("backend", "precision") and not given:
         raise RecipeError(f"no {what} is asked for", hint="one of " + ", ".join(allowed))
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """The CPUs of a list as Linux writes them, ``0,4-7``; none where it is no such list."""
+    if not re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text, re.ASCII):
+        return ()
+    ends = (part.partition("-") for part in text.split(","))
+    return tuple(sorted({cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1)}))
 
 
 def _plain(value: Any) -> Any:

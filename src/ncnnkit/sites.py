@@ -10,6 +10,7 @@ from typing import Any
 
 from .device import LOCAL, Device, open_device
 from .errors import DeviceError, RecipeError
+from .recipe import parse_cpus
 from .targets import machine_target
 from .worker import WorkerError
 
@@ -42,13 +43,20 @@ class Site:
         return any(device["type"] != "cpu" for device in self.machine["vulkan"])
 
     def cluster(self, name: str) -> tuple[int, ...]:
-        """The CPUs of a cluster to pin to; none for ``all`` or no name. Raises RecipeError where there is no such."""
+        """The CPUs to pin to, of a cluster's name or a list as ``4-7``; none for ``all`` or no name.
+
+        Raises:
+            RecipeError: there are no such here.
+        """
         if name in ("", "all"):
             return ()
         clusters = {cluster["name"]: cluster["cpus"] for cluster in self.machine["board"]["clusters"]}
-        if name not in clusters:
-            raise RecipeError(f"{self.device.name} has no {name} cores", hint=f"it has {', '.join(clusters)}")
-        return tuple(clusters[name])
+        there = {cpu for cpus in clusters.values() for cpu in cpus}
+        cpus = tuple(clusters.get(name, parse_cpus(name)))
+        if not cpus or not there.issuperset(cpus):
+            has = ", ".join(f"{name} ({', '.join(map(str, cpus))})" for name, cpus in clusters.items())
+            raise RecipeError(f"{self.device.name} has no {name} cores", hint=f"it has {has}")
+        return cpus
 
     def variant(self, precision: str, backend: str) -> str:
         """The name of a variant here."""
