@@ -318,6 +318,12 @@ def test_a_table_as_ncnn2table_writes_it(tmp_path: Path) -> None:
     assert np.array_equal(stored(made, "c1"), expected.reshape(8, 3, 3, 3))
 
 
+def test_an_infinite_scale_of_a_dead_channel_is_read_as_1(tmp_path: Path) -> None:
+    """ncnn2table of 2023 writes what it divided by zero."""
+    (tmp_path / "n.table").write_text("c1_param_0 20.5 inf 20.5\nc1 31.25\n")
+    assert load_table(tmp_path / "n.table").weights["c1_param_0"].tolist() == [20.5, 1.0, 20.5]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

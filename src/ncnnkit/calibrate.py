@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from .graph import Graph, Layer
 from .worker import LOAD_TIMEOUT, Child, Tally, WorkerError
 
 Progress = Callable[[int, int], None]
+Answer = tuple[dict[str, Any], list[NDArray[Any]]]
 
 GROWING_BINS = 8192  # at least half are in use, so thresholds are found to better than 1/4096 of the range
 SAMPLE = 1 << 16  # values of a blob counted on each image; its largest value is that of all
@@ -137,36 +138,36 @@ def calibrate_batches(
     progress: Progress | None = None,
 ) -> list[ActivationStats]:
     """Like :func:`calibrate`, for batches of the images: the i-th has the images i, i + batches, …"""
-    inputs = _as_arrays(graph, images, preprocess)
     roots = graph.roots()
     blobs = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
     if not blobs:
         raise ModelError("the network has no layer that ncnn could run in int8")
-    done, total = 0, len(inputs[0]) * (2 if method == "kl" else 1)
+    with Crew(graph, threads) as crew:
+        inputs = _as_arrays(graph, images, preprocess)
+        done, total = 0, len(inputs[0]) * (2 if method == "kl" else 1)
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done * len(inputs[0]) // total, len(inputs[0]))
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done * len(inputs[0]) // total, len(inputs[0]))
 
-    def collect(**request: Any) -> list[ActivationStats]:
-        counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(inputs[0])))]
-        parts = over_samples(graph, inputs, "tally", threads=threads, step=step, batches=batches, **request)
-        for answer, histograms in parts:
-            for (batch, blob, *row), histogram in zip(answer["rows"], histograms):
-                found = BlobStats(histogram, *row)
-                known = counted[batch].get(blob)
-                counted[batch][blob] = found if known is None else known.merge(found)
-        sizes = (len(range(i, len(inputs[0]), batches)) for i in range(batches))
-        return [ActivationStats(blobs, size, method) for blobs, size in zip(counted, sizes)]
+        def collect(**request: Any) -> list[ActivationStats]:
+            counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(inputs[0])))]
+            for answer, histograms in crew.over(inputs, "tally", step, blobs=blobs, batches=batches, **request):
+                for (batch, blob, *row), histogram in zip(answer["rows"], histograms):
+                    found = BlobStats(histogram, *row)
+                    known = counted[batch].get(blob)
+                    counted[batch][blob] = found if known is None else known.merge(found)
+            sizes = (len(range(i, len(inputs[0]), batches)) for i in range(batches))
+            return [ActivationStats(blobs, size, method) for blobs, size in zip(counted, sizes)]
 
-    if not histograms:
-        return collect(blobs=blobs, bins=0)
-    if method != "kl":
-        return collect(blobs=blobs, bins=GROWING_BINS, sample=SAMPLE)
-    ranges = merge_all(collect(blobs=blobs, bins=0))
-    return collect(blobs=blobs, bins=KL_BINS, absmax={name: blob.absmax for name, blob in ranges.blobs.items()})
+        if not histograms:
+            return collect(bins=0)
+        if method != "kl":
+            return collect(bins=GROWING_BINS, sample=SAMPLE)
+        ranges = merge_all(collect(bins=0))
+        return collect(bins=KL_BINS, absmax={name: blob.absmax for name, blob in ranges.blobs.items()})
 
 
 def merge_all(batches: Sequence[ActivationStats]) -> ActivationStats:
@@ -185,52 +186,82 @@ def over_samples(
     threads: int | None = None,
     step: Callable[[], None] = lambda: None,
     **request: Any,
-) -> list[tuple[dict[str, Any], list[NDArray[Any]]]]:
-    """Run a network over samples in child processes, one thread each, that sum up what they see.
+) -> list[Answer]:
+    """Run a network over samples in child processes, one thread each, that sum up what they see: see :class:`Crew`."""
+    with Crew(graph, threads) as crew:
+        return crew.over(inputs, op, step, **request)
+
+
+class Crew:
+    """Child processes, one thread each, that have a network loaded. A context manager; leaving it ends them.
+
+    They load while the caller goes on.
 
     Args:
         graph: the network, run in fp32 where it has no int8 layers.
-        inputs: float32 (N, …) for each network input.
-        op: the request of :class:`ncnnkit.worker.Network` to make for every sample, with ``request`` as its fields
-            and the sample's ``number``.
         threads: number of processes; by default one a core.
-        step: called after every sample.
-
-    Returns:
-        What each process answers to ``OP_so_far`` in the end.
-
-    Raises:
-        VerificationError: a blob is NaN or infinite.
-        RuntimeFailure: ncnn crashed.
     """
-    total = len(inputs[0])
-    count = max(1, min(threads or os.cpu_count() or 1, total))
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, ExitStack() as stack:
-        param = Path(folder) / "model.param"
-        ncnnfile.save(graph, param)
-        children = [stack.enter_context(Child()) for _ in range(count)]
-        # Light mode would free a blob once its first reader ran, and compute it again for the next.
-        load: dict[str, Any] = {
-            "param": str(param), "bin": str(param.with_suffix(".bin")),
-            "backend": "cpu", "precision": "fp32", "threads": 1, "keep_blobs": True,
-        }  # fmt: skip
 
-        def share(number: int) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-            child = children[number]
-            child.ask("load", timeout=LOAD_TIMEOUT, **load)
+    def __init__(self, graph: Graph, threads: int | None = None) -> None:
+        count = threads or os.cpu_count() or 1
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
+            self._pool = stack.enter_context(ThreadPoolExecutor(count))
+            self._children = [stack.enter_context(Child()) for _ in range(count)]
+            param = folder / "model.param"
+            ncnnfile.save(graph, param)
+            # Light mode would free a blob once its first reader ran, and compute it again for the next.
+            load: dict[str, Any] = {
+                "param": str(param), "bin": str(param.with_suffix(".bin")),
+                "backend": "cpu", "precision": "fp32", "threads": 1, "keep_blobs": True,
+            }  # fmt: skip
+            self._loads = [
+                self._pool.submit(child.ask, "load", timeout=LOAD_TIMEOUT, **load) for child in self._children
+            ]
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def over(
+        self, inputs: Sequence[NDArray[np.float32]], op: str, step: Callable[[], None] = lambda: None, **request: Any
+    ) -> list[Answer]:
+        """Run the network over samples, each process its share of them.
+
+        Args:
+            inputs: float32 (N, …) for each network input.
+            op: the request of :class:`ncnnkit.worker.Network` to make for every sample, with ``request`` as its
+                fields and the sample's ``number``.
+            step: called after every sample.
+
+        Returns:
+            What each process answers to ``OP_so_far`` in the end.
+
+        Raises:
+            VerificationError: a blob is NaN or infinite.
+            RuntimeFailure: ncnn crashed.
+        """
+        total = len(inputs[0])
+        count = min(len(self._children), total)
+
+        def share(number: int) -> Answer:
+            self._loads[number].result()
+            child = self._children[number]
             for i in range(number, total, count):
                 child.ask(op, [a[i] for a in inputs], number=i, **request)
                 step()
             return child.ask(f"{op}_so_far")
 
         try:
-            with ThreadPoolExecutor(count) as pool:
-                try:
-                    return list(pool.map(share, range(count)))
-                except BaseException:
-                    for child in children:  # the others' shares end now, not when they are done
-                        child.kill()
-                    raise
+            try:
+                return list(self._pool.map(share, range(count)))
+            except BaseException:
+                for child in self._children:  # the others' shares end now, not when they are done
+                    child.kill()
+                raise
         except WorkerError as error:
             if "NaN" in str(error):
                 hint = "does the fp32 model itself compute NaN on these images?"

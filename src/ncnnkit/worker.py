@@ -362,6 +362,7 @@ class Network:
 
     def _each(self, names: Sequence[str], use: Callable[[str, Any], None]) -> None:
         """One inference; ``use`` gets each blob's name and array, ncnn's own memory that is gone when it returns."""
+        import ncnn
 
         if len(self.last) != len(self.inputs):
             raise RuntimeError("the network has %d inputs, %d were given" % (len(self.inputs), len(self.last)))
@@ -370,7 +371,8 @@ class Network:
                 if extractor.input(name, mat) != 0:
                     raise RuntimeError("ncnn has no input blob " + name)
             for name in names:
-                status, mat = extractor.extract(name)
+                mat = ncnn.Mat()  # given, not got: ncnn's Python returns a copy
+                status = extractor.extract(name, mat)
                 if status != 0:
                     raise RuntimeError("ncnn could not compute blob %s (status %d)" % (name, status))
                 if mat.empty():

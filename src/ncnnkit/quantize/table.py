@@ -60,8 +60,8 @@ def load_table(path: str | Path) -> Table:
     """Read a table.
 
     Raises:
-        FormatError: the file is missing, or a line holds no scales, an infinite one (a dead channel in ncnn2table)
-            or one that is not positive; with the line number.
+        FormatError: the file is missing, or a line holds no scales, an infinite one of an activation (a dead blob in
+            ncnn2table) or one that is not positive; with the line number.
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
@@ -82,12 +82,15 @@ def load_table(path: str | Path) -> Table:
             raise FormatError(f"{error}", where=where, hint="expected: a name, then scales") from None
         if not scales:
             raise FormatError(f"{key} has no scale", where=where)
+        if _WEIGHT_KEY.fullmatch(key):
+            # Of a channel whose weights are all zero: so writes ncnn2table of 2023 what later ones write as 1.
+            scales = [1.0 if scale == math.inf else scale for scale in scales]
         for scale in scales:
             if not (math.isfinite(scale) and scale > 0):
                 raise FormatError(
                     f"{key} has the scale {scale}",
                     where=where,
-                    hint="a dead channel or blob; calibrate with ncnnkit, or write 1",
+                    hint="a dead blob; calibrate with ncnnkit, or write 1",
                 )
         if _WEIGHT_KEY.fullmatch(key):
             weights[key] = np.array(scales, np.float32)
