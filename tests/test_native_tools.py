@@ -158,12 +158,17 @@ def test_quantize_gives_ncnn2int8s_model(lite0: Graph, photographs: Array, tmp_p
             continue
         count += 1
         assert mine.weights.keys() == native_layer.weights.keys()
+        # This ncnn2int8 writes a dead channel as -127 of scale inf, which is 0, too.
+        alive = np.isfinite(native_layer.array("weight_scales"))
+        assert not mine.array("weight").reshape(len(alive), -1)[~alive].any()
         for slot in mine.weights:
             found, expected = mine.array(slot), native_layer.array(slot)
             if found.dtype == np.int8:
-                np.testing.assert_array_equal(found, expected, err_msg=f"{mine.name}.{slot}")
+                rows = [array.reshape(len(alive), -1)[alive] for array in (found, expected)]
+                np.testing.assert_array_equal(*rows, err_msg=f"{mine.name}.{slot}")
             else:
-                np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=f"{mine.name}.{slot}")
+                near = np.isfinite(expected)
+                np.testing.assert_allclose(found[near], expected[near], rtol=1e-6, err_msg=f"{mine.name}.{slot}")
     assert count > 40
     sample = tensors(photographs)[0]
     with Session(ours) as a, Session(theirs) as b:
