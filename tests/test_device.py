@@ -315,7 +315,7 @@ def test_a_measuring_process_that_is_killed_keeps_what_it_had(here: Board, tmp_p
 
     def kill(message: Any) -> None:
         if message["stage"] == "time" and message["round"] == 2:
-            subprocess.run(["pkill", "-KILL", "-f", "program-.*/worker.py job"], check=True)
+            subprocess.run(["pkill", "-KILL", "-f", "program-.*/jobs.py job.json"], check=True)
 
     rows = here.run_job({**asked, "variants": [*asked["variants"], second]}, kill)["variants"]
     assert [row["status"] for row in rows] == ["crashed", "crashed"]
@@ -330,7 +330,7 @@ def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Pat
     with pytest.raises(KeyboardInterrupt):
         here.run_job(job(tmp_path, model, seconds=60.0), interrupt)
     assert list((home_of(here) / "jobs").iterdir()) == []
-    assert subprocess.run(["pgrep", "-f", "program-.*/worker.py job"], check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-f", "program-.*/jobs.py job.json"], check=False).returncode == 1
 
 
 def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, model: Path) -> None:

@@ -17,6 +17,7 @@ from ncnnkit import ncnnfile, worker
 from ncnnkit.costs import FREE
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.graph import Graph
+from ncnnkit.jobs import run_job
 from ncnnkit.profiles import profile, tapped
 from ncnnkit.session import Session, probe
 
@@ -41,7 +42,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def test_every_layer_that_computes_is_timed(model: Path) -> None:
-    found = profile(model, worker.run_job, threads=1, repeats=5)
+    found = profile(model, run_job, threads=1, repeats=5)
     assert [layer.name for layer in found.layers] == ["c1", "d1", "c2", "c3", "add", "gap", "fc"]
     assert {(layer.bits, layer.precision, layer.runs_on) for layer in found.layers} == {(32, "fp32", "CPU")}
     assert all(layer.ms > 0 for layer in found.layers)
@@ -69,7 +70,7 @@ def test_the_layers_add_up_to_the_network(tmp_path: Path, lite0: Graph, precisio
     off = []
     with undisturbed():
         for _ in range(5):
-            found = profile(tmp_path / "m.param", worker.run_job, threads=1, repeats=40)
+            found = profile(tmp_path / "m.param", run_job, threads=1, repeats=40)
             off.append(abs(found.sum / found.whole - 1))
             if off[-1] < 0.1:
                 break
@@ -87,7 +88,7 @@ def test_on_vulkan_they_add_up_too(tmp_path: Path, lite0: Graph) -> None:
     off = []
     with undisturbed():
         for _ in range(5):
-            found = profile(tmp_path / "m.param", worker.run_job, backend="vulkan", repeats=6)
+            found = profile(tmp_path / "m.param", run_job, backend="vulkan", repeats=6)
             off.append(abs(found.sum / found.whole - 1))
             if off[-1] < 0.1:
                 break
@@ -97,7 +98,7 @@ def test_on_vulkan_they_add_up_too(tmp_path: Path, lite0: Graph) -> None:
 
 def test_what_a_layer_made_tells_its_precision(model: Path) -> None:
     ncnnfile.save(ncnnkit.quantize(small(), ncnnkit.calibrate(small(), samples(2)), target="x86"), model)
-    found = {layer.name: layer for layer in profile(model, worker.run_job, repeats=3).layers}
+    found = {layer.name: layer for layer in profile(model, run_job, repeats=3).layers}
     assert {name: found[name].precision for name in ("c1", "c2", "fc")} == {"c1": "int8", "c2": "int8", "fc": "int8"}
     assert found["c1"].bits == 8, "hands int8 on to d1"
     assert found["add"].precision != "int8"
@@ -105,7 +106,7 @@ def test_what_a_layer_made_tells_its_precision(model: Path) -> None:
 
 @pytest.mark.skipif(probe()["machine"] != "x86_64", reason="which layers have bf16 differs")
 def test_layers_without_bf16_are_seen_to_run_in_fp32(model: Path) -> None:
-    found = {la.name: la.precision for la in profile(model, worker.run_job, precision="bf16", repeats=3).layers}
+    found = {la.name: la.precision for la in profile(model, run_job, precision="bf16", repeats=3).layers}
     assert (found["c1"], found["d1"]) == ("bf16", "fp32")
 
 
@@ -128,7 +129,7 @@ def test_on_vulkan_each_layer_is_placed(tmp_path: Path) -> None:
     graph = network("Convolution c 1 1 in0 b0 0=8 1=3 4=1 5=1 6=288\nPooling p 1 1 b0 b1 0=1 4=1\nExp e 1 1 b1 out0")
     graph.layer("p").params["featmask"] = 16  # no Vulkan
     ncnnfile.save(graph, tmp_path / "m.param")
-    found = profile(tmp_path / "m.param", worker.run_job, backend="vulkan", repeats=3)
+    found = profile(tmp_path / "m.param", run_job, backend="vulkan", repeats=3)
     placed = {layer.name: layer.runs_on for layer in found.layers}
     assert (placed["c"], placed["p"]) == ("Vulkan", "CPU")
     assert any("p" in note and "although Vulkan was asked for" in note for note in found.notes)
@@ -141,7 +142,7 @@ def test_on_vulkan_each_layer_is_placed(tmp_path: Path) -> None:
 def test_without_a_vulkan_device_that_is_said(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
-    found = profile(model, worker.run_job, backend="vulkan", repeats=3)
+    found = profile(model, run_job, backend="vulkan", repeats=3)
     assert found.notes[0] == "no Vulkan device: ncnn ran all of it on the CPU"
     assert {(layer.runs_on, layer.precision) for layer in found.layers} == {("CPU", "fp32")}
 

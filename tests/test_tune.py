@@ -16,9 +16,10 @@ from networks import samples, small
 import ncnnkit
 from ncnnkit import ncnnfile, sysfs, worker
 from ncnnkit.errors import ModelError, RuntimeFailure
+from ncnnkit.jobs import differences, halve, put_back, run_job, worst_cosine
 from ncnnkit.session import probe
 from ncnnkit.tune import BASE, Placement, candidates, judge, placements, tune
-from ncnnkit.worker import Child, WorkerError, differences, halve, put_back, worst_cosine
+from ncnnkit.worker import Child, WorkerError
 
 MODELS = {"fp32": Path("m.param"), "fp16": Path("m.param"), "bf16": Path("m.param")}
 
@@ -172,7 +173,7 @@ def few(job: dict[str, Any]) -> dict[str, Any]:
     """Does the job with a few of its candidates."""
     chosen = {"fp32, 1 thread", "fp32, 1 thread, no packing", "fp32, 1 thread, no winograd", BASE, "int8, 1 thread"}
     job["candidates"] = [row for row in job["candidates"] if row["name"] in chosen]
-    return worker.run_job(job)
+    return run_job(job)
 
 
 def fast(**fields: Any) -> dict[str, Any]:

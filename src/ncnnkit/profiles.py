@@ -1,4 +1,4 @@
-"""Which layers take the time: every layer timed inside its network, by :func:`ncnnkit.worker.profile`."""
+"""Which layers take the time: every layer timed inside its network, by :func:`ncnnkit.jobs.profile`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def profile(
 
     Args:
         param: the model, its ``.bin`` beside it.
-        run_job: does a job of the worker's, here (:func:`ncnnkit.worker.run_job`) or on a board.
+        run_job: does a job, here (:func:`ncnnkit.jobs.run_job`) or on a board.
         precision: a row of ``worker.OPTIONS``; by default int8 for a model with int8 layers, else fp32.
         backend: ``cpu`` or ``vulkan``.
         threads: 0 for as many as ncnn takes by itself.

@@ -1,7 +1,7 @@
 """The fastest run settings of a model on a machine, by measuring: cores, threads, backend, precision, ncnn's switches.
 
 Here are the candidates and what is said of the winner. The search itself, successive halving, is the worker's
-(:func:`ncnnkit.worker.tune`), so that a board needs one job for all of it.
+(:func:`ncnnkit.jobs.tune`), so that a board needs one job for all of it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from . import accuracy, ncnnfile
 from .errors import ModelError, RuntimeFailure
+from .jobs import differences
 from .session import has_int8, noise, save_arrays
-from .worker import WorkerError, differences
+from .worker import WorkerError
 
 Array = NDArray[Any]
 Row = Mapping[str, Any]
 RunJob = Callable[[dict[str, Any]], dict[str, Any]]
-"""Does a job of the worker's somewhere and answers with its result: :func:`ncnnkit.worker.run_job`, or a board's."""
+"""Does a job somewhere and answers with its result: :func:`ncnnkit.jobs.run_job`, or a board's."""
 
 SWITCHED: tuple[dict[str, bool], ...] = (
     {},
@@ -153,7 +154,7 @@ class Tuning:
         without: part of the settings -> how many times as slow without it, the median of interleaved rounds.
         ms: median latency, of ``settings`` and ``base``.
         cosine: of the worst output to the reference's.
-        candidates: every candidate, see :func:`ncnnkit.worker.tune`: first those that lasted longest.
+        candidates: every candidate, see :func:`ncnnkit.jobs.tune`: first those that lasted longest.
         why: all this in a sentence.
         notes: what a reader must know besides.
         conditions: clocks, temperatures, power while the winner ran in the final.
@@ -241,7 +242,7 @@ def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
 
     Args:
         rows: the candidates of the job.
-        result: see :func:`ncnnkit.worker.tune`.
+        result: see :func:`ncnnkit.jobs.tune`.
         machine: what the worker's ``probe`` told.
     """
     final, base = result["final"], next(dict(row) for row in rows if row["name"] == BASE)

@@ -139,7 +139,7 @@ def measure(
         fix_clocks: hold the clocks at their highest, where that is permitted.
 
     Returns:
-        A result of :func:`ncnnkit.worker.measure` for each plan, in order. Where a device was lost, those of its plans
+        A result of :func:`ncnnkit.jobs.measure` for each plan, in order. Where a device was lost, those of its plans
         are ``crashed`` and say so.
     """
     scratch = folder / "scratch"

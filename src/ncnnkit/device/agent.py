@@ -93,7 +93,7 @@ def place(name: str, *files: str) -> None:
 
 
 def start(job: str, python: str, program: str) -> None:
-    """Start ``PROGRAM job job.json result.json`` in the background, the job being on stdin, unless it is there."""
+    """Start ``PROGRAM job.json result.json`` in the background, the job being on stdin, unless it is there."""
     folder = _job(job)
     if (folder / "pid").is_file():
         return  # begun before the connection broke: follow it
@@ -103,7 +103,7 @@ def start(job: str, python: str, program: str) -> None:
     (folder / "job.json").write_bytes(sys.stdin.buffer.read())
     with open(folder / "progress", "wb") as progress, open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [python, str(HOME / program), "job", "job.json", "result.json"],
+            [python, str(HOME / program), "job.json", "result.json"],
             cwd=str(folder), stdin=subprocess.DEVNULL, stdout=progress, stderr=log, start_new_session=True,
         )  # fmt: skip
     with _whole(folder / "pid") as part:

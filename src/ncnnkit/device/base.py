@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 from ..worker import Child
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Gets a job's messages: one a step, see :func:`ncnnkit.worker.measure`."""
+"""Gets a job's messages: one a step, see :func:`ncnnkit.jobs.measure`."""
 
 
 class Device(Protocol):
@@ -43,7 +43,7 @@ class Device(Protocol):
         """Run a job of the worker there.
 
         Args:
-            job: see ``ncnnkit.worker.JOBS``. Under ``param``, ``bin`` and ``inputs`` stand files of this machine, and
+            job: see ``ncnnkit.jobs.JOBS``. Under ``param``, ``bin`` and ``inputs`` stand files of this machine, and
                 ``folder`` is one of this machine, which gets the outputs.
             tell: called with the job's messages.
 

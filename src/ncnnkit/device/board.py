@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from .. import worker
+from .. import jobs
 from ..errors import DeviceError
 from ..worker import Child
 from . import agent
@@ -35,7 +35,7 @@ SETUP_TIMEOUT = 600.0  # seconds: unpacking and compiling on a slow card
 SILENCE = 4 * agent.BEAT  # seconds without a line from a job's follower: the connection is gone
 PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts at a broken connection
 
-PROGRAM = tuple(sorted((Path(worker.__file__).parent / name for name in ("worker.py", "sysfs.py")), key=str))
+PROGRAM = tuple(Path(jobs.__file__).parent / name for name in ("jobs.py", "sysfs.py", "worker.py"))
 """What jobs run on a board."""
 
 # Find a Python, make the folder, and say whether the agent is there. Markers: a login shell may print a greeting.
@@ -116,7 +116,7 @@ class Board:
 
     @cached_property
     def _program(self) -> str:
-        """The folder there that holds the worker, below ours."""
+        """The folder there that holds :data:`PROGRAM`, below ours."""
         hashes = self._send(PROGRAM)
         name = "program-" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
         self._ask("place", name, *(f"{path.name}={digest}" for path, digest in zip(PROGRAM, hashes)))
@@ -143,7 +143,7 @@ class Board:
         A job goes by what is in it: one whose connection was lost goes on there, and asking for the same again takes
         it up, or what it made.
         """
-        python, program = self.python, f"{self._program}/worker.py"
+        python, program = self.python, f"{self._program}/jobs.py"
         files = job_files(job)
         there = dict(zip(map(str, files), self.put(files)))
         sent = {**map_files(job, lambda path: there[path]), "folder": "outputs", "record": RECORD}

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ..worker import Child, run_job
+from ..jobs import run_job
+from ..worker import Child
 from .base import Tell
 
 

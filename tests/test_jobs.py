@@ -1,0 +1,144 @@
+"""Jobs: what measuring tells, and what becomes of it where a variant dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import boards
+import numpy as np
+import pytest
+from networks import samples, small
+
+from ncnnkit import jobs, ncnnfile
+from ncnnkit.device.board import PROGRAM
+from ncnnkit.sysfs import Sampler
+from ncnnkit.worker import Child
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    param = tmp_path / "model.param"
+    ncnnfile.save(small(), param)
+    return param
+
+
+def job(folder: Path, param: Path, precisions: list[str]) -> dict[str, Any]:
+    np.save(folder / "input.npy", samples(3))
+    files = {"param": str(param), "bin": str(param.with_suffix(".bin"))}
+    variants = [{"name": p, **files, "precision": p, "backend": "cpu", "threads": 1} for p in precisions]
+    return {
+        "variants": variants, "inputs": [str(folder / "input.npy")], "folder": str(folder),
+        "rounds": 2, "seconds": 0.05, "slow_seconds": 0.1,
+    }  # fmt: skip
+
+
+def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Path) -> None:
+    told: list[Any] = []
+    first, second = jobs.measure(job(tmp_path, model, ["fp32", "bf16"]), told.append)["variants"]
+    assert [(v["status"], v["reason"]) for v in (first, second)] == [("ok", ""), ("ok", "")]
+    assert np.load(first["outputs"]["out0"]).shape == (3, 10)
+    assert not np.array_equal(np.load(first["outputs"]["out0"]), np.load(second["outputs"]["out0"]))
+    assert len(first["samples"]) >= 4
+    assert min(first["samples"]) > 0
+    assert first["load_ms"]["cold"] > 0
+    assert first["peak_memory_mb"] >= 0
+    assert [step["stage"] for step in told] == ["evaluate", "evaluate", "time", "time"]
+
+
+def test_conditions_and_the_sustained_run_are_told(tmp_path: Path, model: Path) -> None:
+    told: list[Any] = []
+    request = {**job(tmp_path, model, ["fp32"]), "fix_clocks": True, "sustained": 0.3, "journal": str(tmp_path / "j")}
+    request["variants"][0]["cpus"] = [min(os.sched_getaffinity(0))]
+    result = jobs.measure(request, told.append)
+    (variant,) = result["variants"]
+    assert (variant["status"], variant["first_ms"] > 0) == ("ok", True)
+    assert set(result["clocks"]) == {"fixed", "refused"}
+    assert not (tmp_path / "j").exists()
+    for conditions in (variant["conditions"], variant["sustained"]["conditions"]):
+        assert set(conditions) == {
+            "looks", "clocks_mhz", "temperatures", "power_w", "energy_mj", "energy_of", "throttled", "throttled_by",
+        }  # fmt: skip
+    assert variant["sustained"]["seconds"] >= 0.3
+    assert variant["sustained"]["samples"] > 10
+    assert min(variant["sustained"]["first_ms"], variant["sustained"]["last_ms"]) > 0
+    assert told[-1] == {"stage": "sustain", "variant": "fp32", "seconds": 0, "of": 0.3}
+
+
+def test_the_board_is_watched_while_a_variant_is_timed(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(boards.jetson_orin(tmp_path / "board"))
+    monkeypatch.setattr("ncnnkit.sysfs.Sampler", lambda **options: Sampler(root, **options))
+    (variant,) = jobs.measure(job(tmp_path, model, ["fp32"]), lambda step: None)["variants"]
+    conditions = variant["conditions"]
+    assert conditions["looks"] >= 2, "once in each round"
+    assert conditions["clocks_mhz"]["all"]["median"] == 1510.0
+    assert conditions["energy_mj"] == pytest.approx(6.048 * np.mean(variant["samples"]))
+
+
+def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Child] = []
+
+    class Dying(Child):
+        def __init__(self) -> None:
+            super().__init__(None if started else ["sh", "-c", "kill -SEGV $$"])
+            started.append(self)
+
+    monkeypatch.setattr(jobs, "Child", Dying)
+    dead, alive = jobs.measure(job(tmp_path, model, ["fp32", "bf16"]), lambda step: None)["variants"]
+    assert dead["status"] == "crashed"
+    assert "SIGSEGV" in dead["reason"]
+    assert alive["status"] == "ok"
+
+
+def test_a_job_file(tmp_path: Path, model: Path) -> None:
+    """As on a board: job.json in, result.json out."""
+    (tmp_path / "job.json").write_text(json.dumps(job(tmp_path, model, ["fp32"])))
+    jobs.main(str(tmp_path / "job.json"), str(tmp_path / "result.json"))
+    (variant,) = json.loads((tmp_path / "result.json").read_text())["variants"]
+    assert variant["status"] == "ok"
+    assert not (tmp_path / "result.json.part").exists()
+
+
+def test_three_files_are_all_a_board_needs(tmp_path: Path, model: Path) -> None:
+    for path in PROGRAM:
+        shutil.copy(path, tmp_path / path.name)
+    (tmp_path / "job.json").write_text(json.dumps(job(tmp_path, model, ["fp32"])))
+    command = [sys.executable, str(tmp_path / "jobs.py"), "job.json", "result.json"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["stage"] for line in done.stdout.splitlines()] == ["evaluate", "time", "time"]
+    (variant,) = json.loads((tmp_path / "result.json").read_text())["variants"]
+    assert variant["status"] == "ok"
+
+
+def test_vulkan_without_a_device_is_called_a_fallback(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ncnn runs on the CPU then and says nothing."""
+    monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
+    request = job(tmp_path, model, ["fp32"])
+    request["variants"][0]["backend"] = "vulkan"
+    (variant,) = jobs.measure(request, lambda step: None)["variants"]
+    assert (variant["status"], variant["device"]) == ("fallback", None)
+    assert "no Vulkan device" in variant["reason"]
+
+
+@pytest.mark.vulkan
+def test_a_software_device_is_called_a_fallback(tmp_path: Path, model: Path) -> None:
+    request = job(tmp_path, model, ["fp32"])
+    request["variants"][0]["backend"] = "vulkan"
+    (variant,) = jobs.measure(request, lambda step: None)["variants"]
+    assert variant["device"] is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
+    expected = "fallback" if variant["device"]["type"] == "cpu" else "ok"
+    assert variant["status"] == expected
+    assert variant["device"]["name"] in variant["reason"] or expected == "ok"
