@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -253,11 +254,16 @@ def test_files_are_sent_once_and_checked(here: Board, tmp_path: Path) -> None:
     assert not [words for words in transport.commands if "receive" in words]
 
 
+def processes(device: Board, pattern: str) -> str:
+    """For pkill: those of this board alone."""
+    return f"{re.escape(str(home_of(device)))}/{pattern}"
+
+
 def test_a_serving_process_there_tells_of_its_death(here: Board, model: Path) -> None:
     with here.child() as child:
         param, weights = here.put([model, model.with_suffix(".bin")])
         child.ask("load", param=param, bin=weights, backend="cpu", precision="fp32", threads=1)
-        subprocess.run(["pkill", "-SEGV", "-f", "program-.*/worker.py serve"], check=True)
+        subprocess.run(["pkill", "-SEGV", "-f", processes(here, "program-.*/worker.py serve")], check=True)
         with pytest.raises(WorkerError, match=r"signal 11 \(SIGSEGV\)"):
             child.ask("memory")
 
@@ -279,7 +285,7 @@ def test_a_connection_that_breaks_is_taken_up_again(here: Board, tmp_path: Path,
     def step(message: Any) -> None:
         nonlocal broken
         if not broken:
-            broken += subprocess.run(["pkill", "-f", "agent-.* follow"], check=False).returncode == 0
+            broken += subprocess.run(["pkill", "-f", processes(here, "agent-.* follow")], check=False).returncode == 0
 
     (row,) = here.run_job(job(tmp_path, model, rounds=4), step)["variants"]
     assert broken
@@ -294,7 +300,7 @@ def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path
 
     def cut(_: Any) -> None:
         transport.cut.set()
-        subprocess.run(["pkill", "-f", "agent-.* follow"], check=False)
+        subprocess.run(["pkill", "-f", processes(here, "agent-.* follow")], check=False)
 
     with pytest.raises(Lost, match=r"the board: .*run again to take it up"):
         here.run_job(asked, cut)
@@ -315,7 +321,7 @@ def test_a_measuring_process_that_is_killed_keeps_what_it_had(here: Board, tmp_p
 
     def kill(message: Any) -> None:
         if message["stage"] == "time" and message["round"] == 2:
-            subprocess.run(["pkill", "-KILL", "-f", "program-.*/jobs.py job.json"], check=True)
+            subprocess.run(["pkill", "-KILL", "-f", processes(here, "program-.*/jobs.py job.json")], check=True)
 
     rows = here.run_job({**asked, "variants": [*asked["variants"], second]}, kill)["variants"]
     assert [row["status"] for row in rows] == ["crashed", "crashed"]
@@ -330,7 +336,7 @@ def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Pat
     with pytest.raises(KeyboardInterrupt):
         here.run_job(job(tmp_path, model, seconds=60.0), interrupt)
     assert list((home_of(here) / "jobs").iterdir()) == []
-    assert subprocess.run(["pgrep", "-f", "program-.*/jobs.py job.json"], check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-f", processes(here, "program-.*/jobs.py job.json")], check=False).returncode == 1
 
 
 def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, model: Path) -> None:
@@ -400,7 +406,7 @@ def test_polite_ends_stop_a_job(here: Board, tmp_path: Path, model: Path) -> Non
     thread.join(60)
     assert not thread.is_alive()
     time.sleep(0.2)
-    assert subprocess.run(["pgrep", "-f", "program-.*/worker.py serve"], check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-f", processes(here, "program-.*/worker.py serve")], check=False).returncode == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
