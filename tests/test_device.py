@@ -255,8 +255,8 @@ def test_files_are_sent_once_and_checked(here: Board, tmp_path: Path) -> None:
 
 
 def processes(device: Board, pattern: str) -> str:
-    """For pkill: those of this board alone."""
-    return f"{re.escape(str(home_of(device)))}/{pattern}"
+    """For pkill: those of this board alone, the shells among them, which have its home's name in quotes."""
+    return f"{re.escape(str(home_of(device).parents[2]))}/.*{pattern}"
 
 
 def test_a_serving_process_there_tells_of_its_death(here: Board, model: Path) -> None:
