@@ -252,6 +252,27 @@ def test_python_gives_the_same_answers(python_app: Path, run_folder: Path, tmp_p
         assert 0 < said["latency_ms"]["min"] <= said["latency_ms"]["median"] <= said["latency_ms"]["p90"]
 
 
+def test_python_runs_a_model_at_its_own_precision(python_app: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    for precision in ("fp32", "fp16", "int8"):
+        assert infer(python_app, image, model=f"m-{precision}").stdout.startswith(f"m, {precision}, cpu")
+    line = [sys.executable, python_app / "infer.py", python_app / "models/m-int8.param"]
+    line += [python_app / "models/m-fp32.bin", image]
+    done = subprocess.run(list(map(str, line)), capture_output=True, text=True)
+    assert "m-fp32.bin: is another model's than " in done.stderr
+
+
+def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_path: Path) -> None:
+    make_app(run_folder, "fp32", tmp_path / "app", lang="python")
+    path = tmp_path / "app/models/m-fp32.param"
+    magic, counts, *layers = path.read_text().replace(" out0", " last").splitlines()
+    layers.append("Cast cast 1 1 last out0 0=4 1=1 31=7")
+    path.write_text("\n".join([magic, " ".join(str(int(n) + 1) for n in counts.split()), *layers]) + "\n")
+    done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
+    assert done.returncode == 1
+    assert "does not hand on bf16 here" in done.stderr
+
+
 def test_python_for_people(python_app: Path, tmp_path: Path) -> None:
     done = infer(python_app, picture(tmp_path / "a.jpg"), tmp_path / "y.txt", "--top=3")
     assert done.returncode == 0, done.stderr

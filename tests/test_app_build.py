@@ -106,6 +106,14 @@ def test_the_answers_are_pythons(precision: str, near: float, app: Path, lite0: 
                 assert [row["label"] for row in said["top"]] == [labels[i] for i in best], path.name
 
 
+def test_a_model_runs_at_its_own_precision(app: Path) -> None:
+    """The program is int8's; the file of fp32 is its variant's."""
+    for precision in ("fp32", "fp16", "int8"):
+        files = [app / f"models/{NAME}-{precision}{ending}" for ending in (".param", ".bin")]
+        said = json.loads(run(app / "build/native/infer", *files, CAT, "--json", "--loop=1"))
+        assert said["precision"] == precision
+
+
 def test_what_is_reported(app: Path, tmp_path: Path) -> None:
     said = answer(app, CAT, "--loop=4", "--threads=1")
     assert said["model"] == NAME
@@ -317,6 +325,8 @@ def make_inputs(folder: Path, app: Path) -> None:
     (folder / "unknown.param").write_text(param.replace("Pooling ", "Puddling ", 1))
     (folder / "value.param").write_text(param.replace("0=32", "0=many", 1))
     (folder / "blob.param").write_text(param.replace(" out0", " out7"))
+    one_more = param.replace(f"{layers} {blobs}", f"{int(layers) + 1} {int(blobs) + 1}", 1).replace(" out0", " last")
+    (folder / "cast.param").write_text(one_more.rstrip() + "\nCast cast 1 1 last out0 0=4 1=1 31=7\n")
 
 
 FAULTS: dict[str, tuple[list[str], str]] = {
@@ -360,6 +370,7 @@ MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
     "a long bin": ("good.param", "long.bin", "its .bin is too long by 8 bytes"),
     "an empty bin": ("good.param", "empty.bin", "the file is empty"),
     "noise": ("good.param", "noise.bin", ""),
+    "a Cast of bf16 where there is fp32": ("cast.param", "good.bin", "does not hand on bf16 here"),
     "an int8 bin": ("good.param", "int8.bin", "its .bin is truncated or another model's"),
 }
 USAGE_FAULTS = {

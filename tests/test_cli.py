@@ -165,6 +165,10 @@ def _edit(old: str, new: str) -> object:
     return edit
 
 
+def _in_int8(home: Path) -> None:
+    ok("quantize m.param --images x.npy --effort fast -o m.param")
+
+
 BAD = [
     ("optimize m.param -o o.param", _remove, 3, "m.bin"),
     ("optimize m.param -o o.param", _truncate, 3, "m.bin"),
@@ -185,12 +189,15 @@ BAD = [
     ("quantize m.param --table absent.table -o o.param", None, 3, "absent.table: no such file"),
     ("quantize m.param --images x.npy --skip nothing -o o.param", None, 3, "no layer is called 'nothing'"),
     ("quantize m.param --images x.npy --target z80 -o o.param", None, 3, "unknown target 'z80'"),
+    ("quantize m.param --images x.npy -o nowhere/o.param", None, 4, "nowhere: there is no such folder"),
+    ("quantize m.param --images x.npy -o o.param", _in_int8, 3, "the network has int8 layers already"),
     ("compare m.param absent.param --images x.npy", None, 3, "absent.param"),
     ("bench absent.param", None, 3, "absent.param"),
     ("report text", None, 3, "no run.json here"),
     ("run", None, 3, "no model is given"),
     ("run m.param", None, 3, "no images are given"),
     ("run m.param --images x.npy --backend gpu", None, 3, "unknown backend 'gpu'"),
+    ("run m.param --images x.npy --cluster 9998-9999 --out o", None, 3, "local has no 9998-9999 cores"),
     ("run m.param --images x.npy --precision fp8", None, 3, "unknown precision 'fp8'"),
     ("run m.param --images x.npy --preset nothing", None, 3, "unknown preset 'nothing'"),
     ("run m.param --images x.npy --recipe absent.toml", None, 3, "absent.toml"),

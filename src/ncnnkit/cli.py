@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError
+from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a bug in ncnnkit; 2 a wrong command line; 3 something given cannot be used; 4 a tool failed (pnnx,
@@ -32,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 # Into a file or a pipe the whole table, whatever width Rich would assume.
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
-err = Console(stderr=True)
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
+err = Console(stderr=True, emoji=False)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -290,7 +290,7 @@ def _run(recipe: Any, output: Path, as_json: bool) -> None:
 
 
 def _print_run(document: Any, output: Path, as_json: bool) -> None:
-    from .report import console_table, converted, headline, shipping
+    from .report import console_table, converted, headline, shipping, skipped
 
     if as_json:
         print(json.dumps(document, indent=2))
@@ -302,6 +302,8 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
         out.print(f"top-5 of {guess['image']}: {best}", markup=False)
     for warning in document["warnings"]:
         out.print(f"[yellow]note:[/] {escape(warning)}")
+    for reason in skipped(document):
+        out.print(f"skipped: {reason}", markup=False)
     out.print(f"[bold]{escape(headline(document))}[/]")
     if document["recommended"] is not None:
         out.print(shipping(document), markup=False)
@@ -319,6 +321,7 @@ def convert(
     from .convert import convert as convert_model
     from .ncnnfile import save
 
+    _check_folder(output)
     with _progress() as tell:
         tell("convert", 0, 0)
         graph = convert_model(model, shapes=_shapes(shape) or (), weights=weights or "default")
@@ -336,11 +339,18 @@ def optimize(
     from .ncnnfile import load, save
     from .passes import optimize_with_report
 
+    _check_folder(output)
     graph = load(param)
     better, rewrites = optimize_with_report(graph, fp16=fp16)
     save(better, output)
     done = ", ".join(f"{name} {count}" for name, count in rewrites.items() if count) or "nothing to do"
     out.print(f"{output}: {len(graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
+
+
+def _check_folder(output: Path) -> None:
+    """That a file can be written shows before minutes of work, not after."""
+    if not output.parent.is_dir():
+        raise StorageError("there is no such folder", where=str(output.parent), hint="make it first")
 
 
 def _open(param: Path, shape: list[str] | None, **options: Any) -> tuple[Any, Any]:
@@ -368,6 +378,7 @@ def calibrate(
     """Count activations and write the scales, in ncnn2table's format."""
     from .quantize import make_table, save_table
 
+    _check_folder(output)
     graph, samples = _open(param, shape, images=images, preset=preset, preprocess=preprocess, method=method)
     stats = _calibrate(graph, samples, method or "mse", threads)
     save_table(make_table(graph, stats), output)
@@ -407,6 +418,7 @@ def quantize(
     from .quantize import quantize as to_int8
     from .report import trials_table
 
+    _check_folder(output)
     if (table is None) == (images is None):
         raise RecipeError("give --table or --images", hint="one of the two")
     if table is not None and (method or effort or preset or preprocess or shape):

@@ -76,6 +76,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
     with staging(out) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
+            for site in sites:
+                site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
             preprocess, origin = choose_preprocess(recipe, source)

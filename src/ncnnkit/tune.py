@@ -154,7 +154,8 @@ class Tuning:
         without: part of the settings -> how many times as slow without it, the median of interleaved rounds.
         ms: median latency, of ``settings`` and ``base``.
         cosine: of the worst output to the reference's.
-        candidates: every candidate, see :func:`ncnnkit.jobs.tune`: first those that lasted longest.
+        candidates: every candidate, see :func:`ncnnkit.jobs.tune`, and in how many ``rungs`` it was of the better half:
+            first those that lasted longest.
         why: all this in a sentence.
         notes: what a reader must know besides.
         conditions: clocks, temperatures, power while the winner ran in the final.
@@ -253,9 +254,10 @@ def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
     without = {part: float(np.median(final["without"][part])) for part in apart if clear and part in final["without"]}
     ms = {"settings": float(np.median(final["winner" if clear else "base"])), "base": float(np.median(final["base"]))}
     lasted = {name: number for number, rung in enumerate(result["rungs"], 1) for name in rung["kept"]}
+    ran = {row["name"] for row in result["candidates"] if row["status"] == "ok"}
     tried = sorted(
-        result["candidates"],
-        key=lambda row: (row["status"] != "ok", -lasted.get(row["name"], 0), row["ratio"] or float("inf")),
+        (dict(row, rungs=lasted.get(row["name"], 0) if row["name"] in ran else None) for row in result["candidates"]),
+        key=lambda row: (row["status"] != "ok", -(row["rungs"] or 0), row["ratio"] or float("inf")),
     )
     notes = []
     if machine["board"]["emulated"]:
@@ -290,7 +292,8 @@ def _why(chosen: Row, base: Row, ratio: float, spread: float, without: Mapping[s
 
 
 def _nothing(base: Row, ratio: float, other: bool) -> str:
-    best = f"; the best other was {ratio:.2f} times as fast, which is within noise" if other else ""
+    noise = ", which is within noise" if ratio >= 1 else ""
+    best = f"; the best other was {ratio:.2f} times as fast{noise}" if other else ""
     return f"nothing is clearly faster than {_defaults(base)}{best}"
 
 

@@ -38,9 +38,16 @@ NATIVE_METHODS = frozenset({"kl", "aciq"})  # ncnn2table's own: reproduced with 
 
 
 def check_request(graph: Graph, target: str, skip: Collection[str]) -> None:
-    """Raises RecipeError for a target that is unknown, or layers to skip that the network does not have."""
+    """Refuse what cannot be quantised as asked.
+
+    Raises:
+        RecipeError: a target that is unknown, or layers to skip that the network does not have.
+        ModelError: the network has int8 layers already.
+    """
     if target not in TARGETS:
         raise RecipeError(f"unknown target {target!r}", hint=", ".join(TARGETS))
+    if any(layer.params.get("int8_scale_term") for layer in graph.layers):
+        raise ModelError("the network has int8 layers already", hint="give the fp32 model it was made from")
     unknown = set(skip) - {layer.name for layer in graph.layers}
     if unknown:
         raise RecipeError(f"no layer is called {min(unknown)!r}")

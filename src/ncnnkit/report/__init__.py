@@ -9,6 +9,7 @@ from .console import (
     plan_table,
     profile_table,
     shipping,
+    skipped,
     trials_table,
     tuning_table,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "plan_table",
     "profile_table",
     "shipping",
+    "skipped",
     "trials_table",
     "tuning_table",
     "write_report",

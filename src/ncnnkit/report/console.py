@@ -120,14 +120,31 @@ def layer_table(layer: Mapping[str, Any]) -> Table:
     return _table((layer["name"], "ms", "MSE of the output"), rows)
 
 
+def skipped(document: Mapping[str, Any]) -> list[str]:
+    """The variants that were not run, with the reason, a line for each reason."""
+    names: dict[str, list[str]] = {}
+    for variant in document["variants"]:
+        if variant["status"] == "skipped":
+            names.setdefault(variant["reason"], []).append(variant["name"])
+    return [f"{', '.join(found)}: {reason}" for reason, found in names.items()]
+
+
 def tuning_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
-    """What was tried, a row each; ms and ratio are those of the last rung it was in."""
+    """What was tried, a row each, those that lasted longest first.
+
+    No times: turns are compared with the defaults' in the same turn alone, as the machine's speed changes.
+    """
     rows = [
-        (row["name"], plain(row["ms"]), _times(1 / row["ratio"] if row["ratio"] else None),
-         cosine(row["cosine"], 5), row["reason"])
+        (row["name"], NOTHING if row["rungs"] is None else str(row["rungs"]),
+         _times(1 / row["ratio"] if row["ratio"] else None), cosine(row["cosine"], 5), row["reason"])
         for row in candidates
     ]  # fmt: skip
-    return _table(("candidate", "ms", "speed", "cosine", "dropped"), rows)
+    table = _table(("candidate", "rungs won", "speed", "cosine", "dropped"), rows)
+    table.caption = (
+        "speed: over ncnn's defaults in the same turns, in the last rung it was in; the more rungs, the longer it was "
+        "timed. cosine: to fp32 on random values, which tells a broken kernel, not the accuracy"
+    )
+    return table
 
 
 def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:

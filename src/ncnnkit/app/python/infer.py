@@ -306,9 +306,40 @@ def open_net(ncnn: Any, args: argparse.Namespace, allowed: Dict[str, bool], thre
         ]
     if unusable:
         raise Failure("%s: ncnn cannot load it" % unusable[0])
+    check_casts(ncnn, net, args)
     if args.gpu and not any(layer.support_vulkan for layer in net.layers()):
         raise Failure("--gpu: ncnn has no Vulkan kernel for any layer of this model")
     return net, device
+
+
+def check_casts(ncnn: Any, net: Any, args: argparse.Namespace) -> None:
+    """A mixed model's Casts say what they are handed: values of 16 bits.
+
+    Where another ncnn, another CPU or another precision hands on 32 bits, they would read garbage.
+    """
+    lines = [line.split() for line in args.param.read_text(encoding="utf-8").splitlines()[2:]]
+    lines = [line for line in lines if len(line) > 3]
+    ends = [4 + int(line[2]) for line in lines]
+    makers = {blob: i for i, (line, end) in enumerate(zip(lines, ends)) for blob in line[end : end + int(line[3])]}
+    params = [dict(word.partition("=")[::2] for word in line[end:] if "=" in word) for line, end in zip(lines, ends)]
+    for i, line in enumerate(lines):
+        kind = {"2": "fp16", "4": "bf16"}.get(params[i].get("0", "")) if line[0] == "Cast" else None
+        if kind is None:
+            continue
+        maker = makers[line[4]]
+        while lines[maker][0] == "Split":
+            maker = makers[lines[maker][4]]
+        layer, mask = net.layers()[maker], int(params[maker].get("31", 0))
+        if kind == "bf16":
+            handed = net.opt.use_bf16_storage and layer.support_bf16_storage and not mask & 4
+        else:
+            able = layer.support_fp16_storage and ncnn.cpu_support_arm_asimdhp()
+            handed = net.opt.use_fp16_storage and able and not mask & 2
+        if args.gpu or not handed:
+            raise Failure(
+                "%s: this mixed model is made for another CPU or ncnn, or for --precision=mixed: layer %s does not hand"
+                " on %s here" % (args.param, layer.name, kind)
+            )
 
 
 def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
@@ -342,15 +373,26 @@ def beside(param: Path, name: str) -> str:
         raise Failure("%s: cannot be read: %s" % (param.parent / name, error.strerror)) from None
 
 
+def precision_of(param: Path, variants: Sequence[Sequence[str]], own: str) -> str:
+    """What a model is to run with: as the program's own variant, if that is its file, else as the first it is of."""
+    found = [precision for _, precision, _, model in variants if model == param.stem]
+    return own if own in found or not found else found[0]
+
+
 def run(args: argparse.Namespace) -> None:
     import ncnn
 
     for path in (args.param, args.bin, args.input):
+        if path.is_dir():
+            raise Failure("%s: is a folder" % path)
         if not path.is_file() or not path.stat().st_size:
             raise Failure("%s: no such file, or an empty one" % path)
     facts: Facts = json.loads(beside(args.param, "model.json"))
     labels = beside(args.param, "labels.txt").splitlines()
-    precision = args.precision or facts["precision"]
+    variants = [line.split() for line in beside(args.param, "variants.txt").splitlines()]
+    if args.bin.stem != args.param.stem and args.bin.stem in (row[3] for row in variants):
+        raise Failure("%s: is another model's than %s" % (args.bin, args.param))
+    precision = args.precision or precision_of(args.param, variants, facts["precision"])
     if precision not in facts["precisions"]:
         raise Failure("--precision=%s: must be one of %s" % (precision, ", ".join(facts["precisions"])))
     start = time.perf_counter()

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
+#include <map>
 #include <set>
 #include <sstream>
 #include <unistd.h>
@@ -23,11 +24,21 @@
 
 namespace {
 
-// Whether a .param line's param `id` has a value other than 0.
-bool sets(const std::string& line, const char* id)
+// A .param line's param `id`; 0 where it has none.
+double value(const std::string& line, const char* id)
 {
     const std::size_t at = line.find(std::string(" ") + id + "=");
-    return at != std::string::npos && std::strtod(line.c_str() + at + std::strlen(id) + 2, nullptr) != 0.0;
+    return at == std::string::npos ? 0.0 : std::strtod(line.c_str() + at + std::strlen(id) + 2, nullptr);
+}
+
+bool sets(const std::string& line, const char* id)
+{
+    return value(line, id) != 0.0;
+}
+
+bool is(const std::string& line, const char* type)
+{
+    return line.rfind(std::string(type) + " ", 0) == 0;
 }
 
 // Whether any layer may hold weights of 8 bits.
@@ -164,6 +175,49 @@ bool only_for_cpus(const std::string& param)
     return false;
 }
 
+// A mixed model's Casts say what they are handed: values of 16 bits. Where another ncnn, another CPU or another precision
+// hands on 32 bits, they would read garbage.
+void check_casts(const ModelFiles& files, const ncnn::Net& net, const Settings& settings)
+{
+    constexpr int fp16 = 2, bf16 = 4; // as Cast numbers them
+    constexpr int no_fp16_storage = 2, no_bf16_storage = 4; // bits of a layer's mask, param 31
+    std::vector<std::string> lines; // a layer each
+    std::vector<std::string> reads; // its first blob
+    std::map<std::string, std::size_t> makers; // blob -> layer
+    std::istringstream text(files.param);
+    std::string line, word;
+    std::getline(text, line);
+    for (std::getline(text, line); std::getline(text, line);) {
+        std::istringstream words(line);
+        int inputs = 0, outputs = 0;
+        if (!(words >> word >> word >> inputs >> outputs))
+            continue;
+        reads.emplace_back();
+        for (int i = 0; i < inputs && words >> word; i++)
+            if (i == 0)
+                reads.back() = word;
+        for (int i = 0; i < outputs && words >> word; i++)
+            makers[word] = lines.size();
+        lines.push_back(line);
+    }
+    for (std::size_t i = 0; i < lines.size(); i++) {
+        const int from = is(lines[i], "Cast") ? static_cast<int>(value(lines[i], "0")) : 0;
+        if (from != fp16 && from != bf16)
+            continue;
+        std::size_t maker = makers.at(reads[i]);
+        while (is(lines[maker], "Split"))
+            maker = makers.at(reads[maker]);
+        const ncnn::Layer& layer = *net.layers()[maker];
+        const int mask = static_cast<int>(value(lines[maker], "31"));
+        const bool handed = from == bf16 ? net.opt.use_bf16_storage && layer.support_bf16_storage && !(mask & no_bf16_storage)
+                                         : net.opt.use_fp16_storage && layer.support_fp16_storage
+                                               && ncnn::cpu_support_arm_asimdhp() && !(mask & no_fp16_storage);
+        if (settings.gpu != Gpu::none || !handed)
+            throw Failure(files.name + ": this mixed model is made for another CPU or ncnn, or for --precision=mixed: layer "
+                          + layer.name + " does not hand on " + (from == bf16 ? "bf16" : "fp16") + " here");
+    }
+}
+
 // Newer ncnn has an option of its own for bf16 in packed layouts; where there is none, the second of these is taken.
 template <typename Option>
 auto allow_packed_bf16(Option& option, bool allowed, int) -> decltype(option.use_bf16_packed = allowed, void())
@@ -257,6 +311,7 @@ void Engine::load(const ModelFiles& files)
         throw Failure(files.name + ": its .bin is too long by " + std::to_string(reader.left())
                       + " bytes: another model's?");
     reader.release_all();
+    check_casts(files, net_, settings_); // layers know what they can do once they are loaded
 }
 
 void Engine::look_at_layers()

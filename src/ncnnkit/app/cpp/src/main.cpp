@@ -26,6 +26,8 @@ ncnn::Mat read_input(const std::string& path)
 {
     if (is_array(path))
         return read_tensor(path, kModel.shape);
+    if (path == "-")
+        throw Failure("-: images from stdin are for --streams");
     if (is_folder(path))
         throw Failure(path + ": is a folder: --streams runs all its images");
     if (!kModel.takes_images)
@@ -93,13 +95,13 @@ void one(const Options& options, const Settings& settings, const ModelFiles& fil
             std::printf("%s: %s\n", kModel.outputs[i], times(shape_of((*outputs)[i])).c_str());
 }
 
-Settings settings_of(const Options& options)
+Settings settings_of(const Options& options, const ModelFiles& files)
 {
     const int available = cores(options.cluster);
     if (available == 0)
         throw Failure("--cluster: this machine has no such cores");
     Settings settings;
-    settings.precision = options.precision;
+    settings.precision = options.precision ? options.precision : precision_named(files.precision);
     settings.gpu = options.gpu;
     settings.threads = options.threads ? options.threads : available;
     settings.plain = options.plain;
@@ -114,7 +116,7 @@ int run(const std::vector<std::string>& arguments)
         return 0;
     }
     const ModelFiles files = options.param.empty() ? embedded_model() : open_model(options.param, options.bin);
-    const Settings settings = settings_of(options);
+    const Settings settings = settings_of(options, files);
     if (options.streams)
         return stream(options, settings, files);
     one(options, settings, files);

@@ -114,6 +114,33 @@ std::string text_of(const std::string& path)
     return std::string(bytes.begin(), bytes.end());
 }
 
+// None where there is no such file.
+std::vector<std::string> lines_beside(const std::string& path)
+{
+    try {
+        return lines(text_of(path));
+    } catch (const Failure&) {
+        return {};
+    }
+}
+
+// What a model is to run with: as the program's own variant, where that is one of those it is the file of; else as the
+// first of these. `variants` are lines of name, precision, backend and model.
+std::string precision_of(const std::string& param, const std::vector<std::string>& variants)
+{
+    std::string first;
+    for (const std::string& line : variants) {
+        const std::vector<std::string> row = words(line);
+        if (row.size() != 4 || row[3] + ".param" != param)
+            continue;
+        if (row[1] == kModel.precision)
+            return row[1];
+        if (first.empty())
+            first = row[1];
+    }
+    return first.empty() ? kModel.precision : first;
+}
+
 // Lets ncnn read a .param in another process: there are versions of it that crash over a layer or value they do not know.
 void try_to_load(const std::string& param)
 {
@@ -160,12 +187,9 @@ ModelFiles open_model(const std::string& param, const std::string& bin)
     files.mapped = std::make_shared<const MappedFile>(bin);
     files.weights = files.mapped->data();
     files.size = files.mapped->size();
-    const std::size_t slash = param.rfind('/');
-    try {
-        files.labels = lines(text_of(slash == std::string::npos ? "labels.txt" : param.substr(0, slash) + "/labels.txt"));
-    } catch (const Failure&) {
-        files.labels.clear(); // a model may have none
-    }
+    const std::size_t slash = param.rfind('/') + 1; // 0 where there is none
+    files.labels = lines_beside(param.substr(0, slash) + "labels.txt");
+    files.precision = precision_of(param.substr(slash), lines_beside(param.substr(0, slash) + "variants.txt"));
     return files;
 }
 
@@ -194,6 +218,7 @@ ModelFiles embedded_model()
     files.weights = infer_bin;
     files.size = static_cast<std::size_t>(infer_bin_end - infer_bin);
     files.labels = lines(std::string(infer_labels, infer_labels_end));
+    files.precision = kModel.precision;
     check(files);
     return files;
 }

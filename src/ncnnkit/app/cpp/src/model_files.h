@@ -16,9 +16,10 @@ struct ModelFiles {
     std::size_t size = 0;
     std::shared_ptr<const MappedFile> mapped; // what `weights` points into; none where they are part of the program
     std::vector<std::string> labels; // of the classes; none where there is no labels.txt
+    std::string precision; // to run it with, where nobody says another
 };
 
-// The files of a model, and the labels.txt beside them. Throws Failure.
+// The files of a model, and what labels.txt and variants.txt beside them say. Throws Failure.
 ModelFiles open_model(const std::string& param, const std::string& bin);
 
 // The model that is part of the program. Throws Failure where none is.

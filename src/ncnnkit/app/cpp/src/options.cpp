@@ -17,7 +17,7 @@ const char kUsage[] =
     "\n"
     "  --cpu              run on the CPU (default)\n"
     "  --gpu[=any]        run on the GPU by Vulkan; any: a software Vulkan device will do\n"
-    "  --precision=NAME   fp32, fp16, bf16, int8 or mixed: what ncnn may use; default: the variant's\n"
+    "  --precision=NAME   fp32, fp16, bf16, int8 or mixed: what ncnn may use; default: the model's\n"
     "  --threads=N        CPU threads; default: the cluster's cores\n"
     "  --cluster=NAME     big (default), little or all: the cores to stay on\n"
     "  --loop=N           timed inferences, after a first one (default 10)\n"
@@ -30,22 +30,19 @@ const char kUsage[] =
 
 namespace {
 
+const std::string kPlaces = std::string("give ") + (has_embedded_model() ? "" : "MODEL.param MODEL.bin ")
+                            + "INPUT [OUTPUT]; --help tells more";
+
 int count(const std::string& name, const std::string& value, int least, int most)
 {
     char* end = nullptr;
     const long number = std::strtol(value.c_str(), &end, 10);
-    if (value.empty() || *end || number < least || number > most)
+    if (value.empty())
+        throw UsageError(name + " needs a value: " + name + "=" + std::to_string(least));
+    if (*end || number < least || number > most)
         throw UsageError(name + "=" + value + ": must be a whole number from " + std::to_string(least) + " to "
                          + std::to_string(most));
     return static_cast<int>(number);
-}
-
-const Precision* precision(const std::string& value)
-{
-    for (const Precision& known : kPrecisions)
-        if (value == known.name)
-            return &known;
-    throw UsageError("--precision=" + value + ": must be fp32, fp16, bf16, int8 or mixed");
 }
 
 Cluster cluster(const std::string& value)
@@ -72,15 +69,22 @@ void nothing(const std::string& name, const std::string& value)
 
 } // namespace
 
+const Precision* precision_named(const std::string& value)
+{
+    for (const Precision& known : kPrecisions)
+        if (value == known.name)
+            return &known;
+    throw UsageError("--precision=" + value + ": must be fp32, fp16, bf16, int8 or mixed");
+}
+
 Options parse(const std::vector<std::string>& arguments)
 {
     Options options;
-    options.precision = precision(kModel.precision);
     using Set = std::function<void(const std::string&)>;
     const std::map<std::string, Set> known = {
         {"--cpu", [&](const std::string& v) { nothing("--cpu", v); options.gpu = Gpu::none; }},
         {"--gpu", [&](const std::string& v) { options.gpu = gpu(v); }},
-        {"--precision", [&](const std::string& v) { options.precision = precision(v); }},
+        {"--precision", [&](const std::string& v) { options.precision = precision_named(v); }},
         {"--threads", [&](const std::string& v) { options.threads = count("--threads", v, 1, 256); }},
         {"--cluster", [&](const std::string& v) { options.cluster = cluster(v); }},
         {"--loop", [&](const std::string& v) { options.loop = count("--loop", v, 1, 1000000); }},
@@ -107,14 +111,14 @@ Options parse(const std::vector<std::string>& arguments)
         return options;
     const bool files = !places.empty() && places[0].size() > 6 && places[0].rfind(".param") == places[0].size() - 6;
     if (!files && !has_embedded_model())
-        throw UsageError("give MODEL.param MODEL.bin INPUT [OUTPUT]; --help tells more");
+        throw UsageError(kPlaces);
     if (files && places.size() >= 2) {
         options.param = places[0];
         options.bin = places[1];
         places.erase(places.begin(), places.begin() + 2);
     }
     if (places.empty() || places.size() > 2 || (files && options.param.empty()))
-        throw UsageError("give MODEL.param MODEL.bin INPUT [OUTPUT]; --help tells more");
+        throw UsageError(kPlaces);
     options.input = places[0];
     options.output = places.size() > 1 ? places[1] : "";
     if (options.streams && !(options.output.empty() && options.compare.empty()))

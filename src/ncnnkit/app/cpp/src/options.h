@@ -11,7 +11,7 @@ struct Options {
     std::string input;
     std::string output; // empty: not written
     std::string compare; // empty: with nothing
-    const Precision* precision = nullptr;
+    const Precision* precision = nullptr; // null: the model's
     Gpu gpu = Gpu::none;
     Cluster cluster = Cluster::big;
     int threads = 0; // 0: as many as the cluster has cores
@@ -27,4 +27,5 @@ struct Options {
 extern const char kUsage[];
 
 // Throws UsageError.
+const Precision* precision_named(const std::string& name);
 Options parse(const std::vector<std::string>& arguments);
