@@ -204,6 +204,7 @@ BAD = [
     ("run m.param --images text --out o", None, 3, "image"),
     ("run m.param --images x.npy --out m.bin", None, 4, "m.bin: is not a folder"),
     ("run m.param --images x.npy --weights none", None, 3, "--weights is for torch models"),
+    ("run m.param --images x.npy --on local --on local --out o", None, 3, "local is asked for twice"),
     ("run m.param --images x.npy --precision fp32,fp32", None, 3, "fp32 is asked for twice"),
     ("run m.param --images x.npy --eval-images x.npy", None, 3, "are the images to calibrate with"),
     ("quantize m.param --table a.table --method kl -o o.param", None, 3, "are for --images"),

@@ -378,7 +378,7 @@ def test_split_holds_every_fifth_out(tmp_path: Path, count: int) -> None:
 
 def test_too_few_to_split(tmp_path: Path) -> None:
     images = rows(tmp_path, 3)
-    with pytest.raises(ImageError, match=r"3 images are too few to hold out every 5th .*--eval-images"):
+    with pytest.raises(ImageError, match=r"too few images to hold out every 5th: 3 .*--eval-images"):
         images.split()
     calibration, evaluation = images.split(every=2)
     assert (calibration.names, evaluation.names) == (("x.npy[0]", "x.npy[2]"), ("x.npy[1]",))

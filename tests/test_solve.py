@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -154,3 +156,11 @@ def test_a_network_of_150_layers_takes_no_more_than_its_seconds() -> None:
     assert found is not None
     assert found.error <= 1e-3
     assert found.ms < exact.ms
+
+
+def test_what_the_solver_prints_does_not_reach_stdout() -> None:
+    """As a process: C holds back what it prints to a pipe."""
+    lines = ("import ctypes", "from ncnnkit.solve import _quiet", "with _quiet(): ctypes.CDLL(None).puts(b'noise')",
+             "print('json')")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout == "json\n"

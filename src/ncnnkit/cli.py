@@ -505,7 +505,9 @@ def tune(
     backend: Backend = None,
     precision: Precision = None,
     shape: Shape = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of timing, for all candidates together.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Of timing, for all candidates together; loading comes on top.")
+    ] = 60.0,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
 ) -> None:

@@ -112,7 +112,7 @@ class ImageSet:
         """(calibration, evaluation): every ``every``-th sample is held out. Raises ImageError for fewer than that."""
         if len(self) < every:
             raise ImageError(
-                f"{len(self)} images are too few to hold out every {every}th",
+                f"too few images to hold out every {every}th: {len(self)}",
                 hint="give more, or others to evaluate on with --eval-images",
             )
         held = set(range(every - 1, len(self), every))

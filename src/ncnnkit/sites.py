@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .device import LOCAL, Device, open_device
+from .device import LOCAL, Device, open_device, resolve
 from .errors import DeviceError, RecipeError
 from .recipe import parse_cpus
 from .targets import machine_target
@@ -75,8 +75,10 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
         DeviceError, RuntimeFailure: one of them cannot be used.
     """
     names = names or ("local",)
-    if len(set(names)) < len(names):
-        raise RecipeError(f"{max(names, key=list(names).count)} is asked for twice")
+    addresses = [resolve(name) for name in names]
+    for name, address in zip(names, addresses):
+        if addresses.count(address) > 1:
+            raise RecipeError(f"{name} is asked for twice", hint=f"its address is {address}")
     with ExitStack() as stack:
         devices = [stack.enter_context(open_device(name)) for name in names]
         with ThreadPoolExecutor(len(devices)) as pool:

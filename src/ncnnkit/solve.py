@@ -7,9 +7,13 @@ is solved as a mixed-integer linear program by HiGHS. Nothing here knows of ncnn
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,14 +221,30 @@ class _Program:
             constraints.append(LinearConstraint(errors[None, :], -np.inf, max_error / self._scale(max_error)))
         if max_ms is not None and math.isfinite(max_ms):
             constraints.append(LinearConstraint(self._ms[None, :], -np.inf, max_ms))
-        answer = milp(
-            errors if by_error else self._ms,
-            integrality=np.arange(len(self._ms)) < len(self._options),
-            bounds=Bounds(0, np.where(too_large, 0.0, self._upper)),
-            constraints=constraints,
-            options={"mip_rel_gap": gap, "time_limit": seconds},
-        )
+        with _quiet():
+            answer = milp(
+                errors if by_error else self._ms,
+                integrality=np.arange(len(self._ms)) < len(self._options),
+                bounds=Bounds(0, np.where(too_large, 0.0, self._upper)),
+                constraints=constraints,
+                options={"mip_rel_gap": gap, "time_limit": seconds},
+            )
         if answer.x is None:
             return None
         pairs = zip(self._options, answer.x)
         return total(self.layers, self.edges, {name: option.choice for (name, option), taken in pairs if taken > 0.5})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """HiGHS prints a line of its own now and then, to where a command's JSON goes."""
+    sys.stdout.flush()
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # C keeps what it prints to a pipe, and would print it later
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)

@@ -21,7 +21,7 @@ from .local import LOCAL, Local
 from .names import resolve
 from .transport import TRANSPORTS, Lost, Refused, parse_ssh
 
-__all__ = ["LOCAL", "Board", "Device", "Local", "Lost", "Refused", "open_device", "parse_ssh"]
+__all__ = ["LOCAL", "Board", "Device", "Local", "Lost", "Refused", "open_device", "parse_ssh", "resolve"]
 
 
 def open_device(name: str) -> Device:

@@ -154,7 +154,9 @@ def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
          NOTHING if row["bits"] is None else str(row["bits"]), plain(row["ms"]), percent(row["share"]))
         for row in layers
     ]  # fmt: skip
-    return _table(("layer", "type", "on", "precision", "bits", "ms", "%"), rows, left=4)
+    table = _table(("layer", "type", "on", "precision", "bits", "ms", "%"), rows, left=4)
+    table.caption = "precision: what it computed in, or its blobs are stored in; bits: of a value it hands on"
+    return table
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:

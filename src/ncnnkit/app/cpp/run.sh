@@ -19,6 +19,7 @@ case ${1:-} in '' | -*) ;; *) reference=$1; shift ;; esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 exec 3<"$home/models/variants.txt"
+ran=
 
 # A number of infer's JSON.
 field() { sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" "$work/json"; }
@@ -32,9 +33,11 @@ while read -r name precision backend model <&3; do
             reference=$work/reference.npy
             cp "$work/output.npy" "$reference"
         fi
+        ran=yes
         printf '%-16s %10.1f %10.2f %10.2f %10.2f %10.1f %12s\n' "$name" "$(field load_ms)" "$(field first)" \
             "$(field median)" "$(field p90)" "$(field peak_memory_mb)" "$(field mse)"
     else
         printf '%-16s %s\n' "$name" "$(head -n 1 "$work/error")"
     fi
 done
+[ -n "$ran" ]

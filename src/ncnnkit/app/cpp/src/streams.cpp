@@ -142,8 +142,10 @@ double measure(const Split& split, Engines& engines, const ModelFiles& files, co
     const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
     std::size_t counted = 0;
     double from = 0.0, to = 0.0;
-    Queue queue(capacity(split), [&](const Answer&) {
+    Queue queue(capacity(split), [&](const Answer& answer) {
         to = elapsed();
+        if (!answer.failure.empty())
+            return;
         if (to < warm_up || from == 0.0)
             from = to; // the time of the last answer that does not count
         else
@@ -227,9 +229,11 @@ int stream(const Options& options, const Settings& settings, const ModelFiles& f
             throw Failure(options.input + ": holds no images");
         measured = measure_all(candidates(options.cluster, settings.threads, settings.gpu != Gpu::none), engines, files, first);
         const auto slower = [](const Measured& a, const Measured& b) { return a.images_per_second < b.images_per_second; };
-        split = std::max_element(measured.begin(), measured.end(), slower)->split;
+        const auto fastest = std::max_element(measured.begin(), measured.end(), slower);
+        split = fastest->split;
         for (const Measured& row : measured)
-            std::fprintf(stderr, "%-24s %8s images/s, %.2f of one stream\n", to_text(row.split).c_str(),
+            if (fastest->images_per_second > 0) // else none of them is an image
+                std::fprintf(stderr, "%-24s %8s images/s, %.2f of one stream\n", to_text(row.split).c_str(),
                          rounded(row.images_per_second).c_str(), row.images_per_second / measured[0].images_per_second);
     }
 
@@ -249,12 +253,13 @@ int stream(const Options& options, const Settings& settings, const ModelFiles& f
             queue.put(std::move(frame));
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const double rate = static_cast<double>(count - failures) / seconds;
     if (options.json)
         std::puts(Json().add("images", static_cast<double>(count)).add("failures", static_cast<double>(failures))
-                      .add("seconds", seconds).add("images_per_s", static_cast<double>(count) / seconds)
+                      .add("seconds", seconds).add("images_per_s", rate)
                       .add("split", quoted(to_text(split))).add("measured", json(measured)).text().c_str());
     else
         std::fprintf(stderr, "%zu images in %s s: %s images/s with %s\n", count, rounded(seconds).c_str(),
-                     rounded(static_cast<double>(count) / seconds).c_str(), to_text(split).c_str());
+                     rounded(rate).c_str(), to_text(split).c_str());
     return interrupted ? 130 : failures || count == 0 ? 1 : 0;
 }
