@@ -133,7 +133,11 @@ def poisoned(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("prepare", "error", "said"),
     [
-        (lambda r, d: changed(r, images=str(photographs(d / "few", 3))), ImageError, "too few images to hold out every 5th: 3"),
+        (
+            lambda r, d: changed(r, images=str(photographs(d / "few", 3))),
+            ImageError,
+            "too few images to hold out every 5th: 3",
+        ),
         (lambda r, d: changed(r, images=""), ImageError, "no images are given"),
         (lambda r, d: changed(r, shapes=((3, 8, 8),)), ModelError, "contradicts the model"),
         (lambda r, d: changed(r, images=str(d / "nowhere")), ImageError, "no such file or folder"),
