@@ -276,7 +276,7 @@ def demo(
         str(data / "efficientnet-lite0.onnx"),
         images=str(images / "calibration"),
         eval_images=str(images / "evaluation"),
-        seconds=1.0,  # a demonstration: less timing than a run, so that it is over soon
+        seconds=0.5,  # a demonstration: less timing than a run, so that it is over soon
     )
     _run(recipe, output, as_json)
 

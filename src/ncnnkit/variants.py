@@ -26,7 +26,7 @@ from .sites import EMULATED, Site, open_sites, run_jobs
 
 Array = NDArray[Any]
 
-SOFTWARE_SECONDS = 2.0  # what evaluating on a software Vulkan device, and timing it, are worth
+SOFTWARE_SECONDS = 1.0  # what evaluating on a software Vulkan device, and timing it, are worth
 _EMULATED_TIMING = {"seconds": 0.0, "rounds": 1, "sustained": 0.0}  # as little as can be: no figure comes of it
 
 
