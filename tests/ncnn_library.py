@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
+from ncnnkit.device.wheels import cache_folder
+
+CACHE = cache_folder()
 
 
 def installed(kind: str) -> Path | None:

@@ -188,7 +188,7 @@ def over_samples(
     **request: Any,
 ) -> list[Answer]:
     """Run a network over samples in child processes, one thread each, that sum up what they see: see :class:`Crew`."""
-    with Crew(graph, threads) as crew:
+    with Crew(graph, min(threads or os.cpu_count() or 1, len(inputs[0]))) as crew:
         return crew.over(inputs, op, step, **request)
 
 
@@ -256,13 +256,12 @@ class Crew:
             return child.ask(f"{op}_so_far")
 
         try:
-            try:
-                return list(self._pool.map(share, range(count)))
-            except BaseException:
-                for child in self._children:  # the others' shares end now, not when they are done
-                    child.kill()
+            return list(self._pool.map(share, range(count)))
+        except BaseException as error:
+            for child in self._children:  # the others' shares end now, not when they are done
+                child.kill()
+            if not isinstance(error, WorkerError):
                 raise
-        except WorkerError as error:
             if "NaN" in str(error):
                 hint = "does the fp32 model itself compute NaN on these images?"
                 raise VerificationError(f"calibration: {error}", hint=hint) from None

@@ -290,7 +290,8 @@ def _run(recipe: Any, output: Path, as_json: bool) -> None:
 
 
 def _print_run(document: Any, output: Path, as_json: bool) -> None:
-    from .report import console_table, converted, headline, shipping, skipped
+    from .figures import reasons
+    from .report import console_table, converted, headline, shipping
 
     if as_json:
         print(json.dumps(document, indent=2))
@@ -302,7 +303,7 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
         out.print(f"top-5 of {guess['image']}: {best}", markup=False)
     for warning in document["warnings"]:
         out.print(f"[yellow]note:[/] {escape(warning)}")
-    for reason in skipped(document):
+    for reason in reasons(document["variants"], "skipped"):
         out.print(f"skipped: {reason}", markup=False)
     out.print(f"[bold]{escape(headline(document))}[/]")
     if document["recommended"] is not None:

@@ -12,7 +12,6 @@ to bf16 for readers that may not use it. The other way, from fp32, ncnn converts
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from .graph import Graph, Layer
 from .ops import Mask, Value
 from .quantize.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 from .session import Session
-from .worker import LOAD_TIMEOUT, Child, WorkerError
+from .worker import LOAD_TIMEOUT, WorkerError
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -391,20 +390,12 @@ def _time(
 
 def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
     """Layer -> the storages of 16 bits it can read."""
-    with _loaded(graph, "mixed", 1, device) as child:
-        return dict(child.ask("layers")[0]["layers"])
-
-
-@contextmanager
-def _loaded(graph: Graph, precision: str, threads: int | None, device: Device = LOCAL) -> Iterator[Child]:
-    """A serving process with a network loaded."""
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, _failing(), device.child() as child:
         param = Path(folder) / "model.param"
         ncnnfile.save(graph, param)
         there, weights = device.put([param, param.with_suffix(".bin")])
-        child.ask("load", param=there, bin=weights, backend="cpu", precision=precision,
-                  threads=threads or os.cpu_count() or 1, timeout=LOAD_TIMEOUT)  # fmt: skip
-        yield child
+        child.ask("load", param=there, bin=weights, backend="cpu", precision="mixed", threads=1, timeout=LOAD_TIMEOUT)
+        return dict(child.ask("layers")[0]["layers"])
 
 
 @contextmanager

@@ -6,7 +6,7 @@ None is always :data:`NOTHING`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 NOTHING = "–"
@@ -67,6 +67,21 @@ def ratio(value: float | None, base: float) -> float | None:
 def named(run: Mapping[str, Any], name: str | None) -> Mapping[str, Any] | None:
     """The variant of this name."""
     return next((v for v in run["variants"] if v["name"] == name), None)
+
+
+def shared(variants: Iterable[Mapping[str, Any]], texts: Callable[[Any], Iterable[str]]) -> dict[str, list[str]]:
+    """Texts -> the variants they are of, so that what several share is said once."""
+    said: dict[str, list[str]] = {}
+    for variant in variants:
+        for text in texts(variant):
+            said.setdefault(text, []).append(variant["name"])
+    return said
+
+
+def reasons(variants: Iterable[Mapping[str, Any]], *statuses: str) -> list[str]:
+    """Why the variants of these statuses have them, a line for each reason."""
+    found = shared((v for v in variants if v["status"] in statuses), lambda variant: [variant["reason"]])
+    return [f"{', '.join(names)}: {reason}" for reason, names in found.items()]
 
 
 def baseline(run: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -131,6 +131,11 @@ def _loading(variant: Message) -> Message:
     return {field: variant[field] for field in LOAD_FIELDS if field in variant}
 
 
+def _on_the_cpu(variant: Message, device: Optional[Message]) -> bool:
+    """Whether Vulkan was asked for and there is none, or one in software."""
+    return bool(variant["backend"] == "vulkan" and (device is None or device["type"] == "cpu"))
+
+
 def _attempt(step: Callable[..., Child], subject: Any, result: Message, *rest: Any) -> Optional[Child]:
     """Run a step of one variant; a failure is that variant's result, not the job's end."""
     try:
@@ -153,7 +158,7 @@ def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: M
         result.update(device=device, load_ms={"cold": cold["load_ms"], "warm": warm["load_ms"]})
         result["first_ms"] = first["ms"]
         result["without_vulkan"] = cold["without_vulkan"]
-        software = variant["backend"] == "vulkan" and (device is None or device["type"] == "cpu")
+        software = _on_the_cpu(variant, device)
         seconds = job["slow_seconds"] if software else float("inf")
         result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), variant["name"], seconds)
         if software:
@@ -451,7 +456,7 @@ class _Contest:
         """A process with the candidate loaded, which has computed what it should."""
         child = stack.enter_context(Child(caches=self._caches))
         loaded = child.ask("load", timeout=LOAD_TIMEOUT, **_loading(variant))[0]
-        if variant["backend"] == "vulkan" and (loaded["device"] is None or loaded["device"]["type"] == "cpu"):
+        if _on_the_cpu(variant, loaded["device"]):
             raise WorkerError("no GPU: it would run on the CPU")
         cosine = row["cosine"] = worst_cosine(child.ask("run", self._arrays)[1], self._right)
         if cosine is None:

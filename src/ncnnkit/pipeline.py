@@ -110,11 +110,12 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         mixed: dict[Site, MixedPlan] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
             if not site.emulated:
-                with stages(f"plan{site.label}"):
+                stage = f"plan{site.label}"
+                with stages(stage):
                     made = quantized[site.target]
                     mixed[site] = find_plan(
                         made.exact, made.fitted, made.held, limit, site.machine, device=site.device,
-                        threads=recipe.threads or site.machine["cores"], tell=stages.within("plan"),
+                        threads=recipe.threads or site.machine["cores"], tell=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
             models = write_models(recipe, graph, quantized, mixed, source.name, folder)

@@ -22,7 +22,7 @@ from .targets import TARGETS
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
-CLUSTERS = ("all", "big", "middle", "little", "cores as 4-7 or 0,2")
+CLUSTERS = ("all", "big", "middle", "little")
 AUTO = "auto"
 """The target of whatever device is measured on."""
 
@@ -95,8 +95,9 @@ class Recipe:
             twice = [value for value in what if what.count(value) > 1]
             if twice:
                 raise RecipeError(f"{twice[0]} is asked for twice")
-        if not parse_cpus(self.cluster):
-            _one_of("cluster", [self.cluster] if self.cluster else [], CLUSTERS)
+        if self.cluster not in ("", *CLUSTERS) and not parse_cpus(self.cluster):
+            hint = f"one of {', '.join(CLUSTERS)}, cores as 4-7 or 0,2"
+            raise RecipeError(f"unknown cluster {self.cluster!r}", hint=hint)
         _one_of("method", [self.method], ("mse", "kl", "aciq", "minmax"))
         _one_of("effort", [self.effort], EFFORTS)
         _one_of("target", [self.target] if self.target else [], (AUTO, *TARGETS))

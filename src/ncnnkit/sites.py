@@ -11,7 +11,7 @@ from typing import Any
 from .device import LOCAL, Device, open_device, resolve
 from .errors import DeviceError, RecipeError
 from .recipe import parse_cpus
-from .targets import machine_target
+from .targets import has_gpu, machine_target
 from .worker import WorkerError
 
 EMULATED = "emulated: timings are not real"
@@ -40,7 +40,7 @@ class Site:
 
     @property
     def has_gpu(self) -> bool:
-        return any(device["type"] != "cpu" for device in self.machine["vulkan"])
+        return has_gpu(self.machine)
 
     def cluster(self, name: str) -> tuple[int, ...]:
         """The CPUs to pin to, of a cluster's name or a list as ``4-7``; none for ``all`` or no name.

@@ -58,6 +58,11 @@ TARGETS: MappingProxyType[str, Target] = MappingProxyType({**_ROWS, **{b: _ROWS[
 """What a user may name: kernels, or a board that has them."""
 
 
+def has_gpu(machine: Mapping[str, Any]) -> bool:
+    """Whether a probed machine has a Vulkan device that is no software."""
+    return any(device["type"] != "cpu" for device in machine["vulkan"])
+
+
 def machine_target(machine: Mapping[str, Any]) -> str:
     """The target whose kernels a probed machine's CPU runs."""
     if machine["machine"] in ("x86_64", "AMD64", "i686"):

@@ -19,6 +19,7 @@ from . import accuracy, ncnnfile
 from .errors import ModelError, RuntimeFailure
 from .jobs import differences
 from .session import has_int8, noise, save_arrays
+from .targets import has_gpu
 from .worker import WorkerError
 
 Array = NDArray[Any]
@@ -98,7 +99,7 @@ def candidates(
         switched: rows as :data:`SWITCHED`.
     """
     cores = machine.get("default_threads") or machine["cores"]
-    gpu = any(device["type"] != "cpu" for device in machine["vulkan"])
+    gpu = has_gpu(machine)
     places = placements(machine["board"]["clusters"]) or [Placement(machine["cores"])]
     first = "fp16" if "fp16" in models else next(iter(models))  # fp16 is on by default
     rows = [_variant(models, BASE, first, "cpu", Placement(cores), {})]

@@ -273,7 +273,7 @@ def refuse_copies_of_the_cpu(variants: Sequence[dict[str, Any]], results: Sequen
 
 def refuse_wrong_outputs(variants: Sequence[dict[str, Any]]) -> None:
     """A Vulkan variant whose outputs are wrong where the CPU's are right: its driver or a kernel of it is broken."""
-    cosines = {(v["device"], v["precision"], v["backend"]): _worst_cosine(v) for v in variants if v["accuracy"]}
+    cosines = {(v["device"], v["precision"], v["backend"]): worst_cosine(v) for v in variants if v["accuracy"]}
     for variant in variants:
         found, cpu = (cosines.get((variant["device"], variant["precision"], b)) for b in ("vulkan", "cpu"))
         if variant["backend"] != "vulkan" or variant["status"] != "ok" or found is None or cpu is None:
@@ -283,7 +283,8 @@ def refuse_wrong_outputs(variants: Sequence[dict[str, Any]]) -> None:
             variant.update(status="crashed", reason=reason)
 
 
-def _worst_cosine(variant: Mapping[str, Any]) -> float:
+def worst_cosine(variant: Mapping[str, Any]) -> float:
+    """The cosine of the worst output: a small one that is ruined does not show in the cosine of all together."""
     return min(float(output["cosine"]) for output in variant["accuracy"]["outputs"])
 
 

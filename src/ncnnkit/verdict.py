@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import accuracy
-from .figures import cosine, exact, plain, ratio
+from .figures import cosine, exact, plain, ratio, reasons
 from .images import ImageSet
 from .sites import EMULATED
 from .source import ModelSource
-from .variants import Plan
+from .variants import Plan, worst_cosine
 
 Array = NDArray[Any]
 
@@ -56,11 +56,6 @@ def recommend(variants: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
             f"but less exact (cosine {cosine(worst_cosine(quick), 5)})"
         )
     return best["name"], why
-
-
-def worst_cosine(variant: Mapping[str, Any]) -> float:
-    """The cosine of the worst output: a small one that is ruined does not show in the cosine of all together."""
-    return min(float(output["cosine"]) for output in variant["accuracy"]["outputs"])
 
 
 def warn(
@@ -106,12 +101,7 @@ def warn(
     ]
     if restless:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
-    failed: dict[str, list[str]] = {}
-    for variant in variants:
-        if variant["status"] in ("fallback", "crashed"):
-            failed.setdefault(variant["reason"], []).append(variant["name"])
-    said += [f"{', '.join(names)}: {reason}" for reason, names in failed.items()]
-    return said
+    return said + reasons(variants, "fallback", "crashed")
 
 
 def unlike(quantisation: Mapping[str, Any]) -> bool:

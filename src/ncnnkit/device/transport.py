@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -54,7 +55,7 @@ class Refused(DeviceError):
     """The command ran there and failed."""
 
 
-class Transport:
+class Transport(ABC):
     """A way of running commands on a device. A context manager; leaving it closes the connection."""
 
     address: str
@@ -67,16 +68,16 @@ class Transport:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # adb has nothing to close
         """Close the connection. Safe to call twice."""
 
+    @abstractmethod
     def command(self, words: Sequence[str]) -> list[str]:
         """The command for this machine that runs ``words`` on the device, with its stdin and stdout."""
-        raise NotImplementedError
 
+    @abstractmethod
     def explained(self, words: Sequence[str], status: int, said: str) -> DeviceError:
         """The error for a command that ended with ``status`` and ``said`` that on stderr."""
-        raise NotImplementedError
 
     def popen(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a command."""

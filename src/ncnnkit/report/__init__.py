@@ -9,7 +9,6 @@ from .console import (
     plan_table,
     profile_table,
     shipping,
-    skipped,
     trials_table,
     tuning_table,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "plan_table",
     "profile_table",
     "shipping",
-    "skipped",
     "trials_table",
     "tuning_table",
     "write_report",

@@ -120,15 +120,6 @@ def layer_table(layer: Mapping[str, Any]) -> Table:
     return _table((layer["name"], "ms", "MSE of the output"), rows)
 
 
-def skipped(document: Mapping[str, Any]) -> list[str]:
-    """The variants that were not run, with the reason, a line for each reason."""
-    names: dict[str, list[str]] = {}
-    for variant in document["variants"]:
-        if variant["status"] == "skipped":
-            names.setdefault(variant["reason"], []).append(variant["name"])
-    return [f"{', '.join(found)}: {reason}" for reason, found in names.items()]
-
-
 def tuning_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
     """What was tried, a row each, those that lasted longest first.
 

@@ -105,11 +105,7 @@ def render(run: Run) -> str:
 
 def _remarks(run: Run) -> list[tuple[str, list[str]]]:
     """Reasons and notes with the variants they belong to; what several share is said once."""
-    said: dict[str, list[str]] = {}
-    for variant in run["variants"]:
-        for text in filter(None, [variant["reason"], *variant["notes"]]):
-            said.setdefault(text, []).append(variant["name"])
-    return list(said.items())
+    return list(figures.shared(run["variants"], lambda v: filter(None, [v["reason"], *v["notes"]])).items())
 
 
 def _watched(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
