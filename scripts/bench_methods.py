@@ -22,11 +22,11 @@ import numpy as np
 from bench_quantize import Prepared, native_model, prepare
 from numpy.typing import NDArray
 
-from ncnnkit import accuracy
-from ncnnkit.graph import Graph, Layer
-from ncnnkit.quantize import quantize_images
-from ncnnkit.quantize.methods import EFFORTS, Effort
-from ncnnkit.search import run_graphs
+from ncnnkit.comparison import accuracy
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.plan.search import run_graphs
+from ncnnkit.quantization import quantize_images
+from ncnnkit.quantization.methods import EFFORTS, Effort
 
 Array = NDArray[Any]
 

@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ncnnkit import ncnnfile
+from ncnnkit.model import ncnnfile
 from ncnnkit.passes import optimize
 
 _PROCESS = """
 import sys
-from ncnnkit import ncnnfile
+from ncnnkit.model import ncnnfile
 from ncnnkit.passes import optimize
 ncnnfile.save(optimize(ncnnfile.load(sys.argv[1]), fp16=sys.argv[3] == "fp16"), sys.argv[2])
 """

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from bench_quantize import prepare
 
-from ncnnkit import accuracy
-from ncnnkit.ncnnfile import save
-from ncnnkit.quantize import quantize_images
-from ncnnkit.search import find_plan, parse_limit, run_graphs
-from ncnnkit.sites import this_machine
-from ncnnkit.variants import Plan, Precision, describe, measure
+from ncnnkit.comparison import accuracy
+from ncnnkit.device.sites import this_machine
+from ncnnkit.measure.variants import Plan, Precision, describe, measure
+from ncnnkit.model.ncnnfile import save
+from ncnnkit.plan.search import find_plan, parse_limit, run_graphs
+from ncnnkit.quantization import quantize_images
 
 
 def main() -> None:

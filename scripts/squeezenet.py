@@ -26,7 +26,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ncnnkit.preprocess import Preprocess
+from ncnnkit.samples.preprocess import Preprocess
 
 Weights = dict[str, list[NDArray[np.float32]]]
 """Kernel, in the order (height, width, inputs, outputs), and bias of each convolution."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ncnn_library import installed
 
-from ncnnkit.session import probe
+from ncnnkit.device.session import probe
 
 BOARD = "ncnnkit-board"
 """The host that scripts/emulated-board writes into ssh's configuration."""

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ncnnkit import ncnnfile
-from ncnnkit.graph import Graph
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import Graph
 
 
 def network(text: str, seed: int = 0, **values: float) -> Graph:

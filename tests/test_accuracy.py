@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ncnnkit.accuracy import (
+from ncnnkit.comparison.accuracy import (
     classifies,
     compare,
     cosine,

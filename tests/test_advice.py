@@ -9,9 +9,9 @@ import pytest
 from networks import samples, small
 from numpy.typing import NDArray
 
-from ncnnkit.calibrate import ActivationStats, BlobStats, calibrate, calibrate_batches
-from ncnnkit.quantize.advice import Count, enough, error_by_count, image_ranges, likeness, stretching
-from ncnnkit.session import Session
+from ncnnkit.device.session import Session
+from ncnnkit.quantization.advice import Count, enough, error_by_count, image_ranges, likeness, stretching
+from ncnnkit.quantization.calibration import ActivationStats, BlobStats, calibrate, calibrate_batches
 
 Array = NDArray[Any]
 

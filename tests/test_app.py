@@ -17,15 +17,15 @@ import pytest
 from networks import SMALL, network, samples, small
 from PIL import Image
 
-from ncnnkit import ncnnfile
 from ncnnkit.app import float32_literal, make_app
 from ncnnkit.cli import app
+from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ModelError, NcnnkitError, RecipeError, StorageError
+from ncnnkit.model import ncnnfile
+from ncnnkit.onboard.worker import OPTIONS
 from ncnnkit.pipeline import run
-from ncnnkit.preprocess import Preprocess
 from ncnnkit.recipe import Recipe
-from ncnnkit.session import Session
-from ncnnkit.worker import OPTIONS
+from ncnnkit.samples.preprocess import Preprocess
 
 PREPROCESS = Preprocess(resize=20, interpolation="bicubic", crop=(16, 16), color="bgr", mean=(0.485, 0.456, 0.406))
 

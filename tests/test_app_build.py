@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncnnkit.app import make_app
+from ncnnkit.device.session import Session
 from ncnnkit.pipeline import run as run_pipeline
-from ncnnkit.preprocess import PRESETS, Preprocess
 from ncnnkit.recipe import Recipe
-from ncnnkit.session import Session
+from ncnnkit.samples.preprocess import PRESETS, Preprocess
 
 pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -14,13 +14,13 @@ from networks import network, samples, small
 from numpy.typing import NDArray
 
 import ncnnkit as nk
-from ncnnkit import accuracy
+from ncnnkit.comparison import accuracy
 from ncnnkit.device import Device, open_device
+from ncnnkit.device.sites import EMULATED
 from ncnnkit.doctor import examine_device
 from ncnnkit.errors import DeviceError
-from ncnnkit.graph import Graph
+from ncnnkit.model.graph import Graph
 from ncnnkit.pipeline import session_outputs
-from ncnnkit.sites import EMULATED
 
 pytestmark = [pytest.mark.board, pytest.mark.slow]
 

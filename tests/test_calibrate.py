@@ -10,9 +10,9 @@ from networks import network, samples, small
 from PIL import Image
 
 from ncnnkit import Preprocess
-from ncnnkit.calibrate import ActivationStats, BlobStats, calibrate, over_samples, quantizable
+from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ImageError, ModelError, VerificationError
-from ncnnkit.session import Session
+from ncnnkit.quantization.calibration import ActivationStats, BlobStats, calibrate, over_samples, quantizable
 
 
 def equal(one: ActivationStats, other: ActivationStats) -> bool:

@@ -17,10 +17,11 @@ import pytest
 from networks import samples, small
 from typer.testing import CliRunner, Result
 
-from ncnnkit import convert, ncnnfile
-from ncnnkit import tune as tuning
+import ncnnkit
 from ncnnkit.cli import app
-from ncnnkit.schema import validate
+from ncnnkit.measure import tune as tuning
+from ncnnkit.model import ncnnfile
+from ncnnkit.record.schema import validate
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_optimize(home: Path) -> None:
 
 
 def test_convert(home: Path) -> None:
-    said = ok(f"convert {Path(convert.__code__.co_filename).parent}/data/efficientnet-lite0.onnx -o e.param")
+    said = ok(f"convert {Path(ncnnkit.__file__).parent}/data/efficientnet-lite0.onnx -o e.param")
     assert "4,6" in said, "parameters"
     assert ncnnfile.load(home / "e.param").input_shapes() == [(3, 224, 224)]
 
@@ -298,7 +299,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
 
 def test_importing_and_asking_for_help_load_nothing_heavy() -> None:
     code = (
-        "import sys, ncnnkit, ncnnkit.worker; "
+        "import sys, ncnnkit, ncnnkit.onboard.worker; "
         "print([m for m in ('PIL', 'torch', 'onnxruntime', 'plotly', 'rich', 'ncnn', 'typer') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,17 +20,17 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import ncnnkit
-from ncnnkit import accuracy
 from ncnnkit import convert as convert_function
-from ncnnkit.convert import Conversion, _with_names_of_their_own, convert_source, find_pnnx
+from ncnnkit.comparison import accuracy
+from ncnnkit.device.session import Session
 from ncnnkit.errors import ConvertError, ModelError
-from ncnnkit.graph import Graph, Layer
-from ncnnkit.ncnnfile import save
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.ncnnfile import save
 from ncnnkit.passes import optimize
-from ncnnkit.session import Session
 from ncnnkit.source import ModelSource, open_model
+from ncnnkit.source import conversion as convert_module
+from ncnnkit.source.conversion import Conversion, _with_names_of_their_own, convert_source, find_pnnx
 
-convert_module = sys.modules["ncnnkit.convert"]  # its name in the package is the function's
 DATA = Path(ncnnkit.__file__).parent / "data"
 DEMO = DATA / "efficientnet-lite0.onnx"
 FLOAT = TensorProto.FLOAT

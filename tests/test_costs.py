@@ -7,12 +7,12 @@ import pytest
 from networks import network, samples, small, with_weights
 
 import ncnnkit
-from ncnnkit import costs as costing
-from ncnnkit.costs import FREE, INT8, MASKS, Costs, calibrated, chains, measure_costs, predict, uniform
+from ncnnkit.device.session import Session, probe
 from ncnnkit.errors import RuntimeFailure
-from ncnnkit.graph import Graph, Layer
-from ncnnkit.ops import Mask
-from ncnnkit.session import Session, probe
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.ops import Mask
+from ncnnkit.plan import costs as costing
+from ncnnkit.plan.costs import FREE, INT8, MASKS, Costs, calibrated, chains, measure_costs, predict, uniform
 
 CHOICES = ("fp32", "bf16", "int8", "int8-winograd")
 

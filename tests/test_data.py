@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import ncnnkit
-from ncnnkit.preprocess import Preprocess
+from ncnnkit.samples.preprocess import Preprocess
 
 DATA = Path(ncnnkit.__file__).parent / "data"
 MODEL = DATA / "efficientnet-lite0.onnx"

@@ -29,10 +29,10 @@ import ncnnkit as nk
 from ncnnkit.device import LOCAL, Board, Lost, Refused, board, open_device, parse_ssh, wheels
 from ncnnkit.device.base import job_files, map_files
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
+from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
 from ncnnkit.errors import DeviceError, RecipeError
-from ncnnkit.sites import Site, run_jobs
-from ncnnkit.worker import WorkerError
+from ncnnkit.onboard.worker import WorkerError
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-rf", "*", "~", "ü; exit 1", "a\\b", ""]
 

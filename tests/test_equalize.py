@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from networks import network, samples, small
 from numpy.typing import NDArray
 
+from ncnnkit.device.session import Session
 from ncnnkit.errors import ModelError, RecipeError
-from ncnnkit.graph import Graph
-from ncnnkit.quantize.equalize import Channels, _components, channel_ranges, channel_scales, migrate
-from ncnnkit.session import Session
+from ncnnkit.model.graph import Graph
+from ncnnkit.quantization.equalize import Channels, _components, channel_ranges, channel_scales, migrate
 
 Array = NDArray[Any]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ncnnkit.errors import FormatError
-from ncnnkit.graph import EncodedWeight, Graph, Layer
-from ncnnkit.ncnnfile import parse_param
+from ncnnkit.model.graph import EncodedWeight, Graph, Layer
+from ncnnkit.model.ncnnfile import parse_param
 
 
 def network(*lines: str) -> Graph:

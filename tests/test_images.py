@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncnnkit.errors import ImageError
-from ncnnkit.images import ImageSet, InputSpec, open_images
-from ncnnkit.preprocess import Preprocess
+from ncnnkit.samples.images import ImageSet, InputSpec, open_images
+from ncnnkit.samples.preprocess import Preprocess
 
 X = InputSpec("x", (3, 8, 6))
 Y = InputSpec("y", (5,))

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from networks import samples, small
 
-from ncnnkit import jobs, ncnnfile
 from ncnnkit.device.board import PROGRAM
-from ncnnkit.sysfs import Sampler
-from ncnnkit.worker import Child
+from ncnnkit.model import ncnnfile
+from ncnnkit.onboard import jobs
+from ncnnkit.onboard.sysfs import Sampler
+from ncnnkit.onboard.worker import Child
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_the_board_is_watched_while_a_variant_is_timed(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = str(boards.jetson_orin(tmp_path / "board"))
-    monkeypatch.setattr("ncnnkit.sysfs.Sampler", lambda **options: Sampler(root, **options))
+    monkeypatch.setattr("ncnnkit.onboard.sysfs.Sampler", lambda **options: Sampler(root, **options))
     (variant,) = jobs.measure(job(tmp_path, model, ["fp32"]), lambda step: None)["variants"]
     conditions = variant["conditions"]
     assert conditions["looks"] >= 2, "once in each round"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ncnnkit.errors import ImageError
-from ncnnkit.labels import read_labels
+from ncnnkit.samples.labels import read_labels
 
 NAMES = ["cats/a.jpg", "cats/my cat, asleep.jpg", "dogs/a.jpg", "dogs/b.png"]
 CLASSES = ["tabby cat", "Dog, large", "goose", "Goose"]

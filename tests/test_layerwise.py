@@ -10,16 +10,16 @@ import pytest
 from networks import SMALL, network, samples, small
 from numpy.typing import NDArray
 
-from ncnnkit import accuracy
-from ncnnkit.calibrate import calibrate
+from ncnnkit.comparison import accuracy
+from ncnnkit.device.session import Session
 from ncnnkit.errors import RuntimeFailure
-from ncnnkit.graph import Graph, Layer
-from ncnnkit.quantize import apply_table, make_table
-from ncnnkit.quantize.activations import activation
-from ncnnkit.quantize.layerwise import Kept, fit_layers
-from ncnnkit.quantize.scales import runs_winograd
-from ncnnkit.quantize.stepper import EXACT, ROUNDED, Stepper
-from ncnnkit.session import Session
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.quantization import apply_table, make_table
+from ncnnkit.quantization.activations import activation
+from ncnnkit.quantization.calibration import calibrate
+from ncnnkit.quantization.layerwise import Kept, fit_layers
+from ncnnkit.quantization.scales import runs_winograd
+from ncnnkit.quantization.stepper import EXACT, ROUNDED, Stepper
 
 Array = NDArray[Any]
 ALL = frozenset({"bias", "gain", "rounding"})

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from networks import network, samples, small
 from numpy.typing import NDArray
 
-from ncnnkit import accuracy
-from ncnnkit.calibrate import calibrate
-from ncnnkit.costs import FREE, INT8, MASKS, Costs, blob_shapes, measure_costs, predict, uniform
+from ncnnkit.comparison import accuracy
+from ncnnkit.device.session import probe
 from ncnnkit.errors import RecipeError
-from ncnnkit.graph import Graph
-from ncnnkit.ops import Mask
-from ncnnkit.quantize import apply_table, make_table
-from ncnnkit.search import (
+from ncnnkit.model.graph import Graph
+from ncnnkit.model.ops import Mask
+from ncnnkit.plan.costs import FREE, INT8, MASKS, Costs, blob_shapes, measure_costs, predict, uniform
+from ncnnkit.plan.search import (
     Limit,
     MixedPlan,
     chosen_layer,
@@ -35,8 +34,9 @@ from ncnnkit.search import (
     run_graphs,
     sensitivity,
 )
-from ncnnkit.session import probe
-from ncnnkit.solve import Option, total
+from ncnnkit.plan.solve import Option, total
+from ncnnkit.quantization import apply_table, make_table
+from ncnnkit.quantization.calibration import calibrate
 
 Array = NDArray[Any]
 
@@ -381,7 +381,7 @@ def test_a_grouped_layer_alone_does_not_spoil_the_errors() -> None:
 
 @pytest.mark.parametrize("limit", [Limit("sqnr", 30), Limit("latency", 1000.0)])
 def test_a_plan_keeps_to_its_limit(limit: Limit, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ncnnkit import search
+    from ncnnkit.plan import search
 
     monkeypatch.setattr(search, "FRONT_POINTS", 4)
     monkeypatch.setattr(search, "time_graphs", lambda graphs, *_, **__: dict.fromkeys(graphs, 1.0))

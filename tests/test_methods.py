@@ -11,11 +11,11 @@ from networks import network, samples, small
 from numpy.typing import NDArray
 
 import ncnnkit
+from ncnnkit.device.session import Session
 from ncnnkit.errors import RecipeError
-from ncnnkit.graph import Graph
-from ncnnkit.quantize import EFFORTS, Quantized, correct_bias, methods, quantize_images
-from ncnnkit.quantize.layerwise import Kept
-from ncnnkit.session import Session
+from ncnnkit.model.graph import Graph
+from ncnnkit.quantization import EFFORTS, Quantized, correct_bias, methods, quantize_images
+from ncnnkit.quantization.layerwise import Kept
 
 Array = NDArray[Any]
 

@@ -13,14 +13,15 @@ from networks import with_weights
 from numpy.typing import NDArray
 from PIL import Image
 
-from ncnnkit import convert, ncnnfile, open_images, optimize, quantize
-from ncnnkit.calibrate import calibrate
-from ncnnkit.graph import Graph
-from ncnnkit.images import InputSpec
-from ncnnkit.preprocess import PRESETS
-from ncnnkit.quantize import load_table, make_table, save_table
-from ncnnkit.quantize.table import Table
-from ncnnkit.session import Session
+from ncnnkit import convert, open_images, optimize, quantize
+from ncnnkit.device.session import Session
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import Graph
+from ncnnkit.quantization import load_table, make_table, save_table
+from ncnnkit.quantization.calibration import calibrate
+from ncnnkit.quantization.table import Table
+from ncnnkit.samples.images import InputSpec
+from ncnnkit.samples.preprocess import PRESETS
 
 pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ncnnkit import ncnnfile
 from ncnnkit.errors import FormatError, StorageError
-from ncnnkit.graph import EncodedWeight, Graph, Layer, Weight
-from ncnnkit.ncnnfile import atomic_write, format_param, load, load_param, parse_param, read_weights, save
-from ncnnkit.ops import OPS, Value
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import EncodedWeight, Graph, Layer, Weight
+from ncnnkit.model.ncnnfile import atomic_write, format_param, load, load_param, parse_param, read_weights, save
+from ncnnkit.model.ops import OPS, Value
 
 SOURCE = os.environ.get("NCNNKIT_NCNN_SOURCE")
 

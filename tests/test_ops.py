@@ -13,9 +13,9 @@ import ncnn
 import numpy as np
 import pytest
 
-from ncnnkit import ncnnfile
-from ncnnkit.graph import Graph, Layer
-from ncnnkit.ops import OPS, Value
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.ops import OPS, Value
 
 SOURCE = os.environ.get("NCNNKIT_NCNN_SOURCE")
 

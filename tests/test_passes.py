@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from networks import network, with_weights
 from numpy.typing import NDArray
 
-from ncnnkit import ncnnfile, passes
+from ncnnkit import passes
 from ncnnkit.errors import FormatError
-from ncnnkit.graph import EncodedWeight, Graph, Layer
-from ncnnkit.ops import Mask
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import EncodedWeight, Graph, Layer
+from ncnnkit.model.ops import Mask
 from ncnnkit.passes import PASSES, optimize, optimize_with_report, store_fp16
 from ncnnkit.passes.activation import fuse_activation
 from ncnnkit.passes.affine import fuse_affine

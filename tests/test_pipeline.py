@@ -14,17 +14,18 @@ from networks import network, samples, small
 from PIL import Image
 
 import ncnnkit as nk
-from ncnnkit import ncnnfile, variants
-from ncnnkit.convert import Conversion
 from ncnnkit.device import LOCAL
+from ncnnkit.device.sites import Site, this_machine
 from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, VerificationError
+from ncnnkit.measure import variants
+from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
-from ncnnkit.schema import validate
-from ncnnkit.sites import Site, this_machine
+from ncnnkit.record.schema import validate
+from ncnnkit.record.store import load_run
+from ncnnkit.record.verdict import GUESS, recommend
 from ncnnkit.source import ModelSource, open_model
-from ncnnkit.store import load_run
-from ncnnkit.verdict import GUESS, recommend
+from ncnnkit.source.conversion import Conversion
 
 DATA = Path(nk.__file__).parent / "data"
 

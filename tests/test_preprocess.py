@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncnnkit.errors import ModelError, RecipeError
-from ncnnkit.preprocess import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preprocess, default_preprocess, from_timm, preset
+from ncnnkit.samples.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PRESETS,
+    Preprocess,
+    default_preprocess,
+    from_timm,
+    preset,
+)
 
 # Odd and even, larger and smaller than any crop, long and thin; (1, 1) is all padding where nothing resizes.
 SIZES = [(320, 240), (241, 333), (224, 224), (225, 223), (10, 7), (1, 1), (3, 200)]

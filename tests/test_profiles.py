@@ -13,13 +13,14 @@ import pytest
 from networks import network, samples, small
 
 import ncnnkit
-from ncnnkit import ncnnfile, worker
-from ncnnkit.costs import FREE
+from ncnnkit.device.session import Session, probe
 from ncnnkit.errors import RuntimeFailure
-from ncnnkit.graph import Graph
-from ncnnkit.jobs import run_job
-from ncnnkit.profiles import profile, tapped
-from ncnnkit.session import Session, probe
+from ncnnkit.measure.profiles import profile, tapped
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import Graph
+from ncnnkit.onboard import worker
+from ncnnkit.onboard.jobs import run_job
+from ncnnkit.plan.costs import FREE
 
 LITE0 = Path(ncnnkit.__file__).parent / "data" / "efficientnet-lite0.onnx"
 

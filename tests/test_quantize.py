@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from networks import network, samples, small
 from numpy.typing import NDArray
 
-from ncnnkit import accuracy, ncnnfile
-from ncnnkit.calibrate import KL_BINS, BlobStats, calibrate
+from ncnnkit.comparison import accuracy
+from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ModelError, RecipeError
-from ncnnkit.graph import Graph
-from ncnnkit.ops import Mask
-from ncnnkit.quantize import METHODS, Table, correct_bias, load_table, make_table, quantize, save_table
-from ncnnkit.quantize.scales import (
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import Graph
+from ncnnkit.model.ops import Mask
+from ncnnkit.onboard.worker import Tally
+from ncnnkit.quantization import METHODS, Table, correct_bias, load_table, make_table, quantize, save_table
+from ncnnkit.quantization.calibration import KL_BINS, BlobStats, calibrate
+from ncnnkit.quantization.scales import (
     aciq_threshold,
     activation_scale,
     kl_threshold,
@@ -28,8 +31,6 @@ from ncnnkit.quantize.scales import (
     weight_rows,
     weight_scales,
 )
-from ncnnkit.session import Session
-from ncnnkit.worker import Tally
 
 Array = NDArray[Any]
 

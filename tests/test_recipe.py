@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ncnnkit.errors import RecipeError, StorageError
+from ncnnkit.model.targets import TARGETS
 from ncnnkit.recipe import BACKENDS, PRECISIONS, Recipe, make_recipe, parse_cpus, save_recipe
-from ncnnkit.targets import TARGETS
 
 FULL = Recipe(
     model="models/größe.onnx",

@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 from test_schema import sample_run
 
-from ncnnkit import figures
+from ncnnkit import formatting
 from ncnnkit.errors import StorageError, ToolError
+from ncnnkit.record.schema import Run, validate
+from ncnnkit.record.verdict import recommend, warn
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
-from ncnnkit.schema import Run, validate
-from ncnnkit.verdict import recommend, warn
 
 NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
 
@@ -612,19 +612,19 @@ def test_two_models_compared() -> None:
     ],
 )
 def test_plain_numbers(value: float | None, says: str) -> None:
-    assert figures.plain(value) == says
+    assert formatting.plain(value) == says
 
 
 def test_a_cosine_is_cut_off() -> None:
-    assert figures.cosine(0.99999996) == "0.999999"
-    assert figures.cosine(1 - 1e-14) == "1.000000"
-    assert figures.cosine(0.5, 2) == "0.50"
-    assert figures.cosine(-0.25, 2) == "-0.25"
+    assert formatting.cosine(0.99999996) == "0.999999"
+    assert formatting.cosine(1 - 1e-14) == "1.000000"
+    assert formatting.cosine(0.5, 2) == "0.50"
+    assert formatting.cosine(-0.25, 2) == "-0.25"
 
 
 def test_powers_of_ten_are_typeset() -> None:
-    assert figures.typeset(figures.exact(1.87e-5)) == "1.87·10⁻⁵"
-    assert figures.typeset(figures.exact(0.0187)) == "0.0187"
+    assert formatting.typeset(formatting.exact(1.87e-5)) == "1.87·10⁻⁵"
+    assert formatting.typeset(formatting.exact(0.0187)) == "0.0187"
 
 
 def test_labels_of_one_place_do_not_lie_on_each_other() -> None:

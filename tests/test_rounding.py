@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ncnnkit.quantize.rounding import gptq, nearest
+from ncnnkit.quantization.rounding import gptq, nearest
 
 Array = NDArray[Any]
 

@@ -1,4 +1,4 @@
-"""run.json's contract: what :func:`ncnnkit.schema.validate` lets pass, and how it names what it does not."""
+"""run.json's contract: what :func:`ncnnkit.record.schema.validate` lets pass, and how it names what it does not."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ncnnkit.errors import FormatError
-from ncnnkit.preprocess import Preprocess
 from ncnnkit.recipe import Recipe
-from ncnnkit.schema import fields, validate
+from ncnnkit.record.schema import fields, validate
+from ncnnkit.samples.preprocess import Preprocess
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "run-json.md"
 

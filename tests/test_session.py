@@ -13,11 +13,11 @@ import pytest
 from networks import network, samples, small
 from numpy.typing import NDArray
 
-from ncnnkit import ncnnfile
-from ncnnkit.calibrate import calibrate
+from ncnnkit.device.session import Session, has_int8, probe
 from ncnnkit.errors import FormatError, ModelError, RecipeError, RuntimeFailure
-from ncnnkit.quantize import quantize
-from ncnnkit.session import Session, has_int8, probe
+from ncnnkit.model import ncnnfile
+from ncnnkit.quantization import quantize
+from ncnnkit.quantization.calibration import calibrate
 
 Array = NDArray[Any]
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncnnkit.solve import Assignment, Edge, Option, front, solve, total, undominated
+from ncnnkit.plan.solve import Assignment, Edge, Option, front, solve, total, undominated
 
 Instance = tuple[dict[str, list[Option]], list[Edge]]
 EXACT = 1e-9  # a gap that leaves the solver no freedom
@@ -160,7 +160,8 @@ def test_a_network_of_150_layers_takes_no_more_than_its_seconds() -> None:
 
 def test_what_the_solver_prints_does_not_reach_stdout() -> None:
     """As a process: C holds back what it prints to a pipe."""
-    lines = ("import ctypes", "from ncnnkit.solve import _quiet", "with _quiet(): ctypes.CDLL(None).puts(b'noise')",
+    lines = ("import ctypes", "from ncnnkit.plan.solve import _quiet",
+             "with _quiet(): ctypes.CDLL(None).puts(b'noise')",
              "print('json')")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
     assert done.stdout == "json\n"

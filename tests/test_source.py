@@ -22,9 +22,9 @@ from PIL import Image
 
 import ncnnkit
 from ncnnkit.errors import FormatError, ModelError
-from ncnnkit.graph import Graph, Layer
-from ncnnkit.ncnnfile import save
-from ncnnkit.preprocess import PRESETS, Preprocess
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.ncnnfile import save
+from ncnnkit.samples.preprocess import PRESETS, Preprocess
 from ncnnkit.source import ModelSource, open_model, set_batchnorm_statistics
 from ncnnkit.source.model import settle_inputs
 from ncnnkit.source.onnx_data import inline_external_data
@@ -74,7 +74,7 @@ def test_the_demo_model(tmp_path: Path) -> None:
     assert [(spec.name, spec.shape, spec.dtype) for spec in source.inputs] == [("input", (3, 224, 224), "float32")]
     assert source.outputs == ("logits",)
     assert source.preprocess == PRESETS["efficientnet-lite0"]
-    assert source.preprocess_origin == "the model's own metadata (ncnnkit.preprocess)"
+    assert source.preprocess_origin == "the model's own metadata (ncnnkit.samples.preprocess)"
     assert source.labels is not None
     assert len(source.labels) == 1000
     samples = np.random.default_rng(0).random((2, 3, 224, 224), np.float32)

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from test_schema import sample_run
 
-from ncnnkit import errors, store
+from ncnnkit import errors
 from ncnnkit.errors import FormatError, StorageError
-from ncnnkit.store import load_run, save_run, staging
+from ncnnkit.record import store
+from ncnnkit.record.store import load_run, save_run, staging
 
 OLD = {"run.json": "old run", "report.html": "old report", "net-int8.param": "old net", "notes.txt": "the user's own"}
 NEW = {"run.json": "new run", "report.html": "new report", "net-fp16.param": "new net", "aaa.log": "new log"}

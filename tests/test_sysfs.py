@@ -17,8 +17,8 @@ from typing import Any
 import boards
 import pytest
 
-from ncnnkit import sysfs
-from ncnnkit.sysfs import Sampler, describe, fixed_clocks, restore_clocks
+from ncnnkit.onboard import sysfs
+from ncnnkit.onboard.sysfs import Sampler, describe, fixed_clocks, restore_clocks
 
 
 def clusters(root: Path, **options: Any) -> list[tuple[Any, ...]]:
@@ -206,7 +206,7 @@ def test_without_a_journal_no_clock_is_touched(rock: Path, tmp_path: Path) -> No
 HOLDING = """
     import sys, time
     from pathlib import Path
-    from ncnnkit.sysfs import fixed_clocks
+    from ncnnkit.onboard.sysfs import fixed_clocks
     with fixed_clocks(Path(sys.argv[1]), sys.argv[2]):
         print("fixed", flush=True)
         time.sleep(60)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from networks import network
 
-from ncnnkit.calibrate import calibrate
-from ncnnkit.quantize import make_table
-from ncnnkit.quantize.thresholds import FACTORS, by_output_error
+from ncnnkit.quantization import make_table
+from ncnnkit.quantization.calibration import calibrate
+from ncnnkit.quantization.thresholds import FACTORS, by_output_error
 
 TEXT = """
     Input in0 0 1 in0 0=6 1=6 2=4

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from networks import samples, small
 
 import ncnnkit
-from ncnnkit import ncnnfile, sysfs, worker
+from ncnnkit.device.session import probe
 from ncnnkit.errors import ModelError, RuntimeFailure
-from ncnnkit.jobs import differences, halve, put_back, run_job, worst_cosine
-from ncnnkit.session import probe
-from ncnnkit.tune import BASE, Placement, candidates, judge, placements, tune
-from ncnnkit.worker import Child, WorkerError
+from ncnnkit.measure.tune import BASE, Placement, candidates, judge, placements, tune
+from ncnnkit.model import ncnnfile
+from ncnnkit.onboard import sysfs, worker
+from ncnnkit.onboard.jobs import differences, halve, put_back, run_job, worst_cosine
+from ncnnkit.onboard.worker import Child, WorkerError
 
 MODELS = {"fp32": Path("m.param"), "fp16": Path("m.param"), "bf16": Path("m.param")}
 

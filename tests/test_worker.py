@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import network, samples, small
 
-from ncnnkit import ncnnfile, worker
-from ncnnkit.worker import Child, Tally, WorkerError
+from ncnnkit.model import ncnnfile
+from ncnnkit.onboard import worker
+from ncnnkit.onboard.worker import Child, Tally, WorkerError
 
 
 @pytest.fixture

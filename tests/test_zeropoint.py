@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from networks import network, samples
 from numpy.typing import NDArray
 
-from ncnnkit.calibrate import calibrate
-from ncnnkit.graph import Graph, Layer
-from ncnnkit.ops import FLOAT_MAX
-from ncnnkit.quantize import Table, apply_table, finished, make_table
-from ncnnkit.quantize.int8 import rounded_weights
-from ncnnkit.quantize.scales import weight_scales
-from ncnnkit.quantize.zeropoint import Lowering
-from ncnnkit.session import Session
+from ncnnkit.device.session import Session
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.ops import FLOAT_MAX
+from ncnnkit.quantization import Table, apply_table, finished, make_table
+from ncnnkit.quantization.calibration import calibrate
+from ncnnkit.quantization.int8 import rounded_weights
+from ncnnkit.quantization.scales import weight_scales
+from ncnnkit.quantization.zeropoint import Lowering
 
 Array = NDArray[Any]
 

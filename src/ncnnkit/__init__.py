@@ -2,18 +2,18 @@
 
 # Importing this loads numpy and nothing heavier: torch, onnxruntime, Pillow and plotly wait in the functions that
 # need them.
-from .calibrate import ActivationStats, calibrate
-from .convert import convert
+from .device.session import Session
 from .errors import NcnnkitError
-from .graph import Graph, Layer
-from .images import InputSpec, open_images
-from .ncnnfile import load, save
+from .model.graph import Graph, Layer
+from .model.ncnnfile import load, save
 from .passes import optimize
 from .pipeline import run
-from .preprocess import Preprocess, preset
-from .quantize import correct_bias, quantize
+from .quantization import correct_bias, quantize
+from .quantization.calibration import ActivationStats, calibrate
 from .recipe import Recipe
-from .session import Session
+from .samples.images import InputSpec, open_images
+from .samples.preprocess import Preprocess, preset
+from .source.conversion import convert
 
 __all__ = [
     "ActivationStats",

@@ -290,7 +290,7 @@ def _run(recipe: Any, output: Path, as_json: bool) -> None:
 
 
 def _print_run(document: Any, output: Path, as_json: bool) -> None:
-    from .figures import reasons
+    from .formatting import reasons
     from .report import console_table, converted, headline, shipping
 
     if as_json:
@@ -319,8 +319,8 @@ def convert(
     weights: Weights = None,
 ) -> None:
     """A model to ncnn's .param and .bin, fp32."""
-    from .convert import convert as convert_model
-    from .ncnnfile import save
+    from .model.ncnnfile import save
+    from .source.conversion import convert as convert_model
 
     _check_folder(output)
     with _progress() as tell:
@@ -337,7 +337,7 @@ def optimize(
     fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights as fp16.")] = False,
 ) -> None:
     """Fuse and drop layers, as ncnnoptimize does."""
-    from .ncnnfile import load, save
+    from .model.ncnnfile import load, save
     from .passes import optimize_with_report
 
     _check_folder(output)
@@ -377,7 +377,7 @@ def calibrate(
     preprocess: Any = None,
 ) -> None:
     """Count activations and write the scales, in ncnn2table's format."""
-    from .quantize import make_table, save_table
+    from .quantization import make_table, save_table
 
     _check_folder(output)
     graph, samples = _open(param, shape, images=images, preset=preset, preprocess=preprocess, method=method)
@@ -389,7 +389,7 @@ def calibrate(
 
 
 def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> Any:
-    from .calibrate import calibrate as count
+    from .quantization.calibration import calibrate as count
 
     with _progress() as tell:
         return count(
@@ -414,9 +414,9 @@ def quantize(
     preprocess: Any = None,
 ) -> None:
     """An fp32 model to int8, from a table or from images."""
-    from .ncnnfile import load, save
-    from .quantize import check_request, load_table, quantize_images
-    from .quantize import quantize as to_int8
+    from .model.ncnnfile import load, save
+    from .quantization import check_request, load_table, quantize_images
+    from .quantization import quantize as to_int8
     from .report import trials_table
 
     _check_folder(output)
@@ -459,8 +459,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """How far one ncnn model's outputs are from another's, on real images."""
-    from .layers import compare_models
-    from .ncnnfile import load
+    from .comparison.layers import compare_models
+    from .model.ncnnfile import load
     from .report import comparison_table
 
     graph, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
@@ -483,8 +483,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Latency, load time and memory of an ncnn model, without images."""
+    from .measure.variants import bench as bench_model
     from .report import console_table
-    from .variants import bench as bench_model
 
     with _progress() as tell:
         rows = bench_model(
@@ -515,8 +515,8 @@ def tune(
     """Find the fastest cores, threads, backend, precision and switches of ncnn's, by successive halving."""
     from dataclasses import asdict
 
+    from .measure.tune import tune as tune_model
     from .report import tuning_table
-    from .tune import tune as tune_model
 
     with _site(on) as (site, run_job):
         found = tune_model(
@@ -547,7 +547,7 @@ def profile(
     """Which layers take the time, in which precision they ran, and on what."""
     from dataclasses import asdict
 
-    from .profiles import profile as profile_model
+    from .measure.profiles import profile as profile_model
     from .report import profile_table
 
     with _site(on) as (_, run_job):
@@ -567,7 +567,7 @@ def profile(
 @contextmanager
 def _site(on: str | None) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]]:
     """A device, and what does jobs of the worker's there, showing its progress."""
-    from .sites import open_sites
+    from .device.sites import open_sites
 
     with open_sites([on] if on else []) as (site,), _progress() as tell:
 
@@ -589,8 +589,8 @@ def explain_layer(
     as_json: Json = False,
 ) -> None:
     """Why a layer got its precision in the mixed model."""
+    from .record.store import load_run
     from .report import layer_table, plan_table
-    from .store import load_run
 
     plan = load_run(folder).get("plan")
     if plan is None:
@@ -612,8 +612,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")], as_json: Json = False
 ) -> None:
     """Write a run's report.html again and print its table."""
+    from .record.store import load_run
     from .report import write_report
-    from .store import load_run
 
     document = load_run(folder)
     home = folder if folder.is_dir() else folder.parent

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from .convert import find_pnnx
 from .device import Board, open_device
+from .device.session import probe
+from .device.sites import EMULATED, probe_device
 from .errors import NcnnkitError
-from .session import probe
-from .sites import EMULATED, probe_device
-from .targets import machine_target
+from .model.targets import machine_target
+from .source.conversion import find_pnnx
 
 
 @dataclass(frozen=True)

@@ -15,29 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import accuracy
-from .calibrate import quantizable
-from .convert import Conversion, convert_source
+from .comparison import accuracy
+from .comparison.layers import LAYER_IMAGES, layer_errors
+from .device.session import Session, has_int8, probe
+from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
-from .graph import Graph
-from .images import ImageSet, InputSpec, open_images
-from .labels import read_labels
-from .layers import LAYER_IMAGES, layer_errors
-from .ncnnfile import load
-from .passes import optimize_with_report
-from .preprocess import Preprocess, default_preprocess, preset
-from .quantize import Quantized, quantize_images
-from .quantize.advice import Likeness, enough, image_ranges, likeness
-from .recipe import AUTO, Recipe, save_recipe
-from .report import write_report
-from .schema import SCHEMA, Run, validate
-from .search import Limit, MixedPlan, explain, find_plan, parse_limit
-from .session import Session, has_int8, probe
-from .sites import Site, open_sites
-from .source import ModelSource, open_model
-from .source.torch_models import BUILDERS
-from .store import LABELS, RUN, load_run, save_labels, save_run, staging
-from .variants import (
+from .measure.variants import (
     Models,
     describe,
     measure,
@@ -46,7 +29,24 @@ from .variants import (
     refuse_wrong_outputs,
     write_models,
 )
-from .verdict import GOOD_COSINE, GUESS, recommend, top5, warn
+from .model.graph import Graph
+from .model.ncnnfile import load
+from .passes import optimize_with_report
+from .plan.search import Limit, MixedPlan, explain, find_plan, parse_limit
+from .quantization import Quantized, quantize_images
+from .quantization.advice import Likeness, enough, image_ranges, likeness
+from .quantization.calibration import quantizable
+from .recipe import AUTO, Recipe, save_recipe
+from .record.schema import SCHEMA, Run, validate
+from .record.store import LABELS, RUN, load_run, save_labels, save_run, staging
+from .record.verdict import GOOD_COSINE, GUESS, recommend, top5, warn
+from .report import write_report
+from .samples.images import ImageSet, InputSpec, open_images
+from .samples.labels import read_labels
+from .samples.preprocess import Preprocess, default_preprocess, preset
+from .source import ModelSource, open_model
+from .source.conversion import Conversion, convert_source
+from .source.torch_models import BUILDERS
 
 Array = NDArray[Any]
 Tell = Callable[[str, int, int], None]

@@ -15,9 +15,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from .errors import RecipeError
-from .ncnnfile import atomic_write
-from .preprocess import Preprocess
-from .targets import TARGETS
+from .model.ncnnfile import atomic_write
+from .model.targets import TARGETS
+from .samples.preprocess import Preprocess
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 EFFORTS = ("fast", "default", "best")

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import FormatError, ModelError, RecipeError, StorageError
-from ..ncnnfile import load
-from ..schema import Run, Variant
-from ..store import LABELS, load_run, staging
-from ..worker import OPTIONS
+from ..model.ncnnfile import load
+from ..onboard.worker import OPTIONS
+from ..record.schema import Run, Variant
+from ..record.store import LABELS, load_run, staging
 
 Language = Literal["cpp", "python"]
 LANGUAGES: tuple[Language, ...] = ("cpp", "python")

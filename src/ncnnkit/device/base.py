@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from ..worker import Child
+from ..onboard.worker import Child
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Gets a job's messages: one a step, see :func:`ncnnkit.jobs.measure`."""
+"""Gets a job's messages: one a step, see :func:`ncnnkit.onboard.jobs.measure`."""
 
 
 class Device(Protocol):
@@ -43,8 +43,8 @@ class Device(Protocol):
         """Run a job of the worker there.
 
         Args:
-            job: see ``ncnnkit.jobs.JOBS``. Under ``param``, ``bin`` and ``inputs`` stand files of this machine, and
-                ``folder`` is one of this machine, which gets the outputs.
+            job: see ``ncnnkit.onboard.jobs.JOBS``. Under ``param``, ``bin`` and ``inputs`` stand files of this machine,
+                and ``folder`` is one of this machine, which gets the outputs.
             tell: called with the job's messages.
 
         Returns:

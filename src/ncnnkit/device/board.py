@@ -21,10 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from .. import jobs
 from ..errors import DeviceError
-from ..worker import Child
-from . import agent
+from ..onboard import agent, jobs
+from ..onboard.worker import Child
 from .base import Tell, job_files, map_files
 from .transport import Lost, Refused, Transport
 from .wheels import fetch_wheels

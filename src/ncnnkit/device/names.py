@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 from ..errors import RecipeError
-from ..ncnnfile import atomic_write
+from ..model.ncnnfile import atomic_write
 from .transport import TRANSPORTS, parse_ssh
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import FormatError
-from ..graph import Graph
+from ..model.graph import Graph
 from .activation import fuse_activation
 from .affine import fuse_affine
 from .constants import drop_unread_constants, fold_scalar, fuse_scaled_add

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..graph import Graph
+from ..model.graph import Graph
 from .wires import LINEAR, Wires, is_float
 
 ACTIVATIONS: dict[str, Callable[[Any], tuple[int, tuple[float, ...]]]] = {

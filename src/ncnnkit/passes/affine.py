@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graph import Graph, Layer
+from ..model.graph import Graph, Layer
 from .shapes import Shape, expand, infer
 from .wires import LINEAR, Wires, is_float, may_merge
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from ..graph import Graph, Layer
+from ..model.graph import Graph, Layer
 from .shapes import infer
 from .wires import Wires, become, may_merge
 

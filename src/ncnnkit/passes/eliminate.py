@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..graph import Graph, Layer
+from ..model.graph import Graph, Layer
 from .shapes import Shape, infer
 from .wires import Wires
 

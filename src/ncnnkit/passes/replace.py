@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..graph import EncodedWeight, Graph, Layer, Weight
+from ..model.graph import EncodedWeight, Graph, Layer, Weight
 from .shapes import infer
 from .wires import Wires, become, is_float
 

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Union
 
-from ..graph import Graph, Layer
+from ..model.graph import Graph, Layer
 from .wires import LINEAR
 
 Side = Union[int, tuple[Any, ...]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import EncodedWeight, Graph
+from ..model.graph import EncodedWeight, Graph
 from .wires import is_float
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..graph import Graph, Layer
-from ..ops import OPS, Value
+from ..model.graph import Graph, Layer
+from ..model.ops import OPS, Value
 
 LINEAR = frozenset(name for name, op in OPS.items() if {"num_output", "activation_type"} <= op.by_name.keys())
 """Convolutions and deconvolutions of all kinds, and InnerProduct: weights, a bias, then an activation of their own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..figures import NOTHING, cosine, decibel, exact, megabytes, named, percent, plain, speed_up
+from ..formatting import NOTHING, cosine, decibel, exact, megabytes, named, percent, plain, speed_up
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import figures
+from .. import formatting
 from ..errors import ToolError
-from ..ncnnfile import atomic_write
-from ..schema import Run
-from ..verdict import GOOD_COSINE, GOOD_SQNR_DB, unlike
+from ..model.ncnnfile import atomic_write
+from ..record.schema import Run
+from ..record.verdict import GOOD_COSINE, GOOD_SQNR_DB, unlike
 from . import plots
 
 GAINED = 10
@@ -50,29 +50,29 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "plain": figures.plain,
-        "exact": lambda value: figures.typeset(figures.exact(value)),
-        "megabytes": figures.megabytes,
-        "decibel": figures.decibel,
-        "cosine": figures.cosine,
-        "percent": figures.percent,
+        "plain": formatting.plain,
+        "exact": lambda value: formatting.typeset(formatting.exact(value)),
+        "megabytes": formatting.megabytes,
+        "decibel": formatting.decibel,
+        "cosine": formatting.cosine,
+        "percent": formatting.percent,
         "shape": lambda shape: " × ".join(map(str, shape)) or "1",
         "images": lambda n: f"{n} image" if n == 1 else f"{n} images",
         "number": lambda value: f"{value:g}",
         "numbers": lambda values: ", ".join(f"{value:g}" for value in values),
         "show": _show,
-        "times": lambda factor: figures.NOTHING if factor is None else f"{factor:.2f} ×",
-        "speed_up": lambda variant: figures.speed_up(run, variant),
+        "times": lambda factor: formatting.NOTHING if factor is None else f"{factor:.2f} ×",
+        "speed_up": lambda variant: formatting.speed_up(run, variant),
     }
-    best = figures.named(run, run["recommended"])
+    best = formatting.named(run, run["recommended"])
     embed = _Embed()
     # Runs written before there were plans have neither.
     quantisation, plan, devices = run.get("quantisation"), run.get("plan"), run.get("devices") or []
     return environment.get_template("template.html").render(
         run=run,
         best=best,
-        base=figures.baseline(run),
-        speed_up=figures.speed_up(run, best) if best else None,
+        base=formatting.baseline(run),
+        speed_up=formatting.speed_up(run, best) if best else None,
         remarks=_remarks(run),
         fallbacks=any(v["status"] == "fallback" for v in run["variants"]),
         tradeoff=embed(plots.latency_against_error(run["variants"], run["recommended"], GOOD_COSINE), "tradeoff"),
@@ -97,7 +97,7 @@ def render(run: Run) -> str:
         classifies=any(v["accuracy"] and v["accuracy"]["top1_agreement"] is not None for v in run["variants"]),
         labelled=any(v["accuracy"] and v["accuracy"]["top1"] is not None for v in run["variants"]),
         several=[v for v in run["variants"] if v["accuracy"] and len(v["accuracy"]["outputs"]) > 1],
-        ratio=figures.ratio,
+        ratio=formatting.ratio,
         good_cosine=GOOD_COSINE,
         good_sqnr_db=GOOD_SQNR_DB,
     )
@@ -105,7 +105,7 @@ def render(run: Run) -> str:
 
 def _remarks(run: Run) -> list[tuple[str, list[str]]]:
     """Reasons and notes with the variants they belong to; what several share is said once."""
-    return list(figures.shared(run["variants"], lambda v: filter(None, [v["reason"], *v["notes"]])).items())
+    return list(formatting.shared(run["variants"], lambda v: filter(None, [v["reason"], *v["notes"]])).items())
 
 
 def _watched(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -113,7 +113,7 @@ def _watched(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     def ends(conditions: Mapping[str, Any], kind: str, end: str, pick: Any) -> str:
         values = [quantity[end] for quantity in conditions[kind].values()]
-        return figures.plain(pick(values)) if values else figures.NOTHING
+        return formatting.plain(pick(values)) if values else formatting.NOTHING
 
     rows, seen = [], False
     for variant in variants:
@@ -126,14 +126,14 @@ def _watched(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "name": variant["name"],
                 "cells": [
-                    figures.plain(first),
+                    formatting.plain(first),
                     ends(conditions, "clocks_mhz", "min", max),
                     ends(conditions, "temperatures", "max", max),
                     ends(conditions, "power_w", "mean", max),
-                    figures.plain(energy),
-                    f"{figures.plain(sustained['first_ms'])} → {figures.plain(sustained['last_ms'])} ms"
+                    formatting.plain(energy),
+                    f"{formatting.plain(sustained['first_ms'])} → {formatting.plain(sustained['last_ms'])} ms"
                     if sustained
-                    else figures.NOTHING,
+                    else formatting.NOTHING,
                 ],
             }
         )
@@ -158,8 +158,8 @@ def _show(value: Any) -> str:
     if isinstance(value, dict):
         value = [f"{key} {_show(inner)}" for key, inner in value.items()]
     if isinstance(value, list):
-        return ", ".join("×".join(map(str, v)) if isinstance(v, list) else str(v) for v in value) or figures.NOTHING
-    return str(value) if value not in ("", None) else figures.NOTHING
+        return ", ".join("×".join(map(str, v)) if isinstance(v, list) else str(v) for v in value) or formatting.NOTHING
+    return str(value) if value not in ("", None) else formatting.NOTHING
 
 
 class _Embed:

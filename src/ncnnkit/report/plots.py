@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..figures import cosine, exact, plain, typeset
+from ..formatting import cosine, exact, plain, typeset
 
 Figure = dict[str, Any]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import ncnnfile
 from ..errors import ModelError
-from ..images import InputSpec
+from ..model import ncnnfile
+from ..samples.images import InputSpec
 from .model import Array, Dims, ModelSource, file_safe, listed, read_metadata, say, settle_inputs
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..accuracy import stack_outputs
+from ..comparison.accuracy import stack_outputs
 from ..errors import ModelError, NcnnkitError
-from ..images import InputSpec, Progress
-from ..preprocess import Preprocess
+from ..samples.images import InputSpec, Progress
+from ..samples.preprocess import Preprocess
 
 Array = NDArray[Any]
 Run = Callable[[list[Array]], list[Any]]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError, NcnnkitError, StorageError
-from ..preprocess import Preprocess, from_timm, from_torchvision
+from ..samples.preprocess import Preprocess, from_timm, from_torchvision
 from .model import ModelSource, file_safe, fit, listed, say, settle_inputs
 from .torchrun import TORCH_HINT, example_inputs, flat_module, forward_names, named_outputs, torch_run
 from .weights import load_weights, require_reachable

@@ -1,0 +1,116 @@
+"""Error layer by layer: where along the network two versions of it part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..device.session import Session, has_int8
+from ..errors import ModelError
+from ..model.graph import Graph
+from . import accuracy
+
+Array = NDArray[Any]
+
+SURE = 0.9  # squared correlation of two versions of a channel
+LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
+
+
+def layer_errors(
+    exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True
+) -> list[dict[str, Any]]:
+    """SQNR of the layers' outputs in one network against another's, over some samples.
+
+    Args:
+        exact: the reference, run in fp32.
+        coarse: the other, run as :class:`Session` would; layers are matched by name, type and output.
+        inputs: float32 (N, …) for each network input.
+        int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
+
+    Returns:
+        ``name``, ``type`` and ``sqnr_db`` of each layer in order; None for an exact or an all-zero output.
+    """
+    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.layers if layer.outputs}
+    layers = [
+        layer
+        for layer in coarse.layers
+        if layer.type not in ("Input", "Split")
+        and layer.outputs
+        and known.get(layer.outputs[0]) == (layer.name, layer.type)
+        and (layer.params.get("int8_scale_term") or not int8_only)
+    ]
+    names = [layer.outputs[0] for layer in layers]
+    if not names:
+        return []
+    scale, moved = _blob_scales(coarse), has_int8(coarse)
+    noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
+    with Session(exact, precision="fp32", keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
+        for sample in zip(*inputs):
+            pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
+            for i, (blob, ours, theirs) in enumerate(pairs):
+                if ours.shape != theirs.shape:
+                    raise ModelError(
+                        f"layer {layers[i].name} gives {theirs.shape} in one model, {ours.shape} in the other"
+                    )
+                values = theirs.astype(np.float64) / scale.get(blob, 1.0)
+                values = _moved_back(values, ours) if moved else values
+                noise[i] += float(np.sum((values - ours) ** 2))
+                signal[i] += float(np.sum(ours.astype(np.float64) ** 2))
+    return [
+        {"name": la.name, "type": la.type, "sqnr_db": 10 * math.log10(s / n) if n > 0 and s > 0 else None}
+        for la, n, s in zip(layers, noise, signal)
+    ]
+
+
+def _moved_back(values: Array, ours: Array) -> Array:
+    """A blob of a quantised network as it was before it was migrated: see ``quantize.equalize`` and ``zeropoint``.
+
+    Migration divides a channel by a power of two, turns a blob round, and takes a constant off it. All three are read
+    off the blobs; an error of a whole blob's mean cannot be told from such a constant, and does not count.
+    """
+    shape = (len(ours), -1) if ours.ndim > 1 else (1, -1)  # of a vector's channels there is but one value each
+    rows, theirs = ours.reshape(shape).astype(np.float64), values.reshape(shape).astype(np.float64)
+    centred, others = (blob - blob.mean(axis=1, keepdims=True) for blob in (rows, theirs))
+    turn = -1.0 if np.sum(centred * others) < 0 else 1.0
+    product, square, own = np.sum(centred * others, 1), np.sum(others**2, 1), np.sum(centred**2, 1)
+    sure = product**2 > SURE * square * own  # elsewhere noise would choose the power
+    power = np.exp2(np.rint(np.log2(np.where(sure, np.abs(product) / np.where(square > 0, square, 1), 1.0))))[:, None]
+    # One constant a blob, divided as its channel was.
+    constant = np.sum((rows - turn * power * theirs) * power) / np.sum(power * power * np.ones_like(rows))
+    return np.asarray(turn * power * theirs + constant * power).reshape(ours.shape)
+
+
+def _blob_scales(graph: Graph) -> dict[str, float]:
+    """Blobs that hold int8 steps -> their scale: divided by it they are values again."""
+    return {la.outputs[0]: float(la.array("output_scale")[0]) for la in graph.layers if "output_scale" in la.weights}
+
+
+def compare_models(
+    first: Graph, second: Graph, inputs: Sequence[Array], *, layers: bool, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Errors of the second model's outputs against the first's, and of each layer's where asked for.
+
+    Raises:
+        ModelError: the two do not have the same number of outputs of the same sizes, or a size changes.
+    """
+    total = len(inputs[0])
+    ours, theirs = [], []
+    with Session(first) as one, Session(second) as other:
+        if len(one.outputs) != len(other.outputs):
+            raise ModelError(f"one model has {len(one.outputs)} outputs, the other {len(other.outputs)}")
+        for i, sample in enumerate(zip(*inputs)):
+            ours.append(one.blobs(*sample, names=one.outputs))
+            theirs.append(other.blobs(*sample, names=other.outputs))
+            progress(i + 1, total)
+        reference, outputs = (accuracy.stack_outputs(one.outputs, side) for side in (ours, theirs))
+    for name in reference:
+        if reference[name].shape != outputs[name].shape:
+            raise ModelError(
+                f"output {name!r} has shape {reference[name].shape[1:]} here, {outputs[name].shape[1:]} there"
+            )
+    errors = layer_errors(first, second, [a[:LAYER_IMAGES] for a in inputs], int8_only=False) if layers else []
+    return {"accuracy": accuracy.compare(outputs, reference), "layers": errors}

@@ -1,0 +1,190 @@
+"""An ncnn network that runs: :class:`Session`.
+
+ncnn runs in a child process (:mod:`ncnnkit.onboard.worker`), so that whatever a model or a driver does there comes back
+as an error that says it, never as the end of your program.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError, RecipeError, RuntimeFailure
+from ..model import ncnnfile
+from ..model.graph import Graph
+from ..onboard.worker import LOAD_TIMEOUT, OPTIONS, Child, WorkerError
+
+Array = NDArray[Any]
+
+
+class Session:
+    """A loaded network. Use it in a ``with`` block.
+
+    Args:
+        model: a Graph, or the path of a ``.param`` with its ``.bin`` beside it.
+        backend: ``"cpu"`` or ``"vulkan"``.
+        precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"``, ``"mixed"``; by default int8 for a graph with int8
+            layers, else fp32. Forced exactly, whatever ncnn's defaults.
+        threads: CPU threads; by default all cores.
+        keep_blobs: keep every intermediate blob of a run, for :meth:`blobs`. Costs memory.
+
+    Raises:
+        RecipeError: an unknown backend or precision.
+        RuntimeFailure: ncnn crashed or could not load the model.
+    """
+
+    def __init__(
+        self,
+        model: Graph | str | Path,
+        *,
+        backend: str = "cpu",
+        precision: str | None = None,
+        threads: int | None = None,
+        keep_blobs: bool = False,
+    ) -> None:
+        check_settings(backend, precision)
+        self._folder = tempfile.TemporaryDirectory(prefix="ncnnkit-")
+        self._child: Child | None = None
+        try:
+            if isinstance(model, Graph):
+                param = Path(self._folder.name) / "model.param"
+                ncnnfile.save(model, param)
+            else:
+                param = Path(model)
+                model = ncnnfile.load(param)
+            self._shapes = model.input_shapes()
+            precision = precision or ("int8" if has_int8(model) else "fp32")
+            self._child = Child()
+            loaded = self._ask(
+                "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(param.with_suffix(".bin")), backend=backend,
+                precision=precision, threads=threads or os.cpu_count() or 1, keep_blobs=keep_blobs,
+            )[0]  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
+        self.precision = precision
+        self.inputs: tuple[str, ...] = tuple(loaded["inputs"])
+        self.outputs: tuple[str, ...] = tuple(loaded["outputs"])
+        self.device: dict[str, Any] | None = loaded["device"]
+        """The Vulkan device in use (name, type, driver, api); None on the CPU, and where there was none to be had."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child process and remove its files. Safe to call twice."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+        self._folder.cleanup()
+
+    def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
+        """One inference.
+
+        Args:
+            inputs: one array for each network input, without a batch axis (C×H×W for an image); converted to float32.
+
+        Returns:
+            The output as float32, or a tuple of outputs where the network has several.
+
+        Raises:
+            ModelError: the number of inputs or a shape does not fit.
+            RuntimeFailure: ncnn crashed, hung or refused.
+        """
+        outputs = self.blobs(*inputs, names=self.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def blobs(self, *inputs: Array, names: Sequence[str]) -> tuple[Array, ...]:
+        """Like :meth:`run`, but returns the blobs called ``names``, intermediate ones too.
+
+        A blob that a requantising layer made holds int8 steps as floats; divide by that layer's ``output_scale``.
+        """
+        arrays = [self._checked(i, np.asarray(a, np.float32)) for i, a in enumerate(inputs)]
+        if len(arrays) != len(self.inputs):
+            raise ModelError(f"the network has {len(self.inputs)} inputs, {len(arrays)} were given")
+        return tuple(self._ask("run", arrays, blobs=list(names))[1])
+
+    def _checked(self, index: int, array: Array) -> Array:
+        expected = self._shapes[index] if index < len(self._shapes) else ()
+        if len(array.shape) == len(expected) + 1 and array.shape[0] == 1:
+            array = array[0]
+        if expected and array.shape != expected:
+            raise ModelError(f"input {self.inputs[index]!r} has shape {array.shape}, the network expects {expected}")
+        return array
+
+    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[dict[str, Any], list[Array]]:
+        if self._child is None:
+            raise RuntimeFailure("this session is closed", hint="use it inside its with block")
+        try:
+            return self._child.ask(op, arrays, **fields)
+        except WorkerError as error:
+            self.close() if error.crashed else None
+            raise RuntimeFailure(f"ncnn {'died: ' if error.crashed else ''}{error}") from None
+
+
+def check_settings(backend: str, precision: str | None) -> None:
+    """Whether there are such; no precision is right, too.
+
+    Raises:
+        RecipeError: there are not.
+    """
+    if backend not in ("cpu", "vulkan"):
+        raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
+    if precision is not None and precision not in OPTIONS:
+        raise RecipeError(f"unknown precision {precision!r}", hint=", ".join(OPTIONS))
+
+
+def has_int8(graph: Graph) -> bool:
+    """Whether any layer computes in int8."""
+    return any(layer.params.get("int8_scale_term") for layer in graph.layers)
+
+
+def probe() -> dict[str, Any]:
+    """What ncnn sees of this machine: versions, CPU, features, Vulkan devices.
+
+    Raises:
+        RuntimeFailure: asking killed the process, as a broken Vulkan driver can.
+    """
+    with Child() as child:
+        try:
+            return child.ask("probe")[0]
+        except WorkerError as error:
+            raise RuntimeFailure(
+                f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"
+            ) from None
+
+
+def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:
+    """A random sample, float32: an array for each network input, without a batch axis.
+
+    Args:
+        shapes: of the inputs; by default what the file says.
+        where: what an error names.
+
+    Raises:
+        ModelError: the shape of an input is not known.
+    """
+    shapes = shapes or graph.input_shapes()
+    if len(shapes) != len(graph.inputs) or not all(shapes):
+        raise ModelError(
+            "the file does not say the shape of its inputs", where=where, hint="give --shape, once for each input"
+        )
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def save_arrays(arrays: Sequence[Array], folder: Path) -> list[str]:
+    """Write the inputs a job of the worker's names; the .npy files."""
+    files = [str(folder / f"input-{i}.npy") for i in range(len(arrays))]
+    for file, array in zip(files, arrays):
+        np.save(file, np.asarray(array, np.float32))
+    return files

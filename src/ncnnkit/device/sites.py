@@ -1,0 +1,126 @@
+"""The devices of a run, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DeviceError, RecipeError
+from ..model.targets import has_gpu, machine_target
+from ..onboard.worker import WorkerError
+from ..recipe import parse_cpus
+from . import LOCAL, Device, open_device, resolve
+
+EMULATED = "emulated: timings are not real"
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A device of a run.
+
+    Attributes:
+        device: where it is.
+        machine: what ncnn and Linux tell there, see ``Network.probe`` in ``worker.py``.
+        target: the kernels of its CPU (:data:`ncnnkit.quantization.TARGETS`).
+        label: tells its variants from another device's; empty where there is one device.
+    """
+
+    device: Device
+    machine: Mapping[str, Any]
+    target: str
+    label: str = ""
+
+    @property
+    def emulated(self) -> bool:
+        """Whether it only computes what the real one would: its timings mean nothing."""
+        return bool((self.machine.get("board") or {}).get("emulated"))
+
+    @property
+    def has_gpu(self) -> bool:
+        return has_gpu(self.machine)
+
+    def cluster(self, name: str) -> tuple[int, ...]:
+        """The CPUs to pin to, of a cluster's name or a list as ``4-7``; none for ``all`` or no name.
+
+        Raises:
+            RecipeError: there are no such here.
+        """
+        if name in ("", "all"):
+            return ()
+        clusters = {cluster["name"]: cluster["cpus"] for cluster in self.machine["board"]["clusters"]}
+        there = {cpu for cpus in clusters.values() for cpu in cpus}
+        cpus = tuple(clusters.get(name, parse_cpus(name)))
+        if not cpus or not there.issuperset(cpus):
+            has = ", ".join(f"{name} ({', '.join(map(str, cpus))})" for name, cpus in clusters.items())
+            raise RecipeError(f"{self.device.name} has no {name} cores", hint=f"it has {has}")
+        return cpus
+
+    def variant(self, precision: str, backend: str) -> str:
+        """The name of a variant here."""
+        return f"{precision}-{backend}{self.label}"
+
+
+@contextmanager
+def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
+    """The devices of these names, reached and looked at; this machine where there are no names.
+
+    Args:
+        target: kernels to assume on all; by default what each device's CPU has.
+
+    Raises:
+        RecipeError: an unknown name, or one twice.
+        DeviceError, RuntimeFailure: one of them cannot be used.
+    """
+    names = names or ("local",)
+    addresses = [resolve(name) for name in names]
+    for name, address in zip(names, addresses):
+        if addresses.count(address) > 1:
+            raise RecipeError(f"{name} is asked for twice", hint=f"its address is {address}")
+    with ExitStack() as stack:
+        devices = [stack.enter_context(open_device(name)) for name in names]
+        with ThreadPoolExecutor(len(devices)) as pool:
+            machines = list(pool.map(probe_device, devices))
+        yield [
+            Site(device, machine, target or machine_target(machine), f"@{device.name}" if len(devices) > 1 else "")
+            for device, machine in zip(devices, machines)
+        ]
+
+
+def this_machine() -> Site:
+    """The site of a run on this machine alone. Raises DeviceError."""
+    machine = probe_device(LOCAL)
+    return Site(LOCAL, machine, machine_target(machine))
+
+
+def probe_device(device: Device) -> dict[str, Any]:
+    """What ncnn and Linux tell on a device. Raises DeviceError where asking fails, as with a broken Vulkan driver."""
+    with device.child() as child:
+        try:
+            return child.ask("probe", timeout=PROBE_TIMEOUT)[0]
+        except WorkerError as error:
+            raise DeviceError(
+                f"ncnn failed while looking at it: {error}", where=device.name, hint="a broken Vulkan driver?"
+            ) from None
+
+
+PROBE_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many
+
+
+def run_jobs(jobs: Mapping[Site, Any], tell: Any) -> dict[Site, Any]:
+    """Run a job on each device, all at once; a device that fails gives its DeviceError.
+
+    Args:
+        tell: called with every message of every job, from the devices' threads.
+    """
+
+    def run(site: Site) -> Any:
+        try:
+            return site.device.run_job(jobs[site], tell)
+        except DeviceError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+        return dict(zip(jobs, pool.map(run, jobs)))

@@ -1,0 +1,314 @@
+"""The fastest run settings of a model on a machine, by measuring: cores, threads, backend, precision, ncnn's switches.
+
+Here are the candidates and what is said of the winner. The search itself, successive halving, is the worker's
+(:func:`ncnnkit.onboard.jobs.tune`), so that a board needs one job for all of it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comparison import accuracy
+from ..device.session import has_int8, noise, save_arrays
+from ..errors import ModelError, RuntimeFailure
+from ..model import ncnnfile
+from ..model.targets import has_gpu
+from ..onboard.jobs import differences
+from ..onboard.worker import WorkerError
+
+Array = NDArray[Any]
+Row = Mapping[str, Any]
+RunJob = Callable[[dict[str, Any]], dict[str, Any]]
+"""Does a job somewhere and answers with its result: :func:`ncnnkit.onboard.jobs.run_job`, or a board's."""
+
+SWITCHED: tuple[dict[str, bool], ...] = (
+    {},
+    {"winograd": False},
+    {"sgemm": False},
+    {"winograd": False, "sgemm": False},
+    {"packing": False},
+    {"lightmode": False},
+)
+"""What is tried of ncnn's switches: each alone, and the two that choose between the kernels of a convolution."""
+
+BASE = "ncnn's defaults"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a network runs: so many threads on these CPUs of a cluster, or wherever the system puts them."""
+
+    threads: int
+    cluster: str = ""
+    cpus: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{threads} on {self.cluster}" if self.cluster else threads
+
+
+def placements(clusters: Sequence[Row]) -> list[Placement]:
+    """Those worth trying: of a cluster all its cores and the powers of two below, and all cores of the machine.
+
+    Where there are hyperthreads, threads get a core each as long as there are enough. A slow cluster is tried only
+    whole: with fewer of its cores it can but be slower still. One cluster alone is not pinned to, unless it has
+    hyperthreads: the system can do nothing wrong there.
+
+    Args:
+        clusters: as :func:`ncnnkit.onboard.sysfs.describe` lists them, the slowest first.
+    """
+    found: list[Placement] = []
+    for cluster in clusters:
+        cores, cpus = cluster["cores"], cluster["cpus"]
+        fastest, alone = cluster is clusters[-1], len(clusters) == 1
+        name = "" if alone and len(cores) == len(cpus) else "cores" if alone else cluster["name"]
+        powers = [2**i for i in range(len(cores).bit_length()) if 2**i < len(cores)] if fastest else []
+        for threads in (*powers, len(cores)):
+            found.append(Placement(threads, name, tuple(cores) if name else ()))
+        if fastest and len(cpus) > len(cores):
+            found.append(Placement(len(cpus), "" if alone else name, () if alone else tuple(cpus)))
+    if len(clusters) > 2:
+        fast = [cpu for cluster in clusters[1:] for cpu in cluster["cores"]]
+        found.append(Placement(len(fast), "all but little", tuple(sorted(fast))))
+    if len(clusters) > 1:
+        found.append(Placement(sum(len(cluster["cpus"]) for cluster in clusters)))
+    return found
+
+
+def candidates(
+    models: Mapping[str, Path],
+    machine: Row,
+    *,
+    backends: Sequence[str] = ("cpu", "vulkan"),
+    switched: Sequence[Mapping[str, bool]] = SWITCHED,
+) -> list[dict[str, Any]]:
+    """The grid, as variants of the worker's; the first is what ncnn does by itself.
+
+    On Vulkan, the CPU's cores, packing and sgemm play no part.
+
+    Args:
+        models: precision -> its .param.
+        machine: what the worker's ``probe`` told of the machine that is to run them.
+        backends: Vulkan only counts where the machine has a GPU.
+        switched: rows as :data:`SWITCHED`.
+    """
+    cores = machine.get("default_threads") or machine["cores"]
+    gpu = has_gpu(machine)
+    places = placements(machine["board"]["clusters"]) or [Placement(machine["cores"])]
+    first = "fp16" if "fp16" in models else next(iter(models))  # fp16 is on by default
+    rows = [_variant(models, BASE, first, "cpu", Placement(cores), {})]
+    for precision in models:
+        if "cpu" in backends:
+            options = list(switched)
+            if precision == "fp16" and "fp16-arithmetic" in machine["cpu_features"]:
+                options.append({"fp16_arithmetic": False})
+            for place in places:
+                for switches in options:
+                    name = ", ".join([precision, str(place), *_switches(switches)])
+                    rows.append(_variant(models, name, precision, "cpu", place, switches))
+        if "vulkan" in backends and gpu and precision != "mixed":
+            for switches in (s for s in switched if s.keys() <= {"winograd", "lightmode"}):
+                name = ", ".join([precision, "Vulkan", *_switches(switches)])
+                rows.append(_variant(models, name, precision, "vulkan", Placement(cores), switches))
+    same = [_settings(row) for row in rows]
+    return [row for i, row in enumerate(rows) if _settings(row) not in same[:i]]
+
+
+def _variant(
+    models: Mapping[str, Path], name: str, precision: str, backend: str, place: Placement, switches: Mapping[str, bool]
+) -> dict[str, Any]:
+    return {
+        "name": name, "param": str(models[precision]), "bin": str(models[precision].with_suffix(".bin")),
+        "precision": precision, "backend": backend, "threads": place.threads, "cpus": list(place.cpus),
+        "options": dict(switches), "min_cosine": accuracy.RIGHT[precision],
+    }  # fmt: skip
+
+
+def _settings(variant: Row) -> dict[str, Any]:
+    """What is chosen of a variant; its files follow from the precision, and lie elsewhere on a board."""
+    return {key: variant[key] for key in ("precision", "backend", "threads", "cpus", "options")}
+
+
+def _switches(switches: Mapping[str, bool]) -> list[str]:
+    return [name if on else f"no {name}" for name, on in switches.items()]
+
+
+# ---------------------------------------------------------------------------------------------------------- tuning
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The settings found, and why.
+
+    Attributes:
+        settings: the winner: ``name``, ``precision``, ``backend``, ``threads``, ``cpus`` and ``options``. ncnn's
+            defaults where nothing was clearly faster.
+        base: ncnn's defaults on this machine, in the same form.
+        ratio: how many times as fast as the defaults, the median of interleaved rounds.
+        spread: the interquartile range of the rounds' ratios, over their median.
+        without: part of the settings -> how many times as slow without it, the median of interleaved rounds.
+        ms: median latency, of ``settings`` and ``base``.
+        cosine: of the worst output to the reference's.
+        candidates: every candidate, see :func:`ncnnkit.onboard.jobs.tune`, and in how many ``rungs`` it was of the
+            better half: first those that lasted longest.
+        why: all this in a sentence.
+        notes: what a reader must know besides.
+        conditions: clocks, temperatures, power while the winner ran in the final.
+        clocks: which could be fixed, if they were to be.
+    """
+
+    settings: Row
+    base: Row
+    ratio: float
+    spread: float
+    without: Mapping[str, float]
+    ms: Mapping[str, float]
+    cosine: float | None
+    candidates: Sequence[Row]
+    why: str
+    notes: Sequence[str]
+    conditions: Row
+    clocks: Row | None
+
+
+def tune(
+    param: Path,
+    run_job: RunJob,
+    machine: Row,
+    *,
+    int8: Path | None = None,
+    precisions: Sequence[str] | None = None,
+    backends: Sequence[str] = ("cpu", "vulkan"),
+    shapes: Sequence[tuple[int, ...]] = (),
+    sample: Sequence[Array] | None = None,
+    seconds: float = 60.0,
+    final_seconds: float | None = None,
+    rounds: int = 10,
+    fix_clocks: bool = False,
+) -> Tuning:
+    """Search the run settings of a model on one machine, in one job.
+
+    Args:
+        param: the model, its ``.bin`` beside it. A floating point one is run in fp32, fp16 and bf16; the outputs of
+            fp32 are what every candidate must give. One with int8 layers is its own reference, at ncnn's defaults.
+        run_job: does a job on that machine.
+        machine: what the worker's ``probe`` told of it.
+        int8: the same network in int8, another candidate.
+        precisions: only these; by default all there are.
+        backends: ``cpu``, ``vulkan``.
+        shapes: of the inputs, where the file does not say.
+        sample: an array for each network input, without a batch axis; by default noise.
+        seconds: of timing, for all candidates together; loading comes on top.
+        final_seconds: of timing, for each finalist; by default a twelfth of ``seconds``.
+        rounds: of the final.
+        fix_clocks: hold the clocks at their highest, where that is permitted.
+
+    Raises:
+        ModelError: the shape of an input is not known, or a precision cannot be had.
+        RuntimeFailure: not even the reference or the defaults ran.
+    """
+    graph = ncnnfile.load(param)
+    own = ("int8",) if has_int8(graph) else ("fp32", "fp16", "bf16")
+    models = {precision: param.resolve() for precision in own}
+    if int8 is not None:
+        models["int8"] = int8.resolve()
+    unknown = sorted(set(precisions or ()) - models.keys())
+    if unknown:
+        raise ModelError(f"cannot run in {unknown[0]}", where=str(param), hint=f"there are {', '.join(models)}")
+    wanted = {p: model for p, model in models.items() if p in (precisions or models)}
+    rows = candidates(wanted, machine, backends=backends)
+    reference = _variant(models, "reference", own[0], "cpu", Placement(rows[0]["threads"]), {})
+    arrays = sample if sample is not None else noise(graph, shapes, where=str(param))
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+        job = {
+            "kind": "tune", "candidates": rows, "base": BASE, "reference": reference,
+            "inputs": save_arrays(arrays, Path(folder)), "seconds": seconds,
+            "final_seconds": seconds / 12 if final_seconds is None else final_seconds, "rounds": rounds,
+            "fix_clocks": fix_clocks,
+        }  # fmt: skip
+        try:
+            result = run_job(job)
+        except WorkerError as error:
+            raise RuntimeFailure(f"tuning: {'ncnn died: ' if error.crashed else ''}{error}") from None
+    return judge(rows, result, machine)
+
+
+def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
+    """What a finished search says: the winner, if the rounds leave no doubt, and what makes it one.
+
+    Args:
+        rows: the candidates of the job.
+        result: see :func:`ncnnkit.onboard.jobs.tune`.
+        machine: what the worker's ``probe`` told.
+    """
+    final, base = result["final"], next(dict(row) for row in rows if row["name"] == BASE)
+    low, ratio, high = (float(v) for v in np.percentile(final["ratio"], (25, 50, 75)))
+    apart = differences(result["winner"], base)
+    clear = bool(apart) and low > 1.0
+    chosen = dict(result["winner"], name=_name(result["winner"], rows)) if clear else base
+    without = {part: float(np.median(final["without"][part])) for part in apart if clear and part in final["without"]}
+    ms = {"settings": float(np.median(final["winner" if clear else "base"])), "base": float(np.median(final["base"]))}
+    lasted = {name: number for number, rung in enumerate(result["rungs"], 1) for name in rung["kept"]}
+    ran = {row["name"] for row in result["candidates"] if row["status"] == "ok"}
+    tried = sorted(
+        (dict(row, rungs=lasted.get(row["name"], 0) if row["name"] in ran else None) for row in result["candidates"]),
+        key=lambda row: (row["status"] != "ok", -(row["rungs"] or 0), row["ratio"] or float("inf")),
+    )
+    notes = []
+    if machine["board"]["emulated"]:
+        notes.append("emulated: timings are not real")
+    if result["conditions"]["throttled"]:
+        notes.append("throttled: " + "; ".join(result["conditions"]["throttled_by"]))
+    for name, reason in (result["clocks"] or {}).get("refused", {}).items():
+        notes.append(f"the clock of {name} was not fixed: {reason}")
+    spread = (high - low) / ratio
+    cosine = result["cosine"] if clear else next(row["cosine"] for row in tried if row["name"] == BASE)
+    why = _why(chosen, base, ratio, spread, without) if clear else _nothing(base, ratio, bool(apart))
+    return Tuning(
+        _shown(chosen), _shown(base), ratio if clear else 1.0, spread, without, ms, cosine, tried, why, notes,
+        result["conditions"], result["clocks"],
+    )  # fmt: skip
+
+
+def _name(variant: Row, rows: Sequence[Row]) -> str:
+    """That of the candidate with these settings; what was put back in the final may have made a new one."""
+    known = [row["name"] for row in rows if _settings(row) == _settings(variant)]
+    return known[0] if known else f"{variant['name']}, simplified"
+
+
+def _shown(variant: Row) -> dict[str, Any]:
+    return {"name": variant["name"], **_settings(variant)}
+
+
+def _why(chosen: Row, base: Row, ratio: float, spread: float, without: Mapping[str, float]) -> str:
+    said = f"{ratio:.2f} times as fast as {_defaults(base)}, spread {spread * 100:.0f} %"
+    gains = [f"{_part(part, chosen)} {times:.2f}×" for part, times in sorted(without.items(), key=lambda p: -p[1])]
+    return f"{said}; of this {', '.join(gains)}" if gains else said
+
+
+def _nothing(base: Row, ratio: float, other: bool) -> str:
+    noise = ", which is within noise" if ratio >= 1 else ""
+    best = f"; the best other was {ratio:.2f} times as fast{noise}" if other else ""
+    return f"nothing is clearly faster than {_defaults(base)}{best}"
+
+
+def _defaults(base: Row) -> str:
+    return f"ncnn's defaults ({base['precision']}, {Placement(base['threads'])})"
+
+
+def _part(part: str, chosen: Row) -> str:
+    """A part of the settings, as a sentence names it."""
+    named = {
+        "cpus": f"pinning to {chosen['cpus']}" if chosen["cpus"] else "not pinning",
+        "threads": str(Placement(chosen["threads"])),
+        "precision": chosen["precision"],
+        "backend": chosen["backend"],
+    }
+    return named.get(part) or _switches({part: chosen["options"][part]})[0]

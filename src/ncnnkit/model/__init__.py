@@ -1,0 +1,1 @@
+"""What a network is: layers and weights, ncnn's layer types and files, the kernels of targets."""

@@ -1,0 +1,296 @@
+"""An ncnn network in memory: layers, blobs, weights.
+
+A :class:`Graph` knows nothing of files, images or devices. In a well-formed graph every blob has one producer and at
+most one consumer (a Split copies where more are needed), and layers stand in an order they can run in;
+:meth:`Graph.verify` checks this. The weights may be read-only views into a mapped file: a rewrite replaces an array, it
+never writes into one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from .ops import OPS, Op, Params, Slot, Value
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedWeight:
+    """A block in an encoding ncnnkit reads and keeps but never produces: a 256-entry table or the legacy raw tag.
+
+    Attributes:
+        tag: the block's first four bytes, as a little-endian integer.
+        payload: uint8 array, the bytes behind the tag including padding.
+        shape: the shape of the decoded array.
+    """
+
+    tag: int
+    payload: NDArray[np.uint8]
+    shape: tuple[int, ...]
+
+    RAW_FP32 = 0x0002C056
+
+    @classmethod
+    def length(cls, tag: int, values: int) -> int:
+        """Bytes of the payload that holds so many values."""
+        return values * 4 if tag == cls.RAW_FP32 else 1024 + (values + 3) // 4 * 4
+
+    def decode(self) -> NDArray[np.float32]:
+        """The weights as a float32 array of ``shape``."""
+        size = math.prod(self.shape)
+        if self.tag == self.RAW_FP32:
+            return self.payload.view(np.float32)[:size].reshape(self.shape)
+        table, index = self.payload[:1024].view(np.float32), self.payload[1024 : 1024 + size]
+        return table[index].reshape(self.shape)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, EncodedWeight)
+            and (self.tag, self.shape) == (other.tag, other.shape)
+            and np.array_equal(self.payload, other.payload)
+        )
+
+
+Weight = Array | EncodedWeight
+"""An array's dtype is its storage: float32, float16 or int8; uint8 for bare packed bytes."""
+
+_MOST_VALUES = 1 << 48  # of one weight; more is a corrupt file, and numpy could not count them
+
+
+@dataclass(eq=False)
+class Layer:
+    """One layer. ``params`` holds what the file gives, by name; ``get`` adds the defaults."""
+
+    type: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    params: dict[str, Value] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
+
+    @property
+    def op(self) -> Op:
+        """The row of the layer's type. Raises FormatError for a type ncnn does not have."""
+        try:
+            return OPS[self.type]
+        except KeyError:
+            raise FormatError(f"unknown layer type {self.type!r}", where=f"layer {self.name}") from None
+
+    @property
+    def p(self) -> Any:
+        """The params as attributes, defaults filled in: ``layer.p.stride_w``."""
+        return Params(self.op, self.params)
+
+    def get(self, name: str) -> Any:
+        """The value of a param, or its default."""
+        return getattr(self.p, name)
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """A weight as float32, whatever its storage, in the shape of its row."""
+        weight = self.weights[name]
+        data = weight.decode() if isinstance(weight, EncodedWeight) else weight
+        return data if data.dtype == np.float32 else data.astype(np.float32)
+
+    def slots(self) -> Iterator[tuple[Slot, tuple[int, ...]]]:
+        """The weight blocks this layer must have, in file order, with their shapes."""
+        p = self.p
+        for slot in self.op.weights:
+            if slot.when(p):
+                yield slot, slot.shape(p)
+
+    def check(self, where: str = "") -> None:
+        """Check that the type exists and the params are of the kinds and sizes it takes. Raises FormatError."""
+        where = where or f"layer {self.type} {self.name}"
+        for name, value in self.params.items():
+            fault = self.op.fault(name, value)
+            if fault:
+                raise FormatError(fault, where=where)
+        shapes = {slot.name: shape for slot, shape in self.slots()}
+        for name, shape in shapes.items():
+            # The second condition: numpy counts the sides of an empty array too.
+            if any(side < 0 for side in shape) or math.prod(side or 1 for side in shape) > _MOST_VALUES:
+                raise FormatError(f"weight {name!r} cannot have the shape {shape}", where=where)
+        if "weight" in shapes and "weight_data_size" in self.op.by_name:
+            said, size = self.get("weight_data_size"), math.prod(shapes["weight"])
+            if said != size:
+                raise FormatError(f"has weight_data_size={said}, its other params make that {size}", where=where)
+
+    def copy(self) -> Layer:
+        """A layer that can be changed alone; the arrays are shared (they are never written into)."""
+        return replace(
+            self,
+            inputs=list(self.inputs),
+            outputs=list(self.outputs),
+            params=dict(self.params),
+            weights=dict(self.weights),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Layer):
+            return NotImplemented
+        head = (self.type, self.name, self.inputs, self.outputs, self.params)
+        return (
+            head == (other.type, other.name, other.inputs, other.outputs, other.params)
+            and self.weights.keys() == other.weights.keys()
+            and all(_same(w, other.weights[k]) for k, w in self.weights.items())
+        )
+
+    def __repr__(self) -> str:
+        return f"Layer({self.type} {self.name}: {', '.join(self.inputs)} -> {', '.join(self.outputs)})"
+
+
+def _same(a: Weight, b: Weight) -> bool:
+    if isinstance(a, EncodedWeight) or isinstance(b, EncodedWeight):
+        return a is b or (isinstance(a, EncodedWeight) and a == b)
+    return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+@dataclass(eq=True)
+class Graph:
+    """Layers in running order."""
+
+    layers: list[Layer] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the blobs fed from outside, in file order."""
+        return [blob for layer in self.layers if layer.type == "Input" for blob in layer.outputs]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the blobs no layer consumes, in file order.
+
+        A Noop nobody reads from is a mark on blobs that are outputs, no consumer.
+        """
+        read = {blob for layer in self.layers for blob in layer.inputs}
+        layers = [layer for layer in self.layers if layer.type != "Noop" or not read.isdisjoint(layer.outputs)]
+        used = {blob for layer in layers for blob in layer.inputs}
+        return [blob for layer in layers for blob in layer.outputs if blob not in used]
+
+    @property
+    def blob_count(self) -> int:
+        return sum(len(layer.outputs) for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weight values."""
+        return sum(math.prod(shape) for layer in self.layers for _, shape in layer.slots())
+
+    def producers(self) -> dict[str, Layer]:
+        """Blob name -> the layer that makes it."""
+        return {blob: layer for layer in self.layers for blob in layer.outputs}
+
+    def consumers(self) -> dict[str, list[Layer]]:
+        """Blob name -> the layers that read it; blobs nobody reads are absent."""
+        users: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            for blob in layer.inputs:
+                users.setdefault(blob, []).append(layer)
+        return users
+
+    def layer(self, name: str) -> Layer:
+        """The layer called ``name``. Raises KeyError."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(name)
+
+    def roots(self) -> dict[str, str]:
+        """Blob -> the blob whose value it carries: itself, or the one a chain of Splits copies."""
+        root: dict[str, str] = {}
+        for layer in self.layers:
+            for blob in layer.outputs:
+                root[blob] = root[layer.inputs[0]] if layer.type == "Split" else blob
+        return root
+
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each network input without the batch axis, () where the file does not say."""
+        return [
+            tuple(int(s) for s in (layer.p.c, layer.p.d, layer.p.h, layer.p.w) if s)
+            for layer in self.layers
+            if layer.type == "Input"
+        ]
+
+    def set_input_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Write the inputs' shapes, one each and without the batch axis, into their layers; () takes a shape out.
+
+        Raises:
+            FormatError: there are more or fewer inputs, or one has more than four axes.
+        """
+        axes = ("", "w", "hw", "chw", "cdhw")
+        layers = [layer for layer in self.layers if layer.type == "Input"]
+        if len(layers) != len(shapes):
+            raise FormatError(f"{len(shapes)} input shapes are given, the network has {len(layers)} inputs")
+        for layer, shape in zip(layers, shapes):
+            if len(shape) >= len(axes):
+                raise FormatError(f"ncnn has no blobs of {len(shape)} axes", where=f"layer Input {layer.name}")
+            for axis in "whdc":
+                layer.params.pop(axis, None)
+            layer.params.update(zip(axes[len(shape)], map(int, shape)))
+
+    def copy(self) -> Graph:
+        """A graph whose layers can be changed; the weight arrays are shared."""
+        return Graph([layer.copy() for layer in self.layers])
+
+    def verify(self) -> None:
+        """Check that the graph can run and be written.
+
+        Raises:
+            FormatError: naming the layer: unknown type, an unknown or contradictory param, a name used twice, a blob
+                read before it is made, made twice or read twice, or a weight missing or of the wrong size.
+        """
+        checker = Checker()
+        for layer in self.layers:
+            checker.add(layer, f"layer {layer.type} {layer.name}")
+
+
+class Checker:
+    """Takes the layers of a graph in their order and refuses the first that cannot stand where it does."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._made: set[str] = set()
+        self._read: set[str] = set()
+
+    def add(self, layer: Layer, where: str) -> None:
+        """Check the next layer. Raises FormatError at ``where``."""
+        if layer.name in self._names:
+            raise FormatError("two layers have this name", where=where)
+        self._names.add(layer.name)
+        for blob in layer.inputs:
+            if blob not in self._made:
+                raise FormatError(f"reads blob {blob!r} before any layer makes it", where=where)
+            if blob in self._read:
+                raise FormatError(
+                    f"reads blob {blob!r}, which another layer reads already; a Split is missing", where=where
+                )
+            self._read.add(blob)
+        for blob in layer.outputs:
+            if blob in self._made:
+                raise FormatError(f"makes blob {blob!r}, which another layer makes already", where=where)
+            self._made.add(blob)
+        layer.check(where)
+        if layer.weights:  # a .param alone is the structure without its weights
+            _check_weights(layer, where)
+
+
+def _check_weights(layer: Layer, where: str) -> None:
+    expected = {slot.name: shape for slot, shape in layer.slots()}
+    for name, shape in expected.items():
+        if name not in layer.weights:
+            raise FormatError(f"lacks its weight {name!r}", where=where)
+        if math.prod(layer.weights[name].shape) != math.prod(shape):
+            raise FormatError(
+                f"weight {name!r} has shape {tuple(layer.weights[name].shape)}, the params say {shape}", where=where
+            )
+    extra = layer.weights.keys() - expected.keys()
+    if extra:
+        raise FormatError(f"carries weight {min(extra)!r}, which its params do not ask for", where=where)

@@ -1,0 +1,400 @@
+"""ncnn's ``.param`` and ``.bin`` files: the only module that knows their bytes.
+
+``.param`` is text: the magic 7767517, the counts of layers and blobs, then a layer a line::
+
+    type name #inputs #outputs input-blobs… output-blobs… id=value…
+
+``.bin`` holds the weights in layer order, each layer's blocks in the order of its row in :mod:`ncnnkit.model.ops`. A
+*tagged* block begins with four bytes that name its storage and is padded to four bytes; the others are bare fp32.
+
+=============  ==================================================================
+tag            what follows
+=============  ==================================================================
+0              fp32
+0x01306B47     fp16
+0x000D4B38     int8
+0x0002C056     fp32 (legacy; kept as it is)
+anything else  a table of 256 fp32 values, then one uint8 index a value
+=============  ==================================================================
+
+Sources: ``src/paramdict.cpp``, ``src/modelbin.cpp``, ``src/net.cpp`` and ``tools/modelwriter.h`` of ncnn.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from numbers import Integral
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, StorageError
+from .graph import Checker, EncodedWeight, Graph, Layer, Weight
+from .ops import OPS, Value
+
+MAGIC = 7767517
+_ARRAY = -23300
+_FP32 = np.dtype("<f4")
+_TAGS: dict[int, np.dtype[Any]] = {0x00000000: _FP32, 0x01306B47: np.dtype("<f2"), 0x000D4B38: np.dtype(np.int8)}
+_TAG_OF = {dtype: tag for tag, dtype in _TAGS.items()}
+_BYTES = np.dtype(np.uint8)
+_TOKEN = re.compile(r'(-?\d+)=("[^"\n]*"|[^\s]*)', re.ASCII)
+_COUNT = re.compile(r"\d{1,9}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NAME_LIMIT = 255  # ncnn reads at most so many bytes of a name,
+_PIECE = 15  # of a number or of a text's first piece, which ends before a space or a comma,
+_REST = 240  # and of the rest of a text
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def load(param: str | Path, weights: str | Path | None = None) -> Graph:
+    """Read a network.
+
+    Args:
+        param: the ``.param`` file.
+        weights: the ``.bin`` file; by default the ``.param``'s path with the suffix ``.bin``.
+
+    Returns:
+        The graph. Its weight arrays are read-only views into the mapped ``.bin``.
+
+    Raises:
+        FormatError: a file is missing, truncated or corrupt, or the network not well formed; names the line or layer.
+    """
+    param = Path(param)
+    graph = load_param(param)
+    if any(True for layer in graph.layers for _ in layer.slots()):
+        read_weights(graph, weights if weights is not None else param.with_suffix(".bin"))
+    return graph
+
+
+def load_param(param: str | Path) -> Graph:
+    """Read the structure alone, without weights. Raises FormatError."""
+    return parse_param(_read_text(Path(param)), where=str(param))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FormatError("no such file", where=str(path)) from None
+    except IsADirectoryError:
+        raise FormatError("is a folder, not a .param file", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise FormatError("is not text", where=str(path), hint="binary .param.bin files are not supported") from None
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def parse_param(text: str, *, where: str = "<param>") -> Graph:
+    """Parse the text of a ``.param`` file: a graph that is well formed, but for its weights.
+
+    Raises:
+        FormatError: with the number of the first line that cannot be read or cannot stand where it does.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise FormatError("is empty", where=where)
+    if lines[0][1] != str(MAGIC):
+        raise FormatError(
+            f"does not begin with ncnn's magic number {MAGIC}",
+            where=f"{where}:{lines[0][0]}",
+            hint="is it an ncnn .param file?",
+        )
+    counts = lines[1][1].split() if len(lines) > 1 else []
+    if len(counts) != 2 or not all(map(_COUNT.fullmatch, counts)):
+        raise FormatError("the layer and blob counts are missing", where=f"{where}:{lines[min(1, len(lines) - 1)][0]}")
+    layer_count, blob_count = map(int, counts)
+    if layer_count == 0:
+        raise FormatError("the network has no layers", where=f"{where}:{lines[1][0]}")
+    body, last = lines[2:], f"{where}:{lines[-1][0]}"
+    if len(body) < layer_count:
+        raise FormatError(f"{len(body)} layers, but line 2 says {layer_count}", where=last, hint="truncated?")
+    if len(body) > layer_count:
+        # ncnn stops reading after the counted layers (nanodet_m.param in its own benchmark folder has one more).
+        warnings.warn(f"{where}: line 2 counts {layer_count} layers of {len(body)}; the rest is ignored", stacklevel=2)
+    graph, checker = Graph(), Checker()
+    for number, line in body[:layer_count]:
+        layer = _parse_layer(line, f"{where}:{number}")
+        checker.add(layer, f"{where}:{number}, layer {layer.type} {layer.name}")
+        graph.layers.append(layer)
+    if graph.blob_count > blob_count:
+        raise FormatError(f"{graph.blob_count} blobs, but line 2 says {blob_count}", where=last)
+    return graph
+
+
+def _parse_layer(line: str, where: str) -> Layer:
+    head = line.split(None, 4)
+    if len(head) < 4 or not all(map(_COUNT.fullmatch, head[2:4])):
+        raise FormatError("not a layer line (type name inputs outputs …)", where=where)
+    kind, name, n_in, n_out = head[0], head[1], int(head[2]), int(head[3])
+    if kind not in OPS:
+        raise FormatError(
+            f"unknown layer type {kind!r}", where=where, hint="ncnn has no such layer; custom layers are not supported"
+        )
+    rest = head[4] if len(head) > 4 else ""
+    blobs = rest.split(None, n_in + n_out)
+    if len(blobs) < n_in + n_out:
+        raise FormatError(f"{n_in + n_out} blob names expected, {len(blobs)} found", where=where)
+    params = blobs[n_in + n_out] if len(blobs) > n_in + n_out else ""
+    layer = Layer(kind, name, blobs[:n_in], blobs[n_in : n_in + n_out])
+    layer.params = _parse_params(params, layer, where)
+    return layer
+
+
+def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
+    params: dict[str, Value] = {}
+    position = 0
+    for match in _TOKEN.finditer(text):
+        if text[position : match.start()].strip():
+            break
+        position = match.end()
+        number, raw = int(match[1]), match[2]
+        array = number <= _ARRAY
+        number = _ARRAY - number if array else number
+        column = layer.op.by_id.get(number)
+        if column is None:
+            raise FormatError(f"{layer.type} {layer.name} has no param {number}", where=where)
+        try:
+            params[column.name] = _parse_array(raw) if array else _parse_value(raw)
+        except ValueError as error:
+            raise FormatError(f"param {number} ({column.name}): {error}", where=where) from None
+    if text[position:].strip():
+        raise FormatError(f"cannot read {text[position:].split()[0]!r} as id=value", where=where)
+    return params
+
+
+def _parse_array(raw: str) -> Value:
+    count, *items = raw.split(",")
+    if count != str(len(items)):
+        raise ValueError(f"the array says {count or 'no'} values and has {len(items)}")
+    return _numbers(items)
+
+
+def _parse_value(raw: str) -> Value:
+    if raw[:1] == '"':
+        if len(raw) < 2 or raw[-1] != '"':
+            raise ValueError("a text without its closing quote")
+        return raw[1:-1]
+    if raw[:1].isascii() and raw[:1].isalpha():
+        return raw.removesuffix('"')
+    if "," in raw:
+        return _numbers([item for item in raw.split(",") if item])
+    return _number(raw)
+
+
+def _numbers(items: list[str]) -> Value:
+    values = [_number(item) for item in items]
+    if any(isinstance(v, float) for v in values):
+        return tuple(float(v) for v in values)
+    return tuple(int(v) for v in values)
+
+
+def _number(text: str) -> int | float:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is not a number")
+    if "." in text or "e" in text.lower():
+        # ncnn keeps params in fp32: what it will compute with is what the graph must hold.
+        with np.errstate(over="ignore"):
+            value = float(np.float32(float(text)))
+        if math.isinf(value):
+            raise ValueError(f"{text[:40]} is too large for fp32")
+        return value
+    if len(text) > 40 or not -(1 << 31) <= int(text) < 1 << 31:
+        raise ValueError(f"{text[:40]} does not fit into 32 bits")
+    return int(text)
+
+
+def read_weights(graph: Graph, path: str | Path) -> None:
+    """Attach the weights of a ``.bin`` file to a graph's layers, as read-only views of the mapped file.
+
+    Raises:
+        FormatError: the file is missing, too short (names the layer) or longer than the network needs.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    except FileNotFoundError:
+        raise FormatError("the weights are missing", where=str(path), hint="keep the .bin beside its .param") from None
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    reader = _Blocks(data, path)
+    for layer in graph.layers:
+        for slot, shape in layer.slots():
+            reader.at = f"weight {slot.name!r} of layer {layer.name}"
+            if slot.packed(layer.p) and reader.peek() != _TAG_OF[np.dtype(np.int8)]:
+                layer.weights[slot.name] = reader.plain(shape, _BYTES)
+            else:
+                layer.weights[slot.name] = reader.tagged(shape) if slot.tagged else reader.plain(shape, _FP32)
+    if reader.offset != size:
+        raise FormatError(
+            f"{size - reader.offset} bytes are left over after the last layer",
+            where=str(path),
+            hint="is it the .bin of another .param?",
+        )
+
+
+class _Blocks:
+    """Walks a mapped ``.bin``, block by block."""
+
+    def __init__(self, data: NDArray[np.uint8], path: Path) -> None:
+        self.data, self.path, self.offset, self.at = np.asarray(data), path, 0, ""
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        if self.offset + count > len(self.data):
+            missing = self.offset + count - len(self.data)
+            raise FormatError(f"ends {missing} bytes too early, in {self.at}", where=str(self.path), hint="truncated?")
+        block = self.data[self.offset : self.offset + count]
+        self.offset += count
+        return block
+
+    def plain(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Weight:
+        length = math.prod(shape) * dtype.itemsize
+        return self.take(_aligned(length))[:length].view(dtype).reshape(shape)
+
+    def peek(self) -> int:
+        return int.from_bytes(self.data[self.offset : self.offset + 4].tobytes(), "little")
+
+    def tagged(self, shape: tuple[int, ...]) -> Weight:
+        tag = int.from_bytes(self.take(4).tobytes(), "little")
+        if tag in _TAGS:
+            return self.plain(shape, _TAGS[tag])
+        return EncodedWeight(tag, self.take(EncodedWeight.length(tag, math.prod(shape))), shape)
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) // 4 * 4
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+
+def save(graph: Graph, param: str | Path, weights: str | Path | None = None) -> None:
+    """Write a network. Both files appear whole or not at all.
+
+    Args:
+        graph: verified before anything is written.
+        param: path of the ``.param`` file; its folder must exist.
+        weights: path of the ``.bin`` file; by default ``param`` with the suffix ``.bin``.
+
+    Raises:
+        FormatError: the graph is not well formed.
+        StorageError: the disk is full or may not be written.
+    """
+    graph.verify()
+    param = Path(param)
+    bin_path = Path(weights) if weights is not None else param.with_suffix(".bin")
+    if param == bin_path:
+        raise FormatError("the .param and the .bin would be one file", where=str(param), hint="name it .param")
+    text = format_param(graph).encode()
+    # Both are complete before one appears, the .bin first: a .param is never seen without the weights it needs.
+    with atomic_write(param) as file, atomic_write(bin_path) as blocks:
+        file.write(text)
+        file.flush()
+        for layer in graph.layers:
+            _write_weights(layer, blocks)
+
+
+def format_param(graph: Graph) -> str:
+    """The text of the ``.param`` file. Raises FormatError for values the format cannot hold."""
+    lines = [str(MAGIC), f"{len(graph.layers)} {graph.blob_count}"]
+    for layer in graph.layers:
+        for name in (layer.name, *layer.inputs, *layer.outputs):
+            if not name or re.search(r"\s", name) or len(name.encode()) > _NAME_LIMIT:
+                raise FormatError(f"ncnn cannot hold the name {name!r}", where=f"layer {layer.type} {layer.name}")
+        counts = f"{len(layer.inputs)} {len(layer.outputs)}"
+        head = " ".join([f"{layer.type:<24} {layer.name:<24} {counts}", *layer.inputs, *layer.outputs])
+        params = (_format(layer, layer.op.param(key).id, value) for key, value in layer.params.items())
+        lines.append(" ".join([head, *params]))
+    return "\n".join(lines) + "\n"
+
+
+def _format(layer: Layer, number: int, value: Value) -> str:
+    where = f"layer {layer.name}, param {number}"
+    if isinstance(value, tuple):
+        # One float makes an array of floats: ncnn would put the bits of an int among them.
+        whole = all(isinstance(v, Integral) for v in value)
+        items = [_text(v if whole else float(v), where) for v in value]
+        return f"{_ARRAY - number}=" + ",".join([str(len(items)), *items])
+    if isinstance(value, str):
+        return f"{number}={_quoted(value, where)}"
+    return f"{number}={_text(value, where)}"
+
+
+def _quoted(text: str, where: str) -> str:
+    # ncnn's scanner takes a first piece, quote included and up to a space or a comma, then the rest and its quote. An
+    # empty first piece, or no rest behind a full one, confuses it (up to the versions of 2026).
+    piece = re.split("[ ,]", text)[0][: _PIECE - 1]
+    rest = text[len(piece) :]
+    whole = not text or (piece and (rest or len(piece) < _PIECE - 1))
+    if not whole or len(rest) > _REST or not text.isascii() or re.search(r'["\n\r]', text):
+        raise FormatError(f"ncnn cannot hold the text {text[:60]!r}", where=where)
+    return f'"{text}"'
+
+
+def _text(value: int | float, where: str) -> str:
+    if isinstance(value, Integral):
+        if not -(1 << 31) <= value < 1 << 31:
+            raise FormatError(f"ncnn cannot hold {value}", where=where)
+        return str(int(value))
+    with np.errstate(over="ignore"):
+        number = np.float32(value)
+    if not np.isfinite(number):
+        raise FormatError(f"ncnn cannot hold {value}", where=where)
+    # The shortest text that reads back to the same fp32; ncnn knows a float by its '.' or 'e'. It reads the digits on
+    # either side of the point into 32 bits, and fifteen characters in all.
+    text = np.format_float_positional(number, trim="0")
+    short = re.fullmatch(r"-?\d{1,9}\.\d{1,9}", text) and len(text) <= _PIECE
+    return text if short else np.format_float_scientific(number, trim="-")
+
+
+def _write_weights(layer: Layer, file: IO[bytes]) -> None:
+    for slot, _ in layer.slots():
+        weight = layer.weights.get(slot.name)
+        if weight is None:
+            raise FormatError(f"lacks its weight {slot.name!r}", where=f"layer {layer.type} {layer.name}")
+        if isinstance(weight, EncodedWeight) and slot.tagged:
+            file.write(weight.tag.to_bytes(4, "little"))
+            file.write(np.ascontiguousarray(weight.payload).data)
+            continue
+        allowed = {*(_TAG_OF if slot.tagged else (_FP32,)), *([_BYTES] if slot.packed(layer.p) else ())}
+        if isinstance(weight, EncodedWeight) or weight.dtype not in allowed:
+            stored = "encoded" if isinstance(weight, EncodedWeight) else weight.dtype
+            raise FormatError(
+                f"weight {slot.name!r} is {stored}, it must be {' or '.join(sorted(map(str, allowed)))}",
+                where=f"layer {layer.type} {layer.name}",
+            )
+        if slot.tagged and weight.dtype != _BYTES:
+            file.write(_TAG_OF[weight.dtype].to_bytes(4, "little"))
+        data = np.ascontiguousarray(weight)
+        file.write(data.reshape(-1).view(np.uint8).data)
+        file.write(b"\0" * (_aligned(data.nbytes) - data.nbytes))
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears under its name only when it is complete. Raises StorageError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if path.is_dir():  # found now, and not when another file of the same network stands already
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with partial.open("wb", buffering=1 << 20) as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space and run again" if full else "choose another folder"
+        raise StorageError(f"cannot be written: {error.strerror or error}", where=str(path), hint=hint) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,1 @@
+"""Which precision each layer gets, so that the network is fastest on a device within a limit."""

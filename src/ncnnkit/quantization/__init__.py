@@ -1,0 +1,85 @@
+"""From an fp32 network to an int8 one.
+
+=====================  =========================================================================
+module                 what is in it
+=====================  =========================================================================
+methods                what is tried, in order, and kept where it helps: the flow
+scales, table          thresholds and weight scales; ncnn2table's file
+int8                   int8 layers from scales, requantised between them
+zeropoint              one-sided activations to the middle of int8's range
+thresholds             thresholds moved to where the layers behind err least
+equalize               channels of one tensor to more equal ranges
+bias                   biases corrected, all in one pass
+layerwise, rounding    weights, biases and scales fitted to what the layers before really hand on
+stepper, activations   running a network layer by layer
+=====================  =========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ..model.graph import Graph
+from ..model.targets import TARGETS, Target, machine_target
+from .bias import correct_bias
+from .calibration import ActivationStats
+from .int8 import METHODS, apply_table, check_request, finished, make_table
+from .methods import EFFORTS, Quantized, Trial, quantize_images
+from .table import Table, load_table, save_table
+
+__all__ = [
+    "EFFORTS",
+    "METHODS",
+    "TARGETS",
+    "Quantized",
+    "Table",
+    "Target",
+    "Trial",
+    "apply_table",
+    "check_request",
+    "correct_bias",
+    "finished",
+    "load_table",
+    "machine_target",
+    "make_table",
+    "quantize",
+    "quantize_images",
+    "save_table",
+]
+
+
+def quantize(
+    graph: Graph,
+    stats: ActivationStats | Table | Sequence[Any],
+    *,
+    target: str = "arm",
+    method: str | None = None,
+    effort: str = "default",
+    skip: Collection[str] = (),
+) -> Graph:
+    """Quantise a network to int8.
+
+    Args:
+        graph: the fp32 network; not changed.
+        stats: calibration samples, float32 (N, …) for each network input, for the best result; or what
+            :func:`ncnnkit.calibrate` counted, or a table of scales, for weights rounded to nearest.
+        target: ``x86``, ``arm`` or ``vulkan``: the kernels that will run it.
+        method: how thresholds are chosen: ``mse``, ``kl``, ``aciq``, ``minmax``; by default the one the
+            statistics were counted for.
+        effort: with samples: ``fast``, ``default`` or ``best``.
+        skip: names of layers that stay in floating point.
+
+    Returns:
+        A graph whose convolutions and inner products are int8, chained in int8 where one feeds the next, and whose
+        other weights are stored as fp16, as ncnn2int8 writes it.
+
+    Raises:
+        RecipeError: an unknown target, method, effort or layer.
+        FormatError: a table that does not fit the graph.
+    """
+    check_request(graph, target, skip)
+    if isinstance(stats, (ActivationStats, Table)):
+        table = stats if isinstance(stats, Table) else make_table(graph, stats, method=method)
+        return apply_table(graph, table.without(set(skip)), target=target)
+    return quantize_images(graph, stats, target=target, method=method or "mse", effort=effort, skip=skip).graph

@@ -1,0 +1,104 @@
+"""Bias correction: what rounding shifts on the average is taken back, at no cost when running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.graph import Graph, Layer
+from .calibration import over_samples
+from .int8 import alone
+
+SAMPLES = 64  # more change a channel's mean by less than rounding does
+
+
+def correct_bias(
+    graph: Graph,
+    quantized: Graph,
+    inputs: Sequence[NDArray[np.float32]],
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Graph:
+    """Move the biases of int8 layers so that every output channel keeps the mean it has in fp32.
+
+    Rounding weights and clipping activations shifts a channel's mean, and all the layers behind inherit the shift. Each
+    int8 layer is compared with its original on the same fp32 input, after the activation function, so that the layers'
+    corrections do not depend on each other and one pass over the samples gives them all.
+
+    (After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, who correct
+    before the activation, which does not hold for clipped units.)
+
+    Args:
+        graph: the fp32 network that was quantised.
+        quantized: the result of :func:`quantize`; not changed.
+        inputs: calibration samples, float32 (N, …) for each network input; at most 64 are used.
+        threads: processes to run, one thread each; by default one a core.
+        progress: called with (samples done, samples in all).
+
+    Returns:
+        The quantised network with new biases; layers without one get one.
+
+    Raises:
+        VerificationError: a layer's output is NaN or infinite.
+        RuntimeFailure: ncnn crashed.
+    """
+    corrected = quantized.copy()
+    layers = [layer for layer in corrected.layers if layer.params.get("int8_scale_term")]
+    every = -(-len(inputs[0]) // SAMPLES)
+    samples = [a[::every] for a in inputs]
+    pairs = {layer.name: (graph.layer(layer.name).outputs[0], f"{layer.name}/int8") for layer in layers}
+    blobs = [blob for pair in pairs.values() for blob in pair]
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress(done, len(samples[0]))
+
+    both = _side_by_side(graph, layers)
+    parts = over_samples(both, samples, "sums", threads=threads, step=step, blobs=blobs)
+    means: dict[str, Any] = {
+        blob: sum(sums[answer["blobs"].index(blob)] for answer, sums in parts) / len(samples[0]) for blob in blobs
+    }
+    for layer in layers:
+        exact, rounded = pairs[layer.name]
+        _add_to_bias(layer, means[exact] - means[rounded] / _output_scale(both.layer(rounded)))
+    corrected.verify()
+    return corrected
+
+
+def _side_by_side(graph: Graph, quantized: Sequence[Layer]) -> Graph:
+    """The fp32 network in which every int8 layer runs beside its original, on the same input."""
+    twins = {layer.name: layer for layer in quantized}
+    both = Graph()
+    for original in graph.layers:
+        layer = original.copy()
+        if layer.name not in twins:
+            both.layers.append(layer)
+            continue
+        source = layer.inputs[0]
+        # As real numbers where it can: with the rounding for the next layer in the means the correction is worse (a
+        # quarter more error on EfficientNet-Lite0).
+        twin = alone(twins[layer.name])
+        twin.name = f"{layer.name}/int8"
+        twin.inputs, twin.outputs = [f"{source}/{layer.name}/int8"], [twin.name]
+        layer.inputs = [f"{source}/{layer.name}"]
+        split = Layer("Split", f"{layer.name}/split", [source], [*layer.inputs, *twin.inputs])
+        both.layers += [split, layer, twin]
+    both.verify()
+    return both
+
+
+def _output_scale(layer: Layer) -> float:
+    """What a layer's output must be divided by: a requantised one holds steps for the next layer."""
+    return float(layer.array("output_scale")[0]) if "output_scale" in layer.weights else 1.0
+
+
+def _add_to_bias(layer: Layer, shift: NDArray[np.float64]) -> None:
+    bias = layer.array("bias") if layer.get("bias_term") else np.zeros(len(shift), np.float32)
+    layer.params["bias_term"] = 1
+    layer.weights["bias"] = (bias + shift).astype(np.float32)

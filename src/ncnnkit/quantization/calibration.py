@@ -1,0 +1,284 @@
+"""What the activations of a network look like over the calibration images: :class:`ActivationStats`.
+
+The network runs in fp32 in child processes, one a thread, each on its share of the images. They count histograms where
+the activations are; only the counts come back, and merge.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, ImageError, ModelError, RuntimeFailure, VerificationError
+from ..model import ncnnfile
+from ..model.graph import Graph, Layer
+from ..onboard.worker import LOAD_TIMEOUT, Child, Tally, WorkerError
+
+Progress = Callable[[int, int], None]
+Answer = tuple[dict[str, Any], list[NDArray[Any]]]
+
+GROWING_BINS = 8192  # at least half are in use, so thresholds are found to better than 1/4096 of the range
+SAMPLE = 1 << 16  # values of a blob counted on each image; its largest value is that of all
+KL_BINS = 2048  # ncnn2table's
+RANGES_DO = ("aciq", "minmax")  # methods that look at the largest value alone
+
+
+@dataclass(frozen=True, eq=False)
+class BlobStats:
+    """How the absolute values of one blob are distributed.
+
+    Attributes:
+        histogram: int64 (bins,), counts of non-zero absolute values; bin i covers [i, i+1) · width.
+        width: width of a bin, in the blob's unit.
+        absmax: the largest absolute value seen.
+        count: number of values seen, zeros included.
+    """
+
+    histogram: NDArray[np.int64]
+    width: float
+    absmax: float
+    count: int
+
+    def merge(self, other: BlobStats) -> BlobStats:
+        """The statistics of both together; the same as counting all values at once."""
+        tally = Tally(len(self.histogram), max(self.width, other.width))
+        for part in (self, other):
+            wide = Tally(len(part.histogram), part.width)
+            wide.histogram = part.histogram.copy()
+            if part.width:
+                wide.widen(tally.width)
+            tally.histogram += wide.histogram
+        return BlobStats(tally.histogram, tally.width, max(self.absmax, other.absmax), self.count + other.count)
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationStats:
+    """Statistics of every blob an int8 layer would read, by the name of the blob at the root of its Splits.
+
+    Attributes:
+        blobs: root blob name -> its statistics.
+        images: number of samples seen.
+        method: the way of choosing thresholds the bins were made for.
+    """
+
+    blobs: Mapping[str, BlobStats]
+    images: int
+    method: str = "mse"
+
+    def merge(self, other: ActivationStats) -> ActivationStats:
+        """The statistics of both batches. Raises FormatError if they are of different networks or methods."""
+        if self.blobs.keys() != other.blobs.keys() or self.method != other.method:
+            raise FormatError("these statistics are not of the same network and method, they cannot be merged")
+        blobs = {name: stats.merge(other.blobs[name]) for name, stats in self.blobs.items()}
+        return ActivationStats(blobs, self.images + other.images, self.method)
+
+
+def quantizable(graph: Graph) -> list[Layer]:
+    """The layers ncnn can run on int8 activations with a scale known beforehand, in graph order."""
+    return [
+        la for la in graph.layers if la.op.int8 is not None and not la.get("int8_scale_term") and "weight" in la.weights
+    ]
+
+
+def calibrate(
+    graph: Graph,
+    images: Any,
+    preprocess: Any = None,
+    *,
+    method: str = "mse",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ActivationStats:
+    """Run a network over images and count its activations.
+
+    Args:
+        graph: the fp32 network.
+        images: a folder or file of images, an ImageSet, or the stacked samples: one float32 array (N, C, H, W) for each
+            network input (a single array for a single input).
+        preprocess: how images become tensors; needed for a folder or file, unused for arrays.
+        method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does, to have
+            its very bins; ``aciq`` and ``minmax`` need no histograms, and count none.
+        threads: processes to run, one thread each; by default one a core.
+        progress: called with (images done, images in all).
+
+    Returns:
+        The statistics of the blobs that int8 layers would read.
+
+    Raises:
+        ModelError: the graph has no layer to quantise, or the inputs do not fit it.
+        VerificationError: an activation is NaN or infinite.
+        RuntimeFailure: ncnn crashed.
+    """
+    histograms = method not in RANGES_DO
+    return merge_all(
+        calibrate_batches(
+            graph, images, preprocess, 1, method=method, histograms=histograms, threads=threads, progress=progress
+        )
+    )
+
+
+def calibrate_batches(
+    graph: Graph,
+    images: Any,
+    preprocess: Any,
+    batches: int,
+    *,
+    method: str = "mse",
+    histograms: bool = True,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[ActivationStats]:
+    """Like :func:`calibrate`, for batches of the images: the i-th has the images i, i + batches, …"""
+    roots = graph.roots()
+    blobs = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
+    if not blobs:
+        raise ModelError("the network has no layer that ncnn could run in int8")
+    with Crew(graph, threads) as crew:
+        inputs = _as_arrays(graph, images, preprocess)
+        done, total = 0, len(inputs[0]) * (2 if method == "kl" else 1)
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done * len(inputs[0]) // total, len(inputs[0]))
+
+        def collect(**request: Any) -> list[ActivationStats]:
+            counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(inputs[0])))]
+            for answer, histograms in crew.over(inputs, "tally", step, blobs=blobs, batches=batches, **request):
+                for (batch, blob, *row), histogram in zip(answer["rows"], histograms):
+                    found = BlobStats(histogram, *row)
+                    known = counted[batch].get(blob)
+                    counted[batch][blob] = found if known is None else known.merge(found)
+            sizes = (len(range(i, len(inputs[0]), batches)) for i in range(batches))
+            return [ActivationStats(blobs, size, method) for blobs, size in zip(counted, sizes)]
+
+        if not histograms:
+            return collect(bins=0)
+        if method != "kl":
+            return collect(bins=GROWING_BINS, sample=SAMPLE)
+        ranges = merge_all(collect(bins=0))
+        return collect(bins=KL_BINS, absmax={name: blob.absmax for name, blob in ranges.blobs.items()})
+
+
+def merge_all(batches: Sequence[ActivationStats]) -> ActivationStats:
+    """The statistics of all batches together."""
+    whole, *others = batches
+    for other in others:
+        whole = whole.merge(other)
+    return whole
+
+
+def over_samples(
+    graph: Graph,
+    inputs: Sequence[NDArray[np.float32]],
+    op: str,
+    *,
+    threads: int | None = None,
+    step: Callable[[], None] = lambda: None,
+    **request: Any,
+) -> list[Answer]:
+    """Run a network over samples in child processes, one thread each, that sum up what they see: see :class:`Crew`."""
+    with Crew(graph, min(threads or os.cpu_count() or 1, len(inputs[0]))) as crew:
+        return crew.over(inputs, op, step, **request)
+
+
+class Crew:
+    """Child processes, one thread each, that have a network loaded. A context manager; leaving it ends them.
+
+    They load while the caller goes on.
+
+    Args:
+        graph: the network, run in fp32 where it has no int8 layers.
+        threads: number of processes; by default one a core.
+    """
+
+    def __init__(self, graph: Graph, threads: int | None = None) -> None:
+        count = threads or os.cpu_count() or 1
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
+            self._pool = stack.enter_context(ThreadPoolExecutor(count))
+            self._children = [stack.enter_context(Child()) for _ in range(count)]
+            param = folder / "model.param"
+            ncnnfile.save(graph, param)
+            # Light mode would free a blob once its first reader ran, and compute it again for the next.
+            load: dict[str, Any] = {
+                "param": str(param), "bin": str(param.with_suffix(".bin")),
+                "backend": "cpu", "precision": "fp32", "threads": 1, "keep_blobs": True,
+            }  # fmt: skip
+            self._loads = [
+                self._pool.submit(child.ask, "load", timeout=LOAD_TIMEOUT, **load) for child in self._children
+            ]
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def over(
+        self, inputs: Sequence[NDArray[np.float32]], op: str, step: Callable[[], None] = lambda: None, **request: Any
+    ) -> list[Answer]:
+        """Run the network over samples, each process its share of them.
+
+        Args:
+            inputs: float32 (N, …) for each network input.
+            op: the request of :class:`ncnnkit.onboard.worker.Network` to make for every sample, with ``request`` as its
+                fields and the sample's ``number``.
+            step: called after every sample.
+
+        Returns:
+            What each process answers to ``OP_so_far`` in the end.
+
+        Raises:
+            VerificationError: a blob is NaN or infinite.
+            RuntimeFailure: ncnn crashed.
+        """
+        total = len(inputs[0])
+        count = min(len(self._children), total)
+
+        def share(number: int) -> Answer:
+            self._loads[number].result()
+            child = self._children[number]
+            for i in range(number, total, count):
+                child.ask(op, [a[i] for a in inputs], number=i, **request)
+                step()
+            return child.ask(f"{op}_so_far")
+
+        try:
+            return list(self._pool.map(share, range(count)))
+        except BaseException as error:
+            for child in self._children:  # the others' shares end now, not when they are done
+                child.kill()
+            if not isinstance(error, WorkerError):
+                raise
+            if "NaN" in str(error):
+                hint = "does the fp32 model itself compute NaN on these images?"
+                raise VerificationError(f"calibration: {error}", hint=hint) from None
+            raise RuntimeFailure(f"calibration: ncnn {'died: ' if error.crashed else ''}{error}") from None
+
+
+def _as_arrays(graph: Graph, images: Any, preprocess: Any) -> Sequence[NDArray[np.float32]]:
+    if isinstance(images, (str, Path)):
+        from ..samples.images import InputSpec, open_images
+
+        specs = [InputSpec(name, shape) for name, shape in zip(graph.inputs, graph.input_shapes())]
+        images = open_images(Path(images), preprocess, specs)
+    if hasattr(images, "stack"):
+        images = images.stack()
+    arrays = [images] if isinstance(images, np.ndarray) else list(images)
+    if len(arrays) != len(graph.inputs):
+        raise ModelError(f"the network has {len(graph.inputs)} inputs, {len(arrays)} arrays were given")
+    if not len(arrays[0]):
+        raise ImageError("there is no image to calibrate with")
+    return arrays

@@ -1,0 +1,308 @@
+"""Channel scale migration: the channels of a blob get ranges alike, so that one int8 scale fits them all.
+
+ncnn's int8 has one scale a blob, and a channel whose values are small has few of its steps. But a channel can be
+divided by a constant at no cost when running: the rows of the layer that makes it are divided (int8 weights have a
+scale a row and do not notice), and the columns of the layers that read it are multiplied. What lies between, a ReLU or
+a Pooling, hands the constant on; a sum needs the same one on both sides. The network computes what it did.
+
+Ranges made alike move the spread into the weights' columns, which share the row's scale; ``strength`` says how much of
+it goes there. Scales are powers of two, so that nothing is rounded anew.
+
+(After Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2022,
+and across ReLUs after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019.
+Both divide by the weights' columns, too; on the networks tried that was worse than leaving them out.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..device.session import Session
+from ..errors import ModelError, RecipeError, VerificationError
+from ..model.graph import Graph, Layer
+from ..passes.shapes import Shape, infer
+from ..passes.wires import is_float
+from .calibration import quantizable
+from .zeropoint import ABSORBERS
+
+SAMPLES = 16  # a mean of maxima needs no more
+LARGEST = 64.0  # scale of a channel; its inverse is the smallest
+
+HOMOGENEOUS = frozenset({0, 1, 2})
+"""Values of ``activation_type`` that hand a positive factor on: none, ReLU, leaky ReLU."""
+
+_ADDITIVE = frozenset({0, 1, 7})  # op_type of BinaryOp: a + b, a - b, b - a
+
+_Index = NDArray[np.intp]
+_Floats = NDArray[np.float64]
+
+
+def migrate(graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: float) -> Graph:
+    """Scale channels so that int8 layers read ranges alike; the network computes what it did.
+
+    Args:
+        graph: in fp32; not changed.
+        ranges: root blob -> how large each of its channels is, as :func:`channel_ranges` gives it.
+        strength: how much of the spread the weights take, from 0, nothing, to 1, where the ranges become alike.
+
+    Raises:
+        RecipeError: the strength is not between 0 and 1.
+        ModelError: the ranges are not of this graph.
+    """
+    scales = channel_scales(graph, ranges, strength)
+    made = graph.copy()
+    for layer in made.layers:
+        if _absorbs(layer):
+            _rescale(layer, scales.get(layer.inputs[0]), scales.get(layer.outputs[0]))
+    made.verify()
+    return made
+
+
+def channel_ranges(
+    graph: Graph,
+    inputs: Sequence[NDArray[np.float32]],
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, NDArray[np.float64]]:
+    """How large the channels are that int8 layers would read.
+
+    Args:
+        graph: the fp32 network.
+        inputs: calibration samples, float32 (N, …) for each network input; at most 16 are used.
+        threads: CPU threads; by default all cores.
+        progress: called with (samples done, samples in all).
+
+    Returns:
+        Root blob -> the mean over the samples of each channel's absolute maximum.
+
+    Raises:
+        VerificationError: an activation is NaN or infinite.
+        RuntimeFailure: ncnn crashed.
+    """
+    roots = graph.roots()
+    names = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
+    every = -(-len(inputs[0]) // SAMPLES)
+    samples = [a[::every] for a in inputs]
+    sums: dict[str, NDArray[np.float64]] = {}
+    with Session(graph, precision="fp32", threads=threads, keep_blobs=True) as net:
+        for done, sample in enumerate(zip(*samples), start=1):
+            for name, blob in zip(names, net.blobs(*sample, names=names)):
+                largest = np.abs(blob.reshape(len(blob), -1)).max(axis=1).astype(np.float64)
+                if not np.isfinite(largest).all():
+                    raise VerificationError(f"calibration: blob {name!r} holds NaN or infinite values")
+                sums[name] = sums.get(name, 0.0) + largest
+            progress(done, len(samples[0]))
+    return {name: total / len(samples[0]) for name, total in sums.items()}
+
+
+def channel_scales(
+    graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: float
+) -> dict[str, NDArray[np.float64]]:
+    """What each channel is to be divided by.
+
+    A group of channels that share a scale gets ``range ** strength``, a geometric mean over the int8 layers that read
+    it, as a power of two.
+
+    Args:
+        graph: in fp32.
+        ranges: as :func:`migrate` takes them.
+        strength: likewise.
+
+    Returns:
+        Blob -> a scale for each of its channels, for every blob whose number of channels is known. It is 1 where a
+        channel must stay as it is, is dead, or where no int8 layer reads it.
+    """
+    if not 0 <= strength <= 1:
+        raise RecipeError(f"the strength is {strength}", hint="0 to 1")
+    channels = Channels(graph)
+    roots = graph.roots()
+    seen = []
+    for layer in quantizable(graph):
+        source = layer.inputs[0]
+        if channels.are_fixed(source):
+            continue
+        groups = channels.groups(source)
+        found = ranges.get(roots[source])
+        if found is None or len(found) != len(groups):
+            fault = "no ranges" if found is None else f"{len(found)} ranges for {len(groups)} channels"
+            raise ModelError(f"layer {layer.name} reads blob {roots[source]!r}, which has {fault}")
+        seen.append((groups, np.asarray(found, np.float64)))
+    logs = strength * _log_means(seen, channels.count)
+    logs[channels.fixed] = np.nan
+    live = np.flatnonzero(~np.isnan(logs))  # only groups' first channels hold values
+    sets = channels.sets[live]
+    logs[live] -= (_sums(sets, logs[live], channels.count) / np.maximum(_sums(sets, 1.0, channels.count), 1))[sets]
+    bounded = np.clip(np.nan_to_num(logs) / math.log(2), -math.log2(LARGEST), math.log2(LARGEST))
+    scales = np.exp2(np.rint(bounded))
+    return {blob: scales[channels.groups(blob)] for blob in channels.blobs}
+
+
+class Channels:
+    """Which channels of a network's blobs must share a scale.
+
+    Channels have numbers; a group of those that share a scale is known by its smallest.
+
+    Args:
+        graph: in fp32.
+
+    Attributes:
+        blobs: those whose number of channels is known, each with its channels' numbers.
+        count: how many channels there are in all.
+        fixed: (count,), at a group's number: whether its scale must be 1.
+        sets: (count,), at a channel's number: the set of connected blobs it belongs to.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._shapes = infer(graph)
+        self.blobs: dict[str, _Index] = {}
+        self.count = 0
+        for blob, shape in self._shapes.items():
+            if shape is not None and len(shape) in (1, 3) and isinstance(shape[0], int):
+                self.blobs[blob] = np.arange(self.count, self.count + shape[0])
+                self.count += shape[0]
+        self._ties: list[tuple[_Index, _Index]] = []
+        self._stay: list[_Index] = []
+        self._walk()
+        self._group = _components(self._ties, self.count)
+        self.fixed = np.zeros(self.count, bool)
+        self.fixed[self._group[np.concatenate([*self._stay, np.empty(0, np.intp)])]] = True
+        within = [(np.full_like(numbers, numbers[0]), numbers) for numbers in self.blobs.values() if len(numbers)]
+        self.sets = _components([*self._ties, *within], self.count)
+
+    def groups(self, blob: str) -> _Index:
+        """The group of each channel of a blob of ``blobs``."""
+        groups: _Index = self._group[self.blobs[blob]]
+        return groups
+
+    def are_fixed(self, blob: str) -> bool:
+        """Whether no channel of a blob can be scaled."""
+        return blob not in self.blobs or bool(self.fixed[self.groups(blob)].all())
+
+    def _walk(self) -> None:
+        for layer in self._graph.layers:
+            if _absorbs(layer):
+                if not _takes(layer, self._shapes[layer.inputs[0]]):
+                    self._fix(layer.inputs)
+                if layer.get("activation_type") not in HOMOGENEOUS:
+                    self._fix(layer.outputs)
+            elif self._passes(layer):
+                self._tie(layer)
+            else:
+                self._fix([*layer.inputs, *layer.outputs])
+        self._fix(self._graph.outputs)
+
+    def _passes(self, layer: Layer) -> bool:
+        """Whether a layer hands each channel's factor on, to the channel in the same place."""
+        ends = [*layer.inputs, *layer.outputs]
+        if any(blob not in self.blobs for blob in ends):
+            return False
+        counts = [len(self.blobs[blob]) for blob in ends]
+        rank = {len(self._shapes[blob] or ()) for blob in layer.inputs}
+        if layer.type == "Concat":
+            return len(rank) == 1 and layer.p.axis % rank.pop() == 0 and sum(counts[:-1]) == counts[-1]
+        if len(set(counts)) > 1:
+            return False
+        if layer.type == "Pooling":
+            return rank == {3}
+        if layer.type == "Flatten":
+            shape = self._shapes[layer.inputs[0]]
+            return shape is not None and set(shape[1:]) <= {1}
+        if layer.type == "BinaryOp":
+            return (
+                len(layer.inputs) == 2
+                and layer.p.op_type in _ADDITIVE
+                and self._shapes[layer.inputs[0]] == self._shapes[layer.inputs[1]]
+            )
+        return layer.type in ("Split", "ReLU") or (layer.type == "Dropout" and layer.p.scale == 1.0)
+
+    def _tie(self, layer: Layer) -> None:
+        inputs = [self.blobs[blob] for blob in layer.inputs]
+        outputs = [self.blobs[blob] for blob in layer.outputs]
+        if layer.type == "Concat":
+            inputs = [np.concatenate(inputs)]
+        first, *others = [*inputs, *outputs]
+        self._ties += [(first, other) for other in others]
+
+    def _fix(self, blobs: Sequence[str]) -> None:
+        self._stay += [self.blobs[blob] for blob in blobs if blob in self.blobs]
+
+
+def _components(ties: Sequence[tuple[_Index, _Index]], count: int) -> _Index:
+    """For each number up to ``count`` the smallest of those it is tied to, over any number of ties."""
+    parent: _Index = np.arange(count)
+    if not ties:
+        return parent
+    one, two = (np.concatenate(side) for side in zip(*ties))
+    while True:
+        a, b = parent[one], parent[two]
+        if np.array_equal(a, b):
+            return parent
+        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(parent, parent[parent]):
+            parent = parent[parent]
+
+
+def _log_means(parts: Sequence[tuple[_Index, _Floats]], count: int) -> _Floats:
+    """Logarithm of the geometric mean of each group's positive values; NaN for groups without any."""
+    if not parts:
+        return np.full(count, np.nan)
+    groups, values = (np.concatenate(side) for side in zip(*parts))
+    good = np.isfinite(values) & (values > 0)
+    groups, counts = groups[good], _sums(groups[good], 1.0, count)
+    means: _Floats = np.where(counts > 0, _sums(groups, np.log(values[good]), count) / np.maximum(counts, 1), np.nan)
+    return means
+
+
+def _sums(groups: _Index, values: Any, count: int) -> _Floats:
+    sums: _Floats = np.bincount(groups, np.broadcast_to(values, groups.shape), count).astype(np.float64)
+    return sums
+
+
+# ------------------------------------------------------------------------------------------------ layers that absorb
+
+
+def _absorbs(layer: Layer) -> bool:
+    return layer.type in ABSORBERS and is_float(layer) and "weight" in layer.weights
+
+
+def _takes(layer: Layer, shape: Shape | None) -> bool:
+    """Whether a layer's columns can take up what is done to the channels of its input."""
+    if shape is None or not isinstance(shape[0], int):
+        return False
+    inputs = layer.get("weight_data_size") // layer.get("num_output")
+    if layer.type == "InnerProduct":
+        sides = [side for side in shape if isinstance(side, int)]
+        return len(shape) in (1, 3) and sides == list(shape) and math.prod(sides) == inputs
+    if layer.get("pad_value"):
+        return False
+    return bool(shape[0] * layer.get("kernel_w") * layer.get("kernel_h") == inputs * _group(layer))
+
+
+def _group(layer: Layer) -> int:
+    return int(layer.get("group")) if layer.type == "ConvolutionDepthWise" else 1
+
+
+def _by_channel(layer: Layer, channels: int) -> NDArray[np.float32]:
+    """A layer's weight as (group, output channels of it, input channels of it, weights between two channels)."""
+    weight, group = layer.array("weight"), _group(layer)
+    return weight.reshape(group, layer.get("num_output") // group, channels // group, -1)
+
+
+def _rescale(layer: Layer, taken: _Floats | None, given: _Floats | None) -> None:
+    """Let a layer read channels divided by ``taken``, and hand them on divided by ``given``."""
+    shape, group = layer.array("weight").shape, _group(layer)
+    if taken is not None and (taken != 1).any():
+        weight = _by_channel(layer, len(taken)) * taken.reshape(group, 1, -1, 1)
+        layer.weights["weight"] = weight.reshape(shape).astype(np.float32)
+    if given is not None and (given != 1).any():
+        weight = layer.array("weight").reshape(len(given), -1) / given[:, np.newaxis]
+        layer.weights["weight"] = weight.reshape(shape).astype(np.float32)
+        if layer.get("bias_term"):
+            layer.weights["bias"] = (layer.array("bias") / given).astype(np.float32)

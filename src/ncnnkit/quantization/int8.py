@@ -1,0 +1,206 @@
+"""Int8 layers from scales: what ncnn2int8 does.
+
+    ActivationStats ── make_table ──▶ Table (scales) ── apply_table ──▶ Graph with int8 layers
+
+A table may also come from a file, ncnn2table's included; what happens to it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError, ModelError, RecipeError
+from ..model.graph import Graph, Layer
+from ..model.ops import Mask
+from ..model.targets import TARGETS, Target
+from ..passes import store_fp16
+from .calibration import RANGES_DO, ActivationStats, quantizable
+from .scales import (
+    STEPS,
+    THRESHOLDS,
+    WINOGRAD_STEPS,
+    activation_scale,
+    is_grouped,
+    runs_winograd,
+    to_int8,
+    weight_rows,
+    weight_scales,
+)
+from .table import Table
+from .zeropoint import bounds
+
+METHODS = tuple(THRESHOLDS)
+SATURATED = 1e-3  # steps: a bound so near to int8's own is the same
+NATIVE_METHODS = frozenset({"kl", "aciq"})  # ncnn2table's own: reproduced with its weight scales
+
+
+def check_request(graph: Graph, target: str, skip: Collection[str]) -> None:
+    """Refuse what cannot be quantised as asked.
+
+    Raises:
+        RecipeError: a target that is unknown, or layers to skip that the network does not have.
+        ModelError: the network has int8 layers already.
+    """
+    if target not in TARGETS:
+        raise RecipeError(f"unknown target {target!r}", hint=", ".join(TARGETS))
+    if any(layer.params.get("int8_scale_term") for layer in graph.layers):
+        raise ModelError("the network has int8 layers already", hint="give the fp32 model it was made from")
+    unknown = set(skip) - {layer.name for layer in graph.layers}
+    if unknown:
+        raise RecipeError(f"no layer is called {min(unknown)!r}")
+
+
+def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = None) -> Table:
+    """Choose the scales of every layer ncnn can run in int8.
+
+    Layers that read the same blob, through a Split, get the same scale: what requantises for them can write one only.
+
+    Weights have 8 bits: 3x3 layers too, whose Winograd :func:`apply_table` then switches off where the target has
+    it. The native methods ``kl`` and ``aciq`` give those 6 bits, as ncnn2table does.
+    """
+    method = method or stats.method
+    if method not in METHODS:
+        raise RecipeError(f"unknown method {method!r}", hint=", ".join(METHODS))
+    if method == "kl" and stats.method != "kl":
+        raise RecipeError("these statistics have no bins for KL", hint='calibrate with method="kl"')
+    if method == "mse" and stats.method in RANGES_DO:
+        raise RecipeError("these statistics have no histograms", hint='calibrate with method="mse"')
+    roots = graph.roots()
+    layers = quantizable(graph)
+    readers = {roots[layer.inputs[0]]: layer.name for layer in layers}
+    for root, name in readers.items():
+        if root not in stats.blobs:
+            hint = "calibrate this very graph"
+            raise ModelError(f"layer {name} reads blob {root!r}, which was not calibrated", hint=hint)
+    blob_scales = {root: activation_scale(stats.blobs[root], method, stats.images) for root in readers}
+    weights = {}
+    for layer in layers:
+        steps = WINOGRAD_STEPS if method in NATIVE_METHODS and runs_winograd(layer) else STEPS
+        weights[f"{layer.name}_param_0"] = weight_scales(layer, steps=steps, method=method)
+    return Table(weights, {layer.name: blob_scales[roots[layer.inputs[0]]] for layer in layers})
+
+
+def apply_table(graph: Graph, table: Table, *, target: str = "arm", finish: bool = True) -> Graph:
+    """Quantise the layers a table names.
+
+    Args:
+        graph: in fp32; not changed.
+        finish: see :func:`finish`. Without it the int8 layers can still be fitted.
+
+    Raises:
+        FormatError: the table names a layer the graph has not, lacks a layer's weight scales, or has too many or few.
+    """
+    kernels = TARGETS[target]
+    made = graph.copy()
+    layers = {layer.name: layer for layer in quantizable(made)}
+    strangers = table.inputs.keys() - layers.keys()
+    if strangers:
+        raise FormatError(
+            f"the table names layer {min(strangers)!r}, which the network does not have or cannot run in int8"
+        )
+    for name, scale in table.inputs.items():
+        _quantize_layer(layers[name], table.weights.get(f"{name}_param_0"), scale, kernels)
+    requantize(made)
+    wrong = {name for name, layer in layers.items() if not kernels.grouped_to_float and _is_grouped_to_float(layer)}
+    if wrong:  # in floating point they change what the layers before them may hand on: begin again without them
+        return apply_table(graph, table.without(wrong), target=target, finish=finish)
+    if finish:
+        return finished(made)
+    made.verify()
+    return made
+
+
+def finished(graph: Graph, *, fp16: bool = True) -> Graph:
+    """An int8 network ready to ship: no activation that saturation makes superfluous, the other weights in fp16."""
+    made = graph.copy()
+    for layer in made.layers:
+        cut = bounds(layer) if "output_scale" in layer.weights else None
+        if cut is not None:
+            low, high = (side * float(layer.array("output_scale")[0]) for side in cut)
+            if low <= SATURATED - STEPS and high >= STEPS - SATURATED:
+                del layer.params["activation_type"]
+                layer.params.pop("activation_params", None)
+    if fp16:
+        store_fp16(made)
+    made.verify()
+    return made
+
+
+def rounded_weights(graph: Graph, table: Table) -> Graph:
+    """The fp32 network with the weights that int8 will make of its own."""
+    made = graph.copy()
+    for layer in quantizable(made):
+        scales = table.weights.get(f"{layer.name}_param_0")
+        if scales is not None:
+            steps = to_int8(weight_rows(layer), scales)
+            layer.weights["weight"] = (
+                (steps / scales[:, None]).astype(np.float32).reshape(layer.weights["weight"].shape)
+            )
+    return made
+
+
+def _is_grouped_to_float(layer: Layer) -> bool:
+    """Whether this is a grouped int8 convolution that is not requantised."""
+    return bool(layer.params.get("int8_scale_term")) and "output_scale" not in layer.weights and is_grouped(layer)
+
+
+def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Target) -> None:
+    where = f"layer {layer.type} {layer.name}"
+    if scales is None:
+        raise FormatError(f"the table has no {layer.name}_param_0", where=where)
+    rows = weight_rows(layer)
+    if len(scales) != len(rows):
+        raise FormatError(f"the table has {len(scales)} weight scales, the layer needs {len(rows)}", where=where)
+    assert layer.op.int8 is not None
+    quantized = to_int8(rows, scales)
+    layer.params["int8_scale_term"] = layer.op.int8(layer.p)
+    layer.weights["weight"] = quantized.reshape(layer.weights["weight"].shape)
+    layer.weights["weight_scales"] = np.asarray(scales, np.float32)
+    layer.weights["input_scale"] = np.array([input_scale], np.float32)
+    if layer.params.get("pad_value"):  # ncnn pads what is int8 already
+        layer.params["pad_value"] = float(np.clip(np.rint(layer.get("pad_value") * input_scale), -STEPS, STEPS))
+    if target.int8_winograd and runs_winograd(layer) and int(np.abs(quantized).max()) > WINOGRAD_STEPS:
+        layer.params["featmask"] = layer.get("featmask") | Mask.NO_WINOGRAD
+
+
+def requantize(graph: Graph) -> None:
+    """Let a convolution hand int8 on just where only int8 convolutions read it, directly or through a Split.
+
+    ncnn2int8's ``fuse_requantize``, except that readers behind a Split must agree on the scale: the producer can
+    write one only, and ncnn2int8 takes the first reader's whatever the others expect.
+    """
+    consumers = graph.consumers()
+
+    def readers(blob: str) -> list[Layer]:
+        users = consumers.get(blob, [])
+        if len(users) != 1 or users[0].type != "Split":
+            return users
+        copies = users[0].outputs
+        # A copy that nobody reads is an output of the network: it must stay a real number.
+        return [user for copy in copies for user in consumers[copy]] if consumers.keys() >= set(copies) else users
+
+    convolutions = ("Convolution", "ConvolutionDepthWise")
+    for layer in graph.layers:
+        term = int(layer.get("int8_scale_term")) % 100 if layer.type in convolutions else 0
+        if not term:
+            continue
+        layer.params["int8_scale_term"] = term
+        layer.weights.pop("output_scale", None)
+        users = readers(layer.outputs[0])
+        if users and all(u.type in convolutions and u.params.get("int8_scale_term") for u in users):
+            scales = {float(u.array("input_scale")[0]) for u in users}
+            if len(scales) == 1:
+                layer.params["int8_scale_term"] = term + 100
+                layer.weights["output_scale"] = np.array([scales.pop()], np.float32)
+
+
+def alone(layer: Layer) -> Layer:
+    """A copy of an int8 layer that hands on real numbers, where ncnn computes those rightly (see Target)."""
+    made = layer.copy()
+    if "output_scale" in made.weights and not is_grouped(made):
+        del made.weights["output_scale"]
+        made.params["int8_scale_term"] = int(made.params["int8_scale_term"]) - 100  # type: ignore[arg-type]
+    return made

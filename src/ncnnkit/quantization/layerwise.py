@@ -1,0 +1,216 @@
+"""Layer by layer: every int8 layer is fitted to what the quantised layers before it really hand on.
+
+For each layer in running order: sample what the quantised network feeds it and what the fp32 network answers there;
+round the weights and move the bias so that the int8 layer's answers come nearest; keep each change only if it helps on
+samples that took no part in fitting; run the int8 layer, and go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.graph import Graph, Layer
+from .activations import activation
+from .int8 import alone
+from .rounding import gptq, nearest
+from .scales import STEPS, WINOGRAD_STEPS, runs_winograd, weight_rows
+from .stepper import EXACT, ROUNDED, Rows, Stepper
+
+Array = NDArray[np.float32]
+
+ROWS = 4096  # places a layer is fitted on; half of it where each channel has weights of its own
+HELD = 5  # every fifth sample takes no part in fitting, and judges
+NEWTON_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What became of one layer.
+
+    Attributes:
+        name: the layer's.
+        error: mean squared error of its output on held-back samples over the mean square of the output, by what was
+            done to it: ``""`` for nothing but rounding to nearest, then each method, alone and with those before.
+        kept: the methods of the best.
+    """
+
+    name: str
+    error: Mapping[str, float]
+    kept: str
+
+
+@dataclass
+class Fit:
+    """An int8 layer's numbers: weights in steps (groups, rows, inputs), bias and gain a channel, both float64."""
+
+    steps: Array
+    bias: NDArray[np.float64]
+    gain: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
+
+
+def fit_layers(
+    exact: Graph,
+    rounded: Graph,
+    inputs: Sequence[Array],
+    methods: frozenset[str],
+    *,
+    threads: int | None = None,
+    rows: int = ROWS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Graph, list[Kept]]:
+    """Fit the int8 layers of ``rounded`` one after the other.
+
+    Args:
+        exact: the fp32 network.
+        rounded: the same with int8 layers that have their scales; not changed.
+        inputs: float32 (N, …) for each network input.
+        methods: of ``bias``, ``gain``, ``rounding``.
+
+    Returns:
+        The fitted network, and what was kept of each layer.
+    """
+    fitted = rounded.copy()
+    kept: list[Kept] = []
+    with Stepper(exact, inputs, threads) as stepper:
+        for index, (original, layer) in enumerate(zip(exact.layers, fitted.layers, strict=True)):
+            progress(index, len(exact.layers))
+            if original.type in ("Input", "Split"):
+                continue
+            if not layer.params.get("int8_scale_term"):
+                stepper.step(original)
+                continue
+            stepper.step(original, [EXACT], last=False)
+            found = stepper.gather(original, rows // 2 if original.type == "ConvolutionDepthWise" else rows, seed=index)
+            kept.append(_fit(original, layer, found, methods))
+            stepper.step(alone(layer), [ROUNDED])
+    progress(1, 1)
+    fitted.verify()
+    return fitted, kept
+
+
+def _fit(original: Layer, layer: Layer, found: Rows, methods: frozenset[str]) -> Kept:
+    """Change an int8 layer's weights, bias and scales to the best fit."""
+    problem = _Problem(original, layer, found)
+    fits: dict[str, Fit] = {"": problem.start}
+    best = ""
+
+    def attempt(method: str, change: Callable[[Fit], Fit]) -> None:
+        nonlocal best
+        if method not in methods:
+            return
+        name = f"{best}+{method}" if best else method
+        fits[name] = change(fits[best])
+        errors[name] = problem.error(fits[name])
+        if errors[name] < errors[best]:
+            best = name
+
+    errors = {"": problem.error(fits[""])}
+    plain = fits[""]
+    attempt("rounding", problem.round)
+    attempt("bias", problem.correct)
+    if "rounding" in best and "bias" in methods:  # nearest rounding may be the better base for a correction
+        fits["bias"] = problem.correct(plain)
+        errors["bias"] = problem.error(fits["bias"])
+        best = min(errors, key=errors.__getitem__)
+    if problem.scale_a_channel:
+        attempt("gain", lambda fit: problem.correct(fit, gain=True))
+    problem.write(fits[best])
+    return Kept(layer.name, {name: error / problem.signal for name, error in errors.items()}, best)
+
+
+class _Problem:
+    """One layer's samples, and the operations on a fit to them.
+
+    Inputs are in int8 steps, (groups, rows, values); everything else is (rows, channels).
+    """
+
+    def __init__(self, original: Layer, layer: Layer, found: Rows) -> None:
+        self.layer = layer
+        self._last: tuple[Array, Array] | None = None
+        self.act = activation(original)
+        groups = original.get("group") if original.type == "ConvolutionDepthWise" else 1
+        self.input_scale = float(layer.array("input_scale")[0])
+        held = found.sample % HELD == HELD - 1
+        self.use = ~held if held.any() and not held.all() else np.ones_like(held)
+        self.judge = held if held.any() and not held.all() else self.use
+        steps = found.inputs
+        np.multiply(steps, np.float32(self.input_scale), out=steps)
+        np.clip(np.rint(steps, out=steps), -STEPS, STEPS, out=steps)
+        self.inputs = np.ascontiguousarray(steps.reshape(len(steps), groups, -1).transpose(1, 0, 2))
+        self.mean = self.inputs[:, self.use].mean(axis=1, keepdims=True)
+        self.target = found.outputs
+        self.signal = float(np.mean(np.square(self.target[self.judge], dtype=np.float64))) or 1.0
+        rows = weight_rows(original)
+        self.scales = np.broadcast_to(layer.array("weight_scales"), (len(rows),)).astype(np.float32)
+        self.channels = original.get("num_output")
+        self.scaled = (rows * self.scales[:, None]).reshape(groups, self.channels // groups, -1)
+        largest = int(np.abs(np.asarray(layer.weights["weight"], np.int32)).max())
+        self.limit = WINOGRAD_STEPS if largest <= WINOGRAD_STEPS and runs_winograd(original) else STEPS
+        self.scale_a_channel = layer.weights["weight_scales"].shape == (self.channels,)  # a gain needs its own
+        self.per_channel = np.repeat(self.scales, self.channels // len(self.scales)).astype(np.float64)
+        has_bias = original.get("bias_term")
+        self.bias = original.array("bias").astype(np.float64) if has_bias else np.zeros(self.channels)
+        start = nearest(self.scaled, self.limit)
+        self.start = Fit(start, self._level(start))
+
+    def _level(self, steps: Array) -> NDArray[np.float64]:
+        """The bias that keeps each channel's mean before the activation, on the inputs of this layer."""
+        lost = np.einsum("grv,gv->gr", self.scaled - steps, self.mean[:, 0], dtype=np.float64).reshape(-1)
+        return np.asarray(self.bias + lost / (self.input_scale * self.per_channel))
+
+    def sums(self, steps: Array) -> Array:
+        """Products in real units, without gain and bias."""
+        if self._last is not None and self._last[0] is steps:
+            return self._last[1]
+        products = np.matmul(self.inputs, steps.transpose(0, 2, 1))  # (groups, rows, channels a group)
+        flat = products.transpose(1, 0, 2).reshape(products.shape[1], -1)
+        flat = np.asarray(flat / (self.input_scale * self.per_channel).astype(np.float32))
+        self._last = (steps, flat)
+        return flat
+
+    def error(self, fit: Fit) -> float:
+        """Mean squared error on the held-back samples, behind the activation."""
+        z = self.sums(fit.steps)[self.judge] * np.float32(fit.gain) + np.float32(fit.bias)
+        return float(np.mean((self.act.f(z) - self.target[self.judge]) ** 2))
+
+    def round(self, fit: Fit) -> Fit:
+        part = self.inputs[:, self.use]
+        centred = part - self.mean
+        covariance = centred.transpose(0, 2, 1) @ centred / np.float32(part.shape[1])
+        steps = gptq(self.scaled, covariance, self.limit)
+        return Fit(steps, self._level(steps), fit.gain)
+
+    def correct(self, fit: Fit, gain: bool = False) -> Fit:
+        """Gauss-Newton steps on bias (and gain) towards the least squared error behind the activation."""
+        sums = self.sums(fit.steps)[self.use]
+        target = self.target[self.use]
+        a, b = np.broadcast_to(fit.gain, sums.shape[1:]).astype(np.float32), fit.bias.astype(np.float32)
+        n = len(sums)
+        for _ in range(NEWTON_STEPS):
+            z = sums * a + b
+            y, slope = self.act.f(z), self.act.slope(z)
+            residual = (target - y) * slope
+            weight = slope * slope
+            w0, r0 = weight.sum(axis=0), residual.sum(axis=0)
+            if not gain:
+                b += np.where(w0 > 0, r0 / np.maximum(w0 + 0.01 * n, 1e-12), 0)
+                continue
+            w1, w2 = (weight * sums).sum(axis=0), (weight * sums * sums).sum(axis=0)
+            r1 = (residual * sums).sum(axis=0)
+            w0, w2 = w0 + 0.01 * n, w2 + 0.01 * (sums * sums).sum(axis=0) + 1e-12
+            det = w0 * w2 - w1 * w1
+            b += (w2 * r0 - w1 * r1) / det
+            a += (w0 * r1 - w1 * r0) / det
+        return Fit(fit.steps, b.astype(np.float64), a.astype(np.float64))
+
+    def write(self, fit: Fit) -> None:
+        layer = self.layer
+        layer.weights["weight"] = fit.steps.reshape(layer.weights["weight"].shape).astype(np.int8)
+        layer.weights["bias"] = fit.bias.astype(np.float32)
+        layer.params["bias_term"] = 1
+        if self.scale_a_channel:
+            layer.weights["weight_scales"] = (self.per_channel / fit.gain).astype(np.float32)

@@ -1,0 +1,302 @@
+"""A network run layer by layer over many samples, exact and rounded side by side: a serving process and its other side.
+
+Quantising layer by layer needs, before each layer, what the layers before it really hand on once they are quantised.
+So the blobs of all samples are kept as long as a layer still reads them, in two versions: ``exact`` (of the fp32
+network) and ``rounded`` (of the quantised one). A step runs one layer, in ncnn, as a network of its own; what it
+computes is what the whole network will compute.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if __name__ == "__main__":  # a serving process: this file is run by its path
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from ncnnkit.errors import RuntimeFailure
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.onboard.worker import Child, WorkerError, serve
+
+Array = NDArray[np.float32]
+EXACT, ROUNDED = "exact", "rounded"
+
+
+# --------------------------------------------------------------------------------------------- the serving process
+
+
+class Blobs:
+    """The blobs of some samples, between two layers. Each public method answers one request."""
+
+    def __init__(self) -> None:
+        self.samples: list[dict[tuple[str, str], Any]] = []
+        self.numbers: list[int] = []
+
+    def feed(self, request: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        """A further sample, of this ``number``: the network's inputs called ``names``."""
+        import ncnn
+
+        mats = [ncnn.Mat(array).clone() for array in arrays]
+        self.numbers.append(request["number"])
+        self.samples.append({(b, name): mat for name, mat in zip(request["names"], mats) for b in (EXACT, ROUNDED)})
+        return {}, []
+
+    def step(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        """Run the layer in ``param`` and ``bin`` on every sample.
+
+        ``reads``: [blob of the file, blob kept] of each input; ``makes``: the outputs; ``branches``: for which
+        versions; ``divide``: what the outputs are divided by; ``free``: blobs no layer reads any more.
+        """
+        import ncnn
+
+        net = ncnn.Net()
+        options = net.opt
+        options.num_threads, options.use_vulkan_compute = 1, False
+        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+        options.use_bf16_packed = options.use_bf16_storage = False
+        if net.load_param(request["param"]) != 0 or net.load_model(request["bin"]) != 0:
+            raise RuntimeError("ncnn could not load a layer")
+        for sample in self.samples:
+            done: dict[tuple[int, ...], list[Any]] = {}
+            for branch in request["branches"]:
+                inputs = [sample[branch, kept] for _, kept in request["reads"]]
+                key = tuple(map(id, inputs))
+                if key not in done:  # both versions are one as long as nothing was rounded
+                    done[key] = self._run(net, request, inputs)
+                sample.update(((branch, blob), mat) for blob, mat in zip(request["makes"], done[key]))
+            for blob in request["free"]:
+                for branch in (EXACT, ROUNDED):
+                    sample.pop((branch, blob), None)
+        return {}, []
+
+    def _run(self, net: Any, request: dict[str, Any], inputs: list[Any]) -> list[Any]:
+        import ncnn
+
+        made = []
+        with net.create_extractor() as extractor:
+            for (name, _), mat in zip(request["reads"], inputs):
+                extractor.input(name, mat)
+            for name in request["makes"]:
+                status, mat = extractor.extract(name)
+                if status != 0 or mat.empty():
+                    raise RuntimeError(f"ncnn could not compute blob {name}")
+                if request["divide"] != 1.0:
+                    values = np.ascontiguousarray(np.asarray(mat) / np.float32(request["divide"]))
+                    mat = ncnn.Mat(values)  # does not keep the array alive
+                made.append(mat.clone())  # the network's own memory goes with it
+        return made
+
+    def gather(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        """What a layer reads and should make at ``count`` random places of every sample.
+
+        ``read``, ``make``: blobs; ``window``: of the layer, see :func:`window`; ``seed``. Answers with the rounded
+        inputs, the exact outputs (rows, channels), and the number of the sample of each row.
+        """
+        rows: list[list[Any]] = []
+        for number, sample in zip(self.numbers, self.samples):
+            rng = np.random.default_rng((request["seed"], number))
+            target = np.asarray(sample[EXACT, request["make"]])
+            places = _choose(rng, target, request["window"], request["count"])
+            inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places)
+            outputs = _outputs(target, request["window"], places)
+            rows.append([inputs, outputs, np.full(len(outputs), number)])
+        return {}, [np.concatenate(column) for column in zip(*rows)]
+
+    def outputs(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        """The blobs ``names`` of one version, (samples, …) each."""
+        branch = request["branch"]
+        return {}, [np.stack([np.asarray(s[branch, name]) for s in self.samples]) for name in request["names"]]
+
+
+Window = dict[str, Any]
+"""How a convolution looks at its input, as plain numbers; empty for an InnerProduct."""
+
+
+def window(layer: Layer) -> Window:
+    if layer.type == "InnerProduct":
+        return {}
+    names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w",
+             "pad_top", "pad_bottom", "pad_left", "pad_right", "pad_value")  # fmt: skip
+    return {name: layer.get(name) for name in names}
+
+
+def _is_pixelwise(array: Any, at: Window) -> bool:
+    return bool(at) and array.ndim == 3
+
+
+def _choose(rng: np.random.Generator, target: Any, at: Window, count: int) -> Any:
+    """Indices of places of an output, without repetition."""
+    places = target.shape[1] * target.shape[2] if _is_pixelwise(target, at) else len(np.atleast_2d(target))
+    return np.arange(places) if places <= count else rng.choice(places, count, replace=False)
+
+
+def _outputs(target: Any, at: Window, places: Any) -> Any:
+    if _is_pixelwise(target, at):
+        return target.reshape(len(target), -1)[:, places].T.astype(np.float32)
+    return np.atleast_2d(target)[places].astype(np.float32)
+
+
+def _patches(array: Any, at: Window, places: Any) -> Any:
+    """What the kernel sees at places of the output, (places, channels * kernel_h * kernel_w), as the weights lie."""
+    if not _is_pixelwise(array, at):
+        return (array if array.ndim == 2 and not at else array.reshape(1, -1))[places].astype(np.float32)
+    height, width = array.shape[1:]
+    spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}
+    top, bottom = _padding(at["pad_top"], at["pad_bottom"], height, spans["h"], at["stride_h"])
+    left, right = _padding(at["pad_left"], at["pad_right"], width, spans["w"], at["stride_w"])
+    padded = np.pad(array, ((0, 0), (top, bottom), (left, right)), constant_values=at["pad_value"])
+    columns = (padded.shape[2] - spans["w"]) // at["stride_w"] + 1
+    y, x = np.divmod(places, columns)
+    ys = (y * at["stride_h"])[:, None] + at["dilation_h"] * np.arange(at["kernel_h"])
+    xs = (x * at["stride_w"])[:, None] + at["dilation_w"] * np.arange(at["kernel_w"])
+    found = padded[:, ys[:, :, None], xs[:, None, :]]  # (channels, places, kernel_h, kernel_w)
+    return found.transpose(1, 0, 2, 3).reshape(len(places), -1).astype(np.float32)
+
+
+def _padding(before: int, after: int, side: int, span: int, stride: int) -> tuple[int, int]:
+    """Padding before and after a side; ncnn's -233 and -234 are SAME_UPPER and SAME_LOWER."""
+    if before >= 0:
+        return before, after
+    whole = max(0, span + (side - 1) // stride * stride - side)
+    return (whole // 2, whole - whole // 2) if before == -233 else (whole - whole // 2, whole // 2)
+
+
+# --------------------------------------------------------------------------------------------- the other side of it
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a layer reads and should make at sampled places.
+
+    Attributes:
+        inputs: float32 (rows, values), of the rounded version, as the weights lie.
+        outputs: float32 (rows, channels), of the exact version, behind the activation.
+        sample: int (rows,), the sample each row is of.
+    """
+
+    inputs: Array
+    outputs: Array
+    sample: NDArray[np.int64]
+
+
+class Stepper:
+    """Runs a network layer by layer, in child processes that each keep the blobs of their share of the samples.
+
+    Args:
+        graph: the exact network.
+        inputs: float32 (N, …) for each of its inputs.
+        threads: number of processes.
+
+    Raises:
+        RuntimeFailure: ncnn crashed; from every method.
+    """
+
+    def __init__(self, graph: Graph, inputs: Sequence[Array], threads: int | None = None) -> None:
+        self.samples = len(inputs[0])
+        self._roots = graph.roots()
+        self._left: dict[str, int] = {}
+        for layer in graph.layers:
+            if layer.type != "Split":
+                for blob in layer.inputs:
+                    self._left[self._roots[blob]] = self._left.get(self._roots[blob], 0) + 1
+        for blob in graph.outputs:
+            self._left[self._roots[blob]] = self._left.get(self._roots[blob], 0) + 1
+        count = max(1, min(threads or os.cpu_count() or 1, self.samples))
+        self._stack = ExitStack()
+        try:
+            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
+            self._children = [
+                self._stack.enter_context(Child([sys.executable, __file__, "serve"])) for _ in range(count)
+            ]
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(count))
+            names = graph.inputs
+
+            def feed(child: Child, number: int) -> None:
+                for i in range(number, self.samples, count):
+                    child.ask("feed", [a[i] for a in inputs], names=names, number=i)
+
+            self._all(feed)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Stepper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for child in getattr(self, "_children", []):
+            child.kill()
+        self._stack.close()
+
+    def _all(self, use: Callable[[Child, int], Any]) -> list[Any]:
+        try:
+            return list(self._pool.map(use, self._children, range(len(self._children))))
+        except WorkerError as error:
+            raise RuntimeFailure(f"layer by layer: ncnn {'died: ' if error.crashed else ''}{error}") from None
+
+    def step(self, layer: Layer, branches: Sequence[str] = (EXACT, ROUNDED), *, last: bool = True) -> None:
+        """Run a layer for one or both versions; ``last`` says that no further version of it follows."""
+        fragment = Graph([Layer("Input", f"in-{i}", [], [blob]) for i, blob in enumerate(layer.inputs)])
+        fragment.layers.append(layer)
+        param = self._folder / "layer.param"
+        ncnnfile.save(fragment, param)
+        free = []
+        if last:
+            for blob in layer.inputs:
+                root = self._roots[blob]
+                self._left[root] -= 1
+                free += [root] if not self._left[root] else []
+        request: dict[str, Any] = {
+            "param": str(param), "bin": str(param.with_suffix(".bin")), "branches": list(branches), "free": free,
+            "reads": [[blob, self._roots[blob]] for blob in layer.inputs], "makes": layer.outputs,
+            "divide": float(layer.array("output_scale")[0]) if "output_scale" in layer.weights else 1.0,
+        }  # fmt: skip
+        self._all(lambda child, _: child.ask("step", **request))
+
+    def gather(self, layer: Layer, rows: int, *, seed: int = 0) -> Rows:
+        """What ``layer`` reads and, in the exact network, makes, in about ``rows`` places over all samples.
+
+        Its exact version must have run.
+        """
+        request: dict[str, Any] = {
+            "read": self._roots[layer.inputs[0]], "make": layer.outputs[0], "window": window(layer), "seed": seed,
+            "count": max(1, rows // self.samples),
+        }  # fmt: skip
+        parts = self._all(lambda child, _: child.ask("gather", **request)[1])
+        sample = np.concatenate([part[-1] for part in parts])
+        place = np.empty(len(sample), np.intp)  # of each row in the samples' order, whichever process it comes from
+        place[np.argsort(sample, kind="stable")] = np.arange(len(sample))
+        whole = [np.empty((len(sample), *array.shape[1:]), array.dtype) for array in parts[0]]
+        for rows_of, part in zip(np.split(place, np.cumsum([len(part[-1]) for part in parts])), parts):
+            for column, array in zip(whole, part):
+                column[rows_of] = array
+        return Rows(*whole)
+
+    def outputs(self, names: Sequence[str], branch: str) -> Mapping[str, Array]:
+        """Blobs of one version, float32 (N, …) each, in the samples' order."""
+        parts = self._all(lambda child, _: child.ask("outputs", names=list(names), branch=branch)[1])
+        count = len(parts)
+        whole = {}
+        for index, name in enumerate(names):
+            whole[name] = np.empty((self.samples, *parts[0][index].shape[1:]), np.float32)
+            for number, part in enumerate(parts):
+                whole[name][number::count] = part[index]
+        return whole
+
+
+if __name__ == "__main__":
+    serve(Blobs())

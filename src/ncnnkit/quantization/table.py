@@ -1,0 +1,99 @@
+"""ncnn2table's calibration table: the scales of a network's int8 layers as text.
+
+A line a key: ``NAME_param_0 s s s …`` are the weight scales of layer NAME, ``NAME s`` the scale of its input. A layer
+without lines stays in floating point: deleting lines is how one chooses by hand.
+
+Source: ``save_table`` in ``tools/quantize/ncnn2table.cpp``, ``read_int8scale_table`` in
+``tools/quantize/ncnn2int8.cpp``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from ..model.ncnnfile import atomic_write
+
+_WEIGHT_KEY = re.compile(r".*_param_\d+")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Scales by layer.
+
+    Attributes:
+        weights: ``NAME_param_N`` -> float32 scales, one a weight row.
+        inputs: layer name -> scale of its input.
+    """
+
+    weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    inputs: Mapping[str, float] = field(default_factory=dict)
+
+    def without(self, layers: set[str]) -> Table:
+        """The table less some layers, which then stay in floating point."""
+        return Table(
+            {k: v for k, v in self.weights.items() if k.rsplit("_param_", 1)[0] not in layers},
+            {k: v for k, v in self.inputs.items() if k not in layers},
+        )
+
+
+def save_table(table: Table, path: str | Path) -> None:
+    """Write a table as ncnn2table does, with six decimals, or nine digits of a small scale. Raises StorageError."""
+
+    def text(scale: float) -> str:
+        return f"{scale:f} " if scale >= 0.1 else f"{scale:.9g} "
+
+    lines = [f"{key} " + "".join(map(text, scales)) for key, scales in table.weights.items()]
+    lines += [f"{name} {text(scale)}" for name, scale in table.inputs.items()]
+    with atomic_write(Path(path)) as file:
+        file.write("".join(line + "\n" for line in lines).encode())
+
+
+def load_table(path: str | Path) -> Table:
+    """Read a table.
+
+    Raises:
+        FormatError: the file is missing, or a line holds no scales, an infinite one of an activation (a dead blob in
+            ncnn2table) or one that is not positive; with the line number.
+    """
+    weights: dict[str, NDArray[np.float32]] = {}
+    inputs: dict[str, float] = {}
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FormatError("no such file", where=str(path)) from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise FormatError("is not a calibration table", where=str(path)) from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        key, *words = line.split()
+        where = f"{path}:{number}"
+        try:
+            scales = [float(word) for word in words]
+        except ValueError as error:
+            raise FormatError(f"{error}", where=where, hint="expected: a name, then scales") from None
+        if not scales:
+            raise FormatError(f"{key} has no scale", where=where)
+        if _WEIGHT_KEY.fullmatch(key):
+            # Of a channel whose weights are all zero: so writes ncnn2table of 2023 what later ones write as 1.
+            scales = [1.0 if scale == math.inf else scale for scale in scales]
+        for scale in scales:
+            if not (math.isfinite(scale) and scale > 0):
+                raise FormatError(
+                    f"{key} has the scale {scale}",
+                    where=where,
+                    hint="a dead blob; calibrate with ncnnkit, or write 1",
+                )
+        if _WEIGHT_KEY.fullmatch(key):
+            weights[key] = np.array(scales, np.float32)
+        else:
+            inputs[key] = scales[0]
+    return Table(weights, inputs)

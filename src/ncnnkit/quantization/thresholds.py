@@ -1,0 +1,88 @@
+"""Thresholds by the error they cause where it counts: at the output of the layers that read what they clip.
+
+The threshold with the least error of a tensor itself (:func:`ncnnkit.quantization.scales.mse_threshold`) counts every
+channel and value alike; the layers behind do not. (The idea of Nagel et al., "A White Paper on Neural Network
+Quantization", 2021, section 3.1, where the loss is that of the layer's output.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.graph import Graph, Layer
+from .activations import activation
+from .int8 import rounded_weights
+from .scales import STEPS
+from .stepper import EXACT, ROUNDED, Rows, Stepper
+from .table import Table
+
+Array = NDArray[np.float32]
+
+FACTORS = (0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4)
+"""What a threshold is tried multiplied by."""
+
+
+def by_output_error(
+    exact: Graph,
+    whole: Graph,
+    table: Table,
+    inputs: Sequence[Array],
+    *,
+    rows: int = 1024,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Table:
+    """The table with every input scale moved to where its readers' outputs err least.
+
+    Layers that read one blob, through a Split, keep one scale: the one with the least sum of their relative errors.
+
+    Args:
+        exact: the fp32 network.
+        whole: the same, but for its weights, which int8's stand for.
+        table: its scales to begin with.
+        inputs: float32 (N, …) for each network input.
+        rows: places each layer is judged at.
+
+    Raises:
+        RuntimeFailure: ncnn crashed.
+    """
+    roots, errors = exact.roots(), dict[str, NDArray[np.float64]]()
+    weights = rounded_weights(whole, table)
+    with Stepper(exact, inputs, threads) as stepper:
+        for index, layer in enumerate(exact.layers):
+            progress(index, len(exact.layers))
+            if layer.type in ("Input", "Split"):
+                continue
+            if layer.name not in table.inputs:
+                stepper.step(layer)
+                continue
+            stepper.step(layer, [EXACT], last=False)
+            found = stepper.gather(layer, rows, seed=index)
+            stepper.step(layer, [ROUNDED])
+            own = [_error(weights.layer(layer.name), found, table.inputs[layer.name] / f) for f in FACTORS]
+            root = roots[layer.inputs[0]]
+            errors[root] = errors.get(root, np.zeros(len(FACTORS))) + own
+    progress(1, 1)
+    best = {root: FACTORS[int(np.argmin(tried))] for root, tried in errors.items()}
+    return Table(
+        table.weights, _divided(table.inputs, {n: best[roots[exact.layer(n).inputs[0]]] for n in table.inputs})
+    )
+
+
+def _divided(scales: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:
+    return {name: scale / factors[name] for name, scale in scales.items()}
+
+
+def _error(layer: Layer, found: Rows, scale: float) -> float:
+    """Mean squared error of a layer's output over its mean square, where its input has this scale."""
+    groups = layer.get("group") if layer.type == "ConvolutionDepthWise" else 1
+    read = np.clip(np.rint(found.inputs * np.float32(scale)), -STEPS, STEPS) / np.float32(scale)
+    weight = layer.array("weight").reshape(groups, layer.get("num_output") // groups, -1)
+    parts = read.reshape(len(read), groups, -1).transpose(1, 0, 2)
+    sums = np.matmul(parts, weight.transpose(0, 2, 1)).transpose(1, 0, 2).reshape(len(read), -1)
+    made = activation(layer).f(sums + (layer.array("bias") if layer.get("bias_term") else np.float32(0)))
+    signal = float(np.mean(np.square(found.outputs, dtype=np.float64))) or 1.0
+    return float(np.mean(np.square(made - found.outputs, dtype=np.float64))) / signal

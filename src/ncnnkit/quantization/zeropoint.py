@@ -1,0 +1,233 @@
+"""Zero points for an engine that has none: the ranges of one-sided activations are moved to the middle.
+
+ncnn's int8 is symmetric, and half of its 254 steps are never used by what a ReLU or ReLU6 hands on. But a constant can
+be taken off such a blob at no cost when running: the producer's bias and the bounds of its activation go down by it (a
+ReLU becomes a Clip), the biases of the layers that read the blob take it up again, and ``pad_value`` stands where zeros
+were padded. The network computes what it did, and its activations fill the steps of both signs: a quarter of the
+rounding error. Between two int8 layers the Clip is then what int8's saturation does anyway, and goes away.
+
+(Asymmetric activations as in Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018, with the zero points folded into biases.)
+
+ncnn's x86 kernels pad int8 blobs wrongly with a negative value (``Padding_x86::forward_int8`` repeats the value's byte
+by OR-ing shifted copies, which loses all but the first byte of a negative one). So where a blob is padded it is turned
+round as well: ``offset - x`` in the place of ``x - offset``, whose zeros are positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..model.graph import Graph, Layer
+from ..model.ops import FLOAT_MAX
+from ..passes.wires import become, is_float
+from .calibration import quantizable
+
+ABSORBERS = frozenset({"Convolution", "ConvolutionDepthWise", "InnerProduct"})
+"""Types whose weights and bias can take up what is done to their input, and do it to their output."""
+
+
+def _always(_: Any) -> bool:
+    return True
+
+
+PASSING: dict[str, Callable[[Any], bool]] = {
+    # A padded average counts zeros where it counts the padding.
+    "Split": _always,
+    "Concat": _always,
+    "Flatten": _always,
+    "Reshape": _always,
+    "Permute": _always,
+    "Slice": _always,
+    "ShuffleChannel": _always,
+    "Dropout": lambda p: p.scale == 1.0,
+    "Pooling": lambda p: p.pooling_type == 0 or p.global_pooling or not p.avgpool_count_include_pad,
+}
+"""Type -> whether a layer with these params hands a constant on as it comes in."""
+
+_ADD, _MAX = 0, 0  # op_type of BinaryOp, pooling_type of Pooling
+
+
+@dataclass(eq=False)
+class Group:
+    """Blobs that can only be lowered together, by the same constant.
+
+    Attributes:
+        blobs: their names.
+        one_sided: those of them whose values are zero or more, zero being often met.
+        fixed: whether one of them must stay as it is.
+        padded: whether a layer pads one of them.
+        pooled: whether a maximum is taken over one of them, so that they cannot be turned round.
+    """
+
+    blobs: set[str] = field(default_factory=set)
+    one_sided: set[str] = field(default_factory=set)
+    fixed: bool = False
+    padded: bool = False
+    pooled: bool = False
+
+
+class Lowering:
+    """What can be lowered in a network.
+
+    Args:
+        graph: in fp32; not changed.
+        pads: whether the target's int8 kernels pad with other values than 0; if not, what is padded is left alone.
+
+    Attributes:
+        groups: those that can be lowered and are worth it: what int8 layers read of them is one-sided. In graph order.
+    """
+
+    def __init__(self, graph: Graph, *, pads: bool = True) -> None:
+        self._graph = graph
+        self._of: dict[str, Group] = {}
+        self._summands: dict[str, tuple[str, str]] = {}
+        """Linear layer that feeds a sum -> (the sum's blob, the other summand's). Its bias takes up any difference
+        between what those two are lowered by, so that a sum does not tie them together."""
+        self._walk()
+        read = {layer.inputs[0] for layer in quantizable(graph)}
+        every = list(dict.fromkeys(self._of.values()))
+        found = [g for g in every if not g.fixed and read & g.blobs and read & g.blobs <= g.one_sided]
+        self._turned: set[Group] = set()
+        barred: set[Group] = set()
+        for like in self._turning_together(every):
+            padded = {group for group in found if group in like and group.padded}
+            if not padded:
+                continue
+            if not pads or any(group.fixed or group.pooled for group in like):
+                barred |= padded
+            else:
+                self._turned |= like
+        self.groups = [group for group in found if group not in barred]
+
+    def sign(self, blob: str) -> int:
+        """-1 for a blob that is turned round, else 1."""
+        return -1 if self._of[blob] in self._turned else 1
+
+    def apply(self, offsets: Mapping[Group, float], graph: Graph | None = None) -> Graph:
+        """The network with groups lowered by constants, in the blobs' units; it computes what it did.
+
+        Every blob of a group becomes ``sign * (blob - offset)``. ``graph`` is another version of the network, with the
+        same layers.
+        """
+        made = (graph or self._graph).copy()
+        for layer in made.layers:
+            if _absorbs(layer):
+                given = offsets.get(self._of[layer.outputs[0]], 0.0)
+                turn = self.sign(layer.outputs[0])
+                if layer.name in self._summands:
+                    total, other = (offsets.get(self._of[blob], 0.0) for blob in self._summands[layer.name])
+                    given, turn = total - other, self.sign(self._summands[layer.name][0])
+                source = layer.inputs[0]
+                _move(layer, (self.sign(source), offsets.get(self._of[source], 0.0)), (turn, given))
+            elif layer.type in ("ReLU", "Clip"):
+                offset, turn = offsets.get(self._of[layer.outputs[0]], 0.0), self.sign(layer.outputs[0])
+                if offset or turn < 0:
+                    low, high = _moved_bounds(layer, turn, offset)
+                    become(layer, "Clip", {"min": low, "max": high})
+        made.verify()
+        return made
+
+    def _walk(self) -> None:
+        groups, makers = self._of, self._graph.producers()
+        for layer in self._graph.layers:
+            groups.update((blob, Group({blob})) for blob in layer.outputs)
+            ends = [*layer.inputs, *layer.outputs]
+            cut = bounds(layer)
+            one_sided = cut is not None and cut[0] == 0.0
+            if _absorbs(layer):
+                groups[layer.inputs[0]].padded |= _pads(layer)
+                if layer.get("activation_type") and cut is None:
+                    self._fix(layer.outputs)
+            elif layer.type in PASSING and PASSING[layer.type](layer.p):
+                one_sided = all(blob in groups[blob].one_sided for blob in layer.inputs)
+                self._tie(ends)
+                groups[layer.outputs[0]].pooled |= layer.type == "Pooling" and layer.p.pooling_type == _MAX
+            elif cut is not None:
+                self._tie(ends)
+            elif layer.type == "BinaryOp" and layer.p.op_type == _ADD and len(layer.inputs) == 2:
+                one, two = layer.inputs
+                linear = [b for b in (one, two) if _absorbs(makers[b]) and not makers[b].get("activation_type")]
+                if linear:
+                    self._summands[makers[linear[0]].name] = (layer.outputs[0], two if linear[0] == one else one)
+                else:
+                    self._fix(ends)
+            else:
+                self._fix(ends)
+            if one_sided:
+                for blob in layer.outputs:
+                    groups[blob].one_sided.add(blob)
+        self._fix(self._graph.outputs)
+
+    def _tie(self, blobs: Sequence[str]) -> None:
+        first, *others = dict.fromkeys(self._of[blob] for blob in blobs)
+        for other in others:
+            first.blobs |= other.blobs
+            first.one_sided |= other.one_sided
+            first.fixed |= other.fixed
+            first.padded |= other.padded
+            first.pooled |= other.pooled
+            self._of.update(dict.fromkeys(other.blobs, first))
+
+    def _fix(self, blobs: Sequence[str]) -> None:
+        for blob in blobs:
+            self._of[blob].fixed = True
+
+    def _turning_together(self, groups: Sequence[Group]) -> list[set[Group]]:
+        """Groups that can only be turned round together: a sum and the summand nothing stands before."""
+        together = {group: {group} for group in groups}
+        for total, other in self._summands.values():
+            one, two = together[self._of[total]], together[self._of[other]]
+            if one is not two:
+                one |= two
+                together.update(dict.fromkeys(two, one))
+        return list({id(each): each for each in together.values()}.values())
+
+
+def _move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> None:
+    """Let a layer read, and hand on, ``sign * (blob - offset)``, each given as (sign, offset)."""
+    if (taken, given) == ((1, 0.0), (1, 0.0)):
+        return
+    (turned, offset), (turn, lowered) = taken, given
+    weight = layer.array("weight")
+    sums = weight.reshape(layer.get("num_output"), -1).sum(axis=1, dtype=np.float64)
+    bias = layer.array("bias").astype(np.float64) if layer.get("bias_term") else np.zeros(len(sums))
+    layer.params["bias_term"] = 1
+    layer.weights["bias"] = (turn * (bias + offset * sums - lowered)).astype(np.float32)
+    if turn * turned < 0:
+        layer.weights["weight"] = -weight
+    if layer.type != "InnerProduct" and _pads(layer):
+        layer.params["pad_value"] = float(turned * (layer.get("pad_value") - offset))
+    if layer.get("activation_type") and (turn < 0 or lowered):
+        layer.params.update(activation_type=3, activation_params=_moved_bounds(layer, turn, lowered))
+
+
+def bounds(layer: Layer) -> tuple[float, float] | None:
+    """Between what a layer's output is cut off, by a ReLU or Clip that it is or has; None where it is not cut off."""
+    p = layer.p
+    if layer.type in ABSORBERS:
+        if p.activation_type == 1:
+            return (0.0, FLOAT_MAX)
+        return tuple(p.activation_params) if p.activation_type == 3 else None
+    if layer.type == "ReLU":
+        return (0.0, FLOAT_MAX) if p.slope == 0.0 else None
+    return (p.min, p.max) if layer.type == "Clip" else None
+
+
+def _moved_bounds(layer: Layer, turn: int, offset: float) -> tuple[float, float]:
+    low, high = bounds(layer) or (-FLOAT_MAX, FLOAT_MAX)
+    low, high = (side if abs(side) >= FLOAT_MAX else side - offset for side in (low, high))
+    return (low, high) if turn > 0 else (-high, -low)
+
+
+def _absorbs(layer: Layer) -> bool:
+    return layer.type in ABSORBERS and is_float(layer) and "weight" in layer.weights
+
+
+def _pads(layer: Layer) -> bool:
+    sides = ("pad_left", "pad_right", "pad_top", "pad_bottom")
+    return layer.type != "InnerProduct" and any(layer.get(side) for side in sides)

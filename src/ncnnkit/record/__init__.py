@@ -1,0 +1,1 @@
+"""What a run found: run.json, the run folder, the recommendation and the warnings."""

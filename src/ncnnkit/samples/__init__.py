@@ -1,0 +1,1 @@
+"""The inputs of a network: images, how they are prepared, and their labels."""

@@ -1,0 +1,366 @@
+"""Samples for a network, from image files and arrays."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError
+from .preprocess import Preprocess
+from .stream import Sample
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+_ARRAY_SUFFIXES = (".npy", ".npz")
+_THREADS = min(8, os.cpu_count() or 1)
+_CHUNK = 32  # samples decoded ahead: bounds the memory of iterating over a large set
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a network.
+
+    Attributes:
+        name: the model's own name for it.
+        shape: without the batch axis; (channels, height, width) for an image.
+        dtype: numpy's name of the type the original model takes. Samples are float32 whatever it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+def times(shape: Sequence[int]) -> str:
+    """A shape as people write it: 3x224x224."""
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One sample that can be loaded: where it comes from, and how."""
+
+    name: str
+    load: Callable[[], Sample]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Samples that are decoded when they are asked for; iterating and stacking decode in threads.
+
+    Attributes:
+        inputs: the network inputs each sample feeds, in order.
+        items: the samples, sorted by name.
+        skipped: (name, reason) of the files that are not usable images.
+        pictures: whether any sample is an image; arrays need no preprocessing.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    items: tuple[_Item, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    pictures: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """File names relative to the source, or ``name[index]`` for rows of an array."""
+        return tuple(item.name for item in self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One float32 C-contiguous array per network input, without batch axis.
+
+        Raises:
+            ImageError: the sample does not fit the network, holds NaN or infinity, or can no longer be read.
+        """
+        item = self.items[index]
+        try:
+            sample = item.load()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ImageError(f"can no longer be read: {_reason(error)}", where=item.name) from None
+        for spec, array in zip(self.inputs, sample):
+            if array.shape != spec.shape:
+                raise ImageError(
+                    f"gives {times(array.shape)} where input {spec.name!r} takes {times(spec.shape)}", where=item.name
+                )
+            if not np.isfinite(array).all():
+                raise ImageError(f"holds NaN or infinity for input {spec.name!r}", where=item.name)
+        return sample
+
+    def __iter__(self) -> Iterator[Sample]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(self), _CHUNK):
+                yield from pool.map(self.__getitem__, range(start, min(start + _CHUNK, len(self))))
+
+    def subset(self, indices: Sequence[int]) -> ImageSet:
+        """The samples at these positions, in this order."""
+        return replace(self, items=tuple(self.items[i] for i in indices))
+
+    def split(self, every: int = 5) -> tuple[ImageSet, ImageSet]:
+        """(calibration, evaluation): every ``every``-th sample is held out. Raises ImageError for fewer than that."""
+        if len(self) < every:
+            raise ImageError(
+                f"too few images to hold out every {every}th: {len(self)}",
+                hint="give more, or others to evaluate on with --eval-images",
+            )
+        held = set(range(every - 1, len(self), every))
+        return self.subset([i for i in range(len(self)) if i not in held]), self.subset(sorted(held))
+
+    def stack(self, progress: Progress | None = None) -> tuple[NDArray[np.float32], ...]:
+        """All samples at once: one float32 array (N, ...) per network input. Raises ImageError."""
+        arrays = tuple(np.empty((len(self), *spec.shape), np.float32) for spec in self.inputs)
+        for index, sample in enumerate(self):
+            for array, value in zip(arrays, sample):
+                array[index] = value
+            if progress:
+                progress(index + 1, len(self))
+        return arrays
+
+
+def open_images(
+    source: str | Path, preprocess: Preprocess | None, inputs: Sequence[InputSpec], progress: Progress | None = None
+) -> ImageSet:
+    """Find the samples of a source. Every image file is checked whole now, and becomes a tensor when it is asked for.
+
+    Args:
+        source: a folder (searched recursively; hidden files are ignored), a list file (``.txt``, a path a line,
+            relative to the list), one image, or arrays: ``.npy`` with shape (N, ...) or that of one sample, ``.npz``
+            with one array per network input name. Files in a folder or list may be images, or ``.npy``/``.npz`` of one
+            sample each. Arrays are fed to the network as they are: ``preprocess`` is for images.
+        preprocess: None is enough where there are only arrays.
+        inputs: the network's inputs.
+        progress: called with (checked, total).
+
+    Returns:
+        The samples sorted by name (a list file keeps its order); files that are not images are in ``.skipped``.
+
+    Raises:
+        ImageError: the source is missing, holds nothing usable, or does not fit the network's inputs.
+    """
+    source, inputs = Path(source), tuple(inputs)
+    if not source.exists():
+        raise ImageError("no such file or folder", where=str(source), hint="give a folder of images")
+    if source.is_dir():
+        files = _folder(source)
+    elif source.suffix.lower() == ".txt":
+        files = _listed(source)
+    elif source.suffix.lower() in _ARRAY_SUFFIXES:
+        return _rows(source, inputs)
+    else:
+        files = [(source.name, source)]
+    if not files:
+        raise ImageError("holds no files", where=str(source), hint="give a folder of images")
+
+    pictures = any(path.suffix.lower() not in _ARRAY_SUFFIXES for _, path in files)
+    if pictures:
+        _check_fits(preprocess, inputs, source)
+
+    def check(entry: tuple[str, Path]) -> _Item | str:
+        name, path = entry
+        if path.suffix.lower() in _ARRAY_SUFFIXES:
+            _array_sample(path, inputs)
+            return _Item(name, lambda: tuple(map(_float, _array_sample(path, inputs))))
+        assert preprocess is not None  # _check_fits saw to it
+        reason = _why_unusable(path, preprocess, inputs[0])
+        return reason or _Item(name, lambda: (_read(path, preprocess),))
+
+    items: list[_Item] = []
+    skipped: list[tuple[str, str]] = []
+    with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
+        # Oversized and odd files are reported as skipped; Pillow's warnings about them would only repeat it.
+        warnings.simplefilter("ignore")
+        for done, ((name, _), found) in enumerate(zip(files, pool.map(check, files)), 1):
+            if isinstance(found, str):
+                skipped.append((name, found))
+            else:
+                items.append(found)
+            if progress:
+                progress(done, len(files))
+    if not items:
+        name, reason = skipped[0]
+        raise ImageError(f"none of {len(files)} files is a usable image; {name} {reason}", where=str(source))
+    return ImageSet(inputs, tuple(items), tuple(skipped), pictures)
+
+
+def _folder(root: Path) -> list[tuple[str, Path]]:
+    files = []
+    seen: set[str] = set()  # folders may be links, and links may form a circle
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # In order: of two names of one folder it is always the first that counts.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted((path.relative_to(root).as_posix(), path) for path in files)
+
+
+def _listed(source: Path) -> list[tuple[str, Path]]:
+    files = []
+    for number, line in enumerate(text_lines(source), 1):
+        if line.strip():
+            path = source.parent / line.strip()
+            if not path.is_file():
+                raise ImageError(f"no such file: {line.strip()}", where=f"{source}:{number}")
+            files.append((line.strip(), path))
+    return files
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file. Raises ImageError."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ImageError("is not a text file", where=str(path)) from None
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def _check_fits(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], source: Path) -> None:
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise ImageError(
+            f"images cannot feed a network with {len(inputs)} inputs ({names})",
+            where=str(source),
+            hint="give a .npz with one array per input name",
+        )
+    if preprocess is None:
+        raise ImageError(
+            "images need preprocessing", where=str(source), hint="use --preset, or --mean, --std and --resize"
+        )
+    spec = inputs[0]
+    if len(spec.shape) != 3:
+        raise ImageError(
+            f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}",
+            where=str(source),
+            hint="give a .npy of shape N x the input's",
+        )
+    fixed = preprocess.crop or (preprocess.resize if isinstance(preprocess.resize, tuple) else None)
+    size = (preprocess.channels, *(fixed or spec.shape[1:]))
+    if spec.shape != size:
+        raise ImageError(
+            f"preprocessing gives {times(size)}, input {spec.name!r} takes {times(spec.shape)}",
+            where=str(source),
+            hint="change --shape, --resize or --preset",
+        )
+
+
+def _why_unusable(path: Path, preprocess: Preprocess, spec: InputSpec) -> str | None:
+    """Why a file cannot be used, None if it can. Raises ImageError where the file is fine and the options are not."""
+    from PIL import Image, UnidentifiedImageError
+
+    if path.exists() and not path.is_file():
+        return "is not a file"  # a pipe would be waited for without end
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+                return f"is suspiciously large ({width}x{height} pixels)"
+            size = preprocess.output_size(height, width)
+            # JPEG decodes to an eighth of its size several times faster, and that finds a truncation just as well.
+            image.draft(None, (1, 1))
+            image.load()
+    except UnidentifiedImageError:
+        return "is not an image"
+    except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
+        return _reason(error)
+    if size != spec.shape[1:]:
+        raise ImageError(
+            f"becomes {times(size)}, the network takes {times(spec.shape[1:])}",
+            where=str(path),
+            hint=f"resize to the input: --resize {spec.shape[1]},{spec.shape[2]}",
+        )
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _read(path: Path, preprocess: Preprocess) -> NDArray[np.float32]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return preprocess.apply(image)
+
+
+def _open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
+    """The arrays of a .npy or .npz, one per network input."""
+    try:
+        # Mapped, so that a .npy larger than memory is paged in sample by sample (a .npz is read whole). No pickles.
+        data = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(data, np.ndarray):
+            arrays = {inputs[0].name: data}
+        else:
+            with data:
+                arrays = {key: data[key] for key in data.files}
+    except Exception as error:  # zipfile, struct and numpy each raise their own for damaged files
+        raise ImageError(f"cannot be read as arrays: {_reason(error)}", where=str(path)) from None
+    if len(inputs) == len(arrays) == 1:
+        arrays = {inputs[0].name: next(iter(arrays.values()))}
+    missing = [spec.name for spec in inputs if spec.name not in arrays]
+    if missing:
+        raise ImageError(
+            f"has no array {missing[0]!r} for the network's input of that name",
+            where=str(path),
+            hint=f"save a .npz with the arrays {', '.join(spec.name for spec in inputs)}",
+        )
+    found = [arrays[spec.name] for spec in inputs]
+    for array in found:
+        if array.dtype.kind not in "fiub":
+            raise ImageError(f"holds {array.dtype}, not numbers", where=str(path))
+    return found
+
+
+def _array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
+    """The arrays of a file that holds one sample, with or without a batch axis of 1."""
+    sample = []
+    for array, spec in zip(_open_arrays(path, inputs), inputs):
+        if array.shape not in (spec.shape, (1, *spec.shape)):
+            raise ImageError(
+                f"has shape {times(array.shape)}, input {spec.name!r} takes {times(spec.shape)}", where=str(path)
+            )
+        sample.append(array.reshape(spec.shape))
+    return sample
+
+
+def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
+    """A .npy or .npz file of many samples, or of one."""
+    arrays = []
+    for array, spec in zip(_open_arrays(source, inputs), inputs):
+        array = array[None] if array.shape == spec.shape else array
+        if array.shape[1:] != spec.shape:
+            raise ImageError(
+                f"has shape {times(array.shape)}, input {spec.name!r} takes N x {times(spec.shape)}",
+                where=str(source),
+            )
+        arrays.append(array)
+    counts = {len(array) for array in arrays}
+    if counts == {0}:
+        raise ImageError("holds no samples", where=str(source))
+    if len(counts) != 1:
+        raise ImageError(f"its arrays have different lengths: {sorted(counts)}", where=str(source))
+
+    def row(index: int) -> _Item:
+        return _Item(f"{source.name}[{index}]", lambda: tuple(_float(array[index]) for array in arrays))
+
+    return ImageSet(inputs, tuple(row(i) for i in range(counts.pop())))
+
+
+def _float(array: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # it becomes infinity, which is refused where the sample is asked for
+        return np.array(array, np.float32, order="C")

@@ -1,0 +1,252 @@
+"""A model file -> ncnn's graph, by pnnx's own binary."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConvertError, FormatError, ModelError, StorageError
+from ..model import ncnnfile, ops
+from ..model.graph import Graph, Layer
+from ..samples.images import InputSpec
+from . import ModelSource, open_model
+from .model import say
+from .onnx_data import inline_external_data
+
+INSTALL_HINT = "pip install --no-deps pnnx"
+FAILURE_HINT = "does --shape fit? else export the model in another way: from another opset, or as traced TorchScript"
+TIMEOUT = 1800.0  # seconds; the largest networks take a few minutes
+
+# pnnx's letters for types, after a shape.
+_DTYPES = {
+    "float32": "f32", "float64": "f64", "float16": "f16",
+    "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What pnnx made of a model.
+
+    Attributes:
+        graph: fp32; inputs have the shapes it was converted with.
+        log: what pnnx printed.
+        seconds: how long it took.
+    """
+
+    graph: Graph
+    log: str
+    seconds: float
+
+
+def find_pnnx() -> Path:
+    """pnnx's binary: that of the Python package, or one on the PATH.
+
+    Raises:
+        ConvertError: there is none.
+    """
+    package = importlib.util.find_spec("pnnx")
+    if package is not None and package.submodule_search_locations:
+        # Importing the package would import torch, which its binary does not need.
+        for folder in package.submodule_search_locations:
+            for path in (Path(folder, "pnnx"), Path(folder, "pnnx.exe")):
+                if path.is_file():
+                    return path
+    on_path = shutil.which("pnnx")
+    if on_path is None:
+        raise ConvertError("pnnx, which converts models to ncnn, is not installed", hint=INSTALL_HINT)
+    return Path(on_path)
+
+
+def convert(model: str, *, shapes: Sequence[tuple[int, ...]] = (), weights: str = "default") -> Graph:
+    """A model to ncnn's graph, fp32, not yet optimised.
+
+    Args:
+        model: a reference, as :func:`ncnnkit.source.open_model` takes it.
+        shapes: of the inputs without the batch axis, where the model does not fix them.
+        weights: for models built by code.
+
+    Raises:
+        ModelError: the model, its weights or its shapes cannot be used.
+        ConvertError: pnnx is missing, fails, or leaves operators that ncnn does not have.
+    """
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+        source = open_model(model, shapes=shapes, weights=weights, workdir=folder)
+        return convert_source(source, Path(folder)).graph
+
+
+def convert_source(source: ModelSource, workdir: Path) -> Conversion:
+    """An opened model to ncnn's graph. pnnx works in a folder of its own below ``workdir``.
+
+    Raises:
+        ConvertError: pnnx is missing, fails, or leaves operators that ncnn does not have.
+        FormatError: an ncnn model is corrupt.
+        ModelError: an input has more dimensions than ncnn knows, or the files with an ONNX model's weights cannot be
+            read.
+        StorageError: ``workdir`` cannot be written.
+    """
+    start = time.perf_counter()
+    for spec in source.inputs:
+        if not 1 <= len(spec.shape) <= 4:
+            raise ModelError(
+                f"input {spec.name!r} has {len(spec.shape)} dimensions beside the batch axis, ncnn takes 1 to 4",
+                where=source.reference,
+            )
+    if source.kind == "ncnn":
+        graph, log = ncnnfile.load(source.path), "the model is ncnn's own: nothing to convert\n"
+    else:
+        pnnx = find_pnnx()
+        with tempfile.TemporaryDirectory(prefix="pnnx-", dir=workdir) as name:
+            model = _place(source, Path(name))
+            log = _run_pnnx(pnnx, model, source.inputs)
+            graph = _read_result(model.parent, log, source.inputs)
+        _check_inputs(graph, source.inputs)
+        _order_outputs(graph)
+    if any(layer.type == "Embed" for layer in graph.layers):
+        raise ConvertError(
+            "ncnn's Embed layer reads integers, and ncnnkit feeds networks with float32",
+            hint="cut the model behind its embedding, and give the embedded vectors as arrays",
+        )
+    # pnnx does not write them, and everything that runs the model later needs them.
+    graph.set_input_shapes([spec.shape for spec in source.inputs])
+    return Conversion(graph, log, time.perf_counter() - start)
+
+
+def _place(source: ModelSource, folder: Path) -> Path:
+    """The model in a folder of its own, under a plain name: pnnx cuts paths at dots and takes commas for lists."""
+    model = folder / f"model{'.onnx' if source.kind == 'onnx' else '.pt'}"
+    try:
+        whole = inline_external_data(source.path) if source.kind == "onnx" else None
+    except OSError as error:
+        raise ModelError(f"its weights cannot be read: {say(error)}", where=source.reference) from None
+    try:
+        if whole is None:
+            os.symlink(source.path.resolve(), model)
+        else:
+            model.write_bytes(whole)
+    except OSError as error:
+        raise StorageError(f"cannot be written: {say(error)}", where=str(model)) from None
+    return model
+
+
+def _run_pnnx(pnnx: Path, model: Path, inputs: Sequence[InputSpec]) -> str:
+    shapes = ",".join(
+        f"[{','.join(map(str, (1, *spec.shape)))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in inputs
+    )
+    # fp16=0: pnnx stores weights as fp16 by default, and fp32 would not be fp32.
+    command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=model.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT,
+        )
+    except OSError as error:
+        raise ConvertError(f"cannot be started: {error.strerror}", where=str(pnnx), hint=INSTALL_HINT) from None
+    except subprocess.TimeoutExpired:
+        raise ConvertError(f"pnnx did not finish within {TIMEOUT / 60:.0f} minutes", where=model.name) from None
+    log = f"$ {' '.join(['pnnx', *command[1:]])}\n{done.stdout.decode('utf-8', 'replace')}"
+    if done.returncode:
+        how = f"crashed with signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        raise _failure(f"pnnx failed ({how}): {_telling_line(log)}", log)
+    if "FATAL ERROR" in log:  # it goes on all the same, and what it writes cannot be used
+        raise _failure(f"pnnx failed: {_telling_line(log)}", log)
+    return log
+
+
+def _failure(what: str, log: str, hint: str = FAILURE_HINT) -> ConvertError:
+    """An error that names the file with the whole log: what fails makes no run folder to keep it in."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="ncnnkit-pnnx-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(log)
+    return ConvertError(what, hint=f"{hint}; the log: {file.name}")
+
+
+def _telling_line(log: str) -> str:
+    log = re.sub(r"\x1b\[[\d;]*m.*?(\x1b\[m|$)", "", log, flags=re.M)  # ONNX Runtime's coloured warnings
+    lines = [line.strip() for line in log.splitlines()]
+    # Neither headings and rules nor the options pnnx repeats.
+    lines = [line for line in lines if re.search(r"[^\W\d_]", line) and not re.match(r"[#$]|\w+ =", line)]
+    telling = [line for line in lines if re.search(r"error|fail|not supported|unsupported|terminate", line, re.I)]
+    return (telling or lines or ["it printed nothing"])[-1][:200]
+
+
+def _read_result(folder: Path, log: str, inputs: Sequence[InputSpec]) -> Graph:
+    param, bin_file = folder / "model.ncnn.param", folder / "model.ncnn.bin"
+    for path in (param, bin_file):
+        if not path.is_file():
+            raise _failure(f"pnnx wrote no {path.name}: {_telling_line(log)}", log)
+    head, lines = _param_lines(param)
+    unsupported = sorted({line.split()[0] for line in lines} - ops.OPS.keys())
+    if unsupported:
+        floats = {spec.dtype for spec in inputs} == {"float32"}
+        cut = "replace these operators in the model, or cut the model before them"
+        hint = cut if floats else "export the model with float32 inputs and weights"
+        raise _failure(f"ncnn has no layer for: {', '.join(unsupported)}", log, hint)
+    try:
+        param.write_text("\n".join([*head, *_with_names_of_their_own(lines), ""]), encoding="utf-8")
+        return ncnnfile.load(param)  # the weights stay mapped when the folder goes
+    except FormatError as error:
+        raise ConvertError(f"pnnx wrote a model that cannot be read: {error}") from None
+
+
+def _param_lines(param: Path) -> tuple[list[str], list[str]]:
+    """(magic and counts, a line for each layer) of a .param."""
+    lines = [line for line in param.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[:2], lines[2:]
+
+
+def _with_names_of_their_own(lines: Sequence[str]) -> list[str]:
+    """The layers' lines; pnnx gives some Splits the same name, which ncnn does not mind and tables would."""
+    seen: set[str] = set()
+    unique = []
+    for line in lines:
+        kind, name, *rest = line.split(maxsplit=2)
+        free = next(n for n in itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2))) if n not in seen)
+        seen.add(free)
+        unique.append(" ".join([kind, free, *rest]))
+    return unique
+
+
+def _check_inputs(graph: Graph, inputs: Sequence[InputSpec]) -> None:
+    expected = [f"in{index}" for index in range(len(inputs))]
+    if graph.inputs != expected:
+        raise ConvertError(f"pnnx gave the network the inputs {graph.inputs}, the model has {len(inputs)}")
+    for blob, spec in zip(expected, inputs):
+        if blob in graph.outputs:
+            raise ConvertError(f"the model does not use its input {spec.name!r}", hint="export it without that input")
+
+
+def _order_outputs(graph: Graph) -> None:
+    """Make the outputs' order in the file, which is ncnn's order, the model's: out0, out1 and so on.
+
+    What layers compute and nobody reads, as the other half of a chunk, counts as output to ncnn; it comes last.
+    """
+
+    def rank(blob: str) -> float:
+        match = re.fullmatch(r"out(\d+)", blob)
+        return int(match[1]) if match else math.inf
+
+    ordered = sorted(graph.outputs, key=rank)
+    if graph.outputs == ordered:
+        return
+    producers = graph.producers()
+    for blob in ordered:
+        # A Split of one costs nothing, and stands where an output that others are computed from cannot.
+        early = producers[blob]
+        early.outputs = [f"{blob}_early" if name == blob else name for name in early.outputs]
+        graph.layers.append(Layer("Split", f"order_{blob}", [f"{blob}_early"], [blob]))
