@@ -1,4 +1,4 @@
-"""The structure that docs/architecture.md draws: which package may import which. The contracts are in pyproject.toml."""
+"""Which package may import which, as docs/architecture.md draws it. The contracts are in pyproject.toml."""
 
 from __future__ import annotations
 
