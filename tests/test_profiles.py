@@ -18,7 +18,7 @@ from ncnnkit.errors import RuntimeFailure
 from ncnnkit.measure.profiles import profile, tapped
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
-from ncnnkit.onboard import worker
+from ncnnkit.onboard.child import WorkerError
 from ncnnkit.onboard.jobs import run_job
 from ncnnkit.plan.costs import FREE
 
@@ -150,7 +150,7 @@ def test_without_a_vulkan_device_that_is_said(model: Path, monkeypatch: pytest.M
 
 def test_a_job_that_fails_says_why(model: Path) -> None:
     def refuse(job: dict[str, Any]) -> dict[str, Any]:
-        raise worker.WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
+        raise WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
 
     with pytest.raises(RuntimeFailure, match="timing layers: ncnn died: signal 11"):
         profile(model, refuse)

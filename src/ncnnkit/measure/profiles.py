@@ -1,4 +1,4 @@
-"""Which layers take the time: every layer timed inside its network, by :func:`ncnnkit.onboard.jobs.profile`."""
+"""Which layers take the time: every layer timed inside its network, by :func:`ncnnkit.onboard.profiling.profile`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask
-from ..onboard.worker import WorkerError
+from ..onboard.child import WorkerError
 from ..plan.costs import FREE
 from .tune import RunJob
 
@@ -54,7 +54,7 @@ class Profile:
         device: the Vulkan device, or None.
         how: in a sentence how this was measured, and what that cost.
         notes: what a reader must know besides.
-        conditions: clocks, temperatures, power meanwhile, see :class:`ncnnkit.onboard.sysfs.Sampler`.
+        conditions: clocks, temperatures, power meanwhile, see :class:`ncnnkit.onboard.sampler.Sampler`.
     """
 
     whole: float
@@ -94,7 +94,7 @@ def profile(
     Args:
         param: the model, its ``.bin`` beside it.
         run_job: does a job, here (:func:`ncnnkit.onboard.jobs.run_job`) or on a board.
-        precision: a row of ``worker.OPTIONS``; by default int8 for a model with int8 layers, else fp32.
+        precision: a row of ``network.OPTIONS``; by default int8 for a model with int8 layers, else fp32.
         backend: ``cpu`` or ``vulkan``.
         threads: 0 for as many as ncnn takes by itself.
         cpus: to pin to.

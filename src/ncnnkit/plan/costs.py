@@ -29,7 +29,7 @@ from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask, Value
-from ..onboard.worker import LOAD_TIMEOUT, WorkerError
+from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 
 Array = NDArray[Any]

@@ -28,7 +28,7 @@ from ..errors import RecipeError, RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask
-from ..onboard.worker import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
 from ..quantization.rounding import nearest

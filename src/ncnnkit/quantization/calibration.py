@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from ..errors import FormatError, ImageError, ModelError, RuntimeFailure, VerificationError
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
-from ..onboard.worker import LOAD_TIMEOUT, Child, Tally, WorkerError
+from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.tally import Tally
 
 Progress = Callable[[int, int], None]
 Answer = tuple[dict[str, Any], list[NDArray[Any]]]
@@ -233,8 +234,8 @@ class Crew:
 
         Args:
             inputs: float32 (N, …) for each network input.
-            op: the request of :class:`ncnnkit.onboard.worker.Network` to make for every sample, with ``request`` as its
-                fields and the sample's ``number``.
+            op: the request of :class:`ncnnkit.onboard.network.Network` to make for every sample, with ``request`` as
+                its fields and the sample's ``number``.
             step: called after every sample.
 
         Returns:

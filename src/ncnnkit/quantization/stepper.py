@@ -27,7 +27,8 @@ if __name__ == "__main__":  # a serving process: this file is run by its path
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph, Layer
-from ncnnkit.onboard.worker import Child, WorkerError, serve
+from ncnnkit.onboard.child import Child, WorkerError
+from ncnnkit.onboard.messages import serve
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
