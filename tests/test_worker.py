@@ -63,7 +63,7 @@ def test_messages_arrive_as_they_were_sent(message: dict[str, Any], kinds: list[
     assert worker.receive(stream.read, stream.readline) is None
 
 
-PROGRAM = ("jobs", "sysfs", "worker")
+PROGRAM = ("jobs", "rows", "sysfs", "worker")
 """The modules a board gets."""
 
 

@@ -34,7 +34,7 @@ SETUP_TIMEOUT = 600.0  # seconds: unpacking and compiling on a slow card
 SILENCE = 4 * agent.BEAT  # seconds without a line from a job's follower: the connection is gone
 PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts at a broken connection
 
-PROGRAM = tuple(Path(jobs.__file__).parent / name for name in ("jobs.py", "sysfs.py", "worker.py"))
+PROGRAM = tuple(Path(jobs.__file__).parent / name for name in ("jobs.py", "rows.py", "sysfs.py", "worker.py"))
 """What jobs run on a board."""
 
 # Find a Python, make the folder, and say whether the agent is there. Markers: a login shell may print a greeting.

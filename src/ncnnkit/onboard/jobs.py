@@ -1,6 +1,6 @@
 """What is done with the networks of a job: measured, profiled, tuned. Runs where they will run, as ``worker.py`` does.
 
-Only ncnn, numpy, the standard library and the two files beside it, Python 3.9 or newer; nothing else of ncnnkit.
+Only ncnn, numpy, the standard library and the files beside it, Python 3.9 or newer; nothing else of ncnnkit.
 
 ``jobs.py JOB.json RESULT.json`` does what the job's ``kind`` says (:data:`JOBS`), ``measure`` by default, and prints
 one JSON line of progress a step. Several networks are timed in interleaved rounds, a serving process for each, so that
@@ -24,9 +24,11 @@ import numpy as np
 
 try:
     from . import sysfs
+    from .rows import Rows, RowWriter
     from .worker import LOAD_TIMEOUT, RUN_TIMEOUT, Arrays, Child, Message, WorkerError
-except ImportError:  # run as a script, with the other two beside it
+except ImportError:  # run as a script, with the others beside it
     import sysfs  # type: ignore[no-redef, import-not-found]
+    from rows import Rows, RowWriter  # type: ignore[no-redef, import-not-found]
     from worker import (  # type: ignore[no-redef, import-not-found]
         LOAD_TIMEOUT,
         RUN_TIMEOUT,
@@ -64,7 +66,7 @@ def measure(job: Message, tell: Tell) -> Message:
         :class:`sysfs.Sampler` saw while it was timed) and ``sustained`` (``seconds``, ``samples`` (how many),
         ``first_ms`` and ``last_ms`` (medians of the first and the last tenth) and ``conditions``), as far as it came.
     """
-    inputs = [np.load(path, mmap_mode="r") for path in job["inputs"]]
+    inputs = [Rows(path) for path in job["inputs"]]
     results = [{"name": v["name"], "status": "ok", "reason": ""} for v in job["variants"]]
     watches = [_watch(variant) for variant in job["variants"]]
     children: List[Optional[Child]] = []
@@ -147,7 +149,7 @@ def _attempt(step: Callable[..., Child], subject: Any, result: Message, *rest: A
         return None
 
 
-def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: Message) -> Child:
+def _open_and_evaluate(variant: Message, result: Message, inputs: Sequence[Rows], job: Message) -> Child:
     child = Child()
     try:
         request = _loading(variant)
@@ -174,23 +176,24 @@ def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: M
         raise
 
 
-def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str, seconds: float) -> Message:
+def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, name: str, seconds: float) -> Message:
     """Run the samples, as many as ``seconds`` allow; returns output name -> .npy file of (N, …) float32."""
-    collected: Dict[str, Arrays] = {}
     end = time.monotonic() + seconds
-    for number, sample in enumerate(zip(*inputs)):
-        if number >= 2 and time.monotonic() > end:
-            break
-        message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
-        for blob, output in zip(message["names"], outputs):
-            collected.setdefault(blob, []).append(output)
-            if output.shape != collected[blob][0].shape:
-                raise WorkerError("output %r changes its shape from sample to sample" % blob)
-    files = {}
-    for number, (blob, outputs) in enumerate(collected.items()):
-        files[blob] = str(folder / ("%s-%d.npy" % (name, number)))
-        np.save(files[blob], np.stack(outputs))
-    return files
+    writers: Dict[str, RowWriter] = {}
+    with contextlib.ExitStack() as stack:
+        for number, sample in enumerate(zip(*inputs)):
+            if number >= 2 and time.monotonic() > end:
+                break
+            message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
+            for blob, output in zip(message["names"], outputs):
+                if blob not in writers:
+                    file = folder / ("%s-%d.npy" % (name, len(writers)))
+                    writers[blob] = stack.enter_context(RowWriter(file))
+                try:
+                    writers[blob].append(output)
+                except ValueError:
+                    raise WorkerError("output %r changes its shape from sample to sample" % blob) from None
+    return {blob: writer.path for blob, writer in writers.items()}
 
 
 def _time(child: Child, result: Message, job: Message, watch: sysfs.Sampler) -> Child:
