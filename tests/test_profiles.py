@@ -20,7 +20,6 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
 from ncnnkit.onboard.child import WorkerError
 from ncnnkit.onboard.jobs import run_job
-from ncnnkit.plan.costs import FREE
 
 LITE0 = Path(ncnnkit.__file__).parent / "data" / "efficientnet-lite0.onnx"
 
@@ -113,7 +112,7 @@ def test_layers_without_bf16_are_seen_to_run_in_fp32(model: Path) -> None:
 
 def test_taps_change_nothing_that_is_computed() -> None:
     graph = small()
-    layers = [layer for layer in graph.layers if layer.type not in FREE]
+    layers = [layer for layer in graph.layers if layer.op.computes]
     run, taps = tapped(graph, layers)
     run.verify()
     assert len(taps) == len(layers) == 7

@@ -14,7 +14,6 @@ from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask
 from ..onboard.child import WorkerError
-from ..plan.costs import FREE
 from .tune import RunJob
 
 ADDS_UP = 0.1
@@ -112,7 +111,7 @@ def profile(
     precision = precision or ("int8" if has_int8(graph) else "fp32")
     check_settings(backend, precision)
     arrays = sample if sample is not None else noise(graph, shapes, where=str(param))
-    layers = [layer for layer in graph.layers if layer.type not in FREE]
+    layers = [layer for layer in graph.layers if layer.op.computes]
     run, taps = (graph, [[la.outputs[0]] for la in layers]) if backend == "cpu" else tapped(graph, layers)
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
         file = Path(folder) / "model.param"

@@ -9,6 +9,7 @@ messages    what a serving process and its parent say to each other
 child       a serving process, seen from outside
 network     what a serving process answers: runs, times and counts
 tally       histograms that merge
+rows        arrays on disk, written and read row by row
 jobs        the kinds of jobs
 measuring   the job measure
 profiling   the job profile

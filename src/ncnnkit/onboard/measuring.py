@@ -6,15 +6,17 @@ meets all alike.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
 from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
-from .messages import Arrays, Message
+from .messages import Message
+from .rows import Rows, RowWriter
 from .sampler import Sampler
 from .variants import Tell, held_clocks, loading, on_the_cpu, watching, write_whole
 
@@ -41,7 +43,7 @@ def measure(job: Message, tell: Tell) -> Message:
         :class:`Sampler` saw while it was timed) and ``sustained`` (``seconds``, ``samples`` (how many),
         ``first_ms`` and ``last_ms`` (medians of the first and the last tenth) and ``conditions``), as far as it came.
     """
-    inputs = [np.load(path, mmap_mode="r") for path in job["inputs"]]
+    inputs = [Rows(path) for path in job["inputs"]]
     results = [{"name": v["name"], "status": "ok", "reason": ""} for v in job["variants"]]
     watches = [watching(variant) for variant in job["variants"]]
     children: List[Optional[Child]] = []
@@ -90,7 +92,7 @@ def _attempt(step: Callable[..., Child], subject: Any, result: Message, *rest: A
         return None
 
 
-def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: Message) -> Child:
+def _open_and_evaluate(variant: Message, result: Message, inputs: Sequence[Rows], job: Message) -> Child:
     child = Child()
     try:
         request = loading(variant)
@@ -117,23 +119,24 @@ def _open_and_evaluate(variant: Message, result: Message, inputs: Arrays, job: M
         raise
 
 
-def _evaluate(child: Child, inputs: Arrays, folder: Path, name: str, seconds: float) -> Message:
+def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, name: str, seconds: float) -> Message:
     """Run the samples, as many as ``seconds`` allow; returns output name -> .npy file of (N, …) float32."""
-    collected: Dict[str, Arrays] = {}
     end = time.monotonic() + seconds
-    for number, sample in enumerate(zip(*inputs)):
-        if number >= 2 and time.monotonic() > end:
-            break
-        message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
-        for blob, output in zip(message["names"], outputs):
-            collected.setdefault(blob, []).append(output)
-            if output.shape != collected[blob][0].shape:
-                raise WorkerError("output %r changes its shape from sample to sample" % blob)
-    files = {}
-    for number, (blob, outputs) in enumerate(collected.items()):
-        files[blob] = str(folder / ("%s-%d.npy" % (name, number)))
-        np.save(files[blob], np.stack(outputs))
-    return files
+    writers: Dict[str, RowWriter] = {}
+    with contextlib.ExitStack() as stack:
+        for number, sample in enumerate(zip(*inputs)):
+            if number >= 2 and time.monotonic() > end:
+                break
+            message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
+            for blob, output in zip(message["names"], outputs):
+                if blob not in writers:
+                    file = folder / ("%s-%d.npy" % (name, len(writers)))
+                    writers[blob] = stack.enter_context(RowWriter(file))
+                try:
+                    writers[blob].append(output)
+                except ValueError:
+                    raise WorkerError("output %r changes its shape from sample to sample" % blob) from None
+    return {blob: writer.path for blob, writer in writers.items()}
 
 
 def _time(child: Child, result: Message, job: Message, watch: Sampler) -> Child:

@@ -139,8 +139,8 @@ def calibrate_batches(
     progress: Progress | None = None,
 ) -> list[ActivationStats]:
     """Like :func:`calibrate`, for batches of the images: the i-th has the images i, i + batches, …"""
-    roots = graph.roots()
-    blobs = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
+    uses = graph.uses()
+    blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
     if not blobs:
         raise ModelError("the network has no layer that ncnn could run in int8")
     with Crew(graph, threads) as crew:
