@@ -22,7 +22,7 @@ from ncnnkit.cli import app
 from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ModelError, NcnnkitError, RecipeError, StorageError
 from ncnnkit.model import ncnnfile
-from ncnnkit.onboard.worker import OPTIONS
+from ncnnkit.onboard.network import OPTIONS
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
 from ncnnkit.samples.preprocess import Preprocess

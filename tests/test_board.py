@@ -185,7 +185,7 @@ def test_sshd_is_restarted_in_the_middle(device: Device, tmp_path: Path) -> None
 def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
     def kill(message: Any) -> None:
         if message["stage"] == "time":
-            on_board("pkill -KILL -f 'program-.*/jobs.py job.json'")
+            on_board("pkill -KILL -f 'program-.* job job.json'")
 
     (row,) = device.run_job(job(tmp_path, rounds=100, seconds=30.0), kill)["variants"]
     assert row["status"] == "crashed"
@@ -202,7 +202,7 @@ def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
     def kill(message: Any) -> None:
         if message["stage"] == "time" and not killed:
             killed.append(message)
-            on_board("pkill -KILL -o -f 'worker.py serve'")
+            on_board("pkill -KILL -o -f 'program-.* serve'")
 
     first, other = device.run_job({**rows, "variants": [*rows["variants"], second]}, kill)["variants"]
     assert (first["status"], other["status"]) == ("crashed", "ok")

@@ -299,7 +299,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
 
 def test_importing_and_asking_for_help_load_nothing_heavy() -> None:
     code = (
-        "import sys, ncnnkit, ncnnkit.onboard.worker; "
+        "import sys, ncnnkit, ncnnkit.onboard.child; "
         "print([m for m in ('PIL', 'torch', 'onnxruntime', 'plotly', 'rich', 'ncnn', 'typer') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

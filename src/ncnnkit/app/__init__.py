@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.ncnnfile import load
-from ..onboard.worker import OPTIONS
+from ..onboard.network import OPTIONS
 from ..record.folder import LABELS, content, load_run, staging
 from ..record.schema import Run, Variant
 

@@ -140,8 +140,8 @@ def measure(
         fix_clocks: hold the clocks at their highest, where that is permitted.
 
     Returns:
-        A result of :func:`ncnnkit.onboard.jobs.measure` for each plan, in order. Where a device was lost, those of its
-        plans are ``crashed`` and say so.
+        A result of :func:`ncnnkit.onboard.measuring.measure` for each plan, in order. Where a device was lost, the
+        results of its plans are ``crashed`` and say so.
     """
     scratch = folder / "scratch"
     scratch.mkdir()
