@@ -176,6 +176,7 @@ def sample_run() -> dict[str, Any]:
     half_note = "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
     return {
         "schema": 1,
+        "files": ["net-fp32.bin", "net-fp32.param", "report.html", "run.json"],
         "model": {
             "reference": "models/tiny.onnx",
             "name": "tiny",

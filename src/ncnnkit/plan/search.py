@@ -527,7 +527,7 @@ def run_graphs(
                         child.kill()
                     raise
         except WorkerError as error:
-            raise RuntimeFailure(f"plan: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"plan: {error.sentence}") from None
 
 
 def time_graphs(
@@ -561,5 +561,5 @@ def time_graphs(
                     found = child.ask("time", seconds=seconds, min_samples=3, max_samples=100)[0]["samples"]
                     samples[name] += found[1:]
         except WorkerError as error:
-            raise RuntimeFailure(f"plan: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"plan: {error.sentence}") from None
     return {name: float(np.median(found)) for name, found in samples.items()}

@@ -317,6 +317,7 @@ class Run(TypedDict):
     """One run, as run.json holds it."""
 
     schema: int
+    files: list[str]
     model: Model
     recipe: RecipeFields
     preprocess: PreprocessFields | None
