@@ -22,7 +22,7 @@ from ncnnkit.cli import app
 from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ModelError, NcnnkitError, RecipeError, StorageError
 from ncnnkit.model import ncnnfile
-from ncnnkit.onboard.worker import OPTIONS
+from ncnnkit.onboard.network import OPTIONS
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
 from ncnnkit.samples.preprocess import Preprocess
@@ -67,7 +67,7 @@ def own_run(run_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
     chosen = make_app(run_folder, "int8", tmp_path / "app")
-    assert chosen["name"] == "int8-cpu"
+    assert chosen.name == "int8-cpu"
     for name in ("CMakeLists.txt", "CMakePresets.json", "README.md", "run.sh", "scripts/deploy.sh", "src/main.cpp"):
         assert (tmp_path / "app" / name).is_file(), name
     models = tmp_path / "app/models"
@@ -86,8 +86,8 @@ def test_of_several_devices_the_variants_of_one(own_run: Path, tmp_path: Path) -
     there = [{**v, "name": f"{v['name']}@my board", "device": "my board"} for v in variants]
     here = [{**v, "name": f"{v['name']}@local"} for v in variants]
     edit(own_run, variants=here + there, recommended=None)
-    assert make_app(own_run, "int8", tmp_path / "a")["name"] == "int8-cpu@local"
-    assert make_app(own_run, "int8-cpu@my board", tmp_path / "b")["device"] == "my board"
+    assert make_app(own_run, "int8", tmp_path / "a").name == "int8-cpu@local"
+    assert make_app(own_run, "int8-cpu@my board", tmp_path / "b").device == "my board"
     for name in "ab":
         rows = (tmp_path / name / "models/variants.txt").read_text().splitlines()
         assert rows == [f"{p}-cpu {p} cpu m-{p}" for p in ("fp32", "fp16", "int8")]
@@ -199,6 +199,20 @@ def test_several_inputs(own_run: Path, tmp_path: Path) -> None:
     model["inputs"] *= 2
     edit(own_run, model=model)
     refused(own_run, tmp_path, ModelError, "this network has several")
+
+
+def test_files_of_the_users_that_an_app_would_replace(run_folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "app"
+    make_app(run_folder, "fp32", home, lang="python")
+    (home / "CMakeLists.txt").write_text("mine")
+    with pytest.raises(StorageError, match=r"there is a CMakeLists\.txt that ncnnkit did not write"):
+        make_app(run_folder, "fp32", home)
+    assert (home / "CMakeLists.txt").read_text() == "mine"
+    (home / "CMakeLists.txt").unlink()
+    (home / "notes.txt").write_text("mine")
+    make_app(run_folder, "fp32", home)
+    assert not (home / "infer.py").exists(), "the other app's"
+    assert (home / "notes.txt").read_text() == "mine"
 
 
 def test_the_command(run_folder: Path, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from typer.testing import CliRunner, Result
 
 import ncnnkit
 from ncnnkit.cli import app
+from ncnnkit.codec import decode, encode
 from ncnnkit.measure import tune as tuning
 from ncnnkit.model import ncnnfile
-from ncnnkit.record.schema import validate
+from ncnnkit.record.run import Run
 
 
 @pytest.fixture
@@ -117,8 +118,8 @@ def test_run_and_report(home: Path) -> None:
     (home / "ncnnkit-out/report.html").unlink()
     assert "int8-cpu" in ok("report ncnnkit-out")
     assert (home / "ncnnkit-out/report.html").read_text() == page
-    printed = validate(json.loads(ok("run m.param --recipe recipe.toml --precision fp32 --out o2 --json")))
-    assert printed == json.loads((home / "o2/run.json").read_text())
+    printed = decode(ok("run m.param --recipe recipe.toml --precision fp32 --out o2 --json"), Run)
+    assert encode(printed) == (home / "o2/run.json").read_bytes()
 
 
 def test_doctor(home: Path) -> None:
@@ -299,7 +300,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
 
 def test_importing_and_asking_for_help_load_nothing_heavy() -> None:
     code = (
-        "import sys, ncnnkit, ncnnkit.onboard.worker; "
+        "import sys, ncnnkit, ncnnkit.onboard.child; "
         "print([m for m in ('PIL', 'torch', 'onnxruntime', 'plotly', 'rich', 'ncnn', 'typer') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
 from ncnnkit.plan import costs as costing
-from ncnnkit.plan.costs import FREE, INT8, MASKS, Costs, calibrated, chains, measure_costs, predict, uniform
+from ncnnkit.plan.costs import INT8, MASKS, Costs, calibrated, chains, measure_costs, predict, uniform
 
 CHOICES = ("fp32", "bf16", "int8", "int8-winograd")
 
@@ -30,18 +30,18 @@ def measured() -> Costs:
 def invented(graph: Graph) -> Costs:
     """Costs one can add up by hand: 8 ms in fp32, 4 in bf16, 2 in int8, 0.5 less at each end that is int8."""
     layers = {}
-    names = [layer.name for layer in graph.layers if layer.type not in FREE]
+    names = [layer.name for layer in graph.layers if layer.op.computes]
     for layer in graph.layers:
         layers.update({(layer.name, choice, False, False): ms for choice, ms in (("fp32", 8.0), ("bf16", 4.0))})
         if layer.op.int8 is not None:
-            sides = (False, True) if layer.type in costing.CHAINED else (False,)
+            sides = (False, True) if layer.op.chains_int8 else (False,)
             layers.update({(layer.name, "int8", i, o): 2.0 - 0.5 * i - 0.5 * o for i in sides for o in sides})
     kinds = {(name, choice): choice if choice == "bf16" else "float" for name in names for choice in CHOICES[:3]}
     kinds = {key: kind for key, kind in kinds.items() if (*key, False, False) in layers}
     conversions = {
-        (root, *pair): 0.25 for root in graph.roots().values() for pair in (("bf16", "float"), ("float", "bf16"))
+        (root, *pair): 0.25 for root in graph.uses().roots for pair in (("bf16", "float"), ("float", "bf16"))
     }
-    free = frozenset(layer.name for layer in graph.layers if layer.type in FREE)
+    free = frozenset(layer.name for layer in graph.layers if not layer.op.computes)
     return Costs(layers, conversions, kinds, kinds, free)
 
 

@@ -32,7 +32,7 @@ from ncnnkit.device.names import add_name, load_names, names_file, remove_name, 
 from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
 from ncnnkit.errors import DeviceError, RecipeError
-from ncnnkit.onboard.worker import WorkerError
+from ncnnkit.onboard.child import WorkerError
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-rf", "*", "~", "ü; exit 1", "a\\b", ""]
 
@@ -263,7 +263,7 @@ def test_a_serving_process_there_tells_of_its_death(here: Board, model: Path) ->
     with here.child() as child:
         param, weights = here.put([model, model.with_suffix(".bin")])
         child.ask("load", param=param, bin=weights, backend="cpu", precision="fp32", threads=1)
-        subprocess.run(["pkill", "-SEGV", "-f", processes(here, "program-.*/worker.py serve")], check=True)
+        subprocess.run(["pkill", "-SEGV", "-f", processes(here, "program-.* serve")], check=True)
         with pytest.raises(WorkerError, match=r"signal 11 \(SIGSEGV\)"):
             child.ask("memory")
 
@@ -321,7 +321,7 @@ def test_a_measuring_process_that_is_killed_keeps_what_it_had(here: Board, tmp_p
 
     def kill(message: Any) -> None:
         if message["stage"] == "time" and message["round"] == 2:
-            subprocess.run(["pkill", "-KILL", "-f", processes(here, "program-.*/jobs.py job.json")], check=True)
+            subprocess.run(["pkill", "-KILL", "-f", processes(here, "program-.* job job.json")], check=True)
 
     rows = here.run_job({**asked, "variants": [*asked["variants"], second]}, kill)["variants"]
     assert [row["status"] for row in rows] == ["crashed", "crashed"]
@@ -336,7 +336,7 @@ def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Pat
     with pytest.raises(KeyboardInterrupt):
         here.run_job(job(tmp_path, model, seconds=60.0), interrupt)
     assert list((home_of(here) / "jobs").iterdir()) == []
-    assert subprocess.run(["pgrep", "-f", processes(here, "program-.*/jobs.py job.json")], check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-f", processes(here, "program-.* job job.json")], check=False).returncode == 1
 
 
 def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, model: Path) -> None:
@@ -406,7 +406,7 @@ def test_polite_ends_stop_a_job(here: Board, tmp_path: Path, model: Path) -> Non
     thread.join(60)
     assert not thread.is_alive()
     time.sleep(0.2)
-    assert subprocess.run(["pgrep", "-f", processes(here, "program-.*/worker.py serve")], check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-f", processes(here, "program-.* serve")], check=False).returncode == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

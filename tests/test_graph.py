@@ -63,26 +63,35 @@ def test_a_noop_somebody_reads_from_is_a_layer_like_others() -> None:
     assert graph.outputs == ["out0"]
 
 
-def test_producers_and_consumers() -> None:
-    graph = branches()
-    assert {blob: layer.name for blob, layer in graph.producers().items()} == {
-        "in0": "in0", "a": "s1", "b": "s1", "c": "s2", "d": "s2", "e": "relu", "out0": "add",
-    }  # fmt: skip
-    assert {blob: [layer.name for layer in layers] for blob, layers in graph.consumers().items()} == {
-        "in0": ["s1"], "b": ["s2"], "c": ["relu"], "a": ["add"], "e": ["add"],
-    }  # fmt: skip
-
-
-def test_consumers_holds_every_reader_of_a_blob() -> None:
-    graph = branches()
-    graph.layer("add").inputs = ["e", "e"]
-    assert graph.consumers()["e"] == [graph.layer("add")] * 2
-
-
-def test_roots_look_through_splits() -> None:
-    assert branches().roots() == {
+def test_uses_look_through_splits() -> None:
+    uses = branches().uses()
+    assert uses.roots == ("in0", "e", "out0")
+    assert {blob: uses.root(blob) for blob in ("in0", "a", "b", "c", "d", "e", "out0")} == {
         "in0": "in0", "a": "in0", "b": "in0", "c": "in0", "d": "in0", "e": "e", "out0": "out0",
     }  # fmt: skip
+    assert [uses.producer(blob).name for blob in ("d", "e", "out0")] == ["in0", "relu", "add"]
+    assert [layer.name for layer in uses.readers("in0")] == [layer.name for layer in uses.readers("c")]
+    assert [layer.name for layer in uses.readers("in0")] == ["relu", "add"]
+    assert uses.readers("out0") == []
+
+
+def test_a_layer_that_reads_a_value_twice_is_two_readers() -> None:
+    graph = branches()
+    graph.layer("add").inputs = ["e", "e"]
+    assert graph.uses().readers("e") == [graph.layer("add")] * 2
+
+
+def test_a_value_is_an_output_where_a_copy_of_it_is() -> None:
+    graph = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Split s 1 2 a b c", "ReLU q 1 1 b d")
+    uses = graph.uses()
+    assert [uses.is_output(blob) for blob in ("in0", "a", "b", "c", "d")] == [False, True, True, True, True]
+
+
+def test_a_noop_nobody_reads_from_is_no_reader() -> None:
+    marks = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Noop n 1 0 a").uses()
+    assert (marks.readers("a"), marks.is_output("a")) == ([], True)
+    between = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Noop n 1 1 a b", "ReLU q 1 1 b out0").uses()
+    assert ([layer.name for layer in between.readers("a")], between.is_output("a")) == (["n"], False)
 
 
 def test_layers_are_found_by_name() -> None:

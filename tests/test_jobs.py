@@ -17,9 +17,10 @@ from networks import samples, small
 
 from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
-from ncnnkit.onboard import jobs
-from ncnnkit.onboard.sysfs import Sampler
-from ncnnkit.onboard.worker import Child
+from ncnnkit.onboard import jobs, measuring, variants
+from ncnnkit.onboard.child import Child
+from ncnnkit.onboard.measuring import measure
+from ncnnkit.onboard.sampler import Sampler
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def job(folder: Path, param: Path, precisions: list[str]) -> dict[str, Any]:
 
 def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Path) -> None:
     told: list[Any] = []
-    first, second = jobs.measure(job(tmp_path, model, ["fp32", "bf16"]), told.append)["variants"]
+    first, second = measure(job(tmp_path, model, ["fp32", "bf16"]), told.append)["variants"]
     assert [(v["status"], v["reason"]) for v in (first, second)] == [("ok", ""), ("ok", "")]
     assert np.load(first["outputs"]["out0"]).shape == (3, 10)
     assert not np.array_equal(np.load(first["outputs"]["out0"]), np.load(second["outputs"]["out0"]))
@@ -56,7 +57,7 @@ def test_conditions_and_the_sustained_run_are_told(tmp_path: Path, model: Path) 
     told: list[Any] = []
     request = {**job(tmp_path, model, ["fp32"]), "fix_clocks": True, "sustained": 0.3, "journal": str(tmp_path / "j")}
     request["variants"][0]["cpus"] = [min(os.sched_getaffinity(0))]
-    result = jobs.measure(request, told.append)
+    result = measure(request, told.append)
     (variant,) = result["variants"]
     assert (variant["status"], variant["first_ms"] > 0) == ("ok", True)
     assert set(result["clocks"]) == {"fixed", "refused"}
@@ -75,8 +76,8 @@ def test_the_board_is_watched_while_a_variant_is_timed(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = str(boards.jetson_orin(tmp_path / "board"))
-    monkeypatch.setattr("ncnnkit.onboard.sysfs.Sampler", lambda **options: Sampler(root, **options))
-    (variant,) = jobs.measure(job(tmp_path, model, ["fp32"]), lambda step: None)["variants"]
+    monkeypatch.setattr(variants, "Sampler", lambda **options: Sampler(root, **options))
+    (variant,) = measure(job(tmp_path, model, ["fp32"]), lambda step: None)["variants"]
     conditions = variant["conditions"]
     assert conditions["looks"] >= 2, "once in each round"
     assert conditions["clocks_mhz"]["all"]["median"] == 1510.0
@@ -93,8 +94,8 @@ def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
             super().__init__(None if started else ["sh", "-c", "kill -SEGV $$"])
             started.append(self)
 
-    monkeypatch.setattr(jobs, "Child", Dying)
-    dead, alive = jobs.measure(job(tmp_path, model, ["fp32", "bf16"]), lambda step: None)["variants"]
+    monkeypatch.setattr(measuring, "Child", Dying)
+    dead, alive = measure(job(tmp_path, model, ["fp32", "bf16"]), lambda step: None)["variants"]
     assert dead["status"] == "crashed"
     assert "SIGSEGV" in dead["reason"]
     assert alive["status"] == "ok"
@@ -109,11 +110,13 @@ def test_a_job_file(tmp_path: Path, model: Path) -> None:
     assert not (tmp_path / "result.json.part").exists()
 
 
-def test_three_files_are_all_a_board_needs(tmp_path: Path, model: Path) -> None:
+def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "anywhere"
+    folder.mkdir()
     for path in PROGRAM:
-        shutil.copy(path, tmp_path / path.name)
+        shutil.copy(path, folder / path.name)
     (tmp_path / "job.json").write_text(json.dumps(job(tmp_path, model, ["fp32"])))
-    command = [sys.executable, str(tmp_path / "jobs.py"), "job.json", "result.json"]
+    command = [sys.executable, str(folder), "job", "job.json", "result.json"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert [json.loads(line)["stage"] for line in done.stdout.splitlines()] == ["evaluate", "time", "time"]
@@ -129,7 +132,7 @@ def test_vulkan_without_a_device_is_called_a_fallback(
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
     request = job(tmp_path, model, ["fp32"])
     request["variants"][0]["backend"] = "vulkan"
-    (variant,) = jobs.measure(request, lambda step: None)["variants"]
+    (variant,) = measure(request, lambda step: None)["variants"]
     assert (variant["status"], variant["device"]) == ("fallback", None)
     assert "no Vulkan device" in variant["reason"]
 
@@ -138,7 +141,7 @@ def test_vulkan_without_a_device_is_called_a_fallback(
 def test_a_software_device_is_called_a_fallback(tmp_path: Path, model: Path) -> None:
     request = job(tmp_path, model, ["fp32"])
     request["variants"][0]["backend"] = "vulkan"
-    (variant,) = jobs.measure(request, lambda step: None)["variants"]
+    (variant,) = measure(request, lambda step: None)["variants"]
     assert variant["device"] is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
     expected = "fallback" if variant["device"]["type"] == "cpu" else "ok"
     assert variant["status"] == expected

@@ -18,7 +18,7 @@ from ncnnkit.device.session import probe
 from ncnnkit.errors import RecipeError
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.ops import Mask
-from ncnnkit.plan.costs import FREE, INT8, MASKS, Costs, blob_shapes, measure_costs, predict, uniform
+from ncnnkit.plan.costs import INT8, MASKS, Costs, blob_shapes, measure_costs, predict, uniform
 from ncnnkit.plan.search import (
     Limit,
     MixedPlan,
@@ -64,7 +64,7 @@ def by_hand(graph: Graph) -> Costs:
     """
     layers, kinds = {}, {}
     for layer in graph.layers:
-        if layer.type in FREE:
+        if not layer.op.computes:
             continue
         for choice, ms in (("fp32", 8.0), ("bf16", 4.0)):
             layers[layer.name, choice, False, False] = ms
@@ -75,8 +75,8 @@ def by_hand(graph: Graph) -> Costs:
             layers.update({(layer.name, "int8", i, o): 2.0 - 0.5 * i - 0.5 * o for i in sides for o in sides})
             kinds[layer.name, "int8"] = "float"
     ways = (("bf16", "float"), ("float", "bf16"))
-    conversions = {(root, *way): 0.25 for root in graph.roots().values() for way in ways}
-    free = frozenset(layer.name for layer in graph.layers if layer.type in FREE)
+    conversions = {(root, *way): 0.25 for root in graph.uses().roots for way in ways}
+    free = frozenset(layer.name for layer in graph.layers if not layer.op.computes)
     return Costs(layers, conversions, kinds, kinds, free)
 
 

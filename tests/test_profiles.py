@@ -18,9 +18,8 @@ from ncnnkit.errors import RuntimeFailure
 from ncnnkit.measure.profiles import profile, tapped
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
-from ncnnkit.onboard import worker
+from ncnnkit.onboard.child import WorkerError
 from ncnnkit.onboard.jobs import run_job
-from ncnnkit.plan.costs import FREE
 
 LITE0 = Path(ncnnkit.__file__).parent / "data" / "efficientnet-lite0.onnx"
 
@@ -113,7 +112,7 @@ def test_layers_without_bf16_are_seen_to_run_in_fp32(model: Path) -> None:
 
 def test_taps_change_nothing_that_is_computed() -> None:
     graph = small()
-    layers = [layer for layer in graph.layers if layer.type not in FREE]
+    layers = [layer for layer in graph.layers if layer.op.computes]
     run, taps = tapped(graph, layers)
     run.verify()
     assert len(taps) == len(layers) == 7
@@ -150,7 +149,7 @@ def test_without_a_vulkan_device_that_is_said(model: Path, monkeypatch: pytest.M
 
 def test_a_job_that_fails_says_why(model: Path) -> None:
     def refuse(job: dict[str, Any]) -> dict[str, Any]:
-        raise worker.WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
+        raise WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
 
     with pytest.raises(RuntimeFailure, match="timing layers: ncnn died: signal 11"):
         profile(model, refuse)

@@ -18,7 +18,7 @@ from ncnnkit.errors import FormatError, ModelError, RecipeError
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.ops import Mask
-from ncnnkit.onboard.worker import Tally
+from ncnnkit.onboard.tally import Tally
 from ncnnkit.quantization import METHODS, Table, correct_bias, load_table, make_table, quantize, save_table
 from ncnnkit.quantization.calibration import KL_BINS, BlobStats, calibrate
 from ncnnkit.quantization.scales import (

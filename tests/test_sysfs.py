@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import signal
@@ -17,8 +16,12 @@ from typing import Any
 import boards
 import pytest
 
-from ncnnkit.onboard import sysfs
-from ncnnkit.onboard.sysfs import Sampler, describe, fixed_clocks, restore_clocks
+from ncnnkit.onboard import clocks
+from ncnnkit.onboard.clocks import fixed_clocks, restore_clocks
+from ncnnkit.onboard.machine import describe
+from ncnnkit.onboard.sampler import Sampler
+from ncnnkit.onboard.sensors import powers
+from ncnnkit.onboard.sysfs import cpu_list
 
 
 def clusters(root: Path, **options: Any) -> list[tuple[Any, ...]]:
@@ -27,13 +30,6 @@ def clusters(root: Path, **options: Any) -> list[tuple[Any, ...]]:
 
 
 # ------------------------------------------------------------------------------------------------------ describing
-
-
-def test_it_is_written_for_python_3_9_and_needs_nothing() -> None:
-    tree = ast.parse(Path(sysfs.__file__).read_text(), feature_version=(3, 9))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported <= set(sys.stdlib_module_names)
 
 
 def test_an_rk3588_has_two_clusters_though_three_clocks(tmp_path: Path) -> None:
@@ -188,7 +184,7 @@ def test_without_the_right_to_write_nothing_changes(
             raise PermissionError(13, "Permission denied")
         return open(path, mode, *rest)
 
-    monkeypatch.setattr(sysfs, "open", refuse, raising=False)
+    monkeypatch.setattr(clocks, "open", refuse, raising=False)
     with fixed_clocks(tmp_path / "journal", str(rock)) as report:
         assert report["fixed"] == []
         assert set(report["refused"].values()) == {"not permitted; as root it is"}
@@ -206,7 +202,7 @@ def test_without_a_journal_no_clock_is_touched(rock: Path, tmp_path: Path) -> No
 HOLDING = """
     import sys, time
     from pathlib import Path
-    from ncnnkit.onboard.sysfs import fixed_clocks
+    from ncnnkit.onboard.clocks import fixed_clocks
     with fixed_clocks(Path(sys.argv[1]), sys.argv[2]):
         print("fixed", flush=True)
         time.sleep(60)
@@ -338,7 +334,7 @@ def test_an_energy_counter_becomes_power_also_where_it_starts_again(
     root = boards.laptop(tmp_path)
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    (sensor,) = sysfs._powers(root)
+    (sensor,) = powers(root)
     counter = root / "sys/class/powercap/intel-rapl:0/energy_uj"
     assert sensor.read() is None
     now[0], _ = 102.0, counter.write_text("30001000\n")
@@ -358,11 +354,11 @@ def test_a_raspberry_pi_5_tells_the_power_of_its_rails(tmp_path: Path) -> None:
     found = watched(root)
     assert found["power_w"]["PMIC"]["mean"] == pytest.approx(0.5 * 3.3 + 2.0 * 0.75)
     assert found["energy_of"] == "PMIC"
-    (sensor,) = sysfs._powers(root)
+    (sensor,) = powers(root)
     assert sensor.read() is not None
     assert sensor.read() is None, "not again within a second"
     tool.write_text("#!/bin/sh\necho not permitted\n")
-    assert sysfs._powers(root)[0].read() is None
+    assert powers(root)[0].read() is None
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
@@ -373,7 +369,7 @@ def test_the_watching_thread_keeps_off_the_cpus_under_measurement(rock: Path) ->
         _wait_for_looks(sampler, 1)
         status = Path(f"/proc/self/task/{sampler._thread.native_id}/status").read_text()
     allowed = next(line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
-    assert sysfs._cpu_list(allowed) == others
+    assert cpu_list(allowed) == others
     assert first in os.sched_getaffinity(0), "the measuring itself does not"
 
 

@@ -18,15 +18,18 @@ from ncnnkit.device.session import probe
 from ncnnkit.errors import ModelError, RuntimeFailure
 from ncnnkit.measure.tune import BASE, Placement, candidates, judge, placements, tune
 from ncnnkit.model import ncnnfile
-from ncnnkit.onboard import sysfs, worker
-from ncnnkit.onboard.jobs import differences, halve, put_back, run_job, worst_cosine
-from ncnnkit.onboard.worker import Child, WorkerError
+from ncnnkit.onboard.child import Child, WorkerError
+from ncnnkit.onboard.clusters import clusters as list_clusters
+from ncnnkit.onboard.jobs import run_job
+from ncnnkit.onboard.machine import describe
+from ncnnkit.onboard.network import SWITCHES
+from ncnnkit.onboard.tuning import differences, halve, put_back, worst_cosine
 
 MODELS = {"fp32": Path("m.param"), "fp16": Path("m.param"), "bf16": Path("m.param")}
 
 
 def machine(root: Path, **fields: Any) -> dict[str, Any]:
-    board = sysfs.describe(str(root), machine="aarch64")
+    board = describe(str(root), machine="aarch64")
     cpus = [cpu for cluster in board["clusters"] for cpu in cluster["cpus"]]
     return {
         "cores": len(cpus), "default_threads": 4, "cpu_features": ["neon", "fp16-arithmetic"], "vulkan": [],
@@ -38,7 +41,7 @@ def machine(root: Path, **fields: Any) -> dict[str, Any]:
 
 
 def test_on_big_and_little_cores_each_is_tried_and_all(tmp_path: Path) -> None:
-    clusters = sysfs.clusters(str(boards.rk3588(tmp_path)))
+    clusters = list_clusters(str(boards.rk3588(tmp_path)))
     assert list(map(str, placements(clusters))) == [
         "4 threads on little", "1 thread on big", "2 threads on big", "4 threads on big", "8 threads",
     ]  # fmt: skip
@@ -46,7 +49,7 @@ def test_on_big_and_little_cores_each_is_tried_and_all(tmp_path: Path) -> None:
 
 
 def test_three_clusters_also_without_the_little_one(tmp_path: Path) -> None:
-    found = placements(sysfs.clusters(str(boards.android(tmp_path))))
+    found = placements(list_clusters(str(boards.android(tmp_path))))
     assert list(map(str, found)) == [
         "4 threads on little", "2 threads on middle", "1 thread on big", "2 threads on big",
         "4 threads on all but little", "8 threads",
@@ -55,12 +58,12 @@ def test_three_clusters_also_without_the_little_one(tmp_path: Path) -> None:
 
 
 def test_a_board_of_one_cluster_is_left_to_the_system(tmp_path: Path) -> None:
-    found = placements(sysfs.clusters(str(boards.raspberry_pi_5(tmp_path))))
+    found = placements(list_clusters(str(boards.raspberry_pi_5(tmp_path))))
     assert found == [Placement(1), Placement(2), Placement(4)]
 
 
 def test_hyperthreads_are_used_last(tmp_path: Path) -> None:
-    found = placements(sysfs.clusters(str(boards.laptop(tmp_path))))
+    found = placements(list_clusters(str(boards.laptop(tmp_path))))
     assert found[1:4] == [Placement(1, "big", (0, 2)), Placement(2, "big", (0, 2)), Placement(4, "big", (0, 1, 2, 3))]
     alone = [{"name": "all", "cpus": [0, 1, 2, 3], "cores": [0, 1]}]
     assert placements(alone) == [Placement(1, "cores", (0, 1)), Placement(2, "cores", (0, 1)), Placement(4)]
@@ -72,7 +75,7 @@ def test_the_grid_begins_with_ncnns_defaults_and_has_nothing_twice(tmp_path: Pat
     assert (first["name"], first["precision"], first["threads"], first["cpus"]) == (BASE, "fp16", 4, [])
     assert len(rows) == 1 + 5 * (6 + 7 + 6), "fp16 arithmetic can be switched off"
     assert len({row["name"] for row in rows}) == len(rows)
-    assert all(set(row["options"]) <= set(worker.SWITCHES) for row in rows)
+    assert all(set(row["options"]) <= set(SWITCHES) for row in rows)
     assert "bf16, 4 threads on big, no winograd, no sgemm" in {row["name"] for row in rows}
     pi = machine(boards.raspberry_pi_5(tmp_path / "5"))
     assert len(candidates(MODELS, pi)) == 3 * (6 + 7 + 6), "the defaults are one of them"

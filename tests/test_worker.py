@@ -16,9 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import network, samples, small
 
+from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
-from ncnnkit.onboard import worker
-from ncnnkit.onboard.worker import Child, Tally, WorkerError
+from ncnnkit.onboard import messages
+from ncnnkit.onboard.child import Child, WorkerError
+from ncnnkit.onboard.machine import driver_version
+from ncnnkit.onboard.network import SWITCHES
+from ncnnkit.onboard.tally import Tally, stride
 
 
 @pytest.fixture
@@ -53,34 +57,29 @@ def test_messages_arrive_as_they_were_sent(message: dict[str, Any], kinds: list[
     message.pop("arrays", None)
     arrays = [np.arange(np.prod(shape, dtype=int)).astype(dtype).reshape(shape) for dtype, shape in kinds]
     stream = io.BytesIO()
-    worker.send(stream, message, arrays)
+    messages.send(stream, message, arrays)
     stream.seek(0)
-    received = worker.receive(stream.read, stream.readline)
+    received = messages.receive(stream.read, stream.readline)
     assert received is not None
     assert received[0] == message
     assert [(a.dtype, a.shape) for a in received[1]] == [(a.dtype, a.shape) for a in arrays]
     assert all(np.array_equal(a, b) for a, b in zip(received[1], arrays, strict=True))
-    assert worker.receive(stream.read, stream.readline) is None
+    assert messages.receive(stream.read, stream.readline) is None
 
 
-PROGRAM = ("jobs", "sysfs", "worker")
-"""The modules a board gets."""
-
-
-@pytest.mark.parametrize("module", PROGRAM)
-def test_what_a_board_gets_needs_only_numpy_ncnn_and_the_standard_library(module: str) -> None:
-    tree = ast.parse((Path(worker.__file__).parent / f"{module}.py").read_text())
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.stem)
+def test_what_a_board_gets_needs_only_numpy_ncnn_and_the_standard_library(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     found |= {(node.module or "").split(".")[0] for node in froms if not node.level}
-    assert found - set(sys.stdlib_module_names) <= {"numpy", "ncnn", *PROGRAM}
-    assert {node.module or node.names[0].name for node in froms if node.level} <= set(PROGRAM)
+    assert found - set(sys.stdlib_module_names) <= {"numpy", "ncnn"}
+    assert {node.module or node.names[0].name for node in froms if node.level} <= {path.stem for path in PROGRAM}
 
 
-@pytest.mark.parametrize("module", PROGRAM)
-def test_what_a_board_gets_is_written_for_python_3_9(module: str) -> None:
-    source = (Path(worker.__file__).parent / f"{module}.py").read_text()
-    tree = ast.parse(source, feature_version=(3, 9))
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.stem)
+def test_what_a_board_gets_is_written_for_python_3_9(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Match)]
 
 
@@ -158,7 +157,7 @@ def test_options_reach_ncnn_after_the_precisions(model: Path) -> None:
 def test_every_switch_is_an_option_of_ncnns() -> None:
     import ncnn
 
-    assert all(isinstance(getattr(ncnn.Option(), option), bool) for option in worker.SWITCHES.values())
+    assert all(isinstance(getattr(ncnn.Option(), option), bool) for option in SWITCHES.values())
 
 
 def test_without_a_number_of_threads_ncnn_takes_its_own(model: Path) -> None:
@@ -266,9 +265,9 @@ def test_a_sample_meets_every_column() -> None:
     batch[:, :, 0] = 1.0
     tally = Tally(64, sample=1 << 14)
     tally.add(batch)
-    counted = batch.size / worker.stride(batch.size // (1 << 14), 256)
+    counted = batch.size / stride(batch.size // (1 << 14), 256)
     assert tally.histogram.sum() == pytest.approx(counted / 256, rel=0.05)
-    assert worker.stride(0, 7) == 1
+    assert stride(0, 7) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ ncnn
@@ -279,7 +278,7 @@ def test_a_sample_meets_every_column() -> None:
     [(0x10DE, 2435301632, "580.159.04"), (0x10005, 1, "0.0.1"), (0x13B5, 4194305, "1.0.1")],
 )
 def test_driver_versions_are_read_as_their_makers_write_them(vendor: int, number: int, expected: str) -> None:
-    assert worker.driver_version(vendor, number) == expected
+    assert driver_version(vendor, number) == expected
 
 
 def test_a_layer_that_works_in_place_on_the_input_leaves_it_as_it_was(tmp_path: Path) -> None:

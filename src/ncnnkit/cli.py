@@ -591,7 +591,7 @@ def explain_layer(
     as_json: Json = False,
 ) -> None:
     """Why a layer got its precision in the mixed model."""
-    from .record.store import load_run
+    from .record.folder import load_run
     from .report import layer_table, plan_table
 
     plan = load_run(folder).plan
@@ -614,12 +614,13 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")], as_json: Json = False
 ) -> None:
     """Write a run's report.html again and print its table."""
-    from .record.store import load_run
+    from .record.folder import REPORT, load_run, replacing
     from .report import write_report
 
     document = load_run(folder)
     home = folder if folder.is_dir() else folder.parent
-    write_report(document, home / "report.html")
+    with replacing(home, REPORT) as path:
+        write_report(document, path)
     _print_run(document, home, as_json)
 
 

@@ -20,6 +20,7 @@ from .device.session import Session, has_int8, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
 from .measure.variants import (
+    FILES,
     Models,
     describe,
     measure,
@@ -37,8 +38,19 @@ from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
 from .recipe import AUTO, Recipe, save_recipe
 from .record.environment import environment, installed
+from .record.folder import (
+    LABELS,
+    LOG,
+    RECIPE,
+    REPORT,
+    RUN,
+    load_run,
+    refuse_to_replace,
+    save_labels,
+    save_run,
+    staging,
+)
 from .record.run import ConversionCheck, Device, Images, Likeness, Plan, Run, SkippedFile, Stage, Variant
-from .record.store import LABELS, RUN, load_run, save_labels, save_run, staging
 from .report import write_report
 from .samples.images import ImageSet, InputSpec, open_images
 from .samples.labels import read_labels
@@ -53,7 +65,6 @@ Tell = Callable[[str, int, int], None]
 """Progress: (stage, done, total); total 0 where it cannot be known."""
 
 ARRAYS = "none: the inputs are arrays"
-PNNX_LOG = "pnnx.log"
 CHECKED_IMAGES = 4  # for the conversion check
 STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
 
@@ -74,13 +85,15 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
     """
     stages = Stages(tell)
     limit = parse_limit(recipe.max_error, recipe.max_latency)
-    with staging(out) as folder, ExitStack() as opened:
+    reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
+    with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
             for site in sites:
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
+            refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(recipe, source)
             images, evaluation = open_image_sets(recipe, preprocess, source.inputs)
             if not (images.pictures or evaluation.pictures):
@@ -139,8 +152,15 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = plan_record(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
+            guesses = top5(source, evaluation, reference, recommended, results)
+            remove_scratch(folder, models)
+            (folder / LOG).write_text(conversion.log, encoding="utf-8")
+            if source.labels:
+                save_labels(source.labels, folder / LABELS)
+            save_recipe(recipe, folder / RECIPE)
             document = as_read(
                 Run(
+                    files=sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
                     model=source.record(graph, reference),
                     recipe=recipe,
                     preprocess=preprocess,
@@ -156,7 +176,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     variants=variants,
                     recommended=recommended,
                     why=why,
-                    top5=top5(source, evaluation, reference, recommended, results),
+                    top5=guesses,
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, quantisation=quantisation,
                         plan=planned, emulated=[site.device.name for site in sites if site.emulated],
@@ -164,13 +184,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     stages=stages.rows(),
                 )
             )  # fmt: skip
-            remove_scratch(folder, models)
-            (folder / PNNX_LOG).write_text(conversion.log, encoding="utf-8")
-            if source.labels:
-                save_labels(source.labels, folder / LABELS)
-            save_recipe(recipe, folder / "recipe.toml")
-            save_run(document, folder / "run.json")
-            write_report(document, folder / "report.html")
+            save_run(document, folder / RUN)
+            write_report(document, folder / REPORT)
     return document
 
 
@@ -363,7 +378,7 @@ def check_conversion(
         max_error=errors.max_error,
         seconds=round(conversion.seconds, 3),
         pnnx_version=installed("pnnx"),
-        log=PNNX_LOG,
+        log=LOG,
     )
 
 
@@ -401,6 +416,12 @@ def plan_record(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Va
 def device_record(site: Site, variants: Sequence[Variant]) -> Device:
     """A device, and what is recommended for it."""
     return site.record(*recommend([variant for variant in variants if variant.device == site.device.name]))
+
+
+def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
+    """Files that the run will make for certain, so that one of the user's shows before any work is done."""
+    made = [f"{source.name}-{FILES.get(p, p)}.{end}" for p in recipe.precisions for end in ("param", "bin")]
+    return [RUN, REPORT, RECIPE, LOG, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models) -> None:

@@ -38,7 +38,8 @@ def layer_errors(exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_o
     layers = [
         layer
         for layer in coarse.layers
-        if layer.type not in ("Input", "Split")
+        if layer.type != "Input"
+        and not layer.op.copies
         and layer.outputs
         and known.get(layer.outputs[0]) == (layer.name, layer.type)
         and (layer.params.get("int8_scale_term") or not int8_only)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from ..onboard.worker import Child
+from ..onboard.child import Child
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Gets a job's messages: one a step, see :func:`ncnnkit.onboard.jobs.measure`."""
+"""Gets a job's messages: one a step, see :func:`ncnnkit.onboard.measuring.measure`."""
 
 
 class Device(Protocol):

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DeviceError
-from ..onboard import agent, jobs
-from ..onboard.worker import Child
+from ..onboard import agent
+from ..onboard.child import Child
 from .base import Tell, job_files, map_files
 from .transport import Lost, Refused, Transport
 from .wheels import fetch_wheels
@@ -34,8 +34,8 @@ SETUP_TIMEOUT = 600.0  # seconds: unpacking and compiling on a slow card
 SILENCE = 4 * agent.BEAT  # seconds without a line from a job's follower: the connection is gone
 PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts at a broken connection
 
-PROGRAM = tuple(Path(jobs.__file__).parent / name for name in ("jobs.py", "sysfs.py", "worker.py"))
-"""What jobs run on a board."""
+PROGRAM = tuple(sorted(Path(agent.__file__).parent.glob("*.py")))
+"""What runs on a board: all of ``onboard/``."""
 
 # Find a Python, make the folder, and say whether the agent is there. Markers: a login shell may print a greeting.
 _HELLO = """
@@ -130,7 +130,7 @@ class Board:
     # --------------------------------------------------------------------------------------------------------- device
 
     def child(self) -> Child:
-        words = [self.python, f"{self._there.folder}/{self._program}/worker.py", "serve"]
+        words = [self.python, f"{self._there.folder}/{self._program}", "serve"]
         return Child(self._transport.command(["sh", "-c", _SHOWING_SIGNALS, "sh", *words]))
 
     def put(self, files: Sequence[Path]) -> list[str]:
@@ -142,7 +142,7 @@ class Board:
         A job goes by what is in it: one whose connection was lost goes on there, and asking for the same again takes
         it up, or what it made.
         """
-        python, program = self.python, f"{self._program}/jobs.py"
+        python, program = self.python, self._program
         files = job_files(job)
         there = dict(zip(map(str, files), self.put(files)))
         sent = {**map_files(job, lambda path: there[path]), "folder": "outputs", "record": RECORD}

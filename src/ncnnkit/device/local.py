@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from ..onboard.child import Child
 from ..onboard.jobs import run_job
-from ..onboard.worker import Child
 from .base import Tell
 
 

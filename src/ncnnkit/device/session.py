@@ -1,7 +1,7 @@
 """An ncnn network that runs: :class:`Session`.
 
-ncnn runs in a child process (:mod:`ncnnkit.onboard.worker`), so that whatever a model or a driver does there comes back
-as an error that says it, never as the end of your program.
+ncnn runs in a child process (:mod:`ncnnkit.onboard.network`). Whatever a model or a driver does there comes back as an
+error that says it, never as the end of your program.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import ModelError, RecipeError, RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph
-from ..onboard.worker import LOAD_TIMEOUT, OPTIONS, Child, WorkerError
+from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.network import OPTIONS
 
 Array = NDArray[Any]
 

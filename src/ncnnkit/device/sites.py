@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DeviceError, RecipeError
 from ..model.targets import has_gpu, machine_target
-from ..onboard.worker import WorkerError
+from ..onboard.child import WorkerError
 from ..recipe import parse_cpus
 from ..record import run as run_json
 from ..record.environment import vulkan_devices
@@ -23,7 +23,7 @@ class Site:
 
     Attributes:
         device: where it is.
-        machine: what ncnn and Linux tell there, see ``Network.probe`` in ``worker.py``.
+        machine: what ncnn and Linux tell there, see :func:`ncnnkit.onboard.machine.probe`.
         target: the kernels of its CPU (:data:`ncnnkit.quantization.TARGETS`).
         label: tells its variants from another device's; empty where there is one device.
     """

@@ -1,4 +1,4 @@
-"""Which layers take the time: every layer timed inside its network, by :func:`ncnnkit.onboard.jobs.profile`."""
+"""Which layers take the time: every layer timed inside its network, by :func:`ncnnkit.onboard.profiling.profile`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask
-from ..onboard.worker import WorkerError
-from ..plan.costs import FREE
+from ..onboard.child import WorkerError
 from .tune import RunJob
 
 ADDS_UP = 0.1
@@ -54,7 +53,7 @@ class Profile:
         device: the Vulkan device, or None.
         how: in a sentence how this was measured, and what that cost.
         notes: what a reader must know besides.
-        conditions: clocks, temperatures, power meanwhile, see :class:`ncnnkit.onboard.sysfs.Sampler`.
+        conditions: clocks, temperatures, power meanwhile, see :class:`ncnnkit.onboard.sampler.Sampler`.
     """
 
     whole: float
@@ -94,7 +93,7 @@ def profile(
     Args:
         param: the model, its ``.bin`` beside it.
         run_job: does a job, here (:func:`ncnnkit.onboard.jobs.run_job`) or on a board.
-        precision: a row of ``worker.OPTIONS``; by default int8 for a model with int8 layers, else fp32.
+        precision: a row of ``network.OPTIONS``; by default int8 for a model with int8 layers, else fp32.
         backend: ``cpu`` or ``vulkan``.
         threads: 0 for as many as ncnn takes by itself.
         cpus: to pin to.
@@ -112,7 +111,7 @@ def profile(
     precision = precision or ("int8" if has_int8(graph) else "fp32")
     check_settings(backend, precision)
     arrays = sample if sample is not None else noise(graph, shapes, where=str(param))
-    layers = [layer for layer in graph.layers if layer.type not in FREE]
+    layers = [layer for layer in graph.layers if layer.op.computes]
     run, taps = (graph, [[la.outputs[0]] for la in layers]) if backend == "cpu" else tapped(graph, layers)
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
         file = Path(folder) / "model.param"

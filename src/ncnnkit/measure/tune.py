@@ -1,7 +1,7 @@
 """The fastest run settings of a model on a machine, by measuring: cores, threads, backend, precision, ncnn's switches.
 
 Here are the candidates and what is said of the winner. The search itself, successive halving, is the worker's
-(:func:`ncnnkit.onboard.jobs.tune`), so that a board needs one job for all of it.
+(:func:`ncnnkit.onboard.tuning.tune`), so that a board needs one job for all of it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..device.session import has_int8, noise, save_arrays
 from ..errors import ModelError, RuntimeFailure
 from ..model import ncnnfile
 from ..model.targets import has_gpu
-from ..onboard.jobs import differences
-from ..onboard.worker import WorkerError
+from ..onboard.child import WorkerError
+from ..onboard.tuning import differences
 
 Array = NDArray[Any]
 Row = Mapping[str, Any]
@@ -62,7 +62,7 @@ def placements(clusters: Sequence[Row]) -> list[Placement]:
     hyperthreads: the system can do nothing wrong there.
 
     Args:
-        clusters: as :func:`ncnnkit.onboard.sysfs.describe` lists them, the slowest first.
+        clusters: as :func:`ncnnkit.onboard.machine.describe` lists them, the slowest first.
     """
     found: list[Placement] = []
     for cluster in clusters:
@@ -156,7 +156,7 @@ class Tuning:
         without: part of the settings -> how many times as slow without it, the median of interleaved rounds.
         ms: median latency, of ``settings`` and ``base``.
         cosine: of the worst output to the reference's.
-        candidates: every candidate, see :func:`ncnnkit.onboard.jobs.tune`, and in how many ``rungs`` it was of the
+        candidates: every candidate, see :func:`ncnnkit.onboard.tuning.tune`, and in how many ``rungs`` it was of the
             better half: first those that lasted longest.
         why: all this in a sentence.
         notes: what a reader must know besides.
@@ -245,7 +245,7 @@ def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
 
     Args:
         rows: the candidates of the job.
-        result: see :func:`ncnnkit.onboard.jobs.tune`.
+        result: see :func:`ncnnkit.onboard.tuning.tune`.
         machine: what the worker's ``probe`` told.
     """
     final, base = result["final"], next(dict(row) for row in rows if row["name"] == BASE)

@@ -90,8 +90,8 @@ class Plan:
     """A variant to measure, or why it is not."""
 
     name: str
-    precision: PrecisionName
-    backend: Backend
+    precision: str
+    backend: str
     threads: int
     site: Site
     model: Precision | None
@@ -102,7 +102,7 @@ class Plan:
 def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[Plan]:
     """Every precision on every backend of every device."""
 
-    def plan(site: Site, precision: PrecisionName, backend: Backend) -> Plan:
+    def plan(site: Site, precision: str, backend: str) -> Plan:
         file = FILES.get(precision, precision)
         keys = ((file, whom) for whom in (backend, site.target, site.label, ""))
         model, skipped = next((models[key] for key in keys if key in models), None), ""
@@ -116,8 +116,7 @@ def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
         threads = recipe.threads or len(cpus) or site.machine["cores"]
         return Plan(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
 
-    backends, precisions = cast("list[Backend]", recipe.backends), cast("list[PrecisionName]", recipe.precisions)
-    return [plan(site, p, backend) for site in sites for backend in backends for p in precisions]
+    return [plan(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
 
 
 def measure(
@@ -142,8 +141,8 @@ def measure(
         fix_clocks: hold the clocks at their highest, where that is permitted.
 
     Returns:
-        A result of :func:`ncnnkit.onboard.jobs.measure` for each plan, in order. Where a device was lost, those of its
-        plans are ``crashed`` and say so.
+        A result of :func:`ncnnkit.onboard.measuring.measure` for each plan, in order. Where a device was lost, the
+        results of its plans are ``crashed`` and say so.
     """
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -207,8 +206,8 @@ def describe(
     load, sustained = result.get("load_ms"), result.get("sustained")
     return Variant(
         name=plan.name,
-        precision=plan.precision,
-        backend=plan.backend,
+        precision=cast(PrecisionName, plan.precision),
+        backend=cast(Backend, plan.backend),
         device=plan.site.device.name,
         device_name=device["name"] if device else plan.site.machine["cpu"],
         threads=plan.threads,

@@ -184,17 +184,9 @@ class Graph:
         """Number of weight values."""
         return sum(math.prod(shape) for layer in self.layers for _, shape in layer.slots())
 
-    def producers(self) -> dict[str, Layer]:
-        """Blob name -> the layer that makes it."""
-        return {blob: layer for layer in self.layers for blob in layer.outputs}
-
-    def consumers(self) -> dict[str, list[Layer]]:
-        """Blob name -> the layers that read it; blobs nobody reads are absent."""
-        users: dict[str, list[Layer]] = {}
-        for layer in self.layers:
-            for blob in layer.inputs:
-                users.setdefault(blob, []).append(layer)
-        return users
+    def uses(self) -> Uses:
+        """Who makes and who reads each value, as the graph stands now."""
+        return Uses(self)
 
     def layer(self, name: str) -> Layer:
         """The layer called ``name``. Raises KeyError."""
@@ -202,14 +194,6 @@ class Graph:
             if layer.name == name:
                 return layer
         raise KeyError(name)
-
-    def roots(self) -> dict[str, str]:
-        """Blob -> the blob whose value it carries: itself, or the one a chain of Splits copies."""
-        root: dict[str, str] = {}
-        for layer in self.layers:
-            for blob in layer.outputs:
-                root[blob] = root[layer.inputs[0]] if layer.type == "Split" else blob
-        return root
 
     def input_shapes(self) -> list[tuple[int, ...]]:
         """Shape of each network input without the batch axis, () where the file does not say."""
@@ -250,6 +234,54 @@ class Graph:
         checker = Checker()
         for layer in self.layers:
             checker.add(layer, f"layer {layer.type} {layer.name}")
+
+
+class Uses:
+    """Def-use of a graph: who makes and who reads each value, seen through Splits.
+
+    A Split only copies, so all its outputs carry the value of its input. A blob's *root* is the blob that value was
+    made as. The object describes the graph at the time it was made; a rewrite makes a new one.
+
+    Attributes:
+        roots: the blobs that hold a value of their own, in running order.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._root: dict[str, str] = {}
+        self._producer: dict[str, Layer] = {}
+        self._readers: dict[str, list[Layer]] = {}
+        read = {blob for layer in graph.layers for blob in layer.inputs}
+        for layer in graph.layers:
+            sources = [self._root[blob] for blob in layer.inputs]
+            if layer.op.copies:
+                self._root.update(dict.fromkeys(layer.outputs, sources[0]))
+                continue
+            for blob in layer.outputs:
+                self._root[blob], self._producer[blob], self._readers[blob] = blob, layer, []
+            if layer.type != "Noop" or not read.isdisjoint(layer.outputs):  # else it only marks outputs
+                for source in sources:
+                    self._readers[source].append(layer)
+        self._leaving = {self._root[blob] for blob in graph.outputs}
+        self.roots = tuple(self._producer)
+
+    def root(self, blob: str) -> str:
+        """The blob whose value ``blob`` carries: itself, or the one a chain of Splits copies."""
+        return self._root[blob]
+
+    def producer(self, blob: str) -> Layer:
+        """The layer that makes the value of a blob; never a Split."""
+        return self._producer[self._root[blob]]
+
+    def readers(self, blob: str) -> list[Layer]:
+        """The layers that compute with the value of a blob or of its copies, in running order; never a Split.
+
+        A layer that reads the value twice is there twice.
+        """
+        return list(self._readers[self._root[blob]])
+
+    def is_output(self, blob: str) -> bool:
+        """Whether the value of a blob, or a copy of it, is an output of the network."""
+        return self._root[blob] in self._leaving
 
 
 class Checker:

@@ -68,12 +68,21 @@ class Op:
     Attributes:
         int8: the value of ``int8_scale_term`` ncnn2int8 writes for this type, given its params; None where ncnn has
             no int8 activations for it.
+        chains_int8: whether a layer of this type can hand int8 on to the next, and take it.
+        computes: False for types that only hold, copy or mark blobs.
+        copies: whether every output carries the value of the one input.
     """
 
     name: str
     params: tuple[Param, ...]
     weights: tuple[Slot, ...] = ()
     int8: Callable[[Any], int] | None = None
+    computes: bool = True
+    copies: bool = False
+
+    @property
+    def chains_int8(self) -> bool:
+        return any(slot.name == "output_scale" for slot in self.weights)
 
     @cached_property
     def by_id(self) -> MappingProxyType[int, Param]:
@@ -130,13 +139,13 @@ def _parse_default(text: str) -> tuple[Value, str]:
     return 0, text
 
 
-def _row(name: str, params: str = "", *weights: Slot, int8: Callable[[Any], int] | None = None) -> Op:
+def _row(name: str, params: str = "", *weights: Slot, **facts: Any) -> Op:
     columns = []
     for column in filter(None, (c.strip() for c in f"{params} | {_COMMON}".split("|"))):
         number, key, default = re.fullmatch(r"(\d+) (\w+)=(\S+)", column).groups()  # type: ignore[union-attr]
         value, same_as = _parse_default(default)
         columns.append(Param(int(number), key, value, same_as))
-    return Op(name, tuple(columns), weights, int8)
+    return Op(name, tuple(columns), weights, **facts)
 
 
 class Mask:
@@ -204,12 +213,15 @@ def _always(p: Any) -> bool:
 
 
 def _int8(scales: Callable[[Any], tuple[int, ...]], when: Callable[[Any], Any] = _always) -> tuple[Slot, ...]:
-    """The scales behind an int8 layer's weights; a term above 100 means the output is requantised to int8 too."""
+    """The scales behind an int8 layer's weights."""
     return (
         Slot("weight_scales", scales, when=lambda p: when(p) and p.int8_scale_term),
         Slot("input_scale", lambda p: (1,), when=lambda p: when(p) and p.int8_scale_term),
-        Slot("output_scale", lambda p: (1,), when=lambda p: when(p) and p.int8_scale_term > 100),
     )
+
+
+_REQUANTIZED = Slot("output_scale", lambda p: (1,), when=lambda p: _static(p) and p.int8_scale_term > 100)
+"""The scale of a layer that hands int8 on."""
 
 
 def _affine(name: str, *slots: str) -> tuple[Slot, ...]:
@@ -341,7 +353,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("Concat", "0 axis=0"),
     _row("Convolution", f"""{_HEAD} | {_K2} | {_ACT} | 8 int8_scale_term=0 | 18 pad_value=0.0
          | 19 dynamic_weight=0""",
-         *_conv(), *_int8(lambda p: (p.num_output,), _static), int8=lambda p: 2),
+         *_conv(), *_int8(lambda p: (p.num_output,), _static), _REQUANTIZED, int8=lambda p: 2),
     _row("Crop", """0 woffset=0 | 1 hoffset=0 | 2 coffset=0 | 3 outw=0 | 4 outh=0 | 5 outc=0
          | 6 woffset2=0 | 7 hoffset2=0 | 8 coffset2=0 | 9 starts=[] | 10 ends=[] | 11 axes=[]
          | 13 doffset=0 | 14 outd=0 | 15 doffset2=0 | 19 starts_expr=text | 20 ends_expr=text
@@ -363,12 +375,13 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          Slot("bias", lambda p: (p.num_output,), when=lambda p: p.bias_term),
          *_int8(lambda p: (p.num_output,)),
          int8=lambda p: 2),
-    _row("Input", _WHDC),
+    _row("Input", _WHDC, computes=False),
     _row("Log", "0 base=-1.0 | 1 scale=1.0 | 2 shift=0.0"),
     _row("LRN", "0 region_type=0 | 1 local_size=5 | 2 alpha=1.0 | 3 beta=0.75 | 4 bias=1.0"),
     _row("MemoryData", f"{_WHDC} | 21 load_type=1",
          Slot("data", _whdc, tagged=True, when=lambda p: p.w and p.load_type == 0),
-         Slot("data", _whdc, when=lambda p: p.w and p.load_type == 1)),
+         Slot("data", _whdc, when=lambda p: p.w and p.load_type == 1),
+         computes=False),
     _row("MVN", "0 normalize_variance=0 | 1 across_channels=0 | 2 eps=0.0001"),
     _row("Pooling", _POOL2),
     _row("Power", "0 power=1.0 | 1 scale=1.0 | 2 shift=0.0"),
@@ -387,7 +400,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("Sigmoid"),
     _row("Slice", "0 slices=[] | 1 axis=0 | 2 indices=[]"),
     _row("Softmax", "0 axis=0 | 1 fixbug0=0"),
-    _row("Split"),
+    _row("Split", computes=False, copies=True),
     _row("SPP", "0 pooling_type=0 | 1 pyramid_height=1"),
     _row("TanH"),
     _row("Threshold", "0 threshold=0.0"),
@@ -400,6 +413,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          | 18 pad_value=0.0 | 19 dynamic_weight=0""",
          *_conv(),
          *_int8(lambda p: (p.group if p.int8_scale_term % 100 == 1 else 1,), _static),
+         _REQUANTIZED,
          int8=lambda p: 1),
     _row("Padding", """0 top=0 | 1 bottom=0 | 2 left=0 | 3 right=0 | 4 type=0 | 5 value=0.0
          | 6 per_channel_pad_data_size=0 | 7 front=0 | 8 behind=0""",
@@ -445,7 +459,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("HardSigmoid", "0 alpha=0.2 | 1 beta=0.5"),
     _row("SELU", "0 alpha=1.67326324 | 1 lambda=1.050700987"),
     _row("HardSwish", "0 alpha=0.2 | 1 beta=0.5"),
-    _row("Noop"),
+    _row("Noop", computes=False),
     _row("PixelShuffle", "0 upscale_factor=1 | 1 mode=0"),
     _row("DeepCopy"),
     _row("Mish"),

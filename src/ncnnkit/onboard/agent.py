@@ -25,7 +25,7 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Dict, Iterator
 
 HOME = Path(__file__).resolve().parent
 FILES, JOBS = HOME / "files", HOME / "jobs"
@@ -93,7 +93,7 @@ def place(name: str, *files: str) -> None:
 
 
 def start(job: str, python: str, program: str) -> None:
-    """Start ``PROGRAM job.json result.json`` in the background, the job being on stdin, unless it is there."""
+    """Start ``PROGRAM job job.json result.json`` in the background, the job being on stdin, unless it is there."""
     folder = _job(job)
     if (folder / "pid").is_file():
         return  # begun before the connection broke: follow it
@@ -103,7 +103,7 @@ def start(job: str, python: str, program: str) -> None:
     (folder / "job.json").write_bytes(sys.stdin.buffer.read())
     with open(folder / "progress", "wb") as progress, open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [python, str(HOME / program), "job.json", "result.json"],
+            [python, str(HOME / program), "job", "job.json", "result.json"],
             cwd=str(folder), stdin=subprocess.DEVNULL, stdout=progress, stderr=log, start_new_session=True,
         )  # fmt: skip
     with _whole(folder / "pid") as part:
@@ -246,7 +246,7 @@ REQUESTS: Dict[str, Callable[..., None]] = {
 }
 
 
-def main(arguments: List[str]) -> int:
+def main(*arguments: str) -> int:
     try:
         REQUESTS[arguments[0]](*arguments[1:])
     except Exception as error:
@@ -256,4 +256,4 @@ def main(arguments: List[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

@@ -20,7 +20,7 @@ class Wires:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.maker = graph.producers()
+        self.maker = {blob: layer for layer in graph.layers for blob in layer.outputs}
         self.reader = {blob: layer for layer in graph.layers for blob in layer.inputs}
         self._gone: set[int] = set()  # ids of dropped layers
         self._place: dict[int, int] = {}  # id of a layer -> id of the dropped one whose place it takes
@@ -82,7 +82,7 @@ class Wires:
     def constant(self, blob: str) -> Layer | None:
         """The MemoryData a blob holds, whether a Split copied it or not; None for other blobs and absent weights."""
         maker = self.maker[blob]
-        while maker.type == "Split":
+        while maker.op.copies:
             maker = self.maker[maker.inputs[0]]
         return maker if maker.type == "MemoryData" and "data" in maker.weights else None
 

@@ -29,7 +29,7 @@ from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask, Value
-from ..onboard.worker import LOAD_TIMEOUT, WorkerError
+from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 
 Array = NDArray[Any]
@@ -53,14 +53,10 @@ MASKS: MappingProxyType[str, int] = MappingProxyType(
 FLOATS = ("fp32", "fp16", "bf16")
 INT8 = ("int8", "int8-winograd")
 
-FREE = frozenset({"Input", "Split", "Noop", "MemoryData"})
-"""Layer types that compute nothing."""
-
 _STORAGES = {"fp16": "fp16", "bf16": "bf16", "int8": "fp16", "int8-winograd": "fp16"}
 """Choice -> the storage of 16 bits its mask leaves, for what a layer reads and makes in floating point."""
 
 _CAST_TYPES = {"float": 1, "fp16": 2, "bf16": 4}  # of ncnn's Cast layer
-CHAINED = ("Convolution", "ConvolutionDepthWise")  # types that hand int8 on to each other
 _CREDIBLE = (0.5, 2.0)  # factors of a calibration; beyond, a choice has too small a part in its network to tell
 
 Kind = str
@@ -122,17 +118,16 @@ class Costs:
 
 def predict(graph: Graph, costs: Costs, plan: Mapping[str, str]) -> float:
     """The latency of a network whose layers have the choices of ``plan``, in ms."""
-    roots = graph.roots()
-    makers = graph.producers()
+    uses = graph.uses()
     chained = chains(graph, plan)
-    layers = [layer for layer in graph.layers if layer.type not in FREE]
+    layers = [layer for layer in graph.layers if layer.op.computes]
     total = 0.0
     for layer in layers:
-        int8_in, int8_out = roots[layer.inputs[0]] in chained, layer.outputs[0] in chained
+        int8_in, int8_out = uses.root(layer.inputs[0]) in chained, layer.outputs[0] in chained
         total += costs.ms(layer.name, plan[layer.name], int8_in, int8_out)
-        for root in (roots[blob] for blob in layer.inputs):
-            maker = makers[root]
-            if root not in chained and maker.type not in FREE:
+        for root in map(uses.root, layer.inputs):
+            maker = uses.producer(root)
+            if root not in chained and maker.op.computes:
                 made = costs.makes[maker.name, plan[maker.name]]
                 total += costs.convert_ms(root, made, costs.reads[layer.name, plan[layer.name]])
     return total
@@ -140,29 +135,21 @@ def predict(graph: Graph, costs: Costs, plan: Mapping[str, str]) -> float:
 
 def chains(graph: Graph, plan: Mapping[str, str]) -> set[str]:
     """The blobs, by root, that are handed on as int8: those an int8 convolution makes and only such read."""
-    makers = graph.producers()
-    readers = blob_readers(graph)
-    last = {graph.roots()[blob] for blob in graph.outputs}
+    uses = graph.uses()
 
     def fits(layer: Layer) -> bool:
-        return layer.type in CHAINED and plan.get(layer.name) in INT8
+        return layer.op.chains_int8 and plan.get(layer.name) in INT8
 
-    return {root for root, users in readers.items() if root not in last and all(map(fits, [makers[root], *users]))}
-
-
-def blob_readers(graph: Graph) -> dict[str, list[Layer]]:
-    """Blob root -> the layers that read it, through Splits or directly."""
-    roots = graph.roots()
-    readers: dict[str, list[Layer]] = {}
-    for layer in graph.layers:
-        for blob in layer.inputs if layer.type not in ("Split", "Noop") else []:
-            readers.setdefault(roots[blob], []).append(layer)
-    return readers
+    return {
+        root
+        for root in uses.roots
+        if not uses.is_output(root) and all(map(fits, [uses.producer(root), *uses.readers(root)]))
+    }
 
 
 def uniform(graph: Graph, costs: Costs, choice: str, otherwise: str = "fp32") -> dict[str, str]:
     """The plan that gives every layer one choice, and those that cannot have it another."""
-    names = [layer.name for layer in graph.layers if layer.type not in FREE]
+    names = [layer.name for layer in graph.layers if layer.op.computes]
     return {name: choice if costs.has(name, choice) else otherwise for name in names}
 
 
@@ -250,7 +237,7 @@ def measure_costs(
     """
     supported = _storages(graph_float, device)
     int8 = {layer.name: layer for layer in graph_int8.layers if layer.params.get("int8_scale_term")}
-    layers = [layer for layer in graph_float.layers if layer.type not in FREE]
+    layers = [layer for layer in graph_float.layers if layer.op.computes]
     keys = {layer.name: (layer.name in int8, *_key(layer, shapes)) for layer in layers}
     nets: dict[Key, _Net] = {}
     for layer in {keys[layer.name]: layer for layer in layers}.values():
@@ -258,7 +245,7 @@ def measure_costs(
         for choice, form, int8_in, int8_out in _forms(layer, int8.get(layer.name), choices):
             kind = "int8" if int8_in else _wanted(choice, supported[layer.name])
             nets[keys[layer.name], choice, int8_in, int8_out] = _net(form, sides, kind)
-    roots = {root: shapes[root] for root in graph_float.roots().values() if root in shapes}
+    roots = {root: shapes[root] for root in graph_float.uses().roots if root in shapes}
     kinds = sorted({_STORAGES[choice] for choice in choices if choice in _STORAGES})
     pairs = [pair for kind in kinds for pair in ((kind, "float"), ("float", kind))]
     for source, target in pairs:
@@ -278,7 +265,7 @@ def measure_costs(
             if not int8_out:
                 makes[layer.name, choice] = _kind(choice, bits_made)
     conversions = {(root, *pair): timed[(shape, *pair)][0] for root, shape in roots.items() for pair in pairs}
-    free = frozenset(layer.name for layer in graph_float.layers if layer.type in FREE)
+    free = frozenset(layer.name for layer in graph_float.layers if not layer.op.computes)
     return Costs(costs, conversions, reads, makes, free)
 
 
@@ -298,7 +285,7 @@ def _forms(layer: Layer, int8: Layer | None, choices: Collection[str]) -> Iterat
         if choice not in choices or (choice == "int8-winograd" and not runs_winograd(layer)):
             continue
         # ncnn computes a grouped int8 convolution rightly only where it hands on int8 (see quantize).
-        chained = layer.type in CHAINED
+        chained = layer.op.chains_int8
         outs = [out for out in (False, True) if (chained or not out) and (out or not is_grouped(layer))]
         for int8_out in outs:
             made = _int8_form(int8, choice, 1.0 if int8_out else None)

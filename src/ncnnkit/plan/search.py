@@ -28,18 +28,16 @@ from ..errors import RecipeError, RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask
-from ..onboard.worker import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
 from ..quantization.rounding import nearest
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd, winograd_may_overflow
 from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer
 from .costs import (
-    CHAINED,
     INT8,
     MASKS,
     Costs,
-    blob_readers,
     blob_shapes,
     calibrated,
     measure_costs,
@@ -348,21 +346,21 @@ def mixed_graph(exact: Graph, fitted: Graph, choices: Mapping[str, str], costs: 
     Int8 layers, feature masks for all, and a Cast where a layer cannot read what the one before it hands on
     (:mod:`ncnnkit.plan.costs`).
     """
-    made, roots = Graph(), exact.roots()
+    made, uses = Graph(), exact.uses()
     kinds = {
         blob: costs.makes.get((layer.name, choices.get(layer.name, "")), "float")
-        for layer in exact.layers if layer.type != "Split" for blob in layer.outputs
+        for layer in exact.layers if not layer.op.copies for blob in layer.outputs
     }  # fmt: skip
     for original, int8 in zip(exact.layers, fitted.layers, strict=True):
         choice = choices.get(original.name, "")
         layer = chosen_layer(original, int8, choice)
-        if layer.type == "Split":  # unmasked, ncnn would cast the copies
+        if layer.op.copies:  # unmasked, ncnn would cast the copies
             layer.params["featmask"] = MASKS[
-                {"float": "fp32"}.get(kinds[roots[layer.inputs[0]]], kinds[roots[layer.inputs[0]]])
+                {"float": "fp32"}.get(kinds[uses.root(layer.inputs[0])], kinds[uses.root(layer.inputs[0])])
             ]
         for index, blob in enumerate(layer.inputs if choice else []):
-            if kinds[roots[blob]] != "float" and costs.reads.get((layer.name, choice), "float") == "float":
-                cast = to_float(f"{layer.name}/cast{index}", kinds[roots[blob]], blob, f"{layer.name}/in{index}")
+            if kinds[uses.root(blob)] != "float" and costs.reads.get((layer.name, choice), "float") == "float":
+                cast = to_float(f"{layer.name}/cast{index}", kinds[uses.root(blob)], blob, f"{layer.name}/in{index}")
                 layer.inputs[index] = cast.outputs[0]
                 made.layers.append(cast)
         made.layers.append(layer)
@@ -482,15 +480,16 @@ def make_options(
 
 def make_edges(exact: Graph, costs: Costs) -> list[Edge]:
     """What it costs, between a layer and its reader, to go from one precision to another; handing on int8 saves."""
-    makers = exact.producers()
-    last = {exact.roots()[blob] for blob in exact.outputs}
+    uses = exact.uses()
     edges = []
-    for root, users in blob_readers(exact).items():
-        maker = makers[root]
+    for root in uses.roots:
+        maker, users = uses.producer(root), uses.readers(root)
         if not costs.choices(maker.name):
             continue
         ends = (maker, *users)
-        chained = root not in last and all(la.type in CHAINED and "int8" in costs.choices(la.name) for la in ends)
+        chained = not uses.is_output(root) and all(
+            la.op.chains_int8 and "int8" in costs.choices(la.name) for la in ends
+        )
         for user in {user.name: user for user in users}.values():
             table = {}
             for a in costs.choices(maker.name):

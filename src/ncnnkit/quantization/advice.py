@@ -66,8 +66,8 @@ def enough(counts: Sequence[Count]) -> int | None:
 
 def image_ranges(graph: Graph, inputs: Sequence[Array], threads: int | None = None) -> NDArray[np.float64]:
     """The largest absolute value of each tensor int8 layers read, of each image; (images, tensors)."""
-    roots = graph.roots()
-    blobs = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
+    uses = graph.uses()
+    blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
     parts = [arrays[0] for _, arrays in over_samples(graph, inputs, "ranges", threads=threads, blobs=blobs)]
     rows = np.concatenate(parts)
     return np.asarray(rows[np.argsort(rows[:, 0]), 1:])

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from ..errors import FormatError, ImageError, ModelError, RuntimeFailure, VerificationError
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
-from ..onboard.worker import LOAD_TIMEOUT, Child, Tally, WorkerError
+from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.tally import Tally
 
 Progress = Callable[[int, int], None]
 Answer = tuple[dict[str, Any], list[NDArray[Any]]]
@@ -138,8 +139,8 @@ def calibrate_batches(
     progress: Progress | None = None,
 ) -> list[ActivationStats]:
     """Like :func:`calibrate`, for batches of the images: the i-th has the images i, i + batches, …"""
-    roots = graph.roots()
-    blobs = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
+    uses = graph.uses()
+    blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
     if not blobs:
         raise ModelError("the network has no layer that ncnn could run in int8")
     with Crew(graph, threads) as crew:
@@ -233,8 +234,8 @@ class Crew:
 
         Args:
             inputs: float32 (N, …) for each network input.
-            op: the request of :class:`ncnnkit.onboard.worker.Network` to make for every sample, with ``request`` as its
-                fields and the sample's ``number``.
+            op: the request of :class:`ncnnkit.onboard.network.Network` to make for every sample, with ``request`` as
+                its fields and the sample's ``number``.
             step: called after every sample.
 
         Returns:

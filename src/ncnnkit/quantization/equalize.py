@@ -85,8 +85,8 @@ def channel_ranges(
         VerificationError: an activation is NaN or infinite.
         RuntimeFailure: ncnn crashed.
     """
-    roots = graph.roots()
-    names = list(dict.fromkeys(roots[layer.inputs[0]] for layer in quantizable(graph)))
+    uses = graph.uses()
+    names = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
     every = -(-len(inputs[0]) // SAMPLES)
     samples = [a[::every] for a in inputs]
     sums: dict[str, NDArray[np.float64]] = {}
@@ -121,17 +121,17 @@ def channel_scales(
     if not 0 <= strength <= 1:
         raise RecipeError(f"the strength is {strength}", hint="0 to 1")
     channels = Channels(graph)
-    roots = graph.roots()
+    uses = graph.uses()
     seen = []
     for layer in quantizable(graph):
         source = layer.inputs[0]
         if channels.are_fixed(source):
             continue
         groups = channels.groups(source)
-        found = ranges.get(roots[source])
+        found = ranges.get(uses.root(source))
         if found is None or len(found) != len(groups):
             fault = "no ranges" if found is None else f"{len(found)} ranges for {len(groups)} channels"
-            raise ModelError(f"layer {layer.name} reads blob {roots[source]!r}, which has {fault}")
+            raise ModelError(f"layer {layer.name} reads blob {uses.root(source)!r}, which has {fault}")
         seen.append((groups, np.asarray(found, np.float64)))
     logs = strength * _log_means(seen, channels.count)
     logs[channels.fixed] = np.nan
@@ -220,7 +220,7 @@ class Channels:
                 and layer.p.op_type in _ADDITIVE
                 and self._shapes[layer.inputs[0]] == self._shapes[layer.inputs[1]]
             )
-        return layer.type in ("Split", "ReLU") or (layer.type == "Dropout" and layer.p.scale == 1.0)
+        return layer.op.copies or layer.type == "ReLU" or (layer.type == "Dropout" and layer.p.scale == 1.0)
 
     def _tie(self, layer: Layer) -> None:
         inputs = [self.blobs[blob] for blob in layer.inputs]

@@ -68,9 +68,9 @@ def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = Non
         raise RecipeError("these statistics have no bins for KL", hint='calibrate with method="kl"')
     if method == "mse" and stats.method in RANGES_DO:
         raise RecipeError("these statistics have no histograms", hint='calibrate with method="mse"')
-    roots = graph.roots()
+    uses = graph.uses()
     layers = quantizable(graph)
-    readers = {roots[layer.inputs[0]]: layer.name for layer in layers}
+    readers = {uses.root(layer.inputs[0]): layer.name for layer in layers}
     for root, name in readers.items():
         if root not in stats.blobs:
             hint = "calibrate this very graph"
@@ -80,7 +80,7 @@ def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = Non
     for layer in layers:
         steps = WINOGRAD_STEPS if method in NATIVE_METHODS and runs_winograd(layer) else STEPS
         weights[f"{layer.name}_param_0"] = weight_scales(layer, steps=steps, method=method)
-    return Table(weights, {layer.name: blob_scales[roots[layer.inputs[0]]] for layer in layers})
+    return Table(weights, {layer.name: blob_scales[uses.root(layer.inputs[0])] for layer in layers})
 
 
 def apply_table(graph: Graph, table: Table, *, target: str = "arm", finish: bool = True) -> Graph:
@@ -172,25 +172,16 @@ def requantize(graph: Graph) -> None:
     ncnn2int8's ``fuse_requantize``, except that readers behind a Split must agree on the scale: the producer can
     write one only, and ncnn2int8 takes the first reader's whatever the others expect.
     """
-    consumers = graph.consumers()
-
-    def readers(blob: str) -> list[Layer]:
-        users = consumers.get(blob, [])
-        if len(users) != 1 or users[0].type != "Split":
-            return users
-        copies = users[0].outputs
-        # A copy that nobody reads is an output of the network: it must stay a real number.
-        return [user for copy in copies for user in consumers[copy]] if consumers.keys() >= set(copies) else users
-
-    convolutions = ("Convolution", "ConvolutionDepthWise")
+    uses = graph.uses()
     for layer in graph.layers:
-        term = int(layer.get("int8_scale_term")) % 100 if layer.type in convolutions else 0
+        term = int(layer.get("int8_scale_term")) % 100 if layer.op.chains_int8 else 0
         if not term:
             continue
         layer.params["int8_scale_term"] = term
         layer.weights.pop("output_scale", None)
-        users = readers(layer.outputs[0])
-        if users and all(u.type in convolutions and u.params.get("int8_scale_term") for u in users):
+        made = layer.outputs[0]
+        users = [] if uses.is_output(made) else uses.readers(made)
+        if users and all(u.op.chains_int8 and u.params.get("int8_scale_term") for u in users):
             scales = {float(u.array("input_scale")[0]) for u in users}
             if len(scales) == 1:
                 layer.params["int8_scale_term"] = term + 100

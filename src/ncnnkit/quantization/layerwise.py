@@ -78,7 +78,7 @@ def fit_layers(
     with Stepper(exact, inputs, threads) as stepper:
         for index, (original, layer) in enumerate(zip(exact.layers, fitted.layers, strict=True)):
             progress(index, len(exact.layers))
-            if original.type in ("Input", "Split"):
+            if original.type == "Input" or original.op.copies:
                 continue
             if not layer.params.get("int8_scale_term"):
                 stepper.step(original)

@@ -27,7 +27,8 @@ if __name__ == "__main__":  # a serving process: this file is run by its path
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph, Layer
-from ncnnkit.onboard.worker import Child, WorkerError, serve
+from ncnnkit.onboard.child import Child, WorkerError
+from ncnnkit.onboard.messages import serve
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
@@ -204,14 +205,8 @@ class Stepper:
 
     def __init__(self, graph: Graph, inputs: Sequence[Array], threads: int | None = None) -> None:
         self.samples = len(inputs[0])
-        self._roots = graph.roots()
-        self._left: dict[str, int] = {}
-        for layer in graph.layers:
-            if layer.type != "Split":
-                for blob in layer.inputs:
-                    self._left[self._roots[blob]] = self._left.get(self._roots[blob], 0) + 1
-        for blob in graph.outputs:
-            self._left[self._roots[blob]] = self._left.get(self._roots[blob], 0) + 1
+        self._uses = graph.uses()
+        self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads still to come
         count = max(1, min(threads or os.cpu_count() or 1, self.samples))
         self._stack = ExitStack()
         try:
@@ -257,12 +252,12 @@ class Stepper:
         free = []
         if last:
             for blob in layer.inputs:
-                root = self._roots[blob]
+                root = self._uses.root(blob)
                 self._left[root] -= 1
-                free += [root] if not self._left[root] else []
+                free += [root] if not self._left[root] and not self._uses.is_output(root) else []
         request: dict[str, Any] = {
             "param": str(param), "bin": str(param.with_suffix(".bin")), "branches": list(branches), "free": free,
-            "reads": [[blob, self._roots[blob]] for blob in layer.inputs], "makes": layer.outputs,
+            "reads": [[blob, self._uses.root(blob)] for blob in layer.inputs], "makes": layer.outputs,
             "divide": float(layer.array("output_scale")[0]) if "output_scale" in layer.weights else 1.0,
         }  # fmt: skip
         self._all(lambda child, _: child.ask("step", **request))
@@ -273,7 +268,7 @@ class Stepper:
         Its exact version must have run.
         """
         request: dict[str, Any] = {
-            "read": self._roots[layer.inputs[0]], "make": layer.outputs[0], "window": window(layer), "seed": seed,
+            "read": self._uses.root(layer.inputs[0]), "make": layer.outputs[0], "window": window(layer), "seed": seed,
             "count": max(1, rows // self.samples),
         }  # fmt: skip
         parts = self._all(lambda child, _: child.ask("gather", **request)[1])

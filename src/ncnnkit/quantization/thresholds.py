@@ -49,12 +49,12 @@ def by_output_error(
     Raises:
         RuntimeFailure: ncnn crashed.
     """
-    roots, errors = exact.roots(), dict[str, NDArray[np.float64]]()
+    uses, errors = exact.uses(), dict[str, NDArray[np.float64]]()
     weights = rounded_weights(whole, table)
     with Stepper(exact, inputs, threads) as stepper:
         for index, layer in enumerate(exact.layers):
             progress(index, len(exact.layers))
-            if layer.type in ("Input", "Split"):
+            if layer.type == "Input" or layer.op.copies:
                 continue
             if layer.name not in table.inputs:
                 stepper.step(layer)
@@ -63,12 +63,12 @@ def by_output_error(
             found = stepper.gather(layer, rows, seed=index)
             stepper.step(layer, [ROUNDED])
             own = [_error(weights.layer(layer.name), found, table.inputs[layer.name] / f) for f in FACTORS]
-            root = roots[layer.inputs[0]]
+            root = uses.root(layer.inputs[0])
             errors[root] = errors.get(root, np.zeros(len(FACTORS))) + own
     progress(1, 1)
     best = {root: FACTORS[int(np.argmin(tried))] for root, tried in errors.items()}
     return Table(
-        table.weights, _divided(table.inputs, {n: best[roots[exact.layer(n).inputs[0]]] for n in table.inputs})
+        table.weights, _divided(table.inputs, {n: best[uses.root(exact.layer(n).inputs[0])] for n in table.inputs})
     )
 
 

@@ -133,7 +133,7 @@ class Lowering:
         return made
 
     def _walk(self) -> None:
-        groups, makers = self._of, self._graph.producers()
+        groups, uses = self._of, self._graph.uses()
         for layer in self._graph.layers:
             groups.update((blob, Group({blob})) for blob in layer.outputs)
             ends = [*layer.inputs, *layer.outputs]
@@ -151,9 +151,10 @@ class Lowering:
                 self._tie(ends)
             elif layer.type == "BinaryOp" and layer.p.op_type == _ADD and len(layer.inputs) == 2:
                 one, two = layer.inputs
-                linear = [b for b in (one, two) if _absorbs(makers[b]) and not makers[b].get("activation_type")]
+                made = {b: uses.producer(b) for b in (one, two) if uses.root(b) == b}  # a copy has other readers, too
+                linear = [b for b, maker in made.items() if _absorbs(maker) and not maker.get("activation_type")]
                 if linear:
-                    self._summands[makers[linear[0]].name] = (layer.outputs[0], two if linear[0] == one else one)
+                    self._summands[made[linear[0]].name] = (layer.outputs[0], two if linear[0] == one else one)
                 else:
                     self._fix(ends)
             else:

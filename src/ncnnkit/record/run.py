@@ -667,6 +667,7 @@ class Run:
     """One run of ``ncnnkit run``.
 
     Attributes:
+        files: the files in the run folder that belong to this run. Only these are replaced by the next run there.
         model: the network that was asked for.
         recipe: everything that was asked for; the same as ``recipe.toml``.
         preprocess: how an image became the network's input; null where the inputs were arrays.
@@ -688,6 +689,7 @@ class Run:
         schema: the version of this contract: 1.
     """
 
+    files: list[str]
     model: Model
     recipe: Recipe
     preprocess: Preprocess | None

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..onboard.rows import Rows, RowWriter
+
 Sample = tuple[NDArray[np.float32], ...]
 """One inference: a float32 array for each network input, without a batch axis."""
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
 
 
 class Samples(Protocol):
@@ -31,10 +38,11 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArraySamples:
-    """Samples that are rows of arrays, in memory or mapped from a file.
+    """Samples that are rows of arrays, in memory or in files.
 
     Attributes:
         arrays: (N, …) for each network input.
+        chosen: the rows that are the samples, in order; None for all of them.
 
     Example:
         >>> samples = ArraySamples((np.zeros((8, 3, 32, 32), np.float32),))
@@ -42,17 +50,42 @@ class ArraySamples:
         (8, (3, 32, 32))
     """
 
-    arrays: tuple[NDArray[Any], ...]
+    arrays: tuple[NDArray[Any] | Rows, ...]
+    chosen: Sequence[int] | None = None
 
     def __len__(self) -> int:
-        return len(self.arrays[0])
+        return len(self.arrays[0]) if self.chosen is None else len(self.chosen)
 
     def __getitem__(self, index: int) -> Sample:
-        return tuple(np.ascontiguousarray(array[index], np.float32) for array in self.arrays)
+        row = range(len(self))[index] if self.chosen is None else self.chosen[index]
+        return tuple(np.ascontiguousarray(array[row], np.float32) for array in self.arrays)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
     def subset(self, indices: Sequence[int]) -> ArraySamples:
-        """The rows at these positions, in this order."""
-        return ArraySamples(tuple(array[list(indices)] for array in self.arrays))
+        """The rows at these positions, in this order; nothing is copied."""
+        rows = range(len(self)) if self.chosen is None else self.chosen
+        return replace(self, chosen=tuple(rows[int(index)] for index in indices))
+
+
+def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total: None) -> ArraySamples:
+    """Read samples once and keep them on disk, for those who read them several times.
+
+    Args:
+        samples: one or more.
+        folder: gets ``input-0.npy``, …: (N, …) float32, a file for each network input.
+        progress: called with (samples read, N).
+
+    Returns:
+        The same samples as rows of these files; ``arrays`` are :class:`~ncnnkit.onboard.rows.Rows`.
+    """
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"input-{number}.npy" for number in range(len(samples[0]))]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(RowWriter(file)) for file in files]
+        for done, sample in enumerate(samples, 1):
+            for writer, array in zip(writers, sample, strict=True):
+                writer.append(array)
+            progress(done, len(samples))
+    return ArraySamples(tuple(Rows(file) for file in files))

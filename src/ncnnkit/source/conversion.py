@@ -244,9 +244,9 @@ def _order_outputs(graph: Graph) -> None:
     ordered = sorted(graph.outputs, key=rank)
     if graph.outputs == ordered:
         return
-    producers = graph.producers()
+    makers = {blob: layer for layer in graph.layers for blob in layer.outputs}
     for blob in ordered:
         # A Split of one costs nothing, and stands where an output that others are computed from cannot.
-        early = producers[blob]
+        early = makers[blob]
         early.outputs = [f"{blob}_early" if name == blob else name for name in early.outputs]
         graph.layers.append(Layer("Split", f"order_{blob}", [f"{blob}_early"], [blob]))

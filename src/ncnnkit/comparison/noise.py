@@ -1,0 +1,84 @@
+"""Noise over signal: how far a network's outputs are from the exact ones, summed up sample by sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Noise:
+    """The noise in each output of a network and the signal of that output, over any number of samples.
+
+    Attributes:
+        noise: for each output Σ (output - reference)², over all values of all samples; squared unit of the output.
+        signal: for each output Σ reference².
+        values: for each output the number of values.
+
+    Example:
+        >>> noise = Noise()
+        >>> noise.add([np.array([1.1, 2.0])], [np.array([1.0, 2.0])])
+        >>> round(noise.relative, 4)
+        0.002
+    """
+
+    def __init__(self) -> None:
+        self.noise: list[float] = []
+        self.signal: list[float] = []
+        self.values: list[int] = []
+
+    def add(self, outputs: Iterable[Array], reference: Iterable[Array]) -> None:
+        """Add one sample: the network's outputs, and the exact ones in the same order.
+
+        Raises:
+            ValueError: there are more of one than of the other, or two differ in their number of values.
+        """
+        for index, (output, exact) in enumerate(zip(outputs, reference, strict=True)):
+            if output.size != exact.size:
+                raise ValueError(f"output {index} has {output.size} values, the reference {exact.size}")
+            if index == len(self.noise):
+                self.noise.append(0.0)
+                self.signal.append(0.0)
+                self.values.append(0)
+            exact = exact.astype(np.float64).reshape(-1)
+            self.noise[index] += float(np.sum((output.reshape(-1) - exact) ** 2))
+            self.signal[index] += float(np.sum(exact**2))
+            self.values[index] += exact.size
+
+    @property
+    def relative(self) -> float:
+        """The mean over the outputs of each one's noise over its own signal.
+
+        An output with values of 0 to 1 then counts as much as one with values of 0 to 320. An output that is zero
+        throughout has no signal: its noise is compared with the mean signal of all outputs. Infinite where an output
+        holds NaN or infinity, and where there is noise but no signal at all.
+        """
+        power = sum(self.signal) / max(sum(self.values), 1)
+        rows = zip(self.noise, self.signal, self.values)
+        ratios = [_over(noise, signal or power * values) for noise, signal, values in rows]
+        mean = sum(ratios) / max(len(ratios), 1)
+        return mean if math.isfinite(mean) else math.inf
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error over all values of all outputs; squared unit of the output. Infinite as `relative`."""
+        mean = sum(self.noise) / max(sum(self.values), 1)
+        return mean if math.isfinite(mean) else math.inf
+
+
+def sqnr_db(relative: float) -> float | None:
+    """Noise over signal as an SQNR in dB; None where that is infinite, because there is no noise."""
+    if relative <= 0:
+        return None
+    return -10 * math.log10(relative) if math.isfinite(relative) else -math.inf
+
+
+def _over(noise: float, signal: float) -> float:
+    if noise == 0:
+        return 0.0
+    return noise / signal if signal else math.inf

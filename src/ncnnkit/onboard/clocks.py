@@ -1,0 +1,197 @@
+"""Holds the clocks of a board at their highest while something is measured, and puts them back, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import IO, Iterator, List, NamedTuple, Optional
+
+from .messages import Message
+from .sysfs import (
+    GPU_CLOCK,
+    MEMORY_CLOCK,
+    devfreq,
+    policies,
+    read_text,
+)
+
+
+class _Knob(NamedTuple):
+    """Where the governor of a clock is chosen."""
+
+    name: str
+    chosen: Path
+    possible: Path
+
+
+def _knobs(root: Path) -> List[_Knob]:
+    """Those of every cluster, the GPU and the memory."""
+    found = [_Knob(p.name, p / "scaling_governor", p / "scaling_available_governors") for p in policies(root)]
+    for clock in (devfreq(root, GPU_CLOCK), devfreq(root, MEMORY_CLOCK)):
+        if clock is not None:
+            found.append(_Knob(clock.name, clock / "governor", clock / "available_governors"))
+    return found
+
+
+@contextlib.contextmanager
+def fixed_clocks(journal: Path, root: str = "/") -> Iterator[Message]:
+    """Keep the clocks of CPU, GPU and memory at their highest, where that is permitted, and put them back after.
+
+    They are put back also after an exception, Ctrl-C, SIGTERM and SIGHUP (a connection that was cut). What nothing can
+    catch, ``journal`` repairs: the file says how the clocks were before any is touched, and :func:`restore_clocks`, or
+    the next use of this function, puts them back.
+
+    Args:
+        journal: a file to be written; its folder is made. Held locked, so that of two runs at once one fixes.
+        root: as for :func:`describe`.
+
+    Yields:
+        ``fixed`` (names of clocks that stand still now) and ``refused`` (name -> why not).
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_ending_in_order())
+        report: Message = {"fixed": [], "refused": {}}
+        knobs = _knobs(Path(root))
+        try:
+            file = _lock(journal) if knobs else None
+            if file is not None:
+                stack.callback(file.close)
+                _put_back(file, root)  # of a run that was killed
+                _record(file, {"boot": _boot(root), "governors": {knob.name: read_text(knob.chosen) for knob in knobs}})
+                stack.callback(_forget, file, journal, root)
+            reason = "another run holds the clocks" if file is None else ""
+        except OSError as error:
+            reason = f"no journal can be written: {error.strerror}"
+        for knob in knobs:
+            refused = reason or _fix(knob)
+            if refused:
+                report["refused"][knob.name] = refused
+            else:
+                report["fixed"].append(knob.name)
+        yield report
+
+
+def restore_clocks(journal: Path, root: str = "/") -> List[str]:
+    """Put the clocks back that a killed run left fixed; nothing where none did, or where one is at work.
+
+    Returns:
+        The names of those that could not be put back; the journal then stays.
+    """
+    try:
+        file = _lock(journal) if journal.exists() else None
+    except OSError:
+        return []  # another user's
+    if file is None:
+        return []
+    with file:
+        return _forget(file, journal, root)
+
+
+def _fix(knob: _Knob) -> str:
+    """Choose the governor; why not, else empty."""
+    if read_text(knob.chosen) == "performance":
+        return ""
+    possible = read_text(knob.possible).split()
+    if "performance" not in possible:
+        return f"the kernel has no governor performance here, only {', '.join(possible) or 'none'}"
+    return _write(knob.chosen, "performance")
+
+
+def _write(path: Path, value: str) -> str:
+    """Write to a file of the kernel's; what went wrong, else empty."""
+    try:
+        with open(path, "w") as file:
+            file.write(value)
+    except PermissionError:
+        return "not permitted; as root it is"
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if read_text(path) == value else f"the kernel kept {read_text(path)}"
+
+
+def _boot(root: str) -> str:
+    return read_text(Path(root) / "proc/sys/kernel/random/boot_id")
+
+
+def _lock(journal: Path) -> Optional[IO[str]]:
+    """The journal, locked until it is closed or this process ends, however it ends; None where another has it."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = open(os.open(journal, os.O_RDWR | os.O_CREAT, 0o600), "r+")  # noqa: SIM115  # it stays open
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(journal)):
+                return file
+        except FileNotFoundError:
+            pass  # its last holder removed it between our opening and locking
+        except OSError:
+            file.close()
+            return None
+        file.close()
+
+
+def _record(file: IO[str], content: Message) -> None:
+    """On the disk when this returns. A power cut before leaves half of it, and no clock touched."""
+    file.seek(0)
+    file.truncate()
+    json.dump(content, file)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _put_back(file: IO[str], root: str) -> List[str]:
+    """Choose the governors of the journal again; the names of those that would not."""
+    file.seek(0)
+    try:
+        content = json.load(file)
+        boot, governors = content["boot"], content["governors"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    if boot != _boot(root):
+        return []  # a start of the machine has put them back, and its owner may have chosen anew
+    # Of the journal only names count: whoever writes into it cannot have other files written.
+    return [
+        knob.name
+        for knob in _knobs(Path(root))
+        if governors.get(knob.name) and read_text(knob.chosen) != governors[knob.name]
+        if _write(knob.chosen, governors[knob.name])
+    ]
+
+
+def _forget(file: IO[str], journal: Path, root: str) -> List[str]:
+    """Put the clocks back and remove the journal, undisturbed by signals."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        failed = _put_back(file, root)
+        if not failed:
+            journal.unlink()
+        return failed
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let a polite kill unwind the program instead of ending it at once. Handlers that somebody set stay."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    changed = []
+    if threading.current_thread() is threading.main_thread():  # only it may
+        changed = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,218 @@
+"""What this machine is: the board as Linux shows it, and what ncnn sees of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Collection, List, Optional, Sequence
+
+from .clusters import clusters
+from .messages import Message
+from .process import usable_cpus
+from .sensors import powers, temperatures
+from .sysfs import (
+    GPU_CLOCK,
+    by_number,
+    cpuinfo,
+    devfreq,
+    read_number,
+    read_text,
+    system_memory_mb,
+)
+
+GPU_TYPES = {0: "discrete", 1: "integrated", 2: "virtual", 3: "cpu"}
+"""VkPhysicalDeviceType as ncnn's GpuInfo.type() numbers it; "cpu" is a software device such as llvmpipe."""
+
+_CPU_FEATURES = {
+    # /proc/cpuinfo's word -> what it means to ncnn's kernels
+    "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512f": "avx512", "avx512_vnni": "avx512-vnni",
+    "avx_vnni": "avx-vnni", "avx_vnni_int8": "avx-vnni-int8", "avx512_bf16": "avx512-bf16",
+    "asimd": "neon", "asimdhp": "fp16-arithmetic", "asimddp": "int8-dot-product",
+    "asimdfhm": "fp16-fml", "bf16": "bf16", "i8mm": "i8mm", "sve": "sve",
+}  # fmt: skip
+
+ELF_MACHINES = {3: "x86", 62: "x86", 40: "arm", 183: "arm", 243: "riscv", 258: "loongarch", 8: "mips", 21: "ppc"}
+"""``e_machine`` of an ELF file -> family of processors, each with its 32 bits."""
+
+_FAMILIES = ("x86", "arm", "riscv", "loongarch", "mips", "ppc")
+_NAMES_OF_X86 = ("i386", "i486", "i586", "i686", "amd64")
+_NAMES_OF_ARM = ("aarch64",)
+
+
+def probe() -> Message:
+    """What ncnn and Linux tell of this machine."""
+    import ncnn
+    import numpy
+
+    board = describe(usable=usable_cpus())
+    return {
+        "ncnn": ncnn.__version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": cpu_name(board["clusters"]),
+        "cpu_features": cpu_features(),
+        "cores": ncnn.get_cpu_count(),
+        "default_threads": ncnn.Option().num_threads,
+        "vulkan": vulkan_devices(),
+        "board": board,
+    }
+
+
+def describe(root: str = "/", usable: Optional[Collection[int]] = None, machine: str = "") -> Message:
+    """What this board is.
+
+    Args:
+        root: the folder in which ``proc`` and ``sys`` lie.
+        usable: the CPUs this process may use (``os.sched_getaffinity``); by default all that are online.
+        machine: what ``uname`` calls the processor; by default this machine's.
+
+    Returns:
+        ``board`` and ``soc`` (names, or None), ``compatible`` (the device tree's list), ``memory_mb`` (10^6 bytes),
+        ``clusters`` (from the slowest; each ``name``, ``cpus``, ``cores`` (CPUs without their hyperthreads), ``core``
+        (type), ``max_mhz``, ``governor``), ``temperatures`` (names of sensors), ``power`` (each ``name`` and what it
+        ``measures``: board, package or rail), ``gpu`` (``name``, ``model``, ``driver``, ``max_mhz``, ``governor``, or
+        None), ``emulated`` (whether the programs here run on another processor than they are made for, as
+        qemu-user does it: no timing means anything then) and ``virtual`` (what tells of a virtual machine, or None).
+    """
+    top = Path(root)
+    compatible = [name for name in read_text(top / "proc/device-tree/compatible").split("\0") if name]
+    return {
+        "board": _board(top),
+        "soc": compatible[-1].partition(",")[2] or compatible[-1] if compatible else None,
+        "compatible": compatible,
+        "memory_mb": system_memory_mb("MemTotal", root),
+        "clusters": clusters(root, usable),
+        "temperatures": [sensor.name for sensor in temperatures(top)],
+        "power": [{"name": sensor.name, "measures": sensor.measures} for sensor in powers(top)],
+        "gpu": _gpu(top),
+        "emulated": _emulated(top, machine or platform.machine()),
+        "virtual": _virtual(top, compatible),
+    }
+
+
+def _board(root: Path) -> Optional[str]:
+    tree = read_text(root / "proc/device-tree/model")
+    dmi = root / "sys/class/dmi/id"
+    maker, product = read_text(dmi / "sys_vendor"), read_text(dmi / "product_name")
+    # A product often begins with its maker's name.
+    named = product if product.startswith(maker) else f"{maker} {product}"
+    return tree or named.strip() or None
+
+
+def _emulated(root: Path, machine: str) -> bool:
+    """Whether the processor is another than this program's.
+
+    qemu-user passes itself off as the program in ``/proc/self/exe`` but not in the calling thread's own folder, where
+    the kernel shows what really runs: an emulator, an ELF file for the host's processor.
+    """
+    mine = _family(machine)
+    try:
+        with open(root / "proc/thread-self/exe", "rb") as file:
+            head = file.read(20)
+    except OSError:
+        head = b""
+    if len(head) == 20 and head.startswith(b"\x7fELF"):
+        order = "little" if head[5] == 1 else "big"
+        running = ELF_MACHINES.get(int.from_bytes(head[18:20], order))  # type: ignore[arg-type]  # a Literal
+        if running and mine and running != mine:
+            return True
+    # Where that cannot be read: Linux names its own processor (since 6.1), and older emulators show its cpuinfo.
+    hosts = _family(read_text(root / "proc/sys/kernel/arch"))
+    if hosts and mine and hosts != mine:
+        return True
+    return mine not in ("", "x86") and any("vendor_id" in cpu and "flags" in cpu for cpu in cpuinfo(root))
+
+
+def _family(machine: str) -> str:
+    """x86_64 -> x86, aarch64 -> arm, …; empty for what is not known."""
+    name = machine.lower()
+    if name in _NAMES_OF_X86:
+        return "x86"
+    if name in _NAMES_OF_ARM:
+        return "arm"
+    return next((family for family in _FAMILIES if name.startswith(family)), "")
+
+
+def _virtual(root: Path, compatible: Sequence[str]) -> Optional[str]:
+    """What tells that this is a virtual machine: its clocks and cores are shared with others."""
+    if "linux,dummy-virt" in compatible:
+        return "the device tree is QEMU's"
+    kind = read_text(root / "sys/hypervisor/type")
+    if kind:
+        return "runs under " + kind
+    makers = " ".join(read_text(root / "sys/class/dmi/id" / name) for name in ("sys_vendor", "product_name"))
+    maker = re.search(r"QEMU|VMware|VirtualBox|KVM|Xen|Hyper-V|Virtual Machine|Firecracker|Google Compute", makers)
+    if maker:
+        return "DMI says " + maker[0]
+    if any("hypervisor" in cpu.get("flags", "").split() for cpu in cpuinfo(root)):
+        return "the CPU has the flag of a hypervisor"
+    return None
+
+
+def _gpu(root: Path) -> Optional[Message]:
+    """The GPU as Linux's driver shows it; which Vulkan driver there is, ncnn tells."""
+    clock = devfreq(root, GPU_CLOCK)
+    nodes = [clock] if clock else []
+    nodes += by_number((root / "sys/class/drm").glob("renderD*"))
+    for node in nodes:
+        with contextlib.suppress(OSError):
+            driver = os.path.basename(os.readlink(node / "device/driver"))
+            hertz = read_number(clock / "max_freq") if clock else None
+            return {
+                "name": node.name,
+                # Arm's own driver says which Mali it is: "Mali-G610 4 cores r0p0 0xA867".
+                "model": read_text(root / "sys/class/misc/mali0/device/gpuinfo") or None,
+                "driver": driver,
+                "max_mhz": hertz / 1e6 if hertz else None,
+                "governor": (read_text(clock / "governor") or None) if clock else None,
+            }
+    return None
+
+
+def vulkan_devices() -> List[Message]:
+    """The Vulkan devices ncnn can use, in its order."""
+    import ncnn
+
+    devices = []
+    for index in range(ncnn.get_gpu_count()):
+        info = ncnn.get_gpu_info(index)
+        api = info.api_version()
+        devices.append(
+            {
+                "index": index,
+                "name": info.device_name(),
+                "type": GPU_TYPES.get(info.type(), "unknown"),
+                "driver": driver_version(info.vendor_id(), info.driver_version()),
+                "api": "%d.%d.%d" % (api >> 22, api >> 12 & 0x3FF, api & 0xFFF),
+            }
+        )
+    return devices
+
+
+def driver_version(vendor: int, number: int) -> str:
+    """A driver's version as its maker writes it: NVIDIA packs it in a way of its own, the others in Vulkan's."""
+    if vendor == 0x10DE:
+        return "%d.%d.%02d" % (number >> 22, number >> 14 & 0xFF, number >> 6 & 0xFF)
+    return "%d.%d.%d" % (number >> 22, number >> 12 & 0x3FF, number & 0xFFF)
+
+
+def cpu_features() -> List[str]:
+    """The CPU features ncnn has kernels for, as Linux lists them; empty elsewhere."""
+    words = _told("flags").split() or _told("Features").split()
+    return [meaning for word, meaning in _CPU_FEATURES.items() if word in words]
+
+
+def cpu_name(clusters: Sequence[Message]) -> str:
+    """The processor as its maker calls it; where Linux tells none, as on Arm, its cores: "4 × Cortex-A55 + …"."""
+    cores = " + ".join(f"{len(c['cores'])} × {c['core']}" for c in clusters if c["core"])
+    return _told("model name") or _told("Hardware") or cores or platform.processor() or platform.machine()
+
+
+def _told(key: str) -> str:
+    """The first value ``/proc/cpuinfo`` has for a key; empty where it has none."""
+    return next((cpu[key] for cpu in cpuinfo(Path("/")) if cpu.get(key)), "")

@@ -1,0 +1,37 @@
+"""The job ``profile``: the time of every layer inside its network."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .child import LOAD_TIMEOUT, Child
+from .messages import Message
+from .variants import Tell, held_clocks, loading, watching
+
+
+def profile(job: Message, tell: Tell) -> Message:
+    """Time the layers of a network inside it, see :meth:`Network.profile`.
+
+    Args:
+        job: ``variant`` (as :func:`measure`'s), ``inputs`` (one .npy of a sample for each network input), ``taps``,
+            ``outputs`` and ``repeats``. If wanted ``fix_clocks`` and ``journal``.
+        tell: called with progress.
+
+    Returns:
+        ``whole``, ``measuring`` and ``layers`` (ms), ``bits``, ``vulkan`` (layers that have Vulkan kernels),
+        ``device``, ``threads``, ``clocks`` and ``conditions``.
+
+    Raises:
+        WorkerError: ncnn crashed or refused.
+    """
+    tell({"stage": "profile"})
+    arrays = [np.asarray(np.load(path), np.float32) for path in job["inputs"]]
+    watch = watching(job["variant"])
+    with held_clocks(job) as clocks, Child() as child:
+        loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(job["variant"]))[0]
+        with watch:
+            asked = {field: job[field] for field in ("taps", "outputs", "repeats")}
+            answer = child.ask("profile", arrays, timeout=LOAD_TIMEOUT, **asked)[0]
+        vulkan = child.ask("layers")[0]["vulkan"]
+    found = {"device": loaded["device"], "threads": loaded["threads"], "vulkan": vulkan, "clocks": clocks}
+    return dict(answer, **found, conditions=watch.result(answer["whole"]))

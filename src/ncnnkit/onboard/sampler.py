@@ -1,0 +1,252 @@
+"""Watches clocks, temperatures, power and throttling while something runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import statistics
+import threading
+from pathlib import Path
+from typing import Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from .clusters import clusters
+from .messages import Message
+from .sensors import powers, temperatures
+from .sysfs import (
+    GPU_CLOCK,
+    MEMORY_CLOCK,
+    by_number,
+    devfreq,
+    policies,
+    policy_cpus,
+    read_number,
+    read_text,
+)
+
+_SLOWING = re.compile(r"cpufreq|devfreq|^Processor$|powerclamp|throttle|thermal-idle", re.IGNORECASE)
+"""Types of cooling devices that cool by slowing down; fans cool, too, and harm nobody."""
+
+_RASPBERRY_BITS = {0: "the supply's voltage is too low", 1: "the firmware caps the clock", 2: "the firmware throttles",
+                   3: "the soft temperature limit is active"}  # fmt: skip
+"""Bits of the firmware's ``get_throttled``; the same bits 16 higher say that it has happened since they were read."""
+
+
+class Sampler:
+    """Watches clocks, temperatures and power while something runs: ``with sampler: run()``, as often as you like.
+
+    A thread looks every ``interval`` seconds, because only under load is there anything to see: an instant after it,
+    clocks and power have fallen. What is measured is another process (:mod:`ncnnkit.onboard.network`), so that neither
+    waits for the other's lock, and the thread keeps off the CPUs under measurement where there are others. Nothing
+    to be watched, no thread.
+
+    Args:
+        root: as for :func:`describe`.
+        cpus: those the load is pinned to; by default it may be anywhere.
+        on_gpu: the load is the GPU's, so that CPUs that slow down tell nothing.
+        interval: seconds; a look is some dozens of small files, about a millisecond.
+    """
+
+    FIRST = 0.05  # seconds until the first look: clocks rise, and a short run is seen once
+
+    def __init__(
+        self, root: str = "/", cpus: Optional[Collection[int]] = None, on_gpu: bool = False, interval: float = 0.2
+    ) -> None:
+        top = Path(root)
+        self._interval = interval
+        self._pinned = set(cpus or ())
+        self._clocks = _clocks(top, clusters(root))
+        self._temperatures, self._powers = temperatures(top), powers(top)
+        self._throttling = _Throttling(top, self._clocks, self._pinned, on_gpu)
+        self._seen: Dict[str, Dict[str, List[float]]] = {"clocks_mhz": {}, "temperatures": {}, "power_w": {}}
+        self._looks = 0
+        self._stop = threading.Event()
+        self._thread: Optional[threading.Thread] = None
+
+    def __enter__(self) -> Sampler:
+        if self._clocks or self._temperatures or self._powers or self._throttling.able:
+            for sensor in self._powers:
+                if sensor.counts:
+                    sensor.read()  # from here
+            self._throttling.begin()
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+            self._throttling.end()
+
+    def _watch(self) -> None:
+        if self._pinned and hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(OSError):  # 0 is the calling thread alone
+                os.sched_setaffinity(0, set(os.sched_getaffinity(0)) - self._pinned)
+        looked = False
+        wait = self.FIRST
+        while not self._stop.wait(wait) or not looked:
+            self._look()
+            looked, wait = True, self._interval
+
+    def _look(self) -> None:
+        self._looks += 1
+        now: Dict[str, float] = {}
+        rows = (("temperatures", self._temperatures), ("power_w", self._powers))
+        for clock in self._clocks:
+            value = clock.mhz()
+            if value is not None:
+                now[clock.name] = value
+                self._seen["clocks_mhz"].setdefault(clock.name, []).append(value)
+        for kind, sensors in rows:
+            for sensor in sensors:
+                value = sensor.read()
+                if value is not None:
+                    self._seen[kind].setdefault(sensor.name, []).append(value)
+        self._throttling.look(now)
+
+    def result(self, ms: Optional[float] = None) -> Message:
+        """What was seen so far.
+
+        Args:
+            ms: what one inference took, in the mean.
+
+        Returns:
+            ``looks`` (how often), ``clocks_mhz``, ``temperatures`` (°C) and ``power_w``, each name -> ``min``,
+            ``median``, ``max``, and for power ``mean``; ``energy_mj`` of one inference, what ``energy_of`` names takes
+            in ``ms``, idle power included, None where no sensor sees the board or a package; ``throttled``, None where
+            nothing here would tell, and ``throttled_by``, the reasons in words.
+        """
+        figures: Message = {"looks": self._looks}
+        for kind, quantities in self._seen.items():
+            figures[kind] = {
+                name: {"min": min(values), "median": statistics.median(values), "max": max(values)}
+                for name, values in quantities.items()
+            }
+        for name, values in self._seen["power_w"].items():
+            figures["power_w"][name]["mean"] = statistics.fmean(values)
+        source = next((s.name for s in self._powers if s.measures != "rail" and s.name in figures["power_w"]), None)
+        watts = figures["power_w"][source]["mean"] if source else None
+        figures.update(energy_mj=None if watts is None or ms is None else watts * ms, energy_of=source)
+        figures.update(throttled=self._throttling.verdict(), throttled_by=list(self._throttling.reasons))
+        return figures
+
+
+class _Clock(NamedTuple):
+    """A clock: a cluster's, the GPU's or the memory's."""
+
+    name: str
+    current: Tuple[Path, ...]  # of each policy of a cluster
+    caps: Tuple[Path, ...]
+    governor: Path
+    unit: float  # of these files, in MHz
+    cpus: Tuple[int, ...]
+
+    def mhz(self) -> Optional[float]:
+        """The fastest of a cluster's policies: it carries the load."""
+        return self._highest(self.current)
+
+    def cap(self) -> Optional[float]:
+        return self._highest(self.caps)
+
+    def _highest(self, paths: Sequence[Path]) -> Optional[float]:
+        values = [value for value in map(read_number, paths) if value is not None]
+        return max(values) * self.unit if values else None
+
+
+def _clocks(root: Path, groups: Sequence[Message]) -> List[_Clock]:
+    found = []
+    cpus_of = {policy: policy_cpus(policy) for policy in policies(root)}
+    for group in groups:
+        own = [policy for policy, cpus in cpus_of.items() if set(cpus) & set(group["cpus"])]
+        if own:
+            current = tuple(policy / "scaling_cur_freq" for policy in own)
+            caps = tuple(policy / "scaling_max_freq" for policy in own)
+            found.append(_Clock(group["name"], current, caps, own[0] / "scaling_governor", 1e-3, tuple(group["cpus"])))
+    for name, kind in (("gpu", GPU_CLOCK), ("memory", MEMORY_CLOCK)):
+        node = devfreq(root, kind)
+        if node is not None:
+            found.append(_Clock(name, (node / "cur_freq",), (node / "max_freq",), node / "governor", 1e-6, ()))
+    return found
+
+
+class _Throttling:
+    """What tells that a chip has slowed down to save itself.
+
+    Five witnesses: a cap of a clock that was lowered, a clock that fell although it was fixed or under a pinned load,
+    a cooling device that slows something, counters of x86 CPUs, and the Raspberry Pi's firmware.
+    """
+
+    FELL = 0.9  # of the highest seen, twice running: a single look can fall between two inferences
+
+    def __init__(self, root: Path, clocks: Sequence[_Clock], pinned: Collection[int], on_gpu: bool) -> None:
+        def loaded(clock: _Clock) -> bool:
+            return clock.name == "gpu" if on_gpu else bool(clock.cpus and (not pinned or set(clock.cpus) & set(pinned)))
+
+        self._clocks = [clock for clock in clocks if loaded(clock)]
+        self._steady = bool(pinned) and not on_gpu
+        self._cooling = [
+            (device, read_text(device / "type"))
+            for device in by_number((root / "sys/class/thermal").glob("cooling_device*"))
+            if _SLOWING.search(read_text(device / "type"))
+        ]
+        self._counters = sorted((root / "sys/devices/system/cpu").glob("cpu*/thermal_throttle/*_throttle_count"))
+        self._firmware = next((root / "sys/devices/platform").glob("*soc*/*firmware/get_throttled"), None)
+        self._caps = {clock.name: clock.cap() for clock in self._clocks}
+        self._highest: Dict[str, float] = {}
+        self._lower: Dict[str, int] = {}
+        self._counted = 0
+        self._told_before = 0  # what the firmware remembers of the time before
+        self.reasons: Dict[str, None] = {}
+        self.able = bool(self._clocks or self._cooling or self._counters or self._firmware)
+
+    def begin(self) -> None:
+        """A run begins."""
+        self._counted = self._count()
+        self._told_before = self._told() >> 16
+        for clock in self._clocks:
+            # Not fixed, a clock may have rested; pinned, it rises within the run and stays.
+            if read_text(clock.governor) != "performance":
+                self._highest.pop(clock.name, None)
+                self._lower.pop(clock.name, None)
+
+    def look(self, mhz: Dict[str, float]) -> None:
+        """The clocks just now."""
+        for clock in self._clocks:
+            cap, first = clock.cap(), self._caps[clock.name]
+            if cap is not None and first is not None and cap < first:
+                self.reasons[f"the cap of the clock of {clock.name} was lowered from {first:.0f} MHz"] = None
+            if clock.name in mhz and (self._steady or read_text(clock.governor) == "performance"):
+                self._compare(clock.name, mhz[clock.name])
+        for device, kind in self._cooling:
+            if (read_number(device / "cur_state") or 0) > 0:
+                self.reasons[f"the kernel cools by {kind}"] = None
+        told = self._told()
+        for bit, meaning in _RASPBERRY_BITS.items():
+            if (told | (told >> 16 & ~self._told_before)) >> bit & 1:
+                self.reasons[meaning] = None
+
+    def _compare(self, name: str, mhz: float) -> None:
+        highest = self._highest[name] = max(mhz, self._highest.get(name, 0.0))
+        self._lower[name] = self._lower.get(name, 0) + 1 if mhz < self.FELL * highest else 0
+        if self._lower[name] >= 2:
+            self.reasons[f"the clock of {name} fell from {highest:.0f} MHz under load"] = None
+
+    def end(self) -> None:
+        """The run ended."""
+        if self._count() > self._counted:
+            self.reasons["the CPU counted thermal throttling"] = None
+
+    def verdict(self) -> Optional[bool]:
+        return bool(self.reasons) if self.able else None
+
+    def _count(self) -> int:
+        return sum(read_number(path) or 0 for path in self._counters)
+
+    def _told(self) -> int:
+        try:
+            return int(read_text(self._firmware), 16) if self._firmware else 0
+        except ValueError:
+            return 0

@@ -1,0 +1,250 @@
+"""The job ``tune``: the fastest of many settings whose outputs are right."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import tempfile
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
+from .messages import Arrays, Message
+from .sampler import Sampler
+from .sysfs import system_memory_mb
+from .variants import Tell, held_clocks, loading, on_the_cpu, watching
+
+
+def halve(
+    names: Sequence[str], score: Callable[[List[str], float], Dict[str, float]], seconds: float
+) -> Tuple[List[str], List[Message]]:
+    """Successive halving: the best of many at about the cost of timing a few well.
+
+    In each rung all that are left share an equal part of the time, and the better half goes on with twice as much each
+    (K. Jamieson, A. Talwalkar: Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016).
+
+    Args:
+        names: the candidates.
+        score: (those left, seconds for each) -> their scores, the lower the better; who is not in it has dropped out.
+        seconds: for all rungs together.
+
+    Returns:
+        Those left, the best first: one, or none where all dropped out; and the rungs, each ``seconds`` (a candidate),
+        ``scores`` and ``kept``.
+    """
+    left = list(names)
+    count = max(1, math.ceil(math.log2(max(1, len(left)))))
+    rungs: List[Message] = []
+    while left and len(rungs) < count:
+        each = seconds / (count * len(left))
+        scores = score(left, each)
+        # Where some drop out, their half is the one that goes.
+        keep = 1 if len(rungs) + 1 == count else (len(left) + 1) // 2
+        left = sorted((name for name in left if name in scores), key=lambda name: scores[name])[:keep]
+        rungs.append({"seconds": each, "scores": scores, "kept": left})
+    return left, rungs
+
+
+PARTS: Dict[str, Tuple[str, ...]] = {
+    "cpus": ("cpus",),
+    "threads": ("threads",),
+    "precision": ("precision", "param", "bin", "min_cosine"),
+    "backend": ("backend",),
+}
+"""What of a candidate can be put back to the defaults by itself -> its fields; each of its options is one, too."""
+
+
+def differences(variant: Message, base: Message) -> List[str]:
+    """The parts in which a variant is not as the defaults: of :data:`PARTS`, and its options."""
+    parts = [part for part, fields in PARTS.items() if variant.get(fields[0]) != base.get(fields[0])]
+    return parts + list(variant.get("options") or {})
+
+
+def put_back(variant: Message, base: Message, part: str) -> Message:
+    """The variant with one part as the defaults have it."""
+    if part in PARTS:
+        return dict(variant, **{field: base.get(field) for field in PARTS[part]})
+    return dict(variant, options={name: on for name, on in variant["options"].items() if name != part})
+
+
+def clearly_above_one(ratios: Sequence[float]) -> bool:
+    """Three of four rounds say so."""
+    return float(np.percentile(ratios, 25)) > 1.0
+
+
+def tune(job: Message, tell: Tell) -> Message:
+    """Find the candidate that is fastest here and still right, by :func:`halve`, and what makes it so.
+
+    Every rung goes through its candidates in blocks, as many at once as the memory allows, each with the defaults among
+    them: scores are times of the defaults' time in the same block and turn, so that a machine that gets slower in
+    between favours nobody. In the final, the winner runs in turn with itself without each thing that sets it apart from
+    the defaults; what makes no clear difference is put back, so that nobody carries a switch for nothing.
+
+    Args:
+        job: ``candidates`` (variants as :func:`measure`'s, each with ``min_cosine``, which its worst output must reach
+            against the reference's), ``base`` (the name of the one with ncnn's defaults), ``reference`` (a variant
+            whose outputs are right), ``inputs`` (one .npy of a sample for each network input), ``seconds`` (of timing
+            in all rungs), ``final_seconds`` (for each finalist) and ``rounds`` (of the final). If wanted ``fix_clocks``
+            and ``journal``.
+        tell: called with progress.
+
+    Returns:
+        ``winner`` (a variant, perhaps none of the candidates), ``candidates`` (each ``name``, ``status`` (ok or
+        dropped), ``reason``, ``cosine``, and ``ms`` and ``ratio`` over the defaults' time in its last rung), ``rungs``
+        (see :func:`halve`), ``together`` (processes at once), ``final`` (a list over the rounds of each: ``winner`` and
+        ``base`` in ms, ``ratio`` (how many times as fast as the base the winner is), and ``without``: part of the
+        fastest candidate (see :func:`differences`) -> how many times as slow it is without), ``cosine`` and
+        ``conditions`` (of the winner in the final) and ``clocks``.
+
+    Raises:
+        WorkerError: the reference or the defaults do not run.
+    """
+    with held_clocks(job) as clocks, tempfile.TemporaryDirectory(prefix="ncnnkit-") as caches:
+        contest = _Contest(job, caches)
+        left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, tell), job["seconds"])
+        tell({"stage": "final"})
+        found = contest.final(left[0] if left else job["base"], job["rounds"], job["final_seconds"])
+    rows = list(contest.rows.values())
+    return dict(found, candidates=rows, rungs=rungs, together=contest.together, clocks=clocks)
+
+
+class _Contest:
+    """The candidates of a search: opens them, checks their outputs, times them against the defaults."""
+
+    TURNS = 3  # of a rung
+    AT_ONCE = 8  # processes: more would take each other's caches
+
+    def __init__(self, job: Message, caches: str) -> None:
+        self.base = job["base"]
+        self.variants = {variant["name"]: variant for variant in job["candidates"]}
+        self.rows = {name: _row(name) for name in self.variants}
+        self._arrays = [np.asarray(np.load(path), np.float32) for path in job["inputs"]]
+        self._caches = caches
+        with Child(caches=caches) as child:
+            child.ask("load", timeout=LOAD_TIMEOUT, **loading(job["reference"]))
+            self._right = child.ask("run", self._arrays)[1]
+            needs = child.ask("memory")[0]["peak_mb"] + 100.0  # Python, NumPy and ncnn
+        # Half of what is free: a board whose memory is full swaps or kills, and measures neither.
+        free = system_memory_mb("MemAvailable") or math.inf
+        self.together = int(max(2, min(self.AT_ONCE, free / 2 / needs)))
+
+    def score(self, names: List[str], seconds: float, tell: Tell) -> Dict[str, float]:
+        """Of those that run and are right, their time over the base's."""
+        scores: Dict[str, float] = {}
+        others = [name for name in names if name != self.base]
+        size = self.together - 1
+        for start in range(0, max(1, len(others)), size):
+            tell({"stage": "tune", "candidates": len(names), "done": start})
+            block = {name: self.variants[name] for name in (self.base, *others[start : start + size])}
+            times = self._times(block, self.rows, seconds, self.TURNS)
+            if self.base not in times:
+                raise WorkerError("ncnn's defaults do not run here: " + self.rows[self.base]["reason"])
+            for name, ms in times.items():
+                scores[name] = statistics.median(a / b for a, b in zip(ms, times[self.base]))
+                self.rows[name].update(ms=statistics.median(ms), ratio=scores[name])
+        return {name: scores[name] for name in names if name in scores}
+
+    def final(self, best: str, rounds: int, seconds: float) -> Message:
+        """The best without each thing that sets it apart, then what is left of it against the base."""
+        fastest, base = self.variants[best], self.variants[self.base]
+        parts = differences(fastest, base)
+        without: Dict[str, List[float]] = {}
+        plain = fastest
+        for part in parts if len(parts) > 1 else ():  # without the only one it is the base
+            pair = {"with": fastest, "without": put_back(fastest, base, part)}
+            ms = self._times(pair, {name: _row(name) for name in pair}, seconds, rounds)
+            if len(ms) == len(pair):
+                without[part] = [a / b for a, b in zip(ms["without"], ms["with"])]
+                if not clearly_above_one(without[part]):
+                    plain = put_back(plain, base, part)
+        ends = {"plain": plain, "fastest": fastest, "base": base}
+        rows = {name: _row(name) for name in ends}
+        watches = {name: watching(variant) for name, variant in ends.items()}
+        times = self._times(ends, rows, seconds, rounds, watches)
+        for name in ("fastest", "base"):
+            if name not in times:
+                raise WorkerError("a finalist does not run any more: " + rows[name]["reason"])
+        # Two things that make no difference each may make one together.
+        slower = "plain" not in times or clearly_above_one([a / b for a, b in zip(times["plain"], times["fastest"])])
+        winner = "fastest" if slower else "plain"
+        return {
+            "winner": ends[winner],
+            "final": {
+                "winner": times[winner], "base": times["base"], "without": without,
+                "ratio": [b / a for a, b in zip(times[winner], times["base"])],
+            },
+            "cosine": rows[winner]["cosine"],
+            "conditions": watches[winner].result(statistics.fmean(times[winner])),
+        }  # fmt: skip
+
+    def _times(
+        self,
+        variants: Dict[str, Message],
+        rows: Dict[str, Message],
+        seconds: float,
+        turns: int,
+        watches: Optional[Dict[str, Sampler]] = None,
+    ) -> Dict[str, List[float]]:
+        """The median ms of each in each turn; those that fail or are wrong are absent, and ``rows`` says why."""
+        times: Dict[str, List[float]] = {}
+        children: Dict[str, Child] = {}
+        limits: Message = {"seconds": seconds / turns, "min_samples": 2, "max_samples": 1 << 30}
+        with contextlib.ExitStack() as stack:
+            for name, variant in variants.items():
+                with _dropping(name, rows, times):
+                    children[name] = self._open(variant, rows[name], stack)
+                    times[name] = []
+            for _turn in range(turns):
+                for name in list(times):
+                    with _dropping(name, rows, times), (watches or {}).get(name, contextlib.nullcontext()):
+                        answer = children[name].ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]
+                        # The first finds another's data in the caches.
+                        times[name].append(statistics.median(answer["samples"][1:]))
+        return times
+
+    def _open(self, variant: Message, row: Message, stack: contextlib.ExitStack) -> Child:
+        """A process with the candidate loaded, which has computed what it should."""
+        child = stack.enter_context(Child(caches=self._caches))
+        loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(variant))[0]
+        if on_the_cpu(variant, loaded["device"]):
+            raise WorkerError("no GPU: it would run on the CPU")
+        cosine = row["cosine"] = worst_cosine(child.ask("run", self._arrays)[1], self._right)
+        if cosine is None:
+            raise WorkerError("its outputs hold NaN or infinity")
+        if cosine < variant["min_cosine"]:
+            raise WorkerError("wrong outputs: their cosine to the reference is %.4f" % cosine)
+        return child
+
+
+def _row(name: str) -> Message:
+    return {"name": name, "status": "ok", "reason": "", "cosine": None, "ms": None, "ratio": None}
+
+
+@contextlib.contextmanager
+def _dropping(name: str, rows: Dict[str, Message], times: Dict[str, List[float]]) -> Iterator[None]:
+    """A candidate that fails has dropped out; the others go on."""
+    try:
+        yield
+    except WorkerError as error:
+        rows[name].update(status="dropped", reason=str(error))
+        times.pop(name, None)
+
+
+def worst_cosine(found: Arrays, right: Arrays) -> Optional[float]:
+    """The cosine of the output that is furthest from what it should be; None where one is not finite.
+
+    Two outputs of zeros are the same, one is as wrong as can be; so is another shape.
+    """
+    worst = 1.0
+    for a, b in zip(found, right):
+        if not np.isfinite(a).all():
+            return None
+        x, y = a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)
+        if x.shape != y.shape:
+            return 0.0
+        norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+        same = 1.0 if not x.any() and not y.any() else 0.0
+        worst = min(worst, float(x @ y) / norm if norm else same)
+    return worst

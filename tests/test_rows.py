@@ -1,0 +1,86 @@
+"""Arrays on disk, row by row."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ncnnkit.onboard.rows import Rows, RowWriter
+from ncnnkit.samples.stream import ArraySamples, keep
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4), (1, 1, 1, 1, 1, 7), (0,)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_was_written_is_read_again_by_numpy_and_by_row(tmp_path: Path, shape: tuple[int, ...], count: int) -> None:
+    values = np.random.default_rng(0).random((count, *shape), np.float32)
+    with RowWriter(tmp_path / "x.npy") as writer:
+        for row in values:
+            writer.append(row)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), values)
+    rows = Rows(tmp_path / "x.npy")
+    assert (rows.shape, len(rows)) == (values.shape, count)
+    assert all(np.array_equal(a, b) for a, b in zip(rows, values, strict=True))
+    assert np.array_equal(rows[count - 1], values[-1])
+    with pytest.raises(IndexError):
+        rows[count]
+
+
+def test_a_row_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with RowWriter(tmp_path / "x.npy") as writer:
+        writer.append(np.zeros((2, 3)))
+        with pytest.raises(ValueError, match=r"shape \(3, 2\) where the first has \(2, 3\)"):
+            writer.append(np.zeros((3, 2)))
+    assert np.load(tmp_path / "x.npy").shape == (1, 2, 3)
+
+
+def test_numpys_own_files_are_read_and_other_files_refused(tmp_path: Path) -> None:
+    values = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+    np.save(tmp_path / "x.npy", values)
+    assert np.array_equal(Rows(tmp_path / "x.npy")[2], values[2])
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(values))
+    np.save(tmp_path / "scalar.npy", np.float32(1))
+    for name in ("fortran", "scalar"):
+        with pytest.raises(ValueError, match="is no array of rows"):
+            Rows(tmp_path / f"{name}.npy")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="ends within row 3"):
+        list(Rows(tmp_path / "cut.npy"))
+
+
+def test_samples_kept_on_disk_are_the_same_and_take_no_memory(tmp_path: Path) -> None:
+    """64 MiB of samples pass through; what is held at a time stays below a twentieth of that."""
+
+    class Made:
+        def __len__(self) -> int:
+            return 256
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
+            return (np.full((1 << 16,), index, np.float32), np.array([index], np.float32))
+
+        def subset(self, indices: object) -> Made:
+            raise NotImplementedError
+
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            return (self[index] for index in range(len(self)))
+
+    told: list[int] = []
+    tracemalloc.start()
+    kept = keep(Made(), tmp_path / "kept", lambda done, total: told.append(done))
+    sums = [float(large.mean()) + float(small[0]) for large, small in kept]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sums == [2.0 * index for index in range(256)]
+    assert told == list(range(1, 257))
+    assert peak < 3 << 20
+
+
+def test_a_subset_is_chosen_rows_in_order_and_copies_nothing(tmp_path: Path) -> None:
+    values = np.arange(10, dtype=np.float32)[:, None]
+    np.save(tmp_path / "x.npy", values)
+    for array in (values, Rows(tmp_path / "x.npy")):
+        samples = ArraySamples((array,)).subset([7, 1, 5]).subset([2, 0])
+        assert [float(x[0]) for (x,) in samples] == [5, 7]
+        assert samples.arrays[0] is array
