@@ -18,8 +18,9 @@ from ..errors import ModelError, NcnnkitError
 from ..model.graph import Graph
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference, Tensor
-from ..samples.images import InputSpec, Progress
+from ..samples.images import InputSpec
 from ..samples.preprocess import Preprocess
+from ..samples.stream import Progress
 
 Array = NDArray[Any]
 Run = Callable[[list[Array]], list[Any]]
