@@ -119,8 +119,8 @@ def test_cosine_never_leaves_its_interval() -> None:
 
 def test_cosine_keeps_the_digits_of_a_small_difference() -> None:
     reference = np.random.default_rng(0).random((1, 10_000))
-    outputs = reference * (1 + 1e-9 * np.random.default_rng(1).standard_normal(reference.shape))
-    assert 0 < 1 - (cosine(outputs, reference) or 0) < 1e-15
+    outputs = reference * (1 + 1e-7 * np.random.default_rng(1).standard_normal(reference.shape))
+    assert 1 - (cosine(outputs, reference) or 0) == pytest.approx(5e-15, rel=0.3)
 
 
 def test_figures_do_not_overflow_in_float32() -> None:
@@ -214,11 +214,13 @@ def test_a_result_has_each_output_and_of_each_figure_the_worst() -> None:
     second = (1 + 2) / math.sqrt(2 * 5)
     a, b = figures.outputs
     assert (a.name, a.mse, a.max_error) == ("a", 5 / 4, 2.0)
-    assert (a.sqnr_db, a.cosine) == (pytest.approx(10 * math.log10(26 / 5)), pytest.approx(first))
+    assert a.sqnr_db == pytest.approx(10 * math.log10(26 / 5))
+    assert a.cosine == pytest.approx(first)
     assert (b.name, b.mse, b.max_error) == ("b", 0.5, 1.0)
-    assert (b.sqnr_db, b.cosine) == (pytest.approx(10 * math.log10(5)), pytest.approx(second))
+    assert b.sqnr_db == pytest.approx(10 * math.log10(5))
+    assert b.cosine == pytest.approx(second)
     assert (figures.mse, figures.max_error, figures.sqnr_db) == (a.mse, a.max_error, b.sqnr_db)
-    assert figures.cosine == min(first, second)
+    assert figures.cosine == min(a.cosine or 0, b.cosine or 0)
     assert figures.images == 2
     assert [figures.top1_agreement, figures.top5_agreement, figures.top1, figures.top5] == [None] * 4
 

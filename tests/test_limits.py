@@ -132,7 +132,7 @@ def test_the_excess_is_the_noise_power_over_the_allowed(figure: str, noise: floa
     error -= reference * np.sum(error * reference, axis=1, keepdims=True) / np.sum(reference**2, axis=1, keepdims=True)
     outputs = (reference + noise * error).astype(np.float32)
     found = {
-        "cosine": accuracy.cosine(outputs, reference),
+        "cosine": accuracy.cosine(outputs, reference) or 0.0,
         "sqnr": accuracy.sqnr_db(outputs, reference) or 0.0,
         "mse": accuracy.mse(outputs, reference),
     }[figure]

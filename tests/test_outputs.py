@@ -53,9 +53,7 @@ LANDMARKS = np.random.default_rng(1).random((6, 10))
 def test_logits_without_names_are_not_known_to_be_classes(tmp_path: Path) -> None:
     found = what_it_classifies(kept(tmp_path, LOGITS))
     assert not found
-    assert found.why == (
-        "the output is a vector of 1000 values, but nothing says that these are scores of classes"
-    )
+    assert found.why == ("the output is a vector of 1000 values, but nothing says that these are scores of classes")
 
 
 def test_the_evidence_for_a_classifier(tmp_path: Path) -> None:
@@ -76,9 +74,7 @@ def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path, values: NDArr
     assert found.why.endswith(": there are 80 class names")
 
 
-@pytest.mark.parametrize(
-    "shape", [(6, 1), (6, 10, 7), (6, 3, 8, 8), (6,)], ids=["one value", "boxes", "map", "scalar"]
-)
+@pytest.mark.parametrize("shape", [(6, 1), (6, 10, 7), (6, 3, 8, 8), (6,)], ids=["one value", "boxes", "map", "scalar"])
 def test_what_is_no_vector_has_no_classes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     found = what_it_classifies(kept(tmp_path, np.zeros(shape)), labelled=True, known=10)
     assert (found.count, found.why) == (0, "")

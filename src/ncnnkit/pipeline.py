@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import platform
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .comparison import accuracy
+from .codec import as_read
+from .comparison.accuracy import Errors
+from .comparison.classes import Classes, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
+from .comparison.outputs import Outputs, keep_outputs
 from .device.session import Session, has_int8, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
@@ -33,11 +35,12 @@ from .measure.variants import (
 from .model.graph import Graph
 from .model.ncnnfile import load
 from .passes import optimize_with_report
-from .plan.search import Limit, MixedPlan, explain, find_plan, parse_limit
-from .quantization import Quantized, quantize_images
-from .quantization.advice import Likeness, enough, image_ranges, likeness
+from .plan.search import Limit, MixedPlan, find_plan, parse_limit
+from .quantization import EFFORTS, Quantized, quantize_images
+from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
 from .recipe import AUTO, Recipe, save_recipe
+from .record.environment import environment, installed
 from .record.folder import (
     LABELS,
     LOG,
@@ -50,15 +53,30 @@ from .record.folder import (
     save_run,
     staging,
 )
-from .record.schema import SCHEMA, Run, validate
-from .record.verdict import GOOD_COSINE, GUESS, recommend, top5, warn
+from .record.run import (
+    ConversionCheck,
+    CopiedFile,
+    Device,
+    Images,
+    Likeness,
+    OutputError,
+    Plan,
+    Run,
+    SkippedFile,
+    Stage,
+    Variant,
+)
 from .report import write_report
-from .samples.images import ImageSet, InputSpec, open_images
+from .samples.doubts import preprocessing_doubts
+from .samples.images import ImageSet, InputSpec, apart, find_images
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
+from .samples.stream import Progress, Samples, in_memory, keep
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
+from .source.model import fit
 from .source.torch_models import BUILDERS
+from .verdict import GUESS, WRONG_SQNR_DB, copies_said, recommend, top5, warn
 
 Array = NDArray[Any]
 Tell = Callable[[str, int, int], None]
@@ -66,6 +84,7 @@ Tell = Callable[[str, int, int], None]
 
 ARRAYS = "none: the inputs are arrays"
 CHECKED_IMAGES = 4  # for the conversion check
+ROUNDING = 1e-4  # what fp32 may leave of an output that should be zero
 STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
 
 
@@ -95,7 +114,11 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(recipe, source)
-            images, evaluation = open_image_sets(recipe, preprocess, source.inputs)
+        with stages("look at the images"):
+            efforts = efforts_by_target(recipe, sites)
+            images, evaluation = open_image_sets(
+                recipe, preprocess, source.inputs, images_needed(efforts), stages.progress("look at the images")
+            )
             if not (images.pictures or evaluation.pictures):
                 preprocess, origin = None, ARRAYS
             labels = open_labels(recipe, source, evaluation)
@@ -107,18 +130,23 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("optimise"):
             graph, rewrites = optimize_with_report(conversion.graph)
         with stages("read images"):
-            inputs = evaluation.stack(stages.progress("read images"))
+            inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
+            doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
-            reference = reference_outputs(source, conversion.graph, inputs, stages.progress("reference outputs"))
-        check_labels(labels, reference)
+            progress = stages.progress("reference outputs")
+            reference = reference_outputs(source, conversion.graph, inputs, folder / "reference", progress)
+            classes = what_it_classifies(
+                reference, names=source.labels, known=source.classes, labelled=labels is not None
+            )
+            check_labels(labels, classes)
         with stages("check the conversion"):
             check = check_conversion(recipe, source, conversion, inputs, reference)
         quantized: dict[str, Quantized] = {}
-        for target, effort in efforts_by_target(recipe, sites).items() if quantizable(graph) else ():
+        for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
-                    graph, images.stack(), target=target, method=recipe.method, effort=effort,
+                    graph, in_memory(images), target=target, method=recipe.method, effort=effort,
                     threads=recipe.threads or None, tell=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
@@ -137,61 +165,54 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             plans = plan_variants(recipe, models, sites)
             progress = stages.progress("measure")
             results = measure(
-                plans, inputs, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
+                plans, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
                 fix_clocks=recipe.fix_clocks, progress=progress,
             )  # fmt: skip
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
-            few = [a[:LAYER_IMAGES] for a in inputs]
+            few = inputs.subset(range(min(LAYER_IMAGES, len(inputs))))
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
-        variants = [describe(p, r, reference, labels, layers) for p, r in zip(plans, results)]
-        refuse_copies_of_the_cpu(variants, results)
-        refuse_wrong_outputs(variants)
+        variants = [describe(p, r, reference, classes, labels, layers) for p, r in zip(plans, results)]
+        variants = refuse_wrong_outputs(refuse_copies_of_the_cpu(variants, results))
         recommended, why = recommend(variants)
         with stages("write the report"):
-            quantisation = describe_quantisation(recipe, first, images, alike) if first else None
-            planned = describe_plan(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
-            guesses = top5(source, evaluation, reference, recommended, plans, results)
+            quantisation = first.record(recipe.effort, images.names, alike) if first else None
+            planned = plan_record(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
+            guesses = top5(source, evaluation, reference, classes, recommended, results)
             remove_scratch(folder, models)
             (folder / LOG).write_text(conversion.log, encoding="utf-8")
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
-            document = validate(
-                {
-                    "schema": SCHEMA,
-                    "files": sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
-                    "model": describe_model(source, graph, reference),
-                    "recipe": recipe.to_dict(),
-                    "preprocess": {**preprocess.to_dict(), "origin": origin} if preprocess else None,
-                    "images": describe_images(recipe, images, evaluation),
-                    "environment": describe_environment(probe() if recipe.on else sites[0].machine),
-                    "devices": [describe_device(site, variants) for site in sites],
-                    "reference": describe_reference(source),
-                    "conversion": check,
-                    "passes": rewrites,
-                    "quantisation": quantisation,
-                    "plan": planned,
-                    "variants": variants,
-                    "recommended": recommended,
-                    "why": why,
-                    "top5": guesses,
-                    "warnings": warn(
-                        source.engine,
-                        origin,
-                        images,
-                        evaluation,
-                        check,
-                        variants,
-                        quantisation=quantisation,
-                        plan=planned,
+            document = as_read(
+                Run(
+                    files=sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
+                    model=source.record(graph, reference.shapes, classes.count),
+                    recipe=recipe,
+                    preprocess=preprocess,
+                    preprocess_origin=origin,
+                    images=images_record(recipe, images, evaluation, first),
+                    environment=environment(probe() if recipe.on else sites[0].machine),
+                    devices=[device_record(site, variants) for site in sites],
+                    reference=source.engine_record(),
+                    conversion=check,
+                    passes=rewrites,
+                    quantisation=quantisation,
+                    plan=planned,
+                    variants=variants,
+                    recommended=recommended,
+                    why=why,
+                    top5=guesses,
+                    warnings=warn(
+                        source.engine, origin, images, evaluation, check, variants, classes=classes, doubts=doubts,
+                        quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated],
                     ),
-                    "stages": stages.rows(),
-                }
-            )
+                    stages=stages.rows(),
+                )
+            )  # fmt: skip
             save_run(document, folder / RUN)
             write_report(document, folder / REPORT)
     return document
@@ -218,8 +239,8 @@ class Stages:
         """The progress of the steps of a stage."""
         return lambda step, done, total: self._tell(f"{name}: {step}", done, total)
 
-    def rows(self) -> list[dict[str, Any]]:
-        return [{"name": name, "seconds": round(seconds, 3)} for name, seconds in self._seconds.items()]
+    def rows(self) -> list[Stage]:
+        return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
 
 
 # ---------------------------------------------------------------------------------------------- model and images
@@ -228,7 +249,10 @@ class Stages:
 def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess | None, str]:
     """The preprocessing and a sentence saying where it came from: the recipe, the model itself, or a guess."""
     if recipe.preset:
-        found, origin = preset(recipe.preset), f"the preset {recipe.preset}"
+        named = preset(recipe.preset)
+        found, origin = fit(named, source.inputs) or named, f"the preset {recipe.preset}"
+        if found != named:
+            origin += f", scaled to {source.inputs[0].shape[1]}x{source.inputs[0].shape[2]}"
     elif source.preprocess is not None:
         found, origin = source.preprocess, source.preprocess_origin
     else:
@@ -243,25 +267,42 @@ def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess |
     return found, origin
 
 
+def images_needed(efforts: Mapping[str, str]) -> int:
+    """How many images are calibrated with, at the largest of these efforts; a few even where nothing is quantised."""
+    return max([EFFORTS[effort].images for effort in efforts.values()], default=STATISTICS_IMAGES)
+
+
 def open_image_sets(
-    recipe: Recipe, preprocess: Preprocess | None, specs: Sequence[InputSpec]
+    recipe: Recipe, preprocess: Preprocess | None, specs: Sequence[InputSpec], most: int, progress: Progress
 ) -> tuple[ImageSet, ImageSet]:
-    """(images to calibrate with, images to evaluate with); disjoint where both come from one folder."""
+    """(images to calibrate with, images to evaluate with); no image is in both.
+
+    Args:
+        most: so many are enough to calibrate with. They are chosen before any image is decoded.
+        progress: called with (images looked at, images to look at).
+    """
     if not recipe.images:
         raise ImageError(
             "no images are given", hint="--images FOLDER: a few dozen photographs like those the model will see"
         )
-    images = open_images(Path(recipe.images), preprocess, specs)
+    images = find_images(Path(recipe.images), preprocess, specs, progress).distinct()
     if recipe.eval_images:
         if Path(recipe.eval_images).resolve() == Path(recipe.images).resolve():
             hint = "leave --eval-images out"
             raise ImageError("are the images to calibrate with", where=recipe.eval_images, hint=hint)
-        return images, open_images(Path(recipe.eval_images), preprocess, specs)
-    return images.split()
+        evaluation = find_images(Path(recipe.eval_images), preprocess, specs, progress).distinct()
+        images, evaluation = apart(images, evaluation)
+    else:
+        images, evaluation = images.split()
+    return images.checked(most, progress), evaluation.checked(progress=progress)
 
 
-def open_with_images(recipe: Recipe) -> tuple[Graph, ImageSet, str]:
-    """(graph, images, where the preprocessing came from) of an ncnn model, for the single steps of the main job."""
+def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Graph, ImageSet, list[str]]:
+    """(graph, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
+
+    Args:
+        most: so many images are enough; all by default.
+    """
     param = Path(recipe.model)
     if param.suffix != ".param":
         raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
@@ -269,8 +310,10 @@ def open_with_images(recipe: Recipe) -> tuple[Graph, ImageSet, str]:
     graph = load(param)
     graph.set_input_shapes([spec.shape for spec in source.inputs])
     preprocess, origin = choose_preprocess(recipe, with_the_runs_preprocess(source, param))
-    images = open_images(recipe.images, preprocess, source.inputs)
-    return graph, images, origin if images.pictures else ARRAYS
+    images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
+    preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
+    doubts = preprocessing_doubts(images, source.inputs, preprocess)
+    return graph, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 
 
 def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
@@ -279,12 +322,10 @@ def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
     if not record.is_file():
         return source
     run = load_run(param.parent)
-    made = any(variant["files"] and variant["files"]["param"] == param.name for variant in run["variants"])
-    if not made or run["preprocess"] is None:
+    made = any(variant.files and variant.files.param == param.name for variant in run.variants)
+    if not made or run.preprocess is None:
         return source
-    fields = {key: value for key, value in run["preprocess"].items() if key != "origin"}
-    origin = f"the run that made it ({record})"
-    return replace(source, preprocess=Preprocess.from_dict(fields), preprocess_origin=origin)
+    return replace(source, preprocess=run.preprocess, preprocess_origin=f"the run that made it ({record})")
 
 
 def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
@@ -307,7 +348,7 @@ def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet,
     library, _, _ = recipe.model.partition(":")
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
-    (sample,) = images.subset(range(min(len(images), STATISTICS_IMAGES))).stack()
+    (sample,) = in_memory(images.subset(range(min(len(images), STATISTICS_IMAGES))))
     return open_model(recipe.model, shapes=recipe.shapes, weights="none", workdir=folder, statistics=sample)
 
 
@@ -317,224 +358,139 @@ def open_labels(recipe: Recipe, source: ModelSource, evaluation: ImageSet) -> ND
     return read_labels(Path(recipe.labels), evaluation.names, source.labels)
 
 
-def check_labels(labels: NDArray[np.int64] | None, reference: Mapping[str, Array]) -> None:
+def check_labels(labels: NDArray[np.int64] | None, classes: Classes) -> None:
     """Raises ImageError where labels are given that the network's outputs cannot be compared with."""
     if labels is None:
         return
-    if not accuracy.classifies(reference):
+    if not classes:
         raise ImageError("labels are given, but the network does not classify", hint="leave --labels out")
-    (scores,) = reference.values()
-    if labels.max() >= scores[0].size:
-        raise ImageError(f"class {labels.max()} is given, the network has {scores[0].size} (0 to {scores[0].size - 1})")
+    if labels.max() >= classes.count:
+        raise ImageError(f"class {labels.max()} is given, the network has {classes.count} (0 to {classes.count - 1})")
 
 
 # --------------------------------------------------------------------------------------- conversion and reference
 
 
 def reference_outputs(
-    source: ModelSource, converted: Graph, inputs: Sequence[Array], progress: Callable[[int, int], None]
-) -> dict[str, Array]:
-    """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original."""
-    if source.engine != "ncnn":
-        outputs = source.reference_outputs(inputs, progress)
-    else:
-        outputs = session_outputs(converted, inputs, progress)
-    for name, values in outputs.items():
-        if not np.isfinite(values).all():
-            hint = "wrong preprocessing, or a model that overflows?"
-            raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
-    return outputs
+    source: ModelSource, converted: Graph, samples: Samples, folder: Path, progress: Progress
+) -> Outputs:
+    """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original.
 
+    Args:
+        folder: gets them.
+        progress: called with (samples done, all samples).
+    """
+    with Session(converted, precision="fp32") as net:
+        if source.engine == "ncnn":
+            names = list(net.outputs)
+            rows: Iterator[tuple[Array, ...]] = (net.blobs(*sample, names=names) for sample in samples)
+        else:
+            names, rows = list(source.outputs), source.reference_outputs(samples)
 
-def session_outputs(graph: Graph, inputs: Sequence[Array], progress: Callable[[int, int], None]) -> dict[str, Array]:
-    """A graph's outputs in fp32 on the CPU, (N, …) each."""
-    total = len(inputs[0])
-    rows = []
-    with Session(graph, precision="fp32") as net:
-        for i, sample in enumerate(zip(*inputs)):
-            rows.append(net.blobs(*sample, names=net.outputs))
-            progress(i + 1, total)
-        return accuracy.stack_outputs(net.outputs, rows)
+        def checked() -> Iterator[tuple[Array, ...]]:
+            for done, row in enumerate(rows, 1):
+                for name, values in zip(names, row):
+                    if not np.isfinite(values).all():
+                        hint = "wrong preprocessing, or a model that overflows?"
+                        raise VerificationError(
+                            f"the original model's output {name!r} holds NaN or infinity", hint=hint
+                        )
+                yield row
+                progress(done, len(samples))
+
+        return keep_outputs(names, checked(), folder, source.reference)
 
 
 def check_conversion(
-    recipe: Recipe, source: ModelSource, conversion: Conversion, inputs: Sequence[Array], reference: Mapping[str, Array]
-) -> dict[str, Any]:
-    """Compare ncnn in fp32 with the original on a few samples. Raises VerificationError where they differ too much."""
-    few = [a[:CHECKED_IMAGES] for a in inputs]
-    found = session_outputs(conversion.graph, few, lambda done, total: None)
-    # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
-    outputs = dict(list(found.items())[: len(reference)])
-    if len(outputs) != len(reference):
-        raise ModelError(f"the original has {len(reference)} outputs, the converted model {len(outputs)}")
-    for (name, ours), theirs in zip(outputs.items(), reference.values()):
-        if ours[0].size != theirs[0].size:
-            raise VerificationError(f"output {name!r} has {ours[0].size} values, the original's has {theirs[0].size}")
-        if not np.isfinite(ours).all():
-            raise VerificationError(f"the converted model's output {name!r} holds NaN or infinity")
-    errors = accuracy.compare(outputs, reference)
-    worst = min(errors["outputs"], key=lambda output: output["cosine"])
-    if worst["cosine"] < GOOD_COSINE and not recipe.force:
-        which = f" of output {worst['name']!r}" if len(outputs) > 1 else ""
+    recipe: Recipe, source: ModelSource, conversion: Conversion, samples: Samples, reference: Outputs
+) -> ConversionCheck:
+    """Compare ncnn in fp32 with the original on a few samples. Raises VerificationError where they differ too much.
+
+    What counts is the noise over the signal of all these samples, for each output by itself.
+    """
+    errors = Errors()
+    with Session(conversion.graph, precision="fp32") as net:
+        # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
+        names = net.outputs[: len(reference.rows)]
+        if len(names) != len(reference.rows):
+            raise ModelError(f"the original has {len(reference.rows)} outputs, the converted model {len(names)}")
+        for sample, theirs in zip(samples.subset(range(min(CHECKED_IMAGES, len(samples)))), reference):
+            ours = net.blobs(*sample, names=names)
+            for name, a, b in zip(names, ours, theirs):
+                if a.size != b.size:
+                    raise VerificationError(f"output {name!r} has {a.size} values, the original's has {b.size}")
+            errors.add(ours, theirs)
+    broken = errors.broken()
+    if broken is not None:
+        raise VerificationError(f"the converted model's output {names[broken]!r} holds NaN or infinity")
+    found = errors.result(names)
+    worst = min(found.outputs, key=_exactness)
+    if _exactness(worst) < WRONG_SQNR_DB and not recipe.force:
+        which = f" of output {worst.name!r}" if len(names) > 1 else ""
+        seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
         raise VerificationError(
-            f"the converted model is not the original: cosine {worst['cosine']:.4f}{which} in fp32, "
-            f"it must be {GOOD_COSINE}",
+            f"the converted model is not the original: {seen}{which} in fp32, it must be {WRONG_SQNR_DB:g} dB",
             where=recipe.model,
             hint="an operator pnnx converts wrongly, or a wrong --shape; --force goes on all the same",
         )
-    return {
-        "sqnr_db": errors["sqnr_db"],
-        "cosine": worst["cosine"],
-        "max_error": errors["max_error"],
-        "seconds": round(conversion.seconds, 3),
-        "pnnx_version": _version("pnnx"),
-        "log": LOG,
-    }
+    return ConversionCheck(
+        sqnr_db=found.sqnr_db,
+        cosine=found.cosine,
+        max_error=found.max_error,
+        seconds=round(conversion.seconds, 3),
+        pnnx_version=installed("pnnx"),
+        log=LOG,
+    )
+
+
+def _exactness(output: OutputError) -> float:
+    """The SQNR of an output, dB, infinite where it is exact. What should be zero may be zero up to rounding."""
+    if output.sqnr_db is not None:
+        return output.sqnr_db
+    return math.inf if output.max_error < ROUNDING else -math.inf
 
 
 # ------------------------------------------------------------------------------------------------ what came of it
 
 
-def describe_model(source: ModelSource, graph: Graph, reference: Mapping[str, Array]) -> dict[str, Any]:
-    return {
-        "reference": source.reference,
-        "name": source.name,
-        "kind": source.kind,
-        "inputs": [{"name": spec.name, "shape": list(spec.shape)} for spec in source.inputs],
-        "outputs": [{"name": name, "shape": list(values.shape[1:])} for name, values in reference.items()],
-        "layers": len(graph.layers),
-        "parameters": graph.parameters,
-        "labels": len(source.labels or ()),
-    }
-
-
-def describe_images(recipe: Recipe, images: ImageSet, evaluation: ImageSet) -> dict[str, Any]:
-    skipped = dict(images.skipped + evaluation.skipped)  # both halves of one folder know the same skipped files
-    return {
-        "source": recipe.images,
-        "calibration": len(images),
-        "evaluation": len(evaluation),
-        "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
-    }
+def images_record(recipe: Recipe, images: ImageSet, evaluation: ImageSet, quantized: Quantized | None) -> Images:
+    """What the images were used for. Both halves of one folder know the same skipped files and copies."""
+    held = len(quantized.held[0]) if quantized else 0
+    return Images(
+        source=recipe.images,
+        available=len(images) + images.left_out,
+        calibration=len(images),
+        fitted=held and (len(images) - held or held),  # of too few images none is held back from fitting
+        held_back=held,
+        evaluation=len(evaluation),
+        skipped=[
+            SkippedFile(name=name, reason=reason) for name, reason in dict.fromkeys(images.skipped + evaluation.skipped)
+        ],
+        copies=[CopiedFile(name=name, of=of) for name, of in dict.fromkeys(images.copies + evaluation.copies)],
+    )
 
 
 LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
 
 
-def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads: int | None) -> Likeness | None:
+def compare_images(quantized: Quantized | None, samples: Samples, threads: int | None) -> Likeness | None:
     """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
     if quantized is None or not quantized.advice.ranges.size:
         return None
-    few = [a[:LIKENESS_IMAGES] for a in inputs]
+    few = in_memory(samples.subset(range(min(LIKENESS_IMAGES, len(samples)))))
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 
-def describe_quantisation(
-    recipe: Recipe, quantized: Quantized, images: ImageSet, alike: Likeness | None
-) -> dict[str, Any]:
-    advice = quantized.advice
-    return {
-        "effort": recipe.effort,
-        "held_back": len(quantized.held[0]),
-        "trials": [
-            {
-                "method": trial.method,
-                "mse": trial.mse if np.isfinite(trial.mse) else None,
-                "kept": trial.kept,
-                "seconds": round(trial.seconds, 3),
-            }
-            for trial in quantized.trials
-        ],
-        "layers": [
-            {"name": kept.name, "before": kept.error[""], "after": kept.error[kept.kept], "kept": kept.kept}
-            for kept in quantized.layers
-        ],
-        "counts": [
-            {"images": c.images, "mse": c.mse, "low": c.low, "high": c.high}
-            for c in advice.counts
-            if np.isfinite(c.high)
-        ],
-        "enough": enough(advice.counts) if advice.counts else None,
-        "stretching": [
-            {"image": images.names[s.image], "tensors": s.tensors, "factor": s.factor} for s in advice.stretching
-        ],
-        "likeness": {"calibration": alike.calibration, "evaluation": alike.evaluation} if alike else None,
-    }
+def plan_record(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Variant]) -> Plan:
+    """The plan, beside what was measured of its model."""
+    medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
+    mixed, fp32 = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
+    return plan.record(limit, mixed_ms=mixed, fp32_ms=fp32)
 
 
-def describe_plan(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    named = {variant["name"]: variant["latency_ms"] for variant in variants}
-    latency, base = (named.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
-    return {
-        "limit": str(limit),
-        "holds": plan.holds,
-        "repairs": plan.repairs,
-        "predicted_ms": plan.predicted_at(base["median"] if base else None),
-        "measured_ms": latency["median"] if latency else None,
-        "predicted_mse": plan.predicted_error,
-        "measured_mse": plan.measured_error,
-        "front": [{"ms": p.ms, "mse": p.error, "int8": p.int8} for p in plan.front],
-        "layers": [
-            {
-                "name": name,
-                "type": plan.graph.layer(name).type,
-                "choice": choice,
-                "options": [{"choice": o.choice, "ms": o.ms, "mse": o.error} for o in plan.options[name]],
-                "why": explain(name, plan),
-            }
-            for name, choice in plan.choices.items()
-        ],
-    }
-
-
-def describe_reference(source: ModelSource) -> dict[str, Any]:
-    origins = {
-        "torch": "the original network in PyTorch",
-        "onnxruntime": "the original ONNX file in ONNX Runtime",
-        "ncnn": "ncnn itself in fp32, before optimising: the original is not known",
-    }
-    package = {"torch": "torch", "onnxruntime": "onnxruntime", "ncnn": "ncnn"}[source.engine]
-    return {"engine": source.engine, "version": _version(package), "origin": origins[source.engine]}
-
-
-def describe_device(site: Site, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    machine = site.machine
-    recommended, why = recommend([v for v in variants if v["device"] == site.device.name])
-    return {
-        "name": site.device.name,
-        "address": site.device.address,
-        "target": site.target,
-        "emulated": site.emulated,
-        "ncnn": machine["ncnn"],
-        "python": machine["python"],
-        "platform": machine["platform"],
-        "cpu": machine["cpu"],
-        "cpu_features": machine["cpu_features"],
-        "cores": machine["cores"],
-        "vulkan": vulkan_fields(machine),
-        "board": machine.get("board"),
-        "recommended": recommended,
-        "why": why,
-    }
-
-
-def vulkan_fields(machine: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{k: d[k] for k in ("name", "type", "driver", "api")} for d in machine["vulkan"]]
-
-
-def describe_environment(machine: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "ncnnkit": _version("ncnnkit"),
-        "ncnn": machine["ncnn"],
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pillow": _version("Pillow"),
-        "platform": machine["platform"],
-        "cpu": machine["cpu"],
-        "cpu_features": machine["cpu_features"],
-        "cores": machine["cores"],
-        "vulkan": vulkan_fields(machine),
-    }
+def device_record(site: Site, variants: Sequence[Variant]) -> Device:
+    """A device, and what is recommended for it."""
+    return site.record(*recommend([variant for variant in variants if variant.device == site.device.name]))
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
@@ -551,10 +507,3 @@ def remove_scratch(folder: Path, models: Models) -> None:
             shutil.rmtree(path)
         elif path not in keep:
             path.unlink()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

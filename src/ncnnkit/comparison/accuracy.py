@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..record.run import Accuracy, OutputError
 from .classes import Classes
 from .noise import Noise
-from .outputs import Outputs
 
 Array = NDArray[Any]
 

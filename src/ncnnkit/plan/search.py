@@ -33,6 +33,7 @@ from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
 from ..quantization.rounding import nearest
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd, winograd_may_overflow
+from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer
 from .costs import (
     INT8,
     MASKS,
@@ -93,6 +94,10 @@ def _worst(figure: Callable[[Array, Array], float]) -> Callable[[Sequence[Array]
     return lambda outputs, reference: max(figure(o, r) for o, r in zip(outputs, reference, strict=True))
 
 
+def _lost(share: float | None) -> float:
+    return 0.0 if share is None else 1 - share
+
+
 def _noise_to_signal(output: Array, reference: Array) -> float:
     sqnr = accuracy.sqnr_db(output, reference)
     return 10 ** (-sqnr / 10) if sqnr is not None else 0.0 if np.array_equal(output, reference) else math.inf
@@ -105,14 +110,14 @@ def _ratio(found: float, allowed: float) -> float:
 _FIGURES: dict[str, _Figure] = {
     # 1 - cosine is half the noise over the signal, as long as both are small.
     "cosine": _Figure(
-        "cosine ≥ {:g}", lambda o, r, v: _ratio(_worst(lambda a, b: 1 - accuracy.cosine(a, b))(o, r), 1 - v)
+        "cosine ≥ {:g}", lambda o, r, v: _ratio(_worst(lambda a, b: _lost(accuracy.cosine(a, b)))(o, r), 1 - v)
     ),
     "sqnr": _Figure("SQNR ≥ {:g} dB", lambda o, r, v: _worst(_noise_to_signal)(o, r) * 10 ** (v / 10)),
     "mse": _Figure("MSE ≤ {:g}", lambda o, r, v: _ratio(_worst(accuracy.mse)(o, r), v)),
     "top1_drop": _Figure(
         "top-1 changes in at most {:.2%}",
         # The share grows as the noise's size, not its power.
-        lambda o, r, v: _ratio(_worst(lambda a, b: 1 - accuracy.top1_agreement(a, b))(o, r), v) ** 2,
+        lambda o, r, v: _ratio(_worst(lambda a, b: _lost(accuracy.top1_agreement(a, b)))(o, r), v) ** 2,
     ),
     "latency": _Figure("latency ≤ {:g} ms", lambda o, r, v: 0.0),
 }
@@ -199,6 +204,34 @@ class MixedPlan:
     def predicted_at(self, fp32_ms: float | None) -> float:
         """The predicted latency where the fp32 model takes ``fp32_ms``."""
         return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
+
+    def record(self, limit: Limit, *, mixed_ms: float | None, fp32_ms: float | None) -> Plan:
+        """What run.json holds of it.
+
+        Args:
+            limit: that was asked for.
+            mixed_ms, fp32_ms: the measured medians of the mixed and of the fp32 model; None where not measured.
+        """
+        return Plan(
+            limit=str(limit),
+            holds=self.holds,
+            repairs=self.repairs,
+            predicted_ms=self.predicted_at(fp32_ms),
+            measured_ms=mixed_ms,
+            predicted_mse=self.predicted_error,
+            measured_mse=self.measured_error,
+            front=[FrontPoint(ms=p.ms, mse=p.error, int8=p.int8) for p in self.front],
+            layers=[
+                PlannedLayer(
+                    name=name,
+                    type=self.graph.layer(name).type,
+                    choice=choice,
+                    options=[LayerOption(choice=o.choice, ms=o.ms, mse=o.error) for o in self.options[name]],
+                    why=explain(name, self),
+                )
+                for name, choice in self.choices.items()
+            ],
+        )
 
 
 def float_choices(machine: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError, NcnnkitError
+from ..model.graph import Graph
+from ..record.environment import installed
+from ..record.run import Engine, Kind, Model, Reference, Tensor
 from ..samples.images import InputSpec
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
@@ -43,16 +46,40 @@ class ModelSource:
 
     reference: str
     name: str
-    kind: str
+    kind: Kind
     path: Path
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
-    engine: str
+    engine: Engine
     preprocess: Preprocess | None = None
     preprocess_origin: str = ""
     labels: tuple[str, ...] | None = None
     run: Run | None = field(default=None, repr=False, compare=False)
     classes: int | None = None
+
+    def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
+        """The network as run.json holds it.
+
+        Args:
+            graph: the optimised network.
+            outputs: the shapes of the original's, by their names.
+            classes: see :class:`ncnnkit.record.run.Model`.
+        """
+        return Model(
+            reference=self.reference,
+            name=self.name,
+            kind=self.kind,
+            inputs=[Tensor(name=spec.name, shape=list(spec.shape)) for spec in self.inputs],
+            outputs=[Tensor(name=name, shape=list(shape)) for name, shape in outputs.items()],
+            layers=len(graph.layers),
+            parameters=graph.parameters,
+            labels=len(self.labels or ()),
+            classes=classes,
+        )
+
+    def engine_record(self) -> Reference:
+        """What computes the reference outputs, as run.json holds it."""
+        return Reference(engine=self.engine, version=installed(self.engine), origin=_ORIGINS[self.engine])
 
     def reference_outputs(self, samples: Samples) -> Iterator[tuple[NDArray[np.float32], ...]]:
         """What the original computes for each sample, one at a time.
@@ -81,6 +108,13 @@ class ModelSource:
             raise
         except Exception as error:  # torch and ONNX Runtime raise their own kinds
             raise ModelError(f"the original fails on sample {index}: {say(error)}", where=self.reference) from None
+
+
+_ORIGINS: dict[Engine, str] = {
+    "torch": "the original network in PyTorch",
+    "onnxruntime": "the original ONNX file in ONNX Runtime",
+    "ncnn": "ncnn itself in fp32, before optimising: the original is not known",
+}
 
 
 def _fold_batch(value: Any, name: str) -> NDArray[np.float32]:

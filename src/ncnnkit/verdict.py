@@ -1,0 +1,202 @@
+"""What a run's figures mean: the recommendation with its reason, and the warnings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .comparison.accuracy import top_k
+from .comparison.classes import Classes
+from .comparison.outputs import Outputs
+from .formatting import cosine, exact, plain, ratio
+from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
+from .samples.images import ImageSet
+from .source import ModelSource
+
+Array = NDArray[Any]
+
+GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
+"""The origin of a preprocessing nobody gave."""
+
+GOOD_COSINE = 0.999  # below it a variant is recommended only for want of a better
+WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
+GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
+WRONG_SQNR_DB = 30.0  # below it the converted network computes something else
+
+
+def recommend(variants: Sequence[Variant]) -> tuple[str | None, str]:
+    """The fastest ``ok`` variant with cosine ≥ 0.999, else the most exact; and why."""
+    usable = [v for v in variants if v.status == "ok" and v.accuracy and v.latency_ms]
+    if usable and all(EMULATED in v.notes for v in usable):
+        return None, f"{EMULATED}, so nothing can be recommended; the errors are"
+    usable = [v for v in usable if EMULATED not in v.notes]
+    if not usable:
+        return None, "no variant ran as asked; the reasons stand beside each"
+    if all(v.accuracy is not None and v.accuracy.cosine is None for v in usable):
+        return None, "the original's outputs are zero on every evaluation image, so that nothing can be judged"
+    exact = [v for v in usable if _cosine(v) >= GOOD_COSINE]
+    best = min(exact, key=_ms) if exact else min(usable, key=lambda v: v.accuracy.mse if v.accuracy else math.inf)
+    figure = f"cosine {cosine(_cosine(best), 5)}, {_ms(best):.1f} ms"
+    if not exact:
+        return best.name, f"no variant reaches cosine {GOOD_COSINE}; {best.name} is the most exact ({figure})"
+    others = f"the fastest of the {len(exact)} that reach" if len(exact) > 1 else "the only one that reaches"
+    why = f"{best.name} is {others} cosine {GOOD_COSINE} ({figure})"
+    kind = ("fp32", "cpu", best.device)
+    base = next((v for v in usable if (v.precision, v.backend, v.device) == kind and v is not best), None)
+    if base is not None:
+        why += f", {_ms(base) / _ms(best):.2f} times as fast as {base.name}"
+    quick = min(usable, key=_ms)
+    if _ms(quick) < _ms(best):
+        why += f"; {quick.name} is faster ({_ms(quick):.1f} ms) but less exact (cosine {cosine(_cosine(quick), 5)})"
+    return best.name, why
+
+
+def _cosine(variant: Variant) -> float:
+    return -1.0 if variant.accuracy is None or variant.accuracy.cosine is None else variant.accuracy.cosine
+
+
+def _ms(variant: Variant) -> float:
+    return variant.latency_ms.median if variant.latency_ms else math.inf
+
+
+def warn(
+    engine: str,
+    origin: str,
+    images: ImageSet,
+    evaluation: ImageSet,
+    check: ConversionCheck,
+    variants: Sequence[Variant],
+    *,
+    classes: Classes,
+    doubts: Sequence[str] = (),
+    quantisation: Quantisation | None = None,
+    plan: Plan | None = None,
+    emulated: Sequence[str] = (),
+) -> list[str]:
+    """What a careful person would say about this run.
+
+    Args:
+        classes: of the network.
+        doubts: what looks wrong about the tensors it is fed with.
+        emulated: names of devices that are.
+    """
+    said = [f"{name} is {EMULATED}" for name in emulated]
+    if origin == GUESS:
+        said.append(
+            f"the model does not say how images become its input: {origin[len('a guess: ') :]} were used; "
+            "give --preset or --mean and --std if it was trained otherwise"
+        )
+    if engine == "ncnn":
+        said.append("the original is not known: the errors are those against ncnn's own fp32, and nothing was verified")
+    said += doubts
+    if check.sqnr_db is not None and check.sqnr_db < WRONG_SQNR_DB:
+        said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force went on")
+    elif check.sqnr_db is not None and check.sqnr_db < GOOD_SQNR_DB:
+        said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
+    if len(images) < 20 and any(v.precision in ("int8", "mixed") for v in variants):
+        said.append(f"int8 was calibrated with {len(images)} images; 50 to 200 are usual")
+    if len(evaluation) < 20:
+        said.append(f"the errors are those on {len(evaluation)} images only")
+    said += _about_the_reference(variants)
+    if classes.why and not classes:
+        said.append(f"{classes.why}; top-1 is not counted. If the network classifies, --labels says so")
+    said += [*_about_images(quantisation), *_about_plan(plan)]
+    skipped = dict(images.skipped + evaluation.skipped)
+    said += copies_said(tuple(dict.fromkeys(images.copies + evaluation.copies)))
+    if skipped:
+        said.append(f"{len(skipped)} files are no usable images and were skipped, {min(skipped)} among them")
+    restless = [v.name for v in variants if v.status == "ok" and v.latency_ms and v.latency_ms.spread > 0.25]
+    if restless:
+        said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
+    return said + reasons(variants, "fallback", "crashed")
+
+
+def copies_said(copies: Sequence[tuple[str, str]]) -> list[str]:
+    """What to say of samples that were dropped because another holds the same; nothing where there are none."""
+    if not copies:
+        return []
+    name, of = copies[0]
+    count = "one sample was" if len(copies) == 1 else f"{len(copies)} samples were"
+    return [f"{count} dropped as a copy of another: {name} holds what {of} holds"]
+
+
+def _about_the_reference(variants: Sequence[Variant]) -> Iterator[str]:
+    outputs = next((v.accuracy.outputs for v in variants if v.accuracy), [])
+    empty = [output.name for output in outputs if output.cosine is None]
+    if empty:
+        yield (
+            f"the original's output {', '.join(empty)} is zero on every evaluation image: no variant can be judged by "
+            "it; other images, or other weights, are needed"
+        )
+
+
+def _about_images(quantisation: Quantisation | None) -> Iterator[str]:
+    if quantisation is None:
+        return
+    if quantisation.likeness is not None and quantisation.unlike:
+        yield (
+            "the evaluation images look unlike the calibration images: they lie "
+            f"{plain(quantisation.likeness.evaluation)} standard deviations from these, which lie within "
+            f"{plain(quantisation.likeness.calibration)} of each other; calibrate with images like those the model "
+            "will see"
+        )
+    if quantisation.stretching:
+        worst, *others = quantisation.stretching
+        tensors = "one tensor" if worst.tensors == 1 else f"{worst.tensors} tensors"
+        more = f", and {len(others)} more do likewise" if others else ""
+        yield (
+            f"the calibration image {worst.image} alone stretches the range of {tensors}, "
+            f"to as much as {plain(worst.factor)} times any other image's{more}: does it belong there?"
+        )
+
+
+def _about_plan(plan: Plan | None) -> Iterator[str]:
+    if plan is None:
+        return
+    if not plan.holds:
+        yield (
+            f"the mixed model does not keep to {plan.limit}: {plain(plan.predicted_ms)} ms are predicted, "
+            f"and its MSE on the held-back images is {exact(plan.measured_mse)}"
+        )
+    found = ratio(plan.measured_ms, plan.predicted_ms)
+    if found is not None and abs(found - 1) > WRONG_LATENCY:
+        yield (
+            f"the mixed model takes {plain(plan.measured_ms)} ms where {plain(plan.predicted_ms)} ms were "
+            "predicted: another choice of precisions might be better"
+        )
+
+
+def top5(
+    source: ModelSource,
+    evaluation: ImageSet,
+    reference: Outputs,
+    classes: Classes,
+    recommended: str | None,
+    results: Sequence[Mapping[str, Any]],
+) -> list[Guess]:
+    """The five best classes of one image, by the original and by the recommended variant.
+
+    Of the evaluation images it is the one whose best class the original prefers most clearly: a person can judge that.
+    """
+    names = source.labels
+    if names is None or classes.count != len(names) or recommended is None:
+        return []
+    result = next(r for r in results if r["name"] == recommended)
+    ours = Outputs.opened(result["outputs"]).first(1)
+
+    def clearness(index: int) -> float:
+        second, first = np.sort(reference[index][0], axis=None)[-2:]
+        return float(first - second)
+
+    shown = max(range(len(ours)), key=clearness)
+
+    def rows(values: Array) -> list[Score]:
+        flat = values.reshape(-1)
+        return [Score(label=names[i], score=float(flat[i])) for i in top_k(flat, 5)]
+
+    theirs, found = reference[shown][0], ours[shown][0]
+    return [Guess(image=evaluation.names[shown], reference=rows(theirs), recommended=rows(found))]
