@@ -32,7 +32,9 @@ from .measure.variants import (
 from .model.graph import Graph
 from .model.ncnnfile import load
 from .passes import optimize_with_report
-from .plan.search import Limit, MixedPlan, explain, find_plan, parse_limit
+from .plan.mixed import MixedPlan
+from .plan.requirement import Requirements
+from .plan.search import find_plan
 from .quantization import Quantized, quantize_images
 from .quantization.advice import Likeness, enough, image_ranges, likeness
 from .quantization.calibration import quantizable
@@ -44,6 +46,7 @@ from .report import write_report
 from .samples.images import ImageSet, InputSpec, open_images
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
+from .samples.stream import ArraySamples
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.torch_models import BUILDERS
@@ -72,7 +75,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         NcnnkitError: anything a user can mend; ``out`` is then as it was before.
     """
     stages = Stages(tell)
-    limit = parse_limit(recipe.max_error, recipe.max_latency)
+    requirements = Requirements.parse(recipe.require, recipe.max_latency)
     with staging(out) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
@@ -114,8 +117,9 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 with stages(stage):
                     made = quantized[site.target]
                     mixed[site] = find_plan(
-                        made.exact, made.fitted, made.held, limit, site.machine, device=site.device,
-                        threads=recipe.threads or site.machine["cores"], tell=stages.within(stage),
+                        made.exact, made.fitted, ArraySamples(tuple(made.held)), requirements, site.machine,
+                        device=site.device, threads=recipe.threads or site.machine["cores"],
+                        progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
             models = write_models(recipe, graph, quantized, mixed, source.name, folder)
@@ -138,7 +142,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         recommended, why = recommend(variants)
         with stages("write the report"):
             quantisation = describe_quantisation(recipe, first, images, alike) if first else None
-            planned = describe_plan(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
+            planned = describe_plan(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
             document = validate(
                 {
                     "schema": SCHEMA,
@@ -446,29 +450,36 @@ def describe_quantisation(
     }
 
 
-def describe_plan(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def describe_plan(
+    plan: MixedPlan, requirements: Requirements, site: Site, variants: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     named = {variant["name"]: variant["latency_ms"] for variant in variants}
     latency, base = (named.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
     return {
-        "limit": str(limit),
+        "limit": str(requirements),
         "holds": plan.holds,
         "repairs": plan.repairs,
         "predicted_ms": plan.predicted_at(base["median"] if base else None),
         "measured_ms": latency["median"] if latency else None,
-        "predicted_mse": plan.predicted_error,
-        "measured_mse": plan.measured_error,
-        "front": [{"ms": p.ms, "mse": p.error, "int8": p.int8} for p in plan.front],
+        "predicted_noise": finite(plan.predicted_noise),
+        "measured_noise": finite(plan.errors.relative),
+        "front": [{"ms": p.ms, "noise": p.noise, "int8": p.int8} for p in plan.front],
         "layers": [
             {
                 "name": name,
                 "type": plan.graph.layer(name).type,
                 "choice": choice,
-                "options": [{"choice": o.choice, "ms": o.ms, "mse": o.error} for o in plan.options[name]],
-                "why": explain(name, plan),
+                "options": [{"choice": o.choice, "ms": o.ms, "noise": finite(o.error)} for o in plan.options[name]],
+                "why": plan.why(name),
             }
             for name, choice in plan.choices.items()
         ],
     }
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON can hold it."""
+    return value if np.isfinite(value) else None
 
 
 def describe_reference(source: ModelSource) -> dict[str, Any]:
