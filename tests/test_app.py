@@ -201,6 +201,20 @@ def test_several_inputs(own_run: Path, tmp_path: Path) -> None:
     refused(own_run, tmp_path, ModelError, "this network has several")
 
 
+def test_files_of_the_users_that_an_app_would_replace(run_folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "app"
+    make_app(run_folder, "fp32", home, lang="python")
+    (home / "CMakeLists.txt").write_text("mine")
+    with pytest.raises(StorageError, match=r"there is a CMakeLists\.txt that ncnnkit did not write"):
+        make_app(run_folder, "fp32", home)
+    assert (home / "CMakeLists.txt").read_text() == "mine"
+    (home / "CMakeLists.txt").unlink()
+    (home / "notes.txt").write_text("mine")
+    make_app(run_folder, "fp32", home)
+    assert not (home / "infer.py").exists(), "the other app's"
+    assert (home / "notes.txt").read_text() == "mine"
+
+
 def test_the_command(run_folder: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

@@ -21,8 +21,8 @@ from ncnnkit.measure import variants
 from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
+from ncnnkit.record.folder import load_run
 from ncnnkit.record.schema import validate
-from ncnnkit.record.store import load_run
 from ncnnkit.record.verdict import GUESS, recommend
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import Conversion
@@ -86,6 +86,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     left = {path.name for path in (tmp_path / "out").iterdir()}
     models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin")}
     assert left == models | {"run.json", "report.html", "recipe.toml", "pnnx.log"}
+    assert document["files"] == sorted(left)
     html = (tmp_path / "out/report.html").read_text()
     assert "int8-cpu" in html
 
@@ -154,10 +155,11 @@ def test_what_stops_a_run_leaves_the_folder_as_it_was(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "run.json").write_text("an older run's")
+    older = '{"files": ["run.json"]}'
+    (out / "run.json").write_text(older)
     with pytest.raises(error, match=said):
         nk.run(prepare(recipe, tmp_path), out)
-    assert [(p.name, p.read_text()) for p in out.iterdir()] == [("run.json", "an older run's")]
+    assert [(p.name, p.read_text()) for p in out.iterdir()] == [("run.json", older)]
 
 
 def test_a_folder_that_cannot_be_made(recipe: nk.Recipe, tmp_path: Path) -> None:
@@ -405,6 +407,27 @@ def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(
     (tmp_path / "out/other.bin").write_bytes((tmp_path / "out/model-fp32.bin").read_bytes())
     _, _, origin = open_with_images(changed(step, model=str(tmp_path / "out/other.param")))
     assert origin == GUESS
+
+
+def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Path) -> None:
+    (tmp_path / "model-int8.param").write_text("mine")
+    (tmp_path / "pnnx.log").write_text("mine")
+    told: list[str] = []
+    for name in ("pnnx.log", "model-int8.param"):
+        with pytest.raises(StorageError, match=f"there is a {name} that ncnnkit did not write"):
+            nk.run(recipe, tmp_path, lambda stage, done, total: told.append(stage))
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    assert "convert" not in told, "it is said before the work"
+    (tmp_path / "notes.log").write_text("mine")
+    short = changed(recipe, precisions=("fp32",))
+    for precisions in (("fp32", "fp16"), ("fp32",)):
+        nk.run(changed(short, precisions=precisions), tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    made = {"model-fp32.param", "model-fp32.bin", "run.json", "report.html", "recipe.toml", "pnnx.log"}
+    assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log"}
+    with pytest.raises(StorageError, match=r"model-fp32\.param is needed for this run"):
+        nk.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
 
 
 def test_an_int8_model_is_no_original(recipe: nk.Recipe, tmp_path: Path) -> None:

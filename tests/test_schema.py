@@ -172,10 +172,11 @@ def sample_run() -> dict[str, Any]:
         for i in range(24)
     ]
     layers[0]["sqnr_db"] = None
-    recipe = Recipe("models/tiny.onnx", images="calib", max_error="cosine>=0.9999")
+    recipe = Recipe("models/tiny.onnx", images="calib", require=("cosine>=0.9999",))
     half_note = "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
     return {
         "schema": 1,
+        "files": ["net-fp32.bin", "net-fp32.param", "report.html", "run.json"],
         "model": {
             "reference": "models/tiny.onnx",
             "name": "tiny",
@@ -307,7 +308,7 @@ def test_what_may_be_null_or_absent_may() -> None:
         "plan.measured_ms",
     ):
         validate(broken(path, None))
-    for path in ("top5", "quantisation", "plan", "recipe.effort", "recipe.max_error", "recipe.max_latency"):
+    for path in ("top5", "quantisation", "plan", "recipe.effort", "recipe.require", "recipe.max_latency"):
         validate(broken(path, ...))
 
 

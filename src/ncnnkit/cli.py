@@ -242,13 +242,11 @@ def run(
     require: Annotated[
         list[str] | None,
         typer.Option(
-            help="FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to; may be given several times. Figures: cosine, "
-            "sqnr, mse, max_error, top1_agreement and, with --labels, top1. By default cosine>=0.999."
+            help="FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to; may be given several times. "
+            "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with --labels, top1. By default cosine>=0.999."
         ),
     ] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(help="The longest a model may take, such as 20ms.")
-    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="The longest a model may take, such as 20ms.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
     preset: str | None = None,
     preprocess: Any = None,
@@ -592,7 +590,7 @@ def explain_layer(
     as_json: Json = False,
 ) -> None:
     """Why a layer got its precision in the mixed model."""
-    from .record.store import load_run
+    from .record.folder import load_run
     from .report import layer_table, plan_table
 
     plan = load_run(folder).get("plan")
@@ -615,12 +613,13 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")], as_json: Json = False
 ) -> None:
     """Write a run's report.html again and print its table."""
-    from .record.store import load_run
+    from .record.folder import REPORT, load_run, replacing
     from .report import write_report
 
     document = load_run(folder)
     home = folder if folder.is_dir() else folder.parent
-    write_report(document, home / "report.html")
+    with replacing(home, REPORT) as path:
+        write_report(document, path)
     _print_run(document, home, as_json)
 
 

@@ -21,6 +21,7 @@ from .device.session import Session, has_int8, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
 from .measure.variants import (
+    FILES,
     Models,
     describe,
     measure,
@@ -39,8 +40,19 @@ from .quantization import Quantized, quantize_images
 from .quantization.advice import Likeness, enough, image_ranges, likeness
 from .quantization.calibration import quantizable
 from .recipe import AUTO, Recipe, save_recipe
+from .record.folder import (
+    LABELS,
+    LOG,
+    RECIPE,
+    REPORT,
+    RUN,
+    load_run,
+    refuse_to_replace,
+    save_labels,
+    save_run,
+    staging,
+)
 from .record.schema import SCHEMA, Run, validate
-from .record.store import LABELS, RUN, load_run, save_labels, save_run, staging
 from .record.verdict import GOOD_COSINE, GUESS, recommend, top5, warn
 from .report import write_report
 from .samples.images import ImageSet, InputSpec, open_images
@@ -76,13 +88,15 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
     """
     stages = Stages(tell)
     requirements = Requirements.parse(recipe.require, recipe.max_latency)
-    with staging(out) as folder, ExitStack() as opened:
+    reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
+    with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
             for site in sites:
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
+            refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(recipe, source)
             images, evaluation = open_image_sets(recipe, preprocess, source.inputs)
             if not (images.pictures or evaluation.pictures):
@@ -143,9 +157,16 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("write the report"):
             quantisation = describe_quantisation(recipe, first, images, alike) if first else None
             planned = describe_plan(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
+            guesses = top5(source, evaluation, reference, recommended, plans, results)
+            remove_scratch(folder, models)
+            (folder / LOG).write_text(conversion.log, encoding="utf-8")
+            if source.labels:
+                save_labels(source.labels, folder / LABELS)
+            save_recipe(recipe, folder / RECIPE)
             document = validate(
                 {
                     "schema": SCHEMA,
+                    "files": sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
                     "model": describe_model(source, graph, reference),
                     "recipe": recipe.to_dict(),
                     "preprocess": {**preprocess.to_dict(), "origin": origin} if preprocess else None,
@@ -160,7 +181,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     "variants": variants,
                     "recommended": recommended,
                     "why": why,
-                    "top5": top5(source, evaluation, reference, recommended, plans, results),
+                    "top5": guesses,
                     "warnings": warn(
                         source.engine,
                         origin,
@@ -175,13 +196,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     "stages": stages.rows(),
                 }
             )
-            remove_scratch(folder, models)
-            (folder / "pnnx.log").write_text(conversion.log, encoding="utf-8")
-            if source.labels:
-                save_labels(source.labels, folder / LABELS)
-            save_recipe(recipe, folder / "recipe.toml")
-            save_run(document, folder / "run.json")
-            write_report(document, folder / "report.html")
+            save_run(document, folder / RUN)
+            write_report(document, folder / REPORT)
     return document
 
 
@@ -376,7 +392,7 @@ def check_conversion(
         "max_error": errors["max_error"],
         "seconds": round(conversion.seconds, 3),
         "pnnx_version": _version("pnnx"),
-        "log": "pnnx.log",
+        "log": LOG,
     }
 
 
@@ -461,15 +477,17 @@ def describe_plan(
         "repairs": plan.repairs,
         "predicted_ms": plan.predicted_at(base["median"] if base else None),
         "measured_ms": latency["median"] if latency else None,
-        "predicted_noise": finite(plan.predicted_noise),
-        "measured_noise": finite(plan.errors.relative),
-        "front": [{"ms": p.ms, "noise": p.noise, "int8": p.int8} for p in plan.front],
+        "predicted_mse": plan.predicted_noise * plan.power,
+        "measured_mse": plan.errors.mse,
+        "front": [{"ms": p.ms, "mse": p.noise * plan.power, "int8": p.int8} for p in plan.front],
         "layers": [
             {
                 "name": name,
                 "type": plan.graph.layer(name).type,
                 "choice": choice,
-                "options": [{"choice": o.choice, "ms": o.ms, "noise": finite(o.error)} for o in plan.options[name]],
+                "options": [
+                    {"choice": o.choice, "ms": o.ms, "mse": finite(o.error * plan.power)} for o in plan.options[name]
+                ],
                 "why": plan.why(name),
             }
             for name, choice in plan.choices.items()
@@ -530,6 +548,12 @@ def describe_environment(machine: Mapping[str, Any]) -> dict[str, Any]:
         "cores": machine["cores"],
         "vulkan": vulkan_fields(machine),
     }
+
+
+def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
+    """Files that the run will make for certain, so that one of the user's shows before any work is done."""
+    made = [f"{source.name}-{FILES.get(p, p)}.{end}" for p in recipe.precisions for end in ("param", "bin")]
+    return [RUN, REPORT, RECIPE, LOG, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.ncnnfile import load
 from ..onboard.network import OPTIONS
+from ..record.folder import LABELS, content, load_run, staging
 from ..record.schema import Run, Variant
-from ..record.store import LABELS, load_run, staging
 
 Language = Literal["cpp", "python"]
 LANGUAGES: tuple[Language, ...] = ("cpp", "python")
@@ -59,8 +59,7 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
     home = out if out.is_dir() else out.parent
     chosen = choose(run, variant, home)
     facts = describe(run, chosen, home)
-    refuse_what_a_user_wrote(folder)
-    with staging(folder, record=RECORD) as new:
+    with staging(folder, RECORD, files_of_app) as new:
         copy_models(run, chosen["device"], facts, home, new / "models")
         write_project(_HOME / lang, new, {**facts, "run": run, "variant": chosen, "embed": embed})
         _write_json(hashes(new), new / RECORD)
@@ -179,23 +178,31 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): _hash(path) for path in _files(folder)}
 
 
-def refuse_what_a_user_wrote(folder: Path) -> None:
-    """Raises StorageError where writing an app to ``folder`` would lose what ncnnkit did not write itself."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
+def files_of_app(folder: Path) -> set[str]:
+    """The files and folders that belong to the app in a folder: those that its app.json lists, and app.json.
+
+    Returns:
+        Their names in ``folder``; empty where there is no folder or nothing in it.
+
+    Raises:
+        StorageError: the folder holds no app, or one that was changed: replacing it would lose what a user wrote.
+    """
+    if not folder.is_dir() or not content(folder):
+        return set()
     try:
         written = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        replaced = {path.partition("/")[0] for path in written}
+        ours = {path.partition("/")[0] for path in written}
     except (OSError, ValueError, AttributeError):
         raise StorageError(
             "is not empty and holds no app", where=str(folder), hint="choose another folder with -o"
         ) from None
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
-        if name.partition("/")[0] in replaced and written.get(name) != _hash(path):
+        if name.partition("/")[0] in ours and written.get(name) != _hash(path):
             raise StorageError(
                 f"{name} was changed since ncnnkit wrote it", where=str(folder), hint="choose another folder with -o"
             )
+    return ours | {RECORD}
 
 
 def _hash(path: Path) -> str:

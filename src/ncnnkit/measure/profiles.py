@@ -127,7 +127,7 @@ def profile(
         try:
             result = run_job(job)
         except WorkerError as error:
-            raise RuntimeFailure(f"timing layers: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"timing layers: {error.sentence}") from None
     return _profile(layers, result, precision, backend)
 
 

@@ -60,6 +60,11 @@ class MixedPlan:
         """Whether all requirements that the held-back samples can judge are kept to."""
         return not self.unmet
 
+    @property
+    def power(self) -> float:
+        """The mean square of the exact outputs' values; the unit of the output, squared."""
+        return sum(self.errors.signal) / max(sum(self.errors.values), 1)
+
     def predicted_at(self, fp32_ms: float | None) -> float:
         """The predicted latency where the fp32 model takes ``fp32_ms``."""
         return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
@@ -85,6 +90,6 @@ class MixedPlan:
         if more <= 0:
             return f"{chosen.choice}: {fastest.choice} is {saved:.3f} ms faster alone, but its neighbours would convert"
         return (
-            f"{chosen.choice}: {fastest.choice} would save {saved:.3f} ms alone and add {more:.1%} to the plan's noise, "
-            "which buys more elsewhere"
+            f"{chosen.choice}: {fastest.choice} would save {saved:.3f} ms alone and add {more:.1%} to the plan's "
+            "noise, which buys more elsewhere"
         )

@@ -173,7 +173,9 @@ class Requirements:
     max_latency_ms: float | None = None
 
     @classmethod
-    def parse(cls, require: Sequence[str], max_latency: str = "", figures: Mapping[str, Figure] = FIGURES) -> Requirements:
+    def parse(
+        cls, require: Sequence[str], max_latency: str = "", figures: Mapping[str, Figure] = FIGURES
+    ) -> Requirements:
         """Requirements as the user writes them.
 
         Args:

@@ -35,7 +35,8 @@ overflows."""
 class Judge:
     """Runs versions of a network on samples and compares their outputs with those of the fp32 network.
 
-    Use it in a ``with`` block: the samples and the exact outputs lie in files meanwhile, so no output of a graph is kept.
+    Use it in a ``with`` block: the samples and the exact outputs lie in files meanwhile, and no output of a
+    graph is kept.
 
     Args:
         exact: the fp32 network. Its own outputs come from this machine.
@@ -164,7 +165,7 @@ class _Network:
             return self._child.ask(op, arrays, **fields)[1]
         except WorkerError as error:
             where = "" if self._device.address == LOCAL.address else self._device.name
-            raise RuntimeFailure(f"plan: ncnn {'died: ' if error.crashed else ''}{error}", where=where) from None
+            raise RuntimeFailure(f"plan: {error.sentence}", where=where) from None
 
 
 def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent) -> dict[tuple[str, str], float]:

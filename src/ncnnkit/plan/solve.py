@@ -180,7 +180,7 @@ class _Program:
         layers = {name: [o for o in options if math.isfinite(o.ms + o.error)] for name, options in given.items()}
         empty = next((name for name, options in layers.items() if not options), None)
         if empty is not None:
-            tried = ", ".join(f"{o.choice}: {o.ms:g} ms, error {o.error:g}" for o in given[empty]) or "there is none"
+            tried = "; ".join(f"{o.choice}: {o.ms:g} ms, error {o.error:g}" for o in given[empty]) or "there is none"
             raise RuntimeFailure("no precision of this layer can be used", where=f"layer {empty}", hint=tried)
         self.layers, self.edges = layers, edges
         self._options = [(name, option) for name, options in layers.items() for option in options]

@@ -265,7 +265,7 @@ def _failing(what: str) -> Iterator[None]:
     try:
         yield
     except WorkerError as error:
-        raise RuntimeFailure(f"timing {what}: ncnn {'died: ' if error.crashed else ''}{error}") from None
+        raise RuntimeFailure(f"timing {what}: {error.sentence}") from None
 
 
 def time_graphs(

@@ -29,6 +29,7 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
+from ncnnkit.onboard.process import guarded
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
@@ -67,7 +68,7 @@ class Blobs:
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
         options.use_bf16_packed = options.use_bf16_storage = False
         if net.load_param(request["param"]) != 0 or net.load_model(request["bin"]) != 0:
-            raise RuntimeError("ncnn could not load a layer")
+            raise RuntimeError("could not load a layer")
         for sample in self.samples:
             done: dict[tuple[int, ...], list[Any]] = {}
             for branch in request["branches"]:
@@ -91,7 +92,7 @@ class Blobs:
             for name in request["makes"]:
                 status, mat = extractor.extract(name)
                 if status != 0 or mat.empty():
-                    raise RuntimeError(f"ncnn could not compute blob {name}")
+                    raise RuntimeError(f"could not compute blob {name}")
                 if request["divide"] != 1.0:
                     values = np.ascontiguousarray(np.asarray(mat) / np.float32(request["divide"]))
                     mat = ncnn.Mat(values)  # does not keep the array alive
@@ -241,7 +242,7 @@ class Stepper:
         try:
             return list(self._pool.map(use, self._children, range(len(self._children))))
         except WorkerError as error:
-            raise RuntimeFailure(f"layer by layer: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"layer by layer: {error.sentence}") from None
 
     def step(self, layer: Layer, branches: Sequence[str] = (EXACT, ROUNDED), *, last: bool = True) -> None:
         """Run a layer for one or both versions; ``last`` says that no further version of it follows."""
@@ -294,4 +295,4 @@ class Stepper:
 
 
 if __name__ == "__main__":
-    serve(Blobs())
+    guarded(lambda: serve(Blobs()))

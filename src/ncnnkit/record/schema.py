@@ -62,7 +62,7 @@ class RecipeFields(TypedDict):
     target: str
     method: str
     effort: NotRequired[str]
-    max_error: NotRequired[str]
+    require: NotRequired[list[str]]
     max_latency: NotRequired[str]
     seconds: float
     rounds: int
@@ -317,6 +317,7 @@ class Run(TypedDict):
     """One run, as run.json holds it."""
 
     schema: int
+    files: list[str]
     model: Model
     recipe: RecipeFields
     preprocess: PreprocessFields | None

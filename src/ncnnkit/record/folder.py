@@ -1,0 +1,393 @@
+"""The run folder. It holds one whole run, whenever the process that writes it is killed.
+
+What :func:`staging` keeps in a folder while it works there:
+
+======================  ==========================================================
+``.ncnnkit.lock``       locked by the process that writes into the folder
+``.ncnnkit/new/``       the files of the new run
+``.ncnnkit/old/``       files of the old run that were moved out of the way
+``.ncnnkit/moves.json`` the moves of a commit that was decided; see :class:`_Moves`
+======================  ==========================================================
+
+The kernel releases the lock when its process ends, however it ends. So whoever gets the lock and finds a ``.ncnnkit``
+knows that a dead process left it, and :func:`recover` clears it up: with a ``moves.json`` the new run is completed,
+without one the old run was never touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import FormatError, StorageError
+from .schema import Run, validate
+
+RUN = "run.json"
+REPORT = "report.html"
+RECIPE = "recipe.toml"
+LOG = "pnnx.log"
+LABELS = "labels.txt"
+"""The class names of a run's model, one a line, where it has any."""
+
+_LOCK = ".ncnnkit.lock"
+_WORK = ".ncnnkit"
+_OWN = {_LOCK, _WORK}
+_MOVES = "moves.json"
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {
+    errno.EACCES,
+    errno.ENOENT,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+}
+_MOMENT = 0.02  # s; renaming the files of a run takes not much longer
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF}
+
+
+def files_of_run(out: Path) -> set[str]:
+    """The files in a folder that belong to the run there: those that its run.json lists.
+
+    The rest of run.json is not looked at: a run of another version of ncnnkit can be replaced, too.
+
+    Returns:
+        File names; empty where there is no run.json, or none that lists files.
+    """
+    try:
+        listed = json.loads((out / RUN).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return set()
+    names = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
+    # Whoever wrote this run.json, it disposes of files in its own folder only.
+    return {name for name in names if os.path.basename(name) == name and not (out / name).is_dir()} - _OWN
+
+
+@contextmanager
+def staging(
+    out: Path, record: str = RUN, owned: Callable[[Path], set[str]] = files_of_run, reads: Iterable[str] = ()
+) -> Iterator[Path]:
+    """Give a folder to build a run in; when all went well, its files replace the run in ``out``, all or none of them.
+
+    The folder lies hidden in ``out``, so an ``out`` that cannot be written is found out at once, and a file is moved by
+    renaming it, even where ``out`` is a mount point. After an error or Ctrl-C, ``out`` is as it was before. After
+    ``kill -9`` the next process that opens ``out`` completes or discards the new run (:func:`recover`).
+
+    ``record`` is moved out first and moved in last: where one stands, every file that it lists stands, too.
+
+    Args:
+        out: the folder to write into; made where it does not exist.
+        record: the file that lists what belongs to a run (or to an app).
+        owned: gives the files and folders in ``out`` that belong to the old run. They are removed, and nothing else is
+            removed or replaced. May raise StorageError.
+        reads: files that the new run is made from. None of them may belong to the old run.
+
+    Raises:
+        StorageError: another process writes into ``out``, a file of the user's would be replaced, the folder cannot be
+            made or written, or the disk is full.
+    """
+    out = Path(os.path.realpath(out))
+    made: list[Path] = []
+    try:
+        _make_folders(out, made)
+        with _locked(out):
+            _settle(out)
+            _refuse_to_remove(out, owned(out), reads)
+            new = out / _WORK / "new"
+            try:
+                new.mkdir(parents=True)
+                yield new
+                _commit(out, owned(out), record)
+            finally:
+                _clear(out)
+        made.clear()
+    except OSError as error:
+        explained = _explain(error, out)
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        for path in reversed(made):
+            with suppress(OSError):
+                path.rmdir()
+
+
+@contextmanager
+def replacing(out: Path, name: str) -> Iterator[Path]:
+    """Give a path to write a file to; it then replaces the file of this name in a run folder.
+
+    Raises:
+        StorageError: another process writes into ``out``, the file there is the user's own, or it cannot be written.
+    """
+    out = Path(os.path.realpath(out))
+    try:
+        with _locked(out):
+            _settle(out)
+            refuse_to_replace(out, [name])
+            draft = out / _WORK / name
+            try:
+                draft.parent.mkdir()
+                yield draft
+                os.replace(draft, out / name)
+            finally:
+                _clear(out)
+    except OSError as error:
+        raise _explain(error, out) or error from error
+
+
+def recover(out: Path) -> None:
+    """Complete a run whose process was killed while it moved its files into ``out``. Does nothing where there is none.
+
+    Where a process is moving its files just now, this waits until it has done so.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    out = Path(os.path.realpath(out))
+    while os.path.exists(out / _WORK / _MOVES):
+        try:
+            with _locked(out):
+                _settle(out)
+        except _Busy:
+            time.sleep(_MOMENT)
+        except OSError as error:
+            raise _explain(error, out) or error from error
+
+
+def content(out: Path) -> list[Path]:
+    """What lies in a folder, without what :func:`staging` keeps there while it works."""
+    return [path for path in out.iterdir() if path.name not in _OWN]
+
+
+def refuse_to_replace(out: Path, names: Iterable[str], owned: Callable[[Path], set[str]] = files_of_run) -> None:
+    """Raise StorageError where a file of one of these names is the user's own: no record in ``out`` lists it."""
+    ours = owned(out)
+    for name in names:
+        if name not in ours and os.path.lexists(out / name):
+            raise StorageError(
+                f"there is a {name} that ncnnkit did not write",
+                where=str(out),
+                hint="choose another --out, or move the file away",
+            )
+
+
+def _refuse_to_remove(out: Path, ours: set[str], reads: Iterable[str]) -> None:
+    """Raise StorageError where the old run, which is to be removed, holds a file that the new run needs."""
+    for read in filter(None, reads):
+        path = Path(os.path.realpath(read))
+        if path.parent == out and path.name in ours:
+            raise StorageError(
+                f"{path.name} is needed for this run and belongs to the run that it would replace",
+                where=str(out),
+                hint="choose another --out",
+            )
+
+
+def _make_folders(out: Path, made: list[Path]) -> None:
+    """Make ``out`` and the folders above it; those that did not exist come to ``made``."""
+    for path in reversed([out, *out.parents]):
+        if path.is_dir():
+            continue
+        if path.exists():
+            raise StorageError("is not a folder", where=str(path), hint="choose another --out")
+        path.mkdir()
+        made.append(path)
+
+
+# -------------------------------------------------------------------------------------------------------- the lock
+
+
+class _Busy(StorageError):
+    """Another process writes into the folder."""
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock of a folder. Raises StorageError at once where another process holds it."""
+    path = out / _LOCK
+    while True:
+        with path.open("a") as file:  # closing it releases the lock
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                hint = "wait for it, or choose another --out"
+                raise _Busy("another ncnnkit is writing here", where=str(out), hint=hint) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                hint = "choose an --out on another file system"
+                raise StorageError(f"cannot be locked: {error.strerror}", where=str(out), hint=hint) from None
+            if not _is_at(path, file):
+                continue  # whoever held the lock removed the file after it was opened here
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+            return
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------------ the commit
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """The moves of a commit, by file name; in a file, the commit is decided, and any process can complete it.
+
+    Each move can be told from the files alone to be done or not, so that :meth:`forward` and :meth:`back` may start
+    anywhere between the two runs, and start again.
+
+    Attributes:
+        out: names that go from the folder to ``.ncnnkit/old``, in this order.
+        into: names that go from ``.ncnnkit/new`` to the folder, in this order.
+    """
+
+    out: list[str]
+    into: list[str]
+
+    def forward(self, home: Path) -> None:
+        """Make the folder hold the new run, whichever of the moves are done."""
+        new, old = home / _WORK / "new", home / _WORK / "old"
+        for name in self.out:
+            if not os.path.lexists(old / name) and os.path.lexists(home / name):
+                os.replace(home / name, old / name)
+        for name in self.into:
+            if os.path.lexists(new / name):
+                os.replace(new / name, home / name)
+
+    def back(self, home: Path) -> None:
+        """Make the folder hold the old run again, whichever of the moves are done."""
+        new, old = home / _WORK / "new", home / _WORK / "old"
+        for name in reversed(self.into):
+            if not os.path.lexists(new / name):
+                os.replace(home / name, new / name)
+        for name in reversed(self.out):
+            if os.path.lexists(old / name):
+                os.replace(old / name, home / name)
+
+
+def _commit(home: Path, ours: set[str], record: str) -> None:
+    """Replace the old run, which these files are, by what was staged. Where that fails, take all moves back."""
+    work = home / _WORK
+    (work / "old").mkdir()
+    names = sorted(path.name for path in (work / "new").iterdir())
+    refuse_to_replace(home, names, lambda _: ours)
+    moves = _Moves(
+        out=sorted((name for name in ours if os.path.lexists(home / name)), key=lambda name: (name != record, name)),
+        into=sorted(names, key=lambda name: (name == record, name)),
+    )
+    for path in (work / "new").rglob("*"):
+        if path.is_file():
+            _sync(path)
+    draft = work / f"{_MOVES}.part"
+    draft.write_text(json.dumps(asdict(moves)), encoding="utf-8")
+    _sync(draft)
+    try:
+        os.replace(draft, work / _MOVES)  # from here on any process can complete the new run
+        _sync(work)
+        moves.forward(home)
+        _sync(home)
+    except BaseException:
+        moves.back(home)  # where this fails, too, the next process completes the new run
+        (work / _MOVES).unlink(missing_ok=True)
+        raise
+    (work / _MOVES).unlink()
+
+
+def _settle(home: Path) -> None:
+    """Complete or discard what a dead process left; the lock must be held."""
+    work = home / _WORK
+    with suppress(FileNotFoundError):
+        moves = json.loads((work / _MOVES).read_text(encoding="utf-8"))
+        _Moves(**moves).forward(home)
+        _sync(home)
+        (work / _MOVES).unlink()
+    _clear(home)
+
+
+def _clear(home: Path) -> None:
+    """Remove the work folder, unless it holds a commit that is not completed."""
+    if not (home / _WORK / _MOVES).exists():
+        shutil.rmtree(home / _WORK, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk write a file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot do it for folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def _explain(error: OSError, out: Path) -> StorageError | None:
+    """The error as one a user can act on; None where it has nothing to do with ``out``."""
+    where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else out
+    # numpy gives no number where the disk fills up while it writes an array, only "n requested and m written".
+    if error.errno in _FULL or (error.errno is None and "requested and" in str(error)):
+        return StorageError("the disk is full", where=str(where), hint="free some space and run again")
+    if error.errno in _REFUSED and (out in (where, *where.parents) or where in out.parents):
+        return StorageError(f"cannot be written: {error.strerror}", where=str(out), hint="choose another --out")
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------- the files
+
+
+def save_run(run: Any, path: Path) -> None:
+    """Write run.json."""
+    path.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def save_labels(labels: Iterable[str], path: Path) -> None:
+    """Write class names, one a line."""
+    path.write_text("".join(" ".join(name.split()) + "\n" for name in labels), encoding="utf-8")
+
+
+def load_run(out: Path) -> Run:
+    """Read and check a run folder's run.json.
+
+    Args:
+        out: the run folder, or its run.json. Where a killed run left it half replaced, it is completed first.
+
+    Raises:
+        FormatError: there is no run.json, or it is not valid.
+        StorageError: the run there must be completed, and the folder cannot be written.
+    """
+    path = out / RUN if out.is_dir() else out
+    recover(path.parent)
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FormatError(
+            f"no {RUN} here", where=str(out), hint="give the folder that `ncnnkit run --out` made"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"cannot be read: {error}", where=str(path)) from None
+    try:
+        return validate(run)
+    except FormatError as error:
+        raise FormatError(f"{error.where}: {error.what}", where=str(path), hint=error.hint) from None
