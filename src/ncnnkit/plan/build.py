@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device.session import Session
-from ..model.graph import Graph, Layer
+from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
 from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
@@ -145,7 +145,7 @@ def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph
     (:mod:`ncnnkit.plan.costs`).
     """
     exact = forms.exact
-    made, uses = Graph(), exact.uses()
+    made, uses, names = Graph(), exact.uses(), Names(exact)
     kinds = {
         blob: costs.makes.get((layer.name, choices.get(layer.name, "")), "float")
         for layer in exact.layers if not layer.op.copies for blob in layer.outputs
@@ -159,7 +159,7 @@ def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph
         for index, blob in enumerate(layer.inputs if choice else []):
             kind = kinds[uses.root(blob)]
             if kind != "float" and costs.reads.get((layer.name, choice), "float") == "float":
-                cast = to_float(f"{layer.name}/cast{index}", kind, blob, f"{layer.name}/in{index}")
+                cast = to_float(names.new(layer.name, "cast"), kind, blob, names.new(layer.name, "float"))
                 layer.inputs[index] = cast.outputs[0]
                 made.layers.append(cast)
         made.layers.append(layer)

@@ -26,7 +26,7 @@ if __name__ == "__main__":  # a serving process: this file is run by its path
 
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model import ncnnfile
-from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.graph import Graph, Layer, Names
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
 from ncnnkit.onboard.process import guarded
@@ -110,8 +110,8 @@ class Blobs:
             rng = np.random.default_rng((request["seed"], number))
             target = np.asarray(sample[EXACT, request["make"]])
             places = _choose(rng, target, request["window"], request["count"])
-            inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places)
             outputs = _outputs(target, request["window"], places)
+            inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places, target)
             rows.append([inputs, outputs, np.full(len(outputs), number)])
         return {}, [np.concatenate(column) for column in zip(*rows)]
 
@@ -149,10 +149,11 @@ def _outputs(target: Any, at: Window, places: Any) -> Any:
     return np.atleast_2d(target)[places].astype(np.float32)
 
 
-def _patches(array: Any, at: Window, places: Any) -> Any:
+def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
     """What the kernel sees at places of the output, (places, channels * kernel_h * kernel_w), as the weights lie."""
     if not _is_pixelwise(array, at):
-        return (array if array.ndim == 2 and not at else array.reshape(1, -1))[places].astype(np.float32)
+        # An InnerProduct takes a matrix row by row or as one long vector; its output tells which.
+        return array.reshape(len(np.atleast_2d(target)), -1)[places].astype(np.float32)
     height, width = array.shape[1:]
     spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}
     top, bottom = padding(at["pad_top"], at["pad_bottom"], height, spans["h"], at["stride_h"])
@@ -246,8 +247,8 @@ class Stepper:
 
     def step(self, layer: Layer, branches: Sequence[str] = (EXACT, ROUNDED), *, last: bool = True) -> None:
         """Run a layer for one or both versions; ``last`` says that no further version of it follows."""
-        fragment = Graph([Layer("Input", f"in-{i}", [], [blob]) for i, blob in enumerate(layer.inputs)])
-        fragment.layers.append(layer)
+        names = Names(Graph([layer]))
+        fragment = Graph([*(Layer("Input", names.new(blob, "in"), [], [blob]) for blob in layer.inputs), layer])
         param = self._folder / "layer.param"
         ncnnfile.save(fragment, param)
         free = []
