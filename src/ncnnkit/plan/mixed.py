@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from ..comparison.errors import Errors
 from ..model.graph import Graph
+from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer
+from .requirement import Requirements
 from .solve import Option
 
 
@@ -60,14 +62,38 @@ class MixedPlan:
         """Whether all requirements that the held-back samples can judge are kept to."""
         return not self.unmet
 
-    @property
-    def power(self) -> float:
-        """The mean square of the exact outputs' values; the unit of the output, squared."""
-        return sum(self.errors.signal) / max(sum(self.errors.values), 1)
-
     def predicted_at(self, fp32_ms: float | None) -> float:
         """The predicted latency where the fp32 model takes ``fp32_ms``."""
         return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
+
+    def record(self, requirements: Requirements, *, mixed_ms: float | None, fp32_ms: float | None) -> Plan:
+        """What run.json holds of it.
+
+        Args:
+            requirements: that were asked for.
+            mixed_ms, fp32_ms: the measured medians of the mixed and of the fp32 model; None where not measured.
+        """
+        return Plan(
+            requirements=str(requirements),
+            holds=self.holds,
+            unmet=list(self.unmet),
+            repairs=self.repairs,
+            predicted_ms=self.predicted_at(fp32_ms),
+            measured_ms=mixed_ms,
+            predicted_noise=self.predicted_noise,
+            measured_noise=self.errors.relative,
+            front=[FrontPoint(ms=p.ms, noise=p.noise, int8=p.int8) for p in self.front],
+            layers=[
+                PlannedLayer(
+                    name=name,
+                    type=self.graph.layer(name).type,
+                    choice=choice,
+                    options=[LayerOption(choice=o.choice, ms=o.ms, noise=o.error) for o in self.options[name]],
+                    why=self.why(name),
+                )
+                for name, choice in self.choices.items()
+            ],
+        )
 
     def why(self, name: str) -> str:
         """Why a layer got its precision, one sentence."""
