@@ -434,7 +434,7 @@ def quantize(
         check_request(graph, target or "arm", _words(skip) or ())
         with _progress() as tell:
             found = quantize_images(
-                graph, samples.stack(), target=target or "arm", method=method or "mse", effort=effort or "default",
+                graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
                 skip=_words(skip) or (), threads=threads, tell=tell,
             )  # fmt: skip
         out.print(trials_table([trial.__dict__ for trial in found.trials]))

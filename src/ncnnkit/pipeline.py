@@ -55,6 +55,7 @@ from .record.verdict import GOOD_COSINE, GUESS, recommend, top5, warn
 from .report import write_report
 from .samples.images import ImageSet, InputSpec, open_images
 from .samples.labels import read_labels
+from .samples.stream import ArraySamples
 from .samples.preprocess import Preprocess, default_preprocess, preset
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
@@ -118,8 +119,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
-                    graph, images.stack(), target=target, method=recipe.method, effort=effort,
-                    threads=recipe.threads or None, tell=stages.within(stage),
+                    graph, images, target=target, method=recipe.method, effort=effort,
+                    threads=recipe.threads or None, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
@@ -128,7 +129,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 with stages(stage):
                     made = quantized[site.target]
                     mixed[site] = find_plan(
-                        made.exact, made.fitted, made.held, limit, site.machine, device=site.device,
+                        made.exact, made.fitted, [np.stack(column) for column in zip(*made.held)], limit, site.machine, device=site.device,
                         threads=recipe.threads or site.machine["cores"], tell=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
@@ -425,7 +426,7 @@ def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads
     """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
     if quantized is None or not quantized.advice.ranges.size:
         return None
-    few = [a[:LIKENESS_IMAGES] for a in inputs]
+    few = ArraySamples(tuple(a[:LIKENESS_IMAGES] for a in inputs))
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 
@@ -435,11 +436,13 @@ def describe_quantisation(
     advice = quantized.advice
     return {
         "effort": recipe.effort,
-        "held_back": len(quantized.held[0]),
+        "used": len(quantized.used),
+        "held_back": len(quantized.held),
         "trials": [
             {
                 "method": trial.method,
-                "mse": trial.mse if np.isfinite(trial.mse) else None,
+                "relative_error": trial.relative_error if np.isfinite(trial.relative_error) else None,
+                "sqnr_db": trial.sqnr_db if np.isfinite(trial.relative_error) else None,
                 "kept": trial.kept,
                 "seconds": round(trial.seconds, 3),
             }
@@ -450,7 +453,7 @@ def describe_quantisation(
             for kept in quantized.layers
         ],
         "counts": [
-            {"images": c.images, "mse": c.mse, "low": c.low, "high": c.high}
+            {"images": c.images, "error": c.error, "low": c.low, "high": c.high}
             for c in advice.counts
             if np.isfinite(c.high)
         ],
