@@ -55,8 +55,8 @@ from .record.verdict import GOOD_COSINE, GUESS, recommend, top5, warn
 from .report import write_report
 from .samples.images import ImageSet, InputSpec, open_images
 from .samples.labels import read_labels
-from .samples.stream import ArraySamples
 from .samples.preprocess import Preprocess, default_preprocess, preset
+from .samples.stream import ArraySamples
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.torch_models import BUILDERS
@@ -128,8 +128,9 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 stage = f"plan{site.label}"
                 with stages(stage):
                     made = quantized[site.target]
+                    held = [np.stack(column) for column in zip(*made.held)]
                     mixed[site] = find_plan(
-                        made.exact, made.fitted, [np.stack(column) for column in zip(*made.held)], limit, site.machine, device=site.device,
+                        made.exact, made.fitted, held, limit, site.machine, device=site.device,
                         threads=recipe.threads or site.machine["cores"], tell=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
@@ -453,7 +454,7 @@ def describe_quantisation(
             for kept in quantized.layers
         ],
         "counts": [
-            {"images": c.images, "error": c.error, "low": c.low, "high": c.high}
+            {"images": c.images, "relative_error": c.error, "low": c.low, "high": c.high}
             for c in advice.counts
             if np.isfinite(c.high)
         ],

@@ -229,9 +229,7 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def over(
-        self, samples: Samples, op: str, step: Callable[[], None] = lambda: None, **request: Any
-    ) -> list[Answer]:
+    def over(self, samples: Samples, op: str, step: Callable[[], None] = lambda: None, **request: Any) -> list[Answer]:
         """Run the network over samples, each process its share of them. A process gets them one at a time.
 
         Args:
@@ -268,4 +266,3 @@ class Crew:
                 hint = "does the fp32 model itself compute NaN on these images?"
                 raise VerificationError(f"calibration: {error}", hint=hint) from None
             raise RuntimeFailure(f"calibration: {error.sentence}") from None
-

@@ -224,7 +224,8 @@ class Variant(TypedDict):
 
 class Trial(TypedDict):
     method: str
-    mse: float | None
+    relative_error: float | None
+    sqnr_db: float | None
     kept: bool
     seconds: float
 
@@ -238,7 +239,7 @@ class FittedLayer(TypedDict):
 
 class Count(TypedDict):
     images: int
-    mse: float
+    relative_error: float
     low: float
     high: float
 
@@ -256,6 +257,7 @@ class Likeness(TypedDict):
 
 class Quantisation(TypedDict):
     effort: str
+    used: int
     held_back: int
     trials: list[Trial]
     layers: list[FittedLayer]

@@ -102,8 +102,17 @@ def console_table(run: Mapping[str, Any], width: int = 100) -> Table:
 
 def trials_table(trials: Sequence[Mapping[str, Any]]) -> Table:
     """What was tried when quantising, a row each, as ``quantisation.trials`` in run.json."""
-    rows = [(t["method"], exact(t["mse"]), "yes" if t["kept"] else "no", plain(t["seconds"])) for t in trials]
-    return _table(("method", "MSE held back", "kept", "s"), rows)
+    rows = [
+        (
+            t["method"],
+            exact(t["relative_error"]),
+            decibel(t["sqnr_db"]),
+            "yes" if t["kept"] else "no",
+            plain(t["seconds"]),
+        )
+        for t in trials
+    ]
+    return _table(("method", "noise / signal held back", "dB", "kept", "s"), rows)
 
 
 def plan_table(layers: Sequence[Mapping[str, Any]]) -> Table:
