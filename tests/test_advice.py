@@ -10,8 +10,9 @@ from networks import samples, small, stream
 from numpy.typing import NDArray
 
 from ncnnkit.device.session import Session
-from ncnnkit.quantization.advice import Count, enough, error_by_count, image_ranges, likeness, stretching
+from ncnnkit.quantization.advice import enough, error_by_count, image_ranges, likeness, stretching
 from ncnnkit.quantization.calibration import ActivationStats, BlobStats, calibrate, calibrate_batches
+from ncnnkit.record.run import Count
 
 Array = NDArray[Any]
 
@@ -37,14 +38,14 @@ def test_the_error_is_that_of_one_batch_then_half_then_all() -> None:
     assert [c.images for c in counts] == [10, 20, 40]
     for count in counts:
         assert count.low == count.high == pytest.approx(1 / count.images)
-        assert count.error == pytest.approx(1 / count.images)
+        assert count.relative_error == pytest.approx(1 / count.images)
 
 
 def test_every_batch_takes_its_turn_and_the_spread_is_told() -> None:
     counts = error_by_count([batch(1, 2.0**-i) for i in range(4)], lambda stats: stats.blobs["b"].absmax, 1.0)
     assert [c.images for c in counts] == [1, 2, 4]
     assert (counts[0].low, counts[0].high) == (0.125, 1.0)
-    assert counts[0].error == pytest.approx((1 + 0.5 + 0.25 + 0.125) / 4)
+    assert counts[0].relative_error == pytest.approx((1 + 0.5 + 0.25 + 0.125) / 4)
     assert (counts[1].low, counts[1].high) == (0.25, 1.0)  # 0+1, 2+3
     assert counts[2] == Count(4, 1.0, 1.0, 1.0)
 

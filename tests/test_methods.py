@@ -129,7 +129,7 @@ def test_held_back_images_take_no_part_in_choosing(whole: Quantized) -> None:
     assert np.array_equal([sample[0] for sample in whole.held], images()[4::5])
     assert whole.advice.ranges.shape == (24, 5)
     assert whole.advice.counts[-1].images == 24
-    assert whole.advice.counts[-1].error == pytest.approx(whole.trials[0].relative_error)
+    assert whole.advice.counts[-1].relative_error == pytest.approx(whole.trials[0].relative_error)
 
 
 def test_what_hurts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_few_images_are_enough_to_work(count: int) -> None:
     made = quantize_images(small(), [samples(count)], target="x86", threads=1)
     assert len(made.held) == count
     assert_guarded(made)
-    assert all(count.images > 0 and np.isfinite(count.error) for count in made.advice.counts)
+    assert all(count.images > 0 and np.isfinite(count.relative_error) for count in made.advice.counts)
 
 
 def test_several_inputs_and_outputs() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Graph
+from ..record.run import Count, Likeness
 from ..samples.stream import Samples
 from .calibration import ActivationStats, merge_all, over_samples, quantizable
 
@@ -20,22 +21,6 @@ ENOUGH = 1.05  # of the error with all images: what more of them could still bri
 STRETCH = 1.5  # times the second largest: one image alone makes the range
 LEAST_SPREAD = 0.05  # of a log range: of a few images some tensors hardly differ
 UNLIKE = 95.0  # percentile of the calibration images' own distances that the median evaluation image must stay under
-
-
-@dataclass(frozen=True)
-class Count:
-    """The error when calibrating with fewer images.
-
-    Attributes:
-        images: so many.
-        error: noise over signal of the outputs on held-back images, mean over several choices of so many.
-        low, high: the least and the largest of them.
-    """
-
-    images: int
-    error: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -51,23 +36,6 @@ class Stretch:
     image: int
     tensors: int
     factor: float
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How far images are from the calibration images: standard deviations of log ranges, root mean square over tensors.
-
-    Attributes:
-        calibration: the 95th percentile of the calibration images, each against all the others.
-        evaluation: the median of the evaluation images.
-    """
-
-    calibration: float
-    evaluation: float
-
-    @property
-    def alike(self) -> bool:
-        return self.evaluation <= self.calibration
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +75,7 @@ def error_by_count(
 
 def enough(counts: Sequence[Count]) -> int | None:
     """The least number of images whose error, at its worst, is that of all but for a few per cent; None if none."""
-    return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].error), None)
+    return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].relative_error), None)
 
 
 def image_ranges(graph: Graph, samples: Samples, threads: int | None = None) -> NDArray[np.float64]:

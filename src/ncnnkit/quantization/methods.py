@@ -13,9 +13,11 @@ from ..errors import RecipeError
 from ..model.graph import Graph
 from ..model.targets import TARGETS
 from ..progress import StepProgress, of_step, silent_steps
+from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage
+from ..record.run import Trial as TrialRecord
 from ..samples.given import as_samples
 from ..samples.stream import Samples
-from .advice import BATCHES, Advice, error_by_count, image_ranges, stretching
+from .advice import BATCHES, Advice, enough, error_by_count, image_ranges, stretching
 from .bias import correct_bias
 from .calibration import ActivationStats, calibrate_batches, merge_all
 from .efforts import EFFORTS, Effort
@@ -56,6 +58,42 @@ class Quantized:
     trials: list[Trial] = field(default_factory=list)
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=Advice)
+
+    def record(self, effort: str, names: Sequence[str], likeness: Likeness | None) -> Quantisation:
+        """What run.json holds of it.
+
+        Args:
+            effort: the recipe's.
+            names: of the calibration images.
+            likeness: of the evaluation images to them; None where that was not looked at.
+        """
+        advice = self.advice
+        return Quantisation(
+            effort=effort,
+            used=len(self.used),
+            held_back=len(self.held),
+            trials=[
+                TrialRecord(
+                    method=trial.method,
+                    relative_error=trial.relative_error if np.isfinite(trial.relative_error) else None,
+                    sqnr_db=trial.sqnr_db if np.isfinite(trial.relative_error) else None,
+                    kept=trial.kept,
+                    seconds=round(trial.seconds, 3),
+                )
+                for trial in self.trials
+            ],
+            layers=[
+                FittedLayer(name=kept.name, before=kept.error[""], after=kept.error[kept.kept], kept=kept.kept)
+                for kept in self.layers
+            ],
+            counts=[count for count in advice.counts if np.isfinite(count.high)],
+            enough=enough(advice.counts) if advice.counts else None,
+            stretching=[
+                StretchingImage(image=names[each.image], tensors=each.tensors, factor=each.factor)
+                for each in advice.stretching
+            ],
+            likeness=likeness,
+        )
 
 
 def quantize_images(
