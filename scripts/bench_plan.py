@@ -24,7 +24,6 @@ from ncnnkit.model.ncnnfile import save
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
 from ncnnkit.quantization import quantize_images
-from ncnnkit.samples.stream import ArraySamples
 
 
 def main() -> None:
@@ -46,12 +45,11 @@ def main() -> None:
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=args.effort)
         middle = time.perf_counter()
         requirements = Requirements.parse(args.require or ["cosine>=0.999"], args.max_latency)
-        held = ArraySamples(tuple(made.held))
-        plan = find_plan(made.exact, made.fitted, held, requirements, site.machine, threads=args.threads)
+        plan = find_plan(made, requirements, site.machine, threads=args.threads)
         end = time.perf_counter()
         print(f"quantising {middle - start:.1f} s, planning {end - middle:.1f} s, {plan.repairs} repairs")
         kept = "; ".join(plan.unmet) or "holds"
-        print(f"{requirements} on {len(made.held[0])} held-back images: {kept}")
+        print(f"{requirements} on {len(made.held)} held-back images: {kept}")
         print(f"choices: {dict(Counter(plan.choices.values()))}")
         print(
             f"predicted {plan.predicted_ms:.2f} ms, noise over signal {plan.predicted_noise:.3g}; "

@@ -26,10 +26,10 @@ from ncnnkit.plan.mixed import MixedPlan
 from ncnnkit.plan.options import make_edges, make_options
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import allowed_noise, find_plan, float_choices
-from ncnnkit.plan.sensitivity import Judge, float_errors, int8_errors
+from ncnnkit.plan.sensitivity import Verifier, float_errors, int8_errors
 from ncnnkit.plan.solve import Option, total
 from ncnnkit.plan.timing import Shape, blob_shapes, measure_costs
-from ncnnkit.quantization import apply_table, make_table
+from ncnnkit.quantization import Quantized, apply_table, make_table
 from ncnnkit.quantization.calibration import calibrate
 from ncnnkit.quantization.scales import weight_scales
 from ncnnkit.quantization.table import Table
@@ -75,6 +75,11 @@ def by_hand(graph: Graph) -> Costs:
 
 def forms_of(exact: Graph, fitted: Graph, inputs: Array) -> Forms:
     return make_forms(exact, fitted, ArraySamples((inputs,)))
+
+
+def quantized_of(exact: Graph, fitted: Graph, inputs: Array) -> Quantized:
+    given = ArraySamples((inputs,))
+    return Quantized(exact, fitted, exact, fitted, given, given)
 
 
 def outputs_of(graph: Graph, inputs: Array, precision: str = "fp32") -> Array:
@@ -242,8 +247,8 @@ def mixed() -> Setting:
 def test_mixed_networks_compute_what_fp32_does(mixed: Setting) -> None:
     plans = [uniform(mixed.exact, mixed.costs, choice) for choice in mixed.choices]
     plans += [mixed.draw(seed) for seed in range(40)]
-    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
-        found = judge.here([mixed.graph(plan) for plan in plans], "mixed")
+    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
+        found = verifier.here([mixed.graph(plan) for plan in plans], "mixed")
     for plan, errors in zip(plans, found):
         kinds = set(plan.values())
         least = 22 if kinds & set(INT8) else 35 if kinds != {"fp32"} else 100
@@ -320,8 +325,8 @@ def test_options_and_edges_add_up_to_the_prediction() -> None:
 
 
 def test_each_layer_alone_has_an_error(mixed: Setting) -> None:
-    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
-        errors = int8_errors(mixed.forms, judge)
+    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
+        errors = int8_errors(mixed.forms, verifier)
     assert {name for name, choice in errors if choice == "int8"} == {"c1", "d1", "c2", "c3", "fc"}
     assert {name for name, choice in errors if choice == "int8-winograd"} == {"c1", "c3"}
     assert all(0 < error < 0.01 for error in errors.values())
@@ -332,8 +337,8 @@ def test_a_grouped_layer_alone_does_not_spoil_the_errors() -> None:
     graph, inputs = network(GROUPED), samples(4, (4, 5, 6))
     fitted = int8_twin(graph, inputs)
     assert fitted.layer("g").params["int8_scale_term"] == 101
-    with Judge(graph, ArraySamples((inputs,))) as judge:
-        errors = int8_errors(forms_of(graph, fitted, inputs), judge)
+    with Verifier(graph, ArraySamples((inputs,))) as verifier:
+        errors = int8_errors(forms_of(graph, fitted, inputs), verifier)
     assert {"c0", "c1"} <= {name for name, _ in errors}
     assert all(error < 0.01 for error in errors.values()), errors
 
@@ -358,9 +363,9 @@ def test_each_output_counts_relative_to_its_own_signal() -> None:
     """In plain squared errors the output of large values is all there is: a hundred thousand times the other's."""
     graph, inputs = two_outputs(), samples(5)
     assert 100 < outputs_of(graph, inputs).max() < 1000
-    with Judge(graph, ArraySamples((inputs,))) as judge:
+    with Verifier(graph, ArraySamples((inputs,))) as verifier:
         forms = forms_of(graph, int8_twin(graph, inputs), inputs)
-        errors = int8_errors(forms, judge)
+        errors = int8_errors(forms, verifier)
     assert 0.02 < errors["large", "int8"] / errors["small", "int8"] < 50
 
 
@@ -385,8 +390,8 @@ class Given:
 )
 def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], latency: str) -> None:
     requirements = Requirements.parse(require, latency)
-    samples_of = ArraySamples((mixed.inputs,))
-    plan = find_plan(mixed.exact, mixed.fitted, samples_of, requirements, probe(), threads=1, timing=Given(mixed.costs))
+    quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
+    plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(mixed.costs))
     assert plan.holds
     outputs = outputs_of(plan.graph, mixed.inputs, "mixed")
     found = accuracy.sqnr_db(outputs, mixed.reference)
@@ -401,9 +406,9 @@ def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], la
 
 
 def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
-    samples_of = ArraySamples((mixed.inputs,))
+    quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     slow = Requirements.parse(["sqnr>=300"], "0.000001ms")
-    plan = find_plan(mixed.exact, mixed.fitted, samples_of, slow, probe(), threads=1, timing=Given(mixed.costs))
+    plan = find_plan(quantized, slow, probe(), threads=1, timing=Given(mixed.costs))
     assert not plan.holds
     assert len(plan.unmet) == 2
     assert plan.unmet[0].startswith("SQNR ")
@@ -413,10 +418,8 @@ def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
 def test_a_plan_keeps_every_output_right() -> None:
     graph, inputs = two_outputs(), samples(5)
     requirements = Requirements.parse(["sqnr>=60"])
-    plan = find_plan(
-        graph, int8_twin(graph, inputs), ArraySamples((inputs,)), requirements, probe(), threads=1,
-        timing=Given(by_hand(graph)),
-    )  # fmt: skip
+    quantized = quantized_of(graph, int8_twin(graph, inputs), inputs)
+    plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(by_hand(graph)))
     assert plan.holds
     assert plan.choices == {"large": "fp32", "small": "fp32"}, "neither int8 nor bf16 reaches 60 dB"
 
@@ -465,16 +468,8 @@ def plan_with_fp16(requirements: Requirements, **where: Any) -> MixedPlan:
     graph, inputs = network(CHAIN), samples(3, (16, 16, 16))
     fitted = int8_twin(graph, inputs)
     machine = {"cpu_features": ["fp16-arithmetic"]}
-    return find_plan(
-        graph,
-        fitted,
-        ArraySamples((inputs,)),
-        requirements,
-        machine,
-        threads=1,
-        timing=Given(with_fp16(graph)),
-        **where,
-    )
+    quantized = quantized_of(graph, fitted, inputs)
+    return find_plan(quantized, requirements, machine, threads=1, timing=Given(with_fp16(graph)), **where)
 
 
 @pytest.mark.skipif("fp16-arithmetic" in probe()["cpu_features"], reason="this machine has fp16 arithmetic")
@@ -488,10 +483,10 @@ def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
 
 
 def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Setting) -> None:
-    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
-        int8 = int8_errors(mixed.forms, judge)
+    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
+        int8 = int8_errors(mixed.forms, verifier)
         whole = {"fp32": 1e-12, "bf16": math.inf}
-        errors = float_errors(mixed.forms, mixed.costs, judge, whole, int8)
+        errors = float_errors(mixed.forms, mixed.costs, verifier, whole, int8)
     bf16 = {name: error for (name, choice), error in errors.items() if choice == "bf16"}
     assert set(bf16) == {"c1", "d1", "c2", "c3", "add", "gap", "fc"}
     assert all(math.isfinite(error) and error < 1e-3 for error in bf16.values())

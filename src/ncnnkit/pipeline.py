@@ -121,8 +121,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
-                    graph, images.stack(), target=target, method=recipe.method, effort=effort,
-                    threads=recipe.threads or None, tell=stages.within(stage),
+                    graph, images, target=target, method=recipe.method, effort=effort,
+                    threads=recipe.threads or None, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
@@ -131,9 +131,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 with stages(stage):
                     made = quantized[site.target]
                     mixed[site] = find_plan(
-                        made.exact, made.fitted, ArraySamples(tuple(made.held)), requirements, site.machine,
-                        device=site.device, threads=recipe.threads or site.machine["cores"],
-                        progress=stages.within(stage),
+                        made, requirements, site.machine, device=site.device,
+                        threads=recipe.threads or site.machine["cores"], progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
             models = write_models(recipe, graph, quantized, mixed, source.name, folder)
@@ -406,7 +405,7 @@ def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads
     """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
     if quantized is None or not quantized.advice.ranges.size:
         return None
-    few = [a[:LIKENESS_IMAGES] for a in inputs]
+    few = ArraySamples(tuple(a[:LIKENESS_IMAGES] for a in inputs))
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 

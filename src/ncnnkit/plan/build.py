@@ -19,6 +19,8 @@ from ..quantization.stepper import padding
 from ..samples.stream import Samples
 from .costs import INT8, MASKS, Costs, to_float
 
+MEAN_SAMPLES = 16  # for one number a channel
+
 
 @dataclass(frozen=True, eq=False)
 class Forms:
@@ -57,7 +59,8 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples) -> Forms:
     Args:
         exact: the fp32 network.
         fitted: the same with int8 layers.
-        samples: they say what layers read on average, for the bias of those that get weights of 6 bits.
+        samples: they say what layers read on average, for the bias of those that get weights of 6 bits. The first
+            few are read.
 
     Raises:
         RuntimeFailure: ncnn crashed.
@@ -70,7 +73,8 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples) -> Forms:
     # Left alone where 8 bits are safe: most of a network's layers, so few means are needed.
     coarse = [name for name, (_, int8) in pairs.items() if winograd_may_overflow(np.asarray(int8.weights["weight"]))]
     made = {name: int8 for name, (_, int8) in pairs.items() if name not in coarse}
-    means = mean_windows(exact, coarse, samples) if coarse else {}
+    few = samples.subset(range(min(len(samples), MEAN_SAMPLES)))
+    means = mean_windows(exact, coarse, few) if coarse else {}
     for name in coarse:
         six_bits = with_six_bits(*pairs[name], means[name])
         if not winograd_may_overflow(np.asarray(six_bits.weights["weight"])):

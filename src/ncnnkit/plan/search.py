@@ -16,15 +16,14 @@ from typing import Any
 from ..comparison.errors import Errors
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
-from ..model.graph import Graph
 from ..progress import StepProgress, of_step, silent_steps
-from ..samples.stream import Samples
+from ..quantization import Quantized
 from .build import Forms, make_forms, mixed_graph
 from .costs import INT8, Costs, calibrated, predict, uniform
 from .mixed import MixedPlan, Point
 from .options import make_edges, make_options
 from .requirement import Requirements
-from .sensitivity import Judge, float_errors, int8_errors
+from .sensitivity import Verifier, float_errors, int8_errors
 from .solve import Assignment, Edge, Option, front, solve
 from .timing import DeviceTiming, Timing, blob_shapes
 
@@ -40,9 +39,7 @@ def float_choices(machine: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def find_plan(
-    exact: Graph,
-    fitted: Graph,
-    samples: Samples,
+    quantized: Quantized,
     requirements: Requirements,
     machine: Mapping[str, Any],
     *,
@@ -54,10 +51,9 @@ def find_plan(
     """The fastest mixed model that keeps to the requirements; with a latency, the most exact one that keeps to it.
 
     Args:
-        exact: an fp32 network.
-        fitted: the same with int8 layers, not finished (:class:`ncnnkit.quantization.Quantized`).
-        samples: held back from calibration: they judge. Requirements that need labels are left to the evaluation.
-        requirements: of the outputs against those of ``exact``, and of the latency.
+        quantized: the network in fp32 and in int8. The samples that were held back judge the plan.
+        requirements: of the outputs against those in fp32, and of the latency. Those that need labels are left to the
+            evaluation.
         machine: what is known of the device, as :func:`ncnnkit.device.session.probe` tells.
         threads: that the model will run with.
         device: where it will run. There layers are timed, and the uniform models and the plan are judged; this
@@ -70,23 +66,24 @@ def find_plan(
     """
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device)
-    with Judge(exact, samples, threads=threads, device=device) as judge:
+    exact, fitted = quantized.exact, quantized.fitted
+    with Verifier(exact, quantized.held, threads=threads, device=device) as verifier:
         progress("forms of layers", 0, 0)
-        forms = make_forms(exact, fitted, judge.samples)
-        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"))
+        forms = make_forms(exact, fitted, quantized.used)
+        int8 = int8_errors(forms, verifier, of_step(progress, "sensitivity"))
         progress("layer costs", 0, 0)
-        costs = timing.layers(exact, fitted, blob_shapes(exact, judge.samples[0]), choices)
+        costs = timing.layers(exact, fitted, blob_shapes(exact, verifier.samples[0]), choices)
         uniforms = [choice for choice in choices if choice != "int8-winograd"]
         models = {choice: mixed_graph(forms, uniform(exact, costs, choice), costs) for choice in uniforms}
         progress("uniform models", 0, 0)
-        latencies = timing.networks(models, judge.samples[0])
+        latencies = timing.networks(models, verifier.samples[0])
         costs = calibrated(costs, exact, latencies)
-        whole = dict(zip(models, judge.there(list(models.values()), progress=of_step(progress, "uniform models"))))
+        whole = dict(zip(models, verifier.there(list(models.values()), progress=of_step(progress, "uniform models"))))
         relative = {choice: errors.relative for choice, errors in whole.items()}
-        errors = int8 | float_errors(forms, costs, judge, relative, int8, of_step(progress, "overflowing layers"))
+        errors = int8 | float_errors(forms, costs, verifier, relative, int8, of_step(progress, "overflowing layers"))
         options = make_options(exact, costs, errors, relative["int8"])
         problem = _Problem(forms, costs, options, make_edges(exact, costs), latencies)
-        return problem.settle(requirements.without_labels(), judge, whole, progress)
+        return problem.settle(requirements.without_labels(), verifier, whole, progress)
 
 
 def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> float:
@@ -115,7 +112,7 @@ class _Problem:
     uniform_ms: Mapping[str, float]
 
     def settle(
-        self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], progress: StepProgress
+        self, requirements: Requirements, verifier: Verifier, models: Mapping[str, Errors], progress: StepProgress
     ) -> MixedPlan:
         """Solve, run what was found, and correct the prediction until the requirements hold.
 
@@ -133,7 +130,7 @@ class _Problem:
             progress("verify", repairs, REPAIRS)
             found = self._best(requirements.max_latency_ms, budget, points, last=repairs == REPAIRS)
             graph = mixed_graph(self.forms, found.choices, self.costs)
-            (errors,) = judge.there([graph])
+            (errors,) = verifier.there([graph])
             excess = max(requirements.excess(errors.figures()), 0.0 if math.isfinite(errors.relative) else math.inf)
             enough = MARGIN if repairs < REPAIRS - 1 else 1.0
             if requirements.max_latency_ms is not None or excess <= enough or repairs == REPAIRS:

@@ -32,7 +32,7 @@ ROUNDING = 0.1
 overflows."""
 
 
-class Judge:
+class Verifier:
     """Runs versions of a network on samples and compares their outputs with those of the fp32 network.
 
     Use it in a ``with`` block: the samples and the exact outputs lie in files meanwhile, and no output of a
@@ -40,7 +40,7 @@ class Judge:
 
     Args:
         exact: the fp32 network. Its own outputs come from this machine.
-        samples: what to judge on.
+        samples: what to verifier on.
         threads: of the CPU, where a network has a device to itself.
         device: where the model will run.
 
@@ -168,7 +168,7 @@ class _Network:
             raise RuntimeFailure(f"plan: {error.sentence}", where=where) from None
 
 
-def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent) -> dict[tuple[str, str], float]:
+def int8_errors(forms: Forms, verifier: Verifier, progress: Progress = silent) -> dict[tuple[str, str], float]:
     """The noise in the outputs with one layer alone in int8, for each int8 layer and each int8 choice.
 
     Int8 kernels differ from machine to machine in rounding only, so this machine measures it.
@@ -186,12 +186,12 @@ def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent) -> dict
             changed = Graph(list(forms.exact.layers))
             changed.layers[index] = forms.layer(original, int8, choice)
             trials[original.name, choice] = changed
-    found = judge.here(list(trials.values()), most=SENSITIVITY_SAMPLES, progress=progress)
+    found = verifier.here(list(trials.values()), most=SENSITIVITY_SAMPLES, progress=progress)
     return {key: errors.relative for key, errors in zip(trials, found)}
 
 
 def float_errors(
-    forms: Forms, costs: Costs, judge: Judge, whole: Mapping[str, float], int8: Mapping[tuple[str, str], float],
+    forms: Forms, costs: Costs, verifier: Verifier, whole: Mapping[str, float], int8: Mapping[tuple[str, str], float],
     progress: Progress = silent,
 ) -> dict[tuple[str, str], float]:  # fmt: skip
     """The noise in the outputs that each layer causes at each floating-point precision.
@@ -223,6 +223,6 @@ def float_errors(
             continue
         fp32 = uniform(forms.exact, costs, "fp32")
         graphs = [mixed_graph(forms, fp32 | {name: choice}, costs) for name in having]
-        found = judge.there(graphs, most=SENSITIVITY_SAMPLES, progress=progress)
+        found = verifier.there(graphs, most=SENSITIVITY_SAMPLES, progress=progress)
         errors |= {(name, choice): each.relative for name, each in zip(having, found)}
     return errors
