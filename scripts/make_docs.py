@@ -34,8 +34,8 @@ and more. It is UTF-8 JSON. [run.schema.json](run.schema.json) describes it to p
 fields may be added without that: ignore fields that you do not know. All fields are always there, be they null.
 
 A figure is null where it was not measured, and where it is infinite or not a number, since JSON has neither. Units
-stand in the names (`latency_ms`, `peak_memory_mb`, `sqnr_db`) or in the tables below. 1 MB is 10⁶ bytes. Shares run from
-0 to 1. Shapes have no batch axis. Bytes of a file name that are not UTF-8 are replaced by U+FFFD.
+stand in the names (`latency_ms`, `peak_memory_mb`, `sqnr_db`) or in the tables below. 1 MB is 10⁶ bytes. Shares run
+from 0 to 1. Shapes have no batch axis. Bytes of a file name that are not UTF-8 are replaced by U+FFFD.
 
 ```python
 import json

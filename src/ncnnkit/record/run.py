@@ -722,6 +722,9 @@ class Run:
                 check_name(f"variants[{i}].files.param", variant.files.param)
                 check_name(f"variants[{i}].files.bin", variant.files.bin)
         names = [variant.name for variant in self.variants]
+        unprintable = next((name for name in names if not name.isprintable()), None)
+        if unprintable is not None:
+            raise ValueError(f"a variant's name is {unprintable!r}: a name holds no control characters")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"there are two variants {twice!r}")
