@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from ncnnkit.comparison import accuracy
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.plan.search import run_graphs
-from ncnnkit.quantization import quantize_images
-from ncnnkit.quantization.methods import EFFORTS, Effort
+from ncnnkit.quantization import EFFORTS, Effort, quantize_images
 
 Array = NDArray[Any]
 

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from bench_quantize import prepare
 
 from ncnnkit.comparison import accuracy
@@ -44,7 +45,8 @@ def main() -> None:
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=args.effort)
         middle = time.perf_counter()
         limit = parse_limit(args.max_error, args.max_latency)
-        plan = find_plan(made.exact, made.fitted, made.held, limit, site.machine, threads=args.threads)
+        held = [np.stack(column) for column in zip(*made.held)]
+        plan = find_plan(made.exact, made.fitted, held, limit, site.machine, threads=args.threads)
         end = time.perf_counter()
         print(f"quantising {middle - start:.1f} s, planning {end - middle:.1f} s, {plan.repairs} repairs")
         print(f"{limit} holds on {len(made.held[0])} held-back images: {plan.holds}")

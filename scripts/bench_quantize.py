@@ -130,8 +130,8 @@ def _quantised(found: Prepared, args: argparse.Namespace) -> dict[str, Graph]:
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=effort, threads=args.threads)
         print(f"quantising, effort {effort}: {time.perf_counter() - start:.1f} s")
         for trial in made.trials:
-            kept = "kept" if trial.kept else ""
-            print(f"    {trial.method:45} held-back MSE {trial.mse:.4g} {kept:5} {trial.seconds:.1f} s")
+            error, kept = f"{trial.relative_error:.4g}", "kept" if trial.kept else ""
+            print(f"    {trial.method:45} held-back noise / signal {error} {kept:5} {trial.seconds:.1f} s")
         graphs[f"ncnnkit {effort}"] = made.graph
     return graphs
 

@@ -278,14 +278,17 @@ def planned(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_was_tried_and_kept(sample: Page) -> None:
-    assert "on 20 images held back from the rest" in sample.text
-    assert "thresholds 0.0361 yes 4.12 channel migration 0.5 0.0407 no 5.03 zero points 0.0298 yes" in sample.text
+    assert "on 20 others, which were held back" in sample.text
+    assert (
+        "thresholds 0.0361 14.4 yes 4.12 channel migration 0.5 0.0407 13.9 no 5.03 zero points 0.0298 15.3 yes"
+        in sample.text
+    )
 
 
 def test_too_few_images_to_hold_any_back() -> None:
     run = sample_run()
     run["images"]["calibration"] = run["quantisation"]["held_back"] = 4
-    assert "on 4 images: too few to hold any back" in page(run).text
+    assert "on the same images: there were too few to hold any back" in page(run).text
 
 
 def test_the_layers_that_gained_most(sample: Page) -> None:

@@ -107,21 +107,34 @@ def sample_watched() -> dict[str, Any]:
 def sample_quantisation() -> dict[str, Any]:
     return {
         "effort": "default",
+        "used": 80,
         "held_back": 20,
         "trials": [
-            {"method": "thresholds", "mse": 3.61e-2, "kept": True, "seconds": 4.12},
-            {"method": "channel migration 0.5", "mse": 4.07e-2, "kept": False, "seconds": 5.03},
-            {"method": "zero points", "mse": 2.98e-2, "kept": True, "seconds": 1.77},
-            {"method": "layer by layer: bias, rounding", "mse": 1.74e-2, "kept": True, "seconds": 31.4},
+            {"method": "thresholds", "relative_error": 3.61e-2, "sqnr_db": 14.4, "kept": True, "seconds": 4.12},
+            {
+                "method": "channel migration 0.5",
+                "relative_error": 4.07e-2,
+                "sqnr_db": 13.9,
+                "kept": False,
+                "seconds": 5.03,
+            },
+            {"method": "zero points", "relative_error": 2.98e-2, "sqnr_db": 15.3, "kept": True, "seconds": 1.77},
+            {
+                "method": "layer by layer: bias, rounding",
+                "relative_error": 1.74e-2,
+                "sqnr_db": 17.6,
+                "kept": True,
+                "seconds": 31.4,
+            },
         ],
         "layers": [
             {"name": f"conv_{i}", "before": 1e-4 * i, "after": 4e-5 * i, "kept": "rounding+bias" if i else ""}
             for i in range(24)
         ],
         "counts": [
-            {"images": 16, "mse": 4.21e-2, "low": 3.66e-2, "high": 5.5e-2},
-            {"images": 48, "mse": 3.65e-2, "low": 3.6e-2, "high": 3.7e-2},
-            {"images": 80, "mse": 3.61e-2, "low": 3.61e-2, "high": 3.61e-2},
+            {"images": 16, "relative_error": 4.21e-2, "low": 3.66e-2, "high": 5.5e-2},
+            {"images": 48, "relative_error": 3.65e-2, "low": 3.6e-2, "high": 3.7e-2},
+            {"images": 80, "relative_error": 3.61e-2, "low": 3.61e-2, "high": 3.61e-2},
         ],
         "enough": 48,
         "stretching": [{"image": "night.jpg", "tensors": 7, "factor": 2.41}],

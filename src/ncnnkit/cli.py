@@ -440,10 +440,11 @@ def quantize(
         check_request(graph, target or "arm", _words(skip) or ())
         with _progress() as tell:
             found = quantize_images(
-                graph, samples.stack(), target=target or "arm", method=method or "mse", effort=effort or "default",
-                skip=_words(skip) or (), threads=threads, tell=tell,
+                graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
+                skip=_words(skip) or (), threads=threads, progress=tell,
             )  # fmt: skip
         out.print(trials_table(found.trials))
+        out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
         made = found.graph
     elif table is not None:
         made = to_int8(load(param), load_table(table), target=target or "arm", skip=_words(skip) or ())

@@ -55,6 +55,7 @@ from .report import write_report
 from .samples.images import ImageSet, InputSpec, open_images
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
+from .samples.stream import ArraySamples
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.torch_models import BUILDERS
@@ -118,8 +119,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
-                    graph, images.stack(), target=target, method=recipe.method, effort=effort,
-                    threads=recipe.threads or None, tell=stages.within(stage),
+                    graph, images, target=target, method=recipe.method, effort=effort,
+                    threads=recipe.threads or None, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
@@ -127,8 +128,9 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 stage = f"plan{site.label}"
                 with stages(stage):
                     made = quantized[site.target]
+                    held = [np.stack(column) for column in zip(*made.held)]
                     mixed[site] = find_plan(
-                        made.exact, made.fitted, made.held, limit, site.machine, device=site.device,
+                        made.exact, made.fitted, held, limit, site.machine, device=site.device,
                         threads=recipe.threads or site.machine["cores"], tell=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
@@ -402,7 +404,7 @@ def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads
     """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
     if quantized is None or not quantized.advice.ranges.size:
         return None
-    few = [a[:LIKENESS_IMAGES] for a in inputs]
+    few = ArraySamples(tuple(a[:LIKENESS_IMAGES] for a in inputs))
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 

@@ -30,6 +30,7 @@ from ncnnkit.model.graph import Graph, Layer, Names
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
 from ncnnkit.onboard.process import guarded
+from ncnnkit.samples.stream import Samples
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
@@ -198,15 +199,15 @@ class Stepper:
 
     Args:
         graph: the exact network.
-        inputs: float32 (N, …) for each of its inputs.
+        samples: of its inputs; each is read once.
         threads: number of processes.
 
     Raises:
         RuntimeFailure: ncnn crashed; from every method.
     """
 
-    def __init__(self, graph: Graph, inputs: Sequence[Array], threads: int | None = None) -> None:
-        self.samples = len(inputs[0])
+    def __init__(self, graph: Graph, samples: Samples, threads: int | None = None) -> None:
+        self.samples = len(samples)
         self._uses = graph.uses()
         self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads still to come
         count = max(1, min(threads or os.cpu_count() or 1, self.samples))
@@ -221,7 +222,7 @@ class Stepper:
 
             def feed(child: Child, number: int) -> None:
                 for i in range(number, self.samples, count):
-                    child.ask("feed", [a[i] for a in inputs], names=names, number=i)
+                    child.ask("feed", samples[i], names=names, number=i)
 
             self._all(feed)
         except BaseException:

@@ -427,14 +427,16 @@ class Trial:
 
     Attributes:
         method: what was tried, on top of what had been kept so far.
-        mse: mean squared error of the outputs against fp32, on the held-back images, in the output's unit squared; null
-            where it is infinite.
+        relative_error: noise over signal of the outputs against fp32, on the held-back images: of each output relative
+            to its own signal, the mean over the outputs; null where it is infinite.
+        sqnr_db: the same as SQNR in dB; null where ``relative_error`` is zero or null.
         kept: whether it lowered the error. The first one is what the others are compared with.
         seconds: how long trying and judging took.
     """
 
     method: str
-    mse: float | None
+    relative_error: float | None
+    sqnr_db: float | None
     kept: bool
     seconds: float
 
@@ -448,7 +450,7 @@ class FittedLayer:
 
     Attributes:
         name: the layer's name in the ``.param`` file.
-        before: the error with weights rounded to nearest; null where it is infinite.
+        before: the error before the layer was fitted; null where it is infinite.
         after: the error with what was kept; null where it is infinite.
         kept: the methods kept, joined by ``+``: of ``rounding``, ``bias`` and ``gain``; empty: none.
     """
@@ -467,13 +469,13 @@ class Count:
 
     Attributes:
         images: calibration images used.
-        mse: the error, mean over the choices, in the output's unit squared.
+        relative_error: noise over signal, mean over the choices.
         low: the least of them.
         high: the largest of them.
     """
 
     images: int
-    mse: float
+    relative_error: float
     low: float
     high: float
 
@@ -517,11 +519,14 @@ class Likeness:
 class Quantisation:
     """How int8 was made.
 
-    Every fifth calibration image was held back to judge. With fewer than five images all of them did both.
+    The effort limits the number of calibration images that are read. Every fifth of those was held back: no scale,
+    weight or bias was fitted to it, and it decided which methods were kept. With fewer than five images all of them did
+    both.
 
     Attributes:
         effort: the recipe's ``effort``.
-        held_back: images that judged.
+        used: calibration images that scales, weights and biases were fitted to.
+        held_back: calibration images that decided which methods were kept.
         trials: each method that was tried, in order.
         layers: each int8 layer that was fitted, in the network's order; empty where no fitting was kept.
         counts: the error against the number of calibration images, fewest first; empty where it was not looked at.
@@ -532,6 +537,7 @@ class Quantisation:
     """
 
     effort: str
+    used: int
     held_back: int
     trials: list[Trial]
     layers: list[FittedLayer]
