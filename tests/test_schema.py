@@ -8,6 +8,9 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,8 @@ from ncnnkit.codec import as_read, decode, encode
 from ncnnkit.errors import FormatError
 from ncnnkit.recipe import Recipe
 from ncnnkit.record.run import Run
+
+ROOT = Path(__file__).parent.parent
 
 
 def as_run(document: dict[str, Any]) -> Run:
@@ -418,3 +423,30 @@ def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
     name = os.fsdecode(b"caf\xe9.png")
     read = as_read(dataclasses.replace(as_run(sample_run()), warnings=[f"{name} was skipped"]))
     assert read.warnings == ["caf\ufffd.png was skipped"]
+
+
+# ---------------------------------------------------------------------------------------------- what is published
+
+
+def test_the_documents_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/make_docs.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_json_schema_accepts_a_run_and_refuses_a_broken_one() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ROOT / "docs/run.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(encode(as_run(sample_run()))), schema)
+    for path, value in (("variants[0].files.param", "m$(touch X).param"), ("variants[0].status", "fine"), ("plan", 1)):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken(path, value), schema)
+
+
+def test_every_field_of_the_json_schema_says_what_it_means() -> None:
+    schema = json.loads((ROOT / "docs/run.schema.json").read_text(encoding="utf-8"))
+    for name, definition in schema["$defs"].items():
+        for field, prop in definition["properties"].items():
+            assert len(prop["description"]) > 3, f"{name}.{field}"

@@ -57,7 +57,8 @@ class Recipe:
             model is the fastest that does.
         max_latency: the longest a model may take, such as ``20ms``; the mixed model is then the most exact that keeps
             to it.
-        seconds: of timing for each variant, spread over ``rounds`` interleaved rounds.
+        seconds: of timing for each variant, all rounds together.
+        rounds: turns that the variants take in being timed.
         force: go on where the converted model differs from the original.
     """
 
