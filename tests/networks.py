@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
@@ -59,6 +60,11 @@ SMALL = """
 def small(seed: int = 0) -> Graph:
     """The network above with random weights."""
     return network(SMALL, seed)
+
+
+def stream(*arrays: NDArray[np.float32]) -> ArraySamples:
+    """Samples from an array (N, …) for each network input."""
+    return ArraySamples(arrays)
 
 
 def samples(

@@ -239,13 +239,14 @@ def run(
     target: Target = None,
     method: Method = None,
     effort: Effort = None,
-    max_error: Annotated[
-        str | None,
-        typer.Option(help="What the mixed model must keep to: cosine>=0.999, sqnr>=30, mse<=0.01 or top1_drop<=0.5%."),
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to; may be given several times. "
+            "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with --labels, top1. By default cosine>=0.999."
+        ),
     ] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(help="As 20ms: the mixed model is the most exact that is no slower.")
-    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="The longest a model may take, such as 20ms.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
     preset: str | None = None,
     preprocess: Any = None,
@@ -257,7 +258,7 @@ def run(
         "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
         "on": on or None, "backends": _words(backend), "precisions": _words(precision), "threads": threads,
         "weights": weights, "cluster": cluster, "fix_clocks": fix_clocks or None, "sustained": sustained,
-        "target": target, "method": method, "effort": effort, "max_error": max_error, "max_latency": max_latency,
+        "target": target, "method": method, "effort": effort, "require": require or None, "max_latency": max_latency,
         "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
     _run(make_recipe(options, recipe), output, as_json)
@@ -429,7 +430,6 @@ def quantize(
     from .quantization import EFFORTS, check_request, load_table, quantize_images
     from .quantization import quantize as to_int8
     from .report import trials_table
-    from .samples.stream import in_memory
 
     _check_folder(output)
     if (table is None) == (images is None):
@@ -448,10 +448,11 @@ def quantize(
         check_request(graph, target or "arm", _words(skip) or ())
         with _progress() as tell:
             found = quantize_images(
-                graph, in_memory(samples), target=target or "arm", method=method or "mse", effort=effort or "default",
-                skip=_words(skip) or (), threads=threads, tell=tell,
+                graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
+                skip=_words(skip) or (), threads=threads, progress=tell,
             )  # fmt: skip
         out.print(trials_table(found.trials))
+        out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
         made = found.graph
     elif table is not None:
         made = to_int8(load(param), load_table(table), target=target or "arm", skip=_words(skip) or ())

@@ -35,7 +35,9 @@ from .measure.variants import (
 from .model.graph import Graph
 from .model.ncnnfile import load
 from .passes import optimize_with_report
-from .plan.search import Limit, MixedPlan, find_plan, parse_limit
+from .plan.mixed import MixedPlan
+from .plan.requirement import Requirements
+from .plan.search import find_plan
 from .quantization import EFFORTS, Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
@@ -103,7 +105,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         NcnnkitError: anything a user can mend; ``out`` is then as it was before.
     """
     stages = Stages(tell)
-    limit = parse_limit(recipe.max_error, recipe.max_latency)
+    requirements = Requirements.parse(recipe.require, recipe.max_latency)
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -146,8 +148,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
-                    graph, in_memory(images), target=target, method=recipe.method, effort=effort,
-                    threads=recipe.threads or None, tell=stages.within(stage),
+                    graph, images, target=target, method=recipe.method, effort=effort,
+                    threads=recipe.threads or None, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
@@ -156,8 +158,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 with stages(stage):
                     made = quantized[site.target]
                     mixed[site] = find_plan(
-                        made.exact, made.fitted, made.held, limit, site.machine, device=site.device,
-                        threads=recipe.threads or site.machine["cores"], tell=stages.within(stage),
+                        made, requirements, site.machine, device=site.device,
+                        threads=recipe.threads or site.machine["cores"], progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
             models = write_models(recipe, graph, quantized, mixed, source.name, folder)
@@ -179,7 +181,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         recommended, why = recommend(variants)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
-            planned = plan_record(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
+            planned = plan_record(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, classes, recommended, results)
             remove_scratch(folder, models)
             (folder / LOG).write_text(conversion.log, encoding="utf-8")
@@ -455,13 +457,12 @@ def _exactness(output: OutputError) -> float:
 
 def images_record(recipe: Recipe, images: ImageSet, evaluation: ImageSet, quantized: Quantized | None) -> Images:
     """What the images were used for. Both halves of one folder know the same skipped files and copies."""
-    held = len(quantized.held[0]) if quantized else 0
     return Images(
         source=recipe.images,
         available=len(images) + images.left_out,
         calibration=len(images),
-        fitted=held and (len(images) - held or held),  # of too few images none is held back from fitting
-        held_back=held,
+        fitted=len(quantized.used) if quantized else 0,
+        held_back=len(quantized.held) if quantized else 0,
         evaluation=len(evaluation),
         skipped=[
             SkippedFile(name=name, reason=reason) for name, reason in dict.fromkeys(images.skipped + evaluation.skipped)
@@ -477,15 +478,15 @@ def compare_images(quantized: Quantized | None, samples: Samples, threads: int |
     """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
     if quantized is None or not quantized.advice.ranges.size:
         return None
-    few = in_memory(samples.subset(range(min(LIKENESS_IMAGES, len(samples)))))
+    few = samples.subset(range(min(LIKENESS_IMAGES, len(samples))))
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 
-def plan_record(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Variant]) -> Plan:
+def plan_record(plan: MixedPlan, requirements: Requirements, site: Site, variants: Sequence[Variant]) -> Plan:
     """The plan, beside what was measured of its model."""
     medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
     mixed, fp32 = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
-    return plan.record(limit, mixed_ms=mixed, fp32_ms=fp32)
+    return plan.record(requirements, mixed_ms=mixed, fp32_ms=fp32)
 
 
 def device_record(site: Site, variants: Sequence[Variant]) -> Device:

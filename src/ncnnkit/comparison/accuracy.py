@@ -71,7 +71,7 @@ class Errors(Noise):
             self._powers[index] += float(ours @ ours)
             largest = float(np.max(np.abs(ours - theirs), initial=0.0))
             self._largest[index] = max(self._largest[index], largest if math.isfinite(largest) else math.inf)
-        if self._classifies:
+        if self._classifies and len(outputs) == 1 and reference[0].size > 1:
             best = int(np.argmax(reference[0]))
             preferring = float(np.min(reference[0])) < float(np.max(reference[0]))
             self._preferring += preferring
@@ -124,6 +124,25 @@ class Errors(Noise):
         """Share of the labelled samples whose ``k`` best classes (1 or 5) hold the label; None without labels."""
         return self._right[k] / self._labelled if self._labelled else None
 
+    def figures(self) -> dict[str, float | None]:
+        """Each figure of the worst output, by its name in :data:`ncnnkit.plan.requirement.FIGURES`.
+
+        An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
+        """
+        rows = range(len(self.noise))
+        return {
+            "cosine": min((self._or_by_noise(self.cosine(i), i, 1.0, 0.0) for i in rows), default=1.0),
+            "sqnr": min((self._or_by_noise(self.sqnr_db(i), i, math.inf, -math.inf) for i in rows), default=math.inf),
+            "mse": max((_finite(self.noise[i] / max(self.values[i], 1)) for i in rows), default=0.0),
+            "max_error": max(self._largest, default=0.0),
+            "top1_agreement": self.agreement(1),
+        }
+
+    def _or_by_noise(self, figure: float | None, index: int, exact: float, wrong: float) -> float:
+        if figure is not None:
+            return figure
+        return exact if self.noise[index] == 0 else wrong
+
     def result(self, names: Sequence[str]) -> Accuracy:
         """The figures as run.json holds them.
 
@@ -152,6 +171,11 @@ class Errors(Noise):
             images=self.samples,
             outputs=outputs,
         )
+
+
+def _finite(value: float) -> float:
+    """NaN is as wrong as can be."""
+    return value if math.isfinite(value) else math.inf
 
 
 def errors_of(

@@ -69,6 +69,11 @@ class ArraySamples:
         return replace(self, chosen=tuple(rows[int(index)] for index in indices))
 
 
+def spread(samples: Samples, most: int) -> Samples:
+    """At most ``most`` of the samples, every n-th of them."""
+    return samples.subset(range(0, len(samples), -(-len(samples) // most)))
+
+
 @dataclass(frozen=True, eq=False)
 class KeptSamples(ArraySamples):
     """Samples that are all rows of files.
