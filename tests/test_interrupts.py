@@ -127,7 +127,7 @@ def test_a_search_for_settings(home: Path) -> None:
 
 def test_a_run_whose_threads_wait_for_many_processes(home: Path) -> None:
     np.save(home / "x.npy", samples(400))
-    process = begin(home, "run --recipe recipe.toml --effort default --out o", "quantize: calibrate 1")
+    process = begin(home, "run --recipe recipe.toml --effort default --out o", "quantise: calibrate 1")
     assert_it_ends(process, signal.SIGTERM)
     assert not (home / "o").exists()
 
