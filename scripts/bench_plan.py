@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from bench_quantize import prepare
 
 from ncnnkit.comparison import accuracy
@@ -44,7 +45,8 @@ def main() -> None:
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=args.effort)
         middle = time.perf_counter()
         limit = parse_limit(args.max_error, args.max_latency)
-        plan = find_plan(made.exact, made.fitted, made.held, limit, site.machine, threads=args.threads)
+        held = [np.stack(column) for column in zip(*made.held)]
+        plan = find_plan(made.exact, made.fitted, held, limit, site.machine, threads=args.threads)
         end = time.perf_counter()
         print(f"quantising {middle - start:.1f} s, planning {end - middle:.1f} s, {plan.repairs} repairs")
         print(f"{limit} holds on {len(made.held[0])} held-back images: {plan.holds}")
@@ -60,15 +62,18 @@ def main() -> None:
         results = measure(plans, [found.evaluation], folder, seconds=seconds, rounds=args.rounds)
         reference = {"out": run_graphs([found.graph], [found.evaluation])[0][0]}
         rows = [describe(p, result, reference, None, []) for p, result in zip(plans, results)]
-        mixed = rows[-1]["latency_ms"]["median"]
+        medians = [row.latency_ms.median for row in rows if row.latency_ms]
+        mixed = medians[-1]
         for row in rows:
-            error, latency = row["accuracy"], row["latency_ms"]
+            error, latency = row.accuracy, row.latency_ms
+            assert error is not None
+            assert latency is not None
             print(
-                f"{row['name']:8} MSE {error['mse']:.3g}  cosine {error['cosine']:.5f}  median "
-                f"{latency['median']:.2f} ms  p90 {latency['p90']:.2f}  spread {latency['spread']:.2f}  "
-                f"mixed over it {mixed / latency['median']:.2f}"
+                f"{row.name:8} MSE {error.mse:.3g}  cosine {error.cosine:.5f}  median "
+                f"{latency.median:.2f} ms  p90 {latency.p90:.2f}  spread {latency.spread:.2f}  "
+                f"mixed over it {mixed / latency.median:.2f}"
             )
-        predicted = plan.predicted_at(rows[0]["latency_ms"]["median"])
+        predicted = plan.predicted_at(medians[0])
         print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
         same = accuracy.top1_agreement(run_graphs([plan.graph], [found.evaluation], "mixed")[0][0], reference["out"])
         print(f"best class as fp32's on {same:.1%} of {len(found.evaluation)} images")

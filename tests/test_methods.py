@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ import ncnnkit
 from ncnnkit.device.session import Session
 from ncnnkit.errors import RecipeError
 from ncnnkit.model.graph import Graph
-from ncnnkit.quantization import EFFORTS, Quantized, correct_bias, methods, quantize_images
+from ncnnkit.quantization import EFFORTS, Effort, Quantized, correct_bias, methods, quantize_images
 from ncnnkit.quantization.layerwise import Kept
 
 Array = NDArray[Any]
 
-BRIEF = methods.Effort(40, strengths=(0.5,), fits=(frozenset({"rounding", "bias"}),), rows=256)
+BRIEF = Effort(40, strengths=(0.5,), fits=(frozenset({"rounding", "bias"}),), rows=256)
 
 TWO = """
     Input in0 0 1 in0 0=6 1=5 2=4
@@ -44,13 +45,13 @@ def brief() -> Iterator[None]:
 
 
 def errors(graph: Graph, of: Quantized) -> float:
-    """Mean squared error of the outputs on the held-back images, as the trials have it."""
+    """Noise over signal of the outputs on the held-back samples, the mean over the outputs, as the trials have it."""
     rows = []
     for made in (graph, of.source):
         with Session(made, threads=1) as net:
-            rows.append([net.blobs(*sample, names=made.outputs) for sample in zip(*of.held)])
-    columns = [[np.stack(column) for column in zip(*found)] for found in rows]
-    return float(np.mean([np.mean((a - b) ** 2) for a, b in zip(*columns)]))
+            rows.append([net.blobs(*sample, names=made.outputs) for sample in of.held])
+    columns = [[np.stack(column).astype(np.float64) for column in zip(*found)] for found in rows]
+    return float(np.mean([np.sum((a - b) ** 2) / np.sum(b**2) for a, b in zip(*columns)]))
 
 
 def int8_layers(graph: Graph) -> set[str]:
@@ -61,14 +62,11 @@ def assert_guarded(made: Quantized) -> None:
     """The network is the best of the trials, and each was kept exactly if it was better than those before."""
     least = np.inf
     for trial in made.trials:
-        assert trial.kept == (trial.mse < least)
+        assert trial.kept == (trial.relative_error < least)
         assert trial.seconds > 0
-        least = min(least, trial.mse)
+        least = min(least, trial.relative_error)
     assert errors(made.fitted, made) == pytest.approx(least, rel=1e-3)
-    with Session(made.source, threads=1) as net:
-        outputs = [net.blobs(*sample, names=made.source.outputs) for sample in zip(*made.held)]
-    signal = float(np.mean([np.mean(output**2) for row in outputs for output in row]))
-    assert errors(made.graph, made) == pytest.approx(least, rel=0.05, abs=1e-6 * signal), "but for fp16 weights"
+    assert errors(made.graph, made) == pytest.approx(least, rel=0.05, abs=1e-6), "but for fp16 weights"
 
 
 def images() -> Array:
@@ -89,11 +87,36 @@ def whole() -> Quantized:
 def test_the_error_is_the_least_of_the_trials(whole: Quantized) -> None:
     assert_guarded(whole)
     assert [trial.method for trial in whole.trials][:3] == ["thresholds", "channel migration 0.5", "zero points"]
-    assert whole.trials[3].method == "layer by layer: bias, rounding"
-    assert whole.trials[-1].mse < 0.9 * whole.trials[0].mse
+    assert [trial.method for trial in whole.trials][3:] == ["bias correction", "layer by layer: bias, rounding"]
+    assert whole.trials[-1].relative_error < 0.9 * whole.trials[0].relative_error
     assert whole.source == small(), "the given graph is not changed"
     assert int8_layers(whole.graph) == {"c1", "d1", "c2", "c3", "fc"}
-    assert [each.name for each in whole.layers] == ["c1", "d1", "c2", "c3", "fc"]
+
+
+def test_each_layer_that_was_fitted_is_told() -> None:
+    made = quantize_images(small(), images(), target="x86", threads=1, effort=replace(BRIEF, biases=False))
+    assert made.trials[-1].method == "layer by layer: bias, rounding"
+    assert made.trials[-1].kept
+    assert [each.name for each in made.layers] == ["c1", "d1", "c2", "c3", "fc"]
+
+
+@pytest.mark.parametrize("worse", ["correct_bias", "fit_layers"])
+def test_one_pass_is_compared_with_layer_by_layer(worse: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the two is spoilt, the other is shipped."""
+    right = getattr(methods, worse)
+
+    def spoilt(*given: Any, **options: Any) -> Any:
+        made = right(*given, **options)
+        graph = made[0] if isinstance(made, tuple) else made
+        graph.layer("fc").weights["bias"] = graph.layer("fc").array("bias") + 1
+        return made
+
+    monkeypatch.setattr(methods, worse, spoilt)
+    made = quantize_images(small(), images(), target="x86", threads=1)
+    kept = {trial.method: trial.kept for trial in made.trials[-2:]}
+    assert kept == {"bias correction": worse == "fit_layers", "layer by layer: bias, rounding": worse == "correct_bias"}
+    assert bool(made.layers) == (worse == "correct_bias")
+    assert_guarded(made)
 
 
 def test_the_exact_network_computes_what_the_original_did(whole: Quantized) -> None:
@@ -102,10 +125,11 @@ def test_the_exact_network_computes_what_the_original_did(whole: Quantized) -> N
 
 
 def test_held_back_images_take_no_part_in_choosing(whole: Quantized) -> None:
-    assert np.array_equal(whole.held[0], images()[4::5])
+    assert len(whole.used) == 24
+    assert np.array_equal([sample[0] for sample in whole.held], images()[4::5])
     assert whole.advice.ranges.shape == (24, 5)
     assert whole.advice.counts[-1].images == 24
-    assert whole.advice.counts[-1].mse == pytest.approx(whole.trials[0].mse)
+    assert whole.advice.counts[-1].relative_error == pytest.approx(whole.trials[0].relative_error)
 
 
 def test_what_hurts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +147,9 @@ def test_what_hurts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     made = quantize_images(small(), [samples(10)], target="x86", threads=1)
     first, *others = made.trials
     assert [trial.method for trial in others] == [
-        "channel migration 0.5", "zero points", "layer by layer: bias, rounding", "bias correction",
+        "channel migration 0.5", "zero points", "bias correction", "layer by layer: bias, rounding",
     ]  # fmt: skip
-    assert all(not trial.kept and trial.mse > 10 * first.mse for trial in others)
+    assert all(not trial.kept and trial.relative_error > 10 * first.relative_error for trial in others)
     assert made.layers == []
     assert_guarded(made)
     stats = ncnnkit.calibrate(small(), np.delete(samples(10), [4, 9], axis=0), threads=1)
@@ -140,7 +164,7 @@ def test_outputs_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(methods, "correct_bias", broken)
     made = quantize_images(small(), [samples(6)], target="x86", effort="fast", threads=1)
-    assert made.trials[-1].mse == np.inf
+    assert made.trials[-1].relative_error == np.inf
     assert not made.trials[-1].kept
     assert_guarded(made)
 
@@ -187,15 +211,15 @@ def test_fast_uses_at_most_twenty_images() -> None:
     told: list[tuple[str, int, int]] = []
     inputs = samples(60)
     made = quantize_images(
-        small(), [inputs], target="x86", effort="fast", threads=1, tell=lambda *step: told.append(step)
+        small(), [inputs], target="x86", effort="fast", threads=1, progress=lambda *step: told.append(step)
     )
-    assert len(made.held[0]) == 4
+    assert len(made.held) == 4
     assert {total for step, _, total in told if step == "calibrate"} == {16}
     steps = {step for step, _, _ in told}
     assert {"thresholds", "zero points", "bias correction"} <= steps
     assert made.advice.counts == []
     known = {x.tobytes() for x in inputs}
-    assert all(x.tobytes() in known for x in made.held[0])
+    assert all(x.tobytes() in known for (x,) in made.held)
 
 
 def test_efforts_grow() -> None:
@@ -218,16 +242,17 @@ def test_an_unknown_effort_is_refused() -> None:
 @pytest.mark.parametrize("count", [1, 4])
 def test_few_images_are_enough_to_work(count: int) -> None:
     made = quantize_images(small(), [samples(count)], target="x86", threads=1)
-    assert len(made.held[0]) == count
+    assert len(made.held) == count
     assert_guarded(made)
-    assert all(count.images > 0 and np.isfinite(count.mse) for count in made.advice.counts)
+    assert all(count.images > 0 and np.isfinite(count.relative_error) for count in made.advice.counts)
 
 
 def test_several_inputs_and_outputs() -> None:
     inputs: Sequence[Array] = [samples(10, (4, 5, 6), seed) for seed in (0, 1)]
     made = quantize_images(network(TWO), inputs, target="x86", threads=1)
     assert int8_layers(made.graph) == {"c0", "c1", "c2", "fc"}
-    assert [len(held) for held in made.held] == [2, 2]
+    assert len(made.held) == 2
+    assert len(made.held[0]) == 2
     assert made.graph.outputs == made.source.outputs
     assert_guarded(made)
 

@@ -55,7 +55,8 @@ class Recipe:
         max_error: what the mixed model must keep to, against fp32: ``cosine>=0.999``, ``sqnr>=30``, ``mse<=0.01`` or
             ``top1_drop<=0.5%``.
         max_latency: as ``20ms``, the longest the mixed model may take; it is then the most exact such.
-        seconds: of timing for each variant, spread over ``rounds`` interleaved rounds.
+        seconds: of timing for each variant, all rounds together.
+        rounds: turns that the variants take in being timed.
         force: go on where the converted model differs from the original.
     """
 

@@ -26,13 +26,14 @@ from ..comparison import accuracy
 from ..device import LOCAL, Device
 from ..errors import RecipeError, RuntimeFailure
 from ..model import ncnnfile
-from ..model.graph import Graph, Layer
+from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
 from ..quantization.rounding import nearest
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd, winograd_may_overflow
+from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer
 from .costs import (
     INT8,
     MASKS,
@@ -200,6 +201,34 @@ class MixedPlan:
         """The predicted latency where the fp32 model takes ``fp32_ms``."""
         return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
 
+    def record(self, limit: Limit, *, mixed_ms: float | None, fp32_ms: float | None) -> Plan:
+        """What run.json holds of it.
+
+        Args:
+            limit: that was asked for.
+            mixed_ms, fp32_ms: the measured medians of the mixed and of the fp32 model; None where not measured.
+        """
+        return Plan(
+            limit=str(limit),
+            holds=self.holds,
+            repairs=self.repairs,
+            predicted_ms=self.predicted_at(fp32_ms),
+            measured_ms=mixed_ms,
+            predicted_mse=self.predicted_error,
+            measured_mse=self.measured_error,
+            front=[FrontPoint(ms=p.ms, mse=p.error, int8=p.int8) for p in self.front],
+            layers=[
+                PlannedLayer(
+                    name=name,
+                    type=self.graph.layer(name).type,
+                    choice=choice,
+                    options=[LayerOption(choice=o.choice, ms=o.ms, mse=o.error) for o in self.options[name]],
+                    why=explain(name, self),
+                )
+                for name, choice in self.choices.items()
+            ],
+        )
+
 
 def float_choices(machine: Mapping[str, Any]) -> tuple[str, ...]:
     """The floating-point precisions worth trying on a probed machine, the most exact first."""
@@ -317,7 +346,7 @@ def mixed_graph(exact: Graph, fitted: Graph, choices: Mapping[str, str], costs: 
     Int8 layers, feature masks for all, and a Cast where a layer cannot read what the one before it hands on
     (:mod:`ncnnkit.plan.costs`).
     """
-    made, uses = Graph(), exact.uses()
+    made, uses, names = Graph(), exact.uses(), Names(exact)
     kinds = {
         blob: costs.makes.get((layer.name, choices.get(layer.name, "")), "float")
         for layer in exact.layers if not layer.op.copies for blob in layer.outputs
@@ -331,7 +360,8 @@ def mixed_graph(exact: Graph, fitted: Graph, choices: Mapping[str, str], costs: 
             ]
         for index, blob in enumerate(layer.inputs if choice else []):
             if kinds[uses.root(blob)] != "float" and costs.reads.get((layer.name, choice), "float") == "float":
-                cast = to_float(f"{layer.name}/cast{index}", kinds[uses.root(blob)], blob, f"{layer.name}/in{index}")
+                ends = names.new(layer.name, "cast"), names.new(layer.name, "float")
+                cast = to_float(ends[0], kinds[uses.root(blob)], blob, ends[1])
                 layer.inputs[index] = cast.outputs[0]
                 made.layers.append(cast)
         made.layers.append(layer)

@@ -26,10 +26,11 @@ if __name__ == "__main__":  # a serving process: this file is run by its path
 
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model import ncnnfile
-from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.graph import Graph, Layer, Names
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
 from ncnnkit.onboard.process import guarded
+from ncnnkit.samples.stream import Samples
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
@@ -110,8 +111,8 @@ class Blobs:
             rng = np.random.default_rng((request["seed"], number))
             target = np.asarray(sample[EXACT, request["make"]])
             places = _choose(rng, target, request["window"], request["count"])
-            inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places)
             outputs = _outputs(target, request["window"], places)
+            inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places, target)
             rows.append([inputs, outputs, np.full(len(outputs), number)])
         return {}, [np.concatenate(column) for column in zip(*rows)]
 
@@ -149,10 +150,11 @@ def _outputs(target: Any, at: Window, places: Any) -> Any:
     return np.atleast_2d(target)[places].astype(np.float32)
 
 
-def _patches(array: Any, at: Window, places: Any) -> Any:
+def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
     """What the kernel sees at places of the output, (places, channels * kernel_h * kernel_w), as the weights lie."""
     if not _is_pixelwise(array, at):
-        return (array if array.ndim == 2 and not at else array.reshape(1, -1))[places].astype(np.float32)
+        # An InnerProduct takes a matrix row by row or as one long vector; its output tells which.
+        return array.reshape(len(np.atleast_2d(target)), -1)[places].astype(np.float32)
     height, width = array.shape[1:]
     spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}
     top, bottom = _padding(at["pad_top"], at["pad_bottom"], height, spans["h"], at["stride_h"])
@@ -197,15 +199,15 @@ class Stepper:
 
     Args:
         graph: the exact network.
-        inputs: float32 (N, …) for each of its inputs.
+        samples: of its inputs; each is read once.
         threads: number of processes.
 
     Raises:
         RuntimeFailure: ncnn crashed; from every method.
     """
 
-    def __init__(self, graph: Graph, inputs: Sequence[Array], threads: int | None = None) -> None:
-        self.samples = len(inputs[0])
+    def __init__(self, graph: Graph, samples: Samples, threads: int | None = None) -> None:
+        self.samples = len(samples)
         self._uses = graph.uses()
         self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads still to come
         count = max(1, min(threads or os.cpu_count() or 1, self.samples))
@@ -220,7 +222,7 @@ class Stepper:
 
             def feed(child: Child, number: int) -> None:
                 for i in range(number, self.samples, count):
-                    child.ask("feed", [a[i] for a in inputs], names=names, number=i)
+                    child.ask("feed", samples[i], names=names, number=i)
 
             self._all(feed)
         except BaseException:
@@ -246,8 +248,8 @@ class Stepper:
 
     def step(self, layer: Layer, branches: Sequence[str] = (EXACT, ROUNDED), *, last: bool = True) -> None:
         """Run a layer for one or both versions; ``last`` says that no further version of it follows."""
-        fragment = Graph([Layer("Input", f"in-{i}", [], [blob]) for i, blob in enumerate(layer.inputs)])
-        fragment.layers.append(layer)
+        names = Names(Graph([layer]))
+        fragment = Graph([*(Layer("Input", names.new(blob, "in"), [], [blob]) for blob in layer.inputs), layer])
         param = self._folder / "layer.param"
         ncnnfile.save(fragment, param)
         free = []

@@ -63,10 +63,15 @@ class ArraySamples:
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
-    def subset(self, indices: Sequence[int]) -> ArraySamples:
+    def subset(self, indices: Sequence[int]) -> Self:
         """The rows at these positions, in this order; nothing is copied."""
         rows = range(len(self)) if self.chosen is None else self.chosen
         return replace(self, chosen=tuple(rows[int(index)] for index in indices))
+
+
+def spread(samples: Samples, most: int) -> Samples:
+    """At most ``most`` of the samples, every n-th of them."""
+    return samples.subset(range(0, len(samples), -(-len(samples) // most)))
 
 
 def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total: None) -> ArraySamples:
