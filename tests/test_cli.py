@@ -257,6 +257,15 @@ def children_of(pid: int) -> list[str]:
     return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
+def test_a_folder_whose_name_is_not_utf8_is_printed(home: Path) -> None:
+    out = os.fsdecode(b"out\xe9")
+    line = [sys.executable, "-m", "ncnnkit.cli", "run", "m.param", "--images", "x.npy", "--backend", "cpu"]
+    line += ["--precision", "fp32", "--out", out]
+    done = subprocess.run(line, cwd=home, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"report: out?/report.html" in done.stdout
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(home: Path, how: signal.Signals) -> None:
     (home / "recipe.toml").write_text('model = "m.param"\nimages = "x.npy"\nbackends = ["cpu"]\nseconds = 60\n')

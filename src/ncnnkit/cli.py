@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import os
 import signal
@@ -40,6 +41,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def main() -> None:
     """The entry point of the ``ncnnkit`` command."""
+    # A name that is not UTF-8 is printed with question marks; it does not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # A polite kill cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     app()
