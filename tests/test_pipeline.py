@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -22,9 +23,10 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.record.folder import load_run
-from ncnnkit.record.run import Accuracy, Latency, OutputError, Run, Status, Variant
+from ncnnkit.record.run import PLAIN_NAME, Accuracy, Latency, OutputError, Run, Status, Variant
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import Conversion
+from ncnnkit.source.model import file_safe
 from ncnnkit.verdict import GUESS, recommend
 
 DATA = Path(nk.__file__).parent / "data"
@@ -282,6 +284,25 @@ def test_the_cpus_to_pin_to() -> None:
     for name in ("middle", "5-6"):
         with pytest.raises(RecipeError, match=rf"local has no {name} cores .*little \(0, 1, 2, 3\), big \(4, 5\)"):
             site.cluster(name)
+
+
+@pytest.mark.parametrize(
+    "stem", ["a b", "-o", "..net", "m$(touch X)", "café", "m;rm", "x" * 240, "---", "m\nn", 'q"q', "\udcff"]
+)
+def test_a_run_makes_names_that_its_record_may_hold(stem: str) -> None:
+    name = file_safe(stem)
+    assert PLAIN_NAME.fullmatch(name)
+    assert len(name) <= 100
+
+
+def test_two_devices_whose_names_become_one_file_name(recipe: nk.Recipe, tmp_path: Path) -> None:
+    graph = small()
+    int8 = nk.quantize(graph, nk.calibrate(graph, samples(4)))
+    made = {target: cast(Any, SimpleNamespace(graph=int8)) for target in ("x86", "a/b", "a:b", "a@b")}
+    models = variants.write_models(changed(recipe, precisions=("int8",)), graph, made, {}, "m", tmp_path)
+    names = sorted(model.param.name for model in models.values())
+    assert names == ["m-int8-a-b-2.param", "m-int8-a-b-3.param", "m-int8-a-b.param", "m-int8.param"]
+    assert all(PLAIN_NAME.fullmatch(name) for name in names)
 
 
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:

@@ -140,8 +140,12 @@ def say(error: BaseException) -> str:
 
 
 def file_safe(name: str) -> str:
-    """A name that is safe in file names on every system."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
+    """A name that is safe in file names on every system, and that run.json may hold (``record.run.PLAIN_NAME``)."""
+    # A file name may have 255 bytes; precision, device and ending come behind.
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:_LONGEST_NAME].strip("-.") or "model"
+
+
+_LONGEST_NAME = 100
 
 
 Dims = tuple[Any, ...]
