@@ -244,13 +244,14 @@ def run(
     target: Target = None,
     method: Method = None,
     effort: Effort = None,
-    max_error: Annotated[
-        str | None,
-        typer.Option(help="What the mixed model must keep to: cosine>=0.999, sqnr>=30, mse<=0.01 or top1_drop<=0.5%."),
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to; may be given several times. "
+            "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with --labels, top1. By default cosine>=0.999."
+        ),
     ] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(help="As 20ms: the mixed model is the most exact that is no slower.")
-    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="The longest a model may take, such as 20ms.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
     preset: str | None = None,
     preprocess: Any = None,
@@ -262,7 +263,7 @@ def run(
         "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
         "on": on or None, "backends": _words(backend), "precisions": _words(precision), "threads": threads,
         "weights": weights, "cluster": cluster, "fix_clocks": fix_clocks or None, "sustained": sustained,
-        "target": target, "method": method, "effort": effort, "max_error": max_error, "max_latency": max_latency,
+        "target": target, "method": method, "effort": effort, "require": require or None, "max_latency": max_latency,
         "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
     _run(make_recipe(options, recipe), output, as_json)
