@@ -97,6 +97,12 @@ def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
     return Prepared(graph, source.inputs[0], calibration, evaluation, labels[1], folder)
 
 
+def outputs_of(graph: Graph, samples: Array, precision: str) -> Array:
+    """The first output on every sample, (N, …)."""
+    with nk.Session(graph, precision=precision) as session:
+        return np.stack([session.blobs(sample, names=session.outputs[:1])[0] for sample in samples])
+
+
 def native_model(tools: Path, found: Prepared, chosen: Sequence[int] | Array, method: str) -> Graph:
     """The int8 model of ncnn2table and ncnn2int8, from the calibration samples of some numbers."""
     folder = found.folder

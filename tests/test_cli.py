@@ -236,6 +236,15 @@ def test_a_wrong_command_line_is_exit_code_2(home: Path) -> None:
 # --------------------------------------------------------------------------------------- as a process of its own
 
 
+def test_a_folder_whose_name_is_not_utf8_is_printed(home: Path) -> None:
+    out = os.fsdecode(b"out\xe9")
+    line = [sys.executable, "-m", "ncnnkit.cli", "run", "m.param", "--images", "x.npy", "--backend", "cpu"]
+    line += ["--precision", "fp32", "--out", out]
+    done = subprocess.run(line, cwd=home, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"report: out?/report.html" in done.stdout
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"

@@ -147,7 +147,7 @@ def nasty_run() -> dict[str, Any]:
     run["quantisation"]["trials"][0]["method"] = NASTY
     run["quantisation"]["layers"][23].update(name=NASTY, kept=NASTY)
     run["quantisation"]["stretching"][0]["image"] = NASTY
-    run["plan"].update(limit=NASTY)
+    run["plan"].update(requirements=NASTY)
     run["plan"]["layers"][2].update(name=NASTY, type=NASTY, choice=NASTY, why=NASTY)
     run["plan"]["layers"][2]["options"][0]["choice"] = NASTY
     run["recipe"].update(model=NASTY, labels=NASTY)
@@ -323,17 +323,17 @@ def test_images_that_look_alike_and_unlike(sample: Page) -> None:
 
 
 def test_the_plan_and_what_came_of_it(sample: Page) -> None:
-    assert "The limit was cosine ≥ 0.9999; on the images held back, the model keeps to it." in sample.text
+    assert "cosine ≥ 0.9999 was required; on the images held back, the model keeps to it." in sample.text
     assert "Latency, ms 5.42 5.61 1.04 ×" in sample.text
     assert "0.0038 0.00402 1.06 ×" in sample.text
     assert "was corrected once" in sample.text
-    broken = page(planned(holds=False, measured_ms=None, repairs=0, predicted_mse=0.0)).text
+    broken = page(planned(holds=False, measured_ms=None, repairs=0, predicted_noise=0.0)).text
     assert "the model does not keep to it" in broken
     assert "Latency, ms 5.42 – –" in broken
     assert "was corrected" not in broken
     assert "hollow point" not in broken
-    late = page(planned(limit="latency ≤ 2 ms", holds=False)).text
-    assert "The limit was latency ≤ 2 ms, but nothing is predicted to be so fast" in late
+    late = page(planned(requirements="latency ≤ 2 ms", holds=False, unmet=["latency 3 ms is above 2 ms"])).text
+    assert "the model does not keep to it: latency 3 ms is above 2 ms." in late
 
 
 def test_each_layer_of_the_plan_is_in_the_strip_and_the_table(sample: Page) -> None:
@@ -351,17 +351,19 @@ def test_the_front_and_the_plan_on_it(sample: Page) -> None:
     curve, ours = figures_in(sample)["front"]["data"]
     front = sample_run()["plan"]["front"]
     assert curve["x"] == [point["ms"] for point in front]
-    assert curve["y"] == [0.021, 0.009, 0.0038, 0.0006, pytest.approx(0.00006)]  # an MSE of 0 is drawn under the rest
-    assert curve["customdata"][3] == "6.80 ms, MSE 0.0006<br>9 layers in int8"
+    assert curve["y"] == [0.021, 0.009, 0.0038, 0.0006, pytest.approx(0.00006)]  # noise of 0 is drawn under the rest
+    assert curve["customdata"][3] == "6.80 ms, noise over signal 0.0006<br>9 layers in int8"
     assert figures_in(sample)["front"]["layout"]["yaxis"]["ticktext"][0] == "0"
     assert (ours["x"], ours["y"]) == ([5.42, 5.61], [3.8e-3, 4.02e-3])
     (alone,) = figures_in(page(planned(measured_ms=None)))["front"]["data"][1]["x"]
     assert alone == 5.42
 
 
-@pytest.mark.parametrize("mse", [0.0, 1e-3])
-def test_a_front_of_one_plan(mse: float) -> None:
-    one = planned(front=[{"ms": 2.0, "mse": mse, "int8": 1}], predicted_ms=2.0, predicted_mse=mse, measured_ms=None)
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_front_of_one_plan(noise: float) -> None:
+    one = planned(
+        front=[{"ms": 2.0, "noise": noise, "int8": 1}], predicted_ms=2.0, predicted_noise=noise, measured_ms=None
+    )
     drawn = figures_in(page(one))["front"]
     assert drawn["layout"]["xaxis"]["range"] == [1.8, 2.2]
     assert drawn["layout"]["yaxis"]["range"][0] < drawn["layout"]["yaxis"]["range"][1]

@@ -151,8 +151,8 @@ def sample_plan() -> dict[str, Any]:
             "type": kind,
             "choice": choice,
             "options": [
-                {"choice": name, "ms": ms, "mse": mse}
-                for name, (ms, mse) in options.items()
+                {"choice": name, "ms": ms, "noise": noise}
+                for name, (ms, noise) in options.items()
                 if kind == "Convolution" or name != "int8-winograd"
             ],
             "why": f"{choice}: int8 would save 0.210 ms alone and add {i}.0% to the plan's error, "
@@ -161,19 +161,20 @@ def sample_plan() -> dict[str, Any]:
 
     choices = ["fp32"] * 3 + ["int8", "int8", "int8-winograd"] * 6 + ["bf16"] * 3
     return {
-        "limit": "cosine ≥ 0.9999",
+        "requirements": "cosine ≥ 0.9999",
+        "unmet": [],
         "holds": True,
         "repairs": 1,
         "predicted_ms": 5.42,
         "measured_ms": 5.61,
-        "predicted_mse": 3.8e-3,
-        "measured_mse": 4.02e-3,
+        "predicted_noise": 3.8e-3,
+        "measured_noise": 4.02e-3,
         "front": [
-            {"ms": 4.9, "mse": 2.1e-2, "int8": 24},
-            {"ms": 5.1, "mse": 9.0e-3, "int8": 21},
-            {"ms": 5.42, "mse": 3.8e-3, "int8": 18},
-            {"ms": 6.8, "mse": 6.0e-4, "int8": 9},
-            {"ms": 10.1, "mse": 0.0, "int8": 0},
+            {"ms": 4.9, "noise": 2.1e-2, "int8": 24},
+            {"ms": 5.1, "noise": 9.0e-3, "int8": 21},
+            {"ms": 5.42, "noise": 3.8e-3, "int8": 18},
+            {"ms": 6.8, "noise": 6.0e-4, "int8": 9},
+            {"ms": 10.1, "noise": 0.0, "int8": 0},
         ],
         "layers": [layer(i, choice) for i, choice in enumerate(choices)],
     }
@@ -198,7 +199,7 @@ def sample_run() -> dict[str, Any]:
         for i in range(24)
     ]
     layers[0]["sqnr_db"] = None
-    recipe = Recipe("models/tiny.onnx", images="calib", max_error="cosine>=0.9999")
+    recipe = Recipe("models/tiny.onnx", images="calib", require=("cosine>=0.9999",))
     half_note = "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
     return {
         "schema": 1,
@@ -316,7 +317,7 @@ def test_a_run_comes_back_equal() -> None:
     run = as_run(sample_run())
     assert run.variants[3].latency_ms is not None
     assert run.variants[3].latency_ms.median == 5.23
-    assert run.recipe == Recipe("models/tiny.onnx", images="calib", max_error="cosine>=0.9999")
+    assert run.recipe == Recipe("models/tiny.onnx", images="calib", require=("cosine>=0.9999",))
     assert as_read(run) == run
     assert json.loads(encode(run)) == sample_run()
 
@@ -413,9 +414,9 @@ def test_figures_that_json_does_not_have_become_null() -> None:
     run = as_run(sample_run())
     assert run.plan is not None
     for value in (math.inf, -math.inf, math.nan):
-        read = as_read(dataclasses.replace(run, plan=dataclasses.replace(run.plan, measured_mse=value)))
+        read = as_read(dataclasses.replace(run, plan=dataclasses.replace(run.plan, measured_noise=value)))
         assert read.plan is not None
-        assert read.plan.measured_mse is None
+        assert read.plan.measured_noise is None
 
 
 def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import os
 import signal
@@ -44,6 +45,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def main() -> None:
     """The entry point of the ``ncnnkit`` command."""
+    # A name that is not UTF-8 is printed with question marks; it does not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     with _interruptible():
         app()
 
@@ -268,13 +273,14 @@ def run(
     target: Target = None,
     method: Method = None,
     effort: Effort = None,
-    max_error: Annotated[
-        str | None,
-        typer.Option(help="What the mixed model must keep to: cosine>=0.999, sqnr>=30, mse<=0.01 or top1_drop<=0.5%."),
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to; may be given several times. "
+            "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with --labels, top1. By default cosine>=0.999."
+        ),
     ] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(help="As 20ms: the mixed model is the most exact that is no slower.")
-    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="The longest a model may take, such as 20ms.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
     preset: str | None = None,
     preprocess: Any = None,
@@ -286,7 +292,7 @@ def run(
         "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
         "on": on or None, "backends": _words(backend), "precisions": _words(precision), "threads": threads,
         "weights": weights, "cluster": cluster, "fix_clocks": fix_clocks or None, "sustained": sustained,
-        "target": target, "method": method, "effort": effort, "max_error": max_error, "max_latency": max_latency,
+        "target": target, "method": method, "effort": effort, "require": require or None, "max_latency": max_latency,
         "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
     _run(make_recipe(options, recipe), output, as_json)

@@ -32,7 +32,9 @@ from .measure.variants import (
 from .model.graph import Graph
 from .model.ncnnfile import load
 from .passes import optimize_with_report
-from .plan.search import Limit, MixedPlan, find_plan, parse_limit
+from .plan.mixed import MixedPlan
+from .plan.requirement import Requirements
+from .plan.search import find_plan
 from .quantization import Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
@@ -85,7 +87,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         NcnnkitError: anything a user can mend; ``out`` is then as it was before.
     """
     stages = Stages(tell)
-    limit = parse_limit(recipe.max_error, recipe.max_latency)
+    requirements = Requirements.parse(recipe.require, recipe.max_latency)
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -128,10 +130,9 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 stage = f"plan{site.label}"
                 with stages(stage):
                     made = quantized[site.target]
-                    held = [np.stack(column) for column in zip(*made.held)]
                     mixed[site] = find_plan(
-                        made.exact, made.fitted, held, limit, site.machine, device=site.device,
-                        threads=recipe.threads or site.machine["cores"], tell=stages.within(stage),
+                        made, requirements, site.machine, device=site.device,
+                        threads=recipe.threads or site.machine["cores"], progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
             models = write_models(recipe, graph, quantized, mixed, source.name, folder)
@@ -153,7 +154,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         recommended, why = recommend(variants)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
-            planned = plan_record(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
+            planned = plan_record(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, recommended, results)
             remove_scratch(folder, models)
             (folder / LOG).write_text(conversion.log, encoding="utf-8")
@@ -408,11 +409,11 @@ def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 
-def plan_record(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Variant]) -> Plan:
+def plan_record(plan: MixedPlan, requirements: Requirements, site: Site, variants: Sequence[Variant]) -> Plan:
     """The plan, beside what was measured of its model."""
     medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
     mixed, fp32 = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
-    return plan.record(limit, mixed_ms=mixed, fp32_ms=fp32)
+    return plan.record(requirements, mixed_ms=mixed, fp32_ms=fp32)
 
 
 def device_record(site: Site, variants: Sequence[Variant]) -> Device:

@@ -21,7 +21,7 @@ from ..model import ncnnfile
 from ..model.graph import Graph
 from ..model.ops import Mask
 from ..passes import store_fp16
-from ..plan.search import MixedPlan
+from ..plan.mixed import MixedPlan
 from ..quantization import Quantized
 from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant

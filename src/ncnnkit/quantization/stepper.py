@@ -157,8 +157,8 @@ def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
         return array.reshape(len(np.atleast_2d(target)), -1)[places].astype(np.float32)
     height, width = array.shape[1:]
     spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}
-    top, bottom = _padding(at["pad_top"], at["pad_bottom"], height, spans["h"], at["stride_h"])
-    left, right = _padding(at["pad_left"], at["pad_right"], width, spans["w"], at["stride_w"])
+    top, bottom = padding(at["pad_top"], at["pad_bottom"], height, spans["h"], at["stride_h"])
+    left, right = padding(at["pad_left"], at["pad_right"], width, spans["w"], at["stride_w"])
     padded = np.pad(array, ((0, 0), (top, bottom), (left, right)), constant_values=at["pad_value"])
     columns = (padded.shape[2] - spans["w"]) // at["stride_w"] + 1
     y, x = np.divmod(places, columns)
@@ -168,7 +168,7 @@ def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
     return found.transpose(1, 0, 2, 3).reshape(len(places), -1).astype(np.float32)
 
 
-def _padding(before: int, after: int, side: int, span: int, stride: int) -> tuple[int, int]:
+def padding(before: int, after: int, side: int, span: int, stride: int) -> tuple[int, int]:
     """Padding before and after a side; ncnn's -233 and -234 are SAME_UPPER and SAME_LOWER."""
     if before >= 0:
         return before, after

@@ -558,12 +558,12 @@ class FrontPoint:
 
     Attributes:
         ms: predicted latency, ms.
-        mse: predicted error of the outputs, in the output's unit squared; null where it is infinite.
+        noise: predicted noise over signal of the outputs; null where it is infinite.
         int8: layers in int8.
     """
 
     ms: float
-    mse: float | None
+    noise: float | None
     int8: int
 
 
@@ -574,12 +574,12 @@ class LayerOption:
     Attributes:
         choice: as the layer's ``choice``.
         ms: predicted time of the layer alone, ms. Conversions between neighbours come on top.
-        mse: predicted part of the outputs' error; null where it is infinite.
+        noise: predicted part of the outputs' noise over signal; null where it is infinite.
     """
 
     choice: str
     ms: float | None
-    mse: float | None
+    noise: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -604,28 +604,32 @@ class PlannedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the mixed model was made: the precision of each layer. ``mse`` is of the outputs, against fp32.
+    """How the mixed model was made: the precision of each layer.
+
+    Noise is that of the outputs against fp32, over the signal of each output, the mean over the outputs.
 
     Attributes:
-        limit: what the plan had to keep to, for a person: ``cosine ≥ 0.999``.
-        holds: whether it does: measured on the held-back images; for a latency, predicted.
+        requirements: what the plan had to keep to, for a person: ``cosine ≥ 0.999``; empty where there was nothing.
+        holds: whether it does: measured on the held-back images where it will run; for a latency, predicted.
+        unmet: what it does not keep to, a clause each: ``cosine 0.99 is below 0.999``.
         repairs: how often the prediction was corrected because running the plan showed more error than allowed.
         predicted_ms: latency of one inference, ms, made up of the layers' times, at the speed at which fp32-cpu was
             measured.
         measured_ms: the median of the ``mixed-cpu`` variant, ms; null where that was not timed.
-        predicted_mse: made up of the errors of each layer alone; null where it is infinite.
-        measured_mse: the error on the held-back images; null where it is infinite or not a number.
+        predicted_noise: made up of the noise of each layer alone; null where it is infinite.
+        measured_noise: on the held-back images, where the model will run; null where an output is not a number.
         front: plans from the fastest to the most exact, as predicted.
         layers: each layer that computes something, in the network's order.
     """
 
-    limit: str
+    requirements: str
     holds: bool
+    unmet: list[str]
     repairs: int
     predicted_ms: float
     measured_ms: float | None
-    predicted_mse: float | None
-    measured_mse: float | None
+    predicted_noise: float | None
+    measured_noise: float | None
     front: list[FrontPoint]
     layers: list[PlannedLayer]
 

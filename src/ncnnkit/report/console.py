@@ -119,8 +119,8 @@ def plan_table(layers: Sequence[PlannedLayer]) -> Table:
 
 def layer_table(layer: PlannedLayer) -> Table:
     """What a layer could have been."""
-    rows = [(o.choice + (" *" if o.choice == layer.choice else ""), plain(o.ms), exact(o.mse)) for o in layer.options]
-    return _table((layer.name, "ms", "MSE of the output"), rows)
+    rows = [(o.choice + (" *" if o.choice == layer.choice else ""), plain(o.ms), exact(o.noise)) for o in layer.options]
+    return _table((layer.name, "ms", "noise over signal"), rows)
 
 
 def tuning_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
