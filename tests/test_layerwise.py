@@ -17,7 +17,7 @@ from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.quantization import apply_table, make_table
 from ncnnkit.quantization.activations import activation
 from ncnnkit.quantization.calibration import calibrate
-from ncnnkit.quantization.layerwise import Kept, fit_layers
+from ncnnkit.quantization.layerwise import Fit, Kept, _Problem, fit_layers
 from ncnnkit.quantization.scales import runs_winograd
 from ncnnkit.quantization.stepper import EXACT, ROUNDED, Stepper
 
@@ -372,6 +372,24 @@ def test_methods_that_are_not_asked_for_are_not_tried() -> None:
     for ours, before in zip(fitted.layers, plain.layers, strict=True):
         if "weight" in ours.weights:
             assert np.array_equal(ours.array("weight"), before.array("weight"))
+
+
+@pytest.mark.parametrize("method", ["nothing is asked for", "nothing helps"])
+def test_a_layer_that_nothing_was_done_to_stays_what_it_was(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, inputs = small(), samples(6)
+    plain = plain_int8(graph, inputs)
+    for layer in plain.layers:  # far from what keeps the means: any fit that is written shows
+        if "bias" in layer.weights:
+            layer.weights["bias"] = layer.array("bias") + np.float32(0.1)
+    methods = frozenset[str]()
+    if method == "nothing helps":
+        methods = ALL
+        for name in ("round", "correct"):
+            worse = lambda problem, fit, **_: Fit(fit.steps, fit.bias + 100, fit.gain)  # noqa: E731
+            monkeypatch.setattr(_Problem, name, worse)
+    fitted, kept = fit_layers(graph, plain, stream(inputs), methods, threads=1, rows=256)
+    assert fitted == plain
+    assert {each.kept for each in kept} == {""}
 
 
 def test_progress_ends_and_layers_in_float_are_left() -> None:

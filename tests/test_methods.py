@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,7 @@ from ncnnkit.errors import RecipeError
 from ncnnkit.model.graph import Graph
 from ncnnkit.quantization import EFFORTS, Effort, Quantized, correct_bias, methods, quantize_images
 from ncnnkit.quantization.layerwise import Kept
+from ncnnkit.samples.stream import Sample
 
 Array = NDArray[Any]
 
@@ -267,3 +270,126 @@ def test_samples_or_statistics_may_be_given() -> None:
     assert int8_layers(made) == {"c1", "d1", "c2", "c3", "fc"}
     plain = ncnnkit.quantize(graph, ncnnkit.calibrate(graph, inputs), target="x86")
     assert int8_layers(plain) == int8_layers(made)
+
+
+# --------------------------------------------------------------------------------------------------- streams of samples
+
+
+class Counted:
+    """Samples that tell which of them were read, and how many of those are still held."""
+
+    def __init__(self, rows: Array) -> None:
+        self.rows = rows
+        self.read: set[bytes] = set()
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.most = [0]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self.rows[index].copy().view(Held)
+        self.read.add(row.tobytes())
+        self.alive.add(row)
+        self.most[0] = max(self.most[0], len(self.alive))
+        return (row,)
+
+    def subset(self, indices: Sequence[int]) -> Counted:
+        made = copy.copy(self)  # what is counted is counted together
+        made.rows = self.rows[list(indices)]
+        return made
+
+
+class Held(np.ndarray[Any, Any]):
+    """An array that can be told from others: numpy's own have no hash."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("effort", ["fast", "default"])
+def test_only_the_samples_of_the_effort_are_read_and_few_are_held(effort: str) -> None:
+    given = Counted(samples(200))
+    made = quantize_images(small(), given, target="x86", effort=effort, threads=2)
+    most = methods.EFFORTS[effort].images  # type: ignore[attr-defined]
+    assert len(made.used) + len(made.held) == most
+    assert len(given.read) == most
+    assert given.most[0] <= 6, "a sample or two of each process"
+    both = {sample[0].tobytes() for part in (made.used, made.held) for sample in part}
+    assert both == given.read
+
+
+def test_calibrating_holds_few_samples_whatever_their_number() -> None:
+    given = Counted(samples(300))
+    stats = ncnnkit.calibrate(small(), given, threads=2)
+    assert stats.images == len(given.read) == 300
+    assert given.most[0] <= 6
+
+
+def test_batches_give_what_their_samples_give() -> None:
+    inputs = samples(23)
+    whole = ncnnkit.quantize(small(), inputs, target="x86", effort="fast")
+    batches = ((inputs[i : i + 4], np.arange(4)) for i in range(0, 23, 4))
+    assert ncnnkit.quantize(small(), batches, target="x86", effort="fast") == whole
+
+
+@pytest.mark.torch
+def test_a_data_loader_gives_what_its_samples_give() -> None:
+    import torch
+
+    inputs = samples(23)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.from_numpy(inputs), torch.arange(23)), batch_size=4
+    )
+    assert ncnnkit.quantize(small(), loader, target="x86", effort="fast") == ncnnkit.quantize(
+        small(), inputs, target="x86", effort="fast"
+    )
+
+
+UNEVEN = """
+    Input in0 0 1 in0 0=6 1=5 2=4
+    Convolution c1 1 1 in0 a 0=8 1=3 4=1 5=1 6=288 9=1
+    Split s 1 2 a b c
+    Convolution large 1 1 b out0 0=6 1=3 5=1 6=432
+    Pooling gap 1 1 c d 0=1 4=1
+    InnerProduct small 1 1 d e 0=5 1=1 2=40
+    Sigmoid probability 1 1 e out1
+"""
+
+
+def test_an_output_of_small_values_counts_as_much_as_one_of_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One output has values up to 320, the other 0 to 1. What mends the one and ruins the other is not kept, although
+    the mean squared error falls."""
+    graph = network(UNEVEN)
+    for name in graph.layer("large").weights:
+        graph.layer("large").weights[name] = graph.layer("large").array(name) * np.float32(80)
+
+    def ruins_the_small(exact: Graph, int8: Graph, *_: Any, **__: Any) -> Graph:
+        made = int8.copy()
+        made.layers = [exact.layer("large").copy() if layer.name == "large" else layer for layer in made.layers]
+        made.layer("small").weights["bias"] = made.layer("small").array("bias") - 2
+        return made
+
+    monkeypatch.setattr(methods, "correct_bias", ruins_the_small)
+    inputs = samples(20, (4, 5, 6))
+    made = quantize_images(graph, inputs, target="x86", effort=Effort(20, zero_points=False, advice=False), threads=1)
+    first, spoilt = made.trials
+    with Session(graph, threads=1) as net:
+        exact = net.run(*made.held[0])
+    assert np.abs(exact[0]).max() > 100 * np.abs(exact[1]).max()
+    assert (exact[1] >= 0).all()
+    assert (exact[1] <= 1).all()
+    tried = ruins_the_small(graph, made.fitted)
+    assert squared_errors(tried, made) < squared_errors(made.fitted, made), "what is judged by squares is fooled"
+    assert not spoilt.kept
+    assert spoilt.relative_error > 3 * first.relative_error
+    assert first.sqnr_db == pytest.approx(-10 * np.log10(first.relative_error))
+
+
+def squared_errors(graph: Graph, of: Quantized) -> float:
+    """The mean over the outputs of their mean squared errors, whatever their sizes."""
+    with Session(graph, threads=1) as ours, Session(of.source, threads=1) as exact:
+        rows = [(ours.run(*sample), exact.run(*sample)) for sample in of.held]
+    return float(np.mean([[np.mean((a - b) ** 2) for a, b in zip(*row)] for row in rows]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -326,6 +327,29 @@ def test_the_cpus_to_pin_to() -> None:
     for name in ("middle", "5-6"):
         with pytest.raises(RecipeError, match=rf"local has no {name} cores .*little \(0, 1, 2, 3\), big \(4, 5\)"):
             site.cluster(name)
+
+
+def test_names_that_are_not_utf8_work_and_are_shown_with_replacement_characters(
+    recipe: nk.Recipe, tmp_path: Path
+) -> None:
+    images = photographs(tmp_path / "images", 6)
+    for old, new in (("00.png", b"caf\xe9.png"), ("01.png", b"\xfftorn.png")):
+        os.rename(images / old, os.fsencode(images) + b"/" + new)
+    Path(images / os.fsdecode(b"\xfftorn.png")).write_bytes(b"torn")
+    labels = b"".join(b"%s 3\n" % os.fsencode(path.name) for path in images.iterdir())
+    (tmp_path / "labels.txt").write_bytes(labels)
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    asked = changed(
+        recipe, images=str(images), labels=str(tmp_path / "labels.txt"), eval_images="", precisions=("fp32", "int8"),
+        effort="fast",
+    )  # fmt: skip
+    document = nk.run(asked, out)
+    assert {v.status for v in document.variants} == {"ok"}
+    assert [skipped.name for skipped in document.images.skipped] == ["\ufffdtorn.png"]
+    assert any("\ufffdtorn.png" in warning for warning in document.warnings)
+    assert "\ufffdtorn.png" in (out / "report.html").read_text("utf-8")
+    assert load_run(out) == document
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,18 +38,49 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
 err = Console(stderr=True, emoji=False)
 
+CLEANING_UP = 1.8  # seconds after an interrupt until the process ends in any case
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def main() -> None:
     """The entry point of the ``ncnnkit`` command."""
-    # A polite kill cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    app()
+    # A name that is not UTF-8 is printed with question marks; it does not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with _interruptible():
+        app()
 
 
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a polite kill, and a terminal that is closed, clean up as Ctrl-C does; and be over in two seconds.
+
+    What is inherited as ignored stays so: Ctrl-C of a shell's background job, SIGHUP under nohup.
+    """
+    ours = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    reading, writing = os.pipe()
+
+    def interrupt(*_: object) -> NoReturn:
+        for number in ours:  # a second one must not disturb the cleaning up
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def insist() -> None:
+        # Handlers wait for Python's turn, which a solver or a slow disk may keep; the system writes a byte at once.
+        while os.read(reading, 1)[0] not in ours:
+            pass
+        time.sleep(CLEANING_UP)
+        os.write(2, b"interrupted; cleaning up took too long\n")
+        os._exit(INTERRUPTED)
+
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    for number in ours:
+        signal.signal(number, interrupt)
+    threading.Thread(target=insist, daemon=True).start()
+    yield
 
 
 def command(name: str | None = None, group: typer.Typer = app) -> Callable[[F], F]:
