@@ -122,7 +122,8 @@ def main() -> None:
             peak = watch(
                 [
                     sys.executable, "-m", "ncnnkit.cli", "run", str(param), "--images", str(images), "--out", str(out),
-                    "--backend", "cpu", "--precision", "fp32,int8", "--effort", args.effort, "--mean", "0.5", "--std", "0.25", "--resize", "32,32",
+                    "--backend", "cpu", "--precision", "fp32,int8", "--effort", args.effort,
+                    "--mean", "0.5", "--std", "0.25", "--resize", "32,32",
                 ]
             )  # fmt: skip
             used = json.loads((out / "run.json").read_text())["images"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
-from ncnnkit.samples.stream import ArraySamples, Samples
+from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource
 
 
@@ -72,11 +72,6 @@ def samples(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Random inputs (count, *shape), float32."""
     return np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)
-
-
-def stacked(samples: Samples) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
-    """All samples in memory: an array (N, …) for each input."""
-    return tuple(np.stack(column) for column in zip(*samples))
 
 
 def reference_of(source: ModelSource, arrays: Sequence[Any]) -> dict[str, np.ndarray[tuple[int, ...], Any]]:
