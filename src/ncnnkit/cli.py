@@ -445,7 +445,7 @@ def quantize(
                 skip=_words(skip) or (), threads=threads, progress=tell,
             )  # fmt: skip
         out.print(trials_table(found.trials))
-        out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
+        out.print(f"{len(found.used)} of {len(samples)} samples calibrated, {len(found.held)} judged", markup=False)
         made = found.graph
     elif table is not None:
         made = to_int8(load(param), load_table(table), target=target or "arm", skip=_words(skip) or ())
