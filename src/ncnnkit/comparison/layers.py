@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from ..device.session import Session, has_int8
 from ..errors import ModelError
 from ..model.graph import Graph
+from ..progress import Progress
 from ..record.run import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
@@ -104,9 +104,7 @@ class Comparison:
     layers: list[LayerError]
 
 
-def compare_models(
-    first: Graph, second: Graph, samples: Samples, *, layers: bool, progress: Callable[[int, int], None]
-) -> Comparison:
+def compare_models(first: Graph, second: Graph, samples: Samples, *, layers: bool, progress: Progress) -> Comparison:
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 
     Raises:

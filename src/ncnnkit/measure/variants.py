@@ -24,6 +24,7 @@ from ..model.graph import Graph
 from ..model.ops import Mask
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
+from ..progress import Progress, silent
 from ..quantization import Quantized
 from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
@@ -137,7 +138,7 @@ def measure(
     rounds: int,
     sustained: float = 0.0,
     fix_clocks: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Measure plans, on all their devices at once; those of one device in one interleaved run of the worker.
 
@@ -321,7 +322,7 @@ def bench(
     on: Sequence[str] = (),
     shapes: Sequence[tuple[int, ...]] = (),
     seconds: float = 3.0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[Variant]:
     """Time one ncnn model on noise, without looking at its outputs.
 
