@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ncnnkit.errors import FormatError
-from ncnnkit.model.graph import EncodedWeight, Graph, Layer
+from ncnnkit.model.graph import EncodedWeight, Graph, Layer, Names
 from ncnnkit.model.ncnnfile import parse_param
 
 
@@ -92,6 +92,16 @@ def test_a_noop_nobody_reads_from_is_no_reader() -> None:
     assert (marks.readers("a"), marks.is_output("a")) == ([], True)
     between = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Noop n 1 1 a b", "ReLU q 1 1 b out0").uses()
     assert ([layer.name for layer in between.readers("a")], between.is_output("a")) == (["n"], False)
+
+
+def test_added_names_are_free_and_short() -> None:
+    graph = branches()
+    graph.layers[1].name = "relu/cast"
+    names = Names(graph)
+    assert [names.new("relu", "cast") for _ in range(3)] == ["relu/cast2", "relu/cast3", "relu/cast4"]
+    long = names.new("ä" * 120, "cast")
+    assert len(long.encode()) < 80
+    assert long.endswith("/cast")
 
 
 def test_layers_are_found_by_name() -> None:

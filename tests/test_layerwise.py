@@ -62,6 +62,7 @@ WINDOWS = {
 }
 OTHERS = {
     "inner product of a vector": ("0=9", "InnerProduct 0=5 1=1 2=45"),
+    "inner product of a whole matrix": ("0=9 1=6", "InnerProduct 0=5 1=1 2=270 9=1"),
     "inner product of rows": ("0=9 1=6", "InnerProduct 0=5 1=1 2=45 9=1"),
     "convolution of a vector": ("0=9", "Convolution 0=5 1=1 5=1 6=45"),
 }

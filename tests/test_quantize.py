@@ -19,7 +19,7 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.ops import Mask
 from ncnnkit.onboard.tally import Tally
-from ncnnkit.quantization import METHODS, Table, correct_bias, load_table, make_table, quantize, save_table
+from ncnnkit.quantization import METHODS, Table, apply_table, correct_bias, load_table, make_table, quantize, save_table
 from ncnnkit.quantization.calibration import KL_BINS, BlobStats, calibrate
 from ncnnkit.quantization.scales import (
     aciq_threshold,
@@ -286,6 +286,27 @@ def test_bias_correction_gives_a_bias_where_there_was_none(tmp_path: Path) -> No
 
 
 # ---------------------------------------------------------------------------------------------------------- tables
+
+
+def test_names_of_any_length_survive_the_layers_put_beside_them() -> None:
+    graph, deep = small(), "/StatefulPartitionedCall/model" * 8  # 240 bytes, of the 255 that ncnn reads
+    for layer in graph.layers:
+        layer.name = f"{layer.name}{deep}"
+        layer.inputs = [f"{blob}{deep}" for blob in layer.inputs]
+        layer.outputs = [f"{blob}{deep}" for blob in layer.outputs]
+    inputs = samples(4)
+    int8 = apply_table(graph, make_table(graph, calibrate(graph, inputs, None)), finish=False)
+    corrected, plain = correct_bias(graph, int8, [inputs]), correct_bias(small(), _plainly_named(int8), [inputs])
+    for ours, theirs in zip(corrected.layers, plain.layers, strict=True):
+        if "bias" in ours.weights:
+            np.testing.assert_array_equal(ours.weights["bias"], theirs.weights["bias"])
+
+
+def _plainly_named(graph: Graph) -> Graph:
+    made = graph.copy()
+    for layer, named in zip(made.layers, small().layers, strict=True):
+        layer.name, layer.inputs, layer.outputs = named.name, named.inputs, named.outputs
+    return made
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:

@@ -6,7 +6,11 @@ import ast
 import io
 import os
 import re
+import select
+import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +78,8 @@ def test_what_a_board_gets_needs_only_numpy_ncnn_and_the_standard_library(path: 
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     found |= {(node.module or "").split(".")[0] for node in froms if not node.level}
     assert found - set(sys.stdlib_module_names) <= {"numpy", "ncnn"}
-    assert {node.module or node.names[0].name for node in froms if node.level} <= {path.stem for path in PROGRAM}
+    assert {node.level for node in froms} <= {0, 1}
+    assert {node.module for node in froms if node.level} <= {None, *(path.stem for path in PROGRAM)}
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.stem)
@@ -119,9 +124,95 @@ def test_a_hanging_process_is_ended(tmp_path: Path) -> None:
     assert late.value.crashed
 
 
+def test_a_process_that_reads_nothing_is_ended(tmp_path: Path) -> None:
+    """What is sent is more than a pipe holds."""
+    with Child([script(tmp_path, "sleep 60")]) as child, pytest.raises(WorkerError, match="hung") as late:
+        child.ask("run", [np.zeros(1 << 22, np.float32)], timeout=0.2)
+    assert late.value.crashed
+
+
+SERVE = f"exec {sys.executable} {Path(messages.__file__).parent} serve"
+MARKED = r"printf '\036ncnnkit\036\n'; "
+
+
+@pytest.mark.parametrize("greeting", ["Welcome to rock5b", '{"arrays": []}', "", "x" * 100_000])
+def test_what_is_printed_before_the_mark_is_no_answer(tmp_path: Path, greeting: str) -> None:
+    with Child([script(tmp_path, f"echo '{greeting}'\n{SERVE}")]) as child:
+        assert child.ask("probe")[0]["cores"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (MARKED + "echo hello; sleep 60", "it sent 'hello"),
+        (MARKED + "echo '[1]'; sleep 60", "it sent"),
+        (MARKED + """echo '{"arrays": [["O", [1]]]}'; sleep 60""", "it sent"),
+        (MARKED + """echo '{"arrays": [["<f4", [-1]]]}'; sleep 60""", "it sent"),
+        (MARKED + """echo '{"arrays": 3}'; sleep 60""", "it sent"),
+        (MARKED + "yes | tr -d '\\n'", "a line has no end"),
+        ("yes", "and no answer"),
+    ],
+)
+def test_a_process_that_breaks_the_protocol_is_ended(tmp_path: Path, body: str, said: str) -> None:
+    with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match=said) as broken:
+        child.ask("probe")
+    assert broken.value.crashed
+
+
+def test_a_process_that_closes_its_output_and_lives_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ncnnkit.onboard.child.DYING", 0.1)
+    body = "exec 1>&-; sleep 60"
+    with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match="closed its output"):
+        child.ask("probe")
+
+
+def test_the_words_of_ncnn_come_with_a_refused_load(model: Path) -> None:
+    model.write_text(model.read_text().replace("Pooling ", "Foo "))
+    with Child() as child, pytest.raises(WorkerError) as refused:
+        child.ask("load", **load(model))
+    assert str(refused.value) == f"could not load {model}: layer Foo not exists or registered"
+    assert refused.value.sentence == f"ncnn: {refused.value}"
+
+
+ORPHANING = """
+    import sys
+    from ncnnkit.onboard.child import Child
+    with Child() as child:
+        child.ask("load", param=sys.argv[1], bin=sys.argv[2], backend="cpu", precision="fp32", threads=1)
+        child.ask("run", [__import__("numpy").zeros((4, 12, 12), "float32")])
+        print(child._process.pid, flush=True)
+        child.ask("time", seconds=60, min_samples=1, max_samples=1 << 30)
+"""
+
+
+def ticks(pid: int) -> int:
+    """CPU time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_a_process_whose_parent_is_killed_ends_at_once_though_it_computes(model: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(ORPHANING), str(model), str(model.with_suffix(".bin"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        watching = int(parent.stdout.readline())
+        (worker,) = map(int, Path(f"/proc/{watching}/task/{watching}/children").read_text().split())
+        ends = [os.pidfd_open(pid) for pid in (watching, worker)]
+        before = ticks(worker)
+        while ticks(worker) < before + 5:  # it computes
+            time.sleep(0.01)
+        parent.kill()
+        for end in ends:
+            assert select.select([end], [], [], 20)[0], "it computes for 60 s"
+            os.close(end)
+
+
 def allowed_cpus(child: Child) -> list[str]:
     """Of each thread of the process, the CPUs it may use."""
-    tasks = Path(f"/proc/{child._process.pid}/task").iterdir()
+    watching = child._process.pid  # the process at work is its child
+    (worker,) = Path(f"/proc/{watching}/task/{watching}/children").read_text().split()
+    tasks = Path(f"/proc/{worker}/task").iterdir()
     return [re.findall(r"Cpus_allowed_list:\s+(\S+)", (task / "status").read_text())[0] for task in tasks]
 
 

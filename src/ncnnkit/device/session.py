@@ -129,7 +129,7 @@ class Session:
             return self._child.ask(op, arrays, **fields)
         except WorkerError as error:
             self.close() if error.crashed else None
-            raise RuntimeFailure(f"ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(error.sentence) from None
 
 
 def check_settings(backend: str, precision: str | None) -> None:

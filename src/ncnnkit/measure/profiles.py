@@ -11,7 +11,7 @@ from typing import Any
 from ..device.session import Array, check_settings, has_int8, noise, save_arrays
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
-from ..model.graph import Graph, Layer
+from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
 from ..onboard.child import WorkerError
 from .tune import RunJob
@@ -127,7 +127,7 @@ def profile(
         try:
             result = run_job(job)
         except WorkerError as error:
-            raise RuntimeFailure(f"timing layers: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"timing layers: {error.sentence}") from None
     return _profile(layers, result, precision, backend)
 
 
@@ -140,7 +140,7 @@ def tapped(graph: Graph, layers: Sequence[Layer]) -> tuple[Graph, list[list[str]
     Returns:
         The graph, and the two further names of each layer's blob.
     """
-    named = {layer.name for layer in layers}
+    named, names = {layer.name for layer in layers}, Names(graph)
     rows: list[Layer] = []
     taps = []
     for original in graph.layers:
@@ -148,9 +148,9 @@ def tapped(graph: Graph, layers: Sequence[Layer]) -> tuple[Graph, list[list[str]
         rows.append(layer)
         if layer.name in named:
             blob = layer.outputs[0]
-            made, pair = f"{blob}/made", [f"{blob}/tap0", f"{blob}/tap1"]
+            made, pair = names.new(blob, "made"), [names.new(blob, "tap"), names.new(blob, "tap")]
             layer.outputs[0] = made
-            rows.append(Layer("Split", f"{layer.name}/taps", [made], [blob, *pair]))
+            rows.append(Layer("Split", names.new(layer.name, "taps"), [made], [blob, *pair]))
             taps.append(pair)
     return Graph(rows), taps
 

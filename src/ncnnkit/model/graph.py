@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -282,6 +283,31 @@ class Uses:
     def is_output(self, blob: str) -> bool:
         """Whether the value of a blob, or a copy of it, is an output of the network."""
         return self._root[blob] in self._leaving
+
+
+class Names:
+    """Names for layers and blobs that a rewrite adds to a graph.
+
+    Each name is unlike every other of the graph and short, whatever the graph's own names are: ncnn reads at most 255
+    bytes of a name.
+
+    Args:
+        graphs: those whose layers and blobs will stand beside the new ones.
+    """
+
+    _STEM = 60  # bytes kept of the name a new one is made from: its end, which differs most between long names
+
+    def __init__(self, *graphs: Graph) -> None:
+        self._taken = {
+            name for graph in graphs for layer in graph.layers for name in (layer.name, *layer.inputs, *layer.outputs)
+        }
+
+    def new(self, stem: str, role: str) -> str:
+        """A free name, as ``conv1/int8`` for the stem ``conv1`` and the role ``int8``."""
+        base = f"{stem.encode()[-self._STEM :].decode('utf-8', 'ignore')}/{role}"
+        name = next(n for n in chain([base], (f"{base}{i}" for i in count(2))) if n not in self._taken)
+        self._taken.add(name)
+        return name
 
 
 class Checker:

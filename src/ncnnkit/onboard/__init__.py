@@ -17,7 +17,7 @@ profiling   the job profile
 tuning      the job tune
 variants    how a variant is loaded, and what is done around timing it
 machine     what this machine is
-process     what a process can do to itself: its CPUs, its memory
+process     what a process can do to itself: its CPUs, its memory, its end
 sysfs       the files of /proc and /sys that the next four read
 clusters    cores by type and clock
 sensors     thermometers and power meters
@@ -25,3 +25,6 @@ clocks      clocks held at their highest
 sampler     clocks, temperatures, power and throttling while something runs
 ==========  ===============================================================
 """
+
+MARK = b"\x1encnnkit\x1e\n"
+"""Printed before anything else by what runs on a board. A login shell may have printed a greeting before it."""

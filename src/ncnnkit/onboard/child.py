@@ -10,17 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import IO, Any, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .messages import Arrays, Message, receive, send
+from . import MARK
+from .messages import Arrays, Message, ProtocolError, receive, send
 
 PROGRAM = os.path.dirname(os.path.abspath(__file__))
 """This folder: Python runs it as a program, see ``__main__.py``."""
 
 LOAD_TIMEOUT = 600.0  # seconds; the first load on a GPU compiles every pipeline
 RUN_TIMEOUT = 120.0
+DYING = 5.0  # seconds for a process to end that closed its output
+PRINTING = 0.1  # seconds
+MOST_WORDS = 3  # lines of ncnn's in an error
+LONGEST_LINE = 1 << 24  # bytes, of a message without its arrays
 
 
 class WorkerError(Exception):
@@ -30,9 +35,16 @@ class WorkerError(Exception):
         super().__init__(message)
         self.crashed = crashed
 
+    @property
+    def sentence(self) -> str:
+        """The failure in words that say whose it is."""
+        return "ncnn%s: %s" % (" died" if self.crashed else "", self)
+
 
 class Child:
     """A serving process, seen from outside. A context manager; leaving it ends the process.
+
+    The process also ends when this one does, however that may be.
 
     Args:
         command: what starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
@@ -54,7 +66,12 @@ class Child:
             env=dict(os.environ, **shaders),
             start_new_session=True,  # a Ctrl-C is for the parent, which ends the children itself
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._requests, False)  # one that reads no more must not hold us
         self._buffer = bytearray()
+        self._greeted = False
 
     def __enter__(self) -> Child:
         return self
@@ -81,29 +98,47 @@ class Child:
         self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT, **fields: Any
     ) -> Tuple[Message, Arrays]:
         """Send a request and wait for its answer. Raises WorkerError if it is refused, late, or kills the process."""
-        assert self._process.stdin is not None
         deadline = time.monotonic() + timeout
+        heard = self._log_size()
         try:
-            stream: Any = _Unbuffered(self._process.stdin)
-            send(stream, dict(fields, op=op), arrays)
-            answer = receive(lambda n: self._read(n, deadline), lambda: self._readline(deadline))
+            send(_Within(self._requests, deadline), dict(fields, op=op), arrays)  # type: ignore[arg-type]
+            answer = self._receive(deadline)
         except BrokenPipeError:
             answer = None
         except TimeoutError:
-            self._process.kill()
+            self.kill()
             raise WorkerError("hung: no answer to %r in %.0f s" % (op, timeout), crashed=True) from None
+        except ProtocolError as error:
+            self.kill()
+            raise WorkerError("broke the protocol during %r: %s" % (op, error), crashed=True) from None
         if answer is None:
             raise WorkerError(self._cause_of_death(op), crashed=True)
         message, results = answer
         if "error" in message:
-            raise WorkerError(message["error"])
+            raise WorkerError(": ".join(filter(None, (str(message["error"]), self._words(heard)))))
         return message, results
 
+    def _receive(self, deadline: float) -> Optional[Tuple[Message, Arrays]]:
+        """The next message; before the first, what a shell or a driver printed is passed over."""
+        while not self._greeted:
+            start = self._buffer.find(MARK)
+            if start >= 0:
+                del self._buffer[: start + len(MARK)]
+                self._greeted = True
+            elif len(self._buffer) > LONGEST_LINE:
+                raise ProtocolError("it printed %d bytes and no answer" % len(self._buffer))
+            elif not self._fill(deadline):
+                return None
+        return receive(lambda n: self._read(n, deadline), lambda: self._readline(deadline))
+
     def _readline(self, deadline: float) -> bytes:
-        while b"\n" not in self._buffer:
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched) + 1) == 0:
+            searched = len(self._buffer)
+            if searched > LONGEST_LINE:
+                raise ProtocolError("a line has no end")
             if not self._fill(deadline):
                 return b""
-        end = self._buffer.index(b"\n") + 1
         line = bytes(self._buffer[:end])
         del self._buffer[:end]
         return line
@@ -116,16 +151,19 @@ class Child:
         return data
 
     def _fill(self, deadline: float) -> bool:
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             raise TimeoutError
-        chunk = os.read(self._process.stdout.fileno(), 1 << 20)
+        chunk = os.read(self._answers, 1 << 20)
         self._buffer += chunk
         return bool(chunk)
 
     def _cause_of_death(self, op: str) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(DYING)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "closed its output during %r" % op
         code = 128 - code if code > 128 else code  # as a shell tells of a signal
         tail = self.log().strip().splitlines()[-1:]
         said = "; last words: " + tail[0] if tail else ""
@@ -137,21 +175,37 @@ class Child:
 
     def log(self) -> str:
         """What ncnn and the driver printed so far."""
-        self._log.flush()
-        with open(self._log.name, "rb") as file:
-            return file.read().decode(errors="replace")
+        return self._log_from(0)
+
+    def _words(self, start: int) -> str:
+        """What was printed since the log had this size, each line once. It may come just after the answer, over SSH."""
+        end = time.monotonic() + PRINTING
+        while self._log_size() == start and time.monotonic() < end:
+            time.sleep(PRINTING / 10)
+        lines = filter(None, map(str.strip, self._log_from(start).splitlines()))
+        return "; ".join(list(dict.fromkeys(lines))[-MOST_WORDS:])
+
+    def _log_size(self) -> int:
+        return os.fstat(self._log.fileno()).st_size
+
+    def _log_from(self, start: int) -> str:
+        return os.pread(self._log.fileno(), self._log_size(), start).decode(errors="replace")
 
 
-class _Unbuffered:
-    """A pipe whose writes are complete."""
+class _Within:
+    """A pipe that takes all that is written, or raises TimeoutError at a deadline."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._fd = stream.fileno()
+    def __init__(self, descriptor: int, deadline: float) -> None:
+        self._descriptor, self._deadline = descriptor, deadline
 
     def write(self, data: Any) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            _, ready, _ = select.select([], [self._descriptor], [], max(0.0, self._deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(self._descriptor, view) :]
 
     def flush(self) -> None:
         pass

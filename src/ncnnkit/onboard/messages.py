@@ -1,18 +1,27 @@
-"""What a serving process and its parent say to each other: a line of JSON, then the raw bytes of the arrays that its
-``arrays`` field describes. :func:`serve` is one side of it, :class:`ncnnkit.onboard.child.Child` the other.
+"""What a serving process and its parent say to each other.
+
+A message is a line of JSON, then the raw bytes of the arrays that its ``arrays`` field describes. :data:`MARK` comes
+before the first answer. :func:`serve` is one side, :class:`ncnnkit.onboard.child.Child` the other.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from . import MARK
+
 Message = Dict[str, Any]
 Arrays = List["np.ndarray[Any, Any]"]
+
+
+class ProtocolError(Exception):
+    """What was received is no message."""
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:
@@ -26,19 +35,35 @@ def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, A
 
 
 def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Optional[Tuple[Message, Arrays]]:
-    """Read one message; None at the end of the stream."""
+    """Read one message; None at the end of the stream.
+
+    Raises:
+        ProtocolError: this is no message.
+    """
     line = readline()
     if not line:
         return None
-    message = json.loads(line)
+    message, kinds = _parse(line)
     arrays = []
-    for dtype, shape in message.pop("arrays"):
-        data = np.empty(shape, dtype)
-        raw = read(data.nbytes)
-        if len(raw) < data.nbytes:
+    for dtype, shape in kinds:
+        size = math.prod(shape) * dtype.itemsize
+        raw = read(size)
+        if len(raw) < size:
             return None
         arrays.append(np.frombuffer(raw, dtype).reshape(shape))
     return message, arrays
+
+
+def _parse(line: bytes) -> Tuple[Message, List[Tuple[np.dtype[Any], List[int]]]]:
+    """The message of a line, and the type and shape of each of its arrays."""
+    try:
+        message = json.loads(line)
+        kinds = [(np.dtype(str(dtype)), [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
+        if not all(dtype.kind in "biuf" and all(side >= 0 for side in shape) for dtype, shape in kinds):
+            raise ValueError("no array of numbers")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ProtocolError("it sent %r" % line[:60].decode(errors="replace")) from None
+    return message, kinds
 
 
 def serve(subject: object) -> None:
@@ -46,6 +71,8 @@ def serve(subject: object) -> None:
     # ncnn and its drivers print to stdout: the protocol keeps a descriptor of its own.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    answers.write(MARK)
+    answers.flush()
     requests = sys.stdin.buffer
     while True:
         received = receive(requests.read, requests.readline)
@@ -56,4 +83,5 @@ def serve(subject: object) -> None:
             answer, results = getattr(subject, message["op"])(message, arrays)
         except Exception as error:
             answer, results = {"error": str(error) or type(error).__name__}, []
+        sys.stderr.flush()  # the words of a failure are there before it is told
         send(answers, answer, results)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .casts import check_casts
 from .machine import probe, vulkan_devices
-from .messages import Arrays, Message, serve
+from .messages import Arrays, Message
 from .process import drop_file_cache, own_memory_mb, pin, reset_peak
 from .tally import Tally
 
@@ -281,12 +281,12 @@ class Network:
         with self.net.create_extractor() as extractor:
             for name, mat in zip(self.inputs, self.last):
                 if extractor.input(name, mat) != 0:
-                    raise RuntimeError("ncnn has no input blob " + name)
+                    raise RuntimeError("there is no input blob " + name)
             for name in names:
                 mat = ncnn.Mat()  # given, not got: ncnn's Python returns a copy
                 status = extractor.extract(name, mat)
                 if status != 0:
-                    raise RuntimeError("ncnn could not compute blob %s (status %d)" % (name, status))
+                    raise RuntimeError("could not compute blob %s (status %d)" % (name, status))
                 if mat.empty():
                     raise RuntimeError("blob %s came out empty: the input's shape does not fit the network" % name)
                 use(name, np.asarray(mat))
@@ -312,9 +312,9 @@ def open_net(request: Message, device: Optional[Message] = None) -> Any:
     if device is not None:
         net.set_vulkan_device(device["index"])
     if net.load_param(request["param"]) != 0:
-        raise RuntimeError("ncnn could not load " + request["param"])
+        raise RuntimeError("could not load " + request["param"])
     if net.load_model(request["bin"]) != 0:
-        raise RuntimeError("ncnn could not load " + request["bin"])
+        raise RuntimeError("could not load " + request["bin"])
     return net
 
 
@@ -330,7 +330,7 @@ def timed(extractor: Any, blob: str) -> Tuple[float, int]:
     status = extractor.extract(blob, mat, 1)  # 1: no conversion to plain fp32
     elapsed = time.perf_counter() - start
     if status != 0 or mat.empty():
-        raise RuntimeError("ncnn could not compute blob %s (status %d)" % (blob, status))
+        raise RuntimeError("could not compute blob %s (status %d)" % (blob, status))
     return elapsed, mat.elembits()
 
 
@@ -339,8 +339,3 @@ def _random_inputs(inputs: Sequence[Tuple[str, Sequence[int]]], rng: Any) -> Dic
 
     arrays = [(blob, rng.standard_normal(shape, np.float32)) for blob, shape in inputs]
     return {blob: ncnn.Mat(array).clone() for blob, array in arrays}  # a Mat does not keep its array alive
-
-
-def main() -> None:
-    """Serve one network."""
-    serve(Network())

@@ -1,11 +1,16 @@
-"""What a process can say of itself and do to itself: its CPUs, its memory."""
+"""What a process can say of itself and do to itself: its CPUs, its memory, its end."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import select
+import signal
+import sys
+import threading
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Callable, List, NoReturn, Optional, Sequence
 
 
 def usable_cpus() -> Optional[List[int]]:
@@ -47,3 +52,52 @@ def drop_file_cache(path: str) -> None:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def guarded(work: Callable[[], None]) -> NoReturn:
+    """Do the work in a child process, which ends at once when stdin does: then nobody waits for it any more.
+
+    ncnn's binding holds Python's lock while it computes, so a process at work can watch nothing. This process watches,
+    and ends as its child did; of a signal it tells as a shell does, with an exit status above 128.
+    """
+    ours, childs = os.pipe()  # the child alone holds the other end: it breaks when the child ends
+    child = os.fork()
+    if not child:
+        os.close(ours)
+        _die_with_parent()
+        work()
+        sys.exit()
+    os.close(childs)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    if _first_broken(ours, sys.stdin.fileno()) != ours:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+
+
+def end_with_stdin() -> None:
+    """Send this process a SIGTERM when its stdin ends."""
+
+    def watch() -> None:
+        _first_broken(sys.stdin.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _first_broken(*descriptors: int) -> int:
+    """Wait until the other end of one of these pipes or sockets is closed; which one."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, getattr(select, "POLLRDHUP", 0))  # POLLHUP is told in any case
+    return poll.poll()[0][0]
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this process when the thread that forked it ends, where it can (Linux)."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)

@@ -390,4 +390,4 @@ def _failing() -> Iterator[None]:
     try:
         yield
     except WorkerError as error:
-        raise RuntimeFailure(f"timing layers: ncnn {'died: ' if error.crashed else ''}{error}") from None
+        raise RuntimeFailure(f"timing layers: {error.sentence}") from None

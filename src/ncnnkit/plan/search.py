@@ -26,7 +26,7 @@ from ..comparison import accuracy
 from ..device import LOCAL, Device
 from ..errors import RecipeError, RuntimeFailure
 from ..model import ncnnfile
-from ..model.graph import Graph, Layer
+from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..passes import store_fp16
@@ -317,7 +317,7 @@ def mixed_graph(exact: Graph, fitted: Graph, choices: Mapping[str, str], costs: 
     Int8 layers, feature masks for all, and a Cast where a layer cannot read what the one before it hands on
     (:mod:`ncnnkit.plan.costs`).
     """
-    made, uses = Graph(), exact.uses()
+    made, uses, names = Graph(), exact.uses(), Names(exact)
     kinds = {
         blob: costs.makes.get((layer.name, choices.get(layer.name, "")), "float")
         for layer in exact.layers if not layer.op.copies for blob in layer.outputs
@@ -331,7 +331,8 @@ def mixed_graph(exact: Graph, fitted: Graph, choices: Mapping[str, str], costs: 
             ]
         for index, blob in enumerate(layer.inputs if choice else []):
             if kinds[uses.root(blob)] != "float" and costs.reads.get((layer.name, choice), "float") == "float":
-                cast = to_float(f"{layer.name}/cast{index}", kinds[uses.root(blob)], blob, f"{layer.name}/in{index}")
+                ends = names.new(layer.name, "cast"), names.new(layer.name, "float")
+                cast = to_float(ends[0], kinds[uses.root(blob)], blob, ends[1])
                 layer.inputs[index] = cast.outputs[0]
                 made.layers.append(cast)
         made.layers.append(layer)
@@ -526,7 +527,7 @@ def run_graphs(
                         child.kill()
                     raise
         except WorkerError as error:
-            raise RuntimeFailure(f"plan: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"plan: {error.sentence}") from None
 
 
 def time_graphs(
@@ -560,5 +561,5 @@ def time_graphs(
                     found = child.ask("time", seconds=seconds, min_samples=3, max_samples=100)[0]["samples"]
                     samples[name] += found[1:]
         except WorkerError as error:
-            raise RuntimeFailure(f"plan: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"plan: {error.sentence}") from None
     return {name: float(np.median(found)) for name, found in samples.items()}

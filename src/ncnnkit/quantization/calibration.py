@@ -266,7 +266,7 @@ class Crew:
             if "NaN" in str(error):
                 hint = "does the fp32 model itself compute NaN on these images?"
                 raise VerificationError(f"calibration: {error}", hint=hint) from None
-            raise RuntimeFailure(f"calibration: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"calibration: {error.sentence}") from None
 
 
 def _as_arrays(graph: Graph, images: Any, preprocess: Any) -> Sequence[NDArray[np.float32]]:

@@ -26,9 +26,10 @@ if __name__ == "__main__":  # a serving process: this file is run by its path
 
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model import ncnnfile
-from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.graph import Graph, Layer, Names
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
+from ncnnkit.onboard.process import guarded
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
@@ -67,7 +68,7 @@ class Blobs:
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
         options.use_bf16_packed = options.use_bf16_storage = False
         if net.load_param(request["param"]) != 0 or net.load_model(request["bin"]) != 0:
-            raise RuntimeError("ncnn could not load a layer")
+            raise RuntimeError("could not load a layer")
         for sample in self.samples:
             done: dict[tuple[int, ...], list[Any]] = {}
             for branch in request["branches"]:
@@ -91,7 +92,7 @@ class Blobs:
             for name in request["makes"]:
                 status, mat = extractor.extract(name)
                 if status != 0 or mat.empty():
-                    raise RuntimeError(f"ncnn could not compute blob {name}")
+                    raise RuntimeError(f"could not compute blob {name}")
                 if request["divide"] != 1.0:
                     values = np.ascontiguousarray(np.asarray(mat) / np.float32(request["divide"]))
                     mat = ncnn.Mat(values)  # does not keep the array alive
@@ -109,8 +110,8 @@ class Blobs:
             rng = np.random.default_rng((request["seed"], number))
             target = np.asarray(sample[EXACT, request["make"]])
             places = _choose(rng, target, request["window"], request["count"])
-            inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places)
             outputs = _outputs(target, request["window"], places)
+            inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places, target)
             rows.append([inputs, outputs, np.full(len(outputs), number)])
         return {}, [np.concatenate(column) for column in zip(*rows)]
 
@@ -148,10 +149,11 @@ def _outputs(target: Any, at: Window, places: Any) -> Any:
     return np.atleast_2d(target)[places].astype(np.float32)
 
 
-def _patches(array: Any, at: Window, places: Any) -> Any:
+def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
     """What the kernel sees at places of the output, (places, channels * kernel_h * kernel_w), as the weights lie."""
     if not _is_pixelwise(array, at):
-        return (array if array.ndim == 2 and not at else array.reshape(1, -1))[places].astype(np.float32)
+        # An InnerProduct takes a matrix row by row or as one long vector; its output tells which.
+        return array.reshape(len(np.atleast_2d(target)), -1)[places].astype(np.float32)
     height, width = array.shape[1:]
     spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}
     top, bottom = _padding(at["pad_top"], at["pad_bottom"], height, spans["h"], at["stride_h"])
@@ -241,12 +243,12 @@ class Stepper:
         try:
             return list(self._pool.map(use, self._children, range(len(self._children))))
         except WorkerError as error:
-            raise RuntimeFailure(f"layer by layer: ncnn {'died: ' if error.crashed else ''}{error}") from None
+            raise RuntimeFailure(f"layer by layer: {error.sentence}") from None
 
     def step(self, layer: Layer, branches: Sequence[str] = (EXACT, ROUNDED), *, last: bool = True) -> None:
         """Run a layer for one or both versions; ``last`` says that no further version of it follows."""
-        fragment = Graph([Layer("Input", f"in-{i}", [], [blob]) for i, blob in enumerate(layer.inputs)])
-        fragment.layers.append(layer)
+        names = Names(Graph([layer]))
+        fragment = Graph([*(Layer("Input", names.new(blob, "in"), [], [blob]) for blob in layer.inputs), layer])
         param = self._folder / "layer.param"
         ncnnfile.save(fragment, param)
         free = []
@@ -294,4 +296,4 @@ class Stepper:
 
 
 if __name__ == "__main__":
-    serve(Blobs())
+    guarded(lambda: serve(Blobs()))

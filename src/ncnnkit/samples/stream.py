@@ -63,7 +63,7 @@ class ArraySamples:
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
-    def subset(self, indices: Sequence[int]) -> ArraySamples:
+    def subset(self, indices: Sequence[int]) -> Self:
         """The rows at these positions, in this order; nothing is copied."""
         rows = range(len(self)) if self.chosen is None else self.chosen
         return replace(self, chosen=tuple(rows[int(index)] for index in indices))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import ConvertError, FormatError, ModelError, StorageError
 from ..model import ncnnfile, ops
-from ..model.graph import Graph, Layer
+from ..model.graph import Graph, Layer, Names
 from ..samples.images import InputSpec
 from . import ModelSource, open_model
 from .model import say
@@ -245,8 +245,9 @@ def _order_outputs(graph: Graph) -> None:
     if graph.outputs == ordered:
         return
     makers = {blob: layer for layer in graph.layers for blob in layer.outputs}
+    names = Names(graph)
     for blob in ordered:
         # A Split of one costs nothing, and stands where an output that others are computed from cannot.
-        early = makers[blob]
-        early.outputs = [f"{blob}_early" if name == blob else name for name in early.outputs]
-        graph.layers.append(Layer("Split", f"order_{blob}", [f"{blob}_early"], [blob]))
+        maker, early = makers[blob], names.new(blob, "early")
+        maker.outputs = [early if name == blob else name for name in maker.outputs]
+        graph.layers.append(Layer("Split", names.new(blob, "order"), [early], [blob]))

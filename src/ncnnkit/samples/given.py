@@ -1,0 +1,150 @@
+"""What a caller may give as samples, made one thing: :func:`as_samples`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError
+from ..model.graph import Graph
+from ..onboard.rows import Rows, RowWriter
+from .images import InputSpec, open_images, times
+from .preprocess import Preprocess
+from .stream import ArraySamples, Samples
+
+HINT = "give arrays (N, …), an ImageSet, or an iterable of batches such as a DataLoader"
+
+
+def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -> Samples:
+    """Samples for a network, from any of the forms in which a caller may have them.
+
+    Args:
+        given: one of
+
+            - :class:`~ncnnkit.samples.stream.Samples`, for example an ImageSet: returned as they are;
+            - the path of a folder or file, as :func:`ncnnkit.open_images` takes it;
+            - an array or tensor (N, …), or a sequence with one of these for each network input, or a mapping from the
+              inputs' names to them;
+            - an iterable of batches, for example a PyTorch DataLoader. A batch is an array or tensor (n, …), or a
+              sequence that begins with one for each network input (what follows, as labels do, is not used), or a
+              mapping. The batches are read once, in order, and kept in a temporary file until the samples are no
+              longer used.
+
+            A single sample without the axis N counts as N = 1.
+        graph: the network that will read them.
+        preprocess: how images become tensors; used for paths only.
+
+    Raises:
+        ImageError: nothing is given, or what is given does not fit the network's inputs.
+
+    Example:
+        >>> loader = torch.utils.data.DataLoader(dataset, batch_size=32)  # doctest: +SKIP
+        >>> as_samples(loader, graph)[0][0].shape  # doctest: +SKIP
+        (3, 224, 224)
+    """
+    specs = [InputSpec(name, shape) for name, shape in zip(graph.inputs, graph.input_shapes(), strict=True)]
+    samples: Samples
+    if isinstance(given, str | Path):
+        samples = open_images(Path(given), preprocess, specs)
+    elif hasattr(given, "subset") and hasattr(given, "__getitem__"):
+        samples = given
+    elif _is_array(given) or isinstance(given, Mapping) or _is_a_column_for_each(given, specs):
+        samples = ArraySamples(tuple(_columns(given, specs, "")))
+    else:
+        samples = _spooled(given, specs)
+    if not len(samples):
+        raise ImageError("there are no samples", hint=HINT)
+    if len(samples[0]) != len(specs):
+        raise ImageError(f"a sample has {len(samples[0])} arrays, the network has {len(specs)} inputs", hint=HINT)
+    return samples
+
+
+@dataclass(frozen=True, eq=False)
+class _Spooled(ArraySamples):
+    """Samples in files that go when nobody has the samples any more."""
+
+    folder: _Folder | None = None
+
+
+class _Folder:
+    """A temporary folder that lives as long as this object."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="ncnnkit-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
+    """The samples of an iterable of batches, written to disk as they come."""
+    try:
+        found = iter(batches)
+    except TypeError:
+        raise ImageError(f"a {type(batches).__name__} holds no samples", hint=HINT) from None
+    folder = _Folder()
+    files = [folder.path / f"input-{number}.npy" for number in range(len(specs))]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(RowWriter(file)) for file in files]
+        for number, batch in enumerate(found):
+            where = f"batch {number}"
+            columns = _columns(batch, specs, where)
+            for writer, column in zip(writers, columns, strict=True):
+                for row in column:
+                    try:
+                        writer.append(row)
+                    except ValueError as error:
+                        raise ImageError(str(error), where=where) from None
+    return _Spooled(tuple(Rows(file) for file in files), None, folder)
+
+
+def _columns(given: Any, specs: Sequence[InputSpec], where: str) -> list[NDArray[Any]]:
+    """One array (N, …) for each network input. Raises ImageError."""
+    if isinstance(given, Mapping):
+        missing = [spec.name for spec in specs if spec.name not in given]
+        if missing:
+            raise ImageError(f"there is no array for input {missing[0]!r}", where=where, hint=HINT)
+        found = [given[spec.name] for spec in specs]
+    elif _is_array(given):
+        found = [given]
+    else:
+        found = list(given)[: len(specs)] if isinstance(given, list | tuple) else []
+    if len(found) != len(specs) or not all(map(_is_array, found)):
+        what = f"{len(found)} arrays" if found and all(map(_is_array, found)) else f"a {type(given).__name__}"
+        raise ImageError(f"{what} cannot feed the network's {len(specs)} inputs", where=where, hint=HINT)
+    columns = [_column(array, spec, where) for array, spec in zip(found, specs)]
+    counts = sorted({len(column) for column in columns})
+    if len(counts) > 1:
+        raise ImageError(f"the inputs' arrays have different lengths: {counts}", where=where)
+    return columns
+
+
+def _column(given: Any, spec: InputSpec, where: str) -> NDArray[Any]:
+    if hasattr(given, "detach"):  # a torch tensor, of which numpy does not know every type and device
+        given = given.detach().cpu()
+        given = given.float() if given.is_floating_point() else given
+    array: NDArray[Any] = np.asarray(given)
+    if array.dtype.kind not in "fiub":
+        raise ImageError(f"an array holds {array.dtype}, not numbers", where=where)
+    if spec.shape and array.shape == spec.shape:
+        array = array[None]
+    if not array.ndim or (spec.shape and array.shape[1:] != spec.shape):
+        raise ImageError(
+            f"an array has shape {times(array.shape)}, input {spec.name!r} takes N x {times(spec.shape)}", where=where
+        )
+    return array
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and hasattr(value, "shape")
+
+
+def _is_a_column_for_each(given: Any, specs: Sequence[InputSpec]) -> bool:
+    return isinstance(given, list | tuple) and len(given) == len(specs) and all(map(_is_array, given))
