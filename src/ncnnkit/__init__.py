@@ -4,8 +4,9 @@
 # need them.
 from .device.session import Session
 from .errors import NcnnkitError
+from .model.artifact import Artifact, save
 from .model.graph import Graph, Layer
-from .model.ncnnfile import load, save
+from .model.ncnnfile import load
 from .passes import optimize
 from .pipeline import run
 from .quantization import correct_bias, quantize
@@ -17,6 +18,7 @@ from .source.conversion import convert
 
 __all__ = [
     "ActivationStats",
+    "Artifact",
     "Graph",
     "InputSpec",
     "Layer",

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device.session import Session, has_int8
+from ..device.session import Session
 from ..errors import ModelError
+from ..model.artifact import Artifact, has_int8, is_int8
 from ..model.graph import Graph
 from . import accuracy
 
@@ -21,35 +22,36 @@ LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
 
 
 def layer_errors(
-    exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True
+    exact: Artifact | Graph, coarse: Artifact | Graph, inputs: Sequence[Array], *, int8_only: bool = True
 ) -> list[dict[str, Any]]:
     """SQNR of the layers' outputs in one network against another's, over some samples.
 
     Args:
-        exact: the reference, run in fp32.
-        coarse: the other, run as :class:`Session` would; layers are matched by name, type and output.
+        exact: the reference.
+        coarse: the other; layers are matched by name, type and output.
         inputs: float32 (N, …) for each network input.
         int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
 
     Returns:
         ``name``, ``type`` and ``sqnr_db`` of each layer in order; None for an exact or an all-zero output.
     """
-    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.layers if layer.outputs}
+    exact, coarse = Artifact.of(exact), Artifact.of(coarse)
+    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.graph.layers if layer.outputs}
     layers = [
         layer
-        for layer in coarse.layers
+        for layer in coarse.graph.layers
         if layer.type != "Input"
         and not layer.op.copies
         and layer.outputs
         and known.get(layer.outputs[0]) == (layer.name, layer.type)
-        and (layer.params.get("int8_scale_term") or not int8_only)
+        and (is_int8(layer) or not int8_only)
     ]
     names = [layer.outputs[0] for layer in layers]
     if not names:
         return []
-    scale, moved = _blob_scales(coarse), has_int8(coarse)
+    scale, moved = _blob_scales(coarse.graph), has_int8(coarse.graph)
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
-    with Session(exact, precision="fp32", keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
+    with Session(exact, keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
         for sample in zip(*inputs):
             pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
             for i, (blob, ours, theirs) in enumerate(pairs):
@@ -91,7 +93,7 @@ def _blob_scales(graph: Graph) -> dict[str, float]:
 
 
 def compare_models(
-    first: Graph, second: Graph, inputs: Sequence[Array], *, layers: bool, progress: Callable[[int, int], None]
+    first: Artifact, second: Artifact, inputs: Sequence[Array], *, layers: bool, progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 

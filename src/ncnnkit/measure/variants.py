@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comparison import accuracy
-from ..device.session import has_int8, noise, save_arrays
+from ..device.session import noise, save_arrays
 from ..device.sites import EMULATED, Site, open_sites, run_jobs
 from ..errors import DeviceError, ModelError
 from ..model import ncnnfile
+from ..model.artifact import Artifact
 from ..model.graph import Graph
-from ..model.ops import Mask
+from ..model.precision import FLOATS, PRECISIONS
 from ..passes import store_fp16
 from ..plan.search import MixedPlan
 from ..quantization import Quantized
@@ -151,7 +152,7 @@ def measure(
         if p.model is not None:
             todo.setdefault(p.site, []).append(
                 {
-                    "name": p.name, "precision": p.precision, "backend": p.backend, "threads": p.threads,
+                    "name": p.name, "options": PRECISIONS[p.precision].options, "backend": p.backend, "threads": p.threads,
                     "param": str(p.model.param), "bin": str(p.model.param.with_suffix(".bin")), "cpus": list(p.cpus),
                 }
             )  # fmt: skip

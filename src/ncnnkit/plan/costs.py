@@ -1,7 +1,7 @@
 """What every layer of a network costs at every precision on this machine: the ms a mixed-precision plan adds up.
 
 A plan gives each layer a *choice*. The network is loaded with fp16 and bf16 both allowed, and each layer's featmask
-(:data:`MASKS`) forbids what its choice must not use. Layers are timed alone, each as ncnn meets it in a network: the
+(:data:`~ncnnkit.model.precision.MASKS`) forbids what its choice must not use. Layers are timed alone, each as ncnn meets it in a network: the
 blobs it reads are as the layer before hands them on, just computed, and nothing is converted on the clock.
 
 **A layer that may not use bf16 takes a bf16 blob for fp32**, and reads beyond its end: ncnn converts for layers that
@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,32 +28,13 @@ from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask, Value
+from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS, STORAGES
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 Key = tuple[Any, ...]
-
-_NO_FP16 = Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE
-
-MASKS: MappingProxyType[str, int] = MappingProxyType(
-    {
-        "fp32": _NO_FP16 | Mask.NO_BF16,
-        "fp16": Mask.NO_BF16,
-        "bf16": _NO_FP16,
-        # Without bf16: ncnn would cast what an int8 layer reads to bf16 before quantising it.
-        "int8": Mask.NO_BF16 | Mask.NO_WINOGRAD,  # 8-bit weights, with which the Winograd kernels overflow
-        "int8-winograd": Mask.NO_BF16,  # 6-bit weights
-    }
-)
-"""Choice -> bits of ``featmask``."""
-
-FLOATS = ("fp32", "fp16", "bf16")
-INT8 = ("int8", "int8-winograd")
-
-_STORAGES = {"fp16": "fp16", "bf16": "bf16", "int8": "fp16", "int8-winograd": "fp16"}
-"""Choice -> the storage of 16 bits its mask leaves, for what a layer reads and makes in floating point."""
 
 _CAST_TYPES = {"float": 1, "fp16": 2, "bf16": 4}  # of ncnn's Cast layer
 _CREDIBLE = (0.5, 2.0)  # factors of a calibration; beyond, a choice has too small a part in its network to tell
@@ -226,7 +206,7 @@ def measure_costs(
         graph_float: the fp32 network.
         graph_int8: the same with int8 layers; whether they requantise does not matter.
         shapes: of every blob, see :func:`blob_shapes`.
-        choices: those of :data:`MASKS` to measure.
+        choices: those of :data:`~ncnnkit.model.precision.MASKS` to measure.
         threads: of the CPU.
         device: where to time them.
         rounds: how often all are gone through.
@@ -246,7 +226,7 @@ def measure_costs(
             kind = "int8" if int8_in else _wanted(choice, supported[layer.name])
             nets[keys[layer.name], choice, int8_in, int8_out] = _net(form, sides, kind)
     roots = {root: shapes[root] for root in graph_float.uses().roots if root in shapes}
-    kinds = sorted({_STORAGES[choice] for choice in choices if choice in _STORAGES})
+    kinds = sorted({STORAGES[choice] for choice in choices if choice in STORAGES})
     pairs = [pair for kind in kinds for pair in ((kind, "float"), ("float", kind))]
     for source, target in pairs:
         for shape in set(roots.values()):
@@ -316,12 +296,12 @@ def _int8_form(layer: Layer, choice: str, output_scale: float | None) -> Layer:
 
 def _wanted(choice: str, supported: Collection[str]) -> Kind:
     """The kind of blob a layer of this choice reads without converting, if the CPU has it."""
-    storage = _STORAGES.get(choice, "float")
+    storage = STORAGES.get(choice, "float")
     return storage if storage in supported else "float"
 
 
 def _kind(choice: str, bits: int) -> Kind:
-    return {8: "int8", 16: _STORAGES.get(choice, "float")}.get(bits, "float")
+    return {8: "int8", 16: STORAGES.get(choice, "float")}.get(bits, "float")
 
 
 def _cast(source: Kind, target: Kind) -> Layer:
@@ -370,7 +350,7 @@ def _time(
         ]
         patience = LOAD_TIMEOUT + 10 * len(nets) * seconds
         with _failing(), device.child() as child:
-            answer = child.ask("time_nets", nets=rows, threads=threads, precision="mixed", rounds=rounds,
+            answer = child.ask("time_nets", nets=rows, threads=threads, options=PRECISIONS["mixed"].options, rounds=rounds,
                                seconds=seconds, timeout=patience)[0]  # fmt: skip
     return [(ms, (ready or made)[0], made[0]) for ms, (ready, made) in zip(answer["undisturbed"], answer["bits"])]
 
@@ -381,7 +361,8 @@ def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
         param = Path(folder) / "model.param"
         ncnnfile.save(graph, param)
         there, weights = device.put([param, param.with_suffix(".bin")])
-        child.ask("load", param=there, bin=weights, backend="cpu", precision="mixed", threads=1, timeout=LOAD_TIMEOUT)
+        child.ask("load", param=there, bin=weights, backend="cpu", options=PRECISIONS["mixed"].options, threads=1,
+                  timeout=LOAD_TIMEOUT)  # fmt: skip
         return dict(child.ask("layers")[0]["layers"])
 
 

@@ -28,14 +28,13 @@ from ..errors import RecipeError, RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
+from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
 from ..quantization.rounding import nearest
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd, winograd_may_overflow
 from .costs import (
-    INT8,
-    MASKS,
     Costs,
     blob_shapes,
     calibrated,
@@ -203,7 +202,8 @@ class MixedPlan:
 
 def float_choices(machine: Mapping[str, Any]) -> tuple[str, ...]:
     """The floating-point precisions worth trying on a probed machine, the most exact first."""
-    return ("fp32", "fp16", "bf16") if "fp16-arithmetic" in machine["cpu_features"] else ("fp32", "bf16")
+    able = "fp16-arithmetic" in machine["cpu_features"]
+    return tuple(name for name in FLOATS if able or not PRECISIONS[name].fp16)
 
 
 def find_plan(
@@ -338,7 +338,7 @@ def mixed_graph(exact: Graph, fitted: Graph, choices: Mapping[str, str], costs: 
         made.layers.append(layer)
     requantize(made)
     made = finished(made, fp16=False)
-    store_fp16(Graph([layer for layer in made.layers if choices.get(layer.name) in ("fp16", "bf16")]))
+    store_fp16(Graph([layer for layer in made.layers if choices.get(layer.name) in FLOATS[1:]]))
     made.verify()
     return made
 
@@ -509,7 +509,7 @@ def run_graphs(
             ncnnfile.save(graph, param)
             child.ask(
                 "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(param.with_suffix(".bin")), backend="cpu",
-                precision=precision, threads=1,
+                options=PRECISIONS[precision].options, threads=1,
             )  # fmt: skip
             param.with_suffix(".bin").unlink()
             rows = [child.ask("run", list(sample), blobs=graph.outputs)[1] for sample in zip(*samples)]
@@ -553,7 +553,7 @@ def time_graphs(
                 ncnnfile.save(graph, param)
                 children[name] = child = stack.enter_context(device.child())
                 there, weights = device.put([param, param.with_suffix(".bin")])
-                child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", precision="mixed",
+                child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", options=PRECISIONS["mixed"].options,
                           threads=threads)  # fmt: skip
                 child.ask("run", list(sample))
             for _ in range(rounds):

@@ -18,8 +18,10 @@ stepper, activations   running a network layer by layer
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..model.artifact import Artifact, floating
 from ..model.graph import Graph
 from ..model.targets import TARGETS, Target, machine_target
 from .bias import correct_bias
@@ -50,7 +52,7 @@ __all__ = [
 
 
 def quantize(
-    graph: Graph,
+    model: Artifact | Graph | str | Path,
     stats: ActivationStats | Table | Sequence[Any],
     *,
     target: str = "arm",
@@ -61,7 +63,7 @@ def quantize(
     """Quantise a network to int8.
 
     Args:
-        graph: the fp32 network; not changed.
+        model: a network in floating point: an Artifact, a Graph or the path of a ``.param``; not changed.
         stats: calibration samples, float32 (N, …) for each network input, for the best result; or what
             :func:`ncnnkit.calibrate` counted, or a table of scales, for weights rounded to nearest.
         target: ``x86``, ``arm`` or ``vulkan``: the kernels that will run it.
@@ -75,9 +77,11 @@ def quantize(
         other weights are stored as fp16, as ncnn2int8 writes it.
 
     Raises:
+        ModelError: the model is int8 or mixed already.
         RecipeError: an unknown target, method, effort or layer.
         FormatError: a table that does not fit the graph.
     """
+    graph = floating(model, "quantising")
     check_request(graph, target, skip)
     if isinstance(stats, (ActivationStats, Table)):
         table = stats if isinstance(stats, Table) else make_table(graph, stats, method=method)

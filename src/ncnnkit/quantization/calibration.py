@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, ImageError, ModelError, RuntimeFailure, VerificationError
 from ..model import ncnnfile
+from ..model.artifact import Artifact, floating
 from ..model.graph import Graph, Layer
+from ..model.precision import PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..onboard.tally import Tally
 
@@ -91,7 +93,7 @@ def quantizable(graph: Graph) -> list[Layer]:
 
 
 def calibrate(
-    graph: Graph,
+    model: Artifact | Graph | str | Path,
     images: Any,
     preprocess: Any = None,
     *,
@@ -102,7 +104,7 @@ def calibrate(
     """Run a network over images and count its activations.
 
     Args:
-        graph: the fp32 network.
+        model: a network in floating point: an Artifact, a Graph or the path of a ``.param``. It is run in fp32.
         images: a folder or file of images, an ImageSet, or the stacked samples: one float32 array (N, C, H, W) for each
             network input (a single array for a single input).
         preprocess: how images become tensors; needed for a folder or file, unused for arrays.
@@ -115,10 +117,11 @@ def calibrate(
         The statistics of the blobs that int8 layers would read.
 
     Raises:
-        ModelError: the graph has no layer to quantise, or the inputs do not fit it.
+        ModelError: the model is int8 or mixed already, it has no layer to quantise, or the inputs do not fit it.
         VerificationError: an activation is NaN or infinite.
         RuntimeFailure: ncnn crashed.
     """
+    graph = floating(model, "calibration")
     histograms = method not in RANGES_DO
     return merge_all(
         calibrate_batches(
@@ -214,7 +217,7 @@ class Crew:
             # Light mode would free a blob once its first reader ran, and compute it again for the next.
             load: dict[str, Any] = {
                 "param": str(param), "bin": str(param.with_suffix(".bin")),
-                "backend": "cpu", "precision": "fp32", "threads": 1, "keep_blobs": True,
+                "backend": "cpu", "options": PRECISIONS["fp32"].options, "threads": 1, "keep_blobs": True,
             }  # fmt: skip
             self._loads = [
                 self._pool.submit(child.ask, "load", timeout=LOAD_TIMEOUT, **load) for child in self._children
