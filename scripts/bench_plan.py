@@ -17,10 +17,10 @@ from pathlib import Path
 
 from bench_quantize import prepare
 
+from ncnnkit.artifact import Artifact
 from ncnnkit.comparison import accuracy
 from ncnnkit.device.sites import this_machine
-from ncnnkit.measure.variants import Plan, Precision, describe, measure
-from ncnnkit.model.ncnnfile import save
+from ncnnkit.measure.variants import Plan, describe, measure
 from ncnnkit.plan.search import find_plan, parse_limit, run_graphs
 from ncnnkit.quantization import quantize_images
 
@@ -54,8 +54,8 @@ def main() -> None:
         plans = []
         for precision, graph in graphs.items():
             param = folder / f"model-{precision}.param"
-            save(graph, param)
-            plans.append(Plan(precision, precision, "cpu", args.threads, site, Precision(precision, graph, param, 0)))
+            model = Artifact.made(graph, precision).save(param)
+            plans.append(Plan(precision, precision, "cpu", args.threads, site, model))
         seconds = 0.5 * args.rounds
         results = measure(plans, [found.evaluation], folder, seconds=seconds, rounds=args.rounds)
         reference = {"out": run_graphs([found.graph], [found.evaluation])[0][0]}

@@ -18,7 +18,8 @@ from ncnnkit.device.session import probe
 from ncnnkit.errors import RecipeError
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.ops import Mask
-from ncnnkit.plan.costs import INT8, MASKS, Costs, blob_shapes, measure_costs, predict, uniform
+from ncnnkit.model.precision import INT8, MASKS
+from ncnnkit.plan.costs import Costs, blob_shapes, measure_costs, predict, uniform
 from ncnnkit.plan.search import (
     Limit,
     MixedPlan,

@@ -19,8 +19,9 @@ from ncnnkit.device.sites import Site, this_machine
 from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, VerificationError
 from ncnnkit.measure import variants
 from ncnnkit.model import ncnnfile
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
-from ncnnkit.recipe import PRECISIONS, make_recipe
+from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.schema import validate
 from ncnnkit.record.verdict import GUESS, recommend
@@ -400,7 +401,7 @@ def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(
     nk.run(asked, tmp_path / "out")
     step = nk.Recipe(str(tmp_path / "out/model-fp32.param"), images=str(images))
     _, samples_of_step, origin = open_with_images(step)
-    assert "the run that made it" in origin
+    assert "its card" in origin
     fresh = nk.open_images(images, nk.Preprocess(resize=(16, 16), mean=(0.25,), std=(0.5,)), pipeline_inputs(recipe))
     assert np.array_equal(samples_of_step[0][0], fresh[0][0])
     (tmp_path / "out/other.param").write_bytes((tmp_path / "out/model-fp32.param").read_bytes())

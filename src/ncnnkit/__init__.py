@@ -2,9 +2,9 @@
 
 # Importing this loads numpy and nothing heavier: torch, onnxruntime, Pillow and plotly wait in the functions that
 # need them.
+from .artifact import Artifact, save
 from .device.session import Session
 from .errors import NcnnkitError
-from .model.artifact import Artifact, save
 from .model.graph import Graph, Layer
 from .model.ncnnfile import load
 from .passes import optimize

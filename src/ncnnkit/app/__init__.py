@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.ncnnfile import load
-from ..onboard.network import OPTIONS
+from ..model.precision import PRECISIONS
 from ..record.folder import LABELS, content, load_run, staging
 from ..record.schema import Run, Variant
 
@@ -96,7 +96,7 @@ def describe(run: Run, variant: Variant, home: Path) -> dict[str, Any]:
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
         "outputs": list(graph.outputs[: len(run["model"]["outputs"])]),
         "preprocess": run["preprocess"] and {**run["preprocess"], "may_swap": may_swap_passes(run)},
-        "precisions": OPTIONS,
+        "precisions": {name: {"fp16": row.fp16, "bf16": row.bf16} for name, row in PRECISIONS.items()},
     }
 
 

@@ -16,9 +16,6 @@ from ..errors import ModelError
 
 Array = NDArray[Any]
 
-RIGHT = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.99, "int8": 0.9, "mixed": 0.9}
-"""Precision -> the cosine to fp32 that right outputs reach. Below is a broken kernel or driver, not rounding."""
-
 
 def stack_outputs(names: Sequence[str], samples: Sequence[Sequence[Array]], where: str = "") -> dict[str, Array]:
     """Outputs collected sample by sample as one array (N, …) for each name.

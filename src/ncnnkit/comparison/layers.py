@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact import Artifact
 from ..device.session import Session
 from ..errors import ModelError
-from ..model.artifact import Artifact, has_int8, is_int8
 from ..model.graph import Graph
+from ..model.precision import has_int8, is_int8
 from . import accuracy
 
 Array = NDArray[Any]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError, RecipeError, RuntimeFailure
-from ..model.artifact import Artifact
+from ..artifact import Artifact
+from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 
@@ -37,7 +37,7 @@ class Session:
     Raises:
         FormatError: the files of the model are missing or corrupt.
         RecipeError: an unknown backend or precision.
-        ModelError: the model cannot be run at this precision.
+        ModelError: the model cannot be run at this precision, or on this backend.
         RuntimeFailure: ncnn crashed or could not load the model, or a Cast of a mixed model would read another type
             than it says.
 
@@ -55,8 +55,7 @@ class Session:
         threads: int | None = None,
         keep_blobs: bool = False,
     ) -> None:
-        check_backend(backend)
-        self.artifact = Artifact.of(model).at(precision)
+        self.artifact = Artifact.of(model).at(precision).on(backend)
         self._shapes = self.artifact.graph.input_shapes()
         self._child: Child | None = None
         self._stack = ExitStack()
@@ -127,12 +126,6 @@ class Session:
         except WorkerError as error:
             self.close() if error.crashed else None
             raise RuntimeFailure(error.sentence) from None
-
-
-def check_backend(backend: str) -> None:
-    """Raises RecipeError where there is no such backend."""
-    if backend not in ("cpu", "vulkan"):
-        raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
 
 
 def probe() -> dict[str, Any]:

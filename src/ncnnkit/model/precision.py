@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from .graph import Graph, Layer
 from .ops import Mask
 
 _NO_FP16 = Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE
@@ -110,3 +111,36 @@ STORAGES: Mapping[str, str] = MappingProxyType(
     | {choice: "bf16" for choice, mask in MASKS.items() if not mask & Mask.NO_BF16}
 )
 """Choice -> the 16-bit storage its mask leaves for what a layer reads and makes in floating point."""
+
+
+# -------------------------------------------------------------------------------------- what a network itself says
+
+
+def derive(graph: Graph) -> tuple[str, str]:
+    """The precision a network must be run at, judged by the network alone; and why, a clause.
+
+    A mixed network says what its layers may not use: Casts from 16 bits stand where neighbours differ, and each layer
+    has a mask. Only a plan forbids bf16 to a layer, or 16-bit storage to one beside int8 layers. The mask for fp16
+    alone is set by hand in many models whose values overflow it, and says nothing.
+    """
+    casts = [layer for layer in graph.layers if layer.type == "Cast" and layer.get("type_from") in (2, 4)]
+    int8 = [layer for layer in graph.layers if is_int8(layer)]
+    told = Mask.NO_BF16 | (Mask.NO_FP16_STORAGE if int8 else 0)
+    masked = [layer for layer in graph.layers if not is_int8(layer) and layer.get("featmask") & told]
+    if casts:
+        return "mixed", f"layer {casts[0].name} casts from 16 bits"
+    if masked:
+        return "mixed", f"layer {masked[0].name} has the mask of a mixed model"
+    if int8:
+        return "int8", f"layer {int8[0].name} is in int8"
+    return "fp32", "no layer is in int8, and none has the mask of a mixed model"
+
+
+def is_int8(layer: Layer) -> bool:
+    """Whether a layer computes in int8."""
+    return bool(layer.params.get("int8_scale_term"))
+
+
+def has_int8(graph: Graph) -> bool:
+    """Whether any layer computes in int8."""
+    return any(map(is_int8, graph.layers))

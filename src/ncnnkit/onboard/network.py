@@ -293,7 +293,7 @@ class Network:
 
 
 def open_net(request: Message, device: Optional[Message] = None) -> Any:
-    """The network in ``param`` and ``bin`` with ``options`` and ``switches``, on a CPU or a Vulkan device (``backend``)."""
+    """The network in ``param`` and ``bin``, with ``options`` and ``switches``, for a ``backend``: cpu or vulkan."""
     import ncnn
 
     net = ncnn.Net()

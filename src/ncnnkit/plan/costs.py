@@ -1,8 +1,9 @@
 """What every layer of a network costs at every precision on this machine: the ms a mixed-precision plan adds up.
 
 A plan gives each layer a *choice*. The network is loaded with fp16 and bf16 both allowed, and each layer's featmask
-(:data:`~ncnnkit.model.precision.MASKS`) forbids what its choice must not use. Layers are timed alone, each as ncnn meets it in a network: the
-blobs it reads are as the layer before hands them on, just computed, and nothing is converted on the clock.
+(:data:`~ncnnkit.model.precision.MASKS`) forbids what its choice must not use. Layers are timed alone, each as ncnn
+meets it in a network: the blobs it reads are as the layer before hands them on, just computed, and nothing is converted
+on the clock.
 
 **A layer that may not use bf16 takes a bf16 blob for fp32**, and reads beyond its end: ncnn converts for layers that
 cannot, not for those that may not (``convert_layout`` in its ``net.cpp``). A plan must put :func:`to_float` between the
@@ -350,8 +351,8 @@ def _time(
         ]
         patience = LOAD_TIMEOUT + 10 * len(nets) * seconds
         with _failing(), device.child() as child:
-            answer = child.ask("time_nets", nets=rows, threads=threads, options=PRECISIONS["mixed"].options, rounds=rounds,
-                               seconds=seconds, timeout=patience)[0]  # fmt: skip
+            answer = child.ask("time_nets", nets=rows, threads=threads, options=PRECISIONS["mixed"].options,
+                               rounds=rounds, seconds=seconds, timeout=patience)[0]  # fmt: skip
     return [(ms, (ready or made)[0], made[0]) for ms, (ready, made) in zip(answer["undisturbed"], answer["bits"])]
 
 

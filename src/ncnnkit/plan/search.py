@@ -553,8 +553,8 @@ def time_graphs(
                 ncnnfile.save(graph, param)
                 children[name] = child = stack.enter_context(device.child())
                 there, weights = device.put([param, param.with_suffix(".bin")])
-                child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", options=PRECISIONS["mixed"].options,
-                          threads=threads)  # fmt: skip
+                child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", threads=threads,
+                          options=PRECISIONS["mixed"].options)  # fmt: skip
                 child.ask("run", list(sample))
             for _ in range(rounds):
                 for name, child in children.items():

@@ -21,7 +21,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..model.artifact import Artifact, floating
+from ..artifact import Artifact, floating
 from ..model.graph import Graph
 from ..model.targets import TARGETS, Target, machine_target
 from .bias import correct_bias

@@ -18,9 +18,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact import Artifact, floating
 from ..errors import FormatError, ImageError, ModelError, RuntimeFailure, VerificationError
 from ..model import ncnnfile
-from ..model.artifact import Artifact, floating
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError

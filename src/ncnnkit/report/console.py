@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, named, percent, plain, speed_up
+from ..model.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,17 +24,6 @@ def headline(run: Mapping[str, Any]) -> str:
     return f"Recommended: {name}. It {rest}." if rest != why else f"Recommended: {name}: {why}."
 
 
-# How a program must load a variant to get what was measured: ncnn turns fp16 on by default.
-_NO_FP16 = "opt.use_fp16_packed = opt.use_fp16_storage = opt.use_fp16_arithmetic = false"
-_LOADING = {
-    "fp32": _NO_FP16,
-    "fp16": "ncnn's default options",
-    "bf16": f"opt.use_bf16_packed = opt.use_bf16_storage = true, {_NO_FP16}",
-    "int8": "ncnn's default options",
-    "mixed": "opt.use_bf16_packed = opt.use_bf16_storage = true, else ncnn's default options",
-}
-
-
 def converted(run: Mapping[str, Any]) -> str:
     """How exact the conversion is, one line."""
     check, original = run["conversion"], run["reference"]["origin"]
@@ -47,7 +37,8 @@ def shipping(run: Mapping[str, Any]) -> str:
     if best is None:
         return ""
     gpu = "opt.use_vulkan_compute = true, " if best["backend"] == "vulkan" else ""
-    return f"ship {best['files']['param']} and {best['files']['bin']}, loaded with {gpu}{_LOADING[best['precision']]}"
+    loaded = gpu + PRECISIONS[best["precision"]].cpp
+    return f"ship {best['files']['param']} and {best['files']['bin']}, loaded with {loaded}"
 
 
 SPARE = ("RAM MB", "p90", "load ms", "MSE", "agree %", "speed")

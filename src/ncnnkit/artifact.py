@@ -1,4 +1,4 @@
-"""A model as it ships: a network and how it must be run. :class:`Artifact`, and :class:`Card`, the file that says it."""
+"""A model as it ships: a network and how it must be run (:class:`Artifact`), which a file beside it says."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, ModelError, RecipeError, StorageError
-from ..samples.preprocess import Preprocess
-from . import ncnnfile
-from .graph import Graph, Layer
-from .ops import Mask
-from .precision import PRECISIONS, served
+from .errors import FormatError, ModelError, RecipeError, StorageError
+from .model import ncnnfile
+from .model.graph import Graph
+from .model.precision import PRECISIONS, derive, is_int8, served
+from .samples.preprocess import Preprocess
 
 SCHEMA = "ncnnkit-card/1"
 _NAME = re.compile(r"[A-Za-z0-9._-]*")
@@ -94,6 +93,7 @@ class Artifact:
         precisions: what it can be run at; see :meth:`at`.
         param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
         how: where the precision was learnt, a clause for the user.
+        derived: whether no card and no user said it: it was judged by the network.
         inputs, outputs, target, preprocess, labels, ncnn: as in :class:`Card`.
         settings: precision -> the fields of ``ncnn::Option``.
 
@@ -110,6 +110,7 @@ class Artifact:
     settings: Mapping[str, Mapping[str, bool]]
     param: Path | None = None
     how: str = ""
+    derived: bool = False
     target: str = ""
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
@@ -121,7 +122,7 @@ class Artifact:
         """The model in a ``.param`` and the ``.bin`` beside it.
 
         The card tells how to run it. Without a card, or with one of other files (a warning says so), that is derived
-        from the network by :func:`derive`.
+        from the network by :func:`~ncnnkit.model.precision.derive`.
 
         Raises:
             FormatError: the ``.param`` is missing or corrupt.
@@ -133,7 +134,7 @@ class Artifact:
             return cls._derived(structure, param=param.absolute())
         return cls(
             card.precisions[0], card.precisions, card.inputs, card.outputs, card.options, param.absolute(),
-            f"its card says {card.precisions[0]}", card.target, card.preprocess, card.labels, card.ncnn,
+            f"its card says {card.precisions[0]}", False, card.target, card.preprocess, card.labels, card.ncnn,
         )  # fmt: skip
 
     @classmethod
@@ -151,7 +152,9 @@ class Artifact:
     @classmethod
     def _derived(cls, graph: Graph, **facts: Any) -> Artifact:
         precision, why = derive(graph)
-        return cls._with(graph, served(precision), f"without a card, {precision}: {why}", **facts)
+        return cls._with(
+            graph, served(precision), f"it has no card and is run in {precision}: {why}", derived=True, **facts
+        )
 
     @classmethod
     def _with(cls, graph: Graph, precisions: tuple[str, ...], how: str, **facts: Any) -> Artifact:
@@ -174,6 +177,39 @@ class Artifact:
     def options(self) -> dict[str, bool]:
         """The fields of ``ncnn::Option`` to set before loading, for its precision."""
         return dict(self.settings[self.precision])
+
+    @property
+    def size(self) -> int:
+        """Bytes of its two files; 0 for a network in memory."""
+        files = () if self.param is None else (self.param, self.param.with_suffix(".bin"))
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+    @property
+    def refused_by_vulkan(self) -> str:
+        """Why no GPU can run it, a clause; "" where one can.
+
+        ncnn's Vulkan pads int8 blobs with zeros only, whatever ``pad_value`` says.
+        """
+        if not PRECISIONS[self.precision].vulkan:
+            return f"the {self.precision} model is made for the CPU's kernels"
+        padding = [layer.name for layer in self.graph.layers if is_int8(layer) and layer.params.get("pad_value")]
+        if padding:
+            return f"this int8 model is made for CPUs: layer {padding[0]} pads with another value than 0"
+        return ""
+
+    def on(self, backend: str) -> Artifact:
+        """The same model, if this backend can run it: ``cpu`` or ``vulkan``.
+
+        Raises:
+            RecipeError: there is no such backend.
+            ModelError: the backend cannot run this model.
+        """
+        if backend not in ("cpu", "vulkan"):
+            raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
+        if backend == "vulkan" and self.refused_by_vulkan:
+            hint = "run it on the CPU, or quantise for --target vulkan"
+            raise ModelError(self.refused_by_vulkan, where=self.name, hint=hint)
+        return self
 
     @property
     def name(self) -> str:
@@ -302,39 +338,6 @@ def _hashes(param: Path) -> dict[str, str]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------- without a card
-
-
-def derive(graph: Graph) -> tuple[str, str]:
-    """The precision a network must be run at, judged by the network alone; and why, a clause.
-
-    A mixed network says what its layers may not use: Casts from 16 bits stand where neighbours differ, and each layer
-    has a mask. Only a plan forbids bf16 to a layer, or 16-bit storage to one beside int8 layers. The mask for fp16
-    alone is set by hand in many models whose values overflow it, and says nothing.
-    """
-    casts = [layer for layer in graph.layers if layer.type == "Cast" and layer.get("type_from") in (2, 4)]
-    int8 = [layer for layer in graph.layers if is_int8(layer)]
-    told = Mask.NO_BF16 | (Mask.NO_FP16_STORAGE if int8 else 0)
-    masked = [layer for layer in graph.layers if not is_int8(layer) and layer.get("featmask") & told]
-    if casts:
-        return "mixed", f"layer {casts[0].name} casts from 16 bits"
-    if masked:
-        return "mixed", f"layer {masked[0].name} has the mask of a mixed model"
-    if int8:
-        return "int8", f"layer {int8[0].name} is in int8"
-    return "fp32", "no layer is in int8, and none has the mask of a mixed model"
-
-
-def is_int8(layer: Layer) -> bool:
-    """Whether a layer computes in int8."""
-    return bool(layer.params.get("int8_scale_term"))
-
-
-def has_int8(graph: Graph) -> bool:
-    """Whether any layer computes in int8."""
-    return any(map(is_int8, graph.layers))
-
-
 def floating(model: Artifact | Graph | str | Path, what: str) -> Graph:
     """The network of a model in floating point, for ``what`` needs one. Raises ModelError where it is int8 or mixed."""
     artifact = Artifact.of(model)
@@ -342,4 +345,3 @@ def floating(model: Artifact | Graph | str | Path, what: str) -> Graph:
         hint = f"{artifact.how}; start from the fp32 model"
         raise ModelError(f"{what} needs a floating point model", where=artifact.name, hint=hint)
     return artifact.graph
-
