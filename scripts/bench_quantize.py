@@ -97,6 +97,12 @@ def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
     return Prepared(graph, source.inputs[0], calibration, evaluation, labels[1], folder)
 
 
+def outputs_of(graph: Graph, samples: Array, precision: str) -> Array:
+    """The first output on every sample, (N, …)."""
+    with nk.Session(graph, precision=precision) as session:
+        return np.stack([session.blobs(sample, names=session.outputs[:1])[0] for sample in samples])
+
+
 def native_model(tools: Path, found: Prepared, chosen: Sequence[int] | Array, method: str) -> Graph:
     """The int8 model of ncnn2table and ncnn2int8, from the calibration samples of some numbers."""
     folder = found.folder
@@ -130,8 +136,8 @@ def _quantised(found: Prepared, args: argparse.Namespace) -> dict[str, Graph]:
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=effort, threads=args.threads)
         print(f"quantising, effort {effort}: {time.perf_counter() - start:.1f} s")
         for trial in made.trials:
-            kept = "kept" if trial.kept else ""
-            print(f"    {trial.method:45} held-back MSE {trial.mse:.4g} {kept:5} {trial.seconds:.1f} s")
+            error, kept = f"{trial.relative_error:.4g}", "kept" if trial.kept else ""
+            print(f"    {trial.method:45} held-back noise / signal {error} {kept:5} {trial.seconds:.1f} s")
         graphs[f"ncnnkit {effort}"] = made.graph
     return graphs
 
@@ -150,17 +156,21 @@ def _report_models(
         plans.append(Plan(name, precision, "cpu", args.threads, site, model))
     results = measure(plans, [evaluation], folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds)
     rows = [describe(plan, result, reference, None, []) for plan, result in zip(plans, results)]
-    base = next((r for r in rows if r["name"] == "ncnn2table KL"), rows[0])
+    measured = {row.name: (row.latency_ms, row.accuracy) for row in rows}
+    base = "ncnn2table KL" if "ncnn2table KL" in measured else rows[0].name
     print(f"{site.machine['cpu']}, {args.threads} threads, ncnn {site.machine['ncnn']}, {len(evaluation)} images")
     columns = f"{'model':32}{'MSE':>10}{'SQNR dB':>9}{'cosine':>9}{'median ms':>11}{'spread':>8}"
-    print(f"{columns}{'latency / ' + base['name']:>25}")
-    for row in rows:
-        error, latency = row["accuracy"], row["latency_ms"]
-        ratio = latency["median"] / base["latency_ms"]["median"]
-        sqnr = "" if error["sqnr_db"] is None else f"{error['sqnr_db']:.1f}"
+    print(f"{columns}{'latency / ' + base:>25}")
+    for name, (latency, error) in measured.items():
+        base_latency = measured[base][0]
+        assert latency is not None
+        assert base_latency is not None
+        assert error is not None
+        ratio = latency.median / base_latency.median
+        sqnr = "" if error.sqnr_db is None else f"{error.sqnr_db:.1f}"
         print(
-            f"{row['name']:32}{error['mse']:10.5f}{sqnr:>9}{error['cosine']:9.5f}"
-            f"{latency['median']:11.2f}{latency['spread']:8.2f}{ratio:25.2f}"
+            f"{name:32}{error.mse:10.5f}{sqnr:>9}{error.cosine:9.5f}"
+            f"{latency.median:11.2f}{latency.spread:8.2f}{ratio:25.2f}"
         )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
+from ncnnkit.samples.stream import ArraySamples
 
 
 def network(text: str, seed: int = 0, **values: float) -> Graph:
@@ -57,6 +59,11 @@ def small(seed: int = 0) -> Graph:
     return network(SMALL, seed)
 
 
+def stream(*arrays: NDArray[np.float32]) -> ArraySamples:
+    """Samples from an array (N, …) for each network input."""
+    return ArraySamples(arrays)
+
+
 def samples(
     count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -85,11 +92,11 @@ MIXED = """
 
 def mixed(storage: str = "bf16") -> tuple[Graph, Graph]:
     """A network in fp32, and the same as a plan makes it: its middle layer in int8, the others in ``storage``."""
+    from ncnnkit.plan.build import Forms, mixed_graph
     from ncnnkit.plan.costs import Costs
-    from ncnnkit.plan.search import mixed_graph
 
     exact = network(MIXED, seed=3)
     kinds = {(layer, choice): "float" for layer in "abc" for choice in ("fp32", "int8")}
     kinds |= {(layer, storage): storage for layer in "abc"}
     choices = {"a": storage, "b": "int8", "c": storage}
-    return exact, mixed_graph(exact, quantised(exact, finish=False), choices, Costs({}, {}, kinds, kinds))
+    return exact, mixed_graph(Forms(exact, quantised(exact, finish=False), {}), choices, Costs({}, {}, kinds, kinds))

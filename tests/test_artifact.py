@@ -96,7 +96,7 @@ def by_bench(model: Path, x: Array, home: Path) -> Array:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "run_jobs", spy)
         (row,) = bench(model, backends=("cpu",), threads=1, seconds=0.02)
-    assert (row["precision"], row["status"]) == ("mixed", "ok")
+    assert (row.precision, row.status) == ("mixed", "ok")
     return by_job(seen[0]["variants"][0], x, home)
 
 
@@ -182,7 +182,7 @@ def test_a_mixed_model_gives_the_same_outputs_whatever_runs_it(
 def test_a_mixed_model_is_compared_as_it_is_run(name: str, folder: Path) -> None:
     first, second = (Artifact.load(folder / f"{stem}.param") for stem in ("fp32", name))
     found = compare_models(first, second, [X[None]], layers=True, progress=lambda done, total: None)
-    assert found["accuracy"]["cosine"] > 0.999
+    assert found.accuracy.cosine > 0.999
 
 
 # -------------------------------------------------------------------------------------------------------------- Casts

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,18 +38,49 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
 err = Console(stderr=True, emoji=False)
 
+CLEANING_UP = 1.8  # seconds after an interrupt until the process ends in any case
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def main() -> None:
     """The entry point of the ``ncnnkit`` command."""
-    # A polite kill cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    app()
+    # A name that is not UTF-8 is printed with question marks; it does not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with _interruptible():
+        app()
 
 
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a polite kill, and a terminal that is closed, clean up as Ctrl-C does; and be over in two seconds.
+
+    What is inherited as ignored stays so: Ctrl-C of a shell's background job, SIGHUP under nohup.
+    """
+    ours = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    reading, writing = os.pipe()
+
+    def interrupt(*_: object) -> NoReturn:
+        for number in ours:  # a second one must not disturb the cleaning up
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def insist() -> None:
+        # Handlers wait for Python's turn, which a solver or a slow disk may keep; the system writes a byte at once.
+        while os.read(reading, 1)[0] not in ours:
+            pass
+        time.sleep(CLEANING_UP)
+        os.write(2, b"interrupted; cleaning up took too long\n")
+        os._exit(INTERRUPTED)
+
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    for number in ours:
+        signal.signal(number, interrupt)
+    threading.Thread(target=insist, daemon=True).start()
+    yield
 
 
 def command(name: str | None = None, group: typer.Typer = app) -> Callable[[F], F]:
@@ -239,13 +273,14 @@ def run(
     target: Target = None,
     method: Method = None,
     effort: Effort = None,
-    max_error: Annotated[
-        str | None,
-        typer.Option(help="What the mixed model must keep to: cosine>=0.999, sqnr>=30, mse<=0.01 or top1_drop<=0.5%."),
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to; may be given several times. "
+            "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with --labels, top1. By default cosine>=0.999."
+        ),
     ] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(help="As 20ms: the mixed model is the most exact that is no slower.")
-    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="The longest a model may take, such as 20ms.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
     preset: str | None = None,
     preprocess: Any = None,
@@ -257,7 +292,7 @@ def run(
         "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
         "on": on or None, "backends": _words(backend), "precisions": _words(precision), "threads": threads,
         "weights": weights, "cluster": cluster, "fix_clocks": fix_clocks or None, "sustained": sustained,
-        "target": target, "method": method, "effort": effort, "max_error": max_error, "max_latency": max_latency,
+        "target": target, "method": method, "effort": effort, "require": require or None, "max_latency": max_latency,
         "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
     _run(make_recipe(options, recipe), output, as_json)
@@ -281,6 +316,12 @@ def demo(
     _run(recipe, output, as_json)
 
 
+def _print_json(value: Any) -> None:
+    from .codec import encode
+
+    print(encode(value).decode(), end="")
+
+
 def _run(recipe: Any, output: Path, as_json: bool) -> None:
     from .pipeline import run as run_pipeline
 
@@ -290,23 +331,23 @@ def _run(recipe: Any, output: Path, as_json: bool) -> None:
 
 
 def _print_run(document: Any, output: Path, as_json: bool) -> None:
-    from .formatting import reasons
+    from .record.run import reasons
     from .report import console_table, converted, headline, shipping
 
     if as_json:
-        print(json.dumps(document, indent=2))
+        _print_json(document)
         return
-    out.print(console_table(document, out.width))
+    out.print(console_table(document.variants, document.recommended, out.width))
     out.print(converted(document), markup=False)
-    for guess in document.get("top5") or []:
-        best = ", ".join(f"{row['label']} ({row['score']:.1f})" for row in guess["recommended"])
-        out.print(f"top-5 of {guess['image']}: {best}", markup=False)
-    for warning in document["warnings"]:
+    for guess in document.top5:
+        best = ", ".join(f"{row.label} ({row.score:.1f})" for row in guess.recommended)
+        out.print(f"top-5 of {guess.image}: {best}", markup=False)
+    for warning in document.warnings:
         out.print(f"[yellow]note:[/] {escape(warning)}")
-    for reason in reasons(document["variants"], "skipped"):
+    for reason in reasons(document.variants, "skipped"):
         out.print(f"skipped: {reason}", markup=False)
     out.print(f"[bold]{escape(headline(document))}[/]")
-    if document["recommended"] is not None:
+    if document.recommended is not None:
         out.print(shipping(document), markup=False)
     out.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
 
@@ -450,10 +491,11 @@ def quantize(
         check_request(graph, target or "arm", _words(skip) or ())
         with _progress() as tell:
             found = quantize_images(
-                graph, samples.stack(), target=target or "arm", method=method or "mse", effort=effort or "default",
-                skip=_words(skip) or (), threads=threads, tell=tell,
+                graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
+                skip=_words(skip) or (), threads=threads, progress=tell,
             )  # fmt: skip
-        out.print(trials_table([trial.__dict__ for trial in found.trials]))
+        out.print(trials_table(found.trials))
+        out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
         made = found.graph
     elif table is not None:
         model = _model(param)
@@ -486,7 +528,7 @@ def compare(
         figures = compare_models(
             reference, other, samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n)
         )
-    print(json.dumps(figures, indent=2)) if as_json else out.print(comparison_table(figures))
+    _print_json(figures) if as_json else out.print(comparison_table(figures))
 
 
 @command()
@@ -510,12 +552,13 @@ def bench(
             _model(param), backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
             shapes=_shapes(shape) or (), seconds=seconds, progress=lambda done, total: tell("measure", done, total),
         )  # fmt: skip
-    print(json.dumps(rows, indent=2)) if as_json else out.print(
-        console_table({"variants": rows, "recommended": None}, out.width)
-    )
-    for variant in rows if not as_json else []:
-        if variant["status"] != "ok":
-            out.print(f"{variant['name']}: {variant['status']}: {variant['reason']}", markup=False, soft_wrap=True)
+    if as_json:
+        _print_json(rows)
+    else:
+        out.print(console_table(rows, width=out.width))
+        for variant in rows:
+            if variant.status != "ok":
+                out.print(f"{variant.name}: {variant.status}: {variant.reason}", markup=False, soft_wrap=True)
     check_usable(rows, str(param))
 
 
@@ -536,8 +579,6 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Find the fastest cores, threads, backend, precision and switches of ncnn's, by successive halving."""
-    from dataclasses import asdict
-
     from .measure.tune import tune as tune_model
     from .report import tuning_table
 
@@ -548,7 +589,7 @@ def tune(
             fix_clocks=fix_clocks,
         )  # fmt: skip
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        _print_json(found)
         return
     out.print(tuning_table(found.candidates))
     _print_notes(found.notes)
@@ -615,17 +656,17 @@ def explain_layer(
     from .record.folder import load_run
     from .report import layer_table, plan_table
 
-    plan = load_run(folder).get("plan")
+    plan = load_run(folder).plan
     if plan is None:
         raise RecipeError("this run made no mixed model", where=str(folder), hint="ncnnkit run --precision mixed")
-    rows = [row for row in plan["layers"] if layer in (None, row["name"])]
+    rows = [row for row in plan.layers if layer in (None, row.name)]
     if not rows:
         raise RecipeError(f"no layer is called {layer!r}", where=str(folder), hint="ncnnkit explain-layer lists them")
     if as_json:
-        print(json.dumps(rows[0] if layer else rows, indent=2))
+        _print_json(rows[0] if layer else rows)
     elif layer:
         out.print(layer_table(rows[0]))
-        out.print(rows[0]["why"], markup=False)
+        out.print(rows[0].why, markup=False)
     else:
         out.print(plan_table(rows))
 
@@ -657,7 +698,7 @@ def make_app(
     from .app import make_app as write_app
 
     chosen = write_app(folder, variant, output, lang, embed)
-    out.print(f"{output}: {chosen['name']}; its README.md tells how to go on", markup=False, soft_wrap=True)
+    out.print(f"{output}: {chosen.name}; its README.md tells how to go on", markup=False, soft_wrap=True)
 
 
 @command()

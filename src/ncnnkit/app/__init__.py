@@ -7,7 +7,9 @@ templates and lose that ending; all others are copied as they are.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import string
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from importlib.metadata import version
@@ -20,7 +22,7 @@ from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.ncnnfile import load
 from ..model.precision import PRECISIONS
 from ..record.folder import LABELS, content, load_run, staging
-from ..record.schema import Run, Variant
+from ..record.run import PLAIN_NAME, Run, Variant
 
 Language = Literal["cpp", "python"]
 LANGUAGES: tuple[Language, ...] = ("cpp", "python")
@@ -60,7 +62,7 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
     chosen = choose(run, variant, home)
     facts = describe(run, chosen, home)
     with staging(folder, RECORD, files_of_app) as new:
-        copy_models(run, chosen["device"], facts, home, new / "models")
+        copy_models(run, chosen.device, facts, home, new / "models")
         write_project(_HOME / lang, new, {**facts, "run": run, "variant": chosen, "embed": embed})
         _write_json(hashes(new), new / RECORD)
     return chosen
@@ -68,42 +70,47 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
 
 def choose(run: Run, name: str, where: Path) -> Variant:
     """The variant of this name or precision. Raises RecipeError and ModelError."""
-    by_name = {variant["name"]: variant for variant in run["variants"]}
+    by_name = {variant.name: variant for variant in run.variants}
     # Of several devices, a precision means the first's.
-    of_precision = (v for v in run["variants"] if (v["precision"], v["backend"]) == (name, "cpu"))
+    of_precision = (v for v in run.variants if (v.precision, v.backend) == (name, "cpu"))
     variant = by_name.get(name) or next(of_precision, None)
     if variant is None:
         raise RecipeError(f"the run has no variant {name!r}", where=str(where), hint=f"one of {', '.join(by_name)}")
-    if variant["files"] is None:
-        raise ModelError(f"the variant {variant['name']} has no model: {variant['reason']}", where=str(where))
-    if len(run["model"]["inputs"]) != 1:
-        names = ", ".join(tensor["name"] for tensor in run["model"]["inputs"])
+    if variant.files is None:
+        raise ModelError(f"the variant {variant.name} has no model: {variant.reason}", where=str(where))
+    if len(run.model.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in run.model.inputs)
         raise ModelError(f"an app feeds one input, this network has several ({names})", where=str(where))
     return variant
 
 
 def describe(run: Run, variant: Variant, home: Path) -> dict[str, Any]:
     """What a program must know of its model, as plain JSON values. Raises FormatError."""
-    assert variant["files"] is not None
-    graph = load(home / variant["files"]["param"])
+    assert variant.files is not None
+    graph = load(home / variant.files.param)
     return {
-        "model": run["model"]["name"],
-        "variant": variant["name"],
-        "precision": variant["precision"],
-        "backend": variant["backend"],
-        "stem": Path(variant["files"]["param"]).stem,
-        "input": {"name": graph.inputs[0], "shape": run["model"]["inputs"][0]["shape"]},
+        "model": run.model.name,
+        "variant": variant.name,
+        "precision": variant.precision,
+        "backend": variant.backend,
+        "stem": Path(variant.files.param).stem,
+        "input": {"name": graph.inputs[0], "shape": run.model.inputs[0].shape},
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
-        "outputs": list(graph.outputs[: len(run["model"]["outputs"])]),
-        "preprocess": run["preprocess"] and {**run["preprocess"], "may_swap": may_swap_passes(run)},
+        "outputs": list(graph.outputs[: len(run.model.outputs)]),
+        "preprocess": run.preprocess
+        and {
+            **run.preprocess.to_dict(),
+            "origin": run.preprocess_origin,
+            "may_swap": may_swap_passes(run),
+        },
         "precisions": {name: {"fp16": row.fp16, "bf16": row.bf16} for name, row in PRECISIONS.items()},
     }
 
 
 def may_swap_passes(run: Run) -> bool:
     """Whether the Pillow of a run may resize by height first, which rounds otherwise: from version 13 on."""
-    pillow = run["environment"].get("pillow") or version("Pillow")
-    return int(pillow.partition(".")[0]) >= 13
+    major = run.environment.pillow.partition(".")[0]
+    return int(major if major.isdecimal() else version("Pillow").partition(".")[0]) >= 13
 
 
 def copy_models(run: Run, device: str, facts: Mapping[str, Any], home: Path, models: Path) -> None:
@@ -115,17 +122,17 @@ def copy_models(run: Run, device: str, facts: Mapping[str, Any], home: Path, mod
     """
     models.mkdir()
     rows = []
-    for variant in run["variants"]:
-        if variant["files"] is None or variant["device"] != device:
+    for variant in run.variants:
+        if variant.files is None or variant.device != device:
             continue
-        for name in variant["files"].values():
-            _copy(home / str(name), models / str(name))
-        stem = Path(variant["files"]["param"]).stem
-        precision, backend = variant["precision"], variant["backend"]
+        for name in (variant.files.param, variant.files.bin):
+            _copy(home / name, models / name)
+        stem = Path(variant.files.param).stem
+        precision, backend = variant.precision, variant.backend
         rows.append((f"{precision}-{backend}", precision, backend, stem))
     rows.sort(key=lambda row: row[0] != "fp32-cpu")  # what the others are compared with comes first
     (models / "variants.txt").write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")
-    if run["model"]["labels"]:
+    if run.model.labels:
         _copy(home / LABELS, models / LABELS)
     else:
         (models / LABELS).touch()
@@ -139,7 +146,10 @@ def write_project(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
     environment = Environment(
         loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["float32"] = float32_literal
+    # Nothing that a run.json says stands in a file of code but through one of these.
+    environment.filters |= {
+        "float32": float32_literal, "cpp": cpp_literal, "cmake": cmake_argument, "shell": shlex.quote,
+    }  # fmt: skip
     for path in _files(source):
         name = path.relative_to(source).as_posix()
         to = target / name.removesuffix(".jinja")
@@ -155,6 +165,28 @@ def write_project(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
 def float32_literal(value: float) -> str:
     """The shortest C++ literal of a number's nearest float32."""
     return f"{np.float32(value)!s}f"
+
+
+def cpp_literal(text: str) -> str:
+    """A C++ string literal with these characters in UTF-8, whatever they are.
+
+    Example:
+        >>> print(cpp_literal('a"b'))
+        "a\\042b"
+    """
+    plain = (chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in text.encode("utf-8", "replace"))
+    return f'"{"".join(plain)}"'
+
+
+_PLAIN = set(string.ascii_letters + string.digits + " .,:;_-+/()[]@=")
+"""Characters that mean themselves in a C++ string literal."""
+
+
+def cmake_argument(text: str) -> str:
+    """A quoted argument for CMake with these characters. Raises ValueError for what no list of CMake can hold."""
+    if not PLAIN_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} cannot be written into a CMakeLists.txt")
+    return f'"{text}"'
 
 
 def _files(source: Path) -> Iterator[Path]:

@@ -12,9 +12,9 @@ from ..errors import DeviceError, RecipeError
 from ..model.targets import has_gpu, machine_target
 from ..onboard.child import WorkerError
 from ..recipe import parse_cpus
-from . import LOCAL, Device, open_device, resolve
-
-EMULATED = "emulated: timings are not real"
+from ..record import run as run_json
+from ..record.environment import vulkan_devices
+from . import Device, Local, open_device, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,30 @@ class Site:
         """The name of a variant here."""
         return f"{precision}-{backend}{self.label}"
 
+    def record(self, recommended: str | None, why: str) -> run_json.Device:
+        """The device as run.json holds it.
+
+        Args:
+            recommended, why: which variant is recommended for it.
+        """
+        machine = self.machine
+        return run_json.Device(
+            name=self.device.name,
+            address=self.device.address,
+            target=self.target,
+            emulated=self.emulated,
+            ncnn=machine["ncnn"],
+            python=machine["python"],
+            platform=machine["platform"],
+            cpu=machine["cpu"],
+            cpu_features=list(machine["cpu_features"]),
+            cores=machine["cores"],
+            vulkan=vulkan_devices(machine),
+            board=machine.get("board"),
+            recommended=recommended,
+            why=why,
+        )
+
 
 @contextmanager
 def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
@@ -81,7 +105,7 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
             raise RecipeError(f"{name} is asked for twice", hint=f"its address is {address}")
     with ExitStack() as stack:
         devices = [stack.enter_context(open_device(name)) for name in names]
-        with ThreadPoolExecutor(len(devices)) as pool:
+        with ThreadPoolExecutor(len(devices)) as pool, _cancelling(devices):
             machines = list(pool.map(probe_device, devices))
         yield [
             Site(device, machine, target or machine_target(machine), f"@{device.name}" if len(devices) > 1 else "")
@@ -91,8 +115,9 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
 
 def this_machine() -> Site:
     """The site of a run on this machine alone. Raises DeviceError."""
-    machine = probe_device(LOCAL)
-    return Site(LOCAL, machine, machine_target(machine))
+    device = Local()
+    machine = probe_device(device)
+    return Site(device, machine, machine_target(machine))
 
 
 def probe_device(device: Device) -> dict[str, Any]:
@@ -119,8 +144,21 @@ def run_jobs(jobs: Mapping[Site, Any], tell: Any) -> dict[Site, Any]:
     def run(site: Site) -> Any:
         try:
             return site.device.run_job(jobs[site], tell)
+        except WorkerError as error:
+            return DeviceError(error.sentence, where=site.device.name)
         except DeviceError as error:
             return error
 
-    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool, _cancelling([site.device for site in jobs]):
         return dict(zip(jobs, pool.map(run, jobs)))
+
+
+@contextmanager
+def _cancelling(devices: Sequence[Device]) -> Iterator[None]:
+    """End what threads do with these devices when their caller is interrupted or fails: it would wait for them."""
+    try:
+        yield
+    except BaseException:
+        with ThreadPoolExecutor(len(devices)) as pool:
+            list(pool.map(lambda device: device.cancel(), devices))
+        raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..comparison import accuracy
 from ..device.session import noise, save_arrays
-from ..device.sites import EMULATED, Site, open_sites, run_jobs
+from ..device.sites import Site, open_sites, run_jobs
 from ..errors import DeviceError, VerificationError
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
 from ..passes import store_fp16
-from ..plan.search import MixedPlan
+from ..plan.mixed import MixedPlan
 from ..quantization import Quantized
 from ..recipe import Recipe
+from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
+from ..source.model import file_safe
 
 Array = NDArray[Any]
 
@@ -61,11 +63,20 @@ def write_models(
         wanted = [precision for precision in recipe.precisions if PRECISIONS[precision].file == file]
         if not wanted:
             continue
-        suffix = "" if not whom or (file, whom) in plain else f"-{re.sub('[^A-Za-z0-9._-]+', '-', whom).strip('-')}"
+        suffix = "" if not whom or (file, whom) in plain else f"-{file_safe(whom)}"
         target = whom if file == "int8" else next((s.target for s in mixed if (file, s.label) == ("mixed", whom)), "")
-        made = Artifact.made(make(), file, target=target, **facts).save(folder / f"{name}-{file}{suffix}.param")
+        param = free_path(folder, f"{name}-{file}{suffix}", ".param")
+        made = Artifact.made(make(), file, target=target, **facts).save(param)
         written |= {(precision, whom): made.at(precision) for precision in wanted}
     return written
+
+
+def free_path(folder: Path, name: str, suffix: str) -> Path:
+    """A path in a folder where no file is yet: the names of two devices can become the same file name."""
+    paths = (
+        folder / f"{name}{number}{suffix}" for number in itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    )
+    return next(path for path in paths if not path.exists())
 
 
 @dataclass(frozen=True)
@@ -171,8 +182,8 @@ def describe(
     result: Mapping[str, Any],
     reference: Mapping[str, Array] | None,
     labels: NDArray[np.int64] | None,
-    layers: list[dict[str, Any]],
-) -> dict[str, Any]:
+    layers: list[LayerError],
+) -> Variant:
     """A variant as run.json holds it."""
     status, reason = result["status"], result["reason"]
     param = plan.model.param if plan.model else None
@@ -187,40 +198,36 @@ def describe(
             status, reason = "crashed", f"output {bad!r} holds NaN or infinity"
     device = result.get("device")
     samples = result.get("samples") or []
-    return {
-        "name": plan.name,
-        "precision": plan.precision,
-        "backend": plan.backend,
-        "device": plan.site.device.name,
-        "device_name": device["name"] if device else plan.site.machine["cpu"],
-        "threads": plan.threads,
-        "status": status,
-        "reason": reason,
-        "files": {k: param.with_suffix(f".{k}").name for k in ("param", "bin")} if param else None,
-        "size_bytes": plan.model.size if plan.model else None,
-        "latency_ms": latency(samples) if samples else None,
-        "load_ms": result.get("load_ms"),
-        "first_ms": result.get("first_ms"),
-        "cpus": list(plan.cpus),
-        "conditions": result.get("conditions"),
-        "sustained": result.get("sustained"),
-        "peak_memory_mb": result.get("peak_memory_mb"),
-        "accuracy": figures,
-        "layers": layers if plan.precision == "int8" and plan.model and plan.backend == "cpu" else [],
-        "notes": notes(plan, result),
-    }
+    files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
+    load, sustained = result.get("load_ms"), result.get("sustained")
+    return Variant(
+        name=plan.name,
+        precision=cast(PrecisionName, plan.precision),
+        backend=cast(Backend, plan.backend),
+        device=plan.site.device.name,
+        device_name=device["name"] if device else plan.site.machine["cpu"],
+        threads=plan.threads,
+        status=status,
+        reason=reason,
+        files=Files(param=files[0], bin=files[1]) if files else None,
+        size_bytes=plan.model.size if plan.model else None,
+        latency_ms=latency(samples) if samples else None,
+        load_ms=Load(**load) if load else None,
+        first_ms=result.get("first_ms"),
+        cpus=list(plan.cpus),
+        conditions=result.get("conditions"),
+        sustained=Sustained(**sustained) if sustained else None,
+        peak_memory_mb=result.get("peak_memory_mb"),
+        accuracy=figures,
+        layers=layers if plan.precision == "int8" and plan.model and plan.backend == "cpu" else [],
+        notes=notes(plan, result),
+    )
 
 
-def latency(samples: Sequence[float]) -> dict[str, float]:
+def latency(samples: Sequence[float]) -> Latency:
     """Figures of the samples, ms; the spread is the interquartile range over the median."""
     low, middle, high, tail = (float(v) for v in np.percentile(samples, [25, 50, 75, 90]))
-    return {
-        "min": float(min(samples)),
-        "median": middle,
-        "p90": tail,
-        "spread": (high - low) / middle,
-        "samples": len(samples),
-    }
+    return Latency(min=float(min(samples)), median=middle, p90=tail, spread=(high - low) / middle, samples=len(samples))
 
 
 def notes(plan: Plan, result: Mapping[str, Any]) -> list[str]:
@@ -245,34 +252,38 @@ def _throttled(result: Mapping[str, Any]) -> bool:
     return bool((result.get("conditions") or {}).get("throttled"))
 
 
-def refuse_copies_of_the_cpu(variants: Sequence[dict[str, Any]], results: Sequence[Mapping[str, Any]]) -> None:
+def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapping[str, Any]]) -> list[Variant]:
     """A Vulkan variant whose outputs are the CPU's to the bit did not run on the GPU, whatever the driver says."""
-    on_cpu = {(v["device"], v["precision"]): r for v, r in zip(variants, results) if v["backend"] == "cpu"}
-    for variant, result in zip(variants, results):
-        twin = on_cpu.get((variant["device"], variant["precision"]))
-        if variant["backend"] != "vulkan" or variant["status"] != "ok" or twin is None or "outputs" not in twin:
-            continue
-        if all(
-            np.array_equal(np.load(a), np.load(b)) for a, b in zip(result["outputs"].values(), twin["outputs"].values())
-        ):
-            variant.update(status="fallback", reason="the outputs are the CPU's to the bit: this ran on the CPU")
+    on_cpu = {(v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
+
+    def is_copy(variant: Variant, result: Mapping[str, Any]) -> bool:
+        twin = on_cpu.get((variant.device, variant.precision))
+        if variant.backend != "vulkan" or variant.status != "ok" or twin is None or "outputs" not in twin:
+            return False
+        pairs = zip(result["outputs"].values(), twin["outputs"].values())
+        return all(np.array_equal(np.load(a), np.load(b)) for a, b in pairs)
+
+    reason = "the outputs are the CPU's to the bit: this ran on the CPU"
+    return [
+        replace(variant, status="fallback", reason=reason) if is_copy(variant, result) else variant
+        for variant, result in zip(variants, results)
+    ]
 
 
-def refuse_wrong_outputs(variants: Sequence[dict[str, Any]]) -> None:
+def refuse_wrong_outputs(variants: Sequence[Variant]) -> list[Variant]:
     """A Vulkan variant whose outputs are wrong where the CPU's are right: its driver or a kernel of it is broken."""
-    cosines = {(v["device"], v["precision"], v["backend"]): worst_cosine(v) for v in variants if v["accuracy"]}
-    for variant in variants:
-        found, cpu = (cosines.get((variant["device"], variant["precision"], b)) for b in ("vulkan", "cpu"))
-        if variant["backend"] != "vulkan" or variant["status"] != "ok" or found is None or cpu is None:
-            continue
-        if found < PRECISIONS[variant["precision"]].right <= cpu:
+    cosines = {(v.device, v.precision, v.backend): v.accuracy.worst_cosine for v in variants if v.accuracy}
+
+    def judged(variant: Variant) -> Variant:
+        found, cpu = (cosines.get((variant.device, variant.precision, b)) for b in ("vulkan", "cpu"))
+        if variant.backend != "vulkan" or variant.status != "ok" or found is None or cpu is None:
+            return variant
+        if found < PRECISIONS[variant.precision].right <= cpu:
             reason = f"wrong outputs: cosine {found:.4f} to the original, the CPU's {cpu:.4f}; the driver is broken"
-            variant.update(status="crashed", reason=reason)
+            return replace(variant, status="crashed", reason=reason)
+        return variant
 
-
-def worst_cosine(variant: Mapping[str, Any]) -> float:
-    """The cosine of the worst output: a small one that is ruined does not show in the cosine of all together."""
-    return min(float(output["cosine"]) for output in variant["accuracy"]["outputs"])
+    return [judged(variant) for variant in variants]
 
 
 def bench(
@@ -285,7 +296,7 @@ def bench(
     shapes: Sequence[tuple[int, ...]] = (),
     seconds: float = 3.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[dict[str, Any]]:
+) -> list[Variant]:
     """Time one ncnn model on noise, without looking at its outputs.
 
     Args:
@@ -296,7 +307,7 @@ def bench(
         shapes: of the inputs, where the file does not say.
 
     Returns:
-        Rows as ``variants`` in run.json, without accuracy.
+        Variants, without accuracy.
 
     Raises:
         ModelError: the shape of an input is not known, or the model cannot be run at a precision.
@@ -316,17 +327,16 @@ def bench(
         plans = plan_variants(recipe, models, sites)
         results = measure(plans, inputs, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
         rows = [describe(plan, result, None, None, []) for plan, result in zip(plans, results)]
-        refuse_copies_of_the_cpu(rows, results)
-        return rows
+        return refuse_copies_of_the_cpu(rows, results)
 
 
-def check_usable(variants: Sequence[Mapping[str, Any]], where: str) -> None:
+def check_usable(variants: Sequence[Variant], where: str) -> None:
     """Whether anything came out that can be used.
 
     Raises:
         VerificationError: no variant is ``ok``; names the reason of each.
     """
-    if any(variant["status"] == "ok" for variant in variants):
+    if any(variant.status == "ok" for variant in variants):
         return
-    reasons = "; ".join(f"{variant['name']} {variant['status']}: {variant['reason']}" for variant in variants)
+    reasons = "; ".join(f"{variant.name} {variant.status}: {variant.reason}" for variant in variants)
     raise VerificationError(f"nothing usable came out: {reasons}", where=where)

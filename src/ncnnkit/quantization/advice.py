@@ -6,37 +6,21 @@ Labels are never needed: everything is read off the activations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Graph
+from ..record.run import Count, Likeness
+from ..samples.stream import Samples
 from .calibration import ActivationStats, merge_all, over_samples, quantizable
-
-Array = NDArray[np.float32]
 
 BATCHES = 4
 ENOUGH = 1.05  # of the error with all images: what more of them could still bring
 STRETCH = 1.5  # times the second largest: one image alone makes the range
 LEAST_SPREAD = 0.05  # of a log range: of a few images some tensors hardly differ
 UNLIKE = 95.0  # percentile of the calibration images' own distances that the median evaluation image must stay under
-
-
-@dataclass(frozen=True)
-class Count:
-    """The error when calibrating with fewer images.
-
-    Attributes:
-        images: so many.
-        mse: of the outputs on held-back images, mean over several choices of so many.
-        low, high: the least and the largest of them.
-    """
-
-    images: int
-    mse: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -54,21 +38,19 @@ class Stretch:
     factor: float
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """How far images are from the calibration images: standard deviations of log ranges, root mean square over tensors.
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """What the calibration images were worth.
 
     Attributes:
-        calibration: the 95th percentile of the calibration images, each against all the others.
-        evaluation: the median of the evaluation images.
+        counts: the error against the number of images; empty where it was not looked at.
+        stretching: images that alone stretch ranges, by their index among the samples.
+        ranges: float64 (images, tensors), the largest absolute values.
     """
 
-    calibration: float
-    evaluation: float
-
-    @property
-    def alike(self) -> bool:
-        return self.evaluation <= self.calibration
+    counts: list[Count] = field(default_factory=list)
+    stretching: list[Stretch] = field(default_factory=list)
+    ranges: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
 
 def error_by_count(
@@ -93,14 +75,14 @@ def error_by_count(
 
 def enough(counts: Sequence[Count]) -> int | None:
     """The least number of images whose error, at its worst, is that of all but for a few per cent; None if none."""
-    return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].mse), None)
+    return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].relative_error), None)
 
 
-def image_ranges(graph: Graph, inputs: Sequence[Array], threads: int | None = None) -> NDArray[np.float64]:
+def image_ranges(graph: Graph, samples: Samples, threads: int | None = None) -> NDArray[np.float64]:
     """The largest absolute value of each tensor int8 layers read, of each image; (images, tensors)."""
     uses = graph.uses()
     blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
-    parts = [arrays[0] for _, arrays in over_samples(graph, inputs, "ranges", threads=threads, blobs=blobs)]
+    parts = [arrays[0] for _, arrays in over_samples(graph, samples, "ranges", threads=threads, blobs=blobs)]
     rows = np.concatenate(parts)
     return np.asarray(rows[np.argsort(rows[:, 0]), 1:])
 

@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..codec import readable
 from ..comparison.accuracy import stack_outputs
 from ..errors import ModelError, NcnnkitError
+from ..model.graph import Graph
+from ..record.environment import installed
+from ..record.run import Engine, Kind, Model, Reference, Tensor
 from ..samples.images import InputSpec
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Progress
@@ -43,15 +47,37 @@ class ModelSource:
 
     reference: str
     name: str
-    kind: str
+    kind: Kind
     path: Path
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
-    engine: str
+    engine: Engine
     preprocess: Preprocess | None = None
     preprocess_origin: str = ""
     labels: tuple[str, ...] | None = None
     run: Run | None = field(default=None, repr=False, compare=False)
+
+    def record(self, graph: Graph, outputs: Mapping[str, Array]) -> Model:
+        """The network as run.json holds it.
+
+        Args:
+            graph: the optimised network.
+            outputs: the original's, (N, …) each.
+        """
+        return Model(
+            reference=self.reference,
+            name=self.name,
+            kind=self.kind,
+            inputs=[Tensor(name=spec.name, shape=list(spec.shape)) for spec in self.inputs],
+            outputs=[Tensor(name=name, shape=list(array.shape[1:])) for name, array in outputs.items()],
+            layers=len(graph.layers),
+            parameters=graph.parameters,
+            labels=len(self.labels or ()),
+        )
+
+    def engine_record(self) -> Reference:
+        """What computes the reference outputs, as run.json holds it."""
+        return Reference(engine=self.engine, version=installed(self.engine), origin=_ORIGINS[self.engine])
 
     def reference_outputs(self, inputs: Sequence[Array], progress: Progress | None = None) -> dict[str, Array]:
         """What the original computes, one sample at a time.
@@ -88,6 +114,13 @@ class ModelSource:
             raise ModelError(f"the original fails on sample {index}: {say(error)}", where=self.reference) from None
 
 
+_ORIGINS: dict[Engine, str] = {
+    "torch": "the original network in PyTorch",
+    "onnxruntime": "the original ONNX file in ONNX Runtime",
+    "ncnn": "ncnn itself in fp32, before optimising: the original is not known",
+}
+
+
 def _fold_batch(value: Any, name: str) -> NDArray[np.float32]:
     try:
         array = np.asarray(value, np.float32)
@@ -108,8 +141,12 @@ def say(error: BaseException) -> str:
 
 
 def file_safe(name: str) -> str:
-    """A name that is safe in file names on every system."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
+    """A name that is safe in file names on every system, and that run.json may hold (``record.run.PLAIN_NAME``)."""
+    # A file name may have 255 bytes; precision, device and ending come behind.
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:_LONGEST_NAME].strip("-.") or "model"
+
+
+_LONGEST_NAME = 100
 
 
 Dims = tuple[Any, ...]
@@ -189,10 +226,10 @@ def read_metadata(
     ultralytics = {"names", "task"} <= metadata.keys()
     try:
         if _LABELS_KEY in metadata:
-            labels = tuple(str(name) for name in json.loads(metadata[_LABELS_KEY]))
+            labels = tuple(readable(str(name)) for name in json.loads(metadata[_LABELS_KEY]))
         elif ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
             names = ast.literal_eval(metadata["names"])
-            labels = tuple(str(names[index]) for index in sorted(names, key=int))
+            labels = tuple(readable(str(names[index])) for index in sorted(names, key=int))
         if _PREPROCESS_KEY in metadata:
             found = Preprocess.from_dict(json.loads(metadata[_PREPROCESS_KEY]))
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
