@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
-from ncnnkit.samples.stream import ArraySamples
+from ncnnkit.samples.stream import ArraySamples, Samples
+from ncnnkit.source import ModelSource
 
 
 def network(text: str, seed: int = 0, **values: float) -> Graph:
@@ -100,3 +103,14 @@ def mixed(storage: str = "bf16") -> tuple[Graph, Graph]:
     kinds |= {(layer, storage): storage for layer in "abc"}
     choices = {"a": storage, "b": "int8", "c": storage}
     return exact, mixed_graph(Forms(exact, quantised(exact, finish=False), {}), choices, Costs({}, {}, kinds, kinds))
+
+
+def stacked(samples: Samples) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
+    """All samples in memory: an array (N, …) for each input."""
+    return tuple(np.stack(column) for column in zip(*samples))
+
+
+def reference_of(source: ModelSource, arrays: Sequence[Any]) -> dict[str, np.ndarray[tuple[int, ...], Any]]:
+    """The original's outputs for samples in memory: name -> (N, …)."""
+    rows = list(source.reference_outputs(ArraySamples(tuple(arrays))))
+    return {name: np.stack(column) for name, column in zip(source.outputs, zip(*rows))}

@@ -395,13 +395,18 @@ def _check_folder(output: Path) -> None:
         raise StorageError("there is no such folder", where=str(output.parent), hint="make it first")
 
 
-def _open(param: Path, shape: list[str] | None, **options: Any) -> tuple[Any, Any]:
-    """(Artifact, ImageSet) for a command that takes an ncnn model and images; checks its other options with them."""
+def _open(param: Path, shape: list[str] | None, most: int | None = None, **options: Any) -> tuple[Any, Any]:
+    """(Artifact, ImageSet) for a command that takes an ncnn model and images; checks its other options with them.
+
+    ``most``: so many images are enough.
+    """
     from .pipeline import open_with_images
     from .recipe import make_recipe
 
-    model, samples, origin = open_with_images(make_recipe({"model": str(param), "shapes": _shapes(shape), **options}))
-    err.print(f"preprocessing: {origin}", markup=False)
+    recipe = make_recipe({"model": str(param), "shapes": _shapes(shape), **options})
+    model, samples, said = open_with_images(recipe, most)
+    for sentence in said:
+        err.print(sentence, markup=False)
     return _said(model), samples
 
 
@@ -471,7 +476,7 @@ def quantize(
     """An fp32 model to int8, from a table or from images."""
     from .artifact import Artifact, floating
     from .model.precision import is_int8
-    from .quantization import check_request, load_table, quantize_images
+    from .quantization import EFFORTS, check_request, load_table, quantize_images
     from .quantization import quantize as to_int8
     from .report import trials_table
 
@@ -483,8 +488,10 @@ def quantize(
             "--method, --effort, --shape and the preprocessing are for --images", hint="a table has its scales already"
         )
     if images is not None:
+        chosen = EFFORTS.get(effort or "default")
+        limit = chosen.images if chosen else None
         model, samples = _open(
-            param, shape, images=images, preset=preset, preprocess=preprocess, method=method, target=target,
+            param, shape, limit, images=images, preset=preset, preprocess=preprocess, method=method, target=target,
             effort=effort,
         )  # fmt: skip
         graph = floating(model, "quantising")
@@ -525,9 +532,7 @@ def compare(
     reference, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
     other = _model(second)
     with _progress() as tell:
-        figures = compare_models(
-            reference, other, samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n)
-        )
+        figures = compare_models(reference, other, samples, layers=layers, progress=lambda d, n: tell("compare", d, n))
     _print_json(figures) if as_json else out.print(comparison_table(figures))
 
 

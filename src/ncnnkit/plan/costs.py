@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..model.graph import Graph, Layer
-from ..model.precision import FLOATS, INT8, MASKS
+from ..model.precision import FLOATS, INT8, MASKS, WINOGRAD
 
 CAST_TYPES = {"float": 1, "fp16": 2, "bf16": 4}  # of ncnn's Cast layer
 _CREDIBLE = (0.5, 2.0)  # factors of a calibration; beyond, a choice has too small a part in its network to tell
@@ -135,7 +135,7 @@ def calibrated(costs: Costs, graph: Graph, latencies: Mapping[str, float]) -> Co
             low, high = _CREDIBLE
             fitted[choice] = min(max((latencies[choice] - others) / own, low), high)
     if "int8" in fitted:  # few layers have Winograd; their share of a network would not show
-        fitted["int8-winograd"] = fitted["int8"]
+        fitted[WINOGRAD] = fitted["int8"]
     return costs.scaled(fitted)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..comparison.errors import Errors
+from ..comparison.accuracy import Errors
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
-from ..model.precision import FLOATS, INT8, PRECISIONS
+from ..model.precision import FLOATS, INT8, PRECISIONS, WINOGRAD
 from ..progress import StepProgress, of_step, silent_steps
 from ..quantization import Quantized
 from .build import Forms, make_forms, mixed_graph
@@ -75,7 +75,7 @@ def find_plan(
         int8 = int8_errors(forms, verifier, of_step(progress, "sensitivity"))
         progress("layer costs", 0, 0)
         costs = timing.layers(exact, fitted, blob_shapes(exact, verifier.samples[0]), choices)
-        uniforms = [choice for choice in choices if choice != "int8-winograd"]
+        uniforms = [choice for choice in choices if choice != WINOGRAD]
         models = {choice: mixed_graph(forms, uniform(exact, costs, choice), costs) for choice in uniforms}
         progress("uniform models", 0, 0)
         latencies = timing.networks(models, verifier.samples[0])

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comparison.errors import Errors
+from ..comparison.accuracy import Errors
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
@@ -114,7 +114,7 @@ class Verifier:
 
             def judge(graph: Graph) -> Errors:
                 nonlocal done
-                network, errors = idle.pop(), Errors()
+                network, errors = idle.pop(), Errors(classifies=True)
                 network.load(graph, precision)
                 for index, sample in enumerate(samples):
                     errors.add(network.run(sample), [rows[index] for rows in self._reference])

@@ -22,7 +22,7 @@ from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask, Value
-from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS, STORAGES
+from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS, STORAGES, WINOGRAD
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 from .costs import CAST_TYPES, Costs, Kind, to_float
@@ -155,7 +155,7 @@ def _forms(layer: Layer, int8: Layer | None, choices: Collection[str]) -> Iterat
     for choice in INT8:
         if int8 is None:
             return
-        if choice not in choices or (choice == "int8-winograd" and not runs_winograd(layer)):
+        if choice not in choices or (choice == WINOGRAD and not runs_winograd(layer)):
             continue
         # ncnn computes a grouped int8 convolution rightly only where it hands on int8 (see quantize).
         chained = layer.op.chains_int8
@@ -180,7 +180,7 @@ def _int8_form(layer: Layer, choice: str, output_scale: float | None) -> Layer:
     if output_scale:
         made.weights["output_scale"] = np.array([output_scale], np.float32)
     weight = np.asarray(made.weights["weight"])
-    if choice == "int8-winograd" and int(np.abs(weight).max(initial=0)) > WINOGRAD_STEPS:
+    if choice == WINOGRAD and int(np.abs(weight).max(initial=0)) > WINOGRAD_STEPS:
         ratio = WINOGRAD_STEPS / STEPS
         made.weights["weight"] = np.rint(weight * ratio).astype(np.int8)
         made.weights["weight_scales"] = made.array("weight_scales") * np.float32(ratio)
