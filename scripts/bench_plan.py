@@ -17,13 +17,13 @@ from pathlib import Path
 
 from bench_quantize import outputs_of, prepare
 
+from ncnnkit.artifact import Artifact
 from ncnnkit.comparison import accuracy
 from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import this_machine
-from ncnnkit.measure.variants import Plan, Precision, describe, measure
-from ncnnkit.model.ncnnfile import save
+from ncnnkit.measure.variants import Plan, describe, measure
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
 from ncnnkit.quantization import quantize_images
@@ -62,8 +62,8 @@ def main() -> None:
         plans = []
         for precision, graph in graphs.items():
             param = folder / f"model-{precision}.param"
-            save(graph, param)
-            plans.append(Plan(precision, precision, "cpu", args.threads, site, Precision(precision, graph, param, 0)))
+            model = Artifact.made(graph, precision).save(param)
+            plans.append(Plan(precision, precision, "cpu", args.threads, site, model))
         seconds = 0.5 * args.rounds
         files = save_arrays([found.evaluation], folder)
         results = measure(plans, files, folder, seconds=seconds, rounds=args.rounds)

@@ -29,7 +29,7 @@ from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import this_machine
-from ncnnkit.measure.variants import Plan, Precision, describe, measure
+from ncnnkit.measure.variants import Plan, describe, measure
 from ncnnkit.model.graph import Graph
 from ncnnkit.pipeline import choose_preprocess, settle_random_weights
 from ncnnkit.quantization import quantize_images
@@ -156,10 +156,9 @@ def _report_models(
     plans = []
     for index, (name, made) in enumerate({"fp32": graph, **graphs}.items()):
         param = folder / f"model{index}.param"
-        nk.save(made, param)
         precision = "fp32" if name == "fp32" else "int8"
-        size = param.with_suffix(".bin").stat().st_size
-        plans.append(Plan(name, precision, "cpu", args.threads, site, Precision(precision, made, param, size)))
+        model = nk.Artifact.made(made, precision).save(param)
+        plans.append(Plan(name, precision, "cpu", args.threads, site, model))
     results = measure(
         plans, save_arrays([evaluation], folder), folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds
     )

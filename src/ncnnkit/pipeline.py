@@ -7,24 +7,24 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .artifact import Artifact
 from .codec import as_read
 from .comparison.accuracy import Errors
 from .comparison.classes import Classes, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.outputs import Outputs, keep_outputs
-from .device.session import Session, has_int8, probe
+from .device.session import Session, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
 from .measure.variants import (
-    FILES,
     Models,
+    check_usable,
     describe,
     measure,
     plan_variants,
@@ -33,7 +33,8 @@ from .measure.variants import (
     write_models,
 )
 from .model.graph import Graph
-from .model.ncnnfile import load
+from .model.precision import PRECISIONS, has_int8
+from .model.targets import TARGETS
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
@@ -50,7 +51,6 @@ from .record.folder import (
     RECIPE,
     REPORT,
     RUN,
-    load_run,
     refuse_to_replace,
     save_labels,
     save_run,
@@ -100,7 +100,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         What run.json holds.
 
     Raises:
-        NcnnkitError: anything a user can mend; ``out`` is then as it was before.
+        VerificationError: nothing usable came out; ``out`` holds the report that says why.
+        NcnnkitError: anything else that a user can mend; ``out`` is then as it was before.
     """
     stages = Stages(progress)
     requirements = Requirements.parse(recipe.require, recipe.max_latency)
@@ -160,7 +161,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                         threads=recipe.threads or site.machine["cores"], progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
-            models = write_models(recipe, graph, quantized, mixed, source.name, folder)
+            models = write_models(
+                recipe, graph, quantized, mixed, source.name, folder,
+                preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine["ncnn"],
+            )  # fmt: skip
         with stages("measure"):
             plans = plan_variants(recipe, models, sites)
             shown = stages.progress("measure")
@@ -215,6 +219,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             )  # fmt: skip
             save_run(document, folder / RUN)
             write_report(document, folder / REPORT)
+    check_usable(document.variants, str(out))
     return document
 
 
@@ -297,8 +302,8 @@ def open_image_sets(
     return images.checked(most, progress), evaluation.checked(progress=progress)
 
 
-def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Graph, ImageSet, list[str]]:
-    """(graph, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
+def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:
+    """(model, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
 
     Args:
         most: so many images are enough; all by default.
@@ -307,37 +312,26 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Graph, Im
     if param.suffix != ".param":
         raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
     source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
-    graph = load(param)
-    graph.set_input_shapes([spec.shape for spec in source.inputs])
-    preprocess, origin = choose_preprocess(recipe, with_the_runs_preprocess(source, param))
+    model = Artifact.load(param)
+    model.graph.set_input_shapes([spec.shape for spec in source.inputs])
+    preprocess, origin = choose_preprocess(recipe, source)
     images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
     preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
     doubts = preprocessing_doubts(images, source.inputs, preprocess)
-    return graph, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
-
-
-def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
-    """An ncnn file does not say how images become its input; the run.json of the run that made it does."""
-    record = param.parent / RUN
-    if not record.is_file():
-        return source
-    run = load_run(param.parent)
-    made = any(variant.files and variant.files.param == param.name for variant in run.variants)
-    if not made or run.preprocess is None:
-        return source
-    return replace(source, preprocess=run.preprocess, preprocess_origin=f"the run that made it ({record})")
+    return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 
 
 def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
     """The targets to quantise for -> with which effort. Empty where neither int8 nor mixed models are asked for.
 
-    Vulkan is a target of its own where no other was asked for: ncnn's Vulkan cannot run what is made for a CPU. On a
-    software device, no figure of which is one of a GPU, it is not worth much time.
+    Vulkan is a target of its own: ncnn's Vulkan cannot run what is made for a CPU. On a software device, no figure of
+    which is one of a GPU, it is not worth much time.
     """
     if not {"int8", "mixed"} & set(recipe.precisions):
         return {}
     efforts = {site.target: recipe.effort for site in sites}
-    asked = "int8" in recipe.precisions and "vulkan" in recipe.backends and recipe.target in ("", AUTO)
+    pads = any(TARGETS[target].int8_pads for target in efforts)
+    asked = pads and "int8" in recipe.precisions and "vulkan" in recipe.backends
     if asked and any(site.machine["vulkan"] for site in sites):
         efforts["vulkan"] = recipe.effort if any(site.has_gpu for site in sites) else "fast"
     return efforts
@@ -494,13 +488,15 @@ def device_record(site: Site, variants: Sequence[Variant]) -> Device:
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
-    made = [f"{source.name}-{FILES.get(p, p)}.{end}" for p in recipe.precisions for end in ("param", "bin")]
+    stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
+    made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
     return [RUN, REPORT, RECIPE, LOG, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models) -> None:
     """Leave only the models in the staging folder."""
-    keep = {file for p in models.values() for file in (p.param, p.param.with_suffix(".bin"))}
+    params = {model.param for model in models.values() if model.param}
+    keep = {param.with_suffix(end) for param in params for end in (".param", ".bin", ".json")}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

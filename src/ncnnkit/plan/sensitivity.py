@@ -19,12 +19,13 @@ from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph
+from ..model.precision import FLOATS, INT8, PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..progress import Progress, silent
 from ..quantization.scales import is_grouped
 from ..samples.stream import ArraySamples, Samples, keep
 from .build import Forms, mixed_graph
-from .costs import FLOATS, INT8, Costs, uniform
+from .costs import Costs, uniform
 
 SENSITIVITY_SAMPLES = 6
 ROUNDING = 0.1
@@ -150,8 +151,8 @@ class _Network:
         self._outputs = graph.outputs
         ncnnfile.save(graph, self._param)
         param, weights = self._device.put([self._param, self._param.with_suffix(".bin")])
-        self._ask("load", timeout=LOAD_TIMEOUT, param=param, bin=weights, backend="cpu", precision=precision,
-                  threads=self._threads)  # fmt: skip
+        self._ask("load", timeout=LOAD_TIMEOUT, param=param, bin=weights, backend="cpu", threads=self._threads,
+                  options=PRECISIONS[precision].options)  # fmt: skip
 
     def run(self, sample: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
         return self._ask("run", list(sample), blobs=self._outputs)
