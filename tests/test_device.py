@@ -34,6 +34,7 @@ from ncnnkit.device.names import add_name, load_names, names_file, remove_name, 
 from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
 from ncnnkit.errors import DeviceError, RecipeError
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.child import WorkerError
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-rf", "*", "~", "ü; exit 1", "a\\b", ""]
@@ -91,7 +92,8 @@ def model(tmp_path: Path) -> Path:
 def job(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
     np.save(folder / "in put.npy", samples(3))
     variant = {
-        "name": "fp32-cpu", "param": str(model), "bin": str(model.with_suffix(".bin")), "precision": "fp32",
+        "name": "fp32-cpu", "param": str(model), "bin": str(model.with_suffix(".bin")),
+        "options": PRECISIONS["fp32"].options,
         "backend": "cpu", "threads": 1,
     }  # fmt: skip
     common = {"folder": str(folder), "rounds": 2, "seconds": 0.1, "slow_seconds": 1.0}
@@ -264,7 +266,7 @@ def processes(device: Board, pattern: str) -> str:
 def test_a_serving_process_there_tells_of_its_death(here: Board, model: Path) -> None:
     with here.child() as child:
         param, weights = here.put([model, model.with_suffix(".bin")])
-        child.ask("load", param=param, bin=weights, backend="cpu", precision="fp32", threads=1)
+        child.ask("load", param=param, bin=weights, backend="cpu", options=PRECISIONS["fp32"].options, threads=1)
         subprocess.run(["pkill", "-SEGV", "-f", processes(here, "program-.* serve")], check=True)
         with pytest.raises(WorkerError, match=r"signal 11 \(SIGSEGV\)"):
             child.ask("memory")
@@ -321,7 +323,7 @@ def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path
 
 def test_a_measuring_process_that_is_killed_keeps_what_it_had(here: Board, tmp_path: Path, model: Path) -> None:
     asked = job(tmp_path, model, rounds=50, seconds=20.0)
-    second = {**asked["variants"][0], "name": "bf16-cpu", "precision": "bf16"}
+    second = {**asked["variants"][0], "name": "bf16-cpu", "options": PRECISIONS["bf16"].options}
 
     def kill(message: Any) -> None:
         if message["stage"] == "time" and message["round"] == 2:

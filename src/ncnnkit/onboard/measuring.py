@@ -29,8 +29,9 @@ def measure(job: Message, tell: Tell) -> Message:
     """Measure the variants of a job.
 
     Args:
-        job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads`` (0: as many as
-            ncnn takes by itself) and, if wanted, ``cpus`` (a list to pin it to) and ``options`` (of :data:`SWITCHES`)),
+        job: ``variants`` (each ``name``, ``param``, ``bin``, ``options`` (fields of ``ncnn::Option``), ``backend``,
+            ``threads`` (0: as many as ncnn takes by itself) and, if wanted, ``cpus`` (a list to pin it to) and
+            ``switches`` (of :data:`SWITCHES`)),
             ``inputs`` (one .npy of N samples for each network input), ``folder`` (where outputs go), ``rounds``,
             ``seconds`` (of timing, a variant), ``slow_seconds`` (of evaluating, and of timing, on a software device).
             If wanted ``record`` (a file that always holds the results so far), ``fix_clocks`` (hold the clocks at
@@ -148,7 +149,7 @@ def _load_and_evaluate(child: Child, result: Message, variant: Message, inputs: 
     result["without_vulkan"] = cold["without_vulkan"]
     software = on_the_cpu(variant, device)
     seconds = job["slow_seconds"] if software else float("inf")
-    result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), variant["name"], seconds)
+    result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), job["variants"].index(variant), seconds)
     if software:
         found = (
             "runs in software on the CPU: " + device["name"] if device else "no Vulkan device: ncnn ran it on the CPU"
@@ -156,18 +157,21 @@ def _load_and_evaluate(child: Child, result: Message, variant: Message, inputs: 
         result.update(status="fallback", reason=found)
 
 
-def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, name: str, seconds: float) -> Message:
-    """Run the samples, as many as ``seconds`` allow; returns output name -> .npy file of (N, …) float32."""
+def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, number: int, seconds: float) -> Message:
+    """Run the samples, as many as ``seconds`` allow; returns output name -> .npy file of (N, …) float32.
+
+    The files have the variant's number in the job: names of variants and blobs may hold anything, slashes too.
+    """
     end = time.monotonic() + seconds
     writers: Dict[str, RowWriter] = {}
     with contextlib.ExitStack() as stack:
-        for number, sample in enumerate(zip(*inputs)):
-            if number >= 2 and time.monotonic() > end:
+        for done, sample in enumerate(zip(*inputs)):
+            if done >= 2 and time.monotonic() > end:
                 break
             message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
             for blob, output in zip(message["names"], outputs):
                 if blob not in writers:
-                    file = folder / ("%s-%d.npy" % (name, len(writers)))
+                    file = folder / ("%d-%d.npy" % (number, len(writers)))
                     writers[blob] = stack.enter_context(RowWriter(file))
                 try:
                     writers[blob].append(output)

@@ -50,23 +50,23 @@ def halve(
 PARTS: Dict[str, Tuple[str, ...]] = {
     "cpus": ("cpus",),
     "threads": ("threads",),
-    "precision": ("precision", "param", "bin", "min_cosine"),
+    "precision": ("precision", "options", "param", "bin", "min_cosine"),
     "backend": ("backend",),
 }
-"""What of a candidate can be put back to the defaults by itself -> its fields; each of its options is one, too."""
+"""What of a candidate can be put back to the defaults by itself -> its fields; each of its switches is one, too."""
 
 
 def differences(variant: Message, base: Message) -> List[str]:
-    """The parts in which a variant is not as the defaults: of :data:`PARTS`, and its options."""
+    """The parts in which a variant is not as the defaults: of :data:`PARTS`, and its switches."""
     parts = [part for part, fields in PARTS.items() if variant.get(fields[0]) != base.get(fields[0])]
-    return parts + list(variant.get("options") or {})
+    return parts + list(variant.get("switches") or {})
 
 
 def put_back(variant: Message, base: Message, part: str) -> Message:
     """The variant with one part as the defaults have it."""
     if part in PARTS:
         return dict(variant, **{field: base.get(field) for field in PARTS[part]})
-    return dict(variant, options={name: on for name, on in variant["options"].items() if name != part})
+    return dict(variant, switches={name: on for name, on in variant["switches"].items() if name != part})
 
 
 def clearly_above_one(ratios: Sequence[float]) -> bool:
