@@ -25,11 +25,11 @@ from .errors import ImageError, ModelError, VerificationError
 from .measure.variants import (
     Models,
     check_usable,
-    describe,
+    list_variants,
     measure,
-    plan_variants,
     refuse_copies_of_the_cpu,
     refuse_wrong_outputs,
+    variant_record,
     write_models,
 )
 from .model.graph import Graph
@@ -166,10 +166,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine["ncnn"],
             )  # fmt: skip
         with stages("measure"):
-            plans = plan_variants(recipe, models, sites)
+            specs = list_variants(recipe, models, sites)
             shown = stages.progress("measure")
             results = measure(
-                plans, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
+                specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
                 fix_clocks=recipe.fix_clocks, progress=shown,
             )  # fmt: skip
         first = quantized.get(sites[0].target)
@@ -178,7 +178,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
-        variants = [describe(p, r, reference, classes, labels, layers) for p, r in zip(plans, results)]
+        variants = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
         variants = refuse_wrong_outputs(refuse_copies_of_the_cpu(variants, results))
         recommended, why = recommend(variants)
         with stages("write the report"):
