@@ -197,9 +197,12 @@ class Graph:
         raise KeyError(name)
 
     def input_shapes(self) -> list[tuple[int, ...]]:
-        """Shape of each network input without the batch axis, () where the file does not say."""
+        """Shape of each network input without the batch axis, () where the file does not say.
+
+        Old files write -233 for a side that is not there.
+        """
         return [
-            tuple(int(s) for s in (layer.p.c, layer.p.d, layer.p.h, layer.p.w) if s)
+            tuple(int(s) for s in (layer.p.c, layer.p.d, layer.p.h, layer.p.w) if s > 0)
             for layer in self.layers
             if layer.type == "Input"
         ]

@@ -20,6 +20,9 @@ from typing import Any, Union
 Value = Union[int, float, str, tuple[int, ...], tuple[float, ...]]
 """A param's value. int and float stay apart, as in the file: ncnn reads ``1`` and ``1.0`` into different bits."""
 
+MAX_PARAMS = 32
+"""ncnn refuses a file with a param of this id or above; ids below that a type does not have are ignored."""
+
 FLOAT_MAX = 3.402823466e38
 
 
@@ -93,17 +96,28 @@ class Op:
         return MappingProxyType({p.name: p for p in self.params})
 
     def param(self, name: str) -> Param:
-        """The param called ``name``. Raises AttributeError where the type has none."""
+        """The param called ``name``. Raises AttributeError where the type has none.
+
+        A name of digits is an id the type does not have: ncnn ignores such a param, and a file keeps it.
+        """
+        if self.ignores(name):
+            return Param(int(name), name, 0)
         try:
             return self.by_name[name]
         except KeyError:
             raise AttributeError(f"{self.name} has no param {name!r}") from None
+
+    def ignores(self, name: str) -> bool:
+        """Whether ``name`` is an id, in digits, that ncnn reads for every type and this type does not use."""
+        return name.isdecimal() and int(name) < MAX_PARAMS and int(name) not in self.by_id
 
     def fault(self, name: str, value: Value) -> str:
         """What is wrong with a param, as a clause that follows the layer's name; "" where nothing is.
 
         A param that is read as a whole number, an array or a text must be one: sizes and loops depend on it.
         """
+        if self.ignores(name):
+            return ""
         if name not in self.by_name:
             return f"has no param {name!r}"
         param = self.by_name[name]

@@ -2,7 +2,7 @@
 
 ================================  ========================================================
 ``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
-``model.pt`` .pth .torchscript    TorchScript; from torch where it is installed
+``model.pt`` .pth .jit …          TorchScript; from torch where it is installed
 ``model.param``                   ncnn; there is no other original
 ``torchvision:resnet50``          torchvision's model; from torch, as for the next two
 ``timm:NAME``                     timm's model

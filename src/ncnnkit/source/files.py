@@ -193,5 +193,6 @@ READERS: dict[str, Callable[[str, Path, Sequence[tuple[int, ...]]], ModelSource]
     ".pt": _open_torchscript,
     ".pth": _open_torchscript,
     ".torchscript": _open_torchscript,
+    ".jit": _open_torchscript,
     ".param": _open_ncnn,
 }
