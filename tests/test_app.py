@@ -311,15 +311,19 @@ SIZES = [(1, 1), (7, 5), (16, 16), (64, 48), (47, 103), (300, 20), (224, 224)]
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "I;16", "I", "F"])
 def test_python_prepares_images_to_the_bit(mode: str, interpolation: str, script: ModuleType, tmp_path: Path) -> None:
     for number, size in enumerate(SIZES):
         how = Preprocess(
             resize=(None, 24, (31, 17))[number % 3], crop=((20, 22), None)[number % 2], interpolation=interpolation,
             color=("rgb", "bgr", "gray")[number % 3], mean=(0.4,), std=(0.3,),
         )  # fmt: skip
-        path = tmp_path / "a.png"
-        if mode == "I;16":
+        path = tmp_path / ("a.tif" if mode in ("I", "F") else "a.png")
+        if mode in ("I", "F"):
+            white = (255, 65535, 1 if mode == "F" else 0x7FFFFFFF)[number % 3]
+            deep = np.random.default_rng(number).random(size[::-1]) * white
+            Image.fromarray(deep.astype(np.int32 if mode == "I" else np.float32)).save(path)
+        elif mode == "I;16":
             noise = np.random.default_rng(number).integers(0, 65536, size[::-1], np.uint16)
             Image.fromarray(noise).save(path)
         else:

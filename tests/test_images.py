@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ncnnkit.errors import ImageError
-from ncnnkit.samples.images import ImageSet, InputSpec, open_images
+from ncnnkit.samples.images import ImageSet, InputSpec, apart, find_images, open_images, spread
 from ncnnkit.samples.preprocess import Preprocess
 
 X = InputSpec("x", (3, 8, 6))
@@ -142,6 +142,9 @@ def test_progress_counts_what_is_checked_and_what_is_stacked(folder: Path) -> No
     (folder / "x.txt").touch()
     calls: list[tuple[int, int]] = []
     images = open_images(folder, RESIZE, [X], lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    calls.clear()
+    find_images(folder, RESIZE, [X], lambda done, total: calls.append((done, total)))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     calls.clear()
     images.stack(lambda done, total: calls.append((done, total)))
@@ -312,11 +315,30 @@ def test_arrays_that_cannot_be_used(
         open_images(save(tmp_path), None, inputs)
 
 
-def test_a_folders_array_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
-    np.save(tmp_path / "0.npy", random(*X.shape))
+def test_a_stray_array_in_a_folder_is_skipped_as_a_stray_text_is(folder: Path) -> None:
+    np.save(folder / "features.npy", random(2, *X.shape))
+    (folder / "broken.npz").write_bytes(b"PK nothing")
+    (folder / "notes.txt").touch()
+    images = open_images(folder, RESIZE, [X])
+    assert len(images) == 3
+    assert dict(images.skipped)["features.npy"] == "has shape 2x3x8x6, input 'x' takes 3x8x6"
+    assert {name for name, _ in images.skipped} == {"features.npy", "broken.npz", "notes.txt"}
+
+
+def test_a_folder_of_arrays_of_another_shape_only_is_refused_with_both_shapes(tmp_path: Path) -> None:
     np.save(tmp_path / "1.npy", random(2, *X.shape))
-    with pytest.raises(ImageError, match=r"1\.npy: has shape 2x3x8x6, input 'x' takes 3x8x6"):
+    with pytest.raises(ImageError, match=r"none of 1 files .*1\.npy has shape 2x3x8x6, input 'x' takes 3x8x6"):
         open_images(tmp_path, None, [X])
+
+
+def test_a_stray_text_among_the_samples_of_a_network_that_takes_no_image_is_skipped(tmp_path: Path) -> None:
+    np.savez(tmp_path / "0.npz", x=random(*X.shape), y=random(*Y.shape))
+    (tmp_path / "notes.txt").touch()
+    images = open_images(tmp_path, None, [X, Y])
+    assert (images.names, images.skipped) == (("0.npz",), (("notes.txt", "is not an image"),))
+    photo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="images cannot feed a network with 2 inputs"):
+        open_images(tmp_path, None, [X, Y])
 
 
 # -------------------------------------------------------------------------------------- sources that do not fit
@@ -389,3 +411,105 @@ def test_split_and_subset_keep_what_was_skipped(folder: Path) -> None:
     images = open_images(folder, RESIZE, [X])
     assert images.subset([2, 0]).names == (images.names[2], images.names[0])
     assert images.subset([0]).skipped == images.split(every=2)[1].skipped == images.skipped != ()
+
+
+# ----------------------------------------------------------------------------------- chosen first, decoded then
+
+
+def test_only_what_is_chosen_is_decoded_and_the_damaged_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "many"
+    for seed in range(40):
+        photo(folder / f"{seed:02}.png", seed)
+    for name in ("00.png", "39.png"):  # the first and the last are always chosen
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    decoded: list[str] = []
+    load = ImageFile.ImageFile.load
+
+    def noted(image: ImageFile.ImageFile) -> Any:
+        decoded.append(str(image.filename))
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", noted)
+    found = find_images(folder, RESIZE, [X])
+    assert (len(found), decoded) == (40, [])
+    chosen = found.checked(at_most=8)
+    assert len(chosen) == 8
+    assert len(set(decoded)) == len(decoded) == 10
+    assert [name for name, _ in chosen.skipped] == ["00.png", "39.png"]
+    assert chosen.names == tuple(sorted(chosen.names))
+
+
+def test_chosen_positions_are_spread_evenly() -> None:
+    assert spread(9, 3) == [0, 4, 8]
+    assert spread(3, 3) == [0, 1, 2]
+    assert spread(5, 1) == [0]
+    assert spread(4, 0) == []
+
+
+def test_nothing_can_be_decoded(folder: Path) -> None:
+    for path in folder.rglob("*.*"):
+        path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImageError, match=r"none of 3 files is a usable image; a/deep/c\.jpg .*truncated"):
+        open_images(folder, RESIZE, [X])
+
+
+# ------------------------------------------------------------------------------------------------------- copies
+
+
+def test_copies_of_a_file_are_dropped_whatever_they_are_called(folder: Path) -> None:
+    shutil.copy(folder / "b.png", folder / "z.png")
+    listed = folder.parent / "list.txt"
+    listed.write_text("images/b.png\n" * 3 + "images/c/a.PNG\nimages/z.png\n")
+    images = open_images(listed, RESIZE, [X])
+    assert len(images) == 5
+    only = images.distinct()
+    assert only.names == ("images/b.png", "images/c/a.PNG")
+    assert only.copies == (
+        ("images/b.png", "images/b.png"), ("images/b.png", "images/b.png"), ("images/z.png", "images/b.png")
+    )  # fmt: skip
+    assert only.distinct() == only
+
+
+def test_files_that_begin_alike_are_no_copies(tmp_path: Path) -> None:
+    values = np.zeros((3, 100_000), np.float32)
+    values[1, -1] = 1
+    large = InputSpec("x", (100_000,))
+    for number, row in enumerate(values):
+        np.save(tmp_path / f"{number}.npy", row)
+    assert open_images(tmp_path, None, [large]).distinct().copies == (("2.npy", "0.npy"),)
+    np.save(tmp_path / "rows.npy", values)
+    rows = open_images(tmp_path / "rows.npy", None, [large]).distinct()
+    assert (rows.names, rows.copies) == (("rows.npy[0]", "rows.npy[1]"), (("rows.npy[2]", "rows.npy[0]"),))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "evaluation", "left"),
+    [
+        ("abc", "abcde", ("abc", "de")),  # --images d/calibration --eval-images d
+        ("abcde", "de", ("abc", "de")),  # --images d --eval-images d/evaluation
+        ("abc", "cde", ("abc", "de")),
+        ("abc", "xyz", ("abc", "xyz")),
+    ],
+)
+def test_what_is_in_both_sets_leaves_the_larger(
+    tmp_path: Path, calibration: str, evaluation: str, left: tuple[str, str]
+) -> None:
+    def opened(letters: str, folder: str) -> ImageSet:
+        for letter in letters:
+            photo(tmp_path / folder / f"{letter}.png", ord(letter))
+        return open_images(tmp_path / folder, RESIZE, [X])
+
+    ours, theirs = apart(opened(calibration, "one"), opened(evaluation, "two"))
+    assert tuple("".join(name[0] for name in each.names) for each in (ours, theirs)) == left
+    gone = (set(calibration) - set(left[0])) | (set(evaluation) - set(left[1]))
+    assert {name[0] for name, _ in ours.copies + theirs.copies} == gone
+
+
+def test_two_sets_of_the_same_images_are_refused(folder: Path) -> None:
+    shutil.copytree(folder, folder.parent / "same")
+    one, two = (open_images(path, RESIZE, [X]) for path in (folder, folder.parent / "same"))
+    with pytest.raises(ImageError, match=r"all 3 images to evaluate on are images to calibrate with.*--eval-images"):
+        apart(one, two)

@@ -84,3 +84,25 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"\xff\xfe1\x00")
     with pytest.raises(ImageError, match="is not a text file"):
         read_labels(tmp_path / "x.txt", NAMES)
+
+
+DIGITS = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "0"]
+
+
+@pytest.mark.parametrize("text", ["1\n2\n3\n4\n", "cats/a.jpg 1\nmy cat, asleep.jpg 2\ndogs/a.jpg 3\nb.png 4\n"])
+def test_a_number_that_is_one_class_as_an_index_and_another_as_a_name_is_refused(tmp_path: Path, text: str) -> None:
+    message = r"labels\.txt:1: class 1 means two classes: class 0 by its name, and class 1 by its index, .*called '2'"
+    with pytest.raises(ImageError, match=message):
+        labels_of(tmp_path, text, DIGITS)
+
+
+def test_a_number_in_quotes_is_a_name(tmp_path: Path) -> None:
+    assert labels_of(tmp_path, '"1"\n"0"\n"9"\n"5"\n', DIGITS) == [0, 9, 8, 4]
+    text = 'cats/a.jpg "1"\nmy cat, asleep.jpg "0"\ndogs/a.jpg "9"\nb.png,"5"\n'
+    assert labels_of(tmp_path, text, DIGITS) == [0, 9, 8, 4]
+
+
+def test_numbers_that_can_mean_one_class_only(tmp_path: Path) -> None:
+    assert labels_of(tmp_path, "0\n2\n1\n0\n", ["0", "1", "2"]) == [0, 2, 1, 0]  # name and index agree
+    assert labels_of(tmp_path, "10\n20\n30\n10\n", ["10", "20", "30"]) == [0, 1, 2, 0]  # no such index
+    assert labels_of(tmp_path, "0\n2\n1\n0\n", ["a", "b", "7"]) == [0, 2, 1, 0]  # no such name

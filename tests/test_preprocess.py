@@ -208,11 +208,14 @@ def test_transparency_is_dropped_without_a_warning(recwarn: pytest.WarningsRecor
     [
         (np.array([[0, 257, 65535]], np.uint16), [0, 1, 255]),
         (np.array([[0, 65535, 70000]], np.int32), [0, 255, 255]),
+        (np.array([[0, 1, 128, 255]], np.int32), [0, 1, 128, 255]),  # 8 bits, stored in 32
+        (np.array([[-7, 0, 0x40000000, 0x7FFFFFFF]], np.int32), [0, 0, 64, 127]),
+        (np.array([[0.0, 257.0, 65535.0]], np.float32), [0, 1, 255]),
         (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),  # from 0 to 1
         (np.array([[-5.0, 128.2, 300.0]], np.float32), [0, 128, 255]),  # from 0 to 255
         (np.array([[np.nan, 0.5, 1.0]], np.float32), [0, 128, 255]),
     ],
-    ids=["uint16", "int32", "unit", "bytes", "nan"],
+    ids=["uint16", "int32", "8 bits", "32 bits", "16 bits", "unit", "bytes", "nan"],
 )
 def test_deep_gray_is_scaled_and_not_clipped(array: NDArray[Any], expected: list[int]) -> None:
     image = Image.fromarray(array)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,12 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from .preprocess import Preprocess
-from .stream import Sample
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+from .stream import Progress, Sample
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _THREADS = min(8, os.cpu_count() or 1)
 _CHUNK = 32  # samples decoded ahead: bounds the memory of iterating over a large set
+_HEAD = 4096  # bytes: what tells most files apart without reading them whole
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,43 @@ def times(shape: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class _Item:
-    """One sample that can be loaded: where it comes from, and how."""
+    """One sample that can be loaded.
+
+    Attributes:
+        name: where it comes from.
+        load: reads it.
+        digest: a hash of its content; of the beginning only, or of all of it.
+        damage: why it cannot be read to its end; None where it can. Decodes all of it.
+        picture: whether it is an image, and no array.
+    """
 
     name: str
     load: Callable[[], Sample]
+    digest: Callable[[bool], bytes]
+    damage: Callable[[], str | None] = lambda: None
+    picture: bool = False
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Samples that are decoded when they are asked for; iterating and stacking decode in threads.
+    """Samples that are decoded when they are asked for; iterating decodes in threads.
 
     Attributes:
         inputs: the network inputs each sample feeds, in order.
         items: the samples, sorted by name.
-        skipped: (name, reason) of the files that are not usable images.
-        pictures: whether any sample is an image; arrays need no preprocessing.
+        skipped: (name, reason) of the files that are not usable samples.
+        copies: (name, name of the sample with the same content) of the samples that were dropped for it.
     """
 
     inputs: tuple[InputSpec, ...]
     items: tuple[_Item, ...]
     skipped: tuple[tuple[str, str], ...] = ()
-    pictures: bool = False
+    copies: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def pictures(self) -> bool:
+        """Whether any sample is an image; arrays need no preprocessing."""
+        return any(item.picture for item in self.items)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,12 +125,52 @@ class ImageSet:
     def split(self, every: int = 5) -> tuple[ImageSet, ImageSet]:
         """(calibration, evaluation): every ``every``-th sample is held out. Raises ImageError for fewer than that."""
         if len(self) < every:
+            copies = f" ({len(self.copies)} copies of others were dropped)" if self.copies else ""
             raise ImageError(
-                f"too few images to hold out every {every}th: {len(self)}",
+                f"too few images to hold out every {every}th: {len(self)}{copies}",
                 hint="give more, or others to evaluate on with --eval-images",
             )
         held = set(range(every - 1, len(self), every))
         return self.subset([i for i in range(len(self)) if i not in held]), self.subset(sorted(held))
+
+    def distinct(self) -> ImageSet:
+        """The samples without those whose content an earlier one has; ``copies`` names them."""
+        dropped = {i: first for first, *others in _same_content(self.items) for i in others}
+        kept = tuple(item for i, item in enumerate(self.items) if i not in dropped)
+        found = tuple((self.items[i].name, self.items[first].name) for i, first in sorted(dropped.items()))
+        return replace(self, items=kept, copies=self.copies + found)
+
+    def checked(self, at_most: int | None = None, progress: Progress | None = None) -> ImageSet:
+        """The samples that can be decoded to their end; the others join ``skipped``.
+
+        Args:
+            at_most: choose so many, evenly spread over the set, and decode no others. Where one is damaged, another
+                takes its place.
+            progress: called with (samples checked, samples to check).
+
+        Raises:
+            ImageError: none can be decoded.
+        """
+        wanted = len(self) if at_most is None else min(at_most, len(self))
+        next_ones = spread(len(self), wanted)
+        untried = sorted(set(range(len(self))) - set(next_ones))
+        good: list[int] = []
+        damaged: list[tuple[str, str]] = []
+        with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about odd files
+            while next_ones:
+                for i, reason in zip(next_ones, pool.map(lambda i: self.items[i].damage(), next_ones)):
+                    if reason is None:
+                        good.append(i)
+                    else:
+                        damaged.append((self.items[i].name, reason))
+                    if progress:
+                        progress(len(good) + len(damaged), wanted + len(damaged))
+                next_ones = [untried[i] for i in spread(len(untried), min(wanted - len(good), len(untried)))]
+                untried = [i for i in untried if i not in set(next_ones)]
+        if not good and damaged:
+            raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
+        return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged))
 
     def stack(self, progress: Progress | None = None) -> tuple[NDArray[np.float32], ...]:
         """All samples at once: one float32 array (N, ...) per network input. Raises ImageError."""
@@ -125,6 +181,59 @@ class ImageSet:
             if progress:
                 progress(index + 1, len(self))
         return arrays
+
+
+def spread(total: int, count: int) -> list[int]:
+    """``count`` of the positions 0 to ``total`` - 1, evenly spread, the first and the last among them."""
+    return [int(i) for i in np.linspace(0, total - 1, count).round()]
+
+
+def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Two distinct sets that share no content: what is in both leaves the larger one, and joins its ``copies``.
+
+    Errors on images that int8 was calibrated with look smaller than they are.
+
+    Raises:
+        ImageError: one of the sets would be empty.
+    """
+    both = (*calibration.items, *evaluation.items)
+    edge = len(calibration)
+    shared: dict[int, int] = {}  # position in the calibration set -> position in the evaluation set
+    for group in _same_content(both):
+        ours, theirs = [i for i in group if i < edge], [i for i in group if i >= edge]
+        shared |= {i: theirs[0] - edge for i in ours[:1] if theirs}
+    if not shared:
+        return calibration, evaluation
+    if len(shared) == max(len(calibration), len(evaluation)):
+        raise ImageError(
+            f"all {len(shared)} images to evaluate on are images to calibrate with, too",
+            hint="leave --eval-images out: every fifth image is then held back to evaluate on",
+        )
+    if len(calibration) > len(evaluation):
+        copies = tuple((calibration.items[i].name, evaluation.items[j].name) for i, j in shared.items())
+        left = calibration.subset([i for i in range(edge) if i not in shared])
+        return replace(left, copies=calibration.copies + copies), evaluation
+    copies = tuple((evaluation.items[j].name, calibration.items[i].name) for i, j in shared.items())
+    gone = set(shared.values())
+    left = evaluation.subset([j for j in range(len(evaluation)) if j not in gone])
+    return calibration, replace(left, copies=evaluation.copies + copies)
+
+
+def _same_content(items: Sequence[_Item]) -> list[list[int]]:
+    """Positions of items that hold the same, two or more each. Beginnings are compared first: reading all is slow."""
+    groups = [list(range(len(items)))]
+    for whole in (False, True):
+        finer: list[list[int]] = []
+        for group in groups:
+            by_digest: dict[bytes, list[int]] = {}
+            for i in group:
+                try:
+                    by_digest.setdefault(items[i].digest(whole), []).append(i)
+                except OSError:  # gone meanwhile, and said where it is read
+                    continue
+            finer += [same for same in by_digest.values() if len(same) > 1]
+        groups = finer
+    return groups
 
 
 def open_images(
@@ -142,10 +251,20 @@ def open_images(
         progress: called with (checked, total).
 
     Returns:
-        The samples sorted by name (a list file keeps its order); files that are not images are in ``.skipped``.
+        The samples sorted by name (a list file keeps its order); files that are not usable samples are in ``.skipped``.
 
     Raises:
         ImageError: the source is missing, holds nothing usable, or does not fit the network's inputs.
+    """
+    return find_images(source, preprocess, inputs).checked(progress=progress)
+
+
+def find_images(
+    source: str | Path, preprocess: Preprocess | None, inputs: Sequence[InputSpec], progress: Progress | None = None
+) -> ImageSet:
+    """As :func:`open_images`, but no image is decoded yet: only the beginnings of the files are read.
+
+    :meth:`ImageSet.checked` finds those that are damaged further on.
     """
     source, inputs = Path(source), tuple(inputs)
     if not source.exists():
@@ -160,26 +279,29 @@ def open_images(
         files = [(source.name, source)]
     if not files:
         raise ImageError("holds no files", where=str(source), hint="give a folder of images")
+    misfit = _misfit(preprocess, inputs, source)
 
-    pictures = any(path.suffix.lower() not in _ARRAY_SUFFIXES for _, path in files)
-    if pictures:
-        _check_fits(preprocess, inputs, source)
-
-    def check(entry: tuple[str, Path]) -> _Item | str:
+    def look(entry: tuple[str, Path]) -> _Item | str:
         name, path = entry
         if path.suffix.lower() in _ARRAY_SUFFIXES:
-            _array_sample(path, inputs)
-            return _Item(name, lambda: tuple(map(_float, _array_sample(path, inputs))))
-        assert preprocess is not None  # _check_fits saw to it
-        reason = _why_unusable(path, preprocess, inputs[0])
-        return reason or _Item(name, lambda: (_read(path, preprocess),))
+            try:
+                _array_sample(path, inputs)
+            except ImageError as error:
+                return error.what
+            return _Item(name, lambda: tuple(map(_float, _array_sample(path, inputs))), partial(_file_digest, path))
+        reason = _why_unusable(path, preprocess, inputs[0], misfit)
+        if reason is not None:
+            return reason
+        assert preprocess is not None  # else it would not fit
+        read = partial(_read, path, preprocess)
+        return _Item(name, lambda: (read(),), partial(_file_digest, path), partial(_damage, path), picture=True)
 
     items: list[_Item] = []
     skipped: list[tuple[str, str]] = []
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         # Oversized and odd files are reported as skipped; Pillow's warnings about them would only repeat it.
         warnings.simplefilter("ignore")
-        for done, ((name, _), found) in enumerate(zip(files, pool.map(check, files)), 1):
+        for done, ((name, _), found) in enumerate(zip(files, pool.map(look, files)), 1):
             if isinstance(found, str):
                 skipped.append((name, found))
             else:
@@ -189,7 +311,7 @@ def open_images(
     if not items:
         name, reason = skipped[0]
         raise ImageError(f"none of {len(files)} files is a usable image; {name} {reason}", where=str(source))
-    return ImageSet(inputs, tuple(items), tuple(skipped), pictures)
+    return ImageSet(inputs, tuple(items), tuple(skipped))
 
 
 def _folder(root: Path) -> list[tuple[str, Path]]:
@@ -228,37 +350,42 @@ def text_lines(path: Path) -> list[str]:
         raise ImageError(f"cannot be read: {error.strerror}", where=str(path)) from None
 
 
-def _check_fits(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], source: Path) -> None:
+def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], source: Path) -> ImageError | None:
+    """Why no image could feed this network as it is prepared; None where one can."""
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
-        raise ImageError(
+        return ImageError(
             f"images cannot feed a network with {len(inputs)} inputs ({names})",
             where=str(source),
             hint="give a .npz with one array per input name",
         )
-    if preprocess is None:
-        raise ImageError(
+    spec = inputs[0]
+    if preprocess is None and len(spec.shape) == 3:
+        return ImageError(
             "images need preprocessing", where=str(source), hint="use --preset, or --mean, --std and --resize"
         )
-    spec = inputs[0]
-    if len(spec.shape) != 3:
-        raise ImageError(
+    if preprocess is None or len(spec.shape) != 3:
+        return ImageError(
             f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}",
             where=str(source),
             hint="give a .npy of shape N x the input's",
         )
     fixed = preprocess.crop or (preprocess.resize if isinstance(preprocess.resize, tuple) else None)
     size = (preprocess.channels, *(fixed or spec.shape[1:]))
-    if spec.shape != size:
-        raise ImageError(
-            f"preprocessing gives {times(size)}, input {spec.name!r} takes {times(spec.shape)}",
-            where=str(source),
-            hint="change --shape, --resize or --preset",
-        )
+    if spec.shape == size:
+        return None
+    return ImageError(
+        f"preprocessing gives {times(size)}, input {spec.name!r} takes {times(spec.shape)}",
+        where=str(source),
+        hint="change --shape, --resize or --preset",
+    )
 
 
-def _why_unusable(path: Path, preprocess: Preprocess, spec: InputSpec) -> str | None:
-    """Why a file cannot be used, None if it can. Raises ImageError where the file is fine and the options are not."""
+def _why_unusable(path: Path, preprocess: Preprocess | None, spec: InputSpec, misfit: ImageError | None) -> str | None:
+    """Why a file cannot be used, as far as its beginning tells; None if it can.
+
+    Raises ImageError where the file is fine and the options are not.
+    """
     from PIL import Image, UnidentifiedImageError
 
     if path.exists() and not path.is_file():
@@ -266,16 +393,18 @@ def _why_unusable(path: Path, preprocess: Preprocess, spec: InputSpec) -> str | 
     try:
         with Image.open(path) as image:
             width, height = image.size
-            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-                return f"is suspiciously large ({width}x{height} pixels)"
-            size = preprocess.output_size(height, width)
-            # JPEG decodes to an eighth of its size several times faster, and that finds a truncation just as well.
-            image.draft(None, (1, 1))
-            image.load()
     except UnidentifiedImageError:
         return "is not an image"
     except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
         return _reason(error)
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        return f"is suspiciously large ({width}x{height} pixels)"
+    if misfit is not None or preprocess is None:
+        raise misfit or ImageError("images need preprocessing", where=str(path))
+    try:
+        size = preprocess.output_size(height, width)
+    except ValueError as error:
+        return str(error)
     if size != spec.shape[1:]:
         raise ImageError(
             f"becomes {times(size)}, the network takes {times(spec.shape[1:])}",
@@ -283,6 +412,27 @@ def _why_unusable(path: Path, preprocess: Preprocess, spec: InputSpec) -> str | 
             hint=f"resize to the input: --resize {spec.shape[1]},{spec.shape[2]}",
         )
     return None
+
+
+def _damage(path: Path) -> str | None:
+    """Why an image cannot be decoded to its end; None if it can."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            # JPEG decodes to an eighth of its size several times faster, and that finds a truncation just as well.
+            image.draft(None, (1, 1))
+            image.load()
+    except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
+        return _reason(error)
+    return None
+
+
+def _file_digest(path: Path, whole: bool) -> bytes:
+    with path.open("rb") as file:
+        if whole:
+            return hashlib.file_digest(file, "sha256").digest()
+        return b"%d " % os.fstat(file.fileno()).st_size + hashlib.sha256(file.read(_HEAD)).digest()
 
 
 def _reason(error: BaseException) -> str:
@@ -355,10 +505,19 @@ def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
     if len(counts) != 1:
         raise ImageError(f"its arrays have different lengths: {sorted(counts)}", where=str(source))
 
+    def digest(index: int, whole: bool) -> bytes:
+        parts = (array[index].reshape(-1)[: None if whole else _HEAD] for array in arrays)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
+
     def row(index: int) -> _Item:
-        return _Item(f"{source.name}[{index}]", lambda: tuple(_float(array[index]) for array in arrays))
+        load = partial(_load_row, arrays, index)
+        return _Item(f"{source.name}[{index}]", load, partial(digest, index))
 
     return ImageSet(inputs, tuple(row(i) for i in range(counts.pop())))
+
+
+def _load_row(arrays: Sequence[NDArray[Any]], index: int) -> Sample:
+    return tuple(_float(array[index]) for array in arrays)
 
 
 def _float(array: NDArray[Any]) -> NDArray[np.float32]:

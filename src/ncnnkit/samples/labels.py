@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from .images import text_lines
 
+_QUOTES = "\"'"
+
 
 def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] | None = None) -> NDArray[np.int64]:
     """The right class of each image.
@@ -21,7 +23,9 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
         path: a text file. Either a line per image, ``file name<space, tab or comma>class`` (in any order; lines about
             other files are ignored), or just a class index a line, in the order of ``names``.
         names: the images, as ``ImageSet.names``. A line may give the bare file name where that is unique.
-        classes: class names, so that a class may be written as its name; else it must be an index.
+        classes: class names, so that a class may be written as its name; else it must be an index. Where names are
+            numbers themselves, such as the digits of "1, 2, …, 9, 0", a number that means one class as an index and
+            another as a name is refused; a number in quotes is a name.
 
     Returns:
         int64 array (N,) of class indices.
@@ -39,8 +43,18 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
 
     def parse(text: str, number: int) -> int:
         where = f"{path}:{number}"
-        text = text.strip("\"'")
-        if re.fullmatch(r"-?\d+", text):
+        quoted, text = text[:1] in _QUOTES, text.strip(_QUOTES)
+        named = known.get(text.casefold())
+        if re.fullmatch(r"-?\d+", text) and not (quoted and named is not None):
+            if named is not None and 0 <= int(text) < len(classes or ()) and named != int(text):
+                raise ImageError(
+                    f"class {text} means two classes: class {named} by its name, and class {text} by its index, which "
+                    f"is called {(classes or ())[int(text)]!r}",
+                    where=where,
+                    hint=f'write names in quotes ("{text}"), here and on the other lines',
+                )
+            if named is not None:
+                return named
             if int(text) < 0 or (classes and int(text) >= len(classes)):
                 limit = f"0 to {len(classes) - 1}" if classes else "0 or above"
                 raise ImageError(f"class {text} is out of range ({limit})", where=where)
@@ -53,12 +67,12 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
             raise ImageError(f"no class is called {text!r}", where=where, hint=hint)
         return known[name]
 
-    if all(re.fullmatch(r"-?\d+", line) for _, line in lines):
+    if all(re.fullmatch(r"""(["']?)-?\d+\1""", line) for _, line in lines):
         if len(lines) != len(names):
             raise ImageError(
                 f"{len(lines)} labels for {len(names)} images",
                 where=f"{path}:{lines[min(len(lines), len(names) + 1) - 1][0]}",
-                hint="write 'file name, class' lines where some images were skipped",
+                hint="write 'file name, class' lines where some images were skipped or dropped as copies",
             )
         return np.array([parse(line, number) for number, line in lines], np.int64)
 

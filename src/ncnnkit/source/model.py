@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ..comparison.accuracy import stack_outputs
 from ..errors import ModelError, NcnnkitError
-from ..samples.images import InputSpec, Progress
+from ..samples.images import InputSpec
 from ..samples.preprocess import Preprocess
+from ..samples.stream import Progress
 
 Array = NDArray[Any]
 Run = Callable[[list[Array]], list[Any]]

@@ -162,9 +162,19 @@ def decode(path: Path) -> Array:
         raise Failure("is not an image: %s" % error) from None
 
 
+WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)  # of numbers from 0 to 1, and of 8, 16 and 32 bits
+
+
 def from_pillow(image: Any) -> Array:
-    if image.mode.startswith("I"):  # 16 bits: Pillow's own convert() clips at 255
+    # Pillow's own convert() clips deep grey at 255. A file of 32 bits does not say what white is: it is the first usual
+    # value that no pixel is more than twice of.
+    if image.mode.startswith("I;16"):
         return np.clip(np.asarray(image) / 257.0 + 0.5, 0, 255).astype(np.uint8)
+    if image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        usual = WHITES if image.mode == "F" else WHITES[1:]
+        white = next((white for white in usual if values.max(initial=0.0) <= 2 * white), WHITES[-1])
+        return np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
