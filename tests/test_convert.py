@@ -29,7 +29,7 @@ from ncnnkit.model.ncnnfile import save
 from ncnnkit.passes import optimize
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source import conversion as convert_module
-from ncnnkit.source.conversion import Conversion, _with_names_of_their_own, convert_source, find_pnnx
+from ncnnkit.source.conversion import Conversion, convert_source, find_pnnx
 
 DATA = Path(ncnnkit.__file__).parent / "data"
 DEMO = DATA / "efficientnet-lite0.onnx"
@@ -379,10 +379,3 @@ def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
     embedding.save(str(tmp_path / "embedding.pt"))
     with pytest.raises(ConvertError, match="ncnn's Embed layer reads integers"):
         convert_function(str(tmp_path / "embedding.pt"))
-
-
-def test_layers_get_names_of_their_own() -> None:
-    """pnnx calls several Splits splitncnn_0 in some networks (ConvNeXt); tables and plans go by names."""
-    lines = ["Split s 1 2 a b c", "Split s 1 2 b d e", "ReLU s_2 1 1 d f", "ReLU r 1 1 e g 0=0.1"]
-    assert [line.split()[1] for line in _with_names_of_their_own(lines)] == ["s", "s_2", "s_2_2", "r"]
-    assert _with_names_of_their_own(lines)[3] == lines[3]

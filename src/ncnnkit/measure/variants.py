@@ -23,6 +23,7 @@ from ..model.ops import Mask
 from ..passes import store_fp16
 from ..plan.search import MixedPlan
 from ..quantization import Quantized
+from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
 
 Array = NDArray[Any]
@@ -110,7 +111,7 @@ def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
         elif precision == "mixed" and model is None and site.emulated:
             skipped = "a plan needs timings, and those of an emulated device are not real"
         elif model is None:
-            skipped = "the network has no layer that ncnn could run in int8"
+            skipped = NOTHING_QUANTIZABLE
         cpus = site.cluster(recipe.cluster)
         threads = recipe.threads or len(cpus) or site.machine["cores"]
         return Plan(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)

@@ -167,7 +167,7 @@ def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
         if not 0 <= number < MAX_PARAMS:
             raise FormatError(f"ncnn has params 0 to {MAX_PARAMS - 1}, not {number}", where=where)
         column = layer.op.by_id.get(number)
-        key = column.name if column else str(number)  # ncnn ignores ids that a type does not have, and so does the graph
+        key = column.name if column else str(number)  # see Op.ignores
         try:
             params[key] = _parse_array(raw) if array else _parse_value(raw)
         except ValueError as error:

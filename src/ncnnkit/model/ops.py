@@ -84,6 +84,11 @@ class Op:
     copies: bool = False
 
     @property
+    def rounds_itself(self) -> bool:
+        """Whether ncnn can hold the layer's weights in 8 bits or fewer without calibrated activations."""
+        return self.int8 is None and any(name in self.by_name for name in ("int8_scale_term", "quantize_term"))
+
+    @property
     def chains_int8(self) -> bool:
         return any(slot.name == "output_scale" for slot in self.weights)
 

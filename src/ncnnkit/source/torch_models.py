@@ -7,7 +7,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -285,7 +286,14 @@ def trace(
         if statistics is not None:
             set_batchnorm_statistics(module, _batches(statistics))
         outputs = named_outputs(module, example)
-        with torch.no_grad():
+        if not outputs:
+            raise ModelError(
+                "returns no tensor for a sample of noise",
+                where=reference,
+                hint="a detector that found nothing? Wrap it in a module that returns its heads' raw outputs, "
+                "before thresholds and suppression",
+            )
+        with torch.no_grad(), _plain_attention():
             # The traced network is compared with the original later, on real images: no check of torch's own here.
             traced = torch.jit.trace(flat_module(module), tuple(example), check_trace=False)
     except NcnnkitError:
@@ -313,6 +321,19 @@ def trace(
         _labels_that_fit(built.labels, outputs),
         torch_run(module),
     )
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Trace attention layer by layer: torch's fused kernel for a whole encoder layer is one operator ncnn has not."""
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _labels_that_fit(labels: tuple[str, ...] | None, outputs: Mapping[str, Any]) -> tuple[str, ...] | None:
