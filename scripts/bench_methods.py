@@ -11,6 +11,7 @@ their guards, to see where they hurt; "default" and "fast" are what users get.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -82,12 +83,12 @@ def main() -> None:
             chosen = np.sort(np.random.default_rng(draw).permutation(len(found.calibration))[:PER_DRAW])
             for row, graph, seconds in _models(args, found, chosen, with_methods=args.alone and draw == 0):
                 outputs = run_graphs([graph], [evaluation], "int8")[0][0]
-                figures = accuracy.output_errors(outputs, reference)
-                errors.setdefault(row, []).append(float(figures["mse"] or 0.0))
+                figures = accuracy.output_error(row, outputs, reference)
+                errors.setdefault(row, []).append(figures.mse)
                 top1 = accuracy.label_accuracy(outputs, labels, 1)
                 print(
-                    f"draw {draw}  {row:40} MSE {figures['mse']:.3g}  SQNR {figures['sqnr_db']:.2f} dB  "
-                    f"cosine {figures['cosine']:.5f}  top-1 {top1:.3f}  {seconds:.1f} s",
+                    f"draw {draw}  {row:40} MSE {figures.mse:.3g}  SQNR {figures.sqnr_db or math.inf:.2f} dB  "
+                    f"cosine {figures.cosine:.5f}  top-1 {top1:.3f}  {seconds:.1f} s",
                     flush=True,
                 )
         base = np.mean(errors["native KL"])

@@ -60,15 +60,18 @@ def main() -> None:
         results = measure(plans, [found.evaluation], folder, seconds=seconds, rounds=args.rounds)
         reference = {"out": run_graphs([found.graph], [found.evaluation])[0][0]}
         rows = [describe(p, result, reference, None, []) for p, result in zip(plans, results)]
-        mixed = rows[-1]["latency_ms"]["median"]
+        medians = [row.latency_ms.median for row in rows if row.latency_ms]
+        mixed = medians[-1]
         for row in rows:
-            error, latency = row["accuracy"], row["latency_ms"]
+            error, latency = row.accuracy, row.latency_ms
+            assert error is not None
+            assert latency is not None
             print(
-                f"{row['name']:8} MSE {error['mse']:.3g}  cosine {error['cosine']:.5f}  median "
-                f"{latency['median']:.2f} ms  p90 {latency['p90']:.2f}  spread {latency['spread']:.2f}  "
-                f"mixed over it {mixed / latency['median']:.2f}"
+                f"{row.name:8} MSE {error.mse:.3g}  cosine {error.cosine:.5f}  median "
+                f"{latency.median:.2f} ms  p90 {latency.p90:.2f}  spread {latency.spread:.2f}  "
+                f"mixed over it {mixed / latency.median:.2f}"
             )
-        predicted = plan.predicted_at(rows[0]["latency_ms"]["median"])
+        predicted = plan.predicted_at(medians[0])
         print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
         same = accuracy.top1_agreement(run_graphs([plan.graph], [found.evaluation], "mixed")[0][0], reference["out"])
         print(f"best class as fp32's on {same:.1%} of {len(found.evaluation)} images")

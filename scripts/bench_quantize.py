@@ -151,17 +151,21 @@ def _report_models(
         plans.append(Plan(name, precision, "cpu", args.threads, site, Precision(precision, made, param, size)))
     results = measure(plans, [evaluation], folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds)
     rows = [describe(plan, result, reference, None, []) for plan, result in zip(plans, results)]
-    base = next((r for r in rows if r["name"] == "ncnn2table KL"), rows[0])
+    measured = {row.name: (row.latency_ms, row.accuracy) for row in rows}
+    base = "ncnn2table KL" if "ncnn2table KL" in measured else rows[0].name
     print(f"{site.machine['cpu']}, {args.threads} threads, ncnn {site.machine['ncnn']}, {len(evaluation)} images")
     columns = f"{'model':32}{'MSE':>10}{'SQNR dB':>9}{'cosine':>9}{'median ms':>11}{'spread':>8}"
-    print(f"{columns}{'latency / ' + base['name']:>25}")
-    for row in rows:
-        error, latency = row["accuracy"], row["latency_ms"]
-        ratio = latency["median"] / base["latency_ms"]["median"]
-        sqnr = "" if error["sqnr_db"] is None else f"{error['sqnr_db']:.1f}"
+    print(f"{columns}{'latency / ' + base:>25}")
+    for name, (latency, error) in measured.items():
+        base_latency = measured[base][0]
+        assert latency is not None
+        assert base_latency is not None
+        assert error is not None
+        ratio = latency.median / base_latency.median
+        sqnr = "" if error.sqnr_db is None else f"{error.sqnr_db:.1f}"
         print(
-            f"{row['name']:32}{error['mse']:10.5f}{sqnr:>9}{error['cosine']:9.5f}"
-            f"{latency['median']:11.2f}{latency['spread']:8.2f}{ratio:25.2f}"
+            f"{name:32}{error.mse:10.5f}{sqnr:>9}{error.cosine:9.5f}"
+            f"{latency.median:11.2f}{latency.spread:8.2f}{ratio:25.2f}"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ncnnkit.codec import as_read
 from ncnnkit.comparison.accuracy import (
     classifies,
     compare,
@@ -17,7 +17,7 @@ from ncnnkit.comparison.accuracy import (
     label_accuracy,
     max_error,
     mse,
-    output_errors,
+    output_error,
     sqnr_db,
     stack_outputs,
     top1_agreement,
@@ -25,6 +25,7 @@ from ncnnkit.comparison.accuracy import (
     top_k,
 )
 from ncnnkit.errors import ModelError
+from ncnnkit.record.run import OutputError
 
 
 def rows(*values: list[float]) -> NDArray[np.float32]:
@@ -100,8 +101,8 @@ def test_figures_do_not_overflow_in_float32() -> None:
 def test_shapes_beyond_two_axes_are_flattened() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, 3, 4, 5, 6)).astype(np.float32)
-    assert output_errors(a, b) == output_errors(a.reshape(3, -1), b.reshape(3, -1))
-    assert output_errors(a, b)["mse"] == pytest.approx(float(np.mean((a.astype(np.float64) - b) ** 2)))
+    assert output_error("o", a, b) == output_error("o", a.reshape(3, -1), b.reshape(3, -1))
+    assert output_error("o", a, b).mse == pytest.approx(float(np.mean((a.astype(np.float64) - b) ** 2)))
 
 
 # ------------------------------------------------------------------------------------------------------ classifiers
@@ -162,37 +163,37 @@ def test_accuracy_with_labels() -> None:
 
 def test_compare_takes_all_outputs_together_and_each() -> None:
     figures = compare({"a": OUTPUTS, "b": rows([1], [1])}, {"x": REFERENCE, "y": rows([1], [2])})
-    assert figures["mse"] == pytest.approx(6 / 6)
-    assert figures["sqnr_db"] == pytest.approx(10 * math.log10(31 / 6))
-    assert figures["max_error"] == 2.0
+    assert figures.mse == pytest.approx(6 / 6)
+    assert figures.sqnr_db == pytest.approx(10 * math.log10(31 / 6))
+    assert figures.max_error == 2.0
     first = (9 + 12 + 1) / math.sqrt((9 + 9 + 1) * (9 + 16 + 1))
     second = (0 + 3 + 2) / math.sqrt((9 + 1) * (1 + 4))
-    assert figures["cosine"] == pytest.approx((first + second) / 2)
-    assert figures["images"] == 2
-    assert figures["outputs"] == [
-        {"name": "a", **output_errors(OUTPUTS, REFERENCE)},
-        {"name": "b", "mse": 0.5, "sqnr_db": pytest.approx(10 * math.log10(5)), "cosine": 1.0, "max_error": 1.0},
+    assert figures.cosine == pytest.approx((first + second) / 2)
+    assert figures.images == 2
+    assert figures.outputs == [
+        output_error("a", OUTPUTS, REFERENCE),
+        OutputError(name="b", mse=0.5, sqnr_db=10 * math.log10(5), cosine=1.0, max_error=1.0),
     ]
-    assert [figures[key] for key in ("top1_agreement", "top5_agreement", "top1", "top5")] == [None] * 4
+    assert (figures.top1_agreement, figures.top5_agreement, figures.top1, figures.top5) == (None,) * 4
 
 
 def test_compare_knows_a_classifier() -> None:
     scores = rows([9, 1, 2], [1, 9, 2], [2, 1, 9])
     outputs = scores[:, [0, 2, 1]]
     figures = compare({"prob": outputs}, {"prob": scores}, np.array([0, 1, 1]))
-    assert figures["top1_agreement"] == pytest.approx(1 / 3)
-    assert figures["top5_agreement"] == 1.0
-    assert figures["top1"] == pytest.approx(2 / 3)
-    assert figures["top5"] == 1.0
+    assert figures.top1_agreement == pytest.approx(1 / 3)
+    assert figures.top5_agreement == 1.0
+    assert figures.top1 == pytest.approx(2 / 3)
+    assert figures.top5 == 1.0
     without = compare({"prob": outputs}, {"prob": scores})
-    assert (without["top1"], without["top5"], without["top1_agreement"]) == (None, None, figures["top1_agreement"])
+    assert (without.top1, without.top5, without.top1_agreement) == (None, None, figures.top1_agreement)
 
 
 def test_compare_uses_as_many_samples_as_there_are_outputs() -> None:
     scores = rows([9, 1, 2], [1, 9, 2], [2, 1, 9])
     figures = compare({"prob": scores[:2]}, {"prob": scores}, np.array([0, 0, 0]))
-    assert figures["images"] == 2
-    assert (figures["mse"], figures["top1_agreement"], figures["top1"]) == (0.0, 1.0, 0.5)
+    assert figures.images == 2
+    assert (figures.mse, figures.top1_agreement, figures.top1) == (0.0, 1.0, 0.5)
 
 
 def test_compare_refuses_another_number_of_outputs() -> None:
@@ -203,8 +204,8 @@ def test_compare_refuses_another_number_of_outputs() -> None:
 @pytest.mark.parametrize("reference", [OUTPUTS, 0 * OUTPUTS], ids=["exact", "all zero"])
 def test_figures_are_json(reference: NDArray[np.float32]) -> None:
     figures = compare({"out": OUTPUTS}, {"out": reference})
-    assert figures["sqnr_db"] is None
-    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert figures.sqnr_db is None
+    assert as_read(figures) == figures
 
 
 def test_outputs_are_stacked_unless_their_shape_changes() -> None:

@@ -10,8 +10,9 @@ from networks import samples, small
 from numpy.typing import NDArray
 
 from ncnnkit.device.session import Session
-from ncnnkit.quantization.advice import Count, enough, error_by_count, image_ranges, likeness, stretching
+from ncnnkit.quantization.advice import enough, error_by_count, image_ranges, likeness, stretching
 from ncnnkit.quantization.calibration import ActivationStats, BlobStats, calibrate, calibrate_batches
+from ncnnkit.record.run import Count
 
 Array = NDArray[Any]
 

@@ -67,7 +67,7 @@ def own_run(run_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
     chosen = make_app(run_folder, "int8", tmp_path / "app")
-    assert chosen["name"] == "int8-cpu"
+    assert chosen.name == "int8-cpu"
     for name in ("CMakeLists.txt", "CMakePresets.json", "README.md", "run.sh", "scripts/deploy.sh", "src/main.cpp"):
         assert (tmp_path / "app" / name).is_file(), name
     models = tmp_path / "app/models"
@@ -86,8 +86,8 @@ def test_of_several_devices_the_variants_of_one(own_run: Path, tmp_path: Path) -
     there = [{**v, "name": f"{v['name']}@my board", "device": "my board"} for v in variants]
     here = [{**v, "name": f"{v['name']}@local"} for v in variants]
     edit(own_run, variants=here + there, recommended=None)
-    assert make_app(own_run, "int8", tmp_path / "a")["name"] == "int8-cpu@local"
-    assert make_app(own_run, "int8-cpu@my board", tmp_path / "b")["device"] == "my board"
+    assert make_app(own_run, "int8", tmp_path / "a").name == "int8-cpu@local"
+    assert make_app(own_run, "int8-cpu@my board", tmp_path / "b").device == "my board"
     for name in "ab":
         rows = (tmp_path / name / "models/variants.txt").read_text().splitlines()
         assert rows == [f"{p}-cpu {p} cpu m-{p}" for p in ("fp32", "fp16", "int8")]

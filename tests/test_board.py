@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 import ncnnkit as nk
 from ncnnkit.comparison import accuracy
 from ncnnkit.device import Device, open_device
-from ncnnkit.device.sites import EMULATED
 from ncnnkit.doctor import examine_device
 from ncnnkit.errors import DeviceError
 from ncnnkit.model.graph import Graph
 from ncnnkit.pipeline import session_outputs
+from ncnnkit.record.run import EMULATED
 
 pytestmark = [pytest.mark.board, pytest.mark.slow]
 
@@ -83,19 +83,19 @@ def test_the_whole_job(tmp_path: Path) -> None:
         backends=("cpu",), effort="fast",
     )  # fmt: skip
     run = nk.run(recipe, tmp_path / "out")
-    rows = {str(variant["precision"]): variant for variant in run["variants"]}
+    rows = {str(variant.precision): variant for variant in run.variants}
     least = {"fp32": 100.0, "fp16": 30.0, "bf16": 25.0, "int8": 15.0}
     for precision, sqnr in least.items():
         row = rows[precision]
-        assert (row["status"], row["device"]) == ("ok", f"ssh://{BOARD}")
-        assert row["accuracy"] is not None
-        assert row["accuracy"]["sqnr_db"] is not None
-        assert row["accuracy"]["sqnr_db"] > sqnr
-        assert EMULATED in row["notes"]
-    assert (rows["mixed"]["status"], run["recommended"]) == ("skipped", None)
-    (device,) = run["devices"]
-    assert (device["target"], device["emulated"]) == ("arm-dotprod", True)
-    assert any(EMULATED in warning for warning in run["warnings"])
+        assert (row.status, row.device) == ("ok", f"ssh://{BOARD}")
+        assert row.accuracy is not None
+        assert row.accuracy.sqnr_db is not None
+        assert row.accuracy.sqnr_db > sqnr
+        assert EMULATED in row.notes
+    assert (rows["mixed"].status, run.recommended) == ("skipped", None)
+    (device,) = run.devices
+    assert (device.target, device.emulated) == ("arm-dotprod", True)
+    assert any(EMULATED in warning for warning in run.warnings)
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "is emulated: timings are not real" in report
     assert "Cortex-A76" in report

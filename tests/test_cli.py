@@ -19,9 +19,10 @@ from typer.testing import CliRunner, Result
 
 import ncnnkit
 from ncnnkit.cli import app
+from ncnnkit.codec import decode, encode
 from ncnnkit.measure import tune as tuning
 from ncnnkit.model import ncnnfile
-from ncnnkit.record.schema import validate
+from ncnnkit.record.run import Run
 
 
 @pytest.fixture
@@ -117,8 +118,8 @@ def test_run_and_report(home: Path) -> None:
     (home / "ncnnkit-out/report.html").unlink()
     assert "int8-cpu" in ok("report ncnnkit-out")
     assert (home / "ncnnkit-out/report.html").read_text() == page
-    printed = validate(json.loads(ok("run m.param --recipe recipe.toml --precision fp32 --out o2 --json")))
-    assert printed == json.loads((home / "o2/run.json").read_text())
+    printed = decode(ok("run m.param --recipe recipe.toml --precision fp32 --out o2 --json"), Run)
+    assert encode(printed) == (home / "o2/run.json").read_bytes()
 
 
 def test_doctor(home: Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,10 +22,10 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.record.folder import load_run
-from ncnnkit.record.schema import validate
-from ncnnkit.record.verdict import GUESS, recommend
+from ncnnkit.record.run import Accuracy, Latency, OutputError, Run, Status, Variant
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import Conversion
+from ncnnkit.verdict import GUESS, recommend
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -60,33 +60,33 @@ def photographs(folder: Path, count: int) -> Path:
 def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recipe, tmp_path: Path) -> None:
     told: list[str] = []
     document = nk.run(recipe, tmp_path / "out", lambda stage, done, total: told.append(stage))
-    assert document == validate(json.loads((tmp_path / "out/run.json").read_text()))
-    assert [v["name"] for v in document["variants"]] == [
+    assert document == load_run(tmp_path / "out")
+    assert [v.name for v in document.variants] == [
         "fp32-cpu", "fp16-cpu", "bf16-cpu", "int8-cpu", "mixed-cpu"
     ]  # fmt: skip
-    assert {v["status"] for v in document["variants"]} == {"ok"}
-    assert (document["images"]["calibration"], document["images"]["evaluation"]) == (24, 6)
-    assert document["reference"]["engine"] == "ncnn"
+    assert {v.status for v in document.variants} == {"ok"}
+    assert (document.images.calibration, document.images.evaluation) == (24, 6)
+    assert document.reference.engine == "ncnn"
     assert list(dict.fromkeys(told))[-1] == "write the report"
-    assert document["preprocess"] is None, "arrays are fed as they are"
-    assert not [w for w in document["warnings"] if "ImageNet" in w]
+    assert document.preprocess is None, "arrays are fed as they are"
+    assert not [w for w in document.warnings if "ImageNet" in w]
 
     # What the record says of the int8 model is found again from its files.
-    int8 = document["variants"][3]
-    assert int8["files"] is not None
-    assert int8["accuracy"] is not None
-    param = tmp_path / "out" / int8["files"]["param"]
-    assert int8["size_bytes"] == param.stat().st_size + param.with_suffix(".bin").stat().st_size
+    int8 = document.variants[3]
+    assert int8.files is not None
+    assert int8.accuracy is not None
+    param = tmp_path / "out" / int8.files.param
+    assert int8.size_bytes == param.stat().st_size + param.with_suffix(".bin").stat().st_size
     held_out = samples(30)[4::5]
     with nk.Session(param) as net, nk.Session(small()) as exact:
         errors = np.array([net.run(x) for x in held_out]) - np.array([exact.run(x) for x in held_out])
-    assert int8["accuracy"]["mse"] == pytest.approx(float(np.mean(errors.astype(np.float64) ** 2)), rel=1e-3)
-    assert [layer["name"] for layer in int8["layers"]] == ["c1", "d1", "c2", "c3", "fc"]
+    assert int8.accuracy.mse == pytest.approx(float(np.mean(errors.astype(np.float64) ** 2)), rel=1e-3)
+    assert [layer.name for layer in int8.layers] == ["c1", "d1", "c2", "c3", "fc"]
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
     models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin")}
     assert left == models | {"run.json", "report.html", "recipe.toml", "pnnx.log"}
-    assert document["files"] == sorted(left)
+    assert document.files == sorted(left)
     html = (tmp_path / "out/report.html").read_text()
     assert "int8-cpu" in html
 
@@ -111,14 +111,14 @@ def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path:
         preprocess={"mean": 0.0, "std": 1.0}, precisions=("fp32",),
     )  # fmt: skip
     document = nk.run(asked, tmp_path / "out")
-    accuracy = document["variants"][0]["accuracy"]
+    accuracy = document.variants[0].accuracy
     assert accuracy is not None
-    assert accuracy["top1"] == pytest.approx(2 / 3)
-    assert (document["images"]["calibration"], document["images"]["evaluation"]) == (6, 3)
-    assert {row["name"] for row in document["images"]["skipped"]} == {"notes.txt", "torn.jpg"}
-    assert any("2 files are no usable images" in warning for warning in document["warnings"])
-    assert document["preprocess"] is not None
-    assert document["preprocess"]["origin"] == "mean, std as given"
+    assert accuracy.top1 == pytest.approx(2 / 3)
+    assert (document.images.calibration, document.images.evaluation) == (6, 3)
+    assert {row.name for row in document.images.skipped} == {"notes.txt", "torn.jpg"}
+    assert any("2 files are no usable images" in warning for warning in document.warnings)
+    assert document.preprocess is not None
+    assert document.preprocess_origin == "mean, std as given"
 
 
 def pipeline_inputs(recipe: nk.Recipe) -> Any:
@@ -186,7 +186,7 @@ def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: nk.Recipe, tmp_p
         check_conversion(recipe, source, conversion, inputs, reference)
     assert stopped.value.exit_code == 5
     figures = check_conversion(changed(recipe, force=True), source, conversion, inputs, reference)
-    assert figures["cosine"] < 0.999
+    assert figures.cosine < 0.999
 
 
 def test_a_conversion_with_other_outputs_is_refused(recipe: nk.Recipe) -> None:
@@ -213,12 +213,24 @@ def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
     assert origin == GUESS
 
 
-def variant(name: str, ms: float, cosine: float, status: str = "ok") -> dict[str, Any]:
-    return {
-        "name": name, "status": status, "reason": "", "device": "local", "notes": [],
-        "precision": name.partition("-")[0], "backend": name.partition("-")[2],
-        "latency_ms": {"median": ms}, "accuracy": {"mse": 1 - cosine, "outputs": [{"name": "out0", "cosine": cosine}]},
-    }  # fmt: skip
+def variant(
+    name: str, ms: float, cosine: float, status: Status = "ok", kind: str = "fp32-cpu", scores: float = 1.0
+) -> Variant:
+    """A variant with one output, and one more of this cosine."""
+    precision, _, backend = kind.partition("-")
+    errors = {"mse": 1 - cosine, "sqnr_db": 30.0, "max_error": 0.1}
+    outputs = [OutputError(name="out0", cosine=cosine, **errors), OutputError(name="scores", cosine=scores, **errors)]
+    return Variant(
+        name=name, precision=cast(Any, precision), backend=cast(Any, backend), device="local", device_name="a CPU",
+        threads=1, status=status, reason="", files=None, size_bytes=None,
+        latency_ms=Latency(min=ms, median=ms, p90=ms, spread=0.0, samples=9), load_ms=None, first_ms=None, cpus=[],
+        conditions=None, sustained=None, peak_memory_mb=None,
+        accuracy=Accuracy(
+            cosine=cosine, images=2, outputs=outputs, top1_agreement=None, top5_agreement=None, top1=None, top5=None,
+            **errors,
+        ),
+        layers=[], notes=[],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -230,7 +242,7 @@ def variant(name: str, ms: float, cosine: float, status: str = "ok") -> dict[str
         ([variant("b", 1, 1.0, "crashed")], None),
     ],
 )
-def test_the_fastest_that_is_exact_enough_else_the_most_exact(rows: list[dict[str, Any]], expected: str | None) -> None:
+def test_the_fastest_that_is_exact_enough_else_the_most_exact(rows: list[Variant], expected: str | None) -> None:
     name, why = recommend(rows)
     assert name == expected
     assert why
@@ -242,9 +254,8 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
     result = {name: {"outputs": {"out0": str(tmp_path / f"{name}.npy")}} for name in "ab"}
 
     def status(gpu: str) -> str:
-        rows = [{"precision": "fp32", "backend": b, "device": "local", "status": "ok"} for b in ("cpu", "vulkan")]
-        variants.refuse_copies_of_the_cpu(rows, [result["a"], result[gpu]])
-        return str(rows[1]["status"])
+        rows = [variant(b, 1.0, 1.0, kind=f"fp32-{b}") for b in ("cpu", "vulkan")]
+        return variants.refuse_copies_of_the_cpu(rows, [result["a"], result[gpu]])[1].status
 
     assert (status("a"), status("b")) == ("fallback", "ok")
 
@@ -255,12 +266,12 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
 )
 def test_vulkan_that_is_wrong_where_the_cpu_is_right_is_refused(cpu: float | None, vulkan: float, status: str) -> None:
     """A model that ncnn gets wrong on the CPU too is no driver's fault."""
-    rows = [variant("fp16-vulkan", 1.0, vulkan)]
+    rows = [variant("gpu", 1.0, vulkan, kind="fp16-vulkan")]
     if cpu is not None:
-        rows.append(variant("fp16-cpu", 1.0, cpu))
-    variants.refuse_wrong_outputs(rows)
-    assert rows[0]["status"] == status
-    assert ("wrong outputs" in rows[0].get("reason", "")) == (status == "crashed")
+        rows.append(variant("cpu", 1.0, cpu, kind="fp16-cpu"))
+    judged = variants.refuse_wrong_outputs(rows)[0]
+    assert judged.status == status
+    assert ("wrong outputs" in judged.reason) == (status == "crashed")
 
 
 def test_the_cpus_to_pin_to() -> None:
@@ -279,25 +290,33 @@ def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, t
     plan = variants.Plan("fp16-cpu", "fp16", "cpu", 1, this_machine(), None)
     result = {"status": "ok", "reason": "", "outputs": {"out0": str(tmp_path / "nan.npy")}, "device": None}
     row = variants.describe(plan, result, {"out0": samples(2, (10,))}, None, [])
-    assert (row["status"], row["accuracy"]) == ("crashed", None)
-    assert "NaN" in row["reason"]
+    assert (row.status, row.accuracy) == ("crashed", None)
+    assert "NaN" in row.reason
 
 
 def test_a_network_without_int8_layers_skips_that_row(recipe: nk.Recipe, tmp_path: Path) -> None:
     ncnnfile.save(network("ReLU r 1 1 in0 out0"), tmp_path / "model.param")
     np.save(tmp_path / "samples.npy", samples(10, (4, 5, 6)))
     document = nk.run(recipe, tmp_path / "out")
+<<<<<<< HEAD
     row = document["variants"][3]
     assert (row["name"], row["status"]) == ("int8-cpu", "skipped")
     assert "no convolution or inner product" in row["reason"]
     assert (row["files"], row["latency_ms"], row["accuracy"]) == (None, None, None)
+=======
+    row = document.variants[3]
+    assert (row.name, row.status) == ("int8-cpu", "skipped")
+    assert "no layer that ncnn could run in int8" in row.reason
+    assert (row.files, row.latency_ms, row.accuracy) == (None, None, None)
+>>>>>>> structure
 
 
 def test_bench_times_a_model_without_images(recipe: nk.Recipe) -> None:
     (row,) = variants.bench(Path(recipe.model), backends=["cpu"], precisions=["fp32"], seconds=0.1)
-    assert (row["status"], row["accuracy"]) == ("ok", None)
-    assert 0 < row["latency_ms"]["min"] <= row["latency_ms"]["median"] <= row["latency_ms"]["p90"]
-    assert row["latency_ms"]["samples"] >= 5
+    assert (row.status, row.accuracy) == ("ok", None)
+    assert row.latency_ms is not None
+    assert 0 < row.latency_ms.min <= row.latency_ms.median <= row.latency_ms.p90
+    assert row.latency_ms.samples >= 5
 
 
 # -------------------------------------------------------------------------------------------------- real networks
@@ -313,11 +332,11 @@ def on_the_photographs(model: str, **fields: Any) -> nk.Recipe:
 def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
     document = nk.run(on_the_photographs(str(DATA / "efficientnet-lite0.onnx"), seconds=0.3), tmp_path / "out")
     check_whole_way(document)
-    rows = {v["name"]: v["accuracy"] for v in document["variants"]}
+    rows = {v.name: v.accuracy for v in document.variants}
     assert rows["int8-cpu"] is not None
-    assert rows["int8-cpu"]["cosine"] > 0.99
-    (guess,) = document["top5"]
-    assert guess["recommended"][0]["label"] == guess["reference"][0]["label"]
+    assert rows["int8-cpu"].cosine > 0.99
+    (guess,) = document.top5
+    assert guess.recommended[0].label == guess.reference[0].label
     assert load_run(tmp_path / "out") == document
 
 
@@ -328,34 +347,35 @@ def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     document = nk.run(on_the_photographs("torchvision:resnet50", seconds=0.5, weights="none"), tmp_path / "out")
     check_whole_way(document)
-    assert document["reference"]["engine"] == "torch"
-    assert document["preprocess"] is not None
-    assert "torchvision's preset" in document["preprocess"]["origin"]
-    rows = {v["name"]: v["accuracy"] for v in document["variants"]}
+    assert document.reference.engine == "torch"
+    assert document.preprocess is not None
+    assert "torchvision's preset" in document.preprocess_origin
+    rows = {v.name: v.accuracy for v in document.variants}
     assert rows["int8-cpu"] is not None
-    assert rows["int8-cpu"]["cosine"] > 0.97, "batch-norm statistics of real images: the outputs are not degenerate"
+    assert rows["int8-cpu"].cosine > 0.97, "batch-norm statistics of real images: the outputs are not degenerate"
 
 
-def check_whole_way(document: Any) -> None:
+def check_whole_way(document: Run) -> None:
     """fp32 is the original, every precision has its row on CPU and Vulkan, and none claims a GPU that is not there."""
-    rows = {v["name"]: v for v in document["variants"]}
+    rows = {v.name: v for v in document.variants}
     expected = {f"{precision}-{backend}" for precision in PRECISIONS for backend in ("cpu", "vulkan")}
     assert rows.keys() == expected
-    assert document["conversion"]["cosine"] >= 0.99999
-    assert document["conversion"]["sqnr_db"] >= 90
+    assert document.conversion.cosine >= 0.99999
+    assert (document.conversion.sqnr_db or 0) >= 90
     for name, row in rows.items():
-        on_cpu = row["backend"] == "cpu"
-        software = all(device["type"] == "cpu" for device in document["environment"]["vulkan"])
+        on_cpu = row.backend == "cpu"
+        software = all(device.type == "cpu" for device in document.environment.vulkan)
         if name == "mixed-vulkan":
-            assert row["status"] == "skipped"
+            assert row.status == "skipped"
             continue
-        assert row["status"] == ("ok" if on_cpu or not software else "fallback"), (name, row["reason"])
+        assert row.status == ("ok" if on_cpu or not software else "fallback"), (name, row.reason)
+        assert row.accuracy is not None
         assert (
-            row["accuracy"]["cosine"]
-            >= {"fp32": 0.99999, "fp16": 0.998, "bf16": 0.99, "int8": 0.95, "mixed": 0.97}[row["precision"]]
+            row.accuracy.cosine
+            >= {"fp32": 0.99999, "fp16": 0.998, "bf16": 0.99, "int8": 0.95, "mixed": 0.97}[row.precision]
         )
-    assert rows["int8-cpu"]["size_bytes"] < 0.3 * rows["fp32-cpu"]["size_bytes"]
-    assert rows[document["recommended"]]["status"] == "ok"
+    assert (rows["int8-cpu"].size_bytes or math.inf) < 0.3 * (rows["fp32-cpu"].size_bytes or 0)
+    assert rows[document.recommended or ""].status == "ok"
 
 
 def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: nk.Recipe, tmp_path: Path) -> None:
@@ -377,15 +397,14 @@ def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: nk.Recipe
     checker.check_model(model)
     save(model, str(tmp_path / "half.onnx"))
     document = nk.run(changed(recipe, model=str(tmp_path / "half.onnx")), tmp_path / "out")
-    assert document["conversion"]["cosine"] > 0.99999
-    assert {v["status"] for v in document["variants"]} == {"ok"}
-    assert [tensor["name"] for tensor in document["model"]["outputs"]] == ["z"]
+    assert document.conversion.cosine > 0.99999
+    assert {v.status for v in document.variants} == {"ok"}
+    assert [tensor.name for tensor in document.model.outputs] == ["z"]
 
 
 def test_a_ruined_small_output_is_not_recommended() -> None:
     """Boxes of hundreds hide scores that are wrong: it is the worst output that counts."""
-    good, ruined = variant("fp32-cpu", 10, 1.0), variant("int8-cpu", 5, 0.99999)
-    ruined["accuracy"]["outputs"].append({"name": "scores", "cosine": 0.7})
+    good, ruined = variant("fp32-cpu", 10, 1.0), variant("int8-cpu", 5, 0.99999, kind="int8-cpu", scores=0.7)
     name, why = recommend([good, ruined])
     assert name == "fp32-cpu"
     assert "int8-cpu is faster" in why
@@ -462,4 +481,4 @@ def test_labels_the_outputs_cannot_be_compared_with(shape: tuple[int, ...], labe
 
 def test_without_an_original_the_report_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:
     document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
-    assert any("the original is not known" in warning for warning in document["warnings"])
+    assert any("the original is not known" in warning for warning in document.warnings)

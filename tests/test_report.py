@@ -12,13 +12,14 @@ from typing import Any, cast
 
 import pytest
 from rich.console import Console
-from test_schema import sample_run
+from test_schema import as_run, sample_run
 
 from ncnnkit import formatting
+from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
-from ncnnkit.record.schema import Run, validate
-from ncnnkit.record.verdict import recommend, warn
+from ncnnkit.record.run import LayerError
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
+from ncnnkit.verdict import recommend, warn
 
 NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
 
@@ -51,8 +52,7 @@ class Page(HTMLParser):
 
 
 def page(run: dict[str, Any]) -> Page:
-    validate(run)
-    return Page(html.render(cast(Run, run)))
+    return Page(html.render(as_run(run)))
 
 
 def figures_in(parsed: Page) -> dict[str, Any]:
@@ -105,14 +105,14 @@ def test_a_phone_can_read_it(sample: Page) -> None:
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_report(cast(Run, sample_run()), tmp_path / f"{name}.html")
+        write_report(as_run(sample_run()), tmp_path / f"{name}.html")
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
-        write_report(cast(Run, sample_run()), tmp_path / "absent" / "report.html")
+        write_report(as_run(sample_run()), tmp_path / "absent" / "report.html")
 
 
 @pytest.mark.parametrize("package", ["plotly", "jinja2"])
@@ -120,7 +120,7 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "plotly.io", raising=False)
     with pytest.raises(ToolError) as error:
-        write_report(cast(Run, sample_run()), tmp_path / "report.html")
+        write_report(as_run(sample_run()), tmp_path / "report.html")
     assert error.value.line() == f"the report needs {package} (pip install {package})"
     assert not list(tmp_path.iterdir())
 
@@ -136,7 +136,7 @@ def test_importing_loads_nothing_heavy() -> None:
 
 def nasty_run() -> dict[str, Any]:
     run = sample_run()
-    run["model"].update(name=NASTY, reference=NASTY)
+    run["model"].update(reference=NASTY)
     run["model"]["inputs"][0]["name"] = NASTY
     run["variants"][3]["name"] = run["recommended"] = NASTY
     run["variants"][3].update(device_name=NASTY, reason=NASTY, notes=[NASTY])
@@ -151,6 +151,7 @@ def nasty_run() -> dict[str, Any]:
     run["plan"]["layers"][2].update(name=NASTY, type=NASTY, choice=NASTY, why=NASTY)
     run["plan"]["layers"][2]["options"][0]["choice"] = NASTY
     run["recipe"].update(model=NASTY, labels=NASTY)
+    run["preprocess_origin"] = NASTY
     run.update(why=NASTY, warnings=[NASTY], passes={NASTY: 1}, stages=[{"name": NASTY, "seconds": 1}])
     return run
 
@@ -161,7 +162,6 @@ def test_names_with_html_in_them_stay_text() -> None:
     assert all(attributes.keys().isdisjoint({"onerror"}) for _, attributes in parsed.elements)
     assert len(parsed.sources["script"]) == len(page(sample_run()).sources["script"])
     assert parsed.text.count("onerror=alert(1)") >= 25
-    assert "<title>&lt;/script&gt;" in html.render(cast(Run, nasty_run()))
 
 
 def test_names_with_html_in_them_stay_text_in_plots() -> None:
@@ -371,14 +371,8 @@ def test_no_front_and_no_layers() -> None:
     assert "Which part is in which precision" not in parsed.text
 
 
-@pytest.mark.parametrize("absent", [True, False])
-def test_without_int8_there_is_nothing_on_it(absent: bool) -> None:
-    run = sample_run()
-    for field in ("quantisation", "plan"):
-        run[field] = None
-        if absent:
-            del run[field]
-    text = page(run).text
+def test_without_int8_there_is_nothing_on_it() -> None:
+    text = page({**sample_run(), "quantisation": None, "plan": None}).text
     assert "How int8 was made" not in text
     assert "The mixed model" not in text
 
@@ -392,8 +386,11 @@ def warnings(images: int = 100, **parts: Any) -> list[str]:
         def __len__(self) -> int:
             return images
 
-    check = {"cosine": 1.0, "sqnr_db": 120.0}
-    return warn("torch", "the preset imagenet", cast(Any, Images()), cast(Any, Images()), check, [], **parts)
+    run = as_run({**sample_run(), **parts})
+    quantisation = run.quantisation if "quantisation" in parts else None
+    plan = run.plan if "plan" in parts else None
+    taken, check = cast(Any, Images()), run.conversion
+    return warn("torch", "the preset imagenet", taken, taken, check, [], quantisation=quantisation, plan=plan)
 
 
 def test_nothing_is_said_of_good_images_and_a_good_plan() -> None:
@@ -431,12 +428,12 @@ def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
 def test_the_mixed_model_can_be_recommended() -> None:
     variants = sample_run()["variants"]
     variants[4]["latency_ms"]["median"] = 4.4
-    name, why = recommend(variants)
+    name, why = recommend(as_run({**sample_run(), "variants": variants}).variants)
     assert name == "mixed-cpu"
     assert why.startswith("mixed-cpu is the fastest of the 5 that reach cosine 0.999 (cosine 0.99992, 4.4 ms), 2.31")
     run = {**sample_run(), "variants": variants, "recommended": name, "why": why}
     assert "Use mixed-cpu . It takes 4.40 ms" in page(run).text
-    assert shipping(run).startswith("ship tiny-mixed.param and tiny-mixed.bin, loaded with opt.use_bf16")
+    assert shipping(as_run(run)).startswith("ship tiny-mixed.param and tiny-mixed.bin, loaded with opt.use_bf16")
 
 
 # ---------------------------------------------------------------------------------------------------- unusual runs
@@ -472,7 +469,7 @@ def test_a_network_that_does_not_classify() -> None:
     run = sample_run()
     run["model"]["outputs"] = [{"name": "boxes", "shape": [100, 4]}, {"name": "scores", "shape": [100]}]
     run["preprocess"] = None
-    del run["top5"]
+    run["top5"] = []
     for variant in run["variants"]:
         if variant["accuracy"]:
             variant["accuracy"].update(dict.fromkeys(("top1_agreement", "top5_agreement", "top1", "top5")))
@@ -522,8 +519,13 @@ def shown(table: Any, width: int = 100) -> str:
     return capture.get()
 
 
+def table(run: dict[str, Any], width: int = 100) -> Any:
+    read = as_run(run)
+    return console_table(read.variants, read.recommended, width)
+
+
 def test_the_table_fits_a_terminal() -> None:
-    text = shown(console_table(sample_run(), 120), 120)
+    text = shown(table(sample_run(), 120), 120)
     assert max(map(len, text.splitlines())) <= 120
     assert "…" not in text
     lines = text.splitlines()
@@ -538,25 +540,25 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 def test_the_conversions_error_is_told() -> None:
-    assert converted(sample_run()).startswith("conversion: 118.9 dB, cosine 1.000000, against the original")
+    assert converted(as_run(sample_run())).startswith("conversion: 118.9 dB, cosine 1.000000, against the original")
 
 
 def test_what_to_ship_says_how_to_load_it() -> None:
     """bf16's files are fp32's, and ncnn turns fp16 on by default: without its options it is another model."""
     run = sample_run()
-    assert shipping(run).endswith("loaded with ncnn's default options")
+    assert shipping(as_run(run)).endswith("loaded with ncnn's default options")
     run["recommended"] = "bf16-cpu"
-    assert shipping(run).startswith("ship tiny-bf16.param and tiny-bf16.bin, loaded with ")
-    assert "opt.use_bf16_storage = true, opt.use_fp16_packed = " in shipping(run)
+    assert shipping(as_run(run)).startswith("ship tiny-bf16.param and tiny-bf16.bin, loaded with ")
+    assert "opt.use_bf16_storage = true, opt.use_fp16_packed = " in shipping(as_run(run))
     run["recommended"] = "fp16-vulkan"
-    assert "opt.use_vulkan_compute = true" in shipping(run)
+    assert "opt.use_vulkan_compute = true" in shipping(as_run(run))
     run["recommended"] = None
-    assert shipping(run) == ""
+    assert shipping(as_run(run)) == ""
 
 
 @pytest.mark.parametrize("width", [90, 80, 60])
 def test_a_narrow_terminal_goes_without_columns_but_never_without_names(width: int) -> None:
-    lines = shown(console_table(sample_run(), width), width).splitlines()
+    lines = shown(table(sample_run(), width), width).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[4].startswith("int8-cpu * ")
     assert all(word in lines[0] for word in ("ms", "MB", "dB", "cosine"))
@@ -565,7 +567,7 @@ def test_a_narrow_terminal_goes_without_columns_but_never_without_names(width: i
 
 def test_rows_without_accuracy_have_no_columns_for_it() -> None:
     rows = [{**variant, "accuracy": None} for variant in sample_run()["variants"]]
-    text = shown(console_table({"variants": rows, "recommended": None}))
+    text = shown(table({**sample_run(), "variants": rows, "recommended": None}))
     assert "cosine" not in text
     assert "recommended" not in text
     assert "5.23" in text
@@ -574,25 +576,27 @@ def test_rows_without_accuracy_have_no_columns_for_it() -> None:
 def test_a_name_is_no_markup() -> None:
     run = sample_run()
     run["variants"][0]["name"] = "[red]fp32[/]"
-    assert "[red]fp32[/]" in shown(console_table(run))
+    assert "[red]fp32[/]" in shown(table(run))
 
 
 def test_the_headline_in_one_line() -> None:
     run = sample_run()
-    assert headline(run).startswith("Recommended: int8-cpu. It is the fastest of the 5 that reach cosine 0.999")
+    assert headline(as_run(run)).startswith("Recommended: int8-cpu. It is the fastest of the 5 that reach cosine 0.999")
     run["why"] = "no variant reaches cosine 0.999; int8-cpu is the most exact"
-    assert headline(run) == f"Recommended: int8-cpu: {run['why']}."
-    assert headline(failed_run()) == "No recommendation: no variant ran to its end; the reasons stand beside each."
+    assert headline(as_run(run)) == f"Recommended: int8-cpu: {run['why']}."
+    failed = headline(as_run(failed_run()))
+    assert failed == "No recommendation: no variant ran to its end; the reasons stand beside each."
 
 
 def test_two_models_compared() -> None:
-    variant = sample_run()["variants"][3]
-    text = shown(comparison_table(variant))
+    variant = as_run(sample_run()).variants[3]
+    assert variant.accuracy is not None
+    text = shown(comparison_table(Comparison(variant.accuracy, variant.layers)))
     assert "0.0187" in text
     assert "over 30 images; the best class agrees in 96.7 %" in text
     assert re.search(r"conv_0\s+Convolution\s+–", text)
     assert "conv_23" in text
-    assert "conv_0" not in shown(comparison_table({**variant, "layers": []}))
+    assert "conv_0" not in shown(comparison_table(Comparison(variant.accuracy, [])))
 
 
 # ---------------------------------------------------------------------------------------------- numbers and labels
@@ -647,6 +651,6 @@ def test_the_limit_is_named_where_no_point_is() -> None:
 
 
 def test_one_long_name_is_shortened() -> None:
-    figure = plots.layer_sqnr([{"name": "a" * 60, "type": "Convolution", "sqnr_db": 20.0}])
+    figure = plots.layer_sqnr([LayerError(name="a" * 60, type="Convolution", sqnr_db=20.0)])
     assert figure
     assert figure["layout"]["yaxis"]["ticktext"] == ["aaaaaaaaaa…aaaaaaaaaa "]

@@ -281,6 +281,12 @@ def demo(
     _run(recipe, output, as_json)
 
 
+def _print_json(value: Any) -> None:
+    from .codec import encode
+
+    print(encode(value).decode(), end="")
+
+
 def _run(recipe: Any, output: Path, as_json: bool) -> None:
     from .pipeline import run as run_pipeline
 
@@ -290,23 +296,23 @@ def _run(recipe: Any, output: Path, as_json: bool) -> None:
 
 
 def _print_run(document: Any, output: Path, as_json: bool) -> None:
-    from .formatting import reasons
+    from .record.run import reasons
     from .report import console_table, converted, headline, shipping
 
     if as_json:
-        print(json.dumps(document, indent=2))
+        _print_json(document)
         return
-    out.print(console_table(document, out.width))
+    out.print(console_table(document.variants, document.recommended, out.width))
     out.print(converted(document), markup=False)
-    for guess in document.get("top5") or []:
-        best = ", ".join(f"{row['label']} ({row['score']:.1f})" for row in guess["recommended"])
-        out.print(f"top-5 of {guess['image']}: {best}", markup=False)
-    for warning in document["warnings"]:
+    for guess in document.top5:
+        best = ", ".join(f"{row.label} ({row.score:.1f})" for row in guess.recommended)
+        out.print(f"top-5 of {guess.image}: {best}", markup=False)
+    for warning in document.warnings:
         out.print(f"[yellow]note:[/] {escape(warning)}")
-    for reason in reasons(document["variants"], "skipped"):
+    for reason in reasons(document.variants, "skipped"):
         out.print(f"skipped: {reason}", markup=False)
     out.print(f"[bold]{escape(headline(document))}[/]")
-    if document["recommended"] is not None:
+    if document.recommended is not None:
         out.print(shipping(document), markup=False)
     out.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
 
@@ -437,7 +443,7 @@ def quantize(
                 graph, samples.stack(), target=target or "arm", method=method or "mse", effort=effort or "default",
                 skip=_words(skip) or (), threads=threads, tell=tell,
             )  # fmt: skip
-        out.print(trials_table([trial.__dict__ for trial in found.trials]))
+        out.print(trials_table(found.trials))
         made = found.graph
     elif table is not None:
         made = to_int8(load(param), load_table(table), target=target or "arm", skip=_words(skip) or ())
@@ -468,7 +474,7 @@ def compare(
         figures = compare_models(
             graph, load(second), samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n)
         )
-    print(json.dumps(figures, indent=2)) if as_json else out.print(comparison_table(figures))
+    _print_json(figures) if as_json else out.print(comparison_table(figures))
 
 
 @command()
@@ -491,9 +497,7 @@ def bench(
             param, backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
             shapes=_shapes(shape) or (), seconds=seconds, progress=lambda done, total: tell("measure", done, total),
         )  # fmt: skip
-    print(json.dumps(rows, indent=2)) if as_json else out.print(
-        console_table({"variants": rows, "recommended": None}, out.width)
-    )
+    _print_json(rows) if as_json else out.print(console_table(rows, width=out.width))
 
 
 @command()
@@ -513,8 +517,6 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Find the fastest cores, threads, backend, precision and switches of ncnn's, by successive halving."""
-    from dataclasses import asdict
-
     from .measure.tune import tune as tune_model
     from .report import tuning_table
 
@@ -525,7 +527,7 @@ def tune(
             fix_clocks=fix_clocks,
         )  # fmt: skip
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        _print_json(found)
         return
     out.print(tuning_table(found.candidates))
     _print_notes(found.notes)
@@ -592,17 +594,17 @@ def explain_layer(
     from .record.folder import load_run
     from .report import layer_table, plan_table
 
-    plan = load_run(folder).get("plan")
+    plan = load_run(folder).plan
     if plan is None:
         raise RecipeError("this run made no mixed model", where=str(folder), hint="ncnnkit run --precision mixed")
-    rows = [row for row in plan["layers"] if layer in (None, row["name"])]
+    rows = [row for row in plan.layers if layer in (None, row.name)]
     if not rows:
         raise RecipeError(f"no layer is called {layer!r}", where=str(folder), hint="ncnnkit explain-layer lists them")
     if as_json:
-        print(json.dumps(rows[0] if layer else rows, indent=2))
+        _print_json(rows[0] if layer else rows)
     elif layer:
         out.print(layer_table(rows[0]))
-        out.print(rows[0]["why"], markup=False)
+        out.print(rows[0].why, markup=False)
     else:
         out.print(plan_table(rows))
 
@@ -634,7 +636,7 @@ def make_app(
     from .app import make_app as write_app
 
     chosen = write_app(folder, variant, output, lang, embed)
-    out.print(f"{output}: {chosen['name']}; its README.md tells how to go on", markup=False, soft_wrap=True)
+    out.print(f"{output}: {chosen.name}; its README.md tells how to go on", markup=False, soft_wrap=True)
 
 
 @command()

@@ -10,9 +10,10 @@ from typing import Any
 
 from .device import Board, open_device
 from .device.session import probe
-from .device.sites import EMULATED, probe_device
+from .device.sites import probe_device
 from .errors import NcnnkitError
 from .model.targets import machine_target
+from .record.run import EMULATED
 from .source.conversion import find_pnnx
 
 

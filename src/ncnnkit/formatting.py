@@ -1,4 +1,4 @@
-"""Numbers as people read them, without their units, and what follows from a run's numbers.
+"""Numbers as people read them, without their units.
 
 None is always :data:`NOTHING`.
 """
@@ -6,8 +6,6 @@ None is always :data:`NOTHING`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 NOTHING = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -59,41 +57,6 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share * 100:.1f}"
 
 
-def ratio(value: float | None, base: float) -> float | None:
+def ratio(value: float | None, base: float | None) -> float | None:
     """How many times the base a value is; None where either is missing."""
-    return None if value is None or base <= 0 else value / base
-
-
-def named(run: Mapping[str, Any], name: str | None) -> Mapping[str, Any] | None:
-    """The variant of this name."""
-    return next((v for v in run["variants"] if v["name"] == name), None)
-
-
-def shared(variants: Iterable[Mapping[str, Any]], texts: Callable[[Any], Iterable[str]]) -> dict[str, list[str]]:
-    """Texts -> the variants they are of, so that what several share is said once."""
-    said: dict[str, list[str]] = {}
-    for variant in variants:
-        for text in texts(variant):
-            said.setdefault(text, []).append(variant["name"])
-    return said
-
-
-def reasons(variants: Iterable[Mapping[str, Any]], *statuses: str) -> list[str]:
-    """Why the variants of these statuses have them, a line for each reason."""
-    found = shared((v for v in variants if v["status"] in statuses), lambda variant: [variant["reason"]])
-    return [f"{', '.join(names)}: {reason}" for reason, names in found.items()]
-
-
-def baseline(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What speed-ups are given over: fp32 on the CPU, where it ran."""
-    wanted = ("fp32", "cpu", "ok")
-    found = (v for v in run["variants"] if (v["precision"], v["backend"], v["status"]) == wanted and v["latency_ms"])
-    return next(found, None)
-
-
-def speed_up(run: Mapping[str, Any], variant: Mapping[str, Any]) -> float | None:
-    """How many times as fast as the baseline; None without one, and for what did not run as asked."""
-    base = baseline(run)
-    if base is None or variant["status"] != "ok" or not variant["latency_ms"]:
-        return None
-    return float(base["latency_ms"]["median"] / variant["latency_ms"]["median"])
+    return None if value is None or base is None or base <= 0 else value / base

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .codec import as_read
 from .comparison import accuracy
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .device.session import Session, has_int8, probe
@@ -33,11 +32,12 @@ from .measure.variants import (
 from .model.graph import Graph
 from .model.ncnnfile import load
 from .passes import optimize_with_report
-from .plan.search import Limit, MixedPlan, explain, find_plan, parse_limit
+from .plan.search import Limit, MixedPlan, find_plan, parse_limit
 from .quantization import Quantized, quantize_images
-from .quantization.advice import Likeness, enough, image_ranges, likeness
+from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
 from .recipe import AUTO, Recipe, save_recipe
+from .record.environment import environment, installed
 from .record.folder import (
     LABELS,
     LOG,
@@ -50,8 +50,7 @@ from .record.folder import (
     save_run,
     staging,
 )
-from .record.schema import SCHEMA, Run, validate
-from .record.verdict import GOOD_COSINE, GUESS, recommend, top5, warn
+from .record.run import ConversionCheck, Device, Images, Likeness, Plan, Run, SkippedFile, Stage, Variant
 from .report import write_report
 from .samples.images import ImageSet, InputSpec, open_images
 from .samples.labels import read_labels
@@ -59,6 +58,7 @@ from .samples.preprocess import Preprocess, default_preprocess, preset
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.torch_models import BUILDERS
+from .verdict import GOOD_COSINE, GUESS, recommend, top5, warn
 
 Array = NDArray[Any]
 Tell = Callable[[str, int, int], None]
@@ -147,51 +147,43 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
         variants = [describe(p, r, reference, labels, layers) for p, r in zip(plans, results)]
-        refuse_copies_of_the_cpu(variants, results)
-        refuse_wrong_outputs(variants)
+        variants = refuse_wrong_outputs(refuse_copies_of_the_cpu(variants, results))
         recommended, why = recommend(variants)
         with stages("write the report"):
-            quantisation = describe_quantisation(recipe, first, images, alike) if first else None
-            planned = describe_plan(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
-            guesses = top5(source, evaluation, reference, recommended, plans, results)
+            quantisation = first.record(recipe.effort, images.names, alike) if first else None
+            planned = plan_record(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
+            guesses = top5(source, evaluation, reference, recommended, results)
             remove_scratch(folder, models)
             (folder / LOG).write_text(conversion.log, encoding="utf-8")
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
-            document = validate(
-                {
-                    "schema": SCHEMA,
-                    "files": sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
-                    "model": describe_model(source, graph, reference),
-                    "recipe": recipe.to_dict(),
-                    "preprocess": {**preprocess.to_dict(), "origin": origin} if preprocess else None,
-                    "images": describe_images(recipe, images, evaluation),
-                    "environment": describe_environment(probe() if recipe.on else sites[0].machine),
-                    "devices": [describe_device(site, variants) for site in sites],
-                    "reference": describe_reference(source),
-                    "conversion": check,
-                    "passes": rewrites,
-                    "quantisation": quantisation,
-                    "plan": planned,
-                    "variants": variants,
-                    "recommended": recommended,
-                    "why": why,
-                    "top5": guesses,
-                    "warnings": warn(
-                        source.engine,
-                        origin,
-                        images,
-                        evaluation,
-                        check,
-                        variants,
-                        quantisation=quantisation,
-                        plan=planned,
-                        emulated=[site.device.name for site in sites if site.emulated],
+            document = as_read(
+                Run(
+                    files=sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
+                    model=source.record(graph, reference),
+                    recipe=recipe,
+                    preprocess=preprocess,
+                    preprocess_origin=origin,
+                    images=images_record(recipe, images, evaluation),
+                    environment=environment(probe() if recipe.on else sites[0].machine),
+                    devices=[device_record(site, variants) for site in sites],
+                    reference=source.engine_record(),
+                    conversion=check,
+                    passes=rewrites,
+                    quantisation=quantisation,
+                    plan=planned,
+                    variants=variants,
+                    recommended=recommended,
+                    why=why,
+                    top5=guesses,
+                    warnings=warn(
+                        source.engine, origin, images, evaluation, check, variants, quantisation=quantisation,
+                        plan=planned, emulated=[site.device.name for site in sites if site.emulated],
                     ),
-                    "stages": stages.rows(),
-                }
-            )
+                    stages=stages.rows(),
+                )
+            )  # fmt: skip
             save_run(document, folder / RUN)
             write_report(document, folder / REPORT)
     return document
@@ -218,8 +210,8 @@ class Stages:
         """The progress of the steps of a stage."""
         return lambda step, done, total: self._tell(f"{name}: {step}", done, total)
 
-    def rows(self) -> list[dict[str, Any]]:
-        return [{"name": name, "seconds": round(seconds, 3)} for name, seconds in self._seconds.items()]
+    def rows(self) -> list[Stage]:
+        return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
 
 
 # ---------------------------------------------------------------------------------------------- model and images
@@ -279,12 +271,10 @@ def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
     if not record.is_file():
         return source
     run = load_run(param.parent)
-    made = any(variant["files"] and variant["files"]["param"] == param.name for variant in run["variants"])
-    if not made or run["preprocess"] is None:
+    made = any(variant.files and variant.files.param == param.name for variant in run.variants)
+    if not made or run.preprocess is None:
         return source
-    fields = {key: value for key, value in run["preprocess"].items() if key != "origin"}
-    origin = f"the run that made it ({record})"
-    return replace(source, preprocess=Preprocess.from_dict(fields), preprocess_origin=origin)
+    return replace(source, preprocess=run.preprocess, preprocess_origin=f"the run that made it ({record})")
 
 
 def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
@@ -359,7 +349,7 @@ def session_outputs(graph: Graph, inputs: Sequence[Array], progress: Callable[[i
 
 def check_conversion(
     recipe: Recipe, source: ModelSource, conversion: Conversion, inputs: Sequence[Array], reference: Mapping[str, Array]
-) -> dict[str, Any]:
+) -> ConversionCheck:
     """Compare ncnn in fp32 with the original on a few samples. Raises VerificationError where they differ too much."""
     few = [a[:CHECKED_IMAGES] for a in inputs]
     found = session_outputs(conversion.graph, few, lambda done, total: None)
@@ -373,49 +363,36 @@ def check_conversion(
         if not np.isfinite(ours).all():
             raise VerificationError(f"the converted model's output {name!r} holds NaN or infinity")
     errors = accuracy.compare(outputs, reference)
-    worst = min(errors["outputs"], key=lambda output: output["cosine"])
-    if worst["cosine"] < GOOD_COSINE and not recipe.force:
-        which = f" of output {worst['name']!r}" if len(outputs) > 1 else ""
+    worst = min(errors.outputs, key=lambda output: output.cosine)
+    if worst.cosine < GOOD_COSINE and not recipe.force:
+        which = f" of output {worst.name!r}" if len(outputs) > 1 else ""
         raise VerificationError(
-            f"the converted model is not the original: cosine {worst['cosine']:.4f}{which} in fp32, "
+            f"the converted model is not the original: cosine {worst.cosine:.4f}{which} in fp32, "
             f"it must be {GOOD_COSINE}",
             where=recipe.model,
             hint="an operator pnnx converts wrongly, or a wrong --shape; --force goes on all the same",
         )
-    return {
-        "sqnr_db": errors["sqnr_db"],
-        "cosine": worst["cosine"],
-        "max_error": errors["max_error"],
-        "seconds": round(conversion.seconds, 3),
-        "pnnx_version": _version("pnnx"),
-        "log": LOG,
-    }
+    return ConversionCheck(
+        sqnr_db=errors.sqnr_db,
+        cosine=worst.cosine,
+        max_error=errors.max_error,
+        seconds=round(conversion.seconds, 3),
+        pnnx_version=installed("pnnx"),
+        log=LOG,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what came of it
 
 
-def describe_model(source: ModelSource, graph: Graph, reference: Mapping[str, Array]) -> dict[str, Any]:
-    return {
-        "reference": source.reference,
-        "name": source.name,
-        "kind": source.kind,
-        "inputs": [{"name": spec.name, "shape": list(spec.shape)} for spec in source.inputs],
-        "outputs": [{"name": name, "shape": list(values.shape[1:])} for name, values in reference.items()],
-        "layers": len(graph.layers),
-        "parameters": graph.parameters,
-        "labels": len(source.labels or ()),
-    }
-
-
-def describe_images(recipe: Recipe, images: ImageSet, evaluation: ImageSet) -> dict[str, Any]:
+def images_record(recipe: Recipe, images: ImageSet, evaluation: ImageSet) -> Images:
     skipped = dict(images.skipped + evaluation.skipped)  # both halves of one folder know the same skipped files
-    return {
-        "source": recipe.images,
-        "calibration": len(images),
-        "evaluation": len(evaluation),
-        "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
-    }
+    return Images(
+        source=recipe.images,
+        calibration=len(images),
+        evaluation=len(evaluation),
+        skipped=[SkippedFile(name=name, reason=reason) for name, reason in skipped.items()],
+    )
 
 
 LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
@@ -429,112 +406,16 @@ def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 
-def describe_quantisation(
-    recipe: Recipe, quantized: Quantized, images: ImageSet, alike: Likeness | None
-) -> dict[str, Any]:
-    advice = quantized.advice
-    return {
-        "effort": recipe.effort,
-        "held_back": len(quantized.held[0]),
-        "trials": [
-            {
-                "method": trial.method,
-                "mse": trial.mse if np.isfinite(trial.mse) else None,
-                "kept": trial.kept,
-                "seconds": round(trial.seconds, 3),
-            }
-            for trial in quantized.trials
-        ],
-        "layers": [
-            {"name": kept.name, "before": kept.error[""], "after": kept.error[kept.kept], "kept": kept.kept}
-            for kept in quantized.layers
-        ],
-        "counts": [
-            {"images": c.images, "mse": c.mse, "low": c.low, "high": c.high}
-            for c in advice.counts
-            if np.isfinite(c.high)
-        ],
-        "enough": enough(advice.counts) if advice.counts else None,
-        "stretching": [
-            {"image": images.names[s.image], "tensors": s.tensors, "factor": s.factor} for s in advice.stretching
-        ],
-        "likeness": {"calibration": alike.calibration, "evaluation": alike.evaluation} if alike else None,
-    }
+def plan_record(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Variant]) -> Plan:
+    """The plan, beside what was measured of its model."""
+    medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
+    mixed, fp32 = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
+    return plan.record(limit, mixed_ms=mixed, fp32_ms=fp32)
 
 
-def describe_plan(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    named = {variant["name"]: variant["latency_ms"] for variant in variants}
-    latency, base = (named.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
-    return {
-        "limit": str(limit),
-        "holds": plan.holds,
-        "repairs": plan.repairs,
-        "predicted_ms": plan.predicted_at(base["median"] if base else None),
-        "measured_ms": latency["median"] if latency else None,
-        "predicted_mse": plan.predicted_error,
-        "measured_mse": plan.measured_error,
-        "front": [{"ms": p.ms, "mse": p.error, "int8": p.int8} for p in plan.front],
-        "layers": [
-            {
-                "name": name,
-                "type": plan.graph.layer(name).type,
-                "choice": choice,
-                "options": [{"choice": o.choice, "ms": o.ms, "mse": o.error} for o in plan.options[name]],
-                "why": explain(name, plan),
-            }
-            for name, choice in plan.choices.items()
-        ],
-    }
-
-
-def describe_reference(source: ModelSource) -> dict[str, Any]:
-    origins = {
-        "torch": "the original network in PyTorch",
-        "onnxruntime": "the original ONNX file in ONNX Runtime",
-        "ncnn": "ncnn itself in fp32, before optimising: the original is not known",
-    }
-    package = {"torch": "torch", "onnxruntime": "onnxruntime", "ncnn": "ncnn"}[source.engine]
-    return {"engine": source.engine, "version": _version(package), "origin": origins[source.engine]}
-
-
-def describe_device(site: Site, variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    machine = site.machine
-    recommended, why = recommend([v for v in variants if v["device"] == site.device.name])
-    return {
-        "name": site.device.name,
-        "address": site.device.address,
-        "target": site.target,
-        "emulated": site.emulated,
-        "ncnn": machine["ncnn"],
-        "python": machine["python"],
-        "platform": machine["platform"],
-        "cpu": machine["cpu"],
-        "cpu_features": machine["cpu_features"],
-        "cores": machine["cores"],
-        "vulkan": vulkan_fields(machine),
-        "board": machine.get("board"),
-        "recommended": recommended,
-        "why": why,
-    }
-
-
-def vulkan_fields(machine: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{k: d[k] for k in ("name", "type", "driver", "api")} for d in machine["vulkan"]]
-
-
-def describe_environment(machine: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "ncnnkit": _version("ncnnkit"),
-        "ncnn": machine["ncnn"],
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pillow": _version("Pillow"),
-        "platform": machine["platform"],
-        "cpu": machine["cpu"],
-        "cpu_features": machine["cpu_features"],
-        "cores": machine["cores"],
-        "vulkan": vulkan_fields(machine),
-    }
+def device_record(site: Site, variants: Sequence[Variant]) -> Device:
+    """A device, and what is recommended for it."""
+    return site.record(*recommend([variant for variant in variants if variant.device == site.device.name]))
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
@@ -551,10 +432,3 @@ def remove_scratch(folder: Path, models: Models) -> None:
             shutil.rmtree(path)
         elif path not in keep:
             path.unlink()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

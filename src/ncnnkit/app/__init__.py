@@ -20,7 +20,7 @@ from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.ncnnfile import load
 from ..onboard.network import OPTIONS
 from ..record.folder import LABELS, content, load_run, staging
-from ..record.schema import Run, Variant
+from ..record.run import Run, Variant
 
 Language = Literal["cpp", "python"]
 LANGUAGES: tuple[Language, ...] = ("cpp", "python")
@@ -60,7 +60,7 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
     chosen = choose(run, variant, home)
     facts = describe(run, chosen, home)
     with staging(folder, RECORD, files_of_app) as new:
-        copy_models(run, chosen["device"], facts, home, new / "models")
+        copy_models(run, chosen.device, facts, home, new / "models")
         write_project(_HOME / lang, new, {**facts, "run": run, "variant": chosen, "embed": embed})
         _write_json(hashes(new), new / RECORD)
     return chosen
@@ -68,42 +68,47 @@ def make_app(out: Path, variant: str, folder: Path, lang: str = "cpp", embed: bo
 
 def choose(run: Run, name: str, where: Path) -> Variant:
     """The variant of this name or precision. Raises RecipeError and ModelError."""
-    by_name = {variant["name"]: variant for variant in run["variants"]}
+    by_name = {variant.name: variant for variant in run.variants}
     # Of several devices, a precision means the first's.
-    of_precision = (v for v in run["variants"] if (v["precision"], v["backend"]) == (name, "cpu"))
+    of_precision = (v for v in run.variants if (v.precision, v.backend) == (name, "cpu"))
     variant = by_name.get(name) or next(of_precision, None)
     if variant is None:
         raise RecipeError(f"the run has no variant {name!r}", where=str(where), hint=f"one of {', '.join(by_name)}")
-    if variant["files"] is None:
-        raise ModelError(f"the variant {variant['name']} has no model: {variant['reason']}", where=str(where))
-    if len(run["model"]["inputs"]) != 1:
-        names = ", ".join(tensor["name"] for tensor in run["model"]["inputs"])
+    if variant.files is None:
+        raise ModelError(f"the variant {variant.name} has no model: {variant.reason}", where=str(where))
+    if len(run.model.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in run.model.inputs)
         raise ModelError(f"an app feeds one input, this network has several ({names})", where=str(where))
     return variant
 
 
 def describe(run: Run, variant: Variant, home: Path) -> dict[str, Any]:
     """What a program must know of its model, as plain JSON values. Raises FormatError."""
-    assert variant["files"] is not None
-    graph = load(home / variant["files"]["param"])
+    assert variant.files is not None
+    graph = load(home / variant.files.param)
     return {
-        "model": run["model"]["name"],
-        "variant": variant["name"],
-        "precision": variant["precision"],
-        "backend": variant["backend"],
-        "stem": Path(variant["files"]["param"]).stem,
-        "input": {"name": graph.inputs[0], "shape": run["model"]["inputs"][0]["shape"]},
+        "model": run.model.name,
+        "variant": variant.name,
+        "precision": variant.precision,
+        "backend": variant.backend,
+        "stem": Path(variant.files.param).stem,
+        "input": {"name": graph.inputs[0], "shape": run.model.inputs[0].shape},
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
-        "outputs": list(graph.outputs[: len(run["model"]["outputs"])]),
-        "preprocess": run["preprocess"] and {**run["preprocess"], "may_swap": may_swap_passes(run)},
+        "outputs": list(graph.outputs[: len(run.model.outputs)]),
+        "preprocess": run.preprocess
+        and {
+            **run.preprocess.to_dict(),
+            "origin": run.preprocess_origin,
+            "may_swap": may_swap_passes(run),
+        },
         "precisions": OPTIONS,
     }
 
 
 def may_swap_passes(run: Run) -> bool:
     """Whether the Pillow of a run may resize by height first, which rounds otherwise: from version 13 on."""
-    pillow = run["environment"].get("pillow") or version("Pillow")
-    return int(pillow.partition(".")[0]) >= 13
+    major = run.environment.pillow.partition(".")[0]
+    return int(major if major.isdecimal() else version("Pillow").partition(".")[0]) >= 13
 
 
 def copy_models(run: Run, device: str, facts: Mapping[str, Any], home: Path, models: Path) -> None:
@@ -115,17 +120,17 @@ def copy_models(run: Run, device: str, facts: Mapping[str, Any], home: Path, mod
     """
     models.mkdir()
     rows = []
-    for variant in run["variants"]:
-        if variant["files"] is None or variant["device"] != device:
+    for variant in run.variants:
+        if variant.files is None or variant.device != device:
             continue
-        for name in variant["files"].values():
-            _copy(home / str(name), models / str(name))
-        stem = Path(variant["files"]["param"]).stem
-        precision, backend = variant["precision"], variant["backend"]
+        for name in (variant.files.param, variant.files.bin):
+            _copy(home / name, models / name)
+        stem = Path(variant.files.param).stem
+        precision, backend = variant.precision, variant.backend
         rows.append((f"{precision}-{backend}", precision, backend, stem))
     rows.sort(key=lambda row: row[0] != "fp32-cpu")  # what the others are compared with comes first
     (models / "variants.txt").write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")
-    if run["model"]["labels"]:
+    if run.model.labels:
         _copy(home / LABELS, models / LABELS)
     else:
         (models / LABELS).touch()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
+from ..record.run import Accuracy, OutputError
 
 Array = NDArray[Any]
 
@@ -102,40 +103,42 @@ def label_accuracy(outputs: Array, labels: NDArray[np.int64], k: int) -> float:
     return float(np.mean(np.any(top_k(outputs, k) == labels[:, None], axis=1)))
 
 
-def output_errors(outputs: Array, reference: Array) -> dict[str, float | None]:
+def output_error(name: str, outputs: Array, reference: Array) -> OutputError:
     """MSE, SQNR, cosine and largest error of one output."""
-    return {
-        "mse": mse(outputs, reference),
-        "sqnr_db": sqnr_db(outputs, reference),
-        "cosine": cosine(outputs, reference),
-        "max_error": max_error(outputs, reference),
-    }
+    return OutputError(
+        name=name,
+        mse=mse(outputs, reference),
+        sqnr_db=sqnr_db(outputs, reference),
+        cosine=cosine(outputs, reference),
+        max_error=max_error(outputs, reference),
+    )
 
 
 def compare(
     outputs: Mapping[str, Array], reference: Mapping[str, Array], labels: NDArray[np.int64] | None = None
-) -> dict[str, Any]:
-    """All figures of a variant, as ``accuracy`` in run.json holds them.
+) -> Accuracy:
+    """All figures of a variant.
 
     Args:
         outputs: output name -> (N, …), in the network's order.
         reference: the same outputs of the original, of at least N samples; names may differ, the order may not.
         labels: int64 (≥N,) class of each sample, or None.
-
-    Returns:
-        The figures over all outputs together, and ``outputs``, a list with those of each.
     """
     count = len(next(iter(outputs.values())))
     pairs = list(zip(outputs.values(), (values[:count] for values in reference.values()), strict=True))
     ours, theirs = zip(*pairs)
     scores = classifies(reference)
     known = labels[:count] if labels is not None and scores else None
-    return {
-        **output_errors(*(np.concatenate([_rows(values) for values in each], axis=1) for each in (ours, theirs))),
-        "top1_agreement": top1_agreement(ours[0], theirs[0]) if scores else None,
-        "top5_agreement": top5_agreement(ours[0], theirs[0]) if scores else None,
-        "top1": label_accuracy(ours[0], known, 1) if known is not None else None,
-        "top5": label_accuracy(ours[0], known, 5) if known is not None else None,
-        "images": count,
-        "outputs": [{"name": name, **output_errors(*pair)} for name, pair in zip(outputs, pairs)],
-    }
+    whole = output_error("", *(np.concatenate([_rows(v) for v in each], axis=1) for each in (ours, theirs)))
+    return Accuracy(
+        mse=whole.mse,
+        sqnr_db=whole.sqnr_db,
+        cosine=whole.cosine,
+        max_error=whole.max_error,
+        top1_agreement=top1_agreement(ours[0], theirs[0]) if scores else None,
+        top5_agreement=top5_agreement(ours[0], theirs[0]) if scores else None,
+        top1=label_accuracy(ours[0], known, 1) if known is not None else None,
+        top5=label_accuracy(ours[0], known, 5) if known is not None else None,
+        images=count,
+        outputs=[output_error(name, *pair) for name, pair in zip(outputs, pairs)],
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ..device.session import Session, has_int8
 from ..errors import ModelError
 from ..model.graph import Graph
+from ..record.run import Accuracy, LayerError
 from . import accuracy
 
 Array = NDArray[Any]
@@ -20,9 +22,7 @@ SURE = 0.9  # squared correlation of two versions of a channel
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
 
 
-def layer_errors(
-    exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True
-) -> list[dict[str, Any]]:
+def layer_errors(exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True) -> list[LayerError]:
     """SQNR of the layers' outputs in one network against another's, over some samples.
 
     Args:
@@ -32,7 +32,7 @@ def layer_errors(
         int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
 
     Returns:
-        ``name``, ``type`` and ``sqnr_db`` of each layer in order; None for an exact or an all-zero output.
+        Each layer's, in order.
     """
     known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.layers if layer.outputs}
     layers = [
@@ -62,7 +62,7 @@ def layer_errors(
                 noise[i] += float(np.sum((values - ours) ** 2))
                 signal[i] += float(np.sum(ours.astype(np.float64) ** 2))
     return [
-        {"name": la.name, "type": la.type, "sqnr_db": 10 * math.log10(s / n) if n > 0 and s > 0 else None}
+        LayerError(name=la.name, type=la.type, sqnr_db=10 * math.log10(s / n) if n > 0 and s > 0 else None)
         for la, n, s in zip(layers, noise, signal)
     ]
 
@@ -90,9 +90,22 @@ def _blob_scales(graph: Graph) -> dict[str, float]:
     return {la.outputs[0]: float(la.array("output_scale")[0]) for la in graph.layers if "output_scale" in la.weights}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How far one model's outputs are from another's.
+
+    Attributes:
+        accuracy: the errors of the outputs.
+        layers: the error of each layer; empty where that was not asked for.
+    """
+
+    accuracy: Accuracy
+    layers: list[LayerError]
+
+
 def compare_models(
     first: Graph, second: Graph, inputs: Sequence[Array], *, layers: bool, progress: Callable[[int, int], None]
-) -> dict[str, Any]:
+) -> Comparison:
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 
     Raises:
@@ -114,4 +127,4 @@ def compare_models(
                 f"output {name!r} has shape {reference[name].shape[1:]} here, {outputs[name].shape[1:]} there"
             )
     errors = layer_errors(first, second, [a[:LAYER_IMAGES] for a in inputs], int8_only=False) if layers else []
-    return {"accuracy": accuracy.compare(outputs, reference), "layers": errors}
+    return Comparison(accuracy.compare(outputs, reference), errors)

@@ -12,9 +12,9 @@ from ..errors import DeviceError, RecipeError
 from ..model.targets import has_gpu, machine_target
 from ..onboard.child import WorkerError
 from ..recipe import parse_cpus
+from ..record import run as run_json
+from ..record.environment import vulkan_devices
 from . import LOCAL, Device, open_device, resolve
-
-EMULATED = "emulated: timings are not real"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,30 @@ class Site:
     def variant(self, precision: str, backend: str) -> str:
         """The name of a variant here."""
         return f"{precision}-{backend}{self.label}"
+
+    def record(self, recommended: str | None, why: str) -> run_json.Device:
+        """The device as run.json holds it.
+
+        Args:
+            recommended, why: which variant is recommended for it.
+        """
+        machine = self.machine
+        return run_json.Device(
+            name=self.device.name,
+            address=self.device.address,
+            target=self.target,
+            emulated=self.emulated,
+            ncnn=machine["ncnn"],
+            python=machine["python"],
+            platform=machine["platform"],
+            cpu=machine["cpu"],
+            cpu_features=list(machine["cpu_features"]),
+            cores=machine["cores"],
+            vulkan=vulkan_devices(machine),
+            board=machine.get("board"),
+            recommended=recommended,
+            why=why,
+        )
 
 
 @contextmanager

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..comparison import accuracy
 from ..device.session import has_int8, noise, save_arrays
-from ..device.sites import EMULATED, Site, open_sites, run_jobs
+from ..device.sites import Site, open_sites, run_jobs
 from ..errors import DeviceError, ModelError
 from ..model import ncnnfile
 from ..model.graph import Graph
@@ -25,6 +25,7 @@ from ..plan.search import MixedPlan
 from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
+from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
 
 Array = NDArray[Any]
 
@@ -187,8 +188,8 @@ def describe(
     result: Mapping[str, Any],
     reference: Mapping[str, Array] | None,
     labels: NDArray[np.int64] | None,
-    layers: list[dict[str, Any]],
-) -> dict[str, Any]:
+    layers: list[LayerError],
+) -> Variant:
     """A variant as run.json holds it."""
     status, reason = result["status"], result["reason"]
     figures = None
@@ -202,40 +203,36 @@ def describe(
             status, reason = "crashed", f"output {bad!r} holds NaN or infinity"
     device = result.get("device")
     samples = result.get("samples") or []
-    return {
-        "name": plan.name,
-        "precision": plan.precision,
-        "backend": plan.backend,
-        "device": plan.site.device.name,
-        "device_name": device["name"] if device else plan.site.machine["cpu"],
-        "threads": plan.threads,
-        "status": status,
-        "reason": reason,
-        "files": {k: plan.model.param.with_suffix(f".{k}").name for k in ("param", "bin")} if plan.model else None,
-        "size_bytes": plan.model.size if plan.model else None,
-        "latency_ms": latency(samples) if samples else None,
-        "load_ms": result.get("load_ms"),
-        "first_ms": result.get("first_ms"),
-        "cpus": list(plan.cpus),
-        "conditions": result.get("conditions"),
-        "sustained": result.get("sustained"),
-        "peak_memory_mb": result.get("peak_memory_mb"),
-        "accuracy": figures,
-        "layers": layers if plan.precision == "int8" and plan.model and plan.backend == "cpu" else [],
-        "notes": notes(plan, result),
-    }
+    files = [plan.model.param.with_suffix(end).name for end in (".param", ".bin")] if plan.model else None
+    load, sustained = result.get("load_ms"), result.get("sustained")
+    return Variant(
+        name=plan.name,
+        precision=cast(PrecisionName, plan.precision),
+        backend=cast(Backend, plan.backend),
+        device=plan.site.device.name,
+        device_name=device["name"] if device else plan.site.machine["cpu"],
+        threads=plan.threads,
+        status=status,
+        reason=reason,
+        files=Files(param=files[0], bin=files[1]) if files else None,
+        size_bytes=plan.model.size if plan.model else None,
+        latency_ms=latency(samples) if samples else None,
+        load_ms=Load(**load) if load else None,
+        first_ms=result.get("first_ms"),
+        cpus=list(plan.cpus),
+        conditions=result.get("conditions"),
+        sustained=Sustained(**sustained) if sustained else None,
+        peak_memory_mb=result.get("peak_memory_mb"),
+        accuracy=figures,
+        layers=layers if plan.precision == "int8" and plan.model and plan.backend == "cpu" else [],
+        notes=notes(plan, result),
+    )
 
 
-def latency(samples: Sequence[float]) -> dict[str, float]:
+def latency(samples: Sequence[float]) -> Latency:
     """Figures of the samples, ms; the spread is the interquartile range over the median."""
     low, middle, high, tail = (float(v) for v in np.percentile(samples, [25, 50, 75, 90]))
-    return {
-        "min": float(min(samples)),
-        "median": middle,
-        "p90": tail,
-        "spread": (high - low) / middle,
-        "samples": len(samples),
-    }
+    return Latency(min=float(min(samples)), median=middle, p90=tail, spread=(high - low) / middle, samples=len(samples))
 
 
 def notes(plan: Plan, result: Mapping[str, Any]) -> list[str]:
@@ -260,34 +257,38 @@ def _throttled(result: Mapping[str, Any]) -> bool:
     return bool((result.get("conditions") or {}).get("throttled"))
 
 
-def refuse_copies_of_the_cpu(variants: Sequence[dict[str, Any]], results: Sequence[Mapping[str, Any]]) -> None:
+def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapping[str, Any]]) -> list[Variant]:
     """A Vulkan variant whose outputs are the CPU's to the bit did not run on the GPU, whatever the driver says."""
-    on_cpu = {(v["device"], v["precision"]): r for v, r in zip(variants, results) if v["backend"] == "cpu"}
-    for variant, result in zip(variants, results):
-        twin = on_cpu.get((variant["device"], variant["precision"]))
-        if variant["backend"] != "vulkan" or variant["status"] != "ok" or twin is None or "outputs" not in twin:
-            continue
-        if all(
-            np.array_equal(np.load(a), np.load(b)) for a, b in zip(result["outputs"].values(), twin["outputs"].values())
-        ):
-            variant.update(status="fallback", reason="the outputs are the CPU's to the bit: this ran on the CPU")
+    on_cpu = {(v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
+
+    def is_copy(variant: Variant, result: Mapping[str, Any]) -> bool:
+        twin = on_cpu.get((variant.device, variant.precision))
+        if variant.backend != "vulkan" or variant.status != "ok" or twin is None or "outputs" not in twin:
+            return False
+        pairs = zip(result["outputs"].values(), twin["outputs"].values())
+        return all(np.array_equal(np.load(a), np.load(b)) for a, b in pairs)
+
+    reason = "the outputs are the CPU's to the bit: this ran on the CPU"
+    return [
+        replace(variant, status="fallback", reason=reason) if is_copy(variant, result) else variant
+        for variant, result in zip(variants, results)
+    ]
 
 
-def refuse_wrong_outputs(variants: Sequence[dict[str, Any]]) -> None:
+def refuse_wrong_outputs(variants: Sequence[Variant]) -> list[Variant]:
     """A Vulkan variant whose outputs are wrong where the CPU's are right: its driver or a kernel of it is broken."""
-    cosines = {(v["device"], v["precision"], v["backend"]): worst_cosine(v) for v in variants if v["accuracy"]}
-    for variant in variants:
-        found, cpu = (cosines.get((variant["device"], variant["precision"], b)) for b in ("vulkan", "cpu"))
-        if variant["backend"] != "vulkan" or variant["status"] != "ok" or found is None or cpu is None:
-            continue
-        if found < accuracy.RIGHT[variant["precision"]] <= cpu:
+    cosines = {(v.device, v.precision, v.backend): v.accuracy.worst_cosine for v in variants if v.accuracy}
+
+    def judged(variant: Variant) -> Variant:
+        found, cpu = (cosines.get((variant.device, variant.precision, b)) for b in ("vulkan", "cpu"))
+        if variant.backend != "vulkan" or variant.status != "ok" or found is None or cpu is None:
+            return variant
+        if found < accuracy.RIGHT[variant.precision] <= cpu:
             reason = f"wrong outputs: cosine {found:.4f} to the original, the CPU's {cpu:.4f}; the driver is broken"
-            variant.update(status="crashed", reason=reason)
+            return replace(variant, status="crashed", reason=reason)
+        return variant
 
-
-def worst_cosine(variant: Mapping[str, Any]) -> float:
-    """The cosine of the worst output: a small one that is ruined does not show in the cosine of all together."""
-    return min(float(output["cosine"]) for output in variant["accuracy"]["outputs"])
+    return [judged(variant) for variant in variants]
 
 
 def made_for(graph: Graph) -> str:
@@ -306,7 +307,7 @@ def bench(
     shapes: Sequence[tuple[int, ...]] = (),
     seconds: float = 3.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[dict[str, Any]]:
+) -> list[Variant]:
     """Time one ncnn model on noise, without looking at its outputs.
 
     Args:
@@ -317,7 +318,7 @@ def bench(
         shapes: of the inputs, where the file does not say.
 
     Returns:
-        Rows as ``variants`` in run.json, without accuracy.
+        Variants, without accuracy.
 
     Raises:
         ModelError: the shape of an input is not known, or an int8 model is asked for floating point or the reverse.
@@ -341,5 +342,4 @@ def bench(
         plans = plan_variants(recipe, dict.fromkeys(((p, "") for p in possible), model), sites)
         results = measure(plans, inputs, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
         rows = [describe(plan, result, None, None, []) for plan, result in zip(plans, results)]
-        refuse_copies_of_the_cpu(rows, results)
-        return rows
+        return refuse_copies_of_the_cpu(rows, results)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, ModelError
+from . import shapes
 from .ops import OPS, Op, Params, Slot, Value
 
 Array = NDArray[Any]
@@ -206,6 +207,41 @@ class Graph:
             for layer in self.layers
             if layer.type == "Input"
         ]
+
+    def infer_shapes(
+        self, input_shapes: Sequence[tuple[int, ...] | None] | None = None
+    ) -> dict[str, shapes.Shape | None]:
+        """The shape of every blob, as far as it follows from the layers' params and the inputs' shapes.
+
+        Args:
+            input_shapes: one for each input, without the batch axis; None for one that is not known. By default those
+                the file gives.
+
+        Returns:
+            Blob -> its shape, None where not even the number of axes is certain. A side that is not certain is a tuple
+            that names its origin: equal tuples are equal sides.
+
+        Raises:
+            ModelError: a layer cannot take what it is given.
+        """
+        known: dict[str, shapes.Shape | None] = {}
+        if input_shapes is not None:
+            known.update(zip(self.inputs, input_shapes, strict=True))
+        for layer in self.layers:
+            if layer.type == "Input" and input_shapes is not None:
+                continue
+            inputs = [known[blob] for blob in layer.inputs]
+            try:
+                made = layer.op.shape(layer.p, inputs, len(layer.outputs))
+            except shapes.Misfit as fault:
+                raise ModelError(f"layer {layer.type} {layer.name} {fault}") from None
+            for index, (blob, shape) in enumerate(zip(layer.outputs, made, strict=True)):
+                known[blob] = (
+                    None
+                    if shape is None
+                    else tuple((layer.name, index, axis) if side is None else side for axis, side in enumerate(shape))
+                )
+        return known
 
     def set_input_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Write the inputs' shapes, one each and without the batch axis, into their layers; () takes a shape out.

@@ -33,6 +33,7 @@ from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
 from ..quantization.rounding import nearest
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd, winograd_may_overflow
+from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer
 from .costs import (
     INT8,
     MASKS,
@@ -199,6 +200,34 @@ class MixedPlan:
     def predicted_at(self, fp32_ms: float | None) -> float:
         """The predicted latency where the fp32 model takes ``fp32_ms``."""
         return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
+
+    def record(self, limit: Limit, *, mixed_ms: float | None, fp32_ms: float | None) -> Plan:
+        """What run.json holds of it.
+
+        Args:
+            limit: that was asked for.
+            mixed_ms, fp32_ms: the measured medians of the mixed and of the fp32 model; None where not measured.
+        """
+        return Plan(
+            limit=str(limit),
+            holds=self.holds,
+            repairs=self.repairs,
+            predicted_ms=self.predicted_at(fp32_ms),
+            measured_ms=mixed_ms,
+            predicted_mse=self.predicted_error,
+            measured_mse=self.measured_error,
+            front=[FrontPoint(ms=p.ms, mse=p.error, int8=p.int8) for p in self.front],
+            layers=[
+                PlannedLayer(
+                    name=name,
+                    type=self.graph.layer(name).type,
+                    choice=choice,
+                    options=[LayerOption(choice=o.choice, ms=o.ms, mse=o.error) for o in self.options[name]],
+                    why=explain(name, self),
+                )
+                for name, choice in self.choices.items()
+            ],
+        )
 
 
 def float_choices(machine: Mapping[str, Any]) -> tuple[str, ...]:

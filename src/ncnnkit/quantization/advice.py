@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Graph
+from ..record.run import Count, Likeness
 from .calibration import ActivationStats, merge_all, over_samples, quantizable
 
 Array = NDArray[np.float32]
@@ -21,22 +22,6 @@ ENOUGH = 1.05  # of the error with all images: what more of them could still bri
 STRETCH = 1.5  # times the second largest: one image alone makes the range
 LEAST_SPREAD = 0.05  # of a log range: of a few images some tensors hardly differ
 UNLIKE = 95.0  # percentile of the calibration images' own distances that the median evaluation image must stay under
-
-
-@dataclass(frozen=True)
-class Count:
-    """The error when calibrating with fewer images.
-
-    Attributes:
-        images: so many.
-        mse: of the outputs on held-back images, mean over several choices of so many.
-        low, high: the least and the largest of them.
-    """
-
-    images: int
-    mse: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -52,23 +37,6 @@ class Stretch:
     image: int
     tensors: int
     factor: float
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How far images are from the calibration images: standard deviations of log ranges, root mean square over tensors.
-
-    Attributes:
-        calibration: the 95th percentile of the calibration images, each against all the others.
-        evaluation: the median of the evaluation images.
-    """
-
-    calibration: float
-    evaluation: float
-
-    @property
-    def alike(self) -> bool:
-        return self.evaluation <= self.calibration
 
 
 def error_by_count(

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from ..device.session import Session
 from ..errors import ModelError, RecipeError, VerificationError
 from ..model.graph import Graph, Layer
-from ..passes.shapes import Shape, infer
+from ..model.shapes import Shape
+from ..passes.shapes import infer
 from ..passes.wires import is_float
 from .calibration import quantizable
 from .zeropoint import ABSORBERS

@@ -15,7 +15,9 @@ from ..device.session import Session
 from ..errors import RecipeError
 from ..model.graph import Graph
 from ..model.targets import TARGETS
-from .advice import BATCHES, Count, Stretch, error_by_count, image_ranges, stretching
+from ..record.run import Count, FittedLayer, Likeness, Quantisation, StretchingImage
+from ..record.run import Trial as TrialRecord
+from .advice import BATCHES, Stretch, enough, error_by_count, image_ranges, stretching
 from .bias import correct_bias
 from .calibration import ActivationStats, calibrate_batches, merge_all
 from .equalize import channel_ranges, migrate
@@ -113,6 +115,40 @@ class Quantized:
     trials: list[Trial] = field(default_factory=list)
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=lambda: Advice())
+
+    def record(self, effort: str, names: Sequence[str], likeness: Likeness | None) -> Quantisation:
+        """What run.json holds of it.
+
+        Args:
+            effort: the recipe's.
+            names: of the calibration images.
+            likeness: of the evaluation images to them; None where that was not looked at.
+        """
+        advice = self.advice
+        return Quantisation(
+            effort=effort,
+            held_back=len(self.held[0]),
+            trials=[
+                TrialRecord(
+                    method=trial.method,
+                    mse=trial.mse if np.isfinite(trial.mse) else None,
+                    kept=trial.kept,
+                    seconds=round(trial.seconds, 3),
+                )
+                for trial in self.trials
+            ],
+            layers=[
+                FittedLayer(name=kept.name, before=kept.error[""], after=kept.error[kept.kept], kept=kept.kept)
+                for kept in self.layers
+            ],
+            counts=[count for count in advice.counts if np.isfinite(count.high)],
+            enough=enough(advice.counts) if advice.counts else None,
+            stretching=[
+                StretchingImage(image=names[each.image], tensors=each.tensors, factor=each.factor)
+                for each in advice.stretching
+            ],
+            likeness=likeness,
+        )
 
 
 @dataclass(frozen=True, eq=False)

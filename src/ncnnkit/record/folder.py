@@ -26,10 +26,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from ..codec import decode, encode
 from ..errors import FormatError, StorageError
-from .schema import Run, validate
+from .run import SCHEMA, Run
 
 RUN = "run.json"
 REPORT = "report.html"
@@ -357,14 +358,19 @@ def _explain(error: OSError, out: Path) -> StorageError | None:
 # ------------------------------------------------------------------------------------------------------- the files
 
 
-def save_run(run: Any, path: Path) -> None:
+def save_run(run: Run, path: Path) -> None:
     """Write run.json."""
-    path.write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_bytes(encode(run))
 
 
 def save_labels(labels: Iterable[str], path: Path) -> None:
     """Write class names, one a line."""
     path.write_text("".join(" ".join(name.split()) + "\n" for name in labels), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Version:
+    schema: int | None = None
 
 
 def load_run(out: Path) -> Run:
@@ -380,14 +386,19 @@ def load_run(out: Path) -> Run:
     path = out / RUN if out.is_dir() else out
     recover(path.parent)
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
-        raise FormatError(
-            f"no {RUN} here", where=str(out), hint="give the folder that `ncnnkit run --out` made"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
+        hint = "give the folder that `ncnnkit run --out` made"
+        raise FormatError(f"no {RUN} here", where=str(out), hint=hint) from None
+    except OSError as error:
         raise FormatError(f"cannot be read: {error}", where=str(path)) from None
     try:
-        return validate(run)
+        version = decode(data, _Version).schema
+        if version != SCHEMA:
+            newer = version is not None and version > SCHEMA
+            hint = "it was written by a newer ncnnkit" if newer else "is this a run.json?"
+            raise FormatError(f"schema is {version}, expected {SCHEMA}", hint=hint)
+        return decode(data, Run)
     except FormatError as error:
-        raise FormatError(f"{error.where}: {error.what}", where=str(path), hint=error.hint) from None
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        raise FormatError(what, where=str(path), hint=error.hint) from None

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..formatting import NOTHING, cosine, decibel, exact, megabytes, named, percent, plain, speed_up
+from ..comparison.layers import Comparison
+from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
+from ..quantization.methods import Trial
+from ..record.run import Accuracy, OutputError, PlannedLayer, Run, Variant, speed_up
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+Column = tuple[str, Callable[[Variant], str]]
 
 
-def headline(run: Mapping[str, Any]) -> str:
+def headline(run: Run) -> str:
     """The recommendation with its reason, one line."""
-    name, why = run["recommended"], run["why"].rstrip(".")
+    name, why = run.recommended, run.why.rstrip(".")
     if name is None:
         return f"No recommendation: {why}."
     rest = why.removeprefix(f"{name} ")
@@ -34,53 +37,54 @@ _LOADING = {
 }
 
 
-def converted(run: Mapping[str, Any]) -> str:
+def converted(run: Run) -> str:
     """How exact the conversion is, one line."""
-    check, original = run["conversion"], run["reference"]["origin"]
-    sqnr = decibel(check["sqnr_db"]) + ("" if check["sqnr_db"] is None else " dB")
-    return f"conversion: {sqnr}, cosine {cosine(check['cosine'])}, against {original}"
+    check = run.conversion
+    sqnr = decibel(check.sqnr_db) + ("" if check.sqnr_db is None else " dB")
+    return f"conversion: {sqnr}, cosine {cosine(check.cosine)}, against {run.reference.origin}"
 
 
-def shipping(run: Mapping[str, Any]) -> str:
+def shipping(run: Run) -> str:
     """The recommended variant's files, and the options of ``ncnn::Net`` it was measured with; empty without one."""
-    best = named(run, run["recommended"])
-    if best is None:
+    best = run.variant(run.recommended)
+    if best is None or best.files is None:
         return ""
-    gpu = "opt.use_vulkan_compute = true, " if best["backend"] == "vulkan" else ""
-    return f"ship {best['files']['param']} and {best['files']['bin']}, loaded with {gpu}{_LOADING[best['precision']]}"
+    gpu = "opt.use_vulkan_compute = true, " if best.backend == "vulkan" else ""
+    return f"ship {best.files.param} and {best.files.bin}, loaded with {gpu}{_LOADING[best.precision]}"
 
 
 SPARE = ("RAM MB", "p90", "load ms", "MSE", "agree %", "speed")
 """What a narrow terminal goes without, the first first; run.json and the report have it all."""
 
 
-def console_table(run: Mapping[str, Any], width: int = 100) -> Table:
-    """The variants, a row each.
+def console_table(variants: Sequence[Variant], recommended: str | None = None, width: int = 100) -> Table:
+    """The variants, a row each. Columns that hold nothing in any row are left out.
 
     Args:
-        run: a run, or only its ``variants`` and ``recommended``. Columns that hold nothing in any row are left out.
+        variants: of a run, or of a bench.
+        recommended: the name of the one to mark.
         width: of the terminal, in characters; columns are left out until the rest fits.
     """
     from rich.table import Table
     from rich.text import Text
 
     columns: list[Column] = [
-        ("ms", lambda v: _of(v["latency_ms"], "median", plain)),
-        ("p90", lambda v: _of(v["latency_ms"], "p90", plain)),
-        ("speed", lambda v: _times(speed_up(run, v))),
-        ("load ms", lambda v: _of(v["load_ms"], "cold", plain)),
-        ("MB", lambda v: megabytes(v["size_bytes"])),
-        ("RAM MB", lambda v: plain(v["peak_memory_mb"])),
-        ("MSE", lambda v: _of(v["accuracy"], "mse", exact)),
-        ("dB", lambda v: _of(v["accuracy"], "sqnr_db", decibel)),
-        ("cosine", lambda v: _of(v["accuracy"], "cosine", lambda c: cosine(c, 5))),
-        ("agree %", lambda v: _of(v["accuracy"], "top1_agreement", percent)),
-        ("top-1 %", lambda v: _of(v["accuracy"], "top1", percent)),
+        ("ms", lambda v: plain(v.latency_ms.median if v.latency_ms else None)),
+        ("p90", lambda v: plain(v.latency_ms.p90 if v.latency_ms else None)),
+        ("speed", lambda v: _times(speed_up(variants, v))),
+        ("load ms", lambda v: plain(v.load_ms.cold if v.load_ms else None)),
+        ("MB", lambda v: megabytes(v.size_bytes)),
+        ("RAM MB", lambda v: plain(v.peak_memory_mb)),
+        ("MSE", lambda v: exact(v.accuracy.mse if v.accuracy else None)),
+        ("dB", lambda v: decibel(v.accuracy.sqnr_db) if v.accuracy else NOTHING),
+        ("cosine", lambda v: cosine(v.accuracy.cosine if v.accuracy else None, 5)),
+        ("agree %", lambda v: percent(v.accuracy.top1_agreement if v.accuracy else None)),
+        ("top-1 %", lambda v: percent(v.accuracy.top1 if v.accuracy else None)),
     ]
-    rows = [[text(variant) for _, text in columns] for variant in run["variants"]]
+    rows = [[text(variant) for _, text in columns] for variant in variants]
     shown = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]
-    names = [variant["name"] + (" *" if variant["name"] == run["recommended"] else "") for variant in run["variants"]]
-    fixed = max(map(len, ["variant", *names])) + 2 + max(len(v["status"]) for v in run["variants"])
+    names = [variant.name + (" *" if variant.name == recommended else "") for variant in variants]
+    fixed = max(map(len, ["variant", *names])) + 2 + max(len(v.status) for v in variants)
     widths = [2 + max(map(len, [columns[i][0], *(row[i] for row in rows)])) for i in range(len(columns))]
     for spare in SPARE:
         if fixed + sum(widths[i] for i in shown) > width:
@@ -90,34 +94,30 @@ def console_table(run: Mapping[str, Any], width: int = 100) -> Table:
     table.add_column("status", no_wrap=True)
     for i in shown:
         table.add_column(columns[i][0], justify="right", no_wrap=True)
-    for variant, name, row in zip(run["variants"], names, rows):
-        best, ok = variant["name"] == run["recommended"], variant["status"] == "ok"
-        style = "bold green" if best else "" if ok else "dim"
-        table.add_row(Text(name), variant["status"], *(row[i] for i in shown), style=style)
-    if run["recommended"] is not None:
+    for variant, name, row in zip(variants, names, rows):
+        style = "bold green" if variant.name == recommended else "" if variant.status == "ok" else "dim"
+        table.add_row(Text(name), variant.status, *(row[i] for i in shown), style=style)
+    if recommended is not None:
         table.caption = "* recommended"
         table.caption_justify = "left"
     return table
 
 
-def trials_table(trials: Sequence[Mapping[str, Any]]) -> Table:
-    """What was tried when quantising, a row each, as ``quantisation.trials`` in run.json."""
-    rows = [(t["method"], exact(t["mse"]), "yes" if t["kept"] else "no", plain(t["seconds"])) for t in trials]
+def trials_table(trials: Sequence[Trial]) -> Table:
+    """What was tried when quantising, a row each."""
+    rows = [(t.method, exact(t.mse), "yes" if t.kept else "no", plain(t.seconds)) for t in trials]
     return _table(("method", "MSE held back", "kept", "s"), rows)
 
 
-def plan_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    """The plan, a layer a row, as ``plan.layers`` in run.json."""
-    return _table(("layer", "choice", "why"), [(la["name"], la["choice"], la["why"]) for la in layers], left=3)
+def plan_table(layers: Sequence[PlannedLayer]) -> Table:
+    """The plan, a layer a row."""
+    return _table(("layer", "choice", "why"), [(la.name, la.choice, la.why) for la in layers], left=3)
 
 
-def layer_table(layer: Mapping[str, Any]) -> Table:
+def layer_table(layer: PlannedLayer) -> Table:
     """What a layer could have been."""
-    rows = [
-        (o["choice"] + (" *" if o["choice"] == layer["choice"] else ""), plain(o["ms"]), exact(o["mse"]))
-        for o in layer["options"]
-    ]
-    return _table((layer["name"], "ms", "MSE of the output"), rows)
+    rows = [(o.choice + (" *" if o.choice == layer.choice else ""), plain(o.ms), exact(o.mse)) for o in layer.options]
+    return _table((layer.name, "ms", "MSE of the output"), rows)
 
 
 def tuning_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
@@ -163,43 +163,33 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     return table
 
 
-def comparison_table(figures: Mapping[str, Any]) -> RenderableType:
-    """The errors of one model's outputs against another's, and of its layers where they are known.
-
-    Args:
-        figures: ``accuracy`` and ``layers`` as a variant in run.json has them.
-    """
+def comparison_table(found: Comparison) -> RenderableType:
+    """The errors of one model's outputs against another's, and of its layers where they are known."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    accuracy = figures["accuracy"]
+    accuracy = found.accuracy
     outputs = Table(box=None, pad_edge=False, header_style="bold")
     outputs.add_column("output", overflow="fold")
     for column in ("MSE", "SQNR dB", "cosine", "max error"):
         outputs.add_column(column, justify="right", no_wrap=True)
-    rows = accuracy["outputs"]
-    for row in rows if len(rows) == 1 else [*rows, {"name": "all together", **accuracy}]:
-        figures_of = (exact(row["mse"]), decibel(row["sqnr_db"]), cosine(row["cosine"]), exact(row["max_error"]))
-        outputs.add_row(Text(row["name"]), *figures_of)
-    agreement = accuracy["top1_agreement"]
+    rows: list[tuple[str, OutputError | Accuracy]] = [(row.name, row) for row in accuracy.outputs]
+    for name, row in rows if len(rows) == 1 else [*rows, ("all together", accuracy)]:
+        outputs.add_row(Text(name), exact(row.mse), decibel(row.sqnr_db), cosine(row.cosine), exact(row.max_error))
+    agreement = accuracy.top1_agreement
     says = "" if agreement is None else f"; the best class agrees in {percent(agreement)} %"
-    parts: list[RenderableType] = [outputs, f"over {accuracy['images']} images{says}"]
-    if not figures["layers"]:
+    parts: list[RenderableType] = [outputs, f"over {accuracy.images} images{says}"]
+    if not found.layers:
         return Group(*parts)
     layers = Table(box=None, pad_edge=False, header_style="bold")
     layers.add_column("layer", overflow="fold")
     layers.add_column("type", no_wrap=True)
     layers.add_column("SQNR dB", justify="right", no_wrap=True)
-    for layer in figures["layers"]:
+    for layer in found.layers:
         # None here is an exact output or one of zeros only, so it is not called exact.
-        figure = NOTHING if layer["sqnr_db"] is None else decibel(layer["sqnr_db"])
-        layers.add_row(Text(layer["name"]), layer["type"], figure)
+        layers.add_row(Text(layer.name), layer.type, NOTHING if layer.sqnr_db is None else decibel(layer.sqnr_db))
     return Group(*parts, "", layers)
-
-
-def _of(figures: Mapping[str, Any] | None, key: str, text: Callable[[Any], str]) -> str:
-    return NOTHING if figures is None else text(figures[key])
 
 
 def _times(factor: float | None) -> str:

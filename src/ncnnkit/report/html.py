@@ -10,8 +10,8 @@ from typing import Any
 from .. import formatting
 from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
-from ..record.schema import Run
-from ..record.verdict import GOOD_COSINE, GOOD_SQNR_DB, unlike
+from ..record.run import FittedLayer, PlannedLayer, Run, Variant, baseline, shared, speed_up
+from ..verdict import GOOD_COSINE, GOOD_SQNR_DB
 from . import plots
 
 GAINED = 10
@@ -36,6 +36,8 @@ def write_report(run: Run, path: Path) -> None:
 
 def render(run: Run) -> str:
     """The report as one HTML document. The same run gives the same bytes. Raises ToolError as :func:`write_report`."""
+    import msgspec
+
     try:
         import jinja2
         import plotly.io  # noqa: F401
@@ -62,41 +64,40 @@ def render(run: Run) -> str:
         "numbers": lambda values: ", ".join(f"{value:g}" for value in values),
         "show": _show,
         "times": lambda factor: formatting.NOTHING if factor is None else f"{factor:.2f} ×",
-        "speed_up": lambda variant: formatting.speed_up(run, variant),
+        "speed_up": lambda variant: speed_up(run.variants, variant),
     }
-    best = formatting.named(run, run["recommended"])
+    best = run.variant(run.recommended)
     embed = _Embed()
-    # Runs written before there were plans have neither.
-    quantisation, plan, devices = run.get("quantisation"), run.get("plan"), run.get("devices") or []
+    quantisation, plan = run.quantisation, run.plan
     return environment.get_template("template.html").render(
         run=run,
         best=best,
-        base=formatting.baseline(run),
-        speed_up=formatting.speed_up(run, best) if best else None,
+        base=baseline(run.variants),
+        speed_up=speed_up(run.variants, best) if best else None,
         remarks=_remarks(run),
-        fallbacks=any(v["status"] == "fallback" for v in run["variants"]),
-        tradeoff=embed(plots.latency_against_error(run["variants"], run["recommended"], GOOD_COSINE), "tradeoff"),
-        devices=devices,
-        watched=_watched(run["variants"]),
+        recipe=msgspec.to_builtins(run.recipe),
+        fallbacks=any(v.status == "fallback" for v in run.variants),
+        tradeoff=embed(plots.latency_against_error(run.variants, run.recommended, GOOD_COSINE), "tradeoff"),
+        devices=run.devices,
+        watched=_watched(run.variants),
         quantisation=quantisation,
-        gained=_gained(quantisation["layers"]) if quantisation else [],
-        unlike=quantisation is not None and unlike(quantisation),
+        gained=_gained(quantisation.layers) if quantisation else [],
         plan=plan,
-        precisions=_precisions(plan["layers"]) if plan else [],
+        precisions=_precisions(plan.layers) if plan else [],
         front=embed(plots.pareto_front(plan), "front") if plan else None,
         layers=[
             {
                 "variant": v,
-                "plot": embed(plots.layer_sqnr(v["layers"]), f"layers-{i}"),
-                "worst": plots.worst(v["layers"]),
-                "blank": sum(layer["sqnr_db"] is None for layer in v["layers"]),
+                "plot": embed(plots.layer_sqnr(v.layers), f"layers-{i}"),
+                "worst": plots.worst(v.layers),
+                "blank": sum(layer.sqnr_db is None for layer in v.layers),
             }
-            for i, v in enumerate(run["variants"])
-            if v["layers"]
+            for i, v in enumerate(run.variants)
+            if v.layers
         ],
-        classifies=any(v["accuracy"] and v["accuracy"]["top1_agreement"] is not None for v in run["variants"]),
-        labelled=any(v["accuracy"] and v["accuracy"]["top1"] is not None for v in run["variants"]),
-        several=[v for v in run["variants"] if v["accuracy"] and len(v["accuracy"]["outputs"]) > 1],
+        classifies=any(v.accuracy and v.accuracy.top1_agreement is not None for v in run.variants),
+        labelled=any(v.accuracy and v.accuracy.top1 is not None for v in run.variants),
+        several=[v for v in run.variants if v.accuracy and len(v.accuracy.outputs) > 1],
         ratio=formatting.ratio,
         good_cosine=GOOD_COSINE,
         good_sqnr_db=GOOD_SQNR_DB,
@@ -105,10 +106,10 @@ def render(run: Run) -> str:
 
 def _remarks(run: Run) -> list[tuple[str, list[str]]]:
     """Reasons and notes with the variants they belong to; what several share is said once."""
-    return list(formatting.shared(run["variants"], lambda v: filter(None, [v["reason"], *v["notes"]])).items())
+    return list(shared(run.variants, lambda v: filter(None, [v.reason, *v.notes])).items())
 
 
-def _watched(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _watched(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     """Of each variant what was seen while it was timed; nothing where nothing was seen of any."""
 
     def ends(conditions: Mapping[str, Any], kind: str, end: str, pick: Any) -> str:
@@ -117,21 +118,20 @@ def _watched(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     rows, seen = [], False
     for variant in variants:
-        conditions, sustained = variant.get("conditions"), variant.get("sustained")
+        conditions, sustained = variant.conditions, variant.sustained
         if not conditions:
             continue
         seen |= bool(conditions["looks"] or sustained)
-        first, energy = variant.get("first_ms"), conditions["energy_mj"]
         rows.append(
             {
-                "name": variant["name"],
+                "name": variant.name,
                 "cells": [
-                    formatting.plain(first),
+                    formatting.plain(variant.first_ms),
                     ends(conditions, "clocks_mhz", "min", max),
                     ends(conditions, "temperatures", "max", max),
                     ends(conditions, "power_w", "mean", max),
-                    formatting.plain(energy),
-                    f"{formatting.plain(sustained['first_ms'])} → {formatting.plain(sustained['last_ms'])} ms"
+                    formatting.plain(conditions["energy_mj"]),
+                    f"{formatting.plain(sustained.first_ms)} → {formatting.plain(sustained.last_ms)} ms"
                     if sustained
                     else formatting.NOTHING,
                 ],
@@ -140,15 +140,16 @@ def _watched(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows if seen else []
 
 
-def _gained(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _gained(layers: Sequence[FittedLayer]) -> list[FittedLayer]:
     """The :data:`GAINED` layers whose error fitting lowered most, the most first."""
-    better = [layer for layer in layers if layer["after"] < layer["before"]]
-    return sorted(better, key=lambda layer: float(layer["after"] - layer["before"]))[:GAINED]
+    gains = [(la.before - la.after, la) for la in layers if la.before is not None and la.after is not None]
+    better = sorted((pair for pair in gains if pair[0] > 0), key=lambda pair: -pair[0])
+    return [layer for _, layer in better[:GAINED]]
 
 
-def _precisions(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+def _precisions(layers: Sequence[PlannedLayer]) -> list[tuple[str, int]]:
     """How many layers have each choice, the most frequent first."""
-    return Counter(str(layer["choice"]) for layer in layers).most_common()
+    return Counter(layer.choice for layer in layers).most_common()
 
 
 def _show(value: Any) -> str:

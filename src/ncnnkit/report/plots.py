@@ -6,11 +6,12 @@ Colours that must follow the reader's light or dark mode are not set here: templ
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from ..formatting import cosine, exact, plain, typeset
+from ..record.run import FrontPoint, LayerError, Plan, Variant
 
 Figure = dict[str, Any]
 
@@ -23,30 +24,33 @@ _FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neu
 _HOVER = {"bgcolor": "#20242b", "bordercolor": "#20242b", "font": {"color": "#ffffff", "size": 12}}
 
 
-def latency_against_error(
-    variants: Sequence[Mapping[str, Any]], recommended: str | None, limit: float
-) -> Figure | None:
+def latency_against_error(variants: Sequence[Variant], recommended: str | None, limit: float) -> Figure | None:
     """Latency (ms) across, 1 − cosine up, both logarithmic; None where no variant has both.
 
     Args:
         limit: the cosine that the recommendation asks for; a dotted line.
     """
-    drawn = [v for v in variants if v["latency_ms"] and v["accuracy"] and v["status"] in ("ok", "fallback")]
-    if not drawn:
+    measured = [
+        (v, v.latency_ms.median, v.accuracy.cosine)
+        for v in variants
+        if v.latency_ms and v.accuracy and v.status in ("ok", "fallback")
+    ]
+    if not measured:
         return None
-    points = [(v["latency_ms"]["median"], max(FLOOR, 1 - v["accuracy"]["cosine"])) for v in drawn]
+    drawn = [v for v, _, _ in measured]
+    points = [(ms, max(FLOOR, 1 - found)) for _, ms, found in measured]
     x, y = (_decades([p[0] for p in points], 0.15), _decades([p[1] for p in points] + [1 - limit], 0.6))
     line = math.log10(1 - limit)
     logarithms = [(math.log10(a), math.log10(b)) for a, b in points]
-    places, (xanchor, yanchor) = place_labels(logarithms, [v["name"] for v in drawn], x, y, line)
+    places, (xanchor, yanchor) = place_labels(logarithms, [v.name for v in drawn], x, y, line)
     traces = []
     for status, marker in (
         ("ok", {"color": ACCENT, "size": 11}),
         ("fallback", {"color": GREY, "size": 11, "symbol": "circle-open", "line": {"width": 1.5}}),
     ):
-        chosen = [i for i, v in enumerate(drawn) if v["status"] == status]
-        names = [escape(drawn[i]["name"]) for i in chosen]
-        bold = [f"<b>{n}</b>" if drawn[i]["name"] == recommended else n for i, n in zip(chosen, names)]
+        chosen = [i for i, v in enumerate(drawn) if v.status == status]
+        names = [escape(drawn[i].name) for i in chosen]
+        bold = [f"<b>{n}</b>" if drawn[i].name == recommended else n for i, n in zip(chosen, names)]
         traces.append(
             {
                 "type": "scatter",
@@ -55,7 +59,7 @@ def latency_against_error(
                 "y": [points[i][1] for i in chosen],
                 "text": bold,
                 "textposition": [places[i] for i in chosen],
-                "customdata": [_latency_hover(drawn[i]) for i in chosen],
+                "customdata": [_latency_hover(*measured[i]) for i in chosen],
                 "hovertemplate": "%{customdata}<extra></extra>",
                 "marker": marker,
                 "cliponaxis": False,
@@ -81,12 +85,12 @@ def latency_against_error(
     return {"data": traces, "layout": layout}
 
 
-def layer_sqnr(layers: Sequence[Mapping[str, Any]]) -> Figure | None:
+def layer_sqnr(layers: Sequence[LayerError]) -> Figure | None:
     """Each layer's SQNR (dB) as a bar, in the network's order from top to bottom; None where no layer has one.
 
     The :data:`WORST` are in full colour. Many layers make thin bars, of which only the worst are named.
     """
-    if not any(layer["sqnr_db"] is not None for layer in layers):
+    if not any(layer.sqnr_db is not None for layer in layers):
         return None
     marked = {id(layer) for layer in worst(layers)}
     step = max(4.0, min(20.0, 1400 / len(layers)))  # pixels a layer
@@ -94,7 +98,7 @@ def layer_sqnr(layers: Sequence[Mapping[str, Any]]) -> Figure | None:
     bars = {
         "type": "bar",
         "orientation": "h",
-        "x": [layer["sqnr_db"] for layer in layers],
+        "x": [layer.sqnr_db for layer in layers],
         "y": list(range(len(layers))),
         "marker": {"color": ACCENT, "opacity": [1.0 if id(layer) in marked else 0.4 for layer in layers]},
         "customdata": [_layer_hover(layer) for layer in layers],
@@ -109,32 +113,31 @@ def layer_sqnr(layers: Sequence[Mapping[str, Any]]) -> Figure | None:
         "showgrid": False,
         "zeroline": False,
     }
-    names = _tell_apart([layer["name"] for layer in layers])
+    names = _tell_apart([layer.name for layer in layers])
     layout["yaxis"]["ticktext"] = [escape(names[i]) + " " for i in layout["yaxis"]["tickvals"]]
     layout["margin"] |= {"t": 56, "b": 8}
     return {"data": [bars], "layout": layout}
 
 
-def pareto_front(plan: Mapping[str, Any]) -> Figure | None:
+def pareto_front(plan: Plan) -> Figure | None:
     """Plans from the fastest to the most exact: predicted ms across, predicted MSE up; the one taken is marked.
 
     None where there are no plans. What was measured is a hollow point beside it. An MSE of zero has no logarithm: it
-    is drawn a decade under the least other one, and so is one under :data:`FLOOR`.
+    is drawn a decade under the least other one, and so is one under :data:`FLOOR`. An infinite one is not drawn.
     """
-    front = plan["front"]
+    front = [(p.ms, p.mse, p) for p in plan.front if p.mse is not None]
+    taken = [("the plan", plan.predicted_ms, plan.predicted_mse), ("measured", plan.measured_ms, plan.measured_mse)]
+    marked = [(name, ms, mse) for name, ms, mse in taken if ms is not None and mse is not None]
     if not front:
         return None
-    marked = [("the plan", plan["predicted_ms"], plan["predicted_mse"])]
-    if plan["measured_ms"] is not None:
-        marked.append(("measured", plan["measured_ms"], plan["measured_mse"]))
-    errors = [p["mse"] for p in front] + [mse for _, _, mse in marked]
+    errors = [mse for _, mse, _ in front] + [mse for _, _, mse in marked]
     positive = [mse for mse in errors if mse > FLOOR]
     lowest = min(positive, default=1.0) / 10
 
     def height(mse: float) -> float:
         return mse if mse > FLOOR else lowest
 
-    points = [(p["ms"], height(p["mse"])) for p in front]
+    points = [(ms, height(mse)) for ms, mse, _ in front]
     ours = [(ms, height(mse)) for _, ms, mse in marked]
     left, right = min(ms for ms, _ in points + ours), max(ms for ms, _ in points + ours)
     air = 0.08 * (right - left) or 0.1 * abs(right) or 1.0
@@ -146,7 +149,7 @@ def pareto_front(plan: Mapping[str, Any]) -> Figure | None:
         "mode": "lines+markers",
         "x": [ms for ms, _ in points],
         "y": [mse for _, mse in points],
-        "customdata": [_front_hover(p) for p in front],
+        "customdata": [_front_hover(p) for _, _, p in front],
         "hovertemplate": "%{customdata}<extra></extra>",
         "line": {"color": GREY, "width": 1},
         "marker": {"color": GREY, "size": 7},
@@ -156,14 +159,14 @@ def pareto_front(plan: Mapping[str, Any]) -> Figure | None:
         "mode": "markers+text",
         "x": [ms for ms, _ in ours],
         "y": [mse for _, mse in ours],
-        "text": ["<b>the plan</b>", "measured"][: len(ours)],
+        "text": [{"the plan": "<b>the plan</b>"}.get(name, name) for name, _, _ in marked],
         "textposition": places[: len(ours)],
         "customdata": [f"{name}<br>{plain(ms)} ms, MSE {typeset(exact(mse))}" for name, ms, mse in marked],
         "hovertemplate": "%{customdata}<extra></extra>",
         "marker": {
             "color": ACCENT,
             "size": 12,
-            "symbol": ["circle", "circle-open"][: len(ours)],
+            "symbol": ["circle" if name == "the plan" else "circle-open" for name, _, _ in marked],
             "line": {"color": ACCENT, "width": 1.5},
         },
         "cliponaxis": False,
@@ -187,14 +190,15 @@ def _with_zero(ticks: Figure, lowest: float) -> Figure:
     }
 
 
-def _front_hover(point: Mapping[str, Any]) -> str:
-    layers = "1 layer" if point["int8"] == 1 else f"{point['int8']} layers"
-    return f"{plain(point['ms'])} ms, MSE {typeset(exact(point['mse']))}<br>{layers} in int8"
+def _front_hover(point: FrontPoint) -> str:
+    layers = "1 layer" if point.int8 == 1 else f"{point.int8} layers"
+    return f"{plain(point.ms)} ms, MSE {typeset(exact(point.mse))}<br>{layers} in int8"
 
 
-def worst(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def worst(layers: Sequence[LayerError]) -> list[LayerError]:
     """The :data:`WORST` layers of lowest SQNR, the worst first."""
-    return sorted((la for la in layers if la["sqnr_db"] is not None), key=lambda la: float(la["sqnr_db"]))[:WORST]
+    figures = [(la.sqnr_db, la) for la in layers if la.sqnr_db is not None]
+    return [la for _, la in sorted(figures, key=lambda pair: pair[0])[:WORST]]
 
 
 def place_labels(
@@ -299,15 +303,14 @@ def _power(value: float) -> str:
     return ("≤ " if value <= FLOOR else "") + typeset(f"{value:.0e}").removeprefix("1·")
 
 
-def _latency_hover(variant: Mapping[str, Any]) -> str:
-    latency = variant["latency_ms"]
-    said = f"{escape(variant['name'])}<br>{plain(latency['median'])} ms, cosine {cosine(variant['accuracy']['cosine'])}"
-    return said + ("<br>not a GPU figure" if variant["status"] == "fallback" else "")
+def _latency_hover(variant: Variant, ms: float, found: float) -> str:
+    said = f"{escape(variant.name)}<br>{plain(ms)} ms, cosine {cosine(found)}"
+    return said + ("<br>not a GPU figure" if variant.status == "fallback" else "")
 
 
-def _layer_hover(layer: Mapping[str, Any]) -> str:
-    figure = "exact, or all zero" if layer["sqnr_db"] is None else f"{layer['sqnr_db']:.1f} dB"
-    return f"{escape(_short(layer['name'], 40))}<br>{escape(layer['type'])}<br>{figure}"
+def _layer_hover(layer: LayerError) -> str:
+    figure = "exact, or all zero" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB"
+    return f"{escape(_short(layer.name, 40))}<br>{escape(layer.type)}<br>{figure}"
 
 
 def _tell_apart(names: Sequence[str]) -> list[str]:
@@ -331,10 +334,10 @@ def _short(name: str, longest: int = 22) -> str:
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
-def _apart(indices: Sequence[int], layers: Sequence[Mapping[str, Any]], gap: float) -> list[int]:
+def _apart(indices: Sequence[int], layers: Sequence[LayerError], gap: float) -> list[int]:
     """Of the layers to name, worst first, those at least ``gap`` rows from one named before."""
     kept: list[int] = []
-    for i in sorted(indices, key=lambda i: float(layers[i]["sqnr_db"])):
+    for i in sorted(indices, key=lambda i: layers[i].sqnr_db or 0.0):
         if all(abs(i - other) >= gap for other in kept):
             kept.append(i)
     return sorted(kept)

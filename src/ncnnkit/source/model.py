@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from ..comparison.accuracy import stack_outputs
 from ..errors import ModelError, NcnnkitError
+from ..model.graph import Graph
+from ..record.environment import installed
+from ..record.run import Engine, Kind, Model, Reference, Tensor
 from ..samples.images import InputSpec
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Progress
@@ -43,15 +46,37 @@ class ModelSource:
 
     reference: str
     name: str
-    kind: str
+    kind: Kind
     path: Path
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
-    engine: str
+    engine: Engine
     preprocess: Preprocess | None = None
     preprocess_origin: str = ""
     labels: tuple[str, ...] | None = None
     run: Run | None = field(default=None, repr=False, compare=False)
+
+    def record(self, graph: Graph, outputs: Mapping[str, Array]) -> Model:
+        """The network as run.json holds it.
+
+        Args:
+            graph: the optimised network.
+            outputs: the original's, (N, …) each.
+        """
+        return Model(
+            reference=self.reference,
+            name=self.name,
+            kind=self.kind,
+            inputs=[Tensor(name=spec.name, shape=list(spec.shape)) for spec in self.inputs],
+            outputs=[Tensor(name=name, shape=list(array.shape[1:])) for name, array in outputs.items()],
+            layers=len(graph.layers),
+            parameters=graph.parameters,
+            labels=len(self.labels or ()),
+        )
+
+    def engine_record(self) -> Reference:
+        """What computes the reference outputs, as run.json holds it."""
+        return Reference(engine=self.engine, version=installed(self.engine), origin=_ORIGINS[self.engine])
 
     def reference_outputs(self, inputs: Sequence[Array], progress: Progress | None = None) -> dict[str, Array]:
         """What the original computes, one sample at a time.
@@ -86,6 +111,13 @@ class ModelSource:
             raise
         except Exception as error:  # torch and ONNX Runtime raise their own kinds
             raise ModelError(f"the original fails on sample {index}: {say(error)}", where=self.reference) from None
+
+
+_ORIGINS: dict[Engine, str] = {
+    "torch": "the original network in PyTorch",
+    "onnxruntime": "the original ONNX file in ONNX Runtime",
+    "ncnn": "ncnn itself in fp32, before optimising: the original is not known",
+}
 
 
 def _fold_batch(value: Any, name: str) -> NDArray[np.float32]:

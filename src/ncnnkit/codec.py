@@ -1,0 +1,90 @@
+"""JSON to dataclasses and back, on the host. msgspec reads and checks; its errors become FormatError in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from .errors import FormatError, NcnnkitError
+
+T = TypeVar("T")
+
+_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+    "array": "a list",
+    "object": "an object",
+}
+
+
+def decode(data: bytes | str, kind: type[T]) -> T:
+    """Read JSON as a dataclass, lists and mappings of dataclasses within it too. Unknown fields are ignored.
+
+    Raises:
+        FormatError: the text is not JSON, or a value has the wrong type or is not allowed. ``where`` is the path of the
+            first such value, as ``variants[2].latency_ms.median``, and empty where the whole is wrong.
+
+    Example:
+        >>> decode(b'{"resize": 256}', Preprocess).resize
+        256
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise _in_words(str(error)) from None
+    except NcnnkitError as error:
+        raise FormatError(error.line()) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatError(f"is not JSON: {error}") from None
+
+
+def encode(value: Any, indent: int = 2) -> bytes:
+    """A dataclass as JSON in UTF-8, with a newline at its end.
+
+    JSON has no infinity and no NaN: both become null. Characters that UTF-8 does not have, which stand for the bytes of
+    a file name that is not UTF-8, become U+FFFD.
+    """
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(_clean(msgspec.to_builtins(value))), indent=indent) + b"\n"
+
+
+def as_read(value: T) -> T:
+    """The value that a reader of its JSON gets. Raises FormatError where the JSON cannot be read."""
+    return decode(encode(value), type(value))
+
+
+def readable(text: str) -> str:
+    """A text with U+FFFD for what UTF-8 cannot hold: Python reads the bytes of odd file names as lone surrogates."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _in_words(message: str) -> FormatError:
+    text, _, path = message.partition(" - at `$")
+    where = path.removesuffix("`").removeprefix(".")
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", text)
+    if missing:
+        return FormatError("is missing", where=f"{where}.{missing[1]}".removeprefix("."))
+    wrong = re.fullmatch(r"Expected `(.+)`, got `(.+)`", text)
+    if wrong:
+        *firsts, last = (_WORDS.get(name, name) for name in wrong[1].split(" | "))
+        expected = f"{', '.join(firsts)} or {last}" if firsts else last
+        return FormatError(f"expected {expected}, found {_WORDS.get(wrong[2], wrong[2])}", where=where)
+    return FormatError(text[:1].lower() + text[1:], where=where)

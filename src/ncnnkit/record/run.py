@@ -1,0 +1,761 @@
+"""What run.json holds, as dataclasses: the contract with every program that reads it.
+
+``docs/run-json.md`` and ``docs/run.schema.json`` are made from this file: the meaning of a field stands in the
+docstring of its class and nowhere else. :data:`SCHEMA` counts up when a field disappears or changes its meaning.
+A new field has a default, so that files written before stay valid. A reader ignores fields that it does not know.
+
+A figure is null in JSON, None here, where it was not measured, and where it is infinite or not a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..recipe import Recipe
+from ..samples.preprocess import Preprocess
+
+SCHEMA = 1
+"""The version of run.json that this ncnnkit writes and reads."""
+
+EMULATED = "emulated: timings are not real"
+"""The note of a variant whose timings mean nothing."""
+
+Kind = Literal["onnx", "torchscript", "ncnn"]
+Engine = Literal["torch", "onnxruntime", "ncnn"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
+Backend = Literal["cpu", "vulkan"]
+Status = Literal["ok", "fallback", "crashed", "skipped"]
+DeviceType = Literal["discrete", "integrated", "virtual", "cpu", "unknown"]
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def check_name(where: str, name: str) -> None:
+    """Raises ValueError where a name could mean something to a file system, a shell, CMake or C++."""
+    if not _PLAIN_NAME.fullmatch(name):
+        allowed = "a name may have the characters A-Z a-z 0-9 . _ - and begins with none of . -"
+        raise ValueError(f"{where} is {name[:80]!r}: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An input or output of the network.
+
+    Attributes:
+        name: the original's name for it.
+        shape: whole numbers, without the batch axis: channels, height, width for an image.
+    """
+
+    name: str
+    shape: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The network that was asked for.
+
+    Attributes:
+        reference: as it was typed: a path, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:function``.
+        name: made from the reference, of the characters A-Z a-z 0-9 . _ - only. The models' files begin with it.
+        kind: what was converted. A network built by code was exported to it first.
+        inputs: the network's inputs, in its order.
+        outputs: the network's outputs, in its order, named as in the original.
+        layers: layers of the optimised network.
+        parameters: weights of the optimised network, counted one by one.
+        labels: class names that the model brought; 0: none.
+    """
+
+    reference: str
+    name: str
+    kind: Kind
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    layers: int
+    parameters: int
+    labels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedFile:
+    """A file that could not be used.
+
+    Attributes:
+        name: the file.
+        reason: why it was skipped.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What was calibrated with and evaluated on.
+
+    Attributes:
+        source: the recipe's ``images``.
+        calibration: images that int8 could be calibrated with.
+        evaluation: images that errors were measured on.
+        skipped: files that could not be used.
+    """
+
+    source: str
+    calibration: int
+    evaluation: int
+    skipped: list[SkippedFile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VulkanDevice:
+    """A Vulkan device that ncnn sees.
+
+    Attributes:
+        name: the device, as its driver names it.
+        type: ``cpu`` is a software device, such as llvmpipe: no GPU.
+        driver: version of the driver.
+        api: version of Vulkan.
+    """
+
+    name: str
+    type: DeviceType
+    driver: str
+    api: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The machine that converted and quantised, and its software.
+
+    Attributes:
+        ncnnkit: version.
+        ncnn: version.
+        python: version.
+        numpy: version.
+        pillow: version. How images are rounded when they are resized depends on it.
+        platform: operating system, kernel and C library, as Python names them.
+        cpu: the processor's name.
+        cpu_features: texts: the instruction sets that ncnn has kernels for.
+        cores: CPU cores that ncnn counts.
+        vulkan: Vulkan devices that ncnn sees; empty: none.
+    """
+
+    ncnnkit: str
+    ncnn: str
+    python: str
+    numpy: str
+    pillow: str
+    platform: str
+    cpu: str
+    cpu_features: list[str]
+    cores: int
+    vulkan: list[VulkanDevice]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device that variants were measured on.
+
+    Attributes:
+        name: what it was asked for by; ``local`` is the machine that converted.
+        address: ``local``, ``ssh://…`` or ``adb://…``.
+        target: the kernels of its CPU, which int8 was made for.
+        emulated: whether it computes what the real device would, so that its timings mean nothing.
+        ncnn: version there.
+        python: version there.
+        platform: operating system, kernel and C library, as Python names them.
+        cpu: the processor's name.
+        cpu_features: texts: the instruction sets that ncnn has kernels for.
+        cores: CPU cores that ncnn counts.
+        vulkan: Vulkan devices that ncnn sees; empty: none.
+        board: what Linux tells: ``board``, ``soc``, ``clusters``, ``temperatures``, ``power``, ``gpu`` and more, each
+            null or empty where not known; null where nothing is known.
+        recommended: ``name`` of the variant recommended for this device; null: none.
+        why: the reason.
+    """
+
+    name: str
+    address: str
+    target: str
+    emulated: bool
+    ncnn: str
+    python: str
+    platform: str
+    cpu: str
+    cpu_features: list[str]
+    cores: int
+    vulkan: list[VulkanDevice]
+    board: dict[str, Any] | None
+    recommended: str | None
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the variants' outputs were compared with.
+
+    Attributes:
+        engine: what ran the original; ``ncnn`` means that no other original is known.
+        version: version of that engine.
+        origin: the same for a person.
+    """
+
+    engine: Engine
+    version: str
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionCheck:
+    """How exact the converted network was, before anything was optimised.
+
+    ncnn in fp32 against the reference, on a few evaluation images.
+
+    Attributes:
+        sqnr_db: as in ``accuracy``, of all outputs together, dB. fp32 normally reaches 100; below 80 a warning says so.
+        cosine: as in ``accuracy``, of the worst output. Below 0.999 a run ends, unless forced.
+        max_error: the largest absolute difference, in the output's unit.
+        seconds: how long the conversion took.
+        pnnx_version: version of pnnx, or ``unknown``.
+        log: file in the run folder with what pnnx printed.
+    """
+
+    sqnr_db: float | None
+    cosine: float
+    max_error: float
+    seconds: float
+    pnnx_version: str
+    log: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """A model of ncnn: names of files in the run folder, of the characters A-Z a-z 0-9 . _ - only.
+
+    Attributes:
+        param: the network.
+        bin: its weights.
+    """
+
+    param: str
+    bin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The latency of one inference.
+
+    Attributes:
+        min: the fastest sample, ms.
+        median: half of the samples were faster, ms.
+        p90: nine of ten samples were faster, ms.
+        spread: interquartile range divided by the median.
+        samples: inferences that were timed, after warming up.
+    """
+
+    min: float
+    median: float
+    p90: float
+    spread: float
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """The time that loading a model takes.
+
+    Attributes:
+        cold: the first load in a new process, ms: weights out of the file cache, nothing compiled for a GPU.
+        warm: the load after it, ms.
+    """
+
+    cold: float
+    warm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputError:
+    """The error of one output.
+
+    Attributes:
+        name: ncnn's name of the output.
+        mse: as in ``accuracy``, of this output.
+        sqnr_db: as in ``accuracy``, of this output, dB.
+        cosine: as in ``accuracy``, of this output.
+        max_error: as in ``accuracy``, of this output.
+    """
+
+    name: str
+    mse: float
+    sqnr_db: float | None
+    cosine: float
+    max_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Errors against the reference, over all outputs together.
+
+    Images are the evaluation images, or the first few of them on a slow software device.
+
+    Attributes:
+        mse: mean squared error over all values of all images, in the output's unit squared.
+        sqnr_db: 10·log10(Σ reference² / Σ error²) over all images, dB; null where the error is exactly zero, or the
+            reference all zero.
+        cosine: cosine between all outputs together and the reference, mean over images. The recommendation goes by the
+            worst of ``outputs``.
+        max_error: the largest absolute difference, in the output's unit.
+        top1_agreement: share of the images whose best class is the reference's; null for networks that do not classify.
+        top5_agreement: share of the images whose five best classes hold the reference's best; null likewise.
+        top1: share of the images whose best class is their label; null without labels, too.
+        top5: share of the images whose five best classes hold their label; null likewise.
+        images: images that these figures are over.
+        outputs: the same for each output, in the network's order.
+    """
+
+    mse: float
+    sqnr_db: float | None
+    cosine: float
+    max_error: float
+    top1_agreement: float | None
+    top5_agreement: float | None
+    top1: float | None
+    top5: float | None
+    images: int
+    outputs: list[OutputError]
+
+    @property
+    def worst_cosine(self) -> float:
+        """The cosine of the worst output: a small one that is ruined does not show in the cosine of all together."""
+        return min(output.cosine for output in self.outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sustained:
+    """A long run without a rest.
+
+    Attributes:
+        seconds: how long it ran.
+        samples: inferences.
+        first_ms: median of the first tenth of them, ms.
+        last_ms: median of the last tenth, ms.
+        conditions: as for the variant.
+    """
+
+    seconds: float
+    samples: int
+    first_ms: float
+    last_ms: float
+    conditions: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerError:
+    """The error of a layer's output against that of the same layer in fp32.
+
+    Attributes:
+        name: the layer's name in the ``.param`` file.
+        type: the layer's type, as ncnn names it.
+        sqnr_db: as in ``accuracy``, dB; null where the output is exact, or all zero.
+    """
+
+    name: str
+    type: str
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A model at one precision on one backend of one device.
+
+    Attributes:
+        name: precision and backend, and ``@`` the device where there are several. No two variants have the same.
+        precision: what ncnn was allowed to store and compute with.
+        backend: what was asked for; see ``status``.
+        device: where it ran: a name of ``devices``.
+        device_name: the processor or graphics card that did the work.
+        threads: CPU threads that ncnn was given.
+        status: ``ok``: it ran as asked. ``fallback``: Vulkan was asked for and the CPU did the work, so the figures are
+            no GPU's. ``crashed``: ncnn ended, hung or gave no usable output. ``skipped``: it was not tried.
+        reason: the reason for a status other than ``ok``; else empty.
+        files: the model; null where there is none. Variants may share one.
+        size_bytes: size of both files.
+        latency_ms: latency of one inference; null where none was timed.
+        load_ms: time of loading the model.
+        first_ms: the first inference after a cold load, ms.
+        cpus: whole numbers: the CPUs it was pinned to; empty: none.
+        conditions: what was seen while it was timed: ``clocks_mhz``, ``temperatures`` (°C), ``power_w``, ``energy_mj``
+            (of one inference), ``throttled`` and ``throttled_by``; each empty or null where the machine does not tell.
+        sustained: a long run without a rest; null where none was asked for.
+        peak_memory_mb: peak resident memory of the process since the load began, less what it held before, MB.
+        accuracy: errors against the reference; null where there are no usable outputs.
+        layers: error of each int8 layer, on a few evaluation images, in the network's order; empty where that was not
+            measured.
+        notes: texts: what a reader must know to read the figures right.
+    """
+
+    name: str
+    precision: PrecisionName
+    backend: Backend
+    device: str
+    device_name: str
+    threads: int
+    status: Status
+    reason: str
+    files: Files | None
+    size_bytes: int | None
+    latency_ms: Latency | None
+    load_ms: Load | None
+    first_ms: float | None
+    cpus: list[int]
+    conditions: dict[str, Any] | None
+    sustained: Sustained | None
+    peak_memory_mb: float | None
+    accuracy: Accuracy | None
+    layers: list[LayerError]
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A method of quantising that was tried.
+
+    Attributes:
+        method: what was tried, on top of what had been kept so far.
+        mse: mean squared error of the outputs against fp32, on the held-back images, in the output's unit squared; null
+            where it is infinite.
+        kept: whether it lowered the error. The first one is what the others are compared with.
+        seconds: how long trying and judging took.
+    """
+
+    method: str
+    mse: float | None
+    kept: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedLayer:
+    """An int8 layer that was fitted.
+
+    Errors are the mean squared error of the layer's output over the mean square of that output, on samples that the
+    fit did not see.
+
+    Attributes:
+        name: the layer's name in the ``.param`` file.
+        before: the error with weights rounded to nearest; null where it is infinite.
+        after: the error with what was kept; null where it is infinite.
+        kept: the methods kept, joined by ``+``: of ``rounding``, ``bias`` and ``gain``; empty: none.
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    kept: str
+
+
+@dataclass(frozen=True)
+class Count:
+    """The error with fewer calibration images.
+
+    The error is that of thresholds alone, on the held-back images, for several choices of so many calibration images.
+
+    Attributes:
+        images: calibration images used.
+        mse: the error, mean over the choices, in the output's unit squared.
+        low: the least of them.
+        high: the largest of them.
+    """
+
+    images: int
+    mse: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StretchingImage:
+    """A calibration image that alone stretches the range of some tensors.
+
+    Attributes:
+        image: the image's name.
+        tensors: tensors whose largest value it makes, by more than half above any other image's.
+        factor: how many times the second largest, in the worst of them; null where it is infinite.
+    """
+
+    image: str
+    tensors: int
+    factor: float | None
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Whether the evaluation images are like the calibration images.
+
+    Distances are in standard deviations of the logarithms of the calibration images' ranges, root mean square over the
+    tensors that int8 layers read. The evaluation images are alike where ``evaluation`` is not above ``calibration``.
+
+    Attributes:
+        calibration: what 95 % of the calibration images stay under, each against all the others.
+        evaluation: the median of the evaluation images.
+    """
+
+    calibration: float
+    evaluation: float
+
+    @property
+    def alike(self) -> bool:
+        return self.evaluation <= self.calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How int8 was made.
+
+    Every fifth calibration image was held back to judge. With fewer than five images all of them did both.
+
+    Attributes:
+        effort: the recipe's ``effort``.
+        held_back: images that judged.
+        trials: each method that was tried, in order.
+        layers: each int8 layer that was fitted, in the network's order; empty where no fitting was kept.
+        counts: the error against the number of calibration images, fewest first; empty where it was not looked at.
+        enough: the least ``images`` of ``counts`` whose error, at its highest, is within 5 % of that with all; null:
+            none, or not looked at.
+        stretching: calibration images that alone stretch ranges, the worst first, at most five.
+        likeness: whether the evaluation images are like the calibration images; null where that was not looked at.
+    """
+
+    effort: str
+    held_back: int
+    trials: list[Trial]
+    layers: list[FittedLayer]
+    counts: list[Count]
+    enough: int | None
+    stretching: list[StretchingImage]
+    likeness: Likeness | None
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the evaluation images are unlike the calibration images; False where that was not looked at."""
+        return self.likeness is not None and not self.likeness.alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontPoint:
+    """A plan on the way from the fastest to the most exact, as predicted.
+
+    Attributes:
+        ms: predicted latency, ms.
+        mse: predicted error of the outputs, in the output's unit squared; null where it is infinite.
+        int8: layers in int8.
+    """
+
+    ms: float
+    mse: float | None
+    int8: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOption:
+    """A precision that a layer could have had.
+
+    Attributes:
+        choice: as the layer's ``choice``.
+        ms: predicted time of the layer alone, ms. Conversions between neighbours come on top.
+        mse: predicted part of the outputs' error; null where it is infinite.
+    """
+
+    choice: str
+    ms: float | None
+    mse: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLayer:
+    """A layer that computes something, and its precision.
+
+    Attributes:
+        name: the layer's name in the ``.param`` file.
+        type: the layer's type, as ncnn names it.
+        choice: ``fp32``, ``fp16``, ``bf16``, ``int8``, or ``int8-winograd``: int8 with Winograd's faster, rougher
+            kernels.
+        options: what it could have been, the choice among them.
+        why: the reason, for a person.
+    """
+
+    name: str
+    type: str
+    choice: str
+    options: list[LayerOption]
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the mixed model was made: the precision of each layer. ``mse`` is of the outputs, against fp32.
+
+    Attributes:
+        limit: what the plan had to keep to, for a person: ``cosine ≥ 0.999``.
+        holds: whether it does: measured on the held-back images; for a latency, predicted.
+        repairs: how often the prediction was corrected because running the plan showed more error than allowed.
+        predicted_ms: latency of one inference, ms, made up of the layers' times, at the speed at which fp32-cpu was
+            measured.
+        measured_ms: the median of the ``mixed-cpu`` variant, ms; null where that was not timed.
+        predicted_mse: made up of the errors of each layer alone; null where it is infinite.
+        measured_mse: the error on the held-back images; null where it is infinite or not a number.
+        front: plans from the fastest to the most exact, as predicted.
+        layers: each layer that computes something, in the network's order.
+    """
+
+    limit: str
+    holds: bool
+    repairs: int
+    predicted_ms: float
+    measured_ms: float | None
+    predicted_mse: float | None
+    measured_mse: float | None
+    front: list[FrontPoint]
+    layers: list[PlannedLayer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A class and its score.
+
+    Attributes:
+        label: the class.
+        score: the network's output for it.
+    """
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """The five best classes of one image.
+
+    Attributes:
+        image: the image's name.
+        reference: the original's five best classes, best first.
+        recommended: the recommended variant's five best classes, best first.
+    """
+
+    image: str
+    reference: list[Score]
+    recommended: list[Score]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the run.
+
+    Attributes:
+        name: of the stage.
+        seconds: how long it took.
+    """
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of ``ncnnkit run``.
+
+    Attributes:
+        files: the files in the run folder that belong to this run. Only these are replaced by the next run there.
+        model: the network that was asked for.
+        recipe: everything that was asked for; the same as ``recipe.toml``.
+        preprocess: how an image became the network's input; null where the inputs were arrays.
+        preprocess_origin: where this preprocessing was found, for a person.
+        images: what was calibrated with and evaluated on.
+        environment: the machine that converted and quantised, and its software.
+        devices: where the variants were measured, in the order asked for.
+        reference: what the variants' outputs were compared with.
+        conversion: how exact the converted network was, before anything was optimised.
+        passes: name of each optimising pass: how many rewrites it made, 0 too.
+        quantisation: how int8 was made; null where no layer could be int8, or none was asked for.
+        plan: how the mixed model was made; null where there is none.
+        variants: what was made and measured: each precision on each backend.
+        recommended: ``name`` of a variant; null where none ran to its end.
+        why: the reason for the recommendation, or for there being none.
+        top5: examples, for a person to see that it works; empty for networks without class names.
+        warnings: texts: what a careful person would say about this run.
+        stages: how long each stage took, in order.
+        schema: the version of this contract: 1.
+    """
+
+    files: list[str]
+    model: Model
+    recipe: Recipe
+    preprocess: Preprocess | None
+    preprocess_origin: str
+    images: Images
+    environment: Environment
+    devices: list[Device]
+    reference: Reference
+    conversion: ConversionCheck
+    passes: dict[str, int]
+    quantisation: Quantisation | None
+    plan: Plan | None
+    variants: list[Variant]
+    recommended: str | None
+    why: str
+    top5: list[Guess]
+    warnings: list[str]
+    stages: list[Stage]
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        check_name("model.name", self.model.name)
+        check_name("conversion.log", self.conversion.log)
+        for i, variant in enumerate(self.variants):
+            if variant.files:
+                check_name(f"variants[{i}].files.param", variant.files.param)
+                check_name(f"variants[{i}].files.bin", variant.files.bin)
+        names = [variant.name for variant in self.variants]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"there are two variants {twice!r}")
+        if self.recommended is not None and self.recommended not in names:
+            raise ValueError(f"recommended is {self.recommended!r}, which is no variant's name")
+
+    def variant(self, name: str | None) -> Variant | None:
+        """The variant of this name."""
+        return next((variant for variant in self.variants if variant.name == name), None)
+
+
+# -------------------------------------------------------------------------------------------- questions to variants
+
+
+def baseline(variants: Sequence[Variant]) -> Variant | None:
+    """What speed-ups are given over: fp32 on the CPU, where it ran."""
+    wanted = ("fp32", "cpu", "ok")
+    return next((v for v in variants if (v.precision, v.backend, v.status) == wanted and v.latency_ms), None)
+
+
+def speed_up(variants: Sequence[Variant], variant: Variant) -> float | None:
+    """How many times as fast as the baseline; None without one, and for what did not run as asked."""
+    base = baseline(variants)
+    if base is None or base.latency_ms is None or variant.status != "ok" or variant.latency_ms is None:
+        return None
+    return base.latency_ms.median / variant.latency_ms.median
+
+
+def shared(variants: Iterable[Variant], texts: Callable[[Variant], Iterable[str]]) -> dict[str, list[str]]:
+    """Texts -> the variants they are of, so that what several share is said once."""
+    said: dict[str, list[str]] = {}
+    for variant in variants:
+        for text in texts(variant):
+            said.setdefault(text, []).append(variant.name)
+    return said
+
+
+def reasons(variants: Iterable[Variant], *statuses: Status) -> list[str]:
+    """Why the variants of these statuses have them, a line for each reason."""
+    found = shared((v for v in variants if v.status in statuses), lambda variant: [variant.reason])
+    return [f"{', '.join(names)}: {reason}" for reason, names in found.items()]

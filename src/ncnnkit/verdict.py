@@ -1,0 +1,165 @@
+"""What a run's figures mean: the recommendation with its reason, and the warnings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .comparison import accuracy
+from .formatting import cosine, exact, plain, ratio
+from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
+from .samples.images import ImageSet
+from .source import ModelSource
+
+Array = NDArray[Any]
+
+GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
+"""The origin of a preprocessing nobody gave."""
+
+GOOD_COSINE = 0.999  # below it a conversion is wrong, and a variant is recommended only for want of a better
+WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
+GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
+
+
+def recommend(variants: Sequence[Variant]) -> tuple[str | None, str]:
+    """The fastest ``ok`` variant with cosine ≥ 0.999, else the most exact; and why."""
+    usable = [v for v in variants if v.status == "ok" and v.accuracy and v.latency_ms]
+    if usable and all(EMULATED in v.notes for v in usable):
+        return None, f"{EMULATED}, so nothing can be recommended; the errors are"
+    usable = [v for v in usable if EMULATED not in v.notes]
+    if not usable:
+        return None, "no variant ran as asked; the reasons stand beside each"
+    exact = [v for v in usable if _cosine(v) >= GOOD_COSINE]
+    best = min(exact, key=_ms) if exact else min(usable, key=lambda v: v.accuracy.mse if v.accuracy else math.inf)
+    figure = f"cosine {cosine(_cosine(best), 5)}, {_ms(best):.1f} ms"
+    if not exact:
+        return best.name, f"no variant reaches cosine {GOOD_COSINE}; {best.name} is the most exact ({figure})"
+    others = f"the fastest of the {len(exact)} that reach" if len(exact) > 1 else "the only one that reaches"
+    why = f"{best.name} is {others} cosine {GOOD_COSINE} ({figure})"
+    kind = ("fp32", "cpu", best.device)
+    base = next((v for v in usable if (v.precision, v.backend, v.device) == kind and v is not best), None)
+    if base is not None:
+        why += f", {_ms(base) / _ms(best):.2f} times as fast as {base.name}"
+    quick = min(usable, key=_ms)
+    if _ms(quick) < _ms(best):
+        why += f"; {quick.name} is faster ({_ms(quick):.1f} ms) but less exact (cosine {cosine(_cosine(quick), 5)})"
+    return best.name, why
+
+
+def _cosine(variant: Variant) -> float:
+    return variant.accuracy.worst_cosine if variant.accuracy else -1.0
+
+
+def _ms(variant: Variant) -> float:
+    return variant.latency_ms.median if variant.latency_ms else math.inf
+
+
+def warn(
+    engine: str,
+    origin: str,
+    images: ImageSet,
+    evaluation: ImageSet,
+    check: ConversionCheck,
+    variants: Sequence[Variant],
+    *,
+    quantisation: Quantisation | None = None,
+    plan: Plan | None = None,
+    emulated: Sequence[str] = (),
+) -> list[str]:
+    """What a careful person would say about this run.
+
+    Args:
+        emulated: names of devices that are.
+    """
+    said = [f"{name} is {EMULATED}" for name in emulated]
+    if origin == GUESS:
+        said.append(
+            f"the model does not say how images become its input: {origin[len('a guess: ') :]} were used; "
+            "give --preset or --mean and --std if it was trained otherwise"
+        )
+    if engine == "ncnn":
+        said.append("the original is not known: the errors are those against ncnn's own fp32, and nothing was verified")
+    if check.cosine < GOOD_COSINE:
+        said.append(f"the converted model differs from the original (cosine {check.cosine:.4f}); --force went on")
+    elif check.sqnr_db is not None and check.sqnr_db < GOOD_SQNR_DB:
+        said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
+    if len(images) < 20 and any(v.precision in ("int8", "mixed") for v in variants):
+        said.append(f"int8 was calibrated with {len(images)} images; 50 to 200 are usual")
+    if len(evaluation) < 20:
+        said.append(f"the errors are means over {len(evaluation)} images only")
+    said += [*_about_images(quantisation), *_about_plan(plan)]
+    skipped = dict(images.skipped + evaluation.skipped)
+    if skipped:
+        said.append(f"{len(skipped)} files are no usable images and were skipped, {min(skipped)} among them")
+    restless = [v.name for v in variants if v.status == "ok" and v.latency_ms and v.latency_ms.spread > 0.25]
+    if restless:
+        said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
+    return said + reasons(variants, "fallback", "crashed")
+
+
+def _about_images(quantisation: Quantisation | None) -> Iterator[str]:
+    if quantisation is None:
+        return
+    if quantisation.likeness is not None and quantisation.unlike:
+        yield (
+            "the evaluation images look unlike the calibration images: they lie "
+            f"{plain(quantisation.likeness.evaluation)} standard deviations from these, which lie within "
+            f"{plain(quantisation.likeness.calibration)} of each other; calibrate with images like those the model "
+            "will see"
+        )
+    if quantisation.stretching:
+        worst, *others = quantisation.stretching
+        tensors = "one tensor" if worst.tensors == 1 else f"{worst.tensors} tensors"
+        more = f", and {len(others)} more do likewise" if others else ""
+        yield (
+            f"the calibration image {worst.image} alone stretches the range of {tensors}, "
+            f"to as much as {plain(worst.factor)} times any other image's{more}: does it belong there?"
+        )
+
+
+def _about_plan(plan: Plan | None) -> Iterator[str]:
+    if plan is None:
+        return
+    if not plan.holds:
+        yield (
+            f"the mixed model does not keep to {plan.limit}: {plain(plan.predicted_ms)} ms are predicted, "
+            f"and its MSE on the held-back images is {exact(plan.measured_mse)}"
+        )
+    found = ratio(plan.measured_ms, plan.predicted_ms)
+    if found is not None and abs(found - 1) > WRONG_LATENCY:
+        yield (
+            f"the mixed model takes {plain(plan.measured_ms)} ms where {plain(plan.predicted_ms)} ms were "
+            "predicted: another choice of precisions might be better"
+        )
+
+
+def top5(
+    source: ModelSource,
+    evaluation: ImageSet,
+    reference: Mapping[str, Array],
+    recommended: str | None,
+    results: Sequence[Mapping[str, Any]],
+) -> list[Guess]:
+    """The five best classes of one image, by the original and by the recommended variant.
+
+    Of the evaluation images it is the one whose best class the original prefers most clearly: a person can judge that.
+    """
+    if not source.labels or not accuracy.classifies(reference) or recommended is None:
+        return []
+    (scores,) = reference.values()
+    if scores[0].size != len(source.labels):
+        return []
+    result = next(r for r in results if r["name"] == recommended)
+    ours = np.load(next(iter(result["outputs"].values())))
+    first, second = np.sort(scores[: len(ours)].reshape(len(ours), -1), axis=1)[:, :-3:-1].T
+    shown = int(np.argmax(first - second))
+
+    def rows(values: Array) -> list[Score]:
+        flat = values.reshape(1, -1)
+        return [Score(label=source.labels[i], score=float(flat[0, i])) for i in accuracy.top_k(flat, 5)[0]]  # type: ignore[index]
+
+    return [Guess(image=evaluation.names[shown], reference=rows(scores[shown]), recommended=rows(ours[shown]))]
