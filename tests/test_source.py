@@ -74,7 +74,7 @@ def test_the_demo_model(tmp_path: Path) -> None:
     assert [(spec.name, spec.shape, spec.dtype) for spec in source.inputs] == [("input", (3, 224, 224), "float32")]
     assert source.outputs == ("logits",)
     assert source.preprocess == PRESETS["efficientnet-lite0"]
-    assert source.preprocess_origin == "the model's own metadata (ncnnkit.samples.preprocess)"
+    assert source.preprocess_origin == "the model's own metadata (ncnnkit.preprocess)"
     assert source.labels is not None
     assert len(source.labels) == 1000
     samples = np.random.default_rng(0).random((2, 3, 224, 224), np.float32)
@@ -257,7 +257,7 @@ def test_metadata_that_cannot_be_read(tmp_path: Path, metadata: dict[str, str]) 
         ("none.onnx", {}, r"none\.onnx: no such file$"),
         ("none.pt", {}, r"none\.pt: no such file$"),
         ("folder.onnx", {}, "no such file"),
-        ("notes.txt", {}, r"is not a model ncnnkit reads \(one of \.onnx, \.pt, \.pth, \.torchscript, \.param\)"),
+        ("notes.txt", {}, r"is not a model ncnnkit reads \(one of \.onnx, \.pt, \.pth, \.torchscript, \.jit, \.param\)"),
         ("resnet50", {}, r"no such file or model \(a path, torchvision:NAME"),
         (":x", {}, "no such file or model"),
         ("torchvision:", {}, "no such file or model"),

@@ -243,6 +243,39 @@ class Graph:
                 )
         return known
 
+    def check_input_shapes(self, given: Sequence[tuple[int, ...]]) -> None:
+        """Check that the network can take inputs of these shapes, without the batch axis.
+
+        ncnn checks nothing: it reads beyond a blob that is too small. The shapes in a file are a hint that ncnn does
+        not read; others are taken where every shape in the network follows from them.
+
+        Raises:
+            ModelError: a layer cannot take what it would be given, or the file says other shapes and nobody can tell
+                whether these fit.
+        """
+        if len(given) != len(self.inputs):
+            raise ModelError(f"the network has {len(self.inputs)} inputs, {len(given)} were given")
+        try:
+            known = self.infer_shapes(given)
+        except ModelError as error:
+            raise ModelError(error.what, hint=self._channels_last(given)) from None
+        certain = all(shape is not None and all(isinstance(s, int) for s in shape) for shape in known.values())
+        for name, shape, said in zip(self.inputs, given, self.input_shapes(), strict=True):
+            if said and shape != said and not certain:
+                raise ModelError(
+                    f"input {name!r} has shape {shapes.written(shape)}, the file says {shapes.written(said)}",
+                    hint=self._channels_last(given),
+                )
+
+    def _channels_last(self, given: Sequence[tuple[int, ...]]) -> str:
+        turned = [(shape[2], *shape[:2]) if len(shape) == 3 else shape for shape in given]
+        try:
+            fits = turned != list(given) and self.infer_shapes(turned) is not None
+        except ModelError:
+            fits = False
+        wanted = " and ".join(map(shapes.written, turned))
+        return f"is that height x width x channels? ncnn takes the channels first: {wanted}" if fits else ""
+
     def set_input_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Write the inputs' shapes, one each and without the batch axis, into their layers; () takes a shape out.
 

@@ -244,13 +244,15 @@ def deconvolution(p: Any, inputs: Given) -> Made:
     if not cut and all(side > 0 for side in wanted):
         asked = any(pad in (-233, -234) for pair in pads.values() for pad in pair)
         return (p.num_output, *(side if asked else None for side in wanted))
-    sides: list[Side | None] = []
+    sides: list[Any] = []
     for side, axis in zip(image[1:], axes, strict=True):
         if not isinstance(side, int):
             sides.append(None)
             continue
         whole = (side - 1) * getattr(p, f"stride_{axis}") + _extent(p, axis) + getattr(p, _OUTPUT_PADS[axis])
         sides.append(whole - (sum(max(pad, 0) for pad in pads[axis]) if cut else 0))
+        if sides[-1] <= 0:
+            raise Misfit(f"cuts {sum(pads[axis])} off a side of {whole}")
     return (p.num_output, *sides)
 
 
@@ -544,6 +546,8 @@ def interp(p: Any, inputs: Given) -> Made:
     shape = inputs[0]
     if shape is None or len(shape) not in (1, 2, 3):
         return None
+    if len(inputs) > 1 and not p.size_expr and len(shape) != 2 and inputs[1] is not None:
+        return (shape[0], _mat_side(inputs[1], "h"), _mat_side(inputs[1], "w"))
     if p.size_expr or len(inputs) > 1:
         return (shape[0], *(None,) * 2) if len(shape) != 2 else (shape[0], None)
     height, width = (1, 1) if len(shape) == 1 else shape[-2:]

@@ -183,8 +183,13 @@ class _TracedInputs(pickle.Unpickler):
 
 def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     graph = ncnnfile.load_param(path)
-    dims: list[Dims | None] = [(1, *shape) if shape else None for shape in graph.input_shapes()]
+    # What the file says is a hint that ncnn does not read: the user may know better.
+    dims: list[Dims | None] = [(1, *shape) if shape and not shapes else None for shape in graph.input_shapes()]
     inputs = settle_inputs(reference, graph.inputs, dims, ["float32"] * len(dims), shapes)
+    try:
+        graph.check_input_shapes([spec.shape for spec in inputs])
+    except ModelError as error:
+        raise ModelError(error.what, where=reference, hint=error.hint) from None
     return ModelSource(reference, file_safe(path.stem), "ncnn", path, inputs, tuple(graph.outputs), "ncnn")
 
 
