@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_quantize import Prepared, native_model, prepare
+from bench_quantize import Prepared, native_model, outputs_of, prepare
 from numpy.typing import NDArray
 
 from ncnnkit.comparison import accuracy
 from ncnnkit.model.graph import Graph, Layer
-from ncnnkit.plan.search import run_graphs
-from ncnnkit.quantization import quantize_images
-from ncnnkit.quantization.methods import EFFORTS, Effort
+from ncnnkit.quantization import EFFORTS, Effort, quantize_images
 
 Array = NDArray[Any]
 
@@ -76,19 +74,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
         found = prepare(args, Path(name), "123456789")
         evaluation, labels = found.evaluation[:: args.every], found.labels[:: args.every]
-        reference = run_graphs([found.graph], [evaluation])[0][0]
+        reference = outputs_of(found.graph, evaluation, "fp32")
         print(f"{len(evaluation)} images to evaluate, fp32 top-1 {accuracy.label_accuracy(reference, labels, 1):.3f}")
         errors: dict[str, list[float]] = {}
         for draw in range(args.draws):
             chosen = np.sort(np.random.default_rng(draw).permutation(len(found.calibration))[:PER_DRAW])
             for row, graph, seconds in _models(args, found, chosen, with_methods=args.alone and draw == 0):
-                outputs = run_graphs([graph], [evaluation], "int8")[0][0]
-                figures = accuracy.output_error(row, outputs, reference)
+                outputs = outputs_of(graph, evaluation, "int8")
+                figures = accuracy.array_errors(outputs, reference).result([row])
                 errors.setdefault(row, []).append(figures.mse)
                 top1 = accuracy.label_accuracy(outputs, labels, 1)
                 print(
                     f"draw {draw}  {row:40} MSE {figures.mse:.3g}  SQNR {figures.sqnr_db or math.inf:.2f} dB  "
-                    f"cosine {figures.cosine:.5f}  top-1 {top1:.3f}  {seconds:.1f} s",
+                    f"cosine {figures.cosine or 0:.5f}  top-1 {top1:.3f}  {seconds:.1f} s",
                     flush=True,
                 )
         base = np.mean(errors["native KL"])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
+from ncnnkit.samples.stream import ArraySamples, Samples
+from ncnnkit.source import ModelSource
 
 
 def network(text: str, seed: int = 0, **values: float) -> Graph:
@@ -57,8 +62,24 @@ def small(seed: int = 0) -> Graph:
     return network(SMALL, seed)
 
 
+def stream(*arrays: NDArray[np.float32]) -> ArraySamples:
+    """Samples from an array (N, …) for each network input."""
+    return ArraySamples(arrays)
+
+
 def samples(
     count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Random inputs (count, *shape), float32."""
     return np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)
+
+
+def stacked(samples: Samples) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
+    """All samples in memory: an array (N, …) for each input."""
+    return tuple(np.stack(column) for column in zip(*samples))
+
+
+def reference_of(source: ModelSource, arrays: Sequence[Any]) -> dict[str, np.ndarray[tuple[int, ...], Any]]:
+    """The original's outputs for samples in memory: name -> (N, …)."""
+    rows = list(source.reference_outputs(ArraySamples(tuple(arrays))))
+    return {name: np.stack(column) for name, column in zip(source.outputs, zip(*rows))}

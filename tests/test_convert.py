@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from networks import reference_of
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -23,7 +24,7 @@ import ncnnkit
 from ncnnkit import convert as convert_function
 from ncnnkit.comparison import accuracy
 from ncnnkit.device.session import Session
-from ncnnkit.errors import ConvertError, ModelError
+from ncnnkit.errors import ConvertError, ModelError, VerificationError
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
 from ncnnkit.passes import optimize
@@ -79,7 +80,7 @@ def outputs_of(graph: Graph, inputs: Sequence[Array]) -> dict[str, Array]:
 
 def assert_same(source: ModelSource, graph: Graph, *inputs: Array, sqnr_db: float = 110) -> None:
     """ncnn's outputs are the original's, in the original's order."""
-    ours, theirs = outputs_of(graph, inputs), source.reference_outputs(inputs)
+    ours, theirs = outputs_of(graph, inputs), reference_of(source, inputs)
     assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
     for (name, value), expected in zip(ours.items(), theirs.values()):
         sqnr = accuracy.sqnr_db(value, expected)
@@ -158,7 +159,7 @@ def test_what_nobody_reads_comes_after_the_outputs(tmp_path: Path) -> None:
     source, conversion = converted(path, tmp_path)
     graph = conversion.graph
     assert graph.outputs[0] == "out0"
-    expected = source.reference_outputs([random(1, 3, 5, 6)])["y"]
+    expected = reference_of(source, [random(1, 3, 5, 6)])["y"]
     assert np.allclose(outputs_of(graph, [random(1, 3, 5, 6)])["out0"], expected, rtol=1e-5)
 
 
@@ -379,3 +380,39 @@ def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
     embedding.save(str(tmp_path / "embedding.pt"))
     with pytest.raises(ConvertError, match="ncnn's Embed layer reads integers"):
         convert_function(str(tmp_path / "embedding.pt"))
+
+
+@pytest.mark.torch
+def test_a_network_that_is_not_the_original_is_refused() -> None:
+    """pnnx takes the softmax over a sequence for one over the batch axis."""
+    torch = pytest.importorskip("torch")
+
+    class Pooled(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.head = torch.nn.Linear(12, 1), torch.nn.Linear(12, 4)
+
+        def forward(self, x: Any) -> Any:
+            return self.head((self.weight(x).softmax(1) * x).sum(1))
+
+    with pytest.raises(VerificationError, match=r"Pooled: output 'out0' has an error of .* the original's signal"):
+        convert_function(Pooled(), shapes=[(20, 12)])
+
+
+@pytest.mark.torch
+def test_an_encoder_layer_of_torchs_own_is_traced_layer_by_layer() -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    graph = convert_function(layer, shapes=[(12, 32)])
+    assert "MultiHeadAttention" in {layer.type for layer in graph.layers}
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.torch
+def test_reflecting_convolutions_are_converted() -> None:
+    """pnnx writes params for them that ncnn's Convolution does not use."""
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")
+    assert [layer.type for layer in convert_function(module, shapes=[(3, 16, 16)]).layers] == [
+        "Input", "Padding", "Convolution",
+    ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comparison import accuracy
+from ..comparison.classes import Classes
+from ..comparison.outputs import Outputs, equal
 from ..device.session import has_int8, noise, save_arrays
 from ..device.sites import Site, open_sites, run_jobs
 from ..errors import DeviceError, ModelError
@@ -21,11 +23,12 @@ from ..model import ncnnfile
 from ..model.graph import Graph
 from ..model.ops import Mask
 from ..passes import store_fp16
-from ..plan.search import MixedPlan
+from ..plan.mixed import MixedPlan
 from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
+from ..source.model import file_safe
 
 Array = NDArray[Any]
 
@@ -72,14 +75,20 @@ def write_models(
     for (precision, whom), make in makers.items():
         if precision not in wanted:
             continue
-        suffix = (
-            "" if not whom or (precision, whom) in plain else f"-{re.sub('[^A-Za-z0-9._-]+', '-', whom).strip('-')}"
-        )
-        made, param = make(), folder / f"{name}-{precision}{suffix}.param"
+        suffix = "" if not whom or (precision, whom) in plain else f"-{file_safe(whom)}"
+        made, param = make(), free_path(folder, f"{name}-{precision}{suffix}", ".param")
         ncnnfile.save(made, param)
         size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
         written[precision, whom] = Precision(precision, made, param, size)
     return written
+
+
+def free_path(folder: Path, name: str, suffix: str) -> Path:
+    """A path in a folder where no file is yet: the names of two devices can become the same file name."""
+    paths = (
+        folder / f"{name}{number}{suffix}" for number in itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    )
+    return next(path for path in paths if not path.exists())
 
 
 FILES = {"bf16": "fp32"}
@@ -122,7 +131,7 @@ def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
 
 def measure(
     plans: Sequence[Plan],
-    inputs: Sequence[Array],
+    inputs: Sequence[str],
     folder: Path,
     *,
     seconds: float,
@@ -135,8 +144,8 @@ def measure(
 
     Args:
         plans: what to run; those without a model are skipped.
-        inputs: float32 (N, …) for each network input; all are evaluated, the last is timed.
-        folder: gets a folder ``scratch`` with inputs and outputs.
+        inputs: a .npy file (N, …) of float32 for each network input; all samples are evaluated, the last is timed.
+        folder: gets a folder ``scratch`` with the outputs.
         seconds: of timing, for each plan, spread over ``rounds``.
         sustained: seconds that each plan then runs alone without a rest.
         fix_clocks: hold the clocks at their highest, where that is permitted.
@@ -147,7 +156,6 @@ def measure(
     """
     scratch = folder / "scratch"
     scratch.mkdir()
-    files = save_arrays(inputs, scratch)
     todo: dict[Site, list[dict[str, Any]]] = {}
     for p in plans:
         if p.model is not None:
@@ -158,7 +166,7 @@ def measure(
                 }
             )  # fmt: skip
     common = {
-        "inputs": files, "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS,
+        "inputs": list(inputs), "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS,
         "sustained": sustained, "fix_clocks": fix_clocks,
     }  # fmt: skip
     jobs = {
@@ -186,21 +194,30 @@ def measure(
 def describe(
     plan: Plan,
     result: Mapping[str, Any],
-    reference: Mapping[str, Array] | None,
+    reference: Outputs | None,
+    classes: Classes,
     labels: NDArray[np.int64] | None,
     layers: list[LayerError],
 ) -> Variant:
-    """A variant as run.json holds it."""
+    """A variant as run.json holds it.
+
+    Args:
+        reference: the original's outputs; None: nothing to compare with.
+        classes: of the network.
+        labels: the right class of each sample, where known.
+        layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
+    """
     status, reason = result["status"], result["reason"]
     figures = None
-    if "outputs" in result:
-        own = None if reference is None else len(reference)  # unread blobs come after the model's own outputs
-        outputs = {name: np.load(path) for name, path in list(result["outputs"].items())[:own]}
-        bad = next((name for name, values in outputs.items() if not np.isfinite(values).all()), None)
-        if bad is None:
-            figures = accuracy.compare(outputs, reference, labels) if reference is not None else None
+    if "outputs" in result and reference is not None:
+        # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
+        outputs = Outputs.opened(result["outputs"]).first(len(reference.rows))
+        errors = accuracy.errors_of(outputs, reference, classes, labels)
+        broken = errors.broken()
+        if broken is None:
+            figures = errors.result(list(outputs.rows))
         else:
-            status, reason = "crashed", f"output {bad!r} holds NaN or infinity"
+            status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} holds NaN or infinity"
     device = result.get("device")
     samples = result.get("samples") or []
     files = [plan.model.param.with_suffix(end).name for end in (".param", ".bin")] if plan.model else None
@@ -265,8 +282,7 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapp
         twin = on_cpu.get((variant.device, variant.precision))
         if variant.backend != "vulkan" or variant.status != "ok" or twin is None or "outputs" not in twin:
             return False
-        pairs = zip(result["outputs"].values(), twin["outputs"].values())
-        return all(np.array_equal(np.load(a), np.load(b)) for a, b in pairs)
+        return equal(Outputs.opened(result["outputs"]), Outputs.opened(twin["outputs"]))
 
     reason = "the outputs are the CPU's to the bit: this ran on the CPU"
     return [
@@ -277,7 +293,7 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapp
 
 def refuse_wrong_outputs(variants: Sequence[Variant]) -> list[Variant]:
     """A Vulkan variant whose outputs are wrong where the CPU's are right: its driver or a kernel of it is broken."""
-    cosines = {(v.device, v.precision, v.backend): v.accuracy.worst_cosine for v in variants if v.accuracy}
+    cosines = {(v.device, v.precision, v.backend): v.accuracy.cosine for v in variants if v.accuracy}
 
     def judged(variant: Variant) -> Variant:
         found, cpu = (cosines.get((variant.device, variant.precision, b)) for b in ("vulkan", "cpu"))
@@ -340,6 +356,7 @@ def bench(
             threads=threads or 0,
         )
         plans = plan_variants(recipe, dict.fromkeys(((p, "") for p in possible), model), sites)
-        results = measure(plans, inputs, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
-        rows = [describe(plan, result, None, None, []) for plan, result in zip(plans, results)]
+        files = save_arrays(inputs, Path(folder))
+        results = measure(plans, files, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
+        rows = [describe(plan, result, None, Classes(0), None, []) for plan, result in zip(plans, results)]
         return refuse_copies_of_the_cpu(rows, results)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from ..recipe import Recipe
 from ..samples.preprocess import Preprocess
@@ -30,12 +30,15 @@ Backend = Literal["cpu", "vulkan"]
 Status = Literal["ok", "fallback", "crashed", "skipped"]
 DeviceType = Literal["discrete", "integrated", "virtual", "cpu", "unknown"]
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""What a name may be that comes to stand in a shell script, in CMake, in C++ or in a path."""
+
+PlainName = Annotated[str, PLAIN_NAME]
 
 
 def check_name(where: str, name: str) -> None:
     """Raises ValueError where a name could mean something to a file system, a shell, CMake or C++."""
-    if not _PLAIN_NAME.fullmatch(name):
+    if not PLAIN_NAME.fullmatch(name):
         allowed = "a name may have the characters A-Z a-z 0-9 . _ - and begins with none of . -"
         raise ValueError(f"{where} is {name[:80]!r}: {allowed}")
 
@@ -46,7 +49,7 @@ class Tensor:
 
     Attributes:
         name: the original's name for it.
-        shape: whole numbers, without the batch axis: channels, height, width for an image.
+        shape: without the batch axis: channels, height, width for an image.
     """
 
     name: str
@@ -66,16 +69,20 @@ class Model:
         layers: layers of the optimised network.
         parameters: weights of the optimised network, counted one by one.
         labels: class names that the model brought; 0: none.
+        classes: classes of the network's only output; 0: it does not classify, as far as anything shows. A vector is
+            taken for scores of classes where images have labels, where the model brings as many names, where the
+            library that built it says so, or where its values add up to one.
     """
 
     reference: str
-    name: str
+    name: PlainName
     kind: Kind
     inputs: list[Tensor]
     outputs: list[Tensor]
     layers: int
     parameters: int
     labels: int
+    classes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +99,45 @@ class SkippedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopiedFile:
+    """A sample that was dropped because another holds the same.
+
+    Attributes:
+        name: the sample.
+        of: the one that was kept.
+    """
+
+    name: str
+    of: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Images:
     """What was calibrated with and evaluated on.
 
+    No sample is both: what the evaluation set shares with the calibration set was taken off the larger of the two.
+
     Attributes:
         source: the recipe's ``images``.
-        calibration: images that int8 could be calibrated with.
-        evaluation: images that errors were measured on.
+        available: images that there were to calibrate with.
+        calibration: images that were chosen of these, as many as the effort takes, evenly spread. Only these were
+            decoded.
+        fitted: of the chosen, those that thresholds, weights and biases were fitted to. 0: nothing was quantised.
+        held_back: of the chosen, those that decided which methods were kept and what a plan may cost in accuracy. With
+            fewer than five images they are the same as the fitted ones.
+        evaluation: images that took no part in any of this. The errors of the variants were measured on them.
         skipped: files that could not be used.
+        copies: samples that were dropped because another holds the same.
     """
 
     source: str
     calibration: int
     evaluation: int
     skipped: list[SkippedFile]
+    available: int = 0
+    fitted: int = 0
+    held_back: int = 0
+    copies: list[CopiedFile] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +169,7 @@ class Environment:
         pillow: version. How images are rounded when they are resized depends on it.
         platform: operating system, kernel and C library, as Python names them.
         cpu: the processor's name.
-        cpu_features: texts: the instruction sets that ncnn has kernels for.
+        cpu_features: the instruction sets that ncnn has kernels for.
         cores: CPU cores that ncnn counts.
         vulkan: Vulkan devices that ncnn sees; empty: none.
     """
@@ -167,7 +199,7 @@ class Device:
         python: version there.
         platform: operating system, kernel and C library, as Python names them.
         cpu: the processor's name.
-        cpu_features: texts: the instruction sets that ncnn has kernels for.
+        cpu_features: the instruction sets that ncnn has kernels for.
         cores: CPU cores that ncnn counts.
         vulkan: Vulkan devices that ncnn sees; empty: none.
         board: what Linux tells: ``board``, ``soc``, ``clusters``, ``temperatures``, ``power``, ``gpu`` and more, each
@@ -214,8 +246,9 @@ class ConversionCheck:
     ncnn in fp32 against the reference, on a few evaluation images.
 
     Attributes:
-        sqnr_db: as in ``accuracy``, of all outputs together, dB. fp32 normally reaches 100; below 80 a warning says so.
-        cosine: as in ``accuracy``, of the worst output. Below 0.999 a run ends, unless forced.
+        sqnr_db: as in ``accuracy``, of the worst output, dB. fp32 normally reaches 100; below 80 a warning says so, and
+            below 30 a run ends, unless forced.
+        cosine: as in ``accuracy``, of the worst output.
         max_error: the largest absolute difference, in the output's unit.
         seconds: how long the conversion took.
         pnnx_version: version of pnnx, or ``unknown``.
@@ -223,11 +256,11 @@ class ConversionCheck:
     """
 
     sqnr_db: float | None
-    cosine: float
+    cosine: float | None
     max_error: float
     seconds: float
     pnnx_version: str
-    log: str
+    log: PlainName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +272,8 @@ class Files:
         bin: its weights.
     """
 
-    param: str
-    bin: str
+    param: PlainName
+    bin: PlainName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,24 +323,25 @@ class OutputError:
     name: str
     mse: float
     sqnr_db: float | None
-    cosine: float
+    cosine: float | None
     max_error: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Errors against the reference, over all outputs together.
+    """Errors against the reference: each figure is that of the output where it is worst.
 
-    Images are the evaluation images, or the first few of them on a slow software device.
+    Images are the evaluation images, or the first few of them on a slow software device. Every figure is one of all
+    these images together, and no mean of figures of images.
 
     Attributes:
         mse: mean squared error over all values of all images, in the output's unit squared.
-        sqnr_db: 10·log10(Σ reference² / Σ error²) over all images, dB; null where the error is exactly zero, or the
-            reference all zero.
-        cosine: cosine between all outputs together and the reference, mean over images. The recommendation goes by the
-            worst of ``outputs``.
+        sqnr_db: 10·log10(Σ reference² / Σ error²), dB; null where the error is exactly zero, or the reference all zero.
+        cosine: Σ output·reference / √(Σ output² · Σ reference²); null where the reference is all zero: nothing can be
+            judged then.
         max_error: the largest absolute difference, in the output's unit.
-        top1_agreement: share of the images whose best class is the reference's; null for networks that do not classify.
+        top1_agreement: share of the images whose best class is the reference's; null for networks that do not classify
+            (``model.classes``). Images for which the reference prefers no class do not count.
         top5_agreement: share of the images whose five best classes hold the reference's best; null likewise.
         top1: share of the images whose best class is their label; null without labels, too.
         top5: share of the images whose five best classes hold their label; null likewise.
@@ -317,7 +351,7 @@ class Accuracy:
 
     mse: float
     sqnr_db: float | None
-    cosine: float
+    cosine: float | None
     max_error: float
     top1_agreement: float | None
     top5_agreement: float | None
@@ -325,11 +359,6 @@ class Accuracy:
     top5: float | None
     images: int
     outputs: list[OutputError]
-
-    @property
-    def worst_cosine(self) -> float:
-        """The cosine of the worst output: a small one that is ruined does not show in the cosine of all together."""
-        return min(output.cosine for output in self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,7 +414,7 @@ class Variant:
         latency_ms: latency of one inference; null where none was timed.
         load_ms: time of loading the model.
         first_ms: the first inference after a cold load, ms.
-        cpus: whole numbers: the CPUs it was pinned to; empty: none.
+        cpus: the CPUs it was pinned to; empty: none.
         conditions: what was seen while it was timed: ``clocks_mhz``, ``temperatures`` (°C), ``power_w``, ``energy_mj``
             (of one inference), ``throttled`` and ``throttled_by``; each empty or null where the machine does not tell.
         sustained: a long run without a rest; null where none was asked for.
@@ -393,7 +422,7 @@ class Variant:
         accuracy: errors against the reference; null where there are no usable outputs.
         layers: error of each int8 layer, on a few evaluation images, in the network's order; empty where that was not
             measured.
-        notes: texts: what a reader must know to read the figures right.
+        notes: what a reader must know to read the figures right.
     """
 
     name: str
@@ -424,14 +453,16 @@ class Trial:
 
     Attributes:
         method: what was tried, on top of what had been kept so far.
-        mse: mean squared error of the outputs against fp32, on the held-back images, in the output's unit squared; null
-            where it is infinite.
+        relative_error: noise over signal of the outputs against fp32, on the held-back images: of each output relative
+            to its own signal, the mean over the outputs; null where it is infinite.
+        sqnr_db: the same as SQNR in dB; null where ``relative_error`` is zero or null.
         kept: whether it lowered the error. The first one is what the others are compared with.
         seconds: how long trying and judging took.
     """
 
     method: str
-    mse: float | None
+    relative_error: float | None
+    sqnr_db: float | None
     kept: bool
     seconds: float
 
@@ -445,7 +476,7 @@ class FittedLayer:
 
     Attributes:
         name: the layer's name in the ``.param`` file.
-        before: the error with weights rounded to nearest; null where it is infinite.
+        before: the error before the layer was fitted; null where it is infinite.
         after: the error with what was kept; null where it is infinite.
         kept: the methods kept, joined by ``+``: of ``rounding``, ``bias`` and ``gain``; empty: none.
     """
@@ -464,13 +495,13 @@ class Count:
 
     Attributes:
         images: calibration images used.
-        mse: the error, mean over the choices, in the output's unit squared.
+        relative_error: noise over signal, mean over the choices.
         low: the least of them.
         high: the largest of them.
     """
 
     images: int
-    mse: float
+    relative_error: float
     low: float
     high: float
 
@@ -514,11 +545,14 @@ class Likeness:
 class Quantisation:
     """How int8 was made.
 
-    Every fifth calibration image was held back to judge. With fewer than five images all of them did both.
+    The effort limits the number of calibration images that are read. Every fifth of those was held back: no scale,
+    weight or bias was fitted to it, and it decided which methods were kept. With fewer than five images all of them did
+    both.
 
     Attributes:
         effort: the recipe's ``effort``.
-        held_back: images that judged.
+        used: calibration images that scales, weights and biases were fitted to.
+        held_back: calibration images that decided which methods were kept.
         trials: each method that was tried, in order.
         layers: each int8 layer that was fitted, in the network's order; empty where no fitting was kept.
         counts: the error against the number of calibration images, fewest first; empty where it was not looked at.
@@ -529,6 +563,7 @@ class Quantisation:
     """
 
     effort: str
+    used: int
     held_back: int
     trials: list[Trial]
     layers: list[FittedLayer]
@@ -549,12 +584,12 @@ class FrontPoint:
 
     Attributes:
         ms: predicted latency, ms.
-        mse: predicted error of the outputs, in the output's unit squared; null where it is infinite.
+        noise: predicted noise over signal of the outputs; null where it is infinite.
         int8: layers in int8.
     """
 
     ms: float
-    mse: float | None
+    noise: float | None
     int8: int
 
 
@@ -565,12 +600,12 @@ class LayerOption:
     Attributes:
         choice: as the layer's ``choice``.
         ms: predicted time of the layer alone, ms. Conversions between neighbours come on top.
-        mse: predicted part of the outputs' error; null where it is infinite.
+        noise: predicted part of the outputs' noise over signal; null where it is infinite.
     """
 
     choice: str
     ms: float | None
-    mse: float | None
+    noise: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -595,28 +630,32 @@ class PlannedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the mixed model was made: the precision of each layer. ``mse`` is of the outputs, against fp32.
+    """How the mixed model was made: the precision of each layer.
+
+    Noise is that of the outputs against fp32, over the signal of each output, the mean over the outputs.
 
     Attributes:
-        limit: what the plan had to keep to, for a person: ``cosine ≥ 0.999``.
-        holds: whether it does: measured on the held-back images; for a latency, predicted.
+        requirements: what the plan had to keep to, for a person: ``cosine ≥ 0.999``; empty where there was nothing.
+        holds: whether it does: measured on the held-back images where it will run; for a latency, predicted.
+        unmet: what it does not keep to, a clause each: ``cosine 0.99 is below 0.999``.
         repairs: how often the prediction was corrected because running the plan showed more error than allowed.
         predicted_ms: latency of one inference, ms, made up of the layers' times, at the speed at which fp32-cpu was
             measured.
         measured_ms: the median of the ``mixed-cpu`` variant, ms; null where that was not timed.
-        predicted_mse: made up of the errors of each layer alone; null where it is infinite.
-        measured_mse: the error on the held-back images; null where it is infinite or not a number.
+        predicted_noise: made up of the noise of each layer alone; null where it is infinite.
+        measured_noise: on the held-back images, where the model will run; null where an output is not a number.
         front: plans from the fastest to the most exact, as predicted.
         layers: each layer that computes something, in the network's order.
     """
 
-    limit: str
+    requirements: str
     holds: bool
+    unmet: list[str]
     repairs: int
     predicted_ms: float
     measured_ms: float | None
-    predicted_mse: float | None
-    measured_mse: float | None
+    predicted_noise: float | None
+    measured_noise: float | None
     front: list[FrontPoint]
     layers: list[PlannedLayer]
 
@@ -667,7 +706,9 @@ class Run:
     """One run of ``ncnnkit run``.
 
     Attributes:
-        files: the files in the run folder that belong to this run. Only these are replaced by the next run there.
+        schema: the version of this contract: 1.
+        files: names of the run's files in the run folder, ``run.json`` among them. A later run into the folder removes
+            these files and no others.
         model: the network that was asked for.
         recipe: everything that was asked for; the same as ``recipe.toml``.
         preprocess: how an image became the network's input; null where the inputs were arrays.
@@ -684,11 +725,11 @@ class Run:
         recommended: ``name`` of a variant; null where none ran to its end.
         why: the reason for the recommendation, or for there being none.
         top5: examples, for a person to see that it works; empty for networks without class names.
-        warnings: texts: what a careful person would say about this run.
+        warnings: what a careful person would say about this run.
         stages: how long each stage took, in order.
-        schema: the version of this contract: 1.
     """
 
+    schema: int = SCHEMA
     files: list[str]
     model: Model
     recipe: Recipe
@@ -708,7 +749,6 @@ class Run:
     top5: list[Guess]
     warnings: list[str]
     stages: list[Stage]
-    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         check_name("model.name", self.model.name)
@@ -718,6 +758,9 @@ class Run:
                 check_name(f"variants[{i}].files.param", variant.files.param)
                 check_name(f"variants[{i}].files.bin", variant.files.bin)
         names = [variant.name for variant in self.variants]
+        unprintable = next((name for name in names if not name.isprintable()), None)
+        if unprintable is not None:
+            raise ValueError(f"a variant's name is {unprintable!r}: a name holds no control characters")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"there are two variants {twice!r}")

@@ -73,12 +73,14 @@ class ImageSet:
         items: the samples, sorted by name.
         skipped: (name, reason) of the files that are not usable samples.
         copies: (name, name of the sample with the same content) of the samples that were dropped for it.
+        left_out: how many samples :meth:`checked` did not choose.
     """
 
     inputs: tuple[InputSpec, ...]
     items: tuple[_Item, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    left_out: int = 0
 
     @property
     def pictures(self) -> bool:
@@ -170,7 +172,7 @@ class ImageSet:
                 untried = [i for i in untried if i not in set(next_ones)]
         if not good and damaged:
             raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
-        return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged))
+        return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged), left_out=len(untried))
 
     def stack(self, progress: Progress | None = None) -> tuple[NDArray[np.float32], ...]:
         """All samples at once: one float32 array (N, ...) per network input. Raises ImageError."""
@@ -341,11 +343,15 @@ def _listed(source: Path) -> list[tuple[str, Path]]:
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file. Raises ImageError."""
+    """The lines of a UTF-8 text file. Raises ImageError.
+
+    Bytes that are not UTF-8 are read as Python reads those of file names, so that a line can name any file.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ImageError("is not a text file", where=str(path)) from None
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        if "\0" in text:
+            raise ImageError("is not a text file", where=str(path))
+        return text.splitlines()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}", where=str(path)) from None
 

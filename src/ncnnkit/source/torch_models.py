@@ -35,6 +35,7 @@ class Built:
     origin: str = ""
     labels: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None  # of its one input, where the library knows
+    classifies: bool = False  # as far as the library knows
 
 
 def _build_from_torchvision(reference: str, weights: str) -> Built:
@@ -78,6 +79,7 @@ def _build_from_torchvision(reference: str, weights: str) -> Built:
         f"torchvision's preset for {member}" if preprocess else "",
         labels or None,
         _default_shape(preprocess),
+        member is not None and "Classification" in type(member.transforms()).__name__,
     )
 
 
@@ -139,6 +141,7 @@ def _build_from_timm(reference: str, weights: str) -> Built:
         f"timm's data config for {name}" if preprocess else "",
         _timm_labels(timm, module),
         tuple(config["input_size"]),
+        bool(getattr(module, "num_classes", 0)),
     )
 
 
@@ -286,9 +289,10 @@ def trace(
         if statistics is not None:
             set_batchnorm_statistics(module, _batches(statistics))
         outputs = named_outputs(module, example)
-        if not outputs:
+        empty = [name for name, tensor in outputs.items() if not tensor.numel()]
+        if empty or not outputs:
             raise ModelError(
-                "returns no tensor for a sample of noise",
+                f"returns {'an empty ' + repr(empty[0]) if empty else 'no tensor'} for a sample of noise",
                 where=reference,
                 hint="a detector that found nothing? Wrap it in a module that returns its heads' raw outputs, "
                 "before thresholds and suppression",
@@ -306,6 +310,7 @@ def trace(
         traced.save(str(path))
     except (RuntimeError, OSError) as error:
         raise StorageError(f"cannot be written: {say(error)}", where=str(path)) from None
+    sizes = [int(tensor.numel()) // (len(tensor) if tensor.ndim else 1) for tensor in outputs.values()]
     preprocess = fit(built.preprocess, inputs)
     scaled = "" if preprocess == built.preprocess else f", scaled to {inputs[0].shape[1]}x{inputs[0].shape[2]}"
     return ModelSource(
@@ -318,8 +323,9 @@ def trace(
         "torch",
         preprocess,
         built.origin + scaled,
-        _labels_that_fit(built.labels, outputs),
+        _labels_that_fit(built.labels, sizes),
         torch_run(module),
+        classes=sizes[0] if built.classifies and len(sizes) == 1 else None,
     )
 
 
@@ -336,7 +342,6 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _labels_that_fit(labels: tuple[str, ...] | None, outputs: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _labels_that_fit(labels: tuple[str, ...] | None, sizes: Sequence[int]) -> tuple[str, ...] | None:
     """A fine-tuned network has other classes than the ones its library knows."""
-    sizes = [int(tensor[0].numel()) for tensor in outputs.values()]
     return labels if labels and sizes == [len(labels)] else None
