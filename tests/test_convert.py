@@ -384,7 +384,7 @@ def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
 
 @pytest.mark.torch
 def test_a_network_that_is_not_the_original_is_refused() -> None:
-    """pnnx takes the softmax over a sequence for one over the batch axis."""
+    """pnnx loses the batch axis of a softmax over a sequence."""
     torch = pytest.importorskip("torch")
 
     class Pooled(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -395,8 +395,24 @@ def test_a_network_that_is_not_the_original_is_refused() -> None:
         def forward(self, x: Any) -> Any:
             return self.head((self.weight(x).softmax(1) * x).sum(1))
 
-    with pytest.raises(VerificationError, match=r"Pooled: output 'out0' has an error of .* the original's signal"):
+    with pytest.raises(ConvertError, match="pnnx made a network that cannot run: layer BinaryOp"):
         convert_function(Pooled(), shapes=[(20, 12)])
+
+
+@pytest.mark.torch
+def test_a_conversion_is_compared_with_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    real = convert_module.convert_source
+
+    def spoilt(source: ModelSource, workdir: Path) -> Conversion:
+        conversion = real(source, workdir)
+        layer = conversion.graph.layers[1]
+        layer.weights["weight"] = layer.array("weight") * np.float32(1.5)
+        return conversion
+
+    monkeypatch.setattr(convert_module, "convert_source", spoilt)
+    with pytest.raises(VerificationError, match=r"Conv2d: output 'out0' has an error of \d+% of the original's signal"):
+        convert_function(torch.nn.Conv2d(3, 8, 3, bias=False), shapes=[(3, 16, 16)])
 
 
 @pytest.mark.torch

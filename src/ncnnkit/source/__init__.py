@@ -13,6 +13,7 @@ a ``torch.nn.Module``             itself, in Python
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,7 @@ def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str, w
         raise ModelError(f"a {name} is no model", hint=hint)
     if weights != "default":
         raise ModelError("a module holds its own weights", where=name, hint="load them into it, and give no weights")
-    training = [part for part in module.modules() if part.training]
-    try:
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(0)
-            return trace(name, Built(module, name), [tuple(shape) for shape in shapes], workdir, None)
-    finally:
-        for part in training:  # the caller may go on training it
-            part.training = True
+    module = copy.deepcopy(module)  # it is put into evaluation mode and kept, and the caller may train on
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return trace(name, Built(module, name), [tuple(shape) for shape in shapes], workdir, None)

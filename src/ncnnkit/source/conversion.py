@@ -23,6 +23,7 @@ from ..errors import ConvertError, FormatError, ModelError, StorageError, Verifi
 from ..model import ncnnfile, ops
 from ..model.graph import Graph, Layer, Names
 from ..samples.images import InputSpec
+from ..samples.stream import ArraySamples
 from . import ModelSource, open_model
 from .model import example_arrays, say
 from .onnx_data import inline_external_data
@@ -108,15 +109,15 @@ def convert(model: str | Path | Any, *, shapes: Sequence[tuple[int, ...]] = (), 
 
 def _compare_on_noise(source: ModelSource, graph: Graph) -> None:
     """Refuse a network that is not the original: pnnx takes some axes for the batch axis, and others the wrong way."""
-    samples = example_arrays(source.inputs)
-    exact = source.reference_outputs([array[None] for array in samples])
+    sample = example_arrays(source.inputs)
+    (exact,) = source.reference_outputs(ArraySamples(tuple(array[None] for array in sample)))
     with Session(graph, precision="fp32") as net:
-        made = net.blobs(*samples, names=net.outputs)
+        made = net.blobs(*sample, names=net.outputs)
     if len(made) < len(exact):
         raise VerificationError(
             f"the original has {len(exact)} outputs, the converted model {len(made)}", where=source.reference
         )
-    for (name, wanted), found in zip(exact.items(), made):
+    for name, wanted, found in zip(source.outputs, exact, made):
         wrong = f"{found.size} values, the original has {wanted.size}" if found.size != wanted.size else ""
         # What is zero or not finite in the original tells nothing.
         if not wrong and np.isfinite(wanted).all() and wanted.any():
@@ -163,6 +164,10 @@ def convert_source(source: ModelSource, workdir: Path) -> Conversion:
         )
     # pnnx does not write them, and everything that runs the model later needs them.
     graph.set_input_shapes([spec.shape for spec in source.inputs])
+    try:
+        graph.infer_shapes()
+    except ModelError as error:
+        raise ConvertError(f"pnnx made a network that cannot run: {error.what}", hint=_WRONG) from None
     return Conversion(graph, log, time.perf_counter() - start)
 
 
