@@ -17,6 +17,7 @@ from networks import samples, small
 
 from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard import measuring, variants
 from ncnnkit.onboard.child import Child
 from ncnnkit.onboard.measuring import measure
@@ -33,7 +34,8 @@ def model(tmp_path: Path) -> Path:
 def job(folder: Path, param: Path, precisions: list[str]) -> dict[str, Any]:
     np.save(folder / "input.npy", samples(3))
     files = {"param": str(param), "bin": str(param.with_suffix(".bin"))}
-    variants = [{"name": p, **files, "precision": p, "backend": "cpu", "threads": 1} for p in precisions]
+    fixed = {**files, "backend": "cpu", "threads": 1}
+    variants = [{"name": p, **fixed, "options": PRECISIONS[p].options} for p in precisions]
     return {
         "variants": variants, "inputs": [str(folder / "input.npy")], "folder": str(folder),
         "rounds": 2, "seconds": 0.05, "slow_seconds": 0.1,

@@ -19,9 +19,10 @@ from ncnnkit.device.session import Session, probe
 from ncnnkit.device.sites import probe_device
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
+from ncnnkit.model.precision import INT8, MASKS
 from ncnnkit.plan import search
 from ncnnkit.plan.build import Forms, make_forms, mean_windows, mixed_graph
-from ncnnkit.plan.costs import INT8, MASKS, Costs, predict, uniform
+from ncnnkit.plan.costs import Costs, predict, uniform
 from ncnnkit.plan.mixed import MixedPlan
 from ncnnkit.plan.options import make_edges, make_options
 from ncnnkit.plan.requirement import Requirements

@@ -5,39 +5,41 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .artifact import Artifact
 from .codec import as_read
 from .comparison.accuracy import Errors
 from .comparison.classes import Classes, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.outputs import Outputs, keep_outputs
-from .device.session import Session, has_int8, probe
+from .device.session import Session, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
 from .measure.variants import (
-    FILES,
     Models,
-    describe,
+    check_usable,
+    list_variants,
     measure,
-    plan_variants,
     refuse_copies_of_the_cpu,
     refuse_wrong_outputs,
+    variant_record,
     write_models,
 )
 from .model.graph import Graph
-from .model.ncnnfile import load
+from .model.precision import PRECISIONS, has_int8
+from .model.targets import TARGETS
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
+from .progress import Progress, StepProgress, silent_steps
 from .quantization import EFFORTS, Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
@@ -49,7 +51,6 @@ from .record.folder import (
     RECIPE,
     REPORT,
     RUN,
-    load_run,
     refuse_to_replace,
     save_labels,
     save_run,
@@ -73,7 +74,7 @@ from .samples.doubts import preprocessing_doubts
 from .samples.images import ImageSet, InputSpec, apart, find_images
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
-from .samples.stream import Progress, Samples, in_memory, keep
+from .samples.stream import Samples, in_memory, keep
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.model import fit
@@ -81,30 +82,28 @@ from .source.torch_models import BUILDERS
 from .verdict import GUESS, WRONG_SQNR_DB, copies_said, recommend, top5, warn
 
 Array = NDArray[Any]
-Tell = Callable[[str, int, int], None]
-"""Progress: (stage, done, total); total 0 where it cannot be known."""
-
 ARRAYS = "none: the inputs are arrays"
 CHECKED_IMAGES = 4  # for the conversion check
 ROUNDING = 1e-4  # what fp32 may leave of an output that should be zero
 STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
 
 
-def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None) -> Run:
+def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
     """Do the main job.
 
     Args:
         recipe: what is asked for.
         out: the run folder: gets the models, run.json, report.html, recipe.toml and pnnx's log, all at the end.
-        tell: called with progress.
+        progress: called with the stage at work and what is done of it.
 
     Returns:
         What run.json holds.
 
     Raises:
-        NcnnkitError: anything a user can mend; ``out`` is then as it was before.
+        VerificationError: nothing usable came out; ``out`` holds the report that says why.
+        NcnnkitError: anything else that a user can mend; ``out`` is then as it was before.
     """
-    stages = Stages(tell)
+    stages = Stages(progress)
     requirements = Requirements.parse(recipe.require, recipe.max_latency)
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
@@ -135,8 +134,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
-            progress = stages.progress("reference outputs")
-            reference = reference_outputs(source, conversion.graph, inputs, folder / "reference", progress)
+            shown = stages.progress("reference outputs")
+            reference = reference_outputs(source, conversion.graph, inputs, folder / "reference", shown)
             classes = what_it_classifies(
                 reference, names=source.labels, known=source.classes, labelled=labels is not None
             )
@@ -162,13 +161,16 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                         threads=recipe.threads or site.machine["cores"], progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
-            models = write_models(recipe, graph, quantized, mixed, source.name, folder)
+            models = write_models(
+                recipe, graph, quantized, mixed, source.name, folder,
+                preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine["ncnn"],
+            )  # fmt: skip
         with stages("measure"):
-            plans = plan_variants(recipe, models, sites)
-            progress = stages.progress("measure")
+            specs = list_variants(recipe, models, sites)
+            shown = stages.progress("measure")
             results = measure(
-                plans, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
-                fix_clocks=recipe.fix_clocks, progress=progress,
+                specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
+                fix_clocks=recipe.fix_clocks, progress=shown,
             )  # fmt: skip
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
@@ -176,7 +178,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
-        variants = [describe(p, r, reference, classes, labels, layers) for p, r in zip(plans, results)]
+        variants = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
         variants = refuse_wrong_outputs(refuse_copies_of_the_cpu(variants, results))
         recommended, why = recommend(variants)
         with stages("write the report"):
@@ -217,29 +219,30 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             )  # fmt: skip
             save_run(document, folder / RUN)
             write_report(document, folder / REPORT)
+    check_usable(document.variants, str(out))
     return document
 
 
 class Stages:
     """Names the stages of a run, times them, and passes progress on."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, progress: StepProgress) -> None:
+        self._progress = progress
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        self._tell(name, 0, 0)
+        self._progress(name, 0, 0)
         start = time.perf_counter()
         yield
         self._seconds[name] = time.perf_counter() - start
 
-    def progress(self, name: str) -> Callable[[int, int], None]:
-        return lambda done, total: self._tell(name, done, total)
+    def progress(self, name: str) -> Progress:
+        return lambda done, total: self._progress(name, done, total)
 
-    def within(self, name: str) -> Tell:
+    def within(self, name: str) -> StepProgress:
         """The progress of the steps of a stage."""
-        return lambda step, done, total: self._tell(f"{name}: {step}", done, total)
+        return lambda step, done, total: self._progress(f"{name}: {step}", done, total)
 
     def rows(self) -> list[Stage]:
         return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
@@ -299,8 +302,8 @@ def open_image_sets(
     return images.checked(most, progress), evaluation.checked(progress=progress)
 
 
-def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Graph, ImageSet, list[str]]:
-    """(graph, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
+def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:
+    """(model, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
 
     Args:
         most: so many images are enough; all by default.
@@ -309,37 +312,26 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Graph, Im
     if param.suffix != ".param":
         raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
     source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
-    graph = load(param)
-    graph.set_input_shapes([spec.shape for spec in source.inputs])
-    preprocess, origin = choose_preprocess(recipe, with_the_runs_preprocess(source, param))
+    model = Artifact.load(param)
+    model.graph.set_input_shapes([spec.shape for spec in source.inputs])
+    preprocess, origin = choose_preprocess(recipe, source)
     images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
     preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
     doubts = preprocessing_doubts(images, source.inputs, preprocess)
-    return graph, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
-
-
-def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
-    """An ncnn file does not say how images become its input; the run.json of the run that made it does."""
-    record = param.parent / RUN
-    if not record.is_file():
-        return source
-    run = load_run(param.parent)
-    made = any(variant.files and variant.files.param == param.name for variant in run.variants)
-    if not made or run.preprocess is None:
-        return source
-    return replace(source, preprocess=run.preprocess, preprocess_origin=f"the run that made it ({record})")
+    return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 
 
 def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
     """The targets to quantise for -> with which effort. Empty where neither int8 nor mixed models are asked for.
 
-    Vulkan is a target of its own where no other was asked for: ncnn's Vulkan cannot run what is made for a CPU. On a
-    software device, no figure of which is one of a GPU, it is not worth much time.
+    Vulkan is a target of its own: ncnn's Vulkan cannot run what is made for a CPU. On a software device, no figure of
+    which is one of a GPU, it is not worth much time.
     """
     if not {"int8", "mixed"} & set(recipe.precisions):
         return {}
     efforts = {site.target: recipe.effort for site in sites}
-    asked = "int8" in recipe.precisions and "vulkan" in recipe.backends and recipe.target in ("", AUTO)
+    pads = any(TARGETS[target].int8_pads for target in efforts)
+    asked = pads and "int8" in recipe.precisions and "vulkan" in recipe.backends
     if asked and any(site.machine["vulkan"] for site in sites):
         efforts["vulkan"] = recipe.effort if any(site.has_gpu for site in sites) else "fast"
     return efforts
@@ -496,13 +488,15 @@ def device_record(site: Site, variants: Sequence[Variant]) -> Device:
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
-    made = [f"{source.name}-{FILES.get(p, p)}.{end}" for p in recipe.precisions for end in ("param", "bin")]
+    stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
+    made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
     return [RUN, REPORT, RECIPE, LOG, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models) -> None:
     """Leave only the models in the staging folder."""
-    keep = {file for p in models.values() for file in (p.param, p.param.with_suffix(".bin"))}
+    params = {model.param for model in models.values() if model.param}
+    keep = {param.with_suffix(end) for param in params for end in (".param", ".bin", ".json")}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

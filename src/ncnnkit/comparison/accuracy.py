@@ -15,9 +15,6 @@ from .noise import Noise
 
 Array = NDArray[Any]
 
-RIGHT = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.99, "int8": 0.9, "mixed": 0.9}
-"""Precision -> the cosine to fp32 that right outputs reach. Below is a broken kernel or driver, not rounding."""
-
 
 class Errors(Noise):
     """All figures of a network's outputs over any number of samples. Holds sums, no output.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device.session import Session, has_int8
+from ..artifact import Artifact
+from ..device.session import Session
 from ..errors import ModelError
 from ..model.graph import Graph
+from ..model.precision import has_int8, is_int8
+from ..progress import Progress
 from ..record.run import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
@@ -23,34 +25,37 @@ SURE = 0.9  # squared correlation of two versions of a channel
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
 
 
-def layer_errors(exact: Graph, coarse: Graph, samples: Samples, *, int8_only: bool = True) -> list[LayerError]:
+def layer_errors(
+    exact: Artifact | Graph, coarse: Artifact | Graph, samples: Samples, *, int8_only: bool = True
+) -> list[LayerError]:
     """SQNR of the layers' outputs in one network against another's, over some samples.
 
     Args:
-        exact: the reference, run in fp32.
-        coarse: the other, run as :class:`Session` would; layers are matched by name, type and output.
+        exact: the reference.
+        coarse: the other; layers are matched by name, type and output.
         samples: a few are enough: a figure sums over whole blobs.
         int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
 
     Returns:
         Each layer's, in order.
     """
-    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.layers if layer.outputs}
+    exact, coarse = Artifact.of(exact), Artifact.of(coarse)
+    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.graph.layers if layer.outputs}
     layers = [
         layer
-        for layer in coarse.layers
+        for layer in coarse.graph.layers
         if layer.type != "Input"
         and not layer.op.copies
         and layer.outputs
         and known.get(layer.outputs[0]) == (layer.name, layer.type)
-        and (layer.params.get("int8_scale_term") or not int8_only)
+        and (is_int8(layer) or not int8_only)
     ]
     names = [layer.outputs[0] for layer in layers]
     if not names:
         return []
-    scale, moved = _blob_scales(coarse), has_int8(coarse)
+    scale, moved = _blob_scales(coarse.graph), has_int8(coarse.graph)
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
-    with Session(exact, precision="fp32", keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
+    with Session(exact, keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
         for sample in samples:
             pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
             for i, (blob, ours, theirs) in enumerate(pairs):
@@ -105,7 +110,7 @@ class Comparison:
 
 
 def compare_models(
-    first: Graph, second: Graph, samples: Samples, *, layers: bool, progress: Callable[[int, int], None]
+    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Progress
 ) -> Comparison:
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 

@@ -20,23 +20,24 @@ from .messages import Message
 from .rows import Rows, RowWriter
 from .sampler import Sampler
 from .sysfs import system_memory_mb
-from .variants import Tell, held_clocks, loading, on_the_cpu, watching, write_whole
+from .variants import Notify, held_clocks, loading, on_the_cpu, watching, write_whole
 
 HEARTBEAT = 5.0  # seconds between two words of a long run
 
 
-def measure(job: Message, tell: Tell) -> Message:
+def measure(job: Message, notify: Notify) -> Message:
     """Measure the variants of a job.
 
     Args:
-        job: ``variants`` (each ``name``, ``param``, ``bin``, ``precision``, ``backend``, ``threads`` (0: as many as
-            ncnn takes by itself) and, if wanted, ``cpus`` (a list to pin it to) and ``options`` (of :data:`SWITCHES`)),
+        job: ``variants`` (each ``name``, ``param``, ``bin``, ``options`` (fields of ``ncnn::Option``), ``backend``,
+            ``threads`` (0: as many as ncnn takes by itself) and, if wanted, ``cpus`` (a list to pin it to) and
+            ``switches`` (of :data:`SWITCHES`)),
             ``inputs`` (one .npy of N samples for each network input), ``folder`` (where outputs go), ``rounds``,
             ``seconds`` (of timing, a variant), ``slow_seconds`` (of evaluating, and of timing, on a software device).
             If wanted ``record`` (a file that always holds the results so far), ``fix_clocks`` (hold the clocks at
             their highest, see :func:`fixed_clocks`), ``journal`` (where these are noted, by default in the user's
             cache) and ``sustained`` (seconds that each variant then runs alone without a rest).
-        tell: called with progress, one message a step.
+        notify: called with progress, one message a step.
 
     Returns:
         ``clocks`` (``fixed`` and ``refused``; None where they were not to be fixed) and ``variants``: for each its
@@ -52,17 +53,17 @@ def measure(job: Message, tell: Tell) -> Message:
         clocks = stack.enter_context(held_clocks(job))
         contenders = [stack.enter_context(_Contender(variant, result, inputs)) for variant, result in rows]
         for each in contenders:
-            tell({"stage": "evaluate", "variant": each.variant["name"]})
+            notify({"stage": "evaluate", "variant": each.variant["name"]})
             each.do(_load_and_evaluate, each.variant, inputs, job)
             _record(job, results)
         for round_number in range(job["rounds"]):
-            tell({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
+            notify({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
             for each in contenders:
                 each.do(_time, job, each.watch)
             _record(job, results)
         for each in contenders:
             if job.get("sustained") and each.result["status"] == "ok":
-                each.do(_sustain, each.variant, job["sustained"], tell)
+                each.do(_sustain, each.variant, job["sustained"], notify)
         for each in contenders:
             each.finish()
     return {"variants": results, "clocks": clocks}
@@ -148,7 +149,7 @@ def _load_and_evaluate(child: Child, result: Message, variant: Message, inputs: 
     result["without_vulkan"] = cold["without_vulkan"]
     software = on_the_cpu(variant, device)
     seconds = job["slow_seconds"] if software else float("inf")
-    result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), variant["name"], seconds)
+    result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), job["variants"].index(variant), seconds)
     if software:
         found = (
             "runs in software on the CPU: " + device["name"] if device else "no Vulkan device: ncnn ran it on the CPU"
@@ -156,18 +157,21 @@ def _load_and_evaluate(child: Child, result: Message, variant: Message, inputs: 
         result.update(status="fallback", reason=found)
 
 
-def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, name: str, seconds: float) -> Message:
-    """Run the samples, as many as ``seconds`` allow; returns output name -> .npy file of (N, …) float32."""
+def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, number: int, seconds: float) -> Message:
+    """Run the samples, as many as ``seconds`` allow; returns output name -> .npy file of (N, …) float32.
+
+    The files have the variant's number in the job: names of variants and blobs may hold anything, slashes too.
+    """
     end = time.monotonic() + seconds
     writers: Dict[str, RowWriter] = {}
     with contextlib.ExitStack() as stack:
-        for number, sample in enumerate(zip(*inputs)):
-            if number >= 2 and time.monotonic() > end:
+        for done, sample in enumerate(zip(*inputs)):
+            if done >= 2 and time.monotonic() > end:
                 break
             message, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
             for blob, output in zip(message["names"], outputs):
                 if blob not in writers:
-                    file = folder / ("%s-%d.npy" % (name, len(writers)))
+                    file = folder / ("%d-%d.npy" % (number, len(writers)))
                     writers[blob] = stack.enter_context(RowWriter(file))
                 try:
                     writers[blob].append(output)
@@ -189,14 +193,14 @@ def _time(child: Child, result: Message, job: Message, watch: Sampler) -> None:
     result.setdefault("samples", []).extend(samples[1:] if len(samples) > 3 else samples)
 
 
-def _sustain(child: Child, result: Message, variant: Message, seconds: float, tell: Tell) -> None:
+def _sustain(child: Child, result: Message, variant: Message, seconds: float, notify: Notify) -> None:
     """Run one variant without a rest: a chip that heats up shows it in a minute, not in rounds."""
     samples: List[float] = []
     watch, start = watching(variant), time.monotonic()
     with watch:
         while time.monotonic() - start < seconds:
             gone = time.monotonic() - start
-            tell({"stage": "sustain", "variant": variant["name"], "seconds": round(gone), "of": seconds})
+            notify({"stage": "sustain", "variant": variant["name"], "seconds": round(gone), "of": seconds})
             part = min(HEARTBEAT, seconds - gone)
             limits: Message = {"seconds": part, "min_samples": 1, "max_samples": 1 << 30}
             samples += child.ask("time", timeout=RUN_TIMEOUT + 10 * part, **limits)[0]["samples"]
