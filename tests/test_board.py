@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import test_interrupts
 from conftest import BOARD
 from networks import network, samples, small
 from numpy.typing import NDArray
@@ -19,7 +22,7 @@ from ncnnkit.device import Device, open_device
 from ncnnkit.doctor import examine_device
 from ncnnkit.errors import DeviceError
 from ncnnkit.model.graph import Graph
-from ncnnkit.pipeline import session_outputs
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.record.run import EMULATED
 
 pytestmark = [pytest.mark.board, pytest.mark.slow]
@@ -32,8 +35,9 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "emulated-board"
 IMAGES = 6
 
 
-def on_board(command: str) -> None:
-    subprocess.run(["ssh", "-o", "BatchMode=yes", BOARD, command], check=False, capture_output=True, timeout=60)
+def on_board(command: str) -> subprocess.CompletedProcess[bytes]:
+    line = ["ssh", "-o", "BatchMode=yes", BOARD, command]
+    return subprocess.run(line, check=False, capture_output=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,8 @@ def outputs_there(device: Device, graph: Graph, precision: str, inputs: Array, f
     nk.save(graph, param)
     np.save(array, inputs)
     variant = {
-        "name": precision, "precision": precision, "backend": "cpu", "threads": 2, "param": str(param),
+        "name": precision, "options": PRECISIONS[precision].options, "backend": "cpu", "threads": 2,
+        "param": str(param),
         "bin": str(param.with_suffix(".bin")),
     }  # fmt: skip
     job = {"variants": [variant], "inputs": [str(array)], "folder": str(folder), "rounds": 0, "seconds": 0.0,
@@ -65,8 +70,8 @@ def sqnr(outputs: Array, reference: Array) -> float:
 
 
 def outputs_here(graph: Graph, inputs: Array) -> Array:
-    (outputs,) = session_outputs(graph, [inputs], lambda done, total: None).values()
-    return outputs
+    with nk.Session(graph, precision="fp32") as net:
+        return np.stack([net.blobs(sample, names=net.outputs)[0] for sample in inputs])
 
 
 # -------------------------------------------------------------------------------------------------- the whole job
@@ -162,7 +167,8 @@ def job(folder: Path, **changes: Any) -> dict[str, Any]:
     param, array = folder / "it's a $(model).param", folder / "in put.npy"
     nk.save(small(), param)
     np.save(array, samples(2))
-    variant = {"name": "fp32-cpu", "param": str(param), "bin": str(param.with_suffix(".bin")), "precision": "fp32",
+    variant = {"name": "fp32-cpu", "param": str(param), "bin": str(param.with_suffix(".bin")),
+               "options": PRECISIONS["fp32"].options,
                "backend": "cpu", "threads": 1}  # fmt: skip
     common = {"folder": str(folder), "rounds": 3, "seconds": 1.0, "slow_seconds": 1.0}
     return {"variants": [variant], "inputs": [str(array)], **common, **changes}
@@ -196,7 +202,7 @@ def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
 def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
     """As the kernel does where memory runs out: the variant's row says it, the job goes on."""
     rows = job(tmp_path, rounds=4, seconds=4.0)
-    second = {**rows["variants"][0], "name": "bf16-cpu", "precision": "bf16"}
+    second = {**rows["variants"][0], "name": "bf16-cpu", "options": PRECISIONS["bf16"].options}
     killed: list[Any] = []
 
     def kill(message: Any) -> None:
@@ -207,6 +213,17 @@ def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
     first, other = device.run_job({**rows, "variants": [*rows["variants"], second]}, kill)["variants"]
     assert (first["status"], other["status"]) == ("crashed", "ok")
     assert "killed during 'time', probably out of memory" in first["reason"]
+
+
+def test_an_interrupt_ends_everything_there(tmp_path: Path) -> None:
+    nk.save(small(), tmp_path / "m.param")
+    np.save(tmp_path / "x.npy", samples(500))
+    arguments = f"run m.param --images x.npy --precision fp32 --backend cpu --on ssh://{BOARD} --out o"
+    process = test_interrupts.begin(tmp_path, arguments, "evaluate", test_interrupts.TELLING)
+    assert on_board("pgrep -f 'program-[0-9a-f]* job'").stdout
+    test_interrupts.assert_it_ends(process, signal.SIGINT)
+    while on_board("pgrep -f 'program-[0-9a-f]* (job|serve)'").stdout:
+        time.sleep(0.1)
 
 
 def test_its_disk_is_full(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from networks import network, samples, small
 
 from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard import messages
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.machine import driver_version
@@ -38,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 def load(param: Path, **fields: Any) -> dict[str, Any]:
     files = {"param": str(param), "bin": str(param.with_suffix(".bin"))}
-    return {"backend": "cpu", "precision": "fp32", "threads": 1, **files, **fields}
+    return {"backend": "cpu", "options": PRECISIONS["fp32"].options, "threads": 1, **files, **fields}
 
 
 def script(folder: Path, body: str) -> str:
@@ -149,8 +150,8 @@ def test_what_is_printed_before_the_mark_is_no_answer(tmp_path: Path, greeting: 
         (MARKED + """echo '{"arrays": [["O", [1]]]}'; sleep 60""", "it sent"),
         (MARKED + """echo '{"arrays": [["<f4", [-1]]]}'; sleep 60""", "it sent"),
         (MARKED + """echo '{"arrays": 3}'; sleep 60""", "it sent"),
-        (MARKED + "yes | tr -d '\\n'", "a line has no end"),
-        ("yes", "and no answer"),
+        (MARKED + "yes | tr -d '\\n'", "without an end"),
+        ("yes", "without an end"),
     ],
 )
 def test_a_process_that_breaks_the_protocol_is_ended(tmp_path: Path, body: str, said: str) -> None:
@@ -269,7 +270,7 @@ def test_fp32_is_fp32(model: Path) -> None:
     outputs = {}
     with Child() as child:
         for precision in ("fp32", "bf16"):
-            child.ask("load", **load(model, precision=precision))
+            child.ask("load", **load(model, options=PRECISIONS[precision].options))
             outputs[precision] = child.ask("run", [samples(1)[0]])[1][0]
     graph = small()
     weights = {name: graph.layer(name).array("weight").astype(np.float64) for name in ("c1", "c2", "c3", "d1", "fc")}

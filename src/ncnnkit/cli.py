@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
+from .progress import StepProgress, of_step
 from .recipe import KEYS, key_types
 
 EXIT_CODES = """
@@ -37,6 +40,8 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
 err = Console(stderr=True, emoji=False)
 
+CLEANING_UP = 1.8  # seconds after an interrupt until the process ends in any case
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -46,13 +51,38 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # A polite kill cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    app()
+    with _interruptible():
+        app()
 
 
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a polite kill, and a terminal that is closed, clean up as Ctrl-C does; and be over in two seconds.
+
+    What is inherited as ignored stays so: Ctrl-C of a shell's background job, SIGHUP under nohup.
+    """
+    ours = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    reading, writing = os.pipe()
+
+    def interrupt(*_: object) -> NoReturn:
+        for number in ours:  # a second one must not disturb the cleaning up
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def insist() -> None:
+        # Handlers wait for Python's turn, which a solver or a slow disk may keep; the system writes a byte at once.
+        while os.read(reading, 1)[0] not in ours:
+            pass
+        time.sleep(CLEANING_UP)
+        os.write(2, b"interrupted; cleaning up took too long\n")
+        os._exit(INTERRUPTED)
+
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    for number in ours:
+        signal.signal(number, interrupt)
+    threading.Thread(target=insist, daemon=True).start()
+    yield
 
 
 def command(name: str | None = None, group: typer.Typer = app) -> Callable[[F], F]:
@@ -208,8 +238,8 @@ def _words(text: str | None) -> tuple[str, ...] | None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for the stage at work; yields a ``tell(stage, done, total)``."""
+def _progress() -> Iterator[StepProgress]:
+    """A bar on stderr for the stage at work; yields a ``progress(stage, done, total)``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -223,14 +253,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         task = bar.add_task("", total=None)
         stage = ""
 
-        def tell(name: str, done: int, total: int) -> None:
+        def progress(name: str, done: int, total: int) -> None:
             nonlocal stage
             if name != stage:
                 bar.reset(task, description=name, total=total or None)
                 stage = name
             bar.update(task, completed=done, total=total or None)
 
-        yield tell
+        yield progress
 
 
 # ------------------------------------------------------------------------------------------------------- commands
@@ -281,8 +311,8 @@ def _print_json(value: Any) -> None:
 def _run(recipe: Any, output: Path, as_json: bool) -> None:
     from .pipeline import run as run_pipeline
 
-    with _progress() as tell:
-        document = run_pipeline(recipe, output, tell)
+    with _progress() as progress:
+        document = run_pipeline(recipe, output, progress)
     _print_run(document, output, as_json)
 
 
@@ -316,12 +346,12 @@ def convert(
     weights: Weights = None,
 ) -> None:
     """A model to ncnn's .param and .bin, fp32."""
-    from .model.ncnnfile import save
+    from .artifact import save
     from .source.conversion import convert as convert_model
 
     _check_folder(output)
-    with _progress() as tell:
-        tell("convert", 0, 0)
+    with _progress() as progress:
+        progress("convert", 0, 0)
         graph = convert_model(model, shapes=_shapes(shape) or (), weights=weights or "default")
         save(graph, output)
     out.print(f"{output}: {len(graph.layers)} layers, {graph.parameters:,} parameters", markup=False)
@@ -351,14 +381,33 @@ def _check_folder(output: Path) -> None:
         raise StorageError("there is no such folder", where=str(output.parent), hint="make it first")
 
 
-def _open(param: Path, shape: list[str] | None, **options: Any) -> tuple[Any, Any]:
-    """(graph, ImageSet) for a command that takes an ncnn model and images; its other options are checked with them."""
+def _open(param: Path, shape: list[str] | None, most: int | None = None, **options: Any) -> tuple[Any, Any]:
+    """(Artifact, ImageSet) for a command that takes an ncnn model and images; checks its other options with them.
+
+    ``most``: so many images are enough.
+    """
     from .pipeline import open_with_images
     from .recipe import make_recipe
 
-    graph, samples, origin = open_with_images(make_recipe({"model": str(param), "shapes": _shapes(shape), **options}))
-    err.print(f"preprocessing: {origin}", markup=False)
-    return graph, samples
+    recipe = make_recipe({"model": str(param), "shapes": _shapes(shape), **options})
+    model, samples, said = open_with_images(recipe, most)
+    for sentence in said:
+        err.print(sentence, markup=False)
+    return _said(model), samples
+
+
+def _model(param: Path) -> Any:
+    """The Artifact of a ``.param``."""
+    from .artifact import Artifact
+
+    return _said(Artifact.load(param))
+
+
+def _said(model: Any) -> Any:
+    """The same Artifact. Where it has no card, the user is told how it is run, and why."""
+    if model.derived:
+        err.print(f"{model.name}: {model.how}", markup=False, soft_wrap=True)
+    return model
 
 
 @command()
@@ -377,9 +426,9 @@ def calibrate(
     from .quantization import make_table, save_table
 
     _check_folder(output)
-    graph, samples = _open(param, shape, images=images, preset=preset, preprocess=preprocess, method=method)
-    stats = _calibrate(graph, samples, method or "mse", threads)
-    save_table(make_table(graph, stats), output)
+    model, samples = _open(param, shape, images=images, preset=preset, preprocess=preprocess, method=method)
+    stats = _calibrate(model, samples, method or "mse", threads)
+    save_table(make_table(model.graph, stats), output)
     out.print(
         f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False
     )
@@ -388,10 +437,8 @@ def calibrate(
 def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> Any:
     from .quantization.calibration import calibrate as count
 
-    with _progress() as tell:
-        return count(
-            graph, samples, method=method, threads=threads, progress=lambda done, n: tell("calibrate", done, n)
-        )
+    with _progress() as progress:
+        return count(graph, samples, method=method, threads=threads, progress=of_step(progress, "calibrate"))
 
 
 @command()
@@ -411,8 +458,9 @@ def quantize(
     preprocess: Any = None,
 ) -> None:
     """An fp32 model to int8, from a table or from images."""
-    from .model.ncnnfile import load, save
-    from .quantization import check_request, load_table, quantize_images
+    from .artifact import Artifact, floating
+    from .model.precision import is_int8
+    from .quantization import EFFORTS, check_request, load_table, quantize_images
     from .quantization import quantize as to_int8
     from .report import trials_table
 
@@ -424,23 +472,28 @@ def quantize(
             "--method, --effort, --shape and the preprocessing are for --images", hint="a table has its scales already"
         )
     if images is not None:
-        graph, samples = _open(
-            param, shape, images=images, preset=preset, preprocess=preprocess, method=method, target=target,
+        chosen = EFFORTS.get(effort or "default")
+        limit = chosen.images if chosen else None
+        model, samples = _open(
+            param, shape, limit, images=images, preset=preset, preprocess=preprocess, method=method, target=target,
             effort=effort,
         )  # fmt: skip
+        graph = floating(model, "quantising")
         check_request(graph, target or "arm", _words(skip) or ())
-        with _progress() as tell:
+        with _progress() as progress:
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
-                skip=_words(skip) or (), threads=threads, progress=tell,
+                skip=_words(skip) or (), threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
-        out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
+        out.print(f"{len(found.used)} of {len(samples)} samples calibrated, {len(found.held)} judged", markup=False)
         made = found.graph
     elif table is not None:
-        made = to_int8(load(param), load_table(table), target=target or "arm", skip=_words(skip) or ())
-    save(made, output)
-    count = sum(1 for layer in made.layers if layer.params.get("int8_scale_term"))
+        model = _model(param)
+        made = to_int8(model, load_table(table), target=target or "arm", skip=_words(skip) or ())
+    facts = {"preprocess": model.preprocess, "labels": model.labels, "ncnn": model.ncnn}
+    Artifact.made(made, "int8", target=target or "arm", **facts).save(output)
+    count = sum(map(is_int8, made.layers))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
 
 
@@ -458,14 +511,12 @@ def compare(
 ) -> None:
     """How far one ncnn model's outputs are from another's, on real images."""
     from .comparison.layers import compare_models
-    from .model.ncnnfile import load
     from .report import comparison_table
 
-    graph, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
-    with _progress() as tell:
-        figures = compare_models(
-            graph, load(second), samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n)
-        )
+    reference, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
+    other = _model(second)
+    with _progress() as progress:
+        figures = compare_models(reference, other, samples, layers=layers, progress=of_step(progress, "compare"))
     _print_json(figures) if as_json else out.print(comparison_table(figures))
 
 
@@ -482,14 +533,22 @@ def bench(
 ) -> None:
     """Latency, load time and memory of an ncnn model, without images."""
     from .measure.variants import bench as bench_model
+    from .measure.variants import check_usable
     from .report import console_table
 
-    with _progress() as tell:
+    with _progress() as progress:
         rows = bench_model(
-            param, backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
-            shapes=_shapes(shape) or (), seconds=seconds, progress=lambda done, total: tell("measure", done, total),
+            _model(param), backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
+            shapes=_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
         )  # fmt: skip
-    _print_json(rows) if as_json else out.print(console_table(rows, width=out.width))
+    if as_json:
+        _print_json(rows)
+    else:
+        out.print(console_table(rows, width=out.width))
+        for variant in rows:
+            if variant.status != "ok":
+                out.print(f"{variant.name}: {variant.status}: {variant.reason}", markup=False, soft_wrap=True)
+    check_usable(rows, str(param))
 
 
 @command()
@@ -514,7 +573,7 @@ def tune(
 
     with _site(on) as (site, run_job):
         found = tune_model(
-            param, run_job, site.machine, int8=int8, precisions=_words(precision),
+            _model(param), run_job, site.machine, int8=int8 and _model(int8), precisions=_words(precision),
             backends=_words(backend) or ("cpu", "vulkan"), shapes=_shapes(shape) or (), seconds=seconds,
             fix_clocks=fix_clocks,
         )  # fmt: skip
@@ -546,7 +605,7 @@ def profile(
 
     with _site(on) as (_, run_job):
         found = profile_model(
-            param, run_job, precision=precision, backend=backend, threads=threads or 0,
+            _model(param), run_job, precision=precision, backend=backend, threads=threads or 0,
             shapes=_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
         )  # fmt: skip
     figures = asdict(found)
@@ -563,10 +622,10 @@ def _site(on: str | None) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict
     """A device, and what does jobs of the worker's there, showing its progress."""
     from .device.sites import open_sites
 
-    with open_sites([on] if on else []) as (site,), _progress() as tell:
+    with open_sites([on] if on else []) as (site,), _progress() as progress:
 
         def step(message: Any) -> None:
-            tell(message["stage"], message.get("done", 0), message.get("candidates", 0))
+            progress(message["stage"], message.get("done", 0), message.get("candidates", 0))
 
         yield site, lambda job: site.device.run_job(job, step)
 

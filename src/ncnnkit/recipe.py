@@ -18,10 +18,10 @@ from typing import Any, get_type_hints
 from .codec import readable
 from .errors import RecipeError
 from .model.ncnnfile import atomic_write
+from .model.precision import PRECISIONS
 from .model.targets import TARGETS
 from .samples.preprocess import Preprocess
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 METHODS = ("mse", "kl", "aciq", "minmax")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
@@ -93,7 +93,7 @@ class Recipe:
         BACKENDS, f"What to run on: {','.join(BACKENDS)}.", 'a list, as ["cpu"]', allowed=BACKENDS
     )
     precisions: tuple[str, ...] = _key(
-        PRECISIONS, f"What to make: {','.join(PRECISIONS)}.", 'a list, as ["fp32", "int8"]', allowed=PRECISIONS
+        tuple(PRECISIONS), f"What to make: {','.join(PRECISIONS)}.", 'a list, as ["fp32", "int8"]', allowed=PRECISIONS
     )  # fmt: skip
     threads: int = _key(
         0, "CPU threads; 0: all cores, of the cluster where one is named.", "a whole number", least=0

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device.session import Session, has_int8
+from ..artifact import Artifact
+from ..device.session import Session
 from ..errors import ModelError
 from ..model.graph import Graph
+from ..model.precision import has_int8, is_int8
+from ..progress import Progress
 from ..record.run import Accuracy, LayerError
+from ..samples.stream import Samples
 from . import accuracy
 
 Array = NDArray[Any]
@@ -22,35 +25,38 @@ SURE = 0.9  # squared correlation of two versions of a channel
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
 
 
-def layer_errors(exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True) -> list[LayerError]:
+def layer_errors(
+    exact: Artifact | Graph, coarse: Artifact | Graph, samples: Samples, *, int8_only: bool = True
+) -> list[LayerError]:
     """SQNR of the layers' outputs in one network against another's, over some samples.
 
     Args:
-        exact: the reference, run in fp32.
-        coarse: the other, run as :class:`Session` would; layers are matched by name, type and output.
-        inputs: float32 (N, …) for each network input.
+        exact: the reference.
+        coarse: the other; layers are matched by name, type and output.
+        samples: a few are enough: a figure sums over whole blobs.
         int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
 
     Returns:
         Each layer's, in order.
     """
-    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.layers if layer.outputs}
+    exact, coarse = Artifact.of(exact), Artifact.of(coarse)
+    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.graph.layers if layer.outputs}
     layers = [
         layer
-        for layer in coarse.layers
+        for layer in coarse.graph.layers
         if layer.type != "Input"
         and not layer.op.copies
         and layer.outputs
         and known.get(layer.outputs[0]) == (layer.name, layer.type)
-        and (layer.params.get("int8_scale_term") or not int8_only)
+        and (is_int8(layer) or not int8_only)
     ]
     names = [layer.outputs[0] for layer in layers]
     if not names:
         return []
-    scale, moved = _blob_scales(coarse), has_int8(coarse)
+    scale, moved = _blob_scales(coarse.graph), has_int8(coarse.graph)
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
-    with Session(exact, precision="fp32", keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
-        for sample in zip(*inputs):
+    with Session(exact, keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
+        for sample in samples:
             pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
             for i, (blob, ours, theirs) in enumerate(pairs):
                 if ours.shape != theirs.shape:
@@ -104,27 +110,25 @@ class Comparison:
 
 
 def compare_models(
-    first: Graph, second: Graph, inputs: Sequence[Array], *, layers: bool, progress: Callable[[int, int], None]
+    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Progress
 ) -> Comparison:
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 
     Raises:
-        ModelError: the two do not have the same number of outputs of the same sizes, or a size changes.
+        ModelError: the two do not have the same number of outputs of the same shapes.
     """
-    total = len(inputs[0])
-    ours, theirs = [], []
+    errors = accuracy.Errors()
     with Session(first) as one, Session(second) as other:
         if len(one.outputs) != len(other.outputs):
             raise ModelError(f"one model has {len(one.outputs)} outputs, the other {len(other.outputs)}")
-        for i, sample in enumerate(zip(*inputs)):
-            ours.append(one.blobs(*sample, names=one.outputs))
-            theirs.append(other.blobs(*sample, names=other.outputs))
-            progress(i + 1, total)
-        reference, outputs = (accuracy.stack_outputs(one.outputs, side) for side in (ours, theirs))
-    for name in reference:
-        if reference[name].shape != outputs[name].shape:
-            raise ModelError(
-                f"output {name!r} has shape {reference[name].shape[1:]} here, {outputs[name].shape[1:]} there"
-            )
-    errors = layer_errors(first, second, [a[:LAYER_IMAGES] for a in inputs], int8_only=False) if layers else []
-    return Comparison(accuracy.compare(outputs, reference), errors)
+        for done, sample in enumerate(samples, 1):
+            reference = one.blobs(*sample, names=one.outputs)
+            outputs = other.blobs(*sample, names=other.outputs)
+            for name, here, there in zip(one.outputs, reference, outputs):
+                if here.shape != there.shape:
+                    raise ModelError(f"output {name!r} has shape {here.shape} here, {there.shape} there")
+            errors.add(outputs, reference)
+            progress(done, len(samples))
+        found = errors.result(one.outputs)
+    few = samples.subset(range(min(LAYER_IMAGES, len(samples))))
+    return Comparison(found, layer_errors(first, second, few, int8_only=False) if layers else [])

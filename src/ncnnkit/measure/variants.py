@@ -13,15 +13,18 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact import Artifact
 from ..comparison import accuracy
-from ..device.session import has_int8, noise, save_arrays
+from ..comparison.classes import Classes
+from ..comparison.outputs import Outputs, equal
+from ..device.session import noise, save_arrays
 from ..device.sites import Site, open_sites, run_jobs
-from ..errors import DeviceError, ModelError
-from ..model import ncnnfile
+from ..errors import DeviceError, VerificationError
 from ..model.graph import Graph
-from ..model.ops import Mask
+from ..model.precision import PRECISIONS
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
+from ..progress import Progress, silent
 from ..quantization import Quantized
 from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
@@ -33,29 +36,20 @@ SOFTWARE_SECONDS = 1.0  # what evaluating on a software Vulkan device, and timin
 _EMULATED_TIMING = {"seconds": 0.0, "rounds": 1, "sustained": 0.0}  # as little as can be: no figure comes of it
 
 
-@dataclass(frozen=True)
-class Precision:
-    """A model file at one precision. bf16 is chosen when loading: its file is fp32's."""
-
-    name: str
-    graph: Graph
-    param: Path
-    size: int
-
-
-Models = Mapping[tuple[str, str], Precision]
+Models = Mapping[tuple[str, str], Artifact]
 """(precision, whom it is for) -> model. For whom: a target for int8, a site's label for mixed, "" for all others."""
 
 
 def write_models(
     recipe: Recipe, graph: Graph, quantized: Mapping[str, Quantized], mixed: Mapping[Site, MixedPlan], name: str,
-    folder: Path,
+    folder: Path, **facts: Any,
 ) -> Models:  # fmt: skip
     """Make and write the models asked for; a precision that cannot be made is absent.
 
     Args:
         quantized: target -> int8; the first is what ``NAME-int8`` is.
         mixed: site -> its plan.
+        facts: what the models' cards say besides; attributes of :class:`~ncnnkit.artifact.Card`.
     """
 
     def as_fp16() -> Graph:
@@ -66,17 +60,17 @@ def write_models(
     makers: dict[tuple[str, str], Callable[[], Graph]] = {("fp32", ""): lambda: graph, ("fp16", ""): as_fp16}
     makers |= {("int8", target): partial(getattr, made, "graph") for target, made in quantized.items()}
     makers |= {("mixed", site.label): partial(getattr, plan, "graph") for site, plan in mixed.items()}
-    wanted = {FILES.get(precision, precision) for precision in recipe.precisions}
     plain = {("int8", target) for target in list(quantized)[:1]}
-    written: dict[tuple[str, str], Precision] = {}
-    for (precision, whom), make in makers.items():
-        if precision not in wanted:
+    written: dict[tuple[str, str], Artifact] = {}
+    for (file, whom), make in makers.items():
+        wanted = [precision for precision in recipe.precisions if PRECISIONS[precision].file == file]
+        if not wanted:
             continue
-        suffix = "" if not whom or (precision, whom) in plain else f"-{file_safe(whom)}"
-        made, param = make(), free_path(folder, f"{name}-{precision}{suffix}", ".param")
-        ncnnfile.save(made, param)
-        size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
-        written[precision, whom] = Precision(precision, made, param, size)
+        suffix = "" if not whom or (file, whom) in plain else f"-{file_safe(whom)}"
+        target = whom if file == "int8" else next((s.target for s in mixed if (file, s.label) == ("mixed", whom)), "")
+        param = free_path(folder, f"{name}-{file}{suffix}", ".param")
+        made = Artifact.made(make(), file, target=target, **facts).save(param)
+        written |= {(precision, whom): made.at(precision) for precision in wanted}
     return written
 
 
@@ -88,12 +82,8 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
     return next(path for path in paths if not path.exists())
 
 
-FILES = {"bf16": "fp32"}
-"""Precision -> the precision whose file it runs."""
-
-
 @dataclass(frozen=True)
-class Plan:
+class VariantSpec:
     """A variant to measure, or why it is not."""
 
     name: str
@@ -101,70 +91,70 @@ class Plan:
     backend: str
     threads: int
     site: Site
-    model: Precision | None
+    model: Artifact | None
     skipped: str = ""
     cpus: tuple[int, ...] = ()
 
 
-def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[Plan]:
+def list_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[VariantSpec]:
     """Every precision on every backend of every device."""
 
-    def plan(site: Site, precision: str, backend: str) -> Plan:
-        file = FILES.get(precision, precision)
-        keys = ((file, whom) for whom in (backend, site.target, site.label, ""))
-        model, skipped = next((models[key] for key in keys if key in models), None), ""
-        if (precision, backend) == ("mixed", "vulkan"):
-            model, skipped = None, "the mixed model is made for the CPU's kernels"
+    def spec(site: Site, precision: str, backend: str) -> VariantSpec:
+        keys = ((precision, whom) for whom in (backend, site.target, site.label, ""))
+        found = [models[key] for key in keys if key in models]
+        refused = [model.refused_by_vulkan if backend == "vulkan" else "" for model in found]
+        model, skipped = next((model for model, why in zip(found, refused) if not why), None), ""
+        if model is None and (found or (backend == "vulkan" and not PRECISIONS[precision].vulkan)):
+            skipped = refused[0] if found else f"a {precision} model is made for the CPU's kernels"
         elif precision == "mixed" and model is None and site.emulated:
             skipped = "a plan needs timings, and those of an emulated device are not real"
         elif model is None:
             skipped = "the network has no layer that ncnn could run in int8"
         cpus = site.cluster(recipe.cluster)
         threads = recipe.threads or len(cpus) or site.machine["cores"]
-        return Plan(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
+        return VariantSpec(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
 
-    return [plan(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
+    return [spec(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
 
 
 def measure(
-    plans: Sequence[Plan],
-    inputs: Sequence[Array],
+    specs: Sequence[VariantSpec],
+    inputs: Sequence[str],
     folder: Path,
     *,
     seconds: float,
     rounds: int,
     sustained: float = 0.0,
     fix_clocks: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """Measure plans, on all their devices at once; those of one device in one interleaved run of the worker.
+    """Measure variants, on all their devices at once; those of one device in one interleaved run of the worker.
 
     Args:
-        plans: what to run; those without a model are skipped.
-        inputs: float32 (N, …) for each network input; all are evaluated, the last is timed.
-        folder: gets a folder ``scratch`` with inputs and outputs.
-        seconds: of timing, for each plan, spread over ``rounds``.
-        sustained: seconds that each plan then runs alone without a rest.
+        specs: what to run; those without a model are skipped.
+        inputs: a .npy file (N, …) of float32 for each network input; all samples are evaluated, the last is timed.
+        folder: gets a folder ``scratch`` with the outputs.
+        seconds: of timing, for each variant, spread over ``rounds``.
+        sustained: seconds that each variant then runs alone without a rest.
         fix_clocks: hold the clocks at their highest, where that is permitted.
 
     Returns:
-        A result of :func:`ncnnkit.onboard.measuring.measure` for each plan, in order. Where a device was lost, the
-        results of its plans are ``crashed`` and say so.
+        A result of :func:`ncnnkit.onboard.measuring.measure` for each of them, in order. Where a device was lost, the
+        results of its variants are ``crashed`` and say so.
     """
     scratch = folder / "scratch"
     scratch.mkdir()
-    files = save_arrays(inputs, scratch)
     todo: dict[Site, list[dict[str, Any]]] = {}
-    for p in plans:
-        if p.model is not None:
+    for p in specs:
+        if p.model is not None and p.model.param is not None:
             todo.setdefault(p.site, []).append(
                 {
-                    "name": p.name, "precision": p.precision, "backend": p.backend, "threads": p.threads,
+                    "name": p.name, "options": p.model.options, "backend": p.backend, "threads": p.threads,
                     "param": str(p.model.param), "bin": str(p.model.param.with_suffix(".bin")), "cpus": list(p.cpus),
                 }
             )  # fmt: skip
     common = {
-        "inputs": files, "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS,
+        "inputs": list(inputs), "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS,
         "sustained": sustained, "fix_clocks": fix_clocks,
     }  # fmt: skip
     jobs = {
@@ -186,52 +176,62 @@ def measure(
             results |= {variant["name"]: {"name": variant["name"], **lost} for variant in todo[site]}
         else:
             results |= {result["name"]: result for result in found["variants"]}
-    return [results.get(p.name, {"name": p.name, "status": "skipped", "reason": p.skipped}) for p in plans]
+    return [results.get(p.name, {"name": p.name, "status": "skipped", "reason": p.skipped}) for p in specs]
 
 
-def describe(
-    plan: Plan,
+def variant_record(
+    spec: VariantSpec,
     result: Mapping[str, Any],
-    reference: Mapping[str, Array] | None,
+    reference: Outputs | None,
+    classes: Classes,
     labels: NDArray[np.int64] | None,
     layers: list[LayerError],
 ) -> Variant:
-    """A variant as run.json holds it."""
+    """A variant as run.json holds it.
+
+    Args:
+        reference: the original's outputs; None: nothing to compare with.
+        classes: of the network.
+        labels: the right class of each sample, where known.
+        layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
+    """
     status, reason = result["status"], result["reason"]
+    param = spec.model.param if spec.model else None
     figures = None
-    if "outputs" in result:
-        own = None if reference is None else len(reference)  # unread blobs come after the model's own outputs
-        outputs = {name: np.load(path) for name, path in list(result["outputs"].items())[:own]}
-        bad = next((name for name, values in outputs.items() if not np.isfinite(values).all()), None)
-        if bad is None:
-            figures = accuracy.compare(outputs, reference, labels) if reference is not None else None
+    if "outputs" in result and reference is not None:
+        # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
+        outputs = Outputs.opened(result["outputs"]).first(len(reference.rows))
+        errors = accuracy.errors_of(outputs, reference, classes, labels)
+        broken = errors.broken()
+        if broken is None:
+            figures = errors.result(list(outputs.rows))
         else:
-            status, reason = "crashed", f"output {bad!r} holds NaN or infinity"
+            status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} holds NaN or infinity"
     device = result.get("device")
     samples = result.get("samples") or []
-    files = [plan.model.param.with_suffix(end).name for end in (".param", ".bin")] if plan.model else None
+    files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
     load, sustained = result.get("load_ms"), result.get("sustained")
     return Variant(
-        name=plan.name,
-        precision=cast(PrecisionName, plan.precision),
-        backend=cast(Backend, plan.backend),
-        device=plan.site.device.name,
-        device_name=device["name"] if device else plan.site.machine["cpu"],
-        threads=plan.threads,
+        name=spec.name,
+        precision=cast(PrecisionName, spec.precision),
+        backend=cast(Backend, spec.backend),
+        device=spec.site.device.name,
+        device_name=device["name"] if device else spec.site.machine["cpu"],
+        threads=spec.threads,
         status=status,
         reason=reason,
         files=Files(param=files[0], bin=files[1]) if files else None,
-        size_bytes=plan.model.size if plan.model else None,
+        size_bytes=spec.model.size if spec.model else None,
         latency_ms=latency(samples) if samples else None,
         load_ms=Load(**load) if load else None,
         first_ms=result.get("first_ms"),
-        cpus=list(plan.cpus),
+        cpus=list(spec.cpus),
         conditions=result.get("conditions"),
         sustained=Sustained(**sustained) if sustained else None,
         peak_memory_mb=result.get("peak_memory_mb"),
         accuracy=figures,
-        layers=layers if plan.precision == "int8" and plan.model and plan.backend == "cpu" else [],
-        notes=notes(plan, result),
+        layers=layers if spec.precision == "int8" and spec.model and spec.backend == "cpu" else [],
+        notes=notes(spec, result),
     )
 
 
@@ -241,16 +241,16 @@ def latency(samples: Sequence[float]) -> Latency:
     return Latency(min=float(min(samples)), median=middle, p90=tail, spread=(high - low) / middle, samples=len(samples))
 
 
-def notes(plan: Plan, result: Mapping[str, Any]) -> list[str]:
+def notes(spec: VariantSpec, result: Mapping[str, Any]) -> list[str]:
     """What a reader must know to read this variant's figures right."""
-    features = set(plan.site.machine["cpu_features"])
-    on_cpu = plan.backend == "cpu"
-    said = [EMULATED] if plan.site.emulated and "samples" in result else []
-    if on_cpu and plan.precision == "fp16" and "fp16-arithmetic" not in features:
+    features = set(spec.site.machine["cpu_features"])
+    on_cpu = spec.backend == "cpu"
+    said = [EMULATED] if spec.site.emulated and "samples" in result else []
+    if on_cpu and spec.precision == "fp16" and "fp16-arithmetic" not in features:
         said.append(
             "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
         )
-    if on_cpu and plan.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
+    if on_cpu and spec.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
         said.append("this CPU has no bf16 instructions: ncnn converts to fp32 and back")
     throttled = [when for when in (result, result.get("sustained") or {}) if _throttled(when)]
     said += ["throttled: " + "; ".join(when["conditions"]["throttled_by"]) for when in throttled]
@@ -271,8 +271,7 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapp
         twin = on_cpu.get((variant.device, variant.precision))
         if variant.backend != "vulkan" or variant.status != "ok" or twin is None or "outputs" not in twin:
             return False
-        pairs = zip(result["outputs"].values(), twin["outputs"].values())
-        return all(np.array_equal(np.load(a), np.load(b)) for a, b in pairs)
+        return equal(Outputs.opened(result["outputs"]), Outputs.opened(twin["outputs"]))
 
     reason = "the outputs are the CPU's to the bit: this ran on the CPU"
     return [
@@ -283,13 +282,13 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapp
 
 def refuse_wrong_outputs(variants: Sequence[Variant]) -> list[Variant]:
     """A Vulkan variant whose outputs are wrong where the CPU's are right: its driver or a kernel of it is broken."""
-    cosines = {(v.device, v.precision, v.backend): v.accuracy.worst_cosine for v in variants if v.accuracy}
+    cosines = {(v.device, v.precision, v.backend): v.accuracy.cosine for v in variants if v.accuracy}
 
     def judged(variant: Variant) -> Variant:
         found, cpu = (cosines.get((variant.device, variant.precision, b)) for b in ("vulkan", "cpu"))
         if variant.backend != "vulkan" or variant.status != "ok" or found is None or cpu is None:
             return variant
-        if found < accuracy.RIGHT[variant.precision] <= cpu:
+        if found < PRECISIONS[variant.precision].right <= cpu:
             reason = f"wrong outputs: cosine {found:.4f} to the original, the CPU's {cpu:.4f}; the driver is broken"
             return replace(variant, status="crashed", reason=reason)
         return variant
@@ -297,14 +296,8 @@ def refuse_wrong_outputs(variants: Sequence[Variant]) -> list[Variant]:
     return [judged(variant) for variant in variants]
 
 
-def made_for(graph: Graph) -> str:
-    """Whether a model with int8 layers is a plan's: that one names what its other layers must not use."""
-    masks = [int(layer.get("featmask")) for layer in graph.layers if not layer.params.get("int8_scale_term")]
-    return "mixed" if any(mask & (Mask.NO_BF16 | Mask.NO_FP16_STORAGE) for mask in masks) else "int8"
-
-
 def bench(
-    param: Path,
+    model: Artifact | Graph | str | Path,
     *,
     backends: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
@@ -312,14 +305,14 @@ def bench(
     on: Sequence[str] = (),
     shapes: Sequence[tuple[int, ...]] = (),
     seconds: float = 3.0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[Variant]:
     """Time one ncnn model on noise, without looking at its outputs.
 
     Args:
-        param: its ``.bin`` lies beside it.
+        model: an Artifact, a Graph or the path of a ``.param``.
         backends: by default the CPU, and Vulkan where there is a GPU.
-        precisions: int8 for a model with int8 layers; else fp32, fp16 and bf16 by default.
+        precisions: by default all that it can be run at: fp32, fp16 and bf16, or int8, or mixed.
         on: the devices; this machine by default.
         shapes: of the inputs, where the file does not say.
 
@@ -327,25 +320,34 @@ def bench(
         Variants, without accuracy.
 
     Raises:
-        ModelError: the shape of an input is not known, or an int8 model is asked for floating point or the reverse.
+        ModelError: the shape of an input is not known, or the model cannot be run at a precision.
     """
-    graph = ncnnfile.load(param)
-    possible = ("int8", "mixed") if has_int8(graph) else ("fp32", "fp16", "bf16")
-    impossible = [p for p in precisions or () if p not in possible]
-    if impossible:
-        raise ModelError(f"cannot run in {impossible[0]}", where=str(param), hint=f"it runs in {', '.join(possible)}")
-    inputs = [array[None] for array in noise(graph, shapes, where=str(param))]
-    size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
-    model = Precision("as it is", graph, param.resolve(), size)
-    with open_sites(on) as sites, tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    artifact = Artifact.of(model)
+    at = {precision: artifact.at(precision) for precision in precisions or artifact.precisions}
+    inputs = [array[None] for array in noise(artifact.graph, shapes, where=artifact.name)]
+    with open_sites(on) as sites, tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, artifact.files() as files:
         gpu = any(site.has_gpu for site in sites)
         recipe = Recipe(
-            str(param),
+            artifact.name,
             backends=tuple(backends or (("cpu", "vulkan") if gpu else ("cpu",))),
-            precisions=tuple(precisions or ((made_for(graph),) if has_int8(graph) else possible)),
+            precisions=tuple(at),
             threads=threads or 0,
         )
-        plans = plan_variants(recipe, dict.fromkeys(((p, "") for p in possible), model), sites)
-        results = measure(plans, inputs, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
-        rows = [describe(plan, result, None, None, []) for plan, result in zip(plans, results)]
+        models = {(precision, ""): replace(made, param=files[0]) for precision, made in at.items()}
+        specs = list_variants(recipe, models, sites)
+        saved = save_arrays(inputs, Path(folder))
+        results = measure(specs, saved, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
+        rows = [variant_record(spec, result, None, Classes(0), None, []) for spec, result in zip(specs, results)]
         return refuse_copies_of_the_cpu(rows, results)
+
+
+def check_usable(variants: Sequence[Variant], where: str) -> None:
+    """Whether anything came out that can be used.
+
+    Raises:
+        VerificationError: no variant is ``ok``; names the reason of each.
+    """
+    if any(variant.status == "ok" for variant in variants):
+        return
+    reasons = "; ".join(f"{variant.name} {variant.status}: {variant.reason}" for variant in variants)
+    raise VerificationError(f"nothing usable came out: {reasons}", where=where)

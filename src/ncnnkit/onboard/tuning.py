@@ -14,7 +14,7 @@ from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
 from .messages import Arrays, Message
 from .sampler import Sampler
 from .sysfs import system_memory_mb
-from .variants import Tell, held_clocks, loading, on_the_cpu, watching
+from .variants import Notify, held_clocks, loading, on_the_cpu, watching
 
 
 def halve(
@@ -50,23 +50,23 @@ def halve(
 PARTS: Dict[str, Tuple[str, ...]] = {
     "cpus": ("cpus",),
     "threads": ("threads",),
-    "precision": ("precision", "param", "bin", "min_cosine"),
+    "precision": ("precision", "options", "param", "bin", "min_cosine"),
     "backend": ("backend",),
 }
-"""What of a candidate can be put back to the defaults by itself -> its fields; each of its options is one, too."""
+"""What of a candidate can be put back to the defaults by itself -> its fields; each of its switches is one, too."""
 
 
 def differences(variant: Message, base: Message) -> List[str]:
-    """The parts in which a variant is not as the defaults: of :data:`PARTS`, and its options."""
+    """The parts in which a variant is not as the defaults: of :data:`PARTS`, and its switches."""
     parts = [part for part, fields in PARTS.items() if variant.get(fields[0]) != base.get(fields[0])]
-    return parts + list(variant.get("options") or {})
+    return parts + list(variant.get("switches") or {})
 
 
 def put_back(variant: Message, base: Message, part: str) -> Message:
     """The variant with one part as the defaults have it."""
     if part in PARTS:
         return dict(variant, **{field: base.get(field) for field in PARTS[part]})
-    return dict(variant, options={name: on for name, on in variant["options"].items() if name != part})
+    return dict(variant, switches={name: on for name, on in variant["switches"].items() if name != part})
 
 
 def clearly_above_one(ratios: Sequence[float]) -> bool:
@@ -74,7 +74,7 @@ def clearly_above_one(ratios: Sequence[float]) -> bool:
     return float(np.percentile(ratios, 25)) > 1.0
 
 
-def tune(job: Message, tell: Tell) -> Message:
+def tune(job: Message, notify: Notify) -> Message:
     """Find the candidate that is fastest here and still right, by :func:`halve`, and what makes it so.
 
     Every rung goes through its candidates in blocks, as many at once as the memory allows, each with the defaults among
@@ -88,7 +88,7 @@ def tune(job: Message, tell: Tell) -> Message:
             whose outputs are right), ``inputs`` (one .npy of a sample for each network input), ``seconds`` (of timing
             in all rungs), ``final_seconds`` (for each finalist) and ``rounds`` (of the final). If wanted ``fix_clocks``
             and ``journal``.
-        tell: called with progress.
+        notify: called with progress.
 
     Returns:
         ``winner`` (a variant, perhaps none of the candidates), ``candidates`` (each ``name``, ``status`` (ok or
@@ -103,8 +103,8 @@ def tune(job: Message, tell: Tell) -> Message:
     """
     with held_clocks(job) as clocks, tempfile.TemporaryDirectory(prefix="ncnnkit-") as caches:
         contest = _Contest(job, caches)
-        left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, tell), job["seconds"])
-        tell({"stage": "final"})
+        left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, notify), job["seconds"])
+        notify({"stage": "final"})
         found = contest.final(left[0] if left else job["base"], job["rounds"], job["final_seconds"])
     rows = list(contest.rows.values())
     return dict(found, candidates=rows, rungs=rungs, together=contest.together, clocks=clocks)
@@ -130,13 +130,13 @@ class _Contest:
         free = system_memory_mb("MemAvailable") or math.inf
         self.together = int(max(2, min(self.AT_ONCE, free / 2 / needs)))
 
-    def score(self, names: List[str], seconds: float, tell: Tell) -> Dict[str, float]:
+    def score(self, names: List[str], seconds: float, notify: Notify) -> Dict[str, float]:
         """Of those that run and are right, their time over the base's."""
         scores: Dict[str, float] = {}
         others = [name for name in names if name != self.base]
         size = self.together - 1
         for start in range(0, max(1, len(others)), size):
-            tell({"stage": "tune", "candidates": len(names), "done": start})
+            notify({"stage": "tune", "candidates": len(names), "done": start})
             block = {name: self.variants[name] for name in (self.base, *others[start : start + size])}
             times = self._times(block, self.rows, seconds, self.TURNS)
             if self.base not in times:

@@ -11,7 +11,7 @@ from .. import formatting
 from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
 from ..record.run import FittedLayer, PlannedLayer, Run, Variant, baseline, shared, speed_up
-from ..verdict import GOOD_COSINE, GOOD_SQNR_DB
+from ..verdict import GOOD_COSINE, GOOD_SQNR_DB, WRONG_SQNR_DB
 from . import plots
 
 GAINED = 10
@@ -100,6 +100,7 @@ def render(run: Run) -> str:
         several=[v for v in run.variants if v.accuracy and len(v.accuracy.outputs) > 1],
         ratio=formatting.ratio,
         good_cosine=GOOD_COSINE,
+        wrong_sqnr_db=WRONG_SQNR_DB,
         good_sqnr_db=GOOD_SQNR_DB,
     )
 

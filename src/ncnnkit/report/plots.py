@@ -33,7 +33,7 @@ def latency_against_error(variants: Sequence[Variant], recommended: str | None, 
     measured = [
         (v, v.latency_ms.median, v.accuracy.cosine)
         for v in variants
-        if v.latency_ms and v.accuracy and v.status in ("ok", "fallback")
+        if v.latency_ms and v.accuracy and v.accuracy.cosine is not None and v.status in ("ok", "fallback")
     ]
     if not measured:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..onboard.rows import Rows, RowWriter
+from ..progress import Progress, silent
 
 Sample = tuple[NDArray[np.float32], ...]
 """One inference: a float32 array for each network input, without a batch axis."""
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 
 class Samples(Protocol):
@@ -74,7 +72,18 @@ def spread(samples: Samples, most: int) -> Samples:
     return samples.subset(range(0, len(samples), -(-len(samples) // most)))
 
 
-def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total: None) -> ArraySamples:
+@dataclass(frozen=True, eq=False)
+class KeptSamples(ArraySamples):
+    """Samples that are all rows of files.
+
+    Attributes:
+        files: ``.npy`` files of float32, (N, …), one for each network input.
+    """
+
+    files: tuple[str, ...] = ()
+
+
+def keep(samples: Samples, folder: Path, progress: Progress = silent) -> KeptSamples:
     """Read samples once and keep them on disk, for those who read them several times.
 
     Args:
@@ -83,7 +92,7 @@ def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total
         progress: called with (samples read, N).
 
     Returns:
-        The same samples as rows of these files; ``arrays`` are :class:`~ncnnkit.onboard.rows.Rows`.
+        The same samples as rows of these files.
     """
     folder.mkdir(exist_ok=True)
     files = [folder / f"input-{number}.npy" for number in range(len(samples[0]))]
@@ -93,4 +102,9 @@ def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total
             for writer, array in zip(writers, sample, strict=True):
                 writer.append(array)
             progress(done, len(samples))
-    return ArraySamples(tuple(Rows(file) for file in files))
+    return KeptSamples(tuple(map(Rows, files)), files=tuple(map(str, files)))
+
+
+def in_memory(samples: Samples) -> tuple[NDArray[np.float32], ...]:
+    """A few samples as arrays (N, …), one for each network input."""
+    return tuple(np.stack(column) for column in zip(*samples))
