@@ -397,7 +397,8 @@ def test_a_gpu_gets_an_int8_model_of_its_own(target: str, extra: bool) -> None:
     machine: Any = {"vulkan": [{"type": "integrated"}], "board": {"emulated": False}}
     site = Site(LOCAL, machine, target or "x86")
     efforts = efforts_by_target(nk.Recipe("m.onnx", target=target), [site])
-    assert ("vulkan" in efforts) and len(efforts) == 1 + extra
+    assert "vulkan" in efforts
+    assert len(efforts) == 1 + extra
 
 
 def test_no_gpu_gets_a_model_that_pads_as_cpus_do(tmp_path: Path) -> None:

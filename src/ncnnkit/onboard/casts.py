@@ -1,8 +1,8 @@
 """The types of a mixed network's blobs, checked before it runs.
 
 A Cast says which type it reads, and believes it: where another ncnn, another CPU or other options hand on another type,
-it reads garbage, even beyond the end of its input. An output of 16 bits is taken for fp16 wherever fp16 is on. ncnn checks
-neither; :func:`check_casts` does.
+it reads garbage, even beyond the end of its input. An output of 16 bits is taken for fp16 wherever fp16 is on. ncnn
+checks neither; :func:`check_casts` does.
 """
 
 from __future__ import annotations
