@@ -102,8 +102,8 @@ def mixed(storage: str = "bf16", fp16: bool = False) -> tuple[Graph, Graph]:
     from ncnnkit.plan.costs import Costs
 
     exact = network(MIXED, seed=3)
-    kinds = {(layer, choice): "float" for layer in "abc" for choice in ("fp32", "int8")}
-    kinds |= {(layer, kind): kind for layer in "abc" for kind in (storage, *(["fp16"] if fp16 else []))}
+    kinds = {(layer, "int8"): "fp16" if fp16 else "float" for layer in "abc"}
+    kinds |= {(layer, storage): storage for layer in "abc"}
     choices = {"a": storage, "b": "int8", "c": storage}
     return exact, mixed_graph(Forms(exact, quantised(exact, finish=False), {}), choices, Costs({}, {}, kinds, kinds))
 

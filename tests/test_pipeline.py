@@ -375,10 +375,10 @@ def test_two_devices_whose_names_become_one_file_name(recipe: nk.Recipe, tmp_pat
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:
     """fp16 overflows on some devices: the others' figures stand."""
     np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))
-    plan = variants.Plan("fp16-cpu", "fp16", "cpu", 1, this_machine(), None)
+    spec = variants.VariantSpec("fp16-cpu", "fp16", "cpu", 1, this_machine(), None)
     result = {"status": "ok", "reason": "", "outputs": {"out0": str(tmp_path / "nan.npy")}, "device": None}
     reference = keep_outputs(["out0"], zip(samples(2, (10,))), tmp_path / "reference")
-    row = variants.describe(plan, result, reference, Classes(0), None, [])
+    row = variants.variant_record(spec, result, reference, Classes(0), None, [])
     assert (row.status, row.accuracy) == ("crashed", None)
     assert "NaN" in row.reason
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
+from .progress import StepProgress, of_step
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a bug in ncnnkit; 2 a wrong command line; 3 something given cannot be used; 4 a tool failed (pnnx,
@@ -216,8 +217,8 @@ def _words(text: str | None) -> tuple[str, ...] | None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for the stage at work; yields a ``tell(stage, done, total)``."""
+def _progress() -> Iterator[StepProgress]:
+    """A bar on stderr for the stage at work; yields a ``progress(stage, done, total)``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -231,14 +232,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         task = bar.add_task("", total=None)
         stage = ""
 
-        def tell(name: str, done: int, total: int) -> None:
+        def progress(name: str, done: int, total: int) -> None:
             nonlocal stage
             if name != stage:
                 bar.reset(task, description=name, total=total or None)
                 stage = name
             bar.update(task, completed=done, total=total or None)
 
-        yield tell
+        yield progress
 
 
 # ------------------------------------------------------------------------------------------------------- commands
@@ -325,8 +326,8 @@ def _print_json(value: Any) -> None:
 def _run(recipe: Any, output: Path, as_json: bool) -> None:
     from .pipeline import run as run_pipeline
 
-    with _progress() as tell:
-        document = run_pipeline(recipe, output, tell)
+    with _progress() as progress:
+        document = run_pipeline(recipe, output, progress)
     _print_run(document, output, as_json)
 
 
@@ -364,8 +365,8 @@ def convert(
     from .source.conversion import convert as convert_model
 
     _check_folder(output)
-    with _progress() as tell:
-        tell("convert", 0, 0)
+    with _progress() as progress:
+        progress("convert", 0, 0)
         graph = convert_model(model, shapes=_shapes(shape) or (), weights=weights or "default")
         save(graph, output)
     out.print(f"{output}: {len(graph.layers)} layers, {graph.parameters:,} parameters", markup=False)
@@ -451,10 +452,8 @@ def calibrate(
 def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> Any:
     from .quantization.calibration import calibrate as count
 
-    with _progress() as tell:
-        return count(
-            graph, samples, method=method, threads=threads, progress=lambda done, n: tell("calibrate", done, n)
-        )
+    with _progress() as progress:
+        return count(graph, samples, method=method, threads=threads, progress=of_step(progress, "calibrate"))
 
 
 @command()
@@ -496,13 +495,13 @@ def quantize(
         )  # fmt: skip
         graph = floating(model, "quantising")
         check_request(graph, target or "arm", _words(skip) or ())
-        with _progress() as tell:
+        with _progress() as progress:
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
-                skip=_words(skip) or (), threads=threads, progress=tell,
+                skip=_words(skip) or (), threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
-        out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
+        out.print(f"{len(found.used)} of {len(samples)} samples calibrated, {len(found.held)} judged", markup=False)
         made = found.graph
     elif table is not None:
         model = _model(param)
@@ -531,8 +530,8 @@ def compare(
 
     reference, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
     other = _model(second)
-    with _progress() as tell:
-        figures = compare_models(reference, other, samples, layers=layers, progress=lambda d, n: tell("compare", d, n))
+    with _progress() as progress:
+        figures = compare_models(reference, other, samples, layers=layers, progress=of_step(progress, "compare"))
     _print_json(figures) if as_json else out.print(comparison_table(figures))
 
 
@@ -552,10 +551,10 @@ def bench(
     from .measure.variants import check_usable
     from .report import console_table
 
-    with _progress() as tell:
+    with _progress() as progress:
         rows = bench_model(
             _model(param), backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
-            shapes=_shapes(shape) or (), seconds=seconds, progress=lambda done, total: tell("measure", done, total),
+            shapes=_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
         )  # fmt: skip
     if as_json:
         _print_json(rows)
@@ -638,10 +637,10 @@ def _site(on: str | None) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict
     """A device, and what does jobs of the worker's there, showing its progress."""
     from .device.sites import open_sites
 
-    with open_sites([on] if on else []) as (site,), _progress() as tell:
+    with open_sites([on] if on else []) as (site,), _progress() as progress:
 
         def step(message: Any) -> None:
-            tell(message["stage"], message.get("done", 0), message.get("candidates", 0))
+            progress(message["stage"], message.get("done", 0), message.get("candidates", 0))
 
         yield site, lambda job: site.device.run_job(job, step)
 

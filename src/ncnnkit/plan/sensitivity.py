@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comparison.accuracy import Errors
+from ..comparison.outputs import keep_outputs
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph
 from ..model.precision import FLOATS, INT8, PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
-from ..onboard.rows import Rows, RowWriter
 from ..progress import Progress, silent
 from ..quantization.scales import is_grouped
 from ..samples.stream import ArraySamples, Samples, keep
@@ -63,14 +63,10 @@ class Verifier:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
             self.samples = keep(self._given, folder)
-            files = [folder / f"reference-{number}.npy" for number in range(len(self._exact.outputs))]
-            with ExitStack() as writing, _Network(LOCAL, os.cpu_count() or 1) as network:
-                writers = [writing.enter_context(RowWriter(file)) for file in files]
+            with _Network(LOCAL, os.cpu_count() or 1) as network:
                 network.load(self._exact, "fp32")
-                for sample in self.samples:
-                    for writer, output in zip(writers, network.run(sample), strict=True):
-                        writer.append(output)
-            self._reference = [Rows(file) for file in files]
+                rows = map(network.run, self.samples)
+                self._reference = keep_outputs(self._exact.outputs, rows, folder / "reference")
             self._stack = stack.pop_all()
         return self
 
@@ -116,8 +112,8 @@ class Verifier:
                 nonlocal done
                 network, errors = idle.pop(), Errors(classifies=True)
                 network.load(graph, precision)
-                for index, sample in enumerate(samples):
-                    errors.add(network.run(sample), [rows[index] for rows in self._reference])
+                for sample, reference in zip(samples, self._reference):
+                    errors.add(network.run(sample), reference)
                 idle.append(network)
                 done += 1
                 progress(done, len(graphs))

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..progress import Progress
 from .preprocess import Preprocess
-from .stream import Progress, Sample
+from .stream import Sample
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _THREADS = min(8, os.cpu_count() or 1)
