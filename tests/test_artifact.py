@@ -28,7 +28,7 @@ from ncnnkit.errors import ModelError, RecipeError, RuntimeFailure, StorageError
 from ncnnkit.measure import variants
 from ncnnkit.measure.profiles import profile
 from ncnnkit.measure.tune import tune
-from ncnnkit.measure.variants import bench, plan_variants
+from ncnnkit.measure.variants import bench, list_variants
 from ncnnkit.model.precision import FLOATS, MASKS, PRECISIONS, STORAGES, served
 from ncnnkit.onboard.jobs import run_job
 from ncnnkit.passes import store_fp16
@@ -405,7 +405,7 @@ def test_no_gpu_gets_a_model_that_pads_as_cpus_do(tmp_path: Path) -> None:
     machine: Any = {"vulkan": [{"type": "integrated"}], "board": {"emulated": False}, "cores": 2}
     model = Artifact.made(padding(), "int8", target="arm").save(tmp_path / "m.param")
     recipe = nk.Recipe("m.onnx", precisions=("int8",), backends=("cpu", "vulkan"))
-    on_cpu, on_gpu = plan_variants(recipe, {("int8", "arm"): model}, [Site(LOCAL, machine, "arm")])
+    on_cpu, on_gpu = list_variants(recipe, {("int8", "arm"): model}, [Site(LOCAL, machine, "arm")])
     assert on_cpu.model is model
     assert on_gpu.model is None
     assert "made for CPUs" in on_gpu.skipped
