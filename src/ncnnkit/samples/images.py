@@ -175,16 +175,6 @@ class ImageSet:
             raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
         return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged), left_out=len(untried))
 
-    def stack(self, progress: Progress | None = None) -> tuple[NDArray[np.float32], ...]:
-        """All samples at once: one float32 array (N, ...) per network input. Raises ImageError."""
-        arrays = tuple(np.empty((len(self), *spec.shape), np.float32) for spec in self.inputs)
-        for index, sample in enumerate(self):
-            for array, value in zip(arrays, sample):
-                array[index] = value
-            if progress:
-                progress(index + 1, len(self))
-        return arrays
-
 
 def spread(total: int, count: int) -> list[int]:
     """``count`` of the positions 0 to ``total`` - 1, evenly spread, the first and the last among them."""
