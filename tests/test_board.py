@@ -24,6 +24,7 @@ from ncnnkit.errors import DeviceError
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.record.run import EMULATED
+from ncnnkit.samples.stream import in_memory
 
 pytestmark = [pytest.mark.board, pytest.mark.slow]
 
@@ -112,8 +113,8 @@ def test_int8_there_errs_as_much_as_here(device: Device, target: str, tmp_path: 
     graph = nk.optimize(nk.convert(str(MODEL)))
     spec = nk.InputSpec("in0", (3, 224, 224))
     preprocess = nk.preset("efficientnet-lite0")
-    (calibration,) = nk.open_images(DATA / "images" / "calibration", preprocess, [spec]).stack()
-    (inputs,) = nk.open_images(DATA / "images" / "evaluation", preprocess, [spec]).subset(range(IMAGES)).stack()
+    (calibration,) = in_memory(nk.open_images(DATA / "images" / "calibration", preprocess, [spec]))
+    (inputs,) = in_memory(nk.open_images(DATA / "images" / "evaluation", preprocess, [spec]).subset(range(IMAGES)))
     int8 = nk.quantize(graph, [calibration], target=target, effort="fast")
     assert_as_predicted(device, graph, int8, inputs, tmp_path)
 
