@@ -185,7 +185,7 @@ class Mask:
 
 
 CAST_TYPES = MappingProxyType({"float": 1, "fp16": 2, "bf16": 4})
-"""How a Cast's ``type_from`` and ``type_to`` number the storages of a blob; ``onboard/casts.py`` repeats the last two."""
+"""How a Cast's ``type_from`` and ``type_to`` number a blob's storage; ``onboard/casts.py`` repeats the last two."""
 
 
 # --------------------------------------------------------------------------------------- columns shared by the rows
