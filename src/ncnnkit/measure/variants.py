@@ -26,6 +26,7 @@ from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
 from ..progress import Progress, silent
 from ..quantization import Quantized
+from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
 from ..source.model import file_safe
@@ -109,7 +110,7 @@ def list_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
         elif precision == "mixed" and model is None and site.emulated:
             skipped = "a plan needs timings, and those of an emulated device are not real"
         elif model is None:
-            skipped = "the network has no layer that ncnn could run in int8"
+            skipped = NOTHING_QUANTIZABLE
         cpus = site.cluster(recipe.cluster)
         threads = recipe.threads or len(cpus) or site.machine["cores"]
         return VariantSpec(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)

@@ -78,6 +78,8 @@ class Verifier:
     ) -> list[Errors]:
         """The errors of each graph on this machine, in as many processes of one thread as there are cores.
 
+        A graph that ncnn refuses to run has infinite errors.
+
         Args:
             graphs: versions of the network with the same outputs.
             precision: at which they are loaded.
@@ -111,9 +113,12 @@ class Verifier:
             def judge(graph: Graph) -> Errors:
                 nonlocal done
                 network, errors = idle.pop(), Errors(classifies=True)
-                network.load(graph, precision)
-                for sample, reference in zip(samples, self._reference):
-                    errors.add(network.run(sample), reference)
+                try:
+                    network.load(graph, precision)
+                    for sample, reference in zip(samples, self._reference):
+                        errors.add(network.run(sample), reference)
+                except _Refused:  # as wrong as outputs can be
+                    errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
                 idle.append(network)
                 done += 1
                 progress(done, len(graphs))
@@ -126,6 +131,10 @@ class Verifier:
                     for network in networks:
                         network.kill()
                     raise
+
+
+class _Refused(RuntimeFailure):
+    """ncnn does not run a model: one that counts on kernels this CPU does not have, for example."""
 
 
 class _Network:
@@ -162,7 +171,8 @@ class _Network:
             return self._child.ask(op, arrays, **fields)[1]
         except WorkerError as error:
             where = "" if self._device.address == LOCAL.address else self._device.name
-            raise RuntimeFailure(f"plan: {error.sentence}", where=where) from None
+            kind = RuntimeFailure if error.crashed else _Refused
+            raise kind(f"plan: {error.sentence}", where=where) from None
 
 
 def int8_errors(forms: Forms, verifier: Verifier, progress: Progress = silent) -> dict[tuple[str, str], float]:

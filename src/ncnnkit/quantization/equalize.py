@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from ..device.session import Session
 from ..errors import ModelError, RecipeError, VerificationError
 from ..model.graph import Graph, Layer
-from ..passes.shapes import Shape, infer
+from ..model.shapes import Shape
+from ..passes.shapes import infer
 from ..progress import Progress, silent
 from ..samples.stream import Samples, spread
 from .calibration import quantizable

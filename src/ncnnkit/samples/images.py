@@ -357,15 +357,18 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], source
             hint="give a .npz with one array per input name",
         )
     spec = inputs[0]
-    if preprocess is None and len(spec.shape) == 3:
+    if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+        hint = "give a .npy of shape N x the input's"
+        if len(spec.shape) == 3 and spec.shape[2] in (1, 3):
+            hint = f"height x width x channels? Export the model with the channels first, or {hint}"
+        return ImageError(
+            f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}, not 1 or 3 channels first",
+            where=str(source),
+            hint=hint,
+        )
+    if preprocess is None:
         return ImageError(
             "images need preprocessing", where=str(source), hint="use --preset, or --mean, --std and --resize"
-        )
-    if preprocess is None or len(spec.shape) != 3:
-        return ImageError(
-            f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}",
-            where=str(source),
-            hint="give a .npy of shape N x the input's",
         )
     fixed = preprocess.crop or (preprocess.resize if isinstance(preprocess.resize, tuple) else None)
     size = (preprocess.channels, *(fixed or spec.shape[1:]))
