@@ -6,12 +6,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from networks import network, samples, small
 from PIL import Image
+from test_recommendation import variant
 
 import ncnnkit as nk
 from ncnnkit.device import LOCAL
@@ -22,10 +23,10 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.record.folder import load_run
-from ncnnkit.record.run import Accuracy, Latency, OutputError, Run, Status, Variant
+from ncnnkit.record.run import Run
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import Conversion
-from ncnnkit.verdict import GUESS, recommend
+from ncnnkit.verdict import GUESS
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -213,65 +214,16 @@ def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
     assert origin == GUESS
 
 
-def variant(
-    name: str, ms: float, cosine: float, status: Status = "ok", kind: str = "fp32-cpu", scores: float = 1.0
-) -> Variant:
-    """A variant with one output, and one more of this cosine."""
-    precision, _, backend = kind.partition("-")
-    errors = {"mse": 1 - cosine, "sqnr_db": 30.0, "max_error": 0.1}
-    outputs = [OutputError(name="out0", cosine=cosine, **errors), OutputError(name="scores", cosine=scores, **errors)]
-    return Variant(
-        name=name, precision=cast(Any, precision), backend=cast(Any, backend), device="local", device_name="a CPU",
-        threads=1, status=status, reason="", files=None, size_bytes=None,
-        latency_ms=Latency(min=ms, median=ms, p90=ms, spread=0.0, samples=9), load_ms=None, first_ms=None, cpus=[],
-        conditions=None, sustained=None, peak_memory_mb=None,
-        accuracy=Accuracy(
-            cosine=cosine, images=2, outputs=outputs, top1_agreement=None, top5_agreement=None, top1=None, top5=None,
-            **errors,
-        ),
-        layers=[], notes=[],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([variant("a", 10, 1.0), variant("b", 5, 0.9991), variant("c", 2, 0.99)], "b"),
-        ([variant("a", 10, 0.998), variant("b", 5, 0.99)], "a"),
-        ([variant("a", 10, 1.0), variant("b", 1, 1.0, "fallback")], "a"),
-        ([variant("b", 1, 1.0, "crashed")], None),
-    ],
-)
-def test_the_fastest_that_is_exact_enough_else_the_most_exact(rows: list[Variant], expected: str | None) -> None:
-    name, why = recommend(rows)
-    assert name == expected
-    assert why
-
-
 def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", samples(2, (10,)))
     np.save(tmp_path / "b.npy", samples(2, (10,), seed=1))
     result = {name: {"outputs": {"out0": str(tmp_path / f"{name}.npy")}} for name in "ab"}
 
     def status(gpu: str) -> str:
-        rows = [variant(b, 1.0, 1.0, kind=f"fp32-{b}") for b in ("cpu", "vulkan")]
+        rows = [variant(f"fp32-{backend}", 1.0) for backend in ("cpu", "vulkan")]
         return variants.refuse_copies_of_the_cpu(rows, [result["a"], result[gpu]])[1].status
 
     assert (status("a"), status("b")) == ("fallback", "ok")
-
-
-@pytest.mark.parametrize(
-    ("cpu", "vulkan", "status"),
-    [(0.9999, 0.2, "crashed"), (0.9999, 0.9995, "ok"), (0.2, 0.2, "ok"), (None, 0.2, "ok")],
-)
-def test_vulkan_that_is_wrong_where_the_cpu_is_right_is_refused(cpu: float | None, vulkan: float, status: str) -> None:
-    """A model that ncnn gets wrong on the CPU too is no driver's fault."""
-    rows = [variant("gpu", 1.0, vulkan, kind="fp16-vulkan")]
-    if cpu is not None:
-        rows.append(variant("cpu", 1.0, cpu, kind="fp16-cpu"))
-    judged = variants.refuse_wrong_outputs(rows)[0]
-    assert judged.status == status
-    assert ("wrong outputs" in judged.reason) == (status == "crashed")
 
 
 def test_the_cpus_to_pin_to() -> None:
@@ -393,15 +345,6 @@ def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: nk.Recipe
     assert document.conversion.cosine > 0.99999
     assert {v.status for v in document.variants} == {"ok"}
     assert [tensor.name for tensor in document.model.outputs] == ["z"]
-
-
-def test_a_ruined_small_output_is_not_recommended() -> None:
-    """Boxes of hundreds hide scores that are wrong: it is the worst output that counts."""
-    good, ruined = variant("fp32-cpu", 10, 1.0), variant("int8-cpu", 5, 0.99999, kind="int8-cpu", scores=0.7)
-    name, why = recommend([good, ruined])
-    assert name == "fp32-cpu"
-    assert "int8-cpu is faster" in why
-    assert "0.70000" in why
 
 
 def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(

@@ -17,9 +17,11 @@ from test_schema import as_run, sample_run
 from ncnnkit import formatting
 from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
+from ncnnkit.plan.requirement import Requirements
+from ncnnkit.recommendation import recommend
 from ncnnkit.record.run import LayerError
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
-from ncnnkit.verdict import recommend, warn
+from ncnnkit.verdict import warn
 
 NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
 
@@ -427,10 +429,13 @@ def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
 
 def test_the_mixed_model_can_be_recommended() -> None:
     variants = sample_run()["variants"]
-    variants[4]["latency_ms"]["median"] = 4.4
-    name, why = recommend(as_run({**sample_run(), "variants": variants}).variants)
+    variants[4]["latency_ms"].update(p25=4.3, median=4.4, p75=4.5)
+    rows = as_run({**sample_run(), "variants": variants}).variants
+    name, why = recommend(rows, Requirements.parse(["cosine>=0.999"]))
     assert name == "mixed-cpu"
-    assert why.startswith("mixed-cpu is the fastest of the 5 that reach cosine 0.999 (cosine 0.99992, 4.4 ms), 2.31")
+    assert why.startswith(
+        "mixed-cpu is the fastest of the 5 that keep to cosine ≥ 0.999 (cosine 0.99992, 4.4 ms), 2.31"
+    )
     run = {**sample_run(), "variants": variants, "recommended": name, "why": why}
     assert "Use mixed-cpu . It takes 4.40 ms" in page(run).text
     assert shipping(as_run(run)).startswith("ship tiny-mixed.param and tiny-mixed.bin, loaded with opt.use_bf16")

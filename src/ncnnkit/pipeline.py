@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from .codec import as_read
 from .comparison import accuracy
 from .comparison.layers import LAYER_IMAGES, layer_errors
+from .comparison.wrong import why_blind
 from .device.session import Session, has_int8, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
+from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     FILES,
     Models,
@@ -26,17 +28,18 @@ from .measure.variants import (
     measure,
     plan_variants,
     refuse_copies_of_the_cpu,
-    refuse_wrong_outputs,
     write_models,
 )
 from .model.graph import Graph
 from .model.ncnnfile import load
 from .passes import optimize_with_report
+from .plan.requirement import Requirements
 from .plan.search import Limit, MixedPlan, find_plan, parse_limit
 from .quantization import Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
 from .recipe import AUTO, Recipe, save_recipe
+from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import (
     LABELS,
@@ -58,7 +61,7 @@ from .samples.preprocess import Preprocess, default_preprocess, preset
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.torch_models import BUILDERS
-from .verdict import GOOD_COSINE, GUESS, recommend, top5, warn
+from .verdict import GOOD_COSINE, GUESS, top5, warn
 
 Array = NDArray[Any]
 Tell = Callable[[str, int, int], None]
@@ -85,6 +88,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
     """
     stages = Stages(tell)
     limit = parse_limit(recipe.max_error, recipe.max_latency)
+    requirements = Requirements.parse(("cosine>=0.999",), recipe.max_latency)
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -110,6 +114,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             inputs = evaluation.stack(stages.progress("read images"))
         with stages("reference outputs"):
             reference = reference_outputs(source, conversion.graph, inputs, stages.progress("reference outputs"))
+        blind = why_blind(zip(*reference.values()))
         check_labels(labels, reference)
         with stages("check the conversion"):
             check = check_conversion(recipe, source, conversion, inputs, reference)
@@ -146,9 +151,11 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
-        variants = [describe(p, r, reference, labels, layers) for p, r in zip(plans, results)]
-        variants = refuse_wrong_outputs(refuse_copies_of_the_cpu(variants, results))
-        recommended, why = recommend(variants)
+        with stages("judge the outputs"):
+            rows = [describe(p, r, None if blind else reference, labels, layers) for p, r in zip(plans, results)]
+            rows = refuse_copies_of_the_cpu(rows, results)
+            variants = refuse_wrong_outputs(rows, plans, results, graph, few, check.sqnr_db)
+        recommended, why = recommend(variants, requirements, blind)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = plan_record(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
@@ -167,7 +174,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     preprocess_origin=origin,
                     images=images_record(recipe, images, evaluation),
                     environment=environment(probe() if recipe.on else sites[0].machine),
-                    devices=[device_record(site, variants) for site in sites],
+                    devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
                     passes=rewrites,
@@ -179,7 +186,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     top5=guesses,
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, quantisation=quantisation,
-                        plan=planned, emulated=[site.device.name for site in sites if site.emulated],
+                        plan=planned, emulated=[site.device.name for site in sites if site.emulated], blind=blind,
+                        random_weights=recipe.weights == "none",
                     ),
                     stages=stages.rows(),
                 )
@@ -413,9 +421,9 @@ def plan_record(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Va
     return plan.record(limit, mixed_ms=mixed, fp32_ms=fp32)
 
 
-def device_record(site: Site, variants: Sequence[Variant]) -> Device:
+def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> Device:
     """A device, and what is recommended for it."""
-    return site.record(*recommend([variant for variant in variants if variant.device == site.device.name]))
+    return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

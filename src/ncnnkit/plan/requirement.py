@@ -1,0 +1,232 @@
+"""What a model must keep to: figures of its outputs with bounds, and the longest time it may take."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from ..errors import RecipeError
+
+Needs = Literal["outputs", "classes", "labels"]
+"""What a figure is computed from: any outputs; those of a classifier; those of a classifier and labels."""
+
+_NEEDED: Mapping[Needs, str] = {
+    "outputs": "it was not measured",
+    "classes": "the network does not classify",
+    "labels": "it needs --labels",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that says how right a model's outputs are.
+
+    Attributes:
+        name: as it is written in a requirement.
+        title: as a text for people names it.
+        unit: ``dB``, ``share`` (0 to 1; may be written in percent), or empty where it is the output's own or none.
+        at_least: whether a larger number is better.
+        power: the figure -> a number in proportion to the noise power that causes it, 0 where the outputs are exact.
+        possible: whether a bound makes sense.
+        needs: what it is computed from.
+    """
+
+    name: str
+    title: str
+    unit: str
+    at_least: bool
+    power: Callable[[float], float]
+    possible: Callable[[float], bool]
+    needs: Needs = "outputs"
+
+    def text(self, value: float) -> str:
+        """A value with its unit."""
+        if self.unit == "share":
+            return f"{100 * value:.4g} %"
+        return f"{value:.6g} {self.unit}".rstrip()
+
+    @property
+    def relation(self) -> str:
+        """The operator of a requirement."""
+        return ">=" if self.at_least else "<="
+
+
+FIGURES: Mapping[str, Figure] = MappingProxyType(
+    {
+        figure.name: figure
+        for figure in (
+            # 1 - cosine is half the noise over the signal, as long as both are small.
+            Figure("cosine", "cosine", "", True, lambda v: 1 - v, lambda v: -1 <= v < 1),
+            Figure("sqnr", "SQNR", "dB", True, lambda v: 10 ** (-v / 10), lambda v: abs(v) <= 300),
+            Figure("mse", "MSE", "", False, lambda v: v, lambda v: v >= 0),
+            # A single difference grows as the noise's size, not as its power; so does the share of changed classes.
+            Figure("max_error", "largest error", "", False, lambda v: v**2, lambda v: v >= 0),
+            Figure("top1_agreement", "top-1 agreement", "share", True, lambda v: (1 - v) ** 2,
+                   lambda v: 0 <= v <= 1, "classes"),
+            Figure("top1", "top-1 accuracy", "share", True, lambda v: (1 - v) ** 2, lambda v: 0 <= v <= 1, "labels"),
+        )
+    }
+)  # fmt: skip
+"""Name -> figure. Each is that of the worst output, against the original; ``top1`` is against the labels."""
+
+_REQUIREMENT = re.compile(r"\s*([a-z0-9_]+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*(%?)\s*", re.ASCII)
+_LATENCY = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms)?\s*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A figure with a bound.
+
+    Attributes:
+        figure: which.
+        bound: the least value allowed, or the largest where less is better; in the figure's unit, a share as 0 to 1.
+
+    Example:
+        >>> requirement = Requirement.parse("cosine>=0.999")
+        >>> requirement.holds(0.9995), requirement.holds(0.99), str(requirement)
+        (True, False, 'cosine ≥ 0.999')
+    """
+
+    figure: Figure
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str, figures: Mapping[str, Figure] = FIGURES) -> Requirement:
+        """A requirement as the user writes it: ``cosine>=0.999``, ``mse<=0.01``, ``top1_agreement>=99.5%``.
+
+        Raises:
+            RecipeError: the text is no requirement, names an unknown figure, or its bound is impossible.
+        """
+        where, examples = f"require {text!r}", "such as 'cosine>=0.999', 'sqnr>=30' or 'mse<=0.01'"
+        match = _REQUIREMENT.fullmatch(text)
+        if not match:
+            raise RecipeError("is no requirement", where=where, hint=examples)
+        name, relation, number, percent = match.groups()
+        if name not in figures:
+            raise RecipeError(f"there is no figure {name!r}", where=where, hint="one of " + ", ".join(figures))
+        figure = figures[name]
+        if relation != figure.relation:
+            better = "more" if figure.at_least else "less"
+            raise RecipeError(f"of {name}, {better} is better", where=where, hint=f"{name}{figure.relation}{number}")
+        try:
+            bound = float(number) / (100 if percent else 1)
+        except ValueError:
+            raise RecipeError(f"{number!r} is no number", where=where, hint=examples) from None
+        if percent and figure.unit != "share":
+            raise RecipeError(f"{name} is not measured in percent", where=where, hint=examples)
+        if not math.isfinite(bound) or not figure.possible(bound):
+            raise RecipeError(f"no model that is less than exact can have {name} {figure.text(bound)}", where=where)
+        return cls(figure, bound)
+
+    def holds(self, value: float | None) -> bool:
+        """Whether a value of the figure keeps to the bound. One that is not known, or not a number, does not."""
+        if value is None:
+            return False
+        return value >= self.bound if self.figure.at_least else value <= self.bound
+
+    def unmet(self, value: float | None) -> str:
+        """Why a value does not keep to the bound, as a clause; empty where it does."""
+        if value is None:
+            return f"{self.figure.title} is not known: {_NEEDED[self.figure.needs]}"
+        if self.holds(value):
+            return ""
+        side = "below" if self.figure.at_least else "above"
+        if math.isnan(value):
+            return f"{self.figure.title} is not a number"
+        return f"{self.figure.title} {self.figure.text(value)} is {side} {self.figure.text(self.bound)}"
+
+    def excess(self, value: float) -> float:
+        """The noise power of a value over the noise power allowed: at most 1 where the requirement holds.
+
+        Infinite where the value is not a number, and where there is noise and none is allowed.
+        """
+        power, allowed = self.figure.power(value), self.figure.power(self.bound)
+        if math.isnan(power):
+            return math.inf
+        if allowed > 0:
+            return max(power, 0.0) / allowed
+        return math.inf if power > 0 else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.figure.title} {'≥' if self.figure.at_least else '≤'} {self.figure.text(self.bound)}"
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """All that a model must keep to.
+
+    Attributes:
+        figures: the requirements of its outputs; all must hold.
+        max_latency_ms: the longest median latency, ms; None: any.
+
+    Example:
+        >>> requirements = Requirements.parse(["cosine>=0.999", "sqnr>=30"], "20ms")
+        >>> requirements.unmet({"cosine": 0.99, "sqnr": 35.0}, latency_ms=21.5)
+        ['cosine 0.99 is below 0.999', 'latency 21.5 ms is above 20 ms']
+    """
+
+    figures: tuple[Requirement, ...] = ()
+    max_latency_ms: float | None = None
+
+    @classmethod
+    def parse(
+        cls, require: Sequence[str], max_latency: str = "", figures: Mapping[str, Figure] = FIGURES
+    ) -> Requirements:
+        """Requirements as the user writes them.
+
+        Args:
+            require: such as ``["cosine>=0.999"]``.
+            max_latency: such as ``20ms``; empty: any.
+            figures: those there are.
+
+        Raises:
+            RecipeError: one of them is none, or a figure has two bounds.
+        """
+        made = tuple(Requirement.parse(text, figures) for text in require)
+        names = [requirement.figure.name for requirement in made]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise RecipeError(f"{twice} is required twice", where="require", hint="give the stricter bound")
+        if not max_latency:
+            return cls(made)
+        match = _LATENCY.fullmatch(max_latency)
+        if not match or not float(match[1]) > 0:
+            raise RecipeError(f"{max_latency!r} is no latency", where="max_latency", hint="such as 20ms")
+        return cls(made, float(match[1]))
+
+    def unmet(self, figures: Mapping[str, float | None], latency_ms: float | None) -> list[str]:
+        """What a model does not keep to, a clause each; empty where everything holds.
+
+        Args:
+            figures: figure -> its value for the worst output, as :meth:`ncnnkit.comparison.errors.Errors.figures`
+                gives them; infinity for the SQNR of exact outputs; None or absent where it is not known.
+            latency_ms: the median latency, ms; None where it was not timed.
+        """
+        reasons = [requirement.unmet(figures.get(requirement.figure.name)) for requirement in self.figures]
+        if self.max_latency_ms is not None:
+            if latency_ms is None:
+                reasons.append("latency is not known: it was not timed")
+            elif not latency_ms <= self.max_latency_ms:
+                reasons.append(f"latency {latency_ms:.4g} ms is above {self.max_latency_ms:g} ms")
+        return [reason for reason in reasons if reason]
+
+    def hold(self, figures: Mapping[str, float | None], latency_ms: float | None) -> bool:
+        """Whether a model keeps to everything; see :meth:`unmet`."""
+        return not self.unmet(figures, latency_ms)
+
+    def excess(self, figures: Mapping[str, float | None]) -> float:
+        """The largest :meth:`Requirement.excess` of the figures that are known; 0 where there is none."""
+        known = ((requirement, figures.get(requirement.figure.name)) for requirement in self.figures)
+        return max((requirement.excess(value) for requirement, value in known if value is not None), default=0.0)
+
+    def without_labels(self) -> Requirements:
+        """Those that can be judged on samples without labels; the same latency."""
+        return Requirements(tuple(r for r in self.figures if r.figure.needs != "labels"), self.max_latency_ms)
+
+    def __str__(self) -> str:
+        latency = [] if self.max_latency_ms is None else [f"latency ≤ {self.max_latency_ms:g} ms"]
+        return ", ".join([*map(str, self.figures), *latency])
