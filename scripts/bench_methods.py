@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_quantize import Prepared, native_model, prepare
+from bench_quantize import Prepared, native_model, outputs_of, prepare
 from numpy.typing import NDArray
 
 from ncnnkit.comparison import accuracy
 from ncnnkit.model.graph import Graph, Layer
-from ncnnkit.plan.search import run_graphs
-from ncnnkit.quantization import quantize_images
-from ncnnkit.quantization.methods import EFFORTS, Effort
+from ncnnkit.quantization import EFFORTS, Effort, quantize_images
 
 Array = NDArray[Any]
 
@@ -76,13 +74,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
         found = prepare(args, Path(name), "123456789")
         evaluation, labels = found.evaluation[:: args.every], found.labels[:: args.every]
-        reference = run_graphs([found.graph], [evaluation])[0][0]
+        reference = outputs_of(found.graph, evaluation, "fp32")
         print(f"{len(evaluation)} images to evaluate, fp32 top-1 {accuracy.label_accuracy(reference, labels, 1):.3f}")
         errors: dict[str, list[float]] = {}
         for draw in range(args.draws):
             chosen = np.sort(np.random.default_rng(draw).permutation(len(found.calibration))[:PER_DRAW])
             for row, graph, seconds in _models(args, found, chosen, with_methods=args.alone and draw == 0):
-                outputs = run_graphs([graph], [evaluation], "int8")[0][0]
+                outputs = outputs_of(graph, evaluation, "int8")
                 figures = accuracy.output_error(row, outputs, reference)
                 errors.setdefault(row, []).append(figures.mse)
                 top1 = accuracy.label_accuracy(outputs, labels, 1)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The mixed model beside the uniform ones: error, latency in one interleaved run, and what the plan predicted.
 
-    scripts/bench_plan.py MODEL --images DIR [--weights none] [--max-error 'cosine>=0.999'] [--rounds 20]
+    scripts/bench_plan.py MODEL --images DIR [--weights none] [--require 'cosine>=0.999'] [--rounds 20]
 
 DIR holds photographs NNNN.jpg. Those whose number ends in 0 calibrate, and a fifth of them judge the plan; those ending
 in 5 evaluate.
@@ -15,13 +15,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from bench_quantize import prepare
+from bench_quantize import outputs_of, prepare
 
 from ncnnkit.comparison import accuracy
 from ncnnkit.device.sites import this_machine
 from ncnnkit.measure.variants import Plan, Precision, describe, measure
 from ncnnkit.model.ncnnfile import save
-from ncnnkit.plan.search import find_plan, parse_limit, run_graphs
+from ncnnkit.plan.requirement import Requirements
+from ncnnkit.plan.search import find_plan
 from ncnnkit.quantization import quantize_images
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--preset", default="")
     parser.add_argument("--weights", default="default")
-    parser.add_argument("--max-error", default="cosine>=0.999")
+    parser.add_argument("--require", action="append", default=None)
     parser.add_argument("--max-latency", default="")
     parser.add_argument("--effort", default="default")
     parser.add_argument("--rounds", type=int, default=20)
@@ -43,13 +44,17 @@ def main() -> None:
         start = time.perf_counter()
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=args.effort)
         middle = time.perf_counter()
-        limit = parse_limit(args.max_error, args.max_latency)
-        plan = find_plan(made.exact, made.fitted, made.held, limit, site.machine, threads=args.threads)
+        requirements = Requirements.parse(args.require or ["cosine>=0.999"], args.max_latency)
+        plan = find_plan(made, requirements, site.machine, threads=args.threads)
         end = time.perf_counter()
         print(f"quantising {middle - start:.1f} s, planning {end - middle:.1f} s, {plan.repairs} repairs")
-        print(f"{limit} holds on {len(made.held[0])} held-back images: {plan.holds}")
+        kept = "; ".join(plan.unmet) or "holds"
+        print(f"{requirements} on {len(made.held)} held-back images: {kept}")
         print(f"choices: {dict(Counter(plan.choices.values()))}")
-        print(f"predicted {plan.predicted_ms:.2f} ms, MSE {plan.predicted_error:.3g}; there {plan.measured_error:.3g}")
+        print(
+            f"predicted {plan.predicted_ms:.2f} ms, noise over signal {plan.predicted_noise:.3g}; "
+            f"there {plan.errors.relative:.3g}"
+        )
         graphs = {"fp32": found.graph, "bf16": found.graph, "int8": made.graph, "mixed": plan.graph}
         plans = []
         for precision, graph in graphs.items():
@@ -58,7 +63,7 @@ def main() -> None:
             plans.append(Plan(precision, precision, "cpu", args.threads, site, Precision(precision, graph, param, 0)))
         seconds = 0.5 * args.rounds
         results = measure(plans, [found.evaluation], folder, seconds=seconds, rounds=args.rounds)
-        reference = {"out": run_graphs([found.graph], [found.evaluation])[0][0]}
+        reference = {"out": outputs_of(found.graph, found.evaluation, "fp32")}
         rows = [describe(p, result, reference, None, []) for p, result in zip(plans, results)]
         medians = [row.latency_ms.median for row in rows if row.latency_ms]
         mixed = medians[-1]
@@ -73,7 +78,7 @@ def main() -> None:
             )
         predicted = plan.predicted_at(medians[0])
         print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
-        same = accuracy.top1_agreement(run_graphs([plan.graph], [found.evaluation], "mixed")[0][0], reference["out"])
+        same = accuracy.top1_agreement(outputs_of(plan.graph, found.evaluation, "mixed"), reference["out"])
         print(f"best class as fp32's on {same:.1%} of {len(found.evaluation)} images")
 
 

@@ -97,6 +97,12 @@ def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
     return Prepared(graph, source.inputs[0], calibration, evaluation, labels[1], folder)
 
 
+def outputs_of(graph: Graph, samples: Array, precision: str) -> Array:
+    """The first output on every sample, (N, …)."""
+    with nk.Session(graph, precision=precision) as session:
+        return np.stack([session.blobs(sample, names=session.outputs[:1])[0] for sample in samples])
+
+
 def native_model(tools: Path, found: Prepared, chosen: Sequence[int] | Array, method: str) -> Graph:
     """The int8 model of ncnn2table and ncnn2int8, from the calibration samples of some numbers."""
     folder = found.folder
@@ -130,8 +136,8 @@ def _quantised(found: Prepared, args: argparse.Namespace) -> dict[str, Graph]:
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=effort, threads=args.threads)
         print(f"quantising, effort {effort}: {time.perf_counter() - start:.1f} s")
         for trial in made.trials:
-            kept = "kept" if trial.kept else ""
-            print(f"    {trial.method:45} held-back MSE {trial.mse:.4g} {kept:5} {trial.seconds:.1f} s")
+            error, kept = f"{trial.relative_error:.4g}", "kept" if trial.kept else ""
+            print(f"    {trial.method:45} held-back noise / signal {error} {kept:5} {trial.seconds:.1f} s")
         graphs[f"ncnnkit {effort}"] = made.graph
     return graphs
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
+from ncnnkit.samples.stream import ArraySamples
 
 
 def network(text: str, seed: int = 0, **values: float) -> Graph:
@@ -55,6 +57,11 @@ SMALL = """
 def small(seed: int = 0) -> Graph:
     """The network above with random weights."""
     return network(SMALL, seed)
+
+
+def stream(*arrays: NDArray[np.float32]) -> ArraySamples:
+    """Samples from an array (N, …) for each network input."""
+    return ArraySamples(arrays)
 
 
 def samples(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import samples, small
+from networks import samples, small, stream
 from numpy.typing import NDArray
 
 from ncnnkit.device.session import Session
@@ -38,14 +38,14 @@ def test_the_error_is_that_of_one_batch_then_half_then_all() -> None:
     assert [c.images for c in counts] == [10, 20, 40]
     for count in counts:
         assert count.low == count.high == pytest.approx(1 / count.images)
-        assert count.mse == pytest.approx(1 / count.images)
+        assert count.relative_error == pytest.approx(1 / count.images)
 
 
 def test_every_batch_takes_its_turn_and_the_spread_is_told() -> None:
     counts = error_by_count([batch(1, 2.0**-i) for i in range(4)], lambda stats: stats.blobs["b"].absmax, 1.0)
     assert [c.images for c in counts] == [1, 2, 4]
     assert (counts[0].low, counts[0].high) == (0.125, 1.0)
-    assert counts[0].mse == pytest.approx((1 + 0.5 + 0.25 + 0.125) / 4)
+    assert counts[0].relative_error == pytest.approx((1 + 0.5 + 0.25 + 0.125) / 4)
     assert (counts[1].low, counts[1].high) == (0.25, 1.0)  # 0+1, 2+3
     assert counts[2] == Count(4, 1.0, 1.0, 1.0)
 
@@ -83,7 +83,7 @@ def test_real_statistics_can_be_counted() -> None:
 
 def test_ranges_are_the_largest_values_of_each_image_in_order() -> None:
     graph, inputs = small(), samples(5)
-    ranges = image_ranges(graph, [inputs], threads=2)
+    ranges = image_ranges(graph, stream(inputs), threads=2)
     names = ["in0", "b1", "b2", "b3", "b6"]
     with Session(graph, keep_blobs=True, threads=1) as net:
         expected = [[np.abs(blob).max() for blob in net.blobs(x, names=names)] for x in inputs]
@@ -93,7 +93,7 @@ def test_ranges_are_the_largest_values_of_each_image_in_order() -> None:
 def test_a_planted_outlier_is_found() -> None:
     inputs = samples(12)
     inputs[7] *= 3
-    found = stretching(image_ranges(small(), [inputs], threads=1))
+    found = stretching(image_ranges(small(), stream(inputs), threads=1))
     assert found[0].image == 7
     assert found[0].tensors >= 2
     assert 1.5 < found[0].factor < 4
@@ -119,10 +119,13 @@ def test_the_worst_come_first_and_only_so_many() -> None:
 
 def test_scaled_images_are_told_from_alike_ones() -> None:
     graph, inputs = small(), samples(30)
-    ranges, others = image_ranges(graph, [inputs], threads=1), image_ranges(graph, [samples(10, seed=1)], threads=1)
+    ranges, others = (
+        image_ranges(graph, stream(inputs), threads=1),
+        image_ranges(graph, stream(samples(10, seed=1)), threads=1),
+    )
     alike, dark = (
         likeness(ranges, others),
-        likeness(ranges, image_ranges(graph, [samples(10, seed=1) * np.float32(0.25)], threads=1)),
+        likeness(ranges, image_ranges(graph, stream(samples(10, seed=1) * np.float32(0.25)), threads=1)),
     )
     assert alike is not None
     assert dark is not None

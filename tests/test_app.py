@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from networks import SMALL, network, samples, small
 from PIL import Image
 
-from ncnnkit.app import float32_literal, make_app
+from ncnnkit.app import cpp_literal, float32_literal, make_app
 from ncnnkit.cli import app
 from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ModelError, NcnnkitError, RecipeError, StorageError
@@ -141,6 +142,71 @@ def test_writing_an_app_again_keeps_what_was_built(run_folder: Path, tmp_path: P
     make_app(run_folder, "fp32", tmp_path / "app")
     assert (tmp_path / "app/build/infer").read_text() == "a program"
     assert '"fp32-cpu"' in (tmp_path / "app/src/model.h").read_text()
+
+
+# --------------------------------------------------------------------------------------- a stranger's run folder
+
+
+EVIL = 'x"; system("touch PWNED"); //\n#include <evil.h>\n\\ ??/ ${PWNED} $(touch PWNED) `touch PWNED` 🐈'
+
+
+def code_of(folder: Path) -> str:
+    """All of an app that a compiler, CMake or a shell reads."""
+    files = [folder / name for name in ("CMakeLists.txt", "run.sh", "scripts/deploy.sh", "models/variants.txt")]
+    return "".join(path.read_text() for path in (*files, *sorted((folder / "src").iterdir())))
+
+
+@pytest.mark.parametrize("name", ["m$(touch PWNED)", "m`touch PWNED`", 'm"); system("x', "m\n", "../m", "/etc/m", "-m"])
+def test_file_names_of_a_run_cannot_mean_anything(name: str, own_run: Path, tmp_path: Path) -> None:
+    variants = json.loads((own_run / "run.json").read_text())["variants"]
+    variants[0]["files"]["param"] = f"{name}.param"
+    edit(own_run, variants=variants)
+    refused(own_run, tmp_path, FormatError, r"variants\[0\]\.files\.param is ")
+
+
+def test_the_models_name_cannot_mean_anything(own_run: Path, tmp_path: Path) -> None:
+    edit(own_run, model={**json.loads((own_run / "run.json").read_text())["model"], "name": EVIL})
+    refused(own_run, tmp_path, FormatError, r"model\.name is ")
+
+
+def test_free_texts_of_a_run_do_not_reach_code(own_run: Path, tmp_path: Path) -> None:
+    document = json.loads((own_run / "run.json").read_text())
+    model = {**document["model"], "reference": EVIL}
+    model["inputs"][0]["name"] = model["outputs"][0]["name"] = EVIL
+    devices = [{**device, "cpu": EVIL, "address": EVIL} for device in document["devices"]]
+    variants = [{**v, "device_name": EVIL, "reason": EVIL, "notes": [EVIL]} for v in document["variants"]]
+    images = {**document["images"], "source": EVIL}
+    edit(
+        own_run, model=model, variants=variants, devices=devices, warnings=[EVIL], why=EVIL, images=images,
+        preprocess_origin=EVIL,
+    )  # fmt: skip
+    make_app(own_run, "int8", tmp_path / "app")
+    assert "PWNED" not in code_of(tmp_path / "app")
+    assert "evil" not in code_of(tmp_path / "app")
+
+
+def test_a_blobs_name_stays_within_its_literal(own_run: Path, tmp_path: Path) -> None:
+    """Names of blobs come from the .param, which is the stranger's as well."""
+    param = own_run / "m-int8.param"
+    param.write_text(param.read_text().replace("in0", 'in";evil();//\\'))
+    make_app(own_run, "int8", tmp_path / "app")
+    header = (tmp_path / "app/src/model.h").read_text()
+    assert '"in\\042;evil();//\\134"' in header
+
+
+def test_a_variants_name_holds_no_line_ends(own_run: Path, tmp_path: Path) -> None:
+    variants = json.loads((own_run / "run.json").read_text())["variants"]
+    variants[0]["name"] = "fp32-cpu\nint evil();"
+    edit(own_run, variants=variants, recommended=None)
+    refused(own_run, tmp_path, FormatError, "holds no control characters")
+
+
+@pytest.mark.parametrize("text", [EVIL, "", "plain", "é\u202e", "\ud800", "a\0b"])
+def test_a_literal_is_read_back_as_it_was(text: str) -> None:
+    literal = cpp_literal(text)
+    assert re.fullmatch(r'"([A-Za-z0-9 .,:;_\-+/()\[\]@=]|\\[0-7]{3})*"', literal)
+    octal = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), literal[1:-1].encode())
+    assert octal == text.encode("utf-8", "replace")
 
 
 # --------------------------------------------------------------------------------------------------- what is refused

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import network, samples, small
+from networks import network, samples, small, stream
 from PIL import Image
 
 from ncnnkit import Preprocess
@@ -72,10 +72,10 @@ def test_progress_counts_images_whatever_the_passes() -> None:
 def test_what_cannot_be_calibrated() -> None:
     with pytest.raises(ModelError, match="no layer that ncnn could run in int8"):
         calibrate(network("ReLU r 1 1 in0 out0"), samples(1, (4, 5, 6)))
-    with pytest.raises(ImageError, match="no image"):
+    with pytest.raises(ImageError, match="no samples"):
         calibrate(small(), samples(0))
-    with pytest.raises(ModelError, match="has 1 inputs, 2 arrays"):
-        calibrate(small(), [samples(1), samples(1)])
+    with pytest.raises(ImageError, match="takes N x 3x16x16"):
+        calibrate(small(), samples(1, (4, 5, 6)))
     poisoned = samples(2)
     poisoned[1, 0, 0, 0] = np.nan
     with pytest.raises(VerificationError, match="blob in0 holds NaN or infinity"):
@@ -91,7 +91,7 @@ def test_int8_layers_are_not_quantised_twice() -> None:
 
 def test_channel_means_over_samples() -> None:
     """Of images over positions, of rows over rows: what bias correction compares."""
-    parts = over_samples(small(), [samples(4)], "sums", threads=2, blobs=["b1", "out0"])
+    parts = over_samples(small(), stream(samples(4)), "sums", threads=2, blobs=["b1", "out0"])
     with Session(small(), keep_blobs=True) as net:
         blobs = [net.blobs(x, names=["b1", "out0"]) for x in samples(4)]
     images, vectors = (np.sum([sums[i] for _, sums in parts], axis=0) / 4 for i in range(2))

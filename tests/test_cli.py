@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -239,43 +237,13 @@ def test_a_wrong_command_line_is_exit_code_2(home: Path) -> None:
 # --------------------------------------------------------------------------------------- as a process of its own
 
 
-def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ncnnkit.cli", *arguments],
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell's background job ignores Ctrl-C, and hands that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def children_of(pid: int) -> list[str]:
-    """Of all its threads: jobs are run from one of their own."""
-    return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(home: Path, how: signal.Signals) -> None:
-    (home / "recipe.toml").write_text('model = "m.param"\nimages = "x.npy"\nbackends = ["cpu"]\nseconds = 60\n')
-    process = start(home, "run", "--recipe", "recipe.toml", "--out", "o")
-    deadline = time.monotonic() + 30
-    while len(serving := children_of(process.pid)) < 4:  # measuring: one process for each variant
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    os.kill(process.pid, how)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "interrupted" in errors
-    assert not (home / "o").exists()
-    # One that was only just being started ends by itself, as its stdin does.
-    deadline = time.monotonic() + 5
-    while left := [pid for pid in serving if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+def test_a_folder_whose_name_is_not_utf8_is_printed(home: Path) -> None:
+    out = os.fsdecode(b"out\xe9")
+    line = [sys.executable, "-m", "ncnnkit.cli", "run", "m.param", "--images", "x.npy", "--backend", "cpu"]
+    line += ["--precision", "fp32", "--out", out]
+    done = subprocess.run(line, cwd=home, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"report: out?/report.html" in done.stdout
 
 
 @pytest.fixture

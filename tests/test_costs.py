@@ -12,7 +12,8 @@ from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
 from ncnnkit.plan import costs as costing
-from ncnnkit.plan.costs import INT8, MASKS, Costs, calibrated, chains, measure_costs, predict, uniform
+from ncnnkit.plan.costs import INT8, MASKS, Costs, calibrated, chains, predict, uniform
+from ncnnkit.plan.timing import blob_shapes, measure_costs
 
 CHOICES = ("fp32", "bf16", "int8", "int8-winograd")
 
@@ -24,7 +25,7 @@ def int8_twin(graph: Graph) -> Graph:
 @pytest.fixture(scope="module")
 def measured() -> Costs:
     graph = small()
-    return measure_costs(graph, int8_twin(graph), costing.blob_shapes(graph), CHOICES, rounds=2, seconds=0.0)
+    return measure_costs(graph, int8_twin(graph), blob_shapes(graph), CHOICES, rounds=2, seconds=0.0)
 
 
 def invented(graph: Graph) -> Costs:
@@ -127,7 +128,7 @@ def test_layers_alike_are_timed_once() -> None:
         f"Convolution c{i} 1 1 {'in0' if not i else f'b{i}'} b{i + 1} 0=4 1=3 4=1 5=1 6=144\n" for i in range(3)
     )
     graph = network(text)
-    costs = measure_costs(graph, graph, costing.blob_shapes(graph), ("fp32",), rounds=2, seconds=0.0)
+    costs = measure_costs(graph, graph, blob_shapes(graph), ("fp32",), rounds=2, seconds=0.0)
     assert len(costs.layers) == 3
     assert len(set(costs.layers.values())) == 1
 
@@ -148,7 +149,7 @@ def test_a_cast_stands_between_a_layer_and_one_that_may_not_use_its_format(kind:
 
 
 def test_shapes_are_those_ncnn_makes() -> None:
-    shapes = costing.blob_shapes(small())
+    shapes = blob_shapes(small())
     assert shapes["in0"] == (3, 16, 16)
     assert shapes["b3a"] == (8, 16, 16)
     assert shapes["out0"] == (10,)

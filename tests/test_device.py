@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 from networks import samples, small
 
 import ncnnkit as nk
-from ncnnkit.device import LOCAL, Board, Lost, Refused, board, open_device, parse_ssh, wheels
+from ncnnkit.device import LOCAL, Board, Lost, Refused, link, open_device, parse_ssh, wheels
 from ncnnkit.device.base import job_files, map_files
+from ncnnkit.device.begun import Begun
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
 from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
@@ -75,7 +76,7 @@ def shell(tmp_path: Path) -> Shell:
 def here(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
     """A board whose Python is this one: nothing is downloaded."""
     monkeypatch.setattr(Board, "python", sys.executable)
-    monkeypatch.setattr(board, "PATIENCE", (0.1, 0.2))
+    monkeypatch.setattr(link, "PATIENCE", (0.1, 0.2))
     with Board(shell, "the board") as device:
         yield device
 
@@ -235,7 +236,7 @@ def test_a_job_on_a_board_is_the_same_as_here(here: Board, tmp_path: Path, model
 
 
 def home_of(device: Board) -> Path:
-    transport = device._transport
+    transport = device._link.transport
     assert isinstance(transport, Shell)
     return transport.home / ".cache" / "ncnnkit"
 
@@ -247,7 +248,7 @@ def test_files_are_sent_once_and_checked(here: Board, tmp_path: Path) -> None:
     paths = here.put([first, second, first])
     assert [Path(path).read_bytes() for path in paths] == [b"x" * 3_000_000, b"y", b"x" * 3_000_000]
     assert not list(home_of(here).rglob("*.part"))
-    transport = here._transport
+    transport = here._link.transport
     assert isinstance(transport, Shell)
     transport.commands.clear()
     here.put([second, first])
@@ -278,14 +279,16 @@ def test_cleaning_leaves_nothing(here: Board, tmp_path: Path, model: Path) -> No
 
 def test_a_connection_that_breaks_is_taken_up_again(here: Board, tmp_path: Path, model: Path) -> None:
     """The job goes on; what it says meanwhile is not lost."""
-    transport = here._transport
+    transport = here._link.transport
     assert isinstance(transport, Shell)
     broken = 0
 
     def step(message: Any) -> None:
         nonlocal broken
         if not broken:
-            broken += subprocess.run(["pkill", "-f", processes(here, "agent-.* follow")], check=False).returncode == 0
+            broken += (
+                subprocess.run(["pkill", "-f", processes(here, "program-.* agent follow")], check=False).returncode == 0
+            )
 
     (row,) = here.run_job(job(tmp_path, model, rounds=4), step)["variants"]
     assert broken
@@ -294,13 +297,13 @@ def test_a_connection_that_breaks_is_taken_up_again(here: Board, tmp_path: Path,
 
 
 def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path: Path, model: Path) -> None:
-    transport = here._transport
+    transport = here._link.transport
     assert isinstance(transport, Shell)
     asked = job(tmp_path, model, rounds=3, seconds=1.0)
 
     def cut(_: Any) -> None:
         transport.cut.set()
-        subprocess.run(["pkill", "-f", processes(here, "agent-.* follow")], check=False)
+        subprocess.run(["pkill", "-f", processes(here, "program-.* agent follow")], check=False)
 
     with pytest.raises(Lost, match=r"the board: .*run again to take it up"):
         here.run_job(asked, cut)
@@ -366,8 +369,10 @@ def test_without_python_it_says_so(shell: Shell, tmp_path: Path, monkeypatch: py
 def test_a_full_disk_is_told_as_that(here: Board, model: Path) -> None:
     """The words of Python there; a disk that is really full is tested on the emulated board."""
     here.put([])
-    agent = Path(here._there.agent)
-    agent.write_text("import sys; sys.stdin.buffer.read(); sys.exit('[Errno 28] No space left on device')")
+    agent = home_of(here) / here._there.program / "agent.py"
+    agent.write_text(
+        "import sys\ndef main(*_):\n    sys.stdin.buffer.read()\n    sys.exit('[Errno 28] No space left on device')"
+    )
     with pytest.raises(DeviceError, match="its disk is full") as error:
         here.put([model])
     assert "devices clean" in error.value.hint
@@ -443,7 +448,7 @@ def test_wheels_that_do_not_exist_are_an_error(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     wanted = {"machine": "aarch64", "python": [3, 9, 2], "libc": ["glibc", "2.31"]}
     with pytest.raises(DeviceError, match=r"rock5b: no wheels for Python 3\.9 on glibc2\.31-aarch64"):
-        wheels.fetch_wheels(wanted, "rock5b")
+        wheels.fetch_wheels(wanted, "rock5b", Begun())
     assert not list(tmp_path.rglob(".part-*"))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import network, samples, small
+from networks import network, samples, small, stream
 from numpy.typing import NDArray
 
 from ncnnkit.device.session import Session
@@ -121,7 +121,7 @@ def spread(ranges: dict[str, Array], blob: str) -> float:
 @pytest.mark.parametrize("kind", CHAINS)
 def test_the_network_computes_what_it_did(kind: str) -> None:
     graph, inputs = uneven(CHAINS[kind]), samples(3, (4, 5, 6))
-    changed = migrate(graph, channel_ranges(graph, [inputs]), 0.5)
+    changed = migrate(graph, channel_ranges(graph, stream(inputs)), 0.5)
     assert changed != graph
     assert_equal(graph, changed, inputs)
 
@@ -147,7 +147,7 @@ def test_the_given_graph_is_not_changed() -> None:
     for layer in graph.layers:
         for name in layer.weights:
             layer.array(name).flags.writeable = False
-    migrate(graph, channel_ranges(graph, [samples(2, (4, 5, 6))]), 0.7)
+    migrate(graph, channel_ranges(graph, stream(samples(2, (4, 5, 6)))), 0.7)
     assert all(np.array_equal(layer.array(k), w) for layer in graph.layers for k, w in before[layer.name].items())
 
 
@@ -177,8 +177,8 @@ def test_what_is_not_homogeneous_keeps_its_blobs(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["convolution", "relu", "max pooling", "concat", "depthwise", "inner products"])
 def test_ranges_become_more_alike_with_the_strength(kind: str) -> None:
     graph, inputs = uneven(CHAINS[kind], seed=3), samples(4, (4, 5, 6))
-    ranges = channel_ranges(graph, [inputs])
-    half, full = (channel_ranges(migrate(graph, ranges, s), [inputs]) for s in (0.5, 1.0))
+    ranges = channel_ranges(graph, stream(inputs))
+    half, full = (channel_ranges(migrate(graph, ranges, s), stream(inputs)) for s in (0.5, 1.0))
     for blob in ranges.keys() - {"in0"}:
         assert spread(full, blob) < min(0.3 * spread(ranges, blob), spread(half, blob) + 0.1), blob
 
@@ -240,6 +240,6 @@ def test_ranges_of_another_network_are_refused() -> None:
 
 def test_progress_counts_at_most_sixteen_samples() -> None:
     seen: list[tuple[int, int]] = []
-    ranges = channel_ranges(small(), [samples(40)], progress=lambda done, total: seen.append((done, total)))
+    ranges = channel_ranges(small(), stream(samples(40)), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 14) for i in range(1, 15)]
     assert {blob: len(r) for blob, r in ranges.items()} == {"in0": 3, "b1": 8, "b2": 8, "b3": 8, "b6": 8}

@@ -115,6 +115,15 @@ def test_the_old_run_json_goes_first_and_the_new_one_comes_last(out: Path, monke
     assert {name for place, name in moves if place == "new"} == NEW_RUN.keys()
 
 
+def test_a_folder_whose_name_is_not_utf8_has_a_path_that_is(tmp_path: Path) -> None:
+    target = tmp_path / os.fsdecode(b"out\xe9")
+    with staging(target) as folder:
+        str(folder).encode()
+        fill(folder, NEW)
+    assert content(target) == NEW
+    assert not folder.exists()
+
+
 def test_out_may_be_a_link_or_relative(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = out.parent / "link"
     link.symlink_to(out)

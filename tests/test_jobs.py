@@ -17,7 +17,7 @@ from networks import samples, small
 
 from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
-from ncnnkit.onboard import jobs, measuring, variants
+from ncnnkit.onboard import measuring, variants
 from ncnnkit.onboard.child import Child
 from ncnnkit.onboard.measuring import measure
 from ncnnkit.onboard.sampler import Sampler
@@ -101,15 +101,6 @@ def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
     assert alive["status"] == "ok"
 
 
-def test_a_job_file(tmp_path: Path, model: Path) -> None:
-    """As on a board: job.json in, result.json out."""
-    (tmp_path / "job.json").write_text(json.dumps(job(tmp_path, model, ["fp32"])))
-    jobs.main(str(tmp_path / "job.json"), str(tmp_path / "result.json"))
-    (variant,) = json.loads((tmp_path / "result.json").read_text())["variants"]
-    assert variant["status"] == "ok"
-    assert not (tmp_path / "result.json.part").exists()
-
-
 def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
     folder = tmp_path / "anywhere"
     folder.mkdir()
@@ -122,6 +113,7 @@ def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
     assert [json.loads(line)["stage"] for line in done.stdout.splitlines()] == ["evaluate", "time", "time"]
     (variant,) = json.loads((tmp_path / "result.json").read_text())["variants"]
     assert variant["status"] == "ok"
+    assert not (tmp_path / "result.json.part").exists()
 
 
 def test_vulkan_without_a_device_is_called_a_fallback(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import SMALL, network, samples, small
+from networks import SMALL, network, samples, small, stream
 from numpy.typing import NDArray
 
 from ncnnkit.comparison import accuracy
@@ -17,7 +17,7 @@ from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.quantization import apply_table, make_table
 from ncnnkit.quantization.activations import activation
 from ncnnkit.quantization.calibration import calibrate
-from ncnnkit.quantization.layerwise import Kept, fit_layers
+from ncnnkit.quantization.layerwise import Fit, Kept, _Problem, fit_layers
 from ncnnkit.quantization.scales import runs_winograd
 from ncnnkit.quantization.stepper import EXACT, ROUNDED, Stepper
 
@@ -85,7 +85,7 @@ def windows() -> tuple[Graph, list[Array]]:
 def stepped(request: pytest.FixtureRequest) -> Iterator[Stepper]:
     """After all layers, in one process or three."""
     graph, inputs = windows()
-    with Stepper(graph, inputs, request.param) as stepper:
+    with Stepper(graph, stream(*inputs), request.param) as stepper:
         for layer in graph.layers:
             if layer.type not in ("Input", "Split"):
                 stepper.step(layer, last=False)
@@ -137,7 +137,7 @@ def test_the_number_of_processes_changes_nothing() -> None:
     layer = graph.layer("m1")
     found = []
     for threads in (1, 2):
-        with Stepper(graph, inputs, threads) as stepper:
+        with Stepper(graph, stream(*inputs), threads) as stepper:
             stepper.step(layer, last=False)
             found.append(stepper.gather(layer, 40, seed=3))
     for name in ("inputs", "outputs", "sample"):
@@ -151,7 +151,7 @@ def test_a_network_is_run_as_it_would_run_whole() -> None:
     inputs = samples(5)
     with Session(graph, threads=1) as net:
         expected = [np.stack(column) for column in zip(*(net.blobs(x, names=["out0", "out1"]) for x in inputs))]
-    with Stepper(graph, [inputs], 2) as stepper:
+    with Stepper(graph, stream(inputs), 2) as stepper:
         for layer in graph.layers[1:]:
             if layer.type != "Split":
                 stepper.step(layer)
@@ -164,7 +164,7 @@ def test_a_network_is_run_as_it_would_run_whole() -> None:
 
 def test_blobs_are_let_go_when_nobody_reads_them_any_more() -> None:
     graph = small()
-    with Stepper(graph, [samples(2)], 1) as stepper:
+    with Stepper(graph, stream(samples(2)), 1) as stepper:
         for layer in graph.layers[1:]:
             if layer.type != "Split":
                 stepper.step(layer)
@@ -177,7 +177,7 @@ def test_both_versions_are_kept_apart() -> None:
     graph, inputs = small(), samples(2)
     changed = graph.layer("c1").copy()
     changed.weights["bias"] = changed.array("bias") + 1
-    with Stepper(graph, [inputs], 1) as stepper:
+    with Stepper(graph, stream(inputs), 1) as stepper:
         stepper.step(graph.layer("c1"), [EXACT], last=False)
         stepper.step(changed, [ROUNDED])
         exact, rounded = (stepper.outputs(["b1"], branch)["b1"] for branch in (EXACT, ROUNDED))
@@ -189,7 +189,7 @@ def test_both_versions_are_kept_apart() -> None:
     assert (rounded > exact).any()
     d1 = graph.layer("d1")
     assert not np.allclose(answers(d1, rows.inputs), rows.outputs, atol=0.1), "inputs are rounded, outputs exact"
-    with Stepper(graph, [inputs], 1) as stepper:
+    with Stepper(graph, stream(inputs), 1) as stepper:
         for name in ("c1", "d1"):
             stepper.step(graph.layer(name), last=False)
         exact_rows = stepper.gather(d1, 10**6)
@@ -198,7 +198,7 @@ def test_both_versions_are_kept_apart() -> None:
 
 def test_a_crash_is_told_as_such() -> None:
     graph = small()
-    with Stepper(graph, [samples(2)], 2) as stepper:
+    with Stepper(graph, stream(samples(2)), 2) as stepper:
         stepper._children[1].kill()
         with pytest.raises(RuntimeFailure, match="layer by layer: ncnn died"):
             stepper.step(graph.layer("c1"))
@@ -308,7 +308,7 @@ def test_fitted_networks_err_less_on_other_samples(kind: str, methods: frozenset
     graph, inputs, others = network(NETWORKS[kind]), smooth_samples(count), smooth_samples(count, seed=1)
     plain = plain_int8(graph, inputs)
     before = {layer.name: dict(layer.weights) for layer in plain.layers}
-    fitted, kept = fit_layers(graph, plain, [inputs], methods, threads=1, rows=1024)
+    fitted, kept = fit_layers(graph, plain, stream(inputs), methods, threads=1, rows=1024)
     assert_consistent(graph, plain, fitted, kept, methods)
     assert all(layer.weights[k] is w for layer in plain.layers for k, w in before[layer.name].items())
     exact = outputs(graph, others)
@@ -318,7 +318,7 @@ def test_fitted_networks_err_less_on_other_samples(kind: str, methods: frozenset
 def test_six_bits_stay_six_bits() -> None:
     graph, inputs, others = small(), smooth_samples(15), smooth_samples(10, seed=1)
     plain = plain_int8(graph, inputs, "kl")
-    fitted, _ = fit_layers(graph, plain, [inputs], ALL, threads=1, rows=1024)
+    fitted, _ = fit_layers(graph, plain, stream(inputs), ALL, threads=1, rows=1024)
     largest = {
         layer.name: int(np.abs(layer.array("weight")).max())
         for layer in fitted.layers if layer.params.get("int8_scale_term")
@@ -332,7 +332,7 @@ def test_six_bits_stay_six_bits() -> None:
 def test_fitting_is_deterministic() -> None:
     graph, inputs = small(), smooth_samples(6)
     plain = plain_int8(graph, inputs)
-    runs = [fit_layers(graph, plain, [inputs], ALL, threads=threads, rows=512) for threads in (2, 1)]
+    runs = [fit_layers(graph, plain, stream(inputs), ALL, threads=threads, rows=512) for threads in (2, 1)]
     for fitted, kept in runs[1:]:
         assert fitted == runs[0][0]
         assert kept == runs[0][1]
@@ -356,7 +356,7 @@ def test_gains_are_written_as_they_were_judged(line: str, gains: bool) -> None:
     smaller = graph.copy()
     for name in graph.layer("m").weights:
         smaller.layer("m").weights[name] = graph.layer("m").array(name) * np.float32(0.8)
-    fitted, (kept,) = fit_layers(smaller, plain, [inputs], frozenset({"gain"}), threads=1, rows=10**6)
+    fitted, (kept,) = fit_layers(smaller, plain, stream(inputs), frozenset({"gain"}), threads=1, rows=10**6)
     assert ("gain" in kept.error) == gains
     if kept.kept == "gain":
         held, exact = slice(4, None, 5), outputs(smaller, inputs)
@@ -367,11 +367,29 @@ def test_gains_are_written_as_they_were_judged(line: str, gains: bool) -> None:
 def test_methods_that_are_not_asked_for_are_not_tried() -> None:
     graph, inputs = small(), samples(5)
     plain = plain_int8(graph, inputs)
-    fitted, kept = fit_layers(graph, plain, [inputs], frozenset({"bias"}), threads=1, rows=256)
+    fitted, kept = fit_layers(graph, plain, stream(inputs), frozenset({"bias"}), threads=1, rows=256)
     assert {name for each in kept for name in each.error} == {"", "bias"}
     for ours, before in zip(fitted.layers, plain.layers, strict=True):
         if "weight" in ours.weights:
             assert np.array_equal(ours.array("weight"), before.array("weight"))
+
+
+@pytest.mark.parametrize("method", ["nothing is asked for", "nothing helps"])
+def test_a_layer_that_nothing_was_done_to_stays_what_it_was(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, inputs = small(), samples(6)
+    plain = plain_int8(graph, inputs)
+    for layer in plain.layers:  # far from what keeps the means: any fit that is written shows
+        if "bias" in layer.weights:
+            layer.weights["bias"] = layer.array("bias") + np.float32(0.1)
+    methods = frozenset[str]()
+    if method == "nothing helps":
+        methods = ALL
+        for name in ("round", "correct"):
+            worse = lambda problem, fit, **_: Fit(fit.steps, fit.bias + 100, fit.gain)  # noqa: E731
+            monkeypatch.setattr(_Problem, name, worse)
+    fitted, kept = fit_layers(graph, plain, stream(inputs), methods, threads=1, rows=256)
+    assert fitted == plain
+    assert {each.kept for each in kept} == {""}
 
 
 def test_progress_ends_and_layers_in_float_are_left() -> None:
@@ -380,7 +398,7 @@ def test_progress_ends_and_layers_in_float_are_left() -> None:
     plain = apply_table(graph, make_table(graph, stats).without({"c2", "c3"}), target="x86", finish=False)
     seen: list[tuple[int, int]] = []
     fitted, kept = fit_layers(
-        graph, plain, [inputs], ALL, threads=1, rows=64, progress=lambda d, n: seen.append((d, n))
+        graph, plain, stream(inputs), ALL, threads=1, rows=64, progress=lambda d, n: seen.append((d, n))
     )
     assert [each.name for each in kept] == ["c1", "d1", "fc"]
     assert fitted.layer("c2") == graph.layer("c2")

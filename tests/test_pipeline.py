@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,9 +25,10 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import PRECISIONS, make_recipe
 from ncnnkit.record.folder import load_run
-from ncnnkit.record.run import Run
+from ncnnkit.record.run import PLAIN_NAME, Run
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import Conversion
+from ncnnkit.source.model import file_safe
 from ncnnkit.verdict import GUESS
 
 DATA = Path(nk.__file__).parent / "data"
@@ -226,6 +229,45 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
     assert (status("a"), status("b")) == ("fallback", "ok")
 
 
+def test_outputs_that_are_zero_let_nothing_be_judged(recipe: nk.Recipe, tmp_path: Path) -> None:
+    graph = small()
+    graph.layer("fc").weights |= {"weight": np.zeros((10, 8), np.float32), "bias": np.zeros(10, np.float32)}
+    ncnnfile.save(graph, tmp_path / "model.param")
+    document = nk.run(changed(recipe, precisions=("fp32", "bf16")), tmp_path / "out")
+    assert document.recommended is None
+    assert document.why.startswith("the original's outputs are zero for every sample, so no variant can be judged")
+    assert [(v.status, v.accuracy) for v in document.variants] == [("ok", None)] * 2
+    assert any("no variant can be judged by its outputs" in warning for warning in document.warnings)
+
+
+def test_what_is_required_decides_what_is_recommended(recipe: nk.Recipe, tmp_path: Path) -> None:
+    document = nk.run(changed(recipe, precisions=("fp32", "bf16"), require=("sqnr>=90",)), tmp_path / "out")
+    assert document.recommended == "fp32-cpu"
+    assert "keeps to SQNR ≥ 90 dB" in document.why
+    assert document.devices[0].recommended == "fp32-cpu"
+    document = nk.run(changed(recipe, precisions=("fp32",), max_latency="0.000001ms"), tmp_path / "late")
+    assert document.recommended is None
+    assert "fp32-cpu comes nearest: latency" in document.why
+
+
+def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recipe, tmp_path: Path) -> None:
+    """ncnn's bf16 grouped convolution is wrong on x86; elsewhere the row is right."""
+    grouped = network(
+        """Input           in0 0 1 in0 0=16 1=16 2=3
+        Convolution        c0 1 1 in0 b1 0=32 1=1 6=96
+        ConvolutionDepthWise g 1 1 b1 b2 0=32 1=3 4=1 5=1 6=2304 7=4
+        Pooling            p  1 1 b2 out0 0=1 4=1"""
+    )
+    ncnnfile.save(grouped, tmp_path / "model.param")
+    rows = {v.precision: v for v in nk.run(changed(recipe, precisions=("fp32", "bf16")), tmp_path / "out").variants}
+    assert rows["fp32"].status == "ok"
+    if rows["bf16"].status == "ok":
+        assert rows["bf16"].accuracy is not None
+        assert rows["bf16"].accuracy.worst_cosine > 0.99
+    else:
+        assert rows["bf16"].reason.endswith("the first wrong layer is g (ConvolutionDepthWise)")
+
+
 def test_the_cpus_to_pin_to() -> None:
     board = {"clusters": [{"name": "little", "cpus": [0, 1, 2, 3]}, {"name": "big", "cpus": [4, 5]}]}
     site = Site(LOCAL, {"board": board}, "arm")
@@ -234,6 +276,48 @@ def test_the_cpus_to_pin_to() -> None:
     for name in ("middle", "5-6"):
         with pytest.raises(RecipeError, match=rf"local has no {name} cores .*little \(0, 1, 2, 3\), big \(4, 5\)"):
             site.cluster(name)
+
+
+def test_names_that_are_not_utf8_work_and_are_shown_with_replacement_characters(
+    recipe: nk.Recipe, tmp_path: Path
+) -> None:
+    images = photographs(tmp_path / "images", 6)
+    for old, new in (("00.png", b"caf\xe9.png"), ("01.png", b"\xfftorn.png")):
+        os.rename(images / old, os.fsencode(images) + b"/" + new)
+    Path(images / os.fsdecode(b"\xfftorn.png")).write_bytes(b"torn")
+    labels = b"".join(b"%s 3\n" % os.fsencode(path.name) for path in images.iterdir())
+    (tmp_path / "labels.txt").write_bytes(labels)
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    asked = changed(
+        recipe, images=str(images), labels=str(tmp_path / "labels.txt"), eval_images="", precisions=("fp32", "int8"),
+        effort="fast",
+    )  # fmt: skip
+    document = nk.run(asked, out)
+    assert {v.status for v in document.variants} == {"ok"}
+    assert [skipped.name for skipped in document.images.skipped] == ["\ufffdtorn.png"]
+    assert any("\ufffdtorn.png" in warning for warning in document.warnings)
+    assert "\ufffdtorn.png" in (out / "report.html").read_text("utf-8")
+    assert load_run(out) == document
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "stem", ["a b", "-o", "..net", "m$(touch X)", "café", "m;rm", "x" * 240, "---", "m\nn", 'q"q', "\udcff"]
+)
+def test_a_run_makes_names_that_its_record_may_hold(stem: str) -> None:
+    name = file_safe(stem)
+    assert PLAIN_NAME.fullmatch(name)
+    assert len(name) <= 100
+
+
+def test_two_devices_whose_names_become_one_file_name(recipe: nk.Recipe, tmp_path: Path) -> None:
+    graph = small()
+    int8 = nk.quantize(graph, nk.calibrate(graph, samples(4)))
+    made = {target: cast(Any, SimpleNamespace(graph=int8)) for target in ("x86", "a/b", "a:b", "a@b")}
+    models = variants.write_models(changed(recipe, precisions=("int8",)), graph, made, {}, "m", tmp_path)
+    names = sorted(model.param.name for model in models.values())
+    assert names == ["m-int8-a-b-2.param", "m-int8-a-b-3.param", "m-int8-a-b.param", "m-int8.param"]
+    assert all(PLAIN_NAME.fullmatch(name) for name in names)
 
 
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import pytest
@@ -149,7 +151,7 @@ def nasty_run() -> dict[str, Any]:
     run["quantisation"]["trials"][0]["method"] = NASTY
     run["quantisation"]["layers"][23].update(name=NASTY, kept=NASTY)
     run["quantisation"]["stretching"][0]["image"] = NASTY
-    run["plan"].update(limit=NASTY)
+    run["plan"].update(requirements=NASTY)
     run["plan"]["layers"][2].update(name=NASTY, type=NASTY, choice=NASTY, why=NASTY)
     run["plan"]["layers"][2]["options"][0]["choice"] = NASTY
     run["recipe"].update(model=NASTY, labels=NASTY)
@@ -280,14 +282,17 @@ def planned(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_was_tried_and_kept(sample: Page) -> None:
-    assert "on 20 images held back from the rest" in sample.text
-    assert "thresholds 0.0361 yes 4.12 channel migration 0.5 0.0407 no 5.03 zero points 0.0298 yes" in sample.text
+    assert "on 20 others, which were held back" in sample.text
+    assert (
+        "thresholds 0.0361 14.4 yes 4.12 channel migration 0.5 0.0407 13.9 no 5.03 zero points 0.0298 15.3 yes"
+        in sample.text
+    )
 
 
 def test_too_few_images_to_hold_any_back() -> None:
     run = sample_run()
     run["images"]["calibration"] = run["quantisation"]["held_back"] = 4
-    assert "on 4 images: too few to hold any back" in page(run).text
+    assert "on the same images: there were too few to hold any back" in page(run).text
 
 
 def test_the_layers_that_gained_most(sample: Page) -> None:
@@ -322,17 +327,17 @@ def test_images_that_look_alike_and_unlike(sample: Page) -> None:
 
 
 def test_the_plan_and_what_came_of_it(sample: Page) -> None:
-    assert "The limit was cosine ≥ 0.9999; on the images held back, the model keeps to it." in sample.text
+    assert "cosine ≥ 0.9999 was required; on the images held back, the model keeps to it." in sample.text
     assert "Latency, ms 5.42 5.61 1.04 ×" in sample.text
     assert "0.0038 0.00402 1.06 ×" in sample.text
     assert "was corrected once" in sample.text
-    broken = page(planned(holds=False, measured_ms=None, repairs=0, predicted_mse=0.0)).text
+    broken = page(planned(holds=False, measured_ms=None, repairs=0, predicted_noise=0.0)).text
     assert "the model does not keep to it" in broken
     assert "Latency, ms 5.42 – –" in broken
     assert "was corrected" not in broken
     assert "hollow point" not in broken
-    late = page(planned(limit="latency ≤ 2 ms", holds=False)).text
-    assert "The limit was latency ≤ 2 ms, but nothing is predicted to be so fast" in late
+    late = page(planned(requirements="latency ≤ 2 ms", holds=False, unmet=["latency 3 ms is above 2 ms"])).text
+    assert "the model does not keep to it: latency 3 ms is above 2 ms." in late
 
 
 def test_each_layer_of_the_plan_is_in_the_strip_and_the_table(sample: Page) -> None:
@@ -350,17 +355,19 @@ def test_the_front_and_the_plan_on_it(sample: Page) -> None:
     curve, ours = figures_in(sample)["front"]["data"]
     front = sample_run()["plan"]["front"]
     assert curve["x"] == [point["ms"] for point in front]
-    assert curve["y"] == [0.021, 0.009, 0.0038, 0.0006, pytest.approx(0.00006)]  # an MSE of 0 is drawn under the rest
-    assert curve["customdata"][3] == "6.80 ms, MSE 0.0006<br>9 layers in int8"
+    assert curve["y"] == [0.021, 0.009, 0.0038, 0.0006, pytest.approx(0.00006)]  # noise of 0 is drawn under the rest
+    assert curve["customdata"][3] == "6.80 ms, noise over signal 0.0006<br>9 layers in int8"
     assert figures_in(sample)["front"]["layout"]["yaxis"]["ticktext"][0] == "0"
     assert (ours["x"], ours["y"]) == ([5.42, 5.61], [3.8e-3, 4.02e-3])
     (alone,) = figures_in(page(planned(measured_ms=None)))["front"]["data"][1]["x"]
     assert alone == 5.42
 
 
-@pytest.mark.parametrize("mse", [0.0, 1e-3])
-def test_a_front_of_one_plan(mse: float) -> None:
-    one = planned(front=[{"ms": 2.0, "mse": mse, "int8": 1}], predicted_ms=2.0, predicted_mse=mse, measured_ms=None)
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_front_of_one_plan(noise: float) -> None:
+    one = planned(
+        front=[{"ms": 2.0, "noise": noise, "int8": 1}], predicted_ms=2.0, predicted_noise=noise, measured_ms=None
+    )
     drawn = figures_in(page(one))["front"]
     assert drawn["layout"]["xaxis"]["range"] == [1.8, 2.2]
     assert drawn["layout"]["yaxis"]["range"][0] < drawn["layout"]["yaxis"]["range"][1]
@@ -379,7 +386,7 @@ def test_without_int8_there_is_nothing_on_it() -> None:
     assert "The mixed model" not in text
 
 
-def warnings(images: int = 100, **parts: Any) -> list[str]:
+def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), **parts: Any) -> list[str]:
     """What is said of a run in which nothing else is worth a warning."""
 
     class Images:
@@ -392,7 +399,14 @@ def warnings(images: int = 100, **parts: Any) -> list[str]:
     quantisation = run.quantisation if "quantisation" in parts else None
     plan = run.plan if "plan" in parts else None
     taken, check = cast(Any, Images()), run.conversion
-    return warn("torch", "the preset imagenet", taken, taken, check, [], quantisation=quantisation, plan=plan)
+    return warn("torch", "the preset imagenet", taken, taken, check, [], quantisation=quantisation, plan=plan, **said)
+
+
+def test_random_weights_and_outputs_that_tell_nothing_are_named() -> None:
+    (weights,) = warnings(said={"random_weights": True})
+    assert weights.endswith("but the errors of int8 and mixed models mean nothing")
+    (outputs,) = warnings(said={"blind": "the original's outputs are zero for every sample"})
+    assert outputs.startswith("the original's outputs are zero for every sample: no variant can be judged")
 
 
 def test_nothing_is_said_of_good_images_and_a_good_plan() -> None:

@@ -8,6 +8,9 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,8 @@ from ncnnkit.codec import as_read, decode, encode
 from ncnnkit.errors import FormatError
 from ncnnkit.recipe import Recipe
 from ncnnkit.record.run import Run
+
+ROOT = Path(__file__).parent.parent
 
 
 def as_run(document: dict[str, Any]) -> Run:
@@ -109,21 +114,34 @@ def sample_watched() -> dict[str, Any]:
 def sample_quantisation() -> dict[str, Any]:
     return {
         "effort": "default",
+        "used": 80,
         "held_back": 20,
         "trials": [
-            {"method": "thresholds", "mse": 3.61e-2, "kept": True, "seconds": 4.12},
-            {"method": "channel migration 0.5", "mse": 4.07e-2, "kept": False, "seconds": 5.03},
-            {"method": "zero points", "mse": 2.98e-2, "kept": True, "seconds": 1.77},
-            {"method": "layer by layer: bias, rounding", "mse": 1.74e-2, "kept": True, "seconds": 31.4},
+            {"method": "thresholds", "relative_error": 3.61e-2, "sqnr_db": 14.4, "kept": True, "seconds": 4.12},
+            {
+                "method": "channel migration 0.5",
+                "relative_error": 4.07e-2,
+                "sqnr_db": 13.9,
+                "kept": False,
+                "seconds": 5.03,
+            },
+            {"method": "zero points", "relative_error": 2.98e-2, "sqnr_db": 15.3, "kept": True, "seconds": 1.77},
+            {
+                "method": "layer by layer: bias, rounding",
+                "relative_error": 1.74e-2,
+                "sqnr_db": 17.6,
+                "kept": True,
+                "seconds": 31.4,
+            },
         ],
         "layers": [
             {"name": f"conv_{i}", "before": 1e-4 * i, "after": 4e-5 * i, "kept": "rounding+bias" if i else ""}
             for i in range(24)
         ],
         "counts": [
-            {"images": 16, "mse": 4.21e-2, "low": 3.66e-2, "high": 5.5e-2},
-            {"images": 48, "mse": 3.65e-2, "low": 3.6e-2, "high": 3.7e-2},
-            {"images": 80, "mse": 3.61e-2, "low": 3.61e-2, "high": 3.61e-2},
+            {"images": 16, "relative_error": 4.21e-2, "low": 3.66e-2, "high": 5.5e-2},
+            {"images": 48, "relative_error": 3.65e-2, "low": 3.6e-2, "high": 3.7e-2},
+            {"images": 80, "relative_error": 3.61e-2, "low": 3.61e-2, "high": 3.61e-2},
         ],
         "enough": 48,
         "stretching": [{"image": "night.jpg", "tensors": 7, "factor": 2.41}],
@@ -140,8 +158,8 @@ def sample_plan() -> dict[str, Any]:
             "type": kind,
             "choice": choice,
             "options": [
-                {"choice": name, "ms": ms, "mse": mse}
-                for name, (ms, mse) in options.items()
+                {"choice": name, "ms": ms, "noise": noise}
+                for name, (ms, noise) in options.items()
                 if kind == "Convolution" or name != "int8-winograd"
             ],
             "why": f"{choice}: int8 would save 0.210 ms alone and add {i}.0% to the plan's error, "
@@ -150,19 +168,20 @@ def sample_plan() -> dict[str, Any]:
 
     choices = ["fp32"] * 3 + ["int8", "int8", "int8-winograd"] * 6 + ["bf16"] * 3
     return {
-        "limit": "cosine ≥ 0.9999",
+        "requirements": "cosine ≥ 0.9999",
+        "unmet": [],
         "holds": True,
         "repairs": 1,
         "predicted_ms": 5.42,
         "measured_ms": 5.61,
-        "predicted_mse": 3.8e-3,
-        "measured_mse": 4.02e-3,
+        "predicted_noise": 3.8e-3,
+        "measured_noise": 4.02e-3,
         "front": [
-            {"ms": 4.9, "mse": 2.1e-2, "int8": 24},
-            {"ms": 5.1, "mse": 9.0e-3, "int8": 21},
-            {"ms": 5.42, "mse": 3.8e-3, "int8": 18},
-            {"ms": 6.8, "mse": 6.0e-4, "int8": 9},
-            {"ms": 10.1, "mse": 0.0, "int8": 0},
+            {"ms": 4.9, "noise": 2.1e-2, "int8": 24},
+            {"ms": 5.1, "noise": 9.0e-3, "int8": 21},
+            {"ms": 5.42, "noise": 3.8e-3, "int8": 18},
+            {"ms": 6.8, "noise": 6.0e-4, "int8": 9},
+            {"ms": 10.1, "noise": 0.0, "int8": 0},
         ],
         "layers": [layer(i, choice) for i, choice in enumerate(choices)],
     }
@@ -187,7 +206,7 @@ def sample_run() -> dict[str, Any]:
         for i in range(24)
     ]
     layers[0]["sqnr_db"] = None
-    recipe = Recipe("models/tiny.onnx", images="calib", max_error="cosine>=0.9999")
+    recipe = Recipe("models/tiny.onnx", images="calib", require=("cosine>=0.9999",))
     half_note = "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
     return {
         "schema": 1,
@@ -305,7 +324,7 @@ def test_a_run_comes_back_equal() -> None:
     run = as_run(sample_run())
     assert run.variants[3].latency_ms is not None
     assert run.variants[3].latency_ms.median == 5.23
-    assert run.recipe == Recipe("models/tiny.onnx", images="calib", max_error="cosine>=0.9999")
+    assert run.recipe == Recipe("models/tiny.onnx", images="calib", require=("cosine>=0.9999",))
     assert as_read(run) == run
     assert json.loads(encode(run)) == sample_run()
 
@@ -402,12 +421,39 @@ def test_figures_that_json_does_not_have_become_null() -> None:
     run = as_run(sample_run())
     assert run.plan is not None
     for value in (math.inf, -math.inf, math.nan):
-        read = as_read(dataclasses.replace(run, plan=dataclasses.replace(run.plan, measured_mse=value)))
+        read = as_read(dataclasses.replace(run, plan=dataclasses.replace(run.plan, measured_noise=value)))
         assert read.plan is not None
-        assert read.plan.measured_mse is None
+        assert read.plan.measured_noise is None
 
 
 def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
     name = os.fsdecode(b"caf\xe9.png")
     read = as_read(dataclasses.replace(as_run(sample_run()), warnings=[f"{name} was skipped"]))
     assert read.warnings == ["caf\ufffd.png was skipped"]
+
+
+# ---------------------------------------------------------------------------------------------- what is published
+
+
+def test_the_documents_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/make_docs.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_json_schema_accepts_a_run_and_refuses_a_broken_one() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ROOT / "docs/run.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(encode(as_run(sample_run()))), schema)
+    for path, value in (("variants[0].files.param", "m$(touch X).param"), ("variants[0].status", "fine"), ("plan", 1)):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken(path, value), schema)
+
+
+def test_every_field_of_the_json_schema_says_what_it_means() -> None:
+    schema = json.loads((ROOT / "docs/run.schema.json").read_text(encoding="utf-8"))
+    for name, definition in schema["$defs"].items():
+        for field, prop in definition["properties"].items():
+            assert len(prop["description"]) > 3, f"{name}.{field}"

@@ -7,12 +7,15 @@ import math
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
+from ncnnkit.errors import RuntimeFailure
 from ncnnkit.plan.solve import Assignment, Edge, Option, front, solve, total, undominated
 
 Instance = tuple[dict[str, list[Option]], list[Edge]]
@@ -138,6 +141,50 @@ def test_small_errors_count_beside_large_ones() -> None:
     assert bounded is not None
     assert bounded.choices == fine.choices or bounded.ms == fine.ms
     assert bounded.error <= 2.5e-11
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_options_that_are_not_numbers_cannot_be_taken(bad: float) -> None:
+    layers = {
+        "a": [Option("fp32", 1.0, 0.0), Option("bf16", 0.5, bad)],
+        "b": [Option("fp32", 1.0, 0.0), Option("bf16", bad, 0.0)],
+    }
+    edges = [Edge("a", "b", {("fp32", "fp32"): 0.5, ("bf16", "fp32"): bad})]
+    exact = {"a": "fp32", "b": "fp32"}
+    for found in (solve(layers, edges, max_error=0.1), solve(layers, edges, max_ms=9.0), *front(layers, edges)):
+        assert found is not None
+        assert found.choices == exact
+        assert (found.ms, found.error) == (2.5, 0.0)
+
+
+def test_a_layer_without_a_usable_option_is_named() -> None:
+    layers = {"a": [Option("fp32", 1.0, 0.0)], "conv_9": [Option("fp32", 1.0, math.nan), Option("int8", math.inf, 0.1)]}
+    for call in (lambda: solve(layers), lambda: front(layers)):
+        with pytest.raises(RuntimeFailure, match=r"layer conv_9: no precision .* \(fp32: 1 ms, error nan; int8: inf"):
+            call()
+
+
+def test_pairs_that_leave_no_plan_give_an_empty_front() -> None:
+    layers = {name: [Option("fp32", 1.0, 0.0)] for name in "ab"}
+    edges = [Edge("a", "b", {("fp32", "fp32"): math.nan})]
+    assert front(layers, edges) == []
+    assert solve(layers, edges) is None
+
+
+def test_too_little_time_is_not_taken_for_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, edges = chain(60, 4)
+    answers: list[int] = []
+    milp = optimize.milp
+
+    def noted(*args: Any, **options: Any) -> Any:
+        answer = milp(*args, **options)
+        answers.append(answer.status)
+        return answer
+
+    monkeypatch.setattr(optimize, "milp", noted)
+    with pytest.raises(RuntimeFailure, match="no plan was found"):
+        solve(layers, edges, max_error=1e-4, seconds=0.0)
+    assert answers == [1, 1]
 
 
 def test_dominated_plans_are_left_out() -> None:

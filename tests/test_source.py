@@ -26,7 +26,7 @@ from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
 from ncnnkit.samples.preprocess import PRESETS, Preprocess
 from ncnnkit.source import ModelSource, open_model, set_batchnorm_statistics
-from ncnnkit.source.model import settle_inputs
+from ncnnkit.source.model import read_metadata, settle_inputs
 from ncnnkit.source.onnx_data import inline_external_data
 
 DEMO = Path(ncnnkit.__file__).parent / "data" / "efficientnet-lite0.onnx"
@@ -38,6 +38,12 @@ def opened(reference: object, folder: Path, *shapes: tuple[int, ...], **options:
 
 def floats(*rows: list[float]) -> NDArray[np.float32]:
     return np.array(rows, np.float32)
+
+
+def test_class_names_that_are_not_utf8_are_shown_with_replacement_characters() -> None:
+    """JSON can hold half a character, which no text file could."""
+    _, _, labels = read_metadata("m", {"ncnnkit.labels": '["cat", "caf\\udce9"]'}, ())
+    assert labels == ("cat", "caf\ufffd")
 
 
 def test_importing_ncnnkit_stays_light() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from networks import network
+from networks import network, stream
 
 from ncnnkit.quantization import make_table
 from ncnnkit.quantization.calibration import calibrate
@@ -26,7 +26,7 @@ def test_a_channel_nobody_looks_at_is_clipped() -> None:
     inputs = np.random.default_rng(0).standard_normal((12, 4, 6, 6)).astype(np.float32)
     inputs[:, 0] *= 3  # the widest, and ignored by both readers
     table = make_table(graph, calibrate(graph, [inputs], threads=1))
-    moved = by_output_error(graph, graph, table, [inputs], threads=1)
+    moved = by_output_error(graph, graph, table, stream(inputs), threads=1)
     assert moved.inputs["c0"] == moved.inputs["c1"], "what a Split hands on has one scale"
     assert moved.inputs["c0"] / table.inputs["c0"] == np.float64(1 / min(FACTORS)), "the narrowest threshold there is"
     assert moved.weights.keys() == table.weights.keys()
@@ -41,5 +41,5 @@ def test_a_threshold_is_not_narrowed_where_its_largest_values_matter() -> None:
     inputs = np.random.default_rng(0).uniform(-1, 1, (12, 4, 6, 6)).astype(np.float32)
     inputs[:, 0] *= 3
     table = make_table(graph, calibrate(graph, [inputs], threads=1))
-    moved = by_output_error(graph, graph, table, [inputs], threads=1)
+    moved = by_output_error(graph, graph, table, stream(inputs), threads=1)
     assert moved.inputs["c0"] <= table.inputs["c0"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,18 +38,49 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
 err = Console(stderr=True, emoji=False)
 
+CLEANING_UP = 1.8  # seconds after an interrupt until the process ends in any case
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def main() -> None:
     """The entry point of the ``ncnnkit`` command."""
-    # A polite kill cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    app()
+    # A name that is not UTF-8 is printed with question marks; it does not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with _interruptible():
+        app()
 
 
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a polite kill, and a terminal that is closed, clean up as Ctrl-C does; and be over in two seconds.
+
+    What is inherited as ignored stays so: Ctrl-C of a shell's background job, SIGHUP under nohup.
+    """
+    ours = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    reading, writing = os.pipe()
+
+    def interrupt(*_: object) -> NoReturn:
+        for number in ours:  # a second one must not disturb the cleaning up
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def insist() -> None:
+        # Handlers wait for Python's turn, which a solver or a slow disk may keep; the system writes a byte at once.
+        while os.read(reading, 1)[0] not in ours:
+            pass
+        time.sleep(CLEANING_UP)
+        os.write(2, b"interrupted; cleaning up took too long\n")
+        os._exit(INTERRUPTED)
+
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    for number in ours:
+        signal.signal(number, interrupt)
+    threading.Thread(target=insist, daemon=True).start()
+    yield
 
 
 def command(name: str | None = None, group: typer.Typer = app) -> Callable[[F], F]:
@@ -239,13 +273,14 @@ def run(
     target: Target = None,
     method: Method = None,
     effort: Effort = None,
-    max_error: Annotated[
-        str | None,
-        typer.Option(help="What the mixed model must keep to: cosine>=0.999, sqnr>=30, mse<=0.01 or top1_drop<=0.5%."),
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to; may be given several times. "
+            "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with --labels, top1. By default cosine>=0.999."
+        ),
     ] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(help="As 20ms: the mixed model is the most exact that is no slower.")
-    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="The longest a model may take, such as 20ms.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
     preset: str | None = None,
     preprocess: Any = None,
@@ -257,7 +292,7 @@ def run(
         "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
         "on": on or None, "backends": _words(backend), "precisions": _words(precision), "threads": threads,
         "weights": weights, "cluster": cluster, "fix_clocks": fix_clocks or None, "sustained": sustained,
-        "target": target, "method": method, "effort": effort, "max_error": max_error, "max_latency": max_latency,
+        "target": target, "method": method, "effort": effort, "require": require or None, "max_latency": max_latency,
         "force": force or None, "preset": preset, "preprocess": preprocess or None,
     }  # fmt: skip
     _run(make_recipe(options, recipe), output, as_json)
@@ -440,10 +475,11 @@ def quantize(
         check_request(graph, target or "arm", _words(skip) or ())
         with _progress() as tell:
             found = quantize_images(
-                graph, samples.stack(), target=target or "arm", method=method or "mse", effort=effort or "default",
-                skip=_words(skip) or (), threads=threads, tell=tell,
+                graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
+                skip=_words(skip) or (), threads=threads, progress=tell,
             )  # fmt: skip
         out.print(trials_table(found.trials))
+        out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
         made = found.graph
     elif table is not None:
         made = to_int8(load(param), load_table(table), target=target or "arm", skip=_words(skip) or ())

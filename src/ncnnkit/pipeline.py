@@ -33,8 +33,9 @@ from .measure.variants import (
 from .model.graph import Graph
 from .model.ncnnfile import load
 from .passes import optimize_with_report
+from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
-from .plan.search import Limit, MixedPlan, find_plan, parse_limit
+from .plan.search import find_plan
 from .quantization import Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
@@ -58,6 +59,7 @@ from .report import write_report
 from .samples.images import ImageSet, InputSpec, open_images
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
+from .samples.stream import ArraySamples
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.torch_models import BUILDERS
@@ -87,8 +89,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         NcnnkitError: anything a user can mend; ``out`` is then as it was before.
     """
     stages = Stages(tell)
-    limit = parse_limit(recipe.max_error, recipe.max_latency)
-    requirements = Requirements.parse(("cosine>=0.999",), recipe.max_latency)
+    requirements = Requirements.parse(recipe.require, recipe.max_latency)
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -123,8 +124,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
-                    graph, images.stack(), target=target, method=recipe.method, effort=effort,
-                    threads=recipe.threads or None, tell=stages.within(stage),
+                    graph, images, target=target, method=recipe.method, effort=effort,
+                    threads=recipe.threads or None, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
@@ -133,8 +134,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 with stages(stage):
                     made = quantized[site.target]
                     mixed[site] = find_plan(
-                        made.exact, made.fitted, made.held, limit, site.machine, device=site.device,
-                        threads=recipe.threads or site.machine["cores"], tell=stages.within(stage),
+                        made, requirements, site.machine, device=site.device,
+                        threads=recipe.threads or site.machine["cores"], progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
             models = write_models(recipe, graph, quantized, mixed, source.name, folder)
@@ -158,7 +159,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         recommended, why = recommend(variants, requirements, blind)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
-            planned = plan_record(mixed[sites[0]], limit, sites[0], variants) if sites[0] in mixed else None
+            planned = plan_record(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, recommended, results)
             remove_scratch(folder, models)
             (folder / LOG).write_text(conversion.log, encoding="utf-8")
@@ -410,15 +411,15 @@ def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads
     """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
     if quantized is None or not quantized.advice.ranges.size:
         return None
-    few = [a[:LIKENESS_IMAGES] for a in inputs]
+    few = ArraySamples(tuple(a[:LIKENESS_IMAGES] for a in inputs))
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 
-def plan_record(plan: MixedPlan, limit: Limit, site: Site, variants: Sequence[Variant]) -> Plan:
+def plan_record(plan: MixedPlan, requirements: Requirements, site: Site, variants: Sequence[Variant]) -> Plan:
     """The plan, beside what was measured of its model."""
     medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
     mixed, fp32 = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
-    return plan.record(limit, mixed_ms=mixed, fp32_ms=fp32)
+    return plan.record(requirements, mixed_ms=mixed, fp32_ms=fp32)
 
 
 def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> Device:

@@ -52,10 +52,13 @@ class Recipe:
             that is measured on.
         method: how int8 thresholds are chosen.
         effort: how long quantising may take: ``fast`` (seconds), ``default`` (a minute), ``best`` (minutes).
-        max_error: what the mixed model must keep to, against fp32: ``cosine>=0.999``, ``sqnr>=30``, ``mse<=0.01`` or
-            ``top1_drop<=0.5%``.
-        max_latency: as ``20ms``, the longest the mixed model may take; it is then the most exact such.
-        seconds: of timing for each variant, spread over ``rounds`` interleaved rounds.
+        require: what a model must keep to, against the original: ``cosine>=0.999``, ``sqnr>=30``, ``mse<=0.01``,
+            ``max_error<=0.1``, ``top1_agreement>=99%`` or, with labels, ``top1>=75%``; all of them must hold. The mixed
+            model is the fastest that does.
+        max_latency: the longest a model may take, such as ``20ms``; the mixed model is then the most exact that keeps
+            to it.
+        seconds: of timing for each variant, all rounds together.
+        rounds: turns that the variants take in being timed.
         force: go on where the converted model differs from the original.
     """
 
@@ -77,7 +80,7 @@ class Recipe:
     target: str = ""
     method: str = "mse"
     effort: str = "default"
-    max_error: str = "cosine>=0.999"
+    require: tuple[str, ...] = ("cosine>=0.999",)
     max_latency: str = ""
     seconds: float = 3.0
     rounds: int = 5
@@ -150,7 +153,6 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
             "target",
             "method",
             "effort",
-            "max_error",
             "max_latency",
             "cluster",
         ),
@@ -159,6 +161,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "shapes": (_is_shapes, "a list of one shape an input, as [[3, 224, 224]]"),
     "preprocess": _TABLE,
     "on": (_is_texts, 'a list, as ["ssh://board"]'),
+    "require": (_is_texts, 'a list, as ["cosine>=0.999"]'),
     "backends": (_is_texts, 'a list, as ["cpu"]'),
     "precisions": (_is_texts, 'a list, as ["fp32", "int8"]'),
     "threads": (_is_whole, "a whole number"),

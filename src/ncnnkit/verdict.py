@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .comparison import accuracy
-from .formatting import exact, plain, ratio
+from .formatting import plain, ratio
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
 from .samples.images import ImageSet
 from .source import ModelSource
@@ -102,10 +102,7 @@ def _about_plan(plan: Plan | None) -> Iterator[str]:
     if plan is None:
         return
     if not plan.holds:
-        yield (
-            f"the mixed model does not keep to {plan.limit}: {plain(plan.predicted_ms)} ms are predicted, "
-            f"and its MSE on the held-back images is {exact(plan.measured_mse)}"
-        )
+        yield (f"the mixed model does not keep to {plan.requirements} on the held-back images: {'; '.join(plan.unmet)}")
     found = ratio(plan.measured_ms, plan.predicted_ms)
     if found is not None and abs(found - 1) > WRONG_LATENCY:
         yield (

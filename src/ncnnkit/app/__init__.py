@@ -7,7 +7,9 @@ templates and lose that ending; all others are copied as they are.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import string
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from importlib.metadata import version
@@ -20,7 +22,7 @@ from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.ncnnfile import load
 from ..onboard.network import OPTIONS
 from ..record.folder import LABELS, content, load_run, staging
-from ..record.run import Run, Variant
+from ..record.run import PLAIN_NAME, Run, Variant
 
 Language = Literal["cpp", "python"]
 LANGUAGES: tuple[Language, ...] = ("cpp", "python")
@@ -144,7 +146,10 @@ def write_project(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
     environment = Environment(
         loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["float32"] = float32_literal
+    # Nothing that a run.json says stands in a file of code but through one of these.
+    environment.filters |= {
+        "float32": float32_literal, "cpp": cpp_literal, "cmake": cmake_argument, "shell": shlex.quote,
+    }  # fmt: skip
     for path in _files(source):
         name = path.relative_to(source).as_posix()
         to = target / name.removesuffix(".jinja")
@@ -160,6 +165,28 @@ def write_project(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
 def float32_literal(value: float) -> str:
     """The shortest C++ literal of a number's nearest float32."""
     return f"{np.float32(value)!s}f"
+
+
+def cpp_literal(text: str) -> str:
+    """A C++ string literal with these characters in UTF-8, whatever they are.
+
+    Example:
+        >>> print(cpp_literal('a"b'))
+        "a\\042b"
+    """
+    plain = (chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in text.encode("utf-8", "replace"))
+    return f'"{"".join(plain)}"'
+
+
+_PLAIN = set(string.ascii_letters + string.digits + " .,:;_-+/()[]@=")
+"""Characters that mean themselves in a C++ string literal."""
+
+
+def cmake_argument(text: str) -> str:
+    """A quoted argument for CMake with these characters. Raises ValueError for what no list of CMake can hold."""
+    if not PLAIN_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} cannot be written into a CMakeLists.txt")
+    return f'"{text}"'
 
 
 def _files(source: Path) -> Iterator[Path]:

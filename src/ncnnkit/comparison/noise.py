@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Noise:
         self.signal: list[float] = []
         self.values: list[int] = []
 
-    def add(self, outputs: Iterable[Array], reference: Iterable[Array]) -> None:
+    def add(self, outputs: Sequence[Array], reference: Sequence[Array]) -> None:
         """Add one sample: the network's outputs, and the exact ones in the same order.
 
         Raises:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from ..onboard.child import Child
+from ..errors import DeviceError
+from ..onboard.child import Child, WorkerError
 
 Tell = Callable[[Mapping[str, Any]], None]
 """Gets a job's messages: one a step, see :func:`ncnnkit.onboard.measuring.measure`."""
+
+
+GOODBYE = 1.2  # seconds that an interrupted job is waited for, while it puts the clocks back and ends
+RESULT, RECORD = "result.json", "record.json"
 
 
 class Device(Protocol):
@@ -27,6 +33,10 @@ class Device(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
+    def cancel(self) -> None:
+        """End what other threads wait for here; each gets an error. Nothing can be begun afterwards."""
+        ...
+
     def child(self) -> Child:
         """A serving process there. Raises DeviceError."""
         ...
@@ -40,7 +50,7 @@ class Device(Protocol):
         ...
 
     def run_job(self, job: Mapping[str, Any], tell: Tell = lambda message: None) -> dict[str, Any]:
-        """Run a job of the worker there.
+        """Run a job there.
 
         Args:
             job: see ``ncnnkit.onboard.jobs.JOBS``. Under ``param``, ``bin`` and ``inputs`` stand files of this machine,
@@ -48,12 +58,46 @@ class Device(Protocol):
             tell: called with the job's messages.
 
         Returns:
-            What the worker made of it; its files are files of this machine.
+            What the job made; its files are files of this machine.
 
         Raises:
+            WorkerError: ncnn failed where the job cannot do without.
             DeviceError: the device cannot be reached, or lacks what is needed.
         """
         ...
+
+
+def read_result(folder: Path, said: str, where: str) -> dict[str, Any]:
+    """The result of a job that has ended, from its folder: as far as it came, where its process died.
+
+    Args:
+        said: the last words of that process.
+        where: the device's name, for errors.
+
+    Raises:
+        WorkerError: ncnn failed where the job cannot do without.
+        DeviceError: there is nothing, or what no job writes.
+    """
+    died = f"the process that measured it died: {said or 'killed'}"
+    path = next((folder / name for name in (RESULT, RECORD) if (folder / name).is_file()), None)
+    if path is None:
+        raise DeviceError(f"the job died: {said or 'killed'}", where=where)
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if "error" in result:
+            raise WorkerError(str(result["error"]), bool(result["crashed"]))
+        for variant in result["variants"] if path.name == RECORD else ():
+            if "peak_memory_mb" not in variant and variant["status"] == "ok":  # the last that is asked of each
+                variant.update(status="crashed", reason=died)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise DeviceError(f"{path.name} is not what a job writes", where=where) from None
+    return dict(result)
+
+
+def last_words(log: bytes) -> str:
+    """The last line of a log, without the rest of it."""
+    lines = log[-2000:].decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 FILE_KEYS = frozenset({"param", "bin"})

@@ -1,6 +1,6 @@
 """A device behind a transport: gets Python with ncnn, files by their hash, and jobs that outlive the connection.
 
-Everything lies below one folder there, ``~/.cache/ncnnkit``; :meth:`Board.clean` removes it. See ``agent.py``.
+Everything lies below one folder there, ``~/.cache/ncnnkit``; :meth:`Board.clean` removes it. See ``onboard/agent.py``.
 """
 
 from __future__ import annotations
@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import select
+import re
 import subprocess
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,20 +22,19 @@ from typing import Any, Self
 from ..errors import DeviceError
 from ..onboard import agent
 from ..onboard.child import Child
-from .base import Tell, job_files, map_files
-from .transport import Lost, Refused, Transport
+from .base import GOODBYE, RECORD, Tell, job_files, map_files, read_result
+from .link import Link, digest
+from .transport import TIMEOUT, Lost, Transport
 from .wheels import fetch_wheels
 
-RECORD = "record.json"
+OUTPUTS = "outputs"  # in a job's folder
 OLDEST_PYTHON = (3, 9)
 SETUP_TIMEOUT = 600.0  # seconds: unpacking and compiling on a slow card
-SILENCE = 4 * agent.BEAT  # seconds without a line from a job's follower: the connection is gone
-PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts at a broken connection
 
 PROGRAM = tuple(sorted(Path(agent.__file__).parent.glob("*.py")))
 """What runs on a board: all of ``onboard/``."""
 
-# Find a Python, make the folder, and say whether the agent is there. Markers: a login shell may print a greeting.
+# Find a Python, make the folder, and say whether the program is there. Marks: a login shell may print a greeting.
 _HELLO = """
 umask 077
 for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 \
@@ -47,12 +44,22 @@ for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 pyt
 done
 folder={cache}
 mkdir -p "$folder" && cd "$folder" || exit 1
-[ -f "$1" ] && agent=yes || agent=no
-printf '\\036%s\\037%s\\037%s\\036' "$python" "$PWD" "$agent"
+[ -d "$1" ] && program=yes || program=no
+printf '\\036%s\\037%s\\037%s\\036' "$python" "$PWD" "$program"
 """
-# Of a command that a signal kills, ssh tells no more than that the connection is over.
-_SHOWING_SIGNALS = '"$@"; exit $?'
-_UPLOAD = 'umask 077; cat > "$1.$$.part" && mv "$1.$$.part" "$1"'
+# Unpacks the program beside its place and moves it there, unless somebody else has done that meanwhile.
+_UNPACK = """
+import os, shutil, sys, tarfile
+os.umask(0o077)
+folder = sys.argv[1]
+part = "%s.%d.part" % (folder, os.getpid())
+with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+    archive.extractall(part)
+try:
+    os.rename(part, folder)
+except OSError:
+    shutil.rmtree(part)
+"""
 
 
 @dataclass(frozen=True)
@@ -61,261 +68,216 @@ class _There:
 
     python: str
     folder: str
-    agent: str
+    program: str  # its name in the folder
 
 
 class Board:
     """See :class:`ncnnkit.device.Device`. Nothing is done there before it is asked for something."""
 
     def __init__(self, transport: Transport, name: str = "") -> None:
-        self._transport = transport
         self.address = transport.address
         self.name = name or transport.address
+        self._link = Link(transport, self.name)
+        self._jobs: dict[str, subprocess.Popen[bytes] | None] = {}
+        """The jobs that run there for us, each with the request that follows it."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._transport.close()
+        self._link.transport.close()
+
+    def cancel(self) -> None:
+        def forget_all() -> None:
+            for name in list(self._jobs):
+                self._forget(name)
+
+        self._link.begun.cancel(forget_all)
 
     # ------------------------------------------------------------------------------------------- Python and programs
 
     @cached_property
     def _there(self) -> _There:
-        """Brings the agent there. Raises DeviceError."""
-        program = Path(agent.__file__).read_bytes()
-        name = f"agent-{hashlib.sha256(program).hexdigest()[:16]}.py"
-        hello = _HELLO.format(oldest=", ".join(map(str, OLDEST_PYTHON)), cache=f'"{self._transport.cache}"')
-        said = self._run(["sh", "-c", hello, "sh", name]).decode(errors="replace").split("\x1e")
+        """Brings the program there. Raises DeviceError."""
+        files = {path.name: path.read_bytes() for path in PROGRAM}
+        name = "program-" + hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+        cache = self._link.transport.cache
+        hello = _HELLO.format(oldest=", ".join(map(str, OLDEST_PYTHON)), cache=f'"{cache}"')
+        said = self._link.run(["sh", "-c", hello, "sh", name]).decode(errors="replace").split("\x1e")
         if len(said) < 3 or said[1].count("\x1f") != 2:
             raise DeviceError("no shell of Unix answers there", where=self.name)
-        python, folder, has_agent = said[1].split("\x1f")
+        python, folder, has_program = said[1].split("\x1f")
         if not python:
             oldest = ".".join(map(str, OLDEST_PYTHON))
             raise DeviceError(
                 f"no Python {oldest} or newer is there", where=self.name, hint="Debian: apt install python3"
             )
-        path = f"{folder}/{name}"
-        if has_agent == "no":
-            self._run(["sh", "-c", _UPLOAD, "sh", path], program)
-        return _There(python, folder, path)
+        if has_program == "no":
+            self._link.run([python, "-c", _UNPACK, f"{folder}/{name}"], _tar(files))
+        self._link.agent = [python, f"{folder}/{name}", "agent"]
+        return _There(python, folder, name)
+
+    @property
+    def _agent(self) -> Link:
+        """Requests to the agent, which is brought there first."""
+        assert self._there
+        return self._link
 
     @cached_property
     def description(self) -> dict[str, Any]:
         """Its Python, machine, C library, free disk space and clock. Raises DeviceError."""
-        return dict(self._ask("describe"))
+        found = self._agent.ask("describe")
+        with self._link.understanding("describe"):
+            for text in (found["machine"], found["system"], *found["libc"]):  # they become names of folders here
+                if not re.fullmatch(r"[A-Za-z0-9_.-]*", text):
+                    raise ValueError(f"{text!r} is no name")
+            libc, release = found["libc"]
+            return {
+                "python": list(map(int, found["python"])), "machine": found["machine"], "system": found["system"],
+                "libc": [libc, release], "free_bytes": int(found["free_bytes"]), "time": float(found["time"]),
+            }  # fmt: skip
 
     @cached_property
     def python(self) -> str:
         """The Python there that has ncnn and numpy, brought there where it was not. Raises DeviceError."""
-        wheels = fetch_wheels(self.description, self.name)
-        hashes = self._send(wheels)
+        wheels = fetch_wheels(self.description, self.name, self._link.begun)
+        hashes = [digest(path) for path in wheels]
         name = "venv-" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-        return str(self._ask("install", name, *hashes, timeout=SETUP_TIMEOUT))
-
-    @cached_property
-    def _program(self) -> str:
-        """The folder there that holds :data:`PROGRAM`, below ours."""
-        hashes = self._send(PROGRAM)
-        name = "program-" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-        self._ask("place", name, *(f"{path.name}={digest}" for path, digest in zip(PROGRAM, hashes)))
-        return name
+        python = self._agent.ask("venv", name)
+        if python is None:
+            self._agent.send(wheels)
+            python = self._agent.ask("install", name, *hashes, timeout=SETUP_TIMEOUT)
+        return str(python)
 
     def clean(self) -> None:
         """Remove everything of ours there. Raises DeviceError."""
-        self._ask("clean")
-        for name in ("_there", "python", "_program"):
+        self._agent.ask("clean")
+        for name in ("_there", "python"):
             self.__dict__.pop(name, None)
 
     # --------------------------------------------------------------------------------------------------------- device
 
     def child(self) -> Child:
-        words = [self.python, f"{self._there.folder}/{self._program}", "serve"]
-        return Child(self._transport.command(["sh", "-c", _SHOWING_SIGNALS, "sh", *words]))
+        words = [self.python, f"{self._there.folder}/{self._there.program}", "serve"]
+        return self._link.begun.add(Child(self._link.transport.command(words)))
 
     def put(self, files: Sequence[Path]) -> list[str]:
-        return [f"{self._there.folder}/files/{digest}" for digest in self._send(files)]
+        return [f"{self._there.folder}/files/{name}" for name in self._agent.send(files)]
 
     def run_job(self, job: Mapping[str, Any], tell: Tell = lambda message: None) -> dict[str, Any]:
         """See :meth:`ncnnkit.device.Device.run_job`.
 
-        A job goes by what is in it: one whose connection was lost goes on there, and asking for the same again takes
-        it up, or what it made.
+        A job's name is a hash of it, of the program that does it and of the Python it runs in. A job whose connection
+        was lost goes on there; asking for the same again takes it up, or what it made.
         """
-        python, program = self.python, self._program
+        python = self.python
         files = job_files(job)
         there = dict(zip(map(str, files), self.put(files)))
-        sent = {**map_files(job, lambda path: there[path]), "folder": "outputs", "record": RECORD}
-        text = json.dumps(sent, sort_keys=True).encode()
-        name = hashlib.sha256(text).hexdigest()[:24]
-        self._persist(lambda: self._run_agent(["start", name, python, program], text))
+        sent = {**map_files(job, lambda path: there[path]), "folder": OUTPUTS, "record": RECORD}
+        text = json.dumps(sent, sort_keys=True)
+        name = hashlib.sha256("\0".join((self._there.program, python, text)).encode()).hexdigest()[:24]
+        self._jobs[name] = None
         try:
-            ended = self._follow(name, tell)
-            result = self._fetch(name, job.get("folder"), ended)
+            self._link.persist(lambda: self._agent.ask("start", name, python, data=text.encode()))
+            said = self._follow(name, tell)
+            result = self._fetch(name, job.get("folder"), said)
         except Lost:
-            raise  # it goes on there
-        except BaseException:
-            with suppress(DeviceError):
-                self._run_agent(["forget", name])
+            self._jobs.pop(name, None)  # it goes on there
             raise
-        with suppress(DeviceError):
-            self._run_agent(["forget", name])
+        except BaseException:
+            self._forget(name)
+            raise
+        self._forget(name, TIMEOUT)
         return result
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
-    def _follow(self, name: str, tell: Tell) -> dict[str, Any]:
-        """Hand on what a job says until it has ended; returns its last line."""
+    def _follow(self, name: str, tell: Tell) -> str:
+        """Hand on what a job says until it has ended; returns its last words."""
         seen = 0
 
-        def lines() -> dict[str, Any]:
+        def follow() -> str:
             nonlocal seen
-            for message in self._lines(["follow", name, str(seen)]):
-                if "ended" in message:
-                    return message
-                seen += 1
-                tell(message)
+            with self._agent.begin(["follow", name, str(seen)]) as process:
+                self._jobs[name] = process
+                try:
+                    for message in map(self._step, self._link.lines(process, "follow")):
+                        if "ended" in message:
+                            return str(message["said"])
+                        if message:  # else a sign of life
+                            seen += 1
+                            tell(message)
+                except Lost:
+                    raise
+                except BaseException:
+                    self._forget(name)
+                    raise
             raise Lost("the connection broke while a job ran", where=self.name)
 
-        return dict(self._persist(lines))
+        return str(self._link.persist(follow))
 
-    def _lines(self, words: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The JSON lines of an agent's request, as they come."""
-        with self._transport.popen([self._there.python, self._there.agent, *words]) as process:
-            try:
-                assert process.stdout is not None
-                buffer = b""
-                while True:
-                    ready, _, _ = select.select([process.stdout], [], [], SILENCE)
-                    chunk = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
-                    if not ready:
-                        raise Lost(f"nothing was heard for {SILENCE:.0f} s", where=self.name)
-                    if not chunk:
-                        break
-                    *whole, buffer = (buffer + chunk).split(b"\n")
-                    yield from (message for message in map(json.loads, whole) if message)
-                status = process.wait()
-                if status:
-                    assert process.stderr is not None
-                    said = process.stderr.read().decode(errors="replace")
-                    raise self._transport.explained(words, status, said)
-            finally:
-                process.kill()
+    def _step(self, line: bytes) -> dict[str, Any]:
+        """What a job says: its ``stage``, with more, or that it has ``ended``."""
+        with self._link.understanding("follow"):
+            message = json.loads(line)
+            if not isinstance(message, dict) or (message and not isinstance(message.get("stage"), str)):
+                return {"ended": bool(message["ended"]), "said": str(message["said"])}
+            return message
 
-    def _fetch(self, name: str, folder: str | None, ended: Mapping[str, Any]) -> dict[str, Any]:
+    def _fetch(self, name: str, folder: str | None, said: str) -> dict[str, Any]:
         """Bring what a job made: its result, and into ``folder``, where there is one, its files."""
-        data = self._persist(lambda: self._run_agent(["fetch", name], timeout=SETUP_TIMEOUT))
         if folder is None:
             with tempfile.TemporaryDirectory(prefix="ncnnkit-") as passing:
-                return self._unpack(data, Path(passing), ended)
-        return self._unpack(data, Path(tempfile.mkdtemp(prefix="job-", dir=folder)), ended)
+                return self._unpack(name, Path(passing), said)
+        return self._unpack(name, Path(tempfile.mkdtemp(prefix="job-", dir=folder)), said)
 
-    def _unpack(self, data: bytes, where: Path, ended: Mapping[str, Any]) -> dict[str, Any]:
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(where, filter="data")
-        if (where / "result.json").is_file():
-            result = json.loads((where / "result.json").read_text(encoding="utf-8"))
-        elif (where / RECORD).is_file():
-            result = json.loads((where / RECORD).read_text(encoding="utf-8"))
-            _mark_unfinished(result["variants"], f"the process that measured it died: {ended['said'] or 'killed'}")
-        else:
-            raise DeviceError(f"the job died there: {ended['said'] or 'killed'}", where=self.name)
-        return dict(_placed(result, where))
+    def _unpack(self, name: str, folder: Path, said: str) -> dict[str, Any]:
+        self._link.persist(lambda: self._agent.fetch(["fetch", name], folder))
+        result = read_result(folder, said, self.name)
+        with self._link.understanding("fetch"):
+            return dict(_placed(result, folder))
 
-    def _persist(self, attempt: Callable[[], Any]) -> Any:
-        """Try again while the connection is what fails."""
-        for pause in (*PATIENCE, None):
-            try:
-                return attempt()
-            except Lost as error:
-                if pause is None:
-                    hint = error.hint or "what ran there goes on: run again to take it up"
-                    raise Lost(error.what, where=self.name, hint=hint) from None
-                time.sleep(pause)
-        raise AssertionError("unreachable")
-
-    # ------------------------------------------------------------------------------------------------------- requests
-
-    def _send(self, files: Sequence[Path]) -> list[str]:
-        """Send files that are not there yet; returns the hash of each."""
-        hashes = [_digest(path) for path in files]
-        missing = set(self._ask("missing", data=json.dumps(sorted(set(hashes))).encode()))
-        if missing:
-            paths = {digest: path for digest, path in zip(hashes, files) if digest in missing}
-            words = [self._there.python, self._there.agent, "receive"]
-            with self._translated(), self._transport.popen(words) as process:
-                try:
-                    self._stream(process, paths, words)
-                finally:
-                    process.kill()
-        return hashes
-
-    def _stream(self, process: subprocess.Popen[bytes], paths: Mapping[str, Path], words: Sequence[str]) -> None:
-        assert process.stdin is not None
-        assert process.stderr is not None
-        # A pipe that breaks: it ended, and its last words say why.
-        with suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as archive:
-            for digest, path in paths.items():
-                archive.add(path, digest)
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-        said = process.stderr.read().decode(errors="replace")
-        status = process.wait()
-        if status:
-            raise self._transport.explained(words, status, said)
-
-    def _ask(self, *request: str, data: bytes = b"", timeout: float = 60.0) -> Any:
-        """The answer of a request to the agent, JSON on the last line it prints."""
-        lines = self._run_agent(list(request), data, timeout).decode().strip().splitlines()
-        return json.loads(lines[-1]) if lines else None
-
-    def _run_agent(self, request: Sequence[str], data: bytes = b"", timeout: float = 60.0) -> bytes:
-        return self._run([self._there.python, self._there.agent, *request], data, timeout)
-
-    def _run(self, words: Sequence[str], data: bytes = b"", timeout: float = 60.0) -> bytes:
-        with self._translated():
-            return self._transport.run(words, data, timeout)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Errors by the board's name, and with what to do."""
-        try:
-            yield
-        except (Lost, Refused) as error:
-            for said, what, hint in _CAUSES:
-                if said in error.what:
-                    raise DeviceError(what, where=self.name, hint=hint) from None
-            raise type(error)(error.what, where=self.name, hint=error.hint) from None
+    def _forget(self, name: str, patience: float = GOODBYE) -> None:
+        """End a job, if it still runs, and remove what it made. The request that follows it does that fastest."""
+        if name not in self._jobs:
+            return
+        follower = self._jobs.pop(name)
+        if follower is not None and follower.poll() is None:
+            assert follower.stdin is not None
+            with suppress(OSError, subprocess.TimeoutExpired):
+                follower.stdin.write(b"stop\n")
+                follower.stdin.flush()
+                if follower.wait(patience) == 0:
+                    return
+        with suppress(DeviceError):
+            self._agent.ask("forget", name, timeout=patience)
 
 
-_CAUSES = (
-    ("No space left on device", "its disk is full", "ncnnkit devices clean removes what ncnnkit keeps there"),
-    ("Disk quota exceeded", "its disk is full", "ncnnkit devices clean removes what ncnnkit keeps there"),
-    ("Read-only file system", "its disk cannot be written", ""),
-    ("No module named venv", "its Python lacks the venv module", "Debian: apt install python3-venv"),
-)
-"""What is said there -> what it means, and what to do."""
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _mark_unfinished(variants: Sequence[dict[str, Any]], reason: str) -> None:
-    """Say of variants that were not measured to the end that they were not."""
-    for variant in variants:
-        if "peak_memory_mb" not in variant and variant["status"] == "ok":  # the last that is asked of each
-            variant.update(status="crashed", reason=reason)
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o644
+            archive.addfile(info, io.BytesIO(data))
+    return made.getvalue()
 
 
 def _placed(result: Any, folder: Path) -> Any:
-    """A result whose ``outputs`` are files of this machine."""
+    """A result whose ``outputs`` are files of this machine; raises ValueError where they are not the job's own."""
     if isinstance(result, Mapping):
         return {
-            key: {blob: str(folder / path) for blob, path in value.items()}
+            key: {str(blob): _own(path, folder) for blob, path in value.items()}
             if key == "outputs"
             else _placed(value, folder)
             for key, value in result.items()
         }
     return [_placed(value, folder) for value in result] if isinstance(result, list) else result
+
+
+def _own(path: str, folder: Path) -> str:
+    """A file of a job; the board could name any other."""
+    own = re.fullmatch(rf"{OUTPUTS}/([^/\0]+)", path)
+    if own is None or own[1] in (".", "..") or not (folder / path).is_file() or (folder / path).is_symlink():
+        raise ValueError(f"{path!r} is no output of this job")
+    return str(folder / path)

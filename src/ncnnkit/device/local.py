@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
-from ..onboard.child import Child
-from ..onboard.jobs import run_job
-from .base import Tell
+from ..onboard.child import PROGRAM, Child
+from .base import GOODBYE, RECORD, RESULT, Tell, last_words, read_result
+from .begun import Begun
 
 
 class Local:
@@ -16,14 +23,20 @@ class Local:
 
     name = address = "local"
 
+    def __init__(self) -> None:
+        self._begun = Begun()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
+    def cancel(self) -> None:
+        self._begun.cancel()
+
     def child(self) -> Child:
-        return Child()
+        return self._begun.add(Child())
 
     def clean(self) -> None:
         """Nothing is brought here."""
@@ -32,7 +45,42 @@ class Local:
         return [str(path) for path in files]
 
     def run_job(self, job: Mapping[str, Any], tell: Tell = lambda message: None) -> dict[str, Any]:
-        return run_job(dict(job), tell)
+        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as name, open(f"{name}/log", "w+b") as log:
+            folder = Path(name)
+            (folder / "job.json").write_text(json.dumps({**job, "record": str(folder / RECORD)}), encoding="utf-8")
+            process = self._begun.add(_Job(folder, log))
+            try:
+                for line in process.progress:
+                    tell(json.loads(line))
+                process.wait()
+            finally:
+                process.kill()
+            log.seek(0)
+            return read_result(folder, last_words(log.read()), self.name)
 
 
 LOCAL = Local()
+
+
+class _Job:
+    """A process that does the job in a folder."""
+
+    def __init__(self, folder: Path, log: IO[bytes]) -> None:
+        command = [sys.executable, PROGRAM, "job", str(folder / "job.json"), str(folder / RESULT)]
+        pipe = subprocess.PIPE
+        # A Ctrl-C is for us: we end it.
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True)
+        assert self._process.stdout is not None
+        self.progress: IO[bytes] = self._process.stdout
+
+    def wait(self) -> None:
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End it politely, as it has clocks to put back, but soon."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(GOODBYE)

@@ -14,7 +14,7 @@ from ..onboard.child import WorkerError
 from ..recipe import parse_cpus
 from ..record import run as run_json
 from ..record.environment import vulkan_devices
-from . import LOCAL, Device, open_device, resolve
+from . import Device, Local, open_device, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
             raise RecipeError(f"{name} is asked for twice", hint=f"its address is {address}")
     with ExitStack() as stack:
         devices = [stack.enter_context(open_device(name)) for name in names]
-        with ThreadPoolExecutor(len(devices)) as pool:
+        with ThreadPoolExecutor(len(devices)) as pool, _cancelling(devices):
             machines = list(pool.map(probe_device, devices))
         yield [
             Site(device, machine, target or machine_target(machine), f"@{device.name}" if len(devices) > 1 else "")
@@ -115,8 +115,9 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
 
 def this_machine() -> Site:
     """The site of a run on this machine alone. Raises DeviceError."""
-    machine = probe_device(LOCAL)
-    return Site(LOCAL, machine, machine_target(machine))
+    device = Local()
+    machine = probe_device(device)
+    return Site(device, machine, machine_target(machine))
 
 
 def probe_device(device: Device) -> dict[str, Any]:
@@ -143,8 +144,21 @@ def run_jobs(jobs: Mapping[Site, Any], tell: Any) -> dict[Site, Any]:
     def run(site: Site) -> Any:
         try:
             return site.device.run_job(jobs[site], tell)
+        except WorkerError as error:
+            return DeviceError(error.sentence, where=site.device.name)
         except DeviceError as error:
             return error
 
-    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool, _cancelling([site.device for site in jobs]):
         return dict(zip(jobs, pool.map(run, jobs)))
+
+
+@contextmanager
+def _cancelling(devices: Sequence[Device]) -> Iterator[None]:
+    """End what threads do with these devices when their caller is interrupted or fails: it would wait for them."""
+    try:
+        yield
+    except BaseException:
+        with ThreadPoolExecutor(len(devices)) as pool:
+            list(pool.map(lambda device: device.cancel(), devices))
+        raise

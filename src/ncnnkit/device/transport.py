@@ -13,13 +13,17 @@ import subprocess
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from ..errors import DeviceError, RecipeError
+from .begun import Begun
 
 TIMEOUT = 60.0  # seconds, of one command
+CLOSING = 2.0  # seconds, for the shared connection to close
 
 _SSH_OPTIONS = MappingProxyType(
     {
@@ -71,6 +75,11 @@ class Transport(ABC):
     def close(self) -> None:  # noqa: B027  # adb has nothing to close
         """Close the connection. Safe to call twice."""
 
+    @cached_property
+    def begun(self) -> Begun:
+        """The commands that run."""
+        return Begun()
+
     @abstractmethod
     def command(self, words: Sequence[str]) -> list[str]:
         """The command for this machine that runs ``words`` on the device, with its stdin and stdout."""
@@ -83,7 +92,9 @@ class Transport(ABC):
         """Start a command."""
         pipe = subprocess.PIPE
         # A Ctrl-C is for us: we end what runs there before the connection goes.
-        return subprocess.Popen(self.command(words), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+        return self.begun.add(
+            subprocess.Popen(self.command(words), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+        )
 
     def run(self, words: Sequence[str], data: bytes = b"", timeout: float = TIMEOUT) -> bytes:
         """Run a command to its end.
@@ -145,7 +156,8 @@ class Ssh(Transport):
     def close(self) -> None:
         if Path(self._folder.name).is_dir():
             ending = ["ssh", *self._options, "-O", "exit", "--", self._host]
-            subprocess.run(ending, capture_output=True, check=False, timeout=TIMEOUT)
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(ending, capture_output=True, check=False, timeout=CLOSING)
             self._folder.cleanup()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DeviceError
+from .begun import Begun
 
 PACKAGES = ("ncnn", "numpy")
 OLDEST_GLIBC = 17  # 2.17: manylinux2014
@@ -23,12 +24,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
 
 
-def fetch_wheels(board: Mapping[str, Any], where: str) -> list[Path]:
+def fetch_wheels(board: Mapping[str, Any], where: str, begun: Begun) -> list[Path]:
     """The wheels for a board, from the cache or by pip.
 
     Args:
         board: ``machine`` (as ``aarch64``), ``python`` (its version) and ``libc`` (name and version).
         where: what the board is called, for errors.
+        begun: gets pip's process, which takes a while.
 
     Raises:
         DeviceError: pip is missing or finds no wheels for such a board.
@@ -39,7 +41,7 @@ def fetch_wheels(board: Mapping[str, Any], where: str) -> list[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
         try:
-            _download(board, where, part)
+            _download(board, where, part, begun)
             part.replace(folder)
         except OSError:
             if not folder.is_dir():  # else somebody else fetched them meanwhile
@@ -49,7 +51,7 @@ def fetch_wheels(board: Mapping[str, Any], where: str) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def _download(board: Mapping[str, Any], where: str, folder: Path) -> None:
+def _download(board: Mapping[str, Any], where: str, folder: Path, begun: Begun) -> None:
     major, minor = board["python"][:2]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     there = ["--only-binary=:all:", "--implementation", "cp", "--python-version", f"{major}.{minor}"]
@@ -57,9 +59,14 @@ def _download(board: Mapping[str, Any], where: str, folder: Path) -> None:
     there += [word for tag in _tags(board) for word in ("--platform", tag)]
     # The very ncnn that is used here: what was quantised and verified with it is what runs there.
     wanted = [f"ncnn=={version('ncnn')}", "numpy"]
-    done = subprocess.run([*pip, *there, "--dest", str(folder), *wanted], capture_output=True, text=True)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip failed"]
+    command = [*pip, *there, "--dest", str(folder), *wanted]
+    with begun.add(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
+        try:
+            _, errors = process.communicate()
+        finally:
+            process.kill()
+    if process.returncode:
+        said = [line for line in errors.splitlines() if line.strip()] or ["pip failed"]
         raise DeviceError(
             f"no wheels for Python {major}.{minor} on {_platform(board)}: {said[-1]}", where=where,
             hint="this machine needs pip and an index it can reach, once",

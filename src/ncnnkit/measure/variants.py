@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +21,11 @@ from ..model import ncnnfile
 from ..model.graph import Graph
 from ..model.ops import Mask
 from ..passes import store_fp16
-from ..plan.search import MixedPlan
+from ..plan.mixed import MixedPlan
 from ..quantization import Quantized
 from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
+from ..source.model import file_safe
 
 Array = NDArray[Any]
 
@@ -71,14 +72,20 @@ def write_models(
     for (precision, whom), make in makers.items():
         if precision not in wanted:
             continue
-        suffix = (
-            "" if not whom or (precision, whom) in plain else f"-{re.sub('[^A-Za-z0-9._-]+', '-', whom).strip('-')}"
-        )
-        made, param = make(), folder / f"{name}-{precision}{suffix}.param"
+        suffix = "" if not whom or (precision, whom) in plain else f"-{file_safe(whom)}"
+        made, param = make(), free_path(folder, f"{name}-{precision}{suffix}", ".param")
         ncnnfile.save(made, param)
         size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
         written[precision, whom] = Precision(precision, made, param, size)
     return written
+
+
+def free_path(folder: Path, name: str, suffix: str) -> Path:
+    """A path in a folder where no file is yet: the names of two devices can become the same file name."""
+    paths = (
+        folder / f"{name}{number}{suffix}" for number in itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    )
+    return next(path for path in paths if not path.exists())
 
 
 FILES = {"bf16": "fp32"}

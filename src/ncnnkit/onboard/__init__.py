@@ -6,7 +6,9 @@ module      what is in it
 __main__    the folder as a program: serve, job, agent
 agent       keeps files and jobs on a board
 messages    what a serving process and its parent say to each other
+reading     what a process prints, from its mark on
 child       a serving process, seen from outside
+serving     the command serve
 network     what a serving process answers: runs, times and counts
 tally       histograms that merge
 rows        arrays on disk, written and read row by row

@@ -1,13 +1,13 @@
-"""Runs on a board, for the machine that measures on it: keeps files by their hash, and jobs that outlive a connection.
+"""The command ``agent``: keeps files by their hash on a board, and jobs that outlive a connection.
 
-Only the standard library, Python 3.9 or newer; nothing else of ncnnkit. One call a request: ``agent.py REQUEST ARG…``.
-What is data comes over stdin and goes over stdout; a failure is one line on stderr and exit status 1.
+Only the standard library: it runs before ncnn and numpy are there. ``agent REQUEST ARG…`` answers one request. Data
+comes over stdin and goes over stdout, after the mark; a failure is one line on stderr and exit status 1.
 
-Everything lies in one folder, the one this file was put in:
+Everything lies in one folder, in which this program's folder is:
 
+    program-HASH/         this program
+    venv-HASH/            Python with ncnn and numpy
     files/SHA256          what was sent, by content: sent once, whoever needs it
-    venv-…/               Python with ncnn and numpy
-    program-…/            what jobs run, files by their names
     jobs/ID/              one job: job.json, progress (a JSON line a step), log, result.json, pid
 """
 
@@ -17,6 +17,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import select
 import shutil
 import signal
 import subprocess
@@ -25,19 +27,49 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
-from typing import Callable, Dict, Iterator
+from typing import Callable, Dict, Iterator, List, Set
 
-HOME = Path(__file__).resolve().parent
+from . import MARK
+
+PROGRAM = Path(__file__).resolve().parent
+HOME = PROGRAM.parent
 FILES, JOBS = HOME / "files", HOME / "jobs"
 
+KEEP_BYTES = 2 << 30
+"""Of files that were sent and that neither this request nor a job needs; those used last are kept. Never more than a
+quarter of the disk."""
+KEEP_JOBS = 8  # that have ended and that nobody asked for: those begun last
+KEEP_VENVS = 2  # those used last
+
 POLL = 0.1  # seconds between two looks at a job's progress
+PATIENCE = 1.0  # seconds for a job to put the clocks back and end; what is left fixed, the next start puts back
 BEAT = 5.0  # seconds of silence after which a line is sent all the same: a dead connection shows by it
 
 
 def missing(*_: str) -> None:
-    """Of the hashes on stdin, those that are not here."""
+    """Of the hashes on stdin, those that are not here. Room is made for them."""
     hashes = json.load(sys.stdin)
-    print(json.dumps([h for h in hashes if not (FILES / h).is_file()]))
+    here = [name for name in hashes if (FILES / name).is_file()]
+    for name in here:
+        os.utime(FILES / name)
+    _evict_files(set(hashes))
+    print(json.dumps(sorted(set(hashes) - set(here))))
+
+
+def _evict_files(needed: Set[str]) -> None:
+    """Remove the files that were used least recently, so that no more than :data:`KEEP_BYTES` are kept for nobody."""
+    for path in JOBS.glob("*/job.json"):
+        needed |= set(re.findall("[0-9a-f]{64}", path.read_text()))
+    left = min(KEEP_BYTES, shutil.disk_usage(str(HOME)).total // 4)
+    for path in _last_used_first(FILES):
+        if path.name not in needed:
+            left -= path.stat().st_size
+            if left < 0:
+                path.unlink()
+
+
+def _last_used_first(folder: Path, pattern: str = "*") -> List[Path]:
+    return sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def receive(*_: str) -> None:
@@ -58,52 +90,51 @@ def receive(*_: str) -> None:
                     raise ValueError("%s was damaged on its way" % member.name)
 
 
+def venv(name: str) -> None:
+    """The Python of the virtual environment ``name``; null where it is not there."""
+    folder = HOME / name
+    there = (folder / "complete").is_file()
+    if there:
+        os.utime(folder)
+    print(json.dumps(str(folder / "bin" / "python") if there else None))
+
+
 def install(name: str, *wheels: str) -> None:
     """Make the virtual environment ``name`` of wheels that were sent, each given by its hash; prints its Python.
 
     A wheel is a zip of what goes into site-packages, so neither pip nor ensurepip is needed, which boards often lack.
     """
     folder = HOME / name
-    python = folder / "bin" / "python"
     if not (folder / "complete").is_file():
         shutil.rmtree(folder, ignore_errors=True)
+        python = str(folder / "bin" / "python")
         _say(subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], capture_output=True))
-        asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]
+        asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]
         packages = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
         for wheel in wheels:
             with zipfile.ZipFile(FILES / wheel) as archive:
                 archive.extractall(packages)
-        _say(subprocess.run([str(python), "-c", "import ncnn, numpy"], capture_output=True))
+        _say(subprocess.run([python, "-c", "import ncnn, numpy"], capture_output=True))
         (folder / "complete").touch()
-    print(json.dumps(str(python)))
+        for old in _last_used_first(HOME, "venv-*")[KEEP_VENVS:]:
+            shutil.rmtree(old, ignore_errors=True)
+    venv(name)
 
 
-def place(name: str, *files: str) -> None:
-    """Make the folder ``name`` of files that were sent, each given as NAME=SHA256; prints where it is."""
-    folder = HOME / name
-    if not folder.is_dir():
-        part = folder.with_name("%s.%d.part" % (name, os.getpid()))
-        part.mkdir()
-        for file, _, digest in (text.rpartition("=") for text in files):
-            shutil.copy(str(FILES / digest), str(part / file))
-        with contextlib.suppress(OSError):  # somebody else made it meanwhile
-            part.replace(folder)
-        shutil.rmtree(part, ignore_errors=True)
-    print(json.dumps(str(folder)))
-
-
-def start(job: str, python: str, program: str) -> None:
-    """Start ``PROGRAM job job.json result.json`` in the background, the job being on stdin, unless it is there."""
+def start(job: str, python: str) -> None:
+    """Start the job on stdin in the background, unless it is there."""
     folder = _job(job)
     if (folder / "pid").is_file():
         return  # begun before the connection broke: follow it
+    for old in [path for path in _last_used_first(JOBS) if not _runs(path)][KEEP_JOBS:]:
+        shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "outputs").mkdir()
     (folder / "job.json").write_bytes(sys.stdin.buffer.read())
     with open(folder / "progress", "wb") as progress, open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [python, str(HOME / program), "job", "job.json", "result.json"],
+            [python, str(PROGRAM), "job", "job.json", "result.json"],
             cwd=str(folder), stdin=subprocess.DEVNULL, stdout=progress, stderr=log, start_new_session=True,
         )  # fmt: skip
     with _whole(folder / "pid") as part:
@@ -111,7 +142,11 @@ def start(job: str, python: str, program: str) -> None:
 
 
 def follow(job: str, line: str) -> None:
-    """Hand the lines of a job's progress on, from ``line`` on, until it has ended; a last one says how."""
+    """Hand the lines of a job's progress on, from ``line`` on, until it has ended; a last one says how.
+
+    A line on stdin ends the job and removes what it made: no other request is answered as fast. The end of stdin ends
+    the following alone: the connection broke.
+    """
     folder = _job(job)
     if not (folder / "pid").is_file():
         raise FileNotFoundError("no such job here")
@@ -139,7 +174,11 @@ def follow(job: str, line: str) -> None:
                 said = (folder / "log").read_bytes()[-2000:].decode(errors="replace").strip().splitlines()
                 print(json.dumps({"ended": done, "said": said[-1] if said else ""}), flush=True)
                 return
-            time.sleep(POLL)
+            if select.select([0], [], [], POLL)[0]:
+                if os.read(0, 1 << 10):
+                    forget(job)
+                    print(json.dumps({"ended": False, "said": "stopped"}), flush=True)
+                return
 
 
 def fetch(job: str) -> None:
@@ -150,24 +189,41 @@ def fetch(job: str) -> None:
             archive.add(str(path), str(path.relative_to(folder)), recursive=False)
 
 
-def stop(job: str) -> None:
-    """End a job, with all its processes, politely first: it has clocks to restore."""
-    folder = _job(job)
-    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 1.0)):
-        if not _runs(folder):
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(json.loads((folder / "pid").read_text())[0], number)
-        end = time.monotonic() + patience
-        while _runs(folder) and time.monotonic() < end:
-            time.sleep(POLL)
-
-
 def forget(job: str) -> None:
     """End a job and remove what it made."""
-    if _job(job).is_dir():
-        stop(job)
-        shutil.rmtree(_job(job), ignore_errors=True)
+    folder = _job(job)
+    if folder.is_dir():
+        _stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop(folder: Path) -> None:
+    """End a job politely, as it has clocks to put back; then all processes it started that are left."""
+    if not _runs(folder):
+        return
+    leader = json.loads((folder / "pid").read_text())[0]
+    members = {pid: _started(pid) for pid in [leader, *_descendants(leader)]}
+    for number, wait_for, patience in ((signal.SIGTERM, [leader], PATIENCE), (signal.SIGKILL, list(members), PATIENCE)):
+        for pid in wait_for:
+            if _started(pid) == members[pid] != "":
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        end = time.monotonic() + patience
+        while any(_started(pid) == members[pid] != "" for pid in wait_for) and time.monotonic() < end:
+            time.sleep(POLL / 10)
+
+
+def _descendants(pid: int) -> List[int]:
+    """The processes a process has started, and those they have started."""
+    parents: Dict[int, List[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found += parents.get(one, [])
+    return found[1:]
 
 
 def clean(*_: str) -> None:
@@ -242,18 +298,16 @@ def _say(done: "subprocess.CompletedProcess[bytes]") -> None:
 
 
 REQUESTS: Dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (missing, receive, install, place, start, follow, fetch, stop, forget, clean, describe)
+    f.__name__: f for f in (missing, receive, venv, install, start, follow, fetch, forget, clean, describe)
 }
 
 
-def main(*arguments: str) -> int:
+def main(request: str, *arguments: str) -> int:
+    sys.stdout.buffer.write(MARK)
+    sys.stdout.flush()
     try:
-        REQUESTS[arguments[0]](*arguments[1:])
+        REQUESTS[request](*arguments)
     except Exception as error:
         print(str(error) or type(error).__name__, file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -14,8 +14,8 @@ from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 
-from . import MARK
-from .messages import Arrays, Message, ProtocolError, receive, send
+from .messages import Arrays, Message, receive, send
+from .reading import ProtocolError, Reader
 
 PROGRAM = os.path.dirname(os.path.abspath(__file__))
 """This folder: Python runs it as a program, see ``__main__.py``."""
@@ -25,7 +25,6 @@ RUN_TIMEOUT = 120.0
 DYING = 5.0  # seconds for a process to end that closed its output
 PRINTING = 0.1  # seconds
 MOST_WORDS = 3  # lines of ncnn's in an error
-LONGEST_LINE = 1 << 24  # bytes, of a message without its arrays
 
 
 class WorkerError(Exception):
@@ -68,10 +67,8 @@ class Child:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._requests, self._answers = self._process.stdin.fileno(), Reader(self._process.stdout.fileno())
         os.set_blocking(self._requests, False)  # one that reads no more must not hold us
-        self._buffer = bytearray()
-        self._greeted = False
 
     def __enter__(self) -> Child:
         return self
@@ -102,7 +99,7 @@ class Child:
         heard = self._log_size()
         try:
             send(_Within(self._requests, deadline), dict(fields, op=op), arrays)  # type: ignore[arg-type]
-            answer = self._receive(deadline)
+            answer = receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
         except BrokenPipeError:
             answer = None
         except TimeoutError:
@@ -117,46 +114,6 @@ class Child:
         if "error" in message:
             raise WorkerError(": ".join(filter(None, (str(message["error"]), self._words(heard)))))
         return message, results
-
-    def _receive(self, deadline: float) -> Optional[Tuple[Message, Arrays]]:
-        """The next message; before the first, what a shell or a driver printed is passed over."""
-        while not self._greeted:
-            start = self._buffer.find(MARK)
-            if start >= 0:
-                del self._buffer[: start + len(MARK)]
-                self._greeted = True
-            elif len(self._buffer) > LONGEST_LINE:
-                raise ProtocolError("it printed %d bytes and no answer" % len(self._buffer))
-            elif not self._fill(deadline):
-                return None
-        return receive(lambda n: self._read(n, deadline), lambda: self._readline(deadline))
-
-    def _readline(self, deadline: float) -> bytes:
-        searched = 0
-        while (end := self._buffer.find(b"\n", searched) + 1) == 0:
-            searched = len(self._buffer)
-            if searched > LONGEST_LINE:
-                raise ProtocolError("a line has no end")
-            if not self._fill(deadline):
-                return b""
-        line = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        return line
-
-    def _read(self, count: int, deadline: float) -> bytes:
-        while len(self._buffer) < count and self._fill(deadline):
-            pass
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data
-
-    def _fill(self, deadline: float) -> bool:
-        ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise TimeoutError
-        chunk = os.read(self._answers, 1 << 20)
-        self._buffer += chunk
-        return bool(chunk)
 
     def _cause_of_death(self, op: str) -> str:
         try:

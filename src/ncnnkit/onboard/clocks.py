@@ -7,11 +7,11 @@ import fcntl
 import json
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import IO, Iterator, List, NamedTuple, Optional
 
 from .messages import Message
+from .process import ENDING, ending_in_order
 from .sysfs import (
     GPU_CLOCK,
     MEMORY_CLOCK,
@@ -54,7 +54,7 @@ def fixed_clocks(journal: Path, root: str = "/") -> Iterator[Message]:
         ``fixed`` (names of clocks that stand still now) and ``refused`` (name -> why not).
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_ending_in_order())
+        stack.enter_context(ending_in_order())
         report: Message = {"fixed": [], "refused": {}}
         knobs = _knobs(Path(root))
         try:
@@ -165,7 +165,7 @@ def _put_back(file: IO[str], root: str) -> List[str]:
 
 def _forget(file: IO[str], journal: Path, root: str) -> List[str]:
     """Put the clocks back and remove the journal, undisturbed by signals."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         failed = _put_back(file, root)
         if not failed:
@@ -173,25 +173,3 @@ def _forget(file: IO[str], journal: Path, root: str) -> List[str]:
         return failed
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-
-
-@contextlib.contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """Let a polite kill unwind the program instead of ending it at once. Handlers that somebody set stay."""
-
-    def end(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    changed = []
-    if threading.current_thread() is threading.main_thread():  # only it may
-        changed = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
-    for number in changed:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)

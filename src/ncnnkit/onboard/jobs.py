@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Callable, Dict
 
+from .child import WorkerError
 from .measuring import measure
 from .messages import Message
+from .process import end_with_stdin, ending_in_order
 from .profiling import profile
 from .tuning import tune
 from .variants import Tell, write_whole
@@ -22,5 +25,16 @@ def run_job(job: Message, tell: Tell = lambda step: None) -> Message:
 
 
 def main(job_file: str, result_file: str) -> None:
-    result = run_job(json.loads(Path(job_file).read_text()), lambda step: print(json.dumps(step), flush=True))
-    write_whole(result_file, result)
+    """The command ``job``: do the job of a file. Ends, with all it has opened, on SIGTERM and when stdin ends."""
+    # Libraries print to stdout: the progress keeps a descriptor of its own.
+    progress = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    end_with_stdin()
+    with ending_in_order():
+        try:
+            result = run_job(
+                json.loads(Path(job_file).read_text()), lambda step: print(json.dumps(step), file=progress, flush=True)
+            )
+        except WorkerError as error:
+            result = {"error": str(error), "crashed": error.crashed}
+        write_whole(result_file, result)

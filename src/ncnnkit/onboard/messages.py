@@ -15,13 +15,10 @@ from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from . import MARK
+from .reading import ProtocolError
 
 Message = Dict[str, Any]
 Arrays = List["np.ndarray[Any, Any]"]
-
-
-class ProtocolError(Exception):
-    """What was received is no message."""
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:

@@ -10,7 +10,10 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Callable, List, NoReturn, Optional, Sequence
+from typing import Callable, Iterator, List, NoReturn, Optional, Sequence
+
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals that ask a process to end."""
 
 
 def usable_cpus() -> Optional[List[int]]:
@@ -68,19 +71,40 @@ def guarded(work: Callable[[], None]) -> NoReturn:
         work()
         sys.exit()
     os.close(childs)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, signal.SIG_DFL)
-    if _first_broken(ours, sys.stdin.fileno()) != ours:
+    if _first_broken(ours, 0) != ours:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the program instead of ending it at once. Handlers that somebody set stay."""
+    changed: List[signal.Signals] = []
+
+    def end(number: int, _: object) -> None:
+        for other in changed:  # a second one must not disturb the unwinding
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():  # only it may
+        changed += [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def end_with_stdin() -> None:
     """Send this process a SIGTERM when its stdin ends."""
 
     def watch() -> None:
-        _first_broken(sys.stdin.fileno())
+        _first_broken(0)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -3,6 +3,8 @@
 A multiple-choice knapsack: every layer takes one of its options, errors (noise powers) and times add up, and a pair of
 neighbours adds a time of its own, for converting between their formats or, below zero, for what a common one saves. It
 is solved as a mixed-integer linear program by HiGHS. Nothing here knows of ncnn.
+
+An option whose time or error is infinite or not a number cannot be taken.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RuntimeFailure
+
 Vector = NDArray[np.float64]
 
 GAP = 1e-3  # how far from the best, relatively, a plan may be
 SECONDS = 2.0  # for one plan; the best found by then is taken
+PATIENCE = 20  # times as many seconds are given where none was found by then
 _FINE = 1e-3
+_OUT_OF_TIME, _INFEASIBLE = 1, 2  # scipy's milp: OptimizeResult.status
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Option:
 class Edge:
     """Two layers whose choices together cost something: (the producer's, the consumer's) -> ms.
 
-    A pair that is absent costs nothing; one that costs ``inf`` cannot be.
+    A pair that is absent costs nothing; one whose cost is infinite or not a number cannot be.
     """
 
     producer: str
@@ -81,6 +87,14 @@ def solve(
 
     Returns:
         None where no plan keeps the bounds.
+
+    Raises:
+        RuntimeFailure: a layer has no option that can be taken, or no plan was found in time although there may be one.
+
+    Example:
+        >>> layers = {"a": [Option("fp32", 2.0, 0.0), Option("int8", 1.0, 0.1)]}
+        >>> solve(layers, max_error=0.2).choices, solve(layers, max_error=0.01).choices
+        ({'a': 'int8'}, {'a': 'fp32'})
     """
     return _Program(layers, edges).solve(max_error, max_ms, gap=gap, seconds=seconds)
 
@@ -90,7 +104,11 @@ def front(
 ) -> list[Assignment]:
     """Plans from the fastest to the most exact, none slower and less exact than another; at most ``points``.
 
-    Errors in between are spaced evenly in decibels: a noise power is judged by its ratio to the signal's.
+    Errors in between are spaced evenly in decibels: a noise power is judged by its ratio to the signal's. Empty where
+    the edges allow no plan at all.
+
+    Raises:
+        RuntimeFailure: as :func:`solve`.
     """
     program = _Program(layers, edges)
 
@@ -158,7 +176,12 @@ class _Program:
     options are relaxed is tighter than with a constraint for each pair.
     """
 
-    def __init__(self, layers: Layers, edges: Sequence[Edge]) -> None:
+    def __init__(self, given: Layers, edges: Sequence[Edge]) -> None:
+        layers = {name: [o for o in options if math.isfinite(o.ms + o.error)] for name, options in given.items()}
+        empty = next((name for name, options in layers.items() if not options), None)
+        if empty is not None:
+            tried = "; ".join(f"{o.choice}: {o.ms:g} ms, error {o.error:g}" for o in given[empty]) or "there is none"
+            raise RuntimeFailure("no precision of this layer can be used", where=f"layer {empty}", hint=tried)
         self.layers, self.edges = layers, edges
         self._options = [(name, option) for name, options in layers.items() for option in options]
         ms = [option.ms for _, option in self._options]
@@ -172,8 +195,8 @@ class _Program:
             both = itertools.product(layers[edge.producer], layers[edge.consumer])
             pairs = {(p.choice, c.choice): flow for flow, (p, c) in enumerate(both, len(ms))}
             costs = [edge.ms.get(pair, 0.0) for pair in pairs]
-            ms += [0.0 if math.isinf(cost) else cost for cost in costs]
-            upper += [0.0 if math.isinf(cost) else 1.0 for cost in costs]
+            ms += [cost if math.isfinite(cost) else 0.0 for cost in costs]
+            upper += [1.0 if math.isfinite(cost) else 0.0 for cost in costs]
             for side, name in enumerate((edge.producer, edge.consumer)):
                 for option in layers[name]:
                     flows = [(flow, 1.0) for pair, flow in pairs.items() if pair[side] == option.choice]
@@ -221,18 +244,23 @@ class _Program:
             constraints.append(LinearConstraint(errors[None, :], -np.inf, max_error / self._scale(max_error)))
         if max_ms is not None and math.isfinite(max_ms):
             constraints.append(LinearConstraint(self._ms[None, :], -np.inf, max_ms))
-        with _quiet():
-            answer = milp(
-                errors if by_error else self._ms,
-                integrality=np.arange(len(self._ms)) < len(self._options),
-                bounds=Bounds(0, np.where(too_large, 0.0, self._upper)),
-                constraints=constraints,
-                options={"mip_rel_gap": gap, "time_limit": seconds},
-            )
-        if answer.x is None:
-            return None
-        pairs = zip(self._options, answer.x)
-        return total(self.layers, self.edges, {name: option.choice for (name, option), taken in pairs if taken > 0.5})
+        for limit in (seconds, PATIENCE * seconds):
+            with _quiet():
+                answer = milp(
+                    errors if by_error else self._ms,
+                    integrality=np.arange(len(self._ms)) < len(self._options),
+                    bounds=Bounds(0, np.where(too_large, 0.0, self._upper)),
+                    constraints=constraints,
+                    options={"mip_rel_gap": gap, "time_limit": limit},
+                )
+            if answer.x is not None:
+                pairs = zip(self._options, answer.x)
+                return total(self.layers, self.edges, {name: o.choice for (name, o), taken in pairs if taken > 0.5})
+            if answer.status == _INFEASIBLE:
+                return None
+            if answer.status != _OUT_OF_TIME:
+                break
+        raise RuntimeFailure(f"no plan was found: {answer.message}", hint="fewer precisions make an easier problem")
 
 
 @contextmanager

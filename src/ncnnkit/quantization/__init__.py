@@ -4,6 +4,8 @@
 module                 what is in it
 =====================  =========================================================================
 methods                what is tried, in order, and kept where it helps: the flow
+efforts                how much time that may take
+judge                  the error of an int8 network on samples that were held back
 scales, table          thresholds and weight scales; ncnn2table's file
 int8                   int8 layers from scales, requantised between them
 zeropoint              one-sided activations to the middle of int8's range
@@ -17,21 +19,24 @@ stepper, activations   running a network layer by layer
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from ..model.graph import Graph
 from ..model.targets import TARGETS, Target, machine_target
 from .bias import correct_bias
 from .calibration import ActivationStats
+from .efforts import EFFORTS, Effort
 from .int8 import METHODS, apply_table, check_request, finished, make_table
-from .methods import EFFORTS, Quantized, Trial, quantize_images
+from .judge import Trial
+from .methods import Quantized, quantize_images
 from .table import Table, load_table, save_table
 
 __all__ = [
     "EFFORTS",
     "METHODS",
     "TARGETS",
+    "Effort",
     "Quantized",
     "Table",
     "Target",
@@ -51,7 +56,7 @@ __all__ = [
 
 def quantize(
     graph: Graph,
-    stats: ActivationStats | Table | Sequence[Any],
+    stats: Any,
     *,
     target: str = "arm",
     method: str | None = None,
@@ -62,8 +67,9 @@ def quantize(
 
     Args:
         graph: the fp32 network; not changed.
-        stats: calibration samples, float32 (N, …) for each network input, for the best result; or what
-            :func:`ncnnkit.calibrate` counted, or a table of scales, for weights rounded to nearest.
+        stats: calibration samples, for the best result: arrays (N, …), an ImageSet, or an iterable of batches such as a
+            PyTorch DataLoader; see :func:`ncnnkit.samples.given.as_samples`. Or what :func:`ncnnkit.calibrate` counted,
+            or a table of scales, for weights rounded to nearest.
         target: ``x86``, ``arm`` or ``vulkan``: the kernels that will run it.
         method: how thresholds are chosen: ``mse``, ``kl``, ``aciq``, ``minmax``; by default the one the
             statistics were counted for.
@@ -76,7 +82,11 @@ def quantize(
 
     Raises:
         RecipeError: an unknown target, method, effort or layer.
+        ImageError: samples that do not fit the network's inputs.
         FormatError: a table that does not fit the graph.
+
+    Example:
+        >>> int8 = ncnnkit.quantize(graph, loader, target="arm")  # doctest: +SKIP
     """
     check_request(graph, target, skip)
     if isinstance(stats, (ActivationStats, Table)):

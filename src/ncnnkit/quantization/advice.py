@@ -6,16 +6,15 @@ Labels are never needed: everything is read off the activations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Graph
 from ..record.run import Count, Likeness
+from ..samples.stream import Samples
 from .calibration import ActivationStats, merge_all, over_samples, quantizable
-
-Array = NDArray[np.float32]
 
 BATCHES = 4
 ENOUGH = 1.05  # of the error with all images: what more of them could still bring
@@ -37,6 +36,21 @@ class Stretch:
     image: int
     tensors: int
     factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """What the calibration images were worth.
+
+    Attributes:
+        counts: the error against the number of images; empty where it was not looked at.
+        stretching: images that alone stretch ranges, by their index among the samples.
+        ranges: float64 (images, tensors), the largest absolute values.
+    """
+
+    counts: list[Count] = field(default_factory=list)
+    stretching: list[Stretch] = field(default_factory=list)
+    ranges: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
 
 def error_by_count(
@@ -61,14 +75,14 @@ def error_by_count(
 
 def enough(counts: Sequence[Count]) -> int | None:
     """The least number of images whose error, at its worst, is that of all but for a few per cent; None if none."""
-    return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].mse), None)
+    return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].relative_error), None)
 
 
-def image_ranges(graph: Graph, inputs: Sequence[Array], threads: int | None = None) -> NDArray[np.float64]:
+def image_ranges(graph: Graph, samples: Samples, threads: int | None = None) -> NDArray[np.float64]:
     """The largest absolute value of each tensor int8 layers read, of each image; (images, tensors)."""
     uses = graph.uses()
     blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
-    parts = [arrays[0] for _, arrays in over_samples(graph, inputs, "ranges", threads=threads, blobs=blobs)]
+    parts = [arrays[0] for _, arrays in over_samples(graph, samples, "ranges", threads=threads, blobs=blobs)]
     rows = np.concatenate(parts)
     return np.asarray(rows[np.argsort(rows[:, 0]), 1:])
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Graph, Layer, Names
+from ..progress import Progress, silent
+from ..samples.given import as_samples
+from ..samples.stream import spread
 from .calibration import over_samples
 from .int8 import alone
 
@@ -18,10 +21,10 @@ SAMPLES = 64  # more change a channel's mean by less than rounding does
 def correct_bias(
     graph: Graph,
     quantized: Graph,
-    inputs: Sequence[NDArray[np.float32]],
+    samples: Any,
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Graph:
     """Move the biases of int8 layers so that every output channel keeps the mean it has in fp32.
 
@@ -35,7 +38,7 @@ def correct_bias(
     Args:
         graph: the fp32 network that was quantised.
         quantized: the result of :func:`quantize`; not changed.
-        inputs: calibration samples, float32 (N, …) for each network input; at most 64 are used.
+        samples: for calibration, in any form that :func:`ncnnkit.samples.given.as_samples` takes; at most 64 are read.
         threads: processes to run, one thread each; by default one a core.
         progress: called with (samples done, samples in all).
 
@@ -43,13 +46,13 @@ def correct_bias(
         The quantised network with new biases; layers without one get one.
 
     Raises:
+        ImageError: there are no samples, or they do not fit the network's inputs.
         VerificationError: a layer's output is NaN or infinite.
         RuntimeFailure: ncnn crashed.
     """
     corrected = quantized.copy()
     layers = [layer for layer in corrected.layers if layer.params.get("int8_scale_term")]
-    every = -(-len(inputs[0]) // SAMPLES)
-    samples = [a[::every] for a in inputs]
+    few = spread(as_samples(samples, graph), SAMPLES)
     both, twins = _side_by_side(graph, layers)
     pairs = {name: (graph.layer(name).outputs[0], twin.outputs[0]) for name, twin in twins.items()}
     blobs = [blob for pair in pairs.values() for blob in pair]
@@ -58,11 +61,11 @@ def correct_bias(
     def step() -> None:
         nonlocal done
         done += 1
-        progress(done, len(samples[0]))
+        progress(done, len(few))
 
-    parts = over_samples(both, samples, "sums", threads=threads, step=step, blobs=blobs)
+    parts = over_samples(both, few, "sums", threads=threads, step=step, blobs=blobs)
     means: dict[str, Any] = {
-        blob: sum(sums[answer["blobs"].index(blob)] for answer, sums in parts) / len(samples[0]) for blob in blobs
+        blob: sum(sums[answer["blobs"].index(blob)] for answer, sums in parts) / len(few) for blob in blobs
     }
     for layer in layers:
         exact, rounded = pairs[layer.name]

@@ -18,13 +18,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, ImageError, ModelError, RuntimeFailure, VerificationError
+from ..errors import FormatError, ModelError, RuntimeFailure, VerificationError
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..onboard.tally import Tally
+from ..progress import Progress, silent
+from ..samples.given import as_samples
+from ..samples.stream import Samples
 
-Progress = Callable[[int, int], None]
 Answer = tuple[dict[str, Any], list[NDArray[Any]]]
 
 GROWING_BINS = 8192  # at least half are in use, so thresholds are found to better than 1/4096 of the range
@@ -97,15 +99,15 @@ def calibrate(
     *,
     method: str = "mse",
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ActivationStats:
     """Run a network over images and count its activations.
 
     Args:
         graph: the fp32 network.
-        images: a folder or file of images, an ImageSet, or the stacked samples: one float32 array (N, C, H, W) for each
-            network input (a single array for a single input).
-        preprocess: how images become tensors; needed for a folder or file, unused for arrays.
+        images: a folder or file of images, an ImageSet, arrays (N, …), or an iterable of batches; see
+            :func:`ncnnkit.samples.given.as_samples`. Samples are read one at a time, so any number will do.
+        preprocess: how images become tensors; needed for a folder or file, unused for the others.
         method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does, to have
             its very bins; ``aciq`` and ``minmax`` need no histograms, and count none.
         threads: processes to run, one thread each; by default one a core.
@@ -115,7 +117,8 @@ def calibrate(
         The statistics of the blobs that int8 layers would read.
 
     Raises:
-        ModelError: the graph has no layer to quantise, or the inputs do not fit it.
+        ModelError: the graph has no layer to quantise.
+        ImageError: there are no samples, or they do not fit the network's inputs.
         VerificationError: an activation is NaN or infinite.
         RuntimeFailure: ncnn crashed.
     """
@@ -136,7 +139,7 @@ def calibrate_batches(
     method: str = "mse",
     histograms: bool = True,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[ActivationStats]:
     """Like :func:`calibrate`, for batches of the images: the i-th has the images i, i + batches, …"""
     uses = graph.uses()
@@ -144,23 +147,22 @@ def calibrate_batches(
     if not blobs:
         raise ModelError("the network has no layer that ncnn could run in int8")
     with Crew(graph, threads) as crew:
-        inputs = _as_arrays(graph, images, preprocess)
-        done, total = 0, len(inputs[0]) * (2 if method == "kl" else 1)
+        samples = as_samples(images, graph, preprocess)
+        done, passes = 0, 2 if method == "kl" else 1
 
         def step() -> None:
             nonlocal done
             done += 1
-            if progress is not None:
-                progress(done * len(inputs[0]) // total, len(inputs[0]))
+            progress(done // passes, len(samples))
 
         def collect(**request: Any) -> list[ActivationStats]:
-            counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(inputs[0])))]
-            for answer, histograms in crew.over(inputs, "tally", step, blobs=blobs, batches=batches, **request):
+            counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(samples)))]
+            for answer, histograms in crew.over(samples, "tally", step, blobs=blobs, batches=batches, **request):
                 for (batch, blob, *row), histogram in zip(answer["rows"], histograms):
                     found = BlobStats(histogram, *row)
                     known = counted[batch].get(blob)
                     counted[batch][blob] = found if known is None else known.merge(found)
-            sizes = (len(range(i, len(inputs[0]), batches)) for i in range(batches))
+            sizes = (len(range(i, len(samples), batches)) for i in range(batches))
             return [ActivationStats(blobs, size, method) for blobs, size in zip(counted, sizes)]
 
         if not histograms:
@@ -181,7 +183,7 @@ def merge_all(batches: Sequence[ActivationStats]) -> ActivationStats:
 
 def over_samples(
     graph: Graph,
-    inputs: Sequence[NDArray[np.float32]],
+    samples: Samples,
     op: str,
     *,
     threads: int | None = None,
@@ -189,8 +191,8 @@ def over_samples(
     **request: Any,
 ) -> list[Answer]:
     """Run a network over samples in child processes, one thread each, that sum up what they see: see :class:`Crew`."""
-    with Crew(graph, min(threads or os.cpu_count() or 1, len(inputs[0]))) as crew:
-        return crew.over(inputs, op, step, **request)
+    with Crew(graph, min(threads or os.cpu_count() or 1, len(samples))) as crew:
+        return crew.over(samples, op, step, **request)
 
 
 class Crew:
@@ -227,13 +229,11 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def over(
-        self, inputs: Sequence[NDArray[np.float32]], op: str, step: Callable[[], None] = lambda: None, **request: Any
-    ) -> list[Answer]:
-        """Run the network over samples, each process its share of them.
+    def over(self, samples: Samples, op: str, step: Callable[[], None] = lambda: None, **request: Any) -> list[Answer]:
+        """Run the network over samples, each process its share of them. A process gets them one at a time.
 
         Args:
-            inputs: float32 (N, …) for each network input.
+            samples: each is read when a process is ready for it.
             op: the request of :class:`ncnnkit.onboard.network.Network` to make for every sample, with ``request`` as
                 its fields and the sample's ``number``.
             step: called after every sample.
@@ -245,14 +245,13 @@ class Crew:
             VerificationError: a blob is NaN or infinite.
             RuntimeFailure: ncnn crashed.
         """
-        total = len(inputs[0])
-        count = min(len(self._children), total)
+        count = min(len(self._children), len(samples))
 
         def share(number: int) -> Answer:
             self._loads[number].result()
             child = self._children[number]
-            for i in range(number, total, count):
-                child.ask(op, [a[i] for a in inputs], number=i, **request)
+            for i in range(number, len(samples), count):
+                child.ask(op, samples[i], number=i, **request)
                 step()
             return child.ask(f"{op}_so_far")
 
@@ -267,19 +266,3 @@ class Crew:
                 hint = "does the fp32 model itself compute NaN on these images?"
                 raise VerificationError(f"calibration: {error}", hint=hint) from None
             raise RuntimeFailure(f"calibration: {error.sentence}") from None
-
-
-def _as_arrays(graph: Graph, images: Any, preprocess: Any) -> Sequence[NDArray[np.float32]]:
-    if isinstance(images, (str, Path)):
-        from ..samples.images import InputSpec, open_images
-
-        specs = [InputSpec(name, shape) for name, shape in zip(graph.inputs, graph.input_shapes())]
-        images = open_images(Path(images), preprocess, specs)
-    if hasattr(images, "stack"):
-        images = images.stack()
-    arrays = [images] if isinstance(images, np.ndarray) else list(images)
-    if len(arrays) != len(graph.inputs):
-        raise ModelError(f"the network has {len(graph.inputs)} inputs, {len(arrays)} arrays were given")
-    if not len(arrays[0]):
-        raise ImageError("there is no image to calibrate with")
-    return arrays

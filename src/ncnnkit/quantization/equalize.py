@@ -16,7 +16,7 @@ Both divide by the weights' columns, too; on the networks tried that was worse t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from ..errors import ModelError, RecipeError, VerificationError
 from ..model.graph import Graph, Layer
 from ..passes.shapes import Shape, infer
 from ..passes.wires import is_float
+from ..progress import Progress, silent
+from ..samples.stream import Samples, spread
 from .calibration import quantizable
 from .zeropoint import ABSORBERS
 
@@ -65,16 +67,16 @@ def migrate(graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: f
 
 def channel_ranges(
     graph: Graph,
-    inputs: Sequence[NDArray[np.float32]],
+    samples: Samples,
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> dict[str, NDArray[np.float64]]:
     """How large the channels are that int8 layers would read.
 
     Args:
         graph: the fp32 network.
-        inputs: calibration samples, float32 (N, …) for each network input; at most 16 are used.
+        samples: for calibration; at most 16 are read.
         threads: CPU threads; by default all cores.
         progress: called with (samples done, samples in all).
 
@@ -87,18 +89,17 @@ def channel_ranges(
     """
     uses = graph.uses()
     names = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
-    every = -(-len(inputs[0]) // SAMPLES)
-    samples = [a[::every] for a in inputs]
+    few = spread(samples, SAMPLES)
     sums: dict[str, NDArray[np.float64]] = {}
     with Session(graph, precision="fp32", threads=threads, keep_blobs=True) as net:
-        for done, sample in enumerate(zip(*samples), start=1):
+        for done, sample in enumerate(few, start=1):
             for name, blob in zip(names, net.blobs(*sample, names=names)):
                 largest = np.abs(blob.reshape(len(blob), -1)).max(axis=1).astype(np.float64)
                 if not np.isfinite(largest).all():
                     raise VerificationError(f"calibration: blob {name!r} holds NaN or infinite values")
                 sums[name] = sums.get(name, 0.0) + largest
-            progress(done, len(samples[0]))
-    return {name: total / len(samples[0]) for name, total in sums.items()}
+            progress(done, len(few))
+    return {name: total / len(few) for name, total in sums.items()}
 
 
 def channel_scales(

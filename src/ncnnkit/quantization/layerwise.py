@@ -7,16 +7,18 @@ samples that took no part in fitting; run the int8 layer, and go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Graph, Layer
+from ..progress import Progress, silent
+from ..samples.stream import Samples
 from .activations import activation
 from .int8 import alone
-from .rounding import gptq, nearest
+from .rounding import gptq
 from .scales import STEPS, WINOGRAD_STEPS, runs_winograd, weight_rows
 from .stepper import EXACT, ROUNDED, Rows, Stepper
 
@@ -34,8 +36,8 @@ class Kept:
     Attributes:
         name: the layer's.
         error: mean squared error of its output on held-back samples over the mean square of the output, by what was
-            done to it: ``""`` for nothing but rounding to nearest, then each method, alone and with those before.
-        kept: the methods of the best.
+            done to it: ``""`` for nothing, then each method, alone and with those before.
+        kept: the methods of the best; ``""`` where none helped, and the layer is what it was.
     """
 
     name: str
@@ -55,19 +57,19 @@ class Fit:
 def fit_layers(
     exact: Graph,
     rounded: Graph,
-    inputs: Sequence[Array],
+    samples: Samples,
     methods: frozenset[str],
     *,
     threads: int | None = None,
     rows: int = ROWS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> tuple[Graph, list[Kept]]:
     """Fit the int8 layers of ``rounded`` one after the other.
 
     Args:
         exact: the fp32 network.
         rounded: the same with int8 layers that have their scales; not changed.
-        inputs: float32 (N, …) for each network input.
+        samples: for calibration; every process keeps what its share of them gives at the layer in turn.
         methods: of ``bias``, ``gain``, ``rounding``.
 
     Returns:
@@ -75,7 +77,7 @@ def fit_layers(
     """
     fitted = rounded.copy()
     kept: list[Kept] = []
-    with Stepper(exact, inputs, threads) as stepper:
+    with Stepper(exact, samples, threads) as stepper:
         for index, (original, layer) in enumerate(zip(exact.layers, fitted.layers, strict=True)):
             progress(index, len(exact.layers))
             if original.type == "Input" or original.op.copies:
@@ -93,7 +95,7 @@ def fit_layers(
 
 
 def _fit(original: Layer, layer: Layer, found: Rows, methods: frozenset[str]) -> Kept:
-    """Change an int8 layer's weights, bias and scales to the best fit."""
+    """Change an int8 layer's weights, bias and scales to the best fit; leave the layer as it is where none helps."""
     problem = _Problem(original, layer, found)
     fits: dict[str, Fit] = {"": problem.start}
     best = ""
@@ -118,7 +120,8 @@ def _fit(original: Layer, layer: Layer, found: Rows, methods: frozenset[str]) ->
         best = min(errors, key=errors.__getitem__)
     if problem.scale_a_channel:
         attempt("gain", lambda fit: problem.correct(fit, gain=True))
-    problem.write(fits[best])
+    if best:
+        problem.write(fits[best])
     return Kept(layer.name, {name: error / problem.signal for name, error in errors.items()}, best)
 
 
@@ -154,8 +157,10 @@ class _Problem:
         self.per_channel = np.repeat(self.scales, self.channels // len(self.scales)).astype(np.float64)
         has_bias = original.get("bias_term")
         self.bias = original.array("bias").astype(np.float64) if has_bias else np.zeros(self.channels)
-        start = nearest(self.scaled, self.limit)
-        self.start = Fit(start, self._level(start))
+        self.start = Fit(  # the layer as it is
+            np.asarray(layer.weights["weight"], np.float32).reshape(self.scaled.shape),
+            layer.array("bias").astype(np.float64) if layer.get("bias_term") else np.zeros(self.channels),
+        )
 
     def _level(self, steps: Array) -> NDArray[np.float64]:
         """The bias that keeps each channel's mean before the activation, on the inputs of this layer."""
@@ -185,10 +190,14 @@ class _Problem:
         return Fit(steps, self._level(steps), fit.gain)
 
     def correct(self, fit: Fit, gain: bool = False) -> Fit:
-        """Gauss-Newton steps on bias (and gain) towards the least squared error behind the activation."""
+        """Gauss-Newton steps on bias (and gain) towards the least squared error behind the activation.
+
+        They begin at the bias that keeps each channel's mean.
+        """
         sums = self.sums(fit.steps)[self.use]
         target = self.target[self.use]
-        a, b = np.broadcast_to(fit.gain, sums.shape[1:]).astype(np.float32), fit.bias.astype(np.float32)
+        bias = self._level(fit.steps) if fit is self.start else fit.bias
+        a, b = np.broadcast_to(fit.gain, sums.shape[1:]).astype(np.float32), bias.astype(np.float32)
         n = len(sums)
         for _ in range(NEWTON_STEPS):
             z = sums * a + b

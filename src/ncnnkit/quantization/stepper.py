@@ -30,6 +30,7 @@ from ncnnkit.model.graph import Graph, Layer, Names
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
 from ncnnkit.onboard.process import guarded
+from ncnnkit.samples.stream import Samples
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
@@ -156,8 +157,8 @@ def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
         return array.reshape(len(np.atleast_2d(target)), -1)[places].astype(np.float32)
     height, width = array.shape[1:]
     spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}
-    top, bottom = _padding(at["pad_top"], at["pad_bottom"], height, spans["h"], at["stride_h"])
-    left, right = _padding(at["pad_left"], at["pad_right"], width, spans["w"], at["stride_w"])
+    top, bottom = padding(at["pad_top"], at["pad_bottom"], height, spans["h"], at["stride_h"])
+    left, right = padding(at["pad_left"], at["pad_right"], width, spans["w"], at["stride_w"])
     padded = np.pad(array, ((0, 0), (top, bottom), (left, right)), constant_values=at["pad_value"])
     columns = (padded.shape[2] - spans["w"]) // at["stride_w"] + 1
     y, x = np.divmod(places, columns)
@@ -167,7 +168,7 @@ def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
     return found.transpose(1, 0, 2, 3).reshape(len(places), -1).astype(np.float32)
 
 
-def _padding(before: int, after: int, side: int, span: int, stride: int) -> tuple[int, int]:
+def padding(before: int, after: int, side: int, span: int, stride: int) -> tuple[int, int]:
     """Padding before and after a side; ncnn's -233 and -234 are SAME_UPPER and SAME_LOWER."""
     if before >= 0:
         return before, after
@@ -198,15 +199,15 @@ class Stepper:
 
     Args:
         graph: the exact network.
-        inputs: float32 (N, …) for each of its inputs.
+        samples: of its inputs; each is read once.
         threads: number of processes.
 
     Raises:
         RuntimeFailure: ncnn crashed; from every method.
     """
 
-    def __init__(self, graph: Graph, inputs: Sequence[Array], threads: int | None = None) -> None:
-        self.samples = len(inputs[0])
+    def __init__(self, graph: Graph, samples: Samples, threads: int | None = None) -> None:
+        self.samples = len(samples)
         self._uses = graph.uses()
         self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads still to come
         count = max(1, min(threads or os.cpu_count() or 1, self.samples))
@@ -221,7 +222,7 @@ class Stepper:
 
             def feed(child: Child, number: int) -> None:
                 for i in range(number, self.samples, count):
-                    child.ask("feed", [a[i] for a in inputs], names=names, number=i)
+                    child.ask("feed", samples[i], names=names, number=i)
 
             self._all(feed)
         except BaseException:

@@ -7,19 +7,19 @@ Quantization", 2021, section 3.1, where the loss is that of the layer's output.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Graph, Layer
+from ..progress import Progress, silent
+from ..samples.stream import Samples
 from .activations import activation
 from .int8 import rounded_weights
 from .scales import STEPS
 from .stepper import EXACT, ROUNDED, Rows, Stepper
 from .table import Table
-
-Array = NDArray[np.float32]
 
 FACTORS = (0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4)
 """What a threshold is tried multiplied by."""
@@ -29,11 +29,11 @@ def by_output_error(
     exact: Graph,
     whole: Graph,
     table: Table,
-    inputs: Sequence[Array],
+    samples: Samples,
     *,
     rows: int = 1024,
     threads: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Table:
     """The table with every input scale moved to where its readers' outputs err least.
 
@@ -43,7 +43,7 @@ def by_output_error(
         exact: the fp32 network.
         whole: the same, but for its weights, which int8's stand for.
         table: its scales to begin with.
-        inputs: float32 (N, …) for each network input.
+        samples: for calibration; every process keeps what its share of them gives at the layer in turn.
         rows: places each layer is judged at.
 
     Raises:
@@ -51,7 +51,7 @@ def by_output_error(
     """
     uses, errors = exact.uses(), dict[str, NDArray[np.float64]]()
     weights = rounded_weights(whole, table)
-    with Stepper(exact, inputs, threads) as stepper:
+    with Stepper(exact, samples, threads) as stepper:
         for index, layer in enumerate(exact.layers):
             progress(index, len(exact.layers))
             if layer.type == "Input" or layer.op.copies:

@@ -21,6 +21,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,7 +110,8 @@ def staging(
             new = out / _WORK / "new"
             try:
                 new.mkdir(parents=True)
-                yield new
+                with _nameable(new) as folder:
+                    yield folder
                 _commit(out, owned(out), record)
             finally:
                 _clear(out)
@@ -123,6 +125,20 @@ def staging(
         for path in reversed(made):
             with suppress(OSError):
                 path.rmdir()
+
+
+@contextmanager
+def _nameable(folder: Path) -> Iterator[Path]:
+    """The folder under a path in UTF-8: ncnn and torch cannot open files whose path is not."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as home:
+            link = Path(home) / "out"
+            link.symlink_to(folder)
+            yield link
+    else:
+        yield folder
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ..recipe import Recipe
 from ..samples.preprocess import Preprocess
@@ -30,12 +30,15 @@ Backend = Literal["cpu", "vulkan"]
 Status = Literal["ok", "fallback", "crashed", "skipped"]
 DeviceType = Literal["discrete", "integrated", "virtual", "cpu", "unknown"]
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""What a name may be that comes to stand in a shell script, in CMake, in C++ or in a path."""
+
+PlainName = Annotated[str, PLAIN_NAME]
 
 
 def check_name(where: str, name: str) -> None:
     """Raises ValueError where a name could mean something to a file system, a shell, CMake or C++."""
-    if not _PLAIN_NAME.fullmatch(name):
+    if not PLAIN_NAME.fullmatch(name):
         allowed = "a name may have the characters A-Z a-z 0-9 . _ - and begins with none of . -"
         raise ValueError(f"{where} is {name[:80]!r}: {allowed}")
 
@@ -46,7 +49,7 @@ class Tensor:
 
     Attributes:
         name: the original's name for it.
-        shape: whole numbers, without the batch axis: channels, height, width for an image.
+        shape: without the batch axis: channels, height, width for an image.
     """
 
     name: str
@@ -69,7 +72,7 @@ class Model:
     """
 
     reference: str
-    name: str
+    name: PlainName
     kind: Kind
     inputs: list[Tensor]
     outputs: list[Tensor]
@@ -137,7 +140,7 @@ class Environment:
         pillow: version. How images are rounded when they are resized depends on it.
         platform: operating system, kernel and C library, as Python names them.
         cpu: the processor's name.
-        cpu_features: texts: the instruction sets that ncnn has kernels for.
+        cpu_features: the instruction sets that ncnn has kernels for.
         cores: CPU cores that ncnn counts.
         vulkan: Vulkan devices that ncnn sees; empty: none.
     """
@@ -167,7 +170,7 @@ class Device:
         python: version there.
         platform: operating system, kernel and C library, as Python names them.
         cpu: the processor's name.
-        cpu_features: texts: the instruction sets that ncnn has kernels for.
+        cpu_features: the instruction sets that ncnn has kernels for.
         cores: CPU cores that ncnn counts.
         vulkan: Vulkan devices that ncnn sees; empty: none.
         board: what Linux tells: ``board``, ``soc``, ``clusters``, ``temperatures``, ``power``, ``gpu`` and more, each
@@ -227,7 +230,7 @@ class ConversionCheck:
     max_error: float
     seconds: float
     pnnx_version: str
-    log: str
+    log: PlainName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +242,8 @@ class Files:
         bin: its weights.
     """
 
-    param: str
-    bin: str
+    param: PlainName
+    bin: PlainName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,7 +395,7 @@ class Variant:
         latency_ms: latency of one inference; null where none was timed.
         load_ms: time of loading the model.
         first_ms: the first inference after a cold load, ms.
-        cpus: whole numbers: the CPUs it was pinned to; empty: none.
+        cpus: the CPUs it was pinned to; empty: none.
         conditions: what was seen while it was timed: ``clocks_mhz``, ``temperatures`` (°C), ``power_w``, ``energy_mj``
             (of one inference), ``throttled`` and ``throttled_by``; each empty or null where the machine does not tell.
         sustained: a long run without a rest; null where none was asked for.
@@ -400,7 +403,7 @@ class Variant:
         accuracy: errors against the reference; null where there are no usable outputs.
         layers: error of each int8 layer, on a few evaluation images, in the network's order; empty where that was not
             measured.
-        notes: texts: what a reader must know to read the figures right.
+        notes: what a reader must know to read the figures right.
     """
 
     name: str
@@ -431,14 +434,16 @@ class Trial:
 
     Attributes:
         method: what was tried, on top of what had been kept so far.
-        mse: mean squared error of the outputs against fp32, on the held-back images, in the output's unit squared; null
-            where it is infinite.
+        relative_error: noise over signal of the outputs against fp32, on the held-back images: of each output relative
+            to its own signal, the mean over the outputs; null where it is infinite.
+        sqnr_db: the same as SQNR in dB; null where ``relative_error`` is zero or null.
         kept: whether it lowered the error. The first one is what the others are compared with.
         seconds: how long trying and judging took.
     """
 
     method: str
-    mse: float | None
+    relative_error: float | None
+    sqnr_db: float | None
     kept: bool
     seconds: float
 
@@ -452,7 +457,7 @@ class FittedLayer:
 
     Attributes:
         name: the layer's name in the ``.param`` file.
-        before: the error with weights rounded to nearest; null where it is infinite.
+        before: the error before the layer was fitted; null where it is infinite.
         after: the error with what was kept; null where it is infinite.
         kept: the methods kept, joined by ``+``: of ``rounding``, ``bias`` and ``gain``; empty: none.
     """
@@ -471,13 +476,13 @@ class Count:
 
     Attributes:
         images: calibration images used.
-        mse: the error, mean over the choices, in the output's unit squared.
+        relative_error: noise over signal, mean over the choices.
         low: the least of them.
         high: the largest of them.
     """
 
     images: int
-    mse: float
+    relative_error: float
     low: float
     high: float
 
@@ -521,11 +526,14 @@ class Likeness:
 class Quantisation:
     """How int8 was made.
 
-    Every fifth calibration image was held back to judge. With fewer than five images all of them did both.
+    The effort limits the number of calibration images that are read. Every fifth of those was held back: no scale,
+    weight or bias was fitted to it, and it decided which methods were kept. With fewer than five images all of them did
+    both.
 
     Attributes:
         effort: the recipe's ``effort``.
-        held_back: images that judged.
+        used: calibration images that scales, weights and biases were fitted to.
+        held_back: calibration images that decided which methods were kept.
         trials: each method that was tried, in order.
         layers: each int8 layer that was fitted, in the network's order; empty where no fitting was kept.
         counts: the error against the number of calibration images, fewest first; empty where it was not looked at.
@@ -536,6 +544,7 @@ class Quantisation:
     """
 
     effort: str
+    used: int
     held_back: int
     trials: list[Trial]
     layers: list[FittedLayer]
@@ -556,12 +565,12 @@ class FrontPoint:
 
     Attributes:
         ms: predicted latency, ms.
-        mse: predicted error of the outputs, in the output's unit squared; null where it is infinite.
+        noise: predicted noise over signal of the outputs; null where it is infinite.
         int8: layers in int8.
     """
 
     ms: float
-    mse: float | None
+    noise: float | None
     int8: int
 
 
@@ -572,12 +581,12 @@ class LayerOption:
     Attributes:
         choice: as the layer's ``choice``.
         ms: predicted time of the layer alone, ms. Conversions between neighbours come on top.
-        mse: predicted part of the outputs' error; null where it is infinite.
+        noise: predicted part of the outputs' noise over signal; null where it is infinite.
     """
 
     choice: str
     ms: float | None
-    mse: float | None
+    noise: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -602,28 +611,32 @@ class PlannedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the mixed model was made: the precision of each layer. ``mse`` is of the outputs, against fp32.
+    """How the mixed model was made: the precision of each layer.
+
+    Noise is that of the outputs against fp32, over the signal of each output, the mean over the outputs.
 
     Attributes:
-        limit: what the plan had to keep to, for a person: ``cosine ≥ 0.999``.
-        holds: whether it does: measured on the held-back images; for a latency, predicted.
+        requirements: what the plan had to keep to, for a person: ``cosine ≥ 0.999``; empty where there was nothing.
+        holds: whether it does: measured on the held-back images where it will run; for a latency, predicted.
+        unmet: what it does not keep to, a clause each: ``cosine 0.99 is below 0.999``.
         repairs: how often the prediction was corrected because running the plan showed more error than allowed.
         predicted_ms: latency of one inference, ms, made up of the layers' times, at the speed at which fp32-cpu was
             measured.
         measured_ms: the median of the ``mixed-cpu`` variant, ms; null where that was not timed.
-        predicted_mse: made up of the errors of each layer alone; null where it is infinite.
-        measured_mse: the error on the held-back images; null where it is infinite or not a number.
+        predicted_noise: made up of the noise of each layer alone; null where it is infinite.
+        measured_noise: on the held-back images, where the model will run; null where an output is not a number.
         front: plans from the fastest to the most exact, as predicted.
         layers: each layer that computes something, in the network's order.
     """
 
-    limit: str
+    requirements: str
     holds: bool
+    unmet: list[str]
     repairs: int
     predicted_ms: float
     measured_ms: float | None
-    predicted_mse: float | None
-    measured_mse: float | None
+    predicted_noise: float | None
+    measured_noise: float | None
     front: list[FrontPoint]
     layers: list[PlannedLayer]
 
@@ -674,7 +687,9 @@ class Run:
     """One run of ``ncnnkit run``.
 
     Attributes:
-        files: the files in the run folder that belong to this run. Only these are replaced by the next run there.
+        schema: the version of this contract: 1.
+        files: names of the run's files in the run folder, ``run.json`` among them. A later run into the folder removes
+            these files and no others.
         model: the network that was asked for.
         recipe: everything that was asked for; the same as ``recipe.toml``.
         preprocess: how an image became the network's input; null where the inputs were arrays.
@@ -691,11 +706,11 @@ class Run:
         recommended: ``name`` of a variant; null where none ran to its end.
         why: the reason for the recommendation, or for there being none.
         top5: examples, for a person to see that it works; empty for networks without class names.
-        warnings: texts: what a careful person would say about this run.
+        warnings: what a careful person would say about this run.
         stages: how long each stage took, in order.
-        schema: the version of this contract: 1.
     """
 
+    schema: int = SCHEMA
     files: list[str]
     model: Model
     recipe: Recipe
@@ -715,7 +730,6 @@ class Run:
     top5: list[Guess]
     warnings: list[str]
     stages: list[Stage]
-    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         check_name("model.name", self.model.name)
@@ -725,6 +739,9 @@ class Run:
                 check_name(f"variants[{i}].files.param", variant.files.param)
                 check_name(f"variants[{i}].files.bin", variant.files.bin)
         names = [variant.name for variant in self.variants]
+        unprintable = next((name for name in names if not name.isprintable()), None)
+        if unprintable is not None:
+            raise ValueError(f"a variant's name is {unprintable!r}: a name holds no control characters")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"there are two variants {twice!r}")

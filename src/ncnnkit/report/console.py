@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..comparison.layers import Comparison
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
-from ..quantization.methods import Trial
+from ..quantization.judge import Trial
 from ..record.run import Accuracy, OutputError, PlannedLayer, Run, Variant, speed_up
 
 if TYPE_CHECKING:
@@ -105,8 +105,11 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
 
 def trials_table(trials: Sequence[Trial]) -> Table:
     """What was tried when quantising, a row each."""
-    rows = [(t.method, exact(t.mse), "yes" if t.kept else "no", plain(t.seconds)) for t in trials]
-    return _table(("method", "MSE held back", "kept", "s"), rows)
+    rows = [
+        (t.method, exact(t.relative_error), decibel(t.sqnr_db), "yes" if t.kept else "no", plain(t.seconds))
+        for t in trials
+    ]
+    return _table(("method", "noise / signal held back", "dB", "kept", "s"), rows)
 
 
 def plan_table(layers: Sequence[PlannedLayer]) -> Table:
@@ -116,8 +119,8 @@ def plan_table(layers: Sequence[PlannedLayer]) -> Table:
 
 def layer_table(layer: PlannedLayer) -> Table:
     """What a layer could have been."""
-    rows = [(o.choice + (" *" if o.choice == layer.choice else ""), plain(o.ms), exact(o.mse)) for o in layer.options]
-    return _table((layer.name, "ms", "MSE of the output"), rows)
+    rows = [(o.choice + (" *" if o.choice == layer.choice else ""), plain(o.ms), exact(o.noise)) for o in layer.options]
+    return _table((layer.name, "ms", "noise over signal"), rows)
 
 
 def tuning_table(candidates: Sequence[Mapping[str, Any]]) -> Table:

@@ -31,7 +31,7 @@ def write_report(run: Run, path: Path) -> None:
     """
     text = render(run)
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", errors="replace"))
 
 
 def render(run: Run) -> str:

@@ -120,35 +120,35 @@ def layer_sqnr(layers: Sequence[LayerError]) -> Figure | None:
 
 
 def pareto_front(plan: Plan) -> Figure | None:
-    """Plans from the fastest to the most exact: predicted ms across, predicted MSE up; the one taken is marked.
+    """Plans from the fastest to the most exact: predicted ms across, predicted noise up; the one taken is marked.
 
-    None where there are no plans. What was measured is a hollow point beside it. An MSE of zero has no logarithm: it
+    None where there are no plans. What was measured is a hollow point beside it. Noise of zero has no logarithm: it
     is drawn a decade under the least other one, and so is one under :data:`FLOOR`. An infinite one is not drawn.
     """
-    front = [(p.ms, p.mse, p) for p in plan.front if p.mse is not None]
-    taken = [("the plan", plan.predicted_ms, plan.predicted_mse), ("measured", plan.measured_ms, plan.measured_mse)]
-    marked = [(name, ms, mse) for name, ms, mse in taken if ms is not None and mse is not None]
+    front = [(p.ms, p.noise, p) for p in plan.front if p.noise is not None]
+    taken = [("the plan", plan.predicted_ms, plan.predicted_noise), ("measured", plan.measured_ms, plan.measured_noise)]
+    marked = [(name, ms, noise) for name, ms, noise in taken if ms is not None and noise is not None]
     if not front:
         return None
-    errors = [mse for _, mse, _ in front] + [mse for _, _, mse in marked]
-    positive = [mse for mse in errors if mse > FLOOR]
+    errors = [noise for _, noise, _ in front] + [noise for _, _, noise in marked]
+    positive = [noise for noise in errors if noise > FLOOR]
     lowest = min(positive, default=1.0) / 10
 
-    def height(mse: float) -> float:
-        return mse if mse > FLOOR else lowest
+    def height(noise: float) -> float:
+        return noise if noise > FLOOR else lowest
 
-    points = [(ms, height(mse)) for ms, mse, _ in front]
-    ours = [(ms, height(mse)) for _, ms, mse in marked]
+    points = [(ms, height(noise)) for ms, noise, _ in front]
+    ours = [(ms, height(noise)) for _, ms, noise in marked]
     left, right = min(ms for ms, _ in points + ours), max(ms for ms, _ in points + ours)
     air = 0.08 * (right - left) or 0.1 * abs(right) or 1.0
-    x, y = [left - air, right + air], _decades([mse for _, mse in points + ours], 0.3)
+    x, y = [left - air, right + air], _decades([noise for _, noise in points + ours], 0.3)
     names = [name for name, _, _ in marked] + [""] * len(points)
-    places, _ = place_labels([(ms, math.log10(mse)) for ms, mse in ours + points], names, x, y, line=None)
+    places, _ = place_labels([(ms, math.log10(noise)) for ms, noise in ours + points], names, x, y, line=None)
     curve = {
         "type": "scatter",
         "mode": "lines+markers",
         "x": [ms for ms, _ in points],
-        "y": [mse for _, mse in points],
+        "y": [noise for _, noise in points],
         "customdata": [_front_hover(p) for _, _, p in front],
         "hovertemplate": "%{customdata}<extra></extra>",
         "line": {"color": GREY, "width": 1},
@@ -158,10 +158,12 @@ def pareto_front(plan: Plan) -> Figure | None:
         "type": "scatter",
         "mode": "markers+text",
         "x": [ms for ms, _ in ours],
-        "y": [mse for _, mse in ours],
+        "y": [noise for _, noise in ours],
         "text": [{"the plan": "<b>the plan</b>"}.get(name, name) for name, _, _ in marked],
         "textposition": places[: len(ours)],
-        "customdata": [f"{name}<br>{plain(ms)} ms, MSE {typeset(exact(mse))}" for name, ms, mse in marked],
+        "customdata": [
+            f"{name}<br>{plain(ms)} ms, noise over signal {typeset(exact(noise))}" for name, ms, noise in marked
+        ],
         "hovertemplate": "%{customdata}<extra></extra>",
         "marker": {
             "color": ACCENT,
@@ -176,7 +178,7 @@ def pareto_front(plan: Plan) -> Figure | None:
     ticks = _log_ticks(y, _power)
     if len(positive) < len(errors):
         ticks = _with_zero(ticks, lowest)
-    layout["yaxis"] |= {"type": "log", "range": y, "title": {"text": "MSE (predicted)"}, **ticks}
+    layout["yaxis"] |= {"type": "log", "range": y, "title": {"text": "noise over signal (predicted)"}, **ticks}
     return {"data": [curve, chosen], "layout": layout}
 
 
@@ -192,7 +194,7 @@ def _with_zero(ticks: Figure, lowest: float) -> Figure:
 
 def _front_hover(point: FrontPoint) -> str:
     layers = "1 layer" if point.int8 == 1 else f"{point.int8} layers"
-    return f"{plain(point.ms)} ms, MSE {typeset(exact(point.mse))}<br>{layers} in int8"
+    return f"{plain(point.ms)} ms, noise over signal {typeset(exact(point.noise))}<br>{layers} in int8"
 
 
 def worst(layers: Sequence[LayerError]) -> list[LayerError]:

@@ -341,11 +341,15 @@ def _listed(source: Path) -> list[tuple[str, Path]]:
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file. Raises ImageError."""
+    """The lines of a UTF-8 text file. Raises ImageError.
+
+    Bytes that are not UTF-8 are read as Python reads those of file names, so that a line can name any file.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ImageError("is not a text file", where=str(path)) from None
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        if "\0" in text:
+            raise ImageError("is not a text file", where=str(path))
+        return text.splitlines()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}", where=str(path)) from None
 

@@ -69,6 +69,11 @@ class ArraySamples:
         return replace(self, chosen=tuple(rows[int(index)] for index in indices))
 
 
+def spread(samples: Samples, most: int) -> Samples:
+    """At most ``most`` of the samples, every n-th of them."""
+    return samples.subset(range(0, len(samples), -(-len(samples) // most)))
+
+
 def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total: None) -> ArraySamples:
     """Read samples once and keep them on disk, for those who read them several times.
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..codec import readable
 from ..comparison.accuracy import stack_outputs
 from ..errors import ModelError, NcnnkitError
 from ..model.graph import Graph
@@ -140,8 +141,12 @@ def say(error: BaseException) -> str:
 
 
 def file_safe(name: str) -> str:
-    """A name that is safe in file names on every system."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
+    """A name that is safe in file names on every system, and that run.json may hold (``record.run.PLAIN_NAME``)."""
+    # A file name may have 255 bytes; precision, device and ending come behind.
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:_LONGEST_NAME].strip("-.") or "model"
+
+
+_LONGEST_NAME = 100
 
 
 Dims = tuple[Any, ...]
@@ -221,10 +226,10 @@ def read_metadata(
     ultralytics = {"names", "task"} <= metadata.keys()
     try:
         if _LABELS_KEY in metadata:
-            labels = tuple(str(name) for name in json.loads(metadata[_LABELS_KEY]))
+            labels = tuple(readable(str(name)) for name in json.loads(metadata[_LABELS_KEY]))
         elif ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
             names = ast.literal_eval(metadata["names"])
-            labels = tuple(str(names[index]) for index in sorted(names, key=int))
+            labels = tuple(readable(str(names[index])) for index in sorted(names, key=int))
         if _PREPROCESS_KEY in metadata:
             found = Preprocess.from_dict(json.loads(metadata[_PREPROCESS_KEY]))
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels

@@ -1,0 +1,188 @@
+"""Write docs/run-json.md and docs/run.schema.json from the dataclasses of run.json and their docstrings.
+
+python scripts/make_docs.py            # write both
+python scripts/make_docs.py --check    # exit 1 where one of them is not up to date
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from ncnnkit.record.run import SCHEMA, Run
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+INTRODUCTION = f"""\
+# run.json
+
+<!-- Made by scripts/make_docs.py from the docstrings in src/ncnnkit/record/run.py. Change those. -->
+
+`ncnnkit run` leaves one `run.json` in the run folder. It holds every figure that `report.html` and the terminal show,
+and more. It is UTF-8 JSON. [run.schema.json](run.schema.json) describes it to programs (JSON Schema).
+
+`schema` is the version of this contract, now {SCHEMA}. It counts up when a field disappears or changes its meaning. New
+fields may be added without that: ignore fields that you do not know. All fields are always there, be they null.
+
+A figure is null where it was not measured, and where it is infinite or not a number, since JSON has neither. Units
+stand in the names (`latency_ms`, `peak_memory_mb`, `sqnr_db`) or in the tables below. 1 MB is 10⁶ bytes. Shares run
+from 0 to 1. Shapes have no batch axis. Bytes of a file name that are not UTF-8 are replaced by U+FFFD.
+
+```python
+import json
+
+run = json.load(open("ncnnkit-out/run.json"))
+best = next(v for v in run["variants"] if v["name"] == run["recommended"])
+print(best["name"], best["latency_ms"]["median"], "ms", best["files"]["param"])
+```
+
+From Python, `ncnnkit.record.folder.load_run` reads and checks it, and gives a `ncnnkit.record.run.Run`.
+"""
+
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+    Any: "anything",
+}
+_PLURALS = {str: "texts", int: "whole numbers", float: "numbers", bool: "truths", Any: "values"}
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """Field -> what its class' docstring says of it."""
+    text = inspect.getdoc(kind) or ""
+    _, _, attributes = text.partition("Attributes:\n")
+    attributes, *_ = re.split(r"\n\n(?=\S)", attributes, maxsplit=1)
+    found = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {5,}.*)*)", attributes, re.MULTILINE)
+    return {name: _sentence(said) for names, said in found for name in names.split(", ")}
+
+
+def summary(kind: type) -> str:
+    """What a class' docstring says of the whole: all before its list of attributes."""
+    text, _, _ = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text.replace("``", "`")).strip()
+
+
+def _sentence(said: str) -> str:
+    text = " ".join(said.split()).replace("``", "`")
+    return text[:1].upper() + text[1:]
+
+
+def hints(kind: type) -> Iterator[tuple[str, Any]]:
+    """(field, its type) of a dataclass, in order."""
+    known = get_type_hints(kind, include_extras=True)
+    return ((field.name, known[field.name]) for field in dataclasses.fields(kind))
+
+
+def choices(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; else the type alone. Annotations are left out."""
+    hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def words(hint: Any) -> str:
+    """A type for a person: "a number or null"."""
+    members = choices(hint)
+    if len(members) > 1:
+        *firsts, last = map(words, members)
+        return f"{', '.join(firsts)} or {last}"
+    (kind,) = members
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is list or (origin is tuple and arguments[-1] is ...):
+        return f"a list of {_PLURALS.get(arguments[0], 'lists' if get_origin(arguments[0]) else 'objects')}"
+    if origin is tuple:
+        return f"{len(arguments)} {_PLURALS[arguments[0]]}"
+    return _WORDS.get(kind, "an object")
+
+
+def nested(hint: Any) -> Iterator[tuple[type, str]]:
+    """(dataclass, what its path has after the field) in a field of this type."""
+    for member in choices(hint):
+        item, mark = (get_args(member)[0], "[]") if get_origin(member) in (list, tuple) else (member, "")
+        if dataclasses.is_dataclass(item) and isinstance(item, type):
+            yield item, mark
+
+
+def sections(kind: type, path: str) -> Iterator[tuple[type, str]]:
+    """Every dataclass below one, with its path as ``variants[].accuracy``, depth first."""
+    yield kind, path
+    for name, hint in hints(kind):
+        for inner, mark in nested(hint):
+            yield from sections(inner, f"{path}.{name}{mark}".removeprefix("."))
+
+
+def page() -> str:
+    """docs/run-json.md."""
+    paths: dict[type, list[str]] = {}
+    for kind, path in sections(Run, ""):
+        paths.setdefault(kind, []).append(path)
+    parts = [INTRODUCTION]
+    for kind, places in paths.items():
+        level = "##" if all(place.count(".") == 0 for place in places) else "###"
+        title = ", ".join(f"`{place}`" for place in places if place) or "The run"
+        known = meanings(kind)
+        rows = [f"| `{name}` | {words(hint)} | {_cell(known[name])} |" for name, hint in hints(kind)]
+        parts.append(f"{level} {title}\n\n{summary(kind)}\n\n| field | holds | meaning |\n| --- | --- | --- |")
+        parts[-1] += "\n" + "\n".join(rows) + "\n"
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def schema() -> str:
+    """docs/run.schema.json: msgspec's, with the docstrings' words and the patterns of names."""
+    found = msgspec.json.schema(Run)
+    classes = {kind.__name__: kind for kind, _ in sections(Run, "")}
+    for name, definition in found["$defs"].items():
+        kind = classes[name]
+        definition["description"] = summary(kind)
+        known = meanings(kind)
+        for field, hint in hints(kind):
+            prop = definition["properties"][field]
+            patterns = [extra.pattern for extra in get_args(hint)[1:] if isinstance(extra, re.Pattern)]
+            more: Mapping[str, Any] = {"pattern": f"^{patterns[0]}$"} if patterns else {}
+            # Beside a $ref stands a description of its own: what the field is, not what the class is.
+            definition["properties"][field] = {**prop, **more, "description": known[field]}
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "run.json of ncnnkit",
+        "$ref": found["$ref"],
+        "$defs": dict(sorted(found["$defs"].items())),
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> int:
+    made = {"run-json.md": page(), "run.schema.json": schema()}
+    stale = [name for name, text in made.items() if not _is(DOCS / name, text)]
+    if "--check" in sys.argv:
+        for name in stale:
+            print(f"docs/{name} is not up to date: run scripts/make_docs.py", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        (DOCS / name).write_text(made[name], encoding="utf-8")
+        print(f"docs/{name} written")
+    return 0
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

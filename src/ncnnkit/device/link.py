@@ -1,0 +1,171 @@
+"""Requests to the agent of a board, and files both ways. See ``onboard/agent.py``, the other side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+from ..errors import DeviceError
+from ..onboard import MARK
+from ..onboard.agent import BEAT
+from ..onboard.reading import ProtocolError, Reader
+from .transport import TIMEOUT, Lost, Refused, Transport
+
+SILENCE = 4 * BEAT  # seconds without a byte from a request that speaks all the time: the connection is gone
+PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts at a broken connection
+
+
+class Link:
+    """Requests, with errors by the board's name. Whatever is not an answer of the agent is a DeviceError.
+
+    Args:
+        transport: how commands run there.
+        where: the board's name, for errors.
+
+    Raises:
+        Lost: the connection broke; from every method.
+        DeviceError: the request failed, or its answer is none; from every method.
+    """
+
+    def __init__(self, transport: Transport, where: str) -> None:
+        self.transport = transport
+        self.begun = transport.begun
+        self.agent: list[str] = []
+        """The words of a command that come before a request; set when it is known where the agent is."""
+        self._where = where
+
+    def run(self, words: Sequence[str], data: bytes = b"", timeout: float = TIMEOUT) -> bytes:
+        """A command's stdout."""
+        with self._translated():
+            return self.transport.run(words, data, timeout)
+
+    def ask(self, *request: str, data: bytes = b"", timeout: float = TIMEOUT) -> Any:
+        """The answer to a request, JSON; None where it says nothing."""
+        _, mark, answer = self.run([*self.agent, *request], data, timeout).partition(MARK)
+        with self.understanding(request[0]):
+            if not mark:
+                raise ValueError("no mark")
+            return json.loads(answer.splitlines()[0]) if answer else None
+
+    def lines(self, process: subprocess.Popen[bytes], request: str) -> Iterator[bytes]:
+        """The lines of a request that was begun, as they come, until it ends."""
+        with self._reading(process, request) as reader:
+            while line := reader.readline(time.monotonic() + SILENCE):
+                yield line
+
+    def fetch(self, request: Sequence[str], folder: Path) -> None:
+        """Unpack the answer, a tar of plain files below ``folder``."""
+        with self.begin(request) as process, self._reading(process, request[0]) as reader:
+            fileobj = cast("IO[bytes]", _Tar(reader))
+            with self.understanding(request[0]), tarfile.open(fileobj=fileobj, mode="r|") as archive:
+                archive.extractall(folder, filter="data")  # no links, no names outside it
+
+    def send(self, files: Sequence[Path]) -> list[str]:
+        """Send files that are not there yet; returns the hash of each."""
+        hashes = [digest(path) for path in files]
+        with self.understanding("missing"):
+            missing = set(self.ask("missing", data=json.dumps(sorted(set(hashes))).encode()))
+        if missing:
+            with self.begin(["receive"]) as process, self._reading(process, "receive"):
+                assert process.stdin is not None
+                # A pipe that breaks: it ended, and its last words say why.
+                with suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as archive:
+                    for name in missing.intersection(hashes):
+                        archive.add(files[hashes.index(name)], name)
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+        return hashes
+
+    @contextmanager
+    def begin(self, request: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """A request under way; it ends with the block."""
+        with self._translated(), self.transport.popen([*self.agent, *request]) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
+    def _reading(self, process: subprocess.Popen[bytes], request: str) -> Iterator[Reader]:
+        """What a request prints; then its end is waited for. Raises if it failed."""
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            yield Reader(process.stdout.fileno())
+            if process.wait(TIMEOUT):
+                said = process.stderr.read().decode(errors="replace")
+                raise self.transport.explained([request], process.returncode, said)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise Lost(f"nothing was heard for {SILENCE:.0f} s", where=self._where) from None
+        except ProtocolError as error:
+            raise self._broken(request, error) from None
+
+    def persist(self, attempt: Callable[[], Any]) -> Any:
+        """Try again while the connection is what fails."""
+        for pause in (*PATIENCE, None):
+            try:
+                return attempt()
+            except Lost as error:
+                if pause is None or self.begun.cancelled.wait(pause):
+                    hint = error.hint or "what ran there goes on: run again to take it up"
+                    raise Lost(error.what, where=self._where, hint=hint) from None
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def understanding(self, request: str) -> Iterator[None]:
+        """Reading an answer: one that cannot be understood is the board's fault."""
+        try:
+            yield
+        except _NONSENSE as error:
+            raise self._broken(request, error) from None
+
+    def _broken(self, request: str, error: Exception) -> DeviceError:
+        return DeviceError(f"it broke the protocol at {request!r}: {error}", where=self._where)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Errors by the board's name, and with what to do."""
+        try:
+            yield
+        except (Lost, Refused) as error:
+            for said, what, hint in _CAUSES:
+                if said in error.what:
+                    raise DeviceError(what, where=self._where, hint=hint) from None
+            raise type(error)(error.what, where=self._where, hint=error.hint) from None
+
+
+_NONSENSE = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, tarfile.TarError,
+)  # fmt: skip
+"""What reading an answer raises where it is not what was asked for."""
+
+_CAUSES = (
+    ("No space left on device", "its disk is full", "ncnnkit devices clean removes what ncnnkit keeps there"),
+    ("Disk quota exceeded", "its disk is full", "ncnnkit devices clean removes what ncnnkit keeps there"),
+    ("Read-only file system", "its disk cannot be written", ""),
+    ("No module named venv", "its Python lacks the venv module", "Debian: apt install python3-venv"),
+)
+"""What is said there -> what it means, and what to do."""
+
+
+class _Tar:
+    """What tarfile reads from."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def read(self, count: int) -> bytes:
+        return self._reader.read(count, time.monotonic() + SILENCE)
+
+
+def digest(path: Path) -> str:
+    """A file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,71 @@
+"""Reads what a process prints from its mark on, within deadlines. Only the standard library."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from . import MARK
+
+LONGEST_LINE = 1 << 24  # bytes
+
+
+class ProtocolError(Exception):
+    """What was received is not what this protocol says."""
+
+
+class Reader:
+    """What comes after the mark.
+
+    Args:
+        descriptor: of a pipe.
+
+    Raises:
+        TimeoutError: nothing more came until the deadline (of ``time.monotonic``); from every method.
+        ProtocolError: a line, or what comes before the mark, has no end; from every method.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._buffer = bytearray()
+        self._after_mark = False
+
+    def readline(self, deadline: float) -> bytes:
+        """The next line with its end; what is left, perhaps nothing, where the pipe ends."""
+        self._pass_mark(deadline)
+        return self._through(b"\n", deadline)
+
+    def read(self, count: int, deadline: float) -> bytes:
+        """So many bytes; fewer where the pipe ends."""
+        self._pass_mark(deadline)
+        while len(self._buffer) < count and self._fill(deadline):
+            pass
+        return self._take(count)
+
+    def _pass_mark(self, deadline: float) -> None:
+        if not self._after_mark:
+            self._after_mark = self._through(MARK, deadline).endswith(MARK)
+
+    def _through(self, end: bytes, deadline: float) -> bytes:
+        searched = 0
+        while (start := self._buffer.find(end, searched)) < 0:
+            searched = max(0, len(self._buffer) - len(end))
+            if searched > LONGEST_LINE:
+                raise ProtocolError("it prints without an end")
+            if not self._fill(deadline):
+                return self._take(len(self._buffer))
+        return self._take(start + len(end))
+
+    def _take(self, count: int) -> bytes:
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data
+
+    def _fill(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        chunk = os.read(self._descriptor, 1 << 20)
+        self._buffer += chunk
+        return bool(chunk)

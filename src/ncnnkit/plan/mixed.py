@@ -1,0 +1,121 @@
+"""A mixed-precision plan: which precision each layer gets, what was predicted of it, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..comparison.errors import Errors
+from ..model.graph import Graph
+from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer
+from .requirement import Requirements
+from .solve import Option
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model on the way from the fastest to the most exact, as predicted.
+
+    Attributes:
+        ms: predicted latency.
+        noise: predicted noise over signal, the mean over the outputs.
+        int8: number of layers in int8.
+    """
+
+    ms: float
+    noise: float
+    int8: int
+
+
+@dataclass(eq=False)
+class MixedPlan:
+    """The plan and how it was found.
+
+    Attributes:
+        graph: the mixed model, ready to ship.
+        choices: layer -> its choice.
+        options: layer -> what it could have been, with the predicted ms and noise over signal of each.
+        predicted_ms: latency of the whole.
+        predicted_noise: noise over signal, the mean over the outputs.
+        errors: on the held-back samples, measured where the model will run.
+        unmet: the requirements it does not keep to on the held-back samples, in words; a latency is as predicted.
+        front: from the fastest to the most exact, predicted.
+        repairs: how often the prediction had to be corrected.
+        uniform_ms: precision -> latency of the model that has it everywhere, measured while planning. A machine's speed
+            changes: what was predicted holds at the speed of these.
+    """
+
+    graph: Graph
+    choices: Mapping[str, str]
+    options: Mapping[str, Sequence[Option]]
+    predicted_ms: float
+    predicted_noise: float
+    errors: Errors
+    unmet: Sequence[str] = ()
+    front: Sequence[Point] = ()
+    repairs: int = 0
+    uniform_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether all requirements that the held-back samples can judge are kept to."""
+        return not self.unmet
+
+    def predicted_at(self, fp32_ms: float | None) -> float:
+        """The predicted latency where the fp32 model takes ``fp32_ms``."""
+        return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
+
+    def record(self, requirements: Requirements, *, mixed_ms: float | None, fp32_ms: float | None) -> Plan:
+        """What run.json holds of it.
+
+        Args:
+            requirements: that were asked for.
+            mixed_ms, fp32_ms: the measured medians of the mixed and of the fp32 model; None where not measured.
+        """
+        return Plan(
+            requirements=str(requirements),
+            holds=self.holds,
+            unmet=list(self.unmet),
+            repairs=self.repairs,
+            predicted_ms=self.predicted_at(fp32_ms),
+            measured_ms=mixed_ms,
+            predicted_noise=self.predicted_noise,
+            measured_noise=self.errors.relative,
+            front=[FrontPoint(ms=p.ms, noise=p.noise, int8=p.int8) for p in self.front],
+            layers=[
+                PlannedLayer(
+                    name=name,
+                    type=self.graph.layer(name).type,
+                    choice=choice,
+                    options=[LayerOption(choice=o.choice, ms=o.ms, noise=o.error) for o in self.options[name]],
+                    why=self.why(name),
+                )
+                for name, choice in self.choices.items()
+            ],
+        )
+
+    def why(self, name: str) -> str:
+        """Why a layer got its precision, one sentence."""
+        options = {option.choice: option for option in self.options[name]}
+        chosen = options[self.choices[name]]
+        fastest = min(options.values(), key=lambda option: option.ms)
+        share = chosen.error / self.predicted_noise if self.predicted_noise else 0.0
+        if len(options) == 1:
+            return f"{chosen.choice}: there is no other"
+        if chosen is fastest:
+            slower = min((o for o in options.values() if o is not chosen), key=lambda option: option.ms)
+            return (
+                f"{chosen.choice} is the fastest here ({chosen.ms:.3f} ms; {slower.choice} {slower.ms:.3f}) "
+                f"and adds {share:.1%} of the noise"
+            )
+        if not math.isfinite(fastest.error):
+            return f"{chosen.choice}: {fastest.choice} makes outputs that are not numbers"
+        more = (fastest.error - chosen.error) / self.predicted_noise if self.predicted_noise else math.inf
+        saved = chosen.ms - fastest.ms
+        if more <= 0:
+            return f"{chosen.choice}: {fastest.choice} is {saved:.3f} ms faster alone, but its neighbours would convert"
+        return (
+            f"{chosen.choice}: {fastest.choice} would save {saved:.3f} ms alone and add {more:.1%} to the plan's "
+            "noise, which buys more elsewhere"
+        )

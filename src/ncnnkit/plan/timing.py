@@ -1,0 +1,300 @@
+"""Measures what a plan costs on a device: layers alone, in every form they can have, and whole networks.
+
+Layers are timed alone, each as ncnn meets it in a network: the blobs it reads are as the layer before hands them on,
+just computed, and nothing is converted on the clock.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..device import LOCAL, Device
+from ..device.session import Session
+from ..errors import RuntimeFailure
+from ..model import ncnnfile
+from ..model.graph import Graph, Layer
+from ..model.ops import Mask, Value
+from ..onboard.child import LOAD_TIMEOUT, WorkerError
+from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
+from .costs import CAST_TYPES, FLOATS, INT8, MASKS, Costs, Kind, to_float
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Key = tuple[Any, ...]
+
+_STORAGES = {"fp16": "fp16", "bf16": "bf16", "int8": "fp16", "int8-winograd": "fp16"}
+"""Choice -> the storage of 16 bits its mask leaves, for what a layer reads and makes in floating point."""
+
+
+class Timing(Protocol):
+    """Where the times of a plan come from."""
+
+    def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
+        """What each layer costs, as :func:`measure_costs` finds it."""
+        ...
+
+    def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
+        """The latency of each graph, ms, as :func:`time_graphs` finds it."""
+        ...
+
+
+@dataclass(frozen=True)
+class DeviceTiming:
+    """Times that are measured on a device.
+
+    Attributes:
+        threads: of the CPU.
+        device: where to time.
+    """
+
+    threads: int
+    device: Device = LOCAL
+
+    def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
+        return measure_costs(exact, fitted, shapes, choices, self.threads, self.device)
+
+    def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
+        return time_graphs(graphs, sample, self.threads, self.device)
+
+
+def blob_shapes(graph: Graph, samples: Sequence[Array] = ()) -> dict[str, Shape]:
+    """Shape of every blob for one sample, without a batch axis; noise of the network's input shapes by default."""
+    rng = np.random.default_rng(0)
+    samples = samples or [rng.standard_normal(shape).astype(np.float32) for shape in graph.input_shapes()]
+    blobs = [blob for layer in graph.layers if layer.type != "Noop" for blob in layer.outputs]
+    with Session(graph, precision="fp32", keep_blobs=True) as session:
+        return {blob: array.shape for blob, array in zip(blobs, session.blobs(*samples, names=blobs))}
+
+
+@dataclass(frozen=True)
+class _Net:
+    """A layer to time, behind layers that make what it reads."""
+
+    graph: Graph
+    inputs: tuple[tuple[str, Shape], ...]
+    ready: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def measure_costs(
+    graph_float: Graph,
+    graph_int8: Graph,
+    shapes: Mapping[str, Shape],
+    choices: Collection[str] = tuple(MASKS),
+    threads: int = 1,
+    device: Device = LOCAL,
+    *,
+    rounds: int = 6,
+    seconds: float = 0.03,
+) -> Costs:
+    """Time every layer at every choice it has; layers that are alike in all but names and values are timed once.
+
+    Args:
+        graph_float: the fp32 network.
+        graph_int8: the same with int8 layers; whether they requantise does not matter.
+        shapes: of every blob, see :func:`blob_shapes`.
+        choices: those of :data:`MASKS` to measure.
+        threads: of the CPU.
+        device: where to time them.
+        rounds: how often all are gone through.
+        seconds: for each layer and form, in all rounds.
+
+    Raises:
+        RuntimeFailure: ncnn crashed or refused.
+    """
+    supported = _storages(graph_float, device)
+    int8 = {layer.name: layer for layer in graph_int8.layers if layer.params.get("int8_scale_term")}
+    layers = [layer for layer in graph_float.layers if layer.op.computes]
+    keys = {layer.name: (layer.name in int8, *_key(layer, shapes)) for layer in layers}
+    nets: dict[Key, _Net] = {}
+    for layer in {keys[layer.name]: layer for layer in layers}.values():
+        sides = [shapes[blob] for blob in layer.inputs]
+        for choice, form, int8_in, int8_out in _forms(layer, int8.get(layer.name), choices):
+            kind = "int8" if int8_in else _wanted(choice, supported[layer.name])
+            nets[keys[layer.name], choice, int8_in, int8_out] = _net(form, sides, kind)
+    roots = {root: shapes[root] for root in graph_float.uses().roots if root in shapes}
+    kinds = sorted({_STORAGES[choice] for choice in choices if choice in _STORAGES})
+    pairs = [pair for kind in kinds for pair in ((kind, "float"), ("float", kind))]
+    for source, target in pairs:
+        for shape in set(roots.values()):
+            nets[shape, source, target] = _net(_cast(source, target), [shape], source)
+    timed = dict(zip(nets, _time(list(nets.values()), threads, rounds, seconds, device)))
+
+    costs: dict[tuple[str, str, bool, bool], float] = {}
+    reads: dict[tuple[str, str], Kind] = {}
+    makes: dict[tuple[str, str], Kind] = {}
+    for layer in layers:
+        for choice, _, int8_in, int8_out in _forms(layer, int8.get(layer.name), choices):
+            ms, bits_read, bits_made = timed[keys[layer.name], choice, int8_in, int8_out]
+            costs[layer.name, choice, int8_in, int8_out] = ms
+            if not int8_in:
+                reads[layer.name, choice] = _kind(choice, bits_read)
+            if not int8_out:
+                makes[layer.name, choice] = _kind(choice, bits_made)
+    conversions = {(root, *pair): timed[(shape, *pair)][0] for root, shape in roots.items() for pair in pairs}
+    free = frozenset(layer.name for layer in graph_float.layers if not layer.op.computes)
+    return Costs(costs, conversions, reads, makes, free)
+
+
+def _key(layer: Layer, shapes: Mapping[str, Shape]) -> Key:
+    params = {name: value for name, value in layer.params.items() if name != "shape_hints"}
+    return (layer.type, tuple(sorted(params.items())), tuple(shapes[blob] for blob in layer.inputs))
+
+
+def _forms(layer: Layer, int8: Layer | None, choices: Collection[str]) -> Iterator[tuple[str, Layer, bool, bool]]:
+    """(choice, the layer so, int8 in, int8 out) of every form a layer can be run in."""
+    for choice in FLOATS:
+        if choice in choices:
+            yield choice, _masked(layer, choice), False, False
+    for choice in INT8:
+        if int8 is None:
+            return
+        if choice not in choices or (choice == "int8-winograd" and not runs_winograd(layer)):
+            continue
+        # ncnn computes a grouped int8 convolution rightly only where it hands on int8 (see quantize).
+        chained = layer.op.chains_int8
+        outs = [out for out in (False, True) if (chained or not out) and (out or not is_grouped(layer))]
+        for int8_out in outs:
+            made = _int8_form(int8, choice, 1.0 if int8_out else None)
+            yield from ((choice, made, int8_in, int8_out) for int8_in in ((False, True) if chained else (False,)))
+
+
+def _masked(layer: Layer, choice: str) -> Layer:
+    made = layer.copy()
+    others = layer.get("featmask") & ~(MASKS["fp32"] | Mask.NO_WINOGRAD) if choice in INT8 else layer.get("featmask")
+    made.params["featmask"] = others | MASKS[choice]
+    return made
+
+
+def _int8_form(layer: Layer, choice: str, output_scale: float | None) -> Layer:
+    """An int8 layer at a choice, handing on int8 of this scale, or real numbers."""
+    made = _masked(layer, choice)
+    made.params["int8_scale_term"] = layer.get("int8_scale_term") % 100 + (100 if output_scale else 0)
+    made.weights.pop("output_scale", None)
+    if output_scale:
+        made.weights["output_scale"] = np.array([output_scale], np.float32)
+    weight = np.asarray(made.weights["weight"])
+    if choice == "int8-winograd" and int(np.abs(weight).max(initial=0)) > WINOGRAD_STEPS:
+        ratio = WINOGRAD_STEPS / STEPS
+        made.weights["weight"] = np.rint(weight * ratio).astype(np.int8)
+        made.weights["weight_scales"] = made.array("weight_scales") * np.float32(ratio)
+    return made
+
+
+def _wanted(choice: str, supported: Collection[str]) -> Kind:
+    """The kind of blob a layer of this choice reads without converting, if the CPU has it."""
+    storage = _STORAGES.get(choice, "float")
+    return storage if storage in supported else "float"
+
+
+def _kind(choice: str, bits: int) -> Kind:
+    return {8: "int8", 16: _STORAGES.get(choice, "float")}.get(bits, "float")
+
+
+def _cast(source: Kind, target: Kind) -> Layer:
+    layer = to_float("cast", source, "read", "made")
+    layer.params["type_to"] = CAST_TYPES[target]
+    return layer
+
+
+def _ready(kind: Kind, index: int) -> Layer:
+    """A layer that hands a blob on as it is, in the kind and packing ncnn's layers hand on."""
+    blobs = [f"in{index}"], [f"ready{index}"]
+    if kind == "int8":
+        params: dict[str, Value] = {"scale_data_size": 1, "featmask": MASKS["fp32"]}
+        return Layer("Quantize", f"ready{index}", *blobs, params, {"scale": np.full(1, 40, np.float32)})
+    return Layer("ReLU", f"ready{index}", *blobs, {"slope": 1.0, "featmask": MASKS.get(kind, MASKS["fp32"])})
+
+
+def _net(layer: Layer, shapes: Sequence[Shape], kind: Kind) -> _Net:
+    made = layer.copy()
+    count = range(len(shapes))
+    made.name, made.inputs = "layer", [f"ready{i}" for i in count]
+    made.outputs = [f"out{i}" for i in range(len(layer.outputs))]
+    inputs = [Layer("Input", f"in{i}", [], [f"in{i}"]) for i in count]
+    graph = Graph([*inputs, *(_ready(kind, i) for i in count), made])
+    return _Net(graph, tuple((f"in{i}", shapes[i]) for i in count), tuple(made.inputs), (made.outputs[0],))
+
+
+def _time(
+    nets: Sequence[_Net], threads: int, rounds: int, seconds: float, device: Device
+) -> list[tuple[float, int, int]]:
+    """Of each: its ms, and the bits of a value of what its layer reads and makes.
+
+    Other processes take the CPU for longer than a layer runs, and a layer of several threads waits for all of them: the
+    lowest decile is the layer's, where the median may be many times that.
+    """
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+        files = []
+        for number, net in enumerate(nets):
+            param = Path(folder) / f"{number}.param"
+            ncnnfile.save(net.graph, param)
+            files += [param, param.with_suffix(".bin")]
+        there = device.put(files)
+        rows = [
+            {"param": param, "bin": weights, "inputs": net.inputs, "ready": net.ready, "outputs": net.outputs}
+            for net, param, weights in zip(nets, there[::2], there[1::2])
+        ]
+        patience = LOAD_TIMEOUT + 10 * len(nets) * seconds
+        with _failing("layers"), device.child() as child:
+            answer = child.ask("time_nets", nets=rows, threads=threads, precision="mixed", rounds=rounds,
+                               seconds=seconds, timeout=patience)[0]  # fmt: skip
+    return [(ms, (ready or made)[0], made[0]) for ms, (ready, made) in zip(answer["undisturbed"], answer["bits"])]
+
+
+def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
+    """Layer -> the storages of 16 bits it can read."""
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, _failing("layers"), device.child() as child:
+        param = Path(folder) / "model.param"
+        ncnnfile.save(graph, param)
+        there, weights = device.put([param, param.with_suffix(".bin")])
+        child.ask("load", param=there, bin=weights, backend="cpu", precision="mixed", threads=1, timeout=LOAD_TIMEOUT)
+        return dict(child.ask("layers")[0]["layers"])
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except WorkerError as error:
+        raise RuntimeFailure(f"timing {what}: {error.sentence}") from None
+
+
+def time_graphs(
+    graphs: Mapping[str, Graph],
+    sample: Sequence[Array],
+    threads: int,
+    device: Device = LOCAL,
+    *,
+    rounds: int = 6,
+    seconds: float = 0.12,
+) -> dict[str, float]:
+    """Median latency of each graph, ms, loaded as a mixed model; in interleaved rounds.
+
+    Raises:
+        RuntimeFailure: ncnn crashed.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in graphs}
+    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, _failing("networks"), ExitStack() as stack:
+        children = {}
+        for name, graph in graphs.items():
+            param = Path(folder) / f"{name}.param"
+            ncnnfile.save(graph, param)
+            children[name] = child = stack.enter_context(device.child())
+            there, weights = device.put([param, param.with_suffix(".bin")])
+            child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", precision="mixed",
+                      threads=threads)  # fmt: skip
+            child.ask("run", list(sample))
+        for _ in range(rounds):
+            for name, child in children.items():
+                found = child.ask("time", seconds=seconds, min_samples=3, max_samples=100)[0]["samples"]
+                samples[name] += found[1:]
+    return {name: float(np.median(found)) for name, found in samples.items()}

@@ -1,0 +1,161 @@
+"""Ctrl-C, SIGTERM and SIGHUP of real commands, in every kind of stage: they end soon, and leave no process."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import samples, small
+
+from ncnnkit.model import ncnnfile
+
+BOUND = 5.0
+"""Seconds. Two are promised; other processes take their share of the CPUs."""
+
+TELLING = """
+    import sys
+    import ncnnkit.cli, ncnnkit.device.sites, ncnnkit.measure.variants as variants
+    from contextlib import contextmanager
+    from ncnnkit.device import local, board
+
+    def telling(run_job):
+        def wrapped(self, job, tell):
+            def step(message):
+                print(message["stage"], flush=True)
+                tell(message)
+            return run_job(self, job, step)
+        return wrapped
+
+    @contextmanager
+    def progress():
+        yield lambda stage, done, total: print(stage, done, flush=True)
+
+    local.Local.run_job = telling(local.Local.run_job)
+    board.Board.run_job = telling(board.Board.run_job)
+    ncnnkit.cli._progress = progress
+    ncnnkit.cli.main()
+"""
+"""The command line, which prints the stage it is in."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def not_ignored() -> None:
+    """A shell's background job ignores Ctrl-C, one of nohup SIGHUP, and hand that on."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def begin(home: Path, arguments: str, stage: str, telling: str = TELLING) -> subprocess.Popen[str]:
+    """A command that has come to this stage."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(telling), *shlex.split(arguments)],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=not_ignored,
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line.strip())
+        if said[-1].startswith(stage):
+            return process
+    raise AssertionError(f"it never came to {stage!r}: {said}\n{process.communicate()[1]}")
+
+
+def descendants(pid: int) -> list[int]:
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return found[1:]
+
+
+def assert_it_ends(process: subprocess.Popen[str], how: signal.Signals) -> str:
+    """It ends soon after a signal, and what it had started does; returns what it said."""
+    ends = {pid: os.pidfd_open(pid) for pid in descendants(process.pid)}
+    assert ends, "nothing was at work"
+    start = time.monotonic()
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    took = time.monotonic() - start
+    assert process.returncode == 130, errors
+    for pid, end in ends.items():
+        assert select.select([end], [], [], BOUND)[0], f"{pid} is left"
+        os.close(end)
+    assert took < BOUND
+    return errors
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    ncnnfile.save(small(), tmp_path / "m.param")
+    np.save(tmp_path / "x.npy", samples(10))
+    (tmp_path / "recipe.toml").write_text(
+        'model = "m.param"\nimages = "x.npy"\nbackends = ["cpu"]\nprecisions = ["fp32", "int8"]\nseconds = 0.1\n'
+        'rounds = 1\nsustained = 60\neffort = "fast"\n'
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("how", ENDING)
+def test_a_run_that_measures(home: Path, how: signal.Signals) -> None:
+    """In the thread of a device."""
+    process = begin(home, "run --recipe recipe.toml --out o", "sustain")
+    errors = assert_it_ends(process, how)
+    assert "interrupted; nothing was left half-written" in errors
+    assert not (home / "o").exists()
+
+
+def test_a_search_for_settings(home: Path) -> None:
+    process = begin(home, "tune m.param --seconds 600", "tune")
+    assert_it_ends(process, signal.SIGINT)
+
+
+def test_a_run_whose_threads_wait_for_many_processes(home: Path) -> None:
+    np.save(home / "x.npy", samples(400))
+    process = begin(home, "run --recipe recipe.toml --effort default --out o", "quantise: calibrate 1")
+    assert_it_ends(process, signal.SIGTERM)
+    assert not (home / "o").exists()
+
+
+ON_A_BOARD = """
+    import sys
+    from ncnnkit.device import board
+    board.Board.python = sys.executable  # nothing is downloaded
+"""
+
+
+def test_a_job_on_a_board(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The board is this machine behind a stand-in for ssh; its processes do not descend from ours."""
+    there = home / "there"
+    there.mkdir()
+    program = home / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\nHOME={there} XDG_CACHE_HOME= exec sh -c "$last"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    arguments = "run --recipe recipe.toml --precision fp32 --on ssh://here --out o"
+    process = begin(home, arguments, "sustain", textwrap.dedent(ON_A_BOARD) + textwrap.dedent(TELLING))
+    (folder,) = (there / ".cache/ncnnkit/jobs").iterdir()
+    leader, _ = json.loads((folder / "pid").read_text())
+    ends = [os.pidfd_open(pid) for pid in [leader, *descendants(leader)]]
+    assert len(ends) == 3, "the job, a serving process, and what watches it"
+    assert_it_ends(process, signal.SIGINT)
+    for end in ends:
+        assert select.select([end], [], [], BOUND)[0]
+        os.close(end)
+    assert not folder.exists()

@@ -1,0 +1,511 @@
+"""The mixed model: the forms of its layers, that it computes what it should, and that it keeps to its requirements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BOARD
+from networks import network, samples, small
+from numpy.typing import NDArray
+
+from ncnnkit.comparison import accuracy
+from ncnnkit.comparison.errors import Errors
+from ncnnkit.device import open_device
+from ncnnkit.device.session import Session, probe
+from ncnnkit.device.sites import probe_device
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.ops import Mask
+from ncnnkit.plan import search
+from ncnnkit.plan.build import Forms, make_forms, mean_windows, mixed_graph
+from ncnnkit.plan.costs import INT8, MASKS, Costs, predict, uniform
+from ncnnkit.plan.mixed import MixedPlan
+from ncnnkit.plan.options import make_edges, make_options
+from ncnnkit.plan.requirement import Requirements
+from ncnnkit.plan.search import allowed_noise, find_plan, float_choices
+from ncnnkit.plan.sensitivity import Verifier, float_errors, int8_errors
+from ncnnkit.plan.solve import Option, total
+from ncnnkit.plan.timing import Shape, blob_shapes, measure_costs
+from ncnnkit.quantization import Quantized, apply_table, make_table
+from ncnnkit.quantization.calibration import calibrate
+from ncnnkit.quantization.scales import weight_scales
+from ncnnkit.quantization.table import Table
+from ncnnkit.samples.stream import ArraySamples
+
+Array = NDArray[Any]
+
+
+GROUPED = """
+    Convolution          c0 1 1 in0 b0 0=16 1=1 5=1 6=64 9=1
+    ConvolutionDepthWise g  1 1 b0 b1 0=16 1=3 4=1 5=1 6=1152 7=2 9=1
+    Convolution          c1 1 1 b1 out0 0=8 1=1 6=128
+"""
+
+
+def int8_twin(graph: Graph, inputs: Array, method: str = "mse") -> Graph:
+    stats = calibrate(graph, [inputs], method=method, threads=1)
+    return apply_table(graph, make_table(graph, stats), target="x86", finish=False)
+
+
+def by_hand(graph: Graph) -> Costs:
+    """8 ms in fp32, 4 in bf16, 2 in int8, 0.5 less at each end that is int8; 0.25 for each conversion.
+
+    Depthwise layers read and make fp32 even in bf16, as on x86.
+    """
+    layers, kinds = {}, {}
+    for layer in graph.layers:
+        if not layer.op.computes:
+            continue
+        for choice, ms in (("fp32", 8.0), ("bf16", 4.0)):
+            layers[layer.name, choice, False, False] = ms
+            bf16 = choice == "bf16" and layer.type != "ConvolutionDepthWise"
+            kinds[layer.name, choice] = "bf16" if bf16 else "float"
+        if layer.op.int8 is not None:
+            sides = (False, True) if layer.type in ("Convolution", "ConvolutionDepthWise") else (False,)
+            layers.update({(layer.name, "int8", i, o): 2.0 - 0.5 * i - 0.5 * o for i in sides for o in sides})
+            kinds[layer.name, "int8"] = "float"
+    ways = (("bf16", "float"), ("float", "bf16"))
+    conversions = {(root, *way): 0.25 for root in graph.uses().roots for way in ways}
+    free = frozenset(layer.name for layer in graph.layers if not layer.op.computes)
+    return Costs(layers, conversions, kinds, kinds, free)
+
+
+def forms_of(exact: Graph, fitted: Graph, inputs: Array) -> Forms:
+    return make_forms(exact, fitted, ArraySamples((inputs,)))
+
+
+def quantized_of(exact: Graph, fitted: Graph, inputs: Array) -> Quantized:
+    given = ArraySamples((inputs,))
+    return Quantized(exact, fitted, exact, fitted, given, given)
+
+
+def outputs_of(graph: Graph, inputs: Array, precision: str = "fp32") -> Array:
+    with Session(graph, precision=precision, threads=1) as session:
+        return np.stack([session.blobs(sample, names=session.outputs[:1])[0] for sample in inputs])
+
+
+# --------------------------------------------------------------------------------------------------------- explained
+
+
+def plan_of(options: list[Option], choice: str, whole: float = 1.0) -> MixedPlan:
+    return MixedPlan(Graph(), {"c": choice}, {"c": options}, 1.0, whole, Errors())
+
+
+def test_why_a_layer_got_its_precision() -> None:
+    fp32, bf16, int8 = Option("fp32", 3.0, 0.0), Option("bf16", 2.0, 0.01), Option("int8", 1.0, 0.2)
+    every = [fp32, bf16, int8]
+    assert plan_of([fp32], "fp32").why("c") == "fp32: there is no other"
+    assert plan_of(every, "int8").why("c") == (
+        "int8 is the fastest here (1.000 ms; bf16 2.000) and adds 20.0% of the noise"
+    )
+    text = plan_of(every, "bf16", 0.5).why("c")
+    assert "int8 would save 1.000 ms alone and add 38.0% to the plan's noise" in text
+    text = plan_of([fp32, Option("bf16", 2.0, 0.0)], "fp32").why("c")
+    assert "bf16 is 1.000 ms faster alone, but its neighbours would" in text
+    for choice in ("fp32", "bf16", "int8"):
+        assert plan_of(every, choice, 0.0).why("c"), "an exact plan is explained as well"
+    text = plan_of([fp32, Option("fp16", 1.0, math.inf)], "fp32").why("c")
+    assert text == "fp32: fp16 makes outputs that are not numbers"
+
+
+# --------------------------------------------------------------------------------------------------------- the layers
+
+
+def test_a_choice_sets_the_mask_and_nothing_else() -> None:
+    graph = small()
+    twin = int8_twin(graph, samples(4))
+    forms = forms_of(graph, twin, samples(2))
+    for name in ("c1", "d1", "c3", "add", "fc"):
+        original, int8 = graph.layer(name), twin.layer(name)
+        for choice in ("fp32", "fp16", "bf16"):
+            made = forms.layer(original, int8, choice)
+            assert made.get("featmask") == MASKS[choice]
+            assert not made.params.get("int8_scale_term")
+            assert made.weights == original.weights
+    made = forms.layer(graph.layer("c2"), twin.layer("c2"), "int8")
+    assert made.params["int8_scale_term"] == 2
+    assert made.get("featmask") & MASKS["int8"] == MASKS["int8"]
+    assert forms.layer(graph.layers[0], twin.layers[0], "") == graph.layers[0]
+    assert graph == small()
+
+
+WIDE = "Input in0 0 1 in0 0=8 1=8 2={0}\nConvolution c 1 1 in0 out0 0=8 1=3 4=1 5=1 6={1}"
+
+
+def test_winograd_has_weights_it_can_add_up() -> None:
+    """Many channels: 8-bit weights may overflow its kernels, so they get 6 bits, rounded from the original's."""
+    graph = network(WIDE.format(128, 128 * 72))
+    inputs = samples(4, (128, 8, 8))
+    twin = int8_twin(graph, inputs)
+    forms = forms_of(graph, twin, inputs)
+    before = {key: np.copy(np.asarray(weight)) for key, weight in twin.layer("c").weights.items()}
+    made = forms.layer(graph.layer("c"), twin.layer("c"), "int8-winograd")
+    assert int(np.abs(made.array("weight")).max()) == 31
+    assert np.asarray(made.weights["weight"]).dtype == np.int8
+    assert not made.get("featmask") & Mask.NO_WINOGRAD
+    real = made.array("weight").reshape(8, -1) / made.array("weight_scales")[:, None]
+    exact = graph.layer("c").array("weight").reshape(8, -1)
+    assert np.abs(real - exact).max() <= 0.51 / made.array("weight_scales").min()
+    assert all(np.array_equal(np.asarray(twin.layer("c").weights[key]), weight) for key, weight in before.items())
+    plain = forms.layer(graph.layer("c"), twin.layer("c"), "int8")
+    assert int(np.abs(plain.array("weight")).max()) == 127
+    assert plain.get("featmask") & Mask.NO_WINOGRAD
+    expected = outputs_of(graph, inputs)
+    for layer, least in ((made, 20), (plain, 30)):
+        found = outputs_of(Graph([graph.layers[0], layer]), inputs, "mixed")
+        assert (accuracy.sqnr_db(found, expected) or 0) > least
+
+
+def test_six_bits_get_a_bias_of_their_own() -> None:
+    """What 8-bit weights lose of a channel's mean their bias gives back, and 6-bit weights lose something else.
+
+    It is most where the mean is far from zero, as zero points move it.
+    """
+    graph = network(WIDE.format(128, 128 * 72).replace("4=1", "4=0"))
+    inputs = np.maximum(samples(6, (128, 8, 8)), 0) - np.float32(2)
+    exact = graph.layer("c")
+    table = Table({"c_param_0": weight_scales(exact)}, {"c": 127 / 2.0})
+    fitted = apply_table(graph, table, target="x86", finish=False)
+    layer, expected = fitted.layer("c"), outputs_of(graph, inputs)
+    eight_bits = Graph([graph.layers[0], forms_of(graph, fitted, inputs).layer(exact, layer, "int8")])
+    lost = (outputs_of(eight_bits, inputs, "mixed") - expected).mean(axis=(0, 2, 3))
+    layer.weights["bias"] = layer.array("bias") - lost if "bias" in layer.weights else -lost
+    layer.params["bias_term"] = 1
+    made = forms_of(graph, fitted, inputs).layer(exact, layer, "int8-winograd")
+    assert int(np.abs(made.array("weight")).max()) == 31
+    kept = made.copy()
+    kept.weights["bias"] = layer.weights["bias"]
+
+    def error(form: Layer) -> Array:
+        return np.asarray(outputs_of(Graph([graph.layers[0], form]), inputs, "mixed") - expected, np.float64)
+
+    moved, levelled = error(made), error(kept)
+    before = float(np.mean(levelled**2))
+    levelled -= levelled.mean(axis=(0, 2, 3), keepdims=True)
+    assert np.mean(moved**2) < 1.05 * np.mean(levelled**2)
+    assert np.mean(moved**2) < before / 5
+
+
+def test_what_a_convolution_reads_on_average() -> None:
+    graph = network("Input in0 0 1 in0 0=4 1=3 2=1\nConvolution c 1 1 in0 out0 0=1 1=3 4=1 5=1 6=9 18=2.0")
+    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    mean = mean_windows(graph, ["c"], ArraySamples((np.stack([image, image + 1]),)))["c"]
+    padded = np.pad(image[0] + 0.5, 1, constant_values=2.0)
+    expected = [[padded[y : y + 3, x : x + 4].mean() for x in range(3)] for y in range(3)]
+    assert np.allclose(mean[0], expected)
+
+
+def test_weights_that_are_six_bits_already_stay() -> None:
+    graph = small()
+    twin = int8_twin(graph, samples(4), "kl")
+    forms = forms_of(graph, twin, samples(2))
+    made = forms.layer(graph.layer("c3"), twin.layer("c3"), "int8-winograd")
+    assert np.array_equal(made.array("weight"), twin.layer("c3").array("weight"))
+    assert np.array_equal(made.array("weight_scales"), twin.layer("c3").array("weight_scales"))
+    assert set(forms.winograd) == {"c1", "c3"}, "c2 is 1x1"
+
+
+# ------------------------------------------------------------------------------------------------------ mixed networks
+
+
+class Setting:
+    """The small network, its int8 twin, measured costs, and what fp32 computes."""
+
+    def __init__(self) -> None:
+        self.exact = small()
+        self.inputs = samples(6)
+        self.fitted = int8_twin(self.exact, self.inputs)
+        self.choices = (*float_choices(probe()), *INT8)
+        shapes = blob_shapes(self.exact)
+        self.costs = measure_costs(self.exact, self.fitted, shapes, self.choices, rounds=2, seconds=0.0)
+        self.reference = outputs_of(self.exact, self.inputs)
+        self.forms = forms_of(self.exact, self.fitted, self.inputs)
+
+    def graph(self, choices: Mapping[str, str]) -> Graph:
+        return mixed_graph(self.forms, choices, self.costs)
+
+    def draw(self, seed: int) -> dict[str, str]:
+        rng = np.random.default_rng(seed)
+        layers = [layer.name for layer in self.exact.layers if self.costs.choices(layer.name)]
+        return {name: str(rng.choice(self.costs.choices(name))) for name in layers}
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The front is for the report; a test need not wait for it."""
+    monkeypatch.setattr(search, "FRONT_POINTS", 3)
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Setting:
+    return Setting()
+
+
+def test_mixed_networks_compute_what_fp32_does(mixed: Setting) -> None:
+    plans = [uniform(mixed.exact, mixed.costs, choice) for choice in mixed.choices]
+    plans += [mixed.draw(seed) for seed in range(40)]
+    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
+        found = verifier.here([mixed.graph(plan) for plan in plans], "mixed")
+    for plan, errors in zip(plans, found):
+        kinds = set(plan.values())
+        least = 22 if kinds & set(INT8) else 35 if kinds != {"fp32"} else 100
+        assert (errors.figures()["sqnr"] or 0) > least, plan
+
+
+def test_the_fp32_plan_is_the_network_but_for_masks(mixed: Setting) -> None:
+    made = mixed.graph(uniform(mixed.exact, mixed.costs, "fp32"))
+    assert [layer.type for layer in made.layers] == [layer.type for layer in mixed.exact.layers]
+    assert all(layer.get("featmask") == MASKS["fp32"] for layer in made.layers if layer.type != "Input")
+    assert all(made.layer(la.name).weights == la.weights for la in mixed.exact.layers)
+
+
+def test_casts_stand_where_a_reader_may_not_use_the_format() -> None:
+    graph, inputs = small(), samples(2)
+    fitted = int8_twin(graph, inputs)
+    plan = dict.fromkeys(("c1", "c2", "add", "fc"), "bf16") | {"d1": "bf16", "c3": "fp32", "gap": "fp32"}
+    made = mixed_graph(forms_of(graph, fitted, inputs), plan, by_hand(graph))
+    casts = {la.name: la for la in made.layers if la.type == "Cast"}
+    # c1 hands bf16 to d1, which reads fp32; c2 through the Split to c3, and to add, which takes it; add to gap.
+    assert set(casts) == {"d1/cast", "c3/cast", "gap/cast"}
+    for cast in casts.values():
+        assert (cast.get("type_from"), cast.get("type_to")) == (4, 1)
+        assert cast.get("featmask") == MASKS["fp32"]
+    assert made.layer("c3").inputs == casts["c3/cast"].outputs
+    assert casts["c3/cast"].inputs == ["b3a"]
+    assert made.layer("add").inputs == ["b4", "b3b"]
+    assert graph.layer("c3").inputs == ["b3a"], "the given graph is not changed"
+
+
+@pytest.mark.parametrize(("maker", "mask"), [("bf16", "bf16"), ("fp32", "fp32"), ("int8", "fp32")])
+def test_a_split_is_masked_as_what_it_copies(maker: str, mask: str) -> None:
+    graph = small()
+    plan = dict.fromkeys(("c1", "d1", "c2", "c3", "add", "gap", "fc"), "fp32") | {"c2": maker}
+    made = mixed_graph(forms_of(graph, int8_twin(graph, samples(2)), samples(2)), plan, by_hand(graph))
+    assert made.layer("s1").get("featmask") == MASKS[mask]
+    assert sum(layer.type == "Cast" for layer in made.layers) == (2 if maker == "bf16" else 0)
+
+
+def test_int8_is_handed_on_between_int8_layers_only(mixed: Setting) -> None:
+    plan = uniform(mixed.exact, mixed.costs, "int8")
+    terms = {la.name: la.params.get("int8_scale_term", 0) for la in mixed.graph(plan).layers}
+    assert {name: term for name, term in terms.items() if term} == {"c1": 102, "d1": 101, "c2": 2, "c3": 2, "fc": 2}
+    made = mixed.graph(plan | {"d1": "fp32"})
+    terms = {la.name: la.params.get("int8_scale_term", 0) for la in made.layers}
+    assert {name: term for name, term in terms.items() if term} == {"c1": 2, "c2": 2, "c3": 2, "fc": 2}
+    assert "output_scale" not in made.layer("c1").weights
+
+
+def test_halves_are_stored_where_halves_are_computed(mixed: Setting) -> None:
+    made = mixed.graph(uniform(mixed.exact, mixed.costs, "fp32") | {"c2": "bf16"})
+    storage = {la.name: np.asarray(la.weights["weight"]).dtype for la in made.layers if "weight" in la.weights}
+    assert {name for name, dtype in storage.items() if dtype == np.float16} == {"c2"}
+
+
+def test_options_and_edges_add_up_to_the_prediction() -> None:
+    graph = small()
+    costs = by_hand(graph)
+    names = [la.name for la in graph.layers if costs.choices(la.name)]
+    errors = {(name, "int8"): 1.0 for name in ("c1", "d1", "c2", "c3", "fc")}
+    errors |= {(name, choice): 0.1 for name in names for choice in ("fp32", "bf16")}
+    options = make_options(graph, costs, errors, 10.0)
+    edges = make_edges(graph, costs)
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        plan = {name: str(rng.choice(costs.choices(name))) for name in names}
+        assert total(options, edges, plan).ms == pytest.approx(predict(graph, costs, plan)), plan
+    assert total(options, edges, dict.fromkeys(names, "bf16")).error == pytest.approx(0.7)
+    # add and gap have no int8
+    assert total(options, edges, uniform(graph, costs, "int8")).error == pytest.approx(10.0 + 0.2)
+
+
+# ------------------------------------------------------------------------------------------------------- the errors
+
+
+def test_each_layer_alone_has_an_error(mixed: Setting) -> None:
+    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
+        errors = int8_errors(mixed.forms, verifier)
+    assert {name for name, choice in errors if choice == "int8"} == {"c1", "d1", "c2", "c3", "fc"}
+    assert {name for name, choice in errors if choice == "int8-winograd"} == {"c1", "c3"}
+    assert all(0 < error < 0.01 for error in errors.values())
+
+
+def test_a_grouped_layer_alone_does_not_spoil_the_errors() -> None:
+    """It hands on int8, which the floating-point layer behind it cannot read: it has no error alone."""
+    graph, inputs = network(GROUPED), samples(4, (4, 5, 6))
+    fitted = int8_twin(graph, inputs)
+    assert fitted.layer("g").params["int8_scale_term"] == 101
+    with Verifier(graph, ArraySamples((inputs,))) as verifier:
+        errors = int8_errors(forms_of(graph, fitted, inputs), verifier)
+    assert {"c0", "c1"} <= {name for name, _ in errors}
+    assert all(error < 0.01 for error in errors.values()), errors
+
+
+TWO_OUTPUTS = """
+    Input       in0   0 1 in0 0=16 1=16 2=3
+    Split       s     1 2 in0 a b
+    Convolution large 1 1 a out0 0=8 1=3 4=1 5=1 6=216 9=1
+    Convolution small 1 1 b out1 0=8 1=3 4=1 5=1 6=216 9=4
+"""
+
+
+def two_outputs() -> Graph:
+    """One output of 0 to about 320, and one of 0 to 1 (a sigmoid)."""
+    graph = network(TWO_OUTPUTS)
+    large = graph.layer("large")
+    large.weights = {name: large.array(name) * np.float32(100) for name in large.weights}
+    return graph
+
+
+def test_each_output_counts_relative_to_its_own_signal() -> None:
+    """In plain squared errors the output of large values is all there is: a hundred thousand times the other's."""
+    graph, inputs = two_outputs(), samples(5)
+    assert 100 < outputs_of(graph, inputs).max() < 1000
+    with Verifier(graph, ArraySamples((inputs,))) as verifier:
+        forms = forms_of(graph, int8_twin(graph, inputs), inputs)
+        errors = int8_errors(forms, verifier)
+    assert 0.02 < errors["large", "int8"] / errors["small", "int8"] < 50
+
+
+# ------------------------------------------------------------------------------------------------------ whole plans
+
+
+class Given:
+    """Times that a test brings; every network takes 1 ms."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+
+    def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
+        return self.costs
+
+    def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
+        return dict.fromkeys(graphs, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("require", "latency"), [(["sqnr>=30"], ""), (["sqnr>=60", "cosine>=0.9"], ""), ([], "1000ms")]
+)
+def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], latency: str) -> None:
+    requirements = Requirements.parse(require, latency)
+    quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
+    plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(mixed.costs))
+    assert plan.holds
+    outputs = outputs_of(plan.graph, mixed.inputs, "mixed")
+    found = accuracy.sqnr_db(outputs, mixed.reference)
+    assert plan.errors.figures()["sqnr"] == (math.inf if found is None else pytest.approx(found, rel=1e-4))
+    for requirement in requirements.figures:
+        assert requirement.holds(plan.errors.figures()[requirement.figure.name])
+    for name, choice in plan.choices.items():
+        assert choice in [option.choice for option in plan.options[name]]
+        assert plan.why(name).startswith(choice)
+    assert [p.ms for p in plan.front] == sorted(p.ms for p in plan.front)
+    assert [p.noise for p in plan.front] == sorted((p.noise for p in plan.front), reverse=True)
+
+
+def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
+    quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
+    slow = Requirements.parse(["sqnr>=300"], "0.000001ms")
+    plan = find_plan(quantized, slow, probe(), threads=1, timing=Given(mixed.costs))
+    assert not plan.holds
+    assert len(plan.unmet) == 2
+    assert plan.unmet[0].startswith("SQNR ")
+    assert plan.unmet[1].endswith("above 1e-06 ms")
+
+
+def test_a_plan_keeps_every_output_right() -> None:
+    graph, inputs = two_outputs(), samples(5)
+    requirements = Requirements.parse(["sqnr>=60"])
+    quantized = quantized_of(graph, int8_twin(graph, inputs), inputs)
+    plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(by_hand(graph)))
+    assert plan.holds
+    assert plan.choices == {"large": "fp32", "small": "fp32"}, "neither int8 nor bf16 reaches 60 dB"
+
+
+def test_the_noise_allowed_is_that_of_the_model_nearest_to_the_bound() -> None:
+    def model(noise: float) -> Errors:
+        errors, reference = Errors(), np.random.default_rng(0).standard_normal(1000)
+        errors.add([reference + math.sqrt(noise) * np.random.default_rng(1).standard_normal(1000)], [reference])
+        return errors
+
+    models = {"fp32": model(1e-12), "bf16": model(1e-5), "int8": model(1e-2)}
+    for bound in (20, 30, 45, 100):
+        found = allowed_noise(Requirements.parse([f"sqnr>={bound}"]), models)
+        assert found == pytest.approx(10 ** (-bound / 10), rel=1e-6)
+    assert allowed_noise(Requirements(), models) == math.inf
+    broken = Errors()
+    broken.add([np.array([math.nan])], [np.ones(1)])
+    assert allowed_noise(Requirements.parse(["sqnr>=30"]), {"fp16": broken}) == 0
+
+
+# ----------------------------------------------------------------------------------------- where the model will run
+
+
+CHAIN = """
+    Input       in0 0 1 in0 0=16 1=16 2=16
+    Convolution a   1 1 in0 x 0=16 1=1 5=1 6=256
+    Convolution b   1 1 x y 0=16 1=1 5=1 6=256
+    Convolution c   1 1 y out0 0=16 1=1 5=1 6=256
+"""
+
+
+def with_fp16(graph: Graph) -> Costs:
+    """As where there is fp16 arithmetic: fp16 takes half the time, but for b, and hands on fp16. int8 is slow."""
+    layers = [layer for layer in graph.layers if layer.op.computes]
+    floats = {(la.name, c, False, False): ms for la in layers for c, ms in (("fp32", 2.0), ("fp16", 1.0))}
+    floats["b", "fp32", False, False] = 0.1
+    int8 = {(la.name, "int8", i, o): 9.0 for la in layers for i in (False, True) for o in (False, True)}
+    kinds = {key[:2]: "fp16" if key[1] == "fp16" else "float" for key in floats | int8}
+    ways = (("fp16", "float"), ("float", "fp16"))
+    conversions = {(root, *way): 0.01 for root in graph.uses().roots for way in ways}
+    free = frozenset(layer.name for layer in graph.layers if not layer.op.computes)
+    return Costs(floats | int8, conversions, kinds, kinds, free)
+
+
+def plan_with_fp16(requirements: Requirements, **where: Any) -> MixedPlan:
+    graph, inputs = network(CHAIN), samples(3, (16, 16, 16))
+    fitted = int8_twin(graph, inputs)
+    machine = {"cpu_features": ["fp16-arithmetic"]}
+    quantized = quantized_of(graph, fitted, inputs)
+    return find_plan(quantized, requirements, machine, threads=1, timing=Given(with_fp16(graph)), **where)
+
+
+@pytest.mark.skipif("fp16-arithmetic" in probe()["cpu_features"], reason="this machine has fp16 arithmetic")
+def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
+    """Without fp16 arithmetic ncnn hands on fp32, which a Cast takes for fp16: the outputs are garbage or NaN."""
+    plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]))
+    assert plan.holds
+    assert math.isfinite(plan.errors.relative)
+    assert len(set(plan.choices.values())) == 1, "no Cast is left"
+    assert plan.repairs > 0
+
+
+def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Setting) -> None:
+    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
+        int8 = int8_errors(mixed.forms, verifier)
+        whole = {"fp32": 1e-12, "bf16": math.inf}
+        errors = float_errors(mixed.forms, mixed.costs, verifier, whole, int8)
+    bf16 = {name: error for (name, choice), error in errors.items() if choice == "bf16"}
+    assert set(bf16) == {"c1", "d1", "c2", "c3", "add", "gap", "fc"}
+    assert all(math.isfinite(error) and error < 1e-3 for error in bf16.values())
+    assert sum(bf16.values()) > 1e-7
+    assert sum(error for (_, choice), error in errors.items() if choice == "fp32") == pytest.approx(1e-12)
+
+
+@pytest.mark.board
+@pytest.mark.timeout(600)
+def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
+    """Its fp16 arithmetic is not this machine's: here the same model computes garbage."""
+    with open_device(f"ssh://{BOARD}") as board:
+        assert "fp16-arithmetic" in probe_device(board)["cpu_features"]
+        plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]), device=board)
+    assert plan.holds
+    assert plan.choices == {"a": "fp16", "b": "fp32", "c": "fp16"}
+    assert plan.repairs == 0
+    assert 1e-9 < plan.errors.relative < 1e-3
+    if "fp16-arithmetic" not in probe()["cpu_features"]:
+        inputs = samples(3, (16, 16, 16))
+        exact, here = outputs_of(network(CHAIN), inputs), outputs_of(plan.graph, inputs, "mixed")
+        assert not np.allclose(here, exact, rtol=0.1, atol=0.1)
