@@ -77,8 +77,8 @@ def mean_squared_errors(
     facts = json.loads((args.app / "models/model.json").read_text())
     fields = {k: v for k, v in facts["preprocess"].items() if k not in ("origin", "may_swap")}
     (folder / "list.txt").write_text("".join(f"{path.resolve()}\n" for path in images))
-    inputs = nk.open_images(folder / "list.txt", nk.Preprocess.from_dict(fields), source.inputs).stack()
-    expected = next(iter(source.reference_outputs(inputs, lambda done, total: None).values()))
+    inputs = nk.open_images(folder / "list.txt", nk.Preprocess.from_dict(fields), source.inputs)
+    expected = np.stack([row[0] for row in source.reference_outputs(inputs)])
     errors = {}
     for variant in variants:
         found = []

@@ -81,12 +81,12 @@ def main() -> None:
             chosen = np.sort(np.random.default_rng(draw).permutation(len(found.calibration))[:PER_DRAW])
             for row, graph, seconds in _models(args, found, chosen, with_methods=args.alone and draw == 0):
                 outputs = outputs_of(graph, evaluation, "int8")
-                figures = accuracy.output_error(row, outputs, reference)
+                figures = accuracy.array_errors(outputs, reference).result([row])
                 errors.setdefault(row, []).append(figures.mse)
                 top1 = accuracy.label_accuracy(outputs, labels, 1)
                 print(
                     f"draw {draw}  {row:40} MSE {figures.mse:.3g}  SQNR {figures.sqnr_db or math.inf:.2f} dB  "
-                    f"cosine {figures.cosine:.5f}  top-1 {top1:.3f}  {seconds:.1f} s",
+                    f"cosine {figures.cosine or 0:.5f}  top-1 {top1:.3f}  {seconds:.1f} s",
                     flush=True,
                 )
         base = np.mean(errors["native KL"])

@@ -17,10 +17,13 @@ from pathlib import Path
 
 from bench_quantize import outputs_of, prepare
 
+from ncnnkit.artifact import Artifact
 from ncnnkit.comparison import accuracy
+from ncnnkit.comparison.classes import Classes
+from ncnnkit.comparison.outputs import keep_outputs
+from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import this_machine
-from ncnnkit.measure.variants import Plan, Precision, describe, measure
-from ncnnkit.model.ncnnfile import save
+from ncnnkit.measure.variants import Plan, describe, measure
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
 from ncnnkit.quantization import quantize_images
@@ -59,12 +62,14 @@ def main() -> None:
         plans = []
         for precision, graph in graphs.items():
             param = folder / f"model-{precision}.param"
-            save(graph, param)
-            plans.append(Plan(precision, precision, "cpu", args.threads, site, Precision(precision, graph, param, 0)))
+            model = Artifact.made(graph, precision).save(param)
+            plans.append(Plan(precision, precision, "cpu", args.threads, site, model))
         seconds = 0.5 * args.rounds
-        results = measure(plans, [found.evaluation], folder, seconds=seconds, rounds=args.rounds)
-        reference = {"out": outputs_of(found.graph, found.evaluation, "fp32")}
-        rows = [describe(p, result, reference, None, []) for p, result in zip(plans, results)]
+        files = save_arrays([found.evaluation], folder)
+        results = measure(plans, files, folder, seconds=seconds, rounds=args.rounds)
+        exact = outputs_of(found.graph, found.evaluation, "fp32")
+        reference = keep_outputs(["out"], zip(exact), folder / "reference")
+        rows = [describe(p, result, reference, Classes(0), None, []) for p, result in zip(plans, results)]
         medians = [row.latency_ms.median for row in rows if row.latency_ms]
         mixed = medians[-1]
         for row in rows:
@@ -72,14 +77,14 @@ def main() -> None:
             assert error is not None
             assert latency is not None
             print(
-                f"{row.name:8} MSE {error.mse:.3g}  cosine {error.cosine:.5f}  median "
+                f"{row.name:8} MSE {error.mse:.3g}  cosine {error.cosine or 0:.5f}  median "
                 f"{latency.median:.2f} ms  p90 {latency.p90:.2f}  spread {latency.spread:.2f}  "
                 f"mixed over it {mixed / latency.median:.2f}"
             )
         predicted = plan.predicted_at(medians[0])
         print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
-        same = accuracy.top1_agreement(outputs_of(plan.graph, found.evaluation, "mixed"), reference["out"])
-        print(f"best class as fp32's on {same:.1%} of {len(found.evaluation)} images")
+        same = accuracy.top1_agreement(outputs_of(plan.graph, found.evaluation, "mixed"), exact)
+        print(f"best class as fp32's on {same or 0:.1%} of {len(found.evaluation)} images")
 
 
 if __name__ == "__main__":

@@ -25,12 +25,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ncnnkit as nk
+from ncnnkit.comparison.classes import Classes
+from ncnnkit.comparison.outputs import keep_outputs
+from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import this_machine
-from ncnnkit.measure.variants import Plan, Precision, describe, measure
+from ncnnkit.measure.variants import Plan, describe, measure
 from ncnnkit.model.graph import Graph
 from ncnnkit.pipeline import choose_preprocess, settle_random_weights
 from ncnnkit.quantization import quantize_images
 from ncnnkit.samples.images import ImageSet, InputSpec
+from ncnnkit.samples.stream import in_memory
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_source
 
@@ -88,7 +92,7 @@ def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
         sets.append(nk.open_images(files, preprocess, source.inputs))
         labels.append(np.array([int(path.stem) for path in paths]))
     source = settle_random_weights(recipe, source, sets[0], folder)
-    calibration, evaluation = (images.stack()[0] for images in sets)
+    calibration, evaluation = (in_memory(images)[0] for images in sets)
     graph = nk.optimize(convert_source(source, folder).graph)
     graph.set_input_shapes([spec.shape for spec in source.inputs])
     nk.save(graph, folder / "fp32.param")
@@ -146,19 +150,21 @@ def _report_models(
     graph: Graph, graphs: dict[str, Graph], evaluation: Array, args: argparse.Namespace, folder: Path
 ) -> None:
     with nk.Session(graph, precision="fp32") as net:
-        reference = {"out": np.stack([net.run(sample) for sample in evaluation])}
+        rows = (net.blobs(sample, names=net.outputs) for sample in evaluation)
+        reference = keep_outputs(net.outputs, rows, folder / "reference")
     site = this_machine()
     plans = []
     for index, (name, made) in enumerate({"fp32": graph, **graphs}.items()):
         param = folder / f"model{index}.param"
-        nk.save(made, param)
         precision = "fp32" if name == "fp32" else "int8"
-        size = param.with_suffix(".bin").stat().st_size
-        plans.append(Plan(name, precision, "cpu", args.threads, site, Precision(precision, made, param, size)))
-    results = measure(plans, [evaluation], folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds)
-    rows = [describe(plan, result, reference, None, []) for plan, result in zip(plans, results)]
-    measured = {row.name: (row.latency_ms, row.accuracy) for row in rows}
-    base = "ncnn2table KL" if "ncnn2table KL" in measured else rows[0].name
+        model = nk.Artifact.made(made, precision).save(param)
+        plans.append(Plan(name, precision, "cpu", args.threads, site, model))
+    results = measure(
+        plans, save_arrays([evaluation], folder), folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds
+    )
+    found = [describe(plan, result, reference, Classes(0), None, []) for plan, result in zip(plans, results)]
+    measured = {row.name: (row.latency_ms, row.accuracy) for row in found}
+    base = "ncnn2table KL" if "ncnn2table KL" in measured else found[0].name
     print(f"{site.machine['cpu']}, {args.threads} threads, ncnn {site.machine['ncnn']}, {len(evaluation)} images")
     columns = f"{'model':32}{'MSE':>10}{'SQNR dB':>9}{'cosine':>9}{'median ms':>11}{'spread':>8}"
     print(f"{columns}{'latency / ' + base:>25}")
@@ -170,7 +176,7 @@ def _report_models(
         ratio = latency.median / base_latency.median
         sqnr = "" if error.sqnr_db is None else f"{error.sqnr_db:.1f}"
         print(
-            f"{name:32}{error.mse:10.5f}{sqnr:>9}{error.cosine:9.5f}"
+            f"{name:32}{error.mse:10.5f}{sqnr:>9}{error.cosine or 0:9.5f}"
             f"{latency.median:11.2f}{latency.spread:8.2f}{ratio:25.2f}"
         )
 

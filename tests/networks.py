@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
-from ncnnkit.samples.stream import ArraySamples
+from ncnnkit.samples.stream import ArraySamples, Samples
+from ncnnkit.source import ModelSource
 
 
 def network(text: str, seed: int = 0, **values: float) -> Graph:
@@ -69,3 +72,45 @@ def samples(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Random inputs (count, *shape), float32."""
     return np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)
+
+
+def quantised(graph: Graph, finish: bool = True) -> Graph:
+    """An int8 network from rough scales, for whatever kernels."""
+    from ncnnkit.quantization import Table, apply_table
+    from ncnnkit.quantization.calibration import quantizable
+    from ncnnkit.quantization.scales import weight_scales
+
+    layers = quantizable(graph)
+    table = Table({f"{la.name}_param_0": weight_scales(la) for la in layers}, {la.name: 20.0 for la in layers})
+    return apply_table(graph, table, target="arm", finish=finish)
+
+
+MIXED = """
+    Input       in0 0 1 in0 0=16 1=16 2=16
+    Convolution a   1 1 in0 x 0=16 1=1 5=1 6=256
+    Convolution b   1 1 x y 0=16 1=1 5=1 6=256
+    Convolution c   1 1 y out0 0=16 1=1 5=1 6=256
+"""
+
+
+def mixed(storage: str = "bf16") -> tuple[Graph, Graph]:
+    """A network in fp32, and the same as a plan makes it: its middle layer in int8, the others in ``storage``."""
+    from ncnnkit.plan.build import Forms, mixed_graph
+    from ncnnkit.plan.costs import Costs
+
+    exact = network(MIXED, seed=3)
+    kinds = {(layer, choice): "float" for layer in "abc" for choice in ("fp32", "int8")}
+    kinds |= {(layer, storage): storage for layer in "abc"}
+    choices = {"a": storage, "b": "int8", "c": storage}
+    return exact, mixed_graph(Forms(exact, quantised(exact, finish=False), {}), choices, Costs({}, {}, kinds, kinds))
+
+
+def stacked(samples: Samples) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
+    """All samples in memory: an array (N, …) for each input."""
+    return tuple(np.stack(column) for column in zip(*samples))
+
+
+def reference_of(source: ModelSource, arrays: Sequence[Any]) -> dict[str, np.ndarray[tuple[int, ...], Any]]:
+    """The original's outputs for samples in memory: name -> (N, …)."""
+    rows = list(source.reference_outputs(ArraySamples(tuple(arrays))))
+    return {name: np.stack(column) for name, column in zip(source.outputs, zip(*rows))}

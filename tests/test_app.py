@@ -23,7 +23,7 @@ from ncnnkit.cli import app
 from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ModelError, NcnnkitError, RecipeError, StorageError
 from ncnnkit.model import ncnnfile
-from ncnnkit.onboard.network import OPTIONS
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
 from ncnnkit.samples.preprocess import Preprocess
@@ -102,8 +102,8 @@ def test_the_program_knows_the_model(run_folder: Path, tmp_path: Path) -> None:
         "255.0f", "{0.485f, 0.456f, 0.406f}", "{1.0f, 1.0f, 1.0f}",
     ):  # fmt: skip
         assert text in header, text
-    for name, allowed in OPTIONS.items():
-        assert f'{{"{name}", {str(allowed["fp16"]).lower()}, {str(allowed["bf16"]).lower()}}}' in header
+    for name, row in PRECISIONS.items():
+        assert f'{{"{name}", {str(row.fp16).lower()}, {str(row.bf16).lower()}}}' in header
 
 
 @pytest.mark.parametrize("value", [0.1, 0.485, 1 / 3, 255.0, 1e-7, 3e20, 58.395, 1.0])

@@ -19,7 +19,7 @@ from ncnnkit.device import Device, open_device
 from ncnnkit.doctor import examine_device
 from ncnnkit.errors import DeviceError
 from ncnnkit.model.graph import Graph
-from ncnnkit.pipeline import session_outputs
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.record.run import EMULATED
 
 pytestmark = [pytest.mark.board, pytest.mark.slow]
@@ -48,7 +48,8 @@ def outputs_there(device: Device, graph: Graph, precision: str, inputs: Array, f
     nk.save(graph, param)
     np.save(array, inputs)
     variant = {
-        "name": precision, "precision": precision, "backend": "cpu", "threads": 2, "param": str(param),
+        "name": precision, "options": PRECISIONS[precision].options, "backend": "cpu", "threads": 2,
+        "param": str(param),
         "bin": str(param.with_suffix(".bin")),
     }  # fmt: skip
     job = {"variants": [variant], "inputs": [str(array)], "folder": str(folder), "rounds": 0, "seconds": 0.0,
@@ -65,8 +66,8 @@ def sqnr(outputs: Array, reference: Array) -> float:
 
 
 def outputs_here(graph: Graph, inputs: Array) -> Array:
-    (outputs,) = session_outputs(graph, [inputs], lambda done, total: None).values()
-    return outputs
+    with nk.Session(graph, precision="fp32") as net:
+        return np.stack([net.blobs(sample, names=net.outputs)[0] for sample in inputs])
 
 
 # -------------------------------------------------------------------------------------------------- the whole job
@@ -162,7 +163,8 @@ def job(folder: Path, **changes: Any) -> dict[str, Any]:
     param, array = folder / "it's a $(model).param", folder / "in put.npy"
     nk.save(small(), param)
     np.save(array, samples(2))
-    variant = {"name": "fp32-cpu", "param": str(param), "bin": str(param.with_suffix(".bin")), "precision": "fp32",
+    variant = {"name": "fp32-cpu", "param": str(param), "bin": str(param.with_suffix(".bin")),
+               "options": PRECISIONS["fp32"].options,
                "backend": "cpu", "threads": 1}  # fmt: skip
     common = {"folder": str(folder), "rounds": 3, "seconds": 1.0, "slow_seconds": 1.0}
     return {"variants": [variant], "inputs": [str(array)], **common, **changes}
@@ -196,7 +198,7 @@ def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
 def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
     """As the kernel does where memory runs out: the variant's row says it, the job goes on."""
     rows = job(tmp_path, rounds=4, seconds=4.0)
-    second = {**rows["variants"][0], "name": "bf16-cpu", "precision": "bf16"}
+    second = {**rows["variants"][0], "name": "bf16-cpu", "options": PRECISIONS["bf16"].options}
     killed: list[Any] = []
 
     def kill(message: Any) -> None:

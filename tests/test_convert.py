@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from networks import reference_of
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -79,7 +80,7 @@ def outputs_of(graph: Graph, inputs: Sequence[Array]) -> dict[str, Array]:
 
 def assert_same(source: ModelSource, graph: Graph, *inputs: Array, sqnr_db: float = 110) -> None:
     """ncnn's outputs are the original's, in the original's order."""
-    ours, theirs = outputs_of(graph, inputs), source.reference_outputs(inputs)
+    ours, theirs = outputs_of(graph, inputs), reference_of(source, inputs)
     assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
     for (name, value), expected in zip(ours.items(), theirs.values()):
         sqnr = accuracy.sqnr_db(value, expected)
@@ -158,7 +159,7 @@ def test_what_nobody_reads_comes_after_the_outputs(tmp_path: Path) -> None:
     source, conversion = converted(path, tmp_path)
     graph = conversion.graph
     assert graph.outputs[0] == "out0"
-    expected = source.reference_outputs([random(1, 3, 5, 6)])["y"]
+    expected = reference_of(source, [random(1, 3, 5, 6)])["y"]
     assert np.allclose(outputs_of(graph, [random(1, 3, 5, 6)])["out0"], expected, rtol=1e-5)
 
 

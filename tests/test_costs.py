@@ -11,8 +11,9 @@ from ncnnkit.device.session import Session, probe
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
+from ncnnkit.model.precision import INT8, MASKS
 from ncnnkit.plan import costs as costing
-from ncnnkit.plan.costs import INT8, MASKS, Costs, calibrated, chains, predict, uniform
+from ncnnkit.plan.costs import Costs, calibrated, chains, predict, uniform
 from ncnnkit.plan.timing import blob_shapes, measure_costs
 
 CHOICES = ("fp32", "bf16", "int8", "int8-winograd")

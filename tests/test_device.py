@@ -5,16 +5,17 @@ The board here is this machine behind a shell, as it is behind OpenSSH: all but 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ from hypothesis import strategies as st
 from networks import samples, small
 
 import ncnnkit as nk
-from ncnnkit.device import LOCAL, Board, Lost, Refused, link, open_device, parse_ssh, wheels
+from ncnnkit.device import LOCAL, Board, Lost, Refused, board, link, open_device, parse_ssh, wheels
 from ncnnkit.device.base import job_files, map_files
 from ncnnkit.device.begun import Begun
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
 from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
 from ncnnkit.errors import DeviceError, RecipeError
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.child import WorkerError
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-rf", "*", "~", "ü; exit 1", "a\\b", ""]
@@ -90,7 +92,8 @@ def model(tmp_path: Path) -> Path:
 def job(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
     np.save(folder / "in put.npy", samples(3))
     variant = {
-        "name": "fp32-cpu", "param": str(model), "bin": str(model.with_suffix(".bin")), "precision": "fp32",
+        "name": "fp32-cpu", "param": str(model), "bin": str(model.with_suffix(".bin")),
+        "options": PRECISIONS["fp32"].options,
         "backend": "cpu", "threads": 1,
     }  # fmt: skip
     common = {"folder": str(folder), "rounds": 2, "seconds": 0.1, "slow_seconds": 1.0}
@@ -263,7 +266,7 @@ def processes(device: Board, pattern: str) -> str:
 def test_a_serving_process_there_tells_of_its_death(here: Board, model: Path) -> None:
     with here.child() as child:
         param, weights = here.put([model, model.with_suffix(".bin")])
-        child.ask("load", param=param, bin=weights, backend="cpu", precision="fp32", threads=1)
+        child.ask("load", param=param, bin=weights, backend="cpu", options=PRECISIONS["fp32"].options, threads=1)
         subprocess.run(["pkill", "-SEGV", "-f", processes(here, "program-.* serve")], check=True)
         with pytest.raises(WorkerError, match=r"signal 11 \(SIGSEGV\)"):
             child.ask("memory")
@@ -320,7 +323,7 @@ def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path
 
 def test_a_measuring_process_that_is_killed_keeps_what_it_had(here: Board, tmp_path: Path, model: Path) -> None:
     asked = job(tmp_path, model, rounds=50, seconds=20.0)
-    second = {**asked["variants"][0], "name": "bf16-cpu", "precision": "bf16"}
+    second = {**asked["variants"][0], "name": "bf16-cpu", "options": PRECISIONS["bf16"].options}
 
     def kill(message: Any) -> None:
         if message["stage"] == "time" and message["round"] == 2:
@@ -378,16 +381,150 @@ def test_a_full_disk_is_told_as_that(here: Board, model: Path) -> None:
     assert "devices clean" in error.value.hint
 
 
-def test_a_greeting_of_the_login_shell_is_no_answer(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Shell.command
+class Chatty(Shell):
+    """A board whose login shell says something before, and something after, every command."""
 
-    def greeting(self: Shell, words: Sequence[str]) -> list[str]:
-        *start, text = plain(self, words)
-        return [*start, "echo Welcome to the board; " + text]
+    def command(self, words: Sequence[str]) -> list[str]:
+        *start, text = super().command(words)
+        return [*start, f"echo Welcome to the board; {text}; ended=$?; echo Goodbye; exit $ended"]
 
-    monkeypatch.setattr(Shell, "command", greeting)
-    with Board(shell) as device:
+
+def test_a_greeting_of_the_login_shell_is_no_answer(here: Board, tmp_path: Path, model: Path) -> None:
+    home = tmp_path / "chatty"
+    home.mkdir()
+    with Board(Chatty(home)) as device:
         assert device.description["python"] == list(sys.version_info[:3])
+        with device.child() as child:
+            assert child.ask("probe")[0]["cores"] >= 1
+        assert device.run_job(job(tmp_path, model))["variants"][0]["status"] == "ok"
+
+
+def spoil(device: Board, request: str, body: str) -> None:
+    """Let the agent there answer a request with something else."""
+    device.put([])
+    agent = home_of(device) / device._there.program / "agent.py"
+    text = agent.read_text().replace("def main(", "def honest(")
+    agent.write_text(
+        f"{text}\ndef main(request, *rest):\n"
+        f"    if request != {request!r}:\n        return honest(request, *rest)\n"
+        f"    print(MARK.decode(), end='', flush=True)\n    {body}\n"
+    )
+
+
+BROKEN = [
+    ("describe", "print('hello')"),
+    ("describe", "print('{}')"),
+    ("describe", """print('{"python": [3, 11, 0], "machine": "../../x", "system": "", "libc": ["", ""]}')"""),
+    ("missing", "print('3')"),
+    ("follow", "print('hello')"),
+    ("follow", "print('[1]')"),
+    ("follow", """print('{"progress": 1}')"""),
+    ("fetch", "print('hello' * 1000)"),
+    ("fetch", "sys.stdout.write(''); sys.stdout.flush(); os.kill(os.getpid(), 9)"),
+]
+
+
+@pytest.mark.parametrize(("request_", "body"), BROKEN)
+def test_a_board_that_breaks_the_protocol_is_its_own_error_alone(
+    here: Board, tmp_path: Path, model: Path, request_: str, body: str
+) -> None:
+    spoil(here, request_, body)
+    with pytest.raises(DeviceError, match="the board: ") if request_ == "describe" else contextlib.nullcontext():
+        assert here.description or request_ != "describe"
+    other = tmp_path / "other"
+    other.mkdir()
+    machine: dict[str, Any] = {"vulkan": []}
+    with Board(Shell(other), "the other") as good:
+        sites = [Site(device, machine, "arm") for device in (here, good)]
+        found, fine = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
+    assert isinstance(found, DeviceError) or request_ == "describe"
+    assert fine["variants"][0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../secret", "outputs/../../secret", "outputs/absent.npy", 3])
+def test_a_result_names_files_of_its_own_only(here: Board, tmp_path: Path, model: Path, path: object) -> None:
+    (tmp_path / "secret").write_text("secret")
+    result = {"variants": [{"name": "fp32-cpu", "status": "ok", "outputs": {"out0": path}}]}
+    here.put([])
+    program = home_of(here) / here._there.program / "jobs.py"
+    program.write_text(f"import json\ndef main(job, result):\n    json.dump({result!r}, open(result, 'w'))\n")
+    with pytest.raises(DeviceError, match="broke the protocol"):
+        here.run_job(job(tmp_path, model))
+
+
+def test_a_new_program_does_not_take_up_what_an_old_one_made(
+    here: Board, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = here._link.transport
+    assert isinstance(transport, Shell)
+    asked = job(tmp_path, model, rounds=1)
+
+    def cut(_: Any) -> None:
+        transport.cut.set()
+        subprocess.run(["pkill", "-f", processes(here, "program-.* agent follow")], check=False)
+
+    with pytest.raises(Lost):
+        here.run_job(asked, cut)
+    transport.cut.clear()
+    (old,) = (home_of(here) / "jobs").iterdir()
+    python = tmp_path / "python"  # a newer ncnn's
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(Board, "python", str(python))
+    assert here.run_job(asked)["variants"][0]["status"] == "ok"
+    assert old.exists(), "it was another job"
+    monkeypatch.setattr(board, "PROGRAM", (*board.PROGRAM, Path(__file__)))
+    with Board(transport, "the board") as upgraded:
+        assert upgraded.run_job(asked)["variants"][0]["status"] == "ok"
+        assert upgraded._there.program != here._there.program
+    assert old.exists()
+
+
+def test_stopping_ends_a_hung_process_in_a_session_of_its_own(here: Board, tmp_path: Path, model: Path) -> None:
+    here.put([])
+    program = home_of(here) / here._there.program / "jobs.py"
+    program.write_text(
+        "import signal, subprocess, sys, time\n"
+        "def main(job, result):\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    code = 'import signal, time; signal.signal(15, 1); print(0, flush=True); time.sleep(600)'\n"
+        "    child = subprocess.Popen([sys.executable, '-c', code], stdout=-1, start_new_session=True)\n"
+        "    child.stdout.readline()\n"
+        """    print('{"stage": "%d"}' % child.pid, flush=True)\n"""
+        "    time.sleep(600)\n"
+    )
+    ends: list[int] = []
+
+    def interrupt(message: Any) -> None:
+        ends.append(os.pidfd_open(int(message["stage"])))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        here.run_job(job(tmp_path, model), interrupt)
+    (end,) = ends
+    assert select.select([end], [], [], 10)[0], "it lives for 600 s"
+    os.close(end)
+    assert list((home_of(here) / "jobs").iterdir()) == []
+
+
+def test_files_that_were_used_least_recently_are_removed(here: Board, tmp_path: Path) -> None:
+    """Never those of this request, nor a job's."""
+    here.put([])
+    agent = home_of(here) / here._there.program / "agent.py"
+    agent.write_text(agent.read_text().replace("KEEP_BYTES = 2 << 30", "KEEP_BYTES = 250"))
+    paths = []
+    for number in range(5):
+        paths.append(tmp_path / f"{number}")
+        paths[-1].write_bytes(bytes([number]) * 100)
+    kept = [Path(path) for path in here.put(paths)]
+    assert all(path.is_file() for path in kept), "what a request needs is there, whatever the limit"
+    for age, path in enumerate(reversed(kept)):
+        os.utime(path, (1e9 - age, 1e9 - age))
+    job_file = home_of(here) / "jobs" / "j" / "job.json"
+    job_file.parent.mkdir(parents=True)
+    job_file.write_text(json.dumps({"param": str(kept[1])}))
+    here.put([paths[0]])
+    assert [path.is_file() for path in kept] == [True, True, False, True, True]
 
 
 def test_polite_ends_stop_a_job(here: Board, tmp_path: Path, model: Path) -> None:
@@ -407,11 +544,18 @@ def test_polite_ends_stop_a_job(here: Board, tmp_path: Path, model: Path) -> Non
     assert started.wait(60)
     (folder,) = (home_of(here) / "jobs").iterdir()
     number, _ = json.loads((folder / "pid").read_text())
+    ends = [os.pidfd_open(int(pid)) for pid in children_of(number)]
+    assert ends
     os.killpg(number, signal.SIGTERM)
     thread.join(60)
     assert not thread.is_alive()
-    time.sleep(0.2)
-    assert subprocess.run(["pgrep", "-f", processes(here, "program-.* serve")], check=False).returncode == 1
+    for end in ends:
+        assert select.select([end], [], [], 20)[0]
+        os.close(end)
+
+
+def children_of(pid: int) -> list[str]:
+    return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

@@ -17,6 +17,7 @@ from networks import samples, small
 
 from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard import measuring, variants
 from ncnnkit.onboard.child import Child
 from ncnnkit.onboard.measuring import measure
@@ -33,7 +34,8 @@ def model(tmp_path: Path) -> Path:
 def job(folder: Path, param: Path, precisions: list[str]) -> dict[str, Any]:
     np.save(folder / "input.npy", samples(3))
     files = {"param": str(param), "bin": str(param.with_suffix(".bin"))}
-    variants = [{"name": p, **files, "precision": p, "backend": "cpu", "threads": 1} for p in precisions]
+    fixed = {**files, "backend": "cpu", "threads": 1}
+    variants = [{"name": p, **fixed, "options": PRECISIONS[p].options} for p in precisions]
     return {
         "variants": variants, "inputs": [str(folder / "input.npy")], "folder": str(folder),
         "rounds": 2, "seconds": 0.05, "slow_seconds": 0.1,
@@ -84,14 +86,49 @@ def test_the_board_is_watched_while_a_variant_is_timed(
     assert conditions["energy_mj"] == pytest.approx(6.048 * np.mean(variant["samples"]))
 
 
+@pytest.mark.parametrize(("free_mb", "together"), [(50.0, 1), (None, 3)])
+def test_as_many_processes_are_open_as_the_memory_allows(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, free_mb: float | None, together: int
+) -> None:
+    alive: set[Child] = set()
+    most = 0
+    order: list[tuple[str, str]] = []
+
+    class Counted(Child):
+        def __init__(self, **options: Any) -> None:
+            nonlocal most
+            super().__init__(**options)
+            alive.add(self)
+            most = max(most, len(alive))
+
+        def close(self) -> None:
+            alive.discard(self)
+            super().close()
+
+        def ask(self, op: str, *rest: Any, **fields: Any) -> Any:
+            self.loaded = fields.get("precision", getattr(self, "loaded", ""))
+            order.extend([(op, self.loaded)] if op == "time" else [])
+            return super().ask(op, *rest, **fields)
+
+    monkeypatch.setattr(measuring, "Child", Counted)
+    monkeypatch.setattr(measuring, "system_memory_mb", lambda field: free_mb)
+    variants = measure(job(tmp_path, model, ["fp32", "bf16", "fp16"]), lambda step: None)["variants"]
+    assert [variant["status"] for variant in variants] == ["ok"] * 3
+    assert all(len(variant["samples"]) >= 4 and variant["peak_memory_mb"] >= 0 for variant in variants)
+    assert (most, alive) == (together, set())
+    assert order == [("time", precision) for precision in ("fp32", "bf16", "fp16")] * 2, (
+        "rounds take turns all the same"
+    )
+
+
 def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Child] = []
 
     class Dying(Child):
-        def __init__(self) -> None:
-            super().__init__(None if started else ["sh", "-c", "kill -SEGV $$"])
+        def __init__(self, **options: Any) -> None:
+            super().__init__(None if started else ["sh", "-c", "kill -SEGV $$"], **options)
             started.append(self)
 
     monkeypatch.setattr(measuring, "Child", Dying)

@@ -13,15 +13,16 @@ from networks import network, samples, small
 from numpy.typing import NDArray
 
 from ncnnkit.comparison import accuracy
-from ncnnkit.comparison.errors import Errors
+from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.device import open_device
 from ncnnkit.device.session import Session, probe
 from ncnnkit.device.sites import probe_device
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
+from ncnnkit.model.precision import INT8, MASKS
 from ncnnkit.plan import search
 from ncnnkit.plan.build import Forms, make_forms, mean_windows, mixed_graph
-from ncnnkit.plan.costs import INT8, MASKS, Costs, predict, uniform
+from ncnnkit.plan.costs import Costs, predict, uniform
 from ncnnkit.plan.mixed import MixedPlan
 from ncnnkit.plan.options import make_edges, make_options
 from ncnnkit.plan.requirement import Requirements
@@ -91,7 +92,7 @@ def outputs_of(graph: Graph, inputs: Array, precision: str = "fp32") -> Array:
 
 
 def plan_of(options: list[Option], choice: str, whole: float = 1.0) -> MixedPlan:
-    return MixedPlan(Graph(), {"c": choice}, {"c": options}, 1.0, whole, Errors())
+    return MixedPlan(Graph(), {"c": choice}, {"c": options}, 1.0, whole, Errors(classifies=True))
 
 
 def test_why_a_layer_got_its_precision() -> None:
@@ -426,7 +427,7 @@ def test_a_plan_keeps_every_output_right() -> None:
 
 def test_the_noise_allowed_is_that_of_the_model_nearest_to_the_bound() -> None:
     def model(noise: float) -> Errors:
-        errors, reference = Errors(), np.random.default_rng(0).standard_normal(1000)
+        errors, reference = Errors(classifies=True), np.random.default_rng(0).standard_normal(1000)
         errors.add([reference + math.sqrt(noise) * np.random.default_rng(1).standard_normal(1000)], [reference])
         return errors
 
@@ -435,7 +436,7 @@ def test_the_noise_allowed_is_that_of_the_model_nearest_to_the_bound() -> None:
         found = allowed_noise(Requirements.parse([f"sqnr>={bound}"]), models)
         assert found == pytest.approx(10 ** (-bound / 10), rel=1e-6)
     assert allowed_noise(Requirements(), models) == math.inf
-    broken = Errors()
+    broken = Errors(classifies=True)
     broken.add([np.array([math.nan])], [np.ones(1)])
     assert allowed_noise(Requirements.parse(["sqnr>=30"]), {"fp16": broken}) == 0
 

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ncnnkit.errors import RecipeError, StorageError
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.model.targets import TARGETS
-from ncnnkit.recipe import BACKENDS, PRECISIONS, Recipe, make_recipe, parse_cpus, save_recipe
+from ncnnkit.recipe import BACKENDS, Recipe, make_recipe, parse_cpus, save_recipe
 
 FULL = Recipe(
     model="models/größe.onnx",
@@ -85,7 +86,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
         preset=TEXT,
         shapes=st.lists(st.lists(st.integers(1, 9999), min_size=1, max_size=4).map(tuple), max_size=3).map(tuple),
         backends=st.lists(st.sampled_from(BACKENDS), min_size=1, unique=True).map(tuple),
-        precisions=st.lists(st.sampled_from(PRECISIONS), min_size=1, unique=True).map(tuple),
+        precisions=st.lists(st.sampled_from(tuple(PRECISIONS)), min_size=1, unique=True).map(tuple),
         preprocess=st.dictionaries(
             st.sampled_from(("mean", "std", "crop", "resize", "color")),
             st.none() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.lists(st.integers(0, 9)),

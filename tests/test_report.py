@@ -17,6 +17,7 @@ from rich.console import Console
 from test_schema import as_run, sample_run
 
 from ncnnkit import formatting
+from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
 from ncnnkit.plan.requirement import Requirements
@@ -282,7 +283,8 @@ def planned(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_was_tried_and_kept(sample: Page) -> None:
-    assert "on 20 others, which were held back" in sample.text
+    assert "on 20 others. So these chose the methods" in sample.text
+    assert "100 to fit int8 to and 20 to choose methods by, of 400; 30 to evaluate" in sample.text
     assert (
         "thresholds 0.0361 14.4 yes 4.12 channel migration 0.5 0.0407 13.9 no 5.03 zero points 0.0298 15.3 yes"
         in sample.text
@@ -390,7 +392,7 @@ def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), 
     """What is said of a run in which nothing else is worth a warning."""
 
     class Images:
-        skipped = ()
+        skipped = copies = ()
 
         def __len__(self) -> int:
             return images
@@ -399,7 +401,10 @@ def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), 
     quantisation = run.quantisation if "quantisation" in parts else None
     plan = run.plan if "plan" in parts else None
     taken, check = cast(Any, Images()), run.conversion
-    return warn("torch", "the preset imagenet", taken, taken, check, [], quantisation=quantisation, plan=plan, **said)
+    return warn(
+        "torch", "the preset imagenet", taken, taken, check, [], classes=Classes(0), quantisation=quantisation,
+        plan=plan, **said,
+    )  # fmt: skip
 
 
 def test_random_weights_and_outputs_that_tell_nothing_are_named() -> None:

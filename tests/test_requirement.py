@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncnnkit.comparison.errors import Errors
+from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.errors import RecipeError
 from ncnnkit.plan.requirement import FIGURES, Figure, Requirement, Requirements
 
@@ -97,7 +97,7 @@ def test_a_task_brings_figures_of_its_own() -> None:
 
 
 def errors_of(outputs: list[list[np.ndarray]], reference: list[list[np.ndarray]]) -> Errors:
-    errors = Errors()
+    errors = Errors(classifies=True)
     for ours, theirs in zip(outputs, reference):
         errors.add(ours, theirs)
     return errors

@@ -220,6 +220,7 @@ def sample_run() -> dict[str, Any]:
             "layers": 81,
             "parameters": 4652008,
             "labels": 1000,
+            "classes": 1000,
         },
         "recipe": json.loads(json.dumps(recipe.to_dict())),
         "preprocess": {
@@ -237,6 +238,10 @@ def sample_run() -> dict[str, Any]:
             "calibration": 120,
             "evaluation": 30,
             "skipped": [{"name": "notes.txt", "reason": "not an image"}],
+            "available": 400,
+            "fitted": 100,
+            "held_back": 20,
+            "copies": [{"name": "b.jpg", "of": "a.jpg"}],
         },
         "environment": {
             "ncnnkit": "0.1.0",

@@ -13,9 +13,10 @@ import pytest
 from networks import network, samples, small
 from numpy.typing import NDArray
 
-from ncnnkit.device.session import Session, has_int8, probe
+from ncnnkit.device.session import Session, probe
 from ncnnkit.errors import FormatError, ModelError, RecipeError, RuntimeFailure
 from ncnnkit.model import ncnnfile
+from ncnnkit.model.precision import has_int8
 from ncnnkit.quantization import quantize
 from ncnnkit.quantization.calibration import calibrate
 

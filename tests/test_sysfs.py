@@ -205,8 +205,14 @@ HOLDING = """
     from ncnnkit.onboard.clocks import fixed_clocks
     with fixed_clocks(Path(sys.argv[1]), sys.argv[2]):
         print("fixed", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 """
+
+
+def not_ignored() -> None:
+    """A shell's nohup ignores SIGHUP, and hands that on."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -214,7 +220,9 @@ def holder(rock: Path, tmp_path: Path) -> Any:
     """A process that holds the clocks."""
     arguments = [sys.executable, "-c", textwrap.dedent(HOLDING), str(tmp_path / "journal"), str(rock)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=not_ignored
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "fixed\n"
         yield process
@@ -226,14 +234,14 @@ def test_clocks_are_put_back_after_a_polite_kill(
     rock: Path, tmp_path: Path, holder: Any, number: signal.Signals
 ) -> None:
     holder.send_signal(number)
-    assert holder.wait(10) == 128 + number
+    assert holder.wait() == 128 + number
     assert governors(rock) == GOVERNORS
     assert not (tmp_path / "journal").exists()
 
 
 def test_the_next_start_repairs_what_a_killed_run_left(rock: Path, tmp_path: Path, holder: Any) -> None:
     holder.kill()
-    holder.wait(10)
+    holder.wait()
     assert set(governors(rock).values()) == {"performance"}
     assert restore_clocks(tmp_path / "journal", str(rock)) == []
     assert governors(rock) == GOVERNORS
@@ -243,7 +251,7 @@ def test_the_next_start_repairs_what_a_killed_run_left(rock: Path, tmp_path: Pat
 
 def test_the_next_run_knows_how_the_clocks_were_before_the_killed_one(rock: Path, tmp_path: Path, holder: Any) -> None:
     holder.kill()
-    holder.wait(10)
+    holder.wait()
     with fixed_clocks(tmp_path / "journal", str(rock)):
         assert set(governors(rock).values()) == {"performance"}
     assert governors(rock) == GOVERNORS
@@ -292,9 +300,8 @@ def watched(root: Path, *steps: Callable[[], Any], **options: Any) -> dict[str, 
 
 
 def _wait_for_looks(sampler: Sampler, count: int) -> None:
-    target, end = sampler.result()["looks"] + count, time.monotonic() + 5
+    target = sampler.result()["looks"] + count
     while sampler.result()["looks"] < target:
-        assert time.monotonic() < end
         time.sleep(0.002)
 
 

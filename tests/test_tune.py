@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from networks import samples, small
 
 import ncnnkit
+from ncnnkit.artifact import Artifact
 from ncnnkit.device.session import probe
 from ncnnkit.errors import ModelError, RuntimeFailure
 from ncnnkit.measure.tune import BASE, Placement, candidates, judge, placements, tune
 from ncnnkit.model import ncnnfile
+from ncnnkit.model.precision import FLOATS
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.clusters import clusters as list_clusters
 from ncnnkit.onboard.jobs import run_job
@@ -25,7 +28,7 @@ from ncnnkit.onboard.machine import describe
 from ncnnkit.onboard.network import SWITCHES
 from ncnnkit.onboard.tuning import differences, halve, put_back, worst_cosine
 
-MODELS = {"fp32": Path("m.param"), "fp16": Path("m.param"), "bf16": Path("m.param")}
+MODELS = {name: replace(Artifact.of(small()), param=Path("m.param")) for name in FLOATS}
 
 
 def machine(root: Path, **fields: Any) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def test_the_grid_begins_with_ncnns_defaults_and_has_nothing_twice(tmp_path: Pat
     assert (first["name"], first["precision"], first["threads"], first["cpus"]) == (BASE, "fp16", 4, [])
     assert len(rows) == 1 + 5 * (6 + 7 + 6), "fp16 arithmetic can be switched off"
     assert len({row["name"] for row in rows}) == len(rows)
-    assert all(set(row["options"]) <= set(SWITCHES) for row in rows)
+    assert all(set(row["switches"]) <= set(SWITCHES) for row in rows)
     assert "bf16, 4 threads on big, no winograd, no sgemm" in {row["name"] for row in rows}
     pi = machine(boards.raspberry_pi_5(tmp_path / "5"))
     assert len(candidates(MODELS, pi)) == 3 * (6 + 7 + 6), "the defaults are one of them"
@@ -135,14 +138,21 @@ def test_halving_goes_on_where_candidates_drop_out() -> None:
 
 
 def test_one_part_at_a_time_is_put_back() -> None:
-    base = {"threads": 4, "cpus": [], "precision": "fp16", "param": "a", "bin": "b", "backend": "cpu", "options": {},
-            "min_cosine": 0.9}  # fmt: skip
+    base = {"threads": 4, "cpus": [], "precision": "fp16", "param": "a", "bin": "b", "backend": "cpu",
+            "switches": {}, "options": {"a": True},
+            "least_sqnr_db": 1.0}  # fmt: skip
     best = {**base, "cpus": [4, 5], "precision": "int8", "param": "q", "bin": "r",
-            "options": {"winograd": False, "sgemm": False}}  # fmt: skip
+            "switches": {"winograd": False, "sgemm": False}, "options": {"a": False}}  # fmt: skip
     assert differences(base, base) == []
     assert differences(best, base) == ["cpus", "precision", "winograd", "sgemm"]
-    assert put_back(best, base, "winograd") == {**best, "options": {"sgemm": False}}
-    assert put_back(best, base, "precision") == {**best, "precision": "fp16", "param": "a", "bin": "b"}
+    assert put_back(best, base, "winograd") == {**best, "switches": {"sgemm": False}}
+    assert put_back(best, base, "precision") == {
+        **best,
+        "precision": "fp16",
+        "options": {"a": True},
+        "param": "a",
+        "bin": "b",
+    }
     for part in differences(best, base):
         best = put_back(best, base, part)
     assert best == base
@@ -217,7 +227,7 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
 
     def spoiled(self: Child, op: str, arrays: Any = (), timeout: float = 60.0, **fields: Any) -> Any:
         if op == "load":
-            self.switches = fields.get("options") or {}  # type: ignore[attr-defined]
+            self.switches = fields.get("switches") or {}  # type: ignore[attr-defined]
             if "packing" in self.switches:  # type: ignore[attr-defined]
                 raise WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
         message, results = real(self, op, arrays, timeout, **fields)
@@ -229,16 +239,16 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
     found = {row["name"]: row for row in tune(model, few, probe(), **fast()).candidates}
     assert found["fp32, 1 thread, no packing"]["reason"] == "signal 11 (SIGSEGV) during 'load'"
     wrong = found["fp32, 1 thread, no winograd"]
-    assert (wrong["status"], wrong["reason"]) == ("dropped", "wrong outputs: their cosine to the reference is -1.0000")
+    assert (wrong["status"], wrong["reason"]) == ("dropped", "wrong outputs: SQNR -6.0 dB against the reference")
     assert found["fp32, 1 thread"]["status"] == "ok"
 
 
 def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def job(job: dict[str, Any]) -> dict[str, Any]:
-        job["candidates"][0]["options"] = {"unheard": True}
+        job["candidates"][0]["switches"] = {"unheard": True}
         return few(job)
 
-    with pytest.raises(RuntimeFailure, match="tuning: ncnn's defaults do not run here: no option 'unheard'"):
+    with pytest.raises(RuntimeFailure, match="tuning: ncnn's defaults do not run here: no switch 'unheard'"):
         tune(model, job, probe(), **fast())
 
 
@@ -294,7 +304,7 @@ def test_what_was_put_back_is_named_by_its_settings(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
     rows = candidates(MODELS, here)
     best = next(row for row in rows if row["name"] == "bf16, 4 threads on big, no winograd")
-    there = {**best, "param": "/board/x.param", "options": {}}
+    there = {**best, "param": "/board/x.param", "switches": {}}
     assert judge(rows, result(rows, there, [2.0] * 4), here).settings["name"] == "bf16, 4 threads on big"
-    there["options"] = {"winograd23": False}
+    there["switches"] = {"winograd23": False}
     assert judge(rows, result(rows, there, [2.0] * 4), here).settings["name"].endswith("no winograd, simplified")

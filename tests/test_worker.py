@@ -22,6 +22,7 @@ from networks import network, samples, small
 
 from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard import messages
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.machine import driver_version
@@ -38,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 def load(param: Path, **fields: Any) -> dict[str, Any]:
     files = {"param": str(param), "bin": str(param.with_suffix(".bin"))}
-    return {"backend": "cpu", "precision": "fp32", "threads": 1, **files, **fields}
+    return {"backend": "cpu", "options": PRECISIONS["fp32"].options, "threads": 1, **files, **fields}
 
 
 def script(folder: Path, body: str) -> str:
@@ -269,7 +270,7 @@ def test_fp32_is_fp32(model: Path) -> None:
     outputs = {}
     with Child() as child:
         for precision in ("fp32", "bf16"):
-            child.ask("load", **load(model, precision=precision))
+            child.ask("load", **load(model, options=PRECISIONS[precision].options))
             outputs[precision] = child.ask("run", [samples(1)[0]])[1][0]
     graph = small()
     weights = {name: graph.layer(name).array("weight").astype(np.float64) for name in ("c1", "c2", "c3", "d1", "fc")}

@@ -16,15 +16,17 @@ from test_recommendation import accuracy as accuracy_of
 from test_recommendation import output, variant
 
 import ncnnkit as nk
-from ncnnkit.comparison import accuracy
+from ncnnkit.artifact import Artifact
 from ncnnkit.comparison.layers import first_wrong_layer, layer_errors
 from ncnnkit.comparison.noise import Noise, sqnr_db
-from ncnnkit.comparison.wrong import LEAST_SQNR_DB, Variation, what_is_wrong, worst_sqnr_db
+from ncnnkit.comparison.wrong import Variation, what_is_wrong, worst_sqnr_db
 from ncnnkit.device.sites import this_machine
 from ncnnkit.measure.judging import refuse_wrong_outputs
-from ncnnkit.measure.variants import Plan, Precision
+from ncnnkit.measure.variants import Plan
 from ncnnkit.model.graph import Graph
+from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.record.run import Variant
+from ncnnkit.samples.stream import ArraySamples
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_less_exact_outputs_are_not_wrong(precision: str, found: float, others: 
     assert what_is_wrong(precision, found, others) == ""
 
 
-@pytest.mark.parametrize("precision", LEAST_SQNR_DB)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("found", [0.0, -3.0, -438.0, -math.inf])
 def test_outputs_that_are_wrong(precision: str, found: float) -> None:
     """Zeros have 0 dB, what is unrelated -3 dB, and an overflow less."""
@@ -50,24 +52,31 @@ def test_outputs_that_are_wrong(precision: str, found: float) -> None:
     assert said.startswith(f"SQNR {found:.1f} dB against the original; right outputs in {precision} have ")
 
 
+def sqnr_of(outputs: Any, reference: Any) -> float:
+    noise = Noise()
+    for ours, theirs in zip(outputs, reference):
+        noise.add([ours], [theirs])
+    found = sqnr_db(noise.relative)
+    return math.inf if found is None else found
+
+
 def test_zeros_and_noise_have_the_sqnr_that_the_bounds_go_by() -> None:
     rng = np.random.default_rng(0)
     right, other = rng.standard_normal((2, 20, 1000))
-    assert accuracy.sqnr_db(np.zeros_like(right), right) == pytest.approx(0)
-    assert accuracy.sqnr_db(other, right) == pytest.approx(-3, abs=0.1)
+    assert sqnr_of(np.zeros_like(right), right) == pytest.approx(0)
+    assert sqnr_of(other, right) == pytest.approx(-3, abs=0.1)
 
 
 def test_maps_that_are_all_but_empty_on_some_images_do_not_decide() -> None:
-    """Right outputs of a text detector: the mean of the images' cosines is 0.5, the SQNR of the set 32 dB."""
+    """Right outputs of a text detector: the mean of the images' own cosines is 0.5, the SQNR of the set 29 dB."""
     rng = np.random.default_rng(0)
     reference = rng.random((10, 1000))
     reference[::2] *= 1e-6
     outputs = reference + rng.standard_normal((10, 1000)) * 0.0145
-    assert accuracy.mse(outputs, reference) > 0
-    sqnr = accuracy.sqnr_db(outputs, reference)
-    assert sqnr is not None
-    assert sqnr == pytest.approx(29, abs=3)
-    assert what_is_wrong("fp16", sqnr) == ""
+    norms = np.linalg.norm(outputs, axis=1) * np.linalg.norm(reference, axis=1)
+    assert np.mean(np.sum(outputs * reference, axis=1) / norms) == pytest.approx(0.5, abs=0.1)
+    assert sqnr_of(outputs, reference) == pytest.approx(29, abs=1)
+    assert what_is_wrong("fp16", sqnr_of(outputs, reference)) == ""
 
 
 def varied(*samples: list[list[float]]) -> Variation:
@@ -110,6 +119,14 @@ def test_the_worst_output() -> None:
 # --------------------------------------------------------------------------------------------------- the wrong layer
 
 
+def few(count: int, shape: tuple[int, ...] = (3, 16, 16)) -> ArraySamples:
+    return ArraySamples((samples(count, shape),))
+
+
+def at(precision: str, graph: Graph) -> Artifact:
+    return Artifact.made(graph, PRECISIONS[precision].file).at(precision)
+
+
 def changed(graph: Graph, name: str, value: float) -> Graph:
     """A copy in which a layer's weights are multiplied by this."""
     made = graph.copy()
@@ -122,7 +139,7 @@ def changed(graph: Graph, name: str, value: float) -> Graph:
     [("c1", "Convolution", 1000.0), ("c3", "Convolution", math.nan), ("fc", "InnerProduct", -1.0)],
 )
 def test_the_first_wrong_layer_is_named(name: str, kind: str, value: float) -> None:
-    assert first_wrong_layer(small(), changed(small(), name, value), "bf16", [samples(3)]) == f"{name} ({kind})"
+    assert first_wrong_layer(small(), at("bf16", changed(small(), name, value)), few(3)) == f"{name} ({kind})"
 
 
 def test_noise_that_grows_from_layer_to_layer_is_no_layers_fault() -> None:
@@ -130,15 +147,15 @@ def test_noise_that_grows_from_layer_to_layer_is_no_layers_fault() -> None:
                     .replace("b0 ", "in0 ").replace("6=64", "6=32", 1))  # fmt: skip
     for i in range(8):
         rough = changed(rough, f"c{i}", 1.06)
-    inputs = [samples(3, (4, 5, 6))]
+    inputs = few(3, (4, 5, 6))
     assert layer_errors(graph, rough, inputs, int8_only=False)[-1].sqnr_db == pytest.approx(4.5, abs=1)
-    assert first_wrong_layer(graph, rough, "bf16", inputs) == ""
+    assert first_wrong_layer(graph, at("bf16", rough), inputs) == ""
 
 
 def test_right_precisions_have_no_wrong_layer() -> None:
     int8 = nk.quantize(small(), nk.calibrate(small(), samples(8)))
     for precision, graph in [("fp32", small()), ("fp16", small()), ("bf16", small()), ("int8", int8)]:
-        assert first_wrong_layer(small(), graph, precision, [samples(3)]) == "", precision
+        assert first_wrong_layer(small(), at(precision, graph), few(3)) == "", precision
 
 
 GROUPED = """
@@ -150,7 +167,7 @@ GROUPED = """
 
 
 def test_nan_in_a_layer_is_not_exact() -> None:
-    errors = layer_errors(small(), changed(small(), "c3", math.nan), [samples(2)], int8_only=False)
+    errors = layer_errors(small(), changed(small(), "c3", math.nan), few(2), int8_only=False)
     assert {e.name: e.sqnr_db for e in errors}["c3"] == -math.inf
 
 
@@ -162,7 +179,9 @@ def test_a_grouped_convolution_in_bf16_is_right_or_named() -> None:
             noise.add([np.asarray(other.run(x))], [np.asarray(one.run(x))])
     found = sqnr_db(noise.relative)
     wrong = what_is_wrong("bf16", math.inf if found is None else found) != ""
-    assert first_wrong_layer(graph, graph, "bf16", [inputs]) == ("g (ConvolutionDepthWise)" if wrong else "")
+    assert first_wrong_layer(graph, at("bf16", graph), ArraySamples((inputs,))) == (
+        "g (ConvolutionDepthWise)" if wrong else ""
+    )
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernel that is wrong is x86's")
@@ -170,7 +189,7 @@ def test_a_kernel_of_ncnns_that_is_wrong_is_named() -> None:
     """x86 writes the outputs of a grouped int8 convolution in blocks of another size than it made room for."""
     graph, inputs = network(GROUPED), samples(3, (32, 12, 12))
     wrong = nk.quantize(graph, nk.calibrate(graph, inputs), target="vulkan")
-    assert first_wrong_layer(graph, wrong, "int8", [inputs]) == "g (ConvolutionDepthWise)"
+    assert first_wrong_layer(graph, wrong, ArraySamples((inputs,))) == "g (ConvolutionDepthWise)"
 
 
 # ------------------------------------------------------------------------------------------------- rows of a run
@@ -184,14 +203,14 @@ def judged(
     made: list[tuple[Variant, Plan, dict[str, Any]]] = []
     for name, sqnr in rows:
         precision, _, backend = name.partition("-")
-        model = Precision(precision, graph or small(), Path(f"m-{precision}.param"), 1000)
+        model = replace(at("int8" if precision == "int8" else "fp32", graph or small()), param=Path("m.param"))
         plan = Plan(name, cast(Any, precision), cast(Any, backend), 1, site, model)
         row = variant(name, 1.0, accuracy=accuracy_of(output(0.9, sqnr, mse=1.0, max_error=1.0)))
         if sqnr is None:
             row = replace(row, status="crashed", reason="output 'y' holds NaN or infinity", accuracy=None)
         made.append((row, plan, {"outputs": {}}))
     variants, plans, results = zip(*made)
-    return refuse_wrong_outputs(variants, plans, results, small(), [samples(2)], conversion_db)
+    return refuse_wrong_outputs(variants, plans, results, small(), few(2), conversion_db)
 
 
 @pytest.mark.parametrize(

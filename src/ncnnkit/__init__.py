@@ -2,10 +2,11 @@
 
 # Importing this loads numpy and nothing heavier: torch, onnxruntime, Pillow and plotly wait in the functions that
 # need them.
+from .artifact import Artifact, save
 from .device.session import Session
 from .errors import NcnnkitError
 from .model.graph import Graph, Layer
-from .model.ncnnfile import load, save
+from .model.ncnnfile import load
 from .passes import optimize
 from .pipeline import run
 from .quantization import correct_bias, quantize
@@ -17,6 +18,7 @@ from .source.conversion import convert
 
 __all__ = [
     "ActivationStats",
+    "Artifact",
     "Graph",
     "InputSpec",
     "Layer",

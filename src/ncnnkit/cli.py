@@ -360,7 +360,7 @@ def convert(
     weights: Weights = None,
 ) -> None:
     """A model to ncnn's .param and .bin, fp32."""
-    from .model.ncnnfile import save
+    from .artifact import save
     from .source.conversion import convert as convert_model
 
     _check_folder(output)
@@ -395,14 +395,33 @@ def _check_folder(output: Path) -> None:
         raise StorageError("there is no such folder", where=str(output.parent), hint="make it first")
 
 
-def _open(param: Path, shape: list[str] | None, **options: Any) -> tuple[Any, Any]:
-    """(graph, ImageSet) for a command that takes an ncnn model and images; its other options are checked with them."""
+def _open(param: Path, shape: list[str] | None, most: int | None = None, **options: Any) -> tuple[Any, Any]:
+    """(Artifact, ImageSet) for a command that takes an ncnn model and images; checks its other options with them.
+
+    ``most``: so many images are enough.
+    """
     from .pipeline import open_with_images
     from .recipe import make_recipe
 
-    graph, samples, origin = open_with_images(make_recipe({"model": str(param), "shapes": _shapes(shape), **options}))
-    err.print(f"preprocessing: {origin}", markup=False)
-    return graph, samples
+    recipe = make_recipe({"model": str(param), "shapes": _shapes(shape), **options})
+    model, samples, said = open_with_images(recipe, most)
+    for sentence in said:
+        err.print(sentence, markup=False)
+    return _said(model), samples
+
+
+def _model(param: Path) -> Any:
+    """The Artifact of a ``.param``."""
+    from .artifact import Artifact
+
+    return _said(Artifact.load(param))
+
+
+def _said(model: Any) -> Any:
+    """The same Artifact. Where it has no card, the user is told how it is run, and why."""
+    if model.derived:
+        err.print(f"{model.name}: {model.how}", markup=False, soft_wrap=True)
+    return model
 
 
 @command()
@@ -421,9 +440,9 @@ def calibrate(
     from .quantization import make_table, save_table
 
     _check_folder(output)
-    graph, samples = _open(param, shape, images=images, preset=preset, preprocess=preprocess, method=method)
-    stats = _calibrate(graph, samples, method or "mse", threads)
-    save_table(make_table(graph, stats), output)
+    model, samples = _open(param, shape, images=images, preset=preset, preprocess=preprocess, method=method)
+    stats = _calibrate(model, samples, method or "mse", threads)
+    save_table(make_table(model.graph, stats), output)
     out.print(
         f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False
     )
@@ -455,8 +474,9 @@ def quantize(
     preprocess: Any = None,
 ) -> None:
     """An fp32 model to int8, from a table or from images."""
-    from .model.ncnnfile import load, save
-    from .quantization import check_request, load_table, quantize_images
+    from .artifact import Artifact, floating
+    from .model.precision import is_int8
+    from .quantization import EFFORTS, check_request, load_table, quantize_images
     from .quantization import quantize as to_int8
     from .report import trials_table
 
@@ -468,10 +488,13 @@ def quantize(
             "--method, --effort, --shape and the preprocessing are for --images", hint="a table has its scales already"
         )
     if images is not None:
-        graph, samples = _open(
-            param, shape, images=images, preset=preset, preprocess=preprocess, method=method, target=target,
+        chosen = EFFORTS.get(effort or "default")
+        limit = chosen.images if chosen else None
+        model, samples = _open(
+            param, shape, limit, images=images, preset=preset, preprocess=preprocess, method=method, target=target,
             effort=effort,
         )  # fmt: skip
+        graph = floating(model, "quantising")
         check_request(graph, target or "arm", _words(skip) or ())
         with _progress() as tell:
             found = quantize_images(
@@ -482,9 +505,11 @@ def quantize(
         out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
         made = found.graph
     elif table is not None:
-        made = to_int8(load(param), load_table(table), target=target or "arm", skip=_words(skip) or ())
-    save(made, output)
-    count = sum(1 for layer in made.layers if layer.params.get("int8_scale_term"))
+        model = _model(param)
+        made = to_int8(model, load_table(table), target=target or "arm", skip=_words(skip) or ())
+    facts = {"preprocess": model.preprocess, "labels": model.labels, "ncnn": model.ncnn}
+    Artifact.made(made, "int8", target=target or "arm", **facts).save(output)
+    count = sum(map(is_int8, made.layers))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
 
 
@@ -502,14 +527,12 @@ def compare(
 ) -> None:
     """How far one ncnn model's outputs are from another's, on real images."""
     from .comparison.layers import compare_models
-    from .model.ncnnfile import load
     from .report import comparison_table
 
-    graph, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
+    reference, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
+    other = _model(second)
     with _progress() as tell:
-        figures = compare_models(
-            graph, load(second), samples.stack(), layers=layers, progress=lambda d, n: tell("compare", d, n)
-        )
+        figures = compare_models(reference, other, samples, layers=layers, progress=lambda d, n: tell("compare", d, n))
     _print_json(figures) if as_json else out.print(comparison_table(figures))
 
 
@@ -526,14 +549,22 @@ def bench(
 ) -> None:
     """Latency, load time and memory of an ncnn model, without images."""
     from .measure.variants import bench as bench_model
+    from .measure.variants import check_usable
     from .report import console_table
 
     with _progress() as tell:
         rows = bench_model(
-            param, backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
+            _model(param), backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
             shapes=_shapes(shape) or (), seconds=seconds, progress=lambda done, total: tell("measure", done, total),
         )  # fmt: skip
-    _print_json(rows) if as_json else out.print(console_table(rows, width=out.width))
+    if as_json:
+        _print_json(rows)
+    else:
+        out.print(console_table(rows, width=out.width))
+        for variant in rows:
+            if variant.status != "ok":
+                out.print(f"{variant.name}: {variant.status}: {variant.reason}", markup=False, soft_wrap=True)
+    check_usable(rows, str(param))
 
 
 @command()
@@ -558,7 +589,7 @@ def tune(
 
     with _site(on) as (site, run_job):
         found = tune_model(
-            param, run_job, site.machine, int8=int8, precisions=_words(precision),
+            _model(param), run_job, site.machine, int8=int8 and _model(int8), precisions=_words(precision),
             backends=_words(backend) or ("cpu", "vulkan"), shapes=_shapes(shape) or (), seconds=seconds,
             fix_clocks=fix_clocks,
         )  # fmt: skip
@@ -590,7 +621,7 @@ def profile(
 
     with _site(on) as (_, run_job):
         found = profile_model(
-            param, run_job, precision=precision, backend=backend, threads=threads or 0,
+            _model(param), run_job, precision=precision, backend=backend, threads=threads or 0,
             shapes=_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
         )  # fmt: skip
     figures = asdict(found)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .artifact import Artifact
 from .codec import as_read
-from .comparison import accuracy
+from .comparison.accuracy import Errors
+from .comparison.classes import Classes, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
+from .comparison.outputs import Outputs, keep_outputs
 from .comparison.wrong import why_blind
-from .device.session import Session, has_int8, probe
+from .device.session import Session, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
-    FILES,
     Models,
+    check_usable,
     describe,
     measure,
     plan_variants,
@@ -31,12 +34,13 @@ from .measure.variants import (
     write_models,
 )
 from .model.graph import Graph
-from .model.ncnnfile import load
+from .model.precision import PRECISIONS, has_int8
+from .model.targets import TARGETS
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
-from .quantization import Quantized, quantize_images
+from .quantization import EFFORTS, Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
 from .recipe import AUTO, Recipe, save_recipe
@@ -48,22 +52,35 @@ from .record.folder import (
     RECIPE,
     REPORT,
     RUN,
-    load_run,
     refuse_to_replace,
     save_labels,
     save_run,
     staging,
 )
-from .record.run import ConversionCheck, Device, Images, Likeness, Plan, Run, SkippedFile, Stage, Variant
+from .record.run import (
+    ConversionCheck,
+    CopiedFile,
+    Device,
+    Images,
+    Likeness,
+    OutputError,
+    Plan,
+    Run,
+    SkippedFile,
+    Stage,
+    Variant,
+)
 from .report import write_report
-from .samples.images import ImageSet, InputSpec, open_images
+from .samples.doubts import preprocessing_doubts
+from .samples.images import ImageSet, InputSpec, apart, find_images
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
-from .samples.stream import ArraySamples
+from .samples.stream import Progress, Samples, in_memory, keep
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
+from .source.model import fit
 from .source.torch_models import BUILDERS
-from .verdict import GOOD_COSINE, GUESS, top5, warn
+from .verdict import GUESS, WRONG_SQNR_DB, copies_said, top5, warn
 
 Array = NDArray[Any]
 Tell = Callable[[str, int, int], None]
@@ -71,6 +88,7 @@ Tell = Callable[[str, int, int], None]
 
 ARRAYS = "none: the inputs are arrays"
 CHECKED_IMAGES = 4  # for the conversion check
+ROUNDING = 1e-4  # what fp32 may leave of an output that should be zero
 STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
 
 
@@ -86,7 +104,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         What run.json holds.
 
     Raises:
-        NcnnkitError: anything a user can mend; ``out`` is then as it was before.
+        VerificationError: nothing usable came out; ``out`` holds the report that says why.
+        NcnnkitError: anything else that a user can mend; ``out`` is then as it was before.
     """
     stages = Stages(tell)
     requirements = Requirements.parse(recipe.require, recipe.max_latency)
@@ -100,7 +119,11 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(recipe, source)
-            images, evaluation = open_image_sets(recipe, preprocess, source.inputs)
+        with stages("look at the images"):
+            efforts = efforts_by_target(recipe, sites)
+            images, evaluation = open_image_sets(
+                recipe, preprocess, source.inputs, images_needed(efforts), stages.progress("look at the images")
+            )
             if not (images.pictures or evaluation.pictures):
                 preprocess, origin = None, ARRAYS
             labels = open_labels(recipe, source, evaluation)
@@ -112,15 +135,20 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("optimise"):
             graph, rewrites = optimize_with_report(conversion.graph)
         with stages("read images"):
-            inputs = evaluation.stack(stages.progress("read images"))
+            inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
+            doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
-            reference = reference_outputs(source, conversion.graph, inputs, stages.progress("reference outputs"))
-        blind = why_blind(zip(*reference.values()))
-        check_labels(labels, reference)
+            progress = stages.progress("reference outputs")
+            reference = reference_outputs(source, conversion.graph, inputs, folder / "reference", progress)
+            blind = why_blind(reference)
+            classes = what_it_classifies(
+                reference, names=source.labels, known=source.classes, labelled=labels is not None
+            )
+            check_labels(labels, classes)
         with stages("check the conversion"):
             check = check_conversion(recipe, source, conversion, inputs, reference)
         quantized: dict[str, Quantized] = {}
-        for target, effort in efforts_by_target(recipe, sites).items() if quantizable(graph) else ():
+        for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
@@ -138,29 +166,32 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                         threads=recipe.threads or site.machine["cores"], progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
-            models = write_models(recipe, graph, quantized, mixed, source.name, folder)
+            models = write_models(
+                recipe, graph, quantized, mixed, source.name, folder,
+                preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine["ncnn"],
+            )  # fmt: skip
         with stages("measure"):
             plans = plan_variants(recipe, models, sites)
             progress = stages.progress("measure")
             results = measure(
-                plans, inputs, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
+                plans, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
                 fix_clocks=recipe.fix_clocks, progress=progress,
             )  # fmt: skip
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
-            few = [a[:LAYER_IMAGES] for a in inputs]
+            few = inputs.subset(range(min(LAYER_IMAGES, len(inputs))))
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
         with stages("judge the outputs"):
-            rows = [describe(p, r, None if blind else reference, labels, layers) for p, r in zip(plans, results)]
+            rows = [describe(p, r, reference, classes, labels, layers) for p, r in zip(plans, results)]
             rows = refuse_copies_of_the_cpu(rows, results)
             variants = refuse_wrong_outputs(rows, plans, results, graph, few, check.sqnr_db)
         recommended, why = recommend(variants, requirements, blind)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = plan_record(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
-            guesses = top5(source, evaluation, reference, recommended, results)
+            guesses = top5(source, evaluation, reference, classes, recommended, results)
             remove_scratch(folder, models)
             (folder / LOG).write_text(conversion.log, encoding="utf-8")
             if source.labels:
@@ -169,11 +200,11 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             document = as_read(
                 Run(
                     files=sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
-                    model=source.record(graph, reference),
+                    model=source.record(graph, reference.shapes, classes.count),
                     recipe=recipe,
                     preprocess=preprocess,
                     preprocess_origin=origin,
-                    images=images_record(recipe, images, evaluation),
+                    images=images_record(recipe, images, evaluation, first),
                     environment=environment(probe() if recipe.on else sites[0].machine),
                     devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
@@ -186,8 +217,9 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                     why=why,
                     top5=guesses,
                     warnings=warn(
-                        source.engine, origin, images, evaluation, check, variants, quantisation=quantisation,
-                        plan=planned, emulated=[site.device.name for site in sites if site.emulated], blind=blind,
+                        source.engine, origin, images, evaluation, check, variants, classes=classes, doubts=doubts,
+                        quantisation=quantisation, plan=planned,
+                        emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),
                     stages=stages.rows(),
@@ -195,6 +227,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             )  # fmt: skip
             save_run(document, folder / RUN)
             write_report(document, folder / REPORT)
+    check_usable(document.variants, str(out))
     return document
 
 
@@ -229,7 +262,10 @@ class Stages:
 def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess | None, str]:
     """The preprocessing and a sentence saying where it came from: the recipe, the model itself, or a guess."""
     if recipe.preset:
-        found, origin = preset(recipe.preset), f"the preset {recipe.preset}"
+        named = preset(recipe.preset)
+        found, origin = fit(named, source.inputs) or named, f"the preset {recipe.preset}"
+        if found != named:
+            origin += f", scaled to {source.inputs[0].shape[1]}x{source.inputs[0].shape[2]}"
     elif source.preprocess is not None:
         found, origin = source.preprocess, source.preprocess_origin
     else:
@@ -244,58 +280,66 @@ def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess |
     return found, origin
 
 
+def images_needed(efforts: Mapping[str, str]) -> int:
+    """How many images are calibrated with, at the largest of these efforts; a few even where nothing is quantised."""
+    return max([EFFORTS[effort].images for effort in efforts.values()], default=STATISTICS_IMAGES)
+
+
 def open_image_sets(
-    recipe: Recipe, preprocess: Preprocess | None, specs: Sequence[InputSpec]
+    recipe: Recipe, preprocess: Preprocess | None, specs: Sequence[InputSpec], most: int, progress: Progress
 ) -> tuple[ImageSet, ImageSet]:
-    """(images to calibrate with, images to evaluate with); disjoint where both come from one folder."""
+    """(images to calibrate with, images to evaluate with); no image is in both.
+
+    Args:
+        most: so many are enough to calibrate with. They are chosen before any image is decoded.
+        progress: called with (images looked at, images to look at).
+    """
     if not recipe.images:
         raise ImageError(
             "no images are given", hint="--images FOLDER: a few dozen photographs like those the model will see"
         )
-    images = open_images(Path(recipe.images), preprocess, specs)
+    images = find_images(Path(recipe.images), preprocess, specs, progress).distinct()
     if recipe.eval_images:
         if Path(recipe.eval_images).resolve() == Path(recipe.images).resolve():
             hint = "leave --eval-images out"
             raise ImageError("are the images to calibrate with", where=recipe.eval_images, hint=hint)
-        return images, open_images(Path(recipe.eval_images), preprocess, specs)
-    return images.split()
+        evaluation = find_images(Path(recipe.eval_images), preprocess, specs, progress).distinct()
+        images, evaluation = apart(images, evaluation)
+    else:
+        images, evaluation = images.split()
+    return images.checked(most, progress), evaluation.checked(progress=progress)
 
 
-def open_with_images(recipe: Recipe) -> tuple[Graph, ImageSet, str]:
-    """(graph, images, where the preprocessing came from) of an ncnn model, for the single steps of the main job."""
+def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:
+    """(model, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
+
+    Args:
+        most: so many images are enough; all by default.
+    """
     param = Path(recipe.model)
     if param.suffix != ".param":
         raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
     source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
-    graph = load(param)
-    graph.set_input_shapes([spec.shape for spec in source.inputs])
-    preprocess, origin = choose_preprocess(recipe, with_the_runs_preprocess(source, param))
-    images = open_images(recipe.images, preprocess, source.inputs)
-    return graph, images, origin if images.pictures else ARRAYS
-
-
-def with_the_runs_preprocess(source: ModelSource, param: Path) -> ModelSource:
-    """An ncnn file does not say how images become its input; the run.json of the run that made it does."""
-    record = param.parent / RUN
-    if not record.is_file():
-        return source
-    run = load_run(param.parent)
-    made = any(variant.files and variant.files.param == param.name for variant in run.variants)
-    if not made or run.preprocess is None:
-        return source
-    return replace(source, preprocess=run.preprocess, preprocess_origin=f"the run that made it ({record})")
+    model = Artifact.load(param)
+    model.graph.set_input_shapes([spec.shape for spec in source.inputs])
+    preprocess, origin = choose_preprocess(recipe, source)
+    images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
+    preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
+    doubts = preprocessing_doubts(images, source.inputs, preprocess)
+    return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 
 
 def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
     """The targets to quantise for -> with which effort. Empty where neither int8 nor mixed models are asked for.
 
-    Vulkan is a target of its own where no other was asked for: ncnn's Vulkan cannot run what is made for a CPU. On a
-    software device, no figure of which is one of a GPU, it is not worth much time.
+    Vulkan is a target of its own: ncnn's Vulkan cannot run what is made for a CPU. On a software device, no figure of
+    which is one of a GPU, it is not worth much time.
     """
     if not {"int8", "mixed"} & set(recipe.precisions):
         return {}
     efforts = {site.target: recipe.effort for site in sites}
-    asked = "int8" in recipe.precisions and "vulkan" in recipe.backends and recipe.target in ("", AUTO)
+    pads = any(TARGETS[target].int8_pads for target in efforts)
+    asked = pads and "int8" in recipe.precisions and "vulkan" in recipe.backends
     if asked and any(site.machine["vulkan"] for site in sites):
         efforts["vulkan"] = recipe.effort if any(site.has_gpu for site in sites) else "fast"
     return efforts
@@ -306,7 +350,7 @@ def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet,
     library, _, _ = recipe.model.partition(":")
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
-    (sample,) = images.subset(range(min(len(images), STATISTICS_IMAGES))).stack()
+    (sample,) = in_memory(images.subset(range(min(len(images), STATISTICS_IMAGES))))
     return open_model(recipe.model, shapes=recipe.shapes, weights="none", workdir=folder, statistics=sample)
 
 
@@ -316,102 +360,125 @@ def open_labels(recipe: Recipe, source: ModelSource, evaluation: ImageSet) -> ND
     return read_labels(Path(recipe.labels), evaluation.names, source.labels)
 
 
-def check_labels(labels: NDArray[np.int64] | None, reference: Mapping[str, Array]) -> None:
+def check_labels(labels: NDArray[np.int64] | None, classes: Classes) -> None:
     """Raises ImageError where labels are given that the network's outputs cannot be compared with."""
     if labels is None:
         return
-    if not accuracy.classifies(reference):
+    if not classes:
         raise ImageError("labels are given, but the network does not classify", hint="leave --labels out")
-    (scores,) = reference.values()
-    if labels.max() >= scores[0].size:
-        raise ImageError(f"class {labels.max()} is given, the network has {scores[0].size} (0 to {scores[0].size - 1})")
+    if labels.max() >= classes.count:
+        raise ImageError(f"class {labels.max()} is given, the network has {classes.count} (0 to {classes.count - 1})")
 
 
 # --------------------------------------------------------------------------------------- conversion and reference
 
 
 def reference_outputs(
-    source: ModelSource, converted: Graph, inputs: Sequence[Array], progress: Callable[[int, int], None]
-) -> dict[str, Array]:
-    """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original."""
-    if source.engine != "ncnn":
-        outputs = source.reference_outputs(inputs, progress)
-    else:
-        outputs = session_outputs(converted, inputs, progress)
-    for name, values in outputs.items():
-        if not np.isfinite(values).all():
-            hint = "wrong preprocessing, or a model that overflows?"
-            raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
-    return outputs
+    source: ModelSource, converted: Graph, samples: Samples, folder: Path, progress: Progress
+) -> Outputs:
+    """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original.
 
+    Args:
+        folder: gets them.
+        progress: called with (samples done, all samples).
+    """
+    with Session(converted, precision="fp32") as net:
+        if source.engine == "ncnn":
+            names = list(net.outputs)
+            rows: Iterator[tuple[Array, ...]] = (net.blobs(*sample, names=names) for sample in samples)
+        else:
+            names, rows = list(source.outputs), source.reference_outputs(samples)
 
-def session_outputs(graph: Graph, inputs: Sequence[Array], progress: Callable[[int, int], None]) -> dict[str, Array]:
-    """A graph's outputs in fp32 on the CPU, (N, …) each."""
-    total = len(inputs[0])
-    rows = []
-    with Session(graph, precision="fp32") as net:
-        for i, sample in enumerate(zip(*inputs)):
-            rows.append(net.blobs(*sample, names=net.outputs))
-            progress(i + 1, total)
-        return accuracy.stack_outputs(net.outputs, rows)
+        def checked() -> Iterator[tuple[Array, ...]]:
+            for done, row in enumerate(rows, 1):
+                for name, values in zip(names, row):
+                    if not np.isfinite(values).all():
+                        hint = "wrong preprocessing, or a model that overflows?"
+                        raise VerificationError(
+                            f"the original model's output {name!r} holds NaN or infinity", hint=hint
+                        )
+                yield row
+                progress(done, len(samples))
+
+        return keep_outputs(names, checked(), folder, source.reference)
 
 
 def check_conversion(
-    recipe: Recipe, source: ModelSource, conversion: Conversion, inputs: Sequence[Array], reference: Mapping[str, Array]
+    recipe: Recipe, source: ModelSource, conversion: Conversion, samples: Samples, reference: Outputs
 ) -> ConversionCheck:
-    """Compare ncnn in fp32 with the original on a few samples. Raises VerificationError where they differ too much."""
-    few = [a[:CHECKED_IMAGES] for a in inputs]
-    found = session_outputs(conversion.graph, few, lambda done, total: None)
-    # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
-    outputs = dict(list(found.items())[: len(reference)])
-    if len(outputs) != len(reference):
-        raise ModelError(f"the original has {len(reference)} outputs, the converted model {len(outputs)}")
-    for (name, ours), theirs in zip(outputs.items(), reference.values()):
-        if ours[0].size != theirs[0].size:
-            raise VerificationError(f"output {name!r} has {ours[0].size} values, the original's has {theirs[0].size}")
-        if not np.isfinite(ours).all():
-            raise VerificationError(f"the converted model's output {name!r} holds NaN or infinity")
-    errors = accuracy.compare(outputs, reference)
-    worst = min(errors.outputs, key=lambda output: output.cosine)
-    if worst.cosine < GOOD_COSINE and not recipe.force:
-        which = f" of output {worst.name!r}" if len(outputs) > 1 else ""
+    """Compare ncnn in fp32 with the original on a few samples. Raises VerificationError where they differ too much.
+
+    What counts is the noise over the signal of all these samples, for each output by itself.
+    """
+    errors = Errors()
+    with Session(conversion.graph, precision="fp32") as net:
+        # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
+        names = net.outputs[: len(reference.rows)]
+        if len(names) != len(reference.rows):
+            raise ModelError(f"the original has {len(reference.rows)} outputs, the converted model {len(names)}")
+        for sample, theirs in zip(samples.subset(range(min(CHECKED_IMAGES, len(samples)))), reference):
+            ours = net.blobs(*sample, names=names)
+            for name, a, b in zip(names, ours, theirs):
+                if a.size != b.size:
+                    raise VerificationError(f"output {name!r} has {a.size} values, the original's has {b.size}")
+            errors.add(ours, theirs)
+    broken = errors.broken()
+    if broken is not None:
+        raise VerificationError(f"the converted model's output {names[broken]!r} holds NaN or infinity")
+    found = errors.result(names)
+    worst = min(found.outputs, key=_exactness)
+    if _exactness(worst) < WRONG_SQNR_DB and not recipe.force:
+        which = f" of output {worst.name!r}" if len(names) > 1 else ""
+        seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
         raise VerificationError(
-            f"the converted model is not the original: cosine {worst.cosine:.4f}{which} in fp32, "
-            f"it must be {GOOD_COSINE}",
+            f"the converted model is not the original: {seen}{which} in fp32, it must be {WRONG_SQNR_DB:g} dB",
             where=recipe.model,
             hint="an operator pnnx converts wrongly, or a wrong --shape; --force goes on all the same",
         )
     return ConversionCheck(
-        sqnr_db=errors.sqnr_db,
-        cosine=worst.cosine,
-        max_error=errors.max_error,
+        sqnr_db=found.sqnr_db,
+        cosine=found.cosine,
+        max_error=found.max_error,
         seconds=round(conversion.seconds, 3),
         pnnx_version=installed("pnnx"),
         log=LOG,
     )
 
 
+def _exactness(output: OutputError) -> float:
+    """The SQNR of an output, dB, infinite where it is exact. What should be zero may be zero up to rounding."""
+    if output.sqnr_db is not None:
+        return output.sqnr_db
+    return math.inf if output.max_error < ROUNDING else -math.inf
+
+
 # ------------------------------------------------------------------------------------------------ what came of it
 
 
-def images_record(recipe: Recipe, images: ImageSet, evaluation: ImageSet) -> Images:
-    skipped = dict(images.skipped + evaluation.skipped)  # both halves of one folder know the same skipped files
+def images_record(recipe: Recipe, images: ImageSet, evaluation: ImageSet, quantized: Quantized | None) -> Images:
+    """What the images were used for. Both halves of one folder know the same skipped files and copies."""
     return Images(
         source=recipe.images,
+        available=len(images) + images.left_out,
         calibration=len(images),
+        fitted=len(quantized.used) if quantized else 0,
+        held_back=len(quantized.held) if quantized else 0,
         evaluation=len(evaluation),
-        skipped=[SkippedFile(name=name, reason=reason) for name, reason in skipped.items()],
+        skipped=[
+            SkippedFile(name=name, reason=reason) for name, reason in dict.fromkeys(images.skipped + evaluation.skipped)
+        ],
+        copies=[CopiedFile(name=name, of=of) for name, of in dict.fromkeys(images.copies + evaluation.copies)],
     )
 
 
 LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
 
 
-def compare_images(quantized: Quantized | None, inputs: Sequence[Array], threads: int | None) -> Likeness | None:
+def compare_images(quantized: Quantized | None, samples: Samples, threads: int | None) -> Likeness | None:
     """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
     if quantized is None or not quantized.advice.ranges.size:
         return None
-    few = ArraySamples(tuple(a[:LIKENESS_IMAGES] for a in inputs))
+    few = samples.subset(range(min(LIKENESS_IMAGES, len(samples))))
     return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
 
 
@@ -429,13 +496,15 @@ def device_record(site: Site, variants: Sequence[Variant], requirements: Require
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
-    made = [f"{source.name}-{FILES.get(p, p)}.{end}" for p in recipe.precisions for end in ("param", "bin")]
+    stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
+    made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
     return [RUN, REPORT, RECIPE, LOG, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models) -> None:
     """Leave only the models in the staging folder."""
-    keep = {file for p in models.values() for file in (p.param, p.param.with_suffix(".bin"))}
+    params = {model.param for model in models.values() if model.param}
+    keep = {param.with_suffix(end) for param in params for end in (".param", ".bin", ".json")}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

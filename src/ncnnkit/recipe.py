@@ -16,10 +16,10 @@ from typing import Any
 
 from .errors import RecipeError
 from .model.ncnnfile import atomic_write
+from .model.precision import PRECISIONS
 from .model.targets import TARGETS
 from .samples.preprocess import Preprocess
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
 CLUSTERS = ("all", "big", "middle", "little")
@@ -72,7 +72,7 @@ class Recipe:
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     on: tuple[str, ...] = ()
     backends: tuple[str, ...] = BACKENDS
-    precisions: tuple[str, ...] = PRECISIONS
+    precisions: tuple[str, ...] = tuple(PRECISIONS)
     threads: int = 0
     cluster: str = ""
     fix_clocks: bool = False

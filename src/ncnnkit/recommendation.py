@@ -63,12 +63,11 @@ def figures(accuracy: Accuracy | None) -> dict[str, float | None]:
     """Each figure that a requirement can name, of the worst output; empty where nothing was measured."""
     if accuracy is None:
         return {}
-    outputs = accuracy.outputs
     return {
-        "cosine": min(output.cosine for output in outputs),
-        "sqnr": worst_sqnr_db([(output.mse, output.sqnr_db) for output in outputs]),
-        "mse": max(output.mse for output in outputs),
-        "max_error": max(output.max_error for output in outputs),
+        "cosine": accuracy.cosine,
+        "sqnr": worst_sqnr_db([(output.mse, output.sqnr_db) for output in accuracy.outputs]),
+        "mse": accuracy.mse,
+        "max_error": accuracy.max_error,
         "top1_agreement": accuracy.top1_agreement,
         "top1": accuracy.top1,
     }

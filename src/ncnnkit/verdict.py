@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .comparison import accuracy
+from .comparison.accuracy import top_k
+from .comparison.classes import Classes
+from .comparison.outputs import Outputs
 from .formatting import plain, ratio
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
 from .samples.images import ImageSet
@@ -19,9 +21,9 @@ Array = NDArray[Any]
 GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
 """The origin of a preprocessing nobody gave."""
 
-GOOD_COSINE = 0.999  # below it a conversion is wrong
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
 GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
+WRONG_SQNR_DB = 30.0  # below it the converted network computes something else
 
 
 def warn(
@@ -32,6 +34,8 @@ def warn(
     check: ConversionCheck,
     variants: Sequence[Variant],
     *,
+    classes: Classes,
+    doubts: Sequence[str] = (),
     quantisation: Quantisation | None = None,
     plan: Plan | None = None,
     emulated: Sequence[str] = (),
@@ -41,13 +45,15 @@ def warn(
     """What a careful person would say about this run.
 
     Args:
+        classes: of the network.
+        doubts: what looks wrong about the tensors it is fed with.
         emulated: names of devices that are.
         blind: why the outputs cannot be judged; empty where they can.
         random_weights: whether the network was not trained.
     """
     said = [f"{name} is {EMULATED}" for name in emulated]
     if blind:
-        said.append(f"{blind}: no variant can be judged by its outputs, and no errors are given")
+        said.append(f"{blind}: no variant can be judged by its outputs")
     if random_weights:
         said.append(
             "the weights are random: latencies and sizes are those of a trained network, "
@@ -60,22 +66,46 @@ def warn(
         )
     if engine == "ncnn":
         said.append("the original is not known: the errors are those against ncnn's own fp32, and nothing was verified")
-    if check.cosine < GOOD_COSINE:
-        said.append(f"the converted model differs from the original (cosine {check.cosine:.4f}); --force went on")
+    said += doubts
+    if check.sqnr_db is not None and check.sqnr_db < WRONG_SQNR_DB:
+        said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force went on")
     elif check.sqnr_db is not None and check.sqnr_db < GOOD_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
     if len(images) < 20 and any(v.precision in ("int8", "mixed") for v in variants):
         said.append(f"int8 was calibrated with {len(images)} images; 50 to 200 are usual")
     if len(evaluation) < 20:
-        said.append(f"the errors are means over {len(evaluation)} images only")
+        said.append(f"the errors are those on {len(evaluation)} images only")
+    said += _about_the_reference(variants)
+    if classes.why and not classes:
+        said.append(f"{classes.why}; top-1 is not counted. If the network classifies, --labels says so")
     said += [*_about_images(quantisation), *_about_plan(plan)]
     skipped = dict(images.skipped + evaluation.skipped)
+    said += copies_said(tuple(dict.fromkeys(images.copies + evaluation.copies)))
     if skipped:
         said.append(f"{len(skipped)} files are no usable images and were skipped, {min(skipped)} among them")
     restless = [v.name for v in variants if v.status == "ok" and v.latency_ms and v.latency_ms.spread > 0.25]
     if restless:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
     return said + reasons(variants, "fallback", "crashed")
+
+
+def copies_said(copies: Sequence[tuple[str, str]]) -> list[str]:
+    """What to say of samples that were dropped because another holds the same; nothing where there are none."""
+    if not copies:
+        return []
+    name, of = copies[0]
+    count = "one sample was" if len(copies) == 1 else f"{len(copies)} samples were"
+    return [f"{count} dropped as a copy of another: {name} holds what {of} holds"]
+
+
+def _about_the_reference(variants: Sequence[Variant]) -> Iterator[str]:
+    outputs = next((v.accuracy.outputs for v in variants if v.accuracy), [])
+    empty = [output.name for output in outputs if output.cosine is None]
+    if empty:
+        yield (
+            f"the original's output {', '.join(empty)} is zero on every evaluation image: no variant can be judged by "
+            "it; other images, or other weights, are needed"
+        )
 
 
 def _about_images(quantisation: Quantisation | None) -> Iterator[str]:
@@ -114,7 +144,8 @@ def _about_plan(plan: Plan | None) -> Iterator[str]:
 def top5(
     source: ModelSource,
     evaluation: ImageSet,
-    reference: Mapping[str, Array],
+    reference: Outputs,
+    classes: Classes,
     recommended: str | None,
     results: Sequence[Mapping[str, Any]],
 ) -> list[Guess]:
@@ -122,18 +153,21 @@ def top5(
 
     Of the evaluation images it is the one whose best class the original prefers most clearly: a person can judge that.
     """
-    if not source.labels or not accuracy.classifies(reference) or recommended is None:
-        return []
-    (scores,) = reference.values()
-    if scores[0].size != len(source.labels):
+    names = source.labels
+    if names is None or classes.count != len(names) or recommended is None:
         return []
     result = next(r for r in results if r["name"] == recommended)
-    ours = np.load(next(iter(result["outputs"].values())))
-    first, second = np.sort(scores[: len(ours)].reshape(len(ours), -1), axis=1)[:, :-3:-1].T
-    shown = int(np.argmax(first - second))
+    ours = Outputs.opened(result["outputs"]).first(1)
+
+    def clearness(index: int) -> float:
+        second, first = np.sort(reference[index][0], axis=None)[-2:]
+        return float(first - second)
+
+    shown = max(range(len(ours)), key=clearness)
 
     def rows(values: Array) -> list[Score]:
-        flat = values.reshape(1, -1)
-        return [Score(label=source.labels[i], score=float(flat[0, i])) for i in accuracy.top_k(flat, 5)[0]]  # type: ignore[index]
+        flat = values.reshape(-1)
+        return [Score(label=names[i], score=float(flat[i])) for i in top_k(flat, 5)]
 
-    return [Guess(image=evaluation.names[shown], reference=rows(scores[shown]), recommended=rows(ours[shown]))]
+    theirs, found = reference[shown][0], ours[shown][0]
+    return [Guess(image=evaluation.names[shown], reference=rows(theirs), recommended=rows(found))]

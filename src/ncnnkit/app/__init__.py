@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.ncnnfile import load
-from ..onboard.network import OPTIONS
+from ..model.precision import PRECISIONS
 from ..record.folder import LABELS, content, load_run, staging
 from ..record.run import PLAIN_NAME, Run, Variant
 
@@ -103,7 +103,7 @@ def describe(run: Run, variant: Variant, home: Path) -> dict[str, Any]:
             "origin": run.preprocess_origin,
             "may_swap": may_swap_passes(run),
         },
-        "precisions": OPTIONS,
+        "precisions": {name: {"fp16": row.fp16, "bf16": row.bf16} for name, row in PRECISIONS.items()},
     }
 
 

@@ -1,144 +1,233 @@
-"""How far one set of outputs is from another: MSE, SQNR, cosine, largest error, top-k.
-
-Every function compares ``outputs`` with ``reference``, arrays (N, …) over N samples.
-"""
+"""How far outputs are from the reference: MSE, SQNR, cosine, largest error, top-k; summed up sample by sample."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError
 from ..record.run import Accuracy, OutputError
+from .classes import Classes
+from .noise import Noise
 
 Array = NDArray[Any]
 
-RIGHT = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.99, "int8": 0.9, "mixed": 0.9}
-"""Precision -> the cosine to fp32 that right outputs reach. Below is a broken kernel or driver, not rounding."""
 
+class Errors(Noise):
+    """All figures of a network's outputs over any number of samples. Holds sums, no output.
 
-def stack_outputs(names: Sequence[str], samples: Sequence[Sequence[Array]], where: str = "") -> dict[str, Array]:
-    """Outputs collected sample by sample as one array (N, …) for each name.
+    Every figure is one of the whole set. A mean of figures of samples would judge by the samples whose output is all
+    but empty: there, the smallest error is as large as the signal.
 
     Args:
-        names: of the outputs.
-        samples: for each of N samples its outputs, in the order of ``names``.
-        where: the model, for the error.
+        classifies: whether the only output holds the scores of classes.
 
-    Raises:
-        ModelError: an output changes its shape from sample to sample, as detections do.
+    Attributes:
+        samples: the number of samples added.
+
+    Example:
+        >>> errors = Errors()
+        >>> errors.add([np.array([0.1, 2.0])], [np.array([0.0, 2.0])])
+        >>> round(errors.sqnr_db(0), 1), round(errors.mse, 4)
+        (26.0, 0.005)
     """
-    columns = dict(zip(names, zip(*samples)))
-    for name, column in columns.items():
-        if len({value.shape for value in column}) > 1:
-            hint = "cut the model before the layers that choose, such as detection outputs"
-            raise ModelError(f"output {name!r} changes its shape from sample to sample", where=where, hint=hint)
-    return {name: np.stack(column) for name, column in columns.items()}
+
+    def __init__(self, classifies: bool = False) -> None:
+        super().__init__()
+        self.samples = 0
+        self._classifies = classifies
+        self._powers: list[float] = []  # Σ output² of each output
+        self._largest: list[float] = []  # max |output - reference| of each output
+        self._preferring = 0  # samples for which the reference prefers some class
+        self._labelled = 0
+        self._agreed = {1: 0, 5: 0}  # of the former, those whose k best classes hold the reference's best
+        self._right = {1: 0, 5: 0}  # of the labelled, those whose k best classes hold the label
+
+    def add(self, outputs: Iterable[Array], reference: Iterable[Array], label: int | None = None) -> None:
+        """Add one sample.
+
+        Args:
+            outputs: the network's outputs, without a batch axis.
+            reference: the exact ones, in the same order.
+            label: the right class, where it is known.
+
+        Raises:
+            ValueError: there are more of one than of the other, or two differ in their number of values.
+        """
+        outputs, reference = list(outputs), list(reference)
+        super().add(outputs, reference)
+        self.samples += 1
+        for index, (output, exact) in enumerate(zip(outputs, reference)):
+            if index == len(self._powers):
+                self._powers.append(0.0)
+                self._largest.append(0.0)
+            ours, theirs = (np.asarray(values, np.float64).reshape(-1) for values in (output, exact))
+            self._powers[index] += float(ours @ ours)
+            largest = float(np.max(np.abs(ours - theirs), initial=0.0))
+            self._largest[index] = max(self._largest[index], largest if math.isfinite(largest) else math.inf)
+        if self._classifies and len(outputs) == 1 and reference[0].size > 1:
+            best = int(np.argmax(reference[0]))
+            preferring = float(np.min(reference[0])) < float(np.max(reference[0]))
+            self._preferring += preferring
+            self._labelled += label is not None
+            for k in (1, 5):
+                ours_best = top_k(outputs[0], k)
+                self._agreed[k] += preferring and best in ours_best
+                self._right[k] += label is not None and label in ours_best
+
+    def broken(self) -> int | None:
+        """The first output that held NaN or infinity; None where none did."""
+        return next((i for i, power in enumerate(self._powers) if not math.isfinite(power)), None)
+
+    def cosine(self, index: int) -> float | None:
+        """Σ output · reference / √(Σ output² · Σ reference²) of an output, over all samples.
+
+        None where the reference is zero throughout: there is nothing to compare with.
+        """
+        ours, theirs = self._powers[index], self.signal[index]
+        if theirs == 0:
+            return None
+        if not math.isfinite(self.noise[index]):
+            return -1.0
+        if ours == 0:
+            return 0.0
+        # 1 - cosine from the noise: this keeps the digits that 1 - product / norms would lose.
+        apart = (self.noise[index] - (math.sqrt(ours) - math.sqrt(theirs)) ** 2) / (2 * math.sqrt(ours * theirs))
+        return min(1.0, max(-1.0, 1.0 - apart))
+
+    def sqnr_db(self, index: int) -> float | None:
+        """10·log10(Σ reference² / Σ error²) of an output over all samples, dB; None where one of the two is zero."""
+        signal, noise = self.signal[index], self.noise[index]
+        if not math.isfinite(noise):
+            return -math.inf if signal else None
+        return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 and noise > 0 else None
+
+    def max_error(self, index: int) -> float:
+        """The largest absolute difference of an output; its unit. Infinite where it held NaN or infinity."""
+        return self._largest[index]
+
+    def agreement(self, k: int) -> float | None:
+        """Share of samples whose ``k`` best classes (1 or 5) hold the reference's best.
+
+        Samples for which the reference prefers no class do not count. None where no sample counts, and where the
+        network does not classify.
+        """
+        return self._agreed[k] / self._preferring if self._preferring else None
+
+    def accuracy(self, k: int) -> float | None:
+        """Share of the labelled samples whose ``k`` best classes (1 or 5) hold the label; None without labels."""
+        return self._right[k] / self._labelled if self._labelled else None
+
+    def figures(self) -> dict[str, float | None]:
+        """Each figure of the worst output, by its name in :data:`ncnnkit.plan.requirement.FIGURES`.
+
+        An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
+        """
+        rows = range(len(self.noise))
+        return {
+            "cosine": min((self._or_by_noise(self.cosine(i), i, 1.0, 0.0) for i in rows), default=1.0),
+            "sqnr": min((self._or_by_noise(self.sqnr_db(i), i, math.inf, -math.inf) for i in rows), default=math.inf),
+            "mse": max((_finite(self.noise[i] / max(self.values[i], 1)) for i in rows), default=0.0),
+            "max_error": max(self._largest, default=0.0),
+            "top1_agreement": self.agreement(1),
+        }
+
+    def _or_by_noise(self, figure: float | None, index: int, exact: float, wrong: float) -> float:
+        if figure is not None:
+            return figure
+        return exact if self.noise[index] == 0 else wrong
+
+    def result(self, names: Sequence[str]) -> Accuracy:
+        """The figures as run.json holds them.
+
+        Args:
+            names: of the outputs.
+        """
+        outputs = [
+            OutputError(
+                name=name,
+                mse=self.noise[index] / max(self.values[index], 1),
+                sqnr_db=self.sqnr_db(index),
+                cosine=self.cosine(index),
+                max_error=self.max_error(index),
+            )
+            for index, name in enumerate(names)
+        ]
+        return Accuracy(
+            mse=max(output.mse for output in outputs),
+            sqnr_db=min((output.sqnr_db for output in outputs if output.sqnr_db is not None), default=None),
+            cosine=min((output.cosine for output in outputs if output.cosine is not None), default=None),
+            max_error=max(output.max_error for output in outputs),
+            top1_agreement=self.agreement(1),
+            top5_agreement=self.agreement(5),
+            top1=self.accuracy(1),
+            top5=self.accuracy(5),
+            images=self.samples,
+            outputs=outputs,
+        )
 
 
-def _rows(array: Array) -> NDArray[np.float64]:
-    return np.asarray(array, np.float64).reshape(len(array), -1)
+def _finite(value: float) -> float:
+    """NaN is as wrong as can be."""
+    return value if math.isfinite(value) else math.inf
+
+
+def errors_of(
+    outputs: Iterable[Sequence[Array]],
+    reference: Iterable[Sequence[Array]],
+    classes: Classes | None = None,
+    labels: NDArray[np.int64] | None = None,
+) -> Errors:
+    """The errors of outputs against the reference, as far as there are outputs.
+
+    Args:
+        outputs: for each sample an array for each output; :class:`Outputs`, or anything that yields them.
+        reference: the same of the original; it may have more samples.
+        classes: of the network.
+        labels: int64, the right class of each sample.
+    """
+    errors = Errors(bool(classes))
+    for number, (ours, theirs) in enumerate(zip(outputs, reference)):
+        errors.add(ours, theirs, None if labels is None else int(labels[number]))
+    return errors
+
+
+def top_k(scores: Array, k: int) -> list[int]:
+    """Indices of the k largest scores of one sample, best first, of equal ones the first."""
+    return [int(index) for index in np.argsort(-np.asarray(scores, np.float64).reshape(-1), kind="stable")[:k]]
+
+
+# ------------------------------------------------------------------------------------ arrays (N, …) of one output
+
+
+def array_errors(outputs: Array, reference: Array) -> Errors:
+    """The errors of one output from arrays (N, …)."""
+    return errors_of(([row] for row in outputs), ([row] for row in reference), Classes(int(np.size(reference[0]))))
 
 
 def mse(outputs: Array, reference: Array) -> float:
-    """Mean squared error over all values of all samples; squared unit of the output."""
-    return float(np.mean((_rows(outputs) - _rows(reference)) ** 2))
+    """Mean squared error; squared unit of the output."""
+    return array_errors(outputs, reference).mse
 
 
 def sqnr_db(outputs: Array, reference: Array) -> float | None:
-    """Signal to quantisation noise ratio, 10·log10(Σ ref² / Σ err²) over all samples, in dB.
-
-    None where it would be infinite: the outputs are equal, or the reference is all zero; the MSE tells which.
-    """
-    ref = _rows(reference)
-    noise = float(np.sum((_rows(outputs) - ref) ** 2))
-    signal = float(np.sum(ref**2))
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
+    """See :meth:`Errors.sqnr_db`."""
+    return array_errors(outputs, reference).sqnr_db(0)
 
 
-def cosine(outputs: Array, reference: Array) -> float:
-    """Mean over samples of the cosine between output and reference. Two zero vectors count as 1, one alone as 0."""
-    a, b = _rows(outputs), _rows(reference)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    values = np.sum(a * b, axis=1) / np.where(norms > 0, norms, 1.0)
-    values = np.where(a.any(axis=1) | b.any(axis=1), values, 1.0)
-    return float(np.mean(np.clip(values, -1.0, 1.0)))  # rounding may leave the interval
+def cosine(outputs: Array, reference: Array) -> float | None:
+    """See :meth:`Errors.cosine`."""
+    return array_errors(outputs, reference).cosine(0)
 
 
-def max_error(outputs: Array, reference: Array) -> float:
-    """The largest absolute difference; unit of the output."""
-    return float(np.max(np.abs(_rows(outputs) - _rows(reference))))
-
-
-def classifies(reference: Mapping[str, Array]) -> bool:
-    """Whether the outputs look like those of a classifier: one output, one vector of scores a sample."""
-    if len(reference) != 1:
-        return False
-    (scores,) = reference.values()
-    classes = math.prod(scores.shape[1:])
-    return scores.ndim >= 2 and classes >= 2 and classes == max(scores.shape[1:])
-
-
-def top_k(scores: Array, k: int) -> NDArray[np.int64]:
-    """Indices of the k largest scores of each sample, best first, of equal ones the first; int64 (N, k)."""
-    return np.argsort(-_rows(scores), axis=1, kind="stable")[:, :k]
-
-
-def top1_agreement(outputs: Array, reference: Array) -> float:
-    """Share of samples whose best class is the reference's."""
-    return float(np.mean(top_k(outputs, 1) == top_k(reference, 1)))
-
-
-def top5_agreement(outputs: Array, reference: Array) -> float:
-    """Share of samples whose five best classes hold the reference's best."""
-    return float(np.mean(np.any(top_k(outputs, 5) == top_k(reference, 1), axis=1)))
+def top1_agreement(outputs: Array, reference: Array) -> float | None:
+    """See :meth:`Errors.agreement`."""
+    return array_errors(outputs, reference).agreement(1)
 
 
 def label_accuracy(outputs: Array, labels: NDArray[np.int64], k: int) -> float:
     """Share of samples whose label is among the k best classes."""
-    return float(np.mean(np.any(top_k(outputs, k) == labels[:, None], axis=1)))
-
-
-def output_error(name: str, outputs: Array, reference: Array) -> OutputError:
-    """MSE, SQNR, cosine and largest error of one output."""
-    return OutputError(
-        name=name,
-        mse=mse(outputs, reference),
-        sqnr_db=sqnr_db(outputs, reference),
-        cosine=cosine(outputs, reference),
-        max_error=max_error(outputs, reference),
-    )
-
-
-def compare(
-    outputs: Mapping[str, Array], reference: Mapping[str, Array], labels: NDArray[np.int64] | None = None
-) -> Accuracy:
-    """All figures of a variant.
-
-    Args:
-        outputs: output name -> (N, …), in the network's order.
-        reference: the same outputs of the original, of at least N samples; names may differ, the order may not.
-        labels: int64 (≥N,) class of each sample, or None.
-    """
-    count = len(next(iter(outputs.values())))
-    pairs = list(zip(outputs.values(), (values[:count] for values in reference.values()), strict=True))
-    ours, theirs = zip(*pairs)
-    scores = classifies(reference)
-    known = labels[:count] if labels is not None and scores else None
-    whole = output_error("", *(np.concatenate([_rows(v) for v in each], axis=1) for each in (ours, theirs)))
-    return Accuracy(
-        mse=whole.mse,
-        sqnr_db=whole.sqnr_db,
-        cosine=whole.cosine,
-        max_error=whole.max_error,
-        top1_agreement=top1_agreement(ours[0], theirs[0]) if scores else None,
-        top5_agreement=top5_agreement(ours[0], theirs[0]) if scores else None,
-        top1=label_accuracy(ours[0], known, 1) if known is not None else None,
-        top5=label_accuracy(ours[0], known, 5) if known is not None else None,
-        images=count,
-        outputs=[output_error(name, *pair) for name, pair in zip(outputs, pairs)],
-    )
+    return float(np.mean([label in top_k(row, k) for row, label in zip(outputs, labels, strict=True)]))

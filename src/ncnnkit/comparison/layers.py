@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device.session import Session, has_int8
+from ..artifact import Artifact
+from ..device.session import Session
 from ..errors import ModelError
 from ..model.graph import Graph, Layer
+from ..model.precision import PRECISIONS, has_int8, is_int8
 from ..record.run import Accuracy, LayerError
+from ..samples.stream import Samples
 from . import accuracy
 from .noise import sqnr_db
-from .wrong import LEAST_SQNR_DB
 
 Array = NDArray[Any]
 
@@ -25,35 +27,37 @@ OUTSTANDING = 10.0  # times the noise of what a layer reads: no right layer was 
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
 
 
-def layer_errors(exact: Graph, coarse: Graph, inputs: Sequence[Array], *, int8_only: bool = True) -> list[LayerError]:
+def layer_errors(
+    exact: Artifact | Graph, coarse: Artifact | Graph, samples: Samples, *, int8_only: bool = True
+) -> list[LayerError]:
     """SQNR of the layers' outputs in one network against another's, over some samples.
 
     Args:
-        exact: the reference, run in fp32.
-        coarse: the other, run as :class:`Session` would; layers are matched by name, type and output.
-        inputs: float32 (N, …) for each network input.
+        exact: the reference.
+        coarse: the other; layers are matched by name, type and output.
+        samples: a few are enough: a figure sums over whole blobs.
         int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
 
     Returns:
         Each layer's, in order.
     """
-    layers = [la for la in _in_both(exact, coarse) if la.params.get("int8_scale_term") or not int8_only]
+    exact, coarse = Artifact.of(exact), Artifact.of(coarse)
+    layers = [layer for layer in _in_both(exact.graph, coarse.graph) if is_int8(layer) or not int8_only]
     return [
-        LayerError(name=la.name, type=la.type, sqnr_db=sqnr_db(found) if found is not None else None)
-        for la, found in zip(layers, _noise_over_signal(exact, coarse, layers, inputs))
+        LayerError(name=layer.name, type=layer.type, sqnr_db=None if found is None else sqnr_db(found))
+        for layer, found in zip(layers, _noise_over_signal(exact, coarse, layers, samples))
     ]
 
 
 def first_wrong_layer(
-    exact: Graph,
-    coarse: Graph,
-    precision: str,
-    inputs: Sequence[Array],
+    exact: Artifact | Graph,
+    coarse: Artifact | Graph,
+    samples: Samples,
     *,
     backend: str = "cpu",
     threads: int | None = None,
 ) -> str:
-    """The first layer whose output is wrong in a precision although what it reads is right.
+    """The first layer whose output is wrong although what it reads is right.
 
     A layer's output is wrong where it has more noise than right outputs of whole networks in that precision, and ten
     times (10 dB) more than the noisiest of the layer's inputs, or holds NaN or infinity. Noise that only grows from
@@ -61,9 +65,9 @@ def first_wrong_layer(
 
     Args:
         exact: the reference, run in fp32 on the CPU.
-        coarse: the network that was run in ``precision``; the same, or one made from it.
-        precision, backend, threads: how it was run, see :class:`Session`.
-        inputs: float32 (N, …) for each network input.
+        coarse: the network at the precision that is judged.
+        samples: a few are enough.
+        backend, threads: how it was run, see :class:`Session`.
 
     Returns:
         ``NAME (TYPE)``; empty where no single layer stands out.
@@ -71,13 +75,13 @@ def first_wrong_layer(
     Raises:
         RuntimeFailure: ncnn crashed or could not load a model.
     """
-    settings = {"precision": precision, "backend": backend, "threads": threads}
-    layers = _in_both(exact, coarse)
-    found = _noise_over_signal(exact, coarse, layers, inputs, **settings)
+    exact, coarse = Artifact.of(exact), Artifact.of(coarse)
+    layers = _in_both(exact.graph, coarse.graph)
+    found = _noise_over_signal(exact, coarse, layers, samples, backend=backend, threads=threads)
     noise = {layer.name: ratio or 0.0 for layer, ratio in zip(layers, found)}
-    allowed = 10 ** (-LEAST_SQNR_DB[precision] / 10)
+    allowed = 10 ** (-PRECISIONS[coarse.precision].least_sqnr_db / 10)
     carried: dict[str, float] = {}  # blob -> its noise over signal, that of a Split's or a Cast's input included
-    for layer in coarse.layers:
+    for layer in coarse.graph.layers:
         read = max((carried[blob] for blob in layer.inputs), default=0.0)
         made = noise.get(layer.name, read)
         if made > allowed and made > OUTSTANDING * read:
@@ -100,7 +104,7 @@ def _in_both(exact: Graph, coarse: Graph) -> list[Layer]:
 
 
 def _noise_over_signal(
-    exact: Graph, coarse: Graph, layers: Sequence[Layer], inputs: Sequence[Array], **settings: Any
+    exact: Artifact, coarse: Artifact, layers: Sequence[Layer], samples: Samples, **settings: Any
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
@@ -109,13 +113,10 @@ def _noise_over_signal(
     names = [layer.outputs[0] for layer in layers]
     if not names:
         return []
-    scale, moved = _blob_scales(coarse), has_int8(coarse)
+    scale, moved = _blob_scales(coarse.graph), has_int8(coarse.graph)
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
-    with (
-        Session(exact, precision="fp32", keep_blobs=True) as one,
-        Session(coarse, keep_blobs=True, **settings) as other,
-    ):
-        for sample in zip(*inputs):
+    with Session(exact, keep_blobs=True) as one, Session(coarse, keep_blobs=True, **settings) as other:
+        for sample in samples:
             pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
             for i, (blob, ours, theirs) in enumerate(pairs):
                 if ours.shape != theirs.shape:
@@ -169,27 +170,25 @@ class Comparison:
 
 
 def compare_models(
-    first: Graph, second: Graph, inputs: Sequence[Array], *, layers: bool, progress: Callable[[int, int], None]
+    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Callable[[int, int], None]
 ) -> Comparison:
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 
     Raises:
-        ModelError: the two do not have the same number of outputs of the same sizes, or a size changes.
+        ModelError: the two do not have the same number of outputs of the same shapes.
     """
-    total = len(inputs[0])
-    ours, theirs = [], []
+    errors = accuracy.Errors()
     with Session(first) as one, Session(second) as other:
         if len(one.outputs) != len(other.outputs):
             raise ModelError(f"one model has {len(one.outputs)} outputs, the other {len(other.outputs)}")
-        for i, sample in enumerate(zip(*inputs)):
-            ours.append(one.blobs(*sample, names=one.outputs))
-            theirs.append(other.blobs(*sample, names=other.outputs))
-            progress(i + 1, total)
-        reference, outputs = (accuracy.stack_outputs(one.outputs, side) for side in (ours, theirs))
-    for name in reference:
-        if reference[name].shape != outputs[name].shape:
-            raise ModelError(
-                f"output {name!r} has shape {reference[name].shape[1:]} here, {outputs[name].shape[1:]} there"
-            )
-    errors = layer_errors(first, second, [a[:LAYER_IMAGES] for a in inputs], int8_only=False) if layers else []
-    return Comparison(accuracy.compare(outputs, reference), errors)
+        for done, sample in enumerate(samples, 1):
+            reference = one.blobs(*sample, names=one.outputs)
+            outputs = other.blobs(*sample, names=other.outputs)
+            for name, here, there in zip(one.outputs, reference, outputs):
+                if here.shape != there.shape:
+                    raise ModelError(f"output {name!r} has shape {here.shape} here, {there.shape} there")
+            errors.add(outputs, reference)
+            progress(done, len(samples))
+        found = errors.result(one.outputs)
+    few = samples.subset(range(min(LAYER_IMAGES, len(samples))))
+    return Comparison(found, layer_errors(first, second, few, int8_only=False) if layers else [])

@@ -14,15 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formatting import decibel
+from ..model.precision import PRECISIONS
 
 Array = NDArray[Any]
-
-LEAST_SQNR_DB = {"fp32": 40.0, "fp16": 20.0, "bf16": 10.0, "int8": 1.0, "mixed": 1.0}
-"""Precision -> the SQNR, dB, that its own rounding leaves of a network's outputs at the worst.
-
-Right networks were seen down to 32 dB in fp16, 24 dB in bf16 and 10 dB in int8. Outputs of zeros have 0 dB, and outputs
-that have nothing to do with the reference -3 dB.
-"""
 
 MARGIN_DB = 6.0
 """How much less than another right result of the same precision is explained: twice the noise amplitude."""
@@ -46,7 +40,7 @@ def what_is_wrong(precision: str, found: float, others: Sequence[float] = ()) ->
         >>> what_is_wrong("bf16", -0.5)
         'SQNR -0.5 dB against the original; right outputs in bf16 have 10.0 dB or more'
     """
-    least = min([LEAST_SQNR_DB[precision], *(other - MARGIN_DB for other in others)])
+    least = min([PRECISIONS[precision].least_sqnr_db, *(other - MARGIN_DB for other in others)])
     if found >= least:
         return ""
     return (

@@ -47,12 +47,12 @@ class Link:
             return self.transport.run(words, data, timeout)
 
     def ask(self, *request: str, data: bytes = b"", timeout: float = TIMEOUT) -> Any:
-        """The answer to a request, JSON; None where it says nothing."""
+        """The answer to a request: its first line, JSON."""
         _, mark, answer = self.run([*self.agent, *request], data, timeout).partition(MARK)
         with self.understanding(request[0]):
             if not mark:
                 raise ValueError("no mark")
-            return json.loads(answer.splitlines()[0]) if answer else None
+            return json.loads(answer.splitlines()[0])
 
     def lines(self, process: subprocess.Popen[bytes], request: str) -> Iterator[bytes]:
         """The lines of a request that was begun, as they come, until it ends."""

@@ -7,19 +7,18 @@ error that says it, never as the end of your program.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError, RecipeError, RuntimeFailure
-from ..model import ncnnfile
+from ..artifact import Artifact
+from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
-from ..onboard.network import OPTIONS
 
 Array = NDArray[Any]
 
@@ -28,48 +27,47 @@ class Session:
     """A loaded network. Use it in a ``with`` block.
 
     Args:
-        model: a Graph, or the path of a ``.param`` with its ``.bin`` beside it.
+        model: an Artifact, a Graph, or the path of a ``.param`` with its ``.bin`` beside it.
         backend: ``"cpu"`` or ``"vulkan"``.
-        precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"``, ``"mixed"``; by default int8 for a graph with int8
-            layers, else fp32. Forced exactly, whatever ncnn's defaults.
+        precision: one of the model's own (:attr:`Artifact.precisions`); by default what it is made for. All of ncnn's
+            options that belong to it are set, whatever ncnn's defaults.
         threads: CPU threads; by default all cores.
         keep_blobs: keep every intermediate blob of a run, for :meth:`blobs`. Costs memory.
 
     Raises:
+        FormatError: the files of the model are missing or corrupt.
         RecipeError: an unknown backend or precision.
-        RuntimeFailure: ncnn crashed or could not load the model.
+        ModelError: the model cannot be run at this precision, or on this backend.
+        RuntimeFailure: ncnn crashed or could not load the model, or a Cast of a mixed model would read another type
+            than it says.
+
+    Example:
+        >>> with Session("resnet50-mixed.param") as net:
+        ...     scores = net.run(image)
     """
 
     def __init__(
         self,
-        model: Graph | str | Path,
+        model: Artifact | Graph | str | Path,
         *,
         backend: str = "cpu",
         precision: str | None = None,
         threads: int | None = None,
         keep_blobs: bool = False,
     ) -> None:
-        check_settings(backend, precision)
-        self._folder = tempfile.TemporaryDirectory(prefix="ncnnkit-")
+        self.artifact = Artifact.of(model).at(precision).on(backend)
+        self._shapes = self.artifact.graph.input_shapes()
         self._child: Child | None = None
-        try:
-            if isinstance(model, Graph):
-                param = Path(self._folder.name) / "model.param"
-                ncnnfile.save(model, param)
-            else:
-                param = Path(model)
-                model = ncnnfile.load(param)
-            self._shapes = model.input_shapes()
-            precision = precision or ("int8" if has_int8(model) else "fp32")
-            self._child = Child()
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            self._child = stack.enter_context(Child())
+            param, weights = stack.enter_context(self.artifact.files())
             loaded = self._ask(
-                "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(param.with_suffix(".bin")), backend=backend,
-                precision=precision, threads=threads or os.cpu_count() or 1, keep_blobs=keep_blobs,
+                "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(weights), backend=backend,
+                options=self.artifact.options, threads=threads or os.cpu_count() or 1, keep_blobs=keep_blobs,
             )[0]  # fmt: skip
-        except BaseException:
-            self.close()
-            raise
-        self.precision = precision
+            self._stack = stack.pop_all()
+        self.precision = self.artifact.precision
         self.inputs: tuple[str, ...] = tuple(loaded["inputs"])
         self.outputs: tuple[str, ...] = tuple(loaded["outputs"])
         self.device: dict[str, Any] | None = loaded["device"]
@@ -83,10 +81,8 @@ class Session:
 
     def close(self) -> None:
         """End the child process and remove its files. Safe to call twice."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
-        self._folder.cleanup()
+        self._child = None
+        self._stack.close()
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """One inference.
@@ -130,23 +126,6 @@ class Session:
         except WorkerError as error:
             self.close() if error.crashed else None
             raise RuntimeFailure(error.sentence) from None
-
-
-def check_settings(backend: str, precision: str | None) -> None:
-    """Whether there are such; no precision is right, too.
-
-    Raises:
-        RecipeError: there are not.
-    """
-    if backend not in ("cpu", "vulkan"):
-        raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
-    if precision is not None and precision not in OPTIONS:
-        raise RecipeError(f"unknown precision {precision!r}", hint=", ".join(OPTIONS))
-
-
-def has_int8(graph: Graph) -> bool:
-    """Whether any layer computes in int8."""
-    return any(layer.params.get("int8_scale_term") for layer in graph.layers)
 
 
 def probe() -> dict[str, Any]:

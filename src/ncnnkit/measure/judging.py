@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from numpy.typing import NDArray
-
 from ..comparison.layers import first_wrong_layer
 from ..comparison.wrong import what_is_wrong, worst_sqnr_db
 from ..device import LOCAL
 from ..errors import NcnnkitError
 from ..model.graph import Graph
 from ..record.run import Variant
+from ..samples.stream import Samples
 from .variants import Plan
-
-Array = NDArray[Any]
 
 
 def refuse_wrong_outputs(
@@ -24,7 +21,7 @@ def refuse_wrong_outputs(
     plans: Sequence[Plan],
     results: Sequence[Mapping[str, Any]],
     exact: Graph,
-    few: Sequence[Array],
+    few: Samples,
     conversion_db: float | None,
 ) -> list[Variant]:
     """Call variants ``crashed`` whose outputs are wrong, on any backend, and say what was seen and in which layer.
@@ -37,7 +34,7 @@ def refuse_wrong_outputs(
         plans: what they were made of, in the same order.
         results: of the job that measured them, in the same order.
         exact: the network in fp32.
-        few: samples to compare layer by layer, float32 (N, …) for each network input.
+        few: samples to compare layer by layer.
         conversion_db: SQNR of the converted network in fp32 against the original; None where they are equal.
     """
     explained = [] if conversion_db is None else [conversion_db]
@@ -71,14 +68,13 @@ def _sqnr(variant: Variant) -> float | None:
     return worst_sqnr_db([(output.mse, output.sqnr_db) for output in variant.accuracy.outputs])
 
 
-def _where(plan: Plan, exact: Graph, few: Sequence[Array]) -> str:
+def _where(plan: Plan, exact: Graph, few: Samples) -> str:
     """The first wrong layer, as the end of a sentence; empty where it cannot be told. Only this machine is asked."""
     if plan.model is None or plan.site.device.address != LOCAL.address:
         return ""
     try:
-        layer = first_wrong_layer(
-            exact, plan.model.graph, plan.precision, few, backend=plan.backend, threads=plan.threads
-        )
+        coarse = plan.model.at(plan.precision)
+        layer = first_wrong_layer(exact, coarse, few, backend=plan.backend, threads=plan.threads)
     except NcnnkitError:
         return ""
     return f"; the first wrong layer is {layer}" if layer else "; no single layer stands out"

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..device.session import Array, check_settings, has_int8, noise, save_arrays
+from ..artifact import Artifact
+from ..device.session import Array, noise, save_arrays
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
+from ..model.precision import is_int8
 from ..onboard.child import WorkerError
 from .tune import RunJob
 
@@ -72,7 +74,7 @@ class Profile:
 
 
 def profile(
-    param: Path,
+    model: Artifact | Graph | str | Path,
     run_job: RunJob,
     *,
     precision: str | None = None,
@@ -91,9 +93,9 @@ def profile(
     (:func:`tapped`), and the second time, which computes nothing, is taken off the first.
 
     Args:
-        param: the model, its ``.bin`` beside it.
+        model: an Artifact, a Graph or the path of a ``.param``.
         run_job: does a job, here (:func:`ncnnkit.onboard.jobs.run_job`) or on a board.
-        precision: a row of ``network.OPTIONS``; by default int8 for a model with int8 layers, else fp32.
+        precision: one of the model's own (:attr:`Artifact.precisions`); by default what it is made for.
         backend: ``cpu`` or ``vulkan``.
         threads: 0 for as many as ncnn takes by itself.
         cpus: to pin to.
@@ -104,20 +106,19 @@ def profile(
 
     Raises:
         RecipeError: an unknown backend or precision.
-        ModelError: the shape of an input is not known.
+        ModelError: the shape of an input is not known, or the model cannot be run at this precision.
         RuntimeFailure: ncnn crashed or refused.
     """
-    graph = ncnnfile.load(param)
-    precision = precision or ("int8" if has_int8(graph) else "fp32")
-    check_settings(backend, precision)
-    arrays = sample if sample is not None else noise(graph, shapes, where=str(param))
+    artifact = Artifact.of(model).at(precision).on(backend)
+    graph = artifact.graph
+    arrays = sample if sample is not None else noise(graph, shapes, where=artifact.name)
     layers = [layer for layer in graph.layers if layer.op.computes]
     run, taps = (graph, [[la.outputs[0]] for la in layers]) if backend == "cpu" else tapped(graph, layers)
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
         file = Path(folder) / "model.param"
         ncnnfile.save(run, file)
         variant = {
-            "param": str(file), "bin": str(file.with_suffix(".bin")), "precision": precision, "backend": backend,
+            "param": str(file), "bin": str(file.with_suffix(".bin")), "options": artifact.options, "backend": backend,
             "threads": threads, "cpus": list(cpus),
         }  # fmt: skip
         job = {
@@ -128,7 +129,7 @@ def profile(
             result = run_job(job)
         except WorkerError as error:
             raise RuntimeFailure(f"timing layers: {error.sentence}") from None
-    return _profile(layers, result, precision, backend)
+    return _profile(layers, result, artifact.precision, backend)
 
 
 def tapped(graph: Graph, layers: Sequence[Layer]) -> tuple[Graph, list[list[str]]]:
@@ -196,7 +197,7 @@ def _how(total: float, whole: float, measuring: float, asked_for_gpu: bool) -> s
 def _precision(layer: Layer, bits: int, asked: str) -> str:
     """What a layer computed in, as its weights and what it made tell."""
     mask = layer.get("featmask")
-    if (layer.params.get("int8_scale_term") and not mask & Mask.NO_INT8) or bits == 8:
+    if (is_int8(layer) and not mask & Mask.NO_INT8) or bits == 8:
         return "int8"
     if bits == 32:
         return "fp32"

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comparison import accuracy
-from ..device.session import has_int8, noise, save_arrays
+from ..artifact import Artifact
+from ..device.session import noise, save_arrays
 from ..errors import ModelError, RuntimeFailure
-from ..model import ncnnfile
+from ..model.graph import Graph
+from ..model.precision import FLOATS, PRECISIONS
 from ..model.targets import has_gpu
 from ..onboard.child import WorkerError
 from ..onboard.tuning import differences
@@ -83,7 +85,7 @@ def placements(clusters: Sequence[Row]) -> list[Placement]:
 
 
 def candidates(
-    models: Mapping[str, Path],
+    models: Mapping[str, Artifact],
     machine: Row,
     *,
     backends: Sequence[str] = ("cpu", "vulkan"),
@@ -94,7 +96,7 @@ def candidates(
     On Vulkan, the CPU's cores, packing and sgemm play no part.
 
     Args:
-        models: precision -> its .param.
+        models: precision -> the model that runs at it.
         machine: what the worker's ``probe`` told of the machine that is to run them.
         backends: Vulkan only counts where the machine has a GPU.
         switched: rows as :data:`SWITCHED`.
@@ -113,7 +115,7 @@ def candidates(
                 for switches in options:
                     name = ", ".join([precision, str(place), *_switches(switches)])
                     rows.append(_variant(models, name, precision, "cpu", place, switches))
-        if "vulkan" in backends and gpu and precision != "mixed":
+        if "vulkan" in backends and gpu and not models[precision].at(precision).refused_by_vulkan:
             for switches in (s for s in switched if s.keys() <= {"winograd", "lightmode"}):
                 name = ", ".join([precision, "Vulkan", *_switches(switches)])
                 rows.append(_variant(models, name, precision, "vulkan", Placement(cores), switches))
@@ -122,18 +124,25 @@ def candidates(
 
 
 def _variant(
-    models: Mapping[str, Path], name: str, precision: str, backend: str, place: Placement, switches: Mapping[str, bool]
+    models: Mapping[str, Artifact],
+    name: str,
+    precision: str,
+    backend: str,
+    place: Placement,
+    switches: Mapping[str, bool],
 ) -> dict[str, Any]:
+    model = models[precision].at(precision)
+    assert model.param is not None
     return {
-        "name": name, "param": str(models[precision]), "bin": str(models[precision].with_suffix(".bin")),
-        "precision": precision, "backend": backend, "threads": place.threads, "cpus": list(place.cpus),
-        "options": dict(switches), "min_cosine": accuracy.RIGHT[precision],
+        "name": name, "param": str(model.param), "bin": str(model.param.with_suffix(".bin")), "precision": precision,
+        "options": model.options, "backend": backend, "threads": place.threads, "cpus": list(place.cpus),
+        "switches": dict(switches), "least_sqnr_db": PRECISIONS[precision].least_sqnr_db,
     }  # fmt: skip
 
 
 def _settings(variant: Row) -> dict[str, Any]:
     """What is chosen of a variant; its files follow from the precision, and lie elsewhere on a board."""
-    return {key: variant[key] for key in ("precision", "backend", "threads", "cpus", "options")}
+    return {key: variant[key] for key in ("precision", "backend", "threads", "cpus", "switches")}
 
 
 def _switches(switches: Mapping[str, bool]) -> list[str]:
@@ -148,7 +157,7 @@ class Tuning:
     """The settings found, and why.
 
     Attributes:
-        settings: the winner: ``name``, ``precision``, ``backend``, ``threads``, ``cpus`` and ``options``. ncnn's
+        settings: the winner: ``name``, ``precision``, ``backend``, ``threads``, ``cpus`` and ``switches``. ncnn's
             defaults where nothing was clearly faster.
         base: ncnn's defaults on this machine, in the same form.
         ratio: how many times as fast as the defaults, the median of interleaved rounds.
@@ -179,11 +188,11 @@ class Tuning:
 
 
 def tune(
-    param: Path,
+    model: Artifact | Graph | str | Path,
     run_job: RunJob,
     machine: Row,
     *,
-    int8: Path | None = None,
+    int8: Artifact | Graph | str | Path | None = None,
     precisions: Sequence[str] | None = None,
     backends: Sequence[str] = ("cpu", "vulkan"),
     shapes: Sequence[tuple[int, ...]] = (),
@@ -196,12 +205,13 @@ def tune(
     """Search the run settings of a model on one machine, in one job.
 
     Args:
-        param: the model, its ``.bin`` beside it. A floating point one is run in fp32, fp16 and bf16; the outputs of
-            fp32 are what every candidate must give. One with int8 layers is its own reference, at ncnn's defaults.
+        model: an Artifact, a Graph or the path of a ``.param``. One in floating point is run in fp32, fp16 and bf16;
+            the outputs of fp32 are what every candidate must give. One that is int8 or mixed is its own reference, at
+            ncnn's defaults.
         run_job: does a job on that machine.
         machine: what the worker's ``probe`` told of it.
         int8: the same network in int8, another candidate.
-        precisions: only these; by default all there are.
+        precisions: only these; by default all that the models can be run at.
         backends: ``cpu``, ``vulkan``.
         shapes: of the inputs, where the file does not say.
         sample: an array for each network input, without a batch axis; by default noise.
@@ -214,19 +224,21 @@ def tune(
         ModelError: the shape of an input is not known, or a precision cannot be had.
         RuntimeFailure: not even the reference or the defaults ran.
     """
-    graph = ncnnfile.load(param)
-    own = ("int8",) if has_int8(graph) else ("fp32", "fp16", "bf16")
-    models = {precision: param.resolve() for precision in own}
-    if int8 is not None:
-        models["int8"] = int8.resolve()
-    unknown = sorted(set(precisions or ()) - models.keys())
-    if unknown:
-        raise ModelError(f"cannot run in {unknown[0]}", where=str(param), hint=f"there are {', '.join(models)}")
-    wanted = {p: model for p, model in models.items() if p in (precisions or models)}
-    rows = candidates(wanted, machine, backends=backends)
-    reference = _variant(models, "reference", own[0], "cpu", Placement(rows[0]["threads"]), {})
-    arrays = sample if sample is not None else noise(graph, shapes, where=str(param))
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    given = [Artifact.of(made) for made in (model, int8) if made is not None]
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-"))
+        on_disk = [replace(made, param=stack.enter_context(made.files())[0]) for made in given]
+        models = {name: made for made in reversed(on_disk) for name in made.precisions}
+        # In the table's order; a file of fp32 is fp16's, too, and what was given first goes before the second.
+        models = {name: models[name] for name in PRECISIONS if name in models}
+        unknown = sorted(set(precisions or ()) - models.keys())
+        if unknown:
+            raise ModelError(f"cannot run in {unknown[0]}", where=given[0].name, hint=f"there are {', '.join(models)}")
+        wanted = {name: made for name, made in models.items() if name in (precisions or models)}
+        rows = candidates(wanted, machine, backends=backends)
+        exact = FLOATS[0] if FLOATS[0] in on_disk[0].precisions else on_disk[0].precision
+        reference = _variant(models, "reference", exact, "cpu", Placement(rows[0]["threads"]), {})
+        arrays = sample if sample is not None else noise(given[0].graph, shapes, where=given[0].name)
         job = {
             "kind": "tune", "candidates": rows, "base": BASE, "reference": reference,
             "inputs": save_arrays(arrays, Path(folder)), "seconds": seconds,
@@ -311,4 +323,4 @@ def _part(part: str, chosen: Row) -> str:
         "precision": chosen["precision"],
         "backend": chosen["backend"],
     }
-    return named.get(part) or _switches({part: chosen["options"][part]})[0]
+    return named.get(part) or _switches({part: chosen["switches"][part]})[0]

@@ -13,13 +13,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact import Artifact
 from ..comparison import accuracy
-from ..device.session import has_int8, noise, save_arrays
+from ..comparison.classes import Classes
+from ..comparison.outputs import Outputs, equal
+from ..device.session import noise, save_arrays
 from ..device.sites import Site, open_sites, run_jobs
-from ..errors import DeviceError, ModelError
-from ..model import ncnnfile
+from ..errors import DeviceError, VerificationError
 from ..model.graph import Graph
-from ..model.ops import Mask
+from ..model.precision import PRECISIONS
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
 from ..quantization import Quantized
@@ -33,29 +35,20 @@ SOFTWARE_SECONDS = 1.0  # what evaluating on a software Vulkan device, and timin
 _EMULATED_TIMING = {"seconds": 0.0, "rounds": 1, "sustained": 0.0}  # as little as can be: no figure comes of it
 
 
-@dataclass(frozen=True)
-class Precision:
-    """A model file at one precision. bf16 is chosen when loading: its file is fp32's."""
-
-    name: str
-    graph: Graph
-    param: Path
-    size: int
-
-
-Models = Mapping[tuple[str, str], Precision]
+Models = Mapping[tuple[str, str], Artifact]
 """(precision, whom it is for) -> model. For whom: a target for int8, a site's label for mixed, "" for all others."""
 
 
 def write_models(
     recipe: Recipe, graph: Graph, quantized: Mapping[str, Quantized], mixed: Mapping[Site, MixedPlan], name: str,
-    folder: Path,
+    folder: Path, **facts: Any,
 ) -> Models:  # fmt: skip
     """Make and write the models asked for; a precision that cannot be made is absent.
 
     Args:
         quantized: target -> int8; the first is what ``NAME-int8`` is.
         mixed: site -> its plan.
+        facts: what the models' cards say besides; attributes of :class:`~ncnnkit.artifact.Card`.
     """
 
     def as_fp16() -> Graph:
@@ -66,17 +59,17 @@ def write_models(
     makers: dict[tuple[str, str], Callable[[], Graph]] = {("fp32", ""): lambda: graph, ("fp16", ""): as_fp16}
     makers |= {("int8", target): partial(getattr, made, "graph") for target, made in quantized.items()}
     makers |= {("mixed", site.label): partial(getattr, plan, "graph") for site, plan in mixed.items()}
-    wanted = {FILES.get(precision, precision) for precision in recipe.precisions}
     plain = {("int8", target) for target in list(quantized)[:1]}
-    written: dict[tuple[str, str], Precision] = {}
-    for (precision, whom), make in makers.items():
-        if precision not in wanted:
+    written: dict[tuple[str, str], Artifact] = {}
+    for (file, whom), make in makers.items():
+        wanted = [precision for precision in recipe.precisions if PRECISIONS[precision].file == file]
+        if not wanted:
             continue
-        suffix = "" if not whom or (precision, whom) in plain else f"-{file_safe(whom)}"
-        made, param = make(), free_path(folder, f"{name}-{precision}{suffix}", ".param")
-        ncnnfile.save(made, param)
-        size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
-        written[precision, whom] = Precision(precision, made, param, size)
+        suffix = "" if not whom or (file, whom) in plain else f"-{file_safe(whom)}"
+        target = whom if file == "int8" else next((s.target for s in mixed if (file, s.label) == ("mixed", whom)), "")
+        param = free_path(folder, f"{name}-{file}{suffix}", ".param")
+        made = Artifact.made(make(), file, target=target, **facts).save(param)
+        written |= {(precision, whom): made.at(precision) for precision in wanted}
     return written
 
 
@@ -88,10 +81,6 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
     return next(path for path in paths if not path.exists())
 
 
-FILES = {"bf16": "fp32"}
-"""Precision -> the precision whose file it runs."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """A variant to measure, or why it is not."""
@@ -101,7 +90,7 @@ class Plan:
     backend: str
     threads: int
     site: Site
-    model: Precision | None
+    model: Artifact | None
     skipped: str = ""
     cpus: tuple[int, ...] = ()
 
@@ -110,11 +99,12 @@ def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
     """Every precision on every backend of every device."""
 
     def plan(site: Site, precision: str, backend: str) -> Plan:
-        file = FILES.get(precision, precision)
-        keys = ((file, whom) for whom in (backend, site.target, site.label, ""))
-        model, skipped = next((models[key] for key in keys if key in models), None), ""
-        if (precision, backend) == ("mixed", "vulkan"):
-            model, skipped = None, "the mixed model is made for the CPU's kernels"
+        keys = ((precision, whom) for whom in (backend, site.target, site.label, ""))
+        found = [models[key] for key in keys if key in models]
+        refused = [model.refused_by_vulkan if backend == "vulkan" else "" for model in found]
+        model, skipped = next((model for model, why in zip(found, refused) if not why), None), ""
+        if model is None and (found or (backend == "vulkan" and not PRECISIONS[precision].vulkan)):
+            skipped = refused[0] if found else f"a {precision} model is made for the CPU's kernels"
         elif precision == "mixed" and model is None and site.emulated:
             skipped = "a plan needs timings, and those of an emulated device are not real"
         elif model is None:
@@ -128,7 +118,7 @@ def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
 
 def measure(
     plans: Sequence[Plan],
-    inputs: Sequence[Array],
+    inputs: Sequence[str],
     folder: Path,
     *,
     seconds: float,
@@ -141,8 +131,8 @@ def measure(
 
     Args:
         plans: what to run; those without a model are skipped.
-        inputs: float32 (N, …) for each network input; all are evaluated, the last is timed.
-        folder: gets a folder ``scratch`` with inputs and outputs.
+        inputs: a .npy file (N, …) of float32 for each network input; all samples are evaluated, the last is timed.
+        folder: gets a folder ``scratch`` with the outputs.
         seconds: of timing, for each plan, spread over ``rounds``.
         sustained: seconds that each plan then runs alone without a rest.
         fix_clocks: hold the clocks at their highest, where that is permitted.
@@ -153,18 +143,17 @@ def measure(
     """
     scratch = folder / "scratch"
     scratch.mkdir()
-    files = save_arrays(inputs, scratch)
     todo: dict[Site, list[dict[str, Any]]] = {}
     for p in plans:
-        if p.model is not None:
+        if p.model is not None and p.model.param is not None:
             todo.setdefault(p.site, []).append(
                 {
-                    "name": p.name, "precision": p.precision, "backend": p.backend, "threads": p.threads,
+                    "name": p.name, "options": p.model.options, "backend": p.backend, "threads": p.threads,
                     "param": str(p.model.param), "bin": str(p.model.param.with_suffix(".bin")), "cpus": list(p.cpus),
                 }
             )  # fmt: skip
     common = {
-        "inputs": files, "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS,
+        "inputs": list(inputs), "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS,
         "sustained": sustained, "fix_clocks": fix_clocks,
     }  # fmt: skip
     jobs = {
@@ -192,24 +181,34 @@ def measure(
 def describe(
     plan: Plan,
     result: Mapping[str, Any],
-    reference: Mapping[str, Array] | None,
+    reference: Outputs | None,
+    classes: Classes,
     labels: NDArray[np.int64] | None,
     layers: list[LayerError],
 ) -> Variant:
-    """A variant as run.json holds it."""
+    """A variant as run.json holds it.
+
+    Args:
+        reference: the original's outputs; None: nothing to compare with.
+        classes: of the network.
+        labels: the right class of each sample, where known.
+        layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
+    """
     status, reason = result["status"], result["reason"]
+    param = plan.model.param if plan.model else None
     figures = None
-    if "outputs" in result:
-        own = None if reference is None else len(reference)  # unread blobs come after the model's own outputs
-        outputs = {name: np.load(path) for name, path in list(result["outputs"].items())[:own]}
-        bad = next((name for name, values in outputs.items() if not np.isfinite(values).all()), None)
-        if bad is None:
-            figures = accuracy.compare(outputs, reference, labels) if reference is not None else None
+    if "outputs" in result and reference is not None:
+        # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
+        outputs = Outputs.opened(result["outputs"]).first(len(reference.rows))
+        errors = accuracy.errors_of(outputs, reference, classes, labels)
+        broken = errors.broken()
+        if broken is None:
+            figures = errors.result(list(outputs.rows))
         else:
-            status, reason = "crashed", f"output {bad!r} holds NaN or infinity"
+            status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} holds NaN or infinity"
     device = result.get("device")
     samples = result.get("samples") or []
-    files = [plan.model.param.with_suffix(end).name for end in (".param", ".bin")] if plan.model else None
+    files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
     load, sustained = result.get("load_ms"), result.get("sustained")
     return Variant(
         name=plan.name,
@@ -271,8 +270,7 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapp
         twin = on_cpu.get((variant.device, variant.precision))
         if variant.backend != "vulkan" or variant.status != "ok" or twin is None or "outputs" not in twin:
             return False
-        pairs = zip(result["outputs"].values(), twin["outputs"].values())
-        return all(np.array_equal(np.load(a), np.load(b)) for a, b in pairs)
+        return equal(Outputs.opened(result["outputs"]), Outputs.opened(twin["outputs"]))
 
     reason = "the outputs are the CPU's to the bit: this ran on the CPU"
     return [
@@ -281,14 +279,8 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapp
     ]
 
 
-def made_for(graph: Graph) -> str:
-    """Whether a model with int8 layers is a plan's: that one names what its other layers must not use."""
-    masks = [int(layer.get("featmask")) for layer in graph.layers if not layer.params.get("int8_scale_term")]
-    return "mixed" if any(mask & (Mask.NO_BF16 | Mask.NO_FP16_STORAGE) for mask in masks) else "int8"
-
-
 def bench(
-    param: Path,
+    model: Artifact | Graph | str | Path,
     *,
     backends: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
@@ -301,9 +293,9 @@ def bench(
     """Time one ncnn model on noise, without looking at its outputs.
 
     Args:
-        param: its ``.bin`` lies beside it.
+        model: an Artifact, a Graph or the path of a ``.param``.
         backends: by default the CPU, and Vulkan where there is a GPU.
-        precisions: int8 for a model with int8 layers; else fp32, fp16 and bf16 by default.
+        precisions: by default all that it can be run at: fp32, fp16 and bf16, or int8, or mixed.
         on: the devices; this machine by default.
         shapes: of the inputs, where the file does not say.
 
@@ -311,25 +303,34 @@ def bench(
         Variants, without accuracy.
 
     Raises:
-        ModelError: the shape of an input is not known, or an int8 model is asked for floating point or the reverse.
+        ModelError: the shape of an input is not known, or the model cannot be run at a precision.
     """
-    graph = ncnnfile.load(param)
-    possible = ("int8", "mixed") if has_int8(graph) else ("fp32", "fp16", "bf16")
-    impossible = [p for p in precisions or () if p not in possible]
-    if impossible:
-        raise ModelError(f"cannot run in {impossible[0]}", where=str(param), hint=f"it runs in {', '.join(possible)}")
-    inputs = [array[None] for array in noise(graph, shapes, where=str(param))]
-    size = param.stat().st_size + param.with_suffix(".bin").stat().st_size
-    model = Precision("as it is", graph, param.resolve(), size)
-    with open_sites(on) as sites, tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    artifact = Artifact.of(model)
+    at = {precision: artifact.at(precision) for precision in precisions or artifact.precisions}
+    inputs = [array[None] for array in noise(artifact.graph, shapes, where=artifact.name)]
+    with open_sites(on) as sites, tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, artifact.files() as files:
         gpu = any(site.has_gpu for site in sites)
         recipe = Recipe(
-            str(param),
+            artifact.name,
             backends=tuple(backends or (("cpu", "vulkan") if gpu else ("cpu",))),
-            precisions=tuple(precisions or ((made_for(graph),) if has_int8(graph) else possible)),
+            precisions=tuple(at),
             threads=threads or 0,
         )
-        plans = plan_variants(recipe, dict.fromkeys(((p, "") for p in possible), model), sites)
-        results = measure(plans, inputs, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
-        rows = [describe(plan, result, None, None, []) for plan, result in zip(plans, results)]
+        models = {(precision, ""): replace(made, param=files[0]) for precision, made in at.items()}
+        plans = plan_variants(recipe, models, sites)
+        saved = save_arrays(inputs, Path(folder))
+        results = measure(plans, saved, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
+        rows = [describe(plan, result, None, Classes(0), None, []) for plan, result in zip(plans, results)]
         return refuse_copies_of_the_cpu(rows, results)
+
+
+def check_usable(variants: Sequence[Variant], where: str) -> None:
+    """Whether anything came out that can be used.
+
+    Raises:
+        VerificationError: no variant is ``ok``; names the reason of each.
+    """
+    if any(variant.status == "ok" for variant in variants):
+        return
+    reasons = "; ".join(f"{variant.name} {variant.status}: {variant.reason}" for variant in variants)
+    raise VerificationError(f"nothing usable came out: {reasons}", where=where)

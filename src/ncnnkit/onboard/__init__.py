@@ -8,6 +8,7 @@ agent       keeps files and jobs on a board
 messages    what a serving process and its parent say to each other
 reading     what a process prints, from its mark on
 child       a serving process, seen from outside
+casts       whether a mixed network's Casts read what they expect
 serving     the command serve
 network     what a serving process answers: runs, times and counts
 tally       histograms that merge

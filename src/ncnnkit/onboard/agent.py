@@ -301,12 +301,17 @@ REQUESTS: Dict[str, Callable[..., None]] = {
     f.__name__: f for f in (missing, receive, venv, install, start, follow, fetch, forget, clean, describe)
 }
 
+SILENT = ("start", "forget", "clean")
+"""Requests with nothing to tell but that it is done. A login shell may say goodbye after that."""
+
 
 def main(request: str, *arguments: str) -> int:
     sys.stdout.buffer.write(MARK)
-    sys.stdout.flush()
+    sys.stdout.buffer.flush()
     try:
         REQUESTS[request](*arguments)
+        if request in SILENT:
+            print("null")
     except Exception as error:
         print(str(error) or type(error).__name__, file=sys.stderr)
         return 1

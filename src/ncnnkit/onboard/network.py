@@ -8,21 +8,11 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
+from .casts import check_casts
 from .machine import probe, vulkan_devices
 from .messages import Arrays, Message
 from .process import drop_file_cache, own_memory_mb, pin, reset_peak
 from .tally import Tally
-
-OPTIONS: Dict[str, Dict[str, bool]] = {
-    # ncnn turns fp16 on by default: each precision switches everything it means, so that fp32 is fp32.
-    # An int8 model keeps ncnn's default for the layers that stay in floating point: fp16 where the CPU has it.
-    "fp32": {"fp16": False, "bf16": False},
-    "fp16": {"fp16": True, "bf16": False},
-    "bf16": {"fp16": False, "bf16": True},
-    "int8": {"fp16": True, "bf16": False},
-    "mixed": {"fp16": True, "bf16": True},
-}
-"""Precision -> which storages and arithmetics ncnn may use."""
 
 SWITCHES = {
     "winograd": "use_winograd_convolution",
@@ -34,7 +24,7 @@ SWITCHES = {
     "lightmode": "lightmode",
     "fp16_arithmetic": "use_fp16_arithmetic",
 }
-"""What a variant's ``options`` may switch on and off -> ncnn's option; applied after the precision's."""
+"""What a variant's ``switches`` may turn on and off -> ncnn's option; applied after the variant's ``options``."""
 
 PROFILE_SECONDS = 60.0  # after which a profile is content with the repeats it has
 EVICT_MB = 8  # read between two runs of a single layer; see Network.time_nets
@@ -45,7 +35,6 @@ class Network:
 
     def __init__(self) -> None:
         self.net: Any = None
-        self.precision = "fp32"
         self.inputs: List[str] = []
         self.outputs: List[str] = []
         self.last: List[Any] = []  # the inputs of the last sample, as ncnn's Mats
@@ -60,9 +49,13 @@ class Network:
         return probe(), []
 
     def load(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
-        """Load ``param`` and ``bin`` at a precision, on a backend; answers with times in ms and the device it got.
+        """Load ``param`` and ``bin`` on a ``backend``; answers with times in ms and the device it got.
 
-        ``cpus`` pins the process, ``options`` are of :data:`SWITCHES`.
+        ``options`` are fields of ``ncnn::Option`` and their values, ``switches`` are of :data:`SWITCHES`. ``cpus`` pins
+        the process.
+
+        Raises:
+            RuntimeError: ncnn cannot load the files, or a Cast would read another type than it expects.
         """
         # Before ncnn: its threads inherit it, and it chooses kernels by the core it finds itself on.
         pin(request.get("cpus"))
@@ -79,7 +72,8 @@ class Network:
         start = time.perf_counter()
         net = open_net(request, device)
         elapsed = (time.perf_counter() - start) * 1000
-        self.net, self.precision = net, request["precision"]
+        check_casts(net, request["param"], on_gpu=device is not None)
+        self.net = net
         self.inputs, self.outputs = list(net.input_names()), list(net.output_names())
         without_vulkan = sorted({la.type for la in net.layers() if not la.support_vulkan and la.type != "Input"})
         return {
@@ -299,19 +293,20 @@ class Network:
 
 
 def open_net(request: Message, device: Optional[Message] = None) -> Any:
-    """The network in ``param`` and ``bin`` at a ``precision``, on the CPU or, as ``backend`` says, a Vulkan device."""
+    """The network in ``param`` and ``bin``, with ``options`` and ``switches``, for a ``backend``: cpu or vulkan."""
     import ncnn
 
     net = ncnn.Net()
-    allowed = OPTIONS[request["precision"]]
     options = net.opt
     options.num_threads = request["threads"] or options.num_threads
     options.use_vulkan_compute = request.get("backend") == "vulkan"
-    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = allowed["fp16"]
-    options.use_bf16_packed = options.use_bf16_storage = allowed["bf16"]
-    for name, on in (request.get("options") or {}).items():
+    for name, on in request["options"].items():
+        if not isinstance(getattr(options, name, None), bool):
+            raise RuntimeError("ncnn has no option %r" % name)
+        setattr(options, name, on)
+    for name, on in (request.get("switches") or {}).items():
         if name not in SWITCHES:
-            raise RuntimeError("no option %r; there are %s" % (name, ", ".join(SWITCHES)))
+            raise RuntimeError("no switch %r; there are %s" % (name, ", ".join(SWITCHES)))
         setattr(options, SWITCHES[name], bool(on))
     options.lightmode = options.lightmode and not request.get("keep_blobs", False)
     if device is not None:

@@ -14,7 +14,7 @@ from .sampler import Sampler
 
 Tell = Callable[[Message], None]
 
-LOAD_FIELDS = ("param", "bin", "precision", "backend", "threads", "cpus", "options")
+LOAD_FIELDS = ("param", "bin", "options", "backend", "threads", "cpus", "switches")
 """Of a variant: what a serving process must know to load it. The last two may be absent."""
 
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from ..device.session import Session
 from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
+from ..model.precision import FLOATS, INT8, MASKS, WINOGRAD
 from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
 from ..quantization.rounding import nearest
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, runs_winograd, winograd_may_overflow
 from ..quantization.stepper import padding
 from ..samples.stream import Samples
-from .costs import INT8, MASKS, Costs, to_float
+from .costs import Costs, to_float
 
 MEAN_SAMPLES = 16  # for one number a channel
 
@@ -43,7 +44,7 @@ class Forms:
 
     def layer(self, original: Layer, int8: Layer, choice: str) -> Layer:
         """A layer in the form chosen for it; a copy."""
-        if choice == "int8-winograd":
+        if choice == WINOGRAD:
             layer = alone(self.winograd.get(original.name, int8))
         else:
             layer = alone(int8) if choice in INT8 else original.copy()
@@ -169,6 +170,6 @@ def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph
         made.layers.append(layer)
     requantize(made)
     made = finished(made, fp16=False)
-    store_fp16(Graph([layer for layer in made.layers if choices.get(layer.name) in ("fp16", "bf16")]))
+    store_fp16(Graph([layer for layer in made.layers if choices.get(layer.name) in FLOATS[1:]]))
     made.verify()
     return made

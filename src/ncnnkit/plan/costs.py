@@ -1,7 +1,8 @@
 """What a mixed-precision plan adds up: each layer's time at every precision, and that of conversions between layers.
 
 A plan gives each layer a *choice*. The network is loaded with fp16 and bf16 both allowed, and each layer's featmask
-(:data:`MASKS`) forbids what its choice must not use. :mod:`ncnnkit.plan.timing` measures the times.
+(:data:`~ncnnkit.model.precision.MASKS`) forbids what its choice must not use. :mod:`ncnnkit.plan.timing` measures the
+times.
 
 **A layer that may not use bf16 takes a bf16 blob for fp32**, and reads beyond its end: ncnn converts for layers that
 cannot use bf16, not for those that may not (``convert_layout`` in its ``net.cpp``). A plan must put :func:`to_float`
@@ -13,27 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from ..model.graph import Graph, Layer
-from ..model.ops import Mask
-
-_NO_FP16 = Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE
-
-MASKS: MappingProxyType[str, int] = MappingProxyType(
-    {
-        "fp32": _NO_FP16 | Mask.NO_BF16,
-        "fp16": Mask.NO_BF16,
-        "bf16": _NO_FP16,
-        # Without bf16: ncnn would cast what an int8 layer reads to bf16 before quantising it.
-        "int8": Mask.NO_BF16 | Mask.NO_WINOGRAD,  # 8-bit weights, with which the Winograd kernels overflow
-        "int8-winograd": Mask.NO_BF16,  # 6-bit weights
-    }
-)
-"""Choice -> bits of ``featmask``."""
-
-FLOATS = ("fp32", "fp16", "bf16")
-INT8 = ("int8", "int8-winograd")
+from ..model.precision import FLOATS, INT8, MASKS, WINOGRAD
 
 CAST_TYPES = {"float": 1, "fp16": 2, "bf16": 4}  # of ncnn's Cast layer
 _CREDIBLE = (0.5, 2.0)  # factors of a calibration; beyond, a choice has too small a part in its network to tell
@@ -152,7 +135,7 @@ def calibrated(costs: Costs, graph: Graph, latencies: Mapping[str, float]) -> Co
             low, high = _CREDIBLE
             fitted[choice] = min(max((latencies[choice] - others) / own, low), high)
     if "int8" in fitted:  # few layers have Winograd; their share of a network would not show
-        fitted["int8-winograd"] = fitted["int8"]
+        fitted[WINOGRAD] = fitted["int8"]
     return costs.scaled(fitted)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..comparison.errors import Errors
+from ..comparison.accuracy import Errors
 from ..model.graph import Graph
 from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer
 from .requirement import Requirements

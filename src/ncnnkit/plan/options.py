@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 
 from ..model.graph import Graph
-from .costs import INT8, Costs
+from ..model.precision import INT8
+from .costs import Costs
 from .solve import Edge, Option
 
 

@@ -202,7 +202,7 @@ class Requirements:
         """What a model does not keep to, a clause each; empty where everything holds.
 
         Args:
-            figures: figure -> its value for the worst output, as :meth:`ncnnkit.comparison.errors.Errors.figures`
+            figures: figure -> its value for the worst output, as :meth:`ncnnkit.comparison.accuracy.Errors.figures`
                 gives them; infinity for the SQNR of exact outputs; None or absent where it is not known.
             latency_ms: the median latency, ms; None where it was not timed.
         """

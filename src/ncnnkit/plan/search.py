@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..comparison.errors import Errors
+from ..comparison.accuracy import Errors
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
+from ..model.precision import FLOATS, INT8, PRECISIONS, WINOGRAD
 from ..progress import StepProgress, of_step, silent_steps
 from ..quantization import Quantized
 from .build import Forms, make_forms, mixed_graph
-from .costs import INT8, Costs, calibrated, predict, uniform
+from .costs import Costs, calibrated, predict, uniform
 from .mixed import MixedPlan, Point
 from .options import make_edges, make_options
 from .requirement import Requirements
@@ -35,7 +36,8 @@ BROKEN_SHRINK = 0.1  # of the noise allowed, where the plan's outputs are not nu
 
 def float_choices(machine: Mapping[str, Any]) -> tuple[str, ...]:
     """The floating-point precisions worth trying on a probed machine, the most exact first."""
-    return ("fp32", "fp16", "bf16") if "fp16-arithmetic" in machine["cpu_features"] else ("fp32", "bf16")
+    able = "fp16-arithmetic" in machine["cpu_features"]
+    return tuple(name for name in FLOATS if able or not PRECISIONS[name].fp16)
 
 
 def find_plan(
@@ -73,7 +75,7 @@ def find_plan(
         int8 = int8_errors(forms, verifier, of_step(progress, "sensitivity"))
         progress("layer costs", 0, 0)
         costs = timing.layers(exact, fitted, blob_shapes(exact, verifier.samples[0]), choices)
-        uniforms = [choice for choice in choices if choice != "int8-winograd"]
+        uniforms = [choice for choice in choices if choice != WINOGRAD]
         models = {choice: mixed_graph(forms, uniform(exact, costs, choice), costs) for choice in uniforms}
         progress("uniform models", 0, 0)
         latencies = timing.networks(models, verifier.samples[0])

@@ -13,18 +13,19 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comparison.errors import Errors
+from ..comparison.accuracy import Errors
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph
+from ..model.precision import FLOATS, INT8, PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..onboard.rows import Rows, RowWriter
 from ..progress import Progress, silent
 from ..quantization.scales import is_grouped
 from ..samples.stream import ArraySamples, Samples, keep
 from .build import Forms, mixed_graph
-from .costs import FLOATS, INT8, Costs, uniform
+from .costs import Costs, uniform
 
 SENSITIVITY_SAMPLES = 6
 ROUNDING = 0.1
@@ -113,7 +114,7 @@ class Verifier:
 
             def judge(graph: Graph) -> Errors:
                 nonlocal done
-                network, errors = idle.pop(), Errors()
+                network, errors = idle.pop(), Errors(classifies=True)
                 network.load(graph, precision)
                 for index, sample in enumerate(samples):
                     errors.add(network.run(sample), [rows[index] for rows in self._reference])
@@ -154,8 +155,8 @@ class _Network:
         self._outputs = graph.outputs
         ncnnfile.save(graph, self._param)
         param, weights = self._device.put([self._param, self._param.with_suffix(".bin")])
-        self._ask("load", timeout=LOAD_TIMEOUT, param=param, bin=weights, backend="cpu", precision=precision,
-                  threads=self._threads)  # fmt: skip
+        self._ask("load", timeout=LOAD_TIMEOUT, param=param, bin=weights, backend="cpu", threads=self._threads,
+                  options=PRECISIONS[precision].options)  # fmt: skip
 
     def run(self, sample: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
         return self._ask("run", list(sample), blobs=self._outputs)

@@ -22,16 +22,14 @@ from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import Mask, Value
+from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS, STORAGES, WINOGRAD
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
-from .costs import CAST_TYPES, FLOATS, INT8, MASKS, Costs, Kind, to_float
+from .costs import CAST_TYPES, Costs, Kind, to_float
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 Key = tuple[Any, ...]
-
-_STORAGES = {"fp16": "fp16", "bf16": "bf16", "int8": "fp16", "int8-winograd": "fp16"}
-"""Choice -> the storage of 16 bits its mask leaves, for what a layer reads and makes in floating point."""
 
 
 class Timing(Protocol):
@@ -101,7 +99,7 @@ def measure_costs(
         graph_float: the fp32 network.
         graph_int8: the same with int8 layers; whether they requantise does not matter.
         shapes: of every blob, see :func:`blob_shapes`.
-        choices: those of :data:`MASKS` to measure.
+        choices: those of :data:`~ncnnkit.model.precision.MASKS` to measure.
         threads: of the CPU.
         device: where to time them.
         rounds: how often all are gone through.
@@ -121,7 +119,7 @@ def measure_costs(
             kind = "int8" if int8_in else _wanted(choice, supported[layer.name])
             nets[keys[layer.name], choice, int8_in, int8_out] = _net(form, sides, kind)
     roots = {root: shapes[root] for root in graph_float.uses().roots if root in shapes}
-    kinds = sorted({_STORAGES[choice] for choice in choices if choice in _STORAGES})
+    kinds = sorted({STORAGES[choice] for choice in choices if choice in STORAGES})
     pairs = [pair for kind in kinds for pair in ((kind, "float"), ("float", kind))]
     for source, target in pairs:
         for shape in set(roots.values()):
@@ -157,7 +155,7 @@ def _forms(layer: Layer, int8: Layer | None, choices: Collection[str]) -> Iterat
     for choice in INT8:
         if int8 is None:
             return
-        if choice not in choices or (choice == "int8-winograd" and not runs_winograd(layer)):
+        if choice not in choices or (choice == WINOGRAD and not runs_winograd(layer)):
             continue
         # ncnn computes a grouped int8 convolution rightly only where it hands on int8 (see quantize).
         chained = layer.op.chains_int8
@@ -182,7 +180,7 @@ def _int8_form(layer: Layer, choice: str, output_scale: float | None) -> Layer:
     if output_scale:
         made.weights["output_scale"] = np.array([output_scale], np.float32)
     weight = np.asarray(made.weights["weight"])
-    if choice == "int8-winograd" and int(np.abs(weight).max(initial=0)) > WINOGRAD_STEPS:
+    if choice == WINOGRAD and int(np.abs(weight).max(initial=0)) > WINOGRAD_STEPS:
         ratio = WINOGRAD_STEPS / STEPS
         made.weights["weight"] = np.rint(weight * ratio).astype(np.int8)
         made.weights["weight_scales"] = made.array("weight_scales") * np.float32(ratio)
@@ -191,12 +189,12 @@ def _int8_form(layer: Layer, choice: str, output_scale: float | None) -> Layer:
 
 def _wanted(choice: str, supported: Collection[str]) -> Kind:
     """The kind of blob a layer of this choice reads without converting, if the CPU has it."""
-    storage = _STORAGES.get(choice, "float")
+    storage = STORAGES.get(choice, "float")
     return storage if storage in supported else "float"
 
 
 def _kind(choice: str, bits: int) -> Kind:
-    return {8: "int8", 16: _STORAGES.get(choice, "float")}.get(bits, "float")
+    return {8: "int8", 16: STORAGES.get(choice, "float")}.get(bits, "float")
 
 
 def _cast(source: Kind, target: Kind) -> Layer:
@@ -245,8 +243,8 @@ def _time(
         ]
         patience = LOAD_TIMEOUT + 10 * len(nets) * seconds
         with _failing("layers"), device.child() as child:
-            answer = child.ask("time_nets", nets=rows, threads=threads, precision="mixed", rounds=rounds,
-                               seconds=seconds, timeout=patience)[0]  # fmt: skip
+            answer = child.ask("time_nets", nets=rows, threads=threads, options=PRECISIONS["mixed"].options,
+                               rounds=rounds, seconds=seconds, timeout=patience)[0]  # fmt: skip
     return [(ms, (ready or made)[0], made[0]) for ms, (ready, made) in zip(answer["undisturbed"], answer["bits"])]
 
 
@@ -256,7 +254,15 @@ def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
         param = Path(folder) / "model.param"
         ncnnfile.save(graph, param)
         there, weights = device.put([param, param.with_suffix(".bin")])
-        child.ask("load", param=there, bin=weights, backend="cpu", precision="mixed", threads=1, timeout=LOAD_TIMEOUT)
+        child.ask(
+            "load",
+            param=there,
+            bin=weights,
+            backend="cpu",
+            options=PRECISIONS["mixed"].options,
+            threads=1,
+            timeout=LOAD_TIMEOUT,
+        )
         return dict(child.ask("layers")[0]["layers"])
 
 
@@ -290,8 +296,8 @@ def time_graphs(
             ncnnfile.save(graph, param)
             children[name] = child = stack.enter_context(device.child())
             there, weights = device.put([param, param.with_suffix(".bin")])
-            child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", precision="mixed",
-                      threads=threads)  # fmt: skip
+            child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", threads=threads,
+                      options=PRECISIONS["mixed"].options)  # fmt: skip
             child.ask("run", list(sample))
         for _ in range(rounds):
             for name, child in children.items():

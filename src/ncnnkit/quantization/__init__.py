@@ -20,8 +20,10 @@ stepper, activations   running a network layer by layer
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from ..artifact import Artifact, floating
 from ..model.graph import Graph
 from ..model.targets import TARGETS, Target, machine_target
 from .bias import correct_bias
@@ -55,7 +57,7 @@ __all__ = [
 
 
 def quantize(
-    graph: Graph,
+    model: Artifact | Graph | str | Path,
     stats: Any,
     *,
     target: str = "arm",
@@ -66,7 +68,7 @@ def quantize(
     """Quantise a network to int8.
 
     Args:
-        graph: the fp32 network; not changed.
+        model: a network in floating point: an Artifact, a Graph or the path of a ``.param``; not changed.
         stats: calibration samples, for the best result: arrays (N, …), an ImageSet, or an iterable of batches such as a
             PyTorch DataLoader; see :func:`ncnnkit.samples.given.as_samples`. Or what :func:`ncnnkit.calibrate` counted,
             or a table of scales, for weights rounded to nearest.
@@ -81,6 +83,7 @@ def quantize(
         other weights are stored as fp16, as ncnn2int8 writes it.
 
     Raises:
+        ModelError: the model is int8 or mixed already.
         RecipeError: an unknown target, method, effort or layer.
         ImageError: samples that do not fit the network's inputs.
         FormatError: a table that does not fit the graph.
@@ -88,6 +91,7 @@ def quantize(
     Example:
         >>> int8 = ncnnkit.quantize(graph, loader, target="arm")  # doctest: +SKIP
     """
+    graph = floating(model, "quantising")
     check_request(graph, target, skip)
     if isinstance(stats, (ActivationStats, Table)):
         table = stats if isinstance(stats, Table) else make_table(graph, stats, method=method)

@@ -18,9 +18,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact import Artifact, floating
 from ..errors import FormatError, ModelError, RuntimeFailure, VerificationError
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
+from ..model.precision import PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..onboard.tally import Tally
 from ..progress import Progress, silent
@@ -93,7 +95,7 @@ def quantizable(graph: Graph) -> list[Layer]:
 
 
 def calibrate(
-    graph: Graph,
+    model: Artifact | Graph | str | Path,
     images: Any,
     preprocess: Any = None,
     *,
@@ -104,7 +106,7 @@ def calibrate(
     """Run a network over images and count its activations.
 
     Args:
-        graph: the fp32 network.
+        model: a network in floating point: an Artifact, a Graph or the path of a ``.param``. It is run in fp32.
         images: a folder or file of images, an ImageSet, arrays (N, …), or an iterable of batches; see
             :func:`ncnnkit.samples.given.as_samples`. Samples are read one at a time, so any number will do.
         preprocess: how images become tensors; needed for a folder or file, unused for the others.
@@ -117,11 +119,12 @@ def calibrate(
         The statistics of the blobs that int8 layers would read.
 
     Raises:
-        ModelError: the graph has no layer to quantise.
+        ModelError: the model is int8 or mixed already, or has no layer to quantise.
         ImageError: there are no samples, or they do not fit the network's inputs.
         VerificationError: an activation is NaN or infinite.
         RuntimeFailure: ncnn crashed.
     """
+    graph = floating(model, "calibration")
     histograms = method not in RANGES_DO
     return merge_all(
         calibrate_batches(
@@ -216,7 +219,7 @@ class Crew:
             # Light mode would free a blob once its first reader ran, and compute it again for the next.
             load: dict[str, Any] = {
                 "param": str(param), "bin": str(param.with_suffix(".bin")),
-                "backend": "cpu", "precision": "fp32", "threads": 1, "keep_blobs": True,
+                "backend": "cpu", "options": PRECISIONS["fp32"].options, "threads": 1, "keep_blobs": True,
             }  # fmt: skip
             self._loads = [
                 self._pool.submit(child.ask, "load", timeout=LOAD_TIMEOUT, **load) for child in self._children

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ..recipe import Recipe
@@ -69,6 +69,9 @@ class Model:
         layers: layers of the optimised network.
         parameters: weights of the optimised network, counted one by one.
         labels: class names that the model brought; 0: none.
+        classes: classes of the network's only output; 0: it does not classify, as far as anything shows. A vector is
+            taken for scores of classes where images have labels, where the model brings as many names, where the
+            library that built it says so, or where its values add up to one.
     """
 
     reference: str
@@ -79,6 +82,7 @@ class Model:
     layers: int
     parameters: int
     labels: int
+    classes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,20 +99,45 @@ class SkippedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopiedFile:
+    """A sample that was dropped because another holds the same.
+
+    Attributes:
+        name: the sample.
+        of: the one that was kept.
+    """
+
+    name: str
+    of: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Images:
     """What was calibrated with and evaluated on.
 
+    No sample is both: what the evaluation set shares with the calibration set was taken off the larger of the two.
+
     Attributes:
         source: the recipe's ``images``.
-        calibration: images that int8 could be calibrated with.
-        evaluation: images that errors were measured on.
+        available: images that there were to calibrate with.
+        calibration: images that were chosen of these, as many as the effort takes, evenly spread. Only these were
+            decoded.
+        fitted: of the chosen, those that thresholds, weights and biases were fitted to. 0: nothing was quantised.
+        held_back: of the chosen, those that decided which methods were kept and what a plan may cost in accuracy. With
+            fewer than five images they are the same as the fitted ones.
+        evaluation: images that took no part in any of this. The errors of the variants were measured on them.
         skipped: files that could not be used.
+        copies: samples that were dropped because another holds the same.
     """
 
     source: str
     calibration: int
     evaluation: int
     skipped: list[SkippedFile]
+    available: int = 0
+    fitted: int = 0
+    held_back: int = 0
+    copies: list[CopiedFile] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +246,9 @@ class ConversionCheck:
     ncnn in fp32 against the reference, on a few evaluation images.
 
     Attributes:
-        sqnr_db: as in ``accuracy``, of all outputs together, dB. fp32 normally reaches 100; below 80 a warning says so.
-        cosine: as in ``accuracy``, of the worst output. Below 0.999 a run ends, unless forced.
+        sqnr_db: as in ``accuracy``, of the worst output, dB. fp32 normally reaches 100; below 80 a warning says so, and
+            below 30 a run ends, unless forced.
+        cosine: as in ``accuracy``, of the worst output.
         max_error: the largest absolute difference, in the output's unit.
         seconds: how long the conversion took.
         pnnx_version: version of pnnx, or ``unknown``.
@@ -226,7 +256,7 @@ class ConversionCheck:
     """
 
     sqnr_db: float | None
-    cosine: float
+    cosine: float | None
     max_error: float
     seconds: float
     pnnx_version: str
@@ -300,24 +330,25 @@ class OutputError:
     name: str
     mse: float
     sqnr_db: float | None
-    cosine: float
+    cosine: float | None
     max_error: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Errors against the reference, over all outputs together.
+    """Errors against the reference: each figure is that of the output where it is worst.
 
-    Images are the evaluation images, or the first few of them on a slow software device.
+    Images are the evaluation images, or the first few of them on a slow software device. Every figure is one of all
+    these images together, and no mean of figures of images.
 
     Attributes:
         mse: mean squared error over all values of all images, in the output's unit squared.
-        sqnr_db: 10·log10(Σ reference² / Σ error²) over all images, dB; null where the error is exactly zero, or the
-            reference all zero.
-        cosine: cosine between all outputs together and the reference, mean over images. The recommendation goes by the
-            worst of ``outputs``.
+        sqnr_db: 10·log10(Σ reference² / Σ error²), dB; null where the error is exactly zero, or the reference all zero.
+        cosine: Σ output·reference / √(Σ output² · Σ reference²); null where the reference is all zero: nothing can be
+            judged then.
         max_error: the largest absolute difference, in the output's unit.
-        top1_agreement: share of the images whose best class is the reference's; null for networks that do not classify.
+        top1_agreement: share of the images whose best class is the reference's; null for networks that do not classify
+            (``model.classes``). Images for which the reference prefers no class do not count.
         top5_agreement: share of the images whose five best classes hold the reference's best; null likewise.
         top1: share of the images whose best class is their label; null without labels, too.
         top5: share of the images whose five best classes hold their label; null likewise.
@@ -327,7 +358,7 @@ class Accuracy:
 
     mse: float
     sqnr_db: float | None
-    cosine: float
+    cosine: float | None
     max_error: float
     top1_agreement: float | None
     top5_agreement: float | None
@@ -335,11 +366,6 @@ class Accuracy:
     top5: float | None
     images: int
     outputs: list[OutputError]
-
-    @property
-    def worst_cosine(self) -> float:
-        """The cosine of the worst output: a small one that is ruined does not show in the cosine of all together."""
-        return min(output.cosine for output in self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..comparison.layers import Comparison
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
+from ..model.precision import PRECISIONS
 from ..quantization.judge import Trial
 from ..record.run import Accuracy, OutputError, PlannedLayer, Run, Variant, speed_up
 
@@ -26,17 +27,6 @@ def headline(run: Run) -> str:
     return f"Recommended: {name}. It {rest}." if rest != why else f"Recommended: {name}: {why}."
 
 
-# How a program must load a variant to get what was measured: ncnn turns fp16 on by default.
-_NO_FP16 = "opt.use_fp16_packed = opt.use_fp16_storage = opt.use_fp16_arithmetic = false"
-_LOADING = {
-    "fp32": _NO_FP16,
-    "fp16": "ncnn's default options",
-    "bf16": f"opt.use_bf16_packed = opt.use_bf16_storage = true, {_NO_FP16}",
-    "int8": "ncnn's default options",
-    "mixed": "opt.use_bf16_packed = opt.use_bf16_storage = true, else ncnn's default options",
-}
-
-
 def converted(run: Run) -> str:
     """How exact the conversion is, one line."""
     check = run.conversion
@@ -50,7 +40,7 @@ def shipping(run: Run) -> str:
     if best is None or best.files is None:
         return ""
     gpu = "opt.use_vulkan_compute = true, " if best.backend == "vulkan" else ""
-    return f"ship {best.files.param} and {best.files.bin}, loaded with {gpu}{_LOADING[best.precision]}"
+    return f"ship {best.files.param} and {best.files.bin}, loaded with {gpu}{PRECISIONS[best.precision].cpp}"
 
 
 SPARE = ("RAM MB", "p90", "load ms", "MSE", "agree %", "speed")

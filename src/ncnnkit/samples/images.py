@@ -73,12 +73,14 @@ class ImageSet:
         items: the samples, sorted by name.
         skipped: (name, reason) of the files that are not usable samples.
         copies: (name, name of the sample with the same content) of the samples that were dropped for it.
+        left_out: how many samples :meth:`checked` did not choose.
     """
 
     inputs: tuple[InputSpec, ...]
     items: tuple[_Item, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    left_out: int = 0
 
     @property
     def pictures(self) -> bool:
@@ -170,7 +172,7 @@ class ImageSet:
                 untried = [i for i in untried if i not in set(next_ones)]
         if not good and damaged:
             raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
-        return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged))
+        return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged), left_out=len(untried))
 
     def stack(self, progress: Progress | None = None) -> tuple[NDArray[np.float32], ...]:
         """All samples at once: one float32 array (N, ...) per network input. Raises ImageError."""

@@ -74,7 +74,18 @@ def spread(samples: Samples, most: int) -> Samples:
     return samples.subset(range(0, len(samples), -(-len(samples) // most)))
 
 
-def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total: None) -> ArraySamples:
+@dataclass(frozen=True, eq=False)
+class KeptSamples(ArraySamples):
+    """Samples that are all rows of files.
+
+    Attributes:
+        files: ``.npy`` files of float32, (N, …), one for each network input.
+    """
+
+    files: tuple[str, ...] = ()
+
+
+def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total: None) -> KeptSamples:
     """Read samples once and keep them on disk, for those who read them several times.
 
     Args:
@@ -83,7 +94,7 @@ def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total
         progress: called with (samples read, N).
 
     Returns:
-        The same samples as rows of these files; ``arrays`` are :class:`~ncnnkit.onboard.rows.Rows`.
+        The same samples as rows of these files.
     """
     folder.mkdir(exist_ok=True)
     files = [folder / f"input-{number}.npy" for number in range(len(samples[0]))]
@@ -93,4 +104,9 @@ def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total
             for writer, array in zip(writers, sample, strict=True):
                 writer.append(array)
             progress(done, len(samples))
-    return ArraySamples(tuple(Rows(file) for file in files))
+    return KeptSamples(tuple(map(Rows, files)), files=tuple(map(str, files)))
+
+
+def in_memory(samples: Samples) -> tuple[NDArray[np.float32], ...]:
+    """A few samples as arrays (N, …), one for each network input."""
+    return tuple(np.stack(column) for column in zip(*samples))

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..artifact import Artifact, card_of
 from ..errors import ModelError
-from ..model import ncnnfile
 from ..samples.images import InputSpec
 from .model import Array, Dims, ModelSource, file_safe, listed, read_metadata, say, settle_inputs
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
@@ -182,10 +182,15 @@ class _TracedInputs(pickle.Unpickler):
 
 
 def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
-    graph = ncnnfile.load_param(path)
-    dims: list[Dims | None] = [(1, *shape) if shape else None for shape in graph.input_shapes()]
-    inputs = settle_inputs(reference, graph.inputs, dims, ["float32"] * len(dims), shapes)
-    return ModelSource(reference, file_safe(path.stem), "ncnn", path, inputs, tuple(graph.outputs), "ncnn")
+    model = Artifact.load(path)
+    names = [tensor.name for tensor in model.inputs]
+    dims: list[Dims | None] = [(1, *tensor.shape) if tensor.shape else None for tensor in model.inputs]
+    inputs = settle_inputs(reference, names, dims, ["float32"] * len(dims), shapes)
+    outputs = tuple(tensor.name for tensor in model.outputs)
+    origin = f"its card ({card_of(path)})" if model.preprocess else ""
+    return ModelSource(
+        reference, file_safe(path.stem), "ncnn", path, inputs, outputs, "ncnn", model.preprocess, origin, model.labels
+    )
 
 
 READERS: dict[str, Callable[[str, Path, Sequence[tuple[int, ...]]], ModelSource]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import readable
-from ..comparison.accuracy import stack_outputs
 from ..errors import ModelError, NcnnkitError
 from ..model.graph import Graph
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference, Tensor
 from ..samples.images import InputSpec
 from ..samples.preprocess import Preprocess
-from ..samples.stream import Progress
+from ..samples.stream import Samples
 
 Array = NDArray[Any]
 Run = Callable[[list[Array]], list[Any]]
@@ -43,6 +42,7 @@ class ModelSource:
         preprocess: how images become its input, None where nothing says so.
         preprocess_origin: where that was found.
         labels: class names by index.
+        classes: how many classes it has, where the library that built it knows that it classifies.
     """
 
     reference: str
@@ -56,53 +56,50 @@ class ModelSource:
     preprocess_origin: str = ""
     labels: tuple[str, ...] | None = None
     run: Run | None = field(default=None, repr=False, compare=False)
+    classes: int | None = None
 
-    def record(self, graph: Graph, outputs: Mapping[str, Array]) -> Model:
+    def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
         """The network as run.json holds it.
 
         Args:
             graph: the optimised network.
-            outputs: the original's, (N, …) each.
+            outputs: the shapes of the original's, by their names.
+            classes: see :class:`ncnnkit.record.run.Model`.
         """
         return Model(
             reference=self.reference,
             name=self.name,
             kind=self.kind,
             inputs=[Tensor(name=spec.name, shape=list(spec.shape)) for spec in self.inputs],
-            outputs=[Tensor(name=name, shape=list(array.shape[1:])) for name, array in outputs.items()],
+            outputs=[Tensor(name=name, shape=list(shape)) for name, shape in outputs.items()],
             layers=len(graph.layers),
             parameters=graph.parameters,
             labels=len(self.labels or ()),
+            classes=classes,
         )
 
     def engine_record(self) -> Reference:
         """What computes the reference outputs, as run.json holds it."""
         return Reference(engine=self.engine, version=installed(self.engine), origin=_ORIGINS[self.engine])
 
-    def reference_outputs(self, inputs: Sequence[Array], progress: Progress | None = None) -> dict[str, Array]:
-        """What the original computes, one sample at a time.
+    def reference_outputs(self, samples: Samples) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        """What the original computes for each sample, one at a time.
 
         Args:
-            inputs: one array (N, ...) per input, in the order of ``self.inputs``; cast to the input's own type.
-            progress: called with (done, N).
+            samples: in the order of ``self.inputs``; each array is cast to the input's own type.
 
-        Returns:
-            Output name -> float32 array (N, ...), in the model's order; the model's own batch axis of 1 is folded away.
+        Yields:
+            A float32 array for each of ``self.outputs``; the model's own batch axis of 1 is folded away.
 
         Raises:
-            ModelError: the original fails on a sample, its outputs are not arrays or change shape from sample to
-                sample, or the engine is ncnn (run the converted graph instead).
+            ModelError: the original fails on a sample, its outputs are not arrays, or the engine is ncnn (run the
+                converted graph instead).
         """
         if self.run is None:
             raise ModelError("there is no original to compare with but ncnn itself", where=self.reference)
-        total = len(inputs[0])
-        rows: list[list[NDArray[np.float32]]] = []
-        for index in range(total):
-            sample = [array[index : index + 1].astype(spec.dtype) for array, spec in zip(inputs, self.inputs)]
-            rows.append([_fold_batch(value, name) for value, name in zip(self._one(sample, index), self.outputs)])
-            if progress:
-                progress(index + 1, total)
-        return stack_outputs(self.outputs, rows, self.reference)
+        for index, sample in enumerate(samples):
+            batch = [array[None].astype(spec.dtype) for array, spec in zip(sample, self.inputs, strict=True)]
+            yield tuple(_fold_batch(value, name) for value, name in zip(self._one(batch, index), self.outputs))
 
     def _one(self, sample: list[Array], index: int) -> list[Any]:
         assert self.run is not None

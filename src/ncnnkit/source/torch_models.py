@@ -34,6 +34,7 @@ class Built:
     origin: str = ""
     labels: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None  # of its one input, where the library knows
+    classifies: bool = False  # as far as the library knows
 
 
 def _build_from_torchvision(reference: str, weights: str) -> Built:
@@ -77,6 +78,7 @@ def _build_from_torchvision(reference: str, weights: str) -> Built:
         f"torchvision's preset for {member}" if preprocess else "",
         labels or None,
         _default_shape(preprocess),
+        member is not None and "Classification" in type(member.transforms()).__name__,
     )
 
 
@@ -138,6 +140,7 @@ def _build_from_timm(reference: str, weights: str) -> Built:
         f"timm's data config for {name}" if preprocess else "",
         _timm_labels(timm, module),
         tuple(config["input_size"]),
+        bool(getattr(module, "num_classes", 0)),
     )
 
 
@@ -298,6 +301,7 @@ def trace(
         traced.save(str(path))
     except (RuntimeError, OSError) as error:
         raise StorageError(f"cannot be written: {say(error)}", where=str(path)) from None
+    sizes = [int(tensor[0].numel()) for tensor in outputs.values()]
     preprocess = fit(built.preprocess, inputs)
     scaled = "" if preprocess == built.preprocess else f", scaled to {inputs[0].shape[1]}x{inputs[0].shape[2]}"
     return ModelSource(
@@ -310,12 +314,12 @@ def trace(
         "torch",
         preprocess,
         built.origin + scaled,
-        _labels_that_fit(built.labels, outputs),
+        _labels_that_fit(built.labels, sizes),
         torch_run(module),
+        classes=sizes[0] if built.classifies and len(sizes) == 1 else None,
     )
 
 
-def _labels_that_fit(labels: tuple[str, ...] | None, outputs: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _labels_that_fit(labels: tuple[str, ...] | None, sizes: Sequence[int]) -> tuple[str, ...] | None:
     """A fine-tuned network has other classes than the ones its library knows."""
-    sizes = [int(tensor[0].numel()) for tensor in outputs.values()]
     return labels if labels and sizes == [len(labels)] else None

@@ -1,0 +1,347 @@
+"""A model as it ships: a network and how it must be run (:class:`Artifact`), which a file beside it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from .errors import FormatError, ModelError, RecipeError, StorageError
+from .model import ncnnfile
+from .model.graph import Graph
+from .model.precision import PRECISIONS, derive, is_int8, served
+from .samples.preprocess import Preprocess
+
+SCHEMA = "ncnnkit-card/1"
+_NAME = re.compile(r"[A-Za-z0-9._-]*")
+_LARGEST = 16 << 20  # bytes of a card; a file that is larger is none
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a network.
+
+    Attributes:
+        name: of its blob.
+        shape: without a batch axis, (channels, height, width) for an image; empty where it is not known.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a ``.param`` does not say: how the model must be run. It is the file ``NAME.json`` beside ``NAME.param``.
+
+    Attributes:
+        precisions: what the files can be run at; the first is what they are made for.
+        options: precision -> the fields of ``ncnn::Option`` to set before loading.
+        inputs: the network's inputs, in order.
+        outputs: the network's outputs, in order.
+        sha256: ``param`` and ``bin`` -> the SHA-256 of that file, in hexadecimal.
+        target: the kernels that int8 weights are made for; empty where there are none.
+        preprocess: how an image becomes the input; None where that is not known.
+        labels: the names of the classes; empty where there are none.
+        ncnn: the version of ncnn that it was made or measured with; empty where it is not known.
+        schema: the format of this file.
+    """
+
+    precisions: tuple[str, ...]
+    options: dict[str, dict[str, bool]]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    sha256: dict[str, str]
+    target: str = ""
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+    ncnn: str = ""
+    schema: str = SCHEMA
+
+    def fault(self) -> str:
+        """What is wrong with it, as a clause; "" where nothing is."""
+        if self.schema != SCHEMA:
+            return f"its schema is {self.schema!r}, not {SCHEMA!r}"
+        unknown = [name for name in self.precisions if name not in PRECISIONS]
+        if unknown or not self.precisions:
+            return f"unknown precision {unknown[0]!r}" if unknown else "it names no precision"
+        if self.options.keys() != set(self.precisions):
+            return "options must have each of the precisions"
+        fields = PRECISIONS["fp32"].options.keys()
+        strange = sorted({name for options in self.options.values() for name in options if name not in fields})
+        if strange:
+            return f"unknown option {strange[0]!r}"
+        if not (_NAME.fullmatch(self.target) and _NAME.fullmatch(self.ncnn)):
+            return "target and ncnn may hold letters, digits and ._- only"
+        return ""
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A model and how it must be run. Every command takes one.
+
+    Attributes:
+        precision: what it runs at.
+        precisions: what it can be run at; see :meth:`at`.
+        param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
+        how: where the precision was learnt, a clause for the user.
+        derived: whether no card and no user said it: it was judged by the network.
+        inputs, outputs, target, preprocess, labels, ncnn: as in :class:`Card`.
+        settings: precision -> the fields of ``ncnn::Option``.
+
+    Example:
+        >>> model = Artifact.load("resnet50-mixed.param")
+        >>> model.precision
+        'mixed'
+    """
+
+    precision: str
+    precisions: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    settings: Mapping[str, Mapping[str, bool]]
+    param: Path | None = None
+    how: str = ""
+    derived: bool = False
+    target: str = ""
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+    ncnn: str = ""
+    given: Graph | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(cls, param: str | Path) -> Artifact:
+        """The model in a ``.param`` and the ``.bin`` beside it.
+
+        The card tells how to run it. Without a card, or with one of other files (a warning says so), that is derived
+        from the network by :func:`~ncnnkit.model.precision.derive`.
+
+        Raises:
+            FormatError: the ``.param`` is missing or corrupt.
+        """
+        param = Path(param)
+        structure = ncnnfile.load_param(param)
+        card = read_card(param)
+        if card is None:
+            return cls._derived(structure, param=param.absolute())
+        return cls(
+            card.precisions[0], card.precisions, card.inputs, card.outputs, card.options, param.absolute(),
+            f"its card says {card.precisions[0]}", False, card.target, card.preprocess, card.labels, card.ncnn,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, model: Artifact | Graph | str | Path) -> Artifact:
+        """An artifact of whatever a user may give for a model: a path, a Graph, or an artifact itself."""
+        if isinstance(model, Artifact):
+            return model
+        return cls._derived(model, given=model) if isinstance(model, Graph) else cls.load(model)
+
+    @classmethod
+    def made(cls, graph: Graph, precision: str, **facts: Any) -> Artifact:
+        """A network in memory that was made for a precision; ``facts`` are further attributes."""
+        return cls._with(graph, served(precision), f"it was made for {precision}", given=graph, **facts)
+
+    @classmethod
+    def _derived(cls, graph: Graph, **facts: Any) -> Artifact:
+        precision, why = derive(graph)
+        return cls._with(
+            graph, served(precision), f"it has no card and is run in {precision}: {why}", derived=True, **facts
+        )
+
+    @classmethod
+    def _with(cls, graph: Graph, precisions: tuple[str, ...], how: str, **facts: Any) -> Artifact:
+        found: dict[str, Any] = {
+            "inputs": tuple(map(Tensor, graph.inputs, graph.input_shapes())),
+            "outputs": tuple(map(Tensor, graph.outputs)),
+            "settings": {name: PRECISIONS[name].options for name in precisions},
+        }
+        return cls(precisions[0], precisions, **{**found, **facts}, how=how)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The network; read when it is first asked for. Raises FormatError."""
+        if self.given is not None:
+            return self.given
+        assert self.param is not None
+        return ncnnfile.load(self.param)
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """The fields of ``ncnn::Option`` to set before loading, for its precision."""
+        return dict(self.settings[self.precision])
+
+    @property
+    def size(self) -> int:
+        """Bytes of its two files; 0 for a network in memory."""
+        files = () if self.param is None else (self.param, self.param.with_suffix(".bin"))
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+    @property
+    def refused_by_vulkan(self) -> str:
+        """Why no GPU can run it, a clause; "" where one can.
+
+        ncnn's Vulkan pads int8 blobs with zeros only, whatever ``pad_value`` says.
+        """
+        if not PRECISIONS[self.precision].vulkan:
+            return f"the {self.precision} model is made for the CPU's kernels"
+        padding = [layer.name for layer in self.graph.layers if is_int8(layer) and layer.params.get("pad_value")]
+        if padding:
+            return f"this int8 model is made for CPUs: layer {padding[0]} pads with another value than 0"
+        return ""
+
+    def on(self, backend: str) -> Artifact:
+        """The same model, if this backend can run it: ``cpu`` or ``vulkan``.
+
+        Raises:
+            RecipeError: there is no such backend.
+            ModelError: the backend cannot run this model.
+        """
+        if backend not in ("cpu", "vulkan"):
+            raise RecipeError(f"unknown backend {backend!r}", hint="cpu or vulkan")
+        if backend == "vulkan" and self.refused_by_vulkan:
+            hint = "run it on the CPU, or quantise for --target vulkan"
+            raise ModelError(self.refused_by_vulkan, where=self.name, hint=hint)
+        return self
+
+    @property
+    def name(self) -> str:
+        """What an error calls it."""
+        return str(self.param) if self.param else "the network"
+
+    def at(self, precision: str | None) -> Artifact:
+        """The same model, run at another of its :attr:`precisions`; at its own for None.
+
+        Raises:
+            RecipeError: there is no such precision.
+            ModelError: the model cannot be run at it.
+        """
+        if precision is None or precision == self.precision:
+            return self
+        if precision not in PRECISIONS:
+            raise RecipeError(f"unknown precision {precision!r}", hint=", ".join(PRECISIONS))
+        if precision not in self.precisions:
+            hint = f"it runs in {', '.join(self.precisions)} ({self.how})"
+            raise ModelError(f"cannot run in {precision}", where=self.name, hint=hint)
+        made = replace(self, precision=precision)
+        if "graph" in self.__dict__:
+            made.__dict__["graph"] = self.graph
+        return made
+
+    def save(self, param: str | Path) -> Artifact:
+        """Write ``.param``, ``.bin`` and the card; returns the artifact of these files.
+
+        Raises:
+            StorageError: the disk is full or may not be written, or a file that is no card lies where the card goes.
+        """
+        param = Path(param)
+        place = card_of(param)
+        if place.exists() and _raw_card(place) is None:
+            hint = "move it away, or give the model another name"
+            raise StorageError("is in the way: the model's card goes there", where=str(place), hint=hint)
+        ncnnfile.save(self.graph, param)
+        own = (self.precision, *(name for name in self.precisions if name != self.precision))
+        card = Card(
+            own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, _hashes(param),
+            self.target, self.preprocess, self.labels, self.ncnn,
+        )  # fmt: skip
+        with ncnnfile.atomic_write(place) as file:
+            file.write((json.dumps(asdict(card), indent=2) + "\n").encode())
+        return Artifact.load(param)
+
+    @contextmanager
+    def files(self) -> Iterator[tuple[Path, Path]]:
+        """Its ``.param`` and ``.bin``; those of a network in memory are written for as long as the block lasts."""
+        if self.param is not None:
+            yield self.param, self.param.with_suffix(".bin")
+            return
+        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+            param = Path(folder) / "model.param"
+            ncnnfile.save(self.graph, param)
+            yield param, param.with_suffix(".bin")
+
+
+def save(model: Artifact | Graph, param: str | Path) -> None:
+    """Write a model: ``.param``, the ``.bin`` beside it, and the card that says how to run it (see :class:`Card`).
+
+    Raises:
+        StorageError: the disk is full or may not be written, or a file that is no card lies where the card goes.
+    """
+    Artifact.of(model).save(param)
+
+
+# --------------------------------------------------------------------------------------------------------------- cards
+
+
+def card_of(param: Path) -> Path:
+    """Where the card of a ``.param`` lies."""
+    return param.with_suffix(".json")
+
+
+def read_card(param: Path) -> Card | None:
+    """The card of a ``.param``; None where there is none, or where it cannot be used: a warning says so then."""
+    place = card_of(param)
+    raw = _raw_card(place)
+    if raw is None:
+        return None
+    card, fault = _decode(raw)
+    if card is not None and card.sha256 != _hashes(param):
+        fault = f"it describes other files than {param.name} and {param.with_suffix('.bin').name} are now"
+    if fault:
+        warnings.warn(f"{place}: this card is ignored: {fault}", stacklevel=3)
+        return None
+    return card
+
+
+def _raw_card(place: Path) -> bytes | None:
+    """The bytes of a card; None where there is no file, or another program's."""
+    import msgspec
+
+    try:
+        if not place.is_file() or place.stat().st_size > _LARGEST:
+            return None
+        raw = place.read_bytes()
+        schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", where=str(place)) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return raw if isinstance(schema, str) and schema.startswith("ncnnkit-card/") else None
+
+
+def _decode(raw: bytes) -> tuple[Card | None, str]:
+    """The card, and what is wrong with it: one of the two."""
+    import msgspec
+
+    try:
+        card = msgspec.json.decode(raw, type=Card)
+    except (msgspec.MsgspecError, RecipeError, UnicodeDecodeError) as error:
+        return None, str(error)
+    fault = card.fault()
+    return (None, fault) if fault else (card, "")
+
+
+def _hashes(param: Path) -> dict[str, str]:
+    found = {}
+    for key in ("param", "bin"):
+        path = param.with_suffix(f".{key}")
+        if path.is_file():  # a network without weights may have no .bin
+            with path.open("rb") as file:
+                found[key] = file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def floating(model: Artifact | Graph | str | Path, what: str) -> Graph:
+    """The network of a model in floating point, for ``what`` needs one. Raises ModelError where it is int8 or mixed."""
+    artifact = Artifact.of(model)
+    if PRECISIONS[artifact.precision].int8:
+        hint = f"{artifact.how}; start from the fp32 model"
+        raise ModelError(f"{what} needs a floating point model", where=artifact.name, hint=hint)
+    return artifact.graph

@@ -1,0 +1,89 @@
+"""A network's outputs over many samples, kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+from ..onboard.rows import Rows, RowWriter
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a network computed for each of N samples, read from files when it is asked for.
+
+    Attributes:
+        rows: output name -> (N, …) float32 in a file, in the network's order.
+
+    Example:
+        >>> outputs = Outputs.opened({"scores": "scores.npy"})  # doctest: +SKIP
+        >>> [scores.argmax() for (scores,) in outputs]  # doctest: +SKIP
+        [3, 0, 7]
+    """
+
+    rows: Mapping[str, Rows]
+
+    @classmethod
+    def opened(cls, files: Mapping[str, str | Path]) -> Outputs:
+        """Outputs from ``.npy`` files of the same number of rows. Raises ValueError as :class:`Rows` does."""
+        return cls({name: Rows(path) for name, path in files.items()})
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Output name -> its shape, without the axis of samples."""
+        return {name: tuple(rows.shape[1:]) for name, rows in self.rows.items()}
+
+    def __len__(self) -> int:
+        return min((len(rows) for rows in self.rows.values()), default=0)
+
+    def __getitem__(self, index: int) -> tuple[Array, ...]:
+        """The outputs for one sample."""
+        return tuple(rows[index] for rows in self.rows.values())
+
+    def __iter__(self) -> Iterator[tuple[Array, ...]]:
+        return zip(*self.rows.values())
+
+    def first(self, count: int) -> Outputs:
+        """The first ``count`` outputs. In ncnn, blobs that nobody reads count as outputs and follow the model's own."""
+        return Outputs(dict(list(self.rows.items())[:count]))
+
+
+def keep_outputs(names: Sequence[str], outputs: Iterable[Sequence[Array]], folder: Path, where: str = "") -> Outputs:
+    """Write outputs to disk as they come.
+
+    Args:
+        names: of the outputs.
+        outputs: for each sample an array for each name.
+        folder: gets a file for each name.
+        where: the model, for the error.
+
+    Raises:
+        ModelError: an output changes its shape from sample to sample, as detections do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: folder / f"output-{number}.npy" for number, name in enumerate(names)}
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(RowWriter(file)) for name, file in files.items()}
+        for row in outputs:
+            for (name, writer), array in zip(writers.items(), row, strict=True):
+                try:
+                    writer.append(array)
+                except ValueError:
+                    hint = "cut the model before the layers that choose, such as detection outputs"
+                    what = f"output {name!r} changes its shape from sample to sample"
+                    raise ModelError(what, where=where, hint=hint) from None
+    return Outputs.opened(files)
+
+
+def equal(ours: Outputs, theirs: Outputs) -> bool:
+    """Whether two networks computed the same to the bit, for as many samples as both have."""
+    return all(all(map(np.array_equal, a, b)) for a, b in zip(ours, theirs))

@@ -1,0 +1,148 @@
+"""The precisions a network can be run at: one row each, from which everything else about a precision follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from .graph import Graph, Layer
+from .ops import Mask
+
+_NO_FP16 = Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE
+_FP16_OPTIONS = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
+_BF16_OPTIONS = ("use_bf16_packed", "use_bf16_storage")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a network is run.
+
+    Attributes:
+        name: what the user calls it.
+        fp16: whether ncnn may store and compute in fp16, where the processor can.
+        bf16: whether ncnn may store values as bf16.
+        int8: whether the network has int8 layers: such a model needs a file that was made for it.
+        file: the precision whose file is run.
+        mask: the bits of ``featmask`` that give one layer of a mixed network this precision; None for ``mixed`` itself.
+        least_sqnr_db: the SQNR, dB, that its own rounding leaves of a network's outputs at the worst. Right networks
+            were seen down to 32 dB in fp16, 24 dB in bf16 and 10 dB in int8. Outputs of zeros have 0 dB, and outputs
+            that have nothing to do with the reference -3 dB.
+        vulkan: whether a GPU can run it.
+        cpp: how a C++ program sets ``ncnn::Net::opt`` for it. ncnn's own default is fp16.
+    """
+
+    name: str
+    fp16: bool
+    bf16: bool
+    int8: bool
+    file: str
+    mask: int | None
+    least_sqnr_db: float
+    vulkan: bool
+    cpp: str
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """ncnn's options, by the names ``ncnn::Option`` has for them.
+
+        Each precision sets all of them, whatever ncnn's defaults, so that fp32 is fp32.
+        """
+        return {**dict.fromkeys(_FP16_OPTIONS, self.fp16), **dict.fromkeys(_BF16_OPTIONS, self.bf16)}
+
+
+_OFF = " = ".join(f"opt.{option}" for option in _FP16_OPTIONS) + " = false"
+_ON = " = ".join(f"opt.{option}" for option in _BF16_OPTIONS) + " = true"
+_ROWS = (
+    Precision(
+        "fp32", fp16=False, bf16=False, int8=False, file="fp32", mask=_NO_FP16 | Mask.NO_BF16, least_sqnr_db=40.0,
+        vulkan=True, cpp=_OFF,
+    ),
+    Precision(
+        "fp16", fp16=True, bf16=False, int8=False, file="fp16", mask=Mask.NO_BF16, least_sqnr_db=20.0,
+        vulkan=True, cpp="ncnn's default options",
+    ),
+    # ncnn has no bf16 weights in files: it converts fp32 when it loads.
+    Precision(
+        "bf16", fp16=False, bf16=True, int8=False, file="fp32", mask=_NO_FP16, least_sqnr_db=10.0,
+        vulkan=True, cpp=f"{_ON}, {_OFF}",
+    ),
+    # The layers that stay in floating point keep ncnn's default: fp16 where the processor has it. In a mixed network
+    # ncnn would cast what an int8 layer reads to bf16 before quantising it; and with 8-bit weights the Winograd
+    # kernels can overflow.
+    Precision(
+        "int8", fp16=True, bf16=False, int8=True, file="int8", mask=Mask.NO_BF16 | Mask.NO_WINOGRAD, least_sqnr_db=1.0,
+        vulkan=True, cpp="ncnn's default options",
+    ),
+    # A plan is made for the CPU's kernels.
+    Precision(
+        "mixed", fp16=True, bf16=True, int8=True, file="mixed", mask=None, least_sqnr_db=1.0,
+        vulkan=False, cpp=f"{_ON}, else ncnn's default options",
+    ),
+)  # fmt: skip
+
+PRECISIONS: Mapping[str, Precision] = MappingProxyType({row.name: row for row in _ROWS})
+"""Name -> precision, the most exact first."""
+
+FLOATS = tuple(row.name for row in _ROWS if not row.int8)
+"""The precisions that need no int8 layers. A floating point file can be run at each of them."""
+
+
+def served(file: str) -> tuple[str, ...]:
+    """The precisions that a model's file can be run at, its own first."""
+    rows = [row for row in _ROWS if row.file == file or (not row.int8 and file in FLOATS)]
+    return tuple(row.name for row in sorted(rows, key=lambda row: row.name != file))
+
+
+# ------------------------------------------------------------------------------------------ choices of a mixed network
+
+WINOGRAD = "int8-winograd"
+"""The choice int8 with ncnn's Winograd kernels, which need weights that cannot overflow them."""
+
+MASKS: Mapping[str, int] = MappingProxyType(
+    {row.name: row.mask for row in _ROWS if row.mask is not None}
+    | {WINOGRAD: (PRECISIONS["int8"].mask or 0) & ~Mask.NO_WINOGRAD}
+)
+"""A choice for one layer of a mixed network -> bits of its ``featmask``."""
+
+INT8 = ("int8", WINOGRAD)
+"""The choices that compute in int8."""
+
+STORAGES: Mapping[str, str] = MappingProxyType(
+    {choice: "fp16" for choice, mask in MASKS.items() if not mask & Mask.NO_FP16_STORAGE}
+    | {choice: "bf16" for choice, mask in MASKS.items() if not mask & Mask.NO_BF16}
+)
+"""Choice -> the 16-bit storage its mask leaves for what a layer reads and makes in floating point."""
+
+
+# -------------------------------------------------------------------------------------- what a network itself says
+
+
+def derive(graph: Graph) -> tuple[str, str]:
+    """The precision a network must be run at, judged by the network alone; and why, a clause.
+
+    A mixed network says what its layers may not use: Casts from 16 bits stand where neighbours differ, and each layer
+    has a mask. Only a plan forbids bf16 to a layer, or 16-bit storage to one beside int8 layers. The mask for fp16
+    alone is set by hand in many models whose values overflow it, and says nothing.
+    """
+    casts = [layer for layer in graph.layers if layer.type == "Cast" and layer.get("type_from") in (2, 4)]
+    int8 = [layer for layer in graph.layers if is_int8(layer)]
+    told = Mask.NO_BF16 | (Mask.NO_FP16_STORAGE if int8 else 0)
+    masked = [layer for layer in graph.layers if not is_int8(layer) and layer.get("featmask") & told]
+    if casts:
+        return "mixed", f"layer {casts[0].name} casts from 16 bits"
+    if masked:
+        return "mixed", f"layer {masked[0].name} has the mask of a mixed model"
+    if int8:
+        return "int8", f"layer {int8[0].name} is in int8"
+    return "fp32", "no layer is in int8, and none has the mask of a mixed model"
+
+
+def is_int8(layer: Layer) -> bool:
+    """Whether a layer computes in int8."""
+    return bool(layer.params.get("int8_scale_term"))
+
+
+def has_int8(graph: Graph) -> bool:
+    """Whether any layer computes in int8."""
+    return any(map(is_int8, graph.layers))

@@ -1,0 +1,347 @@
+"""A model says how it must be run: cards, what is derived without one, and that every way of running it heeds it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import mixed, quantised, samples, small
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import ncnnkit as nk
+from ncnnkit.app import make_app
+from ncnnkit.artifact import Artifact, card_of
+from ncnnkit.cli import app
+from ncnnkit.comparison.layers import compare_models
+from ncnnkit.device.session import probe
+from ncnnkit.device.sites import run_jobs
+from ncnnkit.errors import ModelError, RecipeError, RuntimeFailure, StorageError
+from ncnnkit.measure import variants
+from ncnnkit.measure.profiles import profile
+from ncnnkit.measure.tune import tune
+from ncnnkit.measure.variants import bench
+from ncnnkit.model.precision import FLOATS, MASKS, PRECISIONS, STORAGES, served
+from ncnnkit.onboard.jobs import run_job
+from ncnnkit.passes import store_fp16
+from ncnnkit.samples.stream import ArraySamples
+
+Array = NDArray[Any]
+Job = dict[str, Any]
+
+X = samples(1, (16, 16, 16))[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mixed model twice: ``card.param`` with its card, ``bare.param`` without; and its original ``fp32.param``."""
+    home = tmp_path_factory.mktemp("mixed")
+    exact, made = mixed()
+    Artifact.made(exact, "fp32").save(home / "fp32.param")
+    Artifact.made(made, "mixed", target="x86").save(home / "card.param")
+    for end in (".param", ".bin"):
+        (home / f"bare{end}").write_bytes((home / f"card{end}").read_bytes())
+    return home
+
+
+@pytest.fixture(scope="module")
+def right(folder: Path) -> Array:
+    """The outputs of the original in fp32."""
+    return output(folder / "fp32.param", X)
+
+
+def output(model: Any, x: Array, **options: Any) -> Array:
+    with nk.Session(model, threads=1, **options) as net:
+        found = net.run(x)
+    assert isinstance(found, np.ndarray)
+    return found
+
+
+def cosine(a: Array, b: Array) -> float:
+    return float(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+# ------------------------------------------------------------------------------------------ every way of running it
+
+
+def by_session(model: Path, x: Array, home: Path) -> Array:
+    return output(model, x)
+
+
+def by_job(variant: Job, x: Array, home: Path) -> Array:
+    """The outputs of a variant of a job, as the host made it."""
+    np.save(home / "x.npy", x[None])
+    job = {"variants": [{**variant, "name": "it"}], "inputs": [str(home / "x.npy")], "folder": str(home), "rounds": 0,
+           "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
+    (row,) = run_job(job)["variants"]
+    assert row["status"] == "ok", row["reason"]
+    (path,) = row["outputs"].values()
+    return np.asarray(np.load(path)[0])
+
+
+def by_bench(model: Path, x: Array, home: Path) -> Array:
+    seen: list[Job] = []
+    honest = run_jobs
+
+    def spy(jobs: Any, tell: Any) -> Any:
+        seen.extend(jobs.values())
+        return honest(jobs, tell)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "run_jobs", spy)
+        (row,) = bench(model, backends=("cpu",), threads=1, seconds=0.02)
+    assert (row.precision, row.status) == ("mixed", "ok")
+    return by_job(seen[0]["variants"][0], x, home)
+
+
+def by_tune(model: Path, x: Array, home: Path) -> Array:
+    seen: list[Job] = []
+
+    def spy(job: Job) -> Job:
+        seen.append(job)
+        return run_job({**job, "candidates": job["candidates"][:2]})
+
+    found = tune(model, spy, probe(), backends=("cpu",), seconds=0.1, rounds=2)
+    assert found.settings["precision"] == "mixed"
+    assert found.cosine == pytest.approx(1.0)
+    return by_job(seen[0]["candidates"][0], x, home)
+
+
+def by_profile(model: Path, x: Array, home: Path) -> Array:
+    outputs: list[Array] = []
+
+    def spy(job: Job) -> Job:
+        outputs.append(by_job(job["variant"], x, home))
+        return run_job(job)
+
+    found = profile(model, spy, repeats=3, threads=1)
+    assert {la.name: la.precision for la in found.layers if la.type == "Convolution"}["b"] == "int8"
+    return outputs[0]
+
+
+def by_python_app(model: Path, x: Array, home: Path) -> Array:
+    make_app(run_with(model, home / "run"), "mixed", home / "app", lang="python")
+    return infer([sys.executable, str(home / "app/infer.py")], x, home)
+
+
+def by_cpp_app(model: Path, x: Array, home: Path) -> Array:
+    from ncnn_library import build
+
+    make_app(run_with(model, home / "run"), "mixed", home / "app")
+    build(home / "app", home / "app/build/native")
+    return infer([str(home / "app/build/native/infer")], x, home)
+
+
+def infer(program: list[str], x: Array, home: Path) -> Array:
+    np.save(home / "x.npy", x)
+    files = [str(home / f"app/models/m-mixed.{end}") for end in ("param", "bin")]
+    line = [*program, *files, str(home / "x.npy"), str(home / "y.npy"), "--threads=1"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return np.asarray(np.load(home / "y.npy"))
+
+
+def run_with(model: Path, out: Path) -> Path:
+    """A run folder one of whose variants is this mixed model."""
+    np.save(out.parent / "images.npy", samples(10, (16, 16, 16)))
+    recipe = nk.Recipe(
+        str(model.parent / "fp32.param"), images=str(out.parent / "images.npy"), backends=("cpu",),
+        precisions=("fp32",), threads=1, seconds=0.02, rounds=1,
+    )  # fmt: skip
+    nk.run(recipe, out)
+    document = json.loads((out / "run.json").read_text())
+    files = {end: f"m-mixed.{end}" for end in ("param", "bin")}
+    (row,) = document["variants"]
+    document["variants"].append({**row, "name": "mixed-cpu", "precision": "mixed", "files": files})
+    (out / "run.json").write_text(json.dumps(document))
+    for end, name in files.items():
+        (out / name).write_bytes(model.with_suffix(f".{end}").read_bytes())
+    return out
+
+
+@pytest.mark.parametrize("name", ["card", "bare"])
+@pytest.mark.parametrize(
+    "way",
+    [by_session, by_bench, by_tune, by_profile, by_python_app, pytest.param(by_cpp_app, marks=pytest.mark.app)],
+)
+def test_a_mixed_model_gives_the_same_outputs_whatever_runs_it(
+    way: Callable[[Path, Array, Path], Array], name: str, folder: Path, right: Array, tmp_path: Path
+) -> None:
+    found = way(folder / f"{name}.param", X, tmp_path)
+    assert cosine(found, right) > 0.999
+    np.testing.assert_allclose(found, output(folder / "card.param", X), atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["card", "bare"])
+def test_a_mixed_model_is_compared_as_it_is_run(name: str, folder: Path) -> None:
+    first, second = (Artifact.load(folder / f"{stem}.param") for stem in ("fp32", name))
+    found = compare_models(first, second, ArraySamples((X[None],)), layers=True, progress=lambda done, total: None)
+    assert found.accuracy.cosine is not None
+    assert found.accuracy.cosine > 0.999
+
+
+# -------------------------------------------------------------------------------------------------------------- Casts
+
+
+def test_a_cast_that_would_read_another_type_is_refused() -> None:
+    _, made = mixed()
+    bf16_only = Artifact.made(made, "mixed", settings={"mixed": PRECISIONS["int8"].options})
+    with pytest.raises(RuntimeFailure, match=r"layer a hands on fp32, where Cast .* reads bf16"):
+        nk.Session(bf16_only)
+
+
+def test_a_cast_from_fp16_is_refused_where_nothing_hands_on_fp16() -> None:
+    if "fp16-arithmetic" in probe()["cpu_features"]:
+        pytest.skip("this CPU hands on fp16")
+    with pytest.raises(RuntimeFailure, match="reads fp16"):
+        nk.Session(mixed("fp16")[1])
+
+
+def test_a_job_says_of_a_refused_variant_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X[None])
+    variant = {"name": "a", "param": str(folder / "card.param"), "bin": str(folder / "card.bin"), "backend": "cpu",
+               "threads": 1, "options": PRECISIONS["int8"].options}  # fmt: skip
+    job = {"variants": [variant], "inputs": [str(tmp_path / "x.npy")], "folder": str(tmp_path), "rounds": 1,
+           "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
+    (row,) = run_job(job)["variants"]
+    assert row["status"] == "crashed"
+    assert "this mixed model does not run here" in row["reason"]
+
+
+# -------------------------------------------------------------------------------------------------------------- cards
+
+
+def test_a_card_says_all_that_was_known(tmp_path: Path) -> None:
+    how = nk.Preprocess(resize=20, crop=(16, 16), mean=(0.5,), std=(0.25,))
+    made = Artifact.made(small(), "fp32", preprocess=how, labels=("a", "bé"), ncnn="1.0.2", target="x86")
+    saved = made.save(tmp_path / "m.param")
+    found = Artifact.load(tmp_path / "m.param")
+    assert found.graph.layers == small().layers
+    for name in ("precision", "precisions", "inputs", "outputs", "preprocess", "labels", "ncnn", "target", "settings"):
+        assert getattr(found, name) == getattr(saved, name) == getattr(made, name), name
+    assert not found.derived
+    assert json.loads((tmp_path / "m.json").read_text())["options"]["bf16"]["use_bf16_storage"] is True
+
+
+def test_the_file_of_fp32_serves_all_that_needs_no_int8(tmp_path: Path) -> None:
+    nk.save(small(), tmp_path / "m.param")
+    model = Artifact.load(tmp_path / "m.param")
+    assert model.precisions == FLOATS == ("fp32", "fp16", "bf16")
+    assert model.at("bf16").options == PRECISIONS["bf16"].options
+    with pytest.raises(ModelError, match="cannot run in mixed"):
+        model.at("mixed")
+    with pytest.raises(RecipeError, match="unknown precision 'fp8'"):
+        model.at("fp8")
+
+
+@pytest.mark.parametrize("change", ["weights", "structure", "precision", "field", "target"])
+def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path) -> None:
+    param = tmp_path / "m.param"
+    Artifact.made(small(), "fp16").save(param)
+    card = json.loads(card_of(param).read_text())
+    if change == "weights":
+        raw = bytearray(param.with_suffix(".bin").read_bytes())
+        raw[-1] ^= 1
+        param.with_suffix(".bin").write_bytes(raw)
+    elif change == "structure":
+        param.write_text(param.read_text() + "\n")
+    else:
+        card |= {"precision": {"precisions": ["fp9"]}, "field": {"inputs": 5}, "target": {"target": "$(touch x)"}}[
+            change
+        ]
+        card_of(param).write_text(json.dumps(card))
+    with pytest.warns(UserWarning, match="this card is ignored"):
+        found = Artifact.load(param)
+    assert (found.derived, found.precision) == (True, "fp32")
+
+
+def test_a_file_that_is_no_card_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+    place = tmp_path / "m.json"
+    place.write_text('{"mine": 1}')
+    with pytest.raises(StorageError, match="is in the way"):
+        nk.save(small(), tmp_path / "m.param")
+    assert place.read_text() == '{"mine": 1}'
+    assert not (tmp_path / "m.param").exists()
+    place.unlink()
+    nk.save(small(), tmp_path / "m.param")
+    place.write_text('{"mine": 1}')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Artifact.load(tmp_path / "m.param").derived
+
+
+# ---------------------------------------------------------------------------------------------------- without a card
+
+
+def overflowing() -> nk.Graph:
+    """Somebody's network with fp16 arithmetic forbidden to a layer whose values overflow it."""
+    graph = small()
+    graph.layers[1].params["featmask"] = 1
+    return graph
+
+
+def halved() -> nk.Graph:
+    graph = small()
+    store_fp16(graph)
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("make", "precision"),
+    [
+        (small, "fp32"), (halved, "fp32"), (overflowing, "fp32"), (lambda: quantised(small()), "int8"),
+        (lambda: mixed()[1], "mixed"), (lambda: mixed("fp16")[1], "mixed"),
+    ],
+)  # fmt: skip
+def test_the_precision_of_a_model_without_a_card(make: Callable[[], nk.Graph], precision: str) -> None:
+    assert Artifact.of(make()).precision == precision
+
+
+def test_what_was_derived_is_said(folder: Path) -> None:
+    words = ["bench", str(folder / "bare.param"), "--backend", "cpu", "--threads", "1", "--seconds", "0.1"]
+    said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert said.exit_code == 0, said.output
+    assert "it has no card and is run in mixed: layer" in said.stderr
+    words[1] = str(folder / "card.param")
+    assert "no card" not in CliRunner().invoke(app, words).stderr
+
+
+def test_what_needs_floating_point_says_so(folder: Path) -> None:
+    with pytest.raises(ModelError, match="quantising needs a floating point model"):
+        nk.quantize(folder / "card.param", [X[None]])
+    with pytest.raises(ModelError, match="calibration needs a floating point model"):
+        nk.calibrate(folder / "bare.param", X[None])
+
+
+# ------------------------------------------------------------------------------------------------------------ Vulkan
+
+
+def padding() -> nk.Graph:
+    """An int8 network made for a CPU: a layer pads with the zero of a moved range."""
+    graph = quantised(small())
+    layer = next(layer for layer in graph.layers if layer.type == "Convolution" and layer.params.get("int8_scale_term"))
+    layer.params["pad_value"] = 3.0
+    return graph
+
+
+def test_an_int8_model_made_for_a_cpu_is_not_run_on_a_gpu() -> None:
+    assert "pads with another value" in Artifact.of(padding()).refused_by_vulkan
+    assert not Artifact.of(quantised(small())).refused_by_vulkan
+    with pytest.raises(ModelError, match="made for CPUs"):
+        nk.Session(padding(), backend="vulkan")
+
+
+def test_no_precision_is_twice_in_the_table_and_all_follows_from_it() -> None:
+    assert [row.name for row in PRECISIONS.values()] == list(PRECISIONS)
+    assert served("int8") == ("int8",)
+    assert served("fp16") == ("fp16", "fp32", "bf16")
+    assert set(STORAGES) == {"fp16", "bf16", "int8", "int8-winograd"}
+    assert STORAGES["bf16"] == "bf16"
+    assert MASKS.keys() == {*FLOATS, "int8", "int8-winograd"}

@@ -1,0 +1,84 @@
+"""Outputs kept on disk, and what they show of a network's kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ncnnkit.comparison.classes import what_it_classifies
+from ncnnkit.comparison.outputs import Outputs, equal, keep_outputs
+from ncnnkit.errors import ModelError
+
+
+def test_outputs_are_kept_and_read_one_sample_at_a_time(tmp_path: Path) -> None:
+    a, b = np.random.default_rng(0).random((2, 5, 3, 4), np.float32)
+    outputs = keep_outputs(["a", "b/c"], zip(a, b), tmp_path / "out")
+    assert outputs.shapes == {"a": (3, 4), "b/c": (3, 4)}
+    assert len(outputs) == 5
+    assert all(np.array_equal(ours, theirs) for row, *both in zip(outputs, a, b) for ours, theirs in zip(row, both))
+    assert np.array_equal(outputs[4][1], b[4])
+    assert outputs.first(1).shapes == {"a": (3, 4)}
+
+
+def test_an_output_that_changes_its_shape_is_refused(tmp_path: Path) -> None:
+    fixed, free = np.ones(3), np.ones((2, 4))
+    with pytest.raises(ModelError, match=r"^m: output 'b' changes its shape from sample to sample"):
+        keep_outputs(["a", "b"], [(fixed, free), (fixed, free[:1])], tmp_path, "m")
+
+
+def test_equal_is_to_the_bit_over_what_both_have(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((4, 3), np.float32)
+    one = keep_outputs(["a"], zip(values), tmp_path / "1")
+    assert equal(one, keep_outputs(["x"], zip(values[:2]), tmp_path / "2"))
+    values[3, 2] = np.nextafter(values[3, 2], 1)
+    assert not equal(one, keep_outputs(["a"], zip(values), tmp_path / "3"))
+
+
+# ---------------------------------------------------------------------------------------------- what classifies
+
+
+def kept(tmp_path: Path, *columns: NDArray[np.float64]) -> Outputs:
+    return keep_outputs([f"out{i}" for i in range(len(columns))], zip(*columns), tmp_path)
+
+
+LOGITS = np.random.default_rng(0).standard_normal((6, 1000))
+PROBABILITIES = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
+EMBEDDING = np.abs(LOGITS[:, :512]) / np.linalg.norm(LOGITS[:, :512], axis=1, keepdims=True)
+LANDMARKS = np.random.default_rng(1).random((6, 10))
+
+
+def test_logits_without_names_are_not_known_to_be_classes(tmp_path: Path) -> None:
+    found = what_it_classifies(kept(tmp_path, LOGITS))
+    assert not found
+    assert found.why == ("the output is a vector of 1000 values, but nothing says that these are scores of classes")
+
+
+def test_the_evidence_for_a_classifier(tmp_path: Path) -> None:
+    logits = kept(tmp_path / "logits", LOGITS)
+    assert what_it_classifies(logits, names=["a"] * 1000).count == 1000
+    assert what_it_classifies(logits, known=1000).count == 1000
+    assert what_it_classifies(logits, labelled=True).count == 1000
+    assert what_it_classifies(kept(tmp_path / "softmax", PROBABILITIES)).count == 1000
+    assert what_it_classifies(kept(tmp_path / "1x1", PROBABILITIES[:, :, None, None])).count == 1000
+
+
+@pytest.mark.parametrize("values", [EMBEDDING, LANDMARKS], ids=["embedding", "landmarks"])
+def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path, values: NDArray[np.float64]) -> None:
+    outputs = kept(tmp_path, values)
+    assert not what_it_classifies(outputs)
+    found = what_it_classifies(outputs, names=["person"] * 80, known=80)
+    assert not found
+    assert found.why.endswith(": there are 80 class names")
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (6, 10, 7), (6, 3, 8, 8), (6,)], ids=["one value", "boxes", "map", "scalar"])
+def test_what_is_no_vector_has_no_classes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    found = what_it_classifies(kept(tmp_path, np.zeros(shape)), labelled=True, known=10)
+    assert (found.count, found.why) == (0, "")
+
+
+def test_two_outputs_are_no_classifier(tmp_path: Path) -> None:
+    assert not what_it_classifies(kept(tmp_path, PROBABILITIES, PROBABILITIES), known=1000)
