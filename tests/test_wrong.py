@@ -6,7 +6,6 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -203,7 +202,7 @@ def judged(
     made: list[tuple[Variant, Plan, dict[str, Any]]] = []
     for name, sqnr in rows:
         precision, _, backend = name.partition("-")
-        model = replace(at("int8" if precision == "int8" else "fp32", graph or small()), param=Path("m.param"))
+        model = at(precision, graph or small())
         plan = Plan(name, cast(Any, precision), cast(Any, backend), 1, site, model)
         row = variant(name, 1.0, accuracy=accuracy_of(output(0.9, sqnr, mse=1.0, max_error=1.0)))
         if sqnr is None:
