@@ -23,7 +23,7 @@ from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import this_machine
-from ncnnkit.measure.variants import Plan, describe, measure
+from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
 from ncnnkit.quantization import quantize_images
@@ -59,17 +59,17 @@ def main() -> None:
             f"there {plan.errors.relative:.3g}"
         )
         graphs = {"fp32": found.graph, "bf16": found.graph, "int8": made.graph, "mixed": plan.graph}
-        plans = []
+        specs = []
         for precision, graph in graphs.items():
             param = folder / f"model-{precision}.param"
             model = Artifact.made(graph, precision).save(param)
-            plans.append(Plan(precision, precision, "cpu", args.threads, site, model))
+            specs.append(VariantSpec(precision, precision, "cpu", args.threads, site, model))
         seconds = 0.5 * args.rounds
         files = save_arrays([found.evaluation], folder)
-        results = measure(plans, files, folder, seconds=seconds, rounds=args.rounds)
+        results = measure(specs, files, folder, seconds=seconds, rounds=args.rounds)
         exact = outputs_of(found.graph, found.evaluation, "fp32")
         reference = keep_outputs(["out"], zip(exact), folder / "reference")
-        rows = [describe(p, result, reference, Classes(0), None, []) for p, result in zip(plans, results)]
+        rows = [variant_record(p, result, reference, Classes(0), None, []) for p, result in zip(specs, results)]
         medians = [row.latency_ms.median for row in rows if row.latency_ms]
         mixed = medians[-1]
         for row in rows:

@@ -29,7 +29,7 @@ from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import this_machine
-from ncnnkit.measure.variants import Plan, describe, measure
+from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.model.graph import Graph
 from ncnnkit.pipeline import choose_preprocess, settle_random_weights
 from ncnnkit.quantization import quantize_images
@@ -153,16 +153,16 @@ def _report_models(
         rows = (net.blobs(sample, names=net.outputs) for sample in evaluation)
         reference = keep_outputs(net.outputs, rows, folder / "reference")
     site = this_machine()
-    plans = []
+    specs = []
     for index, (name, made) in enumerate({"fp32": graph, **graphs}.items()):
         param = folder / f"model{index}.param"
         precision = "fp32" if name == "fp32" else "int8"
         model = nk.Artifact.made(made, precision).save(param)
-        plans.append(Plan(name, precision, "cpu", args.threads, site, model))
+        specs.append(VariantSpec(name, precision, "cpu", args.threads, site, model))
     results = measure(
-        plans, save_arrays([evaluation], folder), folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds
+        specs, save_arrays([evaluation], folder), folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds
     )
-    found = [describe(plan, result, reference, Classes(0), None, []) for plan, result in zip(plans, results)]
+    found = [variant_record(spec, result, reference, Classes(0), None, []) for spec, result in zip(specs, results)]
     measured = {row.name: (row.latency_ms, row.accuracy) for row in found}
     base = "ncnn2table KL" if "ncnn2table KL" in measured else found[0].name
     print(f"{site.machine['cpu']}, {args.threads} threads, ncnn {site.machine['ncnn']}, {len(evaluation)} images")

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
+from ncnnkit.recipe import KEYS, Recipe
 from ncnnkit.record.run import SCHEMA, Run
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -61,6 +62,8 @@ _PLURALS = {str: "texts", int: "whole numbers", float: "numbers", bool: "truths"
 
 def meanings(kind: type) -> dict[str, str]:
     """Field -> what its class' docstring says of it."""
+    if kind is Recipe:
+        return {name: _sentence(key.help) for name, key in KEYS.items()}
     text = inspect.getdoc(kind) or ""
     _, _, attributes = text.partition("Attributes:\n")
     attributes, *_ = re.split(r"\n\n(?=\S)", attributes, maxsplit=1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
-from ncnnkit.samples.stream import ArraySamples, Samples
+from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource
 
 
@@ -103,11 +103,6 @@ def mixed(storage: str = "bf16") -> tuple[Graph, Graph]:
     kinds |= {(layer, storage): storage for layer in "abc"}
     choices = {"a": storage, "b": "int8", "c": storage}
     return exact, mixed_graph(Forms(exact, quantised(exact, finish=False), {}), choices, Costs({}, {}, kinds, kinds))
-
-
-def stacked(samples: Samples) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
-    """All samples in memory: an array (N, …) for each input."""
-    return tuple(np.stack(column) for column in zip(*samples))
 
 
 def reference_of(source: ModelSource, arrays: Sequence[Any]) -> dict[str, np.ndarray[tuple[int, ...], Any]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import test_interrupts
 from conftest import BOARD
 from networks import network, samples, small
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from ncnnkit.errors import DeviceError
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.record.run import EMULATED
+from ncnnkit.samples.stream import in_memory
 
 pytestmark = [pytest.mark.board, pytest.mark.slow]
 
@@ -32,8 +36,9 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "emulated-board"
 IMAGES = 6
 
 
-def on_board(command: str) -> None:
-    subprocess.run(["ssh", "-o", "BatchMode=yes", BOARD, command], check=False, capture_output=True, timeout=60)
+def on_board(command: str) -> subprocess.CompletedProcess[bytes]:
+    line = ["ssh", "-o", "BatchMode=yes", BOARD, command]
+    return subprocess.run(line, check=False, capture_output=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +113,8 @@ def test_int8_there_errs_as_much_as_here(device: Device, target: str, tmp_path: 
     graph = nk.optimize(nk.convert(str(MODEL)))
     spec = nk.InputSpec("in0", (3, 224, 224))
     preprocess = nk.preset("efficientnet-lite0")
-    (calibration,) = nk.open_images(DATA / "images" / "calibration", preprocess, [spec]).stack()
-    (inputs,) = nk.open_images(DATA / "images" / "evaluation", preprocess, [spec]).subset(range(IMAGES)).stack()
+    (calibration,) = in_memory(nk.open_images(DATA / "images" / "calibration", preprocess, [spec]))
+    (inputs,) = in_memory(nk.open_images(DATA / "images" / "evaluation", preprocess, [spec]).subset(range(IMAGES)))
     int8 = nk.quantize(graph, [calibration], target=target, effort="fast")
     assert_as_predicted(device, graph, int8, inputs, tmp_path)
 
@@ -209,6 +214,17 @@ def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
     first, other = device.run_job({**rows, "variants": [*rows["variants"], second]}, kill)["variants"]
     assert (first["status"], other["status"]) == ("crashed", "ok")
     assert "killed during 'time', probably out of memory" in first["reason"]
+
+
+def test_an_interrupt_ends_everything_there(tmp_path: Path) -> None:
+    nk.save(small(), tmp_path / "m.param")
+    np.save(tmp_path / "x.npy", samples(500))
+    arguments = f"run m.param --images x.npy --precision fp32 --backend cpu --on ssh://{BOARD} --out o"
+    process = test_interrupts.begin(tmp_path, arguments, "evaluate", test_interrupts.TELLING)
+    assert on_board("pgrep -f 'program-[0-9a-f]* job'").stdout
+    test_interrupts.assert_it_ends(process, signal.SIGINT)
+    while on_board("pgrep -f 'program-[0-9a-f]* (job|serve)'").stdout:
+        time.sleep(0.1)
 
 
 def test_its_disk_is_full(tmp_path: Path) -> None:

@@ -47,6 +47,21 @@ def ok(line: str) -> str:
 # ---------------------------------------------------------------------------------------------------- what they do
 
 
+def test_requirements_of_a_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ncnnkit.Recipe] = []
+    monkeypatch.setattr("ncnnkit.cli._run", lambda recipe, *_: asked.append(recipe))
+    ok("run m.param --images x.npy --require sqnr>=30 --require cosine>=0.99 --max-latency 20ms")
+    ok("run m.param --images x.npy")
+    assert (asked[0].require, asked[0].max_latency) == (("sqnr>=30", "cosine>=0.99"), "20ms")
+    assert (asked[1].require, asked[1].max_latency) == (("cosine>=0.999",), "")
+
+
+def test_a_requirement_that_is_none_ends_a_run_before_any_work(home: Path) -> None:
+    result = nk("run missing.param --images x.npy --require psnr>=30")
+    assert result.exit_code == 3
+    assert "there is no figure 'psnr' (one of cosine, sqnr, mse, max_error, top1_agreement, top1)" in result.output
+
+
 def test_from_table_to_int8_step_by_step(home: Path) -> None:
     assert "scales of 5 activations from 10 images (mse)" in ok("calibrate m.param --images x.npy -o m.table")
     assert "5 of 9 layers in int8" in ok("quantize m.param --table m.table -o q.param")

@@ -24,13 +24,13 @@ import ncnnkit
 from ncnnkit import convert as convert_function
 from ncnnkit.comparison import accuracy
 from ncnnkit.device.session import Session
-from ncnnkit.errors import ConvertError, ModelError
+from ncnnkit.errors import ConvertError, ModelError, VerificationError
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
 from ncnnkit.passes import optimize
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source import conversion as convert_module
-from ncnnkit.source.conversion import Conversion, _with_names_of_their_own, convert_source, find_pnnx
+from ncnnkit.source.conversion import Conversion, convert_source, find_pnnx
 
 DATA = Path(ncnnkit.__file__).parent / "data"
 DEMO = DATA / "efficientnet-lite0.onnx"
@@ -382,8 +382,53 @@ def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
         convert_function(str(tmp_path / "embedding.pt"))
 
 
-def test_layers_get_names_of_their_own() -> None:
-    """pnnx calls several Splits splitncnn_0 in some networks (ConvNeXt); tables and plans go by names."""
-    lines = ["Split s 1 2 a b c", "Split s 1 2 b d e", "ReLU s_2 1 1 d f", "ReLU r 1 1 e g 0=0.1"]
-    assert [line.split()[1] for line in _with_names_of_their_own(lines)] == ["s", "s_2", "s_2_2", "r"]
-    assert _with_names_of_their_own(lines)[3] == lines[3]
+@pytest.mark.torch
+def test_a_network_that_is_not_the_original_is_refused() -> None:
+    """pnnx loses the batch axis of a softmax over a sequence."""
+    torch = pytest.importorskip("torch")
+
+    class Pooled(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.head = torch.nn.Linear(12, 1), torch.nn.Linear(12, 4)
+
+        def forward(self, x: Any) -> Any:
+            return self.head((self.weight(x).softmax(1) * x).sum(1))
+
+    with pytest.raises(ConvertError, match="pnnx made a network that cannot run: layer BinaryOp"):
+        convert_function(Pooled(), shapes=[(20, 12)])
+
+
+@pytest.mark.torch
+def test_a_conversion_is_compared_with_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    real = convert_module.convert_source
+
+    def spoilt(source: ModelSource, workdir: Path) -> Conversion:
+        conversion = real(source, workdir)
+        layer = conversion.graph.layers[1]
+        layer.weights["weight"] = layer.array("weight") * np.float32(1.5)
+        return conversion
+
+    monkeypatch.setattr(convert_module, "convert_source", spoilt)
+    with pytest.raises(VerificationError, match=r"Conv2d: output 'out0' has an error of \d+% of the original's signal"):
+        convert_function(torch.nn.Conv2d(3, 8, 3, bias=False), shapes=[(3, 16, 16)])
+
+
+@pytest.mark.torch
+def test_an_encoder_layer_of_torchs_own_is_traced_layer_by_layer() -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    graph = convert_function(layer, shapes=[(12, 32)])
+    assert "MultiHeadAttention" in {layer.type for layer in graph.layers}
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.torch
+def test_reflecting_convolutions_are_converted() -> None:
+    """pnnx writes params for them that ncnn's Convolution does not use."""
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")
+    assert [layer.type for layer in convert_function(module, shapes=[(3, 16, 16)]).layers] == [
+        "Input", "Padding", "Convolution",
+    ]  # fmt: skip

@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 from ncnnkit.errors import ImageError
 from ncnnkit.samples.images import ImageSet, InputSpec, apart, find_images, open_images, spread
 from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.stream import in_memory
 
 X = InputSpec("x", (3, 8, 6))
 Y = InputSpec("y", (5,))
@@ -138,7 +139,7 @@ def test_a_link_to_a_folder_and_a_single_image_are_sources_too(folder: Path, tmp
     assert open_images(str(folder / "b.png"), RESIZE, [X]).names == ("b.png",)
 
 
-def test_progress_counts_what_is_checked_and_what_is_stacked(folder: Path) -> None:
+def test_progress_counts_what_is_looked_at_and_what_is_checked(folder: Path) -> None:
     (folder / "x.txt").touch()
     calls: list[tuple[int, int]] = []
     images = open_images(folder, RESIZE, [X], lambda done, total: calls.append((done, total)))
@@ -147,15 +148,15 @@ def test_progress_counts_what_is_checked_and_what_is_stacked(folder: Path) -> No
     find_images(folder, RESIZE, [X], lambda done, total: calls.append((done, total)))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     calls.clear()
-    images.stack(lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    images.checked(2, lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]
 
 
 def test_an_image_that_goes_away_later_is_an_error_that_names_it(folder: Path) -> None:
     images = open_images(folder, RESIZE, [X])
     (folder / "b.png").unlink()
     with pytest.raises(ImageError, match=r"b\.png: can no longer be read: cannot be read: No such file"):
-        images.stack()
+        in_memory(images)
 
 
 # ------------------------------------------------------------------------------------------------------------ lists
@@ -193,7 +194,7 @@ def test_rows_of_a_npy_become_float32_as_they_are(tmp_path: Path, dtype: str) ->
     np.save(tmp_path / "x.npy", rows)
     images = open_images(tmp_path / "x.npy", None, [X])
     assert images.names == ("x.npy[0]", "x.npy[1]", "x.npy[2]", "x.npy[3]")
-    (stacked,) = images.stack()
+    (stacked,) = in_memory(images)
     assert stacked.dtype == np.float32
     assert np.array_equal(stacked, rows.astype(np.float32))
     assert all(sample.flags["C_CONTIGUOUS"] and sample.flags["WRITEABLE"] for (sample,) in images)
@@ -202,12 +203,12 @@ def test_rows_of_a_npy_become_float32_as_they_are(tmp_path: Path, dtype: str) ->
 def test_a_fortran_ordered_array_is_read_right(tmp_path: Path) -> None:
     rows = np.asfortranarray(random(4, *X.shape))
     np.save(tmp_path / "x.npy", rows)
-    assert np.array_equal(open_images(tmp_path / "x.npy", None, [X]).stack()[0], rows)
+    assert np.array_equal(in_memory(open_images(tmp_path / "x.npy", None, [X]))[0], rows)
 
 
 def test_an_array_of_one_sample_is_one_row(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", random(*X.shape))
-    assert open_images(tmp_path / "x.npy", None, [X]).stack()[0].shape == (1, *X.shape)
+    assert in_memory(open_images(tmp_path / "x.npy", None, [X]))[0].shape == (1, *X.shape)
 
 
 def test_a_npz_feeds_inputs_by_name(tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_a_npz_feeds_inputs_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "xy.npz", y=y, x=x, unused=y)
     images = open_images(tmp_path / "xy.npz", None, [X, Y])
     assert [array.shape for array in images[1]] == [X.shape, Y.shape]
-    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(images.stack(), (x, y)))
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(in_memory(images), (x, y)))
 
 
 def test_the_only_array_of_a_npz_may_have_any_name(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_a_folder_may_mix_images_and_arrays(folder: Path) -> None:
     np.save(folder / "z.npy", random(*X.shape))
     images = open_images(folder, RESIZE, [X])
     assert images.names[-1] == "z.npy"
-    assert images.stack()[0].shape == (4, *X.shape)
+    assert in_memory(images)[0].shape == (4, *X.shape)
 
 
 def test_a_sample_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
@@ -255,13 +256,13 @@ def test_nan_and_infinity_are_named_with_their_sample(tmp_path: Path, value: flo
     rows[2, 1, 3, 3] = value
     np.save(tmp_path / "x.npy", rows)
     with pytest.raises(ImageError, match=r"x\.npy\[2\]: holds NaN or infinity for input 'x'"):
-        open_images(tmp_path / "x.npy", None, [X]).stack()
+        in_memory(open_images(tmp_path / "x.npy", None, [X]))
 
 
 def test_a_double_that_overflows_float32_counts_as_infinity(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.full((1, *Y.shape), 1e300))
     with pytest.raises(ImageError, match="NaN or infinity"):
-        open_images(tmp_path / "x.npy", None, [Y]).stack()
+        in_memory(open_images(tmp_path / "x.npy", None, [Y]))
 
 
 def save_npy(array: Any) -> Callable[[Path], Path]:
@@ -393,7 +394,7 @@ def test_split_holds_every_fifth_out(tmp_path: Path, count: int) -> None:
     assert sorted(calibration.names + evaluation.names) == sorted(images.names)
     assert evaluation.names == images.names[4::5]
     assert images.split() == (calibration, evaluation)
-    (whole,), (held,) = images.stack(), evaluation.stack()
+    (whole,), (held,) = in_memory(images), in_memory(evaluation)
     assert np.array_equal(held, whole[4::5])
     assert np.array_equal(whole, np.stack([sample for (sample,) in images]))
 

@@ -159,3 +159,38 @@ def test_a_job_on_a_board(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert select.select([end], [], [], BOUND)[0]
         os.close(end)
     assert not folder.exists()
+
+
+STUCK = """
+    import time
+    import ncnnkit.cli
+
+    def work():
+        try:
+            print("at work 0", flush=True)
+            time.sleep(600)
+        finally:
+            time.sleep(600)
+
+    ncnnkit.cli.app = work
+    ncnnkit.cli.main()
+"""
+
+
+def test_cleaning_up_that_never_ends_is_cut_short(tmp_path: Path) -> None:
+    process = begin(tmp_path, "", "at work", STUCK)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)  # a second one does not matter
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == "interrupted; cleaning up took too long\n"
+
+
+def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup."""
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + textwrap.dedent(TELLING)
+    code = code.replace("ncnnkit.cli.main()", "ncnnkit.cli.app = lambda: print(signal.getsignal(signal.SIGHUP))\n") + (
+        "ncnnkit.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n" or "SIG_IGN" in done.stdout

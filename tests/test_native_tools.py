@@ -22,6 +22,7 @@ from ncnnkit.quantization.calibration import calibrate
 from ncnnkit.quantization.table import Table
 from ncnnkit.samples.images import InputSpec
 from ncnnkit.samples.preprocess import PRESETS
+from ncnnkit.samples.stream import in_memory
 
 pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -56,7 +57,7 @@ def photographs() -> Array:
     """Sixteen photographs as the network sees them, uint8 (N, 3, 224, 224)."""
     pixels = replace(PRESETS["efficientnet-lite0"], divisor=1.0, mean=(0.0,), std=(1.0,))
     images = open_images(DATA / "images/calibration", pixels, [InputSpec("in0", (3, 224, 224))])
-    return images.subset(range(16)).stack()[0].astype(np.uint8)
+    return in_memory(images.subset(range(16)))[0].astype(np.uint8)
 
 
 def tensors(photographs: Array) -> Array:

@@ -193,10 +193,10 @@ def test_wrong_heads_are_refused(text: str, says: str) -> None:
         ),
         ("ReLU r 1 1 in", "m.param:4: 2 blob names expected, 1 found"),
         ("ReLU r 1 1 x out", "m.param:4, layer ReLU r: reads blob 'x' before any layer makes it"),
-        ("ReLU in 1 1 in out", "m.param:4, layer ReLU in: two layers have this name"),
         ("ReLU r 1 1 in in", "m.param:4, layer ReLU r: makes blob 'in', which another layer makes already"),
-        ("ReLU r 1 1 in out 5=1", "m.param:4: ReLU r has no param 5"),
-        ("ReLU r 1 1 in out -5=1", "m.param:4: ReLU r has no param -5"),
+        ("ReLU r 1 1 in out 32=1", "m.param:4: ncnn has params 0 to 31, not 32"),
+        ("ReLU r 1 1 in out -5=1", "m.param:4: ncnn has params 0 to 31, not -5"),
+        ("ReLU r 1 1 in out 5=1x", "m.param:4: param 5 (5): '1x' is not a number"),
         ("ReLU r 1 1 in out 0", "m.param:4: cannot read '0' as id=value"),
         ("ReLU r 1 1 in out slope=0.5", "m.param:4: cannot read 'slope=0.5' as id=value"),
         ("ReLU r 1 1 in out 0=0.5 extra", "m.param:4: cannot read 'extra' as id=value"),
@@ -226,6 +226,23 @@ def test_wrong_lines_are_refused(text: str, says: str) -> None:
     with pytest.raises(FormatError) as error:
         parse_param(f"7767517\n2 2\nInput in 0 1 in\n{text}\n", where="m.param")
     assert error.value.line() == says
+
+
+def test_layers_get_names_of_their_own() -> None:
+    """pnnx calls several Splits splitncnn_0 in some networks, and ncnn asks for no name; tables and plans do."""
+    text = "7767517\n4 6\nInput in 0 1 in\nSplit s 1 2 in a b\nSplit s 1 2 b d e\nReLU s/5 1 1 d f"
+    graph = parse_param(text)
+    assert [layer.name for layer in graph.layers] == ["in", "s", "s/5", "s/5/6"]
+
+
+@pytest.mark.parametrize("params", ["7=1", "17=0 28=1.5", "-23303=2,1,2", "5=text"])
+def test_params_that_ncnn_ignores_are_kept(params: str) -> None:
+    """Old converters and pnnx write ids that a type does not use."""
+    text = f"7767517\n2 2\nInput in 0 1 in\nReLU r 1 1 in out {params}\n"
+    graph = parse_param(text)
+    graph.verify()
+    assert parse_param(format_param(graph)) == graph
+    assert graph.layer("r").p.slope == 0.0
 
 
 def test_very_long_numbers_are_refused() -> None:

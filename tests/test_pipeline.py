@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from networks import network, samples, small
+from networks import SMALL, network, samples, small, with_weights
 from PIL import Image
 from test_recommendation import variant
 
@@ -111,8 +111,8 @@ def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path:
     (images / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     evaluation = photographs(tmp_path / "evaluation", 3)
     with nk.Session(small()) as net:
-        inputs = nk.open_images(evaluation, nk.Preprocess(resize=(16, 16)), pipeline_inputs(recipe)).stack()[0]
-        best = [int(np.argmax(net.run(x))) for x in inputs]
+        inputs = nk.open_images(evaluation, nk.Preprocess(resize=(16, 16)), pipeline_inputs(recipe))
+        best = [int(np.argmax(net.run(x))) for (x,) in inputs]
     labels = tmp_path / "labels.txt"
     labels.write_text(f"00.png {best[0]}\n01.png {best[1]}\n02.png {(best[2] + 1) % 10}\n")
     asked = changed(
@@ -128,6 +128,78 @@ def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path:
     assert any("2 files are no usable images" in warning for warning in document.warnings)
     assert document.preprocess is not None
     assert document.preprocess_origin == "mean, std as given"
+
+
+def test_the_record_says_what_each_image_was_used_for(recipe: nk.Recipe, tmp_path: Path) -> None:
+    """Of 40 images, one a copy and eight to evaluate on, effort fast takes 20: 16 to fit, and four that choose."""
+    images = photographs(tmp_path / "images", 40)
+    (images / "copy.png").write_bytes((images / "07.png").read_bytes())
+    asked = changed(
+        recipe, images=str(images), preprocess={"mean": 0.5, "std": 0.25}, precisions=("fp32", "int8"), effort="fast"
+    )
+    document = nk.run(asked, tmp_path / "out")
+    used = document.images
+    assert (used.available, used.calibration, used.evaluation) == (32, 20, 8)
+    assert (used.fitted, used.held_back) == (16, 4)
+    assert [(copy.name, copy.of) for copy in used.copies] == [("copy.png", "07.png")]
+    assert "one sample was dropped as a copy of another: copy.png holds what 07.png holds" in document.warnings
+    assert not list((tmp_path / "out").rglob("*.npy")), "inputs and outputs kept on disk go with the run"
+
+
+def test_images_in_both_sets_are_not_evaluated_on(recipe: nk.Recipe, tmp_path: Path) -> None:
+    images = photographs(tmp_path / "images", 12)
+    (images / "calibration").mkdir()
+    for number in range(7):
+        (images / f"{number:02}.png").rename(images / "calibration" / f"{number:02}.png")
+    asked = changed(
+        recipe, images=str(images / "calibration"), eval_images=str(images), preprocess={"mean": 0.5, "std": 0.25},
+        precisions=("fp32",),
+    )  # fmt: skip
+    document = nk.run(asked, tmp_path / "out")
+    assert (document.images.calibration, document.images.evaluation) == (7, 5)
+    assert len(document.images.copies) == 7
+    assert any("7 samples were dropped as a copy of another" in warning for warning in document.warnings)
+
+
+def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: nk.Recipe, tmp_path: Path) -> None:
+    """Random weights can do that: every variant is exact then, and none is right."""
+    ncnnfile.save(with_weights(network(SMALL), values={"fc.weight": 0.0, "fc.bias": 0.0}), tmp_path / "model.param")
+    document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
+    figures = document.variants[0].accuracy
+    assert figures is not None
+    assert (figures.cosine, figures.sqnr_db, figures.mse, figures.top1_agreement) == (None, None, 0.0, None)
+    assert document.recommended is None
+    assert document.why == "the original's outputs are zero on every evaluation image, so that nothing can be judged"
+    assert any("output out0 is zero on every evaluation image" in warning for warning in document.warnings)
+
+
+def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:
+    document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
+    figures = document.variants[0].accuracy
+    assert figures is not None
+    assert (document.model.classes, figures.top1_agreement) == (0, None)
+    assert any("a vector of 10 values, but nothing says" in warning for warning in document.warnings)
+    softmax = SMALL.replace("b6 out0 0=10", "b6 b7 0=10") + "    Softmax p 1 1 b7 out0"
+    ncnnfile.save(network(softmax), tmp_path / "model.param")
+    document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out2")
+    figures = document.variants[0].accuracy
+    assert figures is not None
+    assert (document.model.classes, figures.top1_agreement) == (10, 1.0)
+
+
+def test_nonsense_preprocessing_is_warned_of(recipe: nk.Recipe, tmp_path: Path) -> None:
+    images = photographs(tmp_path / "images", 10)
+    asked = changed(recipe, images=str(images), preprocess={"mean": 127.0, "std": 128.0}, precisions=("fp32",))
+    document = nk.run(asked, tmp_path / "out")
+    assert any("the mean 127, 127, 127 is one of pixels" in warning for warning in document.warnings)
+
+
+def test_a_preset_is_scaled_to_the_networks_input(recipe: nk.Recipe) -> None:
+    source = open_model(recipe.model, workdir=Path(recipe.model).parent)
+    found, origin = choose_preprocess(changed(recipe, preset="imagenet"), source)
+    assert found is not None
+    assert (found.crop, found.resize, found.mean) == ((16, 16), 18, nk.preset("imagenet").mean)
+    assert origin == "the preset imagenet, scaled to 16x16"
 
 
 def pipeline_inputs(recipe: nk.Recipe) -> Any:
@@ -366,10 +438,10 @@ def test_two_devices_whose_names_become_one_file_name(recipe: nk.Recipe, tmp_pat
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:
     """fp16 overflows on some devices: the others' figures stand."""
     np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))
-    plan = variants.Plan("fp16-cpu", "fp16", "cpu", 1, this_machine(), None)
+    spec = variants.VariantSpec("fp16-cpu", "fp16", "cpu", 1, this_machine(), None)
     result = {"status": "ok", "reason": "", "outputs": {"out0": str(tmp_path / "nan.npy")}, "device": None}
     reference = keep_outputs(["out0"], zip(samples(2, (10,))), tmp_path / "reference")
-    row = variants.describe(plan, result, reference, Classes(0), None, [])
+    row = variants.variant_record(spec, result, reference, Classes(0), None, [])
     assert (row.status, row.accuracy) == ("crashed", None)
     assert "NaN" in row.reason
 
@@ -380,7 +452,7 @@ def test_a_network_without_int8_layers_skips_that_row(recipe: nk.Recipe, tmp_pat
     document = nk.run(recipe, tmp_path / "out")
     row = document.variants[3]
     assert (row.name, row.status) == ("int8-cpu", "skipped")
-    assert "no layer that ncnn could run in int8" in row.reason
+    assert "no convolution or inner product" in row.reason
     assert (row.files, row.latency_ms, row.accuracy) == (None, None, None)
 
 

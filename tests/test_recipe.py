@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from ncnnkit.errors import RecipeError, StorageError
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.model.targets import TARGETS
-from ncnnkit.recipe import BACKENDS, Recipe, make_recipe, parse_cpus, save_recipe
+from ncnnkit.recipe import BACKENDS, KEYS, Recipe, make_recipe, parse_cpus, save_recipe
 
 FULL = Recipe(
     model="models/größe.onnx",
@@ -281,3 +282,33 @@ def test_no_value_does_worse_than_a_recipe_error(values: dict[str, Any]) -> None
         refusal = ""
         assert make_recipe(recipe.to_dict()) == recipe
     assert "\n" not in refusal
+
+
+# ------------------------------------------------------------------------------------------ a field is declared once
+
+
+def test_every_field_says_what_it_means() -> None:
+    assert list(KEYS) == [field.name for field in dataclasses.fields(Recipe)]
+    for name, key in KEYS.items():
+        assert len(key.help) > 10, name
+        assert f"    {name}: {key.help}" in str(Recipe.__doc__)
+
+
+def test_every_field_is_an_option_of_run_and_in_the_documents() -> None:
+    from typer.main import get_command
+
+    from ncnnkit.cli import app
+
+    command: Any = get_command(app)
+    options = {parameter.name: parameter for parameter in command.commands["run"].params}
+    page = (Path(__file__).parent.parent / "docs/run-json.md").read_text(encoding="utf-8")
+    for name, key in KEYS.items():
+        if name != "preprocess":  # one option for each of its fields
+            assert options[name].help == key.help
+        assert f"| `{name}` |" in page
+        assert key.help[1:] in page
+
+
+def test_a_number_of_numpy_is_a_number() -> None:
+    recipe = Recipe("m.onnx", sustained=np.float64(2.0))
+    assert type(recipe.sustained) is float

@@ -172,3 +172,18 @@ def test_a_sample_of_little_signal_does_not_decide_the_cosine() -> None:
     full, empty = np.full(100, 0.5), np.full(100, 1e-5)
     flipped = errors_of([[full], [-empty]], [[full], [empty]])
     assert flipped.figures()["cosine"] == pytest.approx(1, abs=1e-9)
+
+
+def test_the_figures_of_a_record_are_those_it_was_made_from() -> None:
+    rng = np.random.default_rng(0)
+    scores, zeros = rng.standard_normal((3, 10)), np.zeros(4)
+    noisy = [[row + 0.1 * rng.standard_normal(10)] for row in scores]
+    for outputs, reference in (
+        (noisy, [[row] for row in scores]),
+        ([[row, zeros] for row in scores], [[row, zeros] for row in scores]),
+        ([[row, zeros + 1] for row in scores], [[row, zeros] for row in scores]),
+    ):
+        errors = errors_of(outputs, reference)
+        found = errors.result([f"out{i}" for i in range(len(reference[0]))]).figures()
+        assert {name: found[name] for name in errors.figures()} == errors.figures()
+        assert set(found) == set(FIGURES)

@@ -197,7 +197,7 @@ def sample_run() -> dict[str, Any]:
     software = {"status": "fallback", "reason": "runs in software on the CPU: llvmpipe", "device_name": "llvmpipe"}
     nothing: dict[str, Any] = {"latency_ms": None, "load_ms": None, "peak_memory_mb": None, "accuracy": None}
     crash = {"status": "crashed", "reason": "signal 11 (SIGSEGV) during 'run'", **nothing}
-    reason = "the network has no layer that ncnn could run in int8"
+    reason = "the network has no convolution or inner product"
     skip = {"status": "skipped", "reason": reason, **nothing, "files": None, "size_bytes": None}
     layers: list[dict[str, Any]] = [
         {"name": f"conv_{i}", "type": "ConvolutionDepthWise", "sqnr_db": 35 - i * 0.5}

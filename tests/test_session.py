@@ -61,7 +61,8 @@ def test_intermediate_blobs() -> None:
     [
         ([], "has 1 inputs, 0 were given"),
         ([samples(1)[0], samples(1)[0]], "has 1 inputs, 2 were given"),
-        ([samples(1, (3, 8, 8))[0]], r"'in0' has shape \(3, 8, 8\), the network expects \(3, 16, 16\)"),
+        ([samples(1, (4, 16, 16))[0]], r"layer Convolution c1 takes 3 channels, and is given 4x16x16"),
+        ([samples(1, (16, 16, 3))[0]], r"is that height x width x channels\? ncnn takes the channels first: 3x16x16"),
     ],
 )
 def test_inputs_that_do_not_fit(inputs: list[Array], said: str) -> None:

@@ -81,7 +81,7 @@ def test_the_demo_model(tmp_path: Path) -> None:
     assert [(spec.name, spec.shape, spec.dtype) for spec in source.inputs] == [("input", (3, 224, 224), "float32")]
     assert source.outputs == ("logits",)
     assert source.preprocess == PRESETS["efficientnet-lite0"]
-    assert source.preprocess_origin == "the model's own metadata (ncnnkit.samples.preprocess)"
+    assert source.preprocess_origin == "the model's own metadata (ncnnkit.preprocess)"
     assert source.labels is not None
     assert len(source.labels) == 1000
     samples = np.random.default_rng(0).random((2, 3, 224, 224), np.float32)
@@ -262,7 +262,11 @@ def test_metadata_that_cannot_be_read(tmp_path: Path, metadata: dict[str, str]) 
         ("none.onnx", {}, r"none\.onnx: no such file$"),
         ("none.pt", {}, r"none\.pt: no such file$"),
         ("folder.onnx", {}, "no such file"),
-        ("notes.txt", {}, r"is not a model ncnnkit reads \(one of \.onnx, \.pt, \.pth, \.torchscript, \.param\)"),
+        (
+            "notes.txt",
+            {},
+            r"is not a model ncnnkit reads \(one of \.onnx, \.pt, \.pth, \.torchscript, \.jit, \.param\)",
+        ),
         ("resnet50", {}, r"no such file or model \(a path, torchvision:NAME"),
         (":x", {}, "no such file or model"),
         ("torchvision:", {}, "no such file or model"),
@@ -863,3 +867,26 @@ def test_models_nobody_published_weights_for(tmp_path: Path, torch: Any, offline
     pytest.importorskip("timm")
     with pytest.raises(ModelError, match=r"timm has no weights for it \(--weights none or --weights FILE\)"):
         opened("timm:resnet50t", tmp_path)
+
+
+@pytest.mark.torch
+def test_a_detector_that_finds_nothing_is_named(tmp_path: Path, torch: Any) -> None:
+    class Detector(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return {"boxes": x.reshape(-1, 4)[:0], "scores": x.reshape(-1)[:0]}
+
+    with pytest.raises(ModelError, match=r"Detector: returns an empty 'boxes' for a sample of noise \(a detector"):
+        open_model(Detector(), shapes=[(3, 8, 8)], workdir=tmp_path)
+
+
+@pytest.mark.torch
+def test_a_module_is_a_model(tmp_path: Path, torch: Any) -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Dropout())
+    source = open_model(module, shapes=[(3, 8, 8)], workdir=tmp_path)
+    assert (source.name, source.inputs[0].shape, source.engine) == ("Sequential", (3, 8, 8), "torch")
+    assert module.training
+    assert module[1].training
+    with pytest.raises(ModelError, match="Sequential: the shape of its input is not known"):
+        open_model(module, workdir=tmp_path)
+    with pytest.raises(ModelError, match="a int is no model"):
+        open_model(5, workdir=tmp_path)

@@ -21,7 +21,7 @@ from ncnnkit.comparison.noise import Noise, sqnr_db
 from ncnnkit.comparison.wrong import Variation, what_is_wrong, worst_sqnr_db
 from ncnnkit.device.sites import this_machine
 from ncnnkit.measure.judging import refuse_wrong_outputs
-from ncnnkit.measure.variants import Plan
+from ncnnkit.measure.variants import VariantSpec
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.record.run import Variant
@@ -199,17 +199,17 @@ def judged(
 ) -> Any:
     """(variant's name, SQNR of its outputs; None: NaN) -> the variants, judged."""
     site = this_machine()
-    made: list[tuple[Variant, Plan, dict[str, Any]]] = []
+    made: list[tuple[Variant, VariantSpec, dict[str, Any]]] = []
     for name, sqnr in rows:
         precision, _, backend = name.partition("-")
         model = at(precision, graph or small())
-        plan = Plan(name, cast(Any, precision), cast(Any, backend), 1, site, model)
+        spec = VariantSpec(name, cast(Any, precision), cast(Any, backend), 1, site, model)
         row = variant(name, 1.0, accuracy=accuracy_of(output(0.9, sqnr, mse=1.0, max_error=1.0)))
         if sqnr is None:
             row = replace(row, status="crashed", reason="output 'y' holds NaN or infinity", accuracy=None)
-        made.append((row, plan, {"outputs": {}}))
-    variants, plans, results = zip(*made)
-    return refuse_wrong_outputs(variants, plans, results, small(), few(2), conversion_db)
+        made.append((row, spec, {"outputs": {}}))
+    variants, specs, results = zip(*made)
+    return refuse_wrong_outputs(variants, specs, results, small(), few(2), conversion_db)
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, cast
+from typing import Annotated, Any, NoReturn, TypeVar, cast, get_origin
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
+from .progress import StepProgress, of_step
+from .recipe import KEYS, key_types
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a bug in ncnnkit; 2 a wrong command line; 3 something given cannot be used; 4 a tool failed (pnnx,
@@ -113,35 +115,25 @@ def guarded(function: F) -> F:
 # ------------------------------------------------------------------------------------------------- shared options
 
 
-Shape = Annotated[list[str] | None, typer.Option("--shape", help="Shape of an input, as 3,224,224; once for each.")]
-Weights = Annotated[str | None, typer.Option(help="default, none (random) or a file; for models built by code.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+def _asked(name: str, *flags: str, **options: Any) -> Any:
+    """The option that asks for a field of a recipe: one home for its help and its bounds."""
+    return typer.Option(*flags, help=KEYS[name].help, **options)
+
+
+Shape = Annotated[list[str] | None, _asked("shapes", "--shape")]
+Weights = Annotated[str | None, _asked("weights")]
+Threads = Annotated[int | None, _asked("threads", min=1)]
+Method = Annotated[str | None, _asked("method")]
+Target = Annotated[str | None, _asked("target")]
+On = Annotated[list[str] | None, _asked("on")]
+Backend = Annotated[str | None, _asked("backends", "--backend")]
+Precision = Annotated[str | None, _asked("precisions", "--precision")]
+Effort = Annotated[str | None, _asked("effort")]
+FixClocks = Annotated[bool, _asked("fix_clocks", "--fix-clocks")]
+Preset = Annotated[str | None, _asked("preset")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Images = Annotated[str, typer.Option(help="Folder, list file, .npy or .npz.")]
-Method = Annotated[str | None, typer.Option(help="How thresholds are chosen: mse, kl, aciq or minmax.")]
-Target = Annotated[
-    str | None,
-    typer.Option(help="The kernels int8 is made for: auto, x86, arm, arm-dotprod, vulkan, or a board as rk3588."),
-]
-On = Annotated[
-    list[str] | None,
-    typer.Option("--on", help="Where to measure: ssh://user@board, adb://serial or a name of `ncnnkit devices`; again "
-                 "for several at once."),
-]  # fmt: skip
 OnOne = Annotated[str | None, typer.Option("--on", help="Where: ssh://user@board, adb://serial or a device's name.")]
-Backend = Annotated[str | None, typer.Option(help="cpu,vulkan")]
-Precision = Annotated[str | None, typer.Option(help="fp32,fp16,bf16,int8,mixed")]
-Effort = Annotated[
-    str | None, typer.Option(help="How long quantising may take: fast (seconds), default (a minute), best.")
-]
-FixClocks = Annotated[
-    bool, typer.Option("--fix-clocks", help="Hold the clocks at their highest meanwhile, where that is permitted.")
-]
-Cluster = Annotated[str | None, typer.Option(help="The cores to run on: big, middle, little, all, or as 4-7.")]
-Sustained = Annotated[
-    float | None,
-    typer.Option(min=0, help="Seconds that each variant then runs alone without a rest: does it throttle?"),
-]
 ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")]
 
 # Option -> its type, its help, and how its text becomes a field of Preprocess.
@@ -156,37 +148,67 @@ _PREPROCESS = {
 }
 
 
-def takes_images(function: F) -> F:
-    """Give a command the options that say how images become tensors.
+def takes(
+    name: str, options: Mapping[str, Any], gather: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Callable[[F], F]:
+    """Give a command more options; it gets them gathered in one argument.
 
-    They arrive as two arguments: ``preset``, a name or None, and ``preprocess``, the fields of Preprocess given.
+    Args:
+        name: of the argument.
+        options: name -> its annotation; None is an option that is not given.
+        gather: makes the argument of what was given.
     """
-    signature = inspect.signature(function, eval_str=True)
-    options = {
-        "preset": (str, "imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME."),
-        **{name: row[:2] for name, row in _PREPROCESS.items()},
-    }
-    added = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[kind | None, typer.Option(help=text)],
-        )
-        for name, (kind, text) in options.items()
-    ]
 
-    @functools.wraps(function)
-    def gathering(**given: Any) -> None:
-        fields = {name: given.pop(name) for name in _PREPROCESS}
-        parsed = {n: _preprocess_field(n, value) for n, value in fields.items() if value is not None}
-        function(**given, preprocess=parsed)
+    def widen(function: F) -> F:
+        signature = inspect.signature(function, eval_str=True)
 
-    own = [p for p in signature.parameters.values() if p.name not in ("preset", "preprocess")]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
-    gathering.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    gathering.__annotations__ = {p.name: p.annotation for p in parameters}
-    return cast(F, gathering)
+        @functools.wraps(function)
+        def gathering(**given: Any) -> None:
+            found = {option: given.pop(option) for option in options}
+            function(**given, **{name: gather({key: value for key, value in found.items() if value is not None})})
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        own = [p.replace(kind=kind) for p in signature.parameters.values() if p.name != name]
+        added = [inspect.Parameter(key, kind, default=None, annotation=value) for key, value in options.items()]
+        gathering.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]
+        gathering.__annotations__ = {p.name: p.annotation for p in own + added}
+        return cast(F, gathering)
+
+    return widen
+
+
+def takes_images(function: F) -> F:
+    """Give a command the options that say how images become tensors: ``preprocess``, the fields of Preprocess given."""
+    options = {n: Annotated[kind | None, typer.Option(help=text)] for n, (kind, text, _) in _PREPROCESS.items()}
+    return takes("preprocess", options, lambda given: {n: _preprocess_field(n, value) for n, value in given.items()})(
+        function
+    )
+
+
+def takes_recipe(function: F) -> F:
+    """Give a command an option for each field of a recipe, but for the model and the preprocessing: ``asked``."""
+    options: dict[str, Any] = {}
+    for name, kind in key_types().items():
+        least = KEYS[name].least
+        flag = f"--{name.removesuffix('s') if get_origin(kind) is tuple else name}".replace("_", "-")
+        if name not in ("model", "preprocess"):
+            # Of several words of a fixed set one text with commas; of free ones an option each.
+            one = kind if kind in (str, int, float, bool) else str if KEYS[name].allowed else list[str]
+            more = {} if least is None else {"min": least}
+            options[name] = Annotated[one | None, _asked(name, flag, **more)]
+
+    def gather(given: dict[str, Any]) -> dict[str, Any]:
+        # Typer gives False and an empty list for what is not there.
+        return {name: _field(name, value) for name, value in given.items() if value is not False and value != []}
+
+    return takes("asked", options, gather)(function)
+
+
+def _field(name: str, value: Any) -> Any:
+    """What an option's text means as a field of a recipe."""
+    if name == "shapes":
+        return _shapes(value)
+    return _words(value) if get_origin(key_types()[name]) is tuple and isinstance(value, str) else value
 
 
 def _preprocess_field(name: str, value: Any) -> Any:
@@ -216,8 +238,8 @@ def _words(text: str | None) -> tuple[str, ...] | None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for the stage at work; yields a ``tell(stage, done, total)``."""
+def _progress() -> Iterator[StepProgress]:
+    """A bar on stderr for the stage at work; yields a ``progress(stage, done, total)``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -231,14 +253,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         task = bar.add_task("", total=None)
         stage = ""
 
-        def tell(name: str, done: int, total: int) -> None:
+        def progress(name: str, done: int, total: int) -> None:
             nonlocal stage
             if name != stage:
                 bar.reset(task, description=name, total=total or None)
                 stage = name
             bar.update(task, completed=done, total=total or None)
 
-        yield tell
+        yield progress
 
 
 # ------------------------------------------------------------------------------------------------------- commands
@@ -246,55 +268,19 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 @command()
 @takes_images
+@takes_recipe
 def run(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A .onnx, .pt (TorchScript) or .param file, torchvision:NAME, timm:NAME or package:function."
-        ),
-    ] = None,
-    images: Annotated[str | None, typer.Option(help="Folder, list file, .npy or .npz to calibrate with.")] = None,
-    eval_images: Annotated[
-        str | None, typer.Option(help="The same to evaluate with; else every fifth of --images is held out.")
-    ] = None,
-    labels: Annotated[str | None, typer.Option(help="Classes of the evaluation images: lines 'file class'.")] = None,
-    shape: Shape = None,
-    on: On = None,
-    backend: Backend = None,
-    precision: Precision = None,
-    threads: Threads = None,
-    cluster: Cluster = None,
-    fix_clocks: FixClocks = False,
-    sustained: Sustained = None,
+    model: Annotated[str | None, typer.Argument(help=KEYS["model"].help)] = None,
     output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-out"),
     as_json: Json = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on where the conversion is not exact.")] = False,
-    weights: Weights = None,
-    target: Target = None,
-    method: Method = None,
-    effort: Effort = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to; may be given several times. "
-            "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with --labels, top1. By default cosine>=0.999."
-        ),
-    ] = None,
-    max_latency: Annotated[str | None, typer.Option(help="The longest a model may take, such as 20ms.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
-    preset: str | None = None,
+    asked: Any = None,
     preprocess: Any = None,
 ) -> None:
     """From a trained model to measured ncnn models at every precision, and a report."""
     from .recipe import make_recipe
 
-    options = {
-        "model": model, "images": images, "eval_images": eval_images, "labels": labels, "shapes": _shapes(shape),
-        "on": on or None, "backends": _words(backend), "precisions": _words(precision), "threads": threads,
-        "weights": weights, "cluster": cluster, "fix_clocks": fix_clocks or None, "sustained": sustained,
-        "target": target, "method": method, "effort": effort, "require": require or None, "max_latency": max_latency,
-        "force": force or None, "preset": preset, "preprocess": preprocess or None,
-    }  # fmt: skip
+    options = {**asked, "model": model, "preprocess": preprocess or None}
     _run(make_recipe(options, recipe), output, as_json)
 
 
@@ -325,8 +311,8 @@ def _print_json(value: Any) -> None:
 def _run(recipe: Any, output: Path, as_json: bool) -> None:
     from .pipeline import run as run_pipeline
 
-    with _progress() as tell:
-        document = run_pipeline(recipe, output, tell)
+    with _progress() as progress:
+        document = run_pipeline(recipe, output, progress)
     _print_run(document, output, as_json)
 
 
@@ -364,8 +350,8 @@ def convert(
     from .source.conversion import convert as convert_model
 
     _check_folder(output)
-    with _progress() as tell:
-        tell("convert", 0, 0)
+    with _progress() as progress:
+        progress("convert", 0, 0)
         graph = convert_model(model, shapes=_shapes(shape) or (), weights=weights or "default")
         save(graph, output)
     out.print(f"{output}: {len(graph.layers)} layers, {graph.parameters:,} parameters", markup=False)
@@ -433,7 +419,7 @@ def calibrate(
     method: Method = None,
     threads: Threads = None,
     shape: Shape = None,
-    preset: str | None = None,
+    preset: Preset = None,
     preprocess: Any = None,
 ) -> None:
     """Count activations and write the scales, in ncnn2table's format."""
@@ -451,10 +437,8 @@ def calibrate(
 def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> Any:
     from .quantization.calibration import calibrate as count
 
-    with _progress() as tell:
-        return count(
-            graph, samples, method=method, threads=threads, progress=lambda done, n: tell("calibrate", done, n)
-        )
+    with _progress() as progress:
+        return count(graph, samples, method=method, threads=threads, progress=of_step(progress, "calibrate"))
 
 
 @command()
@@ -470,7 +454,7 @@ def quantize(
     skip: Annotated[str | None, typer.Option(help="Layers that stay in floating point, separated by commas.")] = None,
     threads: Threads = None,
     shape: Shape = None,
-    preset: str | None = None,
+    preset: Preset = None,
     preprocess: Any = None,
 ) -> None:
     """An fp32 model to int8, from a table or from images."""
@@ -496,13 +480,13 @@ def quantize(
         )  # fmt: skip
         graph = floating(model, "quantising")
         check_request(graph, target or "arm", _words(skip) or ())
-        with _progress() as tell:
+        with _progress() as progress:
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
-                skip=_words(skip) or (), threads=threads, progress=tell,
+                skip=_words(skip) or (), threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
-        out.print(f"calibrated with {len(found.used)} of {len(samples)} samples", markup=False)
+        out.print(f"{len(found.used)} of {len(samples)} samples calibrated, {len(found.held)} judged", markup=False)
         made = found.graph
     elif table is not None:
         model = _model(param)
@@ -521,7 +505,7 @@ def compare(
     images: Images,
     layers: Annotated[bool, typer.Option("--layers", help="Show the error layer by layer.")] = False,
     shape: Shape = None,
-    preset: str | None = None,
+    preset: Preset = None,
     preprocess: Any = None,
     as_json: Json = False,
 ) -> None:
@@ -531,8 +515,8 @@ def compare(
 
     reference, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
     other = _model(second)
-    with _progress() as tell:
-        figures = compare_models(reference, other, samples, layers=layers, progress=lambda d, n: tell("compare", d, n))
+    with _progress() as progress:
+        figures = compare_models(reference, other, samples, layers=layers, progress=of_step(progress, "compare"))
     _print_json(figures) if as_json else out.print(comparison_table(figures))
 
 
@@ -552,10 +536,10 @@ def bench(
     from .measure.variants import check_usable
     from .report import console_table
 
-    with _progress() as tell:
+    with _progress() as progress:
         rows = bench_model(
             _model(param), backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
-            shapes=_shapes(shape) or (), seconds=seconds, progress=lambda done, total: tell("measure", done, total),
+            shapes=_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
         )  # fmt: skip
     if as_json:
         _print_json(rows)
@@ -638,10 +622,10 @@ def _site(on: str | None) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict
     """A device, and what does jobs of the worker's there, showing its progress."""
     from .device.sites import open_sites
 
-    with open_sites([on] if on else []) as (site,), _progress() as tell:
+    with open_sites([on] if on else []) as (site,), _progress() as progress:
 
         def step(message: Any) -> None:
-            tell(message["stage"], message.get("done", 0), message.get("candidates", 0))
+            progress(message["stage"], message.get("done", 0), message.get("candidates", 0))
 
         yield site, lambda job: site.device.run_job(job, step)
 

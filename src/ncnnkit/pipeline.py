@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
     check_usable,
-    describe,
+    list_variants,
     measure,
-    plan_variants,
     refuse_copies_of_the_cpu,
+    variant_record,
     write_models,
 )
 from .model.graph import Graph
@@ -40,6 +40,7 @@ from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
+from .progress import Progress, StepProgress, silent_steps
 from .quantization import EFFORTS, Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
@@ -75,7 +76,7 @@ from .samples.doubts import preprocessing_doubts
 from .samples.images import ImageSet, InputSpec, apart, find_images
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
-from .samples.stream import Progress, Samples, in_memory, keep
+from .samples.stream import Samples, in_memory, keep
 from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.model import fit
@@ -83,22 +84,19 @@ from .source.torch_models import BUILDERS
 from .verdict import GUESS, WRONG_SQNR_DB, copies_said, top5, warn
 
 Array = NDArray[Any]
-Tell = Callable[[str, int, int], None]
-"""Progress: (stage, done, total); total 0 where it cannot be known."""
-
 ARRAYS = "none: the inputs are arrays"
 CHECKED_IMAGES = 4  # for the conversion check
 ROUNDING = 1e-4  # what fp32 may leave of an output that should be zero
 STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
 
 
-def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None) -> Run:
+def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
     """Do the main job.
 
     Args:
         recipe: what is asked for.
         out: the run folder: gets the models, run.json, report.html, recipe.toml and pnnx's log, all at the end.
-        tell: called with progress.
+        progress: called with the stage at work and what is done of it.
 
     Returns:
         What run.json holds.
@@ -107,7 +105,7 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         VerificationError: nothing usable came out; ``out`` holds the report that says why.
         NcnnkitError: anything else that a user can mend; ``out`` is then as it was before.
     """
-    stages = Stages(tell)
+    stages = Stages(progress)
     requirements = Requirements.parse(recipe.require, recipe.max_latency)
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
@@ -138,8 +136,8 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
-            progress = stages.progress("reference outputs")
-            reference = reference_outputs(source, conversion.graph, inputs, folder / "reference", progress)
+            shown = stages.progress("reference outputs")
+            reference = reference_outputs(source, conversion.graph, inputs, folder / "reference", shown)
             blind = why_blind(reference)
             classes = what_it_classifies(
                 reference, names=source.labels, known=source.classes, labelled=labels is not None
@@ -171,11 +169,11 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine["ncnn"],
             )  # fmt: skip
         with stages("measure"):
-            plans = plan_variants(recipe, models, sites)
-            progress = stages.progress("measure")
+            specs = list_variants(recipe, models, sites)
+            shown = stages.progress("measure")
             results = measure(
-                plans, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
-                fix_clocks=recipe.fix_clocks, progress=progress,
+                specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
+                fix_clocks=recipe.fix_clocks, progress=shown,
             )  # fmt: skip
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
@@ -184,9 +182,9 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
         with stages("judge the outputs"):
-            rows = [describe(p, r, reference, classes, labels, layers) for p, r in zip(plans, results)]
+            rows = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
             rows = refuse_copies_of_the_cpu(rows, results)
-            variants = refuse_wrong_outputs(rows, plans, results, graph, few, check.sqnr_db)
+            variants = refuse_wrong_outputs(rows, specs, results, graph, few, check.sqnr_db)
         recommended, why = recommend(variants, requirements, blind)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
@@ -234,23 +232,23 @@ def run(recipe: Recipe, out: Path, tell: Tell = lambda stage, done, total: None)
 class Stages:
     """Names the stages of a run, times them, and passes progress on."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, progress: StepProgress) -> None:
+        self._progress = progress
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        self._tell(name, 0, 0)
+        self._progress(name, 0, 0)
         start = time.perf_counter()
         yield
         self._seconds[name] = time.perf_counter() - start
 
-    def progress(self, name: str) -> Callable[[int, int], None]:
-        return lambda done, total: self._tell(name, done, total)
+    def progress(self, name: str) -> Progress:
+        return lambda done, total: self._progress(name, done, total)
 
-    def within(self, name: str) -> Tell:
+    def within(self, name: str) -> StepProgress:
         """The progress of the steps of a stage."""
-        return lambda step, done, total: self._tell(f"{name}: {step}", done, total)
+        return lambda step, done, total: self._progress(f"{name}: {step}", done, total)
 
     def rows(self) -> list[Stage]:
         return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]

@@ -6,20 +6,23 @@ A recipe file is TOML with the fields' names as keys; what the command line give
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, get_type_hints
 
+from .codec import readable
 from .errors import RecipeError
 from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import TARGETS
 from .samples.preprocess import Preprocess
 
+METHODS = ("mse", "kl", "aciq", "minmax")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
 CLUSTERS = ("all", "big", "middle", "little")
@@ -28,150 +31,172 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One run.
+class Key:
+    """What a field of a recipe means and may be. Errors, the command line, the JSON Schema and the documents tell it.
 
     Attributes:
-        model: the model's reference.
-        images: folder or file to calibrate with, and to evaluate with where ``eval_images`` is empty.
-        eval_images: folder or file to evaluate with; empty: every fifth of ``images`` is held out.
-        labels: file with the evaluation images' classes; empty: none.
-        shapes: shape of each network input without the batch axis; empty: as the model says.
-        weights: ``default``, ``none`` or a file, for models built by code.
-        preset: name of a preprocessing; empty: the model's own.
-        preprocess: single fields of the preprocessing that replace the preset's or the model's.
-        on: the devices to measure on, as ``ssh://user@board`` or a name of ``ncnnkit devices``; empty: this machine.
-        backends: what to run on there.
-        precisions: what to make.
-        threads: CPU threads; 0: all cores, of the cluster where one is named.
-        cluster: of the CPU, to be pinned to: ``big``, ``middle``, ``little``, or cores as ``4-7``; ``all`` or empty:
-            wherever the system puts the threads.
-        fix_clocks: hold the clocks at their highest while measuring, where that is permitted.
-        sustained: seconds that each variant runs alone without a rest, after the others are measured.
-        target: the kernels int8 weights are made for, or a board that has them; empty or ``auto``: those of the device
-            that is measured on.
-        method: how int8 thresholds are chosen.
-        effort: how long quantising may take: ``fast`` (seconds), ``default`` (a minute), ``best`` (minutes).
-        require: what a model must keep to, against the original: ``cosine>=0.999``, ``sqnr>=30``, ``mse<=0.01``,
-            ``max_error<=0.1``, ``top1_agreement>=99%`` or, with labels, ``top1>=75%``; all of them must hold. The mixed
-            model is the fastest that does.
-        max_latency: the longest a model may take, such as ``20ms``; the mixed model is then the most exact that keeps
-            to it.
-        seconds: of timing for each variant, all rounds together.
-        rounds: turns that the variants take in being timed.
-        force: go on where the converted model differs from the original.
+        help: what it means.
+        expects: what a value of the right type is, in words.
+        allowed: the words that it, or each item in it, may be; empty: any.
+        least: the least number that it may be.
     """
 
-    model: str
-    images: str = ""
-    eval_images: str = ""
-    labels: str = ""
-    shapes: tuple[tuple[int, ...], ...] = ()
-    weights: str = "default"
-    preset: str = ""
-    preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    on: tuple[str, ...] = ()
-    backends: tuple[str, ...] = BACKENDS
-    precisions: tuple[str, ...] = tuple(PRECISIONS)
-    threads: int = 0
-    cluster: str = ""
-    fix_clocks: bool = False
-    sustained: float = 0.0
-    target: str = ""
-    method: str = "mse"
-    effort: str = "default"
-    require: tuple[str, ...] = ("cosine>=0.999",)
-    max_latency: str = ""
-    seconds: float = 3.0
-    rounds: int = 5
-    force: bool = False
+    help: str
+    expects: str = "text"
+    allowed: tuple[str, ...] = ()
+    least: float | None = None
+
+
+def _key(default: Any, help: str, expects: str = "text", *, allowed: Any = (), least: float | None = None) -> Any:
+    metadata = {"key": Key(help, expects, tuple(allowed), least)}
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run."""
+
+    model: str = _key(
+        dataclasses.MISSING,
+        "A .onnx, .pt (TorchScript) or .param file, torchvision:NAME, timm:NAME or package.module:function.",
+    )
+    images: str = _key("", "Folder, list file, image, .npy or .npz to calibrate with.")
+    eval_images: str = _key("", "The same to evaluate with; empty: every fifth of the images is held out.")
+    labels: str = _key("", "File with the evaluation images' classes, lines 'file class'; empty: none.")
+    shapes: tuple[tuple[int, ...], ...] = _key(
+        (),
+        "Shape of an input without the batch axis, as 3,224,224; one for each input. Empty: as the model says.",
+        "a list of one shape an input, as [[3, 224, 224]]",
+    )
+    weights: str = _key("default", "default, none (random) or a file; for models built by code.")
+    preset: str = _key(
+        "",
+        "Name of a preprocessing: imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME; empty: the model's own.",
+    )
+    preprocess: Mapping[str, Any] = _key(
+        {},
+        "Single fields of the preprocessing, which replace the preset's or the model's.",
+        "a table of single fields",
+        allowed=sorted(field.name for field in dataclasses.fields(Preprocess)),
+    )  # fmt: skip
+    on: tuple[str, ...] = _key(
+        (),
+        "Where to measure: ssh://user@board, adb://serial or a name of `ncnnkit devices`; several are measured at "
+        "once. Empty: this machine.",
+        'a list, as ["ssh://board"]',
+    )
+    backends: tuple[str, ...] = _key(
+        BACKENDS, f"What to run on: {','.join(BACKENDS)}.", 'a list, as ["cpu"]', allowed=BACKENDS
+    )
+    precisions: tuple[str, ...] = _key(
+        tuple(PRECISIONS), f"What to make: {','.join(PRECISIONS)}.", 'a list, as ["fp32", "int8"]', allowed=PRECISIONS
+    )  # fmt: skip
+    threads: int = _key(
+        0, "CPU threads; 0: all cores, of the cluster where one is named.", "a whole number", least=0
+    )  # fmt: skip
+    cluster: str = _key(
+        "",
+        "The cores to run on: big, middle, little, all, or cores as 4-7; empty: wherever the system puts the threads.",
+    )
+    fix_clocks: bool = _key(
+        False, "Hold the clocks at their highest while measuring, where that is permitted.", "true or false"
+    )
+    sustained: float = _key(
+        0.0, "Seconds that each variant runs alone without a rest, after all are measured: does it throttle?",
+        "a number", least=0,
+    )  # fmt: skip
+    target: str = _key(
+        "",
+        f"The kernels int8 is made for: {', '.join((AUTO, *TARGETS))}; empty or {AUTO}: those of the device.",
+        allowed=("", AUTO, *TARGETS),
+    )
+    method: str = _key("mse", f"How int8 thresholds are chosen: {', '.join(METHODS)}.", allowed=METHODS)
+    effort: str = _key(
+        "default", "How long quantising may take: fast (seconds), default (a minute), best (minutes).", allowed=EFFORTS
+    )
+    require: tuple[str, ...] = _key(
+        ("cosine>=0.999",),
+        "FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to against the original; of several, all. Figures: "
+        "cosine, sqnr, mse, max_error, top1_agreement and, with labels, top1. The mixed model is the fastest that "
+        "keeps to them.",
+        'a list, as ["cosine>=0.999"]',
+    )
+    max_latency: str = _key(
+        "",
+        "The longest a model may take, as 20ms; the mixed model is then the most exact that keeps to it. "
+        "Empty: no limit.",
+    )
+    seconds: float = _key(3.0, "Seconds of timing for each variant, all rounds together.", "a number", least=0)
+    rounds: int = _key(5, "Turns that the variants take in being timed.", "a whole number", least=1)
+    force: bool = _key(False, "Go on where the converted model differs from the original.", "true or false")
 
     def __post_init__(self) -> None:
-        for name, (check, words) in _KINDS.items():
+        for name, key in KEYS.items():
             value = _frozen(getattr(self, name))
             object.__setattr__(self, name, value)
-            if not check(value):
-                raise RecipeError(f"{name} must be {words}, not {_shown(value)}")
-        _one_of("backend", self.backends, BACKENDS)
-        _one_of("precision", self.precisions, PRECISIONS)
-        for what in (self.backends, self.precisions):
-            twice = [value for value in what if what.count(value) > 1]
-            if twice:
-                raise RecipeError(f"{twice[0]} is asked for twice")
+            if not _is_of_type(name, value):
+                raise RecipeError(f"{name} must be {key.expects}, not {_shown(value)}")
+            _check(name, value, key)
         if self.cluster not in ("", *CLUSTERS) and not parse_cpus(self.cluster):
             hint = f"one of {', '.join(CLUSTERS)}, cores as 4-7 or 0,2"
             raise RecipeError(f"unknown cluster {self.cluster!r}", hint=hint)
-        _one_of("method", [self.method], ("mse", "kl", "aciq", "minmax"))
-        _one_of("effort", [self.effort], EFFORTS)
-        _one_of("target", [self.target] if self.target else [], (AUTO, *TARGETS))
-        fields = {field.name for field in dataclasses.fields(Preprocess)}
-        _one_of("preprocess", self.preprocess, sorted(fields))
-        for name, low in (("threads", 0), ("rounds", 1), ("seconds", 0), ("sustained", 0)):
-            if getattr(self, name) < low:
-                raise RecipeError(f"{name} is {getattr(self, name)}, it must be at least {low}")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for JSON and TOML."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
-def _is_text(value: Any) -> bool:
+KEYS: dict[str, Key] = {field.name: field.metadata["key"] for field in dataclasses.fields(Recipe)}
+"""What the fields of a recipe mean."""
+
+if Recipe.__doc__:  # python -OO has none
+    Recipe.__doc__ += "\n\nAttributes:\n" + "".join(f"    {name}: {key.help}\n" for name, key in KEYS.items())
+
+
+@functools.cache
+def key_types() -> dict[str, Any]:
+    """The type of each field of a recipe."""
+    return get_type_hints(Recipe)
+
+
+def _is_of_type(name: str, value: Any) -> bool:
+    """Whether a value has the type of a field, and a recipe file could hold it."""
+    import msgspec
+
+    try:
+        msgspec.convert(value, key_types()[name])
+    except msgspec.ValidationError:
+        return False
+    if name == "shapes":
+        return all(shape and min(shape) > 0 for shape in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
     # A path that is not UTF-8 comes as lone surrogates, which no recipe file could hold.
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+    texts = [value] if isinstance(value, str) else value if isinstance(value, tuple | Mapping) else ()
+    return all(text == readable(text) for text in texts)
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_is_text, value))
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _is_shapes(value: Any) -> bool:
-    return isinstance(value, tuple) and all(
-        isinstance(shape, tuple) and shape and all(_is_whole(side) and side > 0 for side in shape) for shape in value
-    )
-
-
-_TEXT = (_is_text, "text")
-_TRUTH = (lambda value: isinstance(value, bool), "true or false")
-_TABLE = (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)), "a table of single fields")
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        (
-            "model",
-            "images",
-            "eval_images",
-            "labels",
-            "weights",
-            "preset",
-            "target",
-            "method",
-            "effort",
-            "max_latency",
-            "cluster",
-        ),
-        _TEXT,
-    ),
-    "shapes": (_is_shapes, "a list of one shape an input, as [[3, 224, 224]]"),
-    "preprocess": _TABLE,
-    "on": (_is_texts, 'a list, as ["ssh://board"]'),
-    "require": (_is_texts, 'a list, as ["cosine>=0.999"]'),
-    "backends": (_is_texts, 'a list, as ["cpu"]'),
-    "precisions": (_is_texts, 'a list, as ["fp32", "int8"]'),
-    "threads": (_is_whole, "a whole number"),
-    "seconds": (_is_number, "a number"),
-    "sustained": (_is_number, "a number"),
-    "fix_clocks": _TRUTH,
-    "rounds": (_is_whole, "a whole number"),
-    "force": _TRUTH,
-}
-"""Field -> what it must be, as a test and in words: a recipe file can hold anything."""
+def _check(name: str, value: Any, key: Key) -> None:
+    """Raises RecipeError where a value of the right type is not allowed."""
+    word = name.removesuffix("s") if isinstance(value, tuple) else name
+    items = [value] if isinstance(value, str) else value
+    choices = [choice for choice in key.allowed if choice]
+    if key.allowed:
+        for item in items:
+            if item not in key.allowed:
+                raise RecipeError(f"unknown {word} {item!r}", hint="one of " + ", ".join(choices))
+    if key.allowed and isinstance(value, tuple):
+        if not value:
+            raise RecipeError(f"no {word} is asked for", hint="one of " + ", ".join(choices))
+        twice = [item for item in value if value.count(item) > 1]
+        if twice:
+            raise RecipeError(f"{twice[0]} is asked for twice")
+    if key.least is not None and value < key.least:
+        raise RecipeError(f"{name} is {value}, it must be at least {key.least}")
 
 
 def _shown(value: Any) -> str:
@@ -180,14 +205,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return f"the text {value[:40]!r}"
     return str(_plain(value))[:60]
-
-
-def _one_of(what: str, given: Any, allowed: Any) -> None:
-    for value in given:
-        if value not in allowed:
-            raise RecipeError(f"unknown {what} {value!r}", hint="one of " + ", ".join(allowed))
-    if what in ("backend", "precision") and not given:
-        raise RecipeError(f"no {what} is asked for", hint="one of " + ", ".join(allowed))
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
@@ -229,10 +246,9 @@ def make_recipe(options: Mapping[str, Any], file: str | Path | None = None) -> R
 
 
 def _build(values: Mapping[str, Any]) -> Recipe:
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    for key in values:
-        if key not in known:
-            raise RecipeError(f"unknown key {key!r}", hint="one of " + ", ".join(sorted(known)))
+    for name in values:
+        if name not in KEYS:
+            raise RecipeError(f"unknown key {name!r}", hint="one of " + ", ".join(sorted(KEYS)))
     return Recipe(**{key: _frozen(value) for key, value in values.items()})
 
 
@@ -243,6 +259,8 @@ def _frozen(value: Any) -> Any:
         return {key: None if v == "none" else _frozen(v) for key, v in value.items()}
     if isinstance(value, PurePath):
         return str(value)
+    if isinstance(value, float):
+        return float(value)  # numpy's float64 is a float, too, and none to msgspec
     return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..device.session import Session
 from ..errors import ModelError
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
+from ..progress import Progress
 from ..record.run import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
@@ -170,7 +171,7 @@ class Comparison:
 
 
 def compare_models(
-    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Callable[[int, int], None]
+    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Progress
 ) -> Comparison:
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 from ..errors import DeviceError
 from ..onboard.child import Child, WorkerError
 
-Tell = Callable[[Mapping[str, Any]], None]
+Notify = Callable[[Mapping[str, Any]], None]
 """Gets a job's messages: one a step, see :func:`ncnnkit.onboard.measuring.measure`."""
 
 
@@ -49,13 +49,13 @@ class Device(Protocol):
         """Bring files there, as far as they are not; returns their paths there. Raises DeviceError."""
         ...
 
-    def run_job(self, job: Mapping[str, Any], tell: Tell = lambda message: None) -> dict[str, Any]:
+    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> dict[str, Any]:
         """Run a job there.
 
         Args:
             job: see ``ncnnkit.onboard.jobs.JOBS``. Under ``param``, ``bin`` and ``inputs`` stand files of this machine,
                 and ``folder`` is one of this machine, which gets the outputs.
-            tell: called with the job's messages.
+            notify: called with the job's messages.
 
         Returns:
             What the job made; its files are files of this machine.

@@ -22,7 +22,7 @@ from typing import Any, Self
 from ..errors import DeviceError
 from ..onboard import agent
 from ..onboard.child import Child
-from .base import GOODBYE, RECORD, Tell, job_files, map_files, read_result
+from .base import GOODBYE, RECORD, Notify, job_files, map_files, read_result
 from .link import Link, digest
 from .transport import TIMEOUT, Lost, Transport
 from .wheels import fetch_wheels
@@ -164,7 +164,7 @@ class Board:
     def put(self, files: Sequence[Path]) -> list[str]:
         return [f"{self._there.folder}/files/{name}" for name in self._agent.send(files)]
 
-    def run_job(self, job: Mapping[str, Any], tell: Tell = lambda message: None) -> dict[str, Any]:
+    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> dict[str, Any]:
         """See :meth:`ncnnkit.device.Device.run_job`.
 
         A job's name is a hash of it, of the program that does it and of the Python it runs in. A job whose connection
@@ -179,7 +179,7 @@ class Board:
         self._jobs[name] = None
         try:
             self._link.persist(lambda: self._agent.ask("start", name, python, data=text.encode()))
-            said = self._follow(name, tell)
+            said = self._follow(name, notify)
             result = self._fetch(name, job.get("folder"), said)
         except Lost:
             self._jobs.pop(name, None)  # it goes on there
@@ -192,7 +192,7 @@ class Board:
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
-    def _follow(self, name: str, tell: Tell) -> str:
+    def _follow(self, name: str, notify: Notify) -> str:
         """Hand on what a job says until it has ended; returns its last words."""
         seen = 0
 
@@ -206,7 +206,7 @@ class Board:
                             return str(message["said"])
                         if message:  # else a sign of life
                             seen += 1
-                            tell(message)
+                            notify(message)
                 except Lost:
                     raise
                 except BaseException:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from ..onboard.child import PROGRAM, Child
-from .base import GOODBYE, RECORD, RESULT, Tell, last_words, read_result
+from .base import GOODBYE, RECORD, RESULT, Notify, last_words, read_result
 from .begun import Begun
 
 
@@ -44,14 +44,14 @@ class Local:
     def put(self, files: Sequence[Path]) -> list[str]:
         return [str(path) for path in files]
 
-    def run_job(self, job: Mapping[str, Any], tell: Tell = lambda message: None) -> dict[str, Any]:
+    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="ncnnkit-") as name, open(f"{name}/log", "w+b") as log:
             folder = Path(name)
             (folder / "job.json").write_text(json.dumps({**job, "record": str(folder / RECORD)}), encoding="utf-8")
             process = self._begun.add(_Job(folder, log))
             try:
                 for line in process.progress:
-                    tell(json.loads(line))
+                    notify(json.loads(line))
                 process.wait()
             finally:
                 process.kill()

@@ -56,7 +56,7 @@ class Session:
         keep_blobs: bool = False,
     ) -> None:
         self.artifact = Artifact.of(model).at(precision).on(backend)
-        self._shapes = self.artifact.graph.input_shapes()
+        self._checked: set[tuple[tuple[int, ...], ...]] = set()  # shapes of inputs that fit
         self._child: Child | None = None
         self._stack = ExitStack()
         with ExitStack() as stack:
@@ -105,18 +105,15 @@ class Session:
 
         A blob that a requantising layer made holds int8 steps as floats; divide by that layer's ``output_scale``.
         """
-        arrays = [self._checked(i, np.asarray(a, np.float32)) for i, a in enumerate(inputs)]
-        if len(arrays) != len(self.inputs):
-            raise ModelError(f"the network has {len(self.inputs)} inputs, {len(arrays)} were given")
+        arrays = [np.asarray(a, np.float32) for a in inputs]
+        for i, expected in enumerate(self.artifact.graph.input_shapes()[: len(arrays)]):
+            if expected and arrays[i].ndim == len(expected) + 1 and arrays[i].shape[0] == 1:
+                arrays[i] = arrays[i][0]
+        shapes = tuple(array.shape for array in arrays)
+        if shapes not in self._checked:
+            self.artifact.graph.check_input_shapes(shapes)
+            self._checked.add(shapes)
         return tuple(self._ask("run", arrays, blobs=list(names))[1])
-
-    def _checked(self, index: int, array: Array) -> Array:
-        expected = self._shapes[index] if index < len(self._shapes) else ()
-        if len(array.shape) == len(expected) + 1 and array.shape[0] == 1:
-            array = array[0]
-        if expected and array.shape != expected:
-            raise ModelError(f"input {self.inputs[index]!r} has shape {array.shape}, the network expects {expected}")
-        return array
 
     def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[dict[str, Any], list[Array]]:
         if self._child is None:
@@ -153,11 +150,12 @@ def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = 
     Raises:
         ModelError: the shape of an input is not known.
     """
-    shapes = shapes or graph.input_shapes()
+    shapes = [tuple(shape) for shape in shapes or graph.input_shapes()]
     if len(shapes) != len(graph.inputs) or not all(shapes):
         raise ModelError(
             "the file does not say the shape of its inputs", where=where, hint="give --shape, once for each input"
         )
+    graph.check_input_shapes(shapes)
     rng = np.random.default_rng(0)
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 

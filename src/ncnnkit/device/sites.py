@@ -134,16 +134,16 @@ def probe_device(device: Device) -> dict[str, Any]:
 PROBE_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many
 
 
-def run_jobs(jobs: Mapping[Site, Any], tell: Any) -> dict[Site, Any]:
+def run_jobs(jobs: Mapping[Site, Any], notify: Any) -> dict[Site, Any]:
     """Run a job on each device, all at once; a device that fails gives its DeviceError.
 
     Args:
-        tell: called with every message of every job, from the devices' threads.
+        notify: called with every message of every job, from the devices' threads.
     """
 
     def run(site: Site) -> Any:
         try:
-            return site.device.run_job(jobs[site], tell)
+            return site.device.run_job(jobs[site], notify)
         except WorkerError as error:
             return DeviceError(error.sentence, where=site.device.name)
         except DeviceError as error:

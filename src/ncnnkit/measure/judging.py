@@ -13,12 +13,12 @@ from ..errors import NcnnkitError
 from ..model.graph import Graph
 from ..record.run import Variant
 from ..samples.stream import Samples
-from .variants import Plan
+from .variants import VariantSpec
 
 
 def refuse_wrong_outputs(
     variants: Sequence[Variant],
-    plans: Sequence[Plan],
+    specs: Sequence[VariantSpec],
     results: Sequence[Mapping[str, Any]],
     exact: Graph,
     few: Samples,
@@ -31,7 +31,7 @@ def refuse_wrong_outputs(
 
     Args:
         variants: of a run.
-        plans: what they were made of, in the same order.
+        specs: what they were made from, in the same order.
         results: of the job that measured them, in the same order.
         exact: the network in fp32.
         few: samples to compare layer by layer.
@@ -40,12 +40,12 @@ def refuse_wrong_outputs(
     explained = [] if conversion_db is None else [conversion_db]
     right: dict[tuple[str, str], float] = {}  # (device, precision) -> SQNR on the CPU
     judged: dict[str, Variant] = {}
-    rows = sorted(zip(variants, plans, results), key=lambda row: row[0].backend != "cpu")
-    for variant, plan, result in rows:
+    rows = sorted(zip(variants, specs, results), key=lambda row: row[0].backend != "cpu")
+    for variant, spec, result in rows:
         others = [right[key] for key in [(variant.device, variant.precision)] if key in right]
         why = _what_is_wrong(variant, result, explained + others)
         if why:
-            variant = replace(variant, status="crashed", reason=why + _where(plan, exact, few))
+            variant = replace(variant, status="crashed", reason=why + _where(spec, exact, few))
         elif variant.status == "ok" and variant.backend == "cpu" and _sqnr(variant) is not None:
             right[variant.device, variant.precision] = _sqnr(variant)  # type: ignore[assignment]
         judged[variant.name] = variant
@@ -68,13 +68,13 @@ def _sqnr(variant: Variant) -> float | None:
     return worst_sqnr_db([(output.mse, output.sqnr_db) for output in variant.accuracy.outputs])
 
 
-def _where(plan: Plan, exact: Graph, few: Samples) -> str:
+def _where(spec: VariantSpec, exact: Graph, few: Samples) -> str:
     """The first wrong layer, as the end of a sentence; empty where it cannot be told. Only this machine is asked."""
-    if plan.model is None or plan.site.device.address != LOCAL.address:
+    if spec.model is None or spec.site.device.address != LOCAL.address:
         return ""
     try:
-        coarse = plan.model.at(plan.precision)
-        layer = first_wrong_layer(exact, coarse, few, backend=plan.backend, threads=plan.threads)
+        coarse = spec.model.at(spec.precision)
+        layer = first_wrong_layer(exact, coarse, few, backend=spec.backend, threads=spec.threads)
     except NcnnkitError:
         return ""
     return f"; the first wrong layer is {layer}" if layer else "; no single layer stands out"

@@ -24,7 +24,9 @@ from ..model.graph import Graph
 from ..model.precision import PRECISIONS
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
+from ..progress import Progress, silent
 from ..quantization import Quantized
+from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
 from ..source.model import file_safe
@@ -82,7 +84,7 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Plan:
+class VariantSpec:
     """A variant to measure, or why it is not."""
 
     name: str
@@ -95,10 +97,10 @@ class Plan:
     cpus: tuple[int, ...] = ()
 
 
-def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[Plan]:
+def list_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[VariantSpec]:
     """Every precision on every backend of every device."""
 
-    def plan(site: Site, precision: str, backend: str) -> Plan:
+    def spec(site: Site, precision: str, backend: str) -> VariantSpec:
         keys = ((precision, whom) for whom in (backend, site.target, site.label, ""))
         found = [models[key] for key in keys if key in models]
         refused = [model.refused_by_vulkan if backend == "vulkan" else "" for model in found]
@@ -108,16 +110,16 @@ def plan_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
         elif precision == "mixed" and model is None and site.emulated:
             skipped = "a plan needs timings, and those of an emulated device are not real"
         elif model is None:
-            skipped = "the network has no layer that ncnn could run in int8"
+            skipped = NOTHING_QUANTIZABLE
         cpus = site.cluster(recipe.cluster)
         threads = recipe.threads or len(cpus) or site.machine["cores"]
-        return Plan(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
+        return VariantSpec(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
 
-    return [plan(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
+    return [spec(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
 
 
 def measure(
-    plans: Sequence[Plan],
+    specs: Sequence[VariantSpec],
     inputs: Sequence[str],
     folder: Path,
     *,
@@ -125,26 +127,26 @@ def measure(
     rounds: int,
     sustained: float = 0.0,
     fix_clocks: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """Measure plans, on all their devices at once; those of one device in one interleaved run of the worker.
+    """Measure variants, on all their devices at once; those of one device in one interleaved run of the worker.
 
     Args:
-        plans: what to run; those without a model are skipped.
+        specs: what to run; those without a model are skipped.
         inputs: a .npy file (N, …) of float32 for each network input; all samples are evaluated, the last is timed.
         folder: gets a folder ``scratch`` with the outputs.
-        seconds: of timing, for each plan, spread over ``rounds``.
-        sustained: seconds that each plan then runs alone without a rest.
+        seconds: of timing, for each variant, spread over ``rounds``.
+        sustained: seconds that each variant then runs alone without a rest.
         fix_clocks: hold the clocks at their highest, where that is permitted.
 
     Returns:
-        A result of :func:`ncnnkit.onboard.measuring.measure` for each plan, in order. Where a device was lost, the
-        results of its plans are ``crashed`` and say so.
+        A result of :func:`ncnnkit.onboard.measuring.measure` for each of them, in order. Where a device was lost, the
+        results of its variants are ``crashed`` and say so.
     """
     scratch = folder / "scratch"
     scratch.mkdir()
     todo: dict[Site, list[dict[str, Any]]] = {}
-    for p in plans:
+    for p in specs:
         if p.model is not None and p.model.param is not None:
             todo.setdefault(p.site, []).append(
                 {
@@ -175,11 +177,11 @@ def measure(
             results |= {variant["name"]: {"name": variant["name"], **lost} for variant in todo[site]}
         else:
             results |= {result["name"]: result for result in found["variants"]}
-    return [results.get(p.name, {"name": p.name, "status": "skipped", "reason": p.skipped}) for p in plans]
+    return [results.get(p.name, {"name": p.name, "status": "skipped", "reason": p.skipped}) for p in specs]
 
 
-def describe(
-    plan: Plan,
+def variant_record(
+    spec: VariantSpec,
     result: Mapping[str, Any],
     reference: Outputs | None,
     classes: Classes,
@@ -195,7 +197,7 @@ def describe(
         layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
     """
     status, reason = result["status"], result["reason"]
-    param = plan.model.param if plan.model else None
+    param = spec.model.param if spec.model else None
     figures = None
     if "outputs" in result and reference is not None:
         # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
@@ -211,26 +213,26 @@ def describe(
     files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
     load, sustained = result.get("load_ms"), result.get("sustained")
     return Variant(
-        name=plan.name,
-        precision=cast(PrecisionName, plan.precision),
-        backend=cast(Backend, plan.backend),
-        device=plan.site.device.name,
-        device_name=device["name"] if device else plan.site.machine["cpu"],
-        threads=plan.threads,
+        name=spec.name,
+        precision=cast(PrecisionName, spec.precision),
+        backend=cast(Backend, spec.backend),
+        device=spec.site.device.name,
+        device_name=device["name"] if device else spec.site.machine["cpu"],
+        threads=spec.threads,
         status=status,
         reason=reason,
         files=Files(param=files[0], bin=files[1]) if files else None,
-        size_bytes=plan.model.size if plan.model else None,
+        size_bytes=spec.model.size if spec.model else None,
         latency_ms=latency(samples) if samples else None,
         load_ms=Load(**load) if load else None,
         first_ms=result.get("first_ms"),
-        cpus=list(plan.cpus),
+        cpus=list(spec.cpus),
         conditions=result.get("conditions"),
         sustained=Sustained(**sustained) if sustained else None,
         peak_memory_mb=result.get("peak_memory_mb"),
         accuracy=figures,
-        layers=layers if plan.precision == "int8" and plan.model and plan.backend == "cpu" else [],
-        notes=notes(plan, result),
+        layers=layers if spec.precision == "int8" and spec.model and spec.backend == "cpu" else [],
+        notes=notes(spec, result),
     )
 
 
@@ -240,16 +242,16 @@ def latency(samples: Sequence[float]) -> Latency:
     return Latency(min=float(min(samples)), p25=p25, median=median, p75=p75, p90=p90, samples=len(samples))
 
 
-def notes(plan: Plan, result: Mapping[str, Any]) -> list[str]:
+def notes(spec: VariantSpec, result: Mapping[str, Any]) -> list[str]:
     """What a reader must know to read this variant's figures right."""
-    features = set(plan.site.machine["cpu_features"])
-    on_cpu = plan.backend == "cpu"
-    said = [EMULATED] if plan.site.emulated and "samples" in result else []
-    if on_cpu and plan.precision == "fp16" and "fp16-arithmetic" not in features:
+    features = set(spec.site.machine["cpu_features"])
+    on_cpu = spec.backend == "cpu"
+    said = [EMULATED] if spec.site.emulated and "samples" in result else []
+    if on_cpu and spec.precision == "fp16" and "fp16-arithmetic" not in features:
         said.append(
             "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
         )
-    if on_cpu and plan.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
+    if on_cpu and spec.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
         said.append("this CPU has no bf16 instructions: ncnn converts to fp32 and back")
     throttled = [when for when in (result, result.get("sustained") or {}) if _throttled(when)]
     said += ["throttled: " + "; ".join(when["conditions"]["throttled_by"]) for when in throttled]
@@ -288,7 +290,7 @@ def bench(
     on: Sequence[str] = (),
     shapes: Sequence[tuple[int, ...]] = (),
     seconds: float = 3.0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[Variant]:
     """Time one ncnn model on noise, without looking at its outputs.
 
@@ -317,10 +319,10 @@ def bench(
             threads=threads or 0,
         )
         models = {(precision, ""): replace(made, param=files[0]) for precision, made in at.items()}
-        plans = plan_variants(recipe, models, sites)
+        specs = list_variants(recipe, models, sites)
         saved = save_arrays(inputs, Path(folder))
-        results = measure(plans, saved, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
-        rows = [describe(plan, result, None, Classes(0), None, []) for plan, result in zip(plans, results)]
+        results = measure(specs, saved, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
+        rows = [variant_record(spec, result, None, Classes(0), None, []) for spec, result in zip(specs, results)]
         return refuse_copies_of_the_cpu(rows, results)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, ModelError
+from . import shapes
 from .ops import OPS, Op, Params, Slot, Value
 
 Array = NDArray[Any]
@@ -197,12 +198,83 @@ class Graph:
         raise KeyError(name)
 
     def input_shapes(self) -> list[tuple[int, ...]]:
-        """Shape of each network input without the batch axis, () where the file does not say."""
+        """Shape of each network input without the batch axis, () where the file does not say.
+
+        Old files write -233 for a side that is not there.
+        """
         return [
-            tuple(int(s) for s in (layer.p.c, layer.p.d, layer.p.h, layer.p.w) if s)
+            tuple(int(s) for s in (layer.p.c, layer.p.d, layer.p.h, layer.p.w) if s > 0)
             for layer in self.layers
             if layer.type == "Input"
         ]
+
+    def infer_shapes(
+        self, input_shapes: Sequence[tuple[int, ...] | None] | None = None
+    ) -> dict[str, shapes.Shape | None]:
+        """The shape of every blob, as far as it follows from the layers' params and the inputs' shapes.
+
+        Args:
+            input_shapes: one for each input, without the batch axis; None for one that is not known. By default those
+                the file gives.
+
+        Returns:
+            Blob -> its shape, None where not even the number of axes is certain. A side that is not certain is a tuple
+            that names its origin: equal tuples are equal sides.
+
+        Raises:
+            ModelError: a layer cannot take what it is given.
+        """
+        known: dict[str, shapes.Shape | None] = {}
+        if input_shapes is not None:
+            known.update(zip(self.inputs, input_shapes, strict=True))
+        for layer in self.layers:
+            if layer.type == "Input" and input_shapes is not None:
+                continue
+            inputs = [known[blob] for blob in layer.inputs]
+            try:
+                made = layer.op.shape(layer.p, inputs, len(layer.outputs))
+            except shapes.Misfit as fault:
+                raise ModelError(f"layer {layer.type} {layer.name} {fault}") from None
+            for index, (blob, shape) in enumerate(zip(layer.outputs, made, strict=True)):
+                known[blob] = (
+                    None
+                    if shape is None
+                    else tuple((layer.name, index, axis) if side is None else side for axis, side in enumerate(shape))
+                )
+        return known
+
+    def check_input_shapes(self, given: Sequence[tuple[int, ...]]) -> None:
+        """Check that the network can take inputs of these shapes, without the batch axis.
+
+        ncnn checks nothing: it reads beyond a blob that is too small. The shapes in a file are a hint that ncnn does
+        not read; others are taken where every shape in the network follows from them.
+
+        Raises:
+            ModelError: a layer cannot take what it would be given, or the file says other shapes and nobody can tell
+                whether these fit.
+        """
+        if len(given) != len(self.inputs):
+            raise ModelError(f"the network has {len(self.inputs)} inputs, {len(given)} were given")
+        try:
+            known = self.infer_shapes(given)
+        except ModelError as error:
+            raise ModelError(error.what, hint=self._channels_last(given)) from None
+        certain = all(shape is not None and all(isinstance(s, int) for s in shape) for shape in known.values())
+        for name, shape, said in zip(self.inputs, given, self.input_shapes(), strict=True):
+            if said and shape != said and not certain:
+                raise ModelError(
+                    f"input {name!r} has shape {shapes.written(shape)}, the file says {shapes.written(said)}",
+                    hint=self._channels_last(given),
+                )
+
+    def _channels_last(self, given: Sequence[tuple[int, ...]]) -> str:
+        turned = [(shape[2], *shape[:2]) if len(shape) == 3 else shape for shape in given]
+        try:
+            fits = turned != list(given) and self.infer_shapes(turned) is not None
+        except ModelError:
+            fits = False
+        wanted = " and ".join(map(shapes.written, turned))
+        return f"is that height x width x channels? ncnn takes the channels first: {wanted}" if fits else ""
 
     def set_input_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Write the inputs' shapes, one each and without the batch axis, into their layers; () takes a shape out.

@@ -37,8 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, StorageError
-from .graph import Checker, EncodedWeight, Graph, Layer, Weight
-from .ops import OPS, Value
+from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
+from .ops import MAX_PARAMS, OPS, Value
 
 MAGIC = 7767517
 _ARRAY = -23300
@@ -122,9 +122,12 @@ def parse_param(text: str, *, where: str = "<param>") -> Graph:
     if len(body) > layer_count:
         # ncnn stops reading after the counted layers (nanodet_m.param in its own benchmark folder has one more).
         warnings.warn(f"{where}: line 2 counts {layer_count} layers of {len(body)}; the rest is ignored", stacklevel=2)
-    graph, checker = Graph(), Checker()
+    graph, checker, names = Graph(), Checker(), set[str]()
     for number, line in body[:layer_count]:
         layer = _parse_layer(line, f"{where}:{number}")
+        if layer.name in names:  # ncnn never looks a layer up by its name; ncnnkit does
+            layer.name = Names(graph).new(layer.name, str(number))
+        names.add(layer.name)
         checker.add(layer, f"{where}:{number}, layer {layer.type} {layer.name}")
         graph.layers.append(layer)
     if graph.blob_count > blob_count:
@@ -161,13 +164,14 @@ def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
         number, raw = int(match[1]), match[2]
         array = number <= _ARRAY
         number = _ARRAY - number if array else number
+        if not 0 <= number < MAX_PARAMS:
+            raise FormatError(f"ncnn has params 0 to {MAX_PARAMS - 1}, not {number}", where=where)
         column = layer.op.by_id.get(number)
-        if column is None:
-            raise FormatError(f"{layer.type} {layer.name} has no param {number}", where=where)
+        key = column.name if column else str(number)  # see Op.ignores
         try:
-            params[column.name] = _parse_array(raw) if array else _parse_value(raw)
+            params[key] = _parse_array(raw) if array else _parse_value(raw)
         except ValueError as error:
-            raise FormatError(f"param {number} ({column.name}): {error}", where=where) from None
+            raise FormatError(f"param {number} ({key}): {error}", where=where) from None
     if text[position:].strip():
         raise FormatError(f"cannot read {text[position:].split()[0]!r} as id=value", where=where)
     return params

@@ -17,8 +17,13 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Union
 
+from . import shapes
+
 Value = Union[int, float, str, tuple[int, ...], tuple[float, ...]]
 """A param's value. int and float stay apart, as in the file: ncnn reads ``1`` and ``1.0`` into different bits."""
+
+MAX_PARAMS = 32
+"""ncnn refuses a file with a param of this id or above; ids below that a type does not have are ignored."""
 
 FLOAT_MAX = 3.402823466e38
 
@@ -69,6 +74,7 @@ class Op:
         int8: the value of ``int8_scale_term`` ncnn2int8 writes for this type, given its params; None where ncnn has
             no int8 activations for it.
         chains_int8: whether a layer of this type can hand int8 on to the next, and take it.
+        shape: the rule for its outputs' shapes (:mod:`ncnnkit.model.shapes`); by default nothing is known of them.
         computes: False for types that only hold, copy or mark blobs.
         copies: whether every output carries the value of the one input.
     """
@@ -77,8 +83,14 @@ class Op:
     params: tuple[Param, ...]
     weights: tuple[Slot, ...] = ()
     int8: Callable[[Any], int] | None = None
+    shape: shapes.Rule = shapes.unknown
     computes: bool = True
     copies: bool = False
+
+    @property
+    def rounds_itself(self) -> bool:
+        """Whether ncnn can hold the layer's weights in 8 bits or fewer without calibrated activations."""
+        return self.int8 is None and any(name in self.by_name for name in ("int8_scale_term", "quantize_term"))
 
     @property
     def chains_int8(self) -> bool:
@@ -93,17 +105,28 @@ class Op:
         return MappingProxyType({p.name: p for p in self.params})
 
     def param(self, name: str) -> Param:
-        """The param called ``name``. Raises AttributeError where the type has none."""
+        """The param called ``name``. Raises AttributeError where the type has none.
+
+        A name of digits is an id the type does not have: ncnn ignores such a param, and a file keeps it.
+        """
+        if self.ignores(name):
+            return Param(int(name), name, 0)
         try:
             return self.by_name[name]
         except KeyError:
             raise AttributeError(f"{self.name} has no param {name!r}") from None
+
+    def ignores(self, name: str) -> bool:
+        """Whether ``name`` is an id, in digits, that ncnn reads for every type and this type does not use."""
+        return name.isdecimal() and int(name) < MAX_PARAMS and int(name) not in self.by_id
 
     def fault(self, name: str, value: Value) -> str:
         """What is wrong with a param, as a clause that follows the layer's name; "" where nothing is.
 
         A param that is read as a whole number, an array or a text must be one: sizes and loops depend on it.
         """
+        if self.ignores(name):
+            return ""
         if name not in self.by_name:
             return f"has no param {name!r}"
         param = self.by_name[name]
@@ -344,86 +367,90 @@ def _attention() -> tuple[Slot, ...]:
 # ------------------------------------------------------------------------------------------------------- the rows
 
 OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
-    _row("AbsVal"),
+    _row("AbsVal", shape=shapes.same),
     _row("ArgMax", "0 out_max_val=0 | 1 topk=1"),
     _row("BatchNorm", "0 channels=0 | 1 eps=0.0",
-         *(_vector(n, "channels") for n in ("slope", "mean", "var", "bias"))),
-    _row("Bias", "0 bias_data_size=0", _vector("bias", "bias_data_size")),
-    _row("BNLL"),
-    _row("Concat", "0 axis=0"),
+         *(_vector(n, "channels") for n in ("slope", "mean", "var", "bias")), shape=shapes.per_channel("channels")),
+    _row("Bias", "0 bias_data_size=0", _vector("bias", "bias_data_size"), shape=shapes.same),
+    _row("BNLL", shape=shapes.same),
+    _row("Concat", "0 axis=0", shape=shapes.concat),
     _row("Convolution", f"""{_HEAD} | {_K2} | {_ACT} | 8 int8_scale_term=0 | 18 pad_value=0.0
          | 19 dynamic_weight=0""",
-         *_conv(), *_int8(lambda p: (p.num_output,), _static), _REQUANTIZED, int8=lambda p: 2),
+         *_conv(), *_int8(lambda p: (p.num_output,), _static), _REQUANTIZED, int8=lambda p: 2,
+         shape=shapes.convolution),
     _row("Crop", """0 woffset=0 | 1 hoffset=0 | 2 coffset=0 | 3 outw=0 | 4 outh=0 | 5 outc=0
          | 6 woffset2=0 | 7 hoffset2=0 | 8 coffset2=0 | 9 starts=[] | 10 ends=[] | 11 axes=[]
          | 13 doffset=0 | 14 outd=0 | 15 doffset2=0 | 19 starts_expr=text | 20 ends_expr=text
-         | 21 axes_expr=text"""),
-    _row("Deconvolution", f"{_HEAD} | {_K2} | {_OUT2} | {_ACT} | 28 dynamic_weight=0", *_conv()),
-    _row("Dropout", "0 scale=1.0"),
-    _row("Eltwise", "0 op_type=0 | 1 coeffs=[]"),
-    _row("ELU", "0 alpha=0.1"),
+         | 21 axes_expr=text""", shape=shapes.crop),
+    _row("Deconvolution", f"{_HEAD} | {_K2} | {_OUT2} | {_ACT} | 28 dynamic_weight=0", *_conv(),
+         shape=shapes.deconvolution),
+    _row("Dropout", "0 scale=1.0", shape=shapes.same),
+    _row("Eltwise", "0 op_type=0 | 1 coeffs=[]", shape=shapes.alike),
+    _row("ELU", "0 alpha=0.1", shape=shapes.same),
     _row("Embed", """0 num_output=0 | 1 input_dim=0 | 2 bias_term=0 | 3 weight_data_size=0
          | 18 int8_scale_term=0""",
          Slot("weight", lambda p: (p.input_dim, p.num_output), tagged=True),
          Slot("bias", lambda p: (p.num_output,), when=lambda p: p.bias_term),
-         Slot("weight_scales", lambda p: (1,), when=lambda p: p.int8_scale_term)),
-    _row("Exp", "0 base=-1.0 | 1 scale=1.0 | 2 shift=0.0"),
-    _row("Flatten"),
+         Slot("weight_scales", lambda p: (1,), when=lambda p: p.int8_scale_term), shape=shapes.embed),
+    _row("Exp", "0 base=-1.0 | 1 scale=1.0 | 2 shift=0.0", shape=shapes.same),
+    _row("Flatten", shape=shapes.flatten),
     _row("InnerProduct", f"""{_ACT} | 0 num_output=0 | 1 bias_term=0 | 2 weight_data_size=0
          | 8 int8_scale_term=0""",
          Slot("weight", lambda p: (p.num_output, p.weight_data_size // max(p.num_output, 1)), tagged=True),
          Slot("bias", lambda p: (p.num_output,), when=lambda p: p.bias_term),
          *_int8(lambda p: (p.num_output,)),
-         int8=lambda p: 2),
-    _row("Input", _WHDC, computes=False),
-    _row("Log", "0 base=-1.0 | 1 scale=1.0 | 2 shift=0.0"),
-    _row("LRN", "0 region_type=0 | 1 local_size=5 | 2 alpha=1.0 | 3 beta=0.75 | 4 bias=1.0"),
+         int8=lambda p: 2, shape=shapes.inner_product),
+    _row("Input", _WHDC, computes=False, shape=shapes.unfed),
+    _row("Log", "0 base=-1.0 | 1 scale=1.0 | 2 shift=0.0", shape=shapes.same),
+    _row("LRN", "0 region_type=0 | 1 local_size=5 | 2 alpha=1.0 | 3 beta=0.75 | 4 bias=1.0", shape=shapes.same),
     _row("MemoryData", f"{_WHDC} | 21 load_type=1",
          Slot("data", _whdc, tagged=True, when=lambda p: p.w and p.load_type == 0),
          Slot("data", _whdc, when=lambda p: p.w and p.load_type == 1),
-         computes=False),
-    _row("MVN", "0 normalize_variance=0 | 1 across_channels=0 | 2 eps=0.0001"),
-    _row("Pooling", _POOL2),
-    _row("Power", "0 power=1.0 | 1 scale=1.0 | 2 shift=0.0"),
-    _row("PReLU", "0 num_slope=0", _vector("slope", "num_slope")),
+         computes=False, shape=shapes.constant),
+    _row("MVN", "0 normalize_variance=0 | 1 across_channels=0 | 2 eps=0.0001", shape=shapes.same),
+    _row("Pooling", _POOL2, shape=shapes.pooling),
+    _row("Power", "0 power=1.0 | 1 scale=1.0 | 2 shift=0.0", shape=shapes.same),
+    _row("PReLU", "0 num_slope=0", _vector("slope", "num_slope"), shape=shapes.per_channel("num_slope")),
     _row("Proposal", """0 feat_stride=16 | 1 base_size=16 | 2 pre_nms_topN=6000 | 3 after_nms_topN=300
          | 4 nms_thresh=0.7 | 5 min_size=16"""),
     _row("Reduction", """0 operation=0 | 1 reduce_all=1 | 2 coeff=1.0 | 3 axes=[] | 4 keepdims=0
-         | 5 fixbug0=0"""),
-    _row("ReLU", "0 slope=0.0"),
+         | 5 fixbug0=0""", shape=shapes.reduction),
+    _row("ReLU", "0 slope=0.0", shape=shapes.same),
     _row("Reshape", """0 w=-233 | 1 h=-233 | 2 c=-233 | 6 shape_expr=text | 11 d=-233
-         | 12 input_batch_axis=233 | 13 output_batch_axis=233"""),
+         | 12 input_batch_axis=233 | 13 output_batch_axis=233""", shape=shapes.reshape),
     _row("ROIPooling", "0 pooled_width=0 | 1 pooled_height=0 | 2 spatial_scale=1.0"),
     _row("Scale", "0 scale_data_size=0 | 1 bias_term=0",
          _vector("scale", "scale_data_size"),
-         Slot("bias", lambda p: (p.scale_data_size,), when=lambda p: p.scale_data_size > 0 and p.bias_term)),
-    _row("Sigmoid"),
-    _row("Slice", "0 slices=[] | 1 axis=0 | 2 indices=[]"),
-    _row("Softmax", "0 axis=0 | 1 fixbug0=0"),
-    _row("Split", computes=False, copies=True),
+         Slot("bias", lambda p: (p.scale_data_size,), when=lambda p: p.scale_data_size > 0 and p.bias_term),
+         shape=shapes.per_channel("scale_data_size")),
+    _row("Sigmoid", shape=shapes.same),
+    _row("Slice", "0 slices=[] | 1 axis=0 | 2 indices=[]", shape=shapes.slices),
+    _row("Softmax", "0 axis=0 | 1 fixbug0=0", shape=shapes.same),
+    _row("Split", computes=False, copies=True, shape=shapes.same),
     _row("SPP", "0 pooling_type=0 | 1 pyramid_height=1"),
-    _row("TanH"),
-    _row("Threshold", "0 threshold=0.0"),
-    _row("Tile", "0 axis=0 | 1 tiles=1 | 2 repeats=[]"),
-    _row("RNN", _RECURRENT, *_recurrent(1, 1)),
-    _row("LSTM", f"{_RECURRENT} | 3 hidden_size=num_output", *_recurrent(4, 4)),
-    _row("BinaryOp", "0 op_type=0 | 1 with_scalar=0 | 2 b=0.0"),
-    _row("UnaryOp", "0 op_type=0"),
+    _row("TanH", shape=shapes.same),
+    _row("Threshold", "0 threshold=0.0", shape=shapes.same),
+    _row("Tile", "0 axis=0 | 1 tiles=1 | 2 repeats=[]", shape=shapes.tile),
+    _row("RNN", _RECURRENT, *_recurrent(1, 1), shape=shapes.recurrent(1)),
+    _row("LSTM", f"{_RECURRENT} | 3 hidden_size=num_output", *_recurrent(4, 4), shape=shapes.recurrent(4)),
+    _row("BinaryOp", "0 op_type=0 | 1 with_scalar=0 | 2 b=0.0", shape=shapes.broadcast),
+    _row("UnaryOp", "0 op_type=0", shape=shapes.same),
     _row("ConvolutionDepthWise", f"""{_HEAD} | {_K2} | {_ACT} | 7 group=1 | 8 int8_scale_term=0
          | 18 pad_value=0.0 | 19 dynamic_weight=0""",
          *_conv(),
          *_int8(lambda p: (p.group if p.int8_scale_term % 100 == 1 else 1,), _static),
          _REQUANTIZED,
-         int8=lambda p: 1),
+         int8=lambda p: 1, shape=shapes.convolution),
     _row("Padding", """0 top=0 | 1 bottom=0 | 2 left=0 | 3 right=0 | 4 type=0 | 5 value=0.0
          | 6 per_channel_pad_data_size=0 | 7 front=0 | 8 behind=0""",
-         _vector("per_channel_pad_data", "per_channel_pad_data_size")),
-    _row("Squeeze", "0 squeeze_w=0 | 1 squeeze_h=0 | 2 squeeze_c=0 | 3 axes=[] | 11 squeeze_d=0"),
-    _row("ExpandDims", "3 axes=[]"),
+         _vector("per_channel_pad_data", "per_channel_pad_data_size"), shape=shapes.padding),
+    _row("Squeeze", "0 squeeze_w=0 | 1 squeeze_h=0 | 2 squeeze_c=0 | 3 axes=[] | 11 squeeze_d=0",
+         shape=shapes.squeeze),
+    _row("ExpandDims", "3 axes=[]", shape=shapes.expand_dims),
     _row("Normalize", """0 across_spatial=0 | 1 channel_shared=0 | 2 eps=0.0001 | 3 scale_data_size=0
          | 4 across_channel=1 | 9 eps_mode=0""",
-         _vector("scale", "scale_data_size")),
-    _row("Permute", "0 order_type=0"),
+         _vector("scale", "scale_data_size"), shape=shapes.same),
+    _row("Permute", "0 order_type=0", shape=shapes.permute),
     _row("PriorBox", """0 min_sizes=[] | 1 max_sizes=[] | 2 aspect_ratios=[] | 3 variance0=0.1
          | 4 variance1=0.1 | 5 variance2=0.2 | 6 variance3=0.2 | 7 flip=1 | 8 clip=0 | 9 image_width=0
          | 10 image_height=0 | 11 step_width=-233.0 | 12 step_height=-233.0 | 13 offset=0.0
@@ -432,39 +459,40 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          | 4 confidence_threshold=0.5 | 5 variance0=0.1 | 6 variance1=0.1 | 7 variance2=0.2
          | 8 variance3=0.2"""),
     _row("Interp", """0 resize_type=0 | 1 height_scale=1.0 | 2 width_scale=1.0 | 3 output_height=0
-         | 4 output_width=0 | 5 dynamic_target_size=0 | 6 align_corner=0 | 9 size_expr=text"""),
+         | 4 output_width=0 | 5 dynamic_target_size=0 | 6 align_corner=0 | 9 size_expr=text""", shape=shapes.interp),
     _row("DeconvolutionDepthWise", f"""{_HEAD} | {_K2} | {_OUT2} | {_ACT} | 7 group=1
-         | 28 dynamic_weight=0""", *_conv()),
-    _row("ShuffleChannel", "0 group=1 | 1 reverse=0"),
-    _row("InstanceNorm", "0 channels=0 | 1 eps=0.001 | 2 affine=1", *_affine("channels", "gamma", "beta")),
-    _row("Clip", "0 min=-3.402823466e38 | 1 max=3.402823466e38"),
-    _row("Reorg", "0 stride=1 | 1 mode=0"),
+         | 28 dynamic_weight=0""", *_conv(), shape=shapes.deconvolution),
+    _row("ShuffleChannel", "0 group=1 | 1 reverse=0", shape=shapes.same),
+    _row("InstanceNorm", "0 channels=0 | 1 eps=0.001 | 2 affine=1", *_affine("channels", "gamma", "beta"),
+         shape=shapes.per_channel("channels")),
+    _row("Clip", "0 min=-3.402823466e38 | 1 max=3.402823466e38", shape=shapes.same),
+    _row("Reorg", "0 stride=1 | 1 mode=0", shape=shapes.reorg),
     _row("YoloDetectionOutput", """0 num_class=20 | 1 num_box=5 | 2 confidence_threshold=0.01
          | 3 nms_threshold=0.45 | 4 biases=[]"""),
-    _row("Quantize", "0 scale_data_size=1", _vector("scale", "scale_data_size")),
+    _row("Quantize", "0 scale_data_size=1", _vector("scale", "scale_data_size"), shape=shapes.same),
     _row("Dequantize", "0 scale_data_size=1 | 1 bias_data_size=0",
-         _vector("scale", "scale_data_size"), _vector("bias", "bias_data_size")),
+         _vector("scale", "scale_data_size"), _vector("bias", "bias_data_size"), shape=shapes.same),
     _row("Yolov3DetectionOutput", """0 num_class=20 | 1 num_box=5 | 2 confidence_threshold=0.01
          | 3 nms_threshold=0.45 | 4 biases=[] | 5 mask=[] | 6 anchors_scale=[]"""),
     _row("PSROIPooling", "0 pooled_width=7 | 1 pooled_height=7 | 2 spatial_scale=0.0625 | 3 output_dim=0"),
     _row("ROIAlign", """0 pooled_width=0 | 1 pooled_height=0 | 2 spatial_scale=1.0 | 3 sampling_ratio=0
          | 4 aligned=0 | 5 version=0"""),
-    _row("Packing", "0 out_elempack=1 | 1 use_padding=0 | 2 cast_type_from=0 | 3 cast_type_to=0"),
+    _row("Packing", "0 out_elempack=1 | 1 use_padding=0 | 2 cast_type_from=0 | 3 cast_type_to=0", shape=shapes.same),
     _row("Requantize", """0 scale_in_data_size=1 | 1 scale_out_data_size=1 | 2 bias_data_size=0
          | 3 activation_type=0 | 4 activation_params=[]""",
          _vector("scale_in", "scale_in_data_size"),
          _vector("scale_out", "scale_out_data_size"),
-         _vector("bias", "bias_data_size")),
-    _row("Cast", "0 type_from=0 | 1 type_to=0"),
-    _row("HardSigmoid", "0 alpha=0.2 | 1 beta=0.5"),
-    _row("SELU", "0 alpha=1.67326324 | 1 lambda=1.050700987"),
-    _row("HardSwish", "0 alpha=0.2 | 1 beta=0.5"),
-    _row("Noop", computes=False),
-    _row("PixelShuffle", "0 upscale_factor=1 | 1 mode=0"),
-    _row("DeepCopy"),
-    _row("Mish"),
-    _row("StatisticsPooling", "0 include_stddev=0"),
-    _row("Swish"),
+         _vector("bias", "bias_data_size"), shape=shapes.same),
+    _row("Cast", "0 type_from=0 | 1 type_to=0", shape=shapes.same),
+    _row("HardSigmoid", "0 alpha=0.2 | 1 beta=0.5", shape=shapes.same),
+    _row("SELU", "0 alpha=1.67326324 | 1 lambda=1.050700987", shape=shapes.same),
+    _row("HardSwish", "0 alpha=0.2 | 1 beta=0.5", shape=shapes.same),
+    _row("Noop", computes=False, shape=shapes.pairwise),
+    _row("PixelShuffle", "0 upscale_factor=1 | 1 mode=0", shape=shapes.pixel_shuffle),
+    _row("DeepCopy", shape=shapes.same),
+    _row("Mish", shape=shapes.same),
+    _row("StatisticsPooling", "0 include_stddev=0", shape=shapes.statistics_pooling),
+    _row("Swish", shape=shapes.same),
     _row("Gemm", """0 alpha=1.0 | 1 beta=1.0 | 2 transA=0 | 3 transB=0 | 4 constantA=0 | 5 constantB=0
          | 6 constantC=0 | 7 constantM=0 | 8 constantN=0 | 9 constantK=0 | 10 constant_broadcast_type_C=0
          | 11 output_N1M=0 | 12 output_elempack=0 | 13 output_elemtype=0 | 14 output_transpose=0
@@ -475,50 +503,57 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          Slot("B_block_scales", lambda p: (p.constantN, _blocks(p.constantK, p.quantize_term)), when=_block_quantised),
          Slot("B_input_scales", lambda p: (p.constantK,), when=_has_input_scales),
          Slot("A_scales", lambda p: (p.constantM,), when=lambda p: _int8_quantised(p) and p.constantA),
-         Slot("B_scale", lambda p: (1,), when=lambda p: _int8_quantised(p) and p.constantB)),
+         Slot("B_scale", lambda p: (1,), when=lambda p: _int8_quantised(p) and p.constantB), shape=shapes.gemm),
     _row("GroupNorm", """0 group=1 | 1 channels=0 | 2 eps=0.001 | 3 affine=1""",
-         *_affine("channels", "gamma", "beta")),
-    _row("LayerNorm", "0 affine_size=0 | 1 eps=0.001 | 2 affine=1", *_affine("affine_size", "gamma", "beta")),
-    _row("Softplus"),
-    _row("GRU", _RECURRENT, *_recurrent(3, 4)),
+         *_affine("channels", "gamma", "beta"), shape=shapes.per_channel("channels")),
+    _row("LayerNorm", "0 affine_size=0 | 1 eps=0.001 | 2 affine=1", *_affine("affine_size", "gamma", "beta"),
+         shape=shapes.over_last_axes),
+    _row("Softplus", shape=shapes.same),
+    _row("GRU", _RECURRENT, *_recurrent(3, 4), shape=shapes.recurrent(3)),
     _row("MultiHeadAttention", """0 embed_dim=0 | 1 num_heads=1 | 2 weight_data_size=0 | 3 kdim=embed_dim
          | 4 vdim=embed_dim | 5 attn_mask=0 | 6 scale=0.0 | 7 kv_cache=0 | 18 quantize_term=0""",
-         *_attention()),
-    _row("GELU", "0 fast_gelu=0"),
-    _row("Convolution1D", f"{_HEAD} | {_K1} | {_ACT} | 18 pad_value=0.0 | 19 dynamic_weight=0", *_conv()),
-    _row("Pooling1D", _POOL1),
+         *_attention(), shape=shapes.attention),
+    _row("GELU", "0 fast_gelu=0", shape=shapes.same),
+    _row("Convolution1D", f"{_HEAD} | {_K1} | {_ACT} | 18 pad_value=0.0 | 19 dynamic_weight=0", *_conv(),
+         shape=shapes.convolution),
+    _row("Pooling1D", _POOL1, shape=shapes.pooling),
     _row("ConvolutionDepthWise1D", f"""{_HEAD} | {_K1} | {_ACT} | 7 group=1 | 18 pad_value=0.0
          | 19 dynamic_weight=0""",
-         *_conv()),
-    _row("Convolution3D", f"{_HEAD} | {_K3} | {_ACT} | 18 pad_value=0.0", *_conv(_always)),
+         *_conv(), shape=shapes.convolution),
+    _row("Convolution3D", f"{_HEAD} | {_K3} | {_ACT} | 18 pad_value=0.0", *_conv(_always), shape=shapes.convolution),
     _row("ConvolutionDepthWise3D", f"""{_HEAD} | {_K3} | {_ACT} | 7 group=1 | 18 pad_value=0.0""",
-         *_conv(_always)),
-    _row("Pooling3D", _POOL3),
-    _row("MatMul", "0 transB=0"),
-    _row("Deconvolution1D", f"{_HEAD} | {_K1} | {_OUT1} | {_ACT} | 28 dynamic_weight=0", *_conv()),
+         *_conv(_always), shape=shapes.convolution),
+    _row("Pooling3D", _POOL3, shape=shapes.pooling),
+    _row("MatMul", "0 transB=0", shape=shapes.matmul),
+    _row("Deconvolution1D", f"{_HEAD} | {_K1} | {_OUT1} | {_ACT} | 28 dynamic_weight=0", *_conv(),
+         shape=shapes.deconvolution),
     _row("DeconvolutionDepthWise1D", f"{_HEAD} | {_K1} | {_OUT1} | {_ACT} | 7 group=1 | 28 dynamic_weight=0",
-         *_conv()),
-    _row("Deconvolution3D", f"{_HEAD} | {_K3} | {_OUT3} | {_ACT}", *_conv(_always)),
-    _row("DeconvolutionDepthWise3D", f"{_HEAD} | {_K3} | {_OUT3} | {_ACT} | 7 group=1", *_conv(_always)),
+         *_conv(), shape=shapes.deconvolution),
+    _row("Deconvolution3D", f"{_HEAD} | {_K3} | {_OUT3} | {_ACT}", *_conv(_always), shape=shapes.deconvolution),
+    _row("DeconvolutionDepthWise3D", f"{_HEAD} | {_K3} | {_OUT3} | {_ACT} | 7 group=1", *_conv(_always),
+         shape=shapes.deconvolution),
     _row("Einsum", "0 equation_mat=[]"),
-    _row("DeformableConv2D", f"{_HEAD} | {_K2} | {_ACT}", *_conv(_always)),
-    _row("GLU", "0 axis=0"),
+    _row("DeformableConv2D", f"{_HEAD} | {_K2} | {_ACT}", *_conv(_always), shape=shapes.convolution),
+    _row("GLU", "0 axis=0", shape=shapes.glu),
     _row("Fold", f"{_K2} | 20 output_w=0 | 21 output_h=output_w"),
-    _row("Unfold", f"{_K2} | 18 pad_value=0.0"),
+    _row("Unfold", f"{_K2} | 18 pad_value=0.0", shape=shapes.unfold),
     _row("GridSample", "0 sample_type=1 | 1 padding_mode=1 | 2 align_corner=0 | 3 permute_fusion=0"),
-    _row("CumulativeSum", "0 axis=0"),
-    _row("CopyTo", "0 woffset=0 | 1 hoffset=0 | 2 coffset=0 | 9 starts=[] | 11 axes=[] | 13 doffset=0"),
-    _row("Erf"),
+    _row("CumulativeSum", "0 axis=0", shape=shapes.same),
+    _row("CopyTo", "0 woffset=0 | 1 hoffset=0 | 2 coffset=0 | 9 starts=[] | 11 axes=[] | 13 doffset=0",
+         shape=shapes.same),
+    _row("Erf", shape=shapes.same),
     _row("Diag", "0 diagonal=0"),
-    _row("CELU", "0 alpha=1.0"),
-    _row("Shrink", "0 bias=0.0 | 1 lambd=0.5"),
-    _row("RMSNorm", "0 affine_size=0 | 1 eps=0.001 | 2 affine=1", *_affine("affine_size", "gamma")),
+    _row("CELU", "0 alpha=1.0", shape=shapes.same),
+    _row("Shrink", "0 bias=0.0 | 1 lambd=0.5", shape=shapes.same),
+    _row("RMSNorm", "0 affine_size=0 | 1 eps=0.001 | 2 affine=1", *_affine("affine_size", "gamma"),
+         shape=shapes.over_last_axes),
     _row("Spectrogram", """0 n_fft=0 | 1 power=0 | 2 hoplen=0 | 3 winlen=n_fft | 4 window_type=0
          | 5 center=1 | 6 pad_type=2 | 7 normalized=0 | 8 onesided=1"""),
     _row("InverseSpectrogram", """0 n_fft=0 | 1 returns=0 | 2 hoplen=0 | 3 winlen=n_fft | 4 window_type=0
          | 5 center=1 | 7 normalized=0"""),
-    _row("Flip", "0 axes=[]"),
-    _row("SDPA", "5 attn_mask=0 | 6 scale=0.0 | 7 kv_cache=0 | 18 int8_scale_term=0"),
-    _row("RotaryEmbed", "0 interleaved=0"),
+    _row("Flip", "0 axes=[]", shape=shapes.same),
+    _row("SDPA", "5 attn_mask=0 | 6 scale=0.0 | 7 kv_cache=0 | 18 int8_scale_term=0",
+         shape=shapes.scaled_dot_product),
+    _row("RotaryEmbed", "0 interleaved=0", shape=shapes.same),
 )})  # fmt: skip
 """Layer type -> its row."""

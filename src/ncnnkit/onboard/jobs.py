@@ -13,15 +13,15 @@ from .messages import Message
 from .process import end_with_stdin, ending_in_order
 from .profiling import profile
 from .tuning import tune
-from .variants import Tell, write_whole
+from .variants import Notify, write_whole
 
-JOBS: Dict[str, Callable[[Message, Tell], Message]] = {"measure": measure, "profile": profile, "tune": tune}
+JOBS: Dict[str, Callable[[Message, Notify], Message]] = {"measure": measure, "profile": profile, "tune": tune}
 """Kind of a job -> what does it."""
 
 
-def run_job(job: Message, tell: Tell = lambda step: None) -> Message:
+def run_job(job: Message, notify: Notify = lambda step: None) -> Message:
     """Do a job of any kind on this machine."""
-    return JOBS[job.get("kind", "measure")](job, tell)
+    return JOBS[job.get("kind", "measure")](job, notify)
 
 
 def main(job_file: str, result_file: str) -> None:

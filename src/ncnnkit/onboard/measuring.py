@@ -20,12 +20,12 @@ from .messages import Message
 from .rows import Rows, RowWriter
 from .sampler import Sampler
 from .sysfs import system_memory_mb
-from .variants import Tell, held_clocks, loading, on_the_cpu, watching, write_whole
+from .variants import Notify, held_clocks, loading, on_the_cpu, watching, write_whole
 
 HEARTBEAT = 5.0  # seconds between two words of a long run
 
 
-def measure(job: Message, tell: Tell) -> Message:
+def measure(job: Message, notify: Notify) -> Message:
     """Measure the variants of a job.
 
     Args:
@@ -37,7 +37,7 @@ def measure(job: Message, tell: Tell) -> Message:
             If wanted ``record`` (a file that always holds the results so far), ``fix_clocks`` (hold the clocks at
             their highest, see :func:`fixed_clocks`), ``journal`` (where these are noted, by default in the user's
             cache) and ``sustained`` (seconds that each variant then runs alone without a rest).
-        tell: called with progress, one message a step.
+        notify: called with progress, one message a step.
 
     Returns:
         ``clocks`` (``fixed`` and ``refused``; None where they were not to be fixed) and ``variants``: for each its
@@ -53,17 +53,17 @@ def measure(job: Message, tell: Tell) -> Message:
         clocks = stack.enter_context(held_clocks(job))
         contenders = [stack.enter_context(_Contender(variant, result, inputs)) for variant, result in rows]
         for each in contenders:
-            tell({"stage": "evaluate", "variant": each.variant["name"]})
+            notify({"stage": "evaluate", "variant": each.variant["name"]})
             each.do(_load_and_evaluate, each.variant, inputs, job)
             _record(job, results)
         for round_number in range(job["rounds"]):
-            tell({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
+            notify({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
             for each in contenders:
                 each.do(_time, job, each.watch)
             _record(job, results)
         for each in contenders:
             if job.get("sustained") and each.result["status"] == "ok":
-                each.do(_sustain, each.variant, job["sustained"], tell)
+                each.do(_sustain, each.variant, job["sustained"], notify)
         for each in contenders:
             each.finish()
     return {"variants": results, "clocks": clocks}
@@ -193,14 +193,14 @@ def _time(child: Child, result: Message, job: Message, watch: Sampler) -> None:
     result.setdefault("samples", []).extend(samples[1:] if len(samples) > 3 else samples)
 
 
-def _sustain(child: Child, result: Message, variant: Message, seconds: float, tell: Tell) -> None:
+def _sustain(child: Child, result: Message, variant: Message, seconds: float, notify: Notify) -> None:
     """Run one variant without a rest: a chip that heats up shows it in a minute, not in rounds."""
     samples: List[float] = []
     watch, start = watching(variant), time.monotonic()
     with watch:
         while time.monotonic() - start < seconds:
             gone = time.monotonic() - start
-            tell({"stage": "sustain", "variant": variant["name"], "seconds": round(gone), "of": seconds})
+            notify({"stage": "sustain", "variant": variant["name"], "seconds": round(gone), "of": seconds})
             part = min(HEARTBEAT, seconds - gone)
             limits: Message = {"seconds": part, "min_samples": 1, "max_samples": 1 << 30}
             samples += child.ask("time", timeout=RUN_TIMEOUT + 10 * part, **limits)[0]["samples"]

@@ -6,16 +6,16 @@ import numpy as np
 
 from .child import LOAD_TIMEOUT, Child
 from .messages import Message
-from .variants import Tell, held_clocks, loading, watching
+from .variants import Notify, held_clocks, loading, watching
 
 
-def profile(job: Message, tell: Tell) -> Message:
+def profile(job: Message, notify: Notify) -> Message:
     """Time the layers of a network inside it, see :meth:`Network.profile`.
 
     Args:
         job: ``variant`` (as :func:`measure`'s), ``inputs`` (one .npy of a sample for each network input), ``taps``,
             ``outputs`` and ``repeats``. If wanted ``fix_clocks`` and ``journal``.
-        tell: called with progress.
+        notify: called with progress.
 
     Returns:
         ``whole``, ``measuring`` and ``layers`` (ms), ``bits``, ``vulkan`` (layers that have Vulkan kernels),
@@ -24,7 +24,7 @@ def profile(job: Message, tell: Tell) -> Message:
     Raises:
         WorkerError: ncnn crashed or refused.
     """
-    tell({"stage": "profile"})
+    notify({"stage": "profile"})
     arrays = [np.asarray(np.load(path), np.float32) for path in job["inputs"]]
     watch = watching(job["variant"])
     with held_clocks(job) as clocks, Child() as child:

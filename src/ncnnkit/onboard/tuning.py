@@ -14,7 +14,7 @@ from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
 from .messages import Arrays, Message
 from .sampler import Sampler
 from .sysfs import system_memory_mb
-from .variants import Tell, held_clocks, loading, on_the_cpu, watching
+from .variants import Notify, held_clocks, loading, on_the_cpu, watching
 
 
 def halve(
@@ -74,7 +74,7 @@ def clearly_above_one(ratios: Sequence[float]) -> bool:
     return float(np.percentile(ratios, 25)) > 1.0
 
 
-def tune(job: Message, tell: Tell) -> Message:
+def tune(job: Message, notify: Notify) -> Message:
     """Find the candidate that is fastest here and still right, by :func:`halve`, and what makes it so.
 
     Every rung goes through its candidates in blocks, as many at once as the memory allows, each with the defaults among
@@ -88,7 +88,7 @@ def tune(job: Message, tell: Tell) -> Message:
             whose outputs are right), ``inputs`` (one .npy of a sample for each network input), ``seconds`` (of timing
             in all rungs), ``final_seconds`` (for each finalist) and ``rounds`` (of the final). If wanted ``fix_clocks``
             and ``journal``.
-        tell: called with progress.
+        notify: called with progress.
 
     Returns:
         ``winner`` (a variant, perhaps none of the candidates), ``candidates`` (each ``name``, ``status`` (ok or
@@ -103,8 +103,8 @@ def tune(job: Message, tell: Tell) -> Message:
     """
     with held_clocks(job) as clocks, tempfile.TemporaryDirectory(prefix="ncnnkit-") as caches:
         contest = _Contest(job, caches)
-        left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, tell), job["seconds"])
-        tell({"stage": "final"})
+        left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, notify), job["seconds"])
+        notify({"stage": "final"})
         found = contest.final(left[0] if left else job["base"], job["rounds"], job["final_seconds"])
     rows = list(contest.rows.values())
     return dict(found, candidates=rows, rungs=rungs, together=contest.together, clocks=clocks)
@@ -130,13 +130,13 @@ class _Contest:
         free = system_memory_mb("MemAvailable") or math.inf
         self.together = int(max(2, min(self.AT_ONCE, free / 2 / needs)))
 
-    def score(self, names: List[str], seconds: float, tell: Tell) -> Dict[str, float]:
+    def score(self, names: List[str], seconds: float, notify: Notify) -> Dict[str, float]:
         """Of those that run and are right, their time over the base's."""
         scores: Dict[str, float] = {}
         others = [name for name in names if name != self.base]
         size = self.together - 1
         for start in range(0, max(1, len(others)), size):
-            tell({"stage": "tune", "candidates": len(names), "done": start})
+            notify({"stage": "tune", "candidates": len(names), "done": start})
             block = {name: self.variants[name] for name in (self.base, *others[start : start + size])}
             times = self._times(block, self.rows, seconds, self.TURNS)
             if self.base not in times:

@@ -12,7 +12,7 @@ from .clocks import fixed_clocks, restore_clocks
 from .messages import Message
 from .sampler import Sampler
 
-Tell = Callable[[Message], None]
+Notify = Callable[[Message], None]
 
 LOAD_FIELDS = ("param", "bin", "options", "backend", "threads", "cpus", "switches")
 """Of a variant: what a serving process must know to load it. The last two may be absent."""

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Graph, Layer
-from .shapes import Shape, expand, infer
+from ..model.shapes import Shape, expand
+from .shapes import infer
 from .wires import LINEAR, Wires, is_float, may_merge
 
 Vector = NDArray[np.float64]

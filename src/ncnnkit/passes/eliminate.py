@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..model.graph import Graph, Layer
-from .shapes import Shape, infer
+from ..model.shapes import Shape
+from .shapes import infer
 from .wires import Wires
 
 _Shape = Shape | None

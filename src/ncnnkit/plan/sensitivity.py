@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comparison.accuracy import Errors
+from ..comparison.outputs import keep_outputs
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph
 from ..model.precision import FLOATS, INT8, PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
-from ..onboard.rows import Rows, RowWriter
 from ..progress import Progress, silent
 from ..quantization.scales import is_grouped
 from ..samples.stream import ArraySamples, Samples, keep
@@ -63,14 +63,10 @@ class Verifier:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
             self.samples = keep(self._given, folder)
-            files = [folder / f"reference-{number}.npy" for number in range(len(self._exact.outputs))]
-            with ExitStack() as writing, _Network(LOCAL, os.cpu_count() or 1) as network:
-                writers = [writing.enter_context(RowWriter(file)) for file in files]
+            with _Network(LOCAL, os.cpu_count() or 1) as network:
                 network.load(self._exact, "fp32")
-                for sample in self.samples:
-                    for writer, output in zip(writers, network.run(sample), strict=True):
-                        writer.append(output)
-            self._reference = [Rows(file) for file in files]
+                rows = map(network.run, self.samples)
+                self._reference = keep_outputs(self._exact.outputs, rows, folder / "reference")
             self._stack = stack.pop_all()
         return self
 
@@ -81,6 +77,8 @@ class Verifier:
         self, graphs: Sequence[Graph], precision: str = "fp32", *, most: int | None = None, progress: Progress = silent
     ) -> list[Errors]:
         """The errors of each graph on this machine, in as many processes of one thread as there are cores.
+
+        A graph that ncnn refuses to run has infinite errors.
 
         Args:
             graphs: versions of the network with the same outputs.
@@ -115,9 +113,12 @@ class Verifier:
             def judge(graph: Graph) -> Errors:
                 nonlocal done
                 network, errors = idle.pop(), Errors(classifies=True)
-                network.load(graph, precision)
-                for index, sample in enumerate(samples):
-                    errors.add(network.run(sample), [rows[index] for rows in self._reference])
+                try:
+                    network.load(graph, precision)
+                    for sample, reference in zip(samples, self._reference):
+                        errors.add(network.run(sample), reference)
+                except _Refused:  # as wrong as outputs can be
+                    errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
                 idle.append(network)
                 done += 1
                 progress(done, len(graphs))
@@ -130,6 +131,10 @@ class Verifier:
                     for network in networks:
                         network.kill()
                     raise
+
+
+class _Refused(RuntimeFailure):
+    """ncnn does not run a model: one that counts on kernels this CPU does not have, for example."""
 
 
 class _Network:
@@ -166,7 +171,8 @@ class _Network:
             return self._child.ask(op, arrays, **fields)[1]
         except WorkerError as error:
             where = "" if self._device.address == LOCAL.address else self._device.name
-            raise RuntimeFailure(f"plan: {error.sentence}", where=where) from None
+            kind = RuntimeFailure if error.crashed else _Refused
+            raise kind(f"plan: {error.sentence}", where=where) from None
 
 
 def int8_errors(forms: Forms, verifier: Verifier, progress: Progress = silent) -> dict[tuple[str, str], float]:

@@ -94,6 +94,16 @@ def quantizable(graph: Graph) -> list[Layer]:
     ]
 
 
+NOTHING_QUANTIZABLE = "the network has no convolution or inner product, which are the layers ncnnkit quantises to int8"
+
+
+def why_nothing_quantizable(graph: Graph) -> ModelError:
+    """The error of a network without a layer for :func:`quantizable`."""
+    others = sorted({layer.type for layer in graph.layers if layer.op.rounds_itself})
+    hint = f"ncnn itself can store the weights of {', '.join(others)} in 8 bits; ncnnkit does not yet" if others else ""
+    return ModelError(NOTHING_QUANTIZABLE, hint=hint)
+
+
 def calibrate(
     model: Artifact | Graph | str | Path,
     images: Any,
@@ -148,7 +158,7 @@ def calibrate_batches(
     uses = graph.uses()
     blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
     if not blobs:
-        raise ModelError("the network has no layer that ncnn could run in int8")
+        raise why_nothing_quantizable(graph)
     with Crew(graph, threads) as crew:
         samples = as_samples(images, graph, preprocess)
         done, passes = 0, 2 if method == "kl" else 1

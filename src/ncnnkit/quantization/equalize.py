@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from ..device.session import Session
 from ..errors import ModelError, RecipeError, VerificationError
 from ..model.graph import Graph, Layer
-from ..passes.shapes import Shape, infer
-from ..passes.wires import is_float
+from ..model.shapes import Shape
+from ..passes.shapes import infer
 from ..progress import Progress, silent
 from ..samples.stream import Samples, spread
 from .calibration import quantizable
-from .zeropoint import ABSORBERS
+from .scales import group_count
+from .zeropoint import absorbs
 
 SAMPLES = 16  # a mean of maxima needs no more
 LARGEST = 64.0  # scale of a channel; its inverse is the smallest
@@ -59,7 +60,7 @@ def migrate(graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: f
     scales = channel_scales(graph, ranges, strength)
     made = graph.copy()
     for layer in made.layers:
-        if _absorbs(layer):
+        if absorbs(layer):
             _rescale(layer, scales.get(layer.inputs[0]), scales.get(layer.outputs[0]))
     made.verify()
     return made
@@ -188,7 +189,7 @@ class Channels:
 
     def _walk(self) -> None:
         for layer in self._graph.layers:
-            if _absorbs(layer):
+            if absorbs(layer):
                 if not _takes(layer, self._shapes[layer.inputs[0]]):
                     self._fix(layer.inputs)
                 if layer.get("activation_type") not in HOMOGENEOUS:
@@ -269,10 +270,6 @@ def _sums(groups: _Index, values: Any, count: int) -> _Floats:
 # ------------------------------------------------------------------------------------------------ layers that absorb
 
 
-def _absorbs(layer: Layer) -> bool:
-    return layer.type in ABSORBERS and is_float(layer) and "weight" in layer.weights
-
-
 def _takes(layer: Layer, shape: Shape | None) -> bool:
     """Whether a layer's columns can take up what is done to the channels of its input."""
     if shape is None or not isinstance(shape[0], int):
@@ -283,22 +280,18 @@ def _takes(layer: Layer, shape: Shape | None) -> bool:
         return len(shape) in (1, 3) and sides == list(shape) and math.prod(sides) == inputs
     if layer.get("pad_value"):
         return False
-    return bool(shape[0] * layer.get("kernel_w") * layer.get("kernel_h") == inputs * _group(layer))
-
-
-def _group(layer: Layer) -> int:
-    return int(layer.get("group")) if layer.type == "ConvolutionDepthWise" else 1
+    return bool(shape[0] * layer.get("kernel_w") * layer.get("kernel_h") == inputs * group_count(layer))
 
 
 def _by_channel(layer: Layer, channels: int) -> NDArray[np.float32]:
     """A layer's weight as (group, output channels of it, input channels of it, weights between two channels)."""
-    weight, group = layer.array("weight"), _group(layer)
+    weight, group = layer.array("weight"), group_count(layer)
     return weight.reshape(group, layer.get("num_output") // group, channels // group, -1)
 
 
 def _rescale(layer: Layer, taken: _Floats | None, given: _Floats | None) -> None:
     """Let a layer read channels divided by ``taken``, and hand them on divided by ``given``."""
-    shape, group = layer.array("weight").shape, _group(layer)
+    shape, group = layer.array("weight").shape, group_count(layer)
     if taken is not None and (taken != 1).any():
         weight = _by_channel(layer, len(taken)) * taken.reshape(group, 1, -1, 1)
         layer.weights["weight"] = weight.reshape(shape).astype(np.float32)

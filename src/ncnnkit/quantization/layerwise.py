@@ -19,7 +19,7 @@ from ..samples.stream import Samples
 from .activations import activation
 from .int8 import alone
 from .rounding import gptq
-from .scales import STEPS, WINOGRAD_STEPS, runs_winograd, weight_rows
+from .scales import STEPS, WINOGRAD_STEPS, group_count, runs_winograd, weight_rows
 from .stepper import EXACT, ROUNDED, Rows, Stepper
 
 Array = NDArray[np.float32]
@@ -135,7 +135,7 @@ class _Problem:
         self.layer = layer
         self._last: tuple[Array, Array] | None = None
         self.act = activation(original)
-        groups = original.get("group") if original.type == "ConvolutionDepthWise" else 1
+        parts = group_count(original)
         self.input_scale = float(layer.array("input_scale")[0])
         held = found.sample % HELD == HELD - 1
         self.use = ~held if held.any() and not held.all() else np.ones_like(held)
@@ -143,14 +143,14 @@ class _Problem:
         steps = found.inputs
         np.multiply(steps, np.float32(self.input_scale), out=steps)
         np.clip(np.rint(steps, out=steps), -STEPS, STEPS, out=steps)
-        self.inputs = np.ascontiguousarray(steps.reshape(len(steps), groups, -1).transpose(1, 0, 2))
+        self.inputs = np.ascontiguousarray(steps.reshape(len(steps), parts, -1).transpose(1, 0, 2))
         self.mean = self.inputs[:, self.use].mean(axis=1, keepdims=True)
         self.target = found.outputs
         self.signal = float(np.mean(np.square(self.target[self.judge], dtype=np.float64))) or 1.0
         rows = weight_rows(original)
         self.scales = np.broadcast_to(layer.array("weight_scales"), (len(rows),)).astype(np.float32)
         self.channels = original.get("num_output")
-        self.scaled = (rows * self.scales[:, None]).reshape(groups, self.channels // groups, -1)
+        self.scaled = (rows * self.scales[:, None]).reshape(parts, self.channels // parts, -1)
         largest = int(np.abs(np.asarray(layer.weights["weight"], np.int32)).max())
         self.limit = WINOGRAD_STEPS if largest <= WINOGRAD_STEPS and runs_winograd(original) else STEPS
         self.scale_a_channel = layer.weights["weight_scales"].shape == (self.channels,)  # a gain needs its own

@@ -164,6 +164,11 @@ def is_grouped(layer: Layer) -> bool:
     return layer.type == "ConvolutionDepthWise" and layer.get("num_output") // layer.get("group") % 8 == 0
 
 
+def group_count(layer: Layer) -> int:
+    """The number of groups whose channels a convolution keeps apart; 1 for other layers."""
+    return int(layer.get("group")) if layer.type == "ConvolutionDepthWise" else 1
+
+
 def weight_rows(layer: Layer) -> NDArray[np.float32]:
     """The weights as float32 (rows, n): a row for each scale, an output channel or a group of a depthwise one."""
     rows = layer.get("group") if layer.type == "ConvolutionDepthWise" else layer.get("num_output")

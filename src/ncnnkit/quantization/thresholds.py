@@ -17,7 +17,7 @@ from ..progress import Progress, silent
 from ..samples.stream import Samples
 from .activations import activation
 from .int8 import rounded_weights
-from .scales import STEPS
+from .scales import STEPS, group_count
 from .stepper import EXACT, ROUNDED, Rows, Stepper
 from .table import Table
 
@@ -78,10 +78,10 @@ def _divided(scales: Mapping[str, float], factors: Mapping[str, float]) -> dict[
 
 def _error(layer: Layer, found: Rows, scale: float) -> float:
     """Mean squared error of a layer's output over its mean square, where its input has this scale."""
-    groups = layer.get("group") if layer.type == "ConvolutionDepthWise" else 1
+    count = group_count(layer)
     read = np.clip(np.rint(found.inputs * np.float32(scale)), -STEPS, STEPS) / np.float32(scale)
-    weight = layer.array("weight").reshape(groups, layer.get("num_output") // groups, -1)
-    parts = read.reshape(len(read), groups, -1).transpose(1, 0, 2)
+    weight = layer.array("weight").reshape(count, layer.get("num_output") // count, -1)
+    parts = read.reshape(len(read), count, -1).transpose(1, 0, 2)
     sums = np.matmul(parts, weight.transpose(0, 2, 1)).transpose(1, 0, 2).reshape(len(read), -1)
     made = activation(layer).f(sums + (layer.array("bias") if layer.get("bias_term") else np.float32(0)))
     signal = float(np.mean(np.square(found.outputs, dtype=np.float64))) or 1.0

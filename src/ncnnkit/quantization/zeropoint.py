@@ -27,9 +27,6 @@ from ..model.ops import FLOAT_MAX
 from ..passes.wires import become, is_float
 from .calibration import quantizable
 
-ABSORBERS = frozenset({"Convolution", "ConvolutionDepthWise", "InnerProduct"})
-"""Types whose weights and bias can take up what is done to their input, and do it to their output."""
-
 
 def _always(_: Any) -> bool:
     return True
@@ -116,7 +113,7 @@ class Lowering:
         """
         made = (graph or self._graph).copy()
         for layer in made.layers:
-            if _absorbs(layer):
+            if absorbs(layer):
                 given = offsets.get(self._of[layer.outputs[0]], 0.0)
                 turn = self.sign(layer.outputs[0])
                 if layer.name in self._summands:
@@ -139,7 +136,7 @@ class Lowering:
             ends = [*layer.inputs, *layer.outputs]
             cut = bounds(layer)
             one_sided = cut is not None and cut[0] == 0.0
-            if _absorbs(layer):
+            if absorbs(layer):
                 groups[layer.inputs[0]].padded |= _pads(layer)
                 if layer.get("activation_type") and cut is None:
                     self._fix(layer.outputs)
@@ -152,7 +149,7 @@ class Lowering:
             elif layer.type == "BinaryOp" and layer.p.op_type == _ADD and len(layer.inputs) == 2:
                 one, two = layer.inputs
                 made = {b: uses.producer(b) for b in (one, two) if uses.root(b) == b}  # a copy has other readers, too
-                linear = [b for b, maker in made.items() if _absorbs(maker) and not maker.get("activation_type")]
+                linear = [b for b, maker in made.items() if absorbs(maker) and not maker.get("activation_type")]
                 if linear:
                     self._summands[made[linear[0]].name] = (layer.outputs[0], two if linear[0] == one else one)
                 else:
@@ -210,7 +207,7 @@ def _move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> N
 def bounds(layer: Layer) -> tuple[float, float] | None:
     """Between what a layer's output is cut off, by a ReLU or Clip that it is or has; None where it is not cut off."""
     p = layer.p
-    if layer.type in ABSORBERS:
+    if _is_linear(layer):
         if p.activation_type == 1:
             return (0.0, FLOAT_MAX)
         return tuple(p.activation_params) if p.activation_type == 3 else None
@@ -225,8 +222,14 @@ def _moved_bounds(layer: Layer, turn: int, offset: float) -> tuple[float, float]
     return (low, high) if turn > 0 else (-high, -low)
 
 
-def _absorbs(layer: Layer) -> bool:
-    return layer.type in ABSORBERS and is_float(layer) and "weight" in layer.weights
+def absorbs(layer: Layer) -> bool:
+    """Whether a layer's weights and bias can take up what is done to its input, and do it to its output."""
+    return _is_linear(layer) and is_float(layer) and "weight" in layer.weights
+
+
+def _is_linear(layer: Layer) -> bool:
+    """Whether this is a convolution or inner product: the types that ncnn runs in int8."""
+    return layer.op.int8 is not None
 
 
 def _pads(layer: Layer) -> bool:

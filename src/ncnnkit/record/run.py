@@ -9,6 +9,7 @@ A figure is null in JSON, None here, where it was not measured, and where it is 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -366,6 +367,24 @@ class Accuracy:
     top5: float | None
     images: int
     outputs: list[OutputError]
+
+    def figures(self) -> dict[str, float | None]:
+        """Each figure by its name in :data:`ncnnkit.plan.requirement.FIGURES`; None where it is not known.
+
+        An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
+        """
+        exact = [output.mse == 0 for output in self.outputs]
+        rows = list(zip(self.outputs, exact))
+        sqnrs = [o.sqnr_db if o.sqnr_db is not None else math.inf if same else -math.inf for o, same in rows]
+        cosines = [o.cosine if o.cosine is not None else 1.0 if same else 0.0 for o, same in rows]
+        return {
+            "cosine": min(cosines, default=1.0),
+            "sqnr": min(sqnrs, default=math.inf),
+            "mse": self.mse,
+            "max_error": self.max_error,
+            "top1_agreement": self.top1_agreement,
+            "top1": self.top1,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

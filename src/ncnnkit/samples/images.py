@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..progress import Progress
 from .preprocess import Preprocess
-from .stream import Progress, Sample
+from .stream import Sample
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _THREADS = min(8, os.cpu_count() or 1)
@@ -173,16 +174,6 @@ class ImageSet:
         if not good and damaged:
             raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
         return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged), left_out=len(untried))
-
-    def stack(self, progress: Progress | None = None) -> tuple[NDArray[np.float32], ...]:
-        """All samples at once: one float32 array (N, ...) per network input. Raises ImageError."""
-        arrays = tuple(np.empty((len(self), *spec.shape), np.float32) for spec in self.inputs)
-        for index, sample in enumerate(self):
-            for array, value in zip(arrays, sample):
-                array[index] = value
-            if progress:
-                progress(index + 1, len(self))
-        return arrays
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -366,15 +357,18 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], source
             hint="give a .npz with one array per input name",
         )
     spec = inputs[0]
-    if preprocess is None and len(spec.shape) == 3:
+    if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+        hint = "give a .npy of shape N x the input's"
+        if len(spec.shape) == 3 and spec.shape[2] in (1, 3):
+            hint = f"height x width x channels? Export the model with the channels first, or {hint}"
+        return ImageError(
+            f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}, not 1 or 3 channels first",
+            where=str(source),
+            hint=hint,
+        )
+    if preprocess is None:
         return ImageError(
             "images need preprocessing", where=str(source), hint="use --preset, or --mean, --std and --resize"
-        )
-    if preprocess is None or len(spec.shape) != 3:
-        return ImageError(
-            f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}",
-            where=str(source),
-            hint="give a .npy of shape N x the input's",
         )
     fixed = preprocess.crop or (preprocess.resize if isinstance(preprocess.resize, tuple) else None)
     size = (preprocess.channels, *(fixed or spec.shape[1:]))

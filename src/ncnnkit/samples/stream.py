@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..onboard.rows import Rows, RowWriter
+from ..progress import Progress, silent
 
 Sample = tuple[NDArray[np.float32], ...]
 """One inference: a float32 array for each network input, without a batch axis."""
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 
 class Samples(Protocol):
@@ -85,7 +83,7 @@ class KeptSamples(ArraySamples):
     files: tuple[str, ...] = ()
 
 
-def keep(samples: Samples, folder: Path, progress: Progress = lambda done, total: None) -> KeptSamples:
+def keep(samples: Samples, folder: Path, progress: Progress = silent) -> KeptSamples:
     """Read samples once and keep them on disk, for those who read them several times.
 
     Args:

@@ -2,18 +2,21 @@
 
 ================================  ========================================================
 ``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
-``model.pt`` .pth .torchscript    TorchScript; from torch where it is installed
+``model.pt`` .pth .jit …          TorchScript; from torch where it is installed
 ``model.param``                   ncnn; there is no other original
 ``torchvision:resnet50``          torchvision's model; from torch, as for the next two
 ``timm:NAME``                     timm's model
 ``package.module:function``       what the function returns: a ``torch.nn.Module``
+a ``torch.nn.Module``             itself, in Python
 ================================  ========================================================
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +24,14 @@ from numpy.typing import NDArray
 from ..errors import ModelError
 from .files import READERS
 from .model import ModelSource
-from .torch_models import BUILDERS, build_from_module, set_batchnorm_statistics, trace
+from .torch_models import BUILDERS, Built, build_from_module, set_batchnorm_statistics, trace
 from .torchrun import import_torch, quiet
 
 __all__ = ["ModelSource", "open_model", "set_batchnorm_statistics"]
 
 
 def open_model(
-    reference: str,
+    reference: str | Path | Any,
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
@@ -52,7 +55,9 @@ def open_model(
         FormatError: a ``.param`` file is corrupt.
         StorageError: ``workdir`` cannot be written.
     """
-    path = Path(reference)
+    if not isinstance(reference, (str, Path)):
+        return _open_module(reference, shapes, weights, Path(workdir))
+    path, reference = Path(reference), str(reference)
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
     if opener is not None:
@@ -75,3 +80,17 @@ def open_model(
         torch.manual_seed(0)
         found = BUILDERS.get(library, build_from_module)(reference, weights)
         return trace(reference, found, shapes, Path(workdir), statistics if weights == "none" else None)
+
+
+def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str, workdir: Path) -> ModelSource:
+    name = type(module).__name__
+    torch = import_torch(name)
+    if not isinstance(module, torch.nn.Module):
+        hint = "give a path, a reference as torchvision:NAME, or a torch.nn.Module"
+        raise ModelError(f"a {name} is no model", hint=hint)
+    if weights != "default":
+        raise ModelError("a module holds its own weights", where=name, hint="load them into it, and give no weights")
+    module = copy.deepcopy(module)  # it is put into evaluation mode and kept, and the caller may train on
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return trace(name, Built(module, name), [tuple(shape) for shape in shapes], workdir, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
 import os
 import re
@@ -14,17 +13,32 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import ConvertError, FormatError, ModelError, StorageError
+import numpy as np
+
+from ..comparison.noise import Noise
+from ..device.session import Session
+from ..errors import ConvertError, FormatError, ModelError, StorageError, VerificationError
 from ..model import ncnnfile, ops
 from ..model.graph import Graph, Layer, Names
 from ..samples.images import InputSpec
+from ..samples.stream import ArraySamples
 from . import ModelSource, open_model
-from .model import say
+from .model import example_arrays, say
 from .onnx_data import inline_external_data
 
 INSTALL_HINT = "pip install --no-deps pnnx"
-FAILURE_HINT = "does --shape fit? else export the model in another way: from another opset, or as traced TorchScript"
+FAILURE_HINTS = {
+    "onnx": "does --shape fit? else export the model in another way: from another opset, or as traced TorchScript",
+    "torchscript": "does --shape fit? else trace the model (torch.jit.trace) instead of scripting it, freeze it "
+    "(torch.jit.freeze), or export it to ONNX",
+}
+_MOST_NOISE = 0.01  # over signal; a right conversion has under 1e-6, a wrong one about 1
+_WRONG = (
+    "pnnx converts an operator wrongly, often one over the batch axis: change the model, or export it in another way"
+)
+_CAST = "Tensor.to"  # what pnnx leaves of a type's conversion
 TIMEOUT = 1800.0  # seconds; the largest networks take a few minutes
 
 # pnnx's letters for types, after a shape.
@@ -68,21 +82,52 @@ def find_pnnx() -> Path:
     return Path(on_path)
 
 
-def convert(model: str, *, shapes: Sequence[tuple[int, ...]] = (), weights: str = "default") -> Graph:
-    """A model to ncnn's graph, fp32, not yet optimised.
+def convert(model: str | Path | Any, *, shapes: Sequence[tuple[int, ...]] = (), weights: str = "default") -> Graph:
+    """A model to ncnn's graph, fp32, not yet optimised; it is run on noise and compared with the original.
 
     Args:
-        model: a reference, as :func:`ncnnkit.source.open_model` takes it.
+        model: a reference, as :func:`ncnnkit.source.open_model` takes it, or a ``torch.nn.Module``.
         shapes: of the inputs without the batch axis, where the model does not fix them.
         weights: for models built by code.
 
     Raises:
         ModelError: the model, its weights or its shapes cannot be used.
         ConvertError: pnnx is missing, fails, or leaves operators that ncnn does not have.
+        VerificationError: ncnn computes something other than the original.
+        RuntimeFailure: ncnn cannot run what pnnx made.
+
+    Example:
+        >>> graph = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
     """
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
         source = open_model(model, shapes=shapes, weights=weights, workdir=folder)
-        return convert_source(source, Path(folder)).graph
+        graph = convert_source(source, Path(folder)).graph
+        if source.run is not None:
+            _compare_on_noise(source, graph)
+        return graph
+
+
+def _compare_on_noise(source: ModelSource, graph: Graph) -> None:
+    """Refuse a network that is not the original: pnnx takes some axes for the batch axis, and others the wrong way."""
+    sample = example_arrays(source.inputs)
+    (exact,) = source.reference_outputs(ArraySamples(tuple(array[None] for array in sample)))
+    with Session(graph, precision="fp32") as net:
+        made = net.blobs(*sample, names=net.outputs)
+    if len(made) < len(exact):
+        raise VerificationError(
+            f"the original has {len(exact)} outputs, the converted model {len(made)}", where=source.reference
+        )
+    for name, wanted, found in zip(source.outputs, exact, made):
+        wrong = f"{found.size} values, the original has {wanted.size}" if found.size != wanted.size else ""
+        # What is zero or not finite in the original tells nothing.
+        if not wrong and np.isfinite(wanted).all() and wanted.any():
+            noise = Noise()
+            noise.add([found], [wanted])
+            if not noise.relative <= _MOST_NOISE:
+                share = f"of {math.sqrt(noise.relative):.0%}" if noise.relative < 1 else "of more than 100%"
+                wrong = f"an error {share} of the original's signal on a sample of noise"
+        if wrong:
+            raise VerificationError(f"output {name!r} has {wrong}", where=source.reference, hint=_WRONG)
 
 
 def convert_source(source: ModelSource, workdir: Path) -> Conversion:
@@ -108,8 +153,8 @@ def convert_source(source: ModelSource, workdir: Path) -> Conversion:
         pnnx = find_pnnx()
         with tempfile.TemporaryDirectory(prefix="pnnx-", dir=workdir) as name:
             model = _place(source, Path(name))
-            log = _run_pnnx(pnnx, model, source.inputs)
-            graph = _read_result(model.parent, log, source.inputs)
+            log = _run_pnnx(pnnx, model, source)
+            graph = _read_result(model.parent, log, source)
         _check_inputs(graph, source.inputs)
         _order_outputs(graph)
     if any(layer.type == "Embed" for layer in graph.layers):
@@ -119,6 +164,10 @@ def convert_source(source: ModelSource, workdir: Path) -> Conversion:
         )
     # pnnx does not write them, and everything that runs the model later needs them.
     graph.set_input_shapes([spec.shape for spec in source.inputs])
+    try:
+        graph.infer_shapes()
+    except ModelError as error:
+        raise ConvertError(f"pnnx made a network that cannot run: {error.what}", hint=_WRONG) from None
     return Conversion(graph, log, time.perf_counter() - start)
 
 
@@ -139,9 +188,9 @@ def _place(source: ModelSource, folder: Path) -> Path:
     return model
 
 
-def _run_pnnx(pnnx: Path, model: Path, inputs: Sequence[InputSpec]) -> str:
+def _run_pnnx(pnnx: Path, model: Path, source: ModelSource) -> str:
     shapes = ",".join(
-        f"[{','.join(map(str, (1, *spec.shape)))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in inputs
+        f"[{','.join(map(str, (1, *spec.shape)))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in source.inputs
     )
     # fp16=0: pnnx stores weights as fp16 by default, and fp32 would not be fp32.
     command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
@@ -161,13 +210,13 @@ def _run_pnnx(pnnx: Path, model: Path, inputs: Sequence[InputSpec]) -> str:
     log = f"$ {' '.join(['pnnx', *command[1:]])}\n{done.stdout.decode('utf-8', 'replace')}"
     if done.returncode:
         how = f"crashed with signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
-        raise _failure(f"pnnx failed ({how}): {_telling_line(log)}", log)
+        raise _failure(f"pnnx failed ({how}): {_telling_line(log)}", log, FAILURE_HINTS[source.kind])
     if "FATAL ERROR" in log:  # it goes on all the same, and what it writes cannot be used
-        raise _failure(f"pnnx failed: {_telling_line(log)}", log)
+        raise _failure(f"pnnx failed: {_telling_line(log)}", log, FAILURE_HINTS[source.kind])
     return log
 
 
-def _failure(what: str, log: str, hint: str = FAILURE_HINT) -> ConvertError:
+def _failure(what: str, log: str, hint: str) -> ConvertError:
     """An error that names the file with the whole log: what fails makes no run folder to keep it in."""
     with tempfile.NamedTemporaryFile(
         "w", prefix="ncnnkit-pnnx-", suffix=".log", delete=False, encoding="utf-8"
@@ -185,41 +234,22 @@ def _telling_line(log: str) -> str:
     return (telling or lines or ["it printed nothing"])[-1][:200]
 
 
-def _read_result(folder: Path, log: str, inputs: Sequence[InputSpec]) -> Graph:
+def _read_result(folder: Path, log: str, source: ModelSource) -> Graph:
     param, bin_file = folder / "model.ncnn.param", folder / "model.ncnn.bin"
     for path in (param, bin_file):
         if not path.is_file():
-            raise _failure(f"pnnx wrote no {path.name}: {_telling_line(log)}", log)
-    head, lines = _param_lines(param)
-    unsupported = sorted({line.split()[0] for line in lines} - ops.OPS.keys())
+            raise _failure(f"pnnx wrote no {path.name}: {_telling_line(log)}", log, FAILURE_HINTS[source.kind])
+    lines = param.read_text(encoding="utf-8", errors="replace").splitlines()[2:]
+    unsupported = sorted({line.split()[0] for line in lines if line.strip()} - ops.OPS.keys())
     if unsupported:
-        floats = {spec.dtype for spec in inputs} == {"float32"}
-        cut = "replace these operators in the model, or cut the model before them"
-        hint = cut if floats else "export the model with float32 inputs and weights"
+        hint = "replace these operators in the model, or cut the model before them"
+        if unsupported == [_CAST] and {spec.dtype for spec in source.inputs} != {"float32"}:
+            hint = "export the model with float32 inputs and weights"
         raise _failure(f"ncnn has no layer for: {', '.join(unsupported)}", log, hint)
     try:
-        param.write_text("\n".join([*head, *_with_names_of_their_own(lines), ""]), encoding="utf-8")
         return ncnnfile.load(param)  # the weights stay mapped when the folder goes
     except FormatError as error:
         raise ConvertError(f"pnnx wrote a model that cannot be read: {error}") from None
-
-
-def _param_lines(param: Path) -> tuple[list[str], list[str]]:
-    """(magic and counts, a line for each layer) of a .param."""
-    lines = [line for line in param.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[:2], lines[2:]
-
-
-def _with_names_of_their_own(lines: Sequence[str]) -> list[str]:
-    """The layers' lines; pnnx gives some Splits the same name, which ncnn does not mind and tables would."""
-    seen: set[str] = set()
-    unique = []
-    for line in lines:
-        kind, name, *rest = line.split(maxsplit=2)
-        free = next(n for n in itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2))) if n not in seen)
-        seen.add(free)
-        unique.append(" ".join([kind, free, *rest]))
-    return unique
 
 
 def _check_inputs(graph: Graph, inputs: Sequence[InputSpec]) -> None:

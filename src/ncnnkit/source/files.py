@@ -184,8 +184,13 @@ class _TracedInputs(pickle.Unpickler):
 def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     model = Artifact.load(path)
     names = [tensor.name for tensor in model.inputs]
-    dims: list[Dims | None] = [(1, *tensor.shape) if tensor.shape else None for tensor in model.inputs]
+    # What the file says is a hint that ncnn does not read: the user may know better.
+    dims: list[Dims | None] = [(1, *tensor.shape) if tensor.shape and not shapes else None for tensor in model.inputs]
     inputs = settle_inputs(reference, names, dims, ["float32"] * len(dims), shapes)
+    try:
+        model.graph.check_input_shapes([spec.shape for spec in inputs])
+    except ModelError as error:
+        raise ModelError(error.what, where=reference, hint=error.hint) from None
     outputs = tuple(tensor.name for tensor in model.outputs)
     origin = f"its card ({card_of(path)})" if model.preprocess else ""
     return ModelSource(
@@ -198,5 +203,6 @@ READERS: dict[str, Callable[[str, Path, Sequence[tuple[int, ...]]], ModelSource]
     ".pt": _open_torchscript,
     ".pth": _open_torchscript,
     ".torchscript": _open_torchscript,
+    ".jit": _open_torchscript,
     ".param": _open_ncnn,
 }

@@ -126,6 +126,17 @@ def _fold_batch(value: Any, name: str) -> NDArray[np.float32]:
     return array[0] if array.ndim and array.shape[0] == 1 else array
 
 
+def example_arrays(inputs: Sequence[InputSpec]) -> list[Array]:
+    """An array for each input, of its shape and type; the same every time. Integers are zeros: valid indices."""
+    noise = np.random.default_rng(0)
+    return [
+        noise.random(spec.shape).astype(spec.dtype)
+        if spec.dtype.startswith("float")
+        else np.zeros(spec.shape, spec.dtype)
+        for spec in inputs
+    ]
+
+
 def say(error: BaseException) -> str:
     """An exception of a library as one short clause."""
     text = " ".join(str(error).split())

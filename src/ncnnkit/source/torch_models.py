@@ -7,7 +7,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -288,7 +289,15 @@ def trace(
         if statistics is not None:
             set_batchnorm_statistics(module, _batches(statistics))
         outputs = named_outputs(module, example)
-        with torch.no_grad():
+        empty = [name for name, tensor in outputs.items() if not tensor.numel()]
+        if empty or not outputs:
+            raise ModelError(
+                f"returns {'an empty ' + repr(empty[0]) if empty else 'no tensor'} for a sample of noise",
+                where=reference,
+                hint="a detector that found nothing? Wrap it in a module that returns its heads' raw outputs, "
+                "before thresholds and suppression",
+            )
+        with torch.no_grad(), _plain_attention():
             # The traced network is compared with the original later, on real images: no check of torch's own here.
             traced = torch.jit.trace(flat_module(module), tuple(example), check_trace=False)
     except NcnnkitError:
@@ -301,7 +310,7 @@ def trace(
         traced.save(str(path))
     except (RuntimeError, OSError) as error:
         raise StorageError(f"cannot be written: {say(error)}", where=str(path)) from None
-    sizes = [int(tensor[0].numel()) for tensor in outputs.values()]
+    sizes = [int(tensor.numel()) // (len(tensor) if tensor.ndim else 1) for tensor in outputs.values()]
     preprocess = fit(built.preprocess, inputs)
     scaled = "" if preprocess == built.preprocess else f", scaled to {inputs[0].shape[1]}x{inputs[0].shape[2]}"
     return ModelSource(
@@ -318,6 +327,19 @@ def trace(
         torch_run(module),
         classes=sizes[0] if built.classifies and len(sizes) == 1 else None,
     )
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Trace attention layer by layer: torch's fused kernel for a whole encoder layer is one operator ncnn has not."""
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _labels_that_fit(labels: tuple[str, ...] | None, sizes: Sequence[int]) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..samples.images import InputSpec
-from .model import Array, Run
+from .model import Array, Run, example_arrays
 
 TORCH_HINT = "pip install torch torchvision timm"
 
@@ -35,18 +35,10 @@ def quiet() -> Iterator[None]:
 
 
 def example_inputs(inputs: Sequence[InputSpec]) -> list[Any]:
-    """One tensor (1, ...) per input; the same every time. Integers are zeros, so that they are valid indices."""
+    """One tensor (1, ...) per input: see :func:`~ncnnkit.source.model.example_arrays`."""
     import torch
 
-    noise = np.random.default_rng(0)
-    return [
-        torch.from_numpy(
-            noise.random((1, *spec.shape)).astype(spec.dtype)
-            if spec.dtype.startswith("float")
-            else np.zeros((1, *spec.shape), spec.dtype)
-        )
-        for spec in inputs
-    ]
+    return [torch.from_numpy(array[None]) for array in example_arrays(inputs)]
 
 
 def flatten(outputs: Any, name: str = "") -> dict[str, Any]:
