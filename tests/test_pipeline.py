@@ -169,7 +169,8 @@ def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: nk.Recipe, tmp_pat
     assert figures is not None
     assert (figures.cosine, figures.sqnr_db, figures.mse, figures.top1_agreement) == (None, None, 0.0, None)
     assert document.recommended is None
-    assert document.why == "the original's outputs are zero on every evaluation image, so that nothing can be judged"
+    assert document.why.startswith("the original's outputs are zero for every sample, so no variant can be judged")
+    assert any("no variant can be judged by its outputs" in warning for warning in document.warnings)
     assert any("output out0 is zero on every evaluation image" in warning for warning in document.warnings)
 
 
@@ -341,17 +342,6 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
         return variants.refuse_copies_of_the_cpu(rows, [result["a"], result[gpu]])[1].status
 
     assert (status("a"), status("b")) == ("fallback", "ok")
-
-
-def test_outputs_that_are_zero_let_nothing_be_judged(recipe: nk.Recipe, tmp_path: Path) -> None:
-    graph = small()
-    graph.layer("fc").weights |= {"weight": np.zeros((10, 8), np.float32), "bias": np.zeros(10, np.float32)}
-    ncnnfile.save(graph, tmp_path / "model.param")
-    document = nk.run(changed(recipe, precisions=("fp32", "bf16")), tmp_path / "out")
-    assert document.recommended is None
-    assert document.why.startswith("the original's outputs are zero for every sample, so no variant can be judged")
-    assert [(v.status, v.accuracy and v.accuracy.cosine) for v in document.variants] == [("ok", None)] * 2
-    assert any("no variant can be judged by its outputs" in warning for warning in document.warnings)
 
 
 def test_what_is_required_decides_what_is_recommended(recipe: nk.Recipe, tmp_path: Path) -> None:
