@@ -93,13 +93,16 @@ MIXED = """
 """
 
 
-def mixed(storage: str = "bf16") -> tuple[Graph, Graph]:
-    """A network in fp32, and the same as a plan makes it: its middle layer in int8, the others in ``storage``."""
+def mixed(storage: str = "bf16", fp16: bool = False) -> tuple[Graph, Graph]:
+    """A network in fp32, and the same as a plan makes it: its middle layer in int8, the others in ``storage``.
+
+    ``fp16``: the plan is for a CPU that computes in fp16.
+    """
     from ncnnkit.plan.build import Forms, mixed_graph
     from ncnnkit.plan.costs import Costs
 
     exact = network(MIXED, seed=3)
-    kinds = {(layer, choice): "float" for layer in "abc" for choice in ("fp32", "int8")}
+    kinds = {(layer, "int8"): "fp16" if fp16 else "float" for layer in "abc"}
     kinds |= {(layer, storage): storage for layer in "abc"}
     choices = {"a": storage, "b": "int8", "c": storage}
     return exact, mixed_graph(Forms(exact, quantised(exact, finish=False), {}), choices, Costs({}, {}, kinds, kinds))

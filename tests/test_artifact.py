@@ -21,16 +21,18 @@ from ncnnkit.app import make_app
 from ncnnkit.artifact import Artifact, card_of
 from ncnnkit.cli import app
 from ncnnkit.comparison.layers import compare_models
+from ncnnkit.device import LOCAL
 from ncnnkit.device.session import probe
-from ncnnkit.device.sites import run_jobs
-from ncnnkit.errors import ModelError, RecipeError, RuntimeFailure, StorageError
+from ncnnkit.device.sites import Site, run_jobs
+from ncnnkit.errors import ModelError, RecipeError, RuntimeFailure, StorageError, VerificationError
 from ncnnkit.measure import variants
 from ncnnkit.measure.profiles import profile
 from ncnnkit.measure.tune import tune
-from ncnnkit.measure.variants import bench
+from ncnnkit.measure.variants import bench, list_variants
 from ncnnkit.model.precision import FLOATS, MASKS, PRECISIONS, STORAGES, served
 from ncnnkit.onboard.jobs import run_job
 from ncnnkit.passes import store_fp16
+from ncnnkit.pipeline import efforts_by_target
 from ncnnkit.samples.stream import ArraySamples
 
 Array = NDArray[Any]
@@ -345,3 +347,65 @@ def test_no_precision_is_twice_in_the_table_and_all_follows_from_it() -> None:
     assert set(STORAGES) == {"fp16", "bf16", "int8", "int8-winograd"}
     assert STORAGES["bf16"] == "bf16"
     assert MASKS.keys() == {*FLOATS, "int8", "int8-winograd"}
+
+
+# ------------------------------------------------------------------------------------------- names and empty results
+
+
+def test_outputs_are_kept_whatever_a_variant_is_called(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X[None])
+    files = {"param": str(folder / "fp32.param"), "bin": str(folder / "fp32.bin")}
+    names = ["fp32-cpu@ssh://one/", "fp32-cpu@../two", "same", "same"]
+    rows = [{"name": name, **files, "backend": "cpu", "threads": 1, "options": PRECISIONS["fp32"].options}
+            for name in names]  # fmt: skip
+    job = {"variants": rows, "inputs": [str(tmp_path / "x.npy")], "folder": str(tmp_path), "rounds": 0,
+           "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
+    found = run_job(job)["variants"]
+    assert [(row["name"], row["status"]) for row in found] == [(name, "ok") for name in names]
+    paths = [path for row in found for path in row["outputs"].values()]
+    assert len(set(paths)) == len(names)
+    assert {Path(path).parent for path in paths} == {tmp_path}
+
+
+def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
+    if "fp16-arithmetic" in probe()["cpu_features"]:
+        pytest.skip("this CPU hands on fp16")
+    Artifact.made(mixed("fp16")[1], "mixed").save(tmp_path / "m.param")
+    words = ["bench", str(tmp_path / "m.param"), "--backend", "cpu", "--threads", "1", "--seconds", "0.1"]
+    said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert said.exit_code == 5
+    assert "mixed-cpu: crashed: this mixed model does not run here" in said.stdout
+    assert "nothing usable came out: mixed-cpu crashed: this mixed model does not run here" in said.stderr
+
+
+def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", samples(10, (16, 16, 16)))
+    recipe = nk.Recipe(
+        str(folder / "fp32.param"), images=str(tmp_path / "images.npy"), backends=("vulkan",), precisions=("fp32",),
+        threads=1, seconds=0.02, rounds=1,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VK_DRIVER_FILES", "/nonexistent")
+        patch.setenv("VK_ICD_FILENAMES", "/nonexistent")
+        with pytest.raises(VerificationError, match="nothing usable came out: fp32-vulkan fallback: no Vulkan device"):
+            nk.run(recipe, tmp_path / "out")
+    assert (tmp_path / "out/report.html").is_file()
+
+
+@pytest.mark.parametrize(("target", "extra"), [("", True), ("arm", True), ("vulkan", False)])
+def test_a_gpu_gets_an_int8_model_of_its_own(target: str, extra: bool) -> None:
+    machine: Any = {"vulkan": [{"type": "integrated"}], "board": {"emulated": False}}
+    site = Site(LOCAL, machine, target or "x86")
+    efforts = efforts_by_target(nk.Recipe("m.onnx", target=target), [site])
+    assert "vulkan" in efforts
+    assert len(efforts) == 1 + extra
+
+
+def test_no_gpu_gets_a_model_that_pads_as_cpus_do(tmp_path: Path) -> None:
+    machine: Any = {"vulkan": [{"type": "integrated"}], "board": {"emulated": False}, "cores": 2}
+    model = Artifact.made(padding(), "int8", target="arm").save(tmp_path / "m.param")
+    recipe = nk.Recipe("m.onnx", precisions=("int8",), backends=("cpu", "vulkan"))
+    on_cpu, on_gpu = list_variants(recipe, {("int8", "arm"): model}, [Site(LOCAL, machine, "arm")])
+    assert on_cpu.model is model
+    assert on_gpu.model is None
+    assert "made for CPUs" in on_gpu.skipped

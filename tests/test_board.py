@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import test_interrupts
 from conftest import BOARD
-from networks import network, samples, small
+from networks import mixed, network, samples, small
 from numpy.typing import NDArray
 
 import ncnnkit as nk
@@ -151,6 +151,15 @@ def test_floating_point_there(device: Device, precision: str, least: float, tmp_
     graph, inputs = small(), samples(3)
     there = outputs_there(device, graph, precision, inputs, tmp_path)
     assert sqnr(there, outputs_here(graph, inputs)) > least
+
+
+@pytest.mark.parametrize("storage", ["fp16", "bf16"])
+def test_a_mixed_model_there(device: Device, storage: str, tmp_path: Path) -> None:
+    """The Cortex-A76 hands on fp16 and bf16: layers in int8 between layers in either."""
+    exact, made = mixed(storage, fp16=True)
+    inputs = samples(3, (16, 16, 16))
+    there = outputs_there(device, made, "mixed", inputs, tmp_path)
+    assert sqnr(there, outputs_here(exact, inputs)) > 25
 
 
 def test_doctor_tells_what_it_is() -> None:

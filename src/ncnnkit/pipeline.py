@@ -135,7 +135,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
             shown = stages.progress("reference outputs")
-            reference = reference_outputs(source, conversion.graph, inputs, folder / "reference", shown)
+            reference = reference_outputs(
+                source, conversion.graph, inputs, folder / "reference", shown, threads=recipe.threads or None
+            )
             classes = what_it_classifies(
                 reference, names=source.labels, known=source.classes, labelled=labels is not None
             )
@@ -366,33 +368,43 @@ def check_labels(labels: NDArray[np.int64] | None, classes: Classes) -> None:
 
 
 def reference_outputs(
-    source: ModelSource, converted: Graph, samples: Samples, folder: Path, progress: Progress
+    source: ModelSource,
+    converted: Graph,
+    samples: Samples,
+    folder: Path,
+    progress: Progress,
+    *,
+    threads: int | None = None,
 ) -> Outputs:
     """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original.
 
     Args:
         folder: gets them.
         progress: called with (samples done, all samples).
+        threads: of ncnn; by default all cores.
     """
-    with Session(converted, precision="fp32") as net:
-        if source.engine == "ncnn":
-            names = list(net.outputs)
-            rows: Iterator[tuple[Array, ...]] = (net.blobs(*sample, names=names) for sample in samples)
-        else:
-            names, rows = list(source.outputs), source.reference_outputs(samples)
+    if source.engine == "ncnn":
+        names, rows = converted.outputs, ncnn_outputs(converted, samples, threads)
+    else:
+        names, rows = list(source.outputs), source.reference_outputs(samples)
 
-        def checked() -> Iterator[tuple[Array, ...]]:
-            for done, row in enumerate(rows, 1):
-                for name, values in zip(names, row):
-                    if not np.isfinite(values).all():
-                        hint = "wrong preprocessing, or a model that overflows?"
-                        raise VerificationError(
-                            f"the original model's output {name!r} holds NaN or infinity", hint=hint
-                        )
-                yield row
-                progress(done, len(samples))
+    def checked() -> Iterator[tuple[Array, ...]]:
+        for done, row in enumerate(rows, 1):
+            for name, values in zip(names, row):
+                if not np.isfinite(values).all():
+                    hint = "wrong preprocessing, or a model that overflows?"
+                    raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
+            yield row
+            progress(done, len(samples))
 
-        return keep_outputs(names, checked(), folder, source.reference)
+    return keep_outputs(names, checked(), folder, source.reference)
+
+
+def ncnn_outputs(graph: Graph, samples: Samples, threads: int | None) -> Iterator[tuple[Array, ...]]:
+    """A graph's outputs in fp32 on the CPU, for each sample."""
+    with Session(graph, precision="fp32", threads=threads) as net:
+        for sample in samples:
+            yield net.blobs(*sample, names=graph.outputs)
 
 
 def check_conversion(
@@ -403,7 +415,7 @@ def check_conversion(
     What counts is the noise over the signal of all these samples, for each output by itself.
     """
     errors = Errors()
-    with Session(conversion.graph, precision="fp32") as net:
+    with Session(conversion.graph, precision="fp32", threads=recipe.threads or None) as net:
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
         names = net.outputs[: len(reference.rows)]
         if len(names) != len(reference.rows):

@@ -180,7 +180,7 @@ def top5(
     Of the evaluation images it is the one whose best class the original prefers most clearly: a person can judge that.
     """
     names = source.labels
-    if names is None or classes.count != len(names) or recommended is None:
+    if not names or classes.count != len(names) or recommended is None:
         return []
     result = next(r for r in results if r["name"] == recommended)
     ours = Outputs.opened(result["outputs"]).first(1)

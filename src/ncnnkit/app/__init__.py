@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..artifact import card_of
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.ncnnfile import load
 from ..model.precision import PRECISIONS
@@ -128,6 +129,9 @@ def copy_models(run: Run, device: str, facts: Mapping[str, Any], home: Path, mod
         for name in (variant.files.param, variant.files.bin):
             _copy(home / name, models / name)
         stem = Path(variant.files.param).stem
+        card = card_of(home / variant.files.param)
+        if card.is_file():  # a run of an older ncnnkit wrote none
+            _copy(card, models / card.name)
         precision, backend = variant.precision, variant.backend
         rows.append((f"{precision}-{backend}", precision, backend, stem))
     rows.sort(key=lambda row: row[0] != "fp32-cpu")  # what the others are compared with comes first

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from .graph import Graph, Layer
-from .ops import Mask
+from .ops import CAST_TYPES, Mask
 
 _NO_FP16 = Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE
 _FP16_OPTIONS = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
@@ -123,7 +123,11 @@ def derive(graph: Graph) -> tuple[str, str]:
     has a mask. Only a plan forbids bf16 to a layer, or 16-bit storage to one beside int8 layers. The mask for fp16
     alone is set by hand in many models whose values overflow it, and says nothing.
     """
-    casts = [layer for layer in graph.layers if layer.type == "Cast" and layer.get("type_from") in (2, 4)]
+    casts = [
+        layer
+        for layer in graph.layers
+        if layer.type == "Cast" and layer.get("type_from") in (CAST_TYPES["fp16"], CAST_TYPES["bf16"])
+    ]
     int8 = [layer for layer in graph.layers if is_int8(layer)]
     told = Mask.NO_BF16 | (Mask.NO_FP16_STORAGE if int8 else 0)
     masked = [layer for layer in graph.layers if not is_int8(layer) and layer.get("featmask") & told]

@@ -52,9 +52,9 @@ def measure(job: Message, notify: Notify) -> Message:
     with contextlib.ExitStack() as stack:
         clocks = stack.enter_context(held_clocks(job))
         contenders = [stack.enter_context(_Contender(variant, result, inputs)) for variant, result in rows]
-        for each in contenders:
+        for number, each in enumerate(contenders):
             notify({"stage": "evaluate", "variant": each.variant["name"]})
-            each.do(_load_and_evaluate, each.variant, inputs, job)
+            each.do(_load_and_evaluate, each.variant, number, inputs, job)
             _record(job, results)
         for round_number in range(job["rounds"]):
             notify({"stage": "time", "round": round_number + 1, "of": job["rounds"]})
@@ -138,7 +138,9 @@ def _record(job: Message, results: List[Message]) -> None:
         write_whole(job["record"], {"variants": results})
 
 
-def _load_and_evaluate(child: Child, result: Message, variant: Message, inputs: Sequence[Rows], job: Message) -> None:
+def _load_and_evaluate(
+    child: Child, result: Message, variant: Message, number: int, inputs: Sequence[Rows], job: Message
+) -> None:
     request = loading(variant)
     cold = child.ask("load", timeout=LOAD_TIMEOUT, cold=True, **request)[0]
     first = child.ask("run", [np.asarray(a[0], np.float32) for a in inputs])[0]
@@ -149,7 +151,7 @@ def _load_and_evaluate(child: Child, result: Message, variant: Message, inputs: 
     result["without_vulkan"] = cold["without_vulkan"]
     software = on_the_cpu(variant, device)
     seconds = job["slow_seconds"] if software else float("inf")
-    result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), job["variants"].index(variant), seconds)
+    result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), number, seconds)
     if software:
         found = (
             "runs in software on the CPU: " + device["name"] if device else "no Vulkan device: ncnn ran it on the CPU"

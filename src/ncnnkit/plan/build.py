@@ -147,7 +147,8 @@ def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph
     """One ``.param/.bin`` in which each layer has its choice.
 
     Int8 layers, feature masks for all, and a Cast where a layer cannot read what the one before it hands on
-    (:mod:`ncnnkit.plan.costs`).
+    (:mod:`ncnnkit.plan.costs`). Where a device has fp16, too, outputs in bf16 get a Cast: ncnn's extractor takes 16
+    bits for fp16 there (``Extractor::extract`` in its ``net.cpp``).
     """
     exact = forms.exact
     made, uses, names = Graph(), exact.uses(), Names(exact)
@@ -155,6 +156,7 @@ def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph
         blob: costs.makes.get((layer.name, choices.get(layer.name, "")), "float")
         for layer in exact.layers if not layer.op.copies for blob in layer.outputs
     }  # fmt: skip
+    outputs, ambiguous = set(exact.outputs), "fp16" in costs.makes.values()
     for original, int8 in forms.pairs():
         choice = choices.get(original.name, "")
         layer = forms.layer(original, int8, choice)
@@ -163,11 +165,15 @@ def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph
             layer.params["featmask"] = MASKS["fp32" if kind == "float" else kind]
         for index, blob in enumerate(layer.inputs if choice else []):
             kind = kinds[uses.root(blob)]
-            if kind != "float" and costs.reads.get((layer.name, choice), "float") == "float":
+            if kind not in ("float", costs.reads.get((layer.name, choice), "float")):  # ncnn converts from float alone
                 cast = to_float(names.new(layer.name, "cast"), kind, blob, names.new(layer.name, "float"))
                 layer.inputs[index] = cast.outputs[0]
                 made.layers.append(cast)
         made.layers.append(layer)
+        for index, blob in enumerate(layer.outputs):
+            if ambiguous and blob in outputs and kinds.get(uses.root(blob)) == "bf16":
+                layer.outputs[index] = names.new(layer.name, "bf16")
+                made.layers.append(to_float(names.new(layer.name, "cast"), "bf16", layer.outputs[index], blob))
     requantize(made)
     made = finished(made, fp16=False)
     store_fp16(Graph([layer for layer in made.layers if choices.get(layer.name) in FLOATS[1:]]))

@@ -194,7 +194,16 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     outputs = tuple(tensor.name for tensor in model.outputs)
     origin = f"its card ({card_of(path)})" if model.preprocess else ""
     return ModelSource(
-        reference, file_safe(path.stem), "ncnn", path, inputs, outputs, "ncnn", model.preprocess, origin, model.labels
+        reference,
+        file_safe(path.stem),
+        "ncnn",
+        path,
+        inputs,
+        outputs,
+        "ncnn",
+        model.preprocess,
+        origin,
+        model.labels or None,
     )
 
 
