@@ -19,16 +19,17 @@ from .comparison.accuracy import Errors
 from .comparison.classes import Classes, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.outputs import Outputs, keep_outputs
+from .comparison.wrong import why_blind
 from .device.session import Session, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
+from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
     check_usable,
     list_variants,
     measure,
     refuse_copies_of_the_cpu,
-    refuse_wrong_outputs,
     variant_record,
     write_models,
 )
@@ -44,6 +45,7 @@ from .quantization import EFFORTS, Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
 from .recipe import AUTO, Recipe, save_recipe
+from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import (
     LABELS,
@@ -79,7 +81,7 @@ from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.model import fit
 from .source.torch_models import BUILDERS
-from .verdict import GUESS, WRONG_SQNR_DB, copies_said, recommend, top5, warn
+from .verdict import GUESS, WRONG_SQNR_DB, copies_said, top5, warn
 
 Array = NDArray[Any]
 ARRAYS = "none: the inputs are arrays"
@@ -138,6 +140,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             reference = reference_outputs(
                 source, conversion.graph, inputs, folder / "reference", shown, threads=recipe.threads or None
             )
+            blind = why_blind(reference)
             classes = what_it_classifies(
                 reference, names=source.labels, known=source.classes, labelled=labels is not None
             )
@@ -180,9 +183,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
-        variants = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
-        variants = refuse_wrong_outputs(refuse_copies_of_the_cpu(variants, results))
-        recommended, why = recommend(variants)
+        with stages("judge the outputs"):
+            rows = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
+            rows = refuse_copies_of_the_cpu(rows, results)
+            variants = refuse_wrong_outputs(rows, specs, results, graph, few, check.sqnr_db)
+        recommended, why = recommend(variants, requirements, blind)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = plan_record(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
@@ -201,7 +206,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     preprocess_origin=origin,
                     images=images_record(recipe, images, evaluation, first),
                     environment=environment(probe() if recipe.on else sites[0].machine),
-                    devices=[device_record(site, variants) for site in sites],
+                    devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
                     passes=rewrites,
@@ -214,7 +219,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, classes=classes, doubts=doubts,
                         quantisation=quantisation, plan=planned,
-                        emulated=[site.device.name for site in sites if site.emulated],
+                        emulated=[site.device.name for site in sites if site.emulated], blind=blind,
+                        random_weights=recipe.weights == "none",
                     ),
                     stages=stages.rows(),
                 )
@@ -493,9 +499,9 @@ def plan_record(plan: MixedPlan, requirements: Requirements, site: Site, variant
     return plan.record(requirements, mixed_ms=mixed, fp32_ms=fp32)
 
 
-def device_record(site: Site, variants: Sequence[Variant]) -> Device:
+def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> Device:
     """A device, and what is recommended for it."""
-    return site.record(*recommend([variant for variant in variants if variant.device == site.device.name]))
+    return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
