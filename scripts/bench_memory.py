@@ -122,7 +122,7 @@ def main() -> None:
             peak = watch(
                 [
                     sys.executable, "-m", "ncnnkit.cli", "run", str(param), "--images", str(images), "--out", str(out),
-                    "--backend", "cpu", "--precision", "fp32,int8", "--effort", args.effort,
+                    "--backend", "cpu", "--precision", "fp32,int8", "--effort", args.effort, "--threads", "1",
                     "--mean", "0.5", "--std", "0.25", "--resize", "32,32",
                 ]
             )  # fmt: skip

@@ -97,3 +97,9 @@ def test_channel_means_over_samples() -> None:
     images, vectors = (np.sum([sums[i] for _, sums in parts], axis=0) / 4 for i in range(2))
     np.testing.assert_allclose(images, np.mean([b[0].mean(axis=(1, 2)) for b in blobs], axis=0), rtol=1e-5)
     np.testing.assert_allclose(vectors, np.mean([b[1] for b in blobs], axis=0), rtol=1e-5)
+
+
+def test_a_network_of_layers_that_ncnn_rounds_by_itself_is_told_so() -> None:
+    graph = network("Input in0 0 1 in0 0=6 1=4\nLSTM l 1 1 in0 out 0=5 1=120")
+    with pytest.raises(ModelError, match=r"no convolution or inner product.*ncnn itself can store the weights of LSTM"):
+        calibrate(graph, samples(2, (4, 6)), None)

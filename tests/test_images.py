@@ -514,3 +514,19 @@ def test_two_sets_of_the_same_images_are_refused(folder: Path) -> None:
     one, two = (open_images(path, RESIZE, [X]) for path in (folder, folder.parent / "same"))
     with pytest.raises(ImageError, match=r"all 3 images to evaluate on are images to calibrate with.*--eval-images"):
         apart(one, two)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((8, 6, 3), r"takes 8x6x3, not 1 or 3 channels first \(height x width x channels\? Export the model"),
+        ((4, 8, 6), r"takes 4x8x6, not 1 or 3 channels first \(give a \.npy"),
+        ((3, 2, 8, 6), r"takes 3x2x8x6, not 1 or 3 channels first \(give a \.npy"),
+    ],
+)
+@pytest.mark.parametrize("preprocess", [None, RESIZE])
+def test_inputs_that_no_image_can_feed(
+    folder: Path, preprocess: Preprocess | None, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ImageError, match=message):
+        open_images(folder, preprocess, [InputSpec("x", shape)])

@@ -84,8 +84,9 @@ def quantized_of(exact: Graph, fitted: Graph, inputs: Array) -> Quantized:
     return Quantized(exact, fitted, exact, fitted, given, given)
 
 
-def outputs_of(graph: Graph, inputs: Array, precision: str = "fp32") -> Array:
-    with Session(graph, precision=precision, threads=1) as session:
+def outputs_of(graph: Graph, inputs: Array) -> Array:
+    """The first output, at the precision that the graph is made for."""
+    with Session(graph, threads=1) as session:
         return np.stack([session.blobs(sample, names=session.outputs[:1])[0] for sample in inputs])
 
 
@@ -157,7 +158,7 @@ def test_winograd_has_weights_it_can_add_up() -> None:
     assert plain.get("featmask") & Mask.NO_WINOGRAD
     expected = outputs_of(graph, inputs)
     for layer, least in ((made, 20), (plain, 30)):
-        found = outputs_of(Graph([graph.layers[0], layer]), inputs, "mixed")
+        found = outputs_of(Graph([graph.layers[0], layer]), inputs)
         assert (accuracy.sqnr_db(found, expected) or 0) > least
 
 
@@ -173,7 +174,7 @@ def test_six_bits_get_a_bias_of_their_own() -> None:
     fitted = apply_table(graph, table, target="x86", finish=False)
     layer, expected = fitted.layer("c"), outputs_of(graph, inputs)
     eight_bits = Graph([graph.layers[0], forms_of(graph, fitted, inputs).layer(exact, layer, "int8")])
-    lost = (outputs_of(eight_bits, inputs, "mixed") - expected).mean(axis=(0, 2, 3))
+    lost = (outputs_of(eight_bits, inputs) - expected).mean(axis=(0, 2, 3))
     layer.weights["bias"] = layer.array("bias") - lost if "bias" in layer.weights else -lost
     layer.params["bias_term"] = 1
     made = forms_of(graph, fitted, inputs).layer(exact, layer, "int8-winograd")
@@ -182,7 +183,7 @@ def test_six_bits_get_a_bias_of_their_own() -> None:
     kept.weights["bias"] = layer.weights["bias"]
 
     def error(form: Layer) -> Array:
-        return np.asarray(outputs_of(Graph([graph.layers[0], form]), inputs, "mixed") - expected, np.float64)
+        return np.asarray(outputs_of(Graph([graph.layers[0], form]), inputs) - expected, np.float64)
 
     moved, levelled = error(made), error(kept)
     before = float(np.mean(levelled**2))
@@ -395,7 +396,7 @@ def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], la
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(mixed.costs))
     assert plan.holds
-    outputs = outputs_of(plan.graph, mixed.inputs, "mixed")
+    outputs = outputs_of(plan.graph, mixed.inputs)
     found = accuracy.sqnr_db(outputs, mixed.reference)
     assert plan.errors.figures()["sqnr"] == (math.inf if found is None else pytest.approx(found, rel=1e-4))
     for requirement in requirements.figures:
@@ -509,4 +510,4 @@ def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
     assert 1e-9 < plan.errors.relative < 1e-3
     if "fp16-arithmetic" not in probe()["cpu_features"]:
         with pytest.raises(RuntimeFailure, match="layer a hands on fp32, where Cast b/cast reads fp16"):
-            outputs_of(plan.graph, samples(1, (16, 16, 16)), "mixed")
+            outputs_of(plan.graph, samples(1, (16, 16, 16)))

@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import pytest
@@ -18,9 +20,11 @@ from ncnnkit import formatting
 from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
+from ncnnkit.plan.requirement import Requirements
+from ncnnkit.recommendation import recommend
 from ncnnkit.record.run import LayerError
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
-from ncnnkit.verdict import recommend, warn
+from ncnnkit.verdict import warn
 
 NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
 
@@ -384,7 +388,7 @@ def test_without_int8_there_is_nothing_on_it() -> None:
     assert "The mixed model" not in text
 
 
-def warnings(images: int = 100, **parts: Any) -> list[str]:
+def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), **parts: Any) -> list[str]:
     """What is said of a run in which nothing else is worth a warning."""
 
     class Images:
@@ -398,16 +402,16 @@ def warnings(images: int = 100, **parts: Any) -> list[str]:
     plan = run.plan if "plan" in parts else None
     taken, check = cast(Any, Images()), run.conversion
     return warn(
-        "torch",
-        "the preset imagenet",
-        taken,
-        taken,
-        check,
-        [],
-        classes=Classes(0),
-        quantisation=quantisation,
-        plan=plan,
-    )
+        "torch", "the preset imagenet", taken, taken, check, [], classes=Classes(0), quantisation=quantisation,
+        plan=plan, **said,
+    )  # fmt: skip
+
+
+def test_random_weights_and_outputs_that_tell_nothing_are_named() -> None:
+    (weights,) = warnings(said={"random_weights": True})
+    assert weights.endswith("but the errors of int8 and mixed models mean nothing")
+    (outputs,) = warnings(said={"blind": "the original's outputs are zero for every sample"})
+    assert outputs.startswith("the original's outputs are zero for every sample: no variant can be judged")
 
 
 def test_nothing_is_said_of_good_images_and_a_good_plan() -> None:
@@ -444,10 +448,13 @@ def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
 
 def test_the_mixed_model_can_be_recommended() -> None:
     variants = sample_run()["variants"]
-    variants[4]["latency_ms"]["median"] = 4.4
-    name, why = recommend(as_run({**sample_run(), "variants": variants}).variants)
+    variants[4]["latency_ms"].update(p25=4.3, median=4.4, p75=4.5)
+    rows = as_run({**sample_run(), "variants": variants}).variants
+    name, why = recommend(rows, Requirements.parse(["cosine>=0.999"]))
     assert name == "mixed-cpu"
-    assert why.startswith("mixed-cpu is the fastest of the 5 that reach cosine 0.999 (cosine 0.99992, 4.4 ms), 2.31")
+    assert why.startswith(
+        "mixed-cpu is the fastest of the 5 that keep to cosine ≥ 0.999 (cosine 0.99992, 4.4 ms), 2.31"
+    )
     run = {**sample_run(), "variants": variants, "recommended": name, "why": why}
     assert "Use mixed-cpu . It takes 4.40 ms" in page(run).text
     assert shipping(as_run(run)).startswith("ship tiny-mixed.param and tiny-mixed.bin, loaded with opt.use_bf16")

@@ -50,7 +50,14 @@ def sample_variant(
         "cpus": [],
         "conditions": None,
         "sustained": None,
-        "latency_ms": {"min": ms * 0.95, "median": ms, "p90": ms * 1.1, "spread": 0.04, "samples": 142},
+        "latency_ms": {
+            "min": ms * 0.95,
+            "p25": ms * 0.98,
+            "median": ms,
+            "p75": ms * 1.02,
+            "p90": ms * 1.1,
+            "samples": 142,
+        },
         "load_ms": {"cold": 31.2, "warm": 12.5},
         "peak_memory_mb": 41.5,
         "accuracy": {

@@ -140,7 +140,7 @@ def test_halving_goes_on_where_candidates_drop_out() -> None:
 def test_one_part_at_a_time_is_put_back() -> None:
     base = {"threads": 4, "cpus": [], "precision": "fp16", "param": "a", "bin": "b", "backend": "cpu",
             "switches": {}, "options": {"a": True},
-            "min_cosine": 0.9}  # fmt: skip
+            "least_sqnr_db": 1.0}  # fmt: skip
     best = {**base, "cpus": [4, 5], "precision": "int8", "param": "q", "bin": "r",
             "switches": {"winograd": False, "sgemm": False}, "options": {"a": False}}  # fmt: skip
     assert differences(base, base) == []
@@ -239,7 +239,7 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
     found = {row["name"]: row for row in tune(model, few, probe(), **fast()).candidates}
     assert found["fp32, 1 thread, no packing"]["reason"] == "signal 11 (SIGSEGV) during 'load'"
     wrong = found["fp32, 1 thread, no winograd"]
-    assert (wrong["status"], wrong["reason"]) == ("dropped", "wrong outputs: their cosine to the reference is -1.0000")
+    assert (wrong["status"], wrong["reason"]) == ("dropped", "wrong outputs: SQNR -6.0 dB against the reference")
     assert found["fp32, 1 thread"]["status"] == "ok"
 
 

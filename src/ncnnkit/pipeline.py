@@ -19,16 +19,17 @@ from .comparison.accuracy import Errors
 from .comparison.classes import Classes, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.outputs import Outputs, keep_outputs
+from .comparison.wrong import why_blind
 from .device.session import Session, probe
 from .device.sites import Site, open_sites
 from .errors import ImageError, ModelError, VerificationError
+from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
     check_usable,
     list_variants,
     measure,
     refuse_copies_of_the_cpu,
-    refuse_wrong_outputs,
     variant_record,
     write_models,
 )
@@ -44,6 +45,7 @@ from .quantization import EFFORTS, Quantized, quantize_images
 from .quantization.advice import image_ranges, likeness
 from .quantization.calibration import quantizable
 from .recipe import AUTO, Recipe, save_recipe
+from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import (
     LABELS,
@@ -79,7 +81,7 @@ from .source import ModelSource, open_model
 from .source.conversion import Conversion, convert_source
 from .source.model import fit
 from .source.torch_models import BUILDERS
-from .verdict import GUESS, WRONG_SQNR_DB, copies_said, recommend, top5, warn
+from .verdict import GUESS, WRONG_SQNR_DB, copies_said, top5, warn
 
 Array = NDArray[Any]
 ARRAYS = "none: the inputs are arrays"
@@ -135,7 +137,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
             shown = stages.progress("reference outputs")
-            reference = reference_outputs(source, conversion.graph, inputs, folder / "reference", shown)
+            reference = reference_outputs(
+                source, conversion.graph, inputs, folder / "reference", shown, threads=recipe.threads or None
+            )
+            blind = why_blind(reference)
             classes = what_it_classifies(
                 reference, names=source.labels, known=source.classes, labelled=labels is not None
             )
@@ -178,9 +183,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
             alike = compare_images(first, inputs, recipe.threads or None)
-        variants = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
-        variants = refuse_wrong_outputs(refuse_copies_of_the_cpu(variants, results))
-        recommended, why = recommend(variants)
+        with stages("judge the outputs"):
+            rows = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
+            rows = refuse_copies_of_the_cpu(rows, results)
+            variants = refuse_wrong_outputs(rows, specs, results, graph, few, check.sqnr_db)
+        recommended, why = recommend(variants, requirements, blind)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = plan_record(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
@@ -199,7 +206,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     preprocess_origin=origin,
                     images=images_record(recipe, images, evaluation, first),
                     environment=environment(probe() if recipe.on else sites[0].machine),
-                    devices=[device_record(site, variants) for site in sites],
+                    devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
                     passes=rewrites,
@@ -212,7 +219,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, classes=classes, doubts=doubts,
                         quantisation=quantisation, plan=planned,
-                        emulated=[site.device.name for site in sites if site.emulated],
+                        emulated=[site.device.name for site in sites if site.emulated], blind=blind,
+                        random_weights=recipe.weights == "none",
                     ),
                     stages=stages.rows(),
                 )
@@ -366,33 +374,43 @@ def check_labels(labels: NDArray[np.int64] | None, classes: Classes) -> None:
 
 
 def reference_outputs(
-    source: ModelSource, converted: Graph, samples: Samples, folder: Path, progress: Progress
+    source: ModelSource,
+    converted: Graph,
+    samples: Samples,
+    folder: Path,
+    progress: Progress,
+    *,
+    threads: int | None = None,
 ) -> Outputs:
     """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original.
 
     Args:
         folder: gets them.
         progress: called with (samples done, all samples).
+        threads: of ncnn; by default all cores.
     """
-    with Session(converted, precision="fp32") as net:
-        if source.engine == "ncnn":
-            names = list(net.outputs)
-            rows: Iterator[tuple[Array, ...]] = (net.blobs(*sample, names=names) for sample in samples)
-        else:
-            names, rows = list(source.outputs), source.reference_outputs(samples)
+    if source.engine == "ncnn":
+        names, rows = converted.outputs, ncnn_outputs(converted, samples, threads)
+    else:
+        names, rows = list(source.outputs), source.reference_outputs(samples)
 
-        def checked() -> Iterator[tuple[Array, ...]]:
-            for done, row in enumerate(rows, 1):
-                for name, values in zip(names, row):
-                    if not np.isfinite(values).all():
-                        hint = "wrong preprocessing, or a model that overflows?"
-                        raise VerificationError(
-                            f"the original model's output {name!r} holds NaN or infinity", hint=hint
-                        )
-                yield row
-                progress(done, len(samples))
+    def checked() -> Iterator[tuple[Array, ...]]:
+        for done, row in enumerate(rows, 1):
+            for name, values in zip(names, row):
+                if not np.isfinite(values).all():
+                    hint = "wrong preprocessing, or a model that overflows?"
+                    raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
+            yield row
+            progress(done, len(samples))
 
-        return keep_outputs(names, checked(), folder, source.reference)
+    return keep_outputs(names, checked(), folder, source.reference)
+
+
+def ncnn_outputs(graph: Graph, samples: Samples, threads: int | None) -> Iterator[tuple[Array, ...]]:
+    """A graph's outputs in fp32 on the CPU, for each sample."""
+    with Session(graph, precision="fp32", threads=threads) as net:
+        for sample in samples:
+            yield net.blobs(*sample, names=graph.outputs)
 
 
 def check_conversion(
@@ -403,7 +421,7 @@ def check_conversion(
     What counts is the noise over the signal of all these samples, for each output by itself.
     """
     errors = Errors()
-    with Session(conversion.graph, precision="fp32") as net:
+    with Session(conversion.graph, precision="fp32", threads=recipe.threads or None) as net:
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
         names = net.outputs[: len(reference.rows)]
         if len(names) != len(reference.rows):
@@ -481,9 +499,9 @@ def plan_record(plan: MixedPlan, requirements: Requirements, site: Site, variant
     return plan.record(requirements, mixed_ms=mixed, fp32_ms=fp32)
 
 
-def device_record(site: Site, variants: Sequence[Variant]) -> Device:
+def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> Device:
     """A device, and what is recommended for it."""
-    return site.record(*recommend([variant for variant in variants if variant.device == site.device.name]))
+    return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -1,8 +1,7 @@
-"""What a run's figures mean: the recommendation with its reason, and the warnings."""
+"""What a run's figures mean: the warnings, and what the recommended variant makes of one image."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from .comparison.accuracy import top_k
 from .comparison.classes import Classes
 from .comparison.outputs import Outputs
-from .formatting import cosine, plain, ratio
+from .formatting import plain, ratio
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
 from .samples.images import ImageSet
 from .source import ModelSource
@@ -22,45 +21,9 @@ Array = NDArray[Any]
 GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
 """The origin of a preprocessing nobody gave."""
 
-GOOD_COSINE = 0.999  # below it a variant is recommended only for want of a better
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
 GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
 WRONG_SQNR_DB = 30.0  # below it the converted network computes something else
-
-
-def recommend(variants: Sequence[Variant]) -> tuple[str | None, str]:
-    """The fastest ``ok`` variant with cosine ≥ 0.999, else the most exact; and why."""
-    usable = [v for v in variants if v.status == "ok" and v.accuracy and v.latency_ms]
-    if usable and all(EMULATED in v.notes for v in usable):
-        return None, f"{EMULATED}, so nothing can be recommended; the errors are"
-    usable = [v for v in usable if EMULATED not in v.notes]
-    if not usable:
-        return None, "no variant ran as asked; the reasons stand beside each"
-    if all(v.accuracy is not None and v.accuracy.cosine is None for v in usable):
-        return None, "the original's outputs are zero on every evaluation image, so that nothing can be judged"
-    exact = [v for v in usable if _cosine(v) >= GOOD_COSINE]
-    best = min(exact, key=_ms) if exact else min(usable, key=lambda v: v.accuracy.mse if v.accuracy else math.inf)
-    figure = f"cosine {cosine(_cosine(best), 5)}, {_ms(best):.1f} ms"
-    if not exact:
-        return best.name, f"no variant reaches cosine {GOOD_COSINE}; {best.name} is the most exact ({figure})"
-    others = f"the fastest of the {len(exact)} that reach" if len(exact) > 1 else "the only one that reaches"
-    why = f"{best.name} is {others} cosine {GOOD_COSINE} ({figure})"
-    kind = ("fp32", "cpu", best.device)
-    base = next((v for v in usable if (v.precision, v.backend, v.device) == kind and v is not best), None)
-    if base is not None:
-        why += f", {_ms(base) / _ms(best):.2f} times as fast as {base.name}"
-    quick = min(usable, key=_ms)
-    if _ms(quick) < _ms(best):
-        why += f"; {quick.name} is faster ({_ms(quick):.1f} ms) but less exact (cosine {cosine(_cosine(quick), 5)})"
-    return best.name, why
-
-
-def _cosine(variant: Variant) -> float:
-    return -1.0 if variant.accuracy is None or variant.accuracy.cosine is None else variant.accuracy.cosine
-
-
-def _ms(variant: Variant) -> float:
-    return variant.latency_ms.median if variant.latency_ms else math.inf
 
 
 def warn(
@@ -76,6 +39,8 @@ def warn(
     quantisation: Quantisation | None = None,
     plan: Plan | None = None,
     emulated: Sequence[str] = (),
+    blind: str = "",
+    random_weights: bool = False,
 ) -> list[str]:
     """What a careful person would say about this run.
 
@@ -83,8 +48,17 @@ def warn(
         classes: of the network.
         doubts: what looks wrong about the tensors it is fed with.
         emulated: names of devices that are.
+        blind: why the outputs cannot be judged; empty where they can.
+        random_weights: whether the network was not trained.
     """
     said = [f"{name} is {EMULATED}" for name in emulated]
+    if blind:
+        said.append(f"{blind}: no variant can be judged by its outputs")
+    if random_weights:
+        said.append(
+            "the weights are random: latencies and sizes are those of a trained network, "
+            "but the errors of int8 and mixed models mean nothing"
+        )
     if origin == GUESS:
         said.append(
             f"the model does not say how images become its input: {origin[len('a guess: ') :]} were used; "

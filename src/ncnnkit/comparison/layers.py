@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,18 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..device.session import Session
 from ..errors import ModelError
-from ..model.graph import Graph
-from ..model.precision import has_int8, is_int8
+from ..model.graph import Graph, Layer
+from ..model.precision import PRECISIONS, has_int8, is_int8
 from ..progress import Progress
 from ..record.run import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
+from .noise import sqnr_db
 
 Array = NDArray[Any]
 
 SURE = 0.9  # squared correlation of two versions of a channel
+OUTSTANDING = 10.0  # times the noise of what a layer reads: no right layer was seen to amplify noise as much
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
 
 
@@ -40,22 +43,80 @@ def layer_errors(
         Each layer's, in order.
     """
     exact, coarse = Artifact.of(exact), Artifact.of(coarse)
-    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.graph.layers if layer.outputs}
-    layers = [
+    layers = [layer for layer in _in_both(exact.graph, coarse.graph) if is_int8(layer) or not int8_only]
+    return [
+        LayerError(name=layer.name, type=layer.type, sqnr_db=None if found is None else sqnr_db(found))
+        for layer, found in zip(layers, _noise_over_signal(exact, coarse, layers, samples))
+    ]
+
+
+def first_wrong_layer(
+    exact: Artifact | Graph,
+    coarse: Artifact | Graph,
+    samples: Samples,
+    *,
+    backend: str = "cpu",
+    threads: int | None = None,
+) -> str:
+    """The first layer whose output is wrong although what it reads is right.
+
+    A layer's output is wrong where it has more noise than right outputs of whole networks in that precision, and ten
+    times (10 dB) more than the noisiest of the layer's inputs, or holds NaN or infinity. Noise that only grows from
+    layer to layer is no layer's fault.
+
+    Args:
+        exact: the reference, run in fp32 on the CPU.
+        coarse: the network at the precision that is judged.
+        samples: a few are enough.
+        backend, threads: how it was run, see :class:`Session`.
+
+    Returns:
+        ``NAME (TYPE)``; empty where no single layer stands out.
+
+    Raises:
+        RuntimeFailure: ncnn crashed or could not load a model.
+    """
+    exact, coarse = Artifact.of(exact), Artifact.of(coarse)
+    layers = _in_both(exact.graph, coarse.graph)
+    found = _noise_over_signal(exact, coarse, layers, samples, backend=backend, threads=threads)
+    noise = {layer.name: ratio or 0.0 for layer, ratio in zip(layers, found)}
+    allowed = 10 ** (-PRECISIONS[coarse.precision].least_sqnr_db / 10)
+    carried: dict[str, float] = {}  # blob -> its noise over signal, that of a Split's or a Cast's input included
+    for layer in coarse.graph.layers:
+        read = max((carried[blob] for blob in layer.inputs), default=0.0)
+        made = noise.get(layer.name, read)
+        if made > allowed and made > OUTSTANDING * read:
+            return f"{layer.name} ({layer.type})"
+        carried |= dict.fromkeys(layer.outputs, made)
+    return ""
+
+
+def _in_both(exact: Graph, coarse: Graph) -> list[Layer]:
+    """The second network's layers that compute what a layer of the first does, in order."""
+    known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.layers if layer.outputs}
+    return [
         layer
-        for layer in coarse.graph.layers
+        for layer in coarse.layers
         if layer.type != "Input"
         and not layer.op.copies
         and layer.outputs
         and known.get(layer.outputs[0]) == (layer.name, layer.type)
-        and (is_int8(layer) or not int8_only)
     ]
+
+
+def _noise_over_signal(
+    exact: Artifact, coarse: Artifact, layers: Sequence[Layer], samples: Samples, **settings: Any
+) -> list[float | None]:
+    """Noise over signal of the first output of each layer, over all samples.
+
+    Infinite where it holds NaN or infinity; None where there is no signal, and noise of finite size.
+    """
     names = [layer.outputs[0] for layer in layers]
     if not names:
         return []
     scale, moved = _blob_scales(coarse.graph), has_int8(coarse.graph)
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
-    with Session(exact, keep_blobs=True) as one, Session(coarse, keep_blobs=True) as other:
+    with Session(exact, keep_blobs=True) as one, Session(coarse, keep_blobs=True, **settings) as other:
         for sample in samples:
             pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
             for i, (blob, ours, theirs) in enumerate(pairs):
@@ -64,13 +125,13 @@ def layer_errors(
                         f"layer {layers[i].name} gives {theirs.shape} in one model, {ours.shape} in the other"
                     )
                 values = theirs.astype(np.float64) / scale.get(blob, 1.0)
+                if not np.isfinite(values).all():
+                    noise[i] = math.inf
+                    continue
                 values = _moved_back(values, ours) if moved else values
                 noise[i] += float(np.sum((values - ours) ** 2))
                 signal[i] += float(np.sum(ours.astype(np.float64) ** 2))
-    return [
-        LayerError(name=la.name, type=la.type, sqnr_db=10 * math.log10(s / n) if n > 0 and s > 0 else None)
-        for la, n, s in zip(layers, noise, signal)
-    ]
+    return [math.inf if n == math.inf else n / s if s > 0 else None for n, s in zip(noise.tolist(), signal.tolist())]
 
 
 def _moved_back(values: Array, ours: Array) -> Array:

@@ -136,7 +136,7 @@ def _variant(
     return {
         "name": name, "param": str(model.param), "bin": str(model.param.with_suffix(".bin")), "precision": precision,
         "options": model.options, "backend": backend, "threads": place.threads, "cpus": list(place.cpus),
-        "switches": dict(switches), "min_cosine": PRECISIONS[precision].right,
+        "switches": dict(switches), "least_sqnr_db": PRECISIONS[precision].least_sqnr_db,
     }  # fmt: skip
 
 

@@ -237,9 +237,9 @@ def variant_record(
 
 
 def latency(samples: Sequence[float]) -> Latency:
-    """Figures of the samples, ms; the spread is the interquartile range over the median."""
-    low, middle, high, tail = (float(v) for v in np.percentile(samples, [25, 50, 75, 90]))
-    return Latency(min=float(min(samples)), median=middle, p90=tail, spread=(high - low) / middle, samples=len(samples))
+    """Figures of the samples, ms."""
+    p25, median, p75, p90 = (float(v) for v in np.percentile(samples, [25, 50, 75, 90]))
+    return Latency(min=float(min(samples)), p25=p25, median=median, p75=p75, p90=p90, samples=len(samples))
 
 
 def notes(spec: VariantSpec, result: Mapping[str, Any]) -> list[str]:
@@ -279,22 +279,6 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapp
         replace(variant, status="fallback", reason=reason) if is_copy(variant, result) else variant
         for variant, result in zip(variants, results)
     ]
-
-
-def refuse_wrong_outputs(variants: Sequence[Variant]) -> list[Variant]:
-    """A Vulkan variant whose outputs are wrong where the CPU's are right: its driver or a kernel of it is broken."""
-    cosines = {(v.device, v.precision, v.backend): v.accuracy.cosine for v in variants if v.accuracy}
-
-    def judged(variant: Variant) -> Variant:
-        found, cpu = (cosines.get((variant.device, variant.precision, b)) for b in ("vulkan", "cpu"))
-        if variant.backend != "vulkan" or variant.status != "ok" or found is None or cpu is None:
-            return variant
-        if found < PRECISIONS[variant.precision].right <= cpu:
-            reason = f"wrong outputs: cosine {found:.4f} to the original, the CPU's {cpu:.4f}; the driver is broken"
-            return replace(variant, status="crashed", reason=reason)
-        return variant
-
-    return [judged(variant) for variant in variants]
 
 
 def bench(

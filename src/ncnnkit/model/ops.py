@@ -184,6 +184,10 @@ class Mask:
     NO_THREADS = 128
 
 
+CAST_TYPES = MappingProxyType({"float": 1, "fp16": 2, "bf16": 4})
+"""How a Cast's ``type_from`` and ``type_to`` number a blob's storage; ``onboard/casts.py`` repeats the last two."""
+
+
 # --------------------------------------------------------------------------------------- columns shared by the rows
 
 _HEAD = "0 num_output=0 | 5 bias_term=0 | 6 weight_data_size=0"

@@ -50,7 +50,7 @@ def halve(
 PARTS: Dict[str, Tuple[str, ...]] = {
     "cpus": ("cpus",),
     "threads": ("threads",),
-    "precision": ("precision", "options", "param", "bin", "min_cosine"),
+    "precision": ("precision", "options", "param", "bin", "least_sqnr_db"),
     "backend": ("backend",),
 }
 """What of a candidate can be put back to the defaults by itself -> its fields; each of its switches is one, too."""
@@ -83,8 +83,8 @@ def tune(job: Message, notify: Notify) -> Message:
     the defaults; what makes no clear difference is put back, so that nobody carries a switch for nothing.
 
     Args:
-        job: ``candidates`` (variants as :func:`measure`'s, each with ``min_cosine``, which its worst output must reach
-            against the reference's), ``base`` (the name of the one with ncnn's defaults), ``reference`` (a variant
+        job: ``candidates`` (variants as :func:`measure`'s, each with ``least_sqnr_db``, which its worst output must
+            reach against the reference's), ``base`` (the name of the one with ncnn's defaults), ``reference`` (one
             whose outputs are right), ``inputs`` (one .npy of a sample for each network input), ``seconds`` (of timing
             in all rungs), ``final_seconds`` (for each finalist) and ``rounds`` (of the final). If wanted ``fix_clocks``
             and ``journal``.
@@ -210,11 +210,13 @@ class _Contest:
         loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(variant))[0]
         if on_the_cpu(variant, loaded["device"]):
             raise WorkerError("no GPU: it would run on the CPU")
-        cosine = row["cosine"] = worst_cosine(child.ask("run", self._arrays)[1], self._right)
-        if cosine is None:
+        found = child.ask("run", self._arrays)[1]
+        row["cosine"] = worst_cosine(found, self._right)
+        if row["cosine"] is None:
             raise WorkerError("its outputs hold NaN or infinity")
-        if cosine < variant["min_cosine"]:
-            raise WorkerError("wrong outputs: their cosine to the reference is %.4f" % cosine)
+        sqnr = worst_sqnr_db(found, self._right)
+        if sqnr < variant["least_sqnr_db"]:
+            raise WorkerError("wrong outputs: SQNR %.1f dB against the reference" % sqnr)
         return child
 
 
@@ -230,6 +232,23 @@ def _dropping(name: str, rows: Dict[str, Message], times: Dict[str, List[float]]
     except WorkerError as error:
         rows[name].update(status="dropped", reason=str(error))
         times.pop(name, None)
+
+
+def worst_sqnr_db(found: Arrays, right: Arrays) -> float:
+    """The SQNR, dB, of the output that is furthest from what it should be; infinite where all are equal.
+
+    An output that should be zero has no signal to compare its noise with, and does not count; one of another shape is
+    as wrong as can be.
+    """
+    worst = math.inf
+    for a, b in zip(found, right):
+        x, y = a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)
+        if x.shape != y.shape:
+            return -math.inf
+        noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(y**2))
+        if noise > 0 and signal > 0:
+            worst = min(worst, 10 * (math.log10(signal) - math.log10(noise)))
+    return worst
 
 
 def worst_cosine(found: Arrays, right: Arrays) -> Optional[float]:

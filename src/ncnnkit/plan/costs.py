@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..model.graph import Graph, Layer
+from ..model.ops import CAST_TYPES
 from ..model.precision import FLOATS, INT8, MASKS, WINOGRAD
 
-CAST_TYPES = {"float": 1, "fp16": 2, "bf16": 4}  # of ncnn's Cast layer
 _CREDIBLE = (0.5, 2.0)  # factors of a calibration; beyond, a choice has too small a part in its network to tell
 
 Kind = str

@@ -21,11 +21,11 @@ from ..device.session import Session
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
-from ..model.ops import Mask, Value
+from ..model.ops import CAST_TYPES, Mask, Value
 from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS, STORAGES, WINOGRAD
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
-from .costs import CAST_TYPES, Costs, Kind, to_float
+from .costs import Costs, Kind, to_float
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

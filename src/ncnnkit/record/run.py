@@ -283,17 +283,24 @@ class Latency:
 
     Attributes:
         min: the fastest sample, ms.
+        p25: a quarter of the samples were faster, ms.
         median: half of the samples were faster, ms.
+        p75: three quarters of the samples were faster, ms.
         p90: nine of ten samples were faster, ms.
-        spread: interquartile range divided by the median.
         samples: inferences that were timed, after warming up.
     """
 
     min: float
+    p25: float
     median: float
+    p75: float
     p90: float
-    spread: float
     samples: int
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range over the median."""
+        return (self.p75 - self.p25) / self.median
 
 
 @dataclass(frozen=True, kw_only=True)

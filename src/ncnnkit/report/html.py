@@ -10,8 +10,9 @@ from typing import Any
 from .. import formatting
 from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
+from ..plan.requirement import Requirements
 from ..record.run import FittedLayer, PlannedLayer, Run, Variant, baseline, shared, speed_up
-from ..verdict import GOOD_COSINE, GOOD_SQNR_DB, WRONG_SQNR_DB
+from ..verdict import GOOD_SQNR_DB, WRONG_SQNR_DB
 from . import plots
 
 GAINED = 10
@@ -69,6 +70,8 @@ def render(run: Run) -> str:
     best = run.variant(run.recommended)
     embed = _Embed()
     quantisation, plan = run.quantisation, run.plan
+    requirements = Requirements.parse(run.recipe.require, run.recipe.max_latency)
+    cosine = next((r.bound for r in requirements.figures if r.figure.name == "cosine"), None)
     return environment.get_template("template.html").render(
         run=run,
         best=best,
@@ -77,7 +80,7 @@ def render(run: Run) -> str:
         remarks=_remarks(run),
         recipe=msgspec.to_builtins(run.recipe),
         fallbacks=any(v.status == "fallback" for v in run.variants),
-        tradeoff=embed(plots.latency_against_error(run.variants, run.recommended, GOOD_COSINE), "tradeoff"),
+        tradeoff=embed(plots.latency_against_error(run.variants, run.recommended, cosine), "tradeoff"),
         devices=run.devices,
         watched=_watched(run.variants),
         quantisation=quantisation,
@@ -99,7 +102,8 @@ def render(run: Run) -> str:
         labelled=any(v.accuracy and v.accuracy.top1 is not None for v in run.variants),
         several=[v for v in run.variants if v.accuracy and len(v.accuracy.outputs) > 1],
         ratio=formatting.ratio,
-        good_cosine=GOOD_COSINE,
+        requirements=requirements,
+        cosine=cosine,
         wrong_sqnr_db=WRONG_SQNR_DB,
         good_sqnr_db=GOOD_SQNR_DB,
     )

@@ -24,11 +24,11 @@ _FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neu
 _HOVER = {"bgcolor": "#20242b", "bordercolor": "#20242b", "font": {"color": "#ffffff", "size": 12}}
 
 
-def latency_against_error(variants: Sequence[Variant], recommended: str | None, limit: float) -> Figure | None:
+def latency_against_error(variants: Sequence[Variant], recommended: str | None, limit: float | None) -> Figure | None:
     """Latency (ms) across, 1 − cosine up, both logarithmic; None where no variant has both.
 
     Args:
-        limit: the cosine that the recommendation asks for; a dotted line.
+        limit: the cosine that is required, for a dotted line; None: no cosine is.
     """
     measured = [
         (v, v.latency_ms.median, v.accuracy.cosine)
@@ -39,8 +39,11 @@ def latency_against_error(variants: Sequence[Variant], recommended: str | None, 
         return None
     drawn = [v for v, _, _ in measured]
     points = [(ms, max(FLOOR, 1 - found)) for _, ms, found in measured]
-    x, y = (_decades([p[0] for p in points], 0.15), _decades([p[1] for p in points] + [1 - limit], 0.6))
-    line = math.log10(1 - limit)
+    x, y = (
+        _decades([p[0] for p in points], 0.15),
+        _decades([p[1] for p in points] + ([] if limit is None else [1 - limit]), 0.6),
+    )
+    line = y[0] if limit is None else math.log10(1 - limit)
     logarithms = [(math.log10(a), math.log10(b)) for a, b in points]
     places, (xanchor, yanchor) = place_labels(logarithms, [v.name for v in drawn], x, y, line)
     traces = []
@@ -73,15 +76,16 @@ def latency_against_error(variants: Sequence[Variant], recommended: str | None, 
         **_log_ticks(x, "{:g}".format),
     }
     layout["yaxis"] |= {"type": "log", "range": y, "title": {"text": "error, 1 − cosine"}, **_log_ticks(y, _power)}
-    layout["shapes"] = [
-        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1 - limit, "y1": 1 - limit,
-         "line": {"color": GREY, "width": 1, "dash": "dot"}}
-    ]  # fmt: skip
-    layout["annotations"] = [
-        {"xref": "paper", "x": {"left": 0, "center": 0.5, "right": 1}[xanchor], "xanchor": xanchor,
-         "y": line, "yanchor": yanchor,
-         "text": f"limit: cosine {limit}", "showarrow": False, "font": {"size": 11}}
-    ]  # fmt: skip
+    if limit is not None:
+        layout["shapes"] = [
+            {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1 - limit, "y1": 1 - limit,
+             "line": {"color": GREY, "width": 1, "dash": "dot"}}
+        ]  # fmt: skip
+        layout["annotations"] = [
+            {"xref": "paper", "x": {"left": 0, "center": 0.5, "right": 1}[xanchor], "xanchor": xanchor,
+             "y": line, "yanchor": yanchor,
+             "text": f"limit: cosine {limit}", "showarrow": False, "font": {"size": 11}}
+        ]  # fmt: skip
     return {"data": traces, "layout": layout}
 
 

@@ -1,0 +1,116 @@
+"""Wrong outputs, told from those that are only less exact; and references that let nothing be told.
+
+Outputs are judged by their noise over the signal of the whole set of samples. A mean of the samples' own cosines would
+not do: where some samples' outputs are almost empty, right outputs reach 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formatting import decibel
+from ..model.precision import PRECISIONS
+
+Array = NDArray[Any]
+
+MARGIN_DB = 6.0
+"""How much less than another right result of the same precision is explained: twice the noise amplitude."""
+
+STILL = 1e-10
+"""Variance over the samples, relative to the mean square, below which an output does not depend on the sample."""
+
+
+def what_is_wrong(precision: str, found: float, others: Sequence[float] = ()) -> str:
+    """Why outputs of this SQNR are wrong, as a clause; empty where they are right or only less exact.
+
+    Args:
+        precision: what the network ran in.
+        found: SQNR of the outputs against the original, dB; of the worst output; infinite where they are equal.
+        others: SQNRs of what explains as much noise: the same precision on the CPU of the same device, the conversion.
+            One that is wrong itself explains nothing and must not be among them.
+
+    Example:
+        >>> what_is_wrong("fp16", 32.0)
+        ''
+        >>> what_is_wrong("bf16", -0.5)
+        'SQNR -0.5 dB against the original; right outputs in bf16 have 10.0 dB or more'
+    """
+    least = min([PRECISIONS[precision].least_sqnr_db, *(other - MARGIN_DB for other in others)])
+    if found >= least:
+        return ""
+    return (
+        f"SQNR {decibel(found)} dB against the original; right outputs in {precision} have {decibel(least)} dB or more"
+    )
+
+
+class Variation:
+    """How much a network's outputs depend on the sample.
+
+    Memory is taken for two samples' outputs, however many are added.
+
+    Example:
+        >>> variation = Variation()
+        >>> for value in (1.0, 2.0):
+        ...     variation.add([np.array([value]), np.array([3.0]), np.array([0.0])])
+        >>> variation.still
+        [1, 2]
+    """
+
+    def __init__(self) -> None:
+        self._samples = 0
+        self._means: list[NDArray[np.float64]] = []
+        self._deviations: list[float] = []  # Σ (value - mean)² of each output
+        self._signals: list[float] = []  # Σ value²
+
+    def add(self, outputs: Sequence[Array]) -> None:
+        """Add the outputs of one sample."""
+        if not self._means:
+            self._means = [np.zeros(output.shape) for output in outputs]
+            self._deviations = [0.0] * len(outputs)
+            self._signals = [0.0] * len(outputs)
+        self._samples += 1
+        for i, output in enumerate(outputs):
+            values = output.astype(np.float64)
+            before = values - self._means[i]
+            self._means[i] += before / self._samples
+            self._deviations[i] += float(np.sum(before * (values - self._means[i])))  # Welford's sum
+            self._signals[i] += float(np.sum(values**2))
+
+    @property
+    def still(self) -> list[int]:
+        """Indices of outputs that are zero, or the same for every sample where there are several."""
+        return [
+            i
+            for i, (deviation, signal) in enumerate(zip(self._deviations, self._signals))
+            if signal == 0 or (self._samples > 1 and deviation <= STILL * signal)
+        ]
+
+    def why_blind(self) -> str:
+        """Why no output lets one tell a right network from a wrong one, as a clause; empty where one does."""
+        if not self._means or len(self.still) < len(self._means):
+            return ""
+        nothing = not any(self._signals)
+        return f"the original's outputs are {'zero' if nothing else 'the same'} for every sample"
+
+
+def why_blind(samples: Iterable[Sequence[Array]]) -> str:
+    """:meth:`Variation.why_blind` of a network's outputs for each sample."""
+    variation = Variation()
+    for outputs in samples:
+        variation.add(outputs)
+    return variation.why_blind()
+
+
+def worst_sqnr_db(pairs: Sequence[tuple[float, float | None]]) -> float | None:
+    """The SQNR of the worst output, dB; None where no output has a signal.
+
+    Args:
+        pairs: MSE and SQNR of each output; an SQNR of None means an MSE of zero, or a reference that is zero.
+    """
+    known = [math.inf if sqnr is None else sqnr for mse, sqnr in pairs if sqnr is not None or mse == 0]
+    return min(known, default=None)

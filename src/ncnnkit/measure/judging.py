@@ -1,0 +1,80 @@
+"""Whether the outputs of measured variants are right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..comparison.layers import first_wrong_layer
+from ..comparison.wrong import what_is_wrong, worst_sqnr_db
+from ..device import LOCAL
+from ..errors import NcnnkitError
+from ..model.graph import Graph
+from ..record.run import Variant
+from ..samples.stream import Samples
+from .variants import VariantSpec
+
+
+def refuse_wrong_outputs(
+    variants: Sequence[Variant],
+    specs: Sequence[VariantSpec],
+    results: Sequence[Mapping[str, Any]],
+    exact: Graph,
+    few: Samples,
+    conversion_db: float | None,
+) -> list[Variant]:
+    """Call variants ``crashed`` whose outputs are wrong, on any backend, and say what was seen and in which layer.
+
+    Outputs are wrong where they hold NaN or infinity, or more noise than :func:`what_is_wrong` explains by the
+    precision, by the conversion, and by the same precision on the CPU of the same device.
+
+    Args:
+        variants: of a run.
+        specs: what they were made from, in the same order.
+        results: of the job that measured them, in the same order.
+        exact: the network in fp32.
+        few: samples to compare layer by layer.
+        conversion_db: SQNR of the converted network in fp32 against the original; None where they are equal.
+    """
+    explained = [] if conversion_db is None else [conversion_db]
+    right: dict[tuple[str, str], float] = {}  # (device, precision) -> SQNR on the CPU
+    judged: dict[str, Variant] = {}
+    rows = sorted(zip(variants, specs, results), key=lambda row: row[0].backend != "cpu")
+    for variant, spec, result in rows:
+        others = [right[key] for key in [(variant.device, variant.precision)] if key in right]
+        why = _what_is_wrong(variant, result, explained + others)
+        if why:
+            variant = replace(variant, status="crashed", reason=why + _where(spec, exact, few))
+        elif variant.status == "ok" and variant.backend == "cpu" and _sqnr(variant) is not None:
+            right[variant.device, variant.precision] = _sqnr(variant)  # type: ignore[assignment]
+        judged[variant.name] = variant
+    return [judged[variant.name] for variant in variants]
+
+
+def _what_is_wrong(variant: Variant, result: Mapping[str, Any], others: Sequence[float]) -> str:
+    if variant.status == "crashed" and "outputs" in result:
+        return variant.reason  # it ran to its end: the outputs hold NaN or infinity
+    found = _sqnr(variant)
+    if variant.status != "ok" or found is None:
+        return ""
+    why = what_is_wrong(variant.precision, found, others)
+    return why and f"wrong outputs: {why}"
+
+
+def _sqnr(variant: Variant) -> float | None:
+    if variant.accuracy is None:
+        return None
+    return worst_sqnr_db([(output.mse, output.sqnr_db) for output in variant.accuracy.outputs])
+
+
+def _where(spec: VariantSpec, exact: Graph, few: Samples) -> str:
+    """The first wrong layer, as the end of a sentence; empty where it cannot be told. Only this machine is asked."""
+    if spec.model is None or spec.site.device.address != LOCAL.address:
+        return ""
+    try:
+        coarse = spec.model.at(spec.precision)
+        layer = first_wrong_layer(exact, coarse, few, backend=spec.backend, threads=spec.threads)
+    except NcnnkitError:
+        return ""
+    return f"; the first wrong layer is {layer}" if layer else "; no single layer stands out"

@@ -1,0 +1,135 @@
+"""Which variant is recommended, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .comparison.wrong import worst_sqnr_db
+from .formatting import cosine
+from .plan.requirement import Requirements
+from .record.run import EMULATED, Accuracy, Latency, Variant
+
+
+def recommend(variants: Sequence[Variant], requirements: Requirements, blind: str = "") -> tuple[str | None, str]:
+    """The fastest variant that ran as asked and keeps to the requirements.
+
+    Differences in latency within the spread are ties (:func:`tied`). Of tied variants the more exact is taken, by the
+    SQNR of its worst output in whole dB; of equally exact ones the smaller, by the size of its files; then the faster.
+
+    Args:
+        variants: of one run, or of one device of it.
+        requirements: what is asked for.
+        blind: why the outputs cannot be judged, as a clause; empty where they can.
+
+    Returns:
+        (name of the variant or None, the reason).
+    """
+    timed = [v for v in variants if v.status == "ok" and v.latency_ms]
+    if timed and all(EMULATED in v.notes for v in timed):
+        return None, f"{EMULATED}, so nothing can be recommended; the errors are"
+    timed = [v for v in timed if EMULATED not in v.notes]
+    if timed and blind:
+        return None, f"{blind}, so no variant can be judged and none is recommended; the latencies are real"
+    usable = [v for v in timed if v.accuracy]
+    if not usable:
+        return None, "no variant ran as asked; the reasons stand beside each"
+    holding = [v for v in usable if requirements.hold(figures(v.accuracy), _median(v))]
+    if not holding:
+        nearest = min(usable, key=lambda v: _excess(v, requirements))
+        unmet = " and ".join(requirements.unmet(figures(nearest.accuracy), _median(nearest)))
+        return (
+            None,
+            f"no variant keeps to {requirements}, so none is recommended; {nearest.name} comes nearest: {unmet}",
+        )
+    ties = tied(holding)
+    best = min(ties, key=_preference)
+    return best.name, _why(best, ties, holding, usable, requirements)
+
+
+def tied(variants: Sequence[Variant]) -> list[Variant]:
+    """The variants that may be the fastest, as far as their samples tell.
+
+    The middle half of a variant's samples lies between its quartiles ``p25`` and ``p75``. A variant is out where its
+    middle half begins above the end of some other's, so that the two do not overlap; all others are tied. The rule
+    does not depend on an order, and does not get sharper with more samples: two variants whose samples overlap are
+    equally fast for whoever runs one inference.
+    """
+    end = min(v.latency_ms.p75 for v in variants if v.latency_ms)
+    return [v for v in variants if v.latency_ms and v.latency_ms.p25 <= end]
+
+
+def figures(accuracy: Accuracy | None) -> dict[str, float | None]:
+    """Each figure that a requirement can name, of the worst output; empty where nothing was measured."""
+    if accuracy is None:
+        return {}
+    return {
+        "cosine": accuracy.cosine,
+        "sqnr": worst_sqnr_db([(output.mse, output.sqnr_db) for output in accuracy.outputs]),
+        "mse": accuracy.mse,
+        "max_error": accuracy.max_error,
+        "top1_agreement": accuracy.top1_agreement,
+        "top1": accuracy.top1,
+    }
+
+
+def _median(variant: Variant) -> float:
+    return _latency(variant).median
+
+
+def _latency(variant: Variant) -> Latency:
+    assert variant.latency_ms is not None
+    return variant.latency_ms
+
+
+def _sqnr(variant: Variant) -> float:
+    found = figures(variant.accuracy).get("sqnr")
+    return -math.inf if found is None else found
+
+
+def _preference(variant: Variant) -> tuple[float, float, float]:
+    """The least is taken of tied variants."""
+    sqnr = _sqnr(variant)
+    return -(round(sqnr) if math.isfinite(sqnr) else sqnr), variant.size_bytes or 0, _median(variant)
+
+
+def _excess(variant: Variant, requirements: Requirements) -> float:
+    """How far a variant is from keeping to the requirements: the largest ratio of noise power, or of time squared."""
+    late = _median(variant) / requirements.max_latency_ms if requirements.max_latency_ms else 0.0
+    return max(requirements.excess(figures(variant.accuracy)), late**2)
+
+
+def _why(
+    best: Variant, ties: Sequence[Variant], holding: Sequence[Variant], usable: Sequence[Variant],
+    requirements: Requirements,
+) -> str:  # fmt: skip
+    found = f"cosine {cosine(figures(best.accuracy)['cosine'], 5)}, {_median(best):.1f} ms"
+    if len(holding) == 1:
+        why = f"{best.name} is the only one that keeps to {requirements} ({found})"
+    elif len(ties) == 1:
+        why = f"{best.name} is the fastest of the {len(holding)} that keep to {requirements} ({found})"
+    else:
+        why = f"{best.name} is {_better(best, ties)} of the fastest that keep to {requirements} ({found}); {_tie(ties)}"
+    base = next((v for v in usable if (v.precision, v.backend, v.device) == ("fp32", "cpu", best.device)), None)
+    if base is not None and base not in ties:
+        why += f", {_median(base) / _median(best):.2f} times as fast as {base.name}"
+    faster = [v for v in usable if v not in holding and _median(v) < _median(best)]
+    if faster:
+        quick = min(faster, key=_median)
+        unmet = " and its ".join(requirements.unmet(figures(quick.accuracy), _median(quick)))
+        why += f"; {quick.name} is faster ({_median(quick):.1f} ms), but its {unmet}"
+    return why
+
+
+def _better(best: Variant, ties: Sequence[Variant]) -> str:
+    """What decides between tied variants, as a superlative."""
+    exact, size, _ = _preference(best)
+    others = [_preference(v) for v in ties if v is not best]
+    if all(other[0] > exact for other in others):
+        return "the most exact"
+    return "the smallest" if all(other[:2] > (exact, size) for other in others) else "one of the most exact"
+
+
+def _tie(ties: Sequence[Variant]) -> str:
+    ranges = ", ".join(f"{v.name} {_latency(v).p25:.1f} to {_latency(v).p75:.1f} ms" for v in ties)
+    return f"their latencies differ by less than they spread (the middle half of the samples: {ranges})"

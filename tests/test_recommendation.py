@@ -1,0 +1,209 @@
+"""Which variant is recommended: the user's requirements, ties within the spread, and what cannot be judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ncnnkit.plan.requirement import Requirements
+from ncnnkit.recommendation import recommend, tied
+from ncnnkit.record.run import EMULATED, Accuracy, Latency, OutputError, Variant
+
+USUAL = Requirements.parse(["cosine>=0.999"])
+
+
+def output(cosine: float = 1.0, sqnr_db: float | None = None, **fields: Any) -> OutputError:
+    """An output's errors; the SQNR that goes with the cosine, where none is given."""
+    noise = float(fields.get("mse", 2 * (1 - cosine)))
+    sqnr_db = sqnr_db if sqnr_db is not None or noise == 0 else -10 * math.log10(noise)
+    made: dict[str, Any] = {"name": "y", "mse": noise, "sqnr_db": sqnr_db, "cosine": cosine, "max_error": noise}
+    return OutputError(**made | fields)
+
+
+def accuracy(*outputs: OutputError, **fields: Any) -> Accuracy:
+    figures = {
+        "mse": max(o.mse for o in outputs), "max_error": max(o.max_error for o in outputs),
+        "sqnr_db": min((o.sqnr_db for o in outputs if o.sqnr_db is not None), default=None),
+        "cosine": min((o.cosine for o in outputs if o.cosine is not None), default=None),
+    }  # fmt: skip
+    shares = dict.fromkeys(("top1_agreement", "top5_agreement", "top1", "top5"))
+    return Accuracy(**figures | shares | {"images": 20, "outputs": list(outputs)} | fields)
+
+
+def latency(ms: float, spread: float = 0.01) -> Latency:
+    low, high = ms * (1 - spread / 2), ms * (1 + spread / 2)
+    return Latency(min=low * 0.9, p25=low, median=ms, p75=high, p90=high * 1.1, samples=100)
+
+
+def variant(name: str, ms: float | Latency | None, cosine: float = 1.0, **fields: Any) -> Variant:
+    precision, _, backend = name.partition("@")[0].partition("-")
+    made: dict[str, Any] = {
+        "name": name, "precision": precision, "backend": backend, "device": name.partition("@")[2] or "local",
+        "device_name": "a CPU", "threads": 2, "status": "ok", "reason": "", "files": None, "size_bytes": 1000,
+        "latency_ms": latency(ms) if isinstance(ms, int | float) else ms, "load_ms": None, "first_ms": None, "cpus": [],
+        "conditions": None, "sustained": None, "peak_memory_mb": None, "accuracy": accuracy(output(cosine)),
+        "layers": [], "notes": [],
+    }  # fmt: skip
+    return Variant(**made | fields)
+
+
+FOUR = [
+    variant("fp32-cpu", 10.0, 1.0),
+    variant("bf16-cpu", 8.0, 0.99992),
+    variant("int8-cpu", 4.0, 0.995),
+    variant("mixed-cpu", 6.0, 0.9993),
+]
+
+
+@pytest.mark.parametrize(
+    ("require", "max_latency", "name"),
+    [
+        (["cosine>=0.999"], "", "mixed-cpu"),
+        (["cosine>=0.9999"], "", "bf16-cpu"),
+        (["cosine>=0.99"], "", "int8-cpu"),
+        ([], "", "int8-cpu"),
+        (["sqnr>=60"], "", "fp32-cpu"),
+        (["mse<=0.001"], "", "bf16-cpu"),
+        (["max_error<=0.02"], "5ms", "int8-cpu"),
+        (["cosine>=0.99", "sqnr>=25"], "", "mixed-cpu"),
+        (["top1_agreement>=0.9"], "", None),
+        (["cosine>=0.999"], "7ms", "mixed-cpu"),
+        (["cosine>=0.9999"], "7ms", None),
+    ],
+)
+def test_the_fastest_that_keeps_to_what_is_required(require: list[str], max_latency: str, name: str | None) -> None:
+    assert recommend(FOUR, Requirements.parse(require, max_latency))[0] == name
+    assert recommend(FOUR[::-1], Requirements.parse(require, max_latency))[0] == name
+
+
+def test_why_names_the_requirement_and_what_it_costs() -> None:
+    assert recommend(FOUR, USUAL)[1] == (
+        "mixed-cpu is the fastest of the 3 that keep to cosine ≥ 0.999 (cosine 0.99930, 6.0 ms), 1.67 times as fast as "
+        "fp32-cpu; int8-cpu is faster (4.0 ms), but its cosine 0.995 is below 0.999"
+    )
+    assert recommend(FOUR, Requirements.parse(["cosine>=0.99995"]))[1].startswith(
+        "fp32-cpu is the only one that keeps to cosine ≥ 0.99995 (cosine 1.00000, 10.0 ms); int8-cpu is faster"
+    )
+
+
+def test_where_nothing_keeps_to_it_the_nearest_is_named_and_nothing_recommended() -> None:
+    assert recommend(FOUR, Requirements.parse(["cosine>=0.9999"], "7.5ms")) == (
+        None,
+        "no variant keeps to cosine ≥ 0.9999, latency ≤ 7.5 ms, so none is recommended; "
+        "bf16-cpu comes nearest: latency 8 ms is above 7.5 ms",
+    )
+    name, why = recommend(FOUR[2:], Requirements.parse(["cosine>=0.9995"]))
+    assert name is None
+    assert "mixed-cpu comes nearest: cosine 0.9993 is below 0.9995" in why
+
+
+def test_the_worst_output_counts() -> None:
+    """Boxes of hundreds hide scores that are wrong."""
+    ruined = variant("int8-cpu", 5, accuracy=accuracy(output(0.99999), output(0.7, name="scores")))
+    name, why = recommend([variant("fp32-cpu", 10), ruined], USUAL)
+    assert name == "fp32-cpu"
+    assert "int8-cpu is faster (5.0 ms), but its cosine 0.7 is below 0.999" in why
+
+
+def test_an_output_without_a_signal_says_nothing_of_the_sqnr() -> None:
+    empty = output(1.0, name="empty", mse=1e-9)
+    assert recommend([variant("fp32-cpu", 10, accuracy=accuracy(output(0.9999), empty))],
+                     Requirements.parse(["sqnr>=30"]))[0] == "fp32-cpu"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variants", "why"),
+    [
+        ([], "no variant ran as asked"),
+        ([variant("fp32-cpu", None)], "no variant ran as asked"),
+        ([variant("fp32-cpu", 1.0, status="crashed")], "no variant ran as asked"),
+        ([variant("fp32-cpu", 1.0, notes=[EMULATED])], "nothing can be recommended"),
+    ],
+    ids=["none", "not timed", "crashed", "emulated"],
+)
+def test_nothing_to_recommend(variants: list[Variant], why: str) -> None:
+    name, said = recommend(variants, USUAL)
+    assert name is None
+    assert why in said
+
+
+def test_what_cannot_be_judged_is_not_recommended() -> None:
+    blind = "the original's outputs are zero for every sample"
+    assert recommend(FOUR, USUAL, blind) == (
+        None, f"{blind}, so no variant can be judged and none is recommended; the latencies are real"
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------------- ties
+
+
+def test_a_difference_within_the_spread_is_a_tie_and_the_more_exact_is_taken() -> None:
+    """As seen on a CPU that has no fp16 arithmetic, where both run the same code."""
+    fp32 = variant("fp32-cpu", latency(113, 5.2), 1.0)
+    fp16 = variant("fp16-cpu", latency(97, 0.75), 0.999999)
+    name, why = recommend([fp16, fp32], USUAL)
+    assert name == "fp32-cpu"
+    assert why.startswith("fp32-cpu is the most exact of the fastest that keep to cosine ≥ 0.999")
+    assert "their latencies differ by less than they spread" in why
+    assert "times as fast" not in why, "there is no difference to name"
+
+
+def test_of_equally_exact_ties_the_smaller_is_taken() -> None:
+    large = variant("fp32-cpu", latency(10, 0.2), accuracy=accuracy(output(sqnr_db=90.1)), size_bytes=2000)
+    small = variant("fp16-cpu", latency(10.5, 0.2), accuracy=accuracy(output(sqnr_db=89.9)), size_bytes=1000)
+    name, why = recommend([large, small], USUAL)
+    assert name == "fp16-cpu"
+    assert "fp16-cpu is the smallest of the fastest" in why
+
+
+def test_a_tie_is_an_overlap_of_the_middle_halves() -> None:
+    def named(*variants: Variant) -> list[str]:
+        return [v.name for v in tied(variants)]
+
+    fast, slow = variant("int8-cpu", latency(10, 0.1)), variant("fp32-cpu", latency(11, 0.08))
+    assert named(fast, slow) == ["int8-cpu"]  # 9.5 to 10.5, 10.56 to 11.44
+    assert named(slow, variant("int8-cpu", latency(10, 0.12))) == ["fp32-cpu", "int8-cpu"]
+    assert named(fast, variant("fp16-cpu", latency(10.4, 0.1)), variant("fp32-cpu", latency(30, 0.1))) == [
+        "int8-cpu", "fp16-cpu"
+    ]  # fmt: skip
+
+
+Law = tuple[float, float, float]
+"""Of a variant's samples: the median in ms, the standard deviation of the logarithm, the share of slow ones (1.7×)."""
+
+
+def drawn(rng: np.random.Generator, law: Law) -> Latency:
+    median, deviation, slow = law
+    samples = median * np.exp(rng.normal(0, deviation, 120)) * np.where(rng.random(120) < slow, 1.7, 1.0)
+    low, middle, high, tail = (float(v) for v in np.percentile(samples, [25, 50, 75, 90]))
+    return Latency(min=float(samples.min()), p25=low, median=middle, p75=high, p90=tail, samples=120)
+
+
+def recommended(rng: np.random.Generator, laws: Sequence[Law]) -> str | None:
+    rows = (("fp32-cpu", 1.0), ("fp16-cpu", 0.999999), ("bf16-cpu", 0.9998), ("mixed-cpu", 0.9993))
+    drift = float(np.exp(rng.normal(0, 0.1)))  # one run may be slower than another as a whole
+    return recommend(
+        [variant(name, drawn(rng, (law[0] * drift, *law[1:])), cos) for (name, cos), law in zip(rows, laws)], USUAL
+    )[0]
+
+
+@pytest.mark.parametrize(
+    ("laws", "name"),
+    [
+        ([(10, 0.05, 0.0)] * 4, "fp32-cpu"),
+        ([(10, 0.3, 0.0)] * 4, "fp32-cpu"),
+        ([(10, 0.1, 0.4)] * 4, "fp32-cpu"),
+        ([(10, 0.05, 0), (9.8, 0.05, 0), (10.1, 0.2, 0.3), (9.7, 0.05, 0)], "fp32-cpu"),
+        ([(10, 0.03, 0), (10, 0.03, 0), (8, 0.03, 0), (6, 0.03, 0)], "mixed-cpu"),
+        ([(10, 0.1, 0), (10, 0.1, 0), (6, 0.1, 0), (5.9, 0.1, 0)], "bf16-cpu"),
+        ([(20, 0.1, 0.3), (20, 0.1, 0.3), (20, 0.1, 0.3), (8, 0.1, 0.3)], "mixed-cpu"),
+    ],
+    ids=["equal", "equal and noisy", "equal with two speeds", "nearly equal", "apart", "two apart", "apart and slow"],
+)
+def test_two_runs_in_a_row_recommend_the_same(laws: list[Law], name: str) -> None:
+    rng = np.random.default_rng(0)
+    assert {recommended(rng, laws) for _ in range(300)} == {name}
