@@ -165,7 +165,7 @@ def _report_models(
     found = [variant_record(spec, result, reference, Classes(0), None, []) for spec, result in zip(specs, results)]
     measured = {row.name: (row.latency_ms, row.accuracy) for row in found}
     base = "ncnn2table KL" if "ncnn2table KL" in measured else found[0].name
-    print(f"{site.machine['cpu']}, {args.threads} threads, ncnn {site.machine['ncnn']}, {len(evaluation)} images")
+    print(f"{site.machine.cpu}, {args.threads} threads, ncnn {site.machine.ncnn}, {len(evaluation)} images")
     columns = f"{'model':32}{'MSE':>10}{'SQNR dB':>9}{'cosine':>9}{'median ms':>11}{'spread':>8}"
     print(f"{columns}{'latency / ' + base:>25}")
     for name, (latency, error) in measured.items():

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
+import boards
 import numpy as np
 import pytest
 from networks import SMALL, network, samples, small, with_weights
@@ -26,6 +27,7 @@ from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, Ve
 from ncnnkit.measure import variants
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.onboard.facts import Board, Cluster
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
@@ -374,8 +376,8 @@ def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recip
 
 
 def test_the_cpus_to_pin_to() -> None:
-    board = {"clusters": [{"name": "little", "cpus": [0, 1, 2, 3]}, {"name": "big", "cpus": [4, 5]}]}
-    site = Site(LOCAL, {"board": board}, "arm")
+    clusters = [Cluster("little", [0, 1, 2, 3], [0, 1, 2, 3]), Cluster("big", [4, 5], [4, 5])]
+    site = Site(LOCAL, boards.machine(board=Board(clusters=clusters)), "arm")
     found = [site.cluster(name) for name in ("", "all", "big", "3-4")]
     assert found == [(), (), (4, 5), (3, 4)]
     for name in ("middle", "5-6"):

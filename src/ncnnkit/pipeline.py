@@ -163,12 +163,12 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     made = quantized[site.target]
                     mixed[site] = find_plan(
                         made, requirements, site.machine, device=site.device,
-                        threads=recipe.threads or site.machine["cores"], progress=stages.within(stage),
+                        threads=recipe.threads or site.machine.cores, progress=stages.within(stage),
                     )  # fmt: skip
         with stages("write the models"):
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
-                preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine["ncnn"],
+                preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
             )  # fmt: skip
         with stages("measure"):
             specs = list_variants(recipe, models, sites)
@@ -340,7 +340,7 @@ def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
     efforts = {site.target: recipe.effort for site in sites}
     pads = any(TARGETS[target].int8_pads for target in efforts)
     asked = pads and "int8" in recipe.precisions and "vulkan" in recipe.backends
-    if asked and any(site.machine["vulkan"] for site in sites):
+    if asked and any(site.machine.vulkan for site in sites):
         efforts["vulkan"] = recipe.effort if any(site.has_gpu for site in sites) else "fast"
     return efforts
 
