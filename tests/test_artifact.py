@@ -146,6 +146,8 @@ def infer(program: list[str], x: Array, home: Path) -> Array:
     files = [str(home / f"app/models/m-mixed.{end}") for end in ("param", "bin")]
     line = [*program, *files, str(home / "x.npy"), str(home / "y.npy"), "--threads=1"]
     done = subprocess.run(line, capture_output=True, text=True)
+    if program[0] != sys.executable and "layer a does not hand on bf16 here" in done.stderr:
+        pytest.skip("the ncnn that the app is built with is older and has no bf16 on this CPU: the app says so")
     assert done.returncode == 0, done.stderr
     return np.asarray(np.load(home / "y.npy"))
 

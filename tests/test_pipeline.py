@@ -93,7 +93,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     assert [layer.name for layer in int8.layers] == ["c1", "d1", "c2", "c3", "fc"]
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin")}
+    models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin", "json")}
     assert left == models | {"run.json", "report.html", "recipe.toml", "pnnx.log"}
     assert document.files == sorted(left)
     html = (tmp_path / "out/report.html").read_text()

@@ -703,6 +703,14 @@ def test_random_weights_are_the_same_every_time(
 
 
 @pytest.mark.torch
+def test_a_library_says_whether_its_network_classifies(tmp_path: Path) -> None:
+    for reference in ("torchvision:squeezenet1_1", "timm:mobilenetv3_small_050"):
+        assert opened(reference, tmp_path, (3, 64, 64), weights="none").classes == 1000
+    path = write_onnx(tmp_path / "m.onnx", ("x", TensorProto.FLOAT, [1, 10]))
+    assert opened(path, tmp_path).classes is None, "a vector alone says nothing"
+
+
+@pytest.mark.torch
 def test_another_input_size_scales_the_preprocessing(tmp_path: Path, offline: Path) -> None:
     pytest.importorskip("torchvision")
     source = opened("torchvision:squeezenet1_1", tmp_path, (3, 112, 112), weights="none")

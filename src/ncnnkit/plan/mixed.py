@@ -13,21 +13,6 @@ from .requirement import Requirements
 from .solve import Option
 
 
-@dataclass(frozen=True)
-class Point:
-    """A model on the way from the fastest to the most exact, as predicted.
-
-    Attributes:
-        ms: predicted latency.
-        noise: predicted noise over signal, the mean over the outputs.
-        int8: number of layers in int8.
-    """
-
-    ms: float
-    noise: float
-    int8: int
-
-
 @dataclass(eq=False)
 class MixedPlan:
     """The plan and how it was found.
@@ -53,7 +38,7 @@ class MixedPlan:
     predicted_noise: float
     errors: Errors
     unmet: Sequence[str] = ()
-    front: Sequence[Point] = ()
+    front: list[FrontPoint] = field(default_factory=list)
     repairs: int = 0
     uniform_ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -82,7 +67,7 @@ class MixedPlan:
             measured_ms=mixed_ms,
             predicted_noise=self.predicted_noise,
             measured_noise=self.errors.relative,
-            front=[FrontPoint(ms=p.ms, noise=p.noise, int8=p.int8) for p in self.front],
+            front=self.front,
             layers=[
                 PlannedLayer(
                     name=name,

@@ -19,9 +19,10 @@ from ..errors import RuntimeFailure
 from ..model.precision import FLOATS, INT8, PRECISIONS, WINOGRAD
 from ..progress import StepProgress, of_step, silent_steps
 from ..quantization import Quantized
+from ..record.run import FrontPoint
 from .build import Forms, make_forms, mixed_graph
 from .costs import Costs, calibrated, predict, uniform
-from .mixed import MixedPlan, Point
+from .mixed import MixedPlan
 from .options import make_edges, make_options
 from .requirement import Requirements
 from .sensitivity import Verifier, float_errors, int8_errors
@@ -145,7 +146,7 @@ class _Problem:
         unmet = requirements.unmet(errors.figures(), ms)
         if not math.isfinite(errors.relative):
             unmet.append("the outputs hold NaN or infinity")
-        rows = tuple(Point(p.ms, p.error, sum(c in INT8 for c in p.choices.values())) for p in points)
+        rows = [FrontPoint(ms=p.ms, noise=p.error, int8=sum(c in INT8 for c in p.choices.values())) for p in points]
         return MixedPlan(
             graph, found.choices, self.options, ms, found.error, errors, unmet, rows, repairs, self.uniform_ms
         )

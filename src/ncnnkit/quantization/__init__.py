@@ -30,7 +30,6 @@ from .bias import correct_bias
 from .calibration import ActivationStats
 from .efforts import EFFORTS, Effort
 from .int8 import METHODS, apply_table, check_request, finished, make_table
-from .judge import Trial
 from .methods import Quantized, quantize_images
 from .table import Table, load_table, save_table
 
@@ -42,7 +41,6 @@ __all__ = [
     "Quantized",
     "Table",
     "Target",
-    "Trial",
     "apply_table",
     "check_request",
     "correct_bias",

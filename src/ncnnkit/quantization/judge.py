@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,30 +15,8 @@ from ..device.session import Session
 from ..errors import ModelError
 from ..model.graph import Graph
 from ..onboard.rows import Rows, RowWriter
+from ..record.run import Trial
 from ..samples.stream import Samples
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One method: the error with it on held-back samples, beside the best so far; and what it cost.
-
-    Attributes:
-        method: its name.
-        relative_error: noise over signal of the outputs against fp32, on the held-back samples; the mean over the
-            outputs, each relative to its own signal (:attr:`ncnnkit.comparison.noise.Noise.relative`).
-        kept: whether it lowered the error. The first row is what the others are compared with.
-        seconds: the time it took, trying and judging.
-    """
-
-    method: str
-    relative_error: float
-    kept: bool
-    seconds: float
-
-    @property
-    def sqnr_db(self) -> float | None:
-        """The same error as an SQNR in dB; None where there is none."""
-        return sqnr_db(self.relative_error)
 
 
 class Judge:
@@ -52,6 +30,7 @@ class Judge:
 
     Attributes:
         trials: what was judged, in order.
+        least: the smallest error that was kept: noise over signal, the mean over the outputs. Infinite before any was.
 
     Raises:
         ModelError: an output changes its size from sample to sample.
@@ -60,6 +39,7 @@ class Judge:
 
     def __init__(self, exact: Graph, held: Samples, *, guards: bool = True, threads: int | None = None) -> None:
         self.trials: list[Trial] = []
+        self.least = math.inf
         self._exact, self._held, self._guards, self._threads = exact, held, guards, threads
 
     def __enter__(self) -> Self:
@@ -100,9 +80,13 @@ class Judge:
 
         def judge(int8: Graph) -> bool:
             error = self.error(int8)
-            kept = not self.trials or error < min(trial.relative_error for trial in self.trials if trial.kept)
-            kept |= not self._guards
-            self.trials.append(Trial(method, error, kept, time.perf_counter() - start))
+            kept = not self.trials or error < self.least or not self._guards
+            if kept:
+                self.least = min(self.least, error)
+            seconds = round(time.perf_counter() - start, 3)
+            self.trials.append(
+                Trial(method=method, relative_error=error, sqnr_db=sqnr_db(error), kept=kept, seconds=seconds)
+            )
             return kept
 
         yield judge

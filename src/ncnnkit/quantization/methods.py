@@ -13,8 +13,7 @@ from ..errors import RecipeError
 from ..model.graph import Graph
 from ..model.targets import TARGETS
 from ..progress import StepProgress, of_step, silent_steps
-from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage
-from ..record.run import Trial as TrialRecord
+from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial
 from ..samples.given import as_samples
 from ..samples.stream import Samples
 from .advice import BATCHES, Advice, enough, error_by_count, image_ranges, stretching
@@ -23,7 +22,7 @@ from .calibration import ActivationStats, calibrate_batches, merge_all
 from .efforts import EFFORTS, Effort
 from .equalize import channel_ranges, migrate
 from .int8 import NATIVE_METHODS, apply_table, finished, make_table, rounded_weights
-from .judge import Judge, Trial
+from .judge import Judge
 from .layerwise import Kept, fit_layers
 from .scales import STEPS, mse_threshold
 from .table import Table
@@ -72,16 +71,7 @@ class Quantized:
             effort=effort,
             used=len(self.used),
             held_back=len(self.held),
-            trials=[
-                TrialRecord(
-                    method=trial.method,
-                    relative_error=trial.relative_error if np.isfinite(trial.relative_error) else None,
-                    sqnr_db=trial.sqnr_db if np.isfinite(trial.relative_error) else None,
-                    kept=trial.kept,
-                    seconds=round(trial.seconds, 3),
-                )
-                for trial in self.trials
-            ],
+            trials=self.trials,
             layers=[
                 FittedLayer(name=kept.name, before=kept.error[""], after=kept.error[kept.kept], kept=kept.kept)
                 for kept in self.layers
@@ -185,7 +175,7 @@ class _Quantizer:
         if len(batches) == 1:
             return Advice()
         self.progress("calibration advice", 0, 0)
-        whole = self.judge.trials[0].relative_error
+        whole = self.judge.least
         counts = error_by_count(batches, lambda stats: self.judge.error(self._scaled(self.graph, stats).int8), whole)
         ranges = image_ranges(self.graph, self.used, self.threads)
         worst = [replace(each, image=self.chosen[each.image]) for each in stretching(ranges)]

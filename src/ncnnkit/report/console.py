@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..comparison.layers import Comparison
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
 from ..model.precision import PRECISIONS
-from ..quantization.judge import Trial
-from ..record.run import Accuracy, OutputError, PlannedLayer, Run, Variant, speed_up
+from ..record.run import Accuracy, OutputError, PlannedLayer, Run, Trial, Variant, speed_up
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
