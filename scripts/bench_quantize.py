@@ -33,7 +33,8 @@ from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.model.graph import Graph
 from ncnnkit.pipeline import choose_preprocess, settle_random_weights
 from ncnnkit.quantization import quantize_images
-from ncnnkit.samples.images import ImageSet, InputSpec
+from ncnnkit.samples.images import ImageSet
+from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import in_memory
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_source

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncnnkit.samples.doubts import preprocessing_doubts
-from ncnnkit.samples.images import InputSpec
+from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.preprocess import PRESETS, Preprocess
 from ncnnkit.samples.stream import ArraySamples
 

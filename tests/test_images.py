@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from ncnnkit.errors import ImageError
-from ncnnkit.samples.images import ImageSet, InputSpec, apart, find_images, open_images, spread
+from ncnnkit.samples.images import ImageSet, apart, find_images, open_images, spread
+from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import in_memory
 

@@ -20,7 +20,7 @@ from ncnnkit.model.graph import Graph
 from ncnnkit.quantization import load_table, make_table, save_table
 from ncnnkit.quantization.calibration import calibrate
 from ncnnkit.quantization.table import Table
-from ncnnkit.samples.images import InputSpec
+from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.preprocess import PRESETS
 from ncnnkit.samples.stream import in_memory
 

@@ -574,7 +574,15 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
     for precisions in (("fp32", "fp16"), ("fp32",)):
         nk.run(changed(short, precisions=precisions), tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
-    made = {"model-fp32.param", "model-fp32.bin", "run.json", "report.html", "recipe.toml", "pnnx.log"}
+    made = {
+        "model-fp32.param",
+        "model-fp32.bin",
+        "model-fp32.json",
+        "run.json",
+        "report.html",
+        "recipe.toml",
+        "pnnx.log",
+    }
     assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log"}
     with pytest.raises(StorageError, match=r"model-fp32\.param is needed for this run"):
         nk.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)

@@ -12,7 +12,8 @@ from .pipeline import run
 from .quantization import correct_bias, quantize
 from .quantization.calibration import ActivationStats, calibrate
 from .recipe import Recipe
-from .samples.images import InputSpec, open_images
+from .samples.images import open_images
+from .samples.items import InputSpec
 from .samples.preprocess import Preprocess, preset
 from .source.conversion import convert
 

@@ -73,7 +73,8 @@ from .record.run import (
 )
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
-from .samples.images import ImageSet, InputSpec, apart, find_images
+from .samples.images import ImageSet, apart, find_images
+from .samples.items import InputSpec
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
 from .samples.stream import Samples, in_memory, keep

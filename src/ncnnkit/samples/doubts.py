@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formatting import plain
-from .images import InputSpec
+from .items import InputSpec
 from .preprocess import Preprocess
 from .stream import Samples
 

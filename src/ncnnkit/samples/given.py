@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..model.graph import Graph
 from ..onboard.rows import Rows, RowWriter
-from .images import InputSpec, open_images, times
+from .images import open_images
+from .items import InputSpec, times
 from .preprocess import Preprocess
 from .stream import ArraySamples, Samples
 

@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..progress import Progress
+from .items import ArrayFile, InputSpec, Item, Picture, Row, array_sample, open_arrays, reason, times
 from .preprocess import Preprocess
 from .stream import Sample
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _THREADS = min(8, os.cpu_count() or 1)
 _CHUNK = 32  # samples decoded ahead: bounds the memory of iterating over a large set
-_HEAD = 4096  # bytes: what tells most files apart without reading them whole
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One input of a network.
-
-    Attributes:
-        name: the model's own name for it.
-        shape: without the batch axis; (channels, height, width) for an image.
-        dtype: numpy's name of the type the original model takes. Samples are float32 whatever it is.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-
-
-def times(shape: Sequence[int]) -> str:
-    """A shape as people write it: 3x224x224."""
-    return "x".join(map(str, shape)) or "a scalar"
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One sample that can be loaded.
-
-    Attributes:
-        name: where it comes from.
-        load: reads it.
-        digest: a hash of its content; of the beginning only, or of all of it.
-        damage: why it cannot be read to its end; None where it can. Decodes all of it.
-        picture: whether it is an image, and no array.
-    """
-
-    name: str
-    load: Callable[[], Sample]
-    digest: Callable[[bool], bytes]
-    damage: Callable[[], str | None] = lambda: None
-    picture: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +35,7 @@ class ImageSet:
     """
 
     inputs: tuple[InputSpec, ...]
-    items: tuple[_Item, ...]
+    items: tuple[Item, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     left_out: int = 0
@@ -106,7 +63,7 @@ class ImageSet:
         try:
             sample = item.load()
         except (OSError, ValueError, SyntaxError) as error:
-            raise ImageError(f"can no longer be read: {_reason(error)}", where=item.name) from None
+            raise ImageError(f"can no longer be read: {reason(error)}", where=item.name) from None
         for spec, array in zip(self.inputs, sample):
             if array.shape != spec.shape:
                 raise ImageError(
@@ -212,7 +169,7 @@ def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageS
     return calibration, replace(left, copies=evaluation.copies + copies)
 
 
-def _same_content(items: Sequence[_Item]) -> list[list[int]]:
+def _same_content(items: Sequence[Item]) -> list[list[int]]:
     """Positions of items that hold the same, two or more each. Beginnings are compared first: reading all is slow."""
     groups = [list(range(len(items)))]
     for whole in (False, True):
@@ -274,22 +231,21 @@ def find_images(
         raise ImageError("holds no files", where=str(source), hint="give a folder of images")
     misfit = _misfit(preprocess, inputs, source)
 
-    def look(entry: tuple[str, Path]) -> _Item | str:
+    def look(entry: tuple[str, Path]) -> Item | str:
         name, path = entry
         if path.suffix.lower() in _ARRAY_SUFFIXES:
             try:
-                _array_sample(path, inputs)
+                array_sample(path, inputs)
             except ImageError as error:
                 return error.what
-            return _Item(name, lambda: tuple(map(_float, _array_sample(path, inputs))), partial(_file_digest, path))
+            return ArrayFile(name, str(path), inputs)
         reason = _why_unusable(path, preprocess, inputs[0], misfit)
         if reason is not None:
             return reason
         assert preprocess is not None  # else it would not fit
-        read = partial(_read, path, preprocess)
-        return _Item(name, lambda: (read(),), partial(_file_digest, path), partial(_damage, path), picture=True)
+        return Picture(name, str(path), preprocess)
 
-    items: list[_Item] = []
+    items: list[Item] = []
     skipped: list[tuple[str, str]] = []
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         # Oversized and odd files are reported as skipped; Pillow's warnings about them would only repeat it.
@@ -396,7 +352,7 @@ def _why_unusable(path: Path, preprocess: Preprocess | None, spec: InputSpec, mi
     except UnidentifiedImageError:
         return "is not an image"
     except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
-        return _reason(error)
+        return reason(error)
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         return f"is suspiciously large ({width}x{height} pixels)"
     if misfit is not None or preprocess is None:
@@ -414,84 +370,10 @@ def _why_unusable(path: Path, preprocess: Preprocess | None, spec: InputSpec, mi
     return None
 
 
-def _damage(path: Path) -> str | None:
-    """Why an image cannot be decoded to its end; None if it can."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            # JPEG decodes to an eighth of its size several times faster, and that finds a truncation just as well.
-            image.draft(None, (1, 1))
-            image.load()
-    except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
-        return _reason(error)
-    return None
-
-
-def _file_digest(path: Path, whole: bool) -> bytes:
-    with path.open("rb") as file:
-        if whole:
-            return hashlib.file_digest(file, "sha256").digest()
-        return b"%d " % os.fstat(file.fileno()).st_size + hashlib.sha256(file.read(_HEAD)).digest()
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _read(path: Path, preprocess: Preprocess) -> NDArray[np.float32]:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return preprocess.apply(image)
-
-
-def _open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
-    """The arrays of a .npy or .npz, one per network input."""
-    try:
-        # Mapped, so that a .npy larger than memory is paged in sample by sample (a .npz is read whole). No pickles.
-        data = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(data, np.ndarray):
-            arrays = {inputs[0].name: data}
-        else:
-            with data:
-                arrays = {key: data[key] for key in data.files}
-    except Exception as error:  # zipfile, struct and numpy each raise their own for damaged files
-        raise ImageError(f"cannot be read as arrays: {_reason(error)}", where=str(path)) from None
-    if len(inputs) == len(arrays) == 1:
-        arrays = {inputs[0].name: next(iter(arrays.values()))}
-    missing = [spec.name for spec in inputs if spec.name not in arrays]
-    if missing:
-        raise ImageError(
-            f"has no array {missing[0]!r} for the network's input of that name",
-            where=str(path),
-            hint=f"save a .npz with the arrays {', '.join(spec.name for spec in inputs)}",
-        )
-    found = [arrays[spec.name] for spec in inputs]
-    for array in found:
-        if array.dtype.kind not in "fiub":
-            raise ImageError(f"holds {array.dtype}, not numbers", where=str(path))
-    return found
-
-
-def _array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
-    """The arrays of a file that holds one sample, with or without a batch axis of 1."""
-    sample = []
-    for array, spec in zip(_open_arrays(path, inputs), inputs):
-        if array.shape not in (spec.shape, (1, *spec.shape)):
-            raise ImageError(
-                f"has shape {times(array.shape)}, input {spec.name!r} takes {times(spec.shape)}", where=str(path)
-            )
-        sample.append(array.reshape(spec.shape))
-    return sample
-
-
 def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
     """A .npy or .npz file of many samples, or of one."""
     arrays = []
-    for array, spec in zip(_open_arrays(source, inputs), inputs):
+    for array, spec in zip(open_arrays(source, inputs), inputs):
         array = array[None] if array.shape == spec.shape else array
         if array.shape[1:] != spec.shape:
             raise ImageError(
@@ -505,21 +387,4 @@ def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
     if len(counts) != 1:
         raise ImageError(f"its arrays have different lengths: {sorted(counts)}", where=str(source))
 
-    def digest(index: int, whole: bool) -> bytes:
-        parts = (array[index].reshape(-1)[: None if whole else _HEAD] for array in arrays)
-        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
-
-    def row(index: int) -> _Item:
-        load = partial(_load_row, arrays, index)
-        return _Item(f"{source.name}[{index}]", load, partial(digest, index))
-
-    return ImageSet(inputs, tuple(row(i) for i in range(counts.pop())))
-
-
-def _load_row(arrays: Sequence[NDArray[Any]], index: int) -> Sample:
-    return tuple(_float(array[index]) for array in arrays)
-
-
-def _float(array: NDArray[Any]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # it becomes infinity, which is refused where the sample is asked for
-        return np.array(array, np.float32, order="C")
+    return ImageSet(inputs, tuple(Row(source.name, tuple(arrays), i) for i in range(counts.pop())))

@@ -22,7 +22,7 @@ from ..device.session import Session
 from ..errors import ConvertError, FormatError, ModelError, StorageError, VerificationError
 from ..model import ncnnfile, ops
 from ..model.graph import Graph, Layer, Names
-from ..samples.images import InputSpec
+from ..samples.items import InputSpec
 from ..samples.stream import ArraySamples
 from . import ModelSource, open_model
 from .model import example_arrays, say

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..artifact import Artifact, card_of
 from ..errors import ModelError
-from ..samples.images import InputSpec
+from ..samples.items import InputSpec
 from .model import Array, Dims, ModelSource, file_safe, listed, read_metadata, say, settle_inputs
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
 

@@ -18,7 +18,7 @@ from ..errors import ModelError, NcnnkitError
 from ..model.graph import Graph
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference, Tensor
-from ..samples.images import InputSpec
+from ..samples.items import InputSpec
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
 

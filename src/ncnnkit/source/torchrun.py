@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
-from ..samples.images import InputSpec
+from ..samples.items import InputSpec
 from .model import Array, Run, example_arrays
 
 TORCH_HINT = "pip install torch torchvision timm"

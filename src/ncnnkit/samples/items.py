@@ -1,0 +1,202 @@
+"""The samples of a set, each known by where it lies and read when it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError
+from .preprocess import Preprocess
+from .stream import Sample
+
+_HEAD = 4096  # bytes: what tells most files apart without reading them whole
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a network.
+
+    Attributes:
+        name: the model's own name for it.
+        shape: without the batch axis; (channels, height, width) for an image.
+        dtype: numpy's name of the type the original model takes. Samples are float32 whatever it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+def times(shape: Sequence[int]) -> str:
+    """A shape as people write it: 3x224x224."""
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+class Item(Protocol):
+    """One sample that can be loaded. A set may hold many thousands of them, so an item keeps little."""
+
+    picture: ClassVar[bool]
+    """Whether it is an image, and no array."""
+
+    @property
+    def name(self) -> str:
+        """Where it comes from, as the user knows it."""
+        ...
+
+    def load(self) -> Sample:
+        """Read it."""
+        ...
+
+    def digest(self, whole: bool) -> bytes:
+        """A hash of its content; of the beginning only where not ``whole``."""
+        ...
+
+    def damage(self) -> str | None:
+        """Why it cannot be read to its end; None where it can. Decodes all of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image file."""
+
+    name: str
+    path: str
+    preprocess: Preprocess
+    picture: ClassVar[bool] = True
+
+    def load(self) -> Sample:
+        from PIL import Image
+
+        with Image.open(self.path) as image:
+            return (self.preprocess.apply(image),)
+
+    def digest(self, whole: bool) -> bytes:
+        return _file_digest(self.path, whole)
+
+    def damage(self) -> str | None:
+        from PIL import Image
+
+        try:
+            with Image.open(self.path) as image:
+                # JPEG decodes to an eighth of its size several times faster, and that finds a truncation just as well.
+                image.draft(None, (1, 1))
+                image.load()
+        except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
+            return reason(error)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayFile:
+    """A ``.npy`` or ``.npz`` file of one sample."""
+
+    name: str
+    path: str
+    inputs: tuple[InputSpec, ...]
+    picture: ClassVar[bool] = False
+
+    def load(self) -> Sample:
+        return tuple(map(_as_float, array_sample(Path(self.path), self.inputs)))
+
+    def digest(self, whole: bool) -> bytes:
+        return _file_digest(self.path, whole)
+
+    def damage(self) -> str | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """A row of arrays that hold many samples.
+
+    Attributes:
+        source: the name of their file.
+        arrays: (N, …) for each network input.
+        index: of the row.
+    """
+
+    source: str
+    arrays: tuple[NDArray[Any], ...]
+    index: int
+    picture: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}[{self.index}]"
+
+    def load(self) -> Sample:
+        return tuple(_as_float(array[self.index]) for array in self.arrays)
+
+    def digest(self, whole: bool) -> bytes:
+        parts = (array[self.index].reshape(-1)[: None if whole else _HEAD] for array in self.arrays)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
+
+    def damage(self) -> str | None:
+        return None
+
+
+def _file_digest(path: str, whole: bool) -> bytes:
+    with open(path, "rb") as file:
+        if whole:
+            return hashlib.file_digest(file, "sha256").digest()
+        return b"%d " % os.fstat(file.fileno()).st_size + hashlib.sha256(file.read(_HEAD)).digest()
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
+    """The arrays of a .npy or .npz, one per network input."""
+    try:
+        # Mapped, so that a .npy larger than memory is paged in sample by sample (a .npz is read whole). No pickles.
+        data = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(data, np.ndarray):
+            arrays = {inputs[0].name: data}
+        else:
+            with data:
+                arrays = {key: data[key] for key in data.files}
+    except Exception as error:  # zipfile, struct and numpy each raise their own for damaged files
+        raise ImageError(f"cannot be read as arrays: {reason(error)}", where=str(path)) from None
+    if len(inputs) == len(arrays) == 1:
+        arrays = {inputs[0].name: next(iter(arrays.values()))}
+    missing = [spec.name for spec in inputs if spec.name not in arrays]
+    if missing:
+        raise ImageError(
+            f"has no array {missing[0]!r} for the network's input of that name",
+            where=str(path),
+            hint=f"save a .npz with the arrays {', '.join(spec.name for spec in inputs)}",
+        )
+    found = [arrays[spec.name] for spec in inputs]
+    for array in found:
+        if array.dtype.kind not in "fiub":
+            raise ImageError(f"holds {array.dtype}, not numbers", where=str(path))
+    return found
+
+
+def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
+    """The arrays of a file that holds one sample, with or without a batch axis of 1."""
+    sample = []
+    for array, spec in zip(open_arrays(path, inputs), inputs):
+        if array.shape not in (spec.shape, (1, *spec.shape)):
+            raise ImageError(
+                f"has shape {times(array.shape)}, input {spec.name!r} takes {times(spec.shape)}", where=str(path)
+            )
+        sample.append(array.reshape(spec.shape))
+    return sample
+
+
+def _as_float(array: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # it becomes infinity, which is refused where the sample is asked for
+        return np.array(array, np.float32, order="C")
