@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from .comparison.accuracy import top_k
 from .comparison.classes import Classes
 from .comparison.outputs import Outputs
 from .formatting import plain, ratio
+from .onboard.protocol import VariantResult
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
 from .samples.images import ImageSet
 from .source import ModelSource
@@ -147,7 +148,7 @@ def top5(
     reference: Outputs,
     classes: Classes,
     recommended: str | None,
-    results: Sequence[Mapping[str, Any]],
+    results: Sequence[VariantResult],
 ) -> list[Guess]:
     """The five best classes of one image, by the original and by the recommended variant.
 
@@ -156,8 +157,8 @@ def top5(
     names = source.labels
     if not names or classes.count != len(names) or recommended is None:
         return []
-    result = next(r for r in results if r["name"] == recommended)
-    ours = Outputs.opened(result["outputs"]).first(1)
+    result = next(r for r in results if r.name == recommended)
+    ours = Outputs.opened(result.outputs).first(1)
 
     def clearness(index: int) -> float:
         second, first = np.sort(reference[index][0], axis=None)[-2:]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
-from ..errors import DeviceError
+from ..codec import decode
+from ..errors import DeviceError, FormatError
 from ..onboard.child import Child, WorkerError
+from ..onboard.protocol import Failure, MeasureResult, ProfileResult, Result, TuneResult
 
 Notify = Callable[[Mapping[str, Any]], None]
 """Gets a job's messages: one a step, see :func:`ncnnkit.onboard.measuring.measure`."""
@@ -16,6 +17,10 @@ Notify = Callable[[Mapping[str, Any]], None]
 
 GOODBYE = 1.2  # seconds that an interrupted job is waited for, while it puts the clocks back and ends
 RESULT, RECORD = "result.json", "record.json"
+RESULTS: Mapping[str, type[Result]] = {"measure": MeasureResult, "profile": ProfileResult, "tune": TuneResult}
+"""Kind of a job -> what it answers with."""
+
+R = TypeVar("R", bound=Result)
 
 
 class Device(Protocol):
@@ -49,7 +54,7 @@ class Device(Protocol):
         """Bring files there, as far as they are not; returns their paths there. Raises DeviceError."""
         ...
 
-    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> dict[str, Any]:
+    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> Any:
         """Run a job there.
 
         Args:
@@ -58,7 +63,7 @@ class Device(Protocol):
             notify: called with the job's messages.
 
         Returns:
-            What the job made; its files are files of this machine.
+            What the job made, of the class that :data:`RESULTS` names; its files are files of this machine.
 
         Raises:
             WorkerError: ncnn failed where the job cannot do without.
@@ -67,31 +72,35 @@ class Device(Protocol):
         ...
 
 
-def read_result(folder: Path, said: str, where: str) -> dict[str, Any]:
+def read_result(folder: Path, said: str, where: str, kind: type[R]) -> R:
     """The result of a job that has ended, from its folder: as far as it came, where its process died.
 
     Args:
+        kind: of :data:`RESULTS`.
         said: the last words of that process.
         where: the device's name, for errors.
 
     Raises:
         WorkerError: ncnn failed where the job cannot do without.
-        DeviceError: there is nothing, or what no job writes.
+        DeviceError: there is nothing, or what no job writes. It names the first wrong field.
     """
     died = f"the process that measured it died: {said or 'killed'}"
     path = next((folder / name for name in (RESULT, RECORD) if (folder / name).is_file()), None)
     if path is None:
         raise DeviceError(f"the job died: {said or 'killed'}", where=where)
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if "error" in result:
-            raise WorkerError(str(result["error"]), bool(result["crashed"]))
-        for variant in result["variants"] if path.name == RECORD else ():
-            if "peak_memory_mb" not in variant and variant["status"] == "ok":  # the last that is asked of each
-                variant.update(status="crashed", reason=died)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise DeviceError(f"{path.name} is not what a job writes", where=where) from None
-    return dict(result)
+        data = path.read_bytes()
+        failure = decode(data, Failure)
+        if failure.error:
+            raise WorkerError(failure.error, failure.crashed)
+        result = decode(data, kind)
+    except FormatError as error:
+        raise DeviceError(f"{path.name} is not what a job writes: {error.line()}", where=where) from None
+    if path.name == RECORD and isinstance(result, MeasureResult):
+        for variant in result.variants:
+            if variant.peak_memory_mb is None and variant.status == "ok":  # the last that is asked of each
+                variant.status, variant.reason = "crashed", died
+    return result
 
 
 def last_words(log: bytes) -> str:

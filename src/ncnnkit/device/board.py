@@ -22,7 +22,8 @@ from typing import Any, Self
 from ..errors import DeviceError
 from ..onboard import agent
 from ..onboard.child import Child
-from .base import GOODBYE, RECORD, Notify, job_files, map_files, read_result
+from ..onboard.protocol import MeasureResult
+from .base import GOODBYE, RECORD, RESULTS, Notify, R, job_files, map_files, read_result
 from .link import Link, digest
 from .transport import TIMEOUT, Lost, Transport
 from .wheels import fetch_wheels
@@ -164,7 +165,7 @@ class Board:
     def put(self, files: Sequence[Path]) -> list[str]:
         return [f"{self._there.folder}/files/{name}" for name in self._agent.send(files)]
 
-    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> dict[str, Any]:
+    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> Any:
         """See :meth:`ncnnkit.device.Device.run_job`.
 
         A job's name is a hash of it, of the program that does it and of the Python it runs in. A job whose connection
@@ -180,7 +181,7 @@ class Board:
         try:
             self._link.persist(lambda: self._agent.ask("start", name, python, data=text.encode()))
             said = self._follow(name, notify)
-            result = self._fetch(name, job.get("folder"), said)
+            result = self._fetch(name, job.get("folder"), said, RESULTS[job.get("kind", "measure")])
         except Lost:
             self._jobs.pop(name, None)  # it goes on there
             raise
@@ -224,18 +225,20 @@ class Board:
                 return {"ended": bool(message["ended"]), "said": str(message["said"])}
             return message
 
-    def _fetch(self, name: str, folder: str | None, said: str) -> dict[str, Any]:
+    def _fetch(self, name: str, folder: str | None, said: str, kind: type[R]) -> R:
         """Bring what a job made: its result, and into ``folder``, where there is one, its files."""
         if folder is None:
             with tempfile.TemporaryDirectory(prefix="ncnnkit-") as passing:
-                return self._unpack(name, Path(passing), said)
-        return self._unpack(name, Path(tempfile.mkdtemp(prefix="job-", dir=folder)), said)
+                return self._unpack(name, Path(passing), said, kind)
+        return self._unpack(name, Path(tempfile.mkdtemp(prefix="job-", dir=folder)), said, kind)
 
-    def _unpack(self, name: str, folder: Path, said: str) -> dict[str, Any]:
+    def _unpack(self, name: str, folder: Path, said: str, kind: type[R]) -> R:
         self._link.persist(lambda: self._agent.fetch(["fetch", name], folder))
-        result = read_result(folder, said, self.name)
+        result = read_result(folder, said, self.name, kind)
         with self._link.understanding("fetch"):
-            return dict(_placed(result, folder))
+            for variant in result.variants if isinstance(result, MeasureResult) else ():
+                variant.outputs = {blob: _own(path, folder) for blob, path in variant.outputs.items()}
+        return result
 
     def _forget(self, name: str, patience: float = GOODBYE) -> None:
         """End a job, if it still runs, and remove what it made. The request that follows it does that fastest."""
@@ -263,20 +266,8 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
     return made.getvalue()
 
 
-def _placed(result: Any, folder: Path) -> Any:
-    """A result whose ``outputs`` are files of this machine; raises ValueError where they are not the job's own."""
-    if isinstance(result, Mapping):
-        return {
-            key: {str(blob): _own(path, folder) for blob, path in value.items()}
-            if key == "outputs"
-            else _placed(value, folder)
-            for key, value in result.items()
-        }
-    return [_placed(value, folder) for value in result] if isinstance(result, list) else result
-
-
 def _own(path: str, folder: Path) -> str:
-    """A file of a job; the board could name any other."""
+    """An output of a job, as a file of this machine. Raises ValueError for any other file: the board may name any."""
     own = re.fullmatch(rf"{OUTPUTS}/([^/\0]+)", path)
     if own is None or own[1] in (".", "..") or not (folder / path).is_file() or (folder / path).is_symlink():
         raise ValueError(f"{path!r} is no output of this job")

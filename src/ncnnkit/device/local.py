@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from ..onboard.child import PROGRAM, Child
-from .base import GOODBYE, RECORD, RESULT, Notify, last_words, read_result
+from .base import GOODBYE, RECORD, RESULT, RESULTS, Notify, last_words, read_result
 from .begun import Begun
 
 
@@ -44,7 +44,7 @@ class Local:
     def put(self, files: Sequence[Path]) -> list[str]:
         return [str(path) for path in files]
 
-    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> dict[str, Any]:
+    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> Any:
         with tempfile.TemporaryDirectory(prefix="ncnnkit-") as name, open(f"{name}/log", "w+b") as log:
             folder = Path(name)
             (folder / "job.json").write_text(json.dumps({**job, "record": str(folder / RECORD)}), encoding="utf-8")
@@ -56,7 +56,7 @@ class Local:
             finally:
                 process.kill()
             log.seek(0)
-            return read_result(folder, last_words(log.read()), self.name)
+            return read_result(folder, last_words(log.read()), self.name, RESULTS[job.get("kind", "measure")])
 
 
 LOCAL = Local()

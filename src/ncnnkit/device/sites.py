@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..codec import convert
-from ..errors import DeviceError, RecipeError
+from ..errors import DeviceError, FormatError, RecipeError
 from ..model.targets import machine_target
 from ..onboard.child import WorkerError
 from ..onboard.facts import Machine
@@ -122,14 +122,22 @@ def this_machine() -> Site:
 
 
 def probe_device(device: Device) -> Machine:
-    """What ncnn and Linux tell on a device. Raises DeviceError where asking fails, as with a broken Vulkan driver."""
+    """What ncnn and Linux tell on a device.
+
+    Raises:
+        DeviceError: asking failed, as with a broken Vulkan driver, or a field of the answer is wrong; names the first.
+    """
     with device.child() as child:
         try:
-            return convert(child.ask("probe", timeout=PROBE_TIMEOUT)[0], Machine)
+            told = child.ask("probe", timeout=PROBE_TIMEOUT)[0]
         except WorkerError as error:
             raise DeviceError(
                 f"ncnn failed while looking at it: {error}", where=device.name, hint="a broken Vulkan driver?"
             ) from None
+    try:
+        return convert(told, Machine)
+    except FormatError as error:
+        raise DeviceError(f"it broke the protocol at 'probe': {error.line()}", where=device.name) from None
 
 
 PROBE_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ..comparison.layers import first_wrong_layer
 from ..comparison.wrong import what_is_wrong, worst_sqnr_db
 from ..device import LOCAL
 from ..errors import NcnnkitError
 from ..model.graph import Graph
+from ..onboard.protocol import VariantResult
 from ..record.run import Variant
 from ..samples.stream import Samples
 from .variants import VariantSpec
@@ -19,7 +19,7 @@ from .variants import VariantSpec
 def refuse_wrong_outputs(
     variants: Sequence[Variant],
     specs: Sequence[VariantSpec],
-    results: Sequence[Mapping[str, Any]],
+    results: Sequence[VariantResult],
     exact: Graph,
     few: Samples,
     conversion_db: float | None,
@@ -52,8 +52,8 @@ def refuse_wrong_outputs(
     return [judged[variant.name] for variant in variants]
 
 
-def _what_is_wrong(variant: Variant, result: Mapping[str, Any], others: Sequence[float]) -> str:
-    if variant.status == "crashed" and "outputs" in result:
+def _what_is_wrong(variant: Variant, result: VariantResult, others: Sequence[float]) -> str:
+    if variant.status == "crashed" and result.outputs:
         return variant.reason  # it ran to its end: the outputs hold NaN or infinity
     found = _sqnr(variant)
     if variant.status != "ok" or found is None:

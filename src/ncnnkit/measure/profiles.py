@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..artifact import Artifact
-from ..codec import convert
 from ..device.session import Array, noise, save_arrays
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
@@ -17,7 +15,8 @@ from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
 from ..model.precision import is_int8
 from ..onboard.child import WorkerError
-from ..onboard.facts import Conditions
+from ..onboard.facts import Conditions, VulkanDevice
+from ..onboard.protocol import ProfileResult
 from .tune import RunJob
 
 ADDS_UP = 0.1
@@ -64,7 +63,7 @@ class Profile:
     measuring: float
     layers: Sequence[LayerTime]
     threads: int
-    device: Mapping[str, Any] | None
+    device: VulkanDevice | None
     how: str
     notes: Sequence[str]
     conditions: Conditions
@@ -158,34 +157,33 @@ def tapped(graph: Graph, layers: Sequence[Layer]) -> tuple[Graph, list[list[str]
     return Graph(rows), taps
 
 
-def _profile(layers: Sequence[Layer], result: Mapping[str, Any], precision: str, backend: str) -> Profile:
-    total = sum(result["layers"])
-    asked_for_gpu, on_gpu = backend == "vulkan", result["device"] is not None
+def _profile(layers: Sequence[Layer], result: ProfileResult, precision: str, backend: str) -> Profile:
+    total = sum(result.layers)
+    asked_for_gpu, on_gpu = backend == "vulkan", result.device is not None
     rows = []
-    for layer, ms, bits in zip(layers, result["layers"], result["bits"]):
-        vulkan = on_gpu and layer.name in result["vulkan"] and not layer.get("featmask") & Mask.NO_VULKAN
+    for layer, ms, bits in zip(layers, result.layers, result.bits):
+        vulkan = on_gpu and layer.name in result.vulkan and not layer.get("featmask") & Mask.NO_VULKAN
         seen = None if on_gpu else bits
         computed = None if seen is None else _precision(layer, seen, precision)
         rows.append(LayerTime(layer.name, layer.type, ms, ms / total, seen, computed, "Vulkan" if vulkan else "CPU"))
     notes = []
     if asked_for_gpu and not on_gpu:
         notes.append("no Vulkan device: ncnn ran all of it on the CPU")
-    elif on_gpu and result["device"]["type"] == "cpu":
-        notes.append(f"runs in software on the CPU: {result['device']['name']}")
+    elif result.device and result.device.type == "cpu":
+        notes.append(f"runs in software on the CPU: {result.device.name}")
     astray = [row.name for row in rows if row.runs_on == "CPU"] if on_gpu else []
     if astray:
         notes.append("on the CPU although Vulkan was asked for: " + ", ".join(astray))
-    if abs(total / result["whole"] - 1) > ADDS_UP:
+    if abs(total / result.whole - 1) > ADDS_UP:
         notes.append(
             f"the layers do not add up to the whole within {ADDS_UP:.0%}: other processes were at work, or the "
             "network is so small that starting an inference counts"
         )
-    conditions = convert(result["conditions"], Conditions)
-    if conditions.throttled:
-        notes.append("throttled: " + "; ".join(conditions.throttled_by))
+    if result.conditions.throttled:
+        notes.append("throttled: " + "; ".join(result.conditions.throttled_by))
     return Profile(
-        result["whole"], result["measuring"], rows, result["threads"], result["device"],
-        _how(total, result["whole"], result["measuring"], asked_for_gpu), notes, conditions,
+        result.whole, result.measuring, rows, result.threads, result.device,
+        _how(total, result.whole, result.measuring, asked_for_gpu), notes, result.conditions,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
-from ..codec import convert
 from ..device.session import noise, save_arrays
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..model.precision import FLOATS, PRECISIONS
 from ..onboard.child import WorkerError
 from ..onboard.facts import Cluster, Conditions, Machine
+from ..onboard.protocol import CandidateResult, ClocksReport, TuneResult
 from ..onboard.tuning import differences
 
 Array = NDArray[Any]
 Row = Mapping[str, Any]
-RunJob = Callable[[dict[str, Any]], dict[str, Any]]
+RunJob = Callable[[dict[str, Any]], Any]
 """Does a job somewhere and answers with its result: :func:`ncnnkit.onboard.jobs.run_job`, or a board's."""
 
 SWITCHED: tuple[dict[str, bool], ...] = (
@@ -153,6 +153,17 @@ def _switches(switches: Mapping[str, bool]) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- tuning
 
 
+@dataclass
+class Candidate(CandidateResult):
+    """A candidate, and how it did.
+
+    Attributes:
+        rungs: in how many it was of the better half; None where it was dropped.
+    """
+
+    rungs: int | None = None
+
+
 @dataclass(frozen=True)
 class Tuning:
     """The settings found, and why.
@@ -166,8 +177,7 @@ class Tuning:
         without: part of the settings -> how many times as slow without it, the median of interleaved rounds.
         ms: median latency, of ``settings`` and ``base``.
         cosine: of the worst output to the reference's.
-        candidates: every candidate, see :func:`ncnnkit.onboard.tuning.tune`, and in how many ``rungs`` it was of the
-            better half: first those that lasted longest.
+        candidates: every candidate, first those that lasted longest.
         why: all this in a sentence.
         notes: what a reader must know besides.
         conditions: clocks, temperatures, power while the winner ran in the final.
@@ -181,11 +191,11 @@ class Tuning:
     without: Mapping[str, float]
     ms: Mapping[str, float]
     cosine: float | None
-    candidates: Sequence[Row]
+    candidates: Sequence[Candidate]
     why: str
     notes: Sequence[str]
     conditions: Conditions
-    clocks: Row | None
+    clocks: ClocksReport | None
 
 
 def tune(
@@ -253,41 +263,42 @@ def tune(
     return judge(rows, result, machine)
 
 
-def judge(rows: Sequence[Row], result: Row, machine: Machine) -> Tuning:
+def judge(rows: Sequence[Row], result: TuneResult, machine: Machine) -> Tuning:
     """What a finished search says: the winner, if the rounds leave no doubt, and what makes it one.
 
     Args:
         rows: the candidates of the job.
-        result: see :func:`ncnnkit.onboard.tuning.tune`.
+        result: of the search.
         machine: where it was.
     """
-    final, base = result["final"], next(dict(row) for row in rows if row["name"] == BASE)
-    low, ratio, high = (float(v) for v in np.percentile(final["ratio"], (25, 50, 75)))
-    apart = differences(result["winner"], base)
+    final, base = result.final, next(dict(row) for row in rows if row["name"] == BASE)
+    low, ratio, high = (float(v) for v in np.percentile(final.ratio, (25, 50, 75)))
+    apart = differences(result.winner, base)
     clear = bool(apart) and low > 1.0
-    chosen = dict(result["winner"], name=_name(result["winner"], rows)) if clear else base
-    without = {part: float(np.median(final["without"][part])) for part in apart if clear and part in final["without"]}
-    ms = {"settings": float(np.median(final["winner" if clear else "base"])), "base": float(np.median(final["base"]))}
-    lasted = {name: number for number, rung in enumerate(result["rungs"], 1) for name in rung["kept"]}
-    ran = {row["name"] for row in result["candidates"] if row["status"] == "ok"}
+    chosen = dict(result.winner, name=_name(result.winner, rows)) if clear else base
+    without = {part: float(np.median(final.without[part])) for part in apart if clear and part in final.without}
+    ms = {"settings": float(np.median(final.winner if clear else final.base)), "base": float(np.median(final.base))}
+    lasted = {name: number for number, rung in enumerate(result.rungs, 1) for name in rung.kept}
     tried = sorted(
-        (dict(row, rungs=lasted.get(row["name"], 0) if row["name"] in ran else None) for row in result["candidates"]),
-        key=lambda row: (row["status"] != "ok", -(row["rungs"] or 0), row["ratio"] or float("inf")),
+        (
+            Candidate(**asdict(row), rungs=lasted.get(row.name, 0) if row.status == "ok" else None)
+            for row in result.candidates
+        ),
+        key=lambda row: (row.status != "ok", -(row.rungs or 0), row.ratio or float("inf")),
     )
     notes = []
     if machine.board.emulated:
         notes.append("emulated: timings are not real")
-    conditions = convert(result["conditions"], Conditions)
-    if conditions.throttled:
-        notes.append("throttled: " + "; ".join(conditions.throttled_by))
-    for name, reason in (result["clocks"] or {}).get("refused", {}).items():
+    if result.conditions.throttled:
+        notes.append("throttled: " + "; ".join(result.conditions.throttled_by))
+    for name, reason in (result.clocks.refused if result.clocks else {}).items():
         notes.append(f"the clock of {name} was not fixed: {reason}")
     spread = (high - low) / ratio
-    cosine = result["cosine"] if clear else next(row["cosine"] for row in tried if row["name"] == BASE)
+    cosine = result.cosine if clear else next(row.cosine for row in tried if row.name == BASE)
     why = _why(chosen, base, ratio, spread, without) if clear else _nothing(base, ratio, bool(apart))
     return Tuning(
         _shown(chosen), _shown(base), ratio if clear else 1.0, spread, without, ms, cosine, tried, why, notes,
-        conditions, result["clocks"],
+        result.conditions, result.clocks,
     )  # fmt: skip
 
 

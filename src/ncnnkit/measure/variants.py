@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
-from ..codec import convert
 from ..comparison import accuracy
 from ..comparison.classes import Classes
 from ..comparison.outputs import Outputs, equal
@@ -23,14 +22,14 @@ from ..device.sites import Site, open_sites, run_jobs
 from ..errors import DeviceError, VerificationError
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
-from ..onboard.facts import Conditions, Sustained
+from ..onboard.protocol import VariantResult
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
 from ..progress import Progress, silent
 from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
-from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Variant
+from ..record.run import EMULATED, Backend, Files, Latency, LayerError, PrecisionName, Variant
 from ..source.model import file_safe
 
 Array = NDArray[Any]
@@ -130,7 +129,7 @@ def measure(
     sustained: float = 0.0,
     fix_clocks: bool = False,
     progress: Progress = silent,
-) -> list[dict[str, Any]]:
+) -> list[VariantResult]:
     """Measure variants, on all their devices at once; those of one device in one interleaved run of the worker.
 
     Args:
@@ -142,8 +141,8 @@ def measure(
         fix_clocks: hold the clocks at their highest, where that is permitted.
 
     Returns:
-        A result of :func:`ncnnkit.onboard.measuring.measure` for each of them, in order. Where a device was lost, the
-        results of its variants are ``crashed`` and say so.
+        A result for each of them, in order. Where a device was lost, the results of its variants are ``crashed`` and
+        say so.
     """
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -172,19 +171,20 @@ def measure(
         done += 1
         progress(min(done, steps), steps)
 
-    results: dict[str, dict[str, Any]] = {}
+    results = {p.name: VariantResult(p.name, "skipped", p.skipped) for p in specs}
     for site, found in run_jobs(jobs, step).items():
-        if isinstance(found, DeviceError):
-            lost = {"status": "crashed", "reason": str(found)}
-            results |= {variant["name"]: {"name": variant["name"], **lost} for variant in todo[site]}
-        else:
-            results |= {result["name"]: result for result in found["variants"]}
-    return [results.get(p.name, {"name": p.name, "status": "skipped", "reason": p.skipped}) for p in specs]
+        lost = isinstance(found, DeviceError)
+        reason = str(found) if lost else f"{site.device.name} told nothing of it"
+        answers = {} if lost else {result.name: result for result in found.variants}
+        for variant in todo[site]:  # a board can answer for its own variants alone
+            name = variant["name"]
+            results[name] = answers.get(name, VariantResult(name, "crashed", reason))
+    return list(results.values())
 
 
 def variant_record(
     spec: VariantSpec,
-    result: Mapping[str, Any],
+    result: VariantResult,
     reference: Outputs | None,
     classes: Classes,
     labels: NDArray[np.int64] | None,
@@ -198,45 +198,40 @@ def variant_record(
         labels: the right class of each sample, where known.
         layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
     """
-    status, reason = result["status"], result["reason"]
+    status, reason = result.status, result.reason
     param = spec.model.param if spec.model else None
     figures = None
-    if "outputs" in result and reference is not None:
+    if result.outputs and reference is not None:
         # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
-        outputs = Outputs.opened(result["outputs"]).first(len(reference.rows))
+        outputs = Outputs.opened(result.outputs).first(len(reference.rows))
         errors = accuracy.errors_of(outputs, reference, classes, labels)
         broken = errors.broken()
         if broken is None:
             figures = errors.result(list(outputs.rows))
         else:
             status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} holds NaN or infinity"
-    device = result.get("device")
-    samples = result.get("samples") or []
     files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
-    load = result.get("load_ms")
-    conditions = convert(result["conditions"], Conditions) if "conditions" in result else None
-    sustained = convert(result["sustained"], Sustained) if "sustained" in result else None
     return Variant(
         name=spec.name,
         precision=cast(PrecisionName, spec.precision),
         backend=cast(Backend, spec.backend),
         device=spec.site.device.name,
-        device_name=device["name"] if device else spec.site.machine.cpu,
+        device_name=result.device.name if result.device else spec.site.machine.cpu,
         threads=spec.threads,
         status=status,
         reason=reason,
         files=Files(param=files[0], bin=files[1]) if files else None,
         size_bytes=spec.model.size if spec.model else None,
-        latency_ms=latency(samples) if samples else None,
-        load_ms=Load(**load) if load else None,
-        first_ms=result.get("first_ms"),
+        latency_ms=latency(result.samples) if result.samples else None,
+        load_ms=result.load_ms,
+        first_ms=result.first_ms,
         cpus=list(spec.cpus),
-        conditions=conditions,
-        sustained=sustained,
-        peak_memory_mb=result.get("peak_memory_mb"),
+        conditions=result.conditions,
+        sustained=result.sustained,
+        peak_memory_mb=result.peak_memory_mb,
         accuracy=figures,
         layers=layers if spec.precision == "int8" and spec.model and spec.backend == "cpu" else [],
-        notes=notes(spec, result, conditions, sustained),
+        notes=notes(spec, result),
     )
 
 
@@ -246,38 +241,33 @@ def latency(samples: Sequence[float]) -> Latency:
     return Latency(min=float(min(samples)), p25=p25, median=median, p75=p75, p90=p90, samples=len(samples))
 
 
-def notes(
-    spec: VariantSpec,
-    result: Mapping[str, Any],
-    conditions: Conditions | None = None,
-    sustained: Sustained | None = None,
-) -> list[str]:
+def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
     """What a reader must know to read this variant's figures right."""
     features = set(spec.site.machine.cpu_features)
     on_cpu = spec.backend == "cpu"
-    said = [EMULATED] if spec.site.emulated and "samples" in result else []
+    said = [EMULATED] if spec.site.emulated and result.samples else []
     if on_cpu and spec.precision == "fp16" and "fp16-arithmetic" not in features:
         said.append(
             "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
         )
     if on_cpu and spec.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
         said.append("this CPU has no bf16 instructions: ncnn converts to fp32 and back")
-    seen = [conditions, sustained.conditions if sustained else None]
+    seen = [result.conditions, result.sustained.conditions if result.sustained else None]
     said += ["throttled: " + "; ".join(each.throttled_by) for each in seen if each and each.throttled]
-    if result.get("without_vulkan"):
-        said.append("no Vulkan kernel, run on the CPU: " + ", ".join(result["without_vulkan"]))
+    if result.without_vulkan:
+        said.append("no Vulkan kernel, run on the CPU: " + ", ".join(result.without_vulkan))
     return said
 
 
-def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapping[str, Any]]) -> list[Variant]:
+def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
     """A Vulkan variant whose outputs are the CPU's to the bit did not run on the GPU, whatever the driver says."""
     on_cpu = {(v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
 
-    def is_copy(variant: Variant, result: Mapping[str, Any]) -> bool:
+    def is_copy(variant: Variant, result: VariantResult) -> bool:
         twin = on_cpu.get((variant.device, variant.precision))
-        if variant.backend != "vulkan" or variant.status != "ok" or twin is None or "outputs" not in twin:
+        if variant.backend != "vulkan" or variant.status != "ok" or twin is None or not twin.outputs:
             return False
-        return equal(Outputs.opened(result["outputs"]), Outputs.opened(twin["outputs"]))
+        return equal(Outputs.opened(result.outputs), Outputs.opened(twin.outputs))
 
     reason = "the outputs are the CPU's to the bit: this ran on the CPU"
     return [

@@ -12,6 +12,7 @@ from typing import IO, Iterator, List, NamedTuple, Optional
 
 from .messages import Message
 from .process import ENDING, ending_in_order
+from .protocol import ClocksReport
 from .sysfs import (
     GPU_CLOCK,
     MEMORY_CLOCK,
@@ -39,7 +40,7 @@ def _knobs(root: Path) -> List[_Knob]:
 
 
 @contextlib.contextmanager
-def fixed_clocks(journal: Path, root: str = "/") -> Iterator[Message]:
+def fixed_clocks(journal: Path, root: str = "/") -> Iterator[ClocksReport]:
     """Keep the clocks of CPU, GPU and memory at their highest, where that is permitted, and put them back after.
 
     They are put back also after an exception, Ctrl-C, SIGTERM and SIGHUP (a connection that was cut). What nothing can
@@ -51,11 +52,11 @@ def fixed_clocks(journal: Path, root: str = "/") -> Iterator[Message]:
         root: as for :func:`describe`.
 
     Yields:
-        ``fixed`` (names of clocks that stand still now) and ``refused`` (name -> why not).
+        Which clocks stand still now, and why others do not.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(ending_in_order())
-        report: Message = {"fixed": [], "refused": {}}
+        report = ClocksReport()
         knobs = _knobs(Path(root))
         try:
             file = _lock(journal) if knobs else None
@@ -70,9 +71,9 @@ def fixed_clocks(journal: Path, root: str = "/") -> Iterator[Message]:
         for knob in knobs:
             refused = reason or _fix(knob)
             if refused:
-                report["refused"][knob.name] = refused
+                report.refused[knob.name] = refused
             else:
-                report["fixed"].append(knob.name)
+                report.fixed.append(knob.name)
         yield report
 
 

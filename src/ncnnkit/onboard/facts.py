@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Literal, Optional
 
 DeviceType = Literal["discrete", "integrated", "virtual", "cpu", "unknown"]
+Status = Literal["ok", "fallback", "crashed", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,19 @@ class Conditions:
     energy_of: Optional[str] = None
     throttled: Optional[bool] = None
     throttled_by: List[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Load:
+    """The time that loading a model takes.
+
+    Attributes:
+        cold: the first load in a new process, ms: weights out of the file cache, nothing compiled for a GPU.
+        warm: the load after it, ms.
+    """
+
+    cold: float
+    warm: float
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, Union
 
 from .child import WorkerError
 from .measuring import measure
 from .messages import Message
 from .process import end_with_stdin, ending_in_order
 from .profiling import profile
+from .protocol import Failure, Result
 from .tuning import tune
 from .variants import Notify, write_whole
 
-JOBS: Dict[str, Callable[[Message, Notify], Message]] = {"measure": measure, "profile": profile, "tune": tune}
+JOBS: Dict[str, Callable[[Message, Notify], Result]] = {"measure": measure, "profile": profile, "tune": tune}
 """Kind of a job -> what does it."""
 
 
-def run_job(job: Message, notify: Notify = lambda step: None) -> Message:
+def run_job(job: Message, notify: Notify = lambda step: None) -> Result:
     """Do a job of any kind on this machine."""
     return JOBS[job.get("kind", "measure")](job, notify)
 
@@ -32,9 +34,9 @@ def main(job_file: str, result_file: str) -> None:
     end_with_stdin()
     with ending_in_order():
         try:
-            result = run_job(
+            result: Union[Result, Failure] = run_job(
                 json.loads(Path(job_file).read_text()), lambda step: print(json.dumps(step), file=progress, flush=True)
             )
         except WorkerError as error:
-            result = {"error": str(error), "crashed": error.crashed}
-        write_whole(result_file, result)
+            result = Failure(str(error), error.crashed)
+        write_whole(result_file, asdict(result))

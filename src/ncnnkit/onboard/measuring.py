@@ -17,17 +17,18 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
-from .facts import Sustained
+from .facts import Load, Sustained
 from .messages import Message
+from .protocol import MeasureResult, VariantResult
 from .rows import Rows, RowWriter
 from .sampler import Sampler
 from .sysfs import system_memory_mb
-from .variants import Notify, held_clocks, loading, on_the_cpu, watching, write_whole
+from .variants import Notify, device_of, held_clocks, loading, on_the_cpu, watching, write_whole
 
 HEARTBEAT = 5.0  # seconds between two words of a long run
 
 
-def measure(job: Message, notify: Notify) -> Message:
+def measure(job: Message, notify: Notify) -> MeasureResult:
     """Measure the variants of a job.
 
     Args:
@@ -40,15 +41,9 @@ def measure(job: Message, notify: Notify) -> Message:
             their highest, see :func:`fixed_clocks`), ``journal`` (where these are noted, by default in the user's
             cache) and ``sustained`` (seconds that each variant then runs alone without a rest).
         notify: called with progress, one message a step.
-
-    Returns:
-        ``clocks`` (``fixed`` and ``refused``; None where they were not to be fixed) and ``variants``: for each its
-        ``status`` and ``reason``, ``device``, ``load_ms``, ``first_ms`` (the first inference after the cold load),
-        ``samples`` (ms), ``peak_memory_mb``, ``outputs`` (.npy files of N samples), ``conditions`` (the
-        fields of :class:`Conditions`) and ``sustained`` (those of :class:`Sustained`), as far as it came.
     """
     inputs = [Rows(path) for path in job["inputs"]]
-    results = [{"name": v["name"], "status": "ok", "reason": ""} for v in job["variants"]]
+    results = [VariantResult(v["name"]) for v in job["variants"]]
     rows = list(zip(job["variants"], results))
     with contextlib.ExitStack() as stack:
         clocks = stack.enter_context(held_clocks(job))
@@ -63,11 +58,11 @@ def measure(job: Message, notify: Notify) -> Message:
                 each.do(_time, job, each.watch)
             _record(job, results)
         for each in contenders:
-            if job.get("sustained") and each.result["status"] == "ok":
+            if job.get("sustained") and each.result.status == "ok":
                 each.do(_sustain, each.variant, job["sustained"], notify)
         for each in contenders:
             each.finish()
-    return {"variants": results, "clocks": clocks}
+    return MeasureResult(results, clocks)
 
 
 class _Contender:
@@ -80,7 +75,7 @@ class _Contender:
     SPARE = 2.0  # what must stay free for the processes to come, of what this one needs
     BARE_MB = 100.0  # of a process with Python, NumPy and ncnn
 
-    def __init__(self, variant: Message, result: Message, inputs: Sequence[Rows]) -> None:
+    def __init__(self, variant: Message, result: VariantResult, inputs: Sequence[Rows]) -> None:
         self.variant, self.result = variant, result
         self.watch = watching(variant)
         self._inputs = inputs
@@ -98,7 +93,7 @@ class _Contender:
 
     def do(self, step: Callable[..., None], *rest: Any) -> None:
         """A step with the process and the result; a failure is this variant's result, not the job's end."""
-        if self.result["status"] == "crashed":
+        if self.result.status == "crashed":
             return
         try:
             child = self._child = self._child or self._open()
@@ -106,18 +101,18 @@ class _Contender:
             self._evaluated = True
             self._peak_mb = max(self._peak_mb, child.ask("memory")[0]["peak_mb"])
         except WorkerError as error:
-            self.result.update(status="crashed", reason=str(error))
+            self.result.status, self.result.reason = "crashed", str(error)
         free = system_memory_mb("MemAvailable")
         crowded = free is not None and free < self.SPARE * (self._peak_mb + self.BARE_MB)
-        if crowded or self.result["status"] == "crashed":
+        if crowded or self.result.status == "crashed":
             self._close()
 
     def finish(self) -> None:
         """Sum up, if it came so far."""
-        if "samples" in self.result:
-            self.result["conditions"] = asdict(self.watch.result(statistics.fmean(self.result["samples"])))
-        if self.result["status"] != "crashed":
-            self.result["peak_memory_mb"] = self._peak_mb
+        if self.result.samples:
+            self.result.conditions = self.watch.result(statistics.fmean(self.result.samples))
+        if self.result.status != "crashed":
+            self.result.peak_memory_mb = self._peak_mb
 
     def _open(self) -> Child:
         """A process; one that is opened again has run the sample that is timed."""
@@ -133,34 +128,34 @@ class _Contender:
             self._child = None
 
 
-def _record(job: Message, results: List[Message]) -> None:
+def _record(job: Message, results: List[VariantResult]) -> None:
     """Note how far the variants are, where the job says to: all there is of it if this process dies."""
     if job.get("record"):
-        write_whole(job["record"], {"variants": results})
+        write_whole(job["record"], asdict(MeasureResult(results)))
 
 
 def _load_and_evaluate(
-    child: Child, result: Message, variant: Message, number: int, inputs: Sequence[Rows], job: Message
+    child: Child, result: VariantResult, variant: Message, number: int, inputs: Sequence[Rows], job: Message
 ) -> None:
     request = loading(variant)
     cold = child.ask("load", timeout=LOAD_TIMEOUT, cold=True, **request)[0]
     first = child.ask("run", [np.asarray(a[0], np.float32) for a in inputs])[0]
     warm = child.ask("load", timeout=LOAD_TIMEOUT, **request)[0]
-    device = cold["device"]
-    result.update(device=device, load_ms={"cold": cold["load_ms"], "warm": warm["load_ms"]})
-    result["first_ms"] = first["ms"]
-    result["without_vulkan"] = cold["without_vulkan"]
+    device = result.device = device_of(cold)
+    result.load_ms = Load(cold["load_ms"], warm["load_ms"])
+    result.first_ms = first["ms"]
+    result.without_vulkan = cold["without_vulkan"]
     software = on_the_cpu(variant, device)
     seconds = job["slow_seconds"] if software else float("inf")
-    result["outputs"] = _evaluate(child, inputs, Path(job["folder"]), number, seconds)
+    result.outputs = _evaluate(child, inputs, Path(job["folder"]), number, seconds)
     if software:
-        found = (
-            "runs in software on the CPU: " + device["name"] if device else "no Vulkan device: ncnn ran it on the CPU"
+        result.status = "fallback"
+        result.reason = (
+            "runs in software on the CPU: " + device.name if device else "no Vulkan device: ncnn ran it on the CPU"
         )
-        result.update(status="fallback", reason=found)
 
 
-def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, number: int, seconds: float) -> Message:
+def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, number: int, seconds: float) -> Dict[str, str]:
     """Run the samples, as many as ``seconds`` allow; returns output name -> .npy file of (N, …) float32.
 
     The files have the variant's number in the job: names of variants and blobs may hold anything, slashes too.
@@ -183,20 +178,20 @@ def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, number: int, s
     return {blob: writer.path for blob, writer in writers.items()}
 
 
-def _time(child: Child, result: Message, job: Message, watch: Sampler) -> None:
-    slow = result["status"] == "fallback"
+def _time(child: Child, result: VariantResult, job: Message, watch: Sampler) -> None:
+    slow = result.status == "fallback"
     whole = min(job["slow_seconds"], job["seconds"]) if slow else job["seconds"]
-    if slow and sum(result.get("samples", [])) > whole * 1000:
+    if slow and sum(result.samples) > whole * 1000:
         return  # it has had its time: no figure of a GPU comes of it anyway
     seconds = whole / job["rounds"]
     limits = {"seconds": seconds, "min_samples": 1 if slow else 3, "max_samples": 200}
     with watch:
         samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]["samples"]
     # The first inference after another variant had the caches is not a sample of this one.
-    result.setdefault("samples", []).extend(samples[1:] if len(samples) > 3 else samples)
+    result.samples.extend(samples[1:] if len(samples) > 3 else samples)
 
 
-def _sustain(child: Child, result: Message, variant: Message, seconds: float, notify: Notify) -> None:
+def _sustain(child: Child, result: VariantResult, variant: Message, seconds: float, notify: Notify) -> None:
     """Run one variant without a rest: a chip that heats up shows it in a minute, not in rounds."""
     samples: List[float] = []
     watch, start = watching(variant), time.monotonic()
@@ -208,11 +203,10 @@ def _sustain(child: Child, result: Message, variant: Message, seconds: float, no
             limits: Message = {"seconds": part, "min_samples": 1, "max_samples": 1 << 30}
             samples += child.ask("time", timeout=RUN_TIMEOUT + 10 * part, **limits)[0]["samples"]
     tenth = max(1, len(samples) // 10)
-    found = Sustained(
+    result.sustained = Sustained(
         seconds=time.monotonic() - start,
         samples=len(samples),
         first_ms=statistics.median(samples[:tenth]),
         last_ms=statistics.median(samples[-tenth:]),
         conditions=watch.result(statistics.fmean(samples)),
     )
-    result["sustained"] = asdict(found)

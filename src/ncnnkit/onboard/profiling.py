@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 
 from .child import LOAD_TIMEOUT, Child
 from .messages import Message
-from .variants import Notify, held_clocks, loading, watching
+from .protocol import ProfileResult
+from .variants import Notify, device_of, held_clocks, loading, watching
 
 
-def profile(job: Message, notify: Notify) -> Message:
+def profile(job: Message, notify: Notify) -> ProfileResult:
     """Time the layers of a network inside it, see :meth:`Network.profile`.
 
     Args:
         job: ``variant`` (as :func:`measure`'s), ``inputs`` (one .npy of a sample for each network input), ``taps``,
             ``outputs`` and ``repeats``. If wanted ``fix_clocks`` and ``journal``.
         notify: called with progress.
-
-    Returns:
-        ``whole``, ``measuring`` and ``layers`` (ms), ``bits``, ``vulkan`` (layers that have Vulkan kernels),
-        ``device``, ``threads``, ``clocks`` and ``conditions``.
 
     Raises:
         WorkerError: ncnn crashed or refused.
@@ -35,5 +30,14 @@ def profile(job: Message, notify: Notify) -> Message:
             asked = {field: job[field] for field in ("taps", "outputs", "repeats")}
             answer = child.ask("profile", arrays, timeout=LOAD_TIMEOUT, **asked)[0]
         vulkan = child.ask("layers")[0]["vulkan"]
-    found = {"device": loaded["device"], "threads": loaded["threads"], "vulkan": vulkan, "clocks": clocks}
-    return dict(answer, **found, conditions=asdict(watch.result(answer["whole"])))
+    return ProfileResult(
+        whole=answer["whole"],
+        measuring=answer["measuring"],
+        layers=answer["layers"],
+        bits=answer["bits"],
+        vulkan=vulkan,
+        device=device_of(loaded),
+        threads=loaded["threads"],
+        conditions=watch.result(answer["whole"]),
+        clocks=clocks,
+    )

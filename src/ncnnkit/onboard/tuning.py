@@ -6,21 +6,22 @@ import contextlib
 import math
 import statistics
 import tempfile
-from dataclasses import asdict
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
+from .facts import Conditions
 from .messages import Arrays, Message
+from .protocol import CandidateResult, Final, Rung, TuneResult
 from .sampler import Sampler
 from .sysfs import system_memory_mb
-from .variants import Notify, held_clocks, loading, on_the_cpu, watching
+from .variants import Notify, device_of, held_clocks, loading, on_the_cpu, watching
 
 
 def halve(
     names: Sequence[str], score: Callable[[List[str], float], Dict[str, float]], seconds: float
-) -> Tuple[List[str], List[Message]]:
+) -> Tuple[List[str], List[Rung]]:
     """Successive halving: the best of many at about the cost of timing a few well.
 
     In each rung all that are left share an equal part of the time, and the better half goes on with twice as much each
@@ -32,19 +33,18 @@ def halve(
         seconds: for all rungs together.
 
     Returns:
-        Those left, the best first: one, or none where all dropped out; and the rungs, each ``seconds`` (a candidate),
-        ``scores`` and ``kept``.
+        Those left, the best first: one, or none where all dropped out; and the rungs.
     """
     left = list(names)
     count = max(1, math.ceil(math.log2(max(1, len(left)))))
-    rungs: List[Message] = []
+    rungs: List[Rung] = []
     while left and len(rungs) < count:
         each = seconds / (count * len(left))
         scores = score(left, each)
         # Where some drop out, their half is the one that goes.
         keep = 1 if len(rungs) + 1 == count else (len(left) + 1) // 2
         left = sorted((name for name in left if name in scores), key=lambda name: scores[name])[:keep]
-        rungs.append({"seconds": each, "scores": scores, "kept": left})
+        rungs.append(Rung(each, scores, left))
     return left, rungs
 
 
@@ -75,7 +75,7 @@ def clearly_above_one(ratios: Sequence[float]) -> bool:
     return float(np.percentile(ratios, 25)) > 1.0
 
 
-def tune(job: Message, notify: Notify) -> Message:
+def tune(job: Message, notify: Notify) -> TuneResult:
     """Find the candidate that is fastest here and still right, by :func:`halve`, and what makes it so.
 
     Every rung goes through its candidates in blocks, as many at once as the memory allows, each with the defaults among
@@ -91,14 +91,6 @@ def tune(job: Message, notify: Notify) -> Message:
             and ``journal``.
         notify: called with progress.
 
-    Returns:
-        ``winner`` (a variant, perhaps none of the candidates), ``candidates`` (each ``name``, ``status`` (ok or
-        dropped), ``reason``, ``cosine``, and ``ms`` and ``ratio`` over the defaults' time in its last rung), ``rungs``
-        (see :func:`halve`), ``together`` (processes at once), ``final`` (a list over the rounds of each: ``winner`` and
-        ``base`` in ms, ``ratio`` (how many times as fast as the base the winner is), and ``without``: part of the
-        fastest candidate (see :func:`differences`) -> how many times as slow it is without), ``cosine`` and
-        ``conditions`` (of the winner in the final) and ``clocks``.
-
     Raises:
         WorkerError: the reference or the defaults do not run.
     """
@@ -106,9 +98,19 @@ def tune(job: Message, notify: Notify) -> Message:
         contest = _Contest(job, caches)
         left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, notify), job["seconds"])
         notify({"stage": "final"})
-        found = contest.final(left[0] if left else job["base"], job["rounds"], job["final_seconds"])
-    rows = list(contest.rows.values())
-    return dict(found, candidates=rows, rungs=rungs, together=contest.together, clocks=clocks)
+        winner, final, row, conditions = contest.final(
+            left[0] if left else job["base"], job["rounds"], job["final_seconds"]
+        )
+    return TuneResult(
+        winner=winner,
+        candidates=list(contest.rows.values()),
+        rungs=rungs,
+        together=contest.together,
+        final=final,
+        cosine=row.cosine,
+        conditions=conditions,
+        clocks=clocks,
+    )
 
 
 class _Contest:
@@ -120,7 +122,7 @@ class _Contest:
     def __init__(self, job: Message, caches: str) -> None:
         self.base = job["base"]
         self.variants = {variant["name"]: variant for variant in job["candidates"]}
-        self.rows = {name: _row(name) for name in self.variants}
+        self.rows = {name: CandidateResult(name) for name in self.variants}
         self._arrays = [np.asarray(np.load(path), np.float32) for path in job["inputs"]]
         self._caches = caches
         with Child(caches=caches) as child:
@@ -141,49 +143,47 @@ class _Contest:
             block = {name: self.variants[name] for name in (self.base, *others[start : start + size])}
             times = self._times(block, self.rows, seconds, self.TURNS)
             if self.base not in times:
-                raise WorkerError("ncnn's defaults do not run here: " + self.rows[self.base]["reason"])
+                raise WorkerError("ncnn's defaults do not run here: " + self.rows[self.base].reason)
             for name, ms in times.items():
                 scores[name] = statistics.median(a / b for a, b in zip(ms, times[self.base]))
-                self.rows[name].update(ms=statistics.median(ms), ratio=scores[name])
+                self.rows[name].ms, self.rows[name].ratio = statistics.median(ms), scores[name]
         return {name: scores[name] for name in names if name in scores}
 
-    def final(self, best: str, rounds: int, seconds: float) -> Message:
-        """The best without each thing that sets it apart, then what is left of it against the base."""
+    def final(self, best: str, rounds: int, seconds: float) -> Tuple[Message, Final, CandidateResult, Conditions]:
+        """The best without each thing that sets it apart, then what is left of it against the base.
+
+        Returns:
+            The winner, the rounds, and the winner's result and conditions in them.
+        """
         fastest, base = self.variants[best], self.variants[self.base]
         parts = differences(fastest, base)
         without: Dict[str, List[float]] = {}
         plain = fastest
         for part in parts if len(parts) > 1 else ():  # without the only one it is the base
             pair = {"with": fastest, "without": put_back(fastest, base, part)}
-            ms = self._times(pair, {name: _row(name) for name in pair}, seconds, rounds)
+            ms = self._times(pair, {name: CandidateResult(name) for name in pair}, seconds, rounds)
             if len(ms) == len(pair):
                 without[part] = [a / b for a, b in zip(ms["without"], ms["with"])]
                 if not clearly_above_one(without[part]):
                     plain = put_back(plain, base, part)
         ends = {"plain": plain, "fastest": fastest, "base": base}
-        rows = {name: _row(name) for name in ends}
+        rows = {name: CandidateResult(name) for name in ends}
         watches = {name: watching(variant) for name, variant in ends.items()}
         times = self._times(ends, rows, seconds, rounds, watches)
         for name in ("fastest", "base"):
             if name not in times:
-                raise WorkerError("a finalist does not run any more: " + rows[name]["reason"])
+                raise WorkerError("a finalist does not run any more: " + rows[name].reason)
         # Two things that make no difference each may make one together.
         slower = "plain" not in times or clearly_above_one([a / b for a, b in zip(times["plain"], times["fastest"])])
         winner = "fastest" if slower else "plain"
-        return {
-            "winner": ends[winner],
-            "final": {
-                "winner": times[winner], "base": times["base"], "without": without,
-                "ratio": [b / a for a, b in zip(times[winner], times["base"])],
-            },
-            "cosine": rows[winner]["cosine"],
-            "conditions": asdict(watches[winner].result(statistics.fmean(times[winner]))),
-        }  # fmt: skip
+        ratio = [b / a for a, b in zip(times[winner], times["base"])]
+        final = Final(winner=times[winner], base=times["base"], ratio=ratio, without=without)
+        return ends[winner], final, rows[winner], watches[winner].result(statistics.fmean(times[winner]))
 
     def _times(
         self,
         variants: Dict[str, Message],
-        rows: Dict[str, Message],
+        rows: Dict[str, CandidateResult],
         seconds: float,
         turns: int,
         watches: Optional[Dict[str, Sampler]] = None,
@@ -205,15 +205,15 @@ class _Contest:
                         times[name].append(statistics.median(answer["samples"][1:]))
         return times
 
-    def _open(self, variant: Message, row: Message, stack: contextlib.ExitStack) -> Child:
+    def _open(self, variant: Message, row: CandidateResult, stack: contextlib.ExitStack) -> Child:
         """A process with the candidate loaded, which has computed what it should."""
         child = stack.enter_context(Child(caches=self._caches))
         loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(variant))[0]
-        if on_the_cpu(variant, loaded["device"]):
+        if on_the_cpu(variant, device_of(loaded)):
             raise WorkerError("no GPU: it would run on the CPU")
         found = child.ask("run", self._arrays)[1]
-        row["cosine"] = worst_cosine(found, self._right)
-        if row["cosine"] is None:
+        row.cosine = worst_cosine(found, self._right)
+        if row.cosine is None:
             raise WorkerError("its outputs hold NaN or infinity")
         sqnr = worst_sqnr_db(found, self._right)
         if sqnr < variant["least_sqnr_db"]:
@@ -221,17 +221,13 @@ class _Contest:
         return child
 
 
-def _row(name: str) -> Message:
-    return {"name": name, "status": "ok", "reason": "", "cosine": None, "ms": None, "ratio": None}
-
-
 @contextlib.contextmanager
-def _dropping(name: str, rows: Dict[str, Message], times: Dict[str, List[float]]) -> Iterator[None]:
+def _dropping(name: str, rows: Dict[str, CandidateResult], times: Dict[str, List[float]]) -> Iterator[None]:
     """A candidate that fails has dropped out; the others go on."""
     try:
         yield
     except WorkerError as error:
-        rows[name].update(status="dropped", reason=str(error))
+        rows[name].status, rows[name].reason = "dropped", str(error)
         times.pop(name, None)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from ..onboard.facts import Board, Conditions, Sustained, VulkanDevice
+from ..onboard.facts import Board, Conditions, Load, Status, Sustained, VulkanDevice
 from ..recipe import Recipe
 from ..samples.preprocess import Preprocess
 
@@ -29,7 +29,6 @@ Kind = Literal["onnx", "torchscript", "ncnn"]
 Engine = Literal["torch", "onnxruntime", "ncnn"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
 Backend = Literal["cpu", "vulkan"]
-Status = Literal["ok", "fallback", "crashed", "skipped"]
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What a name may be that comes to stand in a shell script, in CMake, in C++ or in a path."""
@@ -283,19 +282,6 @@ class Latency:
     def spread(self) -> float:
         """The interquartile range over the median."""
         return (self.p75 - self.p25) / self.median
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """The time that loading a model takes.
-
-    Attributes:
-        cold: the first load in a new process, ms: weights out of the file cache, nothing compiled for a GPU.
-        warm: the load after it, ms.
-    """
-
-    cold: float
-    warm: float
 
 
 @dataclass(frozen=True, kw_only=True)

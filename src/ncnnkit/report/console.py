@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from ..measure.tune import Candidate
+
 Column = tuple[str, Callable[[Variant], str]]
 
 
@@ -112,14 +114,14 @@ def layer_table(layer: PlannedLayer) -> Table:
     return _table((layer.name, "ms", "noise over signal"), rows)
 
 
-def tuning_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
+def tuning_table(candidates: Sequence[Candidate]) -> Table:
     """What was tried, a row each, those that lasted longest first.
 
     No times: turns are compared with the defaults' in the same turn alone, as the machine's speed changes.
     """
     rows = [
-        (row["name"], NOTHING if row["rungs"] is None else str(row["rungs"]),
-         _times(1 / row["ratio"] if row["ratio"] else None), cosine(row["cosine"], 5), row["reason"])
+        (row.name, NOTHING if row.rungs is None else str(row.rungs),
+         _times(1 / row.ratio if row.ratio else None), cosine(row.cosine, 5), row.reason)
         for row in candidates
     ]  # fmt: skip
     table = _table(("candidate", "rungs won", "speed", "cosine", "dropped"), rows)
