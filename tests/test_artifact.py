@@ -83,9 +83,9 @@ def by_job(variant: Job, x: Array, home: Path) -> Array:
     np.save(home / "x.npy", x[None])
     job = {"variants": [{**variant, "name": "it"}], "inputs": [str(home / "x.npy")], "folder": str(home), "rounds": 0,
            "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
-    (row,) = run_job(job)["variants"]
-    assert row["status"] == "ok", row["reason"]
-    (path,) = row["outputs"].values()
+    (row,) = run_job(job).variants
+    assert row.status == "ok", row.reason
+    (path,) = row.outputs.values()
     return np.asarray(np.load(path)[0])
 
 
@@ -107,7 +107,7 @@ def by_bench(model: Path, x: Array, home: Path) -> Array:
 def by_tune(model: Path, x: Array, home: Path) -> Array:
     seen: list[Job] = []
 
-    def spy(job: Job) -> Job:
+    def spy(job: Job) -> Any:
         seen.append(job)
         return run_job({**job, "candidates": job["candidates"][:2]})
 
@@ -120,7 +120,7 @@ def by_tune(model: Path, x: Array, home: Path) -> Array:
 def by_profile(model: Path, x: Array, home: Path) -> Array:
     outputs: list[Array] = []
 
-    def spy(job: Job) -> Job:
+    def spy(job: Job) -> Any:
         outputs.append(by_job(job["variant"], x, home))
         return run_job(job)
 
@@ -215,9 +215,9 @@ def test_a_job_says_of_a_refused_variant_what_is_wrong(folder: Path, tmp_path: P
                "threads": 1, "options": PRECISIONS["int8"].options}  # fmt: skip
     job = {"variants": [variant], "inputs": [str(tmp_path / "x.npy")], "folder": str(tmp_path), "rounds": 1,
            "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
-    (row,) = run_job(job)["variants"]
-    assert row["status"] == "crashed"
-    assert "this mixed model does not run here" in row["reason"]
+    (row,) = run_job(job).variants
+    assert row.status == "crashed"
+    assert "this mixed model does not run here" in row.reason
 
 
 # -------------------------------------------------------------------------------------------------------------- cards
@@ -363,9 +363,9 @@ def test_outputs_are_kept_whatever_a_variant_is_called(folder: Path, tmp_path: P
             for name in names]  # fmt: skip
     job = {"variants": rows, "inputs": [str(tmp_path / "x.npy")], "folder": str(tmp_path), "rounds": 0,
            "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
-    found = run_job(job)["variants"]
-    assert [(row["name"], row["status"]) for row in found] == [(name, "ok") for name in names]
-    paths = [path for row in found for path in row["outputs"].values()]
+    found = run_job(job).variants
+    assert [(row.name, row.status) for row in found] == [(name, "ok") for name in names]
+    paths = [path for row in found for path in row.outputs.values()]
     assert len(set(paths)) == len(names)
     assert {Path(path).parent for path in paths} == {tmp_path}
 

@@ -59,9 +59,9 @@ def outputs_there(device: Device, graph: Graph, precision: str, inputs: Array, f
     }  # fmt: skip
     job = {"variants": [variant], "inputs": [str(array)], "folder": str(folder), "rounds": 0, "seconds": 0.0,
            "slow_seconds": 0.0}  # fmt: skip
-    (row,) = device.run_job(job)["variants"]
-    assert row["status"] == "ok", row["reason"]
-    (path,) = row["outputs"].values()
+    (row,) = device.run_job(job).variants
+    assert row.status == "ok", row.reason
+    (path,) = row.outputs.values()
     return np.asarray(np.load(path))
 
 
@@ -193,9 +193,9 @@ def test_sshd_is_restarted_in_the_middle(device: Device, tmp_path: Path) -> None
             restarted.append(message)
             subprocess.run([SCRIPT, "restart"], check=True, capture_output=True, timeout=120)
 
-    (row,) = device.run_job(job(tmp_path, seconds=6.0), restart)["variants"]
+    (row,) = device.run_job(job(tmp_path, seconds=6.0), restart).variants
     assert restarted
-    assert (row["status"], len(row["samples"]) > 3) == ("ok", True)
+    assert (row.status, len(row.samples) > 3) == ("ok", True)
 
 
 def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
@@ -203,10 +203,10 @@ def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
         if message["stage"] == "time":
             on_board("pkill -KILL -f 'program-.* job job.json'")
 
-    (row,) = device.run_job(job(tmp_path, rounds=100, seconds=30.0), kill)["variants"]
-    assert row["status"] == "crashed"
-    assert "the process that measured it died" in row["reason"]
-    assert all(Path(path).is_file() for path in row["outputs"].values()), "what it had made is kept"
+    (row,) = device.run_job(job(tmp_path, rounds=100, seconds=30.0), kill).variants
+    assert row.status == "crashed"
+    assert "the process that measured it died" in row.reason
+    assert all(Path(path).is_file() for path in row.outputs.values()), "what it had made is kept"
 
 
 def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
@@ -220,9 +220,9 @@ def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
             killed.append(message)
             on_board("pkill -KILL -o -f 'program-.* serve'")
 
-    first, other = device.run_job({**rows, "variants": [*rows["variants"], second]}, kill)["variants"]
-    assert (first["status"], other["status"]) == ("crashed", "ok")
-    assert "killed during 'time', probably out of memory" in first["reason"]
+    first, other = device.run_job({**rows, "variants": [*rows["variants"], second]}, kill).variants
+    assert (first.status, other.status) == ("crashed", "ok")
+    assert "killed during 'time', probably out of memory" in first.reason
 
 
 def test_an_interrupt_ends_everything_there(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import boards
 import numpy as np
@@ -28,15 +30,18 @@ from hypothesis import strategies as st
 from networks import samples, small
 
 import ncnnkit as nk
+from ncnnkit.artifact import Artifact
 from ncnnkit.device import LOCAL, Board, Lost, Refused, board, link, open_device, parse_ssh, wheels
 from ncnnkit.device.base import job_files, map_files
 from ncnnkit.device.begun import Begun
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
-from ncnnkit.device.sites import Site, run_jobs
+from ncnnkit.device.sites import Site, probe_device, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
 from ncnnkit.errors import DeviceError, RecipeError
+from ncnnkit.measure.variants import VariantSpec, measure
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.child import WorkerError
+from ncnnkit.onboard.protocol import MeasureResult, VariantResult
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-rf", "*", "~", "ü; exit 1", "a\\b", ""]
 
@@ -230,11 +235,11 @@ def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_job_on_a_board_is_the_same_as_here(here: Board, tmp_path: Path, model: Path) -> None:
     steps: list[Any] = []
-    (there,) = here.run_job(job(tmp_path, model), steps.append)["variants"]
-    (local,) = LOCAL.run_job(job(tmp_path, model))["variants"]
-    assert there["status"] == "ok"
-    for blob, path in there["outputs"].items():
-        assert np.array_equal(np.load(path), np.load(local["outputs"][blob]))
+    (there,) = here.run_job(job(tmp_path, model), steps.append).variants
+    (local,) = LOCAL.run_job(job(tmp_path, model)).variants
+    assert there.status == "ok"
+    for blob, path in there.outputs.items():
+        assert np.array_equal(np.load(path), np.load(local.outputs[blob]))
     assert [step["stage"] for step in steps] == ["evaluate", "time", "time"]
     assert list((home_of(here) / "jobs").iterdir()) == [], "what was brought here is not kept there"
 
@@ -278,7 +283,7 @@ def test_cleaning_leaves_nothing(here: Board, tmp_path: Path, model: Path) -> No
     assert home_of(here).is_dir()
     here.clean()
     assert not home_of(here).exists()
-    assert here.run_job(job(tmp_path, model))["variants"][0]["status"] == "ok", "and it can be used again"
+    assert here.run_job(job(tmp_path, model)).variants[0].status == "ok", "and it can be used again"
 
 
 def test_a_connection_that_breaks_is_taken_up_again(here: Board, tmp_path: Path, model: Path) -> None:
@@ -294,9 +299,9 @@ def test_a_connection_that_breaks_is_taken_up_again(here: Board, tmp_path: Path,
                 subprocess.run(["pkill", "-f", processes(here, "program-.* agent follow")], check=False).returncode == 0
             )
 
-    (row,) = here.run_job(job(tmp_path, model, rounds=4), step)["variants"]
+    (row,) = here.run_job(job(tmp_path, model, rounds=4), step).variants
     assert broken
-    assert (row["status"], len(row["samples"]) >= 4) == ("ok", True)
+    assert (row.status, len(row.samples) >= 4) == ("ok", True)
     assert sum("follow" in words for words in transport.commands) == 2
 
 
@@ -314,8 +319,8 @@ def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path
     transport.cut.clear()
     (folder,) = (home_of(here) / "jobs").iterdir()
     number, _ = json.loads((folder / "pid").read_text())
-    (row,) = here.run_job(asked)["variants"]
-    assert row["status"] == "ok"
+    (row,) = here.run_job(asked).variants
+    assert row.status == "ok"
     started = [words for words in transport.commands if "start" in words]
     assert len(started) == 2
     assert number > 0
@@ -330,10 +335,10 @@ def test_a_measuring_process_that_is_killed_keeps_what_it_had(here: Board, tmp_p
         if message["stage"] == "time" and message["round"] == 2:
             subprocess.run(["pkill", "-KILL", "-f", processes(here, "program-.* job job.json")], check=True)
 
-    rows = here.run_job({**asked, "variants": [*asked["variants"], second]}, kill)["variants"]
-    assert [row["status"] for row in rows] == ["crashed", "crashed"]
-    assert all("the process that measured it died: killed" in row["reason"] for row in rows)
-    assert all(Path(path).is_file() for row in rows for path in row["outputs"].values())
+    rows = here.run_job({**asked, "variants": [*asked["variants"], second]}, kill).variants
+    assert [row.status for row in rows] == ["crashed", "crashed"]
+    assert all("the process that measured it died: killed" in row.reason for row in rows)
+    assert all(Path(path).is_file() for row in rows for path in row.outputs.values())
 
 
 def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Path) -> None:
@@ -357,7 +362,7 @@ def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, mo
     sites = [Site(device, machine, "arm") for device in (Gone(), here)]  # type: ignore[arg-type]
     gone, good = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
     assert isinstance(gone, DeviceError)
-    assert good["variants"][0]["status"] == "ok"
+    assert good.variants[0].status == "ok"
 
 
 def test_without_python_it_says_so(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +402,7 @@ def test_a_greeting_of_the_login_shell_is_no_answer(here: Board, tmp_path: Path,
         assert device.description["python"] == list(sys.version_info[:3])
         with device.child() as child:
             assert child.ask("probe")[0]["cores"] >= 1
-        assert device.run_job(job(tmp_path, model))["variants"][0]["status"] == "ok"
+        assert device.run_job(job(tmp_path, model)).variants[0].status == "ok"
 
 
 def spoil(device: Board, request: str, body: str) -> None:
@@ -439,18 +444,87 @@ def test_a_board_that_breaks_the_protocol_is_its_own_error_alone(
         sites = [Site(device, machine, "arm") for device in (here, good)]
         found, fine = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
     assert isinstance(found, DeviceError) or request_ == "describe"
-    assert fine["variants"][0]["status"] == "ok"
+    assert fine.variants[0].status == "ok"
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../../secret", "outputs/../../secret", "outputs/absent.npy", 3])
-def test_a_result_names_files_of_its_own_only(here: Board, tmp_path: Path, model: Path, path: object) -> None:
+def answer_with(device: Board, result: str) -> None:
+    """Let every job there end with this result."""
+    device.put([])
+    program = home_of(device) / device._there.program / "jobs.py"
+    program.write_text(f"def main(job, result):\n    open(result, 'w').write({result!r})\n")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../secret", "outputs/../../secret", "outputs/absent.npy"])
+def test_a_result_names_files_of_its_own_only(here: Board, tmp_path: Path, model: Path, path: str) -> None:
     (tmp_path / "secret").write_text("secret")
-    result = {"variants": [{"name": "fp32-cpu", "status": "ok", "outputs": {"out0": path}}]}
-    here.put([])
-    program = home_of(here) / here._there.program / "jobs.py"
-    program.write_text(f"import json\ndef main(job, result):\n    json.dump({result!r}, open(result, 'w'))\n")
+    answer_with(here, json.dumps({"variants": [{"name": "fp32-cpu", "status": "ok", "outputs": {"out0": path}}]}))
     with pytest.raises(DeviceError, match="broke the protocol"):
         here.run_job(job(tmp_path, model))
+
+
+VALID: dict[str, Any] = {"name": "fp32-cpu", "samples": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ("[]", "expected an object, found a list"),
+        ("{}", "variants: is missing"),
+        ("nonsense", "is not JSON"),
+        ('{"x": ' + "[" * 5000, "is not JSON"),
+        (json.dumps({"error": ["x"]}), "error: expected text, found a list"),
+        (json.dumps({"variants": 3}), "variants: expected a list, found a whole number"),
+        (json.dumps({"variants": [VALID, {**VALID, "status": "fine"}]}), r"variants\[1\]\.status: .*'fine'"),
+        (json.dumps({"variants": [{**VALID, "samples": ["fast"]}]}), r"variants\[0\]\.samples\[0\]: expected a number"),
+        (json.dumps({"variants": [{**VALID, "samples": [float("nan")]}]}), "is not JSON"),
+        (json.dumps({"variants": [{**VALID, "load_ms": {"cold": 1.0}}]}), r"variants\[0\]\.load_ms\.warm: is missing"),
+        (json.dumps({"variants": [{**VALID, "outputs": {"out0": 3}}]}), r"outputs.*: expected text"),
+        (
+            json.dumps({"variants": [{**VALID, "conditions": {"throttled_by": 1}}]}),
+            r"conditions\.throttled_by: expected",
+        ),
+    ],
+)
+def test_a_result_that_is_wrong_names_the_first_wrong_field(
+    here: Board, tmp_path: Path, model: Path, result: str, said: str
+) -> None:
+    answer_with(here, result)
+    with pytest.raises(DeviceError, match=rf"the board: result\.json is not what a job writes: .*{said}"):
+        here.run_job(job(tmp_path, model))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cores": "four"}, "cores: expected a whole number, found text"),
+        ({"vulkan": [{"name": "Mali"}]}, r"vulkan\[0\]\.type: is missing"),
+        ({"board": None}, "board: expected an object, found null"),
+    ],
+)
+def test_a_probe_that_is_wrong_names_the_first_wrong_field(change: dict[str, Any], said: str) -> None:
+    class Lying:
+        name = "the board"
+
+        def child(self) -> Any:
+            child = MagicMock()
+            child.__enter__().ask.return_value = ({**asdict(boards.machine()), **change}, [])
+            return child
+
+    with pytest.raises(DeviceError, match=f"the board: it broke the protocol at 'probe': {said}"):
+        probe_device(Lying())  # type: ignore[arg-type]
+
+
+def test_a_board_answers_for_its_own_variants_alone(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = [Site(LOCAL, boards.machine(), "arm", label) for label in ("@good", "@bad")]
+    specs = [VariantSpec(site.variant("fp32", "cpu"), "fp32", "cpu", 1, site, Artifact.of(model)) for site in sites]
+    good, bad = VariantResult("fp32-cpu@good", samples=[1.0]), VariantResult("fp32-cpu@good", samples=[2.0])
+    answers = {sites[0]: MeasureResult([good]), sites[1]: MeasureResult([bad])}
+    monkeypatch.setattr("ncnnkit.measure.variants.run_jobs", lambda jobs, notify: answers)
+    first, second = measure(specs, [], tmp_path, seconds=0.1, rounds=1)
+    assert first is good
+    assert (second.name, second.status, second.reason) == ("fp32-cpu@bad", "crashed", "local told nothing of it")
 
 
 def test_a_new_program_does_not_take_up_what_an_old_one_made(
@@ -472,11 +546,11 @@ def test_a_new_program_does_not_take_up_what_an_old_one_made(
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setattr(Board, "python", str(python))
-    assert here.run_job(asked)["variants"][0]["status"] == "ok"
+    assert here.run_job(asked).variants[0].status == "ok"
     assert old.exists(), "it was another job"
     monkeypatch.setattr(board, "PROGRAM", (*board.PROGRAM, Path(__file__)))
     with Board(transport, "the board") as upgraded:
-        assert upgraded.run_job(asked)["variants"][0]["status"] == "ok"
+        assert upgraded.run_job(asked).variants[0].status == "ok"
         assert upgraded._there.program != here._there.program
     assert old.exists()
 
@@ -612,4 +686,4 @@ def test_a_clock_that_is_fifty_years_late_changes_nothing(
 
     monkeypatch.setattr(Shell, "command", command)
     assert here.description["time"] == 1e6
-    assert here.run_job(job(tmp_path, model))["variants"][0]["status"] == "ok"
+    assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"

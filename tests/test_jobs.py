@@ -44,14 +44,16 @@ def job(folder: Path, param: Path, precisions: list[str]) -> dict[str, Any]:
 
 def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Path) -> None:
     told: list[Any] = []
-    first, second = measure(job(tmp_path, model, ["fp32", "bf16"]), told.append)["variants"]
-    assert [(v["status"], v["reason"]) for v in (first, second)] == [("ok", ""), ("ok", "")]
-    assert np.load(first["outputs"]["out0"]).shape == (3, 10)
-    assert not np.array_equal(np.load(first["outputs"]["out0"]), np.load(second["outputs"]["out0"]))
-    assert len(first["samples"]) >= 4
-    assert min(first["samples"]) > 0
-    assert first["load_ms"]["cold"] > 0
-    assert first["peak_memory_mb"] >= 0
+    first, second = measure(job(tmp_path, model, ["fp32", "bf16"]), told.append).variants
+    assert [(v.status, v.reason) for v in (first, second)] == [("ok", ""), ("ok", "")]
+    assert np.load(first.outputs["out0"]).shape == (3, 10)
+    assert not np.array_equal(np.load(first.outputs["out0"]), np.load(second.outputs["out0"]))
+    assert len(first.samples) >= 4
+    assert min(first.samples) > 0
+    assert first.load_ms is not None
+    assert first.load_ms.cold > 0
+    assert first.peak_memory_mb is not None
+    assert first.peak_memory_mb >= 0
     assert [step["stage"] for step in told] == ["evaluate", "evaluate", "time", "time"]
 
 
@@ -60,17 +62,16 @@ def test_conditions_and_the_sustained_run_are_told(tmp_path: Path, model: Path) 
     request = {**job(tmp_path, model, ["fp32"]), "fix_clocks": True, "sustained": 0.3, "journal": str(tmp_path / "j")}
     request["variants"][0]["cpus"] = [min(os.sched_getaffinity(0))]
     result = measure(request, told.append)
-    (variant,) = result["variants"]
-    assert (variant["status"], variant["first_ms"] > 0) == ("ok", True)
-    assert set(result["clocks"]) == {"fixed", "refused"}
+    (variant,) = result.variants
+    assert variant.first_ms is not None
+    assert (variant.status, variant.first_ms > 0) == ("ok", True)
+    assert result.clocks is not None
     assert not (tmp_path / "j").exists()
-    for conditions in (variant["conditions"], variant["sustained"]["conditions"]):
-        assert set(conditions) == {
-            "looks", "clocks_mhz", "temperatures", "power_w", "energy_mj", "energy_of", "throttled", "throttled_by",
-        }  # fmt: skip
-    assert variant["sustained"]["seconds"] >= 0.3
-    assert variant["sustained"]["samples"] > 10
-    assert min(variant["sustained"]["first_ms"], variant["sustained"]["last_ms"]) > 0
+    assert variant.conditions is not None
+    assert variant.sustained is not None
+    assert variant.sustained.seconds >= 0.3
+    assert variant.sustained.samples > 10
+    assert min(variant.sustained.first_ms, variant.sustained.last_ms) > 0
     assert told[-1] == {"stage": "sustain", "variant": "fp32", "seconds": 0, "of": 0.3}
 
 
@@ -79,11 +80,12 @@ def test_the_board_is_watched_while_a_variant_is_timed(
 ) -> None:
     root = str(boards.jetson_orin(tmp_path / "board"))
     monkeypatch.setattr(variants, "Sampler", lambda **options: Sampler(root, **options))
-    (variant,) = measure(job(tmp_path, model, ["fp32"]), lambda step: None)["variants"]
-    conditions = variant["conditions"]
-    assert conditions["looks"] >= 2, "once in each round"
-    assert conditions["clocks_mhz"]["all"]["median"] == 1510.0
-    assert conditions["energy_mj"] == pytest.approx(6.048 * np.mean(variant["samples"]))
+    (variant,) = measure(job(tmp_path, model, ["fp32"]), lambda step: None).variants
+    conditions = variant.conditions
+    assert conditions is not None
+    assert conditions.looks >= 2, "once in each round"
+    assert conditions.clocks_mhz["all"].median == 1510.0
+    assert conditions.energy_mj == pytest.approx(6.048 * np.mean(variant.samples))
 
 
 @pytest.mark.parametrize(("free_mb", "together"), [(50.0, 1), (None, 3)])
@@ -112,9 +114,9 @@ def test_as_many_processes_are_open_as_the_memory_allows(
 
     monkeypatch.setattr(measuring, "Child", Counted)
     monkeypatch.setattr(measuring, "system_memory_mb", lambda field: free_mb)
-    variants = measure(job(tmp_path, model, ["fp32", "bf16", "fp16"]), lambda step: None)["variants"]
-    assert [variant["status"] for variant in variants] == ["ok"] * 3
-    assert all(len(variant["samples"]) >= 4 and variant["peak_memory_mb"] >= 0 for variant in variants)
+    variants = measure(job(tmp_path, model, ["fp32", "bf16", "fp16"]), lambda step: None).variants
+    assert [variant.status for variant in variants] == ["ok"] * 3
+    assert all(len(variant.samples) >= 4 and variant.peak_memory_mb is not None for variant in variants)
     assert (most, alive) == (together, set())
     assert order == [PRECISIONS[name].options for name in ("fp32", "bf16", "fp16")] * 2, (
         "rounds take turns all the same"
@@ -132,10 +134,10 @@ def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
             started.append(self)
 
     monkeypatch.setattr(measuring, "Child", Dying)
-    dead, alive = measure(job(tmp_path, model, ["fp32", "bf16"]), lambda step: None)["variants"]
-    assert dead["status"] == "crashed"
-    assert "SIGSEGV" in dead["reason"]
-    assert alive["status"] == "ok"
+    dead, alive = measure(job(tmp_path, model, ["fp32", "bf16"]), lambda step: None).variants
+    assert dead.status == "crashed"
+    assert "SIGSEGV" in dead.reason
+    assert alive.status == "ok"
 
 
 def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
@@ -161,17 +163,17 @@ def test_vulkan_without_a_device_is_called_a_fallback(
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
     request = job(tmp_path, model, ["fp32"])
     request["variants"][0]["backend"] = "vulkan"
-    (variant,) = measure(request, lambda step: None)["variants"]
-    assert (variant["status"], variant["device"]) == ("fallback", None)
-    assert "no Vulkan device" in variant["reason"]
+    (variant,) = measure(request, lambda step: None).variants
+    assert (variant.status, variant.device) == ("fallback", None)
+    assert "no Vulkan device" in variant.reason
 
 
 @pytest.mark.vulkan
 def test_a_software_device_is_called_a_fallback(tmp_path: Path, model: Path) -> None:
     request = job(tmp_path, model, ["fp32"])
     request["variants"][0]["backend"] = "vulkan"
-    (variant,) = measure(request, lambda step: None)["variants"]
-    assert variant["device"] is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
-    expected = "fallback" if variant["device"]["type"] == "cpu" else "ok"
-    assert variant["status"] == expected
-    assert variant["device"]["name"] in variant["reason"] or expected == "ok"
+    (variant,) = measure(request, lambda step: None).variants
+    assert variant.device is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
+    expected = "fallback" if variant.device.type == "cpu" else "ok"
+    assert variant.status == expected
+    assert variant.device.name in variant.reason or expected == "ok"

@@ -28,6 +28,7 @@ from ncnnkit.measure import variants
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.facts import Board, Cluster
+from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
@@ -337,7 +338,7 @@ def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
 def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", samples(2, (10,)))
     np.save(tmp_path / "b.npy", samples(2, (10,), seed=1))
-    result = {name: {"outputs": {"out0": str(tmp_path / f"{name}.npy")}} for name in "ab"}
+    result = {name: VariantResult(name, outputs={"out0": str(tmp_path / f"{name}.npy")}) for name in "ab"}
 
     def status(gpu: str) -> str:
         rows = [variant(f"fp32-{backend}", 1.0) for backend in ("cpu", "vulkan")]
@@ -431,7 +432,7 @@ def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, t
     """fp16 overflows on some devices: the others' figures stand."""
     np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))
     spec = variants.VariantSpec("fp16-cpu", "fp16", "cpu", 1, this_machine(), None)
-    result = {"status": "ok", "reason": "", "outputs": {"out0": str(tmp_path / "nan.npy")}, "device": None}
+    result = VariantResult(spec.name, outputs={"out0": str(tmp_path / "nan.npy")})
     reference = keep_outputs(["out0"], zip(samples(2, (10,))), tmp_path / "reference")
     row = variants.variant_record(spec, result, reference, Classes(0), None, [])
     assert (row.status, row.accuracy) == ("crashed", None)

@@ -134,7 +134,7 @@ def test_on_vulkan_each_layer_is_placed(tmp_path: Path) -> None:
     assert (placed["c"], placed["p"]) == ("Vulkan", "CPU")
     assert any("p" in note and "although Vulkan was asked for" in note for note in found.notes)
     assert found.device is not None
-    if found.device["type"] == "cpu":
+    if found.device.type == "cpu":
         assert any("in software" in note for note in found.notes)
     assert {layer.bits for layer in found.layers} == {None}, "they cannot be seen there"
 

@@ -20,6 +20,7 @@ import pytest
 from ncnnkit.onboard import clocks
 from ncnnkit.onboard.clocks import fixed_clocks, restore_clocks
 from ncnnkit.onboard.machine import describe as describe_board
+from ncnnkit.onboard.protocol import ClocksReport
 from ncnnkit.onboard.sampler import Sampler
 from ncnnkit.onboard.sensors import powers
 from ncnnkit.onboard.sysfs import cpu_list
@@ -158,7 +159,7 @@ def rock(tmp_path: Path) -> Path:
 def test_clocks_stand_still_and_are_put_back(rock: Path, tmp_path: Path) -> None:
     journal = tmp_path / "state" / "clocks.json"
     with fixed_clocks(journal, str(rock)) as report:
-        assert report == {"fixed": ["policy0", "policy4", "policy6", "fb000000.gpu", "dmc"], "refused": {}}
+        assert report == ClocksReport(["policy0", "policy4", "policy6", "fb000000.gpu", "dmc"])
         assert set(governors(rock).values()) == {"performance"}
         assert json.loads(journal.read_text())["governors"]["dmc"] == "dmc_ondemand"
         assert (rock / "sys/class/devfreq/fdab0000.npu/governor").read_text() == "rknpu_ondemand\n"
@@ -175,10 +176,10 @@ def test_clocks_are_put_back_after_a_failure(rock: Path, tmp_path: Path) -> None
 def test_what_cannot_be_fixed_is_told(tmp_path: Path) -> None:
     phone = boards.android(tmp_path / "phone")
     with fixed_clocks(tmp_path / "journal", str(phone)) as report:
-        assert report["fixed"] == ["policy0", "policy4", "policy6"]
-        assert report["refused"] == {"28000000.mali": "the kernel has no governor performance here, only quickstep"}
+        assert report.fixed == ["policy0", "policy4", "policy6"]
+        assert report.refused == {"28000000.mali": "the kernel has no governor performance here, only quickstep"}
     with fixed_clocks(tmp_path / "journal", str(boards.virtual_machine(tmp_path / "vm"))) as report:
-        assert report == {"fixed": [], "refused": {}}
+        assert report == ClocksReport()
 
 
 def test_without_the_right_to_write_nothing_changes(
@@ -191,8 +192,8 @@ def test_without_the_right_to_write_nothing_changes(
 
     monkeypatch.setattr(clocks, "open", refuse, raising=False)
     with fixed_clocks(tmp_path / "journal", str(rock)) as report:
-        assert report["fixed"] == []
-        assert set(report["refused"].values()) == {"not permitted; as root it is"}
+        assert report.fixed == []
+        assert set(report.refused.values()) == {"not permitted; as root it is"}
     assert governors(rock) == GOVERNORS
     assert not (tmp_path / "journal").exists()
 
@@ -200,7 +201,7 @@ def test_without_the_right_to_write_nothing_changes(
 def test_without_a_journal_no_clock_is_touched(rock: Path, tmp_path: Path) -> None:
     (tmp_path / "full").write_text("a file where a folder should be")
     with fixed_clocks(tmp_path / "full" / "journal", str(rock)) as report:
-        assert set(report["refused"].values()) == {"no journal can be written: File exists"}
+        assert set(report.refused.values()) == {"no journal can be written: File exists"}
         assert governors(rock) == GOVERNORS
 
 
@@ -266,7 +267,7 @@ def test_of_two_runs_at_once_one_holds_the_clocks(rock: Path, tmp_path: Path, ho
     assert restore_clocks(tmp_path / "journal", str(rock)) == []
     assert set(governors(rock).values()) == {"performance"}, "the other still measures"
     with fixed_clocks(tmp_path / "journal", str(rock)) as report:
-        assert set(report["refused"].values()) == {"another run holds the clocks"}
+        assert set(report.refused.values()) == {"another run holds the clocks"}
     assert set(governors(rock).values()) == {"performance"}
 
 

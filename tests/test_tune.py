@@ -23,10 +23,11 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import FLOATS
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.clusters import clusters as list_clusters
-from ncnnkit.onboard.facts import Cluster, DeviceType, Machine
+from ncnnkit.onboard.facts import Cluster, Conditions, DeviceType, Machine
 from ncnnkit.onboard.jobs import run_job
 from ncnnkit.onboard.machine import describe
 from ncnnkit.onboard.network import SWITCHES
+from ncnnkit.onboard.protocol import CandidateResult, ClocksReport, Final, Rung, TuneResult
 from ncnnkit.onboard.tuning import differences, halve, put_back, worst_cosine
 
 MODELS = {name: replace(Artifact.of(small()), param=Path("m.param")) for name in FLOATS}
@@ -113,13 +114,13 @@ def test_halving_finds_the_best_and_keeps_to_its_time(count: int, random: Any) -
     assert len(rungs) == max(1, math.ceil(math.log2(count)))
     assert sum(spent) == pytest.approx(60.0)
     assert spent == pytest.approx([spent[0]] * len(spent)), "each rung costs the same"
-    assert [rung["seconds"] for rung in rungs] == sorted(rung["seconds"] for rung in rungs)
+    assert [rung.seconds for rung in rungs] == sorted(rung.seconds for rung in rungs)
 
 
 def test_halving_times_the_good_ones_longest() -> None:
     names = [str(i) for i in range(8)]
     _, rungs = halve(names, lambda left, seconds: {name: float(name) for name in left}, 24.0)
-    assert [(rung["seconds"], rung["kept"]) for rung in rungs] == [
+    assert [(rung.seconds, rung.kept) for rung in rungs] == [
         (1.0, ["0", "1", "2", "3"]), (2.0, ["0", "1"]), (4.0, ["0"]),
     ]  # fmt: skip
 
@@ -130,7 +131,7 @@ def test_halving_goes_on_where_candidates_drop_out() -> None:
 
     left, rungs = halve([str(i) for i in range(8)], score, 8.0)
     assert left == ["4"]
-    assert rungs[0]["kept"] == ["4", "5", "6", "7"]
+    assert rungs[0].kept == ["4", "5", "6", "7"]
     assert halve(["a", "b"], lambda left, seconds: {}, 8.0)[0] == []
 
 
@@ -183,7 +184,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "m.param"
 
 
-def few(job: dict[str, Any]) -> dict[str, Any]:
+def few(job: dict[str, Any]) -> Any:
     """Does the job with a few of its candidates."""
     chosen = {"fp32, 1 thread", "fp32, 1 thread, no packing", "fp32, 1 thread, no winograd", BASE, "int8, 1 thread"}
     job["candidates"] = [row for row in job["candidates"] if row["name"] in chosen]
@@ -197,11 +198,11 @@ def fast(**fields: Any) -> dict[str, Any]:
 def test_tuning_on_this_machine(model: Path) -> None:
     here = probe()
     found = tune(model, few, here, **fast())
-    rows = {row["name"]: row for row in found.candidates}
+    rows = {row.name: row for row in found.candidates}
     assert set(rows) >= {BASE, "fp32, 1 thread", "fp32, 1 thread, no packing"}
-    assert {row["status"] for row in rows.values()} == {"ok"}
-    assert rows["fp32, 1 thread"]["cosine"] == 1.0
-    assert all(row["ms"] > 0 and row["ratio"] > 0 for row in rows.values())
+    assert {row.status for row in rows.values()} == {"ok"}
+    assert rows["fp32, 1 thread"].cosine == 1.0
+    assert all((row.ms or 0) > 0 and (row.ratio or 0) > 0 for row in rows.values())
     assert found.base["threads"] == here.default_threads
     assert found.settings["name"] in rows or found.settings["name"].endswith("simplified")
     assert found.ms["settings"] <= found.ms["base"] * 1.5
@@ -213,7 +214,8 @@ def test_int8_is_another_candidate_and_its_own_reference_where_it_is_alone(model
     stats = ncnnkit.calibrate(small(), samples(2))
     ncnnfile.save(ncnnkit.quantize(small(), stats, target="x86"), tmp_path / "q.param")
     found = tune(model, few, probe(), int8=tmp_path / "q.param", sample=[samples(1)[0]], **fast())
-    cosine = next(row["cosine"] for row in found.candidates if row["name"] == "int8, 1 thread")
+    cosine = next(row.cosine for row in found.candidates if row.name == "int8, 1 thread")
+    assert cosine is not None
     assert 0.9 < cosine < 1.0
     alone = tune(tmp_path / "q.param", few, probe(), **fast())
     assert alone.base["precision"] == "int8"
@@ -236,15 +238,15 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
         return message, results
 
     monkeypatch.setattr(Child, "ask", spoiled)
-    found = {row["name"]: row for row in tune(model, few, probe(), **fast()).candidates}
-    assert found["fp32, 1 thread, no packing"]["reason"] == "signal 11 (SIGSEGV) during 'load'"
+    found = {row.name: row for row in tune(model, few, probe(), **fast()).candidates}
+    assert found["fp32, 1 thread, no packing"].reason == "signal 11 (SIGSEGV) during 'load'"
     wrong = found["fp32, 1 thread, no winograd"]
-    assert (wrong["status"], wrong["reason"]) == ("dropped", "wrong outputs: SQNR -6.0 dB against the reference")
-    assert found["fp32, 1 thread"]["status"] == "ok"
+    assert (wrong.status, wrong.reason) == ("dropped", "wrong outputs: SQNR -6.0 dB against the reference")
+    assert found["fp32, 1 thread"].status == "ok"
 
 
 def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def job(job: dict[str, Any]) -> dict[str, Any]:
+    def job(job: dict[str, Any]) -> Any:
         job["candidates"][0]["switches"] = {"unheard": True}
         return few(job)
 
@@ -257,16 +259,22 @@ def test_a_precision_there_is_not_is_refused(model: Path) -> None:
         tune(model, few, probe(), precisions=["int8"])
 
 
-def result(rows: list[dict[str, Any]], winner: dict[str, Any], ratio: list[float], **without: float) -> dict[str, Any]:
-    return {
-        "winner": winner, "rungs": [{"seconds": 1.0, "scores": {}, "kept": [winner["name"]]}], "cosine": 0.9999,
-        "final": {"winner": [10.0] * 4, "base": [10.0 * r for r in ratio], "ratio": ratio,
-                  "without": {part: [times] * 4 for part, times in without.items()}},
-        "candidates": [{"name": row["name"], "status": "ok", "reason": "", "cosine": 1.0, "ms": 1.0, "ratio": 1.0}
-                       for row in rows],
-        "conditions": {"throttled": True, "throttled_by": ["the firmware throttles"]},
-        "clocks": {"fixed": [], "refused": {"policy0": "not permitted; as root it is"}},
-    }  # fmt: skip
+def result(rows: list[dict[str, Any]], winner: dict[str, Any], ratio: list[float], **without: float) -> TuneResult:
+    return TuneResult(
+        winner=winner,
+        candidates=[CandidateResult(row["name"], cosine=1.0, ms=1.0, ratio=1.0) for row in rows],
+        rungs=[Rung(1.0, {}, [winner["name"]])],
+        together=2,
+        final=Final(
+            winner=[10.0] * 4,
+            base=[10.0 * r for r in ratio],
+            ratio=ratio,
+            without={part: [times] * 4 for part, times in without.items()},
+        ),
+        cosine=0.9999,
+        conditions=Conditions(throttled=True, throttled_by=["the firmware throttles"]),
+        clocks=ClocksReport([], {"policy0": "not permitted; as root it is"}),
+    )
 
 
 def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> None:
@@ -284,7 +292,7 @@ def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> 
         "emulated: timings are not real", "throttled: the firmware throttles",
         "the clock of policy0 was not fixed: not permitted; as root it is",
     ]  # fmt: skip
-    assert found.candidates[0]["name"] == best["name"]
+    assert found.candidates[0].name == best["name"]
 
 
 def test_within_noise_the_defaults_stay(tmp_path: Path) -> None:

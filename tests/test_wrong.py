@@ -24,6 +24,7 @@ from ncnnkit.measure.judging import refuse_wrong_outputs
 from ncnnkit.measure.variants import VariantSpec
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.record.run import Variant
 from ncnnkit.samples.stream import ArraySamples
 
@@ -199,7 +200,7 @@ def judged(
 ) -> Any:
     """(variant's name, SQNR of its outputs; None: NaN) -> the variants, judged."""
     site = this_machine()
-    made: list[tuple[Variant, VariantSpec, dict[str, Any]]] = []
+    made: list[tuple[Variant, VariantSpec, VariantResult]] = []
     for name, sqnr in rows:
         precision, _, backend = name.partition("-")
         model = at(precision, graph or small())
@@ -207,7 +208,7 @@ def judged(
         row = variant(name, 1.0, accuracy=accuracy_of(output(0.9, sqnr, mse=1.0, max_error=1.0)))
         if sqnr is None:
             row = replace(row, status="crashed", reason="output 'y' holds NaN or infinity", accuracy=None)
-        made.append((row, spec, {"outputs": {}}))
+        made.append((row, spec, VariantResult(name, outputs={"y": "y.npy"})))
     variants, specs, results = zip(*made)
     return refuse_wrong_outputs(variants, specs, results, small(), few(2), conversion_db)
 

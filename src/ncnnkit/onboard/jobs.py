@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Dict, Union
+from typing import Any, Callable, Dict, Union
 
 from .child import WorkerError
 from .measuring import measure
@@ -21,8 +21,8 @@ JOBS: Dict[str, Callable[[Message, Notify], Result]] = {"measure": measure, "pro
 """Kind of a job -> what does it."""
 
 
-def run_job(job: Message, notify: Notify = lambda step: None) -> Result:
-    """Do a job of any kind on this machine."""
+def run_job(job: Message, notify: Notify = lambda step: None) -> Any:
+    """Do a job of any kind on this machine; the result is of the class of its kind."""
     return JOBS[job.get("kind", "measure")](job, notify)
 
 
