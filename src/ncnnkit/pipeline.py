@@ -73,7 +73,7 @@ from .record.run import (
 )
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
-from .samples.images import ImageSet, apart, find_images
+from .samples.images import ImageSet, apart, dropped_copies, find_images
 from .samples.items import InputSpec
 from .samples.labels import read_labels
 from .samples.preprocess import Preprocess, default_preprocess, preset
@@ -478,7 +478,7 @@ def images_record(recipe: Recipe, images: ImageSet, evaluation: ImageSet, quanti
         skipped=[
             SkippedFile(name=name, reason=reason) for name, reason in dict.fromkeys(images.skipped + evaluation.skipped)
         ],
-        copies=[CopiedFile(name=name, of=of) for name, of in dict.fromkeys(images.copies + evaluation.copies)],
+        copies=[CopiedFile(name=name, of=of) for name, of in dropped_copies(images, evaluation)],
     )
 
 
