@@ -150,6 +150,15 @@ def test_doctor_without_pnnx_says_how_to_get_it(home: Path, monkeypatch: pytest.
     assert "pip install --no-deps pnnx" in result.stdout
 
 
+def test_help_says_what_a_single_step_takes(home: Path) -> None:
+    """Its targets, threads and precisions are not those of a run, which knows its devices."""
+    shown = {name: " ".join(nk(f"{name} --help").stdout.split()) for name in ("run", "quantize", "bench")}
+    assert "auto" in shown["run"]
+    assert "auto" not in shown["quantize"]
+    assert "0: all cores" not in shown["quantize"] + shown["bench"]
+    assert "What to make" not in shown["bench"]
+
+
 def test_every_command_explains_itself() -> None:
     names = ["run", "convert", "optimize", "calibrate", "quantize", "compare", "bench", "report", "doctor", "demo"]
     listed = ok("--help")

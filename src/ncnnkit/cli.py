@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
+from .model.targets import TARGETS
 from .progress import StepProgress, of_step
 from .recipe import KEYS, key_types
 
@@ -122,12 +123,17 @@ def _asked(name: str, *flags: str, **options: Any) -> Any:
 
 Shape = Annotated[list[str] | None, _asked("shapes", "--shape")]
 Weights = Annotated[str | None, _asked("weights")]
-Threads = Annotated[int | None, _asked("threads", min=1)]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Without it: all cores.")]
 Method = Annotated[str | None, _asked("method")]
-Target = Annotated[str | None, _asked("target")]
+Target = Annotated[
+    str | None, typer.Option(help=f"The kernels int8 is made for: {', '.join(TARGETS)}. Without it: arm.")
+]
 On = Annotated[list[str] | None, _asked("on")]
 Backend = Annotated[str | None, _asked("backends", "--backend")]
-Precision = Annotated[str | None, _asked("precisions", "--precision")]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Precisions to run in: fp32,fp16,bf16,int8,mixed. Without it: all that the model can run in."),
+]
 Effort = Annotated[str | None, _asked("effort")]
 FixClocks = Annotated[bool, _asked("fix_clocks", "--fix-clocks")]
 Preset = Annotated[str | None, _asked("preset")]
@@ -392,7 +398,7 @@ def _open(param: Path, shape: list[str] | None, most: int | None = None, **optio
     recipe = make_recipe({"model": str(param), "shapes": _shapes(shape), **options})
     model, samples, said = open_with_images(recipe, most)
     for sentence in said:
-        err.print(sentence, markup=False)
+        err.print(sentence, markup=False, soft_wrap=True)
     return model, samples
 
 
