@@ -31,13 +31,13 @@ from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import this_machine
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.model.graph import Graph
-from ncnnkit.pipeline import choose_preprocess, settle_random_weights
 from ncnnkit.quantization import quantize_images
 from ncnnkit.samples.images import ImageSet
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import in_memory
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_source
+from ncnnkit.source.opening import choose_preprocess, settle_random_weights
 
 Array = NDArray[Any]
 
@@ -166,7 +166,7 @@ def _report_models(
     found = [variant_record(spec, result, reference, Classes(0), None, []) for spec, result in zip(specs, results)]
     measured = {row.name: (row.latency_ms, row.accuracy) for row in found}
     base = "ncnn2table KL" if "ncnn2table KL" in measured else found[0].name
-    print(f"{site.machine['cpu']}, {args.threads} threads, ncnn {site.machine['ncnn']}, {len(evaluation)} images")
+    print(f"{site.machine.cpu}, {args.threads} threads, ncnn {site.machine.ncnn}, {len(evaluation)} images")
     columns = f"{'model':32}{'MSE':>10}{'SQNR dB':>9}{'cosine':>9}{'median ms':>11}{'spread':>8}"
     print(f"{columns}{'latency / ' + base:>25}")
     for name, (latency, error) in measured.items():

@@ -26,7 +26,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 INTRODUCTION = f"""\
 # run.json
 
-<!-- Made by scripts/make_docs.py from the docstrings in src/ncnnkit/record/run.py. Change those. -->
+<!-- Made by scripts/make_docs.py from the docstrings of the classes in src/ncnnkit/record/run.py. Change those. -->
 
 `ncnnkit run` leaves one `run.json` in the run folder. It holds every figure that `report.html` and the terminal show,
 and more. It is UTF-8 JSON. [run.schema.json](run.schema.json) describes it to programs (JSON Schema).
@@ -114,7 +114,11 @@ def words(hint: Any) -> str:
 def nested(hint: Any) -> Iterator[tuple[type, str]]:
     """(dataclass, what its path has after the field) in a field of this type."""
     for member in choices(hint):
-        item, mark = (get_args(member)[0], "[]") if get_origin(member) in (list, tuple) else (member, "")
+        item, mark = member, ""
+        if get_origin(member) in (list, tuple):
+            item, mark = get_args(member)[0], "[]"
+        elif get_origin(member) is dict:
+            item, mark = get_args(member)[1], ".NAME"
         if dataclasses.is_dataclass(item) and isinstance(item, type):
             yield item, mark
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from ncnnkit.onboard.facts import Board, DeviceType, Machine, VulkanDevice
 
 Files = dict[str, str]
 
@@ -205,3 +208,15 @@ def virtual_machine(root: Path) -> Path:
     """One that shows nothing but its CPUs."""
     text = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 hypervisor\n"
     return make(root, {"proc/cpuinfo": text, "proc/meminfo": "MemTotal: 1000 kB\n"})
+
+
+def machine(**known: Any) -> Machine:
+    """A machine of which only what is given matters."""
+    return Machine(**{
+        "ncnn": "1.0", "python": "3.11", "numpy": "2.0", "platform": "Linux", "machine": "aarch64", "cpu": "a CPU",
+        "cpu_features": [], "cores": 4, "default_threads": 4, "vulkan": [], "board": Board(), **known,
+    })  # fmt: skip
+
+
+def vulkan(kind: DeviceType) -> VulkanDevice:
+    return VulkanDevice("Mali", kind, "1.0", "1.2.0")

@@ -18,7 +18,7 @@ BOARD = "ncnnkit-board"
 
 
 def _has_vulkan() -> bool:
-    return bool(probe()["vulkan"])
+    return bool(probe().vulkan)
 
 
 def _has_torch() -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boards
 import numpy as np
 import pytest
 from networks import mixed, quantised, samples, small
@@ -32,7 +33,7 @@ from ncnnkit.measure.variants import bench, list_variants
 from ncnnkit.model.precision import FLOATS, MASKS, PRECISIONS, STORAGES, served
 from ncnnkit.onboard.jobs import run_job
 from ncnnkit.passes import store_fp16
-from ncnnkit.pipeline import efforts_by_target
+from ncnnkit.quantization.efforts import efforts_by_target
 from ncnnkit.samples.stream import ArraySamples
 
 Array = NDArray[Any]
@@ -202,7 +203,7 @@ def test_a_cast_that_would_read_another_type_is_refused() -> None:
 
 
 def test_a_cast_from_fp16_is_refused_where_nothing_hands_on_fp16() -> None:
-    if "fp16-arithmetic" in probe()["cpu_features"]:
+    if "fp16-arithmetic" in probe().cpu_features:
         pytest.skip("this CPU hands on fp16")
     with pytest.raises(RuntimeFailure, match="reads fp16"):
         nk.Session(mixed("fp16")[1])
@@ -370,7 +371,7 @@ def test_outputs_are_kept_whatever_a_variant_is_called(folder: Path, tmp_path: P
 
 
 def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
-    if "fp16-arithmetic" in probe()["cpu_features"]:
+    if "fp16-arithmetic" in probe().cpu_features:
         pytest.skip("this CPU hands on fp16")
     Artifact.made(mixed("fp16")[1], "mixed").save(tmp_path / "m.param")
     words = ["bench", str(tmp_path / "m.param"), "--backend", "cpu", "--threads", "1", "--seconds", "0.1"]
@@ -396,7 +397,7 @@ def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path
 
 @pytest.mark.parametrize(("target", "extra"), [("", True), ("arm", True), ("vulkan", False)])
 def test_a_gpu_gets_an_int8_model_of_its_own(target: str, extra: bool) -> None:
-    machine: Any = {"vulkan": [{"type": "integrated"}], "board": {"emulated": False}}
+    machine = boards.machine(vulkan=[boards.vulkan("integrated")])
     site = Site(LOCAL, machine, target or "x86")
     efforts = efforts_by_target(nk.Recipe("m.onnx", target=target), [site])
     assert "vulkan" in efforts
@@ -404,7 +405,7 @@ def test_a_gpu_gets_an_int8_model_of_its_own(target: str, extra: bool) -> None:
 
 
 def test_no_gpu_gets_a_model_that_pads_as_cpus_do(tmp_path: Path) -> None:
-    machine: Any = {"vulkan": [{"type": "integrated"}], "board": {"emulated": False}, "cores": 2}
+    machine = boards.machine(vulkan=[boards.vulkan("integrated")], cores=2)
     model = Artifact.made(padding(), "int8", target="arm").save(tmp_path / "m.param")
     recipe = nk.Recipe("m.onnx", precisions=("int8",), backends=("cpu", "vulkan"))
     on_cpu, on_gpu = list_variants(recipe, {("int8", "arm"): model}, [Site(LOCAL, machine, "arm")])

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import boards
 import numpy as np
 import pytest
 from hypothesis import given
@@ -352,7 +353,7 @@ def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, mo
         def run_job(self, *_: Any) -> Any:
             raise Lost("Connection refused", where="gone")
 
-    machine: dict[str, Any] = {"vulkan": []}
+    machine = boards.machine()
     sites = [Site(device, machine, "arm") for device in (Gone(), here)]  # type: ignore[arg-type]
     gone, good = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
     assert isinstance(gone, DeviceError)
@@ -433,7 +434,7 @@ def test_a_board_that_breaks_the_protocol_is_its_own_error_alone(
         assert here.description or request_ != "describe"
     other = tmp_path / "other"
     other.mkdir()
-    machine: dict[str, Any] = {"vulkan": []}
+    machine = boards.machine()
     with Board(Shell(other), "the other") as good:
         sites = [Site(device, machine, "arm") for device in (here, good)]
         found, fine = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()

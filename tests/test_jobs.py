@@ -92,7 +92,7 @@ def test_as_many_processes_are_open_as_the_memory_allows(
 ) -> None:
     alive: set[Child] = set()
     most = 0
-    order: list[tuple[str, str]] = []
+    order: list[dict[str, bool]] = []
 
     class Counted(Child):
         def __init__(self, **options: Any) -> None:
@@ -106,8 +106,8 @@ def test_as_many_processes_are_open_as_the_memory_allows(
             super().close()
 
         def ask(self, op: str, *rest: Any, **fields: Any) -> Any:
-            self.loaded = fields.get("precision", getattr(self, "loaded", ""))
-            order.extend([(op, self.loaded)] if op == "time" else [])
+            self.options = fields.get("options", getattr(self, "options", {}))
+            order.extend([self.options] if op == "time" else [])
             return super().ask(op, *rest, **fields)
 
     monkeypatch.setattr(measuring, "Child", Counted)
@@ -116,7 +116,7 @@ def test_as_many_processes_are_open_as_the_memory_allows(
     assert [variant["status"] for variant in variants] == ["ok"] * 3
     assert all(len(variant["samples"]) >= 4 and variant["peak_memory_mb"] >= 0 for variant in variants)
     assert (most, alive) == (together, set())
-    assert order == [("time", precision) for precision in ("fp32", "bf16", "fp16")] * 2, (
+    assert order == [PRECISIONS[name].options for name in ("fp32", "bf16", "fp16")] * 2, (
         "rounds take turns all the same"
     )
 

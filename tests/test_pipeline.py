@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
+import boards
 import numpy as np
 import pytest
 from networks import SMALL, network, samples, small, with_weights
@@ -18,7 +19,7 @@ from PIL import Image
 from test_recommendation import variant
 
 import ncnnkit as nk
-from ncnnkit.comparison.classes import Classes
+from ncnnkit.comparison.classes import Classes, check_labels
 from ncnnkit.comparison.outputs import Outputs, keep_outputs
 from ncnnkit.device import LOCAL
 from ncnnkit.device.sites import Site, this_machine
@@ -26,7 +27,7 @@ from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, Ve
 from ncnnkit.measure import variants
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
-from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
+from ncnnkit.onboard.facts import Board, Cluster
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import PLAIN_NAME, Run
@@ -34,7 +35,8 @@ from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import Conversion
 from ncnnkit.source.model import file_safe
-from ncnnkit.verdict import GUESS
+from ncnnkit.source.opening import GUESS, choose_preprocess, open_with_images
+from ncnnkit.source.reference import check_conversion
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -289,7 +291,7 @@ def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(reci
     source = other_original(recipe, Detector())
     reference = kept_reference(source, 4, tmp_path)
     noise = 1e-6 * rng.standard_normal((4, 10))
-    with mock.patch("ncnnkit.pipeline.Session") as session:
+    with mock.patch("ncnnkit.source.reference.Session") as session:
         net = session.return_value.__enter__.return_value
         net.outputs = ["out0"]
         net.blobs.side_effect = [(row + extra,) for (row,), extra in zip(reference, noise)]
@@ -373,8 +375,8 @@ def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recip
 
 
 def test_the_cpus_to_pin_to() -> None:
-    board = {"clusters": [{"name": "little", "cpus": [0, 1, 2, 3]}, {"name": "big", "cpus": [4, 5]}]}
-    site = Site(LOCAL, {"board": board}, "arm")
+    clusters = [Cluster("little", [0, 1, 2, 3], [0, 1, 2, 3]), Cluster("big", [4, 5], [4, 5])]
+    site = Site(LOCAL, boards.machine(board=Board(clusters=clusters)), "arm")
     found = [site.cluster(name) for name in ("", "all", "big", "3-4")]
     assert found == [(), (), (4, 5), (3, 4)]
     for name in ("middle", "5-6"):
@@ -571,7 +573,15 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
     for precisions in (("fp32", "fp16"), ("fp32",)):
         nk.run(changed(short, precisions=precisions), tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
-    made = {"model-fp32.param", "model-fp32.bin", "run.json", "report.html", "recipe.toml", "pnnx.log"}
+    made = {
+        "model-fp32.param",
+        "model-fp32.bin",
+        "model-fp32.json",
+        "run.json",
+        "report.html",
+        "recipe.toml",
+        "pnnx.log",
+    }
     assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log"}
     with pytest.raises(StorageError, match=r"model-fp32\.param is needed for this run"):
         nk.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)

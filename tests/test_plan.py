@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import boards
 import numpy as np
 import pytest
 from conftest import BOARD
@@ -472,12 +473,12 @@ def with_fp16(graph: Graph) -> Costs:
 def plan_with_fp16(requirements: Requirements, **where: Any) -> MixedPlan:
     graph, inputs = network(CHAIN), samples(3, (16, 16, 16))
     fitted = int8_twin(graph, inputs)
-    machine = {"cpu_features": ["fp16-arithmetic"]}
+    machine = boards.machine(cpu_features=["fp16-arithmetic"])
     quantized = quantized_of(graph, fitted, inputs)
     return find_plan(quantized, requirements, machine, threads=1, timing=Given(with_fp16(graph)), **where)
 
 
-@pytest.mark.skipif("fp16-arithmetic" in probe()["cpu_features"], reason="this machine has fp16 arithmetic")
+@pytest.mark.skipif("fp16-arithmetic" in probe().cpu_features, reason="this machine has fp16 arithmetic")
 def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
     """Without fp16 arithmetic ncnn hands on fp32, which a Cast takes for fp16: refused, and else garbage or NaN."""
     plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]))
@@ -504,12 +505,12 @@ def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Se
 def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
     """Its fp16 arithmetic is not this machine's: here the same model does not run."""
     with open_device(f"ssh://{BOARD}") as board:
-        assert "fp16-arithmetic" in probe_device(board)["cpu_features"]
+        assert "fp16-arithmetic" in probe_device(board).cpu_features
         plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]), device=board)
     assert plan.holds
     assert plan.choices == {"a": "fp16", "b": "fp32", "c": "fp16"}
     assert plan.repairs == 0
     assert 1e-9 < plan.errors.relative < 1e-3
-    if "fp16-arithmetic" not in probe()["cpu_features"]:
+    if "fp16-arithmetic" not in probe().cpu_features:
         with pytest.raises(RuntimeFailure, match="layer a hands on fp32, where Cast b/cast reads fp16"):
             outputs_of(plan.graph, samples(1, (16, 16, 16)))

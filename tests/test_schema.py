@@ -87,12 +87,17 @@ def sample_device() -> dict[str, Any]:
         "cpu": "Rockchip RK3588",
         "cpu_features": ["neon", "fp16-arithmetic", "int8-dot-product"],
         "cores": 8,
-        "vulkan": [{"name": "Mali-G610", "type": "integrated", "driver": "38.1.0", "api": "1.2.204"}],
+        "vulkan": [{"name": "Mali-G610", "type": "integrated", "driver": "38.1.0", "api": "1.2.204", "index": 0}],
         "board": {
             "board": "Radxa ROCK 5B", "soc": "rk3588", "emulated": False, "virtual": None,
+            "compatible": ["radxa,rock-5b", "rockchip,rk3588"], "memory_mb": 16499.2,
+            "temperatures": ["soc-thermal"], "power": [{"name": "board", "measures": "board"}],
+            "gpu": {"name": "fb000000.gpu", "driver": "panthor", "model": None, "max_mhz": 1000, "governor": None},
             "clusters": [
-                {"name": "little", "cpus": [0, 1, 2, 3], "core": "Cortex-A55", "max_mhz": 1800, "governor": "ondemand"},
-                {"name": "big", "cpus": [4, 5, 6, 7], "core": "Cortex-A76", "max_mhz": 2400, "governor": "ondemand"},
+                {"name": "little", "cpus": [0, 1, 2, 3], "cores": [0, 1, 2, 3],
+                 "core": "Cortex-A55", "max_mhz": 1800, "governor": "ondemand"},
+                {"name": "big", "cpus": [4, 5, 6, 7], "cores": [4, 5, 6, 7],
+                 "core": "Cortex-A76", "max_mhz": 2400, "governor": "ondemand"},
             ],
         },
         "recommended": "int8-cpu",
@@ -103,8 +108,8 @@ def sample_device() -> dict[str, Any]:
 def sample_watched() -> dict[str, Any]:
     conditions = {
         "looks": 31, "energy_mj": 61.2, "energy_of": "board", "throttled": False, "throttled_by": [],
-        "clocks_mhz": {"big": {"min": 2256, "median": 2400, "max": 2400}},
-        "temperatures": {"soc-thermal": {"min": 51.0, "median": 55.2, "max": 58.1}},
+        "clocks_mhz": {"big": {"min": 2256, "median": 2400, "max": 2400, "mean": 2391}},
+        "temperatures": {"soc-thermal": {"min": 51.0, "median": 55.2, "max": 58.1, "mean": 55.0}},
         "power_w": {"board": {"min": 5.1, "median": 6.0, "max": 6.4, "mean": 6.03}},
     }  # fmt: skip
     sustained = {"seconds": 60.0, "samples": 5871, "first_ms": 10.2, "last_ms": 11.9, "conditions": conditions}
@@ -253,7 +258,7 @@ def sample_run() -> dict[str, Any]:
             "cpu": "Example(R) Processor @ 2.80GHz",
             "cpu_features": ["avx2", "fma", "f16c", "avx512", "avx512-vnni"],
             "cores": 2,
-            "vulkan": [{"name": "llvmpipe", "type": "cpu", "driver": "25.0.7", "api": "1.4.305"}],
+            "vulkan": [{"name": "llvmpipe", "type": "cpu", "driver": "25.0.7", "api": "1.4.305", "index": 0}],
         },
         "devices": [sample_device()],
         "reference": {"engine": "onnxruntime", "version": "1.22.0", "origin": "the original ONNX file in ONNX Runtime"},

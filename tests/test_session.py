@@ -103,9 +103,9 @@ def test_closing_leaves_no_files_and_no_process(tmp_path: Path, monkeypatch: pyt
 
 def test_probe_knows_this_machine() -> None:
     machine = probe()
-    assert machine["cores"] >= 1
-    assert machine["machine"] == os.uname().machine
-    assert isinstance(machine["vulkan"], list)
+    assert machine.cores >= 1
+    assert machine.machine == os.uname().machine
+    assert isinstance(machine.vulkan, list)
 
 
 @pytest.mark.vulkan

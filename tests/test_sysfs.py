@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ import pytest
 
 from ncnnkit.onboard import clocks
 from ncnnkit.onboard.clocks import fixed_clocks, restore_clocks
-from ncnnkit.onboard.machine import describe
+from ncnnkit.onboard.machine import describe as describe_board
 from ncnnkit.onboard.sampler import Sampler
 from ncnnkit.onboard.sensors import powers
 from ncnnkit.onboard.sysfs import cpu_list
+
+
+def describe(root: str = "/", **options: Any) -> dict[str, Any]:
+    return asdict(describe_board(root, **options))
 
 
 def clusters(root: Path, **options: Any) -> list[tuple[Any, ...]]:
@@ -296,12 +301,12 @@ def watched(root: Path, *steps: Callable[[], Any], **options: Any) -> dict[str, 
             _wait_for_looks(sampler, 2)
             step()
         _wait_for_looks(sampler, 3)
-    return sampler.result(ms=10.0)
+    return asdict(sampler.result(ms=10.0))
 
 
 def _wait_for_looks(sampler: Sampler, count: int) -> None:
-    target = sampler.result()["looks"] + count
-    while sampler.result()["looks"] < target:
+    target = sampler.result().looks + count
+    while sampler.result().looks < target:
         time.sleep(0.002)
 
 
@@ -318,7 +323,7 @@ def put(root: Path, name: str, text: str) -> Callable[[], None]:
 def test_clocks_temperatures_and_power_are_seen(tmp_path: Path) -> None:
     root = boards.jetson_orin(tmp_path)
     found = watched(root, put(root, "sys/class/thermal/thermal_zone0/temp", "61500\n"))
-    assert found["clocks_mhz"]["gpu"] == {"min": 624.0, "median": 624.0, "max": 624.0}
+    assert found["clocks_mhz"]["gpu"] == {"min": 624.0, "median": 624.0, "max": 624.0, "mean": 624.0}
     assert found["temperatures"]["cpu"]["min"] == 42.0
     assert found["temperatures"]["cpu"]["max"] == 61.5
     assert set(found["power_w"]) == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
@@ -383,7 +388,7 @@ def test_the_watching_thread_keeps_off_the_cpus_under_measurement(rock: Path) ->
 def test_a_machine_without_sensors_costs_no_thread(tmp_path: Path) -> None:
     with Sampler(str(boards.virtual_machine(tmp_path))) as sampler:
         assert sampler._thread is None
-    assert sampler.result(5.0) == {
+    assert asdict(sampler.result(5.0)) == {
         "looks": 0, "clocks_mhz": {}, "temperatures": {}, "power_w": {}, "energy_mj": None, "energy_of": None,
         "throttled": None, "throttled_by": [],
     }  # fmt: skip
@@ -392,7 +397,7 @@ def test_a_machine_without_sensors_costs_no_thread(tmp_path: Path) -> None:
 def test_a_run_that_is_over_at_once_is_seen(rock: Path) -> None:
     with Sampler(str(rock)) as sampler:
         pass
-    assert sampler.result()["looks"] == 1
+    assert sampler.result().looks == 1
 
 
 def test_a_fixed_clock_that_falls_is_throttling(rock: Path) -> None:

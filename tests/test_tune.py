@@ -23,6 +23,7 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import FLOATS
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.clusters import clusters as list_clusters
+from ncnnkit.onboard.facts import Cluster, DeviceType, Machine
 from ncnnkit.onboard.jobs import run_job
 from ncnnkit.onboard.machine import describe
 from ncnnkit.onboard.network import SWITCHES
@@ -31,13 +32,11 @@ from ncnnkit.onboard.tuning import differences, halve, put_back, worst_cosine
 MODELS = {name: replace(Artifact.of(small()), param=Path("m.param")) for name in FLOATS}
 
 
-def machine(root: Path, **fields: Any) -> dict[str, Any]:
+def machine(root: Path, **fields: Any) -> Machine:
     board = describe(str(root), machine="aarch64")
-    cpus = [cpu for cluster in board["clusters"] for cpu in cluster["cpus"]]
-    return {
-        "cores": len(cpus), "default_threads": 4, "cpu_features": ["neon", "fp16-arithmetic"], "vulkan": [],
-        "board": board, **fields,
-    }  # fmt: skip
+    cores = sum(len(cluster.cpus) for cluster in board.clusters)
+    features = ["neon", "fp16-arithmetic"]
+    return boards.machine(cores=cores, default_threads=4, cpu_features=features, board=board, **fields)
 
 
 # ------------------------------------------------------------------------------------------------------ candidates
@@ -68,7 +67,7 @@ def test_a_board_of_one_cluster_is_left_to_the_system(tmp_path: Path) -> None:
 def test_hyperthreads_are_used_last(tmp_path: Path) -> None:
     found = placements(list_clusters(str(boards.laptop(tmp_path))))
     assert found[1:4] == [Placement(1, "big", (0, 2)), Placement(2, "big", (0, 2)), Placement(4, "big", (0, 1, 2, 3))]
-    alone = [{"name": "all", "cpus": [0, 1, 2, 3], "cores": [0, 1]}]
+    alone = [Cluster("all", cpus=[0, 1, 2, 3], cores=[0, 1])]
     assert placements(alone) == [Placement(1, "cores", (0, 1)), Placement(2, "cores", (0, 1)), Placement(4)]
 
 
@@ -86,10 +85,11 @@ def test_the_grid_begins_with_ncnns_defaults_and_has_nothing_twice(tmp_path: Pat
 
 def test_vulkan_is_tried_on_a_gpu_only(tmp_path: Path) -> None:
     root = boards.rk3588(tmp_path)
-    for kind, count in (("cpu", 0), ("integrated", 9)):
-        rows = candidates(MODELS, machine(root, vulkan=[{"name": "Mali", "type": kind}]))
+    kinds: dict[DeviceType, int] = {"cpu": 0, "integrated": 9}
+    for kind, count in kinds.items():
+        rows = candidates(MODELS, machine(root, vulkan=[boards.vulkan(kind)]))
         assert sum(row["backend"] == "vulkan" for row in rows) == count
-    only = candidates(MODELS, machine(root, vulkan=[{"name": "Mali", "type": "integrated"}]), backends=["vulkan"])
+    only = candidates(MODELS, machine(root, vulkan=[boards.vulkan("integrated")]), backends=["vulkan"])
     assert {row["backend"] for row in only[1:]} == {"vulkan"}
 
 
@@ -202,7 +202,7 @@ def test_tuning_on_this_machine(model: Path) -> None:
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert rows["fp32, 1 thread"]["cosine"] == 1.0
     assert all(row["ms"] > 0 and row["ratio"] > 0 for row in rows.values())
-    assert found.base["threads"] == here["default_threads"]
+    assert found.base["threads"] == here.default_threads
     assert found.settings["name"] in rows or found.settings["name"].endswith("simplified")
     assert found.ms["settings"] <= found.ms["base"] * 1.5
     assert "ncnn's defaults (fp16, " in found.why
@@ -271,7 +271,7 @@ def result(rows: list[dict[str, Any]], winner: dict[str, Any], ratio: list[float
 
 def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
-    here["board"]["emulated"] = True
+    here = replace(here, board=replace(here.board, emulated=True))
     rows = candidates(MODELS, here)
     best = next(row for row in rows if row["name"] == "bf16, 4 threads on big, no winograd")
     found = judge(rows, result(rows, best, [2.0, 2.1, 2.2, 2.1], cpus=1.3, precision=1.5, winograd=1.1), here)

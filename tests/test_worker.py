@@ -179,7 +179,7 @@ ORPHANING = """
     import sys
     from ncnnkit.onboard.child import Child
     with Child() as child:
-        child.ask("load", param=sys.argv[1], bin=sys.argv[2], backend="cpu", precision="fp32", threads=1)
+        child.ask("load", param=sys.argv[1], bin=sys.argv[2], backend="cpu", options={}, threads=1)
         child.ask("run", [__import__("numpy").zeros((4, 12, 12), "float32")])
         print(child._process.pid, flush=True)
         child.ask("time", seconds=60, min_samples=1, max_samples=1 << 30)
@@ -231,16 +231,16 @@ def test_a_cpu_that_is_not_there_is_refused(model: Path) -> None:
         child.ask("load", **load(model, cpus=[4095]))
 
 
-def test_options_reach_ncnn_after_the_precisions(model: Path) -> None:
+def test_switches_reach_ncnn_after_the_options(model: Path) -> None:
     ncnnfile.save(network("Input in0 0 1 in0 0=24 1=24 2=32\nConvolution c 1 1 in0 out0 0=32 1=3 4=1 6=9216"), model)
     x = samples(1, (32, 24, 24))[0]
     outputs = {}
     with Child() as child:
-        for name, options in {"default": {}, "no winograd": {"winograd": False}, "on": {"winograd": True}}.items():
-            child.ask("load", **load(model, options=options))
+        for name, switches in {"default": {}, "no winograd": {"winograd": False}, "on": {"winograd": True}}.items():
+            child.ask("load", **load(model, switches=switches))
             outputs[name] = child.ask("run", [x])[1][0]
-        with pytest.raises(WorkerError, match="no option 'speed'; there are winograd"):
-            child.ask("load", **load(model, options={"speed": True}))
+        with pytest.raises(WorkerError, match="no switch 'speed'"):
+            child.ask("load", **load(model, switches={"speed": True}))
     assert np.array_equal(outputs["default"], outputs["on"])
     assert not np.array_equal(outputs["default"], outputs["no winograd"])
     assert np.allclose(outputs["default"], outputs["no winograd"], atol=1e-4)

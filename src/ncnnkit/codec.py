@@ -45,6 +45,16 @@ def decode(data: bytes | str, kind: type[T]) -> T:
         raise FormatError(f"is not JSON: {error}") from None
 
 
+def convert(value: Any, kind: type[T]) -> T:
+    """Objects that were read from JSON as a dataclass. Raises FormatError as :func:`decode`."""
+    import msgspec
+
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _in_words(str(error)) from None
+
+
 def encode(value: Any, indent: int = 2) -> bytes:
     """A dataclass as JSON in UTF-8, with a newline at its end.
 

@@ -6,13 +6,13 @@ import re
 import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import Any
 
 from .device import Board, open_device
 from .device.session import probe
 from .device.sites import probe_device
 from .errors import NcnnkitError
 from .model.targets import machine_target
+from .onboard.facts import Machine, VulkanDevice
 from .record.run import EMULATED
 from .source.conversion import find_pnnx
 
@@ -94,64 +94,63 @@ def examine_device(name: str) -> list[Finding]:
     return [*_board(name, machine), *(clock if abs(late) > 86400 else []), *_machine(machine)]
 
 
-def _machine(machine: dict[str, Any]) -> list[Finding]:
-    runs = Finding("ncnn", "ok", f"{machine['ncnn']}, Python {machine['python']}")
+def _machine(machine: Machine) -> list[Finding]:
+    runs = Finding("ncnn", "ok", f"{machine.ncnn}, Python {machine.python}")
     return [runs, _cpu(machine), *_vulkan(machine)]
 
 
-def _board(name: str, machine: dict[str, Any]) -> list[Finding]:
-    board = machine["board"]
-    kind = board["board"] or board["soc"] or machine["platform"]
+def _board(name: str, machine: Machine) -> list[Finding]:
+    board = machine.board
+    kind = board.board or board.soc or machine.platform
     findings = [Finding(name, "ok", f"{kind}, int8 for target {machine_target(machine)}")]
-    if board["emulated"]:
+    if board.emulated:
         findings.append(Finding(name, "note", EMULATED))
-    for cluster in board["clusters"]:
+    for cluster in board.clusters:
         figures = [
-            f"CPUs {', '.join(map(str, cluster['cpus']))}",
-            *([f"{cluster['max_mhz']:.0f} MHz"] if cluster["max_mhz"] else []),
-            *([f"governor {cluster['governor']}"] if cluster["governor"] else []),
+            f"CPUs {', '.join(map(str, cluster.cpus))}",
+            *([f"{cluster.max_mhz:.0f} MHz"] if cluster.max_mhz else []),
+            *([f"governor {cluster.governor}"] if cluster.governor else []),
         ]
-        findings.append(
-            Finding(f"{cluster['name']} cores", "ok", f"{cluster['core'] or 'unknown'}: {', '.join(figures)}")
-        )
-    if board["memory_mb"]:
-        findings.append(Finding("memory", "ok", f"{board['memory_mb'] / 1000:.1f} GB"))
-    if board["gpu"]:
-        known = [f"{name} {board['gpu'][name]}" for name in ("model", "driver", "governor") if board["gpu"].get(name)]
-        findings.append(Finding("GPU", "ok", ", ".join([board["gpu"]["name"], *known])))
-    watts = [f"{sensor['name']} ({sensor['measures']})" for sensor in board["power"]]
-    for subject, sensors in (("temperature", board["temperatures"]), ("power", watts)):
-        named = ", ".join(sensors)
-        findings.append(Finding(subject, "ok" if sensors else "note", named or "no sensor"))
+        findings.append(Finding(f"{cluster.name} cores", "ok", f"{cluster.core or 'unknown'}: {', '.join(figures)}"))
+    if board.memory_mb:
+        findings.append(Finding("memory", "ok", f"{board.memory_mb / 1000:.1f} GB"))
+    if board.gpu:
+        named = {"model": board.gpu.model, "driver": board.gpu.driver, "governor": board.gpu.governor}
+        known = [f"{name} {value}" for name, value in named.items() if value]
+        findings.append(Finding("GPU", "ok", ", ".join([board.gpu.name, *known])))
+    watts = [f"{sensor.name} ({sensor.measures})" for sensor in board.power]
+    for subject, sensors in (("temperature", board.temperatures), ("power", watts)):
+        text = ", ".join(sensors) or "no sensor"
+        findings.append(Finding(subject, "ok" if sensors else "note", text))
     return findings
 
 
-def _cpu(machine: dict[str, Any]) -> Finding:
-    told = [f"{name} ({_MEANINGS[name]})" if name in _MEANINGS else name for name in machine["cpu_features"]]
+def _cpu(machine: Machine) -> Finding:
+    told = [f"{name} ({_MEANINGS[name]})" if name in _MEANINGS else name for name in machine.cpu_features]
     lacks = [] if any("fast fp16" in t for t in told) else ["no fp16 arithmetic: an fp16 model is smaller, not faster"]
     lacks += [] if any("fast int8" in t for t in told) else ["no int8 dot product: int8 may be no faster than fp32"]
-    text = f"{machine['cpu']}, {machine['cores']} cores: " + ", ".join(told or ["no known features"])
+    text = f"{machine.cpu}, {machine.cores} cores: " + ", ".join(told or ["no known features"])
     return Finding("CPU", "note" if lacks else "ok", "; ".join([text, *lacks]))
 
 
-def _vulkan(machine: dict[str, Any]) -> list[Finding]:
-    if not machine["vulkan"]:
+def _vulkan(machine: Machine) -> list[Finding]:
+    if not machine.vulkan:
         text = "no device: with use_vulkan_compute ncnn would run on the CPU and say nothing; rows are marked fallback"
         return [Finding("Vulkan", "note", text + " (Debian: apt install libvulkan1 and the GPU's driver)")]
     findings = []
-    for device in machine["vulkan"]:
+    for device in machine.vulkan:
         findings += _about_driver(device)
-        text = f"{device['name']} ({device['type']}), driver {device['driver']}, API {device['api']}"
-        software = device["type"] == "cpu"
+        text = f"{device.name} ({device.type}), driver {device.driver}, API {device.api}"
+        software = device.type == "cpu"
         findings.append(
             Finding("Vulkan", "note" if software else "ok", text + ("; a software device, no GPU" if software else ""))
         )
     return findings
 
 
-def _about_driver(device: dict[str, Any]) -> list[Finding]:
+def _about_driver(device: VulkanDevice) -> list[Finding]:
     for name, driver, level, text in _DRIVERS:
-        if re.search(name, device["name"]) and re.match(driver, device["driver"]):
+        if re.search(name, device.name) and re.match(driver, device.driver):
             return [Finding("driver", level, text)]
     return []
 

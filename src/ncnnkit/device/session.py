@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..codec import convert
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.facts import Machine
 
 Array = NDArray[Any]
 
@@ -125,7 +127,7 @@ class Session:
             raise RuntimeFailure(error.sentence) from None
 
 
-def probe() -> dict[str, Any]:
+def probe() -> Machine:
     """What ncnn sees of this machine: versions, CPU, features, Vulkan devices.
 
     Raises:
@@ -133,7 +135,7 @@ def probe() -> dict[str, Any]:
     """
     with Child() as child:
         try:
-            return child.ask("probe")[0]
+            return convert(child.ask("probe")[0], Machine)
         except WorkerError as error:
             raise RuntimeFailure(
                 f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"

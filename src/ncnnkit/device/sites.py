@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..codec import convert
 from ..errors import DeviceError, RecipeError
-from ..model.targets import has_gpu, machine_target
+from ..model.targets import machine_target
 from ..onboard.child import WorkerError
+from ..onboard.facts import Machine
 from ..recipe import parse_cpus
 from ..record import run as run_json
-from ..record.environment import vulkan_devices
 from . import Device, Local, open_device, resolve
 
 
@@ -23,24 +24,24 @@ class Site:
 
     Attributes:
         device: where it is.
-        machine: what ncnn and Linux tell there, see :func:`ncnnkit.onboard.machine.probe`.
+        machine: what ncnn and Linux tell there.
         target: the kernels of its CPU (:data:`ncnnkit.quantization.TARGETS`).
         label: tells its variants from another device's; empty where there is one device.
     """
 
     device: Device
-    machine: Mapping[str, Any]
+    machine: Machine
     target: str
     label: str = ""
 
     @property
     def emulated(self) -> bool:
         """Whether it only computes what the real one would: its timings mean nothing."""
-        return bool((self.machine.get("board") or {}).get("emulated"))
+        return self.machine.board.emulated
 
     @property
     def has_gpu(self) -> bool:
-        return has_gpu(self.machine)
+        return self.machine.has_gpu
 
     def cluster(self, name: str) -> tuple[int, ...]:
         """The CPUs to pin to, of a cluster's name or a list as ``4-7``; none for ``all`` or no name.
@@ -50,7 +51,7 @@ class Site:
         """
         if name in ("", "all"):
             return ()
-        clusters = {cluster["name"]: cluster["cpus"] for cluster in self.machine["board"]["clusters"]}
+        clusters = {cluster.name: cluster.cpus for cluster in self.machine.board.clusters}
         there = {cpu for cpus in clusters.values() for cpu in cpus}
         cpus = tuple(clusters.get(name, parse_cpus(name)))
         if not cpus or not there.issuperset(cpus):
@@ -74,14 +75,14 @@ class Site:
             address=self.device.address,
             target=self.target,
             emulated=self.emulated,
-            ncnn=machine["ncnn"],
-            python=machine["python"],
-            platform=machine["platform"],
-            cpu=machine["cpu"],
-            cpu_features=list(machine["cpu_features"]),
-            cores=machine["cores"],
-            vulkan=vulkan_devices(machine),
-            board=machine.get("board"),
+            ncnn=machine.ncnn,
+            python=machine.python,
+            platform=machine.platform,
+            cpu=machine.cpu,
+            cpu_features=machine.cpu_features,
+            cores=machine.cores,
+            vulkan=machine.vulkan,
+            board=machine.board,
             recommended=recommended,
             why=why,
         )
@@ -120,11 +121,11 @@ def this_machine() -> Site:
     return Site(device, machine, machine_target(machine))
 
 
-def probe_device(device: Device) -> dict[str, Any]:
+def probe_device(device: Device) -> Machine:
     """What ncnn and Linux tell on a device. Raises DeviceError where asking fails, as with a broken Vulkan driver."""
     with device.child() as child:
         try:
-            return child.ask("probe", timeout=PROBE_TIMEOUT)[0]
+            return convert(child.ask("probe", timeout=PROBE_TIMEOUT)[0], Machine)
         except WorkerError as error:
             raise DeviceError(
                 f"ncnn failed while looking at it: {error}", where=device.name, hint="a broken Vulkan driver?"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact
+from ..codec import convert
 from ..device.session import Array, noise, save_arrays
 from ..errors import RuntimeFailure
 from ..model import ncnnfile
@@ -16,6 +17,7 @@ from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
 from ..model.precision import is_int8
 from ..onboard.child import WorkerError
+from ..onboard.facts import Conditions
 from .tune import RunJob
 
 ADDS_UP = 0.1
@@ -55,7 +57,7 @@ class Profile:
         device: the Vulkan device, or None.
         how: in a sentence how this was measured, and what that cost.
         notes: what a reader must know besides.
-        conditions: clocks, temperatures, power meanwhile, see :class:`ncnnkit.onboard.sampler.Sampler`.
+        conditions: clocks, temperatures, power meanwhile.
     """
 
     whole: float
@@ -65,7 +67,7 @@ class Profile:
     device: Mapping[str, Any] | None
     how: str
     notes: Sequence[str]
-    conditions: Mapping[str, Any]
+    conditions: Conditions
 
     @property
     def sum(self) -> float:
@@ -178,11 +180,12 @@ def _profile(layers: Sequence[Layer], result: Mapping[str, Any], precision: str,
             f"the layers do not add up to the whole within {ADDS_UP:.0%}: other processes were at work, or the "
             "network is so small that starting an inference counts"
         )
-    if result["conditions"]["throttled"]:
-        notes.append("throttled: " + "; ".join(result["conditions"]["throttled_by"]))
+    conditions = convert(result["conditions"], Conditions)
+    if conditions.throttled:
+        notes.append("throttled: " + "; ".join(conditions.throttled_by))
     return Profile(
         result["whole"], result["measuring"], rows, result["threads"], result["device"],
-        _how(total, result["whole"], result["measuring"], asked_for_gpu), notes, result["conditions"],
+        _how(total, result["whole"], result["measuring"], asked_for_gpu), notes, conditions,
     )  # fmt: skip
 
 

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..codec import convert
 from ..device.session import noise, save_arrays
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..model.precision import FLOATS, PRECISIONS
-from ..model.targets import has_gpu
 from ..onboard.child import WorkerError
+from ..onboard.facts import Cluster, Conditions, Machine
 from ..onboard.tuning import differences
 
 Array = NDArray[Any]
@@ -56,7 +57,7 @@ class Placement:
         return f"{threads} on {self.cluster}" if self.cluster else threads
 
 
-def placements(clusters: Sequence[Row]) -> list[Placement]:
+def placements(clusters: Sequence[Cluster]) -> list[Placement]:
     """Those worth trying: of a cluster all its cores and the powers of two below, and all cores of the machine.
 
     Where there are hyperthreads, threads get a core each as long as there are enough. A slow cluster is tried only
@@ -64,29 +65,29 @@ def placements(clusters: Sequence[Row]) -> list[Placement]:
     hyperthreads: the system can do nothing wrong there.
 
     Args:
-        clusters: as :func:`ncnnkit.onboard.machine.describe` lists them, the slowest first.
+        clusters: of a machine, the slowest first.
     """
     found: list[Placement] = []
     for cluster in clusters:
-        cores, cpus = cluster["cores"], cluster["cpus"]
+        cores, cpus = cluster.cores, cluster.cpus
         fastest, alone = cluster is clusters[-1], len(clusters) == 1
-        name = "" if alone and len(cores) == len(cpus) else "cores" if alone else cluster["name"]
+        name = "" if alone and len(cores) == len(cpus) else "cores" if alone else cluster.name
         powers = [2**i for i in range(len(cores).bit_length()) if 2**i < len(cores)] if fastest else []
         for threads in (*powers, len(cores)):
             found.append(Placement(threads, name, tuple(cores) if name else ()))
         if fastest and len(cpus) > len(cores):
             found.append(Placement(len(cpus), "" if alone else name, () if alone else tuple(cpus)))
     if len(clusters) > 2:
-        fast = [cpu for cluster in clusters[1:] for cpu in cluster["cores"]]
+        fast = [cpu for cluster in clusters[1:] for cpu in cluster.cores]
         found.append(Placement(len(fast), "all but little", tuple(sorted(fast))))
     if len(clusters) > 1:
-        found.append(Placement(sum(len(cluster["cpus"]) for cluster in clusters)))
+        found.append(Placement(sum(len(cluster.cpus) for cluster in clusters)))
     return found
 
 
 def candidates(
     models: Mapping[str, Artifact],
-    machine: Row,
+    machine: Machine,
     *,
     backends: Sequence[str] = ("cpu", "vulkan"),
     switched: Sequence[Mapping[str, bool]] = SWITCHED,
@@ -97,19 +98,19 @@ def candidates(
 
     Args:
         models: precision -> the model that runs at it.
-        machine: what the worker's ``probe`` told of the machine that is to run them.
+        machine: that is to run them.
         backends: Vulkan only counts where the machine has a GPU.
         switched: rows as :data:`SWITCHED`.
     """
-    cores = machine.get("default_threads") or machine["cores"]
-    gpu = has_gpu(machine)
-    places = placements(machine["board"]["clusters"]) or [Placement(machine["cores"])]
+    cores = machine.default_threads or machine.cores
+    gpu = machine.has_gpu
+    places = placements(machine.board.clusters) or [Placement(machine.cores)]
     first = "fp16" if "fp16" in models else next(iter(models))  # fp16 is on by default
     rows = [_variant(models, BASE, first, "cpu", Placement(cores), {})]
     for precision in models:
         if "cpu" in backends:
             options = list(switched)
-            if precision == "fp16" and "fp16-arithmetic" in machine["cpu_features"]:
+            if precision == "fp16" and "fp16-arithmetic" in machine.cpu_features:
                 options.append({"fp16_arithmetic": False})
             for place in places:
                 for switches in options:
@@ -183,14 +184,14 @@ class Tuning:
     candidates: Sequence[Row]
     why: str
     notes: Sequence[str]
-    conditions: Row
+    conditions: Conditions
     clocks: Row | None
 
 
 def tune(
     model: Artifact | Graph | str | Path,
     run_job: RunJob,
-    machine: Row,
+    machine: Machine,
     *,
     int8: Artifact | Graph | str | Path | None = None,
     precisions: Sequence[str] | None = None,
@@ -209,7 +210,7 @@ def tune(
             the outputs of fp32 are what every candidate must give. One that is int8 or mixed is its own reference, at
             ncnn's defaults.
         run_job: does a job on that machine.
-        machine: what the worker's ``probe`` told of it.
+        machine: what is known of it.
         int8: the same network in int8, another candidate.
         precisions: only these; by default all that the models can be run at.
         backends: ``cpu``, ``vulkan``.
@@ -252,13 +253,13 @@ def tune(
     return judge(rows, result, machine)
 
 
-def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
+def judge(rows: Sequence[Row], result: Row, machine: Machine) -> Tuning:
     """What a finished search says: the winner, if the rounds leave no doubt, and what makes it one.
 
     Args:
         rows: the candidates of the job.
         result: see :func:`ncnnkit.onboard.tuning.tune`.
-        machine: what the worker's ``probe`` told.
+        machine: where it was.
     """
     final, base = result["final"], next(dict(row) for row in rows if row["name"] == BASE)
     low, ratio, high = (float(v) for v in np.percentile(final["ratio"], (25, 50, 75)))
@@ -274,10 +275,11 @@ def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
         key=lambda row: (row["status"] != "ok", -(row["rungs"] or 0), row["ratio"] or float("inf")),
     )
     notes = []
-    if machine["board"]["emulated"]:
+    if machine.board.emulated:
         notes.append("emulated: timings are not real")
-    if result["conditions"]["throttled"]:
-        notes.append("throttled: " + "; ".join(result["conditions"]["throttled_by"]))
+    conditions = convert(result["conditions"], Conditions)
+    if conditions.throttled:
+        notes.append("throttled: " + "; ".join(conditions.throttled_by))
     for name, reason in (result["clocks"] or {}).get("refused", {}).items():
         notes.append(f"the clock of {name} was not fixed: {reason}")
     spread = (high - low) / ratio
@@ -285,7 +287,7 @@ def judge(rows: Sequence[Row], result: Row, machine: Row) -> Tuning:
     why = _why(chosen, base, ratio, spread, without) if clear else _nothing(base, ratio, bool(apart))
     return Tuning(
         _shown(chosen), _shown(base), ratio if clear else 1.0, spread, without, ms, cosine, tried, why, notes,
-        result["conditions"], result["clocks"],
+        conditions, result["clocks"],
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..codec import convert
 from ..comparison import accuracy
 from ..comparison.classes import Classes
 from ..comparison.outputs import Outputs, equal
@@ -22,13 +23,14 @@ from ..device.sites import Site, open_sites, run_jobs
 from ..errors import DeviceError, VerificationError
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
+from ..onboard.facts import Conditions, Sustained
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
 from ..progress import Progress, silent
 from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
-from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Sustained, Variant
+from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Load, PrecisionName, Variant
 from ..source.model import file_safe
 
 Array = NDArray[Any]
@@ -112,7 +114,7 @@ def list_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
         elif model is None:
             skipped = NOTHING_QUANTIZABLE
         cpus = site.cluster(recipe.cluster)
-        threads = recipe.threads or len(cpus) or site.machine["cores"]
+        threads = recipe.threads or len(cpus) or site.machine.cores
         return VariantSpec(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
 
     return [spec(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
@@ -211,13 +213,15 @@ def variant_record(
     device = result.get("device")
     samples = result.get("samples") or []
     files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
-    load, sustained = result.get("load_ms"), result.get("sustained")
+    load = result.get("load_ms")
+    conditions = convert(result["conditions"], Conditions) if "conditions" in result else None
+    sustained = convert(result["sustained"], Sustained) if "sustained" in result else None
     return Variant(
         name=spec.name,
         precision=cast(PrecisionName, spec.precision),
         backend=cast(Backend, spec.backend),
         device=spec.site.device.name,
-        device_name=device["name"] if device else spec.site.machine["cpu"],
+        device_name=device["name"] if device else spec.site.machine.cpu,
         threads=spec.threads,
         status=status,
         reason=reason,
@@ -227,12 +231,12 @@ def variant_record(
         load_ms=Load(**load) if load else None,
         first_ms=result.get("first_ms"),
         cpus=list(spec.cpus),
-        conditions=result.get("conditions"),
-        sustained=Sustained(**sustained) if sustained else None,
+        conditions=conditions,
+        sustained=sustained,
         peak_memory_mb=result.get("peak_memory_mb"),
         accuracy=figures,
         layers=layers if spec.precision == "int8" and spec.model and spec.backend == "cpu" else [],
-        notes=notes(spec, result),
+        notes=notes(spec, result, conditions, sustained),
     )
 
 
@@ -242,9 +246,14 @@ def latency(samples: Sequence[float]) -> Latency:
     return Latency(min=float(min(samples)), p25=p25, median=median, p75=p75, p90=p90, samples=len(samples))
 
 
-def notes(spec: VariantSpec, result: Mapping[str, Any]) -> list[str]:
+def notes(
+    spec: VariantSpec,
+    result: Mapping[str, Any],
+    conditions: Conditions | None = None,
+    sustained: Sustained | None = None,
+) -> list[str]:
     """What a reader must know to read this variant's figures right."""
-    features = set(spec.site.machine["cpu_features"])
+    features = set(spec.site.machine.cpu_features)
     on_cpu = spec.backend == "cpu"
     said = [EMULATED] if spec.site.emulated and "samples" in result else []
     if on_cpu and spec.precision == "fp16" and "fp16-arithmetic" not in features:
@@ -253,15 +262,11 @@ def notes(spec: VariantSpec, result: Mapping[str, Any]) -> list[str]:
         )
     if on_cpu and spec.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
         said.append("this CPU has no bf16 instructions: ncnn converts to fp32 and back")
-    throttled = [when for when in (result, result.get("sustained") or {}) if _throttled(when)]
-    said += ["throttled: " + "; ".join(when["conditions"]["throttled_by"]) for when in throttled]
+    seen = [conditions, sustained.conditions if sustained else None]
+    said += ["throttled: " + "; ".join(each.throttled_by) for each in seen if each and each.throttled]
     if result.get("without_vulkan"):
         said.append("no Vulkan kernel, run on the CPU: " + ", ".join(result["without_vulkan"]))
     return said
-
-
-def _throttled(result: Mapping[str, Any]) -> bool:
-    return bool((result.get("conditions") or {}).get("throttled"))
 
 
 def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Mapping[str, Any]]) -> list[Variant]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+
+from ..onboard.facts import Machine
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,8 @@ TARGETS: MappingProxyType[str, Target] = MappingProxyType({**_ROWS, **{b: _ROWS[
 """What a user may name: kernels, or a board that has them."""
 
 
-def has_gpu(machine: Mapping[str, Any]) -> bool:
-    """Whether a probed machine has a Vulkan device that is no software."""
-    return any(device["type"] != "cpu" for device in machine["vulkan"])
-
-
-def machine_target(machine: Mapping[str, Any]) -> str:
+def machine_target(machine: Machine) -> str:
     """The target whose kernels a probed machine's CPU runs."""
-    if machine["machine"] in ("x86_64", "AMD64", "i686"):
+    if machine.machine in ("x86_64", "AMD64", "i686"):
         return "x86"
-    return "arm-dotprod" if "int8-dot-product" in machine["cpu_features"] else "arm"
+    return "arm-dotprod" if "int8-dot-product" in machine.cpu_features else "arm"

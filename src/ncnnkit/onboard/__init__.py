@@ -18,6 +18,7 @@ measuring   the job measure
 profiling   the job profile
 tuning      the job tune
 variants    how a variant is loaded, and what is done around timing it
+facts       what a machine tells of itself and of what was timed on it
 machine     what this machine is
 process     what a process can do to itself: its CPUs, its memory, its end
 sysfs       the files of /proc and /sys that the next four read

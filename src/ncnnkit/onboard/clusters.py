@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Collection, Dict, List, NamedTuple, Optional
 
-from .messages import Message
+from .facts import Cluster
 from .sysfs import (
     cpu_list,
     cpuinfo,
@@ -49,8 +49,8 @@ SIMILAR = 1.1
 """Cores of one type whose highest clocks differ by less than this factor are one cluster: chips are binned."""
 
 
-def clusters(root: str = "/", usable: Optional[Collection[int]] = None) -> List[Message]:
-    """The clusters of cores, from the slowest to the fastest; see :func:`describe`.
+def clusters(root: str = "/", usable: Optional[Collection[int]] = None) -> List[Cluster]:
+    """The clusters of cores, from the slowest to the fastest.
 
     Cores are together that are of one type and, within :data:`SIMILAR`, equally fast. One cluster is called ``all``;
     several are ``little``, ``middle`` (then ``middle2``, …) and ``big``.
@@ -68,14 +68,14 @@ def clusters(root: str = "/", usable: Optional[Collection[int]] = None) -> List[
     middle = ["middle" + (str(n) if n > 1 else "") for n in range(1, len(groups) - 1)]
     names = ["all"] if len(groups) == 1 else ["little", *middle, "big"]
     return [
-        {
-            "name": name,
-            "cpus": sorted(cpu.number for cpu in group),
-            "cores": sorted(cpu.number for cpu in group if cpu.leads),
-            "core": group[0].core,
-            "max_mhz": max((cpu.max_mhz for cpu in group if cpu.max_mhz), default=None),
-            "governor": ", ".join(dict.fromkeys(cpu.governor for cpu in group if cpu.governor)) or None,
-        }
+        Cluster(
+            name=name,
+            cpus=sorted(cpu.number for cpu in group),
+            cores=sorted(cpu.number for cpu in group if cpu.leads),
+            core=group[0].core,
+            max_mhz=max((cpu.max_mhz for cpu in group if cpu.max_mhz), default=None),
+            governor=", ".join(dict.fromkeys(cpu.governor for cpu in group if cpu.governor)) or None,
+        )
         for name, group in zip(names, groups)
     ]
 

@@ -7,10 +7,10 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Collection, List, Optional, Sequence
+from typing import Collection, Dict, List, Optional, Sequence
 
 from .clusters import clusters
-from .messages import Message
+from .facts import Board, Cluster, DeviceType, Gpu, Machine, PowerSensor, VulkanDevice
 from .process import usable_cpus
 from .sensors import powers, temperatures
 from .sysfs import (
@@ -23,7 +23,7 @@ from .sysfs import (
     system_memory_mb,
 )
 
-GPU_TYPES = {0: "discrete", 1: "integrated", 2: "virtual", 3: "cpu"}
+GPU_TYPES: Dict[int, DeviceType] = {0: "discrete", 1: "integrated", 2: "virtual", 3: "cpu"}
 """VkPhysicalDeviceType as ncnn's GpuInfo.type() numbers it; "cpu" is a software device such as llvmpipe."""
 
 _CPU_FEATURES = {
@@ -42,57 +42,49 @@ _NAMES_OF_X86 = ("i386", "i486", "i586", "i686", "amd64")
 _NAMES_OF_ARM = ("aarch64",)
 
 
-def probe() -> Message:
+def probe() -> Machine:
     """What ncnn and Linux tell of this machine."""
     import ncnn
     import numpy
 
     board = describe(usable=usable_cpus())
-    return {
-        "ncnn": ncnn.__version__,
-        "python": platform.python_version(),
-        "numpy": numpy.__version__,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": cpu_name(board["clusters"]),
-        "cpu_features": cpu_features(),
-        "cores": ncnn.get_cpu_count(),
-        "default_threads": ncnn.Option().num_threads,
-        "vulkan": vulkan_devices(),
-        "board": board,
-    }
+    return Machine(
+        ncnn=ncnn.__version__,
+        python=platform.python_version(),
+        numpy=numpy.__version__,
+        platform=platform.platform(),
+        machine=platform.machine(),
+        cpu=cpu_name(board.clusters),
+        cpu_features=cpu_features(),
+        cores=ncnn.get_cpu_count(),
+        default_threads=ncnn.Option().num_threads,
+        vulkan=vulkan_devices(),
+        board=board,
+    )
 
 
-def describe(root: str = "/", usable: Optional[Collection[int]] = None, machine: str = "") -> Message:
+def describe(root: str = "/", usable: Optional[Collection[int]] = None, machine: str = "") -> Board:
     """What this board is.
 
     Args:
         root: the folder in which ``proc`` and ``sys`` lie.
         usable: the CPUs this process may use (``os.sched_getaffinity``); by default all that are online.
         machine: what ``uname`` calls the processor; by default this machine's.
-
-    Returns:
-        ``board`` and ``soc`` (names, or None), ``compatible`` (the device tree's list), ``memory_mb`` (10^6 bytes),
-        ``clusters`` (from the slowest; each ``name``, ``cpus``, ``cores`` (CPUs without their hyperthreads), ``core``
-        (type), ``max_mhz``, ``governor``), ``temperatures`` (names of sensors), ``power`` (each ``name`` and what it
-        ``measures``: board, package or rail), ``gpu`` (``name``, ``model``, ``driver``, ``max_mhz``, ``governor``, or
-        None), ``emulated`` (whether the programs here run on another processor than they are made for, as
-        qemu-user does it: no timing means anything then) and ``virtual`` (what tells of a virtual machine, or None).
     """
     top = Path(root)
     compatible = [name for name in read_text(top / "proc/device-tree/compatible").split("\0") if name]
-    return {
-        "board": _board(top),
-        "soc": compatible[-1].partition(",")[2] or compatible[-1] if compatible else None,
-        "compatible": compatible,
-        "memory_mb": system_memory_mb("MemTotal", root),
-        "clusters": clusters(root, usable),
-        "temperatures": [sensor.name for sensor in temperatures(top)],
-        "power": [{"name": sensor.name, "measures": sensor.measures} for sensor in powers(top)],
-        "gpu": _gpu(top),
-        "emulated": _emulated(top, machine or platform.machine()),
-        "virtual": _virtual(top, compatible),
-    }
+    return Board(
+        board=_board(top),
+        soc=compatible[-1].partition(",")[2] or compatible[-1] if compatible else None,
+        compatible=compatible,
+        memory_mb=system_memory_mb("MemTotal", root),
+        clusters=clusters(root, usable),
+        temperatures=[sensor.name for sensor in temperatures(top)],
+        power=[PowerSensor(sensor.name, sensor.measures) for sensor in powers(top)],
+        gpu=_gpu(top),
+        emulated=_emulated(top, machine or platform.machine()),
+        virtual=_virtual(top, compatible),
+    )
 
 
 def _board(root: Path) -> Optional[str]:
@@ -154,7 +146,7 @@ def _virtual(root: Path, compatible: Sequence[str]) -> Optional[str]:
     return None
 
 
-def _gpu(root: Path) -> Optional[Message]:
+def _gpu(root: Path) -> Optional[Gpu]:
     """The GPU as Linux's driver shows it; which Vulkan driver there is, ncnn tells."""
     clock = devfreq(root, GPU_CLOCK)
     nodes = [clock] if clock else []
@@ -163,18 +155,18 @@ def _gpu(root: Path) -> Optional[Message]:
         with contextlib.suppress(OSError):
             driver = os.path.basename(os.readlink(node / "device/driver"))
             hertz = read_number(clock / "max_freq") if clock else None
-            return {
-                "name": node.name,
+            return Gpu(
+                name=node.name,
+                driver=driver,
                 # Arm's own driver says which Mali it is: "Mali-G610 4 cores r0p0 0xA867".
-                "model": read_text(root / "sys/class/misc/mali0/device/gpuinfo") or None,
-                "driver": driver,
-                "max_mhz": hertz / 1e6 if hertz else None,
-                "governor": (read_text(clock / "governor") or None) if clock else None,
-            }
+                model=read_text(root / "sys/class/misc/mali0/device/gpuinfo") or None,
+                max_mhz=hertz / 1e6 if hertz else None,
+                governor=(read_text(clock / "governor") or None) if clock else None,
+            )
     return None
 
 
-def vulkan_devices() -> List[Message]:
+def vulkan_devices() -> List[VulkanDevice]:
     """The Vulkan devices ncnn can use, in its order."""
     import ncnn
 
@@ -183,13 +175,13 @@ def vulkan_devices() -> List[Message]:
         info = ncnn.get_gpu_info(index)
         api = info.api_version()
         devices.append(
-            {
-                "index": index,
-                "name": info.device_name(),
-                "type": GPU_TYPES.get(info.type(), "unknown"),
-                "driver": driver_version(info.vendor_id(), info.driver_version()),
-                "api": "%d.%d.%d" % (api >> 22, api >> 12 & 0x3FF, api & 0xFFF),
-            }
+            VulkanDevice(
+                name=info.device_name(),
+                type=GPU_TYPES.get(info.type(), "unknown"),
+                driver=driver_version(info.vendor_id(), info.driver_version()),
+                api="%d.%d.%d" % (api >> 22, api >> 12 & 0x3FF, api & 0xFFF),
+                index=index,
+            )
         )
     return devices
 
@@ -207,9 +199,9 @@ def cpu_features() -> List[str]:
     return [meaning for word, meaning in _CPU_FEATURES.items() if word in words]
 
 
-def cpu_name(clusters: Sequence[Message]) -> str:
+def cpu_name(clusters: Sequence[Cluster]) -> str:
     """The processor as its maker calls it; where Linux tells none, as on Arm, its cores: "4 × Cortex-A55 + …"."""
-    cores = " + ".join(f"{len(c['cores'])} × {c['core']}" for c in clusters if c["core"])
+    cores = " + ".join(f"{len(c.cores)} × {c.core}" for c in clusters if c.core)
     return _told("model name") or _told("Hardware") or cores or platform.processor() or platform.machine()
 
 

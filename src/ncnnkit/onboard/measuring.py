@@ -10,12 +10,14 @@ import contextlib
 import statistics
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
 from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
+from .facts import Sustained
 from .messages import Message
 from .rows import Rows, RowWriter
 from .sampler import Sampler
@@ -42,9 +44,8 @@ def measure(job: Message, notify: Notify) -> Message:
     Returns:
         ``clocks`` (``fixed`` and ``refused``; None where they were not to be fixed) and ``variants``: for each its
         ``status`` and ``reason``, ``device``, ``load_ms``, ``first_ms`` (the first inference after the cold load),
-        ``samples`` (ms), ``peak_memory_mb``, ``outputs`` (.npy files of N samples), ``conditions`` (what a
-        :class:`Sampler` saw while it was timed) and ``sustained`` (``seconds``, ``samples`` (how many),
-        ``first_ms`` and ``last_ms`` (medians of the first and the last tenth) and ``conditions``), as far as it came.
+        ``samples`` (ms), ``peak_memory_mb``, ``outputs`` (.npy files of N samples), ``conditions`` (the
+        fields of :class:`Conditions`) and ``sustained`` (those of :class:`Sustained`), as far as it came.
     """
     inputs = [Rows(path) for path in job["inputs"]]
     results = [{"name": v["name"], "status": "ok", "reason": ""} for v in job["variants"]]
@@ -114,7 +115,7 @@ class _Contender:
     def finish(self) -> None:
         """Sum up, if it came so far."""
         if "samples" in self.result:
-            self.result["conditions"] = self.watch.result(statistics.fmean(self.result["samples"]))
+            self.result["conditions"] = asdict(self.watch.result(statistics.fmean(self.result["samples"])))
         if self.result["status"] != "crashed":
             self.result["peak_memory_mb"] = self._peak_mb
 
@@ -207,10 +208,11 @@ def _sustain(child: Child, result: Message, variant: Message, seconds: float, no
             limits: Message = {"seconds": part, "min_samples": 1, "max_samples": 1 << 30}
             samples += child.ask("time", timeout=RUN_TIMEOUT + 10 * part, **limits)[0]["samples"]
     tenth = max(1, len(samples) // 10)
-    result["sustained"] = {
-        "seconds": time.monotonic() - start,
-        "samples": len(samples),
-        "first_ms": statistics.median(samples[:tenth]),
-        "last_ms": statistics.median(samples[-tenth:]),
-        "conditions": watch.result(statistics.fmean(samples)),
-    }
+    found = Sustained(
+        seconds=time.monotonic() - start,
+        samples=len(samples),
+        first_ms=statistics.median(samples[:tenth]),
+        last_ms=statistics.median(samples[-tenth:]),
+        conditions=watch.result(statistics.fmean(samples)),
+    )
+    result["sustained"] = asdict(found)

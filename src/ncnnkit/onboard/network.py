@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import asdict
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .casts import check_casts
+from .facts import VulkanDevice
 from .machine import probe, vulkan_devices
 from .messages import Arrays, Message
 from .process import drop_file_cache, own_memory_mb, pin, reset_peak
@@ -46,7 +48,7 @@ class Network:
 
     def probe(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
         """What ncnn and Linux tell of this machine."""
-        return probe(), []
+        return asdict(probe()), []
 
     def load(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
         """Load ``param`` and ``bin`` on a ``backend``; answers with times in ms and the device it got.
@@ -78,7 +80,7 @@ class Network:
         without_vulkan = sorted({la.type for la in net.layers() if not la.support_vulkan and la.type != "Input"})
         return {
             "load_ms": elapsed,
-            "device": device,
+            "device": asdict(device) if device else None,
             "threads": net.opt.num_threads,
             "inputs": self.inputs,
             "outputs": self.outputs,
@@ -292,7 +294,7 @@ class Network:
                 use(name, np.asarray(mat))
 
 
-def open_net(request: Message, device: Optional[Message] = None) -> Any:
+def open_net(request: Message, device: Optional[VulkanDevice] = None) -> Any:
     """The network in ``param`` and ``bin``, with ``options`` and ``switches``, for a ``backend``: cpu or vulkan."""
     import ncnn
 
@@ -310,7 +312,7 @@ def open_net(request: Message, device: Optional[Message] = None) -> Any:
         setattr(options, SWITCHES[name], bool(on))
     options.lightmode = options.lightmode and not request.get("keep_blobs", False)
     if device is not None:
-        net.set_vulkan_device(device["index"])
+        net.set_vulkan_device(device.index)
     if net.load_param(request["param"]) != 0:
         raise RuntimeError("could not load " + request["param"])
     if net.load_model(request["bin"]) != 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
 from .child import LOAD_TIMEOUT, Child
@@ -34,4 +36,4 @@ def profile(job: Message, notify: Notify) -> Message:
             answer = child.ask("profile", arrays, timeout=LOAD_TIMEOUT, **asked)[0]
         vulkan = child.ask("layers")[0]["vulkan"]
     found = {"device": loaded["device"], "threads": loaded["threads"], "vulkan": vulkan, "clocks": clocks}
-    return dict(answer, **found, conditions=watch.result(answer["whole"]))
+    return dict(answer, **found, conditions=asdict(watch.result(answer["whole"])))

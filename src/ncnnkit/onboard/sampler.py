@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .clusters import clusters
-from .messages import Message
+from .facts import Cluster, Conditions, Quantity
 from .sensors import powers, temperatures
 from .sysfs import (
     GPU_CLOCK,
@@ -107,31 +107,30 @@ class Sampler:
                     self._seen[kind].setdefault(sensor.name, []).append(value)
         self._throttling.look(now)
 
-    def result(self, ms: Optional[float] = None) -> Message:
+    def result(self, ms: Optional[float] = None) -> Conditions:
         """What was seen so far.
 
         Args:
             ms: what one inference took, in the mean.
-
-        Returns:
-            ``looks`` (how often), ``clocks_mhz``, ``temperatures`` (°C) and ``power_w``, each name -> ``min``,
-            ``median``, ``max``, and for power ``mean``; ``energy_mj`` of one inference, what ``energy_of`` names takes
-            in ``ms``, idle power included, None where no sensor sees the board or a package; ``throttled``, None where
-            nothing here would tell, and ``throttled_by``, the reasons in words.
         """
-        figures: Message = {"looks": self._looks}
-        for kind, quantities in self._seen.items():
-            figures[kind] = {
-                name: {"min": min(values), "median": statistics.median(values), "max": max(values)}
-                for name, values in quantities.items()
-            }
-        for name, values in self._seen["power_w"].items():
-            figures["power_w"][name]["mean"] = statistics.fmean(values)
-        source = next((s.name for s in self._powers if s.measures != "rail" and s.name in figures["power_w"]), None)
-        watts = figures["power_w"][source]["mean"] if source else None
-        figures.update(energy_mj=None if watts is None or ms is None else watts * ms, energy_of=source)
-        figures.update(throttled=self._throttling.verdict(), throttled_by=list(self._throttling.reasons))
-        return figures
+        seen = {
+            kind: {name: _quantity(values) for name, values in quantities.items()}
+            for kind, quantities in self._seen.items()
+        }
+        power = seen["power_w"]
+        source = next((s.name for s in self._powers if s.measures != "rail" and s.name in power), None)
+        return Conditions(
+            looks=self._looks,
+            energy_mj=None if source is None or ms is None else power[source].mean * ms,
+            energy_of=source,
+            throttled=self._throttling.verdict(),
+            throttled_by=list(self._throttling.reasons),
+            **seen,
+        )
+
+
+def _quantity(values: Sequence[float]) -> Quantity:
+    return Quantity(min(values), statistics.median(values), max(values), statistics.fmean(values))
 
 
 class _Clock(NamedTuple):
@@ -156,15 +155,15 @@ class _Clock(NamedTuple):
         return max(values) * self.unit if values else None
 
 
-def _clocks(root: Path, groups: Sequence[Message]) -> List[_Clock]:
+def _clocks(root: Path, groups: Sequence[Cluster]) -> List[_Clock]:
     found = []
     cpus_of = {policy: policy_cpus(policy) for policy in policies(root)}
     for group in groups:
-        own = [policy for policy, cpus in cpus_of.items() if set(cpus) & set(group["cpus"])]
+        own = [policy for policy, cpus in cpus_of.items() if set(cpus) & set(group.cpus)]
         if own:
             current = tuple(policy / "scaling_cur_freq" for policy in own)
             caps = tuple(policy / "scaling_max_freq" for policy in own)
-            found.append(_Clock(group["name"], current, caps, own[0] / "scaling_governor", 1e-3, tuple(group["cpus"])))
+            found.append(_Clock(group.name, current, caps, own[0] / "scaling_governor", 1e-3, tuple(group.cpus)))
     for name, kind in (("gpu", GPU_CLOCK), ("memory", MEMORY_CLOCK)):
         node = devfreq(root, kind)
         if node is not None:

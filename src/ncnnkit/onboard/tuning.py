@@ -6,6 +6,7 @@ import contextlib
 import math
 import statistics
 import tempfile
+from dataclasses import asdict
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -176,7 +177,7 @@ class _Contest:
                 "ratio": [b / a for a, b in zip(times[winner], times["base"])],
             },
             "cosine": rows[winner]["cosine"],
-            "conditions": watches[winner].result(statistics.fmean(times[winner])),
+            "conditions": asdict(watches[winner].result(statistics.fmean(times[winner]))),
         }  # fmt: skip
 
     def _times(

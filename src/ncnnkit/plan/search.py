@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..comparison.accuracy import Errors
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
 from ..model.precision import FLOATS, INT8, PRECISIONS, WINOGRAD
+from ..onboard.facts import Machine
 from ..progress import StepProgress, of_step, silent_steps
 from ..quantization import Quantized
 from ..record.run import FrontPoint
@@ -35,16 +35,16 @@ MARGIN = 0.9  # of the noise allowed: what holds on a few held-back samples must
 BROKEN_SHRINK = 0.1  # of the noise allowed, where the plan's outputs are not numbers
 
 
-def float_choices(machine: Mapping[str, Any]) -> tuple[str, ...]:
+def float_choices(machine: Machine) -> tuple[str, ...]:
     """The floating-point precisions worth trying on a probed machine, the most exact first."""
-    able = "fp16-arithmetic" in machine["cpu_features"]
+    able = "fp16-arithmetic" in machine.cpu_features
     return tuple(name for name in FLOATS if able or not PRECISIONS[name].fp16)
 
 
 def find_plan(
     quantized: Quantized,
     requirements: Requirements,
-    machine: Mapping[str, Any],
+    machine: Machine,
     *,
     threads: int,
     device: Device = LOCAL,
@@ -57,7 +57,7 @@ def find_plan(
         quantized: the network in fp32 and in int8. The samples that were held back judge the plan.
         requirements: of the outputs against those in fp32, and of the latency. Those that need labels are left to the
             evaluation.
-        machine: what is known of the device, as :func:`ncnnkit.device.session.probe` tells.
+        machine: what is known of the device.
         threads: that the model will run with.
         device: where it will run. There layers are timed, and the uniform models and the plan are judged; this
             machine only measures what int8 does to each layer.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 
-from .run import Environment, VulkanDevice
+from ..onboard.facts import Machine
+from .run import Environment
 
 
 def installed(package: str) -> str:
@@ -20,7 +19,7 @@ def installed(package: str) -> str:
         return "unknown"
 
 
-def environment(machine: Mapping[str, Any]) -> Environment:
+def environment(machine: Machine) -> Environment:
     """This machine and its software.
 
     Args:
@@ -28,18 +27,13 @@ def environment(machine: Mapping[str, Any]) -> Environment:
     """
     return Environment(
         ncnnkit=installed("ncnnkit"),
-        ncnn=machine["ncnn"],
+        ncnn=machine.ncnn,
         python=platform.python_version(),
         numpy=np.__version__,
         pillow=installed("Pillow"),
-        platform=machine["platform"],
-        cpu=machine["cpu"],
-        cpu_features=list(machine["cpu_features"]),
-        cores=machine["cores"],
-        vulkan=vulkan_devices(machine),
+        platform=machine.platform,
+        cpu=machine.cpu,
+        cpu_features=machine.cpu_features,
+        cores=machine.cores,
+        vulkan=machine.vulkan,
     )
-
-
-def vulkan_devices(machine: Mapping[str, Any]) -> list[VulkanDevice]:
-    """The Vulkan devices of a probed machine."""
-    return [VulkanDevice(name=d["name"], type=d["type"], driver=d["driver"], api=d["api"]) for d in machine["vulkan"]]

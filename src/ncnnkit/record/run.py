@@ -13,8 +13,9 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+from ..onboard.facts import Board, Conditions, Sustained, VulkanDevice
 from ..recipe import Recipe
 from ..samples.preprocess import Preprocess
 
@@ -29,7 +30,6 @@ Engine = Literal["torch", "onnxruntime", "ncnn"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
 Backend = Literal["cpu", "vulkan"]
 Status = Literal["ok", "fallback", "crashed", "skipped"]
-DeviceType = Literal["discrete", "integrated", "virtual", "cpu", "unknown"]
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What a name may be that comes to stand in a shell script, in CMake, in C++ or in a path."""
@@ -142,23 +142,6 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VulkanDevice:
-    """A Vulkan device that ncnn sees.
-
-    Attributes:
-        name: the device, as its driver names it.
-        type: ``cpu`` is a software device, such as llvmpipe: no GPU.
-        driver: version of the driver.
-        api: version of Vulkan.
-    """
-
-    name: str
-    type: DeviceType
-    driver: str
-    api: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Environment:
     """The machine that converted and quantised, and its software.
 
@@ -203,8 +186,7 @@ class Device:
         cpu_features: the instruction sets that ncnn has kernels for.
         cores: CPU cores that ncnn counts.
         vulkan: Vulkan devices that ncnn sees; empty: none.
-        board: what Linux tells: ``board``, ``soc``, ``clusters``, ``temperatures``, ``power``, ``gpu`` and more, each
-            null or empty where not known; null where nothing is known.
+        board: what Linux tells.
         recommended: ``name`` of the variant recommended for this device; null: none.
         why: the reason.
     """
@@ -220,7 +202,7 @@ class Device:
     cpu_features: list[str]
     cores: int
     vulkan: list[VulkanDevice]
-    board: dict[str, Any] | None
+    board: Board
     recommended: str | None
     why: str
 
@@ -388,25 +370,6 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sustained:
-    """A long run without a rest.
-
-    Attributes:
-        seconds: how long it ran.
-        samples: inferences.
-        first_ms: median of the first tenth of them, ms.
-        last_ms: median of the last tenth, ms.
-        conditions: as for the variant.
-    """
-
-    seconds: float
-    samples: int
-    first_ms: float
-    last_ms: float
-    conditions: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
 class LayerError:
     """The error of a layer's output against that of the same layer in fp32.
 
@@ -441,8 +404,7 @@ class Variant:
         load_ms: time of loading the model.
         first_ms: the first inference after a cold load, ms.
         cpus: the CPUs it was pinned to; empty: none.
-        conditions: what was seen while it was timed: ``clocks_mhz``, ``temperatures`` (°C), ``power_w``, ``energy_mj``
-            (of one inference), ``throttled`` and ``throttled_by``; each empty or null where the machine does not tell.
+        conditions: what was seen while it was timed; null where it was not timed.
         sustained: a long run without a rest; null where none was asked for.
         peak_memory_mb: peak resident memory of the process since the load began, less what it held before, MB.
         accuracy: errors against the reference; null where there are no usable outputs.
@@ -465,7 +427,7 @@ class Variant:
     load_ms: Load | None
     first_ms: float | None
     cpus: list[int]
-    conditions: dict[str, Any] | None
+    conditions: Conditions | None
     sustained: Sustained | None
     peak_memory_mb: float | None
     accuracy: Accuracy | None

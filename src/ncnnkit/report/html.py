@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
 from ..plan.requirement import Requirements
 from ..record.run import FittedLayer, PlannedLayer, Run, Variant, baseline, shared, speed_up
-from ..verdict import GOOD_SQNR_DB, WRONG_SQNR_DB
+from ..source.reference import WRONG_SQNR_DB
+from ..verdict import GOOD_SQNR_DB
 from . import plots
 
 GAINED = 10
@@ -117,25 +118,24 @@ def _remarks(run: Run) -> list[tuple[str, list[str]]]:
 def _watched(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     """Of each variant what was seen while it was timed; nothing where nothing was seen of any."""
 
-    def ends(conditions: Mapping[str, Any], kind: str, end: str, pick: Any) -> str:
-        values = [quantity[end] for quantity in conditions[kind].values()]
-        return formatting.plain(pick(values)) if values else formatting.NOTHING
+    def highest(values: Iterable[float]) -> str:
+        return formatting.plain(max(values, default=None))
 
     rows, seen = [], False
     for variant in variants:
         conditions, sustained = variant.conditions, variant.sustained
         if not conditions:
             continue
-        seen |= bool(conditions["looks"] or sustained)
+        seen |= bool(conditions.looks or sustained)
         rows.append(
             {
                 "name": variant.name,
                 "cells": [
                     formatting.plain(variant.first_ms),
-                    ends(conditions, "clocks_mhz", "min", max),
-                    ends(conditions, "temperatures", "max", max),
-                    ends(conditions, "power_w", "mean", max),
-                    formatting.plain(conditions["energy_mj"]),
+                    highest(q.min for q in conditions.clocks_mhz.values()),
+                    highest(q.max for q in conditions.temperatures.values()),
+                    highest(q.mean for q in conditions.power_w.values()),
+                    formatting.plain(conditions.energy_mj),
                     f"{formatting.plain(sustained.first_ms)} → {formatting.plain(sustained.last_ms)} ms"
                     if sustained
                     else formatting.NOTHING,
