@@ -31,13 +31,13 @@ from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import this_machine
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.model.graph import Graph
-from ncnnkit.pipeline import choose_preprocess, settle_random_weights
 from ncnnkit.quantization import quantize_images
 from ncnnkit.samples.images import ImageSet
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import in_memory
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_source
+from ncnnkit.source.opening import choose_preprocess, settle_random_weights
 
 Array = NDArray[Any]
 

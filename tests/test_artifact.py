@@ -33,7 +33,7 @@ from ncnnkit.measure.variants import bench, list_variants
 from ncnnkit.model.precision import FLOATS, MASKS, PRECISIONS, STORAGES, served
 from ncnnkit.onboard.jobs import run_job
 from ncnnkit.passes import store_fp16
-from ncnnkit.pipeline import efforts_by_target
+from ncnnkit.quantization.efforts import efforts_by_target
 from ncnnkit.samples.stream import ArraySamples
 
 Array = NDArray[Any]

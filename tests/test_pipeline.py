@@ -19,7 +19,7 @@ from PIL import Image
 from test_recommendation import variant
 
 import ncnnkit as nk
-from ncnnkit.comparison.classes import Classes
+from ncnnkit.comparison.classes import Classes, check_labels
 from ncnnkit.comparison.outputs import Outputs, keep_outputs
 from ncnnkit.device import LOCAL
 from ncnnkit.device.sites import Site, this_machine
@@ -28,7 +28,6 @@ from ncnnkit.measure import variants
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.facts import Board, Cluster
-from ncnnkit.pipeline import check_conversion, check_labels, choose_preprocess, open_with_images
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import PLAIN_NAME, Run
@@ -36,7 +35,8 @@ from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import Conversion
 from ncnnkit.source.model import file_safe
-from ncnnkit.verdict import GUESS
+from ncnnkit.source.opening import GUESS, choose_preprocess, open_with_images
+from ncnnkit.source.reference import check_conversion
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -292,7 +292,7 @@ def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(reci
     source = other_original(recipe, Detector())
     reference = kept_reference(source, 4, tmp_path)
     noise = 1e-6 * rng.standard_normal((4, 10))
-    with mock.patch("ncnnkit.pipeline.Session") as session:
+    with mock.patch("ncnnkit.source.reference.Session") as session:
         net = session.return_value.__enter__.return_value
         net.outputs = ["out0"]
         net.blobs.side_effect = [(row + extra,) for (row,), extra in zip(reference, noise)]

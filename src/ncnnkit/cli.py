@@ -386,8 +386,8 @@ def _open(param: Path, shape: list[str] | None, most: int | None = None, **optio
 
     ``most``: so many images are enough.
     """
-    from .pipeline import open_with_images
     from .recipe import make_recipe
+    from .source.opening import open_with_images
 
     recipe = make_recipe({"model": str(param), "shapes": _shapes(shape), **options})
     model, samples, said = open_with_images(recipe, most)

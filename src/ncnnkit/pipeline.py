@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .artifact import Artifact
 from .codec import as_read
-from .comparison.accuracy import Errors
-from .comparison.classes import Classes, what_it_classifies
+from .comparison.classes import check_labels, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
-from .comparison.outputs import Outputs, keep_outputs
 from .comparison.wrong import why_blind
-from .device.session import Session, probe
+from .device.session import probe
 from .device.sites import Site, open_sites
-from .errors import ImageError, ModelError, VerificationError
+from .errors import ModelError
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
@@ -33,62 +24,32 @@ from .measure.variants import (
     variant_record,
     write_models,
 )
-from .model.graph import Graph
 from .model.precision import PRECISIONS, has_int8
-from .model.targets import TARGETS
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
-from .progress import Progress, StepProgress, silent_steps
-from .quantization import EFFORTS, Quantized, quantize_images
-from .quantization.advice import image_ranges, likeness
+from .progress import StepProgress, silent_steps
+from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
+from .quantization.efforts import efforts_by_target, images_needed
 from .recipe import AUTO, Recipe, save_recipe
 from .recommendation import recommend
-from .record.environment import environment, installed
-from .record.folder import (
-    LABELS,
-    LOG,
-    RECIPE,
-    REPORT,
-    RUN,
-    refuse_to_replace,
-    save_labels,
-    save_run,
-    staging,
-)
-from .record.run import (
-    ConversionCheck,
-    CopiedFile,
-    Device,
-    Images,
-    Likeness,
-    OutputError,
-    Plan,
-    Run,
-    SkippedFile,
-    Stage,
-    Variant,
-)
+from .record.environment import environment
+from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
+from .record.images import images_record
+from .record.run import Device, Run, Variant
+from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
-from .samples.images import ImageSet, apart, find_images
-from .samples.items import InputSpec
 from .samples.labels import read_labels
-from .samples.preprocess import Preprocess, default_preprocess, preset
-from .samples.stream import Samples, in_memory, keep
+from .samples.sets import open_image_sets
+from .samples.stream import keep
 from .source import ModelSource, open_model
-from .source.conversion import Conversion, convert_source
-from .source.model import fit
-from .source.torch_models import BUILDERS
-from .verdict import GUESS, WRONG_SQNR_DB, copies_said, top5, warn
-
-Array = NDArray[Any]
-ARRAYS = "none: the inputs are arrays"
-CHECKED_IMAGES = 4  # for the conversion check
-ROUNDING = 1e-4  # what fp32 may leave of an output that should be zero
-STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
+from .source.conversion import convert_source
+from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
+from .source.reference import check_conversion, reference_outputs
+from .verdict import top5, warn
 
 
 def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
@@ -121,11 +82,16 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("look at the images"):
             efforts = efforts_by_target(recipe, sites)
             images, evaluation = open_image_sets(
-                recipe, preprocess, source.inputs, images_needed(efforts), stages.progress("look at the images")
+                recipe.images,
+                recipe.eval_images,
+                preprocess,
+                source.inputs,
+                images_needed(efforts),
+                stages.progress("look at the images"),
             )
             if not (images.pictures or evaluation.pictures):
                 preprocess, origin = None, ARRAYS
-            labels = open_labels(recipe, source, evaluation)
+            labels = read_labels(Path(recipe.labels), evaluation.names, source.labels) if recipe.labels else None
             source = settle_random_weights(recipe, source, images, folder)
         with stages("convert"):
             conversion = convert_source(source, folder)
@@ -183,7 +149,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             few = inputs.subset(range(min(LAYER_IMAGES, len(inputs))))
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
-            alike = compare_images(first, inputs, recipe.threads or None)
+            alike = first.likeness_of(inputs, recipe.threads or None) if first else None
         with stages("judge the outputs"):
             rows = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
             rows = refuse_copies_of_the_cpu(rows, results)
@@ -191,7 +157,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         recommended, why = recommend(variants, requirements, blind)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
-            planned = plan_record(mixed[sites[0]], requirements, sites[0], variants) if sites[0] in mixed else None
+            planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, classes, recommended, results)
             remove_scratch(folder, models)
             (folder / LOG).write_text(conversion.log, encoding="utf-8")
@@ -205,7 +171,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     recipe=recipe,
                     preprocess=preprocess,
                     preprocess_origin=origin,
-                    images=images_record(recipe, images, evaluation, first),
+                    images=images_record(
+                        recipe.images, images, evaluation,
+                        fitted=len(first.used) if first else 0, held_back=len(first.held) if first else 0,
+                    ),
                     environment=environment(probe() if recipe.on else sites[0].machine),
                     devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
@@ -230,274 +199,6 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             write_report(document, folder / REPORT)
     check_usable(document.variants, str(out))
     return document
-
-
-class Stages:
-    """Names the stages of a run, times them, and passes progress on."""
-
-    def __init__(self, progress: StepProgress) -> None:
-        self._progress = progress
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        self._progress(name, 0, 0)
-        start = time.perf_counter()
-        yield
-        self._seconds[name] = time.perf_counter() - start
-
-    def progress(self, name: str) -> Progress:
-        return lambda done, total: self._progress(name, done, total)
-
-    def within(self, name: str) -> StepProgress:
-        """The progress of the steps of a stage."""
-        return lambda step, done, total: self._progress(f"{name}: {step}", done, total)
-
-    def rows(self) -> list[Stage]:
-        return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
-
-
-# ---------------------------------------------------------------------------------------------- model and images
-
-
-def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess | None, str]:
-    """The preprocessing and a sentence saying where it came from: the recipe, the model itself, or a guess."""
-    if recipe.preset:
-        named = preset(recipe.preset)
-        found, origin = fit(named, source.inputs) or named, f"the preset {recipe.preset}"
-        if found != named:
-            origin += f", scaled to {source.inputs[0].shape[1]}x{source.inputs[0].shape[2]}"
-    elif source.preprocess is not None:
-        found, origin = source.preprocess, source.preprocess_origin
-    else:
-        guess = default_preprocess(source.inputs[0].shape) if len(source.inputs) == 1 else None
-        if guess is None:
-            return None, ARRAYS
-        found, origin = guess, GUESS
-    if recipe.preprocess:
-        found = Preprocess.from_dict({**found.to_dict(), **recipe.preprocess})
-        given = ", ".join(sorted(recipe.preprocess))
-        origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
-    return found, origin
-
-
-def images_needed(efforts: Mapping[str, str]) -> int:
-    """How many images are calibrated with, at the largest of these efforts; a few even where nothing is quantised."""
-    return max([EFFORTS[effort].images for effort in efforts.values()], default=STATISTICS_IMAGES)
-
-
-def open_image_sets(
-    recipe: Recipe, preprocess: Preprocess | None, specs: Sequence[InputSpec], most: int, progress: Progress
-) -> tuple[ImageSet, ImageSet]:
-    """(images to calibrate with, images to evaluate with); no image is in both.
-
-    Args:
-        most: so many are enough to calibrate with. They are chosen before any image is decoded.
-        progress: called with (images looked at, images to look at).
-    """
-    if not recipe.images:
-        raise ImageError(
-            "no images are given", hint="--images FOLDER: a few dozen photographs like those the model will see"
-        )
-    images = find_images(Path(recipe.images), preprocess, specs, progress).distinct()
-    if recipe.eval_images:
-        if Path(recipe.eval_images).resolve() == Path(recipe.images).resolve():
-            hint = "leave --eval-images out"
-            raise ImageError("are the images to calibrate with", where=recipe.eval_images, hint=hint)
-        evaluation = find_images(Path(recipe.eval_images), preprocess, specs, progress).distinct()
-        images, evaluation = apart(images, evaluation)
-    else:
-        images, evaluation = images.split()
-    return images.checked(most, progress), evaluation.checked(progress=progress)
-
-
-def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:
-    """(model, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
-
-    Args:
-        most: so many images are enough; all by default.
-    """
-    param = Path(recipe.model)
-    if param.suffix != ".param":
-        raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
-    source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
-    model = Artifact.load(param)
-    model.graph.set_input_shapes([spec.shape for spec in source.inputs])
-    preprocess, origin = choose_preprocess(recipe, source)
-    images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
-    preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
-    doubts = preprocessing_doubts(images, source.inputs, preprocess)
-    return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
-
-
-def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
-    """The targets to quantise for -> with which effort. Empty where neither int8 nor mixed models are asked for.
-
-    Vulkan is a target of its own: ncnn's Vulkan cannot run what is made for a CPU. On a software device, no figure of
-    which is one of a GPU, it is not worth much time.
-    """
-    if not {"int8", "mixed"} & set(recipe.precisions):
-        return {}
-    efforts = {site.target: recipe.effort for site in sites}
-    pads = any(TARGETS[target].int8_pads for target in efforts)
-    asked = pads and "int8" in recipe.precisions and "vulkan" in recipe.backends
-    if asked and any(site.machine.vulkan for site in sites):
-        efforts["vulkan"] = recipe.effort if any(site.has_gpu for site in sites) else "fast"
-    return efforts
-
-
-def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:
-    """Random weights need batch-norm statistics of real images: without them every image has the same outputs."""
-    library, _, _ = recipe.model.partition(":")
-    if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
-        return source
-    (sample,) = in_memory(images.subset(range(min(len(images), STATISTICS_IMAGES))))
-    return open_model(recipe.model, shapes=recipe.shapes, weights="none", workdir=folder, statistics=sample)
-
-
-def open_labels(recipe: Recipe, source: ModelSource, evaluation: ImageSet) -> NDArray[np.int64] | None:
-    if not recipe.labels:
-        return None
-    return read_labels(Path(recipe.labels), evaluation.names, source.labels)
-
-
-def check_labels(labels: NDArray[np.int64] | None, classes: Classes) -> None:
-    """Raises ImageError where labels are given that the network's outputs cannot be compared with."""
-    if labels is None:
-        return
-    if not classes:
-        raise ImageError("labels are given, but the network does not classify", hint="leave --labels out")
-    if labels.max() >= classes.count:
-        raise ImageError(f"class {labels.max()} is given, the network has {classes.count} (0 to {classes.count - 1})")
-
-
-# --------------------------------------------------------------------------------------- conversion and reference
-
-
-def reference_outputs(
-    source: ModelSource,
-    converted: Graph,
-    samples: Samples,
-    folder: Path,
-    progress: Progress,
-    *,
-    threads: int | None = None,
-) -> Outputs:
-    """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original.
-
-    Args:
-        folder: gets them.
-        progress: called with (samples done, all samples).
-        threads: of ncnn; by default all cores.
-    """
-    if source.engine == "ncnn":
-        names, rows = converted.outputs, ncnn_outputs(converted, samples, threads)
-    else:
-        names, rows = list(source.outputs), source.reference_outputs(samples)
-
-    def checked() -> Iterator[tuple[Array, ...]]:
-        for done, row in enumerate(rows, 1):
-            for name, values in zip(names, row):
-                if not np.isfinite(values).all():
-                    hint = "wrong preprocessing, or a model that overflows?"
-                    raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
-            yield row
-            progress(done, len(samples))
-
-    return keep_outputs(names, checked(), folder, source.reference)
-
-
-def ncnn_outputs(graph: Graph, samples: Samples, threads: int | None) -> Iterator[tuple[Array, ...]]:
-    """A graph's outputs in fp32 on the CPU, for each sample."""
-    with Session(graph, precision="fp32", threads=threads) as net:
-        for sample in samples:
-            yield net.blobs(*sample, names=graph.outputs)
-
-
-def check_conversion(
-    recipe: Recipe, source: ModelSource, conversion: Conversion, samples: Samples, reference: Outputs
-) -> ConversionCheck:
-    """Compare ncnn in fp32 with the original on a few samples. Raises VerificationError where they differ too much.
-
-    What counts is the noise over the signal of all these samples, for each output by itself.
-    """
-    errors = Errors()
-    with Session(conversion.graph, precision="fp32", threads=recipe.threads or None) as net:
-        # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
-        names = net.outputs[: len(reference.rows)]
-        if len(names) != len(reference.rows):
-            raise ModelError(f"the original has {len(reference.rows)} outputs, the converted model {len(names)}")
-        for sample, theirs in zip(samples.subset(range(min(CHECKED_IMAGES, len(samples)))), reference):
-            ours = net.blobs(*sample, names=names)
-            for name, a, b in zip(names, ours, theirs):
-                if a.size != b.size:
-                    raise VerificationError(f"output {name!r} has {a.size} values, the original's has {b.size}")
-            errors.add(ours, theirs)
-    broken = errors.broken()
-    if broken is not None:
-        raise VerificationError(f"the converted model's output {names[broken]!r} holds NaN or infinity")
-    found = errors.result(names)
-    worst = min(found.outputs, key=_exactness)
-    if _exactness(worst) < WRONG_SQNR_DB and not recipe.force:
-        which = f" of output {worst.name!r}" if len(names) > 1 else ""
-        seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
-        raise VerificationError(
-            f"the converted model is not the original: {seen}{which} in fp32, it must be {WRONG_SQNR_DB:g} dB",
-            where=recipe.model,
-            hint="an operator pnnx converts wrongly, or a wrong --shape; --force goes on all the same",
-        )
-    return ConversionCheck(
-        sqnr_db=found.sqnr_db,
-        cosine=found.cosine,
-        max_error=found.max_error,
-        seconds=round(conversion.seconds, 3),
-        pnnx_version=installed("pnnx"),
-        log=LOG,
-    )
-
-
-def _exactness(output: OutputError) -> float:
-    """The SQNR of an output, dB, infinite where it is exact. What should be zero may be zero up to rounding."""
-    if output.sqnr_db is not None:
-        return output.sqnr_db
-    return math.inf if output.max_error < ROUNDING else -math.inf
-
-
-# ------------------------------------------------------------------------------------------------ what came of it
-
-
-def images_record(recipe: Recipe, images: ImageSet, evaluation: ImageSet, quantized: Quantized | None) -> Images:
-    """What the images were used for. Both halves of one folder know the same skipped files and copies."""
-    return Images(
-        source=recipe.images,
-        available=len(images) + images.left_out,
-        calibration=len(images),
-        fitted=len(quantized.used) if quantized else 0,
-        held_back=len(quantized.held) if quantized else 0,
-        evaluation=len(evaluation),
-        skipped=[
-            SkippedFile(name=name, reason=reason) for name, reason in dict.fromkeys(images.skipped + evaluation.skipped)
-        ],
-        copies=[CopiedFile(name=name, of=of) for name, of in dict.fromkeys(images.copies + evaluation.copies)],
-    )
-
-
-LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
-
-
-def compare_images(quantized: Quantized | None, samples: Samples, threads: int | None) -> Likeness | None:
-    """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
-    if quantized is None or not quantized.advice.ranges.size:
-        return None
-    few = samples.subset(range(min(LIKENESS_IMAGES, len(samples))))
-    return likeness(quantized.advice.ranges, image_ranges(quantized.source, few, threads))
-
-
-def plan_record(plan: MixedPlan, requirements: Requirements, site: Site, variants: Sequence[Variant]) -> Plan:
-    """The plan, beside what was measured of its model."""
-    medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
-    mixed, fp32 = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
-    return plan.record(requirements, mixed_ms=mixed, fp32_ms=fp32)
 
 
 def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> Device:

@@ -13,17 +13,16 @@ from .comparison.classes import Classes
 from .comparison.outputs import Outputs
 from .formatting import plain, ratio
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
+from .samples.doubts import copies_said
 from .samples.images import ImageSet
 from .source import ModelSource
+from .source.opening import GUESS
+from .source.reference import WRONG_SQNR_DB
 
 Array = NDArray[Any]
 
-GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
-"""The origin of a preprocessing nobody gave."""
-
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
 GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
-WRONG_SQNR_DB = 30.0  # below it the converted network computes something else
 
 
 def warn(
@@ -87,15 +86,6 @@ def warn(
     if restless:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
     return said + reasons(variants, "fallback", "crashed")
-
-
-def copies_said(copies: Sequence[tuple[str, str]]) -> list[str]:
-    """What to say of samples that were dropped because another holds the same; nothing where there are none."""
-    if not copies:
-        return []
-    name, of = copies[0]
-    count = "one sample was" if len(copies) == 1 else f"{len(copies)} samples were"
-    return [f"{count} dropped as a copy of another: {name} holds what {of} holds"]
 
 
 def _about_the_reference(variants: Sequence[Variant]) -> Iterator[str]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..errors import ImageError
 from .outputs import Outputs
 
 LOOKED_AT = 64  # samples: that values add up to one by chance is out of the question after a few
@@ -68,3 +70,13 @@ def what_it_classifies(
     if names:
         missing += f": there are {len(names)} class names"
     return Classes(0, missing)
+
+
+def check_labels(labels: NDArray[np.int64] | None, classes: Classes) -> None:
+    """Raises ImageError where labels are given that the network's outputs cannot be compared with."""
+    if labels is None:
+        return
+    if not classes:
+        raise ImageError("labels are given, but the network does not classify", hint="leave --labels out")
+    if labels.max() >= classes.count:
+        raise ImageError(f"class {labels.max()} is given, the network has {classes.count} (0 to {classes.count - 1})")

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..comparison.accuracy import Errors
+from ..device.sites import Site
 from ..model.graph import Graph
-from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer
+from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer, Variant
 from .requirement import Requirements
 from .solve import Option
 
@@ -51,13 +52,16 @@ class MixedPlan:
         """The predicted latency where the fp32 model takes ``fp32_ms``."""
         return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
 
-    def record(self, requirements: Requirements, *, mixed_ms: float | None, fp32_ms: float | None) -> Plan:
+    def record(self, requirements: Requirements, site: Site, variants: Sequence[Variant]) -> Plan:
         """What run.json holds of it.
 
         Args:
             requirements: that were asked for.
-            mixed_ms, fp32_ms: the measured medians of the mixed and of the fp32 model; None where not measured.
+            site: where the mixed model runs.
+            variants: of the run: what was measured of the mixed and of the fp32 model.
         """
+        medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
+        mixed_ms, fp32_ms = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
         return Plan(
             requirements=str(requirements),
             holds=self.holds,

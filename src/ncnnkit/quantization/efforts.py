@@ -1,9 +1,15 @@
-"""How much time quantising may take: :data:`EFFORTS`."""
+"""How much time quantising may take: :data:`EFFORTS`, and which of them a run takes for which target."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from ..device.sites import Site
+from ..model.targets import TARGETS
+from ..recipe import Recipe
+from ..source.opening import STATISTICS_IMAGES
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,24 @@ EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
     }
 )
 """Seconds, a minute, minutes."""
+
+
+def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
+    """The targets to quantise for -> with which effort. Empty where neither int8 nor mixed models are asked for.
+
+    Vulkan is a target of its own: ncnn's Vulkan cannot run what is made for a CPU. On a software device, no figure of
+    which is one of a GPU, it is not worth much time.
+    """
+    if not {"int8", "mixed"} & set(recipe.precisions):
+        return {}
+    efforts = {site.target: recipe.effort for site in sites}
+    pads = any(TARGETS[target].int8_pads for target in efforts)
+    asked = pads and "int8" in recipe.precisions and "vulkan" in recipe.backends
+    if asked and any(site.machine.vulkan for site in sites):
+        efforts["vulkan"] = recipe.effort if any(site.has_gpu for site in sites) else "fast"
+    return efforts
+
+
+def images_needed(efforts: Mapping[str, str]) -> int:
+    """How many images are calibrated with, at the largest of these efforts; a few even where nothing is quantised."""
+    return max([EFFORTS[effort].images for effort in efforts.values()], default=STATISTICS_IMAGES)

@@ -16,7 +16,7 @@ from ..progress import StepProgress, of_step, silent_steps
 from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial
 from ..samples.given import as_samples
 from ..samples.stream import Samples
-from .advice import BATCHES, Advice, enough, error_by_count, image_ranges, stretching
+from .advice import BATCHES, Advice, enough, error_by_count, image_ranges, likeness, stretching
 from .bias import correct_bias
 from .calibration import ActivationStats, calibrate_batches, merge_all
 from .efforts import EFFORTS, Effort
@@ -29,6 +29,7 @@ from .table import Table
 from .thresholds import by_output_error
 from .zeropoint import Group, Lowering
 
+LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
 HELD = 5  # every fifth sample takes no part in choosing, and judges
 
 
@@ -58,13 +59,13 @@ class Quantized:
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=Advice)
 
-    def record(self, effort: str, names: Sequence[str], likeness: Likeness | None) -> Quantisation:
+    def record(self, effort: str, names: Sequence[str], alike: Likeness | None) -> Quantisation:
         """What run.json holds of it.
 
         Args:
             effort: the recipe's.
             names: of the calibration images.
-            likeness: of the evaluation images to them; None where that was not looked at.
+            alike: likeness of the evaluation images to them; None where that was not looked at.
         """
         advice = self.advice
         return Quantisation(
@@ -82,8 +83,15 @@ class Quantized:
                 StretchingImage(image=names[each.image], tensors=each.tensors, factor=each.factor)
                 for each in advice.stretching
             ],
-            likeness=likeness,
+            likeness=alike,
         )
+
+    def likeness_of(self, samples: Samples, threads: int | None) -> Likeness | None:
+        """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
+        if not self.advice.ranges.size:
+            return None
+        few = samples.subset(range(min(LIKENESS_IMAGES, len(samples))))
+        return likeness(self.advice.ranges, image_ranges(self.source, few, threads))
 
 
 def quantize_images(

@@ -12,7 +12,8 @@ from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
 from ..plan.requirement import Requirements
 from ..record.run import FittedLayer, PlannedLayer, Run, Variant, baseline, shared, speed_up
-from ..verdict import GOOD_SQNR_DB, WRONG_SQNR_DB
+from ..source.reference import WRONG_SQNR_DB
+from ..verdict import GOOD_SQNR_DB
 from . import plots
 
 GAINED = 10

@@ -88,3 +88,12 @@ def _cause(preprocess: Preprocess | None) -> str:
             f"give --std {inverse} and --divisor 1"
         )
     return ""
+
+
+def copies_said(copies: Sequence[tuple[str, str]]) -> list[str]:
+    """What to say of samples that were dropped because another holds the same; nothing where there are none."""
+    if not copies:
+        return []
+    name, of = copies[0]
+    count = "one sample was" if len(copies) == 1 else f"{len(copies)} samples were"
+    return [f"{count} dropped as a copy of another: {name} holds what {of} holds"]

@@ -1,0 +1,44 @@
+"""The two sets of a run: images to calibrate with, and images to evaluate with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ImageError
+from ..progress import Progress
+from .images import ImageSet, apart, find_images
+from .items import InputSpec
+from .preprocess import Preprocess
+
+
+def open_image_sets(
+    images: str,
+    eval_images: str,
+    preprocess: Preprocess | None,
+    specs: Sequence[InputSpec],
+    most: int,
+    progress: Progress,
+) -> tuple[ImageSet, ImageSet]:
+    """(images to calibrate with, images to evaluate with); no image is in both.
+
+    Args:
+        images: a folder or file.
+        eval_images: another to evaluate with; empty: a part of the images is kept for that.
+        most: so many are enough to calibrate with. They are chosen before any image is decoded.
+        progress: called with (images looked at, images to look at).
+    """
+    if not images:
+        raise ImageError(
+            "no images are given", hint="--images FOLDER: a few dozen photographs like those the model will see"
+        )
+    found = find_images(Path(images), preprocess, specs, progress).distinct()
+    if eval_images:
+        if Path(eval_images).resolve() == Path(images).resolve():
+            hint = "leave --eval-images out"
+            raise ImageError("are the images to calibrate with", where=eval_images, hint=hint)
+        evaluation = find_images(Path(eval_images), preprocess, specs, progress).distinct()
+        found, evaluation = apart(found, evaluation)
+    else:
+        found, evaluation = found.split()
+    return found.checked(most, progress), evaluation.checked(progress=progress)

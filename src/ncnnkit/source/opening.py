@@ -1,0 +1,73 @@
+"""A recipe's model, opened: its preprocessing, its random weights, and a model with its images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..artifact import Artifact
+from ..errors import ModelError
+from ..recipe import Recipe
+from ..samples.doubts import copies_said, preprocessing_doubts
+from ..samples.images import ImageSet, find_images
+from ..samples.preprocess import Preprocess, default_preprocess, preset
+from ..samples.stream import in_memory
+from . import ModelSource, open_model
+from .model import fit
+from .torch_models import BUILDERS
+
+GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
+"""The origin of a preprocessing nobody gave."""
+
+ARRAYS = "none: the inputs are arrays"
+"""The origin where samples are no images."""
+
+STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
+
+
+def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess | None, str]:
+    """The preprocessing and a sentence saying where it came from: the recipe, the model itself, or a guess."""
+    if recipe.preset:
+        named = preset(recipe.preset)
+        found, origin = fit(named, source.inputs) or named, f"the preset {recipe.preset}"
+        if found != named:
+            origin += f", scaled to {source.inputs[0].shape[1]}x{source.inputs[0].shape[2]}"
+    elif source.preprocess is not None:
+        found, origin = source.preprocess, source.preprocess_origin
+    else:
+        guess = default_preprocess(source.inputs[0].shape) if len(source.inputs) == 1 else None
+        if guess is None:
+            return None, ARRAYS
+        found, origin = guess, GUESS
+    if recipe.preprocess:
+        found = Preprocess.from_dict({**found.to_dict(), **recipe.preprocess})
+        given = ", ".join(sorted(recipe.preprocess))
+        origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
+    return found, origin
+
+
+def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:
+    """(model, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
+
+    Args:
+        most: so many images are enough; all by default.
+    """
+    param = Path(recipe.model)
+    if param.suffix != ".param":
+        raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
+    source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
+    model = Artifact.load(param)
+    model.graph.set_input_shapes([spec.shape for spec in source.inputs])
+    preprocess, origin = choose_preprocess(recipe, source)
+    images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
+    preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
+    doubts = preprocessing_doubts(images, source.inputs, preprocess)
+    return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
+
+
+def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:
+    """Random weights need batch-norm statistics of real images: without them every image has the same outputs."""
+    library, _, _ = recipe.model.partition(":")
+    if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
+        return source
+    (sample,) = in_memory(images.subset(range(min(len(images), STATISTICS_IMAGES))))
+    return open_model(recipe.model, shapes=recipe.shapes, weights="none", workdir=folder, statistics=sample)
