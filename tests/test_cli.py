@@ -150,6 +150,15 @@ def test_doctor_without_pnnx_says_how_to_get_it(home: Path, monkeypatch: pytest.
     assert "pip install --no-deps pnnx" in result.stdout
 
 
+def test_help_says_what_a_single_step_takes(home: Path) -> None:
+    """Its targets, threads and precisions are not those of a run, which knows its devices."""
+    shown = {name: " ".join(nk(f"{name} --help").stdout.split()) for name in ("run", "quantize", "bench")}
+    assert "auto" in shown["run"]
+    assert "auto" not in shown["quantize"]
+    assert "0: all cores" not in shown["quantize"] + shown["bench"]
+    assert "What to make" not in shown["bench"]
+
+
 def test_every_command_explains_itself() -> None:
     names = ["run", "convert", "optimize", "calibrate", "quantize", "compare", "bench", "report", "doctor", "demo"]
     listed = ok("--help")
@@ -199,14 +208,14 @@ BAD = [
     ("calibrate m.param --images text -o o.table", None, 3, "image"),
     ("calibrate m.param --images nowhere -o o.table", None, 3, "nowhere: no such file"),
     ("calibrate m.param --images x.npy --method guess -o o.table", None, 3, "unknown method 'guess'"),
-    ("calibrate m.param --images x.npy --shape 3,8,8 -o o.table", None, 3, "3,8,8"),
+    ("calibrate m.param --images x.npy --shape 3,8,8 -o o.table", None, 3, "takes N x 3x8x8"),
     ("calibrate m.param --images x.npy --mean a,b,c -o o.table", None, 3, "--mean 'a,b,c'"),
     ("quantize m.param -o o.param", None, 3, "give --table or --images"),
     ("quantize m.param --table absent.table -o o.param", None, 3, "absent.table: no such file"),
     ("quantize m.param --images x.npy --skip nothing -o o.param", None, 3, "no layer is called 'nothing'"),
     ("quantize m.param --images x.npy --target z80 -o o.param", None, 3, "unknown target 'z80'"),
     ("quantize m.param --images x.npy -o nowhere/o.param", None, 4, "nowhere: there is no such folder"),
-    ("quantize m.param --images x.npy -o o.param", _in_int8, 3, "the network has int8 layers already"),
+    ("quantize m.param --images x.npy -o o.param", _in_int8, 3, "its card says int8; start from the fp32 model"),
     ("compare m.param absent.param --images x.npy", None, 3, "absent.param"),
     ("bench absent.param", None, 3, "absent.param"),
     ("report text", None, 3, "no run.json here"),

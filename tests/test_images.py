@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from ncnnkit.errors import ImageError
-from ncnnkit.samples.images import ImageSet, apart, find_images, open_images, spread
+from ncnnkit.samples.images import ImageSet, apart, dropped_copies, find_images, open_images, spread
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import in_memory
@@ -473,6 +473,7 @@ def test_copies_of_a_file_are_dropped_whatever_they_are_called(folder: Path) -> 
         ("images/b.png", "images/b.png"), ("images/b.png", "images/b.png"), ("images/z.png", "images/b.png")
     )  # fmt: skip
     assert only.distinct() == only
+    assert dropped_copies(only, only) == list(only.copies)
 
 
 def test_files_that_begin_alike_are_no_copies(tmp_path: Path) -> None:

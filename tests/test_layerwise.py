@@ -200,6 +200,7 @@ def test_a_crash_is_told_as_such() -> None:
     graph = small()
     with Stepper(graph, stream(samples(2)), 2) as stepper:
         stepper._children[1].kill()
+        stepper._children[1]._process.wait()
         with pytest.raises(RuntimeFailure, match="layer by layer: ncnn died"):
             stepper.step(graph.layer("c1"))
 

@@ -161,7 +161,7 @@ def test_images_in_both_sets_are_not_evaluated_on(recipe: nk.Recipe, tmp_path: P
     document = nk.run(asked, tmp_path / "out")
     assert (document.images.calibration, document.images.evaluation) == (7, 5)
     assert len(document.images.copies) == 7
-    assert any("7 samples were dropped as a copy of another" in warning for warning in document.warnings)
+    assert any("7 samples were dropped as copies of others" in warning for warning in document.warnings)
 
 
 def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: nk.Recipe, tmp_path: Path) -> None:
@@ -173,8 +173,7 @@ def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: nk.Recipe, tmp_pat
     assert (figures.cosine, figures.sqnr_db, figures.mse, figures.top1_agreement) == (None, None, 0.0, None)
     assert document.recommended is None
     assert document.why.startswith("the original's outputs are zero for every sample, so no variant can be judged")
-    assert any("no variant can be judged by its outputs" in warning for warning in document.warnings)
-    assert any("output out0 is zero on every evaluation image" in warning for warning in document.warnings)
+    assert len([warning for warning in document.warnings if "no variant can be judged" in warning]) == 1
 
 
 def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:

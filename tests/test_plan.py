@@ -416,9 +416,11 @@ def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
     slow = Requirements.parse(["sqnr>=300"], "0.000001ms")
     plan = find_plan(quantized, slow, probe(), threads=1, timing=Given(mixed.costs))
     assert not plan.holds
-    assert len(plan.unmet) == 2
-    assert plan.unmet[0].startswith("SQNR ")
-    assert plan.unmet[1].endswith("above 1e-06 ms")
+    *noise, latency = plan.unmet
+    assert latency.endswith("above 1e-06 ms")
+    # Where the fastest plan is the exact one, as with kernels that are wrong below fp32, nothing is said of its SQNR.
+    assert len(noise) == int(plan.errors.relative > 0)
+    assert all(reason.startswith("SQNR ") for reason in noise)
 
 
 def test_a_plan_keeps_every_output_right() -> None:

@@ -82,8 +82,8 @@ def test_the_fastest_that_keeps_to_what_is_required(require: list[str], max_late
 
 def test_why_names_the_requirement_and_what_it_costs() -> None:
     assert recommend(FOUR, USUAL)[1] == (
-        "mixed-cpu is the fastest of the 3 that keep to cosine ≥ 0.999 (cosine 0.99930, 6.0 ms), 1.67 times as fast as "
-        "fp32-cpu; int8-cpu is faster (4.0 ms), but its cosine 0.995 is below 0.999"
+        "mixed-cpu is the fastest of the 3 that keep to cosine ≥ 0.999 (cosine 0.99930, 6.00 ms), 1.67 times as fast "
+        "as fp32-cpu; int8-cpu is faster (4.00 ms), but its cosine 0.995 is below 0.999"
     )
     assert recommend(FOUR, Requirements.parse(["cosine>=0.99995"]))[1].startswith(
         "fp32-cpu is the only one that keeps to cosine ≥ 0.99995 (cosine 1.00000, 10.0 ms); int8-cpu is faster"
@@ -106,7 +106,7 @@ def test_the_worst_output_counts() -> None:
     ruined = variant("int8-cpu", 5, accuracy=accuracy(output(0.99999), output(0.7, name="scores")))
     name, why = recommend([variant("fp32-cpu", 10), ruined], USUAL)
     assert name == "fp32-cpu"
-    assert "int8-cpu is faster (5.0 ms), but its cosine 0.7 is below 0.999" in why
+    assert "int8-cpu is faster (5.00 ms), but its cosine 0.7 is below 0.999" in why
 
 
 def test_an_output_without_a_signal_says_nothing_of_the_sqnr() -> None:

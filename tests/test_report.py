@@ -453,7 +453,7 @@ def test_the_mixed_model_can_be_recommended() -> None:
     name, why = recommend(rows, Requirements.parse(["cosine>=0.999"]))
     assert name == "mixed-cpu"
     assert why.startswith(
-        "mixed-cpu is the fastest of the 5 that keep to cosine ≥ 0.999 (cosine 0.99992, 4.4 ms), 2.31"
+        "mixed-cpu is the fastest of the 5 that keep to cosine ≥ 0.999 (cosine 0.99992, 4.40 ms), 2.31"
     )
     run = {**sample_run(), "variants": variants, "recommended": name, "why": why}
     assert "Use mixed-cpu . It takes 4.40 ms" in page(run).text

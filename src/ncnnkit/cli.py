@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
+from .model.targets import TARGETS
 from .progress import StepProgress, of_step
 from .recipe import KEYS, key_types
 
@@ -122,12 +123,17 @@ def _asked(name: str, *flags: str, **options: Any) -> Any:
 
 Shape = Annotated[list[str] | None, _asked("shapes", "--shape")]
 Weights = Annotated[str | None, _asked("weights")]
-Threads = Annotated[int | None, _asked("threads", min=1)]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Without it: all cores.")]
 Method = Annotated[str | None, _asked("method")]
-Target = Annotated[str | None, _asked("target")]
+Target = Annotated[
+    str | None, typer.Option(help=f"The kernels int8 is made for: {', '.join(TARGETS)}. Without it: arm.")
+]
 On = Annotated[list[str] | None, _asked("on")]
 Backend = Annotated[str | None, _asked("backends", "--backend")]
-Precision = Annotated[str | None, _asked("precisions", "--precision")]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Precisions to run in: fp32,fp16,bf16,int8,mixed. Without it: all that the model can run in."),
+]
 Effort = Annotated[str | None, _asked("effort")]
 FixClocks = Annotated[bool, _asked("fix_clocks", "--fix-clocks")]
 Preset = Annotated[str | None, _asked("preset")]
@@ -392,22 +398,22 @@ def _open(param: Path, shape: list[str] | None, most: int | None = None, **optio
     recipe = make_recipe({"model": str(param), "shapes": _shapes(shape), **options})
     model, samples, said = open_with_images(recipe, most)
     for sentence in said:
-        err.print(sentence, markup=False)
-    return _said(model), samples
+        err.print(sentence, markup=False, soft_wrap=True)
+    return model, samples
 
 
 def _model(param: Path) -> Any:
     """The Artifact of a ``.param``."""
     from .artifact import Artifact
 
-    return _said(Artifact.load(param))
+    return Artifact.load(param)
 
 
-def _said(model: Any) -> Any:
-    """The same Artifact. Where it has no card, the user is told how it is run, and why."""
-    if model.derived:
-        err.print(f"{model.name}: {model.how}", markup=False, soft_wrap=True)
-    return model
+def _say_how(*models: Any) -> None:
+    """Say how models without a card were run, and why. After the work, so that an error stays one line."""
+    for model in models:
+        if model is not None and model.derived:
+            err.print(f"{model.name}: {model.how}", markup=False, soft_wrap=True)
 
 
 @command()
@@ -517,6 +523,7 @@ def compare(
     other = _model(second)
     with _progress() as progress:
         figures = compare_models(reference, other, samples, layers=layers, progress=of_step(progress, "compare"))
+    _say_how(reference, other)
     _print_json(figures) if as_json else out.print(comparison_table(figures))
 
 
@@ -536,11 +543,13 @@ def bench(
     from .measure.variants import check_usable
     from .report import console_table
 
+    model = _model(param)
     with _progress() as progress:
         rows = bench_model(
-            _model(param), backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
+            model, backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
             shapes=_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
         )  # fmt: skip
+    _say_how(model)
     if as_json:
         _print_json(rows)
     else:
@@ -571,12 +580,14 @@ def tune(
     from .measure.tune import tune as tune_model
     from .report import tuning_table
 
+    model, quantised = _model(param), int8 and _model(int8)
     with _site(on) as (site, run_job):
         found = tune_model(
-            _model(param), run_job, site.machine, int8=int8 and _model(int8), precisions=_words(precision),
+            model, run_job, site.machine, int8=quantised, precisions=_words(precision),
             backends=_words(backend) or ("cpu", "vulkan"), shapes=_shapes(shape) or (), seconds=seconds,
             fix_clocks=fix_clocks,
         )  # fmt: skip
+    _say_how(model, quantised)
     if as_json:
         _print_json(found)
         return
@@ -603,11 +614,13 @@ def profile(
     from .measure.profiles import profile as profile_model
     from .report import profile_table
 
+    model = _model(param)
     with _site(on) as (_, run_job):
         found = profile_model(
-            _model(param), run_job, precision=precision, backend=backend, threads=threads or 0,
+            model, run_job, precision=precision, backend=backend, threads=threads or 0,
             shapes=_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
         )  # fmt: skip
+    _say_how(model)
     figures = asdict(found)
     if as_json:
         print(json.dumps(figures, indent=2))

@@ -52,6 +52,11 @@ def cosine(value: float | None, decimals: int = 6) -> str:
     return f"{math.floor(value * 10**decimals) / 10**decimals:.{decimals}f}"
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things: one image, 2 images."""
+    return f"one {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def percent(share: float | None) -> str:
     """A share as a percentage: 0.966 is 96.6."""
     return NOTHING if share is None else f"{share * 100:.1f}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from .comparison.wrong import worst_sqnr_db
-from .formatting import cosine
+from .formatting import cosine, plain
 from .plan.requirement import Requirements
 from .record.run import EMULATED, Accuracy, Latency, Variant
 
@@ -103,7 +103,7 @@ def _why(
     best: Variant, ties: Sequence[Variant], holding: Sequence[Variant], usable: Sequence[Variant],
     requirements: Requirements,
 ) -> str:  # fmt: skip
-    found = f"cosine {cosine(figures(best.accuracy)['cosine'], 5)}, {_median(best):.1f} ms"
+    found = f"cosine {cosine(figures(best.accuracy)['cosine'], 5)}, {plain(_median(best))} ms"
     if len(holding) == 1:
         why = f"{best.name} is the only one that keeps to {requirements} ({found})"
     elif len(ties) == 1:
@@ -117,7 +117,7 @@ def _why(
     if faster:
         quick = min(faster, key=_median)
         unmet = " and its ".join(requirements.unmet(figures(quick.accuracy), _median(quick)))
-        why += f"; {quick.name} is faster ({_median(quick):.1f} ms), but its {unmet}"
+        why += f"; {quick.name} is faster ({plain(_median(quick))} ms), but its {unmet}"
     return why
 
 
@@ -131,5 +131,5 @@ def _better(best: Variant, ties: Sequence[Variant]) -> str:
 
 
 def _tie(ties: Sequence[Variant]) -> str:
-    ranges = ", ".join(f"{v.name} {_latency(v).p25:.1f} to {_latency(v).p75:.1f} ms" for v in ties)
+    ranges = ", ".join(f"{v.name} {plain(_latency(v).p25)} to {plain(_latency(v).p75)} ms" for v in ties)
     return f"their latencies differ by less than they spread (the middle half of the samples: {ranges})"

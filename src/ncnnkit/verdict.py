@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from .comparison.accuracy import top_k
 from .comparison.classes import Classes
 from .comparison.outputs import Outputs
-from .formatting import plain, ratio
+from .formatting import counted, plain, ratio
 from .onboard.protocol import VariantResult
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
 from .samples.doubts import copies_said
-from .samples.images import ImageSet
+from .samples.images import ImageSet, dropped_copies
 from .source import ModelSource
 from .source.opening import GUESS
 from .source.reference import WRONG_SQNR_DB
@@ -72,17 +72,18 @@ def warn(
     elif check.sqnr_db is not None and check.sqnr_db < GOOD_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
     if len(images) < 20 and any(v.precision in ("int8", "mixed") for v in variants):
-        said.append(f"int8 was calibrated with {len(images)} images; 50 to 200 are usual")
+        said.append(f"int8 was calibrated with {counted(len(images), 'image')}; 50 to 200 are usual")
     if len(evaluation) < 20:
-        said.append(f"the errors are those on {len(evaluation)} images only")
+        said.append(f"the errors are those on {counted(len(evaluation), 'image')} only")
     said += _about_the_reference(variants)
     if classes.why and not classes:
         said.append(f"{classes.why}; top-1 is not counted. If the network classifies, --labels says so")
     said += [*_about_images(quantisation), *_about_plan(plan)]
     skipped = dict(images.skipped + evaluation.skipped)
-    said += copies_said(tuple(dict.fromkeys(images.copies + evaluation.copies)))
+    said += copies_said(dropped_copies(images, evaluation))
     if skipped:
-        said.append(f"{len(skipped)} files are no usable images and were skipped, {min(skipped)} among them")
+        many = f"{len(skipped)} files are no usable images and were skipped, {min(skipped)} among them"
+        said.append(many if len(skipped) > 1 else f"{min(skipped)} is no usable image and was skipped")
     restless = [v.name for v in variants if v.status == "ok" and v.latency_ms and v.latency_ms.spread > 0.25]
     if restless:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
@@ -92,7 +93,7 @@ def warn(
 def _about_the_reference(variants: Sequence[Variant]) -> Iterator[str]:
     outputs = next((v.accuracy.outputs for v in variants if v.accuracy), [])
     empty = [output.name for output in outputs if output.cosine is None]
-    if empty:
+    if 0 < len(empty) < len(outputs):  # where all are, that was said as the reason that nothing can be judged
         yield (
             f"the original's output {', '.join(empty)} is zero on every evaluation image: no variant can be judged by "
             "it; other images, or other weights, are needed"

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from ..comparison.noise import Noise, sqnr_db
+from ..comparison.outputs import keep_outputs
 from ..device.session import Session
-from ..errors import ModelError
 from ..model.graph import Graph
-from ..onboard.rows import Rows, RowWriter
 from ..record.run import Trial
 from ..samples.stream import Samples
 
@@ -33,7 +32,7 @@ class Judge:
         least: the smallest error that was kept: noise over signal, the mean over the outputs. Infinite before any was.
 
     Raises:
-        ModelError: an output changes its size from sample to sample.
+        ModelError: an output changes its shape from sample to sample.
         RuntimeFailure: ncnn crashed.
     """
 
@@ -45,20 +44,9 @@ class Judge:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
-            files = [folder / f"output-{number}.npy" for number in range(len(self._exact.outputs))]
-            with ExitStack() as writing, Session(self._exact, threads=self._threads) as net:
-                writers = [writing.enter_context(RowWriter(file)) for file in files]
-                for sample in self._held:
-                    outputs = net.blobs(*sample, names=self._exact.outputs)
-                    for name, writer, output in zip(self._exact.outputs, writers, outputs, strict=True):
-                        try:
-                            writer.append(output)
-                        except ValueError:
-                            raise ModelError(
-                                f"output {name!r} changes its size from sample to sample",
-                                hint="cut the model before the layers that choose, such as detection outputs",
-                            ) from None
-            self._reference = [Rows(file) for file in files]
+            with Session(self._exact, threads=self._threads) as net:
+                rows = (net.blobs(*sample, names=self._exact.outputs) for sample in self._held)
+                self._reference = keep_outputs(self._exact.outputs, rows, folder)
             self._stack = stack.pop_all()
         return self
 
@@ -69,8 +57,8 @@ class Judge:
         """Noise over signal of a network's outputs; infinite where they are not finite."""
         noise = Noise()
         with Session(int8, threads=self._threads) as net:
-            for index, sample in enumerate(self._held):
-                noise.add(net.blobs(*sample, names=int8.outputs), [rows[index] for rows in self._reference])
+            for sample, exact in zip(self._held, self._reference):
+                noise.add(net.blobs(*sample, names=int8.outputs), exact)
         return noise.relative
 
     @contextmanager

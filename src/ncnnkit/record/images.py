@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..samples.images import ImageSet
+from ..samples.images import ImageSet, dropped_copies
 from .run import CopiedFile, Images, SkippedFile
 
 
@@ -18,5 +18,5 @@ def images_record(source: str, images: ImageSet, evaluation: ImageSet, *, fitted
         skipped=[
             SkippedFile(name=name, reason=reason) for name, reason in dict.fromkeys(images.skipped + evaluation.skipped)
         ],
-        copies=[CopiedFile(name=name, of=of) for name, of in dict.fromkeys(images.copies + evaluation.copies)],
+        copies=[CopiedFile(name=name, of=of) for name, of in dropped_copies(images, evaluation)],
     )

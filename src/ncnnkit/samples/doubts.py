@@ -96,4 +96,5 @@ def copies_said(copies: Sequence[tuple[str, str]]) -> list[str]:
         return []
     name, of = copies[0]
     count = "one sample was" if len(copies) == 1 else f"{len(copies)} samples were"
-    return [f"{count} dropped as a copy of another: {name} holds what {of} holds"]
+    example = f"{name} is named twice" if name == of else f"{name} holds what {of} holds"
+    return [f"{count} dropped as {'a copy of another' if len(copies) == 1 else 'copies of others'}: {example}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -167,6 +168,14 @@ def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageS
     gone = set(shared.values())
     left = evaluation.subset([j for j in range(len(evaluation)) if j not in gone])
     return calibration, replace(left, copies=evaluation.copies + copies)
+
+
+def dropped_copies(first: ImageSet, second: ImageSet) -> list[tuple[str, str]]:
+    """(name, name of the sample with the same content) of what was dropped from either set.
+
+    Both halves of one folder know the same copies; a list may name one file several times.
+    """
+    return list((Counter(first.copies) | Counter(second.copies)).elements())
 
 
 def _same_content(items: Sequence[Item]) -> list[list[int]]:
