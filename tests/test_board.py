@@ -71,7 +71,7 @@ def sqnr(outputs: Array, reference: Array) -> float:
 
 
 def outputs_here(graph: Graph, inputs: Array) -> Array:
-    with nk.Session(graph, precision="fp32") as net:
+    with nk.Session(graph) as net:
         return np.stack([net.blobs(sample, names=net.outputs)[0] for sample in inputs])
 
 
