@@ -86,8 +86,10 @@ def descendants(pid: int) -> list[int]:
 
 def assert_it_ends(process: subprocess.Popen[str], how: signal.Signals) -> str:
     """It ends soon after a signal, and what it had started does; returns what it said."""
-    ends = {pid: os.pidfd_open(pid) for pid in descendants(process.pid)}
-    assert ends, "nothing was at work"
+    while not (at_work := descendants(process.pid)):  # between two steps there may be none
+        assert process.poll() is None, "it ended by itself"
+        time.sleep(0.01)
+    ends = {pid: os.pidfd_open(pid) for pid in at_work}
     start = time.monotonic()
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)

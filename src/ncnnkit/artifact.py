@@ -228,7 +228,7 @@ class Artifact:
         if precision not in PRECISIONS:
             raise RecipeError(f"unknown precision {precision!r}", hint=", ".join(PRECISIONS))
         if precision not in self.precisions:
-            hint = f"it runs in {', '.join(self.precisions)} ({self.how})"
+            hint = f"it runs in {', '.join(self.precisions)}; {self.how}"
             raise ModelError(f"cannot run in {precision}", where=self.name, hint=hint)
         made = replace(self, precision=precision)
         if "graph" in self.__dict__:
