@@ -10,6 +10,8 @@ windows        convolution, pooling, padding, resizing
 axes           what moves, cuts and joins axes
 matrix         products of matrices
 reduce         sums and the like, softmax, normalisation
+recurrent      RNN, GRU, LSTM
+patterns       groups of nodes that are one layer of ncnn
 =============  ==========================================================================
 
 A new operator is one function with ``@operator("Name")`` in the module it belongs to.
@@ -23,11 +25,12 @@ from pathlib import Path
 from ...errors import ConvertError
 from ...model.graph import Graph
 from ...samples.items import InputSpec
-from . import axes, elementwise, matrix, reduce, windows
-from .lowering import OPERATORS, Blob, Lowering, Node, Unsupported
-from .reading import read
+from . import axes, elementwise, matrix, recurrent, reduce, windows
+from .lowering import OPERATORS, Lowering, Node, Unsupported
+from .patterns import PATTERNS
+from .reading import Reading, fed, read
 
-__all__ = ["OPERATORS", "axes", "elementwise", "lower", "matrix", "reduce", "windows"]
+__all__ = ["OPERATORS", "axes", "elementwise", "lower", "lower_reading", "matrix", "recurrent", "reduce", "windows"]
 
 
 def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
@@ -43,24 +46,34 @@ def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
     Raises:
         ConvertError: the file cannot be read, or ncnn has no layer for one of its operators.
     """
-    reading = read(path, inputs)
+    return lower_reading(read(path, [(1, *spec.shape) for spec in inputs]), str(path))
+
+
+def lower_reading(reading: Reading, where: str = "") -> Graph:
+    """A model that was read as ncnn's graph.
+
+    Args:
+        reading: the model.
+        where: the file's name, for errors.
+
+    Raises:
+        ConvertError: ncnn has no layer for one of its operators.
+    """
     lowering = Lowering(reading)
     graph = reading.model.graph
-    fed = [value for value in graph.inputs if value.name not in graph.initializers]
-    for index, (value, spec) in enumerate(zip(fed, inputs, strict=True)):
-        sides = dict(zip(("w", "hw", "chw", "cdhw")[len(spec.shape) - 1], spec.shape))
-        (blob,) = lowering.emit("Input", f"in{index}", [], [spec.shape], **sides)
-        lowering.layers[-1].outputs = [f"in{index}"]
-        lowering.blobs[str(value.name)] = Blob(f"in{index}", blob.shape)
+    for index, value in enumerate(fed(graph)):
+        lowering.feed(str(value.name), f"in{index}")
     for node in graph:
         if all(value.name in reading.constants for value in node.outputs):
             continue
         at = Node(lowering, node)
         function = OPERATORS.get((node.domain, node.op_type))
+        patterns = () if node.domain else PATTERNS.get(node.op_type, ())
         try:
             if function is None:
                 raise Unsupported("is not in ncnnkit's table of operators")
-            function(at)
+            if not any(pattern(at) for pattern in patterns):
+                function(at)
         except Unsupported as fault:
-            raise ConvertError(f"{node.op_type} {at.name!r} {fault}", where=str(path)) from None
+            raise ConvertError(f"{node.op_type} {at.name!r} {fault}", where=where) from None
     return lowering.graph([str(value.name) for value in graph.outputs])

@@ -142,13 +142,15 @@ def concat(node: Node) -> None:
     node.gives(node.emit("Concat", blobs, whole, axis=place))
 
 
-@operator("Split", "SplitToSequence")
+@operator("Split")
 def split(node: Node) -> None:
     shape = node.shape(0)
     axis = int(node.attr("axis", 0)) % len(shape)
     sizes = [node.out_shape(i)[axis] for i in range(node.outputs)]
     view, (place,) = with_axes_kept(shape, [axis])
     shapes = [(*view[:place], size, *view[place + 1 :]) for size in sizes]
+    if 0 in sizes:
+        raise Unsupported("has a part of no elements")
     if len(sizes) == 1:
         node.gives(node.blob(0))
         return
@@ -212,7 +214,8 @@ def gather(node: Node) -> None:
     shape, index = node.shape(0), node.constant(1)
     axis = int(node.attr("axis", 0)) % len(shape)
     if index is None:
-        raise Unsupported("computes its indices while it runs")
+        node.gives(_embedded(node, axis))
+        return
     places = [int(i) % shape[axis] for i in index.reshape(-1)]
     step = places[1] - places[0] if len(places) > 1 else 1
     if step and places == list(range(places[0], places[0] + step * len(places), step)):
@@ -242,6 +245,18 @@ def gather(node: Node) -> None:
 _MOST_RUNS = 256
 
 
+def _embedded(node: Node, axis: int) -> Blob:
+    """Rows of a constant by an input of whole numbers: ncnn's Embed, which reads int32."""
+    table, ids = node.constant(0), node.blob(1)
+    if table is None or axis != 0 or table.ndim != 2:
+        raise Unsupported("computes its indices while it runs")
+    if ids.name not in node.lowering.fed:
+        raise Unsupported("looks up what is computed while it runs; ncnn's Embed reads an input of the network alone")
+    x = node.lowering.view(ids, (ids.size,))
+    params = {"num_output": table.shape[1], "input_dim": table.shape[0], "weight_data_size": table.size}
+    return node.emit("Embed", [x], (ids.size, table.shape[1]), {"weight": table}, bias_term=0, **params)
+
+
 @operator("Expand", "Tile")
 def expand(node: Node) -> None:
     shape, out = node.shape(0), node.out_shape()
@@ -264,8 +279,3 @@ def cumulative_sum(node: Node) -> None:
         raise Unsupported("sums backwards or without the element itself")
     view, (place,) = with_axes_kept(shape, [axis])
     node.gives(node.emit("CumulativeSum", [node.blob(0, view)], view, axis=place))
-
-
-@operator("Where")
-def where(node: Node) -> None:
-    raise Unsupported("chooses by what is computed while it runs")

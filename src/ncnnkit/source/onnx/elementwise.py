@@ -34,10 +34,22 @@ def unary(node: Node) -> None:
     node.gives(node.emit("UnaryOp", [x], x.shape, op_type=_UNARY[node.op]))
 
 
-@operator("Identity", "Dropout", "Cast", "CastLike")
+@operator("Identity", "Dropout")
 def identity(node: Node) -> None:
-    """A Cast to whole numbers cuts the fraction off; other types are numbers to ncnn, all alike."""
     node.gives(node.blob(0))
+
+
+@operator("Cast", "CastLike")
+def cast(node: Node) -> None:
+    """All types are numbers to ncnn; a cast to whole numbers cuts the fraction off, one to truth values asks for 0."""
+    x = node.blob(0)
+    if node.input_kind(0) == "f" and node.output_kind() in "iu":
+        x = node.emit("UnaryOp", [x], x.shape, op_type=19)
+    elif node.output_kind() == "b" and node.input_kind(0) != "b":
+        if node.input_kind(0) == "f":
+            raise Unsupported("asks whether numbers that are not whole are 0")
+        x = node.emit("Clip", [node.emit("AbsVal", [x], x.shape)], x.shape, min=0.0, max=1.0)
+    node.gives(x)
 
 
 @operator("LeakyRelu")
@@ -152,7 +164,7 @@ def _scaled(node: Node, x: Blob, factor: float) -> Blob:
 
 _BINARY = {"Add": 0, "Sub": 1, "Mul": 2, "Div": 3, "Max": 4, "Min": 5, "Pow": 6}
 """Operator -> BinaryOp's ``op_type``."""
-_REVERSED = {1: 7, 3: 8, 6: 9}
+_REVERSED = {1: 7, 3: 8, 6: 9, 12: 13, 17: 18}
 """``op_type`` -> that with the inputs the other way round."""
 
 
@@ -161,6 +173,11 @@ def binary(node: Node) -> None:
     kind = _BINARY.get(node.op, 0)
     shape = node.shape(0)
     blob = _operand(node, 0)
+    if node.op == "Div" and node.output_kind() in "iu":
+        raise Unsupported("divides whole numbers")
+    if node.inputs == 1:
+        node.gives(node.blob(0))
+        return
     for index in range(1, node.inputs):
         shape, blob = combine(node, kind, (shape, blob), (node.shape(index), _operand(node, index)))
     if isinstance(blob, np.ndarray):
@@ -263,3 +280,50 @@ def logic(node: Node) -> None:
     _, made = combine(node, kind, *((node.shape(i), _operand(node, i)) for i in (0, 1)))
     assert isinstance(made, Blob)
     node.gives(node.emit("AbsVal", [made], made.shape) if node.op == "Xor" else made)
+
+
+@operator("Where")
+def where(node: Node) -> None:
+    """A choice by a constant mask: x * mask + y * (1 - mask), with what is chosen from constants put in at once."""
+    mask = node.constant(0)
+    if mask is None:
+        raise Unsupported("chooses by what is computed while it runs")
+    shape, keep = node.out_shape(), mask.astype(np.float32)
+    parts: list[tuple[Shape, Operand]] = []
+    for index, factor in ((1, keep), (2, 1 - keep)):
+        value = node.constant(index)
+        if value is not None:
+            chosen = np.where(np.broadcast_to(factor, shape) > 0, np.broadcast_to(value, shape), 0)
+            parts.append((shape, np.maximum(np.nan_to_num(chosen.astype(np.float32)), -1e30)))
+        else:
+            parts.append(combine(node, 2, (node.shape(index), node.blob(index)), (factor.shape, factor)))
+    _, made = combine(node, 0, *parts)
+    assert isinstance(made, Blob)
+    node.gives(made)
+
+
+@operator("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+def comparison(node: Node) -> None:
+    """With whole numbers: 1 where it holds and 0 elsewhere, from the difference cut to [0, 1]."""
+    if node.input_kind(0) not in "iub":
+        raise Unsupported("compares numbers that are not whole")
+    _, difference = combine(node, 1, *((node.shape(i), _operand(node, i)) for i in (0, 1)))
+    assert isinstance(difference, Blob)
+    if node.op == "Equal":
+        distance = node.emit("AbsVal", [difference], difference.shape)
+        near = node.emit("Clip", [distance], distance.shape, min=0.0, max=1.0)
+        node.gives(node.emit("BinaryOp", [near], near.shape, op_type=7, with_scalar=1, b=1.0))
+        return
+    sign = 1.0 if node.op.startswith("Greater") else -1.0
+    upright = difference if sign > 0 else _scaled(node, difference, sign)
+    if node.op.endswith("Equal"):
+        upright = node.emit("BinaryOp", [upright], upright.shape, op_type=0, with_scalar=1, b=1.0)
+    node.gives(node.emit("Clip", [upright], upright.shape, min=0.0, max=1.0))
+
+
+@operator("Mod")
+def modulo(node: Node) -> None:
+    kind = 12 if node.attr("fmod", 0) else 17
+    _, made = combine(node, kind, *((node.shape(i), _operand(node, i)) for i in (0, 1)))
+    assert isinstance(made, Blob)
+    node.gives(made)

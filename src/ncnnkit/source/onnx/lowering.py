@@ -94,6 +94,8 @@ class Lowering:
         self.blobs: dict[str, Blob] = {}
         self._views: dict[tuple[str, Shape], Blob] = {}
         self._names: set[str] = set()
+        self.fed: set[str] = set()
+        self.opset = int(reading.model.graph.opset_imports.get("", 1))
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -127,6 +129,14 @@ class Lowering:
         }
         self.layers.append(Layer(kind, name, [b.name for b in inputs], [b.name for b in outputs], params, held))
         return outputs
+
+    def feed(self, value: str, name: str) -> None:
+        """Write the Input of a value, called ``name``."""
+        shape = natural(self.reading.shapes[value])
+        self._names.add(name)
+        self.fed.add(name)
+        self.layers.append(Layer("Input", name, [], [name], dict(zip(_SIDES[len(shape)], shape))))
+        self.blobs[value] = Blob(name, shape)
 
     def view(self, blob: Blob, shape: Shape) -> Blob:
         """The same elements as a blob of another shape; a Reshape where the blob has not that shape already."""
@@ -261,6 +271,14 @@ class Node:
             raise Unsupported(f"computes its {what} while it runs")
         return value
 
+    def input_kind(self, index: int) -> str:
+        """The kind of an input's numbers, by numpy's letter: f, i, u or b."""
+        return self.lowering.reading.kinds[self._input(index)]
+
+    def output_kind(self, index: int = 0) -> str:
+        """The kind of an output's numbers."""
+        return self.lowering.reading.kinds[str(self._node.outputs[index].name)]
+
     def ints(self, name: str, index: int) -> tuple[int, ...] | None:
         """Whole numbers that older opsets have as attribute ``name`` and newer ones as input ``index``."""
         if self.has(index):
@@ -280,11 +298,25 @@ class Node:
             raise Unsupported(f"reads {name!r}, which is not a tensor of numbers") from None
         return blob if shape is None else self.lowering.view(blob, shape)
 
-    def reads(self, index: int) -> tuple[str, int]:
-        """(operator that makes an input, how many read it): what pattern matching asks."""
-        value = self._node.inputs[index]
-        maker = value.producer() if value is not None else None
-        return (maker.op_type if maker else "", len(value.uses()) if value is not None else 0)
+    def blob_of(self, name: str) -> Blob:
+        """The blob of a value that is no constant, in whatever shape it has."""
+        return self.lowering.blobs[name]
+
+    def value(self, index: int) -> str:
+        """The name of an input's value, "" where it is left out."""
+        return self._input(index) if self.has(index) else ""
+
+    def maker(self, index: int) -> Node | None:
+        """The node that makes an input; None for a constant and for what the network is fed with."""
+        if not self.has(index) or self.value(index) in self.lowering.reading.constants:
+            return None
+        maker = self._node.inputs[index].producer()  # type: ignore[union-attr]
+        return None if maker is None or maker.domain else Node(self.lowering, maker)
+
+    @property
+    def alone(self) -> bool:
+        """Whether exactly one node reads what this one makes."""
+        return len(self._node.outputs) == 1 and len(self._node.outputs[0].uses()) == 1
 
     @property
     def outputs(self) -> int:
@@ -315,6 +347,8 @@ class Node:
     def gives(self, *blobs: Blob) -> None:
         """What the node's outputs are, in their order."""
         for value, blob in zip(self._node.outputs, blobs):
+            if not value.name or value.name not in self.lowering.reading.shapes:
+                continue
             if math.prod(self.lowering.reading.shapes[str(value.name)]) != blob.size:
                 raise AssertionError(f"{self.op} {self.name} makes {blob.shape} of {self.out_shape()}")
             self.lowering.blobs[str(value.name)] = blob

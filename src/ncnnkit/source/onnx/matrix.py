@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from .axes import permuted
 from .elementwise import combine
 from .lowering import Array, Blob, Node, Shape, Unsupported, operator
 
@@ -113,3 +114,39 @@ def _general(node: Node, alpha: float, beta: float) -> Blob:
     _, summed = combine(node, 0, (node.out_shape(), made), (node.shape(2), _scaled(node, node.constant(2), beta)))
     assert isinstance(summed, Blob)
     return summed
+
+
+@operator("Einsum")
+def einsum(node: Node) -> None:
+    """Sums of products of two tensors, as one product of matrices; a single tensor is permuted or summed."""
+    left, _, right = node.attr("equation").replace(" ", "").partition("->")
+    terms = left.split(",")
+    if "." in left or not right or len(terms) > 2 or any(len(set(t)) != len(t) for t in (*terms, right)):
+        raise Unsupported(f"computes {node.attr('equation')!r}")
+    sides = {letter: side for i, term in enumerate(terms) for letter, side in zip(term, node.shape(i))}
+    if len(terms) == 1:
+        if set(terms[0]) != set(right):
+            raise Unsupported(f"computes {node.attr('equation')!r}")
+        node.gives(permuted(node, node.blob(0), node.shape(0), [terms[0].index(letter) for letter in right]))
+        return
+    a, b = terms
+    if any(letter not in right and not (letter in a and letter in b) for letter in a + b):
+        raise Unsupported(f"sums one tensor alone in {node.attr('equation')!r}")
+    batch = [letter for letter in right if letter in a and letter in b]
+    rows = [letter for letter in right if letter in a and letter not in b]
+    columns = [letter for letter in right if letter in b and letter not in a]
+    inner = [letter for letter in a if letter in b and letter not in right]
+
+    def size(letters: list[str]) -> int:
+        return math.prod(sides[letter] for letter in letters)
+
+    def turned(index: int, term: str, order: list[str]) -> Blob:
+        return permuted(node, node.blob(index), node.shape(index), [term.index(letter) for letter in order])
+
+    many = (size(batch),) if size(batch) > 1 else ()
+    one = node.lowering.view(turned(0, a, batch + rows + inner), (*many, size(rows), size(inner)))
+    other = node.lowering.view(turned(1, b, batch + inner + columns), (*many, size(inner), size(columns)))
+    made = node.emit("MatMul", [one, other], (*many, size(rows), size(columns)), transB=0)
+    order = batch + rows + columns
+    shape = tuple(sides[letter] for letter in order)
+    node.gives(permuted(node, made, shape, [order.index(letter) for letter in right]))

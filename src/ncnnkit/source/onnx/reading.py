@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from ...errors import ConvertError
-from ...samples.items import InputSpec
-from ..model import example_arrays, say
+from ..model import say
 
 Array = NDArray[Any]
 
@@ -40,25 +39,28 @@ class Reading:
         model: with functions inlined, and in float32.
         shapes: of every value, the batch axis included.
         constants: the values that do not depend on the inputs.
+        kinds: of the numbers of every value, by numpy's letter: f, i, u or b.
     """
 
     model: ir.Model
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Array]
+    kinds: Mapping[str, str]
 
 
-def read(path: Path, inputs: Sequence[InputSpec]) -> Reading:
+def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
     """Read an ONNX file for inputs of these shapes.
 
     Args:
         path: a model; weights in other files are read, too.
-        inputs: in the model's order; their shapes are without the batch axis.
+        shapes: of the inputs that are fed, in the model's order, the batch axis included.
 
     Raises:
         ConvertError: the file cannot be read, or ONNX Runtime cannot run it with inputs of these shapes.
     """
     try:
         model = ir.load(path)
+        ir.external_data.load_to_model(model)
         common.InlinePass()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
         common.RemoveUnusedNodesPass()(model)
@@ -67,11 +69,11 @@ def read(path: Path, inputs: Sequence[InputSpec]) -> Reading:
     _widen(model)
     _name_values(model)
     feeds = {
-        str(value.name): array[None].astype(_fed_as(value))
-        for value, array in zip(_fed(model.graph), example_arrays(inputs), strict=True)
+        str(value.name): _example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
     }
     names = [value.name for node in model.graph for value in node.outputs if value.name]
-    shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in feeds.items()}
+    found: dict[str, tuple[int, ...]] = {name: array.shape for name, array in feeds.items()}
+    kinds = {name: array.dtype.kind for name, array in feeds.items()}
     constants: dict[str, Array] = {
         name: value.const_value.numpy()
         for name, value in model.graph.initializers.items()
@@ -79,20 +81,23 @@ def read(path: Path, inputs: Sequence[InputSpec]) -> Reading:
     }
     folded = _independent(model.graph, constants.keys())
     for name, array in _evaluate(model, names, feeds):
-        shapes[name] = array.shape
+        found[name], kinds[name] = array.shape, array.dtype.kind
         if name in folded:
             constants[name] = array
-    shapes.update((name, array.shape) for name, array in constants.items())
-    return Reading(model, shapes, constants)
+    for name, array in constants.items():
+        found[name], kinds[name] = array.shape, array.dtype.kind
+    return Reading(model, found, constants, kinds)
 
 
-def _fed(graph: ir.Graph) -> list[ir.Value]:
+def fed(graph: ir.Graph) -> list[ir.Value]:
     """The inputs that are fed: old files list their weights among the inputs, too."""
     return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
-def _fed_as(value: ir.Value) -> np.dtype[Any]:
-    return np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
+def _example(shape: tuple[int, ...], dtype: ir.DataType | None) -> Array:
+    """An input that every network can run on: noise, and zeros where whole numbers are indices."""
+    kind = np.dtype(np.float32 if dtype is None else dtype.numpy())
+    return np.random.default_rng(0).random(shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
 
 
 def _widen(model: ir.Model) -> None:
@@ -142,13 +147,13 @@ def _evaluate(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array])
     values = {value.name: value for node in graph for value in node.outputs}
     asked = list(graph.outputs)
     try:
+        graph.outputs[:] = [values[name] for name in names]
+        session = onnxruntime.InferenceSession(
+            ir.serde.serialize_model(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         for start in range(0, len(names), _VALUES_A_RUN):
-            part = names[start : start + _VALUES_A_RUN]
-            graph.outputs[:] = [values[name] for name in part]
-            session = onnxruntime.InferenceSession(
-                ir.serde.serialize_model(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-            yield from zip(part, session.run(list(part), dict(feeds)), strict=True)
+            part = list(names[start : start + _VALUES_A_RUN])
+            yield from zip(part, session.run(part, dict(feeds)), strict=True)
     except Exception as error:  # a family of its own, derived from Exception
         raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
     finally:

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from .lowering import Node, Unsupported, operator, with_axes_kept
+from .elementwise import Operand, combine
+from .lowering import Blob, Node, Shape, Unsupported, natural, operator, with_axes_kept
 
 _REDUCTIONS = {
     "ReduceSum": 0, "ReduceSumSquare": 2, "ReduceMean": 3, "ReduceMax": 4, "ReduceMin": 5, "ReduceProd": 6,
@@ -50,9 +51,8 @@ def reduction(node: Node) -> None:
 def softmax(node: Node) -> None:
     """Before opset 13 the axes from ``axis`` on are one: those files say so by what ONNX Runtime computes."""
     shape = node.shape(0)
-    opset = node.lowering.reading.model.graph.opset_imports.get("", 13)
-    axis = int(node.attr("axis", 1 if opset < 13 else -1)) % len(shape)
-    if opset < 13 and math.prod(shape[axis + 1 :]) != 1:
+    axis = int(node.attr("axis", 1 if node.lowering.opset < 13 else -1)) % len(shape)
+    if node.lowering.opset < 13 and math.prod(shape[axis + 1 :]) != 1:
         view: tuple[int, ...] = (math.prod(shape[:axis]), math.prod(shape[axis:]))
         place = 1
     else:
@@ -66,13 +66,20 @@ def batch_normalization(node: Node) -> None:
     shape = node.shape(0)
     if node.attr("training_mode", 0):
         raise Unsupported("is in training mode")
-    if shape[0] != 1:
-        raise Unsupported(f"works on a batch of {shape[0]}")
     slope, bias, mean, var = (node.needed_constant(i, "statistics").astype(np.float32) for i in (1, 2, 3, 4))
-    x = node.blob(0, shape[1:])
-    params = {"channels": slope.size, "eps": float(node.attr("epsilon", 1e-5))}
-    weights = {"slope": slope, "mean": mean, "var": var, "bias": bias}
-    node.gives(node.emit("BatchNorm", [x], x.shape, weights, **params))
+    eps = float(node.attr("epsilon", 1e-5))
+    if shape[0] == 1:
+        x = node.blob(0, natural(shape) if len(shape) <= 5 else (shape[1], math.prod(shape[2:])))
+        weights = {"slope": slope, "mean": mean, "var": var, "bias": bias}
+        node.gives(node.emit("BatchNorm", [x], x.shape, weights, channels=slope.size, eps=eps))
+        return
+    factor = slope / np.sqrt(var + eps)
+    along = (slope.size, *(1,) * (len(shape) - 2))
+    found: tuple[Shape, Operand] = (shape, node.blob(0))
+    for kind, value in ((2, factor), (0, bias - mean * factor)):
+        found = combine(node, kind, found, (along, value.reshape(along)))
+    assert isinstance(found[1], Blob)
+    node.gives(found[1])
 
 
 @operator("InstanceNormalization")
@@ -128,3 +135,27 @@ def lp_normalization(node: Node) -> None:
     kind = {1: 7, 2: 8}[int(node.attr("p", 2))]
     norm = node.emit("Reduction", [x], out, operation=kind, reduce_all=0, axes=(place,), keepdims=1, fixbug0=1)
     node.gives(node.emit("BinaryOp", [x, norm], view, op_type=3))
+
+
+@operator("GroupNormalization")
+def group_normalization(node: Node) -> None:
+    shape, groups = node.shape(0), int(node.attr("num_groups"))
+    if shape[0] != 1 or len(shape) > 5:
+        raise Unsupported(f"works on {list(shape)}")
+    gamma, beta = (node.needed_constant(i, "weights").reshape(-1).astype(np.float32) for i in (1, 2))
+    if gamma.size == groups:  # before opset 21 there was one number a group
+        gamma, beta = (np.repeat(values, shape[1] // groups) for values in (gamma, beta))
+    x = node.blob(0, shape[1:])
+    params = {"group": groups, "channels": shape[1], "eps": float(node.attr("epsilon", 1e-5)), "affine": 1}
+    node.gives(node.emit("GroupNorm", [x], x.shape, {"gamma": gamma, "beta": beta}, **params))
+
+
+@operator("RMSNormalization")
+def rms_normalization(node: Node) -> None:
+    shape = node.shape(0)
+    axis = int(node.attr("axis", -1)) % len(shape)
+    size, rows = math.prod(shape[axis:]), math.prod(shape[:axis])
+    gamma = np.broadcast_to(node.needed_constant(1, "scale"), shape[axis:]).reshape(-1)
+    x = node.blob(0, (rows, size) if rows > 1 else (size,))
+    params = {"affine_size": size, "eps": float(node.attr("epsilon", 1e-5)), "affine": 1}
+    node.gives(node.emit("RMSNorm", [x], x.shape, {"gamma": gamma}, **params))

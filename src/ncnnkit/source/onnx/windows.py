@@ -224,6 +224,7 @@ def resize(node: Node) -> None:
         node.gives(x)
         return
     how = node.attr("coordinate_transformation_mode", "half_pixel" if node.op == "Resize" else "asymmetric")
+    _check_scales(node, sides, asked)
     height, width = (1, asked[0]) if n == 1 else asked
     if n == 1:
         x = node.lowering.view(x, (x.shape[0], 1, sides[0]))
@@ -236,6 +237,21 @@ def resize(node: Node) -> None:
             raise Unsupported(f"has the coefficient {node.attr('cubic_coeff_a')}")
     made = node.emit("Interp", [x], (x.shape[0], height, width), output_height=height, output_width=width, **params)
     node.gives(made)
+
+
+def _check_scales(node: Node, sides: Shape, asked: Shape) -> None:
+    """Refuse scales that are not output over input: ncnn knows the sizes only."""
+    if node.attr("antialias", 0):
+        raise Unsupported("smooths while it makes the image smaller")
+    if node.attr("exclude_outside", 0):
+        raise Unsupported("leaves out what is outside of the image")
+    place = 1 if node.op == "Upsample" or node.lowering.opset < 11 else 2
+    scales = node.constant(place) if node.has(place) else None
+    if scales is None or not scales.size or node.attr("mode", "nearest") == "nearest":
+        return
+    for side, out, scale in zip(sides, asked, scales.reshape(-1)[-len(sides) :]):
+        if not math.isclose(side * float(scale), out, rel_tol=1e-5):
+            raise Unsupported(f"has the scale {scale:g}, its sizes {side} and {out} have another")
 
 
 def _aligned(node: Node, how: str, sides: Shape, asked: Shape) -> int:
@@ -268,3 +284,41 @@ def _check_nearest(node: Node, sides: Shape, asked: Shape, how: str) -> None:
         }[rounding]
         if not np.array_equal(np.clip(rounded, 0, side - 1), np.minimum(np.floor(x * side / out), side - 1)):
             raise Unsupported(f"picks other pixels than ncnn does ({how}, {rounding})")
+
+
+@operator("GridSample")
+def grid_sample(node: Node) -> None:
+    x, n = _image(node)
+    modes = {"linear": 1, "bilinear": 1, "nearest": 2, "cubic": 3, "bicubic": 3}
+    padding = {"zeros": 1, "border": 2, "reflection": 3}
+    if n == 1:
+        raise Unsupported("samples a sequence")
+    out = node.out_shape()
+    params = {
+        "sample_type": modes[node.attr("mode", "linear")],
+        "padding_mode": padding[node.attr("padding_mode", "zeros")],
+        "align_corner": int(node.attr("align_corners", 0)),
+    }
+    grid = node.blob(1, node.shape(1)[1:])
+    node.gives(node.emit("GridSample", [x, grid], out[1:], **params))
+
+
+@operator("DeformConv")
+def deformable_convolution(node: Node) -> None:
+    x, n = _image(node)
+    weight = node.needed_constant(1, "weights").astype(np.float32)
+    bias = node.needed_constant(3, "bias") if node.has(3) else None
+    if n != 2 or node.attr("group", 1) != 1 or node.attr("offset_group", 1) != 1:
+        raise Unsupported("works in groups")
+    kernel = weight.shape[2:]
+    stride, dilation = node.attr("strides", (1, 1)), node.attr("dilations", (1, 1))
+    inputs = [x, node.blob(2, node.shape(2)[1:])]
+    if node.has(4):
+        inputs.append(node.blob(4, node.shape(4)[1:]))
+    params = {
+        **_sides(2, "kernel", kernel), **_sides(2, "stride", stride), **_sides(2, "dilation", dilation),
+        **_padded(2, [int(p) for p in node.attr("pads", (0, 0, 0, 0))]),
+        "num_output": weight.shape[0], "bias_term": int(bias is not None), "weight_data_size": weight.size,
+    }  # fmt: skip
+    weights = {"weight": weight} | ({} if bias is None else {"bias": bias})
+    node.gives(node.emit("DeformableConv2D", inputs, node.out_shape()[1:], weights, **params))
