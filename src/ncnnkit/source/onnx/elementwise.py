@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -151,7 +152,14 @@ def prelu(node: Node) -> None:
         return
     full = (1,) * (len(shape) - slope.ndim) + slope.shape
     if len(shape) < 2 or full != (1, shape[1], *(1,) * (len(shape) - 2)):
-        raise Unsupported("has a slope that is not one number a channel")
+        x = node.blob(0)
+        above = node.emit("ReLU", [x], x.shape)
+        below = node.emit("BinaryOp", [x], x.shape, op_type=5, with_scalar=1, b=0.0)
+        scaled = combine(node, 2, (shape, below), (slope.shape, slope))
+        _, made = combine(node, 0, (shape, above), scaled)
+        assert isinstance(made, Blob)
+        node.gives(made)
+        return
     x = node.blob(0, natural(shape))
     node.gives(node.emit("PReLU", [x], x.shape, {"slope": slope.reshape(-1)}, num_slope=slope.size))
 
@@ -189,6 +197,30 @@ def binary(node: Node) -> None:
 
 Operand = Blob | Array
 
+_POW = 6
+
+
+def _one_op(op_type: int) -> Callable[[Node, Blob], Blob]:
+    return lambda node, x: node.emit("UnaryOp", [x], x.shape, op_type=op_type)
+
+
+def _cubed(node: Node, x: Blob) -> Blob:
+    square = node.emit("UnaryOp", [x], x.shape, op_type=4)
+    return node.emit("BinaryOp", [square, x], x.shape, op_type=2)
+
+
+def _to_the_fourth(node: Node, x: Blob) -> Blob:
+    square = node.emit("UnaryOp", [x], x.shape, op_type=4)
+    return node.emit("UnaryOp", [square], x.shape, op_type=4)
+
+
+# ncnn's kernels compute pow(x, y) as exp(y log x), which is wrong for 0 and below (``x86_activation.h``).
+_POWERS: dict[float, Callable[[Node, Blob], Blob]] = {
+    -1.0: _one_op(15), -0.5: _one_op(6), 0.5: _one_op(5), 1.0: lambda node, x: x, 2.0: _one_op(4), 3.0: _cubed,
+    4.0: _to_the_fourth,
+}  # fmt: skip
+"""Exponent -> what computes the power exactly."""
+
 
 def _operand(node: Node, index: int) -> Operand:
     value = node.constant(index)
@@ -217,6 +249,8 @@ def combine(node: Node, kind: int, a: tuple[Shape, Operand], b: tuple[Shape, Ope
     assert isinstance(one, Blob)
     if isinstance(other, np.ndarray) and other.size == 1 and math.prod(shape) == one.size:
         number = float(other.reshape(-1)[0])
+        if kind == _POW and number in _POWERS:
+            return shape, _POWERS[number](node, one)
         return shape, node.emit("BinaryOp", [one], one.shape, op_type=kind, with_scalar=1, b=number)
     if isinstance(other, Blob) and one.shape == other.shape and shape_a == shape_b:
         return shape, node.emit("BinaryOp", [one, other], one.shape, op_type=kind)

@@ -354,6 +354,29 @@ class Node:
             self.lowering.blobs[str(value.name)] = blob
 
 
+def each_of_batch(node: Node, write: Callable[[Blob], Blob]) -> Blob:
+    """What ``write`` makes of the first input without its batch axis; of a batch one by one, joined again.
+
+    Args:
+        node: its first input has the batch as first axis.
+        write: gets a blob of the shape of one element, and returns what the layers for it make.
+    """
+    batch, *rest = node.shape(0)
+    if batch == 1:
+        return write(node.blob(0, tuple(rest) or (1,)))
+    if batch > LARGEST_BATCH:
+        raise Unsupported(f"works on a batch of {batch}")
+    lowering, size = node.lowering, math.prod(rest)
+    parts = node.emit_many("Slice", [node.blob(0, (batch, size))], [(1, size)] * batch, slices=(1,) * batch, axis=0)
+    made = [write(lowering.view(part, tuple(rest) or (1,))) for part in parts]
+    rows = [lowering.view(blob, (1, blob.size)) for blob in made]
+    joined = node.emit("Concat", rows, (batch, made[0].size), axis=0)
+    return lowering.view(joined, (batch, *made[0].shape)) if len(made[0].shape) < MOST_AXES else joined
+
+
+LARGEST_BATCH = 64
+"""A larger batch is not unrolled: the network would be mostly copies."""
+
 Operator = Callable[[Node], None]
 OPERATORS: dict[tuple[str, str], Operator] = {}
 """(domain, operator) -> the function that writes its layers; the modules of this package fill it."""

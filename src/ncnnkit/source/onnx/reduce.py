@@ -118,7 +118,9 @@ def layer_normalization(node: Node) -> None:
 
 @operator("LRN")
 def lrn(node: Node) -> None:
-    x = node.blob(0, node.shape(0)[1:])
+    x = node.blob(0, node.shape(0)[1:]) if node.shape(0)[0] == 1 else None
+    if x is None:
+        raise Unsupported(f"works on a batch of {node.shape(0)[0]}")
     made = node.emit(
         "LRN", [x], x.shape, region_type=0, local_size=int(node.attr("size")),
         alpha=float(node.attr("alpha", 1e-4)), beta=float(node.attr("beta", 0.75)), bias=float(node.attr("bias", 1.0)),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .lowering import Array, Blob, Node, Shape, Unsupported, operator
+from ...model.ops import FLOAT_MAX
+from .axes import taken
+from .lowering import Array, Blob, Node, Shape, Unsupported, each_of_batch, operator
 
 _DIMENSIONS = {1: "w", 2: "hw", 3: "dhw"}
 _ENDS = {"w": ("pad_left", "pad_right"), "h": ("pad_top", "pad_bottom"), "d": ("pad_front", "pad_behind")}
@@ -19,9 +21,15 @@ def _image(node: Node, index: int = 0) -> tuple[Blob, int]:
     shape = node.shape(index)
     if shape[0] != 1:
         raise Unsupported(f"works on a batch of {shape[0]}")
+    return node.blob(index, shape[1:]), _dimensions(node)
+
+
+def _dimensions(node: Node) -> int:
+    """How many sides an image has: 1, 2 or 3."""
+    shape = node.shape(0)
     if not 1 <= len(shape) - 2 <= 3:
         raise Unsupported(f"works on {list(shape)}")
-    return node.blob(index, shape[1:]), len(shape) - 2
+    return len(shape) - 2
 
 
 def _pads(node: Node, sides: Shape, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
@@ -54,7 +62,11 @@ def _padded(dimensions: int, pads: Sequence[int]) -> dict[str, int]:
 
 @operator("Conv")
 def convolution(node: Node) -> None:
-    x, n = _image(node)
+    node.gives(each_of_batch(node, lambda x: _convolved(node, x)))
+
+
+def _convolved(node: Node, x: Blob) -> Blob:
+    n = _dimensions(node)
     weight = node.needed_constant(1, "weights").astype(np.float32)
     bias = node.needed_constant(2, "bias") if node.has(2) else None
     kernel, group = weight.shape[2:], int(node.attr("group", 1))
@@ -78,7 +90,7 @@ def convolution(node: Node) -> None:
         **({"group": group} if group > 1 else {}),
         **params,
     )
-    node.gives(made)
+    return made
 
 
 def _cropped(node: Node, x: Blob, cuts: Sequence[int]) -> Blob:
@@ -90,7 +102,11 @@ def _cropped(node: Node, x: Blob, cuts: Sequence[int]) -> Blob:
 
 @operator("ConvTranspose")
 def deconvolution(node: Node) -> None:
-    x, n = _image(node)
+    node.gives(each_of_batch(node, lambda x: _deconvolved(node, x)))
+
+
+def _deconvolved(node: Node, x: Blob) -> Blob:
+    n = _dimensions(node)
     weight = node.needed_constant(1, "weights").astype(np.float32)
     bias = node.needed_constant(2, "bias") if node.has(2) else None
     group = int(node.attr("group", 1))
@@ -125,19 +141,27 @@ def deconvolution(node: Node) -> None:
         **_sides(n, "kernel", kernel), **_sides(n, "stride", stride), **_sides(n, "dilation", dilation),
         **_padded(n, pads), **{after[axis]: int(e) for axis, e in zip(_DIMENSIONS[n], extra)},
     )  # fmt: skip
-    node.gives(made)
+    return made
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")
 def global_pooling(node: Node) -> None:
-    x, n = _image(node)
+    node.gives(each_of_batch(node, lambda x: _pooled_whole(node, x)))
+
+
+def _pooled_whole(node: Node, x: Blob) -> Blob:
+    n = _dimensions(node)
     kind = int(node.op == "GlobalAveragePool")
-    node.gives(node.emit(f"Pooling{_TYPES[n]}", [x], x.shape[:1], pooling_type=kind, global_pooling=1))
+    return node.emit(f"Pooling{_TYPES[n]}", [x], x.shape[:1], pooling_type=kind, global_pooling=1)
 
 
 @operator("MaxPool", "AveragePool")
 def pooling(node: Node) -> None:
-    x, n = _image(node)
+    node.gives(each_of_batch(node, lambda x: _pooled(node, x)))
+
+
+def _pooled(node: Node, x: Blob) -> Blob:
+    n = _dimensions(node)
     if node.outputs > 1:
         raise Unsupported("hands out the indices of the maxima")
     kernel = node.attr("kernel_shape")
@@ -160,7 +184,7 @@ def pooling(node: Node) -> None:
         "pooling_type": int(average), "pad_mode": 1, "avgpool_count_include_pad": int(include),
         **_sides(n, "kernel", kernel), **_sides(n, "stride", stride), **_padded(n, pads),
     }  # fmt: skip
-    node.gives(node.emit(f"Pooling{_TYPES[n]}", [x], (x.shape[0], *wanted), **params))
+    return node.emit(f"Pooling{_TYPES[n]}", [x], (x.shape[0], *wanted), **params)
 
 
 @operator("Pad")
@@ -175,12 +199,20 @@ def pad(node: Node) -> None:
         before[axis], after[axis] = given[index], given[index + len(axes)]
     mode = node.attr("mode", "constant")
     value = float(node.needed_constant(2, "value").reshape(-1)[0]) if node.has(2) else float(node.attr("value", 0.0))
+    value = min(max(value, -FLOAT_MAX), FLOAT_MAX)
     padded = [i for i in range(len(shape)) if before[i] or after[i]]
     if not padded:
         node.gives(node.blob(0))
         return
-    if min(*before, *after) < 0:
-        raise Unsupported("has negative padding")
+    given_blob = node.blob(0)
+    for axis in range(len(shape)):  # what is negative cuts off
+        kept = range(max(-before[axis], 0), shape[axis] - max(-after[axis], 0))
+        given_blob, shape = taken(node, given_blob, shape, axis, kept)
+        before[axis], after[axis] = max(before[axis], 0), max(after[axis], 0)
+    padded = [i for i in range(len(shape)) if before[i] or after[i]]
+    if not padded:
+        node.gives(given_blob)
+        return
     first = next((i for i, side in enumerate(shape) if side != 1 or i in padded), 0)
     body = shape[max(first, len(shape) - 3) if not any(i < len(shape) - 3 for i in padded) else first :]
     start = len(shape) - len(body)
@@ -203,7 +235,7 @@ def pad(node: Node) -> None:
     kinds = {"constant": 0, "edge": 1, "reflect": 2}
     if mode not in kinds:
         raise Unsupported(f"has mode {mode!r}")
-    x = node.blob(0, body)
+    x = node.lowering.view(given_blob, body)
     out = tuple(
         side + (before[start + i] + after[start + i] if start + i in padded else 0) for i, side in enumerate(body)
     )
@@ -322,3 +354,18 @@ def deformable_convolution(node: Node) -> None:
     }  # fmt: skip
     weights = {"weight": weight} | ({} if bias is None else {"bias": bias})
     node.gives(node.emit("DeformableConv2D", inputs, node.out_shape()[1:], weights, **params))
+
+
+@operator("Col2Im")
+def fold(node: Node) -> None:
+    image, block = (node.needed_constant(i, "sizes").reshape(-1).tolist() for i in (1, 2))
+    if len(image) != 2:
+        raise Unsupported(f"makes images of {len(image)} sides")
+    stride, dilation = node.attr("strides", (1, 1)), node.attr("dilations", (1, 1))
+    pads = [int(p) for p in node.attr("pads", (0, 0, 0, 0))]
+    params = {
+        **_sides(2, "kernel", block), **_sides(2, "stride", stride), **_sides(2, "dilation", dilation),
+        **_padded(2, pads), **_sides(2, "output", image),
+    }  # fmt: skip
+    shape = (node.shape(0)[1] // math.prod(block), int(image[0]), int(image[1]))
+    node.gives(each_of_batch(node, lambda x: node.emit("Fold", [x], shape, **params)))
