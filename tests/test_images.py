@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,26 @@ def test_progress_counts_what_is_looked_at_and_what_is_checked(folder: Path) -> 
     calls.clear()
     images.checked(2, lambda done, total: calls.append((done, total)))
     assert calls == [(1, 2), (2, 2)]
+
+
+def test_a_set_of_many_files_keeps_little_for_each(folder: Path, tmp_path: Path) -> None:
+    """And finding them takes little more: nothing is made for all files before the first is looked at."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(2000):
+        (many / f"{number:06}.png").hardlink_to(folder / "b.png")
+    tracemalloc.start()
+    try:
+        images = find_images(many, RESIZE, [X])
+        kept, peak = tracemalloc.get_traced_memory()
+        digests = images.distinct()
+        again = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(images), len(digests)) == (2000, 1)
+    assert kept < 300 * 2000
+    assert peak < 500 * 2000
+    assert again < 700 * 2000
 
 
 def test_an_image_that_goes_away_later_is_an_error_that_names_it(folder: Path) -> None:
