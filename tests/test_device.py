@@ -35,7 +35,7 @@ from ncnnkit.device import LOCAL, Board, Lost, Refused, board, link, open_device
 from ncnnkit.device.base import job_files, map_files
 from ncnnkit.device.begun import Begun
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
-from ncnnkit.device.sites import Site, probe_device, run_jobs
+from ncnnkit.device.sites import Site, look_at, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
 from ncnnkit.errors import DeviceError, RecipeError
 from ncnnkit.measure.variants import VariantSpec, measure
@@ -222,7 +222,7 @@ def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with open_device("adb://1A2b") as device:
         assert isinstance(device, Board)
         with device.child() as child:
-            assert child.ask("probe")[0]["machine"]
+            assert child.ask("machine")[0]["machine"]
         device.clean()
     assert not (tmp_path / "there").exists()
     fake(tmp_path / "bin", "adb", "echo \"adb: device '1A2b' not found\" >&2; exit 1", monkeypatch)
@@ -399,9 +399,9 @@ def test_a_greeting_of_the_login_shell_is_no_answer(here: Board, tmp_path: Path,
     home = tmp_path / "chatty"
     home.mkdir()
     with Board(Chatty(home)) as device:
-        assert device.description["python"] == list(sys.version_info[:3])
+        assert device.about["python"] == list(sys.version_info[:3])
         with device.child() as child:
-            assert child.ask("probe")[0]["cores"] >= 1
+            assert child.ask("machine")[0]["cores"] >= 1
         assert device.run_job(job(tmp_path, model)).variants[0].status == "ok"
 
 
@@ -418,9 +418,9 @@ def spoil(device: Board, request: str, body: str) -> None:
 
 
 BROKEN = [
-    ("describe", "print('hello')"),
-    ("describe", "print('{}')"),
-    ("describe", """print('{"python": [3, 11, 0], "machine": "../../x", "system": "", "libc": ["", ""]}')"""),
+    ("about", "print('hello')"),
+    ("about", "print('{}')"),
+    ("about", """print('{"python": [3, 11, 0], "machine": "../../x", "system": "", "libc": ["", ""]}')"""),
     ("missing", "print('3')"),
     ("follow", "print('hello')"),
     ("follow", "print('[1]')"),
@@ -435,15 +435,15 @@ def test_a_board_that_breaks_the_protocol_is_its_own_error_alone(
     here: Board, tmp_path: Path, model: Path, request_: str, body: str
 ) -> None:
     spoil(here, request_, body)
-    with pytest.raises(DeviceError, match="the board: ") if request_ == "describe" else contextlib.nullcontext():
-        assert here.description or request_ != "describe"
+    with pytest.raises(DeviceError, match="the board: ") if request_ == "about" else contextlib.nullcontext():
+        assert here.about or request_ != "about"
     other = tmp_path / "other"
     other.mkdir()
     machine = boards.machine()
     with Board(Shell(other), "the other") as good:
         sites = [Site(device, machine, "arm") for device in (here, good)]
         found, fine = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
-    assert isinstance(found, DeviceError) or request_ == "describe"
+    assert isinstance(found, DeviceError) or request_ == "about"
     assert fine.variants[0].status == "ok"
 
 
@@ -501,7 +501,7 @@ def test_a_result_that_is_wrong_names_the_first_wrong_field(
         ({"board": None}, "board: expected an object, found null"),
     ],
 )
-def test_a_probe_that_is_wrong_names_the_first_wrong_field(change: dict[str, Any], said: str) -> None:
+def test_a_machine_that_is_wrong_names_the_first_wrong_field(change: dict[str, Any], said: str) -> None:
     class Lying:
         name = "the board"
 
@@ -510,8 +510,8 @@ def test_a_probe_that_is_wrong_names_the_first_wrong_field(change: dict[str, Any
             child.__enter__().ask.return_value = ({**asdict(boards.machine()), **change}, [])
             return child
 
-    with pytest.raises(DeviceError, match=f"the board: it broke the protocol at 'probe': {said}"):
-        probe_device(Lying())  # type: ignore[arg-type]
+    with pytest.raises(DeviceError, match=f"the board: it broke the protocol at 'machine': {said}"):
+        look_at(Lying())  # type: ignore[arg-type]
 
 
 def test_a_board_answers_for_its_own_variants_alone(
@@ -685,5 +685,5 @@ def test_a_clock_that_is_fifty_years_late_changes_nothing(
         return [first, second, f"PYTHONPATH={late}", *rest]
 
     monkeypatch.setattr(Shell, "command", command)
-    assert here.description["time"] == 1e6
+    assert here.about["time"] == 1e6
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"

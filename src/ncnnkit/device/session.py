@@ -16,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
-from ..codec import convert
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
-from ..onboard.facts import Machine
 
 Array = NDArray[Any]
 
@@ -125,21 +123,6 @@ class Session:
         except WorkerError as error:
             self.close() if error.crashed else None
             raise RuntimeFailure(error.sentence) from None
-
-
-def probe() -> Machine:
-    """What ncnn sees of this machine: versions, CPU, features, Vulkan devices.
-
-    Raises:
-        RuntimeFailure: asking killed the process, as a broken Vulkan driver can.
-    """
-    with Child() as child:
-        try:
-            return convert(child.ask("probe")[0], Machine)
-        except WorkerError as error:
-            raise RuntimeFailure(
-                f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"
-            ) from None
 
 
 def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:
