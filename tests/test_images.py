@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from ncnnkit.errors import ImageError
-from ncnnkit.samples.images import ImageSet, apart, dropped_copies, find_images, open_images, spread
+from ncnnkit.samples.images import ImageSet, apart, dropped_copies, find_images, open_images
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.preprocess import Preprocess
-from ncnnkit.samples.stream import in_memory
+from ncnnkit.samples.stream import evenly, in_memory
 
 X = InputSpec("x", (3, 8, 6))
 Y = InputSpec("y", (5,))
@@ -466,10 +466,11 @@ def test_only_what_is_chosen_is_decoded_and_the_damaged_is_replaced(
 
 
 def test_chosen_positions_are_spread_evenly() -> None:
-    assert spread(9, 3) == [0, 4, 8]
-    assert spread(3, 3) == [0, 1, 2]
-    assert spread(5, 1) == [0]
-    assert spread(4, 0) == []
+    assert evenly(9, 3) == [0, 4, 8]
+    assert evenly(3, 3) == [0, 1, 2]
+    assert evenly(5, 1) == [0]
+    assert evenly(4, 0) == []
+    assert evenly(3, 9) == [0, 1, 2]
 
 
 def test_nothing_can_be_decoded(folder: Path) -> None:

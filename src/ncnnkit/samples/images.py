@@ -17,7 +17,7 @@ from ..errors import ImageError
 from ..progress import Progress
 from .items import ArrayFile, InputSpec, Item, Picture, Row, array_sample, open_arrays, reason, times
 from .preprocess import Preprocess
-from .stream import Sample
+from .stream import Sample, evenly
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -115,7 +115,7 @@ class ImageSet:
             ImageError: none can be decoded.
         """
         wanted = len(self) if at_most is None else min(at_most, len(self))
-        next_ones = spread(len(self), wanted)
+        next_ones = evenly(len(self), wanted)
         untried = sorted(set(range(len(self))) - set(next_ones))
         good: list[int] = []
         damaged: list[tuple[str, str]] = []
@@ -129,16 +129,11 @@ class ImageSet:
                         damaged.append((self.items[i].name, reason))
                     if progress:
                         progress(len(good) + len(damaged), wanted + len(damaged))
-                next_ones = [untried[i] for i in spread(len(untried), min(wanted - len(good), len(untried)))]
+                next_ones = [untried[i] for i in evenly(len(untried), wanted - len(good))]
                 untried = [i for i in untried if i not in set(next_ones)]
         if not good and damaged:
             raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
         return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged), left_out=len(untried))
-
-
-def spread(total: int, count: int) -> list[int]:
-    """``count`` of the positions 0 to ``total`` - 1, evenly spread, the first and the last among them."""
-    return [int(i) for i in np.linspace(0, total - 1, count).round()]
 
 
 def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageSet]:
