@@ -28,6 +28,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import samples, small
+from test_wrong import changed, judged
 
 import ncnnkit as nk
 from ncnnkit.artifact import Artifact
@@ -35,9 +36,10 @@ from ncnnkit.device import LOCAL, Board, Lost, Refused, board, link, open_device
 from ncnnkit.device.base import job_files, map_files
 from ncnnkit.device.begun import Begun
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
-from ncnnkit.device.sites import Site, probe_device, run_jobs
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import Site, look_at, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
-from ncnnkit.errors import DeviceError, RecipeError
+from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure
 from ncnnkit.measure.variants import VariantSpec, measure
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.child import WorkerError
@@ -222,7 +224,7 @@ def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with open_device("adb://1A2b") as device:
         assert isinstance(device, Board)
         with device.child() as child:
-            assert child.ask("probe")[0]["machine"]
+            assert child.ask("machine")[0]["machine"]
         device.clean()
     assert not (tmp_path / "there").exists()
     fake(tmp_path / "bin", "adb", "echo \"adb: device '1A2b' not found\" >&2; exit 1", monkeypatch)
@@ -399,9 +401,9 @@ def test_a_greeting_of_the_login_shell_is_no_answer(here: Board, tmp_path: Path,
     home = tmp_path / "chatty"
     home.mkdir()
     with Board(Chatty(home)) as device:
-        assert device.description["python"] == list(sys.version_info[:3])
+        assert device.about["python"] == list(sys.version_info[:3])
         with device.child() as child:
-            assert child.ask("probe")[0]["cores"] >= 1
+            assert child.ask("machine")[0]["cores"] >= 1
         assert device.run_job(job(tmp_path, model)).variants[0].status == "ok"
 
 
@@ -418,9 +420,9 @@ def spoil(device: Board, request: str, body: str) -> None:
 
 
 BROKEN = [
-    ("describe", "print('hello')"),
-    ("describe", "print('{}')"),
-    ("describe", """print('{"python": [3, 11, 0], "machine": "../../x", "system": "", "libc": ["", ""]}')"""),
+    ("about", "print('hello')"),
+    ("about", "print('{}')"),
+    ("about", """print('{"python": [3, 11, 0], "machine": "../../x", "system": "", "libc": ["", ""]}')"""),
     ("missing", "print('3')"),
     ("follow", "print('hello')"),
     ("follow", "print('[1]')"),
@@ -435,15 +437,15 @@ def test_a_board_that_breaks_the_protocol_is_its_own_error_alone(
     here: Board, tmp_path: Path, model: Path, request_: str, body: str
 ) -> None:
     spoil(here, request_, body)
-    with pytest.raises(DeviceError, match="the board: ") if request_ == "describe" else contextlib.nullcontext():
-        assert here.description or request_ != "describe"
+    with pytest.raises(DeviceError, match="the board: ") if request_ == "about" else contextlib.nullcontext():
+        assert here.about or request_ != "about"
     other = tmp_path / "other"
     other.mkdir()
     machine = boards.machine()
     with Board(Shell(other), "the other") as good:
         sites = [Site(device, machine, "arm") for device in (here, good)]
         found, fine = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
-    assert isinstance(found, DeviceError) or request_ == "describe"
+    assert isinstance(found, DeviceError) or request_ == "about"
     assert fine.variants[0].status == "ok"
 
 
@@ -501,7 +503,7 @@ def test_a_result_that_is_wrong_names_the_first_wrong_field(
         ({"board": None}, "board: expected an object, found null"),
     ],
 )
-def test_a_probe_that_is_wrong_names_the_first_wrong_field(change: dict[str, Any], said: str) -> None:
+def test_a_machine_that_is_wrong_names_the_first_wrong_field(change: dict[str, Any], said: str) -> None:
     class Lying:
         name = "the board"
 
@@ -510,8 +512,36 @@ def test_a_probe_that_is_wrong_names_the_first_wrong_field(change: dict[str, Any
             child.__enter__().ask.return_value = ({**asdict(boards.machine()), **change}, [])
             return child
 
-    with pytest.raises(DeviceError, match=f"the board: it broke the protocol at 'probe': {said}"):
-        probe_device(Lying())  # type: ignore[arg-type]
+    with pytest.raises(DeviceError, match=f"the board: it broke the protocol at 'machine': {said}"):
+        look_at(Lying())  # type: ignore[arg-type]
+
+
+def test_a_session_on_a_board_computes_there_and_takes_one_network_after_the_other(here: Board, shell: Shell) -> None:
+    other, x = small(), samples(1)[0]
+    other.layer("c2").weights["weight"] = other.layer("c2").array("weight") * np.float32(2)
+    with Session(small()) as local, Session(small(), device=here) as there:
+        served = [words for words in shell.commands if words[-1] == "serve"]
+        assert len(served) == 1
+        np.testing.assert_allclose(there.run(x), local.run(x), rtol=1e-5)
+        refused = small()
+        refused.layer("c3").type = "Cast"
+        refused.layer("c3").params, refused.layer("c3").weights = {"type_from": 2, "type_to": 1}, {}
+        with pytest.raises(RuntimeFailure, match=r"^the board: ncnn: .*c3"):
+            there.load(Artifact.made(refused, "fp32"))
+        for net in (local, there):
+            assert not net.closed
+            net.load(other)
+        np.testing.assert_allclose(there.run(x), local.run(x), rtol=1e-5)
+        assert [words for words in shell.commands if words[-1] == "serve"] == served
+    assert there.closed
+
+
+def test_the_first_wrong_layer_is_looked_for_on_the_board(here: Board, shell: Shell) -> None:
+    """Its kernels are not this machine's."""
+    wrong = changed(small(), "c2", -1.0)
+    (row,) = judged([("fp32-cpu", -6.0)], wrong, site=Site(here, boards.machine(), "arm"))
+    assert row.reason.endswith("; the first wrong layer is c2 (Convolution)")
+    assert any(words[-1] == "serve" for words in shell.commands)
 
 
 def test_a_board_answers_for_its_own_variants_alone(
@@ -685,5 +715,5 @@ def test_a_clock_that_is_fifty_years_late_changes_nothing(
         return [first, second, f"PYTHONPATH={late}", *rest]
 
     monkeypatch.setattr(Shell, "command", command)
-    assert here.description["time"] == 1e6
+    assert here.about["time"] == 1e6
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"

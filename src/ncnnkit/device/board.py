@@ -125,10 +125,10 @@ class Board:
         return self._link
 
     @cached_property
-    def description(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """Its Python, machine, C library, free disk space and clock. Raises DeviceError."""
-        found = self._agent.ask("describe")
-        with self._link.understanding("describe"):
+        found = self._agent.ask("about")
+        with self._link.understanding("about"):
             for text in (found["machine"], found["system"], *found["libc"]):  # they become names of folders here
                 if not re.fullmatch(r"[A-Za-z0-9_.-]*", text):
                     raise ValueError(f"{text!r} is no name")
@@ -141,7 +141,7 @@ class Board:
     @cached_property
     def python(self) -> str:
         """The Python there that has ncnn and numpy, brought there where it was not. Raises DeviceError."""
-        wheels = fetch_wheels(self.description, self.name, self._link.begun)
+        wheels = fetch_wheels(self.about, self.name, self._link.begun)
         hashes = [digest(path) for path in wheels]
         name = "venv-" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
         python = self._agent.ask("venv", name)

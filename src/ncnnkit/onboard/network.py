@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 
 from .facts import VulkanDevice
-from .machine import probe, vulkan_devices
+from .machine import this_machine, vulkan_devices
 from .messages import Arrays, Message
 from .process import drop_file_cache, own_memory_mb, pin, reset_peak
 from .storages import check_storages
@@ -46,9 +46,9 @@ class Network:
         self.rss_before_mb = 0.0
         self.pool: Any = None
 
-    def probe(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+    def machine(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
         """What ncnn and Linux tell of this machine."""
-        return asdict(probe()), []
+        return asdict(this_machine()), []
 
     def load(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
         """Load ``param`` and ``bin`` on a ``backend``; answers with times in ms and the device it got.
