@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
-from ..codec import convert
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
-from ..onboard.facts import Machine
+from ..onboard.facts import Machine, VulkanDevice
+from .serving import CheckedChild
 
 Array = NDArray[Any]
 
@@ -62,7 +62,7 @@ class Session:
         self._child: Child | None = None
         self._stack = ExitStack()
         with ExitStack() as stack:
-            self._child = stack.enter_context(Child())
+            self._child = stack.enter_context(CheckedChild())
             param, weights = stack.enter_context(self.artifact.files())
             loaded = self._ask(
                 "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(weights), backend=backend,
@@ -70,10 +70,10 @@ class Session:
             )[0]  # fmt: skip
             self._stack = stack.pop_all()
         self.precision = self.artifact.precision
-        self.inputs: tuple[str, ...] = tuple(loaded["inputs"])
-        self.outputs: tuple[str, ...] = tuple(loaded["outputs"])
-        self.device: dict[str, Any] | None = loaded["device"]
-        """The Vulkan device in use (name, type, driver, api); None on the CPU, and where there was none to be had."""
+        self.inputs: tuple[str, ...] = tuple(loaded.inputs)
+        self.outputs: tuple[str, ...] = tuple(loaded.outputs)
+        self.device: VulkanDevice | None = loaded.device
+        """The Vulkan device in use; None on the CPU, and where there was none to be had."""
 
     def __enter__(self) -> Session:
         return self
@@ -117,7 +117,7 @@ class Session:
             self._checked.add(shapes)
         return tuple(self._ask("run", arrays, blobs=list(names))[1])
 
-    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[dict[str, Any], list[Array]]:
+    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[Any, list[Array]]:
         if self._child is None:
             raise RuntimeFailure("this session is closed", hint="use it inside its with block")
         try:
@@ -133,13 +133,14 @@ def probe() -> Machine:
     Raises:
         RuntimeFailure: asking killed the process, as a broken Vulkan driver can.
     """
-    with Child() as child:
+    with CheckedChild() as child:
         try:
-            return convert(child.ask("probe")[0], Machine)
+            machine: Machine = child.ask("probe")[0].machine
         except WorkerError as error:
             raise RuntimeFailure(
                 f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"
             ) from None
+    return machine
 
 
 def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:

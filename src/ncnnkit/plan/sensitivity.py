@@ -78,7 +78,7 @@ class Verifier:
     ) -> list[Errors]:
         """The errors of each graph on this machine, in as many processes of one thread as there are cores.
 
-        A graph that ncnn refuses to run has infinite errors.
+        A graph that ncnn refuses to run, or that crashes it, has infinite errors.
 
         Args:
             graphs: versions of the network with the same outputs.
@@ -86,7 +86,7 @@ class Verifier:
             most: the number of samples to use; by default all.
 
         Raises:
-            RuntimeFailure: ncnn crashed.
+            RuntimeFailure: the device does not answer, or not with outputs of this network.
         """
         return self._errors(graphs, precision, LOCAL, os.cpu_count() or 1, 1, most, progress)
 
@@ -116,9 +116,15 @@ class Verifier:
                 try:
                     network.load(graph, precision)
                     for sample, reference in zip(samples, self._reference):
-                        errors.add(network.run(sample), reference)
-                except _Refused:  # as wrong as outputs can be
+                        outputs = network.run(sample)
+                        if [values.size for values in outputs] != [values.size for values in reference]:
+                            raise RuntimeFailure("plan: outputs have other sizes than in fp32", where=device.name)
+                        errors.add(outputs, reference)
+                except _DoesNotRun as failure:  # as wrong as outputs can be
+                    errors = Errors(classifies=True)
                     errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
+                    if failure.crashed:
+                        network.begin_anew()
                 idle.append(network)
                 done += 1
                 progress(done, len(graphs))
@@ -133,28 +139,47 @@ class Verifier:
                     raise
 
 
-class _Refused(RuntimeFailure):
-    """ncnn does not run a model: one that counts on kernels this CPU does not have, for example."""
+class _DoesNotRun(RuntimeFailure):
+    """ncnn does not run a model: one that counts on kernels this CPU does not have, for example.
+
+    Attributes:
+        crashed: whether the process died.
+    """
+
+    def __init__(self, error: WorkerError, where: str) -> None:
+        super().__init__(f"plan: {error.sentence}", where=where)
+        self.crashed = error.crashed
 
 
 class _Network:
     """A process on a device that runs one graph after the other."""
 
     def __init__(self, device: Device, threads: int) -> None:
-        self._device, self._threads = device, threads
+        self._device, self._threads, self._killed = device, threads, False
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._param = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-"))) / "model.param"
-            self._child: Child = stack.enter_context(self._device.child())
+            self._child: Child = self._device.child()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._child.close()
         self._stack.close()
 
     def kill(self) -> None:
+        """End the process, and begin none any more."""
+        self._killed = True
         self._child.kill()
+
+    def begin_anew(self) -> None:
+        """A new process in place of one that died. Raises RuntimeFailure where it does not answer, either."""
+        self._child.close()
+        self._child = self._device.child()
+        if self._killed:
+            self._child.kill()
+        self._ask("memory")
 
     def load(self, graph: Graph, precision: str) -> None:
         self._outputs = graph.outputs
@@ -171,8 +196,7 @@ class _Network:
             return self._child.ask(op, arrays, **fields)[1]
         except WorkerError as error:
             where = "" if self._device.address == LOCAL.address else self._device.name
-            kind = RuntimeFailure if error.crashed else _Refused
-            raise kind(f"plan: {error.sentence}", where=where) from None
+            raise _DoesNotRun(error, where) from None
 
 
 def int8_errors(forms: Forms, verifier: Verifier, progress: Progress = silent) -> dict[tuple[str, str], float]:
