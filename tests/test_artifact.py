@@ -24,8 +24,7 @@ from ncnnkit.artifact import Artifact, card_of
 from ncnnkit.cli import app
 from ncnnkit.comparison.layers import compare_models
 from ncnnkit.device import LOCAL
-from ncnnkit.device.session import probe
-from ncnnkit.device.sites import Site, run_jobs
+from ncnnkit.device.sites import Site, look_at, run_jobs
 from ncnnkit.errors import ModelError, RecipeError, RuntimeFailure, StorageError, VerificationError
 from ncnnkit.measure import variants
 from ncnnkit.measure.profiles import profile
@@ -115,7 +114,7 @@ def by_tune(model: Path, x: Array, home: Path) -> Array:
         seen.append(job)
         return run_job(replace(job, candidates=job.candidates[:2]))
 
-    found = tune(model, spy, probe(), backends=("cpu",), seconds=0.1, rounds=2)
+    found = tune(model, spy, look_at(), backends=("cpu",), seconds=0.1, rounds=2)
     assert found.settings.precision == "mixed"
     assert found.cosine == pytest.approx(1.0)
     return by_job(seen[0].candidates[0], x, home)
@@ -207,7 +206,7 @@ def test_a_cast_that_would_read_another_type_is_refused() -> None:
 
 
 def test_a_cast_from_fp16_is_refused_where_nothing_hands_on_fp16() -> None:
-    if "fp16-arithmetic" in probe().cpu_features:
+    if "fp16-arithmetic" in look_at().cpu_features:
         pytest.skip("this CPU hands on fp16")
     with pytest.raises(RuntimeFailure, match="reads fp16"):
         nk.Session(mixed("fp16")[1])
@@ -366,7 +365,7 @@ def test_outputs_are_kept_whatever_a_variant_is_called(folder: Path, tmp_path: P
 
 
 def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
-    if "fp16-arithmetic" in probe().cpu_features:
+    if "fp16-arithmetic" in look_at().cpu_features:
         pytest.skip("this CPU hands on fp16")
     Artifact.made(mixed("fp16")[1], "mixed").save(tmp_path / "m.param")
     words = ["bench", str(tmp_path / "m.param"), "--backend", "cpu", "--threads", "1", "--seconds", "0.1"]

@@ -96,7 +96,7 @@ def test_the_whole_job(tmp_path: Path) -> None:
         assert EMULATED in row.notes
     assert (rows["mixed"].status, run.recommended) == ("skipped", None)
     (device,) = run.devices
-    assert (device.target, device.emulated) == ("arm-dotprod", True)
+    assert (device.target, device.machine.board.emulated) == ("arm-dotprod", True)
     assert any(EMULATED in warning for warning in run.warnings)
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "is emulated: timings are not real" in report

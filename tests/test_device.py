@@ -217,7 +217,7 @@ def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with open_device("adb://1A2b") as device:
         assert isinstance(device, Board)
         with device.child() as child:
-            assert child.ask("probe")[0].machine.machine
+            assert child.ask("machine")[0].machine.machine
         device.clean()
     assert not (tmp_path / "there").exists()
     fake(tmp_path / "bin", "adb", "echo \"adb: device '1A2b' not found\" >&2; exit 1", monkeypatch)
@@ -395,9 +395,9 @@ def test_a_greeting_of_the_login_shell_is_no_answer(here: Board, tmp_path: Path,
     home = tmp_path / "chatty"
     home.mkdir()
     with Board(Chatty(home)) as device:
-        assert device.platform.python == list(sys.version_info[:3])
+        assert device.about.python == list(sys.version_info[:3])
         with device.child() as child:
-            assert child.ask("probe")[0].machine.cores >= 1
+            assert child.ask("machine")[0].machine.cores >= 1
         assert device.run_job(job(tmp_path, model)).variants[0].status == "ok"
 
 
@@ -414,8 +414,8 @@ def spoil(device: Board, request: str, body: str) -> None:
 
 
 BROKEN = [
-    ("describe", "print('hello')"),
-    ("describe", "print('{}')"),
+    ("about", "print('hello')"),
+    ("about", "print('{}')"),
     ("missing", "print('3')"),
     ("follow", "print('hello')"),
     ("follow", "print('[1]')"),
@@ -430,15 +430,15 @@ def test_a_board_that_breaks_the_protocol_is_its_own_error_alone(
     here: Board, tmp_path: Path, model: Path, request_: str, body: str
 ) -> None:
     spoil(here, request_, body)
-    with pytest.raises(DeviceError, match="the board: ") if request_ == "describe" else contextlib.nullcontext():
-        assert here.platform or request_ != "describe"
+    with pytest.raises(DeviceError, match="the board: ") if request_ == "about" else contextlib.nullcontext():
+        assert here.about or request_ != "about"
     other = tmp_path / "other"
     other.mkdir()
     machine = boards.machine()
     with Board(Shell(other), "the other") as good:
         sites = [Site(device, machine, "arm") for device in (here, good)]
         found, fine = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
-    assert isinstance(found, DeviceError) or request_ == "describe"
+    assert isinstance(found, DeviceError) or request_ == "about"
     assert isinstance(fine, MeasureResult)
     assert fine.variants[0].status == "ok"
 
@@ -661,5 +661,5 @@ def test_a_clock_that_is_fifty_years_late_changes_nothing(
         return [first, second, f"PYTHONPATH={late}", *rest]
 
     monkeypatch.setattr(Shell, "command", command)
-    assert here.platform.time == 1e6
+    assert here.about.time == 1e6
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"

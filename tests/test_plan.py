@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ncnnkit.comparison import accuracy
 from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.device import open_device
-from ncnnkit.device.session import Session, probe
-from ncnnkit.device.sites import probe_device
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
@@ -222,7 +222,7 @@ class Setting:
         self.exact = small()
         self.inputs = samples(6)
         self.fitted = int8_twin(self.exact, self.inputs)
-        self.choices = (*float_choices(probe()), *INT8)
+        self.choices = (*float_choices(look_at()), *INT8)
         shapes = blob_shapes(self.exact)
         self.costs = measure_costs(self.exact, self.fitted, shapes, self.choices, rounds=2, seconds=0.0)
         self.reference = outputs_of(self.exact, self.inputs)
@@ -395,7 +395,7 @@ class Given:
 def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], latency: str) -> None:
     requirements = Requirements.parse(require, latency)
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
-    plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(mixed.costs))
+    plan = find_plan(quantized, requirements, look_at(), threads=1, timing=Given(mixed.costs))
     assert plan.holds
     outputs = outputs_of(plan.graph, mixed.inputs)
     found = accuracy.sqnr_db(outputs, mixed.reference)
@@ -414,7 +414,7 @@ def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], la
 def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     slow = Requirements.parse(["sqnr>=300"], "0.000001ms")
-    plan = find_plan(quantized, slow, probe(), threads=1, timing=Given(mixed.costs))
+    plan = find_plan(quantized, slow, look_at(), threads=1, timing=Given(mixed.costs))
     assert not plan.holds
     *noise, latency = plan.unmet
     assert latency.endswith("above 1e-06 ms")
@@ -427,7 +427,7 @@ def test_a_plan_keeps_every_output_right() -> None:
     graph, inputs = two_outputs(), samples(5)
     requirements = Requirements.parse(["sqnr>=60"])
     quantized = quantized_of(graph, int8_twin(graph, inputs), inputs)
-    plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(by_hand(graph)))
+    plan = find_plan(quantized, requirements, look_at(), threads=1, timing=Given(by_hand(graph)))
     assert plan.holds
     assert plan.choices == {"large": "fp32", "small": "fp32"}, "neither int8 nor bf16 reaches 60 dB"
 
@@ -480,7 +480,7 @@ def plan_with_fp16(requirements: Requirements, **where: Any) -> MixedPlan:
     return find_plan(quantized, requirements, machine, threads=1, timing=Given(with_fp16(graph)), **where)
 
 
-@pytest.mark.skipif("fp16-arithmetic" in probe().cpu_features, reason="this machine has fp16 arithmetic")
+@pytest.mark.skipif("fp16-arithmetic" in look_at().cpu_features, reason="this machine has fp16 arithmetic")
 def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
     """Without fp16 arithmetic ncnn hands on fp32, which a Cast takes for fp16: refused, and else garbage or NaN."""
     plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]))
@@ -507,12 +507,12 @@ def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Se
 def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
     """Its fp16 arithmetic is not this machine's: here the same model does not run."""
     with open_device(f"ssh://{BOARD}") as board:
-        assert "fp16-arithmetic" in probe_device(board).cpu_features
+        assert "fp16-arithmetic" in look_at(board).cpu_features
         plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]), device=board)
     assert plan.holds
     assert plan.choices == {"a": "fp16", "b": "fp32", "c": "fp16"}
     assert plan.repairs == 0
     assert 1e-9 < plan.errors.relative < 1e-3
-    if "fp16-arithmetic" not in probe().cpu_features:
+    if "fp16-arithmetic" not in look_at().cpu_features:
         with pytest.raises(RuntimeFailure, match="layer a hands on fp32, where Cast b/cast reads fp16"):
             outputs_of(plan.graph, samples(1, (16, 16, 16)))

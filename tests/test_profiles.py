@@ -12,7 +12,8 @@ import pytest
 from networks import network, samples, small
 
 import ncnnkit
-from ncnnkit.device.session import Session, probe
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.measure.profiles import profile, tapped
 from ncnnkit.model import ncnnfile
@@ -104,7 +105,7 @@ def test_what_a_layer_made_tells_its_precision(model: Path) -> None:
     assert found["add"].precision != "int8"
 
 
-@pytest.mark.skipif(probe().machine != "x86_64", reason="which layers have bf16 differs")
+@pytest.mark.skipif(look_at().machine != "x86_64", reason="which layers have bf16 differs")
 def test_layers_without_bf16_are_seen_to_run_in_fp32(model: Path) -> None:
     found = {la.name: la.precision for la in profile(model, run_job, precision="bf16", repeats=3).layers}
     assert (found["c1"], found["d1"]) == ("bf16", "fp32")

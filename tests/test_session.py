@@ -13,7 +13,8 @@ import pytest
 from networks import network, samples, small
 from numpy.typing import NDArray
 
-from ncnnkit.device.session import Session, probe
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import FormatError, ModelError, RecipeError, RuntimeFailure
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import has_int8
@@ -101,8 +102,8 @@ def test_closing_leaves_no_files_and_no_process(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def test_probe_knows_this_machine() -> None:
-    machine = probe()
+def test_look_at_knows_this_machine() -> None:
+    machine = look_at()
     assert machine.cores >= 1
     assert machine.machine == os.uname().machine
     assert isinstance(machine.vulkan, list)

@@ -16,7 +16,7 @@ from networks import samples, small
 
 import ncnnkit
 from ncnnkit.artifact import Artifact
-from ncnnkit.device.session import probe
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import ModelError, RuntimeFailure
 from ncnnkit.measure.tune import BASE, Placement, candidates, judge, placements, tune
 from ncnnkit.model import ncnnfile
@@ -25,7 +25,7 @@ from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.clusters import clusters as list_clusters
 from ncnnkit.onboard.facts import Cluster, Conditions, DeviceType, Machine
 from ncnnkit.onboard.jobs import run_job
-from ncnnkit.onboard.machine import describe
+from ncnnkit.onboard.machine import this_board
 from ncnnkit.onboard.network import SWITCHES
 from ncnnkit.onboard.protocol import (
     CandidateResult,
@@ -44,7 +44,7 @@ MODELS = {name: replace(Artifact.of(small()), param=Path("m.param")) for name in
 
 
 def machine(root: Path, **fields: Any) -> Machine:
-    board = describe(str(root), machine="aarch64")
+    board = this_board(str(root), machine="aarch64")
     cores = sum(len(cluster.cpus) for cluster in board.clusters)
     features = ["neon", "fp16-arithmetic"]
     return boards.machine(cores=cores, default_threads=4, cpu_features=features, board=board, **fields)
@@ -198,7 +198,7 @@ def fast(**fields: Any) -> dict[str, Any]:
 
 
 def test_tuning_on_this_machine(model: Path) -> None:
-    here = probe()
+    here = look_at()
     found = tune(model, few, here, **fast())
     rows = {row.name: row for row in found.candidates}
     assert set(rows) >= {BASE, "fp32, 1 thread", "fp32, 1 thread, no packing"}
@@ -217,11 +217,11 @@ def test_tuning_on_this_machine(model: Path) -> None:
 def test_int8_is_another_candidate_and_its_own_reference_where_it_is_alone(model: Path, tmp_path: Path) -> None:
     stats = ncnnkit.calibrate(small(), samples(2))
     ncnnfile.save(ncnnkit.quantize(small(), stats, target="x86"), tmp_path / "q.param")
-    found = tune(model, few, probe(), int8=tmp_path / "q.param", sample=[samples(1)[0]], **fast())
+    found = tune(model, few, look_at(), int8=tmp_path / "q.param", sample=[samples(1)[0]], **fast())
     cosine = next(row.cosine for row in found.candidates if row.name == "int8, 1 thread")
     assert cosine is not None
     assert 0.9 < cosine < 1.0
-    alone = tune(tmp_path / "q.param", few, probe(), **fast())
+    alone = tune(tmp_path / "q.param", few, look_at(), **fast())
     assert alone.base.precision == "int8"
     assert alone.cosine == pytest.approx(1.0, abs=1e-4)
 
@@ -242,7 +242,7 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
         return message, results
 
     monkeypatch.setattr(Child, "ask", spoiled)
-    found = {row.name: row for row in tune(model, few, probe(), **fast()).candidates}
+    found = {row.name: row for row in tune(model, few, look_at(), **fast()).candidates}
     assert found["fp32, 1 thread, no packing"].reason == "signal 11 (SIGSEGV) during 'load'"
     wrong = found["fp32, 1 thread, no winograd"]
     assert (wrong.status, wrong.reason) == ("dropped", "wrong outputs: SQNR -6.0 dB against the reference")
@@ -255,12 +255,12 @@ def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monk
         return few(replace(job, candidates=[replace(base, switches={"unheard": True}), *others]))
 
     with pytest.raises(RuntimeFailure, match="tuning: ncnn's defaults do not run here: no switch 'unheard'"):
-        tune(model, spoiled, probe(), **fast())
+        tune(model, spoiled, look_at(), **fast())
 
 
 def test_a_precision_there_is_not_is_refused(model: Path) -> None:
     with pytest.raises(ModelError, match="cannot run in int8"):
-        tune(model, few, probe(), precisions=["int8"])
+        tune(model, few, look_at(), precisions=["int8"])
 
 
 def result(rows: list[Settings], winner: Settings, ratio: list[float], **without: float) -> TuneResult:

@@ -142,14 +142,14 @@ class Board:
         return self._link
 
     @cached_property
-    def platform(self) -> Platform:
+    def about(self) -> Platform:
         """Its Python, machine, C library, free disk space and clock. Raises DeviceError."""
-        return self._agent.ask(Platform, "describe")
+        return self._agent.ask(Platform, "about")
 
     @cached_property
     def python(self) -> str:
         """The Python there that has ncnn and numpy, brought there where it was not. Raises DeviceError."""
-        wheels = fetch_wheels(self.platform, self.name, self._link.begun)
+        wheels = fetch_wheels(self.about, self.name, self._link.begun)
         hashes = [digest(path) for path in wheels]
         name = "venv-" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
         if not self._agent.ask(bool, "venv", name):

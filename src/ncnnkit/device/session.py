@@ -19,7 +19,7 @@ from ..artifact import Artifact
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
-from ..onboard.facts import Machine, VulkanDevice
+from ..onboard.facts import VulkanDevice
 from .serving import CheckedChild
 
 Array = NDArray[Any]
@@ -125,22 +125,6 @@ class Session:
         except WorkerError as error:
             self.close() if error.crashed else None
             raise RuntimeFailure(error.sentence) from None
-
-
-def probe() -> Machine:
-    """What ncnn sees of this machine: versions, CPU, features, Vulkan devices.
-
-    Raises:
-        RuntimeFailure: asking killed the process, as a broken Vulkan driver can.
-    """
-    with CheckedChild() as child:
-        try:
-            machine: Machine = child.ask("probe")[0].machine
-        except WorkerError as error:
-            raise RuntimeFailure(
-                f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"
-            ) from None
-    return machine
 
 
 def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:

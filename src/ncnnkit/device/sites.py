@@ -13,8 +13,8 @@ from ..onboard.child import WorkerError
 from ..onboard.facts import Machine
 from ..onboard.protocol import Job, R, Step
 from ..recipe import parse_cpus
-from ..record import run as run_json
-from . import Device, Local, open_device, resolve
+from ..record.run import DeviceRecord
+from . import LOCAL, Device, open_device, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,26 +62,17 @@ class Site:
         """The name of a variant here."""
         return f"{precision}-{backend}{self.label}"
 
-    def record(self, recommended: str | None, why: str) -> run_json.Device:
+    def record(self, recommended: str | None, why: str) -> DeviceRecord:
         """The device as run.json holds it.
 
         Args:
             recommended, why: which variant is recommended for it.
         """
-        machine = self.machine
-        return run_json.Device(
+        return DeviceRecord(
             name=self.device.name,
             address=self.device.address,
             target=self.target,
-            emulated=self.emulated,
-            ncnn=machine.ncnn,
-            python=machine.python,
-            platform=machine.platform,
-            cpu=machine.cpu,
-            cpu_features=machine.cpu_features,
-            cores=machine.cores,
-            vulkan=machine.vulkan,
-            board=machine.board,
+            machine=self.machine,
             recommended=recommended,
             why=why,
         )
@@ -96,7 +87,7 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
 
     Raises:
         RecipeError: an unknown name, or one twice.
-        DeviceError, RuntimeFailure: one of them cannot be used.
+        DeviceError: one of them cannot be used.
     """
     names = names or ("local",)
     addresses = [resolve(name) for name in names]
@@ -106,29 +97,28 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
     with ExitStack() as stack:
         devices = [stack.enter_context(open_device(name)) for name in names]
         with ThreadPoolExecutor(len(devices)) as pool, _cancelling(devices):
-            machines = list(pool.map(probe_device, devices))
+            machines = list(pool.map(look_at, devices))
         yield [
             Site(device, machine, target or machine_target(machine), f"@{device.name}" if len(devices) > 1 else "")
             for device, machine in zip(devices, machines)
         ]
 
 
-def this_machine() -> Site:
-    """The site of a run on this machine alone. Raises DeviceError."""
-    device = Local()
-    machine = probe_device(device)
-    return Site(device, machine, machine_target(machine))
+def local_site() -> Site:
+    """This machine as the only device of a run. Raises DeviceError."""
+    machine = look_at()
+    return Site(LOCAL, machine, machine_target(machine))
 
 
-def probe_device(device: Device) -> Machine:
-    """What ncnn and Linux tell on a device.
+def look_at(device: Device = LOCAL) -> Machine:
+    """What ncnn and Linux tell of a device; by default of this machine.
 
     Raises:
         DeviceError: asking failed, as with a broken Vulkan driver, or a field of the answer is wrong; names the first.
     """
     with device.child() as child:
         try:
-            machine: Machine = child.ask("probe", timeout=PROBE_TIMEOUT)[0].machine
+            machine: Machine = child.ask("machine", timeout=LOOK_TIMEOUT)[0].machine
         except WorkerError as error:
             raise DeviceError(
                 f"ncnn failed while looking at it: {error}", where=device.name, hint="a broken Vulkan driver?"
@@ -136,7 +126,7 @@ def probe_device(device: Device) -> Machine:
     return machine
 
 
-PROBE_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many
+LOOK_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many
 
 
 def run_jobs(jobs: Mapping[Site, Job[R]], notify: Callable[[Step], None]) -> dict[Site, R | DeviceError]:

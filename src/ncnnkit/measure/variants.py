@@ -30,7 +30,7 @@ from ..progress import Progress, silent
 from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
-from ..record.run import EMULATED, Backend, Files, Latency, LayerError, PrecisionName, Variant
+from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Variant
 from ..source.model import file_safe
 from .models import job_model
 
@@ -218,7 +218,7 @@ def variant_record(
     files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
     return Variant(
         name=spec.name,
-        precision=cast(PrecisionName, spec.precision),
+        precision=spec.precision,
         backend=cast(Backend, spec.backend),
         device=spec.site.device.name,
         device_name=result.device.name if result.device else spec.site.machine.cpu,

@@ -275,7 +275,7 @@ def clean(*_: str) -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 
 
-def describe(*_: str) -> None:
+def about(*_: str) -> None:
     """What must be known to choose wheels for this machine."""
     import platform
 
@@ -343,7 +343,7 @@ def _say(done: "subprocess.CompletedProcess[bytes]") -> None:
 
 
 REQUESTS: Dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (missing, receive, venv, install, start, follow, fetch, forget, clean, describe)
+    f.__name__: f for f in (missing, receive, venv, install, start, follow, fetch, forget, clean, about)
 }
 
 SILENT = ("install", "start", "forget", "clean")

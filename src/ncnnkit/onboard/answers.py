@@ -32,7 +32,7 @@ class Done(Answer):
 
 
 @dataclass(frozen=True)
-class Probed(Done):
+class MachineAnswer(Done):
     """What ncnn and Linux tell of the machine."""
 
     machine: Machine
@@ -238,7 +238,7 @@ class NetTimes(Done):
 
 
 ANSWERS: Mapping[str, Type[Answer]] = {
-    "probe": Probed,
+    "machine": MachineAnswer,
     "load": Loaded,
     "run": Ran,
     "time": Timed,

@@ -13,10 +13,10 @@ from .answers import (
     Done,
     Layers,
     Loaded,
+    MachineAnswer,
     Memory,
     NetTime,
     NetTimes,
-    Probed,
     Profiled,
     Ran,
     Ranges,
@@ -27,7 +27,7 @@ from .answers import (
 )  # fmt: skip
 from .casts import check_casts
 from .facts import VulkanDevice
-from .machine import probe, vulkan_devices
+from .machine import this_machine, vulkan_devices
 from .messages import Message
 from .process import drop_file_cache, own_memory_mb, pin, reset_peak
 from .tally import Tally
@@ -62,9 +62,9 @@ class Network:
         self.rss_before_mb = 0.0
         self.pool: Any = None
 
-    def probe(self, _: Message, __: Arrays) -> Tuple[Probed, Arrays]:
+    def machine(self, _: Message, __: Arrays) -> Tuple[MachineAnswer, Arrays]:
         """What ncnn and Linux tell of this machine."""
-        return Probed(probe()), []
+        return MachineAnswer(this_machine()), []
 
     def load(self, request: Message, _: Arrays) -> Tuple[Loaded, Arrays]:
         """Load ``param`` and ``bin`` on a ``backend``; answers with times in ms and the device it got.

@@ -36,7 +36,7 @@ BROKEN_SHRINK = 0.1  # of the noise allowed, where the plan's outputs are not nu
 
 
 def float_choices(machine: Machine) -> tuple[str, ...]:
-    """The floating-point precisions worth trying on a probed machine, the most exact first."""
+    """The floating-point precisions worth trying on a machine, the most exact first."""
     able = "fp16-arithmetic" in machine.cpu_features
     return tuple(name for name in FLOATS if able or not PRECISIONS[name].fp16)
 

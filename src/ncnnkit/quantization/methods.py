@@ -15,7 +15,7 @@ from ..model.targets import TARGETS
 from ..progress import StepProgress, of_step, silent_steps
 from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial
 from ..samples.given import as_samples
-from ..samples.stream import Samples
+from ..samples.stream import Samples, evenly
 from .advice import BATCHES, Advice, enough, error_by_count, image_ranges, likeness, stretching
 from .bias import correct_bias
 from .calibration import ActivationStats, calibrate_batches, merge_all
@@ -289,7 +289,7 @@ def choose(count: int, most: int) -> tuple[list[int], list[int]]:
 
     Fewer than five are used and judge as well.
     """
-    chosen = np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+    chosen = evenly(count, most)
     if len(chosen) < HELD:
         return chosen, chosen
     held = chosen[HELD - 1 :: HELD]

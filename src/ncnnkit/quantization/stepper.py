@@ -8,6 +8,7 @@ computes is what the whole network will compute.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -32,10 +33,13 @@ from ncnnkit.onboard.answers import Answer, Done
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
 from ncnnkit.onboard.process import guarded
-from ncnnkit.samples.stream import Samples
+from ncnnkit.quantization.scales import group_count
+from ncnnkit.samples.stream import Sample, Samples, spread
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
+KEPT_BYTES = 2 << 30  # of the blobs that all processes keep together
+GATHERED_BYTES = 256 << 20  # of the inputs that one gather answers with
 
 
 # --------------------------------------------------------------------------------------------- the serving process
@@ -196,19 +200,50 @@ class Rows:
     sample: NDArray[np.int64]
 
 
+def inputs_of_a_row(layer: Layer) -> int:
+    """How many values an output's place is computed from, over all groups."""
+    return layer.array("weight").size // int(layer.get("num_output")) * group_count(layer)
+
+
+def most_bytes(graph: Graph, sample: Sample) -> int:
+    """The most bytes that the blobs of one sample, in both versions, take between two layers.
+
+    A blob whose shape does not follow from the sample's counts as the largest that does.
+    """
+    uses, shapes = graph.uses(), graph.infer_shapes([array.shape for array in sample])
+    sides = {blob: [side for side in shape if isinstance(side, int)] for blob, shape in shapes.items() if shape}
+    known = {blob: math.prod(each) for blob, each in sides.items() if len(each) == len(shapes[blob] or ())}
+    size = {root: known.get(root, max(known.values())) for root in uses.roots}
+    left = {root: len(uses.readers(root)) + uses.is_output(root) for root in uses.roots}
+    held = most = 0
+    for layer in graph.layers:
+        if layer.op.copies:
+            continue
+        held += sum(size[blob] for blob in layer.outputs)
+        most = max(most, held)
+        for root in map(uses.root, layer.inputs):
+            left[root] -= 1
+            held -= 0 if left[root] else size[root]
+    return most * 4 * len((EXACT, ROUNDED))
+
+
 class Stepper:
     """Runs a network layer by layer, in child processes that each keep the blobs of their share of the samples.
 
     Args:
         graph: the exact network.
-        samples: of its inputs; each is read once.
+        samples: of its inputs; each is read once. As many of them as :data:`KEPT_BYTES` hold are used, evenly spread.
         threads: number of processes.
+
+    Attributes:
+        samples: the number of samples used.
 
     Raises:
         RuntimeFailure: ncnn crashed; from every method.
     """
 
     def __init__(self, graph: Graph, samples: Samples, threads: int | None = None) -> None:
+        samples = spread(samples, max(1, KEPT_BYTES // most_bytes(graph, samples[0])))
         self.samples = len(samples)
         self._uses = graph.uses()
         self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads still to come
@@ -270,8 +305,10 @@ class Stepper:
     def gather(self, layer: Layer, rows: int, *, seed: int = 0) -> Rows:
         """What ``layer`` reads and, in the exact network, makes, in about ``rows`` places over all samples.
 
-        Its exact version must have run.
+        They are fewer where the inputs would take more than :data:`GATHERED_BYTES`, but one of each sample at least.
+        The layer's exact version must have run.
         """
+        rows = min(rows, GATHERED_BYTES // (inputs_of_a_row(layer) * 4))
         request: dict[str, Any] = {
             "read": self._uses.root(layer.inputs[0]), "make": layer.outputs[0], "window": window(layer), "seed": seed,
             "count": max(1, rows // self.samples),
