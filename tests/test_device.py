@@ -27,6 +27,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import job_variant, samples, small
+from test_wrong import changed, judged
 
 import ncnnkit as nk
 from ncnnkit.artifact import Artifact
@@ -34,9 +35,10 @@ from ncnnkit.device import LOCAL, Board, Lost, Refused, board, link, open_device
 from ncnnkit.device.base import job_files
 from ncnnkit.device.begun import Begun
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
+from ncnnkit.device.session import Session
 from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
-from ncnnkit.errors import DeviceError, RecipeError
+from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure
 from ncnnkit.measure.variants import VariantSpec, measure
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.child import WorkerError
@@ -487,6 +489,34 @@ def test_a_result_that_is_wrong_names_the_first_wrong_field(
     answer_with(here, result)
     with pytest.raises(DeviceError, match=rf"the board: result\.json is not what a job writes: .*{said}"):
         here.run_job(job(tmp_path, model))
+
+
+def test_a_session_on_a_board_computes_there_and_takes_one_network_after_the_other(here: Board, shell: Shell) -> None:
+    other, x = small(), samples(1)[0]
+    other.layer("c2").weights["weight"] = other.layer("c2").array("weight") * np.float32(2)
+    with Session(small()) as local, Session(small(), device=here) as there:
+        served = [words for words in shell.commands if words[-1] == "serve"]
+        assert len(served) == 1
+        np.testing.assert_allclose(there.run(x), local.run(x), rtol=1e-5)
+        refused = small()
+        refused.layer("c3").type = "Cast"
+        refused.layer("c3").params, refused.layer("c3").weights = {"type_from": 2, "type_to": 1}, {}
+        with pytest.raises(RuntimeFailure, match=r"^the board: ncnn: .*c3"):
+            there.load(Artifact.made(refused, "fp32"))
+        for net in (local, there):
+            assert not net.closed
+            net.load(other)
+        np.testing.assert_allclose(there.run(x), local.run(x), rtol=1e-5)
+        assert [words for words in shell.commands if words[-1] == "serve"] == served
+    assert there.closed
+
+
+def test_the_first_wrong_layer_is_looked_for_on_the_board(here: Board, shell: Shell) -> None:
+    """Its kernels are not this machine's."""
+    wrong = changed(small(), "c2", -1.0)
+    (row,) = judged([("fp32-cpu", -6.0)], wrong, site=Site(here, boards.machine(), "arm"))
+    assert row.reason.endswith("; the first wrong layer is c2 (Convolution)")
+    assert any(words[-1] == "serve" for words in shell.commands)
 
 
 def test_a_board_answers_for_its_own_variants_alone(

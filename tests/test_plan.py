@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ncnnkit.comparison import accuracy
 from ncnnkit.comparison.accuracy import Errors
+from ncnnkit.comparison.judge import Judge
 from ncnnkit.device import open_device
 from ncnnkit.device.session import Session
 from ncnnkit.device.sites import look_at
@@ -29,7 +30,7 @@ from ncnnkit.plan.mixed import MixedPlan
 from ncnnkit.plan.options import make_edges, make_options
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import allowed_noise, find_plan, float_choices
-from ncnnkit.plan.sensitivity import Verifier, float_errors, int8_errors
+from ncnnkit.plan.sensitivity import float_errors, int8_errors
 from ncnnkit.plan.solve import Option, total
 from ncnnkit.plan.timing import Shape, blob_shapes, measure_costs
 from ncnnkit.quantization import Quantized, apply_table, make_table
@@ -251,8 +252,8 @@ def mixed() -> Setting:
 def test_mixed_networks_compute_what_fp32_does(mixed: Setting) -> None:
     plans = [uniform(mixed.exact, mixed.costs, choice) for choice in mixed.choices]
     plans += [mixed.draw(seed) for seed in range(40)]
-    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
-        found = verifier.here([mixed.graph(plan) for plan in plans], "mixed")
+    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
+        found = judge.here([mixed.graph(plan) for plan in plans], "mixed")
     for plan, errors in zip(plans, found):
         kinds = set(plan.values())
         least = 22 if kinds & set(INT8) else 35 if kinds != {"fp32"} else 100
@@ -329,8 +330,8 @@ def test_options_and_edges_add_up_to_the_prediction() -> None:
 
 
 def test_each_layer_alone_has_an_error(mixed: Setting) -> None:
-    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
-        errors = int8_errors(mixed.forms, verifier)
+    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
+        errors = int8_errors(mixed.forms, judge)
     assert {name for name, choice in errors if choice == "int8"} == {"c1", "d1", "c2", "c3", "fc"}
     assert {name for name, choice in errors if choice == "int8-winograd"} == {"c1", "c3"}
     assert all(0 < error < 0.01 for error in errors.values())
@@ -341,8 +342,8 @@ def test_a_grouped_layer_alone_does_not_spoil_the_errors() -> None:
     graph, inputs = network(GROUPED), samples(4, (4, 5, 6))
     fitted = int8_twin(graph, inputs)
     assert fitted.layer("g").params["int8_scale_term"] == 101
-    with Verifier(graph, ArraySamples((inputs,))) as verifier:
-        errors = int8_errors(forms_of(graph, fitted, inputs), verifier)
+    with Judge(graph, ArraySamples((inputs,))) as judge:
+        errors = int8_errors(forms_of(graph, fitted, inputs), judge)
     assert {"c0", "c1"} <= {name for name, _ in errors}
     assert all(error < 0.01 for error in errors.values()), errors
 
@@ -367,9 +368,9 @@ def test_each_output_counts_relative_to_its_own_signal() -> None:
     """In plain squared errors the output of large values is all there is: a hundred thousand times the other's."""
     graph, inputs = two_outputs(), samples(5)
     assert 100 < outputs_of(graph, inputs).max() < 1000
-    with Verifier(graph, ArraySamples((inputs,))) as verifier:
+    with Judge(graph, ArraySamples((inputs,))) as judge:
         forms = forms_of(graph, int8_twin(graph, inputs), inputs)
-        errors = int8_errors(forms, verifier)
+        errors = int8_errors(forms, judge)
     assert 0.02 < errors["large", "int8"] / errors["small", "int8"] < 50
 
 
@@ -491,10 +492,10 @@ def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
 
 
 def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Setting) -> None:
-    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
-        int8 = int8_errors(mixed.forms, verifier)
+    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
+        int8 = int8_errors(mixed.forms, judge)
         whole = {"fp32": 1e-12, "bf16": math.inf}
-        errors = float_errors(mixed.forms, mixed.costs, verifier, whole, int8)
+        errors = float_errors(mixed.forms, mixed.costs, judge, whole, int8)
     bf16 = {name: error for (name, choice), error in errors.items() if choice == "bf16"}
     assert set(bf16) == {"c1", "d1", "c2", "c3", "add", "gap", "fc"}
     assert all(math.isfinite(error) and error < 1e-3 for error in bf16.values())

@@ -27,7 +27,7 @@ Array = NDArray[Any]
 def test_one_output_is_an_array_and_several_are_a_tuple(tmp_path: Path) -> None:
     x = samples(1)[0]
     with Session(small()) as net:
-        assert (net.inputs, net.outputs, net.device, net.precision) == (("in0",), ("out0",), None, "fp32")
+        assert (net.inputs, net.outputs, net.gpu, net.precision) == (("in0",), ("out0",), None, "fp32")
         one = net.run(x)
         assert isinstance(one, np.ndarray)
         assert one.shape == (10,)
@@ -113,7 +113,7 @@ def test_look_at_knows_this_machine() -> None:
 def test_vulkan_computes_what_the_cpu_does() -> None:
     x = samples(1)[0]
     with Session(small()) as cpu, Session(small(), backend="vulkan") as gpu:
-        assert gpu.device is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
+        assert gpu.gpu is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
         expected, found = cpu.run(x), gpu.run(x)
     assert isinstance(expected, np.ndarray)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())

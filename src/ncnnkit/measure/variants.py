@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -99,8 +100,14 @@ class VariantSpec:
     cpus: tuple[int, ...] = ()
 
 
-def list_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[VariantSpec]:
-    """Every precision on every backend of every device."""
+def list_variants(
+    recipe: Recipe, models: Models, sites: Sequence[Site], unplanned: Mapping[Site, str] = MappingProxyType({})
+) -> list[VariantSpec]:
+    """Every precision on every backend of every device.
+
+    Args:
+        unplanned: the devices for which no mixed model could be planned, and why.
+    """
 
     def spec(site: Site, precision: str, backend: str) -> VariantSpec:
         keys = ((precision, whom) for whom in (backend, site.target, site.label, ""))
@@ -111,6 +118,8 @@ def list_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
             skipped = refused[0] if found else f"a {precision} model is made for the CPU's kernels"
         elif precision == "mixed" and model is None and site.emulated:
             skipped = "a plan needs timings, and those of an emulated device are not real"
+        elif precision == "mixed" and model is None and site in unplanned:
+            skipped = unplanned[site]
         elif model is None:
             skipped = NOTHING_QUANTIZABLE
         cpus = site.cluster(recipe.cluster)
