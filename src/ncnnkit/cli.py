@@ -480,7 +480,7 @@ def tune(
         return
     out.print(tuning_table(found.candidates))
     _print_notes(found.notes)
-    out.print(f"[bold]{escape(found.settings['name'])}[/]: {escape(found.why)}")
+    out.print(f"[bold]{escape(found.settings.name)}[/]: {escape(found.why)}")
 
 
 @command()
@@ -518,16 +518,16 @@ def profile(
 
 
 @contextmanager
-def _site(on: str | None) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]]:
+def _site(on: str | None) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
     """A device, and what does jobs of the worker's there, showing its progress."""
     from .device.sites import open_sites
 
     with open_sites([on] if on else []) as (site,), _progress() as progress:
 
-        def step(message: Any) -> None:
-            progress(message["stage"], message.get("done", 0), message.get("candidates", 0))
+        def show(step: Any) -> None:
+            progress(step.stage, int(step.done), int(step.of))
 
-        yield site, lambda job: site.device.run_job(job, step)
+        yield site, lambda job: site.device.run_job(job, show)
 
 
 def _print_notes(notes: Sequence[str]) -> None:

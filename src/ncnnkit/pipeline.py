@@ -12,7 +12,7 @@ from .comparison.classes import check_labels, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
-from .errors import ModelError
+from .errors import DeviceError, ModelError, RuntimeFailure
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
@@ -127,22 +127,26 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     threads=recipe.threads or None, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
+        unplanned: dict[Site, str] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
             if not site.emulated:
                 stage = f"plan{site.label}"
                 with stages(stage):
                     made = quantized[site.target]
-                    mixed[site] = find_plan(
-                        made, requirements, site.machine, device=site.device,
-                        threads=recipe.threads or site.machine.cores, progress=stages.within(stage),
-                    )  # fmt: skip
+                    try:
+                        mixed[site] = find_plan(
+                            made, requirements, site.machine, device=site.device,
+                            threads=recipe.threads or site.machine.cores, progress=stages.within(stage),
+                        )  # fmt: skip
+                    except (DeviceError, RuntimeFailure) as error:  # this device's, and no other's
+                        unplanned[site] = f"it could not be planned: {error.line()}"
         with stages("write the models"):
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
             )  # fmt: skip
         with stages("measure"):
-            specs = list_variants(recipe, models, sites)
+            specs = list_variants(recipe, models, sites, unplanned)
             shown = stages.progress("measure")
             results = measure(
                 specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,

@@ -20,6 +20,7 @@ from ..errors import ModelError, RuntimeFailure
 from ..formatting import shape_option
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.facts import VulkanDevice
 from . import LOCAL, Device
 
 Array = NDArray[Any]
@@ -93,10 +94,10 @@ class Session:
                 "load", timeout=LOAD_TIMEOUT, param=param, bin=weights, options=options, **self._settings
             )[0]
         self.precision = self.artifact.precision
-        self.inputs: tuple[str, ...] = tuple(loaded["inputs"])
-        self.outputs: tuple[str, ...] = tuple(loaded["outputs"])
-        self.gpu: dict[str, Any] | None = loaded["device"]
-        """The Vulkan device in use (name, type, driver, api); None on the CPU, and where there was none to be had."""
+        self.inputs: tuple[str, ...] = tuple(loaded.inputs)
+        self.outputs: tuple[str, ...] = tuple(loaded.outputs)
+        self.gpu: VulkanDevice | None = loaded.device
+        """The Vulkan device in use; None on the CPU, and where there was none to be had."""
 
     def __enter__(self) -> Session:
         return self
@@ -150,7 +151,7 @@ class Session:
             self._checked.add(shapes)
         return tuple(self._ask("run", arrays, blobs=list(names))[1])
 
-    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[dict[str, Any], list[Array]]:
+    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[Any, list[Array]]:
         if self._child is None:
             raise RuntimeFailure("this session is closed", hint="use it inside its with block")
         try:
