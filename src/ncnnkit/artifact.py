@@ -178,6 +178,17 @@ class Artifact:
         }
         return cls(precisions[0], precisions, **{**found, **facts}, how=how)
 
+    def having(self, graph: Graph, precision: str | None = None, **facts: Any) -> Artifact:
+        """A network in memory that was made from this one: what is known of its images and its classes stays true.
+
+        Args:
+            graph: the network.
+            precision: what it was made for; by default this model's.
+            facts: further attributes that change.
+        """
+        kept = {"target": self.target, "preprocess": self.preprocess, "labels": self.labels, "ncnn": self.ncnn}
+        return Artifact.made(graph, precision or self.precision, **{**kept, **facts})
+
     @cached_property
     def graph(self) -> Graph:
         """The network; read when it is first asked for. Raises FormatError."""
