@@ -46,8 +46,12 @@ def model(
 
 
 def one_node(
-    kind: str, inputs: Sequence[Array | None], constants: Mapping[int, Array] | None = None, opset: int = 18,
-    outputs: int = 1, **attributes: Any,
+    kind: str,
+    inputs: Sequence[Array | None],
+    constants: Mapping[int, Array] | None = None,
+    opset: int = 18,
+    outputs: int = 1,
+    **attributes: Any,
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A model of one node; ``constants`` are its inputs by their place. Returns it with what it is fed."""
     constants = constants or {}

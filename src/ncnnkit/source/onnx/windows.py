@@ -320,6 +320,7 @@ def _check_nearest(node: Node, sides: Shape, asked: Shape, how: str) -> None:
 
 @operator("GridSample")
 def grid_sample(node: Node) -> None:
+    """Places far outside are reflected once by ncnn, by ONNX as often as it takes: the check on samples tells."""
     x, n = _image(node)
     modes = {"linear": 1, "bilinear": 1, "nearest": 2, "cubic": 3, "bicubic": 3}
     padding = {"zeros": 1, "border": 2, "reflection": 3}
