@@ -109,14 +109,19 @@ def depth_to_space(node: Node) -> None:
         mode = int(node.attr("mode", "DCR") == "DCR")
         node.gives(node.emit("PixelShuffle", [x], (c // b**2, h * b, w * b), upscale_factor=b, mode=mode))
         return
-    raise Unsupported(f"works on a batch of {node.shape(0)[0]}")
+    n = node.shape(0)[0]
+    if node.attr("mode", "DCR") == "DCR":
+        node.gives(permuted(node, node.blob(0), (n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2)))
+    else:
+        node.gives(permuted(node, node.blob(0), (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3)))
 
 
 @operator("SpaceToDepth")
 def space_to_depth(node: Node) -> None:
     n, c, h, w = node.shape(0)
     b = int(node.attr("blocksize"))
-    node.gives(permuted(node, node.blob(0), (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)))
+    order = (0, 1, 3, 5, 2, 4) if node.attr("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    node.gives(permuted(node, node.blob(0), (n, c, h // b, b, w // b, b), order))
 
 
 # ----------------------------------------------------------------------------------------------- joining and cutting
@@ -275,7 +280,11 @@ def expand(node: Node) -> None:
 def cumulative_sum(node: Node) -> None:
     shape = node.shape(0)
     axis = int(node.needed_constant(1, "axis").reshape(-1)[0]) % len(shape)
-    if node.attr("exclusive", 0) or node.attr("reverse", 0):
-        raise Unsupported("sums backwards or without the element itself")
     view, (place,) = with_axes_kept(shape, [axis])
-    node.gives(node.emit("CumulativeSum", [node.blob(0, view)], view, axis=place))
+    x = node.blob(0, view)
+    if node.attr("reverse", 0):
+        x = node.emit("Flip", [x], view, axes=(place,))
+    made = node.emit("CumulativeSum", [x], view, axis=place)
+    if node.attr("exclusive", 0):
+        made = node.emit("BinaryOp", [made, x], view, op_type=1)
+    node.gives(node.emit("Flip", [made], view, axes=(place,)) if node.attr("reverse", 0) else made)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .lowering import MOST_AXES, Array, Blob, Node, Shape, Unsupported, natural, operator
+from ...model.ops import FLOAT_MAX
+from .lowering import MOST_AXES, Array, Blob, Node, Operand, Shape, Unsupported, natural, operator
 
 # ------------------------------------------------------------------------------------------------------ of one input
 
@@ -47,9 +48,7 @@ def cast(node: Node) -> None:
     if node.input_kind(0) == "f" and node.output_kind() in "iu":
         x = node.emit("UnaryOp", [x], x.shape, op_type=19)
     elif node.output_kind() == "b" and node.input_kind(0) != "b":
-        if node.input_kind(0) == "f":
-            raise Unsupported("asks whether numbers that are not whole are 0")
-        x = node.emit("Clip", [node.emit("AbsVal", [x], x.shape)], x.shape, min=0.0, max=1.0)
+        x = _above(node, node.emit("AbsVal", [x], x.shape))
     node.gives(x)
 
 
@@ -130,15 +129,24 @@ def shrink(node: Node) -> None:
 
 @operator("Clip")
 def clip(node: Node) -> None:
+    if any(node.has(index) and node.constant(index) is None for index in (1, 2)):
+        found: tuple[Shape, Operand] = (node.shape(0), node.blob(0))
+        for index, kind in ((1, 4), (2, 5)):
+            if node.has(index):
+                found = combine(node, kind, found, (node.shape(index), _operand(node, index)))
+        node.gives(_blob(found))
+        return
     x = node.blob(0)
     bounds = []
-    for index, (name, default) in enumerate((("min", -3.402823466e38), ("max", 3.402823466e38)), 1):
-        if node.has(index):
-            bounds.append(float(node.needed_constant(index, "bounds").reshape(-1)[0]))
-        else:
-            bounds.append(float(node.attr(name, default)))
-    if bounds == [0.0, 3.402823466e38]:
+    for index, (name, default) in enumerate((("min", -FLOAT_MAX), ("max", FLOAT_MAX)), 1):
+        value = node.constant(index)
+        number = float(node.attr(name, default) if value is None else value.reshape(-1)[0])
+        bounds.append(min(max(number, -FLOAT_MAX), FLOAT_MAX))
+    if bounds == [0.0, FLOAT_MAX]:
         node.gives(node.emit("ReLU", [x], x.shape))
+    elif bounds[0] > bounds[1]:  # everything is the upper bound
+        upper = node.emit("BinaryOp", [x], x.shape, op_type=5, with_scalar=1, b=bounds[1])
+        node.gives(node.emit("BinaryOp", [upper], x.shape, op_type=4, with_scalar=1, b=bounds[1]))
     else:
         node.gives(node.emit("Clip", [x], x.shape, min=bounds[0], max=bounds[1]))
 
@@ -156,9 +164,7 @@ def prelu(node: Node) -> None:
         above = node.emit("ReLU", [x], x.shape)
         below = node.emit("BinaryOp", [x], x.shape, op_type=5, with_scalar=1, b=0.0)
         scaled = combine(node, 2, (shape, below), (slope.shape, slope))
-        _, made = combine(node, 0, (shape, above), scaled)
-        assert isinstance(made, Blob)
-        node.gives(made)
+        node.gives(_blob(combine(node, 0, (shape, above), scaled)))
         return
     x = node.blob(0, natural(shape))
     node.gives(node.emit("PReLU", [x], x.shape, {"slope": slope.reshape(-1)}, num_slope=slope.size))
@@ -181,50 +187,88 @@ def binary(node: Node) -> None:
     kind = _BINARY.get(node.op, 0)
     shape = node.shape(0)
     blob = _operand(node, 0)
-    if node.op == "Div" and node.output_kind() in "iu":
-        raise Unsupported("divides whole numbers")
     if node.inputs == 1:
         node.gives(node.blob(0))
         return
-    for index in range(1, node.inputs):
-        shape, blob = combine(node, kind, (shape, blob), (node.shape(index), _operand(node, index)))
-    if isinstance(blob, np.ndarray):
-        raise Unsupported("combines constants only")
+    if node.op == "Div" and node.output_kind() in "iu":
+        divisor, dividend = _divisor(node), node.blob(0)
+        node.gives(_signed(node, dividend, _quotient(node, (shape, node.emit("AbsVal", [dividend], dividend.shape)),
+                                                     np.abs(divisor)), np.sign(divisor)))  # fmt: skip
+        return
+    if node.op == "Pow":
+        _check_power(node)
+    # Constants first: two of them are one.
+    order = sorted(range(node.inputs), key=lambda i: node.constant(i) is None) if node.inputs > 2 else range(2)
+    (shape, blob), *others = [(node.shape(i), _operand(node, i)) for i in order]
+    for other in others:
+        shape, blob = combine(node, kind, (shape, blob), other)
     if node.op == "Mean":
-        blob = _scaled(node, blob, 1 / node.inputs)
-    node.gives(blob)
+        blob = _scaled(node, _blob((shape, blob)), 1 / node.inputs)
+    node.gives(_blob((shape, blob)))
 
 
-Operand = Blob | Array
+def _blob(found: tuple[Shape, Operand]) -> Blob:
+    """What was computed, as a blob."""
+    assert isinstance(found[1], Blob)
+    return found[1]
 
 _POW = 6
 
 
-def _one_op(op_type: int) -> Callable[[Node, Blob], Blob]:
-    return lambda node, x: node.emit("UnaryOp", [x], x.shape, op_type=op_type)
+_LARGEST_POWER = 64
 
 
-def _cubed(node: Node, x: Blob) -> Blob:
-    square = node.emit("UnaryOp", [x], x.shape, op_type=4)
-    return node.emit("BinaryOp", [square, x], x.shape, op_type=2)
+def _raised(node: Node, x: Blob, exponent: float) -> Blob:
+    """x to a power that is a number.
+
+    ncnn's kernels compute pow(x, y) as exp(y log x) (``sse_mathfun.h``), which is not a number for an x of 0 and below.
+    So whole exponents and their halves are products, and any other power is 0 where x is 0.
+    """
+    if exponent < 0:
+        below = x if exponent == -1 else _raised(node, x, -exponent)
+        return node.emit("UnaryOp", [below], x.shape, op_type=15)
+    whole = int(exponent * 2)
+    if whole != exponent * 2 or exponent > _LARGEST_POWER:
+        if exponent.is_integer():
+            raise Unsupported(f"raises to the power {exponent:g}")
+        above = node.emit("Clip", [x], x.shape, min=1e-30, max=FLOAT_MAX)
+        power = node.emit("BinaryOp", [above], x.shape, op_type=_POW, with_scalar=1, b=exponent)
+        return node.emit("BinaryOp", [power, _above(node, x)], x.shape, op_type=2)
+    factor = x if exponent.is_integer() else node.emit("UnaryOp", [x], x.shape, op_type=5)
+    left = int(exponent) if exponent.is_integer() else whole
+    made: Blob | None = None
+    while left:
+        if left & 1:
+            made = factor if made is None else node.emit("BinaryOp", [made, factor], x.shape, op_type=2)
+        left >>= 1
+        if left:
+            factor = node.emit("UnaryOp", [factor], x.shape, op_type=4)
+    return made or node.emit("BinaryOp", [_scaled(node, x, 0.0)], x.shape, op_type=0, with_scalar=1, b=1.0)
 
 
-def _to_the_fourth(node: Node, x: Blob) -> Blob:
-    square = node.emit("UnaryOp", [x], x.shape, op_type=4)
-    return node.emit("UnaryOp", [square], x.shape, op_type=4)
+def _check_power(node: Node) -> None:
+    """Refuse a power that ncnn's exp(y log x) gets wrong: see ``_raised`` for those of one number."""
+    base, exponent = node.constant(0), node.constant(1)
+    if exponent is not None and len(set(exponent.reshape(-1).tolist())) == 1:
+        return
+    if base is None or (base <= 0).any():
+        raise Unsupported("raises what may be 0 or below to powers that are not one number: ncnn's pow is exp(y log x)")
 
 
-# ncnn's kernels compute pow(x, y) as exp(y log x), which is wrong for 0 and below (``x86_activation.h``).
-_POWERS: dict[float, Callable[[Node, Blob], Blob]] = {
-    -1.0: _one_op(15), -0.5: _one_op(6), 0.5: _one_op(5), 1.0: lambda node, x: x, 2.0: _one_op(4), 3.0: _cubed,
-    4.0: _to_the_fourth,
-}  # fmt: skip
-"""Exponent -> what computes the power exactly."""
+def _above(node: Node, x: Blob, limit: float = 0.0) -> Blob:
+    """1 where x is above a limit, else 0."""
+    return node.emit("Threshold", [x], x.shape, threshold=limit)
 
 
 def _operand(node: Node, index: int) -> Operand:
     value = node.constant(index)
     return node.blob(index) if value is None else value
+
+
+_OF_CONSTANTS: dict[int, Callable[[Array, Array], Array]] = {
+    0: np.add, 1: np.subtract, 2: np.multiply, 3: np.divide, 4: np.maximum, 5: np.minimum,
+}  # fmt: skip
+"""BinaryOp's ``op_type`` -> the same of two constants."""
 
 
 def combine(node: Node, kind: int, a: tuple[Shape, Operand], b: tuple[Shape, Operand]) -> tuple[Shape, Operand]:
@@ -243,14 +287,17 @@ def combine(node: Node, kind: int, a: tuple[Shape, Operand], b: tuple[Shape, Ope
     shape = tuple(np.broadcast_shapes(shape_a, shape_b))
     if isinstance(one, np.ndarray):
         if isinstance(other, np.ndarray):
-            raise Unsupported("combines constants only")
+            return shape, _OF_CONSTANTS[kind](one, other)
         if kind in _REVERSED or kind in (0, 2, 4, 5):
             return combine(node, _REVERSED.get(kind, kind), b, a)
     assert isinstance(one, Blob)
+    if kind == _POW and isinstance(other, np.ndarray):
+        one = _raised(node, one, float(other.reshape(-1)[0]))
+        kind, other = 0, np.zeros(other.shape, np.float32)
+        if math.prod(shape) == one.size:
+            return shape, one
     if isinstance(other, np.ndarray) and other.size == 1 and math.prod(shape) == one.size:
-        number = float(other.reshape(-1)[0])
-        if kind == _POW and number in _POWERS:
-            return shape, _POWERS[number](node, one)
+        number = min(max(float(other.reshape(-1)[0]), -FLOAT_MAX), FLOAT_MAX)
         return shape, node.emit("BinaryOp", [one], one.shape, op_type=kind, with_scalar=1, b=number)
     if isinstance(other, Blob) and one.shape == other.shape and shape_a == shape_b:
         return shape, node.emit("BinaryOp", [one, other], one.shape, op_type=kind)
@@ -311,53 +358,102 @@ def negation(node: Node) -> None:
 @operator("And", "Or", "Xor")
 def logic(node: Node) -> None:
     kind = {"And": 2, "Or": 4, "Xor": 1}[node.op]
-    _, made = combine(node, kind, *((node.shape(i), _operand(node, i)) for i in (0, 1)))
-    assert isinstance(made, Blob)
+    made = _blob(combine(node, kind, *((node.shape(i), _operand(node, i)) for i in (0, 1))))
     node.gives(node.emit("AbsVal", [made], made.shape) if node.op == "Xor" else made)
 
 
 @operator("Where")
 def where(node: Node) -> None:
-    """A choice by a constant mask: x * mask + y * (1 - mask), with what is chosen from constants put in at once."""
-    mask = node.constant(0)
-    if mask is None:
-        raise Unsupported("chooses by what is computed while it runs")
-    shape, keep = node.out_shape(), mask.astype(np.float32)
+    """x * mask + y * (1 - mask), with what is chosen from constants put in at once; infinity counts as 1e30."""
+    mask, shape = node.constant(0), node.out_shape()
+    if mask is not None:
+        keep, drop = (mask.shape, mask.astype(np.float32)), (mask.shape, 1 - mask.astype(np.float32))
+    else:
+        blob = node.blob(0)
+        keep = (node.shape(0), blob)
+        drop = (node.shape(0), node.emit("BinaryOp", [blob], blob.shape, op_type=7, with_scalar=1, b=1.0))
     parts: list[tuple[Shape, Operand]] = []
-    for index, factor in ((1, keep), (2, 1 - keep)):
+    for index, (shape_of, factor) in ((1, keep), (2, drop)):
         value = node.constant(index)
-        if value is not None:
+        if value is None:
+            parts.append(combine(node, 2, (node.shape(index), node.blob(index)), (shape_of, factor)))
+        elif isinstance(factor, np.ndarray):
             chosen = np.where(np.broadcast_to(factor, shape) > 0, np.broadcast_to(value, shape), 0)
-            parts.append((shape, np.maximum(np.nan_to_num(chosen.astype(np.float32)), -1e30)))
-        else:
-            parts.append(combine(node, 2, (node.shape(index), node.blob(index)), (factor.shape, factor)))
-    _, made = combine(node, 0, *parts)
-    assert isinstance(made, Blob)
-    node.gives(made)
+            parts.append((shape, _finite(chosen)))
+        elif value.any():
+            parts.append(combine(node, 2, (shape_of, factor), (value.shape, _finite(value))))
+    found = parts[0] if len(parts) == 1 else combine(node, 0, *parts)
+    if tuple(found[0]) != shape:
+        found = combine(node, 0, found, (shape, np.zeros(shape, np.float32)))
+    node.gives(_blob(found))
+
+
+def _finite(array: Array) -> Array:
+    return np.clip(np.nan_to_num(array.astype(np.float32)), -1e30, 1e30)
 
 
 @operator("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 def comparison(node: Node) -> None:
-    """With whole numbers: 1 where it holds and 0 elsewhere, from the difference cut to [0, 1]."""
-    if node.input_kind(0) not in "iub":
-        raise Unsupported("compares numbers that are not whole")
-    _, difference = combine(node, 1, *((node.shape(i), _operand(node, i)) for i in (0, 1)))
-    assert isinstance(difference, Blob)
+    """1 where it holds and 0 elsewhere, from the sign of the difference."""
+    if any(node.input_kind(i) not in "fiub" for i in (0, 1)):
+        raise Unsupported("compares what are no numbers")
+    order = (1, 0) if node.op in ("Less", "GreaterOrEqual") else (0, 1)
+    difference = _blob(combine(node, 1, *((node.shape(i), _operand(node, i)) for i in order)))
     if node.op == "Equal":
-        distance = node.emit("AbsVal", [difference], difference.shape)
-        near = node.emit("Clip", [distance], distance.shape, min=0.0, max=1.0)
-        node.gives(node.emit("BinaryOp", [near], near.shape, op_type=7, with_scalar=1, b=1.0))
-        return
-    sign = 1.0 if node.op.startswith("Greater") else -1.0
-    upright = difference if sign > 0 else _scaled(node, difference, sign)
-    if node.op.endswith("Equal"):
-        upright = node.emit("BinaryOp", [upright], upright.shape, op_type=0, with_scalar=1, b=1.0)
-    node.gives(node.emit("Clip", [upright], upright.shape, min=0.0, max=1.0))
+        difference = node.emit("AbsVal", [difference], difference.shape)
+    made = _above(node, difference)
+    if node.op.endswith("Equal"):  # what is not above is equal or below
+        made = node.emit("BinaryOp", [made], made.shape, op_type=7, with_scalar=1, b=1.0)
+    node.gives(made)
+
+
+# ---------------------------------------------------------------------------------------- division of whole numbers
 
 
 @operator("Mod")
 def modulo(node: Node) -> None:
-    kind = 12 if node.attr("fmod", 0) else 17
-    _, made = combine(node, kind, *((node.shape(i), _operand(node, i)) for i in (0, 1)))
-    assert isinstance(made, Blob)
-    node.gives(made)
+    """x - y * floor(x / y) of whole numbers; with ``fmod`` of their absolute values, and the sign of x."""
+    divisor, shape, x = _divisor(node), node.shape(0), node.blob(0)
+    if node.attr("fmod", 0):
+        above = node.emit("AbsVal", [x], x.shape)
+        found = _remainder(node, (shape, above), np.abs(divisor))
+        node.gives(_signed(node, x, found, np.ones((), np.float32)))
+        return
+    # The result has the sign of y: floor(x / y) is floor(-x / -y).
+    sign = np.sign(divisor)
+    upright = (shape, x) if (sign > 0).all() else combine(node, 2, (shape, x), (sign.shape, sign))
+    found = _remainder(node, upright, np.abs(divisor))
+    node.gives(_blob(found if (sign > 0).all() else combine(node, 2, found, (sign.shape, sign))))
+
+
+def _divisor(node: Node) -> Array:
+    """The second input as a constant, and both as whole numbers.
+
+    ncnn's division is not rounded correctly everywhere, and a quotient that is a little too small loses a whole one.
+    """
+    divisor = node.needed_constant(1, "divisor").astype(np.float32)
+    if node.input_kind(0) not in "iub":
+        raise Unsupported("takes the remainder of numbers that are not whole: ncnn's division is not exact enough")
+    if not divisor.all():
+        raise Unsupported("divides by 0")
+    return divisor
+
+
+def _quotient(node: Node, x: tuple[Shape, Operand], divisor: Array) -> tuple[Shape, Operand]:
+    """floor(x / divisor) of whole numbers, with a divisor above 0: the half keeps it off the whole numbers."""
+    half = combine(node, 0, x, ((), np.full((), 0.5, np.float32)))
+    ratio = combine(node, 2, half, (divisor.shape, 1 / divisor))
+    blob = _blob(ratio)
+    return ratio[0], node.emit("UnaryOp", [blob], blob.shape, op_type=2)
+
+
+def _remainder(node: Node, x: tuple[Shape, Operand], divisor: Array) -> tuple[Shape, Operand]:
+    whole = combine(node, 2, _quotient(node, x, divisor), (divisor.shape, divisor))
+    return combine(node, 1, x, whole)
+
+
+def _signed(node: Node, x: Blob, found: tuple[Shape, Operand], sign: Array) -> Blob:
+    """What was found for absolute values, with the signs of x and of a constant."""
+    of_x = node.emit("UnaryOp", [x], x.shape, op_type=20)
+    signs = combine(node, 2, (node.shape(0), of_x), (sign.shape, sign)) if (sign < 0).any() else (node.shape(0), of_x)
+    return _blob(combine(node, 2, found, signs))

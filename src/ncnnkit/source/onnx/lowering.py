@@ -133,6 +133,8 @@ class Lowering:
     def feed(self, value: str, name: str) -> None:
         """Write the Input of a value, called ``name``."""
         shape = natural(self.reading.shapes[value])
+        if 0 in shape:
+            raise ConvertError(f"its input {value!r} has no elements: {list(self.reading.shapes[value])}")
         self._names.add(name)
         self.fed.add(name)
         self.layers.append(Layer("Input", name, [], [name], dict(zip(_SIDES[len(shape)], shape))))
@@ -165,10 +167,13 @@ class Lowering:
             shape = self.reading.shapes[name]
             if name in self.reading.constants:
                 raise ConvertError(f"its output {name!r} does not depend on its inputs", hint="export it without it")
+            if name not in self.blobs:
+                raise ConvertError(f"its output {name!r} is one that ncnn's layer for it does not compute")
             blob = self.view(self.blobs[name], natural(shape))
             self._names.discard(f"out{index}")
             self.layers.append(Layer("Split", self.new_name(f"output{index}"), [blob.name], [f"out{index}"]))
-        return Graph(_split(_drop_single_splits(_used(self.layers, len(outputs))), self.new_name))
+        used = _cut_what_is_read(_used(self.layers, len(outputs)))
+        return Graph(_split(_drop_single_splits(used), self.new_name))
 
 
 _SIDES: dict[int, tuple[str, ...]] = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w"), 4: ("c", "d", "h", "w")}
@@ -183,6 +188,25 @@ def _used(layers: list[Layer], outputs: int) -> list[Layer]:
             needed.update(layer.inputs)
             kept.append(layer)
     return kept[::-1]
+
+
+def _cut_what_is_read(layers: list[Layer]) -> list[Layer]:
+    """Crops for a Slice that makes parts that nobody reads: an unread blob would be an output of the network."""
+    read = {blob for layer in layers for blob in layer.inputs}
+    made: list[Layer] = []
+    for layer in layers:
+        parts = [blob for blob in layer.outputs if blob in read]
+        if layer.type != "Slice" or len(parts) == len(layer.outputs):
+            made.append(layer)
+            continue
+        start = 0
+        for blob, size in zip(layer.outputs, layer.params["slices"], strict=True):
+            if blob in parts:
+                params = {"starts": (start,), "ends": (start + size,), "axes": (layer.params["axis"],)}
+                name = layer.name if blob == parts[0] else f"{layer.name}/{blob}"
+                made.append(Layer("Crop", name, list(layer.inputs), [blob], params))
+            start += size
+    return made
 
 
 def _drop_single_splits(layers: list[Layer]) -> list[Layer]:
@@ -290,6 +314,8 @@ class Node:
         """An input as a blob of this shape; by default of whatever shape it has."""
         name = self._input(index)
         array = self.constant(index)
+        if array is not None and not array.size:
+            raise Unsupported(f"reads a constant of no elements, {list(array.shape)}")
         if array is not None:
             return self.lowering.hold(array, shape or natural(array.shape), name)
         try:
@@ -322,6 +348,13 @@ class Node:
     def outputs(self) -> int:
         return len(self._node.outputs)
 
+    def is_read(self, index: int) -> bool:
+        """Whether a node, or the user, reads output ``index``."""
+        if index >= len(self._node.outputs) or not self._node.outputs[index].name:
+            return False
+        value = self._node.outputs[index]
+        return bool(value.uses()) or value in self.lowering.reading.model.graph.outputs
+
     def out_shape(self, index: int = 0) -> Shape:
         """The shape of an output, batch axis included."""
         return self.lowering.reading.shapes[str(self._node.outputs[index].name)]
@@ -349,6 +382,8 @@ class Node:
         for value, blob in zip(self._node.outputs, blobs):
             if not value.name or value.name not in self.lowering.reading.shapes:
                 continue
+            if 0 in self.lowering.reading.shapes[str(value.name)]:
+                raise Unsupported(f"makes a tensor of no elements, {list(self.lowering.reading.shapes[str(value.name)])}")
             if math.prod(self.lowering.reading.shapes[str(value.name)]) != blob.size:
                 raise AssertionError(f"{self.op} {self.name} makes {blob.shape} of {self.out_shape()}")
             self.lowering.blobs[str(value.name)] = blob
@@ -377,6 +412,8 @@ def each_of_batch(node: Node, write: Callable[[Blob], Blob]) -> Blob:
 LARGEST_BATCH = 64
 """A larger batch is not unrolled: the network would be mostly copies."""
 
+Operand = Blob | Array
+"""What is computed, or a constant."""
 Operator = Callable[[Node], None]
 OPERATORS: dict[tuple[str, str], Operator] = {}
 """(domain, operator) -> the function that writes its layers; the modules of this package fill it."""

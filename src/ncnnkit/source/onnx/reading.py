@@ -136,6 +136,30 @@ def _independent(graph: ir.Graph, constants: Any) -> set[str]:
     return known
 
 
+def answer(
+    operator: str, inputs: Mapping[str, Array], places: Sequence[str], attributes: Mapping[str, Any], opset: int
+) -> Array:
+    """What ONNX Runtime computes with one operator.
+
+    Args:
+        operator: its name.
+        inputs: by any names.
+        places: the names of the operator's inputs in their order, "" for one that is left out.
+        attributes: of the operator.
+        opset: which version of the operator.
+    """
+    values = {
+        name: ir.Value(
+            name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=ir.Shape(array.shape)
+        )
+        for name, array in inputs.items()
+    }  # fmt: skip
+    node = ir.node(operator, [values.get(place) for place in places], attributes)
+    node.outputs[0].name = "answer"
+    graph = ir.Graph(list(values.values()), node.outputs, nodes=[node], opset_imports={"": opset})
+    return next(_evaluate(ir.Model(graph, ir_version=9), ["answer"], inputs))[1]
+
+
 def _evaluate(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     """Every value of the network for one sample, a part of them at a time."""
     import onnxruntime

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from .elementwise import Operand, combine
-from .lowering import Blob, Node, Shape, Unsupported, natural, operator, with_axes_kept
+from .elementwise import combine
+from .lowering import Blob, Node, Operand, Shape, Unsupported, each_of_batch, natural, operator, with_axes_kept
 
 _REDUCTIONS = {
     "ReduceSum": 0, "ReduceSumSquare": 2, "ReduceMean": 3, "ReduceMax": 4, "ReduceMin": 5, "ReduceProd": 6,
@@ -19,6 +19,8 @@ _REDUCTIONS = {
 @operator(*_REDUCTIONS)
 def reduction(node: Node) -> None:
     shape = node.shape(0)
+    if node.op == "ReduceMean" and node.output_kind() in "iu":
+        raise Unsupported("divides whole numbers")
     given = node.ints("axes", 1)
     if not given and node.attr("noop_with_empty_axes", 0):
         node.gives(node.blob(0))
@@ -42,9 +44,26 @@ def reduction(node: Node) -> None:
     view = tuple(size for size, _ in groups) or (1,)
     reduced = tuple(i for i, (_, gone) in enumerate(groups) if gone)
     x = node.blob(0, view)
-    out = tuple(1 if i in reduced else side for i, side in enumerate(view))
-    params = {"operation": _REDUCTIONS[node.op], "reduce_all": 0, "axes": reduced, "keepdims": 1, "fixbug0": 1}
-    node.gives(node.emit("Reduction", [x], out, **params) if reduced else x)
+    node.gives(_log_sum_exp(node, x, reduced) if node.op == "ReduceLogSumExp" else reduced_over(
+        node, x, _REDUCTIONS[node.op], reduced))  # fmt: skip
+
+
+def reduced_over(node: Node, x: Blob, operation: int, axes: tuple[int, ...]) -> Blob:
+    """A Reduction that keeps its axes, with 1 element each."""
+    out = tuple(1 if i in axes else side for i, side in enumerate(x.shape))
+    if not axes:  # ncnn reduces all axes where none is named
+        x, axes, out = node.lowering.view(x, (x.size, 1)), (1,), (x.size, 1)
+    return node.emit("Reduction", [x], out, operation=operation, reduce_all=0, axes=axes, keepdims=1, fixbug0=1)
+
+
+def _log_sum_exp(node: Node, x: Blob, axes: tuple[int, ...]) -> Blob:
+    """log(sum(exp(x - m))) + m, with m the largest x: ncnn's own exponentials overflow above 88."""
+    largest = reduced_over(node, x, 4, axes)
+    if not axes:
+        return node.lowering.view(largest, x.shape)
+    below = node.emit("BinaryOp", [x, largest], x.shape, op_type=1)
+    found = reduced_over(node, below, _REDUCTIONS["ReduceLogSumExp"], axes)
+    return node.emit("BinaryOp", [found, largest], found.shape, op_type=0)
 
 
 @operator("Softmax", "LogSoftmax")
@@ -84,29 +103,32 @@ def batch_normalization(node: Node) -> None:
 
 @operator("InstanceNormalization")
 def instance_normalization(node: Node) -> None:
-    shape = node.shape(0)
-    if shape[0] != 1:
-        raise Unsupported(f"works on a batch of {shape[0]}")
     gamma, beta = (node.needed_constant(i, "weights").astype(np.float32) for i in (1, 2))
-    x = node.blob(0, (shape[1], 1, math.prod(shape[2:])) if len(shape) != 4 else shape[1:])
-    made = node.emit(
-        "InstanceNorm", [x], x.shape, {"gamma": gamma, "beta": beta},
-        channels=gamma.size, eps=float(node.attr("epsilon", 1e-5)), affine=1,
-    )  # fmt: skip
-    node.gives(made)
+    params = {"channels": gamma.size, "eps": float(node.attr("epsilon", 1e-5)), "affine": 1}
+
+    def normalised(x: Blob) -> Blob:
+        image = x if len(x.shape) == 3 else node.lowering.view(x, (x.shape[0], 1, math.prod(x.shape[1:])))
+        return node.emit("InstanceNorm", [image], image.shape, {"gamma": gamma, "beta": beta}, **params)
+
+    node.gives(each_of_batch(node, normalised))
 
 
 @operator("LayerNormalization")
 def layer_normalization(node: Node) -> None:
     shape = node.shape(0)
     axis = int(node.attr("axis", -1)) % len(shape)
-    if node.outputs > 1:
+    if any(node.is_read(index) for index in range(1, node.outputs)):
         raise Unsupported("hands out its mean")
     size = math.prod(shape[axis:])
-    gamma = node.needed_constant(1, "scale").reshape(-1).astype(np.float32)
-    beta = node.needed_constant(2, "bias").reshape(-1) if node.has(2) else np.zeros_like(gamma)
-    if gamma.size != size:
-        raise Unsupported("has a scale that is not one number an element")
+    try:
+        gamma, beta = (
+            np.broadcast_to(node.needed_constant(i, "scale and bias"), shape[axis:]).reshape(-1).astype(np.float32)
+            if node.has(i)
+            else np.zeros(size, np.float32)
+            for i in (1, 2)
+        )
+    except ValueError:
+        raise Unsupported("has a scale that is not the same for all it normalises") from None
     rows = math.prod(shape[:axis])
     x = node.blob(0, (rows, size) if rows > 1 else (size,))
     made = node.emit(
@@ -118,14 +140,17 @@ def layer_normalization(node: Node) -> None:
 
 @operator("LRN")
 def lrn(node: Node) -> None:
-    x = node.blob(0, node.shape(0)[1:]) if node.shape(0)[0] == 1 else None
-    if x is None:
-        raise Unsupported(f"works on a batch of {node.shape(0)[0]}")
-    made = node.emit(
-        "LRN", [x], x.shape, region_type=0, local_size=int(node.attr("size")),
-        alpha=float(node.attr("alpha", 1e-4)), beta=float(node.attr("beta", 0.75)), bias=float(node.attr("bias", 1.0)),
-    )  # fmt: skip
-    node.gives(made)
+    size = int(node.attr("size"))
+    if size % 2 == 0:
+        raise Unsupported(f"looks at an even number of channels, {size}")
+    defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
+    numbers = {name: float(node.attr(name, default)) for name, default in defaults.items()}
+
+    def normalised(x: Blob) -> Blob:
+        image = node.lowering.view(x, (x.shape[0], 1, math.prod(x.shape[1:])))
+        return node.emit("LRN", [image], image.shape, region_type=0, local_size=size, **numbers)
+
+    node.gives(each_of_batch(node, normalised))
 
 
 @operator("LpNormalization")
@@ -133,23 +158,25 @@ def lp_normalization(node: Node) -> None:
     shape = node.shape(0)
     view, (place,) = with_axes_kept(shape, [int(node.attr("axis", -1))])
     x = node.blob(0, view)
-    out = tuple(1 if i == place else side for i, side in enumerate(view))
-    kind = {1: 7, 2: 8}[int(node.attr("p", 2))]
-    norm = node.emit("Reduction", [x], out, operation=kind, reduce_all=0, axes=(place,), keepdims=1, fixbug0=1)
-    node.gives(node.emit("BinaryOp", [x, norm], view, op_type=3))
+    norm = reduced_over(node, x, {1: 7, 2: 8}[int(node.attr("p", 2))], (place,))
+    # The norm of zeros is 0, and so is what ONNX makes of it.
+    above = node.emit("BinaryOp", [norm], norm.shape, op_type=4, with_scalar=1, b=1e-30)
+    node.gives(node.emit("BinaryOp", [x, above], view, op_type=3))
 
 
 @operator("GroupNormalization")
 def group_normalization(node: Node) -> None:
     shape, groups = node.shape(0), int(node.attr("num_groups"))
-    if shape[0] != 1 or len(shape) > 5:
-        raise Unsupported(f"works on {list(shape)}")
     gamma, beta = (node.needed_constant(i, "weights").reshape(-1).astype(np.float32) for i in (1, 2))
     if gamma.size == groups:  # before opset 21 there was one number a group
         gamma, beta = (np.repeat(values, shape[1] // groups) for values in (gamma, beta))
-    x = node.blob(0, shape[1:])
     params = {"group": groups, "channels": shape[1], "eps": float(node.attr("epsilon", 1e-5)), "affine": 1}
-    node.gives(node.emit("GroupNorm", [x], x.shape, {"gamma": gamma, "beta": beta}, **params))
+
+    def normalised(x: Blob) -> Blob:
+        image = x if len(x.shape) <= 3 else node.lowering.view(x, (x.shape[0], math.prod(x.shape[1:])))
+        return node.emit("GroupNorm", [image], image.shape, {"gamma": gamma, "beta": beta}, **params)
+
+    node.gives(each_of_batch(node, normalised))
 
 
 @operator("RMSNormalization")

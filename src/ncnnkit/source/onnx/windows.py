@@ -10,6 +10,7 @@ import numpy as np
 from ...model.ops import FLOAT_MAX
 from .axes import taken
 from .lowering import Array, Blob, Node, Shape, Unsupported, each_of_batch, operator
+from .reading import answer
 
 _DIMENSIONS = {1: "w", 2: "hw", 3: "dhw"}
 _ENDS = {"w": ("pad_left", "pad_right"), "h": ("pad_top", "pad_bottom"), "d": ("pad_front", "pad_behind")}
@@ -162,7 +163,7 @@ def pooling(node: Node) -> None:
 
 def _pooled(node: Node, x: Blob) -> Blob:
     n = _dimensions(node)
-    if node.outputs > 1:
+    if node.is_read(1):
         raise Unsupported("hands out the indices of the maxima")
     kernel = node.attr("kernel_shape")
     stride, dilation = node.attr("strides", (1,) * n), node.attr("dilations", (1,) * n)
@@ -198,142 +199,241 @@ def pad(node: Node) -> None:
     for index, axis in enumerate(axes):
         before[axis], after[axis] = given[index], given[index + len(axes)]
     mode = node.attr("mode", "constant")
+    if mode != "wrap" and mode not in _PADDINGS:
+        raise Unsupported(f"has mode {mode!r}")
     value = float(node.needed_constant(2, "value").reshape(-1)[0]) if node.has(2) else float(node.attr("value", 0.0))
     value = min(max(value, -FLOAT_MAX), FLOAT_MAX)
-    padded = [i for i in range(len(shape)) if before[i] or after[i]]
-    if not padded:
-        node.gives(node.blob(0))
-        return
-    given_blob = node.blob(0)
+    blob = node.blob(0)
     for axis in range(len(shape)):  # what is negative cuts off
         kept = range(max(-before[axis], 0), shape[axis] - max(-after[axis], 0))
-        given_blob, shape = taken(node, given_blob, shape, axis, kept)
-        before[axis], after[axis] = max(before[axis], 0), max(after[axis], 0)
-    padded = [i for i in range(len(shape)) if before[i] or after[i]]
-    if not padded:
-        node.gives(given_blob)
-        return
-    first = next((i for i, side in enumerate(shape) if side != 1 or i in padded), 0)
-    body = shape[max(first, len(shape) - 3) if not any(i < len(shape) - 3 for i in padded) else first :]
-    start = len(shape) - len(body)
-    if math.prod(shape[:start]) != 1:  # what lies in front of the padded axes stays one axis
-        body = (math.prod(shape[:start]), *body)
-        start -= 1
-    if len(body) > 4:
-        raise Unsupported(f"pads {list(shape)}")
-    names = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}[len(body)]
-    ends = {"w": ("left", "right"), "h": ("top", "bottom"), "d": ("front", "behind"), "c": ("front", "behind")}
-    params: dict[str, int] = {}
-    for offset, letter in enumerate(names):
-        source = start + offset
-        if source in padded:
-            if letter == "c" and len(body) == 4:
-                raise Unsupported(f"pads the first of the four axes of {list(body)}")
-            if letter in "cd" and mode != "constant":
-                raise Unsupported(f"pads {list(shape)} in mode {mode} along its channels")
-            params[ends[letter][0]], params[ends[letter][1]] = before[source], after[source]
-    kinds = {"constant": 0, "edge": 1, "reflect": 2}
-    if mode not in kinds:
-        raise Unsupported(f"has mode {mode!r}")
-    x = node.lowering.view(given_blob, body)
-    out = tuple(
-        side + (before[start + i] + after[start + i] if start + i in padded else 0) for i, side in enumerate(body)
-    )
-    node.gives(node.emit("Padding", [x], out, type=kinds[mode], value=value, **params))
+        blob, shape = taken(node, blob, shape, axis, kept)
+    ends = {a: (max(before[a], 0), max(after[a], 0)) for a in range(len(shape)) if max(before[a], after[a]) > 0}
+    node.gives(_padded_image(node, blob, shape, ends, mode, value))
+
+
+_PADDINGS = {"constant": 0, "edge": 1, "reflect": 2}
+
+
+def _padded_image(
+    node: Node, blob: Blob, shape: Shape, ends: dict[int, tuple[int, int]], mode: str, value: float
+) -> Blob:
+    """Padding, by one layer where only the last two axes grow, else axis by axis.
+
+    Args:
+        node: whose name the layers get.
+        blob: in any view.
+        shape: ONNX's.
+        ends: axis -> how much is put before and after it.
+        mode: ONNX's.
+        value: what is put there in the mode "constant".
+    """
+    rank = len(shape)
+    if mode != "wrap" and ends and min(ends) >= rank - 2 and rank > 1:
+        view = (math.prod(shape[:-2]), *shape[-2:])
+        (top, bottom), (left, right) = (ends.get(axis, (0, 0)) for axis in (rank - 2, rank - 1))
+        sides = {"top": top, "bottom": bottom, "left": left, "right": right}
+        x = node.lowering.view(blob, view)
+        out = (view[0], view[1] + top + bottom, view[2] + left + right)
+        return node.emit("Padding", [x], out, type=_PADDINGS[mode], value=value, **sides)
+    for axis, (start, end) in ends.items():
+        view = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+        x = node.lowering.view(blob, view)
+        out = (view[0], view[1] + start + end, view[2])
+        if mode == "wrap":
+            blob = _wrapped(node, x, start, end)
+        else:
+            blob = node.emit("Padding", [x], out, type=_PADDINGS[mode], value=value, top=start, bottom=end)
+        shape = (*shape[:axis], out[1], *shape[axis + 1 :])
+    return blob
+
+
+def _wrapped(node: Node, x: Blob, start: int, end: int) -> Blob:
+    """The end of the middle axis before it, and its start after it."""
+    outer, side, inner = x.shape
+    if max(start, end) > side:
+        raise Unsupported("wraps around more than once")
+    cuts = ([(side - start, side)] if start else []) + [(0, side)] + ([(0, end)] if end else [])
+    parts = [
+        x if cut == (0, side) else
+        node.emit("Crop", [x], (outer, cut[1] - cut[0], inner), starts=cut[:1], ends=cut[1:], axes=(1,))
+        for cut in cuts
+    ]  # fmt: skip
+    return node.emit("Concat", parts, (outer, side + start + end, inner), axis=1)
 
 
 @operator("Resize", "Upsample")
 def resize(node: Node) -> None:
-    x, n = _image(node)
-    if n == 3:
-        raise Unsupported("resizes a volume")
-    wanted = node.out_shape()
-    if wanted[1] != x.shape[0]:
-        raise Unsupported("resizes the channels")
-    mode = node.attr("mode", "nearest")
-    sides, asked = x.shape[1:], wanted[2:]
-    if sides == asked:
-        node.gives(x)
+    """ncnn's Interp where it computes the same, else a product with a matrix along each axis."""
+    shape, wanted = node.shape(0), node.out_shape()
+    changed = [axis for axis, (side, out) in enumerate(zip(shape, wanted)) if side != out]
+    if not changed:
+        node.gives(node.blob(0))
         return
-    how = node.attr("coordinate_transformation_mode", "half_pixel" if node.op == "Resize" else "asymmetric")
-    _check_scales(node, sides, asked)
-    height, width = (1, asked[0]) if n == 1 else asked
-    if n == 1:
-        x = node.lowering.view(x, (x.shape[0], 1, sides[0]))
-    if mode == "nearest":
-        _check_nearest(node, sides, asked, how)
-        params = {"resize_type": 1}
+    if len(shape) in (3, 4) and min(changed) >= 2 and _interpolates(node):
+        node.gives(each_of_batch(node, lambda x: _interpolated(node, x, wanted[2:])))
+        return
+    blob = node.blob(0)
+    for axis in changed:
+        blob = _resized(node, blob, shape, axis, wanted[axis])
+        shape = (*shape[:axis], wanted[axis], *shape[axis + 1 :])
+    node.gives(blob)
+
+
+_INTERPOLATIONS = {"nearest": 1, "linear": 2, "cubic": 3}
+
+
+def _coordinates(node: Node) -> str:
+    newer = node.op == "Resize" and node.lowering.opset >= 11
+    return str(node.attr("coordinate_transformation_mode", "half_pixel" if newer else "asymmetric"))
+
+
+def _interpolates(node: Node) -> bool:
+    """Whether ncnn's Interp computes the same: it knows the sizes only, no scales, and three rules."""
+    shape, wanted = node.shape(0), node.out_shape()
+    pairs = [(axis, shape[axis], wanted[axis]) for axis in range(2, len(shape))]
+    if node.attr("mode", "nearest") == "nearest":
+        return all(side == out or _same_pixels(node, axis, side, out) for axis, side, out in pairs)
+    if node.attr("antialias", 0) or node.attr("exclude_outside", 0) or any(1 in pair[1:] for pair in pairs):
+        return False
+    if node.attr("mode") == "cubic" and (len(pairs) == 1 or not math.isclose(node.attr("cubic_coeff_a", -0.75), -0.75)):
+        return False
+    for axis, side, out in pairs:
+        scale = _scale(node, axis)
+        if scale is not None and not math.isclose(side * scale, out, rel_tol=1e-5):
+            return False
+    return _coordinates(node) in ("align_corners", "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel")
+
+
+def _scale(node: Node, axis: int) -> float | None:
+    """The scale of an axis where it is not output over input."""
+    shape = node.shape(0)
+    axes = [a % len(shape) for a in node.attr("axes", range(len(shape)))]
+    if axis not in axes:
+        return 1.0
+    if node.op == "Upsample" and not node.has(1):
+        return float(node.attr("scales")[axis])
+    scales = node.constant(1 if node.op == "Upsample" or node.lowering.opset < 11 else 2)
+    if scales is not None and scales.size:
+        return float(scales.reshape(-1)[axes.index(axis)])
+    choose = {"not_larger": min, "not_smaller": max}.get(node.attr("keep_aspect_ratio_policy", "stretch"))
+    if choose is None:
+        return None
+    sizes = node.needed_constant(3, "sizes").reshape(-1)
+    return float(choose(size / shape[a] for a, size in zip(axes, sizes)))
+
+
+def _same_pixels(node: Node, axis: int, side: int, out: int) -> bool:
+    """Whether ncnn picks the pixels that ONNX does where both take the nearest: floor(x * input / output)."""
+    if side * out > _LARGEST_MATRIX:
+        return False
+    picked = np.minimum(np.floor(np.arange(out, dtype=np.float32) * np.float32(side / out)), side - 1).astype(int)
+    return bool(np.array_equal(_matrix(node, axis, side, out), np.eye(side)[:, picked]))
+
+
+def _interpolated(node: Node, x: Blob, asked: Shape) -> Blob:
+    height, width = (1, asked[0]) if len(asked) == 1 else asked
+    image = node.lowering.view(x, (x.shape[0], 1, x.shape[1])) if len(asked) == 1 else x
+    params = {
+        "resize_type": _INTERPOLATIONS[node.attr("mode", "nearest")],
+        "align_corner": int(_coordinates(node) == "align_corners" and node.attr("mode", "nearest") != "nearest"),
+        "output_height": height, "output_width": width,
+    }  # fmt: skip
+    return node.emit("Interp", [image], (x.shape[0], height, width), **params)
+
+
+_LARGEST_MATRIX = 2048 * 2048
+
+
+def _resized(node: Node, blob: Blob, shape: Shape, axis: int, out: int) -> Blob:
+    """One axis, times a matrix (side, out)."""
+    side = shape[axis]
+    if side * out > _LARGEST_MATRIX:
+        raise Unsupported(f"resizes {side} to {out} in a way that ncnn's Interp does not know")
+    matrix = _matrix(node, axis, side, out)
+    outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    x = node.lowering.view(blob, (outer, side, inner))
+    if inner > 1:
+        x = node.emit("Permute", [x], (outer, inner, side), order_type=1)
+    x = node.lowering.view(x, (outer * inner, side))
+    made = node.emit(
+        "InnerProduct", [x], (outer * inner, out), {"weight": np.ascontiguousarray(matrix.T)},
+        num_output=out, bias_term=0, weight_data_size=matrix.size,
+    )  # fmt: skip
+    if inner > 1:
+        made = node.emit("Permute", [node.lowering.view(made, (outer, inner, out))], (outer, out, inner), order_type=1)
+    return made
+
+
+_RESIZE_ATTRIBUTES = (
+    "mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside", "antialias",
+)  # fmt: skip
+
+
+def _matrix(node: Node, axis: int, side: int, out: int) -> Array:
+    """What ONNX Runtime makes of an axis, as a matrix (side, out): its answers to a 1 in one place after the other."""
+    if _coordinates(node) == "tf_crop_and_resize":
+        raise Unsupported("crops while it resizes")
+    scale = _scale(node, axis)
+    if scale is None:
+        given, places = np.array([1, side, 1, out], np.int64), ("x", "", "", "given")
     else:
-        params = {"resize_type": {"linear": 2, "cubic": 3}[mode], "align_corner": _aligned(node, how, sides, asked)}
-        if mode == "cubic" and not math.isclose(node.attr("cubic_coeff_a", -0.75), -0.75):
-            raise Unsupported(f"has the coefficient {node.attr('cubic_coeff_a')}")
-    made = node.emit("Interp", [x], (x.shape[0], height, width), output_height=height, output_width=width, **params)
-    node.gives(made)
-
-
-def _check_scales(node: Node, sides: Shape, asked: Shape) -> None:
-    """Refuse scales that are not output over input: ncnn knows the sizes only."""
-    if node.attr("antialias", 0):
-        raise Unsupported("smooths while it makes the image smaller")
-    if node.attr("exclude_outside", 0):
-        raise Unsupported("leaves out what is outside of the image")
-    place = 1 if node.op == "Upsample" or node.lowering.opset < 11 else 2
-    scales = node.constant(place) if node.has(place) else None
-    if scales is None or not scales.size or node.attr("mode", "nearest") == "nearest":
-        return
-    for side, out, scale in zip(sides, asked, scales.reshape(-1)[-len(sides) :]):
-        if not math.isclose(side * float(scale), out, rel_tol=1e-5):
-            raise Unsupported(f"has the scale {scale:g}, its sizes {side} and {out} have another")
-
-
-def _aligned(node: Node, how: str, sides: Shape, asked: Shape) -> int:
-    if how == "align_corners":
-        return 1
-    if how == "half_pixel" or (how == "pytorch_half_pixel" and 1 not in asked):
-        return 0
-    raise Unsupported(f"has coordinates of mode {how!r}")
-
-
-def _check_nearest(node: Node, sides: Shape, asked: Shape, how: str) -> None:
-    """Refuse what does not pick the pixels that ncnn picks: floor(x * input / output)."""
-    rounding = node.attr("nearest_mode", "round_prefer_floor" if node.op == "Resize" else "floor")
-    for side, out in zip(sides, asked):
-        x = np.arange(out, dtype=np.float64)
-        at = {
-            "asymmetric": x * side / out,
-            "half_pixel": (x + 0.5) * side / out - 0.5,
-            "half_pixel_symmetric": (x + 0.5) * side / out - 0.5,
-            "pytorch_half_pixel": (x + 0.5) * side / out - 0.5 if out > 1 else x * 0,
-            "align_corners": x * (side - 1) / max(out - 1, 1),
-        }.get(how)
-        if at is None:
-            raise Unsupported(f"has coordinates of mode {how!r}")
-        rounded: Array = {
-            "floor": np.floor(at),
-            "ceil": np.ceil(at),
-            "round_prefer_floor": np.ceil(at - 0.5),
-            "round_prefer_ceil": np.floor(at + 0.5),
-        }[rounding]
-        if not np.array_equal(np.clip(rounded, 0, side - 1), np.minimum(np.floor(x * side / out), side - 1)):
-            raise Unsupported(f"picks other pixels than ncnn does ({how}, {rounding})")
+        newer = node.op == "Resize" and node.lowering.opset >= 11
+        given, places = np.array([1, 1, 1, scale], np.float32), ("x", "", "given") if newer else ("x", "given")
+    found = answer(
+        node.op,
+        {"x": np.eye(side, dtype=np.float32).reshape(1, side, 1, side), "given": given},
+        places,
+        {name: value for name in _RESIZE_ATTRIBUTES if (value := node.attr(name)) is not None},
+        9 if node.op == "Upsample" else max(node.lowering.opset, 10),
+    )
+    return found.reshape(side, -1)
 
 
 @operator("GridSample")
 def grid_sample(node: Node) -> None:
-    """Places far outside are reflected once by ncnn, by ONNX as often as it takes: the check on samples tells."""
-    x, n = _image(node)
+    """ncnn reflects once and ONNX as often as it takes, so the grid is reflected before."""
     modes = {"linear": 1, "bilinear": 1, "nearest": 2, "cubic": 3, "bicubic": 3}
-    padding = {"zeros": 1, "border": 2, "reflection": 3}
-    if n == 1:
-        raise Unsupported("samples a sequence")
-    out = node.out_shape()
-    params = {
-        "sample_type": modes[node.attr("mode", "linear")],
-        "padding_mode": padding[node.attr("padding_mode", "zeros")],
-        "align_corner": int(node.attr("align_corners", 0)),
-    }
-    grid = node.blob(1, node.shape(1)[1:])
+    paddings = {"zeros": 1, "border": 2, "reflection": 3}
+    mode, padding = modes[node.attr("mode", "linear")], node.attr("padding_mode", "zeros")
+    shape, out = node.shape(0), node.out_shape()
+    aligned = int(node.attr("align_corners", 0))
+    if len(shape) not in (4, 5):
+        raise Unsupported(f"samples {list(shape)}")
+    if shape[0] != 1:
+        raise Unsupported(f"works on a batch of {shape[0]}")
+    if mode == 3 and len(shape) == 5:
+        raise Unsupported("samples a volume by cubes")
+    constant = node.constant(1)
+    if mode == 2 and constant is not None:
+        _check_ties(constant, shape[2:], aligned)
+    x, grid = node.blob(0, shape[1:]), node.blob(1, node.shape(1)[1:])
+    if padding == "reflection":
+        grid = _reflected(node, grid)
+    params = {"sample_type": mode, "padding_mode": paddings[padding], "align_corner": aligned}
     node.gives(node.emit("GridSample", [x, grid], out[1:], **params))
+
+
+def _check_ties(grid: Array, sides: Shape, aligned: int) -> None:
+    """Refuse places halfway between two pixels, where ncnn takes the upper one and ONNX the even one."""
+    ends = np.array(sides[::-1], np.float32)
+    at = (grid + 1) / 2 * (ends - 1) if aligned else ((grid + 1) * ends - 1) / 2
+    if (np.abs(at - np.floor(at) - 0.5) < 1e-5).any():
+        raise Unsupported("takes the nearest of places halfway between two pixels")
+
+
+def _reflected(node: Node, grid: Blob) -> Blob:
+    """Coordinates brought to [-1, 1] by reflections at both ends.
+
+    A wave of period 4 that is x itself from -1 to 1: 1 - |4 (t - floor(t)) - 2| of t = (x + 1) / 4.
+    """
+
+    def number(x: Blob, kind: int, value: float) -> Blob:
+        return node.emit("BinaryOp", [x], x.shape, op_type=kind, with_scalar=1, b=value)
+
+    turns = number(number(grid, 0, 1.0), 2, 0.25)
+    whole = node.emit("UnaryOp", [turns], turns.shape, op_type=2)
+    part = number(node.emit("BinaryOp", [turns, whole], turns.shape, op_type=1), 2, 4.0)
+    return number(node.emit("AbsVal", [number(part, 1, 2.0)], part.shape), 7, 1.0)
 
 
 @operator("DeformConv")

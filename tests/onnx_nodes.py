@@ -1,0 +1,163 @@
+"""The ONNX project's own tests of its operators: each lowered, run in ncnn, and compared with what it expects.
+
+One test is a model of one node, its inputs and its outputs; where an operator is a function of others, a second test
+has those instead ("expanded"). ncnn takes weights, sizes and the like at conversion, so whole numbers and weights are
+given as constants here.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import lowered
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from ncnnkit.errors import ConvertError
+from ncnnkit.source.onnx import OPERATORS
+
+Array = NDArray[Any]
+
+WEIGHTS = {
+    "Conv": (1, 2), "ConvTranspose": (1, 2), "DeformConv": (1, 3), "BatchNormalization": (1, 2, 3, 4),
+    "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2), "GroupNormalization": (1, 2),
+    "RMSNormalization": (1,), "PRelu": (1,), "Resize": (1, 2, 3), "Upsample": (1,), "Clip": (1, 2),
+    "LSTM": (1, 2, 3, 7), "GRU": (1, 2, 3), "RNN": (1, 2, 3), "Pad": (2,), "RotaryEmbedding": (1, 2), "Where": (0,),
+}  # fmt: skip
+"""Operator -> the inputs that are constants in every real model, besides whole numbers."""
+
+SECONDS = 120
+"""A test that takes longer hangs."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A test: a model, what it is fed, and what it must answer.
+
+    Attributes:
+        name: the ONNX project's.
+        operator: which it tests; an expanded test has other nodes.
+        model: with constants as initializers.
+        fed: its other inputs by name.
+        expected: its outputs.
+    """
+
+    name: str
+    operator: str
+    model: onnx.ModelProto
+    fed: dict[str, Array]
+    expected: Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a test; ``why`` says it for all but what is right."""
+
+    kind: Literal["right", "refused", "wrong"]
+    why: str = ""
+
+
+def cases() -> list[Case]:
+    """The tests of which ncnnkit has every operator and ncnn gets an input."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        collected = collect_testcases(None)
+    tested = {case.name: case.model.graph.node[0].op_type for case in collected if len(case.model.graph.node) == 1}
+    made = []
+    for case in collected:
+        nodes = {("" if node.domain == "ai.onnx" else node.domain, node.op_type) for node in case.model.graph.node}
+        operator = tested.get(case.name.partition("_expanded")[0])
+        inputs, outputs = case.data_sets[0]
+        if operator is None or not nodes <= OPERATORS.keys():
+            continue
+        if not all(isinstance(array, np.ndarray) for array in (*inputs, *outputs)):
+            continue
+        model, fed = _with_constants(case.model, operator, inputs)
+        if fed:
+            made.append(Case(case.name, operator, model, fed, outputs))
+    return made
+
+
+def _with_constants(
+    model: onnx.ModelProto, operator: str, inputs: Sequence[Array]
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model with whole numbers and weights as constants, and what is left to feed."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.input[:]
+    places = [i for i, name in enumerate(_inputs(model, operator)) if name]
+    fed: dict[str, Array] = {}
+    for index, (info, array) in enumerate(zip(model.graph.input, inputs, strict=True)):
+        place = places[index] if index < len(places) else index
+        whole = array.dtype.kind in "iub" and index > 0
+        if whole or place in WEIGHTS.get(operator, ()):
+            made.graph.initializer.append(numpy_helper.from_array(array, info.name))
+        else:
+            made.graph.input.append(info)
+            fed[info.name] = array
+    return made, fed
+
+
+def _inputs(model: onnx.ModelProto, operator: str) -> Sequence[str]:
+    """The names of the tested node's inputs; of an expanded test those of the model."""
+    (node, *others) = model.graph.node
+    return list(node.input) if not others and node.op_type == operator else [v.name for v in model.graph.input]
+
+
+def outcome(case: Case, tolerance: float = 1e-3) -> Outcome:
+    """Run a test in this process."""
+    try:
+        graph = lowered.lowered(case.model, case.fed)
+    except ConvertError as error:
+        return Outcome("refused", str(error).removeprefix("model.onnx: "))
+    made = lowered.run_ncnn(graph, list(case.fed.values()))
+    for found, exact in zip(made, case.expected, strict=True):
+        if found.size != exact.size:
+            return Outcome("wrong", f"{found.shape} for {exact.shape}")
+        one, other = found.reshape(-1), exact.reshape(-1).astype(np.float32)
+        if not np.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True):
+            return Outcome("wrong", f"{one[:4].tolist()} for {other[:4].tolist()}")
+    return Outcome("right")
+
+
+def outcomes(all_cases: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
+    """Run tests in a process of their own: a test in which ncnn crashes or hangs is wrong, and the next one goes on."""
+    context = multiprocessing.get_context("fork")
+    waiting = list(all_cases)
+    while waiting:
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=_work, args=(theirs, waiting))
+        worker.start()
+        theirs.close()
+        try:
+            while waiting:
+                case = waiting.pop(0)
+                try:
+                    found = ours.recv() if ours.poll(SECONDS) else Outcome("wrong", f"took more than {SECONDS} s")
+                except EOFError:
+                    worker.join()
+                    found = Outcome("wrong", f"the process ended with {worker.exitcode}")
+                yield case, found
+                if found.kind == "wrong" and found.why.startswith(("took", "the process")):
+                    break
+        finally:
+            worker.kill()
+            worker.join()
+
+
+def _work(pipe: Connection, all_cases: Sequence[Case]) -> None:
+    for case in all_cases:
+        try:
+            found = outcome(case)
+        except Exception as error:
+            found = Outcome("wrong", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        pipe.send(found)

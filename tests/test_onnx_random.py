@@ -1,0 +1,651 @@
+"""Every operator of the ONNX front end beside ONNX Runtime, with random shapes and attributes.
+
+What ncnn cannot compute must be refused; a strategy asks mostly for what it can, and Hypothesis fails a test in which
+most is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+from lowered import assert_same, one_node
+from numpy.typing import NDArray
+
+from ncnnkit.errors import ConvertError
+from ncnnkit.source.onnx import OPERATORS
+
+Array = NDArray[Any]
+Draw = Callable[..., Any]
+TESTED: set[str] = set()
+"""The operators that a test here is about."""
+
+
+class Case:
+    """What a strategy draws with: sizes, choices, and noise of its own seed."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.noise = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    def number(self, low: int, high: int) -> int:
+        return int(self.draw(st.integers(low, high)))
+
+    def one_of(self, *choices: Any) -> Any:
+        return self.draw(st.sampled_from(choices))
+
+    def maybe(self) -> bool:
+        return bool(self.draw(st.booleans()))
+
+    def shape(self, low: int = 1, high: int = 5, most: int = 5) -> tuple[int, ...]:
+        """A shape of ``low`` to ``high`` axes; the first one is 1 half the time, as a batch axis is."""
+        sides = [self.number(1, most) for _ in range(self.number(low, high))]
+        if self.maybe():
+            sides[0] = 1
+        return tuple(sides)
+
+    def f(self, *shape: int, low: float = -3.0, high: float = 3.0) -> Array:
+        """Noise in a range."""
+        return self.noise.uniform(low, high, size=shape).astype(np.float32)
+
+    def whole(self, *shape: int, low: int = -9, high: int = 9) -> Array:
+        return self.noise.integers(low, high + 1, size=shape)
+
+
+def compare(*operators: str, examples: int = 12) -> Callable[[Callable[[Case, str], Any]], Any]:
+    """A test of these operators: the function makes the model of one example, for the operator it is told."""
+    TESTED.update(operators)
+
+    def decorate(make: Callable[[Case, str], Any]) -> Any:
+        @pytest.mark.parametrize("operator", operators)
+        @settings(max_examples=examples, deadline=None, derandomize=True, database=None,
+                  suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
+        @given(data=st.data())
+        def test(operator: str, data: st.DataObject) -> None:
+            made = make(Case(data.draw), operator)
+            if made is None:
+                reject()
+            (model, fed), tolerance = made if isinstance(made[1], float) else (made, 2e-4)
+            try:
+                assert_same(model, fed, tolerance)
+            except ConvertError as error:
+                if "ONNX Runtime" in str(error):  # the strategy made what is no model
+                    raise
+                reject()
+
+        return test
+
+    return decorate
+
+
+# ------------------------------------------------------------------------------------------------------- elementwise
+
+RANGES = {
+    "Sqrt": (0, 9), "Log": (0.01, 9), "Asin": (-1, 1), "Acos": (-1, 1), "Atanh": (-0.95, 0.95), "Acosh": (1.01, 9),
+    "Tan": (-1.3, 1.3), "Reciprocal": (0.2, 4), "Exp": (-9, 5), "Round": (-9, 9), "Floor": (-9, 9), "Ceil": (-9, 9),
+}  # fmt: skip
+
+
+@compare(
+    "Abs", "Relu", "Sigmoid", "Tanh", "Softplus", "Mish", "Erf", "Neg", "Floor", "Ceil", "Sqrt", "Exp", "Log", "Sin",
+    "Cos", "Tan", "Asin", "Acos", "Atan", "Reciprocal", "Round", "Sign", "Sinh", "Asinh", "Cosh", "Acosh", "Atanh",
+    "Softsign", "Identity", "Dropout", "HardSwish", examples=6,
+)  # fmt: skip
+def test_one_input(case: Case, operator: str) -> Any:
+    low, high = RANGES.get(operator, (-4, 4))
+    return one_node(operator, [case.f(*case.shape(), low=low, high=high)])
+
+
+@compare("LeakyRelu", "Elu", "Celu", "Selu", "HardSigmoid", "ThresholdedRelu", "Shrink", "Gelu", "Swish")
+def test_one_input_with_attributes(case: Case, operator: str) -> Any:
+    names = {
+        "HardSigmoid": ("alpha", "beta"), "Shrink": ("bias", "lambd"), "Selu": ("alpha", "gamma"), "Gelu": (),
+    }.get(operator, ("alpha",))  # fmt: skip
+    low, high = (0.1, 0.4) if operator == "HardSigmoid" else (0.2, 2)
+    given_ = {name: case.noise.uniform(low, high) for name in names if case.maybe()}
+    if operator == "Gelu":
+        given_["approximate"] = case.one_of("none", "tanh")
+    if operator == "Shrink" and "lambd" not in given_:
+        given_["lambd"] = 0.5
+    opset = {"Gelu": 20, "Swish": 24}.get(operator, 18)
+    return one_node(operator, [case.f(*case.shape())], opset=opset, **given_), 1e-3
+
+
+@compare("PRelu")
+def test_prelu(case: Case, operator: str) -> Any:
+    shape = case.shape()
+    slope = [side if case.maybe() else 1 for side in shape][case.number(0, len(shape) - 1) :]
+    if case.maybe() and len(shape) > 1:
+        slope = [shape[1], *[1] * (len(shape) - 2)]
+    return one_node(operator, [case.f(*shape)], {1: case.f(*slope)})
+
+
+@compare("Clip")
+def test_clip(case: Case, operator: str) -> Any:
+    bounds: dict[int, Array] = {}
+    if case.maybe():
+        bounds[1] = case.f(low=-2, high=0)[()]
+    if case.maybe():
+        bounds[2] = case.f(low=0, high=2)[()]
+    bounds = {place: np.asarray(value, np.float32) for place, value in bounds.items()}
+    fed: list[Array | None] = [case.f(*case.shape())]
+    if case.maybe():  # computed
+        fed = [fed[0], *[bounds.get(place) for place in (1, 2)]]
+        while fed[-1] is None:
+            fed.pop()
+        bounds = {}
+    return one_node(operator, fed, bounds)
+
+
+def broadcast(case: Case, count: int = 2) -> list[tuple[int, ...]]:
+    """Shapes that broadcast to one."""
+    whole = case.shape(1, 5, 4)
+    made = []
+    for _ in range(count):
+        shape = [side if case.number(0, 2) else 1 for side in whole]
+        made.append(tuple(shape[case.number(0, len(shape) - 1) if case.number(0, 2) == 0 else 0 :]))
+    return made
+
+
+def two(case: Case, operator: str, one: Array, other: Array, **attributes: Any) -> Any:
+    """A node of two inputs, one of them constant two times in three."""
+    constant = case.number(0, 2)
+    constants = {constant: (one, other)[constant]} if constant < 2 else {}
+    return one_node(operator, [None if constant == 0 else one, other], constants, **attributes)
+
+
+@compare("Add", "Sub", "Mul", "Div", "Max", "Min", examples=15)
+def test_broadcasting(case: Case, operator: str) -> Any:
+    a, b = broadcast(case)
+    other = case.f(*b)
+    if operator == "Div":
+        other = np.sign(other) * (np.abs(other) + 0.3)
+    one = np.where(np.abs(case.f(*a)) < 0.2, np.float32(0.5), case.f(*a))
+    if operator == "Div":
+        one = np.sign(one) * (np.abs(one) + 0.1)
+    return two(case, operator, one, other)
+
+
+@compare("Sum", "Mean", "Max", "Min")
+def test_many_inputs(case: Case, operator: str) -> Any:
+    shapes = broadcast(case, case.number(1, 4))
+    arrays = [case.f(*shape) for shape in shapes]
+    constants = {i: array for i, array in enumerate(arrays) if i and case.maybe()}
+    return one_node(operator, arrays, constants)
+
+
+@compare("Pow", examples=30)
+def test_power(case: Case, operator: str) -> Any:
+    a, b = broadcast(case)
+    if case.maybe():  # any base: a whole exponent
+        exponent = np.float32(case.one_of(1, 2, 3, 4, 5, 7, -1, -2, -3, 0))
+        base = np.where(case.noise.random(a) < 0.2, 0 if exponent > 0 else 1, case.f(*a, low=-2, high=2))
+        base = base if exponent > 0 else np.sign(base) * (np.abs(base) + 0.3)
+        return one_node(operator, [base.astype(np.float32)], {1: np.full(b if case.maybe() else (), exponent)}), 1e-3
+    if case.maybe():  # a base of 0 and above: any exponent
+        exponent = np.float32(case.one_of(0.5, 1.5, 2.5, 0.25, 1 / 2.4, 2.4, 0.1))
+        base = np.where(case.noise.random(a) < 0.2, 0, case.f(*a, low=0, high=2)).astype(np.float32)
+        return one_node(operator, [base], {1: np.asarray(exponent)}), 1e-3
+    if case.maybe():
+        exponent = np.float32(case.one_of(-0.5, -1.5, -0.3))
+        return one_node(operator, [case.f(*a, low=0.1, high=2)], {1: np.asarray(exponent)}), 1e-3
+    return one_node(operator, [None, case.f(*b)], {0: case.f(*a, low=0.1, high=3)}), 1e-3
+
+
+@compare("Not", "And", "Or", "Xor")
+def test_logic(case: Case, operator: str) -> Any:
+    a, b = broadcast(case)
+    one, other = case.whole(*a, low=0, high=1).astype(bool), case.whole(*b, low=0, high=1).astype(bool)
+    return one_node(operator, [one]) if operator == "Not" else two(case, operator, one, other)
+
+
+@compare("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+def test_comparison(case: Case, operator: str) -> Any:
+    a, b = broadcast(case)
+    one, other = case.whole(*a, low=-2, high=2), case.whole(*b, low=-2, high=2)
+    if case.maybe():
+        one, other = one.astype(np.float32) / 2, other.astype(np.float32) / 2
+    return two(case, operator, one, other)
+
+
+@compare("Where")
+def test_where(case: Case, operator: str) -> Any:
+    m, a, b = broadcast(case, 3)
+    mask = case.whole(*m, low=0, high=1).astype(bool)
+    one, other = case.f(*a), case.f(*b)
+    constants: dict[int, Array] = {0: mask} if case.maybe() else {}
+    if case.maybe():
+        constants[case.number(1, 2)] = (one, other)[case.number(0, 1)]
+    if 1 in constants and 2 not in constants:
+        constants[1] = one
+    elif 2 in constants:
+        constants[2] = other
+    if constants.keys() == {0, 1, 2}:
+        del constants[1]
+    return one_node(operator, [mask, one, other], constants)
+
+
+@compare("Mod", "Div")
+def test_division_of_whole_numbers(case: Case, operator: str) -> Any:
+    a, b = broadcast(case)
+    divisor = case.whole(*b)
+    divisor[divisor == 0] = 4
+    attributes = {"fmod": int(case.maybe())} if operator == "Mod" else {}
+    return one_node(operator, [case.whole(*a, low=-99, high=99)], {1: divisor}, **attributes)
+
+
+@compare("Cast")
+def test_cast(case: Case, operator: str) -> Any:
+    kinds: dict[Any, int] = {np.float32: 1, np.int32: 6, np.int64: 7, bool: 9}
+    source = case.one_of(*kinds)
+    x = case.f(*case.shape(), low=-4, high=4)
+    x[np.abs(x) < 1] = 0
+    return one_node(operator, [x.astype(source)], to=kinds[case.one_of(*kinds)])
+
+
+@compare("CastLike")
+def test_cast_like(case: Case, operator: str) -> Any:
+    like = np.zeros(1, case.one_of(np.float32, np.int64, bool))
+    return one_node(operator, [case.f(*case.shape())], {1: like})
+
+
+# ------------------------------------------------------------------------------------------------------------ windows
+
+
+def window(case: Case, n: int, sides: Sequence[int]) -> dict[str, Any]:
+    """Kernel, strides, dilations and pads that fit the sides."""
+    kernel = [case.number(1, min(3, side)) for side in sides]
+    dilations = [case.number(1, 2) if (k - 1) * 2 + 1 <= side else 1 for k, side in zip(kernel, sides)]
+    made: dict[str, Any] = {"kernel_shape": kernel, "strides": [case.number(1, 3) for _ in range(n)]}
+    how = case.number(0, 3)
+    if how == 0:
+        made["auto_pad"] = case.one_of("SAME_UPPER", "SAME_LOWER", "VALID")
+        if made["auto_pad"] != "VALID":
+            dilations = [1] * n
+    elif how > 1:
+        made["pads"] = [case.number(0, k - 1) for k in (*kernel, *kernel)]
+    if max(dilations) > 1:
+        made["dilations"] = dilations
+    return made
+
+
+@compare("Conv", examples=25)
+def test_convolution(case: Case, operator: str) -> Any:
+    n, group = case.number(1, 3), case.one_of(1, 1, 2, 4)
+    channels, outputs = group * case.number(1, 3), group * case.number(1, 3)
+    sides = [case.number(3, 7) for _ in range(n)]
+    how = window(case, n, sides)
+    weights = {1: case.f(outputs, channels // group, *how["kernel_shape"])}
+    if case.maybe():
+        weights[2] = case.f(outputs)
+    return one_node(operator, [case.f(case.one_of(1, 1, 2), channels, *sides)], weights, group=group, **how), 1e-3
+
+
+@compare("ConvTranspose", examples=25)
+def test_deconvolution(case: Case, operator: str) -> Any:
+    n, group = case.number(1, 3), case.one_of(1, 1, 2)
+    channels, outputs = group * case.number(1, 3), case.number(1, 3)
+    sides = [case.number(2, 5) for _ in range(n)]
+    how = window(case, n, [max(s, 3) for s in sides])
+    if case.maybe() and "auto_pad" not in how:
+        how["output_padding"] = [case.number(0, s - 1) for s in how["strides"]]
+    if case.number(0, 4) == 0:
+        how.pop("pads", None)
+        how["auto_pad"] = "SAME_UPPER"
+        how["output_shape"] = [s * t for s, t in zip(sides, how["strides"])]
+    weights = {1: case.f(channels, outputs, *how["kernel_shape"])}
+    if case.maybe():
+        weights[2] = case.f(outputs * group)
+    return one_node(operator, [case.f(case.one_of(1, 1, 2), channels, *sides)], weights, group=group, **how), 1e-3
+
+
+@compare("MaxPool", "AveragePool", examples=30)
+def test_pooling(case: Case, operator: str) -> Any:
+    n = case.number(1, 3)
+    sides = [case.number(3, 8) for _ in range(n)]
+    how = window(case, n, sides)
+    how.pop("dilations", None)
+    if "auto_pad" not in how and case.maybe():
+        how["ceil_mode"] = 1
+    if operator == "AveragePool" and case.maybe():
+        how["count_include_pad"] = 1
+    opset = case.one_of(11, 18, 19)
+    return one_node(operator, [case.f(case.one_of(1, 1, 2), case.number(1, 5), *sides)], opset=opset, **how)
+
+
+@compare("GlobalAveragePool", "GlobalMaxPool")
+def test_global_pooling(case: Case, operator: str) -> Any:
+    return one_node(operator, [case.f(*case.shape(3, 5))])
+
+
+@compare("Pad", examples=30)
+def test_padding(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5)
+    mode = case.one_of("constant", "constant", "edge", "reflect", "wrap")
+    ends = [
+        case.number(0, 3) if case.maybe() and (mode == "edge" or side > 3 or mode == "constant") else 0
+        for side in (*shape, *shape)
+    ]
+    if mode == "constant" and case.maybe():
+        place = case.number(0, len(ends) - 1)
+        ends[place] = -min(1, shape[place % len(shape)] - 1)
+    constants = {1: np.array(ends, np.int64)}
+    if mode == "constant" and case.maybe():
+        constants[2] = np.asarray(case.f(1)[0])
+    return one_node(operator, [case.f(*shape)], constants, mode=mode, opset=19)
+
+
+@compare("Resize", examples=40)
+def test_resize(case: Case, operator: str) -> Any:
+    n = case.one_of(1, 2, 2, 2)
+    mode = case.one_of("nearest", "linear", "cubic") if n == 2 else case.one_of("nearest", "linear")
+    sides = [case.number(1 if mode != "cubic" else 4, 7) for _ in range(n)]
+    how = {
+        "mode": mode,
+        "coordinate_transformation_mode": case.one_of(
+            "half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel", "half_pixel_symmetric"),
+    }  # fmt: skip
+    if mode == "nearest":
+        how["nearest_mode"] = case.one_of("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
+    if mode == "cubic" and case.maybe():
+        how["cubic_coeff_a"] = -0.5
+    if mode != "nearest" and n == 2 and case.number(0, 3) == 0:
+        how["antialias"] = 1
+    x = case.f(case.one_of(1, 1, 2), case.number(1, 3), *sides)
+    if case.maybe():
+        scales = np.array([1, 1, *(case.one_of(0.5, 0.6, 1, 1.5, 2, 2.3, 3) for _ in sides)], np.float32)
+        if (np.floor(scales * x.shape) < 1).any():
+            return None
+        return one_node(operator, [x], {2: scales}, opset=19, **how), 1e-3
+    sizes = np.array([*x.shape[:2], *(case.number(1, 9) for _ in sides)], np.int64)
+    if how["coordinate_transformation_mode"] == "align_corners" and how.get("antialias"):
+        return None
+    return one_node(operator, [x], {3: sizes}, opset=19, **how), 1e-3
+
+
+@compare("Upsample")
+def test_upsample(case: Case, operator: str) -> Any:
+    x = case.f(1, case.number(1, 3), case.number(2, 5), case.number(2, 5))
+    scales = np.array([1, 1, case.one_of(1, 1.5, 2, 3), case.one_of(1, 2, 2.5)], np.float32)
+    return one_node(operator, [x], {1: scales}, opset=9, mode=case.one_of("nearest", "linear"))
+
+
+@compare("GridSample", examples=30)
+def test_grid_sample(case: Case, operator: str) -> Any:
+    n = case.one_of(2, 2, 3)
+    sides, places = [case.number(3, 6) for _ in range(n)], [case.number(1, 5) for _ in range(n)]
+    how = {
+        "mode": case.one_of("linear", "nearest", "cubic") if n == 2 else case.one_of("linear", "nearest"),
+        "padding_mode": case.one_of("zeros", "border", "reflection"),
+        "align_corners": case.number(0, 1),
+    }
+    reach = case.one_of(1.0, 1.5, 4.0)
+    grid = case.f(1, *places, n, low=-reach, high=reach)
+    constants = {1: grid} if case.maybe() else {}
+    return one_node(operator, [case.f(1, case.number(1, 3), *sides), grid], constants, opset=20, **how), 2e-3
+
+
+@compare("DeformConv")
+def test_deformable_convolution(case: Case, operator: str) -> Any:
+    channels, outputs, kernel = case.number(1, 3), case.number(1, 3), case.number(1, 3)
+    pad, stride, side = case.number(0, 1), case.number(1, 2), case.number(4, 6)
+    out = (side + 2 * pad - kernel) // stride + 1
+    fed: list[Array | None] = [
+        case.f(1, channels, side, side), None, case.f(1, 2 * kernel**2, out, out, low=-0.9, high=0.9)]  # fmt: skip
+    constants = {1: case.f(outputs, channels, kernel, kernel)}
+    if case.maybe():
+        constants[3] = case.f(outputs)
+        if case.maybe():
+            fed += [None, case.f(1, kernel**2, out, out, low=0, high=1)]
+    return one_node(operator, fed, constants, opset=19, pads=[pad] * 4, strides=[stride] * 2), 1e-3
+
+
+@compare("Col2Im")
+def test_fold(case: Case, operator: str) -> Any:
+    block, image = [case.number(1, 2), case.number(1, 3)], [case.number(3, 5), case.number(3, 5)]
+    places = math.prod(side - b + 1 for side, b in zip(image, block))
+    x = case.f(case.one_of(1, 2), case.number(1, 3) * math.prod(block), places)
+    return one_node(operator, [x], {1: np.array(image), 2: np.array(block)})
+
+
+# --------------------------------------------------------------------------------------------------------------- axes
+
+
+@compare("Transpose", examples=30)
+def test_transpose(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 6, 4)
+    return one_node(operator, [case.f(*shape)], perm=case.draw(st.permutations(range(len(shape)))))
+
+
+@compare("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def test_reshape(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5)
+    x = case.f(*shape)
+    if operator == "Flatten":
+        return one_node(operator, [x], axis=case.number(-len(shape), len(shape)))
+    if operator == "Squeeze":
+        axes = [i for i, side in enumerate(shape) if side == 1 and case.maybe()]
+        return one_node(operator, [x], {1: np.array(axes, np.int64)} if axes else {})
+    if operator == "Unsqueeze":
+        return one_node(operator, [x], {1: np.array([case.number(-len(shape) - 1, len(shape))], np.int64)})
+    order = case.draw(st.permutations(shape))
+    split = case.number(0, len(order))
+    wanted = [*order[:split], *([-1] if split < len(order) else [])]
+    return one_node(operator, [x], {1: np.array(wanted, np.int64)})
+
+
+@compare("DepthToSpace", "SpaceToDepth")
+def test_depth_and_space(case: Case, operator: str) -> Any:
+    b, n = case.number(1, 3), case.one_of(1, 1, 2)
+    c, h, w = case.number(1, 3), case.number(1, 3), case.number(1, 3)
+    if operator == "SpaceToDepth":
+        return one_node(operator, [case.f(n, c, h * b, w * b)], blocksize=b)
+    return one_node(operator, [case.f(n, c * b * b, h, w)], blocksize=b, mode=case.one_of("DCR", "CRD"))
+
+
+@compare("Concat", examples=20)
+def test_concat(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5, 4)
+    axis = case.number(0, len(shape) - 1)
+    arrays = [case.f(*shape[:axis], case.number(1, 3), *shape[axis + 1 :]) for _ in range(case.number(1, 3))]
+    constants = {i: array for i, array in enumerate(arrays) if i and case.maybe()}
+    return one_node(operator, arrays, constants, axis=axis - len(shape) if case.maybe() else axis)
+
+
+@compare("Split", examples=20)
+def test_split(case: Case, operator: str) -> Any:
+    shape, sizes = case.shape(1, 5, 4), [case.number(1, 3) for _ in range(case.number(1, 3))]
+    axis = case.number(0, len(shape) - 1)
+    x = case.f(*shape[:axis], sum(sizes), *shape[axis + 1 :])
+    model, fed = one_node(operator, [x], {1: np.array(sizes)}, outputs=len(sizes), axis=axis)
+    if len(sizes) > 1 and case.maybe():  # a part that nobody reads
+        del model.graph.output[case.number(0, len(sizes) - 1)]
+    return model, fed
+
+
+@compare("Slice", examples=30)
+def test_slice(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5, 7)
+    axes = [i for i in range(len(shape)) if case.maybe()] or [0]
+    starts, ends, steps = [], [], []
+    for axis in axes:
+        side, step = shape[axis], case.one_of(1, 1, 2, 3, -1, -2)
+        start = case.number(0, side - 1)
+        end = case.number(start + 1, side + 2) if step > 0 else case.one_of(-(2**63), *range(-side, start - side))
+        starts.append(start if case.maybe() else start - side)
+        ends.append(end)
+        steps.append(step)
+    whole = [np.array(values, np.int64) for values in (starts, ends, axes, steps)]
+    return one_node(operator, [case.f(*shape)], dict(enumerate(whole, 1)))
+
+
+@compare("Gather", examples=20)
+def test_gather(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5, 6)
+    axis = case.number(0, len(shape) - 1)
+    index = case.whole(*case.one_of((), (1,), (3,), (2, 2), (5,)), low=-shape[axis], high=shape[axis] - 1)
+    return one_node(operator, [case.f(*shape)], {1: np.asarray(index)}, axis=axis)
+
+
+@compare("Gather")
+def test_embedding(case: Case, operator: str) -> Any:
+    table = case.f(case.number(2, 9), case.number(1, 6))
+    return one_node(operator, [None, case.whole(1, case.number(1, 6), low=0, high=len(table) - 1)], {0: table})
+
+
+@compare("Expand", "Tile", examples=20)
+def test_repetition(case: Case, operator: str) -> Any:
+    if operator == "Tile":
+        shape = case.shape(1, 4, 4)
+        return one_node(operator, [case.f(*shape)], {1: np.array([case.number(1, 3) for _ in shape])})
+    a, b = broadcast(case)
+    return one_node(operator, [case.f(*a)], {1: np.array(b, np.int64)})
+
+
+@compare("CumSum")
+def test_cumulative_sum(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5)
+    axis = np.asarray(case.number(-len(shape), len(shape) - 1))
+    return one_node(operator, [case.f(*shape)], {1: axis}, reverse=case.number(0, 1), exclusive=case.number(0, 1))
+
+
+# ------------------------------------------------------------------------------------------------------------- matrix
+
+
+@compare("MatMul", examples=30)
+def test_matmul(case: Case, operator: str) -> Any:
+    rows, inner, columns = (case.number(1, 5) for _ in range(3))
+    whole = [case.number(1, 3) for _ in range(case.number(0, 3))]
+
+    def batch() -> list[int]:
+        return [side if case.number(0, 2) else 1 for side in whole][case.number(0, len(whole)) :]
+
+    one = [*batch(), rows, inner] if case.number(0, 4) else [inner]
+    other = [*batch(), inner, columns] if case.number(0, 4) else [inner]
+    return two(case, operator, case.f(*one), case.f(*other))
+
+
+@compare("Gemm", examples=20)
+def test_gemm(case: Case, operator: str) -> Any:
+    m, k, n = (case.number(1, 5) for _ in range(3))
+    how = {"transA": case.number(0, 1), "transB": case.number(0, 1)}
+    if case.maybe():
+        how |= {"alpha": case.one_of(0.5, 2.0), "beta": case.one_of(0.5, 2.0)}
+    a = case.f(*((k, m) if how["transA"] else (m, k)))
+    b = case.f(*((n, k) if how["transB"] else (k, n)))
+    c = case.f(*case.one_of((n,), (1, n), (m, 1), (m, n), (1,), ()))
+    arrays = [a, b, c][: case.number(2, 3)]
+    return one_node(operator, arrays, {i: x for i, x in enumerate(arrays) if i and case.maybe()}, **how)
+
+
+EQUATIONS = (
+    "ij,jk->ik", "bij,bjk->bik", "bhid,bhjd->bhij", "bhij,bhjd->bhid", "bid,bjd->bij", "i,j->ij", "ij->ji", "bij->bji",
+    "bcihj,bcih->bcihj", "bij,ij->bij", "abc,cd->abd", "ij,ij->", "ij->i", "bij->j", "bnhd,bmhd->bhnm",
+    "nchw,nc->nhw",
+)  # fmt: skip
+
+
+@compare("Einsum", examples=30)
+def test_einsum(case: Case, operator: str) -> Any:
+    equation = case.one_of(*EQUATIONS)
+    sides = {letter: case.number(1, 4) for letter in sorted(set(equation) - set(",->"))}
+    arrays = [case.f(*(sides[x] for x in term)) for term in equation.partition("->")[0].split(",")]
+    constants = {1: arrays[1]} if len(arrays) > 1 and case.maybe() else {}
+    return one_node(operator, arrays, constants, equation=equation)
+
+
+# ------------------------------------------------------------------------------------------------------------- reduce
+
+
+@compare(
+    "ReduceSum", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+    "ReduceLogSum", "ReduceLogSumExp", examples=15,
+)  # fmt: skip
+def test_reduction(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5)
+    low, high = (0.2, 2) if operator == "ReduceLogSum" else (-2, 2) if operator != "ReduceLogSumExp" else (-200, 200)
+    axes = [axis - len(shape) if case.maybe() else axis for axis in range(len(shape)) if case.maybe()]
+    how: dict[str, Any] = {"keepdims": case.number(0, 1)}
+    if not axes and case.maybe():
+        how["noop_with_empty_axes"] = 1
+    constants = {1: np.array(axes, np.int64)} if axes or case.maybe() else {}
+    return one_node(operator, [case.f(*shape, low=low, high=high)], constants, **how), 1e-3
+
+
+@compare("Softmax", "LogSoftmax", "LpNormalization")
+def test_along_an_axis(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5)
+    how: dict[str, Any] = {"axis": case.number(-len(shape), len(shape) - 1)}
+    if operator == "LpNormalization":
+        how["p"] = case.number(1, 2)
+    return one_node(operator, [case.f(*shape)], opset=case.one_of(11, 18), **how), 1e-3
+
+
+@compare("BatchNormalization", "InstanceNormalization", "GroupNormalization")
+def test_normalisation_by_channels(case: Case, operator: str) -> Any:
+    groups = case.number(1, 3)
+    channels = groups * case.number(1, 3)
+    shape = (case.one_of(1, 1, 2), channels, *(case.number(2, 4) for _ in range(case.number(1, 3))))
+    weights = {1: case.f(channels), 2: case.f(channels)}
+    how: dict[str, Any] = {"epsilon": case.one_of(1e-5, 1e-3)}
+    opset = 18
+    if operator == "BatchNormalization":
+        weights |= {3: case.f(channels), 4: case.f(channels, low=0.1, high=2)}
+        shape = shape if case.maybe() else shape[:2]
+    if operator == "GroupNormalization":
+        how["num_groups"], opset = groups, 21
+    return one_node(operator, [case.f(*shape)], weights, opset=opset, **how), 2e-3
+
+
+@compare("LayerNormalization", "RMSNormalization")
+def test_normalisation_of_the_last_axes(case: Case, operator: str) -> Any:
+    shape = (*case.shape(1, 3), case.number(2, 6))
+    axis = case.number(-len(shape), -1)
+    weights = {1: case.f(*shape[axis:])}
+    if operator == "LayerNormalization" and case.maybe():
+        weights[2] = case.f(*shape[axis:])
+    return one_node(operator, [case.f(*shape)], weights, opset=23, axis=axis, epsilon=case.one_of(1e-5, 1e-3)), 2e-3
+
+
+@compare("LRN")
+def test_lrn(case: Case, operator: str) -> Any:
+    shape = (case.one_of(1, 2), case.number(1, 7), case.number(1, 4), case.number(1, 4))
+    return one_node(operator, [case.f(*shape)], size=case.one_of(1, 3, 5), alpha=0.1, beta=0.6, bias=1.5), 1e-3
+
+
+# ---------------------------------------------------------------------------------------------------------- recurrent
+
+
+@compare("RNN", "GRU", "LSTM", examples=25)
+def test_recurrent(case: Case, operator: str) -> Any:
+    steps, batch, width, hidden = case.number(1, 4), case.one_of(1, 1, 2), case.number(1, 4), case.number(1, 4)
+    direction = case.one_of("forward", "reverse", "bidirectional")
+    both = 2 if direction == "bidirectional" else 1
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[operator]
+    states = 2 if operator == "LSTM" else 1
+    weights = {
+        1: case.f(both, gates * hidden, width, low=-1, high=1),
+        2: case.f(both, gates * hidden, hidden, low=-1, high=1),
+    }
+    if case.maybe():
+        weights[3] = case.f(both, 2 * rows)
+    fed: list[Array | None] = [case.f(steps, batch, width)]
+    if case.maybe():
+        fed += [None] * 4 + [case.f(both, batch, hidden) for _ in range(case.number(1, states))]
+    how = {"linear_before_reset": 1} if operator == "GRU" else {}
+    model, given_ = one_node(
+        operator, fed, weights, outputs=1 + states, hidden_size=hidden, direction=direction, **how)  # fmt: skip
+    for place in range(states, -1, -1):  # any part of the outputs
+        if case.maybe() and len(model.graph.output) > 1:
+            del model.graph.output[place]
+            model.graph.node[0].output[place] = ""
+    return (model, given_), 1e-3
+
+
+def test_every_operator_is_tested() -> None:
+    assert {name for domain, name in OPERATORS if not domain} <= TESTED
