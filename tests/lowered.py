@@ -77,6 +77,15 @@ def lowered(proto: onnx.ModelProto, fed: Mapping[str, Array]) -> Graph:
     return graph
 
 
+def looked_up(graph: Graph) -> set[str]:
+    """The inputs that an Embed reads: as int32."""
+    sources = {blob: blob for blob in graph.inputs}
+    for layer in graph.layers:
+        if layer.type in ("Reshape", "Split"):
+            sources.update(dict.fromkeys(layer.outputs, sources.get(layer.inputs[0], "")))
+    return {sources.get(layer.inputs[0], "") for layer in graph.layers if layer.type == "Embed"}
+
+
 def run_ncnn(graph: Graph, inputs: Sequence[Array]) -> list[Array]:
     """The graph's outputs in fp32 on the CPU, in this process."""
     import ncnn
@@ -92,7 +101,11 @@ def run_ncnn(graph: Graph, inputs: Sequence[Array]) -> list[Array]:
         assert net.load_model(str(path.with_suffix(".bin"))) == 0
         extractor = net.create_extractor()
         shapes = graph.input_shapes()
-        arrays = [np.ascontiguousarray(a, np.float32).reshape(shape) for a, shape in zip(inputs, shapes, strict=True)]
+        indices = looked_up(graph)
+        arrays = [
+            np.ascontiguousarray(a, np.int32 if name in indices else np.float32).reshape(shape)
+            for name, a, shape in zip(graph.inputs, inputs, shapes, strict=True)
+        ]
         for name, array in zip(graph.inputs, arrays):
             assert extractor.input(name, ncnn.Mat(array).clone()) == 0
         found = []

@@ -107,7 +107,7 @@ def test_one_input_with_attributes(case: Case, operator: str) -> Any:
         "HardSigmoid": ("alpha", "beta"), "Shrink": ("bias", "lambd"), "Selu": ("alpha", "gamma"), "Gelu": (),
     }.get(operator, ("alpha",))  # fmt: skip
     low, high = (0.1, 0.4) if operator == "HardSigmoid" else (0.2, 2)
-    given_ = {name: case.noise.uniform(low, high) for name in names if case.maybe()}
+    given_: dict[str, Any] = {name: case.noise.uniform(low, high) for name in names if case.maybe()}
     if operator == "Gelu":
         given_["approximate"] = case.one_of("none", "tanh")
     if operator == "Shrink" and "lambd" not in given_:
@@ -628,10 +628,8 @@ def test_recurrent(case: Case, operator: str) -> Any:
     both = 2 if direction == "bidirectional" else 1
     gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[operator]
     states = 2 if operator == "LSTM" else 1
-    weights = {
-        1: case.f(both, gates * hidden, width, low=-1, high=1),
-        2: case.f(both, gates * hidden, hidden, low=-1, high=1),
-    }
+    rows = gates * hidden
+    weights = {1: case.f(both, rows, width, low=-1, high=1), 2: case.f(both, rows, hidden, low=-1, high=1)}
     if case.maybe():
         weights[3] = case.f(both, 2 * rows)
     fed: list[Array | None] = [case.f(steps, batch, width)]

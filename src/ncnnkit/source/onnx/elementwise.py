@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...model.ops import FLOAT_MAX
-from .lowering import MOST_AXES, Array, Blob, Node, Operand, Shape, Unsupported, natural, operator
+from .lowering import MOST_AXES, Array, Blob, Node, Operand, Shape, Unsupported, operator
 
 # ------------------------------------------------------------------------------------------------------ of one input
 
@@ -159,14 +159,14 @@ def prelu(node: Node) -> None:
         node.gives(node.emit("ReLU", [x], x.shape, slope=float(slope.reshape(-1)[0])))
         return
     full = (1,) * (len(shape) - slope.ndim) + slope.shape
-    if len(shape) < 2 or full != (1, shape[1], *(1,) * (len(shape) - 2)):
+    if len(shape) < 2 or shape[0] != 1 or full != (1, shape[1], *(1,) * (len(shape) - 2)):
         x = node.blob(0)
         above = node.emit("ReLU", [x], x.shape)
         below = node.emit("BinaryOp", [x], x.shape, op_type=5, with_scalar=1, b=0.0)
         scaled = combine(node, 2, (shape, below), (slope.shape, slope))
         node.gives(_blob(combine(node, 0, (shape, above), scaled)))
         return
-    x = node.blob(0, natural(shape))
+    x = node.blob(0, shape[1:] if len(shape) <= 4 else (shape[1], math.prod(shape[2:])))
     node.gives(node.emit("PReLU", [x], x.shape, {"slope": slope.reshape(-1)}, num_slope=slope.size))
 
 
@@ -211,6 +211,7 @@ def _blob(found: tuple[Shape, Operand]) -> Blob:
     """What was computed, as a blob."""
     assert isinstance(found[1], Blob)
     return found[1]
+
 
 _POW = 6
 
@@ -366,6 +367,8 @@ def logic(node: Node) -> None:
 def where(node: Node) -> None:
     """x * mask + y * (1 - mask), with what is chosen from constants put in at once; infinity counts as 1e30."""
     mask, shape = node.constant(0), node.out_shape()
+    keep: tuple[Shape, Operand]
+    drop: tuple[Shape, Operand]
     if mask is not None:
         keep, drop = (mask.shape, mask.astype(np.float32)), (mask.shape, 1 - mask.astype(np.float32))
     else:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConvertError
 from ...model.graph import Graph, Layer, Weight
+from ...model.ops import Value
 from .reading import Reading
 
 Array = NDArray[Any]
@@ -173,6 +174,7 @@ class Lowering:
             self._names.discard(f"out{index}")
             self.layers.append(Layer("Split", self.new_name(f"output{index}"), [blob.name], [f"out{index}"]))
         used = _cut_what_is_read(_used(self.layers, len(outputs)))
+        _check_indices(used)
         return Graph(_split(_drop_single_splits(used), self.new_name))
 
 
@@ -190,6 +192,22 @@ def _used(layers: list[Layer], outputs: int) -> list[Layer]:
     return kept[::-1]
 
 
+def _check_indices(layers: list[Layer]) -> None:
+    """Refuse an input of indices that is computed with, too: an Embed reads int32, and all other layers float32."""
+    sources = {blob: blob for layer in layers if layer.type == "Input" for blob in layer.outputs}
+    for layer in layers:
+        if layer.type in ("Reshape", "Split"):
+            sources.update(dict.fromkeys(layer.outputs, sources.get(layer.inputs[0], "")))
+    readers = [(sources.get(blob, ""), layer) for layer in layers for blob in layer.inputs]
+    looked_up = {source for source, layer in readers if layer.type == "Embed"}
+    for source, layer in readers:
+        if source in looked_up and layer.type not in ("Embed", "Reshape", "Split"):
+            raise ConvertError(
+                f"its input {source} is indices of a table, and a {layer.type} computes with it: ncnn has no layer "
+                "that turns an input of int32 into numbers"
+            )
+
+
 def _cut_what_is_read(layers: list[Layer]) -> list[Layer]:
     """Crops for a Slice that makes parts that nobody reads: an unread blob would be an output of the network."""
     read = {blob for layer in layers for blob in layer.inputs}
@@ -200,9 +218,9 @@ def _cut_what_is_read(layers: list[Layer]) -> list[Layer]:
             made.append(layer)
             continue
         start = 0
-        for blob, size in zip(layer.outputs, layer.params["slices"], strict=True):
+        for blob, size in zip(layer.outputs, layer.p.slices, strict=True):
             if blob in parts:
-                params = {"starts": (start,), "ends": (start + size,), "axes": (layer.params["axis"],)}
+                params: dict[str, Value] = {"starts": (start,), "ends": (start + size,), "axes": (layer.p.axis,)}
                 name = layer.name if blob == parts[0] else f"{layer.name}/{blob}"
                 made.append(Layer("Crop", name, list(layer.inputs), [blob], params))
             start += size
@@ -382,9 +400,10 @@ class Node:
         for value, blob in zip(self._node.outputs, blobs):
             if not value.name or value.name not in self.lowering.reading.shapes:
                 continue
-            if 0 in self.lowering.reading.shapes[str(value.name)]:
-                raise Unsupported(f"makes a tensor of no elements, {list(self.lowering.reading.shapes[str(value.name)])}")
-            if math.prod(self.lowering.reading.shapes[str(value.name)]) != blob.size:
+            shape = self.lowering.reading.shapes[str(value.name)]
+            if 0 in shape:
+                raise Unsupported(f"makes a tensor of no elements, {list(shape)}")
+            if math.prod(shape) != blob.size:
                 raise AssertionError(f"{self.op} {self.name} makes {blob.shape} of {self.out_shape()}")
             self.lowering.blobs[str(value.name)] = blob
 

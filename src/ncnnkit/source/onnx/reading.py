@@ -1,20 +1,23 @@
 """An ONNX file, read: a model with fixed shapes, in float32, whose constants are known.
 
 Two things are asked of ONNX Runtime rather than computed here: the shape of every value and the values of those that
-do not depend on the inputs. One run that hands out every value tells both, whatever way the exporter took to write
-them, and there is no second implementation of shape inference and of constant folding to keep right.
+do not depend on the inputs. One run tells both, whatever way the exporter took to write them, and there is no second
+implementation of shape inference and of constant folding to keep right. That run hands out shapes only of what depends
+on the inputs: handing out the values themselves takes as much memory as all of them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx import helper
 from onnx_ir.passes import common
 
 from ...errors import ConvertError
@@ -28,7 +31,9 @@ HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
-_VALUES_A_RUN = 200  # how many values one run hands out: their memory is taken at once
+
+
+_NO_TENSOR = "sequence"
 
 
 @dataclass(frozen=True)
@@ -62,30 +67,29 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
         model = ir.load(path)
         ir.external_data.load_to_model(model)
         common.InlinePass()(model)
-        common.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
         common.RemoveUnusedNodesPass()(model)
     except Exception as error:  # onnx-ir and protobuf raise kinds of their own
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
-    _name_values(model)
+    common.NameFixPass()(model)  # files written by hand leave names out
+    proto = ir.serde.serialize_model(model)
+    types = _types(proto)
     feeds = {
         str(value.name): _example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
     }
-    names = [value.name for node in model.graph for value in node.outputs if value.name]
-    found: dict[str, tuple[int, ...]] = {name: array.shape for name, array in feeds.items()}
-    kinds = {name: array.dtype.kind for name, array in feeds.items()}
     constants: dict[str, Array] = {
         name: value.const_value.numpy()
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
     }
-    folded = _independent(model.graph, constants.keys())
-    for name, array in _evaluate(model, names, feeds):
-        found[name], kinds[name] = array.shape, array.dtype.kind
-        if name in folded:
-            constants[name] = array
-    for name, array in constants.items():
-        found[name], kinds[name] = array.shape, array.dtype.kind
+    independent = _independent(model.graph, constants.keys())
+    made = [str(value.name) for node in model.graph for value in node.outputs if value.name]
+    folded = [name for name in made if name in independent]
+    tensors = [name for name in made if name not in independent and types.get(name) != _NO_TENSOR]
+    values, measured = _evaluate(proto, folded, tensors, feeds)
+    constants |= values
+    found = {name: array.shape for name, array in (feeds | constants).items()} | measured
+    kinds = dict.fromkeys(found, "f") | types | {name: array.dtype.kind for name, array in (feeds | constants).items()}
     return Reading(model, found, constants, kinds)
 
 
@@ -120,9 +124,16 @@ def _widen(model: ir.Model) -> None:
             value.dtype = ir.DataType.FLOAT
 
 
-def _name_values(model: ir.Model) -> None:
-    """Give every value and node a name: files written by hand leave some out."""
-    common.NameFixPass()(model)
+def _types(proto: onnx.ModelProto) -> dict[str, str]:
+    """The kind of every value whose type ONNX can infer, by numpy's letter; _NO_TENSOR for a sequence."""
+    found = {}
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    for value in (*graph.value_info, *graph.output):
+        if not value.type.HasField("tensor_type"):
+            found[value.name] = _NO_TENSOR
+        elif value.type.tensor_type.elem_type:
+            found[value.name] = ir.DataType(value.type.tensor_type.elem_type).numpy().kind
+    return found
 
 
 def _independent(graph: ir.Graph, constants: Any) -> set[str]:
@@ -148,37 +159,36 @@ def answer(
         attributes: of the operator.
         opset: which version of the operator.
     """
-    values = {
-        name: ir.Value(
-            name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=ir.Shape(array.shape)
-        )
-        for name, array in inputs.items()
-    }  # fmt: skip
-    node = ir.node(operator, [values.get(place) for place in places], attributes)
-    node.outputs[0].name = "answer"
-    graph = ir.Graph(list(values.values()), node.outputs, nodes=[node], opset_imports={"": opset})
-    return next(_evaluate(ir.Model(graph, ir_version=9), ["answer"], inputs))[1]
+    graph = helper.make_graph(
+        [helper.make_node(operator, places, ["answer"], **attributes)],
+        "one operator",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in inputs.items()
+        ],
+        [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    return _evaluate(model, ["answer"], [], inputs)[0]["answer"]
 
 
-def _evaluate(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """Every value of the network for one sample, a part of them at a time."""
+def _evaluate(
+    proto: onnx.ModelProto, names: Sequence[str], measured: Sequence[str], feeds: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, tuple[int, ...]]]:
+    """What some values of the network are for one sample, and the shapes of others; ``proto`` becomes another model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    graph = model.graph
-    values = {value.name: value for node in graph for value in node.outputs}
-    asked = list(graph.outputs)
+    asked = [*names, *(f"{name}/shape" for name in measured)]
+    proto.graph.node.extend(helper.make_node("Shape", [name], [f"{name}/shape"]) for name in measured)
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked)
     try:
-        graph.outputs[:] = [values[name] for name in names]
-        session = onnxruntime.InferenceSession(
-            ir.serde.serialize_model(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        for start in range(0, len(names), _VALUES_A_RUN):
-            part = list(names[start : start + _VALUES_A_RUN])
-            yield from zip(part, session.run(part, dict(feeds)), strict=True)
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        answers = session.run(asked, dict(feeds))
     except Exception as error:  # a family of its own, derived from Exception
         raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
-    finally:
-        graph.outputs[:] = asked
+    shapes = (tuple(int(side) for side in shape) for shape in answers[len(names) :])
+    return dict(zip(names, answers)), dict(zip(measured, shapes, strict=True))

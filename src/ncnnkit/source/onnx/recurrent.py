@@ -23,7 +23,7 @@ def recurrent(node: Node) -> None:
     if batch > LARGEST_BATCH:
         raise Unsupported(f"works on a batch of {batch}")
     weights = _weights(node, both, hidden)
-    shapes = [(steps, both * hidden), *[(both, hidden)] * _STATES[node.op]]
+    shapes: list[Shape] = [(steps, both * hidden), *[(both, hidden)] * _STATES[node.op]]
     params = {"num_output": hidden, "weight_data_size": weights["weight_xc"].size, "direction": direction}
     # Each sequence of the batch by a layer of its own; the layers have the same weights.
     sequences = _of_batch(node, node.blob(0), (steps, batch, width))
@@ -88,7 +88,7 @@ def _sum(node: Node, one: Blob, other: Blob) -> Blob:
 
 def _last(node: Node, y: Blob, shape: Shape, direction: int) -> Blob:
     """The state after the last step: of a direction that goes backwards that is the first one."""
-    (steps, width), (both, hidden) = y.shape, shape
+    steps, (both, hidden) = y.shape[0], shape
     ends = [steps - 1, 0] if both == 2 else [0 if direction == 1 else steps - 1]
     parts = [
         node.emit("Crop", [y], (1, hidden), starts=(row, i * hidden), ends=(row + 1, (i + 1) * hidden), axes=(0, 1))

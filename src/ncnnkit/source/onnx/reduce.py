@@ -22,10 +22,10 @@ def reduction(node: Node) -> None:
     if node.op == "ReduceMean" and node.output_kind() in "iu":
         raise Unsupported("divides whole numbers")
     given = node.ints("axes", 1)
-    if not given and node.attr("noop_with_empty_axes", 0):
-        node.gives(node.blob(0))
-        return
-    axes = sorted({axis % len(shape) for axis in given}) if given else list(range(len(shape)))
+    if given or node.attr("noop_with_empty_axes", 0):
+        axes = sorted({axis % len(shape) for axis in given or ()})
+    else:
+        axes = list(range(len(shape)))
     groups: list[tuple[int, bool]] = []  # (size, reduced): neighbours of one kind are one axis
     natural_fits = len(shape) - (shape[0] == 1) <= 4
     skip = int(shape[0] == 1 and len(shape) > 1)
@@ -44,23 +44,29 @@ def reduction(node: Node) -> None:
     view = tuple(size for size, _ in groups) or (1,)
     reduced = tuple(i for i, (_, gone) in enumerate(groups) if gone)
     x = node.blob(0, view)
-    node.gives(_log_sum_exp(node, x, reduced) if node.op == "ReduceLogSumExp" else reduced_over(
-        node, x, _REDUCTIONS[node.op], reduced))  # fmt: skip
+    if not reduced and node.op in _SAME_ALONE:
+        node.gives(x)
+    elif node.op == "ReduceLogSumExp":
+        node.gives(_log_sum_exp(node, x, reduced))
+    else:
+        node.gives(reduced_over(node, x, _REDUCTIONS[node.op], reduced))
+
+
+_SAME_ALONE = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
+"""The operators that change nothing over axes of one element."""
 
 
 def reduced_over(node: Node, x: Blob, operation: int, axes: tuple[int, ...]) -> Blob:
     """A Reduction that keeps its axes, with 1 element each."""
-    out = tuple(1 if i in axes else side for i, side in enumerate(x.shape))
     if not axes:  # ncnn reduces all axes where none is named
-        x, axes, out = node.lowering.view(x, (x.size, 1)), (1,), (x.size, 1)
+        x, axes = node.lowering.view(x, (x.size, 1)), (1,)
+    out = tuple(1 if i in axes else side for i, side in enumerate(x.shape))
     return node.emit("Reduction", [x], out, operation=operation, reduce_all=0, axes=axes, keepdims=1, fixbug0=1)
 
 
 def _log_sum_exp(node: Node, x: Blob, axes: tuple[int, ...]) -> Blob:
     """log(sum(exp(x - m))) + m, with m the largest x: ncnn's own exponentials overflow above 88."""
     largest = reduced_over(node, x, 4, axes)
-    if not axes:
-        return node.lowering.view(largest, x.shape)
     below = node.emit("BinaryOp", [x, largest], x.shape, op_type=1)
     found = reduced_over(node, below, _REDUCTIONS["ReduceLogSumExp"], axes)
     return node.emit("BinaryOp", [found, largest], found.shape, op_type=0)

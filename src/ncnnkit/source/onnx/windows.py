@@ -374,6 +374,7 @@ def _matrix(node: Node, axis: int, side: int, out: int) -> Array:
     if _coordinates(node) == "tf_crop_and_resize":
         raise Unsupported("crops while it resizes")
     scale = _scale(node, axis)
+    places: tuple[str, ...]
     if scale is None:
         given, places = np.array([1, side, 1, out], np.int64), ("x", "", "", "given")
     else:
