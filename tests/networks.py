@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
+from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.onboard.protocol import JobModel, JobVariant
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource
 
@@ -57,6 +60,12 @@ SMALL = """
 """
 
 
+def job_variant(param: Path, precision: str = "fp32", name: str = "", **how: Any) -> JobVariant:
+    """A model in a file, run in one thread at a precision, by default under its name."""
+    files = str(param), str(param.with_suffix(".bin"))
+    return JobVariant(name or precision, JobModel(*files, precision, PRECISIONS[precision].options), threads=1, **how)
+
+
 def small(seed: int = 0) -> Graph:
     """The network above with random weights."""
     return network(SMALL, seed)
@@ -96,6 +105,8 @@ MIXED = """
 def mixed(storage: str = "bf16", fp16: bool = False) -> tuple[Graph, Graph]:
     """A network in fp32, and the same as a plan makes it: its middle layer in int8, the others in ``storage``.
 
+    ``storage``: ``bf16``, ``fp16``, or ``fp32``, which needs no Casts and runs on every CPU and ncnn.
+
     ``fp16``: the plan is for a CPU that computes in fp16.
     """
     from ncnnkit.plan.build import Forms, mixed_graph
@@ -103,7 +114,7 @@ def mixed(storage: str = "bf16", fp16: bool = False) -> tuple[Graph, Graph]:
 
     exact = network(MIXED, seed=3)
     kinds = {(layer, "int8"): "fp16" if fp16 else "float" for layer in "abc"}
-    kinds |= {(layer, storage): storage for layer in "abc"}
+    kinds |= {(layer, storage): "float" if storage == "fp32" else storage for layer in "abc"}
     choices = {"a": storage, "b": "int8", "c": storage}
     return exact, mixed_graph(Forms(exact, quantised(exact, finish=False), {}), choices, Costs({}, {}, kinds, kinds))
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
 from ncnnkit.onboard.child import WorkerError
 from ncnnkit.onboard.jobs import run_job
+from ncnnkit.onboard.protocol import ProfileJob, ProfileResult
 
 LITE0 = Path(ncnnkit.__file__).parent / "data" / "efficientnet-lite0.onnx"
 
@@ -57,7 +57,7 @@ def test_every_layer_that_computes_is_timed(model: Path) -> None:
 
 @pytest.fixture(scope="module")
 def lite0() -> Graph:
-    return ncnnkit.optimize(ncnnkit.convert(str(LITE0)))
+    return ncnnkit.optimize(ncnnkit.convert(str(LITE0))).graph
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_without_a_vulkan_device_that_is_said(model: Path, monkeypatch: pytest.M
 
 
 def test_a_job_that_fails_says_why(model: Path) -> None:
-    def refuse(job: dict[str, Any]) -> dict[str, Any]:
+    def refuse(job: ProfileJob) -> ProfileResult:
         raise WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
 
     with pytest.raises(RuntimeFailure, match="timing layers: ncnn died: signal 11"):

@@ -86,7 +86,7 @@ def examine_device(name: str) -> list[Finding]:
     try:
         with open_device(name) as device:
             machine = look_at(device)
-            late = time.time() - device.about["time"] if isinstance(device, Board) else 0.0
+            late = time.time() - device.about.time if isinstance(device, Board) else 0.0
     except NcnnkitError as error:
         return [Finding(name, "problem", error.line())]
     clock = [Finding("clock", "note", f"off by {abs(late) / 86400:.0f} days; measuring does not mind")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -75,7 +76,7 @@ class Judge:
     ) -> list[Errors]:
         """The errors of each graph on this machine, in as many processes as there are cores.
 
-        A graph that ncnn refuses to run has infinite errors.
+        A graph that ncnn refuses to run, or that crashes it, has infinite errors.
 
         Args:
             graphs: versions of the network with the same outputs.
@@ -83,7 +84,7 @@ class Judge:
             most: the number of samples to use; by default all.
 
         Raises:
-            RuntimeFailure: ncnn crashed.
+            RuntimeFailure: the device does not answer.
         """
         processes = min(self._cores, len(graphs)) or 1
         return self._all(graphs, precision, LOCAL, processes, self._cores // processes, most, progress)
@@ -108,8 +109,17 @@ class Judge:
         with ExitStack() as stack:
             # Each begins with the fp32 network, which loads anywhere.
             start = Artifact.made(self._exact, "fp32")
-            idle = [stack.enter_context(Session(start, threads=threads, device=device)) for _ in range(processes)]
-            sessions = list(idle)
+            sessions: list[Session] = []
+            ended = threading.Event()
+
+            def begin() -> Session:
+                session = stack.enter_context(Session(start, threads=threads, device=device))
+                sessions.append(session)
+                if ended.is_set():
+                    session.kill()
+                return session
+
+            idle = [begin() for _ in range(processes)]
 
             def judge(model: Artifact) -> Errors:
                 nonlocal done
@@ -118,9 +128,11 @@ class Judge:
                     session.load(model)
                     errors = self._errors(session, samples)
                 except RuntimeFailure:
-                    if session.closed:
+                    if ended.is_set():
                         raise
                     errors = self._wrong()
+                    if session.closed:  # a device that was lost does not load the fp32 network, either
+                        session = begin()
                 idle.append(session)
                 done += 1
                 progress(done, len(models))
@@ -130,14 +142,18 @@ class Judge:
                 try:
                     return list(pool.map(judge, models))
                 except BaseException:
-                    for session in sessions:
+                    ended.set()
+                    for session in list(sessions):
                         session.kill()
                     raise
 
     def _errors(self, session: Session, samples: Samples) -> Errors:
         errors = Errors(classifies=True)
         for sample, reference in zip(samples, self._reference):
-            errors.add(session.blobs(*sample, names=session.artifact.graph.outputs), reference)
+            outputs = session.blobs(*sample, names=session.artifact.graph.outputs)
+            if [values.size for values in outputs] != [values.size for values in reference]:
+                return self._wrong()
+            errors.add(outputs, reference)
         return errors
 
     def _wrong(self) -> Errors:

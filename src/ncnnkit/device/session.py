@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact
 from ..errors import ModelError, RuntimeFailure
+from ..formatting import shape_option
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.facts import VulkanDevice
 from . import LOCAL, Device
 
 Array = NDArray[Any]
@@ -92,10 +94,10 @@ class Session:
                 "load", timeout=LOAD_TIMEOUT, param=param, bin=weights, options=options, **self._settings
             )[0]
         self.precision = self.artifact.precision
-        self.inputs: tuple[str, ...] = tuple(loaded["inputs"])
-        self.outputs: tuple[str, ...] = tuple(loaded["outputs"])
-        self.gpu: dict[str, Any] | None = loaded["device"]
-        """The Vulkan device in use (name, type, driver, api); None on the CPU, and where there was none to be had."""
+        self.inputs: tuple[str, ...] = tuple(loaded.inputs)
+        self.outputs: tuple[str, ...] = tuple(loaded.outputs)
+        self.gpu: VulkanDevice | None = loaded.device
+        """The Vulkan device in use; None on the CPU, and where there was none to be had."""
 
     def __enter__(self) -> Session:
         return self
@@ -149,7 +151,7 @@ class Session:
             self._checked.add(shapes)
         return tuple(self._ask("run", arrays, blobs=list(names))[1])
 
-    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[dict[str, Any], list[Array]]:
+    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[Any, list[Array]]:
         if self._child is None:
             raise RuntimeFailure("this session is closed", hint="use it inside its with block")
         try:
@@ -173,7 +175,9 @@ def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = 
     shapes = [tuple(shape) for shape in shapes or graph.input_shapes()]
     if len(shapes) != len(graph.inputs) or not all(shapes):
         raise ModelError(
-            "the file does not say the shape of its inputs", where=where, hint="give --shape, once for each input"
+            "the file does not say the shape of its inputs",
+            where=where,
+            hint=f"give that of each, as in {shape_option(3, 224, 224)}",
         )
     graph.check_input_shapes(shapes)
     rng = np.random.default_rng(0)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from ..codec import convert
-from ..errors import DeviceError, FormatError, RecipeError
+from ..errors import DeviceError, RecipeError
 from ..model.targets import machine_target
 from ..onboard.child import WorkerError
 from ..onboard.facts import Machine
+from ..onboard.protocol import Job, R, Step
 from ..recipe import parse_cpus
 from ..record.run import DeviceRecord
 from . import LOCAL, Device, open_device, resolve
@@ -119,28 +118,25 @@ def look_at(device: Device = LOCAL) -> Machine:
     """
     with device.child() as child:
         try:
-            told = child.ask("machine", timeout=LOOK_TIMEOUT)[0]
+            machine: Machine = child.ask("machine", timeout=LOOK_TIMEOUT)[0].machine
         except WorkerError as error:
             raise DeviceError(
                 f"ncnn failed while looking at it: {error}", where=device.name, hint="a broken Vulkan driver?"
             ) from None
-    try:
-        return convert(told, Machine)
-    except FormatError as error:
-        raise DeviceError(f"it broke the protocol at 'machine': {error.line()}", where=device.name) from None
+    return machine
 
 
 LOOK_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many
 
 
-def run_jobs(jobs: Mapping[Site, Any], notify: Any) -> dict[Site, Any]:
+def run_jobs(jobs: Mapping[Site, Job[R]], notify: Callable[[Step], None]) -> dict[Site, R | DeviceError]:
     """Run a job on each device, all at once; a device that fails gives its DeviceError.
 
     Args:
-        notify: called with every message of every job, from the devices' threads.
+        notify: called with what every job says, from the devices' threads.
     """
 
-    def run(site: Site) -> Any:
+    def run(site: Site) -> R | DeviceError:
         try:
             return site.device.run_job(jobs[site], notify)
         except WorkerError as error:

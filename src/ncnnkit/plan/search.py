@@ -66,7 +66,7 @@ def find_plan(
         progress: called with what is done.
 
     Raises:
-        RuntimeFailure: ncnn crashed, or a layer works at no precision.
+        RuntimeFailure: the device does not answer, the network does not run in fp32, or a layer works at no precision.
     """
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device)
@@ -81,6 +81,8 @@ def find_plan(
         models = {choice: mixed_graph(forms, uniform(exact, costs, choice), costs) for choice in uniforms}
         progress("uniform models", 0, 0)
         latencies = timing.networks(models, judge.samples[0])
+        if "fp32" not in latencies:
+            raise RuntimeFailure("the network does not run in fp32 as a mixed model is run", where=device.name)
         costs = calibrated(costs, exact, latencies)
         whole = dict(zip(models, judge.there(list(models.values()), progress=of_step(progress, "uniform models"))))
         relative = {choice: errors.relative for choice, errors in whole.items()}

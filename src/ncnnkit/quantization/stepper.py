@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 if __name__ == "__main__":  # a serving process: this file is run by its path
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from ncnnkit.device.serving import CheckedChild
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph, Layer, Names
+from ncnnkit.onboard.answers import Answer, Done
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
 from ncnnkit.onboard.process import guarded
@@ -50,16 +52,16 @@ class Blobs:
         self.samples: list[dict[tuple[str, str], Any]] = []
         self.numbers: list[int] = []
 
-    def feed(self, request: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    def feed(self, request: dict[str, Any], arrays: list[Any]) -> tuple[Answer, list[Any]]:
         """A further sample, of this ``number``: the network's inputs called ``names``."""
         import ncnn
 
         mats = [ncnn.Mat(array).clone() for array in arrays]
         self.numbers.append(request["number"])
         self.samples.append({(b, name): mat for name, mat in zip(request["names"], mats) for b in (EXACT, ROUNDED)})
-        return {}, []
+        return Done(), []
 
-    def step(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    def step(self, request: dict[str, Any], _: list[Any]) -> tuple[Answer, list[Any]]:
         """Run the layer in ``param`` and ``bin`` on every sample.
 
         ``reads``: [blob of the file, blob kept] of each input; ``makes``: the outputs; ``branches``: for which
@@ -85,7 +87,7 @@ class Blobs:
             for blob in request["free"]:
                 for branch in (EXACT, ROUNDED):
                     sample.pop((branch, blob), None)
-        return {}, []
+        return Done(), []
 
     def _run(self, net: Any, request: dict[str, Any], inputs: list[Any]) -> list[Any]:
         import ncnn
@@ -104,7 +106,7 @@ class Blobs:
                 made.append(mat.clone())  # the network's own memory goes with it
         return made
 
-    def gather(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    def gather(self, request: dict[str, Any], _: list[Any]) -> tuple[Answer, list[Any]]:
         """What a layer reads and should make at ``count`` random places of every sample.
 
         ``read``, ``make``: blobs; ``window``: of the layer, see :func:`window`; ``seed``. Answers with the rounded
@@ -118,12 +120,12 @@ class Blobs:
             outputs = _outputs(target, request["window"], places)
             inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places, target)
             rows.append([inputs, outputs, np.full(len(outputs), number)])
-        return {}, [np.concatenate(column) for column in zip(*rows)]
+        return Answer(), [np.concatenate(column) for column in zip(*rows)]
 
-    def outputs(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    def outputs(self, request: dict[str, Any], _: list[Any]) -> tuple[Answer, list[Any]]:
         """The blobs ``names`` of one version, (samples, …) each."""
         branch = request["branch"]
-        return {}, [np.stack([np.asarray(s[branch, name]) for s in self.samples]) for name in request["names"]]
+        return Answer(), [np.stack([np.asarray(s[branch, name]) for s in self.samples]) for name in request["names"]]
 
 
 Window = dict[str, Any]
@@ -250,7 +252,7 @@ class Stepper:
         try:
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
             self._children = [
-                self._stack.enter_context(Child([sys.executable, __file__, "serve"])) for _ in range(count)
+                self._stack.enter_context(CheckedChild([sys.executable, __file__, "serve"])) for _ in range(count)
             ]
             self._pool = self._stack.enter_context(ThreadPoolExecutor(count))
             names = graph.inputs
