@@ -19,8 +19,8 @@ def recommend(variants: Sequence[Variant], requirements: Requirements, blind: st
 
     Differences in latency within the spread are ties (:func:`tied`). Of tied variants the more exact is taken, by the
     SQNR of its worst output in whole dB; of equally exact ones the smaller, by the size of its files; of equally small
-    ones the plainer: the precision that comes first in :data:`PRECISIONS`, and the CPU. What chance decides, as a median
-    within its spread, decides nothing here.
+    ones that whose precision comes first in :data:`PRECISIONS`, and the CPU before a GPU. Chance, as in medians within
+    the spread, decides nothing.
 
     Args:
         variants: of one run, or of one device of it.
