@@ -278,7 +278,7 @@ def test_a_file_of_the_users_is_not_replaced(name: str, beside: dict[str, str], 
         pytest.skip("the run lists it")
     before = {**beside, name: "mine"}
     fill(tmp_path, before)
-    says = rf"there is a {name} that ncnnkit did not write \(choose another --out"
+    says = rf"contains {name}, which ncnnkit did not write \(choose another --out"
     with pytest.raises(StorageError, match=says):
         attempt(tmp_path, lambda folder: None)
     assert content(tmp_path) == before
@@ -313,7 +313,7 @@ def test_a_run_does_not_remove_what_it_reads(way: str, out: Path, monkeypatch: p
     monkeypatch.chdir(out)
     (out.parent / "link").symlink_to(out / "net-int8.param")
     model = {"absolute": str(out / "net-int8.param"), "relative": "net-int8.param", "link": "../link"}[way]
-    says = r"net-int8\.param is needed for this run and belongs to the run that it would replace"
+    says = r"net-int8\.param is an input of this run, but belongs to the run that it would replace"
     with pytest.raises(StorageError, match=says), staging(out, reads=["", model]):
         pytest.fail("nothing may run")
     assert content(out) == OLD
@@ -597,8 +597,8 @@ def test_a_missing_run_is_named(tmp_path: Path) -> None:
         (b"\xff", "run.json: is not JSON: "),
         (b'{"schema": ' + b"[" * 100_000, "run.json: schema: expected a whole number or null, found a list"),
         (b"[]", "run.json: expected an object, found a list"),
-        (b"{}", "run.json: schema is None, expected 1 (is this a run.json?)"),
-        (b'{"schema": 2}', "run.json: schema is 2, expected 1 (it was written by a newer ncnnkit)"),
+        (b"{}", "run.json: schema is None, but 1 is expected (is this a run.json?)"),
+        (b'{"schema": 2}', "run.json: schema is 2, but 1 is expected (it was written by a newer ncnnkit)"),
         (b'{"schema": true}', "run.json: schema: expected a whole number or null, found true or false"),
         (b'{"schema": 1}', "run.json: files: is missing"),
     ],

@@ -25,13 +25,13 @@ from .model.targets import TARGETS
 from .progress import StepProgress, of_step
 from .recipe import KEYS, key_types
 
-EXIT_CODES = """
-Exit codes: 0 done; 1 a bug in ncnnkit; 2 a wrong command line; 3 something given cannot be used; 4 a tool failed (pnnx,
-ncnn, the disk); 5 it ran, but the result must not be trusted; 130 interrupted.
-"""
+EXIT_CODES = (
+    "Exit codes: 0 success; 1 a bug in ncnnkit; 2 a wrong command line; 3 an input that cannot be used; 4 a tool "
+    "failed (pnnx, ncnn, the disk); 5 it ran, but the result must not be trusted; 130 interrupted."
+)
 
 app = typer.Typer(
-    help="Trained networks to edge boards with ncnn: converted, quantised, measured, explained.",
+    help="Convert trained networks for edge boards with ncnn, quantise, measure and explain them.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -58,9 +58,9 @@ def main() -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let a polite kill, and a terminal that is closed, clean up as Ctrl-C does; and be over in two seconds.
+    """Make SIGTERM and SIGHUP clean up like Ctrl-C, and end the process within two seconds.
 
-    What is inherited as ignored stays so: Ctrl-C of a shell's background job, SIGHUP under nohup.
+    A signal that the process inherited as ignored stays ignored: Ctrl-C of a background job, SIGHUP under nohup.
     """
     ours = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
     reading, writing = os.pipe()
@@ -107,7 +107,7 @@ def guarded(function: F) -> F:
             err.print(f"[bold red]error:[/] {escape(error.line())}", soft_wrap=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            err.print("interrupted; nothing was left half-written")
+            err.print("interrupted; no file is half-written")
             raise typer.Exit(INTERRUPTED) from None
 
     return cast(F, wrapped)
@@ -117,40 +117,43 @@ def guarded(function: F) -> F:
 
 
 def _asked(name: str, *flags: str, **options: Any) -> Any:
-    """The option that asks for a field of a recipe: one home for its help and its bounds."""
+    """The option of a field of a recipe; the field holds its help and its bounds."""
     return typer.Option(*flags, help=KEYS[name].help, **options)
 
 
 Shape = Annotated[list[str] | None, _asked("shapes", "--shape")]
 Weights = Annotated[str | None, _asked("weights")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Without it: all cores.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. Default: all cores.")]
 Method = Annotated[str | None, _asked("method")]
-Target = Annotated[
-    str | None, typer.Option(help=f"The kernels int8 is made for: {', '.join(TARGETS)}. Without it: arm.")
-]
+Target = Annotated[str | None, typer.Option(help=f"Kernels to make int8 for: {', '.join(TARGETS)}. Default: arm.")]
 On = Annotated[list[str] | None, _asked("on")]
 Backend = Annotated[str | None, _asked("backends", "--backend")]
 Precision = Annotated[
     str | None,
-    typer.Option(help="Precisions to run in: fp32,fp16,bf16,int8,mixed. Without it: all that the model can run in."),
+    typer.Option(help="Precisions to run in: fp32,fp16,bf16,int8,mixed. Default: all that the model supports."),
 ]
 Effort = Annotated[str | None, _asked("effort")]
 FixClocks = Annotated[bool, _asked("fix_clocks", "--fix-clocks")]
 Preset = Annotated[str | None, _asked("preset")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Images = Annotated[str, typer.Option(help="Folder, list file, .npy or .npz.")]
-OnOne = Annotated[str | None, typer.Option("--on", help="Where: ssh://user@board, adb://serial or a device's name.")]
-ParamFile = Annotated[Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Images = Annotated[str, _asked("images")]
+OnOne = Annotated[
+    str | None,
+    typer.Option("--on", help="Device: ssh://user@board, adb://serial or a name."),
+]
+ParamFile = Annotated[
+    Path, typer.Option("-o", "--output", help="The .param file to write. The .bin file is written beside it.")
+]
 
 # Option -> its type, its help, and how its text becomes a field of Preprocess.
 _PREPROCESS = {
-    "mean": (str, "Subtracted from the pixels after the division, one a channel: 0.485,0.456,0.406.", float),
-    "std": (str, "Divided by at the end, one a channel: 0.229,0.224,0.225.", float),
-    "resize": (str, "256 (the shorter side), 224,224 (height,width) or none.", int),
-    "crop": (str, "Centre crop: height,width, or none.", int),
-    "color": (str, "rgb, bgr or gray.", None),
-    "divisor": (float, "Pixels are divided by it first; 255 by default, 1 for raw pixels.", None),
-    "interpolation": (str, "nearest, bilinear, bicubic, lanczos, box or hamming.", None),
+    "mean": (str, "Subtracted after the division, one value per channel, such as 0.485,0.456,0.406.", float),
+    "std": (str, "Divisor at the end, one value per channel, such as 0.229,0.224,0.225.", float),
+    "resize": (str, "New size: 256 (the shorter side), 224,224 (height,width) or none.", int),
+    "crop": (str, "Centre crop: height,width or none.", int),
+    "color": (str, "Order of the channels: rgb, bgr or gray.", None),
+    "divisor": (float, "First divisor of the pixels: 255 by default, 1 to keep 0 to 255.", None),
+    "interpolation": (str, "Filter of the resizing: nearest, bilinear, bicubic, lanczos, box or hamming.", None),
 }
 
 
@@ -184,7 +187,7 @@ def takes(
 
 
 def takes_images(function: F) -> F:
-    """Give a command the options that say how images become tensors: ``preprocess``, the fields of Preprocess given."""
+    """Give a command the preprocessing options, gathered in ``preprocess``: the given fields of Preprocess."""
     options = {n: Annotated[kind | None, typer.Option(help=text)] for n, (kind, text, _) in _PREPROCESS.items()}
     return takes("preprocess", options, lambda given: {n: _preprocess_field(n, value) for n, value in given.items()})(
         function
@@ -192,7 +195,7 @@ def takes_images(function: F) -> F:
 
 
 def takes_recipe(function: F) -> F:
-    """Give a command an option for each field of a recipe, but for the model and the preprocessing: ``asked``."""
+    """Give a command an option per field of a recipe, except model and preprocessing, gathered in ``asked``."""
     options: dict[str, Any] = {}
     for name, kind in key_types().items():
         least = KEYS[name].least
@@ -245,7 +248,7 @@ def _words(text: str | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def _progress() -> Iterator[StepProgress]:
-    """A bar on stderr for the stage at work; yields a ``progress(stage, done, total)``."""
+    """Show a bar on stderr for the current stage; yields ``progress(stage, done, total)``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -279,11 +282,11 @@ def run(
     model: Annotated[str | None, typer.Argument(help=KEYS["model"].help)] = None,
     output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-out"),
     as_json: Json = False,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; other options replace its values.")] = None,
     asked: Any = None,
     preprocess: Any = None,
 ) -> None:
-    """From a trained model to measured ncnn models at every precision, and a report."""
+    """Convert a trained model to ncnn at every precision, measure and compare the models, and write a report."""
     from .recipe import make_recipe
 
     options = {**asked, "model": model, "preprocess": preprocess or None}
@@ -294,7 +297,7 @@ def run(
 def demo(
     output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-demo"), as_json: Json = False
 ) -> None:
-    """The main job on EfficientNet-Lite0 and a few photographs that come with ncnnkit."""
+    """Do a whole run with EfficientNet-Lite0 and a few photographs, which come with ncnnkit."""
     from .recipe import Recipe
 
     data = Path(__file__).parent / "data"
@@ -346,12 +349,12 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
 
 @command()
 def convert(
-    model: Annotated[str, typer.Argument(help="As for run.")],
+    model: Annotated[str, typer.Argument(help=KEYS["model"].help)],
     output: ParamFile,
     shape: Shape = None,
     weights: Weights = None,
 ) -> None:
-    """A model to ncnn's .param and .bin, fp32."""
+    """Convert a model to ncnn's .param and .bin, fp32."""
     from .artifact import save
     from .source.conversion import convert as convert_model
 
@@ -369,7 +372,7 @@ def optimize(
     output: ParamFile,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights as fp16.")] = False,
 ) -> None:
-    """Fuse and drop layers, as ncnnoptimize does."""
+    """Fuse and remove layers, like ncnnoptimize."""
     from .model.ncnnfile import load, save
     from .passes import optimize_with_report
 
@@ -382,9 +385,9 @@ def optimize(
 
 
 def _check_folder(output: Path) -> None:
-    """That a file can be written shows before minutes of work, not after."""
+    """Raise before minutes of work, not after, if a file cannot be written."""
     if not output.parent.is_dir():
-        raise StorageError("there is no such folder", where=str(output.parent), hint="make it first")
+        raise StorageError("no such folder", where=str(output.parent), hint="make it first")
 
 
 def _open(param: Path, shape: list[str] | None, most: int | None = None, **options: Any) -> tuple[Any, Any]:
@@ -410,7 +413,7 @@ def _model(param: Path) -> Any:
 
 
 def _say_how(*models: Any) -> None:
-    """Say how models without a card were run, and why. After the work, so that an error stays one line."""
+    """Print how models without a card were run, and why. It comes after the work, so that an error stays one line."""
     for model in models:
         if model is not None and model.derived:
             err.print(f"{model.name}: {model.how}", markup=False, soft_wrap=True)
@@ -428,7 +431,7 @@ def calibrate(
     preset: Preset = None,
     preprocess: Any = None,
 ) -> None:
-    """Count activations and write the scales, in ncnn2table's format."""
+    """Compute the scales of int8 layers from images, and write them in ncnn2table's format."""
     from .quantization import make_table, save_table
 
     _check_folder(output)
@@ -452,8 +455,11 @@ def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> An
 def quantize(
     param: Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")],
     output: ParamFile,
-    table: Annotated[Path | None, typer.Option(help="A table of scales, ncnn2table's or ncnnkit's.")] = None,
-    images: Annotated[str | None, typer.Option(help="Images to calibrate with, instead of a table.")] = None,
+    table: Annotated[Path | None, typer.Option(help="A table of scales, as ncnn2table writes it.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="Calibration images, instead of a table."),
+    ] = None,
     method: Method = None,
     effort: Effort = None,
     target: Target = None,
@@ -463,7 +469,7 @@ def quantize(
     preset: Preset = None,
     preprocess: Any = None,
 ) -> None:
-    """An fp32 model to int8, from a table or from images."""
+    """Make an int8 model from an fp32 model, with images or with a table of scales."""
     from .artifact import Artifact, floating
     from .model.precision import is_int8
     from .quantization import EFFORTS, check_request, load_table, quantize_images
@@ -472,10 +478,11 @@ def quantize(
 
     _check_folder(output)
     if (table is None) == (images is None):
-        raise RecipeError("give --table or --images", hint="one of the two")
+        raise RecipeError("give --table or --images", hint="exactly one of them")
     if table is not None and (method or effort or preset or preprocess or shape):
         raise RecipeError(
-            "--method, --effort, --shape and the preprocessing are for --images", hint="a table has its scales already"
+            "--method, --effort, --shape and the preprocessing need --images",
+            hint="a table contains the scales",
         )
     if images is not None:
         chosen = EFFORTS.get(effort or "default")
@@ -492,7 +499,10 @@ def quantize(
                 skip=_words(skip) or (), threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
-        out.print(f"{len(found.used)} of {len(samples)} samples calibrated, {len(found.held)} judged", markup=False)
+        out.print(
+            f"{len(found.used)} of {len(samples)} samples fitted, {len(found.held)} held back",
+            markup=False,
+        )
         made = found.graph
     elif table is not None:
         model = _model(param)
@@ -506,16 +516,16 @@ def quantize(
 @command()
 @takes_images
 def compare(
-    first: Annotated[Path, typer.Argument(help="The reference .param.")],
-    second: Annotated[Path, typer.Argument(help="The other .param.")],
+    first: Annotated[Path, typer.Argument(help="The .param file of the reference.")],
+    second: Annotated[Path, typer.Argument(help="The .param file to compare with it.")],
     images: Images,
-    layers: Annotated[bool, typer.Option("--layers", help="Show the error layer by layer.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also show the error of each layer.")] = False,
     shape: Shape = None,
     preset: Preset = None,
     preprocess: Any = None,
     as_json: Json = False,
 ) -> None:
-    """How far one ncnn model's outputs are from another's, on real images."""
+    """Measure how much the outputs of two ncnn models differ, on real images."""
     from .comparison.layers import compare_models
     from .report import comparison_table
 
@@ -535,10 +545,10 @@ def bench(
     precision: Precision = None,
     threads: Threads = None,
     shape: Shape = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of timing for each row.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of timing per row.")] = 3.0,
     as_json: Json = False,
 ) -> None:
-    """Latency, load time and memory of an ncnn model, without images."""
+    """Measure the latency, load time and memory of an ncnn model, without images."""
     from .measure.variants import bench as bench_model
     from .measure.variants import check_usable
     from .report import console_table
@@ -564,19 +574,19 @@ def bench(
 def tune(
     param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
     int8: Annotated[
-        Path | None, typer.Option(help="The .param of the same network in int8: another candidate.")
+        Path | None, typer.Option(help="The .param file of the same network in int8, as another candidate.")
     ] = None,
     on: OnOne = None,
     backend: Backend = None,
     precision: Precision = None,
     shape: Shape = None,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Of timing, for all candidates together; loading comes on top.")
+        float, typer.Option(min=0.1, help="Seconds of timing for all candidates together, without loading.")
     ] = 60.0,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
 ) -> None:
-    """Find the fastest cores, threads, backend, precision and switches of ncnn's, by successive halving."""
+    """Find the fastest cores, threads, backend, precision and ncnn switches, by successive halving."""
     from .measure.tune import tune as tune_model
     from .report import tuning_table
 
@@ -600,15 +610,15 @@ def tune(
 def profile(
     param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
     on: OnOne = None,
-    backend: Annotated[str, typer.Option(help="cpu or vulkan")] = "cpu",
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8 or mixed")] = None,
+    backend: Annotated[str, typer.Option(help="Backend: cpu or vulkan.")] = "cpu",
+    precision: Annotated[str | None, typer.Option(help="Precision. Default: that of the model.")] = None,
     threads: Threads = None,
     shape: Shape = None,
-    repeats: Annotated[int, typer.Option(min=3, help="Inferences.")] = 50,
+    repeats: Annotated[int, typer.Option(min=3, help="Number of inferences.")] = 50,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
 ) -> None:
-    """Which layers take the time, in which precision they ran, and on what."""
+    """Show the time of each layer, the precision in which it ran, and the processor."""
     from dataclasses import asdict
 
     from .measure.profiles import profile as profile_model
@@ -632,7 +642,7 @@ def profile(
 
 @contextmanager
 def _site(on: str | None) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]]:
-    """A device, and what does jobs of the worker's there, showing its progress."""
+    """A device, and a function that runs a job there and shows its progress."""
     from .device.sites import open_sites
 
     with open_sites([on] if on else []) as (site,), _progress() as progress:
@@ -651,16 +661,16 @@ def _print_notes(notes: Sequence[str]) -> None:
 @command("explain-layer")
 def explain_layer(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")],
-    layer: Annotated[str | None, typer.Argument(help="The layer's name; without one, all are listed.")] = None,
+    layer: Annotated[str | None, typer.Argument(help="Name of the layer. Default: list all layers.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Why a layer got its precision in the mixed model."""
+    """Explain the precision of a layer in the mixed model."""
     from .record.folder import load_run
     from .report import layer_table, plan_table
 
     plan = load_run(folder).plan
     if plan is None:
-        raise RecipeError("this run made no mixed model", where=str(folder), hint="ncnnkit run --precision mixed")
+        raise RecipeError("the run made no mixed model", where=str(folder), hint="ncnnkit run --precision mixed")
     rows = [row for row in plan.layers if layer in (None, row.name)]
     if not rows:
         raise RecipeError(f"no layer is called {layer!r}", where=str(folder), hint="ncnnkit explain-layer lists them")
@@ -677,7 +687,7 @@ def explain_layer(
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")], as_json: Json = False
 ) -> None:
-    """Write a run's report.html again and print its table."""
+    """Write the report.html of a run again, and print its table."""
     from .record.folder import REPORT, load_run, replacing
     from .report import write_report
 
@@ -691,21 +701,21 @@ def report(
 @command("app")
 def make_app(
     folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")],
-    variant: Annotated[str, typer.Option(help="A variant's name, as int8-vulkan, or a precision: its CPU variant.")],
+    variant: Annotated[str, typer.Option(help="A variant, such as int8-vulkan, or a precision on the CPU.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
-    lang: Annotated[str, typer.Option(help="cpp or python.")] = "cpp",
+    lang: Annotated[str, typer.Option(help="Language: cpp or python.")] = "cpp",
     embed: Annotated[bool, typer.Option("--embed", help="Make the model part of the program.")] = False,
 ) -> None:
-    """The program that ships: a C++ project, or one file of Python, around a model of a run."""
+    """Write a program that runs a model of a run: a C++ project, or one Python file."""
     from .app import make_app as write_app
 
     chosen = write_app(folder, variant, output, lang, embed)
-    out.print(f"{output}: {chosen.name}; its README.md tells how to go on", markup=False, soft_wrap=True)
+    out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
 
 
 @command()
 def doctor(on: On = None, as_json: Json = False) -> None:
-    """What works here, or on a board: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
+    """Check this machine or a board: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
     from .doctor import examine, examine_device
 
     _print_findings([finding for name in on for finding in examine_device(name)] if on else examine(), as_json)
@@ -726,16 +736,16 @@ def _print_findings(findings: Sequence[Any], as_json: bool) -> NoReturn:
 
 # -------------------------------------------------------------------------------------------------------- devices
 
-devices = typer.Typer(help="Names for boards; what they are, and what of ncnnkit lies there.")
+devices = typer.Typer(help="List the boards that have a name, name them, and clean them.")
 app.add_typer(devices, name="devices")
 
-DeviceName = Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")]
+DeviceName = Annotated[str, typer.Argument(metavar="NAME", help="The name.")]
 
 
 @devices.callback(invoke_without_command=True)
 @guarded
 def look_at_devices(context: typer.Context, as_json: Json = False) -> None:
-    """Names for boards. Without a command: look at each that has a name."""
+    """Manage the names of boards. Without a command: check each board that has a name."""
     from .device.names import load_names
     from .doctor import examine_device
 
@@ -743,14 +753,14 @@ def look_at_devices(context: typer.Context, as_json: Json = False) -> None:
         return
     names = load_names()
     if not names and not as_json:
-        out.print("no device has a name yet: ncnnkit devices add rock5b ssh://user@rock5b")
+        out.print("no device has a name; add one, such as: ncnnkit devices add rock5b ssh://user@rock5b")
         return
     _print_findings([finding for name in names for finding in examine_device(name)], as_json)
 
 
 @command("add", devices)
 def add_device(
-    name: DeviceName, address: Annotated[str, typer.Argument(help="ssh://user@host or adb://serial")]
+    name: DeviceName, address: Annotated[str, typer.Argument(help="Address: ssh://user@host or adb://serial.")]
 ) -> None:
     """Give a device a name."""
     from .device.names import add_name
@@ -761,7 +771,7 @@ def add_device(
 
 @command("remove", devices)
 def remove_device(name: DeviceName) -> None:
-    """Forget a name. What lies on the device stays: see clean."""
+    """Remove a name. The files on the device stay; `clean` removes them."""
     from .device.names import remove_name
 
     remove_name(name)
@@ -769,12 +779,12 @@ def remove_device(name: DeviceName) -> None:
 
 @command("clean", devices)
 def clean_device(name: Annotated[str, typer.Argument(metavar="NAME", help="A name or an address.")]) -> None:
-    """Remove all that ncnnkit keeps on a device: Python, models, unfinished jobs."""
+    """Remove all files of ncnnkit from a device: Python packages, models, unfinished jobs."""
     from .device import open_device
 
     with open_device(name) as device:
         device.clean()
-    out.print(f"{name}: nothing of ncnnkit is left there", markup=False)
+    out.print(f"{name}: all files of ncnnkit are removed", markup=False)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def choose(run: Run, name: str, where: Path) -> Variant:
         raise ModelError(f"the variant {variant.name} has no model: {variant.reason}", where=str(where))
     if len(run.model.inputs) != 1:
         names = ", ".join(tensor.name for tensor in run.model.inputs)
-        raise ModelError(f"an app feeds one input, this network has several ({names})", where=str(where))
+        raise ModelError(f"an app supports one input, but the network has several ({names})", where=str(where))
     return variant
 
 
@@ -230,7 +230,7 @@ def files_of_app(folder: Path) -> set[str]:
         ours = {path.partition("/")[0] for path in written}
     except (OSError, ValueError, AttributeError):
         raise StorageError(
-            "is not empty and holds no app", where=str(folder), hint="choose another folder with -o"
+            "is not empty and contains no app", where=str(folder), hint="choose another folder with -o"
         ) from None
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()

@@ -155,7 +155,7 @@ def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = 
     shapes = [tuple(shape) for shape in shapes or graph.input_shapes()]
     if len(shapes) != len(graph.inputs) or not all(shapes):
         raise ModelError(
-            "the file does not say the shape of its inputs", where=where, hint="give --shape, once for each input"
+            "the file does not contain the shapes of its inputs", where=where, hint="give --shape, once for each input"
         )
     graph.check_input_shapes(shapes)
     rng = np.random.default_rng(0)

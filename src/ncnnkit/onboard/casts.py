@@ -42,7 +42,7 @@ def check_casts(net: Any, param: str, on_gpu: bool) -> None:
         found = "another type" if on_gpu else handed_on(net, net.layers()[maker], int(params[maker].get("31", 0)))
         if found != expected:
             raise RuntimeError(
-                "this mixed model does not run here: layer %s hands on %s, where Cast %s reads %s; the model is made "
+                "this mixed model does not run here: layer %s outputs %s, but Cast %s reads %s; the model is made "
                 "for another CPU, ncnn, backend or precision" % (lines[maker][1], found, line[1], expected)
             )
     if on_gpu or not (net.opt.use_bf16_storage and reads_fp16(net)):

@@ -97,7 +97,7 @@ def channel_ranges(
             for name, blob in zip(names, net.blobs(*sample, names=names)):
                 largest = np.abs(blob.reshape(len(blob), -1)).max(axis=1).astype(np.float64)
                 if not np.isfinite(largest).all():
-                    raise VerificationError(f"calibration: blob {name!r} holds NaN or infinite values")
+                    raise VerificationError(f"calibration: blob {name!r} contains NaN or infinite values")
                 sums[name] = sums.get(name, 0.0) + largest
             progress(done, len(few))
     return {name: total / len(few) for name, total in sums.items()}

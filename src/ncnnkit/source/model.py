@@ -96,7 +96,7 @@ class ModelSource:
                 converted graph instead).
         """
         if self.run is None:
-            raise ModelError("there is no original to compare with but ncnn itself", where=self.reference)
+            raise ModelError("the original is an ncnn model itself, so nothing else can run it", where=self.reference)
         for index, sample in enumerate(samples):
             batch = [array[None].astype(spec.dtype) for array, spec in zip(sample, self.inputs, strict=True)]
             yield tuple(_fold_batch(value, name) for value, name in zip(self._one(batch, index), self.outputs))
@@ -171,7 +171,7 @@ def settle_inputs(
     """The inputs with the shapes the user gave; ``dims`` is None where not even the rank is known."""
     if shapes and len(shapes) != len(names):
         raise ModelError(
-            f"{len(shapes)} shapes are given for {len(names)} inputs ({', '.join(names)})",
+            f"{len(shapes)} shapes are given, but the model has {len(names)} inputs ({', '.join(names)})",
             where=reference,
             hint="one --shape per input, in this order",
         )
@@ -187,7 +187,9 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
         raise ModelError(f"shape {listed(given)} is not usable", where=where)
     if known is None:
         if given is None:
-            raise ModelError("its shape is not in the file", where=where, hint="give it, as in --shape 3,224,224")
+            raise ModelError(
+                "the file does not contain its shape", where=where, hint="give it, such as --shape 3,224,224"
+            )
         # Without a rank to compare with, only four dimensions say that the first is the batch axis.
         return given[1:] if len(given) == 4 and given[0] == 1 else given
     fixed = [size if isinstance(size, int) and size > 0 else None for size in known]
@@ -203,7 +205,7 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
         if None in body:
             example = listed(224 if size is None else size for size in body)
             raise ModelError(
-                f"has dynamic dimensions ({shown})", where=where, hint=f"give them, as in --shape {example}"
+                f"has dynamic dimensions ({shown})", where=where, hint=f"give them, such as --shape {example}"
             )
         return tuple(size for size in body if size is not None)
     shape = given[1:] if len(given) == len(fixed) and given[0] == 1 else given

@@ -57,7 +57,7 @@ def reference_outputs(
             for name, values in zip(names, row):
                 if not np.isfinite(values).all():
                     hint = "wrong preprocessing, or a model that overflows?"
-                    raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
+                    raise VerificationError(f"the original model's output {name!r} contains NaN or infinity", hint=hint)
             yield row
             progress(done, len(samples))
 
@@ -83,25 +83,27 @@ def check_conversion(
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
         names = net.outputs[: len(reference.rows)]
         if len(names) != len(reference.rows):
-            raise ModelError(f"the original has {len(reference.rows)} outputs, the converted model {len(names)}")
+            raise ModelError(
+                f"the original has {len(reference.rows)} outputs, but the converted model has {len(names)}"
+            )
         for sample, theirs in zip(samples.subset(range(min(CHECKED_IMAGES, len(samples)))), reference):
             ours = net.blobs(*sample, names=names)
             for name, a, b in zip(names, ours, theirs):
                 if a.size != b.size:
-                    raise VerificationError(f"output {name!r} has {a.size} values, the original's has {b.size}")
+                    raise VerificationError(f"output {name!r} has {a.size} values, but the original's has {b.size}")
             errors.add(ours, theirs)
     broken = errors.broken()
     if broken is not None:
-        raise VerificationError(f"the converted model's output {names[broken]!r} holds NaN or infinity")
+        raise VerificationError(f"the converted model's output {names[broken]!r} contains NaN or infinity")
     found = errors.result(names)
     worst = min(found.outputs, key=_exactness)
     if _exactness(worst) < WRONG_SQNR_DB and not recipe.force:
         which = f" of output {worst.name!r}" if len(names) > 1 else ""
         seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
         raise VerificationError(
-            f"the converted model is not the original: {seen}{which} in fp32, it must be {WRONG_SQNR_DB:g} dB",
+            f"the converted model differs from the original: {seen}{which} in fp32, but must have {WRONG_SQNR_DB:g} dB",
             where=recipe.model,
-            hint="an operator pnnx converts wrongly, or a wrong --shape; --force goes on all the same",
+            hint="an operator pnnx converts wrongly, or a wrong --shape; --force continues anyway",
         )
     return ConversionCheck(
         sqnr_db=found.sqnr_db,
