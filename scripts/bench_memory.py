@@ -1,7 +1,8 @@
 """Peak memory of ``ncnnkit run`` against the number of images: it must not grow with them.
 
 Makes folders of random 32x32 PNG files and a small network, runs the main job on each, and watches the process and all
-its descendants. Memory is the proportional set size (PSS): what two processes share counts once. Timings do not matter
+its descendants. Memory is the proportional set size (PSS): what two processes share counts once. A process that was
+just started, and shares the memory of its parent until it runs its own program, is not counted. Timings do not matter
 here, so the figures hold on a busy machine, too.
 
     python scripts/bench_memory.py --counts 200,20000
@@ -80,6 +81,11 @@ def family(pid: int) -> Iterator[int]:
             yield from family(int(child))
 
 
+def begun(pid: int, parent: int) -> bool:
+    """Whether a child runs its own program; before, between ``vfork`` and ``exec``, it shows its parent's memory."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes() != Path(f"/proc/{parent}/cmdline").read_bytes()
+
+
 def pss_mb(pid: int) -> float:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
@@ -93,7 +99,8 @@ def watch(command: list[str]) -> Peak:
             found: dict[int, float] = {}
             try:
                 for pid in family(process.pid):
-                    found[pid] = pss_mb(pid)
+                    if pid == process.pid or begun(pid, process.pid):
+                        found[pid] = pss_mb(pid)
             except OSError:  # one has ended meanwhile
                 pass
             peak.together = max(peak.together, sum(found.values()))

@@ -22,7 +22,7 @@ from ncnnkit.comparison import accuracy
 from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device.session import save_arrays
-from ncnnkit.device.sites import this_machine
+from ncnnkit.device.sites import local_site
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
-        folder, site = Path(name), this_machine()
+        folder, site = Path(name), local_site()
         found = prepare(args, folder, "5")
         start = time.perf_counter()
         made = quantize_images(found.graph, [found.calibration], target="x86", effort=args.effort)

@@ -28,7 +28,7 @@ import ncnnkit as nk
 from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device.session import save_arrays
-from ncnnkit.device.sites import this_machine
+from ncnnkit.device.sites import local_site
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.model.graph import Graph
 from ncnnkit.quantization import quantize_images
@@ -153,7 +153,7 @@ def _report_models(
     with nk.Session(graph, precision="fp32") as net:
         rows = (net.blobs(sample, names=net.outputs) for sample in evaluation)
         reference = keep_outputs(net.outputs, rows, folder / "reference")
-    site = this_machine()
+    site = local_site()
     specs = []
     for index, (name, made) in enumerate({"fp32": graph, **graphs}.items()):
         param = folder / f"model{index}.param"

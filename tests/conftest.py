@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from ncnn_library import installed
 
-from ncnnkit.device.session import probe
+from ncnnkit.device.sites import look_at
 
 BOARD = "ncnnkit-board"
 """The host that scripts/emulated-board writes into ssh's configuration."""
 
 
 def _has_vulkan() -> bool:
-    return bool(probe().vulkan)
+    return bool(look_at().vulkan)
 
 
 def _has_torch() -> bool:

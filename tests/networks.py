@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
+from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.onboard.protocol import JobModel, JobVariant
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource
 
@@ -55,6 +58,12 @@ SMALL = """
     Pooling          gap   1 1 b5 b6 0=1 4=1
     InnerProduct     fc    1 1 b6 out0 0=10 1=1 2=80
 """
+
+
+def job_variant(param: Path, precision: str = "fp32", name: str = "", **how: Any) -> JobVariant:
+    """A model in a file, run in one thread at a precision, by default under its name."""
+    files = str(param), str(param.with_suffix(".bin"))
+    return JobVariant(name or precision, JobModel(*files, precision, PRECISIONS[precision].options), threads=1, **how)
 
 
 def small(seed: int = 0) -> Graph:

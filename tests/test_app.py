@@ -173,7 +173,9 @@ def test_free_texts_of_a_run_do_not_reach_code(own_run: Path, tmp_path: Path) ->
     document = json.loads((own_run / "run.json").read_text())
     model = {**document["model"], "reference": EVIL}
     model["inputs"][0]["name"] = model["outputs"][0]["name"] = EVIL
-    devices = [{**device, "cpu": EVIL, "address": EVIL} for device in document["devices"]]
+    devices = [
+        {**device, "machine": {**device["machine"], "cpu": EVIL}, "address": EVIL} for device in document["devices"]
+    ]
     variants = [{**v, "device_name": EVIL, "reason": EVIL, "notes": [EVIL]} for v in document["variants"]]
     images = {**document["images"], "source": EVIL}
     edit(

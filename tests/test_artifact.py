@@ -7,13 +7,14 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import boards
 import numpy as np
 import pytest
-from networks import mixed, quantised, samples, small
+from networks import job_variant, mixed, quantised, samples, small
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -23,8 +24,7 @@ from ncnnkit.artifact import Artifact, card_of
 from ncnnkit.cli import app
 from ncnnkit.comparison.layers import compare_models
 from ncnnkit.device import LOCAL
-from ncnnkit.device.session import probe
-from ncnnkit.device.sites import Site, run_jobs
+from ncnnkit.device.sites import Site, look_at, run_jobs
 from ncnnkit.errors import ModelError, RecipeError, RuntimeFailure, StorageError, VerificationError
 from ncnnkit.measure import variants
 from ncnnkit.measure.profiles import profile
@@ -32,12 +32,12 @@ from ncnnkit.measure.tune import tune
 from ncnnkit.measure.variants import bench, list_variants
 from ncnnkit.model.precision import FLOATS, MASKS, PRECISIONS, STORAGES, served
 from ncnnkit.onboard.jobs import run_job
+from ncnnkit.onboard.protocol import JobVariant, MeasureJob, ProfileJob, ProfileResult, TuneJob, TuneResult
 from ncnnkit.passes import store_fp16
 from ncnnkit.quantization.efforts import efforts_by_target
 from ncnnkit.samples.stream import ArraySamples
 
 Array = NDArray[Any]
-Job = dict[str, Any]
 
 X = samples(1, (16, 16, 16))[0]
 
@@ -78,19 +78,22 @@ def by_session(model: Path, x: Array, home: Path) -> Array:
     return output(model, x)
 
 
-def by_job(variant: Job, x: Array, home: Path) -> Array:
-    """The outputs of a variant of a job, as the host made it."""
+def outputs_only(variants: list[JobVariant], x: Array, home: Path) -> MeasureJob:
+    """A job that times nothing."""
     np.save(home / "x.npy", x[None])
-    job = {"variants": [{**variant, "name": "it"}], "inputs": [str(home / "x.npy")], "folder": str(home), "rounds": 0,
-           "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
-    (row,) = run_job(job).variants
+    return MeasureJob(variants, [str(home / "x.npy")], str(home), rounds=0, seconds=0.0, slow_seconds=0.0)
+
+
+def by_job(variant: JobVariant, x: Array, home: Path) -> Array:
+    """The outputs of a variant of a job, as the host made it."""
+    (row,) = run_job(outputs_only([variant], x, home)).variants
     assert row.status == "ok", row.reason
     (path,) = row.outputs.values()
     return np.asarray(np.load(path)[0])
 
 
 def by_bench(model: Path, x: Array, home: Path) -> Array:
-    seen: list[Job] = []
+    seen: list[MeasureJob] = []
     honest = run_jobs
 
     def spy(jobs: Any, tell: Any) -> Any:
@@ -101,27 +104,27 @@ def by_bench(model: Path, x: Array, home: Path) -> Array:
         patch.setattr(variants, "run_jobs", spy)
         (row,) = bench(model, backends=("cpu",), threads=1, seconds=0.02)
     assert (row.precision, row.status) == ("mixed", "ok")
-    return by_job(seen[0]["variants"][0], x, home)
+    return by_job(seen[0].variants[0], x, home)
 
 
 def by_tune(model: Path, x: Array, home: Path) -> Array:
-    seen: list[Job] = []
+    seen: list[TuneJob] = []
 
-    def spy(job: Job) -> Any:
+    def spy(job: TuneJob) -> TuneResult:
         seen.append(job)
-        return run_job({**job, "candidates": job["candidates"][:2]})
+        return run_job(replace(job, candidates=job.candidates[:2]))
 
-    found = tune(model, spy, probe(), backends=("cpu",), seconds=0.1, rounds=2)
-    assert found.settings["precision"] == "mixed"
+    found = tune(model, spy, look_at(), backends=("cpu",), seconds=0.1, rounds=2)
+    assert found.settings.precision == "mixed"
     assert found.cosine == pytest.approx(1.0)
-    return by_job(seen[0]["candidates"][0], x, home)
+    return by_job(seen[0].candidates[0], x, home)
 
 
 def by_profile(model: Path, x: Array, home: Path) -> Array:
     outputs: list[Array] = []
 
-    def spy(job: Job) -> Any:
-        outputs.append(by_job(job["variant"], x, home))
+    def spy(job: ProfileJob) -> ProfileResult:
+        outputs.append(by_job(job.variant, x, home))
         return run_job(job)
 
     found = profile(model, spy, repeats=3, threads=1)
@@ -203,19 +206,15 @@ def test_a_cast_that_would_read_another_type_is_refused() -> None:
 
 
 def test_a_cast_from_fp16_is_refused_where_nothing_hands_on_fp16() -> None:
-    if "fp16-arithmetic" in probe().cpu_features:
+    if "fp16-arithmetic" in look_at().cpu_features:
         pytest.skip("this CPU hands on fp16")
     with pytest.raises(RuntimeFailure, match="reads fp16"):
         nk.Session(mixed("fp16")[1])
 
 
 def test_a_job_says_of_a_refused_variant_what_is_wrong(folder: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", X[None])
-    variant = {"name": "a", "param": str(folder / "card.param"), "bin": str(folder / "card.bin"), "backend": "cpu",
-               "threads": 1, "options": PRECISIONS["int8"].options}  # fmt: skip
-    job = {"variants": [variant], "inputs": [str(tmp_path / "x.npy")], "folder": str(tmp_path), "rounds": 1,
-           "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
-    (row,) = run_job(job).variants
+    variant = job_variant(folder / "card.param", "int8")
+    (row,) = run_job(outputs_only([variant], X, tmp_path)).variants
     assert row.status == "crashed"
     assert "this mixed model does not run here" in row.reason
 
@@ -356,14 +355,9 @@ def test_no_precision_is_twice_in_the_table_and_all_follows_from_it() -> None:
 
 
 def test_outputs_are_kept_whatever_a_variant_is_called(folder: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", X[None])
-    files = {"param": str(folder / "fp32.param"), "bin": str(folder / "fp32.bin")}
     names = ["fp32-cpu@ssh://one/", "fp32-cpu@../two", "same", "same"]
-    rows = [{"name": name, **files, "backend": "cpu", "threads": 1, "options": PRECISIONS["fp32"].options}
-            for name in names]  # fmt: skip
-    job = {"variants": rows, "inputs": [str(tmp_path / "x.npy")], "folder": str(tmp_path), "rounds": 0,
-           "seconds": 0.0, "slow_seconds": 0.0}  # fmt: skip
-    found = run_job(job).variants
+    rows = [job_variant(folder / "fp32.param", "fp32", name) for name in names]
+    found = run_job(outputs_only(rows, X, tmp_path)).variants
     assert [(row.name, row.status) for row in found] == [(name, "ok") for name in names]
     paths = [path for row in found for path in row.outputs.values()]
     assert len(set(paths)) == len(names)
@@ -371,7 +365,7 @@ def test_outputs_are_kept_whatever_a_variant_is_called(folder: Path, tmp_path: P
 
 
 def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
-    if "fp16-arithmetic" in probe().cpu_features:
+    if "fp16-arithmetic" in look_at().cpu_features:
         pytest.skip("this CPU hands on fp16")
     Artifact.made(mixed("fp16")[1], "mixed").save(tmp_path / "m.param")
     words = ["bench", str(tmp_path / "m.param"), "--backend", "cpu", "--threads", "1", "--seconds", "0.1"]

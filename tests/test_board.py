@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import test_interrupts
 from conftest import BOARD
-from networks import mixed, network, samples, small
+from networks import job_variant, mixed, network, samples, small
 from numpy.typing import NDArray
 
 import ncnnkit as nk
@@ -22,7 +23,7 @@ from ncnnkit.device import Device, open_device
 from ncnnkit.doctor import examine_device
 from ncnnkit.errors import DeviceError
 from ncnnkit.model.graph import Graph
-from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.onboard.protocol import MeasureJob
 from ncnnkit.record.run import EMULATED
 from ncnnkit.samples.stream import in_memory
 
@@ -52,13 +53,8 @@ def outputs_there(device: Device, graph: Graph, precision: str, inputs: Array, f
     param, array = folder / f"{precision}.param", folder / "inputs.npy"
     nk.save(graph, param)
     np.save(array, inputs)
-    variant = {
-        "name": precision, "options": PRECISIONS[precision].options, "backend": "cpu", "threads": 2,
-        "param": str(param),
-        "bin": str(param.with_suffix(".bin")),
-    }  # fmt: skip
-    job = {"variants": [variant], "inputs": [str(array)], "folder": str(folder), "rounds": 0, "seconds": 0.0,
-           "slow_seconds": 0.0}  # fmt: skip
+    variant = job_variant(param, precision)
+    job = MeasureJob([variant], [str(array)], str(folder), rounds=0, seconds=0.0, slow_seconds=0.0)
     (row,) = device.run_job(job).variants
     assert row.status == "ok", row.reason
     (path,) = row.outputs.values()
@@ -100,7 +96,7 @@ def test_the_whole_job(tmp_path: Path) -> None:
         assert EMULATED in row.notes
     assert (rows["mixed"].status, run.recommended) == ("skipped", None)
     (device,) = run.devices
-    assert (device.target, device.emulated) == ("arm-dotprod", True)
+    assert (device.target, device.machine.board.emulated) == ("arm-dotprod", True)
     assert any(EMULATED in warning for warning in run.warnings)
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "is emulated: timings are not real" in report
@@ -173,15 +169,12 @@ def test_doctor_tells_what_it_is() -> None:
 # --------------------------------------------------------------------------------------------------------- faults
 
 
-def job(folder: Path, **changes: Any) -> dict[str, Any]:
+def job(folder: Path, rounds: int = 3, seconds: float = 1.0) -> MeasureJob:
     param, array = folder / "it's a $(model).param", folder / "in put.npy"
     nk.save(small(), param)
     np.save(array, samples(2))
-    variant = {"name": "fp32-cpu", "param": str(param), "bin": str(param.with_suffix(".bin")),
-               "options": PRECISIONS["fp32"].options,
-               "backend": "cpu", "threads": 1}  # fmt: skip
-    common = {"folder": str(folder), "rounds": 3, "seconds": 1.0, "slow_seconds": 1.0}
-    return {"variants": [variant], "inputs": [str(array)], **common, **changes}
+    variant = job_variant(param, "fp32", "fp32-cpu")
+    return MeasureJob([variant], [str(array)], str(folder), rounds, seconds, slow_seconds=1.0)
 
 
 def test_sshd_is_restarted_in_the_middle(device: Device, tmp_path: Path) -> None:
@@ -200,7 +193,7 @@ def test_sshd_is_restarted_in_the_middle(device: Device, tmp_path: Path) -> None
 
 def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
     def kill(message: Any) -> None:
-        if message["stage"] == "time":
+        if message.stage == "time":
             on_board("pkill -KILL -f 'program-.* job job.json'")
 
     (row,) = device.run_job(job(tmp_path, rounds=100, seconds=30.0), kill).variants
@@ -212,15 +205,15 @@ def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
 def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
     """As the kernel does where memory runs out: the variant's row says it, the job goes on."""
     rows = job(tmp_path, rounds=4, seconds=4.0)
-    second = {**rows["variants"][0], "name": "bf16-cpu", "options": PRECISIONS["bf16"].options}
+    second = job_variant(Path(rows.variants[0].model.param), "bf16", "bf16-cpu")
     killed: list[Any] = []
 
     def kill(message: Any) -> None:
-        if message["stage"] == "time" and not killed:
+        if message.stage == "time" and not killed:
             killed.append(message)
             on_board("pkill -KILL -o -f 'program-.* serve'")
 
-    first, other = device.run_job({**rows, "variants": [*rows["variants"], second]}, kill).variants
+    first, other = device.run_job(replace(rows, variants=[*rows.variants, second]), kill).variants
     assert (first.status, other.status) == ("crashed", "ok")
     assert "killed during 'time', probably out of memory" in first.reason
 

@@ -7,7 +7,8 @@ import pytest
 from networks import network, samples, small, with_weights
 
 import ncnnkit
-from ncnnkit.device.session import Session, probe
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
@@ -118,7 +119,7 @@ def test_layers_are_timed_in_every_form_they_can_have(measured: Costs) -> None:
 def test_the_format_between_layers_is_seen_not_assumed(measured: Costs) -> None:
     assert {measured.makes[layer, "fp32"] for layer in ("c1", "add")} == {"float"}
     assert {measured.reads[layer, choice] for layer in ("c1", "c2") for choice in INT8[:1]} <= {"float", "fp16"}
-    if probe().machine == "x86_64":
+    if look_at().machine == "x86_64":
         assert measured.makes["c1", "bf16"] == measured.reads["c1", "bf16"] == "bf16"
         assert measured.reads["d1", "bf16"] == "float"  # ncnn has no depthwise bf16 there
         assert measured.convert_ms("b1", "bf16", "float") > 0
@@ -141,7 +142,7 @@ def test_a_cast_stands_between_a_layer_and_one_that_may_not_use_its_format(kind:
     halved.params["featmask"], plain.params["featmask"] = MASKS[kind], MASKS["fp32"]
     plain.inputs = ["cast"]
     middle = [halved, costing.to_float("cast", kind, "b", "cast"), plain]
-    if kind == "fp16" and probe().machine == "x86_64":
+    if kind == "fp16" and look_at().machine == "x86_64":
         middle = [halved, Layer("Noop", "cast", ["b"], ["cast"], {"featmask": MASKS["fp32"]}), plain]
     image = samples(1, (16, 5, 6))[0]
     with Session(Graph([graph.layers[0], *middle]), precision="mixed", threads=1) as session:

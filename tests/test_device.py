@@ -17,31 +17,33 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import boards
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import samples, small
+from networks import job_variant, samples, small
+from test_wrong import changed, judged
 
 import ncnnkit as nk
 from ncnnkit.artifact import Artifact
 from ncnnkit.device import LOCAL, Board, Lost, Refused, board, link, open_device, parse_ssh, wheels
-from ncnnkit.device.base import job_files, map_files
+from ncnnkit.device.base import job_files
 from ncnnkit.device.begun import Begun
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
-from ncnnkit.device.sites import Site, probe_device, run_jobs
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
-from ncnnkit.errors import DeviceError, RecipeError
+from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure
 from ncnnkit.measure.variants import VariantSpec, measure
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.child import WorkerError
-from ncnnkit.onboard.protocol import MeasureResult, VariantResult
+from ncnnkit.onboard.facts import Platform
+from ncnnkit.onboard.protocol import JobModel, JobVariant, MeasureJob, MeasureResult, TuneJob, VariantResult
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-rf", "*", "~", "ü; exit 1", "a\\b", ""]
 
@@ -95,15 +97,10 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "a model's $(param).param"
 
 
-def job(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
+def job(folder: Path, model: Path, rounds: int = 2, seconds: float = 0.1) -> MeasureJob:
     np.save(folder / "in put.npy", samples(3))
-    variant = {
-        "name": "fp32-cpu", "param": str(model), "bin": str(model.with_suffix(".bin")),
-        "options": PRECISIONS["fp32"].options,
-        "backend": "cpu", "threads": 1,
-    }  # fmt: skip
-    common = {"folder": str(folder), "rounds": 2, "seconds": 0.1, "slow_seconds": 1.0}
-    return {"variants": [variant], "inputs": [str(folder / "in put.npy")], **common, **changes}
+    variant = job_variant(model, "fp32", "fp32-cpu")
+    return MeasureJob([variant], [str(folder / "in put.npy")], str(folder), rounds, seconds, slow_seconds=1.0)
 
 
 # ---------------------------------------------------------------------------------------------- addresses and names
@@ -222,7 +219,7 @@ def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with open_device("adb://1A2b") as device:
         assert isinstance(device, Board)
         with device.child() as child:
-            assert child.ask("probe")[0]["machine"]
+            assert child.ask("machine")[0].machine.machine
         device.clean()
     assert not (tmp_path / "there").exists()
     fake(tmp_path / "bin", "adb", "echo \"adb: device '1A2b' not found\" >&2; exit 1", monkeypatch)
@@ -240,7 +237,7 @@ def test_a_job_on_a_board_is_the_same_as_here(here: Board, tmp_path: Path, model
     assert there.status == "ok"
     for blob, path in there.outputs.items():
         assert np.array_equal(np.load(path), np.load(local.outputs[blob]))
-    assert [step["stage"] for step in steps] == ["evaluate", "time", "time"]
+    assert [step.stage for step in steps] == ["evaluate", "time", "time"]
     assert list((home_of(here) / "jobs").iterdir()) == [], "what was brought here is not kept there"
 
 
@@ -329,13 +326,13 @@ def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path
 
 def test_a_measuring_process_that_is_killed_keeps_what_it_had(here: Board, tmp_path: Path, model: Path) -> None:
     asked = job(tmp_path, model, rounds=50, seconds=20.0)
-    second = {**asked["variants"][0], "name": "bf16-cpu", "options": PRECISIONS["bf16"].options}
+    second = job_variant(model, "bf16", "bf16-cpu")
 
     def kill(message: Any) -> None:
-        if message["stage"] == "time" and message["round"] == 2:
+        if message.stage == "time" and message.done == 2:
             subprocess.run(["pkill", "-KILL", "-f", processes(here, "program-.* job job.json")], check=True)
 
-    rows = here.run_job({**asked, "variants": [*asked["variants"], second]}, kill).variants
+    rows = here.run_job(replace(asked, variants=[*asked.variants, second]), kill).variants
     assert [row.status for row in rows] == ["crashed", "crashed"]
     assert all("the process that measured it died: killed" in row.reason for row in rows)
     assert all(Path(path).is_file() for row in rows for path in row.outputs.values())
@@ -362,6 +359,7 @@ def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, mo
     sites = [Site(device, machine, "arm") for device in (Gone(), here)]  # type: ignore[arg-type]
     gone, good = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
     assert isinstance(gone, DeviceError)
+    assert isinstance(good, MeasureResult)
     assert good.variants[0].status == "ok"
 
 
@@ -399,9 +397,9 @@ def test_a_greeting_of_the_login_shell_is_no_answer(here: Board, tmp_path: Path,
     home = tmp_path / "chatty"
     home.mkdir()
     with Board(Chatty(home)) as device:
-        assert device.description["python"] == list(sys.version_info[:3])
+        assert device.about.python == list(sys.version_info[:3])
         with device.child() as child:
-            assert child.ask("probe")[0]["cores"] >= 1
+            assert child.ask("machine")[0].machine.cores >= 1
         assert device.run_job(job(tmp_path, model)).variants[0].status == "ok"
 
 
@@ -418,9 +416,8 @@ def spoil(device: Board, request: str, body: str) -> None:
 
 
 BROKEN = [
-    ("describe", "print('hello')"),
-    ("describe", "print('{}')"),
-    ("describe", """print('{"python": [3, 11, 0], "machine": "../../x", "system": "", "libc": ["", ""]}')"""),
+    ("about", "print('hello')"),
+    ("about", "print('{}')"),
     ("missing", "print('3')"),
     ("follow", "print('hello')"),
     ("follow", "print('[1]')"),
@@ -435,15 +432,16 @@ def test_a_board_that_breaks_the_protocol_is_its_own_error_alone(
     here: Board, tmp_path: Path, model: Path, request_: str, body: str
 ) -> None:
     spoil(here, request_, body)
-    with pytest.raises(DeviceError, match="the board: ") if request_ == "describe" else contextlib.nullcontext():
-        assert here.description or request_ != "describe"
+    with pytest.raises(DeviceError, match="the board: ") if request_ == "about" else contextlib.nullcontext():
+        assert here.about or request_ != "about"
     other = tmp_path / "other"
     other.mkdir()
     machine = boards.machine()
     with Board(Shell(other), "the other") as good:
         sites = [Site(device, machine, "arm") for device in (here, good)]
         found, fine = run_jobs({site: job(tmp_path, model) for site in sites}, lambda message: None).values()
-    assert isinstance(found, DeviceError) or request_ == "describe"
+    assert isinstance(found, DeviceError) or request_ == "about"
+    assert isinstance(fine, MeasureResult)
     assert fine.variants[0].status == "ok"
 
 
@@ -493,25 +491,32 @@ def test_a_result_that_is_wrong_names_the_first_wrong_field(
         here.run_job(job(tmp_path, model))
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"cores": "four"}, "cores: expected a whole number, found text"),
-        ({"vulkan": [{"name": "Mali"}]}, r"vulkan\[0\]\.type: is missing"),
-        ({"board": None}, "board: expected an object, found null"),
-    ],
-)
-def test_a_probe_that_is_wrong_names_the_first_wrong_field(change: dict[str, Any], said: str) -> None:
-    class Lying:
-        name = "the board"
+def test_a_session_on_a_board_computes_there_and_takes_one_network_after_the_other(here: Board, shell: Shell) -> None:
+    other, x = small(), samples(1)[0]
+    other.layer("c2").weights["weight"] = other.layer("c2").array("weight") * np.float32(2)
+    with Session(small()) as local, Session(small(), device=here) as there:
+        served = [words for words in shell.commands if words[-1] == "serve"]
+        assert len(served) == 1
+        np.testing.assert_allclose(there.run(x), local.run(x), rtol=1e-5)
+        refused = small()
+        refused.layer("c3").type = "Cast"
+        refused.layer("c3").params, refused.layer("c3").weights = {"type_from": 2, "type_to": 1}, {}
+        with pytest.raises(RuntimeFailure, match=r"^the board: ncnn: .*c3"):
+            there.load(Artifact.made(refused, "fp32"))
+        for net in (local, there):
+            assert not net.closed
+            net.load(other)
+        np.testing.assert_allclose(there.run(x), local.run(x), rtol=1e-5)
+        assert [words for words in shell.commands if words[-1] == "serve"] == served
+    assert there.closed
 
-        def child(self) -> Any:
-            child = MagicMock()
-            child.__enter__().ask.return_value = ({**asdict(boards.machine()), **change}, [])
-            return child
 
-    with pytest.raises(DeviceError, match=f"the board: it broke the protocol at 'probe': {said}"):
-        probe_device(Lying())  # type: ignore[arg-type]
+def test_the_first_wrong_layer_is_looked_for_on_the_board(here: Board, shell: Shell) -> None:
+    """Its kernels are not this machine's."""
+    wrong = changed(small(), "c2", -1.0)
+    (row,) = judged([("fp32-cpu", -6.0)], wrong, site=Site(here, boards.machine(), "arm"))
+    assert row.reason.endswith("; the first wrong layer is c2 (Convolution)")
+    assert any(words[-1] == "serve" for words in shell.commands)
 
 
 def test_a_board_answers_for_its_own_variants_alone(
@@ -565,13 +570,13 @@ def test_stopping_ends_a_hung_process_in_a_session_of_its_own(here: Board, tmp_p
         "    code = 'import signal, time; signal.signal(15, 1); print(0, flush=True); time.sleep(600)'\n"
         "    child = subprocess.Popen([sys.executable, '-c', code], stdout=-1, start_new_session=True)\n"
         "    child.stdout.readline()\n"
-        """    print('{"stage": "%d"}' % child.pid, flush=True)\n"""
+        """    print('{"step": {"stage": "time", "variant": "%d"}}' % child.pid, flush=True)\n"""
         "    time.sleep(600)\n"
     )
     ends: list[int] = []
 
     def interrupt(message: Any) -> None:
-        ends.append(os.pidfd_open(int(message["stage"])))
+        ends.append(os.pidfd_open(int(message.variant)))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -636,17 +641,18 @@ def children_of(pid: int) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def test_the_files_of_a_job_are_found_and_changed_at_any_depth() -> None:
-    rows = {
-        "variants": [{"param": "p", "bin": "b", "name": "param"}],
-        "inputs": ["i"],
-        "reference": {"param": "q", "bin": "c"},
-        "nets": [{"inputs": [["in0", [3, 4]]]}],
-    }
-    assert sorted(map(str, job_files(rows))) == ["b", "c", "i", "p", "q"]
-    changed = map_files(rows, str.upper)
-    assert changed["variants"] == [{"param": "P", "bin": "B", "name": "param"}]
-    assert changed["nets"] == [{"inputs": [["in0", [3, 4]]]}]
+def test_the_files_of_a_job_are_found_and_changed() -> None:
+    variant = JobVariant("param", JobModel("p", "b", "fp32", {}))
+    reference = JobVariant("bin", JobModel("q", "c", "fp32", {}))
+    rows = TuneJob([variant, variant], "param", reference, ["i"], 1.0, 1.0, 1)
+    assert set(map(str, job_files(rows))) == {"b", "c", "i", "p", "q"}
+    changed = rows.with_files(str.upper)
+    assert changed.candidates == [JobVariant("param", JobModel("P", "B", "fp32", {}))] * 2
+    assert (changed.reference.model.param, changed.inputs, changed.base) == ("Q", ["I"], "param")
+
+
+def platform(machine: str, libc: list[str]) -> Platform:
+    return Platform([3, 9, 2], machine, "Linux", libc[0], libc[1], free_bytes=0, time=0.0)
 
 
 @pytest.mark.parametrize(
@@ -658,14 +664,14 @@ def test_the_files_of_a_job_are_found_and_changed_at_any_depth() -> None:
     ],
 )
 def test_wheels_are_asked_for_by_every_tag_that_fits(libc: list[str], machine: str, first: str, last: str) -> None:
-    tags = wheels._tags({"machine": machine, "libc": libc})
+    tags = wheels._tags(platform(machine, libc))
     assert (tags[0], tags[-1]) == (first, last)
 
 
 def test_wheels_that_do_not_exist_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    wanted = {"machine": "aarch64", "python": [3, 9, 2], "libc": ["glibc", "2.31"]}
+    wanted = platform("aarch64", ["glibc", "2.31"])
     with pytest.raises(DeviceError, match=r"rock5b: no wheels for Python 3\.9 on glibc2\.31-aarch64"):
         wheels.fetch_wheels(wanted, "rock5b", Begun())
     assert not list(tmp_path.rglob(".part-*"))
@@ -685,5 +691,5 @@ def test_a_clock_that_is_fifty_years_late_changes_nothing(
         return [first, second, f"PYTHONPATH={late}", *rest]
 
     monkeypatch.setattr(Shell, "command", command)
-    assert here.description["time"] == 1e6
+    assert here.about.time == 1e6
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"

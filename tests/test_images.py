@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from ncnnkit.errors import ImageError
-from ncnnkit.samples.images import ImageSet, apart, dropped_copies, find_images, open_images, spread
+from ncnnkit.samples.images import ImageSet, apart, dropped_copies, find_images, open_images
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.preprocess import Preprocess
-from ncnnkit.samples.stream import in_memory
+from ncnnkit.samples.stream import evenly, in_memory
 
 X = InputSpec("x", (3, 8, 6))
 Y = InputSpec("y", (5,))
@@ -151,6 +152,26 @@ def test_progress_counts_what_is_looked_at_and_what_is_checked(folder: Path) -> 
     calls.clear()
     images.checked(2, lambda done, total: calls.append((done, total)))
     assert calls == [(1, 2), (2, 2)]
+
+
+def test_a_set_of_many_files_keeps_little_for_each(folder: Path, tmp_path: Path) -> None:
+    """And finding them takes little more: nothing is made for all files before the first is looked at."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(2000):
+        (many / f"{number:06}.png").hardlink_to(folder / "b.png")
+    tracemalloc.start()
+    try:
+        images = find_images(many, RESIZE, [X])
+        kept, peak = tracemalloc.get_traced_memory()
+        digests = images.distinct()
+        again = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(images), len(digests)) == (2000, 1)
+    assert kept < 300 * 2000
+    assert peak < 500 * 2000
+    assert again < 700 * 2000
 
 
 def test_an_image_that_goes_away_later_is_an_error_that_names_it(folder: Path) -> None:
@@ -445,10 +466,11 @@ def test_only_what_is_chosen_is_decoded_and_the_damaged_is_replaced(
 
 
 def test_chosen_positions_are_spread_evenly() -> None:
-    assert spread(9, 3) == [0, 4, 8]
-    assert spread(3, 3) == [0, 1, 2]
-    assert spread(5, 1) == [0]
-    assert spread(4, 0) == []
+    assert evenly(9, 3) == [0, 4, 8]
+    assert evenly(3, 3) == [0, 1, 2]
+    assert evenly(5, 1) == [0]
+    assert evenly(4, 0) == []
+    assert evenly(3, 9) == [0, 1, 2]
 
 
 def test_nothing_can_be_decoded(folder: Path) -> None:

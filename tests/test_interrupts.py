@@ -31,7 +31,7 @@ TELLING = """
     def telling(run_job):
         def wrapped(self, job, tell):
             def step(message):
-                print(message["stage"], flush=True)
+                print(message.stage, flush=True)
                 tell(message)
             return run_job(self, job, step)
         return wrapped

@@ -7,20 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import boards
 import numpy as np
 import pytest
-from networks import samples, small
+from networks import job_variant, samples, small
 
 from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
-from ncnnkit.onboard import measuring, variants
+from ncnnkit.onboard import variants
 from ncnnkit.onboard.child import Child
 from ncnnkit.onboard.measuring import measure
+from ncnnkit.onboard.protocol import MeasureJob, Step
 from ncnnkit.onboard.sampler import Sampler
 
 
@@ -31,15 +33,10 @@ def model(tmp_path: Path) -> Path:
     return param
 
 
-def job(folder: Path, param: Path, precisions: list[str]) -> dict[str, Any]:
+def job(folder: Path, param: Path, precisions: list[str], **how: Any) -> MeasureJob:
     np.save(folder / "input.npy", samples(3))
-    files = {"param": str(param), "bin": str(param.with_suffix(".bin"))}
-    fixed = {**files, "backend": "cpu", "threads": 1}
-    variants = [{"name": p, **fixed, "options": PRECISIONS[p].options} for p in precisions]
-    return {
-        "variants": variants, "inputs": [str(folder / "input.npy")], "folder": str(folder),
-        "rounds": 2, "seconds": 0.05, "slow_seconds": 0.1,
-    }  # fmt: skip
+    variants = [job_variant(param, precision, **how) for precision in precisions]
+    return MeasureJob(variants, [str(folder / "input.npy")], str(folder), rounds=2, seconds=0.05, slow_seconds=0.1)
 
 
 def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Path) -> None:
@@ -54,14 +51,13 @@ def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Pat
     assert first.load_ms.cold > 0
     assert first.peak_memory_mb is not None
     assert first.peak_memory_mb >= 0
-    assert [step["stage"] for step in told] == ["evaluate", "evaluate", "time", "time"]
+    assert [step.stage for step in told] == ["evaluate", "evaluate", "time", "time"]
 
 
 def test_conditions_and_the_sustained_run_are_told(tmp_path: Path, model: Path) -> None:
     told: list[Any] = []
-    request = {**job(tmp_path, model, ["fp32"]), "fix_clocks": True, "sustained": 0.3, "journal": str(tmp_path / "j")}
-    request["variants"][0]["cpus"] = [min(os.sched_getaffinity(0))]
-    result = measure(request, told.append)
+    plain = job(tmp_path, model, ["fp32"], cpus=[min(os.sched_getaffinity(0))])
+    result = measure(replace(plain, fix_clocks=True, sustained=0.3, journal=str(tmp_path / "j")), told.append)
     (variant,) = result.variants
     assert variant.first_ms is not None
     assert (variant.status, variant.first_ms > 0) == ("ok", True)
@@ -72,7 +68,7 @@ def test_conditions_and_the_sustained_run_are_told(tmp_path: Path, model: Path) 
     assert variant.sustained.seconds >= 0.3
     assert variant.sustained.samples > 10
     assert min(variant.sustained.first_ms, variant.sustained.last_ms) > 0
-    assert told[-1] == {"stage": "sustain", "variant": "fp32", "seconds": 0, "of": 0.3}
+    assert told[-1] == Step("sustain", "fp32", 0, 0.3)
 
 
 def test_the_board_is_watched_while_a_variant_is_timed(
@@ -112,11 +108,11 @@ def test_as_many_processes_are_open_as_the_memory_allows(
             order.extend([self.options] if op == "time" else [])
             return super().ask(op, *rest, **fields)
 
-    monkeypatch.setattr(measuring, "Child", Counted)
-    monkeypatch.setattr(measuring, "system_memory_mb", lambda field: free_mb)
-    variants = measure(job(tmp_path, model, ["fp32", "bf16", "fp16"]), lambda step: None).variants
-    assert [variant.status for variant in variants] == ["ok"] * 3
-    assert all(len(variant.samples) >= 4 and variant.peak_memory_mb is not None for variant in variants)
+    monkeypatch.setattr(variants, "Child", Counted)
+    monkeypatch.setattr(variants, "system_memory_mb", lambda field: free_mb)
+    rows = measure(job(tmp_path, model, ["fp32", "bf16", "fp16"]), lambda step: None).variants
+    assert [row.status for row in rows] == ["ok"] * 3
+    assert all(len(row.samples) >= 4 and row.peak_memory_mb is not None for row in rows)
     assert (most, alive) == (together, set())
     assert order == [PRECISIONS[name].options for name in ("fp32", "bf16", "fp16")] * 2, (
         "rounds take turns all the same"
@@ -133,7 +129,7 @@ def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
             super().__init__(None if started else ["sh", "-c", "kill -SEGV $$"], **options)
             started.append(self)
 
-    monkeypatch.setattr(measuring, "Child", Dying)
+    monkeypatch.setattr(variants, "Child", Dying)
     dead, alive = measure(job(tmp_path, model, ["fp32", "bf16"]), lambda step: None).variants
     assert dead.status == "crashed"
     assert "SIGSEGV" in dead.reason
@@ -145,11 +141,11 @@ def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
     folder.mkdir()
     for path in PROGRAM:
         shutil.copy(path, folder / path.name)
-    (tmp_path / "job.json").write_text(json.dumps(job(tmp_path, model, ["fp32"])))
+    (tmp_path / "job.json").write_text(job(tmp_path, model, ["fp32"]).text())
     command = [sys.executable, str(folder), "job", "job.json", "result.json"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert [json.loads(line)["stage"] for line in done.stdout.splitlines()] == ["evaluate", "time", "time"]
+    assert [json.loads(line)["step"]["stage"] for line in done.stdout.splitlines()] == ["evaluate", "time", "time"]
     (variant,) = json.loads((tmp_path / "result.json").read_text())["variants"]
     assert variant["status"] == "ok"
     assert not (tmp_path / "result.json.part").exists()
@@ -161,8 +157,7 @@ def test_vulkan_without_a_device_is_called_a_fallback(
     """ncnn runs on the CPU then and says nothing."""
     monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
-    request = job(tmp_path, model, ["fp32"])
-    request["variants"][0]["backend"] = "vulkan"
+    request = job(tmp_path, model, ["fp32"], backend="vulkan")
     (variant,) = measure(request, lambda step: None).variants
     assert (variant.status, variant.device) == ("fallback", None)
     assert "no Vulkan device" in variant.reason
@@ -170,8 +165,7 @@ def test_vulkan_without_a_device_is_called_a_fallback(
 
 @pytest.mark.vulkan
 def test_a_software_device_is_called_a_fallback(tmp_path: Path, model: Path) -> None:
-    request = job(tmp_path, model, ["fp32"])
-    request["variants"][0]["backend"] = "vulkan"
+    request = job(tmp_path, model, ["fp32"], backend="vulkan")
     (variant,) = measure(request, lambda step: None).variants
     assert variant.device is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
     expected = "fallback" if variant.device.type == "cpu" else "ok"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,13 @@ from ncnnkit.comparison import accuracy
 from ncnnkit.device.session import Session
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
-from ncnnkit.quantization import apply_table, make_table
+from ncnnkit.quantization import apply_table, layerwise, make_table
+from ncnnkit.quantization import stepper as stepper_module
 from ncnnkit.quantization.activations import activation
 from ncnnkit.quantization.calibration import calibrate
 from ncnnkit.quantization.layerwise import Fit, Kept, _Problem, fit_layers
 from ncnnkit.quantization.scales import runs_winograd
-from ncnnkit.quantization.stepper import EXACT, ROUNDED, Stepper
+from ncnnkit.quantization.stepper import EXACT, ROUNDED, Stepper, most_bytes
 
 Array = NDArray[Any]
 ALL = frozenset({"bias", "gain", "rounding"})
@@ -203,6 +206,94 @@ def test_a_crash_is_told_as_such() -> None:
         stepper._children[1]._process.wait()
         with pytest.raises(RuntimeFailure, match="layer by layer: ncnn died"):
             stepper.step(graph.layer("c1"))
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+LARGE = """
+    Input        in0 0 1 in0 0=256 1=256 2=4
+    Convolution  c1  1 1 in0 b1 0=16 1=3 4=1 5=1 6=576 9=1
+    Split        s1  1 2 b1 b1a b1b
+    Convolution  c2  1 1 b1a b2 0=16 1=3 4=1 5=1 6=2304 9=1
+    BinaryOp     add 2 1 b2 b1b b3
+    Convolution  c3  1 1 b3 b4 0=4 1=1 5=1 6=64
+    Pooling      gap 1 1 b4 b5 0=1 4=1
+    InnerProduct fc  1 1 b5 out0 0=3 1=1 2=12
+"""
+MIB = 1 << 20
+
+
+def children_bytes() -> int:
+    """Resident memory of all processes below this one."""
+
+    def below(pid: int) -> Iterator[int]:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                yield child
+                yield from below(child)
+
+    rows = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid in below(os.getpid())]
+    return sum(int(line.split()[1]) for lines in rows for line in lines if line.startswith("VmRSS")) * 1024
+
+
+def test_what_the_blobs_of_a_sample_take() -> None:
+    """While the sum is made there are the two maps it reads and the one it makes, 4 MiB each, in two versions."""
+    assert most_bytes(network(LARGE), (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB
+
+
+def test_an_output_in_the_middle_is_kept_to_the_end_and_an_unknown_shape_counts_as_the_largest() -> None:
+    graph = network(LARGE)
+    graph.layers += [Layer("Split", "s2", ["b1a"], ["b1c", "out1"])]
+    graph.layers.insert(3, graph.layers.pop())
+    graph.layer("c2").inputs = ["b1c"]
+    assert most_bytes(graph, (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB  # the sum is the most as before
+    unknown = network("Input in0 0 1 in0 0=8 1=8 2=4\nDetectionOutput d 1 1 in0 out0")
+    assert unknown.infer_shapes()["out0"] is None
+    assert most_bytes(unknown, (samples(1, (4, 8, 8))[0],)) == 2 * 2 * 4 * 8 * 8 * 4
+
+
+def test_a_network_with_large_maps_is_fitted_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 32 samples would take 768 MiB at a time."""
+    monkeypatch.setattr(stepper_module, "KEPT_BYTES", 100 * MIB)
+    monkeypatch.setattr(stepper_module, "GATHERED_BYTES", 1 * MIB)
+    graph, inputs = network(LARGE), samples(32, (4, 256, 256))
+    plain = plain_int8(graph, inputs[:4])
+    seen: list[int] = []
+    fitted, kept = fit_layers(
+        graph, plain, stream(inputs), ALL, threads=1, rows=10**6, progress=lambda *_: seen.append(children_bytes())
+    )
+    assert_consistent(graph, plain, fitted, kept, ALL)
+    assert max(seen) - seen[0] < 300 * MIB  # with what ncnn takes while it computes a layer
+
+
+def test_few_samples_of_large_blobs_give_as_many_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, inputs = small(), samples(20)
+    each = most_bytes(graph, (inputs[0],))
+    counts = []
+    for fits in (20, 4):
+        monkeypatch.setattr(stepper_module, "KEPT_BYTES", fits * each)
+        with Stepper(graph, stream(inputs), 2) as stepper:
+            stepper.step(graph.layer("c1"), last=False)
+            rows = stepper.gather(graph.layer("c1"), 400)
+        counts.append((stepper.samples, len(rows.inputs), len(set(rows.sample.tolist()))))
+    assert counts == [(20, 400, 20), (4, 400, 4)]
+
+
+def test_what_is_gathered_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = small()
+    monkeypatch.setattr(stepper_module, "GATHERED_BYTES", 100 * 27 * 4)  # c1 computes from 3x3x3 values
+    with Stepper(graph, stream(samples(4)), 1) as stepper:
+        stepper.step(graph.layer("c1"), last=False)
+        assert stepper.gather(graph.layer("c1"), 10**6).inputs.shape == (100, 27)
+
+
+def test_layers_of_very_many_inputs_are_not_rounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The covariance of their inputs would take gigabytes."""
+    monkeypatch.setattr(layerwise, "ROUNDED_INPUTS", 27)
+    graph, inputs = small(), samples(5)
+    _, kept = fit_layers(graph, plain_int8(graph, inputs), stream(inputs), ALL, threads=1, rows=256)
+    tried = {each.name: any("rounding" in name for name in each.error) for each in kept}
+    assert tried == {"c1": True, "d1": True, "c2": True, "c3": False, "fc": True}
 
 
 # ----------------------------------------------------------------------------------------------------- activations

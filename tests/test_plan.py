@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ncnnkit.comparison import accuracy
 from ncnnkit.comparison.accuracy import Errors
+from ncnnkit.comparison.judge import Judge
 from ncnnkit.device import open_device
-from ncnnkit.device.session import Session, probe
-from ncnnkit.device.sites import probe_device
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
@@ -29,7 +30,7 @@ from ncnnkit.plan.mixed import MixedPlan
 from ncnnkit.plan.options import make_edges, make_options
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import allowed_noise, find_plan, float_choices
-from ncnnkit.plan.sensitivity import Verifier, float_errors, int8_errors
+from ncnnkit.plan.sensitivity import float_errors, int8_errors
 from ncnnkit.plan.solve import Option, total
 from ncnnkit.plan.timing import Shape, blob_shapes, measure_costs
 from ncnnkit.quantization import Quantized, apply_table, make_table
@@ -222,7 +223,7 @@ class Setting:
         self.exact = small()
         self.inputs = samples(6)
         self.fitted = int8_twin(self.exact, self.inputs)
-        self.choices = (*float_choices(probe()), *INT8)
+        self.choices = (*float_choices(look_at()), *INT8)
         shapes = blob_shapes(self.exact)
         self.costs = measure_costs(self.exact, self.fitted, shapes, self.choices, rounds=2, seconds=0.0)
         self.reference = outputs_of(self.exact, self.inputs)
@@ -251,8 +252,8 @@ def mixed() -> Setting:
 def test_mixed_networks_compute_what_fp32_does(mixed: Setting) -> None:
     plans = [uniform(mixed.exact, mixed.costs, choice) for choice in mixed.choices]
     plans += [mixed.draw(seed) for seed in range(40)]
-    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
-        found = verifier.here([mixed.graph(plan) for plan in plans], "mixed")
+    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
+        found = judge.here([mixed.graph(plan) for plan in plans], "mixed")
     for plan, errors in zip(plans, found):
         kinds = set(plan.values())
         least = 22 if kinds & set(INT8) else 35 if kinds != {"fp32"} else 100
@@ -329,8 +330,8 @@ def test_options_and_edges_add_up_to_the_prediction() -> None:
 
 
 def test_each_layer_alone_has_an_error(mixed: Setting) -> None:
-    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
-        errors = int8_errors(mixed.forms, verifier)
+    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
+        errors = int8_errors(mixed.forms, judge)
     assert {name for name, choice in errors if choice == "int8"} == {"c1", "d1", "c2", "c3", "fc"}
     assert {name for name, choice in errors if choice == "int8-winograd"} == {"c1", "c3"}
     assert all(0 < error < 0.01 for error in errors.values())
@@ -341,8 +342,8 @@ def test_a_grouped_layer_alone_does_not_spoil_the_errors() -> None:
     graph, inputs = network(GROUPED), samples(4, (4, 5, 6))
     fitted = int8_twin(graph, inputs)
     assert fitted.layer("g").params["int8_scale_term"] == 101
-    with Verifier(graph, ArraySamples((inputs,))) as verifier:
-        errors = int8_errors(forms_of(graph, fitted, inputs), verifier)
+    with Judge(graph, ArraySamples((inputs,))) as judge:
+        errors = int8_errors(forms_of(graph, fitted, inputs), judge)
     assert {"c0", "c1"} <= {name for name, _ in errors}
     assert all(error < 0.01 for error in errors.values()), errors
 
@@ -367,9 +368,9 @@ def test_each_output_counts_relative_to_its_own_signal() -> None:
     """In plain squared errors the output of large values is all there is: a hundred thousand times the other's."""
     graph, inputs = two_outputs(), samples(5)
     assert 100 < outputs_of(graph, inputs).max() < 1000
-    with Verifier(graph, ArraySamples((inputs,))) as verifier:
+    with Judge(graph, ArraySamples((inputs,))) as judge:
         forms = forms_of(graph, int8_twin(graph, inputs), inputs)
-        errors = int8_errors(forms, verifier)
+        errors = int8_errors(forms, judge)
     assert 0.02 < errors["large", "int8"] / errors["small", "int8"] < 50
 
 
@@ -395,7 +396,7 @@ class Given:
 def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], latency: str) -> None:
     requirements = Requirements.parse(require, latency)
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
-    plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(mixed.costs))
+    plan = find_plan(quantized, requirements, look_at(), threads=1, timing=Given(mixed.costs))
     assert plan.holds
     outputs = outputs_of(plan.graph, mixed.inputs)
     found = accuracy.sqnr_db(outputs, mixed.reference)
@@ -414,7 +415,7 @@ def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], la
 def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     slow = Requirements.parse(["sqnr>=300"], "0.000001ms")
-    plan = find_plan(quantized, slow, probe(), threads=1, timing=Given(mixed.costs))
+    plan = find_plan(quantized, slow, look_at(), threads=1, timing=Given(mixed.costs))
     assert not plan.holds
     *noise, latency = plan.unmet
     assert latency.endswith("above 1e-06 ms")
@@ -427,7 +428,7 @@ def test_a_plan_keeps_every_output_right() -> None:
     graph, inputs = two_outputs(), samples(5)
     requirements = Requirements.parse(["sqnr>=60"])
     quantized = quantized_of(graph, int8_twin(graph, inputs), inputs)
-    plan = find_plan(quantized, requirements, probe(), threads=1, timing=Given(by_hand(graph)))
+    plan = find_plan(quantized, requirements, look_at(), threads=1, timing=Given(by_hand(graph)))
     assert plan.holds
     assert plan.choices == {"large": "fp32", "small": "fp32"}, "neither int8 nor bf16 reaches 60 dB"
 
@@ -480,7 +481,7 @@ def plan_with_fp16(requirements: Requirements, **where: Any) -> MixedPlan:
     return find_plan(quantized, requirements, machine, threads=1, timing=Given(with_fp16(graph)), **where)
 
 
-@pytest.mark.skipif("fp16-arithmetic" in probe().cpu_features, reason="this machine has fp16 arithmetic")
+@pytest.mark.skipif("fp16-arithmetic" in look_at().cpu_features, reason="this machine has fp16 arithmetic")
 def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
     """Without fp16 arithmetic ncnn hands on fp32, which a Cast takes for fp16: refused, and else garbage or NaN."""
     plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]))
@@ -491,10 +492,10 @@ def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
 
 
 def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Setting) -> None:
-    with Verifier(mixed.exact, ArraySamples((mixed.inputs,))) as verifier:
-        int8 = int8_errors(mixed.forms, verifier)
+    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
+        int8 = int8_errors(mixed.forms, judge)
         whole = {"fp32": 1e-12, "bf16": math.inf}
-        errors = float_errors(mixed.forms, mixed.costs, verifier, whole, int8)
+        errors = float_errors(mixed.forms, mixed.costs, judge, whole, int8)
     bf16 = {name: error for (name, choice), error in errors.items() if choice == "bf16"}
     assert set(bf16) == {"c1", "d1", "c2", "c3", "add", "gap", "fc"}
     assert all(math.isfinite(error) and error < 1e-3 for error in bf16.values())
@@ -507,12 +508,12 @@ def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Se
 def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
     """Its fp16 arithmetic is not this machine's: here the same model does not run."""
     with open_device(f"ssh://{BOARD}") as board:
-        assert "fp16-arithmetic" in probe_device(board).cpu_features
+        assert "fp16-arithmetic" in look_at(board).cpu_features
         plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]), device=board)
     assert plan.holds
     assert plan.choices == {"a": "fp16", "b": "fp32", "c": "fp16"}
     assert plan.repairs == 0
     assert 1e-9 < plan.errors.relative < 1e-3
-    if "fp16-arithmetic" not in probe().cpu_features:
+    if "fp16-arithmetic" not in look_at().cpu_features:
         with pytest.raises(RuntimeFailure, match="layer a outputs fp32, but Cast b/cast reads fp16"):
             outputs_of(plan.graph, samples(1, (16, 16, 16)))

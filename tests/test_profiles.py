@@ -6,20 +6,21 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from networks import network, samples, small
 
 import ncnnkit
-from ncnnkit.device.session import Session, probe
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.measure.profiles import profile, tapped
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
 from ncnnkit.onboard.child import WorkerError
 from ncnnkit.onboard.jobs import run_job
+from ncnnkit.onboard.protocol import ProfileJob, ProfileResult
 
 LITE0 = Path(ncnnkit.__file__).parent / "data" / "efficientnet-lite0.onnx"
 
@@ -104,7 +105,7 @@ def test_what_a_layer_made_tells_its_precision(model: Path) -> None:
     assert found["add"].precision != "int8"
 
 
-@pytest.mark.skipif(probe().machine != "x86_64", reason="which layers have bf16 differs")
+@pytest.mark.skipif(look_at().machine != "x86_64", reason="which layers have bf16 differs")
 def test_layers_without_bf16_are_seen_to_run_in_fp32(model: Path) -> None:
     found = {la.name: la.precision for la in profile(model, run_job, precision="bf16", repeats=3).layers}
     assert (found["c1"], found["d1"]) == ("bf16", "fp32")
@@ -148,7 +149,7 @@ def test_without_a_vulkan_device_that_is_said(model: Path, monkeypatch: pytest.M
 
 
 def test_a_job_that_fails_says_why(model: Path) -> None:
-    def refuse(job: dict[str, Any]) -> dict[str, Any]:
+    def refuse(job: ProfileJob) -> ProfileResult:
         raise WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
 
     with pytest.raises(RuntimeFailure, match="timing layers: ncnn died: signal 11"):

@@ -17,6 +17,8 @@ import pytest
 
 from ncnnkit.codec import as_read, decode, encode
 from ncnnkit.errors import FormatError
+from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.onboard.facts import Board
 from ncnnkit.recipe import Recipe
 from ncnnkit.record.run import Run
 
@@ -80,25 +82,29 @@ def sample_device() -> dict[str, Any]:
         "name": "rock5b",
         "address": "ssh://user@rock5b",
         "target": "arm-dotprod",
-        "emulated": False,
-        "ncnn": "1.0.20260101",
-        "python": "3.11.2",
-        "platform": "Linux-6.1-aarch64-with-glibc2.36",
-        "cpu": "Rockchip RK3588",
-        "cpu_features": ["neon", "fp16-arithmetic", "int8-dot-product"],
-        "cores": 8,
-        "vulkan": [{"name": "Mali-G610", "type": "integrated", "driver": "38.1.0", "api": "1.2.204", "index": 0}],
-        "board": {
-            "board": "Radxa ROCK 5B", "soc": "rk3588", "emulated": False, "virtual": None,
-            "compatible": ["radxa,rock-5b", "rockchip,rk3588"], "memory_mb": 16499.2,
-            "temperatures": ["soc-thermal"], "power": [{"name": "board", "measures": "board"}],
-            "gpu": {"name": "fb000000.gpu", "driver": "panthor", "model": None, "max_mhz": 1000, "governor": None},
-            "clusters": [
-                {"name": "little", "cpus": [0, 1, 2, 3], "cores": [0, 1, 2, 3],
-                 "core": "Cortex-A55", "max_mhz": 1800, "governor": "ondemand"},
-                {"name": "big", "cpus": [4, 5, 6, 7], "cores": [4, 5, 6, 7],
-                 "core": "Cortex-A76", "max_mhz": 2400, "governor": "ondemand"},
-            ],
+        "machine": {
+            "ncnn": "1.0.20260101",
+            "python": "3.11.2",
+            "numpy": "2.2.0",
+            "machine": "aarch64",
+            "default_threads": 4,
+            "platform": "Linux-6.1-aarch64-with-glibc2.36",
+            "cpu": "Rockchip RK3588",
+            "cpu_features": ["neon", "fp16-arithmetic", "int8-dot-product"],
+            "cores": 8,
+            "vulkan": [{"name": "Mali-G610", "type": "integrated", "driver": "38.1.0", "api": "1.2.204", "index": 0}],
+            "board": {
+                "board": "Radxa ROCK 5B", "soc": "rk3588", "emulated": False, "virtual": None,
+                "compatible": ["radxa,rock-5b", "rockchip,rk3588"], "memory_mb": 16499.2,
+                "temperatures": ["soc-thermal"], "power": [{"name": "board", "measures": "board"}],
+                "gpu": {"name": "fb000000.gpu", "driver": "panthor", "model": None, "max_mhz": 1000, "governor": None},
+                "clusters": [
+                    {"name": "little", "cpus": [0, 1, 2, 3], "cores": [0, 1, 2, 3],
+                     "core": "Cortex-A55", "max_mhz": 1800, "governor": "ondemand"},
+                    {"name": "big", "cpus": [4, 5, 6, 7], "cores": [4, 5, 6, 7],
+                     "core": "Cortex-A76", "max_mhz": 2400, "governor": "ondemand"},
+                ],
+            },
         },
         "recommended": "int8-cpu",
         "why": "int8-cpu is the fastest",
@@ -250,15 +256,20 @@ def sample_run() -> dict[str, Any]:
         },
         "environment": {
             "ncnnkit": "0.1.0",
-            "ncnn": "1.0.20260101",
-            "python": "3.11.7",
-            "numpy": "2.3.1",
             "pillow": "12.0.0",
-            "platform": "Linux-6.1-x86_64-with-glibc2.36",
-            "cpu": "Example(R) Processor @ 2.80GHz",
-            "cpu_features": ["avx2", "fma", "f16c", "avx512", "avx512-vnni"],
-            "cores": 2,
-            "vulkan": [{"name": "llvmpipe", "type": "cpu", "driver": "25.0.7", "api": "1.4.305", "index": 0}],
+            "machine": {
+                "ncnn": "1.0.20260101",
+                "python": "3.11.7",
+                "numpy": "2.3.1",
+                "platform": "Linux-6.1-x86_64-with-glibc2.36",
+                "machine": "x86_64",
+                "cpu": "Example(R) Processor @ 2.80GHz",
+                "cpu_features": ["avx2", "fma", "f16c", "avx512", "avx512-vnni"],
+                "cores": 2,
+                "default_threads": 2,
+                "vulkan": [{"name": "llvmpipe", "type": "cpu", "driver": "25.0.7", "api": "1.4.305", "index": 0}],
+                "board": dataclasses.asdict(Board()),
+            },
         },
         "devices": [sample_device()],
         "reference": {"engine": "onnxruntime", "version": "1.22.0", "origin": "the original ONNX file in ONNX Runtime"},
@@ -380,7 +391,7 @@ def test_what_may_be_null_may() -> None:
         ("preprocess.std", [0.0], "std must not be zero"),
         ("recipe.method", "guess", "unknown method 'guess'"),
         ("passes.fuse_affine", None, "passes[...]: expected a whole number, found null"),
-        ("environment.vulkan[0].type", "gpu", "environment.vulkan[0].type: invalid enum value 'gpu'"),
+        ("environment.machine.vulkan[0].type", "gpu", "environment.machine.vulkan[0].type: invalid enum value 'gpu'"),
         ("recommended", "int4-cpu", "recommended is 'int4-cpu', which is no variant's name"),
         ("why", None, "why: expected text, found null"),
         ("quantisation.trials[0].kept", 1, "quantisation.trials[0].kept: expected true or false, found a whole"),
@@ -393,6 +404,13 @@ def test_a_wrong_field_is_named(path: str, value: Any, says: str) -> None:
     with pytest.raises(FormatError) as error:
         as_run(broken(path, value))
     assert error.value.line().startswith(says)
+
+
+def test_a_variant_may_have_each_precision_of_the_table() -> None:
+    for name in PRECISIONS:
+        assert as_run(broken("variants[0].precision", name)).variants[0].precision == name
+    with pytest.raises(FormatError, match=r"variants\[0\]\.precision: invalid enum value 'fp8'"):
+        as_run(broken("variants[0].precision", "fp8"))
 
 
 def test_what_is_no_object_is_no_run() -> None:

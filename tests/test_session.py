@@ -13,7 +13,8 @@ import pytest
 from networks import network, samples, small
 from numpy.typing import NDArray
 
-from ncnnkit.device.session import Session, probe
+from ncnnkit.device.session import Session
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import FormatError, ModelError, RecipeError, RuntimeFailure
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import has_int8
@@ -26,7 +27,7 @@ Array = NDArray[Any]
 def test_one_output_is_an_array_and_several_are_a_tuple(tmp_path: Path) -> None:
     x = samples(1)[0]
     with Session(small()) as net:
-        assert (net.inputs, net.outputs, net.device, net.precision) == (("in0",), ("out0",), None, "fp32")
+        assert (net.inputs, net.outputs, net.gpu, net.precision) == (("in0",), ("out0",), None, "fp32")
         one = net.run(x)
         assert isinstance(one, np.ndarray)
         assert one.shape == (10,)
@@ -101,8 +102,8 @@ def test_closing_leaves_no_files_and_no_process(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def test_probe_knows_this_machine() -> None:
-    machine = probe()
+def test_look_at_knows_this_machine() -> None:
+    machine = look_at()
     assert machine.cores >= 1
     assert machine.machine == os.uname().machine
     assert isinstance(machine.vulkan, list)
@@ -112,7 +113,7 @@ def test_probe_knows_this_machine() -> None:
 def test_vulkan_computes_what_the_cpu_does() -> None:
     x = samples(1)[0]
     with Session(small()) as cpu, Session(small(), backend="vulkan") as gpu:
-        assert gpu.device is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
+        assert gpu.gpu is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"
         expected, found = cpu.run(x), gpu.run(x)
     assert isinstance(expected, np.ndarray)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())

@@ -19,7 +19,7 @@ import pytest
 
 from ncnnkit.onboard import clocks
 from ncnnkit.onboard.clocks import fixed_clocks, restore_clocks
-from ncnnkit.onboard.machine import describe as describe_board
+from ncnnkit.onboard.machine import this_board
 from ncnnkit.onboard.protocol import ClocksReport
 from ncnnkit.onboard.sampler import Sampler
 from ncnnkit.onboard.sensors import powers
@@ -27,7 +27,7 @@ from ncnnkit.onboard.sysfs import cpu_list
 
 
 def describe(root: str = "/", **options: Any) -> dict[str, Any]:
-    return asdict(describe_board(root, **options))
+    return asdict(this_board(root, **options))
 
 
 def clusters(root: Path, **options: Any) -> list[tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from networks import samples, small
 
 import ncnnkit
 from ncnnkit.artifact import Artifact
-from ncnnkit.device.session import probe
+from ncnnkit.device.sites import look_at
 from ncnnkit.errors import ModelError, RuntimeFailure
 from ncnnkit.measure.tune import BASE, Placement, candidates, judge, placements, tune
 from ncnnkit.model import ncnnfile
@@ -25,16 +25,26 @@ from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.clusters import clusters as list_clusters
 from ncnnkit.onboard.facts import Cluster, Conditions, DeviceType, Machine
 from ncnnkit.onboard.jobs import run_job
-from ncnnkit.onboard.machine import describe
+from ncnnkit.onboard.machine import this_board
 from ncnnkit.onboard.network import SWITCHES
-from ncnnkit.onboard.protocol import CandidateResult, ClocksReport, Final, Rung, TuneResult
+from ncnnkit.onboard.protocol import (
+    CandidateResult,
+    ClocksReport,
+    Final,
+    JobModel,
+    JobVariant,
+    Rung,
+    Settings,
+    TuneJob,
+    TuneResult,
+)
 from ncnnkit.onboard.tuning import differences, halve, put_back, worst_cosine
 
 MODELS = {name: replace(Artifact.of(small()), param=Path("m.param")) for name in FLOATS}
 
 
 def machine(root: Path, **fields: Any) -> Machine:
-    board = describe(str(root), machine="aarch64")
+    board = this_board(str(root), machine="aarch64")
     cores = sum(len(cluster.cpus) for cluster in board.clusters)
     features = ["neon", "fp16-arithmetic"]
     return boards.machine(cores=cores, default_threads=4, cpu_features=features, board=board, **fields)
@@ -75,11 +85,11 @@ def test_hyperthreads_are_used_last(tmp_path: Path) -> None:
 def test_the_grid_begins_with_ncnns_defaults_and_has_nothing_twice(tmp_path: Path) -> None:
     rows = candidates(MODELS, machine(boards.rk3588(tmp_path)))
     first = rows[0]
-    assert (first["name"], first["precision"], first["threads"], first["cpus"]) == (BASE, "fp16", 4, [])
+    assert (first.name, first.model.precision, first.threads, first.cpus) == (BASE, "fp16", 4, [])
     assert len(rows) == 1 + 5 * (6 + 7 + 6), "fp16 arithmetic can be switched off"
-    assert len({row["name"] for row in rows}) == len(rows)
-    assert all(set(row["switches"]) <= set(SWITCHES) for row in rows)
-    assert "bf16, 4 threads on big, no winograd, no sgemm" in {row["name"] for row in rows}
+    assert len({row.name for row in rows}) == len(rows)
+    assert all(set(row.switches) <= set(SWITCHES) for row in rows)
+    assert "bf16, 4 threads on big, no winograd, no sgemm" in {row.name for row in rows}
     pi = machine(boards.raspberry_pi_5(tmp_path / "5"))
     assert len(candidates(MODELS, pi)) == 3 * (6 + 7 + 6), "the defaults are one of them"
 
@@ -89,9 +99,9 @@ def test_vulkan_is_tried_on_a_gpu_only(tmp_path: Path) -> None:
     kinds: dict[DeviceType, int] = {"cpu": 0, "integrated": 9}
     for kind, count in kinds.items():
         rows = candidates(MODELS, machine(root, vulkan=[boards.vulkan(kind)]))
-        assert sum(row["backend"] == "vulkan" for row in rows) == count
+        assert sum(row.backend == "vulkan" for row in rows) == count
     only = candidates(MODELS, machine(root, vulkan=[boards.vulkan("integrated")]), backends=["vulkan"])
-    assert {row["backend"] for row in only[1:]} == {"vulkan"}
+    assert {row.backend for row in only[1:]} == {"vulkan"}
 
 
 # --------------------------------------------------------------------------------------------------------- halving
@@ -139,22 +149,15 @@ def test_halving_goes_on_where_candidates_drop_out() -> None:
 
 
 def test_one_part_at_a_time_is_put_back() -> None:
-    base = {"threads": 4, "cpus": [], "precision": "fp16", "param": "a", "bin": "b", "backend": "cpu",
-            "switches": {}, "options": {"a": True},
-            "least_sqnr_db": 1.0}  # fmt: skip
-    best = {**base, "cpus": [4, 5], "precision": "int8", "param": "q", "bin": "r",
-            "switches": {"winograd": False, "sgemm": False}, "options": {"a": False}}  # fmt: skip
-    assert differences(base, base) == []
-    assert differences(best, base) == ["cpus", "precision", "winograd", "sgemm"]
-    assert put_back(best, base, "winograd") == {**best, "switches": {"sgemm": False}}
-    assert put_back(best, base, "precision") == {
-        **best,
-        "precision": "fp16",
-        "options": {"a": True},
-        "param": "a",
-        "bin": "b",
-    }
-    for part in differences(best, base):
+    base = JobVariant("base", JobModel("a", "b", "fp16", {"a": True}, 1.0), threads=4)
+    int8 = JobModel("q", "r", "int8", {"a": False}, 1.0)
+    best = replace(base, model=int8, cpus=[4, 5], switches={"winograd": False, "sgemm": False})
+    assert differences(base.settings, base.settings) == []
+    parts = differences(best.settings, base.settings)
+    assert parts == ["cpus", "precision", "winograd", "sgemm"]
+    assert put_back(best, base, "winograd") == replace(best, switches={"sgemm": False})
+    assert put_back(best, base, "precision") == replace(best, model=base.model)
+    for part in parts:
         best = put_back(best, base, part)
     assert best == base
 
@@ -184,11 +187,10 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "m.param"
 
 
-def few(job: dict[str, Any]) -> Any:
+def few(job: TuneJob) -> TuneResult:
     """Does the job with a few of its candidates."""
     chosen = {"fp32, 1 thread", "fp32, 1 thread, no packing", "fp32, 1 thread, no winograd", BASE, "int8, 1 thread"}
-    job["candidates"] = [row for row in job["candidates"] if row["name"] in chosen]
-    return run_job(job)
+    return run_job(replace(job, candidates=[row for row in job.candidates if row.name in chosen]))
 
 
 def fast(**fields: Any) -> dict[str, Any]:
@@ -196,15 +198,17 @@ def fast(**fields: Any) -> dict[str, Any]:
 
 
 def test_tuning_on_this_machine(model: Path) -> None:
-    here = probe()
+    here = look_at()
     found = tune(model, few, here, **fast())
     rows = {row.name: row for row in found.candidates}
     assert set(rows) >= {BASE, "fp32, 1 thread", "fp32, 1 thread, no packing"}
     assert {row.status for row in rows.values()} == {"ok"}
     assert rows["fp32, 1 thread"].cosine == 1.0
     assert all((row.ms or 0) > 0 and (row.ratio or 0) > 0 for row in rows.values())
-    assert found.base["threads"] == here.default_threads
-    assert found.settings["name"] in rows or found.settings["name"].endswith("simplified")
+    assert found.base.threads == here.default_threads
+    # What was put back in the final may have made another of the grid, or a new one.
+    grid = {row.name for row in candidates(MODELS, here)}
+    assert found.settings.name in grid or found.settings.name.endswith("simplified")
     assert found.ms["settings"] <= found.ms["base"] * 1.5
     assert "ncnn's defaults (fp16, " in found.why
     assert (found.notes, found.clocks) == ([], None)
@@ -213,12 +217,12 @@ def test_tuning_on_this_machine(model: Path) -> None:
 def test_int8_is_another_candidate_and_its_own_reference_where_it_is_alone(model: Path, tmp_path: Path) -> None:
     stats = ncnnkit.calibrate(small(), samples(2))
     ncnnfile.save(ncnnkit.quantize(small(), stats, target="x86"), tmp_path / "q.param")
-    found = tune(model, few, probe(), int8=tmp_path / "q.param", sample=[samples(1)[0]], **fast())
+    found = tune(model, few, look_at(), int8=tmp_path / "q.param", sample=[samples(1)[0]], **fast())
     cosine = next(row.cosine for row in found.candidates if row.name == "int8, 1 thread")
     assert cosine is not None
     assert 0.9 < cosine < 1.0
-    alone = tune(tmp_path / "q.param", few, probe(), **fast())
-    assert alone.base["precision"] == "int8"
+    alone = tune(tmp_path / "q.param", few, look_at(), **fast())
+    assert alone.base.precision == "int8"
     assert alone.cosine == pytest.approx(1.0, abs=1e-4)
 
 
@@ -229,7 +233,7 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
 
     def spoiled(self: Child, op: str, arrays: Any = (), timeout: float = 60.0, **fields: Any) -> Any:
         if op == "load":
-            self.switches = fields.get("switches") or {}  # type: ignore[attr-defined]
+            self.switches = fields["switches"]  # type: ignore[attr-defined]
             if "packing" in self.switches:  # type: ignore[attr-defined]
                 raise WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
         message, results = real(self, op, arrays, timeout, **fields)
@@ -238,7 +242,7 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
         return message, results
 
     monkeypatch.setattr(Child, "ask", spoiled)
-    found = {row.name: row for row in tune(model, few, probe(), **fast()).candidates}
+    found = {row.name: row for row in tune(model, few, look_at(), **fast()).candidates}
     assert found["fp32, 1 thread, no packing"].reason == "signal 11 (SIGSEGV) during 'load'"
     wrong = found["fp32, 1 thread, no winograd"]
     assert (wrong.status, wrong.reason) == ("dropped", "wrong outputs: SQNR -6.0 dB against the reference")
@@ -246,24 +250,24 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
 
 
 def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def job(job: dict[str, Any]) -> Any:
-        job["candidates"][0]["switches"] = {"unheard": True}
-        return few(job)
+    def spoiled(job: TuneJob) -> TuneResult:
+        base, *others = job.candidates
+        return few(replace(job, candidates=[replace(base, switches={"unheard": True}), *others]))
 
     with pytest.raises(RuntimeFailure, match="tuning: ncnn's defaults do not run here: no switch 'unheard'"):
-        tune(model, job, probe(), **fast())
+        tune(model, spoiled, look_at(), **fast())
 
 
 def test_a_precision_there_is_not_is_refused(model: Path) -> None:
     with pytest.raises(ModelError, match="cannot run in int8"):
-        tune(model, few, probe(), precisions=["int8"])
+        tune(model, few, look_at(), precisions=["int8"])
 
 
-def result(rows: list[dict[str, Any]], winner: dict[str, Any], ratio: list[float], **without: float) -> TuneResult:
+def result(rows: list[Settings], winner: Settings, ratio: list[float], **without: float) -> TuneResult:
     return TuneResult(
         winner=winner,
-        candidates=[CandidateResult(row["name"], cosine=1.0, ms=1.0, ratio=1.0) for row in rows],
-        rungs=[Rung(1.0, {}, [winner["name"]])],
+        candidates=[CandidateResult(row.name, cosine=1.0, ms=1.0, ratio=1.0) for row in rows],
+        rungs=[Rung(1.0, {}, [winner.name])],
         together=2,
         final=Final(
             winner=[10.0] * 4,
@@ -280,8 +284,8 @@ def result(rows: list[dict[str, Any]], winner: dict[str, Any], ratio: list[float
 def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
     here = replace(here, board=replace(here.board, emulated=True))
-    rows = candidates(MODELS, here)
-    best = next(row for row in rows if row["name"] == "bf16, 4 threads on big, no winograd")
+    rows = [row.settings for row in candidates(MODELS, here)]
+    best = next(row for row in rows if row.name == "bf16, 4 threads on big, no winograd")
     found = judge(rows, result(rows, best, [2.0, 2.1, 2.2, 2.1], cpus=1.3, precision=1.5, winograd=1.1), here)
     assert found.ratio == pytest.approx(2.1)
     assert found.why == (
@@ -292,14 +296,14 @@ def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> 
         "emulated: timings are not real", "throttled: the firmware throttles",
         "the clock of policy0 was not fixed: not permitted; as root it is",
     ]  # fmt: skip
-    assert found.candidates[0].name == best["name"]
+    assert found.candidates[0].name == best.name
 
 
 def test_within_noise_the_defaults_stay(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
-    rows = candidates(MODELS, here)
+    rows = [row.settings for row in candidates(MODELS, here)]
     found = judge(rows, result(rows, rows[5], [0.9, 1.3, 1.1, 0.8]), here)
-    assert (found.settings["name"], found.ratio) == (BASE, 1.0)
+    assert (found.settings.name, found.ratio) == (BASE, 1.0)
     assert found.why == (
         "nothing is clearly faster than ncnn's defaults (fp16, 4 threads); "
         "the best other was 1.00 times as fast, which is within noise"
@@ -308,11 +312,10 @@ def test_within_noise_the_defaults_stay(tmp_path: Path) -> None:
 
 
 def test_what_was_put_back_is_named_by_its_settings(tmp_path: Path) -> None:
-    """On a board the files lie elsewhere."""
     here = machine(boards.rk3588(tmp_path))
-    rows = candidates(MODELS, here)
-    best = next(row for row in rows if row["name"] == "bf16, 4 threads on big, no winograd")
-    there = {**best, "param": "/board/x.param", "switches": {}}
-    assert judge(rows, result(rows, there, [2.0] * 4), here).settings["name"] == "bf16, 4 threads on big"
-    there["switches"] = {"winograd23": False}
-    assert judge(rows, result(rows, there, [2.0] * 4), here).settings["name"].endswith("no winograd, simplified")
+    rows = [row.settings for row in candidates(MODELS, here)]
+    best = next(row for row in rows if row.name == "bf16, 4 threads on big, no winograd")
+    there = replace(best, switches={})
+    assert judge(rows, result(rows, there, [2.0] * 4), here).settings.name == "bf16, 4 threads on big"
+    there = replace(best, switches={"winograd23": False})
+    assert judge(rows, result(rows, there, [2.0] * 4), here).settings.name.endswith("no winograd, simplified")

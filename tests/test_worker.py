@@ -98,7 +98,7 @@ def test_a_refused_request_leaves_the_process_usable(model: Path) -> None:
             child.ask("load", **load(model.with_name("absent.param")))
         assert not refused.value.crashed
         answer, _ = child.ask("load", **load(model))
-        assert (answer["inputs"], answer["outputs"], answer["device"]) == (["in0"], ["out0"], None)
+        assert (answer.inputs, answer.outputs, answer.device) == (["in0"], ["out0"], None)
         _, (output,) = child.ask("run", [samples(1)[0]])
         assert output.shape == (10,)
         with pytest.raises(WorkerError, match=r"could not compute blob nothing"):
@@ -108,20 +108,20 @@ def test_a_refused_request_leaves_the_process_usable(model: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("kill -SEGV $$", r"signal 11 \(SIGSEGV\) during 'probe'"),
-        ("echo driver said no >&2; exit 3", "exit status 3 during 'probe'; last words: driver said no"),
+        ("kill -SEGV $$", r"signal 11 \(SIGSEGV\) during 'machine'"),
+        ("echo driver said no >&2; exit 3", "exit status 3 during 'machine'; last words: driver said no"),
         ("kill -KILL $$", "probably out of memory"),
     ],
 )
 def test_a_dead_process_is_told_with_its_cause(tmp_path: Path, body: str, said: str) -> None:
     with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match=said) as died:
-        child.ask("probe")
+        child.ask("machine")
     assert died.value.crashed
 
 
 def test_a_hanging_process_is_ended(tmp_path: Path) -> None:
     with Child([script(tmp_path, "sleep 60")]) as child, pytest.raises(WorkerError, match="hung") as late:
-        child.ask("probe", timeout=0.2)
+        child.ask("machine", timeout=0.2)
     assert late.value.crashed
 
 
@@ -139,7 +139,7 @@ MARKED = r"printf '\036ncnnkit\036\n'; "
 @pytest.mark.parametrize("greeting", ["Welcome to rock5b", '{"arrays": []}', "", "x" * 100_000])
 def test_what_is_printed_before_the_mark_is_no_answer(tmp_path: Path, greeting: str) -> None:
     with Child([script(tmp_path, f"echo '{greeting}'\n{SERVE}")]) as child:
-        assert child.ask("probe")[0]["cores"] >= 1
+        assert child.ask("machine")[0].machine.cores >= 1
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_is_printed_before_the_mark_is_no_answer(tmp_path: Path, greeting: 
 )
 def test_a_process_that_breaks_the_protocol_is_ended(tmp_path: Path, body: str, said: str) -> None:
     with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match=said) as broken:
-        child.ask("probe")
+        child.ask("machine")
     assert broken.value.crashed
 
 
@@ -164,7 +164,7 @@ def test_a_process_that_closes_its_output_and_lives_is_ended(tmp_path: Path, mon
     monkeypatch.setattr("ncnnkit.onboard.child.DYING", 0.1)
     body = "exec 1>&-; sleep 60"
     with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match="closed its output"):
-        child.ask("probe")
+        child.ask("machine")
 
 
 def test_the_words_of_ncnn_come_with_a_refused_load(model: Path) -> None:
@@ -254,15 +254,15 @@ def test_every_switch_is_an_option_of_ncnns() -> None:
 
 def test_without_a_number_of_threads_ncnn_takes_its_own(model: Path) -> None:
     with Child() as child:
-        assert child.ask("load", **load(model, threads=0))[0]["threads"] == child.ask("probe")[0]["default_threads"]
+        assert child.ask("load", **load(model, threads=0))[0].threads == child.ask("machine")[0].machine.default_threads
 
 
-def test_the_probe_describes_the_board() -> None:
+def test_a_process_tells_what_board_it_runs_on() -> None:
     with Child() as child:
-        board = child.ask("probe")[0]["board"]
-    cpus = sorted(cpu for cluster in board["clusters"] for cpu in cluster["cpus"])
+        board = child.ask("machine")[0].machine.board
+    cpus = sorted(cpu for cluster in board.clusters for cpu in cluster.cpus)
     assert cpus == sorted(os.sched_getaffinity(0))
-    assert board["emulated"] is False
+    assert board.emulated is False
 
 
 def test_fp32_is_fp32(model: Path) -> None:

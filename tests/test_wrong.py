@@ -19,7 +19,7 @@ from ncnnkit.artifact import Artifact
 from ncnnkit.comparison.layers import first_wrong_layer, layer_errors
 from ncnnkit.comparison.noise import Noise, sqnr_db
 from ncnnkit.comparison.wrong import Variation, what_is_wrong, worst_sqnr_db
-from ncnnkit.device.sites import this_machine
+from ncnnkit.device.sites import Site, local_site
 from ncnnkit.measure.judging import refuse_wrong_outputs
 from ncnnkit.measure.variants import VariantSpec
 from ncnnkit.model.graph import Graph
@@ -196,10 +196,13 @@ def test_a_kernel_of_ncnns_that_is_wrong_is_named() -> None:
 
 
 def judged(
-    rows: Sequence[tuple[str, float | None]], graph: Graph | None = None, conversion_db: float | None = None
+    rows: Sequence[tuple[str, float | None]],
+    graph: Graph | None = None,
+    conversion_db: float | None = None,
+    site: Site | None = None,
 ) -> Any:
     """(variant's name, SQNR of its outputs; None: NaN) -> the variants, judged."""
-    site = this_machine()
+    site = site or local_site()
     made: list[tuple[Variant, VariantSpec, VariantResult]] = []
     for name, sqnr in rows:
         precision, _, backend = name.partition("-")

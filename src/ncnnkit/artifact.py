@@ -30,7 +30,7 @@ class Tensor:
     """An input or output of a network.
 
     Attributes:
-        name: of its blob.
+        name: its name in the model: that of a blob in ncnn's.
         shape: without a batch axis, (channels, height, width) for an image; empty where it is not known.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import io
 import json
 import os
@@ -11,19 +10,42 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, cast, get_origin
+from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .arguments import (
+    Backend,
+    Effort,
+    FixClocks,
+    Fp32Param,
+    Images,
+    Json,
+    Method,
+    On,
+    OnePrecision,
+    OnOne,
+    Param,
+    ParamToWrite,
+    Precision,
+    RunFolder,
+    Shape,
+    Target,
+    Threads,
+    Weights,
+    takes_images,
+    takes_recipe,
+    to_shapes,
+    to_words,
+)
 from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
-from .model.targets import TARGETS
 from .progress import StepProgress, of_step
-from .recipe import KEYS, key_types
+from .recipe import KEYS
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a bug in ncnnkit; 2 a wrong command line; 3 an input that cannot be used; 4 a tool "
@@ -113,139 +135,6 @@ def guarded(function: F) -> F:
     return cast(F, wrapped)
 
 
-# ------------------------------------------------------------------------------------------------- shared options
-
-
-def _asked(name: str, *flags: str, **options: Any) -> Any:
-    """The option of a field of a recipe; the field holds its help and its bounds."""
-    return typer.Option(*flags, help=KEYS[name].help, **options)
-
-
-Shape = Annotated[list[str] | None, _asked("shapes", "--shape")]
-Weights = Annotated[str | None, _asked("weights")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. Default: all cores.")]
-Method = Annotated[str | None, _asked("method")]
-Target = Annotated[str | None, typer.Option(help=f"Kernels to make int8 for: {', '.join(TARGETS)}. Default: arm.")]
-On = Annotated[list[str] | None, _asked("on")]
-Backend = Annotated[str | None, _asked("backends", "--backend")]
-Precision = Annotated[
-    str | None,
-    typer.Option(help="Precisions to run in: fp32,fp16,bf16,int8,mixed. Default: all that the model supports."),
-]
-Effort = Annotated[str | None, _asked("effort")]
-FixClocks = Annotated[bool, _asked("fix_clocks", "--fix-clocks")]
-Preset = Annotated[str | None, _asked("preset")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Images = Annotated[str, _asked("images")]
-OnOne = Annotated[
-    str | None,
-    typer.Option("--on", help="Device: ssh://user@board, adb://serial or a name."),
-]
-ParamFile = Annotated[
-    Path, typer.Option("-o", "--output", help="The .param file to write. The .bin file is written beside it.")
-]
-
-# Option -> its type, its help, and how its text becomes a field of Preprocess.
-_PREPROCESS = {
-    "mean": (str, "Subtracted after the division, one value per channel, such as 0.485,0.456,0.406.", float),
-    "std": (str, "Divisor at the end, one value per channel, such as 0.229,0.224,0.225.", float),
-    "resize": (str, "New size: 256 (the shorter side), 224,224 (height,width) or none.", int),
-    "crop": (str, "Centre crop: height,width or none.", int),
-    "color": (str, "Order of the channels: rgb, bgr or gray.", None),
-    "divisor": (float, "First divisor of the pixels: 255 by default, 1 to keep 0 to 255.", None),
-    "interpolation": (str, "Filter of the resizing: nearest, bilinear, bicubic, lanczos, box or hamming.", None),
-}
-
-
-def takes(
-    name: str, options: Mapping[str, Any], gather: Callable[[dict[str, Any]], dict[str, Any]]
-) -> Callable[[F], F]:
-    """Give a command more options; it gets them gathered in one argument.
-
-    Args:
-        name: of the argument.
-        options: name -> its annotation; None is an option that is not given.
-        gather: makes the argument of what was given.
-    """
-
-    def widen(function: F) -> F:
-        signature = inspect.signature(function, eval_str=True)
-
-        @functools.wraps(function)
-        def gathering(**given: Any) -> None:
-            found = {option: given.pop(option) for option in options}
-            function(**given, **{name: gather({key: value for key, value in found.items() if value is not None})})
-
-        kind = inspect.Parameter.KEYWORD_ONLY
-        own = [p.replace(kind=kind) for p in signature.parameters.values() if p.name != name]
-        added = [inspect.Parameter(key, kind, default=None, annotation=value) for key, value in options.items()]
-        gathering.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]
-        gathering.__annotations__ = {p.name: p.annotation for p in own + added}
-        return cast(F, gathering)
-
-    return widen
-
-
-def takes_images(function: F) -> F:
-    """Give a command the preprocessing options, gathered in ``preprocess``: the given fields of Preprocess."""
-    options = {n: Annotated[kind | None, typer.Option(help=text)] for n, (kind, text, _) in _PREPROCESS.items()}
-    return takes("preprocess", options, lambda given: {n: _preprocess_field(n, value) for n, value in given.items()})(
-        function
-    )
-
-
-def takes_recipe(function: F) -> F:
-    """Give a command an option per field of a recipe, except model and preprocessing, gathered in ``asked``."""
-    options: dict[str, Any] = {}
-    for name, kind in key_types().items():
-        least = KEYS[name].least
-        flag = f"--{name.removesuffix('s') if get_origin(kind) is tuple else name}".replace("_", "-")
-        if name not in ("model", "preprocess"):
-            # Of several words of a fixed set one text with commas; of free ones an option each.
-            one = kind if kind in (str, int, float, bool) else str if KEYS[name].allowed else list[str]
-            more = {} if least is None else {"min": least}
-            options[name] = Annotated[one | None, _asked(name, flag, **more)]
-
-    def gather(given: dict[str, Any]) -> dict[str, Any]:
-        # Typer gives False and an empty list for what is not there.
-        return {name: _field(name, value) for name, value in given.items() if value is not False and value != []}
-
-    return takes("asked", options, gather)(function)
-
-
-def _field(name: str, value: Any) -> Any:
-    """What an option's text means as a field of a recipe."""
-    if name == "shapes":
-        return _shapes(value)
-    return _words(value) if get_origin(key_types()[name]) is tuple and isinstance(value, str) else value
-
-
-def _preprocess_field(name: str, value: Any) -> Any:
-    kind = _PREPROCESS[name][2]
-    if kind is None:
-        return value
-    if value == "none":
-        return None
-    numbers = _numbers(value, name, kind)
-    return numbers[0] if name == "resize" and len(numbers) == 1 else numbers
-
-
-def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, ...]:
-    try:
-        return tuple(kind(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        example = {int: "224,224", float: "0.5,0.5,0.5"}[kind]
-        raise RecipeError(f"--{what} {text!r} is not a list of numbers", hint=f"as {example}") from None
-
-
-def _shapes(shape: Sequence[str] | None) -> tuple[tuple[int, ...], ...] | None:
-    return tuple(_numbers(text, "shape", int) for text in shape) if shape else None
-
-
-def _words(text: str | None) -> tuple[str, ...] | None:
-    return tuple(word.strip() for word in text.split(",") if word.strip()) if text is not None else None
-
-
 @contextmanager
 def _progress() -> Iterator[StepProgress]:
     """Show a bar on stderr for the current stage; yields ``progress(stage, done, total)``."""
@@ -284,13 +173,12 @@ def run(
     as_json: Json = False,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; other options replace its values.")] = None,
     asked: Any = None,
-    preprocess: Any = None,
+    prepared: Any = None,
 ) -> None:
     """Convert a trained model to ncnn at every precision, measure and compare the models, and write a report."""
     from .recipe import make_recipe
 
-    options = {**asked, "model": model, "preprocess": preprocess or None}
-    _run(make_recipe(options, recipe), output, as_json)
+    _run(make_recipe({**asked, **prepared, "model": model}, recipe), output, as_json)
 
 
 @command()
@@ -350,7 +238,7 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
 @command()
 def convert(
     model: Annotated[str, typer.Argument(help=KEYS["model"].help)],
-    output: ParamFile,
+    output: ParamToWrite,
     shape: Shape = None,
     weights: Weights = None,
 ) -> None:
@@ -361,15 +249,15 @@ def convert(
     _check_folder(output)
     with _progress() as progress:
         progress("convert", 0, 0)
-        graph = convert_model(model, shapes=_shapes(shape) or (), weights=weights or "default")
+        graph = convert_model(model, shapes=to_shapes(shape) or (), weights=weights or "default")
         save(graph, output)
     out.print(f"{output}: {len(graph.layers)} layers, {graph.parameters:,} parameters", markup=False)
 
 
 @command()
 def optimize(
-    param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
-    output: ParamFile,
+    param: Param,
+    output: ParamToWrite,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights as fp16.")] = False,
 ) -> None:
     """Fuse and remove layers, like ncnnoptimize."""
@@ -398,7 +286,7 @@ def _open(param: Path, shape: list[str] | None, most: int | None = None, **optio
     from .recipe import make_recipe
     from .source.opening import open_with_images
 
-    recipe = make_recipe({"model": str(param), "shapes": _shapes(shape), **options})
+    recipe = make_recipe({"model": str(param), "shapes": to_shapes(shape), **options})
     model, samples, said = open_with_images(recipe, most)
     for sentence in said:
         err.print(sentence, markup=False, soft_wrap=True)
@@ -422,20 +310,19 @@ def _say_how(*models: Any) -> None:
 @command()
 @takes_images
 def calibrate(
-    param: Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")],
+    param: Fp32Param,
     images: Images,
     output: Annotated[Path, typer.Option("-o", "--output", help="The table to write.")],
     method: Method = None,
     threads: Threads = None,
     shape: Shape = None,
-    preset: Preset = None,
-    preprocess: Any = None,
+    prepared: Any = None,
 ) -> None:
     """Compute the scales of int8 layers from images, and write them in ncnn2table's format."""
     from .quantization import make_table, save_table
 
     _check_folder(output)
-    model, samples = _open(param, shape, images=images, preset=preset, preprocess=preprocess, method=method)
+    model, samples = _open(param, shape, images=images, **prepared, method=method)
     stats = _calibrate(model, samples, method or "mse", threads)
     save_table(make_table(model.graph, stats), output)
     out.print(
@@ -453,21 +340,17 @@ def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> An
 @command()
 @takes_images
 def quantize(
-    param: Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")],
-    output: ParamFile,
+    param: Fp32Param,
+    output: ParamToWrite,
     table: Annotated[Path | None, typer.Option(help="A table of scales, as ncnn2table writes it.")] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(help="Calibration images, instead of a table."),
-    ] = None,
+    images: Annotated[str | None, typer.Option(help="Calibration images, instead of a table.")] = None,
     method: Method = None,
     effort: Effort = None,
     target: Target = None,
     skip: Annotated[str | None, typer.Option(help="Layers that stay in floating point, separated by commas.")] = None,
     threads: Threads = None,
     shape: Shape = None,
-    preset: Preset = None,
-    preprocess: Any = None,
+    prepared: Any = None,
 ) -> None:
     """Make an int8 model from an fp32 model, with images or with a table of scales."""
     from .artifact import Artifact, floating
@@ -479,7 +362,7 @@ def quantize(
     _check_folder(output)
     if (table is None) == (images is None):
         raise RecipeError("give --table or --images", hint="exactly one of them")
-    if table is not None and (method or effort or preset or preprocess or shape):
+    if table is not None and (method or effort or shape or prepared):
         raise RecipeError(
             "--method, --effort, --shape and the preprocessing need --images",
             hint="a table contains the scales",
@@ -488,15 +371,15 @@ def quantize(
         chosen = EFFORTS.get(effort or "default")
         limit = chosen.images if chosen else None
         model, samples = _open(
-            param, shape, limit, images=images, preset=preset, preprocess=preprocess, method=method, target=target,
+            param, shape, limit, images=images, **prepared, method=method, target=target,
             effort=effort,
         )  # fmt: skip
         graph = floating(model, "quantising")
-        check_request(graph, target or "arm", _words(skip) or ())
+        check_request(graph, target or "arm", to_words(skip) or ())
         with _progress() as progress:
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
-                skip=_words(skip) or (), threads=threads, progress=progress,
+                skip=to_words(skip) or (), threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
         out.print(
@@ -506,7 +389,7 @@ def quantize(
         made = found.graph
     elif table is not None:
         model = _model(param)
-        made = to_int8(model, load_table(table), target=target or "arm", skip=_words(skip) or ())
+        made = to_int8(model, load_table(table), target=target or "arm", skip=to_words(skip) or ())
     facts = {"preprocess": model.preprocess, "labels": model.labels, "ncnn": model.ncnn}
     Artifact.made(made, "int8", target=target or "arm", **facts).save(output)
     count = sum(map(is_int8, made.layers))
@@ -521,15 +404,14 @@ def compare(
     images: Images,
     layers: Annotated[bool, typer.Option("--layers", help="Also show the error of each layer.")] = False,
     shape: Shape = None,
-    preset: Preset = None,
-    preprocess: Any = None,
+    prepared: Any = None,
     as_json: Json = False,
 ) -> None:
     """Measure how much the outputs of two ncnn models differ, on real images."""
     from .comparison.layers import compare_models
     from .report import comparison_table
 
-    reference, samples = _open(first, shape, images=images, preset=preset, preprocess=preprocess)
+    reference, samples = _open(first, shape, images=images, **prepared)
     other = _model(second)
     with _progress() as progress:
         figures = compare_models(reference, other, samples, layers=layers, progress=of_step(progress, "compare"))
@@ -539,7 +421,7 @@ def compare(
 
 @command()
 def bench(
-    param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    param: Param,
     on: On = None,
     backend: Backend = None,
     precision: Precision = None,
@@ -556,8 +438,8 @@ def bench(
     model = _model(param)
     with _progress() as progress:
         rows = bench_model(
-            model, backends=_words(backend), precisions=_words(precision), threads=threads, on=on or (),
-            shapes=_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
+            model, backends=to_words(backend), precisions=to_words(precision), threads=threads, on=on or (),
+            shapes=to_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
         )  # fmt: skip
     _say_how(model)
     if as_json:
@@ -572,7 +454,7 @@ def bench(
 
 @command()
 def tune(
-    param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    param: Param,
     int8: Annotated[
         Path | None, typer.Option(help="The .param file of the same network in int8, as another candidate.")
     ] = None,
@@ -593,8 +475,8 @@ def tune(
     model, quantised = _model(param), int8 and _model(int8)
     with _site(on) as (site, run_job):
         found = tune_model(
-            model, run_job, site.machine, int8=quantised, precisions=_words(precision),
-            backends=_words(backend) or ("cpu", "vulkan"), shapes=_shapes(shape) or (), seconds=seconds,
+            model, run_job, site.machine, int8=quantised, precisions=to_words(precision),
+            backends=to_words(backend) or ("cpu", "vulkan"), shapes=to_shapes(shape) or (), seconds=seconds,
             fix_clocks=fix_clocks,
         )  # fmt: skip
     _say_how(model, quantised)
@@ -603,15 +485,15 @@ def tune(
         return
     out.print(tuning_table(found.candidates))
     _print_notes(found.notes)
-    out.print(f"[bold]{escape(found.settings['name'])}[/]: {escape(found.why)}")
+    out.print(f"[bold]{escape(found.settings.name)}[/]: {escape(found.why)}")
 
 
 @command()
 def profile(
-    param: Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")],
+    param: Param,
     on: OnOne = None,
     backend: Annotated[str, typer.Option(help="Backend: cpu or vulkan.")] = "cpu",
-    precision: Annotated[str | None, typer.Option(help="Precision. Default: that of the model.")] = None,
+    precision: OnePrecision = None,
     threads: Threads = None,
     shape: Shape = None,
     repeats: Annotated[int, typer.Option(min=3, help="Number of inferences.")] = 50,
@@ -628,7 +510,7 @@ def profile(
     with _site(on) as (_, run_job):
         found = profile_model(
             model, run_job, precision=precision, backend=backend, threads=threads or 0,
-            shapes=_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
+            shapes=to_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
         )  # fmt: skip
     _say_how(model)
     figures = asdict(found)
@@ -641,16 +523,16 @@ def profile(
 
 
 @contextmanager
-def _site(on: str | None) -> Iterator[tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]]:
+def _site(on: str | None) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
     """A device, and a function that runs a job there and shows its progress."""
     from .device.sites import open_sites
 
     with open_sites([on] if on else []) as (site,), _progress() as progress:
 
-        def step(message: Any) -> None:
-            progress(message["stage"], message.get("done", 0), message.get("candidates", 0))
+        def show(step: Any) -> None:
+            progress(step.stage, int(step.done), int(step.of))
 
-        yield site, lambda job: site.device.run_job(job, step)
+        yield site, lambda job: site.device.run_job(job, show)
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -660,7 +542,7 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 @command("explain-layer")
 def explain_layer(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")],
+    folder: RunFolder,
     layer: Annotated[str | None, typer.Argument(help="Name of the layer. Default: list all layers.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -684,9 +566,7 @@ def explain_layer(
 
 
 @command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")], as_json: Json = False
-) -> None:
+def report(folder: RunFolder, as_json: Json = False) -> None:
     """Write the report.html of a run again, and print its table."""
     from .record.folder import REPORT, load_run, replacing
     from .report import write_report
@@ -700,8 +580,10 @@ def report(
 
 @command("app")
 def make_app(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")],
-    variant: Annotated[str, typer.Option(help="A variant, such as int8-vulkan, or a precision on the CPU.")],
+    folder: RunFolder,
+    variant: Annotated[
+        str, typer.Option(help="Name of a variant, such as int8-vulkan, or a precision, which means its CPU variant.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
     lang: Annotated[str, typer.Option(help="Language: cpp or python.")] = "cpp",
     embed: Annotated[bool, typer.Option("--embed", help="Make the model part of the program.")] = False,

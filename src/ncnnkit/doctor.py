@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
 from .device import Board, open_device
-from .device.session import probe
-from .device.sites import probe_device
+from .device.sites import look_at
 from .errors import NcnnkitError
 from .model.targets import machine_target
 from .onboard.facts import Machine, VulkanDevice
@@ -67,7 +66,7 @@ _DRIVERS: tuple[tuple[str, str, str, str], ...] = (
 def examine() -> list[Finding]:
     """Look at ncnn, the CPU, Vulkan, pnnx and the optional packages of this machine."""
     try:
-        findings = _machine(probe())
+        findings = _machine(look_at())
     except NcnnkitError as error:
         return [Finding("ncnn", "problem", error.line())]
     findings.append(_pnnx())
@@ -86,8 +85,8 @@ def examine_device(name: str) -> list[Finding]:
     """Look at a device: what it is, and what works there. Brings ncnn there where it was not."""
     try:
         with open_device(name) as device:
-            machine = probe_device(device)
-            late = time.time() - device.description["time"] if isinstance(device, Board) else 0.0
+            machine = look_at(device)
+            late = time.time() - device.about.time if isinstance(device, Board) else 0.0
     except NcnnkitError as error:
         return [Finding(name, "problem", error.line())]
     clock = [Finding("clock", "note", f"off by {abs(late) / 86400:.0f} days; measuring does not mind")]

@@ -11,9 +11,8 @@ from .codec import as_read
 from .comparison.classes import check_labels, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.wrong import why_blind
-from .device.session import probe
-from .device.sites import Site, open_sites
-from .errors import ModelError
+from .device.sites import Site, look_at, open_sites
+from .errors import DeviceError, ModelError, RuntimeFailure
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
@@ -38,7 +37,7 @@ from .recommendation import recommend
 from .record.environment import environment
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
-from .record.run import Device, Run, Variant
+from .record.run import DeviceRecord, Run, Variant
 from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
@@ -123,22 +122,26 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     threads=recipe.threads or None, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
+        unplanned: dict[Site, str] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
             if not site.emulated:
                 stage = f"plan{site.label}"
                 with stages(stage):
                     made = quantized[site.target]
-                    mixed[site] = find_plan(
-                        made, requirements, site.machine, device=site.device,
-                        threads=recipe.threads or site.machine.cores, progress=stages.within(stage),
-                    )  # fmt: skip
+                    try:
+                        mixed[site] = find_plan(
+                            made, requirements, site.machine, device=site.device,
+                            threads=recipe.threads or site.machine.cores, progress=stages.within(stage),
+                        )  # fmt: skip
+                    except (DeviceError, RuntimeFailure) as error:  # this device's, and no other's
+                        unplanned[site] = f"it could not be planned: {error.line()}"
         with stages("write the models"):
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
             )  # fmt: skip
         with stages("measure"):
-            specs = list_variants(recipe, models, sites)
+            specs = list_variants(recipe, models, sites, unplanned)
             shown = stages.progress("measure")
             results = measure(
                 specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
@@ -175,7 +178,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                         recipe.images, images, evaluation,
                         fitted=len(first.used) if first else 0, held_back=len(first.held) if first else 0,
                     ),
-                    environment=environment(probe() if recipe.on else sites[0].machine),
+                    environment=environment(look_at() if recipe.on else sites[0].machine),
                     devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
@@ -201,7 +204,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
     return document
 
 
-def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> Device:
+def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> DeviceRecord:
     """A device, and what is recommended for it."""
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
 

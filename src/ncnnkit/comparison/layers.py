@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..device import LOCAL, Device
 from ..device.session import Session
 from ..errors import ModelError
 from ..model.graph import Graph, Layer
@@ -57,6 +58,7 @@ def first_wrong_layer(
     *,
     backend: str = "cpu",
     threads: int | None = None,
+    device: Device = LOCAL,
 ) -> str:
     """The first layer whose output is wrong although what it reads is right.
 
@@ -65,10 +67,10 @@ def first_wrong_layer(
     layer to layer is no layer's fault.
 
     Args:
-        exact: the reference, run in fp32 on the CPU.
+        exact: the reference, run in fp32 on this machine's CPU.
         coarse: the network at the precision that is judged.
         samples: a few are enough.
-        backend, threads: how it was run, see :class:`Session`.
+        backend, threads, device: how and where it was run, see :class:`Session`.
 
     Returns:
         ``NAME (TYPE)``; empty where no single layer stands out.
@@ -78,7 +80,7 @@ def first_wrong_layer(
     """
     exact, coarse = Artifact.of(exact), Artifact.of(coarse)
     layers = _in_both(exact.graph, coarse.graph)
-    found = _noise_over_signal(exact, coarse, layers, samples, backend=backend, threads=threads)
+    found = _noise_over_signal(exact, coarse, layers, samples, backend=backend, threads=threads, device=device)
     noise = {layer.name: ratio or 0.0 for layer, ratio in zip(layers, found)}
     allowed = 10 ** (-PRECISIONS[coarse.precision].least_sqnr_db / 10)
     carried: dict[str, float] = {}  # blob -> its noise over signal, that of a Split's or a Cast's input included

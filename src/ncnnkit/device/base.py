@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, cast
 
 from ..codec import decode
 from ..errors import DeviceError, FormatError
 from ..onboard.child import Child, WorkerError
-from ..onboard.protocol import Failure, MeasureResult, ProfileResult, Result, TuneResult
-
-Notify = Callable[[Mapping[str, Any]], None]
-"""Gets a job's messages: one a step, see :func:`ncnnkit.onboard.measuring.measure`."""
-
+from ..onboard.protocol import Failure, Job, MeasureResult, Notify, R, Result, Step, VariantResult
 
 GOODBYE = 1.2  # seconds that an interrupted job is waited for, while it puts the clocks back and ends
 RESULT, RECORD = "result.json", "record.json"
-RESULTS: Mapping[str, type[Result]] = {"measure": MeasureResult, "profile": ProfileResult, "tune": TuneResult}
-"""Kind of a job -> what it answers with."""
+LARGEST_RESULT = 1 << 28  # bytes; a second of timing a tiny network makes a megabyte
 
-R = TypeVar("R", bound=Result)
+
+def ignore(step: Step) -> None:
+    """Do nothing about progress."""
 
 
 class Device(Protocol):
@@ -54,16 +51,15 @@ class Device(Protocol):
         """Bring files there, as far as they are not; returns their paths there. Raises DeviceError."""
         ...
 
-    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> Any:
+    def run_job(self, job: Job[R], notify: Notify = ignore) -> R:
         """Run a job there.
 
         Args:
-            job: see ``ncnnkit.onboard.jobs.JOBS``. Under ``param``, ``bin`` and ``inputs`` stand files of this machine,
-                and ``folder`` is one of this machine, which gets the outputs.
-            notify: called with the job's messages.
+            job: its files are files of this machine, and so is the folder that gets its outputs.
+            notify: called with what the job says of its progress.
 
         Returns:
-            What the job made, of the class that :data:`RESULTS` names; its files are files of this machine.
+            What the job made; its files are files of this machine.
 
         Raises:
             WorkerError: ncnn failed where the job cannot do without.
@@ -72,11 +68,11 @@ class Device(Protocol):
         ...
 
 
-def read_result(folder: Path, said: str, where: str, kind: type[R]) -> R:
+def read_result(folder: Path, said: str, where: str, job: Job[R]) -> R:
     """The result of a job that has ended, from its folder: as far as it came, where its process died.
 
     Args:
-        kind: of :data:`RESULTS`.
+        job: what was asked for.
         said: the last words of that process.
         where: the device's name, for errors.
 
@@ -89,18 +85,26 @@ def read_result(folder: Path, said: str, where: str, kind: type[R]) -> R:
     if path is None:
         raise DeviceError(f"the job died: {said or 'killed'}", where=where)
     try:
+        if path.stat().st_size > LARGEST_RESULT:
+            raise ValueError(f"it has more than {LARGEST_RESULT} bytes")
         data = path.read_bytes()
         failure = decode(data, Failure)
         if failure.error:
             raise WorkerError(failure.error, failure.crashed)
-        result = decode(data, kind)
-    except FormatError as error:
-        raise DeviceError(f"{path.name} is not what a job writes: {error.line()}", where=where) from None
-    if path.name == RECORD and isinstance(result, MeasureResult):
-        for variant in result.variants:
+        result = cast(R, decode(data, job.result))
+        job.check(result)
+    except (FormatError, ValueError) as error:
+        raise DeviceError(f"{path.name} is not what a job writes: {error}", where=where) from None
+    if path.name == RECORD:
+        for variant in measured(result):
             if variant.peak_memory_mb is None and variant.status == "ok":  # the last that is asked of each
                 variant.status, variant.reason = "crashed", died
     return result
+
+
+def measured(result: Result) -> list[VariantResult]:
+    """The variants of a job that measured some."""
+    return result.variants if isinstance(result, MeasureResult) else []
 
 
 def last_words(log: bytes) -> str:
@@ -109,33 +113,13 @@ def last_words(log: bytes) -> str:
     return lines[-1] if lines else ""
 
 
-FILE_KEYS = frozenset({"param", "bin"})
-
-
-def job_files(job: Any) -> list[Path]:
-    """The files a job names."""
+def job_files(job: Job[Any]) -> list[Path]:
+    """The files that a job reads."""
     found: list[Path] = []
 
     def note(path: str) -> str:
         found.append(Path(path))
         return path
 
-    map_files(job, note)
+    job.with_files(note)
     return found
-
-
-def map_files(job: Any, change: Callable[[str], str]) -> Any:
-    """A job with every file it names changed: ``param``, ``bin``, and the list ``inputs``, at any depth."""
-    if isinstance(job, Mapping):
-        made: dict[str, Any] = {}
-        for key, value in job.items():
-            if key in FILE_KEYS:
-                made[key] = change(value)
-            elif key == "inputs" and all(isinstance(v, str) for v in value):
-                made[key] = [change(v) for v in value]
-            else:
-                made[key] = map_files(value, change)
-        return made
-    if isinstance(job, (list, tuple)):
-        return [map_files(value, change) for value in job]
-    return job

@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
+import secrets
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from ..errors import DeviceError
 from ..onboard import agent
 from ..onboard.child import Child
-from ..onboard.protocol import MeasureResult
-from .base import GOODBYE, RECORD, RESULTS, Notify, R, job_files, map_files, read_result
+from ..onboard.facts import Platform
+from ..onboard.protocol import Ended, Job, MeasureJob, Notify, R
+from ..onboard.rows import Rows
+from .base import GOODBYE, RECORD, ignore, job_files, measured, read_result
 from .link import Link, digest
+from .serving import CheckedChild
 from .transport import TIMEOUT, Lost, Transport
 from .wheels import fetch_wheels
 
@@ -72,6 +77,19 @@ class _There:
     program: str  # its name in the folder
 
 
+@dataclass
+class _Asked:
+    """A job that runs there for us, or is about to.
+
+    Attributes:
+        number: of this time that it was asked for; see ``start`` in ``onboard/agent.py``.
+        follower: the request that follows it.
+    """
+
+    number: str
+    follower: subprocess.Popen[bytes] | None = None
+
+
 class Board:
     """See :class:`ncnnkit.device.Device`. Nothing is done there before it is asked for something."""
 
@@ -79,8 +97,7 @@ class Board:
         self.address = transport.address
         self.name = name or transport.address
         self._link = Link(transport, self.name)
-        self._jobs: dict[str, subprocess.Popen[bytes] | None] = {}
-        """The jobs that run there for us, each with the request that follows it."""
+        self._jobs: dict[str, _Asked] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -123,34 +140,24 @@ class Board:
         return self._link
 
     @cached_property
-    def description(self) -> dict[str, Any]:
+    def about(self) -> Platform:
         """Its Python, machine, C library, free disk space and clock. Raises DeviceError."""
-        found = self._agent.ask("describe")
-        with self._link.understanding("describe"):
-            for text in (found["machine"], found["system"], *found["libc"]):  # they become names of folders here
-                if not re.fullmatch(r"[A-Za-z0-9_.-]*", text):
-                    raise ValueError(f"{text!r} is no name")
-            libc, release = found["libc"]
-            return {
-                "python": list(map(int, found["python"])), "machine": found["machine"], "system": found["system"],
-                "libc": [libc, release], "free_bytes": int(found["free_bytes"]), "time": float(found["time"]),
-            }  # fmt: skip
+        return self._agent.ask(Platform, "about")
 
     @cached_property
     def python(self) -> str:
         """The Python there that has ncnn and numpy, brought there where it was not. Raises DeviceError."""
-        wheels = fetch_wheels(self.description, self.name, self._link.begun)
+        wheels = fetch_wheels(self.about, self.name, self._link.begun)
         hashes = [digest(path) for path in wheels]
         name = "venv-" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-        python = self._agent.ask("venv", name)
-        if python is None:
+        if not self._agent.ask(bool, "venv", name):
             self._agent.send(wheels)
-            python = self._agent.ask("install", name, *hashes, timeout=SETUP_TIMEOUT)
-        return str(python)
+            self._agent.tell("install", name, *hashes, timeout=SETUP_TIMEOUT)
+        return f"{self._there.folder}/{name}/bin/python"
 
     def clean(self) -> None:
         """Remove everything of ours there. Raises DeviceError."""
-        self._agent.ask("clean")
+        self._agent.tell("clean")
         for name in ("_there", "python"):
             self.__dict__.pop(name, None)
 
@@ -158,12 +165,12 @@ class Board:
 
     def child(self) -> Child:
         words = [self.python, f"{self._there.folder}/{self._there.program}", "serve"]
-        return self._link.begun.add(Child(self._link.transport.command(words)))
+        return self._link.begun.add(CheckedChild(self._link.transport.command(words)))
 
     def put(self, files: Sequence[Path]) -> list[str]:
         return [f"{self._there.folder}/files/{name}" for name in self._agent.send(files)]
 
-    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> Any:
+    def run_job(self, job: Job[R], notify: Notify = ignore) -> R:
         """See :meth:`ncnnkit.device.Device.run_job`.
 
         A job's name is a hash of it, of the program that does it and of the Python it runs in. A job whose connection
@@ -172,14 +179,19 @@ class Board:
         python = self.python
         files = job_files(job)
         there = dict(zip(map(str, files), self.put(files)))
-        sent = {**map_files(job, lambda path: there[path]), "folder": OUTPUTS, "record": RECORD}
-        text = json.dumps(sent, sort_keys=True)
-        name = hashlib.sha256("\0".join((self._there.program, python, text)).encode()).hexdigest()[:24]
-        self._jobs[name] = None
+        sent: Job[Any] = job.with_files(lambda path: there[path])
+        if isinstance(sent, MeasureJob):
+            sent = replace(sent, folder=OUTPUTS, record=RECORD)
+        text = sent.text().encode()
+        name = agent.job_name(self._there.program, python, text)
+        asked = self._jobs[name] = _Asked(secrets.token_hex(8))
         try:
-            self._link.persist(lambda: self._agent.ask("start", name, python, data=text.encode()))
-            said = self._follow(name, notify)
-            result = self._fetch(name, job.get("folder"), said, RESULTS[job.get("kind", "measure")])
+            # After the job is noted: who cancels either finds it there, or has said so before.
+            if self._link.begun.cancelled.is_set():
+                raise Lost("interrupted", where=self.name)
+            self._link.persist(lambda: self._agent.tell("start", name, asked.number, python, data=text))
+            said = self._follow(name, asked, notify)
+            result = self._fetch(name, job, said)
         except Lost:
             self._jobs.pop(name, None)  # it goes on there
             raise
@@ -191,21 +203,20 @@ class Board:
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
-    def _follow(self, name: str, notify: Notify) -> str:
+    def _follow(self, name: str, asked: _Asked, notify: Notify) -> str:
         """Hand on what a job says until it has ended; returns its last words."""
         seen = 0
 
         def follow() -> str:
             nonlocal seen
-            with self._agent.begin(["follow", name, str(seen)]) as process:
-                self._jobs[name] = process
+            with self._agent.begin(["follow", name, asked.number, str(seen)]) as process:
+                asked.follower = process
                 try:
-                    for message in map(self._step, self._link.lines(process, "follow")):
-                        if "ended" in message:
-                            return str(message["said"])
-                        if message:  # else a sign of life
-                            seen += 1
-                            notify(message)
+                    for line in self._link.lines(process, "follow"):
+                        if isinstance(line, Ended):
+                            return line.said
+                        seen += 1
+                        notify(line)
                 except Lost:
                     raise
                 except BaseException:
@@ -215,34 +226,31 @@ class Board:
 
         return str(self._link.persist(follow))
 
-    def _step(self, line: bytes) -> dict[str, Any]:
-        """What a job says: its ``stage``, with more, or that it has ``ended``."""
-        with self._link.understanding("follow"):
-            message = json.loads(line)
-            if not isinstance(message, dict) or (message and not isinstance(message.get("stage"), str)):
-                return {"ended": bool(message["ended"]), "said": str(message["said"])}
-            return message
+    def _fetch(self, name: str, job: Job[R], said: str) -> R:
+        """Bring what a job made: its result, and into its folder, where it has one, its files."""
+        home = job.folder if isinstance(job, MeasureJob) else ""
+        if home:
+            return self._unpack(name, job, Path(tempfile.mkdtemp(prefix="job-", dir=home)), said)
+        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as passing:
+            return self._unpack(name, job, Path(passing), said)
 
-    def _fetch(self, name: str, folder: str | None, said: str, kind: type[R]) -> R:
-        """Bring what a job made: its result, and into ``folder``, where there is one, its files."""
-        if folder is None:
-            with tempfile.TemporaryDirectory(prefix="ncnnkit-") as passing:
-                return self._unpack(name, Path(passing), said, kind)
-        return self._unpack(name, Path(tempfile.mkdtemp(prefix="job-", dir=folder)), said, kind)
-
-    def _unpack(self, name: str, folder: Path, said: str, kind: type[R]) -> R:
+    def _unpack(self, name: str, job: Job[R], folder: Path, said: str) -> R:
         self._link.persist(lambda: self._agent.fetch(["fetch", name], folder))
-        result = read_result(folder, said, self.name, kind)
+        result = read_result(folder, said, self.name, job)
         with self._link.understanding("fetch"):
-            for variant in result.variants if isinstance(result, MeasureResult) else ():
+            for variant in measured(result):
                 variant.outputs = {blob: _own(path, folder) for blob, path in variant.outputs.items()}
         return result
 
     def _forget(self, name: str, patience: float = GOODBYE) -> None:
-        """End a job, if it still runs, and remove what it made. The request that follows it does that fastest."""
-        if name not in self._jobs:
+        """End a job, if it still runs or is about to, and remove what it made.
+
+        The request that follows it does that fastest.
+        """
+        asked = self._jobs.pop(name, None)
+        if asked is None:
             return
-        follower = self._jobs.pop(name)
+        follower = asked.follower
         if follower is not None and follower.poll() is None:
             assert follower.stdin is not None
             with suppress(OSError, subprocess.TimeoutExpired):
@@ -251,7 +259,7 @@ class Board:
                 if follower.wait(patience) == 0:
                     return
         with suppress(DeviceError):
-            self._agent.ask("forget", name, timeout=patience)
+            self._agent.tell("forget", name, asked.number, timeout=patience)
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:
@@ -265,8 +273,15 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def _own(path: str, folder: Path) -> str:
-    """An output of a job, as a file of this machine. Raises ValueError for any other file: the board may name any."""
+    """An output of a job, as a file of this machine.
+
+    Raises:
+        ValueError: it is any other file (a board may name any), or no array of float32 that is there to its end.
+    """
     own = re.fullmatch(rf"{OUTPUTS}/([^/\0]+)", path)
     if own is None or own[1] in (".", "..") or not (folder / path).is_file() or (folder / path).is_symlink():
         raise ValueError(f"{path!r} is no output of this job")
+    rows = Rows(folder / path)
+    if rows.dtype != np.float32 or rows.bytes != (folder / path).stat().st_size:
+        raise ValueError(f"{path!r} is no whole array of float32")
     return str(folder / path)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
-from ..errors import DeviceError
+from ..codec import decode
+from ..errors import DeviceError, FormatError
 from ..onboard import MARK
 from ..onboard.agent import BEAT
+from ..onboard.protocol import Ended, Line, Step
 from ..onboard.reading import ProtocolError, Reader
 from .transport import TIMEOUT, Lost, Refused, Transport
+
+T = TypeVar("T")
 
 SILENCE = 4 * BEAT  # seconds without a byte from a request that speaks all the time: the connection is gone
 PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts at a broken connection
@@ -46,32 +51,44 @@ class Link:
         with self._translated():
             return self.transport.run(words, data, timeout)
 
-    def ask(self, *request: str, data: bytes = b"", timeout: float = TIMEOUT) -> Any:
-        """The answer to a request: its first line, JSON."""
+    def ask(self, kind: type[T], *request: str, data: bytes = b"", timeout: float = TIMEOUT) -> T:
+        """The answer to a request: its first line, JSON of this class."""
         _, mark, answer = self.run([*self.agent, *request], data, timeout).partition(MARK)
         with self.understanding(request[0]):
             if not mark:
                 raise ValueError("no mark")
-            return json.loads(answer.splitlines()[0])
+            return decode(answer.splitlines()[0], kind)
 
-    def lines(self, process: subprocess.Popen[bytes], request: str) -> Iterator[bytes]:
-        """The lines of a request that was begun, as they come, until it ends."""
+    def tell(self, *request: str, data: bytes = b"", timeout: float = TIMEOUT) -> None:
+        """A request that answers with nothing but that it is done."""
+        self.ask(type(None), *request, data=data, timeout=timeout)
+
+    def lines(self, process: subprocess.Popen[bytes], request: str) -> Iterator[Step | Ended]:
+        """What a request that was begun says, as it comes, until it ends."""
         with self._reading(process, request) as reader:
-            while line := reader.readline(time.monotonic() + SILENCE):
-                yield line
+            while text := reader.readline(time.monotonic() + SILENCE):
+                with self.understanding(request):
+                    line = decode(text, Line)
+                if said := line.ended or line.step:  # else a sign of life
+                    yield said
 
     def fetch(self, request: Sequence[str], folder: Path) -> None:
-        """Unpack the answer, a tar of plain files below ``folder``."""
+        """Unpack the answer, a tar of plain files below ``folder``, which may fill half of what is free there."""
+        room = shutil.disk_usage(folder).free // 2
         with self.begin(request) as process, self._reading(process, request[0]) as reader:
             fileobj = cast("IO[bytes]", _Tar(reader))
             with self.understanding(request[0]), tarfile.open(fileobj=fileobj, mode="r|") as archive:
-                archive.extractall(folder, filter="data")  # no links, no names outside it
+                for member in archive:
+                    room -= member.size
+                    if not member.isfile() or room < 0:
+                        raise ValueError(f"{member.name!r} is no plain file, or too large")
+                    archive.extract(member, folder, filter="data")  # no names outside it
 
     def send(self, files: Sequence[Path]) -> list[str]:
         """Send files that are not there yet; returns the hash of each."""
         hashes = [digest(path) for path in files]
         with self.understanding("missing"):
-            missing = set(self.ask("missing", data=json.dumps(sorted(set(hashes))).encode()))
+            missing = set(self.ask(list[str], "missing", data=json.dumps(sorted(set(hashes))).encode()))
         if missing:
             with self.begin(["receive"]) as process, self._reading(process, "receive"):
                 assert process.stdin is not None
@@ -142,7 +159,7 @@ class Link:
 
 
 _NONSENSE = (
-    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, tarfile.TarError,
+    FormatError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, tarfile.TarError,
 )  # fmt: skip
 """What reading an answer raises where it is not what was asked for."""
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
+from ..codec import decode
 from ..onboard.child import PROGRAM, Child
-from .base import GOODBYE, RECORD, RESULT, RESULTS, Notify, last_words, read_result
+from ..onboard.protocol import Job, Line, MeasureJob, Notify, R
+from .base import GOODBYE, RECORD, RESULT, ignore, last_words, read_result
 from .begun import Begun
+from .serving import CheckedChild
 
 
 class Local:
@@ -36,7 +39,7 @@ class Local:
         self._begun.cancel()
 
     def child(self) -> Child:
-        return self._begun.add(Child())
+        return self._begun.add(CheckedChild())
 
     def clean(self) -> None:
         """Nothing is brought here."""
@@ -44,19 +47,22 @@ class Local:
     def put(self, files: Sequence[Path]) -> list[str]:
         return [str(path) for path in files]
 
-    def run_job(self, job: Mapping[str, Any], notify: Notify = lambda message: None) -> Any:
+    def run_job(self, job: Job[R], notify: Notify = ignore) -> R:
         with tempfile.TemporaryDirectory(prefix="ncnnkit-") as name, open(f"{name}/log", "w+b") as log:
             folder = Path(name)
-            (folder / "job.json").write_text(json.dumps({**job, "record": str(folder / RECORD)}), encoding="utf-8")
+            sent: Job[Any] = replace(job, record=str(folder / RECORD)) if isinstance(job, MeasureJob) else job
+            (folder / "job.json").write_text(sent.text(), encoding="utf-8")
             process = self._begun.add(_Job(folder, log))
             try:
                 for line in process.progress:
-                    notify(json.loads(line))
+                    step = decode(line, Line).step
+                    if step is not None:
+                        notify(step)
                 process.wait()
             finally:
                 process.kill()
             log.seek(0)
-            return read_result(folder, last_words(log.read()), self.name, RESULTS[job.get("kind", "measure")])
+            return read_result(folder, last_words(log.read()), self.name, job)
 
 
 LOCAL = Local()

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
-from ..codec import convert
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
-from ..onboard.facts import Machine
+from ..onboard.facts import VulkanDevice
+from . import LOCAL, Device
 
 Array = NDArray[Any]
 
@@ -33,8 +33,9 @@ class Session:
         backend: ``"cpu"`` or ``"vulkan"``.
         precision: one of the model's own (:attr:`Artifact.precisions`); by default what it is made for. All of ncnn's
             options that belong to it are set, whatever ncnn's defaults.
-        threads: CPU threads; by default all cores.
+        threads: CPU threads; by default all cores here, and ncnn's own choice on a board.
         keep_blobs: keep every intermediate blob of a run, for :meth:`blobs`. Costs memory.
+        device: where it runs; by default on this machine.
 
     Raises:
         FormatError: the files of the model are missing or corrupt.
@@ -42,6 +43,7 @@ class Session:
         ModelError: the model cannot be run at this precision, or on this backend.
         RuntimeFailure: ncnn crashed or could not load the model, or a Cast of a mixed model would read another type
             than it says.
+        DeviceError: the device cannot be reached, or was lost.
 
     Example:
         >>> with Session("resnet50-mixed.param") as net:
@@ -56,24 +58,45 @@ class Session:
         precision: str | None = None,
         threads: int | None = None,
         keep_blobs: bool = False,
+        device: Device = LOCAL,
     ) -> None:
-        self.artifact = Artifact.of(model).at(precision).on(backend)
-        self._checked: set[tuple[tuple[int, ...], ...]] = set()  # shapes of inputs that fit
+        self._device = device
+        self._settings: dict[str, Any] = {
+            "backend": backend,
+            "threads": threads or (os.cpu_count() or 1 if device.address == LOCAL.address else 0),  # 0: ncnn chooses
+            "keep_blobs": keep_blobs,
+        }
         self._child: Child | None = None
         self._stack = ExitStack()
+        artifact = Artifact.of(model).at(precision).on(backend)
         with ExitStack() as stack:
-            self._child = stack.enter_context(Child())
-            param, weights = stack.enter_context(self.artifact.files())
-            loaded = self._ask(
-                "load", timeout=LOAD_TIMEOUT, param=str(param), bin=str(weights), backend=backend,
-                options=self.artifact.options, threads=threads or os.cpu_count() or 1, keep_blobs=keep_blobs,
-            )[0]  # fmt: skip
+            self._child = stack.enter_context(device.child())
+            self.load(artifact)
             self._stack = stack.pop_all()
+
+    def load(self, model: Artifact | Graph | str | Path) -> None:
+        """Load another network instead of this one, into the same process: faster than a new session.
+
+        Args:
+            model: as for the class, run at its own precision. The other settings stay.
+
+        Raises:
+            FormatError, RecipeError, ModelError, RuntimeFailure: as for the class. Where ncnn refuses the network, the
+                session has none, and can load another.
+        """
+        self.artifact = Artifact.of(model).on(self._settings["backend"])
+        self._checked: set[tuple[tuple[int, ...], ...]] = set()  # shapes of inputs that fit
+        with self.artifact.files() as files:
+            param, weights = self._device.put(files)
+            options = self.artifact.options
+            loaded = self._ask(
+                "load", timeout=LOAD_TIMEOUT, param=param, bin=weights, options=options, **self._settings
+            )[0]
         self.precision = self.artifact.precision
-        self.inputs: tuple[str, ...] = tuple(loaded["inputs"])
-        self.outputs: tuple[str, ...] = tuple(loaded["outputs"])
-        self.device: dict[str, Any] | None = loaded["device"]
-        """The Vulkan device in use (name, type, driver, api); None on the CPU, and where there was none to be had."""
+        self.inputs: tuple[str, ...] = tuple(loaded.inputs)
+        self.outputs: tuple[str, ...] = tuple(loaded.outputs)
+        self.gpu: VulkanDevice | None = loaded.device
+        """The Vulkan device in use; None on the CPU, and where there was none to be had."""
 
     def __enter__(self) -> Session:
         return self
@@ -85,6 +108,16 @@ class Session:
         """End the child process and remove its files. Safe to call twice."""
         self._child = None
         self._stack.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can be used no more: it was closed, or ncnn died."""
+        return self._child is None
+
+    def kill(self) -> None:
+        """End the process, also while another thread waits for its answer: that one gets a RuntimeFailure."""
+        if self._child is not None:
+            self._child.kill()
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """One inference.
@@ -117,29 +150,15 @@ class Session:
             self._checked.add(shapes)
         return tuple(self._ask("run", arrays, blobs=list(names))[1])
 
-    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[dict[str, Any], list[Array]]:
+    def _ask(self, op: str, arrays: Sequence[Array] = (), **fields: Any) -> tuple[Any, list[Array]]:
         if self._child is None:
             raise RuntimeFailure("this session is closed", hint="use it inside its with block")
         try:
             return self._child.ask(op, arrays, **fields)
         except WorkerError as error:
             self.close() if error.crashed else None
-            raise RuntimeFailure(error.sentence) from None
-
-
-def probe() -> Machine:
-    """What ncnn sees of this machine: versions, CPU, features, Vulkan devices.
-
-    Raises:
-        RuntimeFailure: asking killed the process, as a broken Vulkan driver can.
-    """
-    with Child() as child:
-        try:
-            return convert(child.ask("probe")[0], Machine)
-        except WorkerError as error:
-            raise RuntimeFailure(
-                f"ncnn failed while looking at this machine: {error}", hint="a broken Vulkan driver?"
-            ) from None
+            where = "" if self._device.address == LOCAL.address else self._device.name
+            raise RuntimeFailure(error.sentence, where=where) from None
 
 
 def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from ..codec import convert
-from ..errors import DeviceError, FormatError, RecipeError
+from ..errors import DeviceError, RecipeError
 from ..model.targets import machine_target
 from ..onboard.child import WorkerError
 from ..onboard.facts import Machine
+from ..onboard.protocol import Job, R, Step
 from ..recipe import parse_cpus
-from ..record import run as run_json
-from . import Device, Local, open_device, resolve
+from ..record.run import DeviceRecord
+from . import LOCAL, Device, open_device, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,26 +62,17 @@ class Site:
         """The name of a variant here."""
         return f"{precision}-{backend}{self.label}"
 
-    def record(self, recommended: str | None, why: str) -> run_json.Device:
+    def record(self, recommended: str | None, why: str) -> DeviceRecord:
         """The device as run.json holds it.
 
         Args:
             recommended, why: which variant is recommended for it.
         """
-        machine = self.machine
-        return run_json.Device(
+        return DeviceRecord(
             name=self.device.name,
             address=self.device.address,
             target=self.target,
-            emulated=self.emulated,
-            ncnn=machine.ncnn,
-            python=machine.python,
-            platform=machine.platform,
-            cpu=machine.cpu,
-            cpu_features=machine.cpu_features,
-            cores=machine.cores,
-            vulkan=machine.vulkan,
-            board=machine.board,
+            machine=self.machine,
             recommended=recommended,
             why=why,
         )
@@ -97,7 +87,7 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
 
     Raises:
         RecipeError: an unknown name, or one twice.
-        DeviceError, RuntimeFailure: one of them cannot be used.
+        DeviceError: one of them cannot be used.
     """
     names = names or ("local",)
     addresses = [resolve(name) for name in names]
@@ -107,50 +97,46 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
     with ExitStack() as stack:
         devices = [stack.enter_context(open_device(name)) for name in names]
         with ThreadPoolExecutor(len(devices)) as pool, _cancelling(devices):
-            machines = list(pool.map(probe_device, devices))
+            machines = list(pool.map(look_at, devices))
         yield [
             Site(device, machine, target or machine_target(machine), f"@{device.name}" if len(devices) > 1 else "")
             for device, machine in zip(devices, machines)
         ]
 
 
-def this_machine() -> Site:
-    """The site of a run on this machine alone. Raises DeviceError."""
-    device = Local()
-    machine = probe_device(device)
-    return Site(device, machine, machine_target(machine))
+def local_site() -> Site:
+    """This machine as the only device of a run. Raises DeviceError."""
+    machine = look_at()
+    return Site(LOCAL, machine, machine_target(machine))
 
 
-def probe_device(device: Device) -> Machine:
-    """What ncnn and Linux tell on a device.
+def look_at(device: Device = LOCAL) -> Machine:
+    """What ncnn and Linux tell of a device; by default of this machine.
 
     Raises:
         DeviceError: asking failed, as with a broken Vulkan driver, or a field of the answer is wrong; names the first.
     """
     with device.child() as child:
         try:
-            told = child.ask("probe", timeout=PROBE_TIMEOUT)[0]
+            machine: Machine = child.ask("machine", timeout=LOOK_TIMEOUT)[0].machine
         except WorkerError as error:
             raise DeviceError(
                 f"ncnn failed while looking at it: {error}", where=device.name, hint="a broken Vulkan driver?"
             ) from None
-    try:
-        return convert(told, Machine)
-    except FormatError as error:
-        raise DeviceError(f"it broke the protocol at 'probe': {error.line()}", where=device.name) from None
+    return machine
 
 
-PROBE_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many
+LOOK_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many
 
 
-def run_jobs(jobs: Mapping[Site, Any], notify: Any) -> dict[Site, Any]:
+def run_jobs(jobs: Mapping[Site, Job[R]], notify: Callable[[Step], None]) -> dict[Site, R | DeviceError]:
     """Run a job on each device, all at once; a device that fails gives its DeviceError.
 
     Args:
-        notify: called with every message of every job, from the devices' threads.
+        notify: called with what every job says, from the devices' threads.
     """
 
-    def run(site: Site) -> Any:
+    def run(site: Site) -> R | DeviceError:
         try:
             return site.device.run_job(jobs[site], notify)
         except WorkerError as error:

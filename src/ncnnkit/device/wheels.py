@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from ..errors import DeviceError
+from ..onboard.facts import Platform
 from .begun import Begun
 
 PACKAGES = ("ncnn", "numpy")
@@ -24,18 +23,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
 
 
-def fetch_wheels(board: Mapping[str, Any], where: str, begun: Begun) -> list[Path]:
+def fetch_wheels(board: Platform, where: str, begun: Begun) -> list[Path]:
     """The wheels for a board, from the cache or by pip.
 
     Args:
-        board: ``machine`` (as ``aarch64``), ``python`` (its version) and ``libc`` (name and version).
+        board: what it is.
         where: what the board is called, for errors.
         begun: gets pip's process, which takes a while.
 
     Raises:
         DeviceError: pip is missing or finds no wheels for such a board.
     """
-    major, minor = board["python"][:2]
+    major, minor = board.python[:2]
     folder = cache_folder() / "wheels" / f"ncnn-{version('ncnn')}-py{major}{minor}-{_platform(board)}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -51,8 +50,8 @@ def fetch_wheels(board: Mapping[str, Any], where: str, begun: Begun) -> list[Pat
     return sorted(folder.glob("*.whl"))
 
 
-def _download(board: Mapping[str, Any], where: str, folder: Path, begun: Begun) -> None:
-    major, minor = board["python"][:2]
+def _download(board: Platform, where: str, folder: Path, begun: Begun) -> None:
+    major, minor = board.python[:2]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     there = ["--only-binary=:all:", "--implementation", "cp", "--python-version", f"{major}.{minor}"]
     # pip takes every platform tag by its name only: all those that an older glibc made good for this one.
@@ -73,14 +72,13 @@ def _download(board: Mapping[str, Any], where: str, folder: Path, begun: Begun) 
         )  # fmt: skip
 
 
-def _tags(board: Mapping[str, Any]) -> list[str]:
-    machine, (libc, release) = board["machine"], board["libc"]
-    if libc != "glibc":
+def _tags(board: Platform) -> list[str]:
+    machine = board.machine
+    if board.libc != "glibc":
         return [f"musllinux_1_2_{machine}", f"musllinux_1_1_{machine}"]
-    newest = int(release.split(".")[1])
+    newest = int(board.libc_version.split(".")[1])
     return [f"manylinux_2_{m}_{machine}" for m in range(newest, OLDEST_GLIBC - 1, -1)] + [f"manylinux2014_{machine}"]
 
 
-def _platform(board: Mapping[str, Any]) -> str:
-    libc, release = board["libc"]
-    return f"{libc or 'libc'}{release}-{board['machine']}"
+def _platform(board: Platform) -> str:
+    return f"{board.libc or 'libc'}{board.libc_version}-{board.machine}"

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from ..comparison.layers import first_wrong_layer
 from ..comparison.wrong import what_is_wrong, worst_sqnr_db
-from ..device import LOCAL
 from ..errors import NcnnkitError
 from ..model.graph import Graph
 from ..onboard.protocol import VariantResult
@@ -69,12 +68,14 @@ def _sqnr(variant: Variant) -> float | None:
 
 
 def _where(spec: VariantSpec, exact: Graph, few: Samples) -> str:
-    """The first wrong layer, as the end of a sentence; empty where it cannot be told. Only this machine is asked."""
-    if spec.model is None or spec.site.device.address != LOCAL.address:
+    """The first wrong layer, as the end of a sentence; empty where it cannot be told."""
+    if spec.model is None:
         return ""
     try:
         coarse = spec.model.at(spec.precision)
-        layer = first_wrong_layer(exact, coarse, few, backend=spec.backend, threads=spec.threads)
+        layer = first_wrong_layer(
+            exact, coarse, few, backend=spec.backend, threads=spec.threads, device=spec.site.device
+        )
     except NcnnkitError:
         return ""
     return f"; the first wrong layer is {layer}" if layer else "; no single layer stands out"

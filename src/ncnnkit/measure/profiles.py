@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..artifact import Artifact
@@ -16,8 +16,8 @@ from ..model.ops import Mask
 from ..model.precision import is_int8
 from ..onboard.child import WorkerError
 from ..onboard.facts import Conditions, VulkanDevice
-from ..onboard.protocol import ProfileResult
-from .tune import RunJob
+from ..onboard.protocol import JobVariant, ProfileJob, ProfileResult
+from .models import job_model
 
 ADDS_UP = 0.1
 """How far the sum of the layers may be from the whole without a word."""
@@ -76,7 +76,7 @@ class Profile:
 
 def profile(
     model: Artifact | Graph | str | Path,
-    run_job: RunJob,
+    run_job: Callable[[ProfileJob], ProfileResult],
     *,
     precision: str | None = None,
     backend: str = "cpu",
@@ -118,14 +118,14 @@ def profile(
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
         file = Path(folder) / "model.param"
         ncnnfile.save(run, file)
-        variant = {
-            "param": str(file), "bin": str(file.with_suffix(".bin")), "options": artifact.options, "backend": backend,
-            "threads": threads, "cpus": list(cpus),
-        }  # fmt: skip
-        job = {
-            "kind": "profile", "variant": variant, "inputs": save_arrays(arrays, Path(folder)), "taps": taps,
-            "outputs": graph.outputs, "repeats": repeats, "fix_clocks": fix_clocks,
-        }  # fmt: skip
+        job = ProfileJob(
+            variant=JobVariant("profile", job_model(replace(artifact, param=file)), backend, threads, list(cpus)),
+            inputs=save_arrays(arrays, Path(folder)),
+            taps=taps,
+            outputs=graph.outputs,
+            repeats=repeats,
+            fix_clocks=fix_clocks,
+        )
         try:
             result = run_job(job)
         except WorkerError as error:

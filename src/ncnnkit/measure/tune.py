@@ -23,13 +23,11 @@ from ..model.graph import Graph
 from ..model.precision import FLOATS, PRECISIONS
 from ..onboard.child import WorkerError
 from ..onboard.facts import Cluster, Conditions, Machine
-from ..onboard.protocol import CandidateResult, ClocksReport, TuneResult
+from ..onboard.protocol import CandidateResult, ClocksReport, JobVariant, Settings, TuneJob, TuneResult
 from ..onboard.tuning import differences
+from .models import job_model
 
 Array = NDArray[Any]
-Row = Mapping[str, Any]
-RunJob = Callable[[dict[str, Any]], Any]
-"""Does a job somewhere and answers with its result: :func:`ncnnkit.onboard.jobs.run_job`, or a board's."""
 
 SWITCHED: tuple[dict[str, bool], ...] = (
     {},
@@ -91,8 +89,8 @@ def candidates(
     *,
     backends: Sequence[str] = ("cpu", "vulkan"),
     switched: Sequence[Mapping[str, bool]] = SWITCHED,
-) -> list[dict[str, Any]]:
-    """The grid, as variants of the worker's; the first is what ncnn does by itself.
+) -> list[JobVariant]:
+    """The grid, as variants of a job; the first is what ncnn does by itself.
 
     On Vulkan, the CPU's cores, packing and sgemm play no part.
 
@@ -120,8 +118,8 @@ def candidates(
             for switches in (s for s in switched if s.keys() <= {"winograd", "lightmode"}):
                 name = ", ".join([precision, "Vulkan", *_switches(switches)])
                 rows.append(_variant(models, name, precision, "vulkan", Placement(cores), switches))
-    same = [_settings(row) for row in rows]
-    return [row for i, row in enumerate(rows) if _settings(row) not in same[:i]]
+    same = [_unnamed(row.settings) for row in rows]
+    return [row for i, row in enumerate(rows) if same[i] not in same[:i]]
 
 
 def _variant(
@@ -131,19 +129,13 @@ def _variant(
     backend: str,
     place: Placement,
     switches: Mapping[str, bool],
-) -> dict[str, Any]:
-    model = models[precision].at(precision)
-    assert model.param is not None
-    return {
-        "name": name, "param": str(model.param), "bin": str(model.param.with_suffix(".bin")), "precision": precision,
-        "options": model.options, "backend": backend, "threads": place.threads, "cpus": list(place.cpus),
-        "switches": dict(switches), "least_sqnr_db": PRECISIONS[precision].least_sqnr_db,
-    }  # fmt: skip
+) -> JobVariant:
+    model = job_model(models[precision].at(precision))
+    return JobVariant(name, model, backend, place.threads, list(place.cpus), dict(switches))
 
 
-def _settings(variant: Row) -> dict[str, Any]:
-    """What is chosen of a variant; its files follow from the precision, and lie elsewhere on a board."""
-    return {key: variant[key] for key in ("precision", "backend", "threads", "cpus", "switches")}
+def _unnamed(settings: Settings) -> Settings:
+    return replace(settings, name="")
 
 
 def _switches(switches: Mapping[str, bool]) -> list[str]:
@@ -169,9 +161,8 @@ class Tuning:
     """The settings found, and why.
 
     Attributes:
-        settings: the winner: ``name``, ``precision``, ``backend``, ``threads``, ``cpus`` and ``switches``. ncnn's
-            defaults where nothing was clearly faster.
-        base: ncnn's defaults on this machine, in the same form.
+        settings: the winner's. ncnn's defaults where nothing was clearly faster.
+        base: ncnn's defaults on this machine.
         ratio: how many times as fast as the defaults, the median of interleaved rounds.
         spread: the interquartile range of the rounds' ratios, over their median.
         without: part of the settings -> how many times as slow without it, the median of interleaved rounds.
@@ -184,8 +175,8 @@ class Tuning:
         clocks: which could be fixed, if they were to be.
     """
 
-    settings: Row
-    base: Row
+    settings: Settings
+    base: Settings
     ratio: float
     spread: float
     without: Mapping[str, float]
@@ -200,7 +191,7 @@ class Tuning:
 
 def tune(
     model: Artifact | Graph | str | Path,
-    run_job: RunJob,
+    run_job: Callable[[TuneJob], TuneResult],
     machine: Machine,
     *,
     int8: Artifact | Graph | str | Path | None = None,
@@ -248,38 +239,42 @@ def tune(
         wanted = {name: made for name, made in models.items() if name in (precisions or models)}
         rows = candidates(wanted, machine, backends=backends)
         exact = FLOATS[0] if FLOATS[0] in on_disk[0].precisions else on_disk[0].precision
-        reference = _variant(models, "reference", exact, "cpu", Placement(rows[0]["threads"]), {})
+        reference = _variant(models, "reference", exact, "cpu", Placement(rows[0].threads), {})
         arrays = sample if sample is not None else noise(given[0].graph, shapes, where=given[0].name)
-        job = {
-            "kind": "tune", "candidates": rows, "base": BASE, "reference": reference,
-            "inputs": save_arrays(arrays, Path(folder)), "seconds": seconds,
-            "final_seconds": seconds / 12 if final_seconds is None else final_seconds, "rounds": rounds,
-            "fix_clocks": fix_clocks,
-        }  # fmt: skip
+        job = TuneJob(
+            candidates=rows,
+            base=BASE,
+            reference=reference,
+            inputs=save_arrays(arrays, Path(folder)),
+            seconds=seconds,
+            final_seconds=seconds / 12 if final_seconds is None else final_seconds,
+            rounds=rounds,
+            fix_clocks=fix_clocks,
+        )
         try:
             result = run_job(job)
         except WorkerError as error:
             raise RuntimeFailure(f"tuning: {'ncnn died: ' if error.crashed else ''}{error}") from None
-    return judge(rows, result, machine)
+    return judge([row.settings for row in rows], result, machine)
 
 
-def judge(rows: Sequence[Row], result: TuneResult, machine: Machine) -> Tuning:
+def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tuning:
     """What a finished search says: the winner, if the rounds leave no doubt, and what makes it one.
 
     Args:
-        rows: the candidates of the job.
+        tried: the settings of the job's candidates.
         result: of the search.
         machine: where it was.
     """
-    final, base = result.final, next(dict(row) for row in rows if row["name"] == BASE)
+    final, base = result.final, next(settings for settings in tried if settings.name == BASE)
     low, ratio, high = (float(v) for v in np.percentile(final.ratio, (25, 50, 75)))
     apart = differences(result.winner, base)
     clear = bool(apart) and low > 1.0
-    chosen = dict(result.winner, name=_name(result.winner, rows)) if clear else base
+    chosen = replace(result.winner, name=_name(result.winner, tried)) if clear else base
     without = {part: float(np.median(final.without[part])) for part in apart if clear and part in final.without}
     ms = {"settings": float(np.median(final.winner if clear else final.base)), "base": float(np.median(final.base))}
     lasted = {name: number for number, rung in enumerate(result.rungs, 1) for name in rung.kept}
-    tried = sorted(
+    rows = sorted(
         (
             Candidate(**asdict(row), rungs=lasted.get(row.name, 0) if row.status == "ok" else None)
             for row in result.candidates
@@ -294,46 +289,42 @@ def judge(rows: Sequence[Row], result: TuneResult, machine: Machine) -> Tuning:
     for name, reason in (result.clocks.refused if result.clocks else {}).items():
         notes.append(f"the clock of {name} was not fixed: {reason}")
     spread = (high - low) / ratio
-    cosine = result.cosine if clear else next(row.cosine for row in tried if row.name == BASE)
+    cosine = result.cosine if clear else next(row.cosine for row in rows if row.name == BASE)
     why = _why(chosen, base, ratio, spread, without) if clear else _nothing(base, ratio, bool(apart))
     return Tuning(
-        _shown(chosen), _shown(base), ratio if clear else 1.0, spread, without, ms, cosine, tried, why, notes,
+        chosen, base, ratio if clear else 1.0, spread, without, ms, cosine, rows, why, notes,
         result.conditions, result.clocks,
     )  # fmt: skip
 
 
-def _name(variant: Row, rows: Sequence[Row]) -> str:
+def _name(winner: Settings, tried: Sequence[Settings]) -> str:
     """That of the candidate with these settings; what was put back in the final may have made a new one."""
-    known = [row["name"] for row in rows if _settings(row) == _settings(variant)]
-    return known[0] if known else f"{variant['name']}, simplified"
+    known = [settings.name for settings in tried if _unnamed(settings) == _unnamed(winner)]
+    return known[0] if known else f"{winner.name}, simplified"
 
 
-def _shown(variant: Row) -> dict[str, Any]:
-    return {"name": variant["name"], **_settings(variant)}
-
-
-def _why(chosen: Row, base: Row, ratio: float, spread: float, without: Mapping[str, float]) -> str:
+def _why(chosen: Settings, base: Settings, ratio: float, spread: float, without: Mapping[str, float]) -> str:
     said = f"{ratio:.2f} times as fast as {_defaults(base)}, spread {spread * 100:.0f} %"
     gains = [f"{_part(part, chosen)} {times:.2f}×" for part, times in sorted(without.items(), key=lambda p: -p[1])]
     return f"{said}; of this {', '.join(gains)}" if gains else said
 
 
-def _nothing(base: Row, ratio: float, other: bool) -> str:
+def _nothing(base: Settings, ratio: float, other: bool) -> str:
     noise = ", which is within noise" if ratio >= 1 else ""
     best = f"; the best other was {ratio:.2f} times as fast{noise}" if other else ""
     return f"nothing is clearly faster than {_defaults(base)}{best}"
 
 
-def _defaults(base: Row) -> str:
-    return f"ncnn's defaults ({base['precision']}, {Placement(base['threads'])})"
+def _defaults(base: Settings) -> str:
+    return f"ncnn's defaults ({base.precision}, {Placement(base.threads)})"
 
 
-def _part(part: str, chosen: Row) -> str:
+def _part(part: str, chosen: Settings) -> str:
     """A part of the settings, as a sentence names it."""
     named = {
-        "cpus": f"pinning to {chosen['cpus']}" if chosen["cpus"] else "not pinning",
-        "threads": str(Placement(chosen["threads"])),
-        "precision": chosen["precision"],
-        "backend": chosen["backend"],
+        "cpus": f"pinning to {chosen.cpus}" if chosen.cpus else "not pinning",
+        "threads": str(Placement(chosen.threads)),
+        "precision": chosen.precision,
+        "backend": chosen.backend,
     }
-    return named.get(part) or _switches({part: chosen["switches"][part]})[0]
+    return named.get(part) or _switches({part: chosen.switches[part]})[0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -22,20 +24,20 @@ from ..device.sites import Site, open_sites, run_jobs
 from ..errors import DeviceError, VerificationError
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
-from ..onboard.protocol import VariantResult
+from ..onboard.protocol import JobVariant, MeasureJob, VariantResult
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
 from ..progress import Progress, silent
 from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
-from ..record.run import EMULATED, Backend, Files, Latency, LayerError, PrecisionName, Variant
+from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Variant
 from ..source.model import file_safe
+from .models import job_model
 
 Array = NDArray[Any]
 
 SOFTWARE_SECONDS = 1.0  # what evaluating on a software Vulkan device, and timing it, are worth
-_EMULATED_TIMING = {"seconds": 0.0, "rounds": 1, "sustained": 0.0}  # as little as can be: no figure comes of it
 
 
 Models = Mapping[tuple[str, str], Artifact]
@@ -98,8 +100,14 @@ class VariantSpec:
     cpus: tuple[int, ...] = ()
 
 
-def list_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list[VariantSpec]:
-    """Every precision on every backend of every device."""
+def list_variants(
+    recipe: Recipe, models: Models, sites: Sequence[Site], unplanned: Mapping[Site, str] = MappingProxyType({})
+) -> list[VariantSpec]:
+    """Every precision on every backend of every device.
+
+    Args:
+        unplanned: the devices for which no mixed model could be planned, and why.
+    """
 
     def spec(site: Site, precision: str, backend: str) -> VariantSpec:
         keys = ((precision, whom) for whom in (backend, site.target, site.label, ""))
@@ -110,6 +118,8 @@ def list_variants(recipe: Recipe, models: Models, sites: Sequence[Site]) -> list
             skipped = refused[0] if found else f"a {precision} model is made for the CPU's kernels"
         elif precision == "mixed" and model is None and site.emulated:
             skipped = "a plan needs timings, and those of an emulated device are not real"
+        elif precision == "mixed" and model is None and site in unplanned:
+            skipped = unplanned[site]
         elif model is None:
             skipped = NOTHING_QUANTIZABLE
         cpus = site.cluster(recipe.cluster)
@@ -146,21 +156,22 @@ def measure(
     """
     scratch = folder / "scratch"
     scratch.mkdir()
-    todo: dict[Site, list[dict[str, Any]]] = {}
+    todo: dict[Site, list[JobVariant]] = {}
     for p in specs:
         if p.model is not None and p.model.param is not None:
-            todo.setdefault(p.site, []).append(
-                {
-                    "name": p.name, "options": p.model.options, "backend": p.backend, "threads": p.threads,
-                    "param": str(p.model.param), "bin": str(p.model.param.with_suffix(".bin")), "cpus": list(p.cpus),
-                }
-            )  # fmt: skip
-    common = {
-        "inputs": list(inputs), "folder": str(scratch), "rounds": rounds, "slow_seconds": SOFTWARE_SECONDS,
-        "sustained": sustained, "fix_clocks": fix_clocks,
-    }  # fmt: skip
+            model = job_model(p.model)
+            todo.setdefault(p.site, []).append(JobVariant(p.name, model, p.backend, p.threads, list(p.cpus)))
     jobs = {
-        site: {**common, "variants": variants, "seconds": seconds, **(_EMULATED_TIMING if site.emulated else {})}
+        site: MeasureJob(
+            variants=variants,
+            inputs=list(inputs),
+            folder=str(scratch),
+            rounds=1 if site.emulated else rounds,
+            seconds=0.0 if site.emulated else seconds,  # no figure comes of it
+            slow_seconds=SOFTWARE_SECONDS,
+            sustained=0.0 if site.emulated else sustained,
+            fix_clocks=fix_clocks,
+        )
         for site, variants in todo.items()
     }
     steps = sum(len(variants) + rounds for variants in todo.values())
@@ -173,12 +184,11 @@ def measure(
 
     results = {p.name: VariantResult(p.name, "skipped", p.skipped) for p in specs}
     for site, found in run_jobs(jobs, step).items():
-        lost = isinstance(found, DeviceError)
-        reason = str(found) if lost else f"{site.device.name} told nothing of it"
-        answers = {} if lost else {result.name: result for result in found.variants}
+        reason = str(found) if isinstance(found, DeviceError) else f"{site.device.name} told nothing of it"
+        told = [] if isinstance(found, DeviceError) else found.variants
+        answers = {result.name: result for result in told}
         for variant in todo[site]:  # a board can answer for its own variants alone
-            name = variant["name"]
-            results[name] = answers.get(name, VariantResult(name, "crashed", reason))
+            results[variant.name] = answers.get(variant.name, VariantResult(variant.name, "crashed", reason))
     return list(results.values())
 
 
@@ -204,16 +214,20 @@ def variant_record(
     if result.outputs and reference is not None:
         # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
         outputs = Outputs.opened(result.outputs).first(len(reference.rows))
-        errors = accuracy.errors_of(outputs, reference, classes, labels)
-        broken = errors.broken()
-        if broken is None:
-            figures = errors.result(list(outputs.rows))
+        reason = _unfit(outputs, reference)
+        if reason:
+            status = "crashed"
         else:
-            status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} contains NaN or infinity"
+            errors = accuracy.errors_of(outputs, reference, classes, labels)
+            broken = errors.broken()
+            if broken is None:
+                figures, reason = errors.result(list(outputs.rows)), result.reason
+            else:
+                status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} contains NaN or infinity"
     files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
     return Variant(
         name=spec.name,
-        precision=cast(PrecisionName, spec.precision),
+        precision=spec.precision,
         backend=cast(Backend, spec.backend),
         device=spec.site.device.name,
         device_name=result.device.name if result.device else spec.site.machine.cpu,
@@ -233,6 +247,16 @@ def variant_record(
         layers=layers if spec.precision == "int8" and spec.model and spec.backend == "cpu" else [],
         notes=notes(spec, result),
     )
+
+
+def _unfit(outputs: Outputs, reference: Outputs) -> str:
+    """Why outputs, which may be a board's, cannot be compared with the reference, a clause; "" where they can."""
+    sizes, wanted = ([math.prod(shape) for shape in each.shapes.values()] for each in (outputs, reference))
+    if sizes != wanted:
+        return f"its outputs have {sizes} values, those of the original {wanted}"
+    if not 0 < len(outputs) <= len(reference):
+        return f"it has the outputs of {len(outputs)} samples, and {len(reference)} were given"
+    return ""
 
 
 def latency(samples: Sequence[float]) -> Latency:

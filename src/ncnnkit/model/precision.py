@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 from .graph import Graph, Layer
 from .ops import CAST_TYPES, Mask
@@ -83,6 +84,12 @@ _ROWS = (
 
 PRECISIONS: Mapping[str, Precision] = MappingProxyType({row.name: row for row in _ROWS})
 """Name -> precision, the most exact first."""
+
+if TYPE_CHECKING:
+    PrecisionName = str
+else:
+    PrecisionName = Literal[tuple(PRECISIONS)]
+    """A name of the table, for records: what reads them accepts no other."""
 
 FLOATS = tuple(row.name for row in _ROWS if not row.int8)
 """The precisions that need no int8 layers. A floating point file can be run at each of them."""

@@ -59,7 +59,7 @@ TARGETS: MappingProxyType[str, Target] = MappingProxyType({**_ROWS, **{b: _ROWS[
 
 
 def machine_target(machine: Machine) -> str:
-    """The target whose kernels a probed machine's CPU runs."""
+    """The target whose kernels a machine's CPU runs."""
     if machine.machine in ("x86_64", "AMD64", "i686"):
         return "x86"
     return "arm-dotprod" if "int8-dot-product" in machine.cpu_features else "arm"

@@ -1,7 +1,8 @@
 """The command ``agent``: keeps files by their hash on a board, and jobs that outlive a connection.
 
-Only the standard library: it runs before ncnn and numpy are there. ``agent REQUEST ARG…`` answers one request. Data
-comes over stdin and goes over stdout, after the mark; a failure is one line on stderr and exit status 1.
+Only the standard library: it runs before ncnn and numpy are there. ``agent REQUEST ARG…`` answers one request, with a
+line of JSON. Data comes over stdin and goes over stdout, after the mark; a failure is one line on stderr and exit
+status 1.
 
 Everything lies in one folder, in which this program's folder is:
 
@@ -9,11 +10,14 @@ Everything lies in one folder, in which this program's folder is:
     venv-HASH/            Python with ncnn and numpy
     files/SHA256          what was sent, by content: sent once, whoever needs it
     jobs/ID/              one job: job.json, progress (a JSON line a step), log, result.json, pid
+    given-up/ASKED        a job that was forgotten, by the number of who asked for it
+    lock                  locked by the request that starts or ends a job
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -26,20 +30,24 @@ import sys
 import tarfile
 import time
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Set
 
 from . import MARK
+from .facts import Platform
+from .protocol import Ended, Line
 
 PROGRAM = Path(__file__).resolve().parent
 HOME = PROGRAM.parent
-FILES, JOBS = HOME / "files", HOME / "jobs"
+FILES, JOBS, GIVEN_UP = HOME / "files", HOME / "jobs", HOME / "given-up"
 
 KEEP_BYTES = 2 << 30
 """Of files that were sent and that neither this request nor a job needs; those used last are kept. Never more than a
 quarter of the disk."""
 KEEP_JOBS = 8  # that have ended and that nobody asked for: those begun last
 KEEP_VENVS = 2  # those used last
+KEEP_GIVEN_UP = 100  # those forgotten last: a request is late by seconds
 
 POLL = 0.1  # seconds between two looks at a job's progress
 PATIENCE = 1.0  # seconds for a job to put the clocks back and end; what is left fixed, the next start puts back
@@ -91,16 +99,16 @@ def receive(*_: str) -> None:
 
 
 def venv(name: str) -> None:
-    """The Python of the virtual environment ``name``; null where it is not there."""
+    """Whether the virtual environment ``name`` is there."""
     folder = HOME / name
     there = (folder / "complete").is_file()
     if there:
         os.utime(folder)
-    print(json.dumps(str(folder / "bin" / "python") if there else None))
+    print(json.dumps(there))
 
 
 def install(name: str, *wheels: str) -> None:
-    """Make the virtual environment ``name`` of wheels that were sent, each given by its hash; prints its Python.
+    """Make the virtual environment ``name`` of wheels that were sent, each given by its hash.
 
     A wheel is a zip of what goes into site-packages, so neither pip nor ensurepip is needed, which boards often lack.
     """
@@ -118,34 +126,55 @@ def install(name: str, *wheels: str) -> None:
         (folder / "complete").touch()
         for old in _last_used_first(HOME, "venv-*")[KEEP_VENVS:]:
             shutil.rmtree(old, ignore_errors=True)
-    venv(name)
 
 
-def start(job: str, python: str) -> None:
-    """Start the job on stdin in the background, unless it is there."""
-    folder = _job(job)
-    if (folder / "pid").is_file():
-        return  # begun before the connection broke: follow it
-    for old in [path for path in _last_used_first(JOBS) if not _runs(path)][KEEP_JOBS:]:
-        shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "outputs").mkdir()
-    (folder / "job.json").write_bytes(sys.stdin.buffer.read())
-    with open(folder / "progress", "wb") as progress, open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            [python, str(PROGRAM), "job", "job.json", "result.json"],
-            cwd=str(folder), stdin=subprocess.DEVNULL, stdout=progress, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    with _whole(folder / "pid") as part:
-        part.write_text(json.dumps([process.pid, _started(process.pid)]))
+def job_name(program: str, python: str, text: bytes) -> str:
+    """What a job is called: a hash of the program that does it, of the Python it runs in, and of the job."""
+    return hashlib.sha256(b"\0".join((program.encode(), python.encode(), text))).hexdigest()[:24]
 
 
-def follow(job: str, line: str) -> None:
+def start(job: str, asked: str, python: str) -> None:
+    """Start the job on stdin in the background, unless it is there.
+
+    It is not started where it was forgotten for the same ``asked`` already: who sent this gave up meanwhile, and this
+    came too late.
+    """
+    folder, text = _job(job), sys.stdin.buffer.read()
+    if job_name(PROGRAM.name, python, text) != job:
+        raise ValueError("the job was damaged on its way")
+    with _one_at_a_time():
+        if (GIVEN_UP / _plain(asked)).exists():
+            raise ValueError("the job was given up")
+        if (folder / "pid").is_file():
+            return  # begun before the connection broke: follow it
+        for old in [path for path in _last_used_first(JOBS) if not _runs(path)][KEEP_JOBS:]:
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "outputs").mkdir()
+        (folder / "job.json").write_bytes(text)
+        with open(folder / "progress", "wb") as progress, open(folder / "log", "wb") as log:
+            process = subprocess.Popen(
+                [python, str(PROGRAM), "job", "job.json", "result.json"],
+                cwd=str(folder), stdin=subprocess.DEVNULL, stdout=progress, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        with _whole(folder / "pid") as part:
+            part.write_text(json.dumps([process.pid, _started(process.pid)]))
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Jobs are started and ended by one request at a time."""
+    with open(HOME / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def follow(job: str, asked: str, line: str) -> None:
     """Hand the lines of a job's progress on, from ``line`` on, until it has ended; a last one says how.
 
-    A line on stdin ends the job and removes what it made: no other request is answered as fast. The end of stdin ends
-    the following alone: the connection broke.
+    A line on stdin forgets the job: no other request is answered as fast. The end of stdin ends the following alone:
+    the connection broke.
     """
     folder = _job(job)
     if not (folder / "pid").is_file():
@@ -172,13 +201,17 @@ def follow(job: str, line: str) -> None:
             if not running:
                 done = (folder / "result.json").is_file()
                 said = (folder / "log").read_bytes()[-2000:].decode(errors="replace").strip().splitlines()
-                print(json.dumps({"ended": done, "said": said[-1] if said else ""}), flush=True)
+                _print_end(done, said[-1] if said else "")
                 return
             if select.select([0], [], [], POLL)[0]:
                 if os.read(0, 1 << 10):
-                    forget(job)
-                    print(json.dumps({"ended": False, "said": "stopped"}), flush=True)
+                    forget(job, asked)
+                    _print_end(False, "stopped")
                 return
+
+
+def _print_end(done: bool, said: str) -> None:
+    print(json.dumps(asdict(Line(ended=Ended(done, said)))), flush=True)
 
 
 def fetch(job: str) -> None:
@@ -189,9 +222,18 @@ def fetch(job: str) -> None:
             archive.add(str(path), str(path.relative_to(folder)), recursive=False)
 
 
-def forget(job: str) -> None:
-    """End a job and remove what it made."""
-    folder = _job(job)
+def forget(job: str, asked: str) -> None:
+    """End a job and remove what it made. A request to start it for the same ``asked`` may still come: it is refused."""
+    with _one_at_a_time():
+        GIVEN_UP.mkdir(exist_ok=True)
+        (GIVEN_UP / _plain(asked)).touch()
+        for old in _last_used_first(GIVEN_UP)[KEEP_GIVEN_UP:]:
+            old.unlink()
+        _remove(_job(job))
+
+
+def _remove(folder: Path) -> None:
+    """End a job and remove its folder."""
     if folder.is_dir():
         _stop(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -228,33 +270,36 @@ def _descendants(pid: int) -> List[int]:
 
 def clean(*_: str) -> None:
     """Remove everything, this file too."""
-    for job in JOBS.iterdir() if JOBS.is_dir() else []:
-        forget(job.name)
+    for folder in JOBS.iterdir() if JOBS.is_dir() else []:
+        _remove(folder)
     shutil.rmtree(HOME, ignore_errors=True)
 
 
-def describe(*_: str) -> None:
+def about(*_: str) -> None:
     """What must be known to choose wheels for this machine."""
     import platform
 
-    print(
-        json.dumps(
-            {
-                "python": list(sys.version_info[:3]),
-                "machine": platform.machine(),
-                "system": platform.system(),
-                "libc": list(platform.libc_ver()),
-                "free_bytes": shutil.disk_usage(str(HOME)).free,
-                "time": time.time(),
-            }
-        )
+    libc, libc_version = platform.libc_ver()
+    found = Platform(
+        python=list(sys.version_info[:3]),
+        machine=platform.machine(),
+        system=platform.system(),
+        libc=libc,
+        libc_version=libc_version,
+        free_bytes=shutil.disk_usage(str(HOME)).free,
+        time=time.time(),
     )
+    print(json.dumps(asdict(found)))
 
 
 def _job(job: str) -> Path:
-    if not job.isalnum():
-        raise ValueError("%r is not a job's name" % job)
-    return JOBS / job
+    return JOBS / _plain(job)
+
+
+def _plain(name: str) -> str:
+    if not name.isalnum():
+        raise ValueError("%r is no name here" % name)
+    return name
 
 
 def _is_hash(name: str) -> bool:
@@ -298,10 +343,10 @@ def _say(done: "subprocess.CompletedProcess[bytes]") -> None:
 
 
 REQUESTS: Dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (missing, receive, venv, install, start, follow, fetch, forget, clean, describe)
+    f.__name__: f for f in (missing, receive, venv, install, start, follow, fetch, forget, clean, about)
 }
 
-SILENT = ("start", "forget", "clean")
+SILENT = ("install", "start", "forget", "clean")
 """Requests with nothing to tell but that it is done. A login shell may say goodbye after that."""
 
 

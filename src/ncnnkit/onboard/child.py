@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple, Type
 
 import numpy as np
 
-from .messages import Arrays, Message, receive, send
+from .answers import ANSWERS, Answer, Arrays
+from .messages import Message, receive, send
 from .reading import ProtocolError, Reader
+from .records import from_json
 
 PROGRAM = os.path.dirname(os.path.abspath(__file__))
 """This folder: Python runs it as a program, see ``__main__.py``."""
@@ -93,8 +95,12 @@ class Child:
 
     def ask(
         self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT, **fields: Any
-    ) -> Tuple[Message, Arrays]:
-        """Send a request and wait for its answer. Raises WorkerError if it is refused, late, or kills the process."""
+    ) -> Tuple[Any, Arrays]:
+        """Send a request and wait for its answer, of the class that :data:`ANSWERS` names.
+
+        Raises:
+            WorkerError: it is refused, late, answered with nonsense, or kills the process.
+        """
         deadline = time.monotonic() + timeout
         heard = self._log_size()
         try:
@@ -106,14 +112,27 @@ class Child:
             self.kill()
             raise WorkerError("hung: no answer to %r in %.0f s" % (op, timeout), crashed=True) from None
         except ProtocolError as error:
-            self.kill()
-            raise WorkerError("broke the protocol during %r: %s" % (op, error), crashed=True) from None
+            raise self._broken(op, error) from None
         if answer is None:
             raise WorkerError(self._cause_of_death(op), crashed=True)
         message, results = answer
         if "error" in message:
             raise WorkerError(": ".join(filter(None, (str(message["error"]), self._words(heard)))))
-        return message, results
+        try:
+            record = self._read(message, ANSWERS.get(op, Answer))
+            record.check(fields, results)
+        except (ProtocolError, ValueError) as error:
+            raise self._broken(op, error) from None
+        return record, results
+
+    def _read(self, message: Message, kind: Type[Answer]) -> Answer:
+        """An answer as a dataclass. Raises ProtocolError where it is none."""
+        record: Answer = from_json(message, kind)
+        return record
+
+    def _broken(self, op: str, error: Exception) -> WorkerError:
+        self.kill()
+        return WorkerError("broke the protocol during %r: %s" % (op, error), crashed=True)
 
     def _cause_of_death(self, op: str) -> str:
         try:
@@ -126,7 +145,7 @@ class Child:
         said = "; last words: " + tail[0] if tail else ""
         if code == -signal.SIGKILL:
             return "killed during %r, probably out of memory%s" % (op, said)
-        if code < 0:
+        if -code in set(signal.Signals):
             return "signal %d (%s) during %r%s" % (-code, signal.Signals(-code).name, op, said)
         return "exit status %d during %r%s" % (code, op, said)
 

@@ -49,7 +49,7 @@ def fixed_clocks(journal: Path, root: str = "/") -> Iterator[ClocksReport]:
 
     Args:
         journal: a file to be written; its folder is made. Held locked, so that of two runs at once one fixes.
-        root: as for :func:`describe`.
+        root: as for :func:`~ncnnkit.onboard.machine.this_board`.
 
     Yields:
         Which clocks stand still now, and why others do not.

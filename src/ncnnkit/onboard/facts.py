@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Dict, List, Literal, Optional
 
@@ -115,6 +116,46 @@ class VulkanDevice:
 
 
 @dataclass(frozen=True)
+class Platform:
+    """What must be known of a machine to choose Python packages for it.
+
+    Attributes:
+        python: its version, three numbers.
+        machine: what ``uname`` calls the processor.
+        system: what ``uname`` calls the kernel.
+        libc: the C library: ``glibc``, or empty for another.
+        libc_version: its version; empty where it is not known.
+        free_bytes: what is free on its disk.
+        time: of its clock, seconds since 1970.
+
+    Raises:
+        ValueError: one of the texts cannot be part of a file's name, or a version is none.
+    """
+
+    python: List[int]
+    machine: str
+    system: str
+    libc: str
+    libc_version: str
+    free_bytes: int
+    time: float
+
+    def __post_init__(self) -> None:
+        require_plain(self.machine, self.system, self.libc, self.libc_version)
+        if len(self.python) != 3 or not all(0 <= number < 1000 for number in self.python):
+            raise ValueError("%r is no version of Python" % self.python)
+        if self.libc == "glibc" and not re.fullmatch(r"2\.[0-9]{1,3}(\.[0-9]+)*", self.libc_version):
+            raise ValueError("%r is no version of glibc" % self.libc_version)
+
+
+def require_plain(*texts: str) -> None:
+    """Raise ValueError unless each of the texts may be part of a file's name."""
+    for text in texts:
+        if not re.fullmatch(r"[A-Za-z0-9._+-]*", text):
+            raise ValueError("%r holds other characters than letters, digits and ._+-" % text)
+
+
+@dataclass(frozen=True)
 class Machine:
     """A machine and its software, as ncnn and Linux tell.
 
@@ -143,6 +184,9 @@ class Machine:
     default_threads: int
     vulkan: List[VulkanDevice]
     board: Board
+
+    def __post_init__(self) -> None:
+        require_plain(self.ncnn, self.python, self.numpy, self.machine)
 
     @property
     def has_gpu(self) -> bool:

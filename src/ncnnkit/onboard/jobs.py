@@ -6,24 +6,33 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Union
+from typing import Any, Callable, Mapping, Type, Union
 
 from .child import WorkerError
 from .measuring import measure
-from .messages import Message
 from .process import end_with_stdin, ending_in_order
 from .profiling import profile
-from .protocol import Failure, Result
+from .protocol import Failure, Job, Line, MeasureJob, Notify, ProfileJob, R, Step, TuneJob
+from .records import from_json
 from .tuning import tune
-from .variants import Notify, write_whole
+from .variants import write_whole
 
-JOBS: Dict[str, Callable[[Message, Notify], Result]] = {"measure": measure, "profile": profile, "tune": tune}
-"""Kind of a job -> what does it."""
+JOBS: Mapping[Type[Job[Any]], Callable[..., Any]] = {MeasureJob: measure, ProfileJob: profile, TuneJob: tune}
+"""A kind of job -> what does it."""
 
 
-def run_job(job: Message, notify: Notify = lambda step: None) -> Any:
-    """Do a job of any kind on this machine; the result is of the class of its kind."""
-    return JOBS[job.get("kind", "measure")](job, notify)
+def run_job(job: Job[R], notify: Notify = lambda step: None) -> R:
+    """Do a job of any kind on this machine."""
+    result: R = JOBS[type(job)](job, notify)
+    return result
+
+
+def read_job(text: str) -> Job[Any]:
+    """The job of :meth:`Job.text`."""
+    fields = json.loads(text)
+    kinds = {kind.kind: kind for kind in JOBS}
+    job: Job[Any] = from_json(fields, kinds[fields.pop("kind")])
+    return job
 
 
 def main(job_file: str, result_file: str) -> None:
@@ -32,11 +41,14 @@ def main(job_file: str, result_file: str) -> None:
     progress = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     end_with_stdin()
+
+    def tell(step: Step) -> None:
+        print(json.dumps(asdict(Line(step))), file=progress, flush=True)
+
     with ending_in_order():
+        result: Union[Any, Failure]
         try:
-            result: Union[Result, Failure] = run_job(
-                json.loads(Path(job_file).read_text()), lambda step: print(json.dumps(step), file=progress, flush=True)
-            )
+            result = run_job(read_job(Path(job_file).read_text()), tell)
         except WorkerError as error:
             result = Failure(str(error), error.crashed)
         write_whole(result_file, asdict(result))

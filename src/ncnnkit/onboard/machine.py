@@ -42,12 +42,12 @@ _NAMES_OF_X86 = ("i386", "i486", "i586", "i686", "amd64")
 _NAMES_OF_ARM = ("aarch64",)
 
 
-def probe() -> Machine:
+def this_machine() -> Machine:
     """What ncnn and Linux tell of this machine."""
     import ncnn
     import numpy
 
-    board = describe(usable=usable_cpus())
+    board = this_board(usable=usable_cpus())
     return Machine(
         ncnn=ncnn.__version__,
         python=platform.python_version(),
@@ -63,8 +63,8 @@ def probe() -> Machine:
     )
 
 
-def describe(root: str = "/", usable: Optional[Collection[int]] = None, machine: str = "") -> Board:
-    """What this board is.
+def this_board(root: str = "/", usable: Optional[Collection[int]] = None, machine: str = "") -> Board:
+    """What Linux tells of this board.
 
     Args:
         root: the folder in which ``proc`` and ``sys`` lie.

@@ -1,7 +1,8 @@
 """What a serving process and its parent say to each other.
 
-A message is a line of JSON, then the raw bytes of the arrays that its ``arrays`` field describes. :data:`MARK` comes
-before the first answer. :func:`serve` is one side, :class:`ncnnkit.onboard.child.Child` the other.
+A message is a line of JSON, then the raw bytes of the arrays that its ``arrays`` field describes. What is answered with
+is a dataclass of :mod:`ncnnkit.onboard.answers`. :data:`MARK` comes before the first answer. :func:`serve` is one side,
+:class:`ncnnkit.onboard.child.Child` the other.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import json
 import math
 import os
 import sys
-from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from dataclasses import asdict
+from typing import IO, Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 
 from . import MARK
+from .answers import Arrays
 from .reading import ProtocolError
 
 Message = Dict[str, Any]
-Arrays = List["np.ndarray[Any, Any]"]
+
+LARGEST = 1 << 32  # bytes of a message's arrays
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:
@@ -54,13 +58,26 @@ def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Opti
 def _parse(line: bytes) -> Tuple[Message, List[Tuple[np.dtype[Any], List[int]]]]:
     """The message of a line, and the type and shape of each of its arrays."""
     try:
-        message = json.loads(line)
+        message = json.loads(line, parse_constant=_refuse, parse_float=_finite)
         kinds = [(np.dtype(str(dtype)), [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
-        if not all(dtype.kind in "biuf" and all(side >= 0 for side in shape) for dtype, shape in kinds):
+        if not all(dtype.kind in "biuf" and all(0 <= side <= LARGEST for side in shape) for dtype, shape in kinds):
             raise ValueError("no array of numbers")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        sizes = [math.prod(max(1, side) for side in shape) * dtype.itemsize for dtype, shape in kinds]
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise ProtocolError("it sent %r" % line[:60].decode(errors="replace")) from None
+    if sum(sizes) > LARGEST:
+        raise ProtocolError("it wants to send %d bytes" % sum(sizes))
     return message, kinds
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant + " is not JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(text + " is too large")
+    return float(text)
 
 
 def serve(subject: object) -> None:
@@ -77,7 +94,8 @@ def serve(subject: object) -> None:
             return
         message, arrays = received
         try:
-            answer, results = getattr(subject, message["op"])(message, arrays)
+            record, results = getattr(subject, message["op"])(message, arrays)
+            answer = asdict(record)
         except Exception as error:
             answer, results = {"error": str(error) or type(error).__name__}, []
         sys.stderr.flush()  # the words of a failure are there before it is told

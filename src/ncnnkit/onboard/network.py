@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .answers import (
+    Arrays,
+    Done,
+    Layers,
+    Loaded,
+    MachineAnswer,
+    Memory,
+    NetTime,
+    NetTimes,
+    Profiled,
+    Ran,
+    Ranges,
+    Summed,
+    Tallied,
+    TallyRow,
+    Timed,
+)  # fmt: skip
 from .casts import check_casts
 from .facts import VulkanDevice
-from .machine import probe, vulkan_devices
-from .messages import Arrays, Message
+from .machine import this_machine, vulkan_devices
+from .messages import Message
 from .process import drop_file_cache, own_memory_mb, pin, reset_peak
 from .tally import Tally
 
@@ -46,11 +62,11 @@ class Network:
         self.rss_before_mb = 0.0
         self.pool: Any = None
 
-    def probe(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+    def machine(self, _: Message, __: Arrays) -> Tuple[MachineAnswer, Arrays]:
         """What ncnn and Linux tell of this machine."""
-        return asdict(probe()), []
+        return MachineAnswer(this_machine()), []
 
-    def load(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
+    def load(self, request: Message, _: Arrays) -> Tuple[Loaded, Arrays]:
         """Load ``param`` and ``bin`` on a ``backend``; answers with times in ms and the device it got.
 
         ``options`` are fields of ``ncnn::Option`` and their values, ``switches`` are of :data:`SWITCHES`. ``cpus`` pins
@@ -78,25 +94,25 @@ class Network:
         self.net = net
         self.inputs, self.outputs = list(net.input_names()), list(net.output_names())
         without_vulkan = sorted({la.type for la in net.layers() if not la.support_vulkan and la.type != "Input"})
-        return {
-            "load_ms": elapsed,
-            "device": asdict(device) if device else None,
-            "threads": net.opt.num_threads,
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "without_vulkan": without_vulkan if device is not None else [],
-        }, []
+        return Loaded(
+            load_ms=elapsed,
+            device=device,
+            threads=net.opt.num_threads,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            without_vulkan=without_vulkan if device is not None else [],
+        ), []
 
-    def run(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+    def run(self, request: Message, arrays: Arrays) -> Tuple[Ran, Arrays]:
         """One inference; answers with the blobs asked for (the outputs by default), each as ncnn holds it."""
         if arrays:
             self._feed(arrays)
         names = request.get("blobs") or self.outputs
         start = time.perf_counter()
         results = self._extract(names)
-        return {"ms": (time.perf_counter() - start) * 1000, "names": names}, results
+        return Ran((time.perf_counter() - start) * 1000, names), results
 
-    def time(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
+    def time(self, request: Message, _: Arrays) -> Tuple[Timed, Arrays]:
         """Repeat the last input for ``seconds``, at least ``min_samples`` and at most ``max_samples`` times."""
         samples: List[float] = []
         end = time.perf_counter() + request["seconds"]
@@ -106,9 +122,9 @@ class Network:
                 break
             self._each(self.outputs, lambda *_: None)
             samples.append((time.perf_counter() - start) * 1000)
-        return {"samples": samples}, []
+        return Timed(samples), []
 
-    def tally(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+    def tally(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
         """Run one sample and count the absolute values of ``blobs`` into their histograms.
 
         With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax].
@@ -128,15 +144,15 @@ class Network:
                 raise RuntimeError("blob %s contains NaN or infinity" % blob)
 
         self._each(request["blobs"], add)
-        return {}, []
+        return Done(), []
 
-    def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+    def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Tallied, Arrays]:
         """The histograms counted so far; counting starts anew."""
         tallies, self.tallies = self.tallies, {}
-        rows = [[batch, blob, t.width, t.absmax, t.count] for (batch, blob), t in tallies.items()]
-        return {"rows": rows}, [t.histogram for t in tallies.values()]
+        rows = [TallyRow(batch, blob, t.width, t.absmax, t.count) for (batch, blob), t in tallies.items()]
+        return Tallied(rows), [t.histogram for t in tallies.values()]
 
-    def sums(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+    def sums(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
         """Run one sample and add the mean of every channel of ``blobs`` to their sums."""
         self._feed(arrays)
 
@@ -148,40 +164,40 @@ class Network:
                 raise RuntimeError("blob %s contains NaN or infinity" % blob)
 
         self._each(request["blobs"], add)
-        return {}, []
+        return Done(), []
 
-    def sums_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+    def sums_so_far(self, _: Message, __: Arrays) -> Tuple[Summed, Arrays]:
         """The sums so far, float64 (channels,) a blob; summing starts anew."""
         sums, self.channels = self.channels, {}
-        return {"blobs": list(sums)}, list(sums.values())
+        return Summed(list(sums)), list(sums.values())
 
-    def ranges(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+    def ranges(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
         """Run one sample, of this ``number``, and note the largest absolute value of each of ``blobs``."""
         self._feed(arrays)
         row: List[float] = []
         self._each(request["blobs"], lambda _, values: row.append(float(max(values.max(), -values.min()))))
         self.rows.append([float(request["number"]), *row])
-        return {}, []
+        return Done(), []
 
-    def ranges_so_far(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+    def ranges_so_far(self, _: Message, __: Arrays) -> Tuple[Ranges, Arrays]:
         """The samples' numbers and largest values, float64 (samples, 1 + blobs); noting starts anew."""
         rows, self.rows = self.rows, []
-        return {}, [np.array(rows)]
+        return Ranges(), [np.array(rows)]
 
-    def memory(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+    def memory(self, _: Message, __: Arrays) -> Tuple[Memory, Arrays]:
         """Peak resident memory since the last load, above what there was before the first; MB (10^6 bytes)."""
-        return {"peak_mb": max(0.0, own_memory_mb("VmHWM") - self.rss_before_mb)}, []
+        return Memory(max(0.0, own_memory_mb("VmHWM") - self.rss_before_mb)), []
 
-    def layers(self, _: Message, __: Arrays) -> Tuple[Message, Arrays]:
+    def layers(self, _: Message, __: Arrays) -> Tuple[Layers, Arrays]:
         """The layers of the loaded network, each with the storages it can read beside fp32; those Vulkan can run."""
         names = {"fp16": "support_fp16_storage", "bf16": "support_bf16_storage"}
         layers = self.net.layers()
-        return {
-            "layers": [[la.name, [kind for kind, flag in names.items() if getattr(la, flag)]] for la in layers],
-            "vulkan": [la.name for la in layers if la.support_vulkan],
-        }, []
+        return Layers(
+            storages={la.name: [kind for kind, flag in names.items() if getattr(la, flag)] for la in layers},
+            vulkan=[la.name for la in layers if la.support_vulkan],
+        ), []
 
-    def profile(self, request: Message, arrays: Arrays) -> Tuple[Message, Arrays]:
+    def profile(self, request: Message, arrays: Arrays) -> Tuple[Profiled, Arrays]:
         """Time the layers inside their network, and the whole network for its ``outputs``, ``repeats`` times in turn.
 
         ``taps`` has a row for each layer in running order: a blob it makes, and for a GPU a second name of the same
@@ -190,9 +206,8 @@ class Network:
         again without the layer: this is taken off. As each blob has one reader, light mode frees none too early, and
         layers that work in place do so.
 
-        Answers in ms with ``layers`` (medians), ``whole`` and ``measuring`` (an inference with the timing of its
-        layers), both the lowest decile: of layers most are over before another process gets the CPU, of inferences on
-        a busy machine few. And with the ``bits`` of a value in each blob.
+        The times of layers are medians, those of inferences the lowest decile: of layers most are over before another
+        process gets the CPU, of inferences on a busy machine few.
         """
         self._feed(arrays)
         wholes: List[float] = []
@@ -213,21 +228,19 @@ class Network:
             bits = [tap[0][1] for tap in taken]
         undisturbed = (np.percentile([wholes, [row[0] for row in rows]], 10, axis=1) * 1000).tolist()
         medians = (np.median(rows, axis=0)[1:] * 1000).tolist()
-        return {"whole": undisturbed[0], "measuring": undisturbed[1], "layers": medians, "bits": bits}, []
+        return Profiled(undisturbed[0], undisturbed[1], medians, bits), []
 
-    def time_nets(self, request: Message, _: Arrays) -> Tuple[Message, Arrays]:
+    def time_nets(self, request: Message, _: Arrays) -> Tuple[NetTimes, Arrays]:
         """Time many small networks, a layer of each or all of it, in rounds that go through them in turn.
 
         Each of ``nets`` has its ``param`` and ``bin``, ``inputs`` (pairs of blob and shape), ``ready`` (blobs that are
         computed before the clock starts: what the layer under test reads, as a layer before it would hand it on) and
-        ``outputs``. ``seconds`` is for each net in all its rounds. Answers with the median, the lowest decile
-        (``undisturbed``), the interquartile range over the median, and the bits of a value in the blobs that were ready
-        and in the outputs.
+        ``outputs``. ``seconds`` is for each net in all its rounds.
         """
         rng = np.random.default_rng(0)
         nets = [(open_net(dict(request, **net)), _random_inputs(net["inputs"], rng), net) for net in request["nets"]]
         samples: List[List[float]] = [[] for _ in nets]
-        bits: List[Any] = [None] * len(nets)
+        bits: List[Tuple[List[int], List[int]]] = [([], [])] * len(nets)
         # Between two runs of a layer lie others, whose weights take its own out of the inner cache.
         others = np.ones(request.get("evict_mb", EVICT_MB) << 17)
         for _turn in range(request["rounds"]):
@@ -239,16 +252,14 @@ class Network:
                         ready = [timed(extractor, blob)[1] for blob in row["ready"]]
                         made = [timed(extractor, blob) for blob in row["outputs"]]
                     samples[index].append(sum(elapsed for elapsed, _ in made) * 1000)
-                    bits[index] = [ready, [held for _, held in made]]
+                    bits[index] = (ready, [held for _, held in made])
                     if time.perf_counter() >= end:
                         break
-        quantiles = [np.percentile(s, (10, 25, 50, 75)) for s in samples]
-        return {
-            "ms": [float(q[2]) for q in quantiles],
-            "undisturbed": [float(q[0]) for q in quantiles],
-            "spread": [float((q[3] - q[1]) / q[2]) for q in quantiles],
-            "bits": bits,
-        }, []
+        times: List[NetTime] = []
+        for timings, held in zip(samples, bits):
+            low, first, median, third = (float(q) for q in np.percentile(timings, (10, 25, 50, 75)))
+            times.append(NetTime(median, low, (third - first) / median, *held))
+        return NetTimes(times), []
 
     @contextlib.contextmanager
     def _raw_extractor(self, net: Any, inputs: Dict[str, Any]) -> Iterator[Any]:

@@ -5,39 +5,38 @@ from __future__ import annotations
 import numpy as np
 
 from .child import LOAD_TIMEOUT, Child
-from .messages import Message
-from .protocol import ProfileResult
-from .variants import Notify, device_of, held_clocks, loading, watching
+from .protocol import Notify, ProfileJob, ProfileResult, Step
+from .variants import held_clocks, loading, watching
 
 
-def profile(job: Message, notify: Notify) -> ProfileResult:
+def profile(job: ProfileJob, notify: Notify) -> ProfileResult:
     """Time the layers of a network inside it, see :meth:`Network.profile`.
 
     Args:
-        job: ``variant`` (as :func:`measure`'s), ``inputs`` (one .npy of a sample for each network input), ``taps``,
-            ``outputs`` and ``repeats``. If wanted ``fix_clocks`` and ``journal``.
+        job: which network and layers.
         notify: called with progress.
 
     Raises:
         WorkerError: ncnn crashed or refused.
     """
-    notify({"stage": "profile"})
-    arrays = [np.asarray(np.load(path), np.float32) for path in job["inputs"]]
-    watch = watching(job["variant"])
+    notify(Step("profile"))
+    arrays = [np.asarray(np.load(path), np.float32) for path in job.inputs]
+    watch = watching(job.variant)
     with held_clocks(job) as clocks, Child() as child:
-        loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(job["variant"]))[0]
+        loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(job.variant))[0]
         with watch:
-            asked = {field: job[field] for field in ("taps", "outputs", "repeats")}
-            answer = child.ask("profile", arrays, timeout=LOAD_TIMEOUT, **asked)[0]
-        vulkan = child.ask("layers")[0]["vulkan"]
+            found = child.ask(
+                "profile", arrays, timeout=LOAD_TIMEOUT, taps=job.taps, outputs=job.outputs, repeats=job.repeats
+            )[0]
+        vulkan = child.ask("layers")[0].vulkan
     return ProfileResult(
-        whole=answer["whole"],
-        measuring=answer["measuring"],
-        layers=answer["layers"],
-        bits=answer["bits"],
+        whole=found.whole,
+        measuring=found.measuring,
+        layers=found.layers,
+        bits=found.bits,
         vulkan=vulkan,
-        device=device_of(loaded),
-        threads=loaded["threads"],
-        conditions=watch.result(answer["whole"]),
+        device=loaded.device,
+        threads=loaded.threads,
+        conditions=watch.result(found.whole),
         clocks=clocks,
     )

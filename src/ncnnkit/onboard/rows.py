@@ -7,6 +7,7 @@ a board without swap has none to spare.
 from __future__ import annotations
 
 import io
+import math
 import struct
 from pathlib import Path
 from typing import Any, Iterator, Optional, Tuple, Union
@@ -82,6 +83,7 @@ class Rows:
         path: that file.
         shape: (N, …).
         dtype: of the file; rows have it.
+        bytes: of the file.
 
     Raises:
         ValueError: the file is no such array.
@@ -96,7 +98,8 @@ class Rows:
             self._start = file.tell()
         if fortran or not self.shape or self.dtype.hasobject:
             raise ValueError("%s is not an array of rows" % self.path)
-        self._values = int(np.prod(self.shape[1:], dtype=np.int64))
+        self._values = math.prod(self.shape[1:])
+        self.bytes = self._start + len(self) * self._values * self.dtype.itemsize
 
     def __len__(self) -> int:
         return int(self.shape[0])

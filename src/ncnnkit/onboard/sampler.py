@@ -41,7 +41,7 @@ class Sampler:
     to be watched, no thread.
 
     Args:
-        root: as for :func:`describe`.
+        root: as for :func:`~ncnnkit.onboard.machine.this_board`.
         cpus: those the load is pinned to; by default it may be anywhere.
         on_gpu: the load is the GPU's, so that CPUs that slow down tell nothing.
         interval: seconds; a look is some dozens of small files, about a millisecond.

@@ -6,17 +6,19 @@ import contextlib
 import math
 import statistics
 import tempfile
+from dataclasses import replace
+from functools import partial
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .answers import Arrays
 from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
 from .facts import Conditions
-from .messages import Arrays, Message
-from .protocol import CandidateResult, Final, Rung, TuneResult
+from .messages import Message
+from .protocol import CandidateResult, Final, JobVariant, Notify, Rung, Settings, Step, TuneJob, TuneResult
 from .sampler import Sampler
-from .sysfs import system_memory_mb
-from .variants import Notify, device_of, held_clocks, loading, on_the_cpu, watching
+from .variants import KeptOpen, begin, held_clocks, loading, on_the_cpu, room_for, watching
 
 
 def halve(
@@ -48,26 +50,20 @@ def halve(
     return left, rungs
 
 
-PARTS: Dict[str, Tuple[str, ...]] = {
-    "cpus": ("cpus",),
-    "threads": ("threads",),
-    "precision": ("precision", "options", "param", "bin", "least_sqnr_db"),
-    "backend": ("backend",),
-}
-"""What of a candidate can be put back to the defaults by itself -> its fields; each of its switches is one, too."""
+PARTS: Dict[str, str] = {"cpus": "cpus", "threads": "threads", "precision": "model", "backend": "backend"}
+"""What of a candidate can be put back to the defaults by itself -> its field; each of its switches is one, too."""
 
 
-def differences(variant: Message, base: Message) -> List[str]:
-    """The parts in which a variant is not as the defaults: of :data:`PARTS`, and its switches."""
-    parts = [part for part, fields in PARTS.items() if variant.get(fields[0]) != base.get(fields[0])]
-    return parts + list(variant.get("switches") or {})
+def differences(settings: Settings, base: Settings) -> List[str]:
+    """The parts in which settings are not as the defaults: of :data:`PARTS`, and the switches."""
+    return [part for part in PARTS if getattr(settings, part) != getattr(base, part)] + list(settings.switches)
 
 
-def put_back(variant: Message, base: Message, part: str) -> Message:
+def put_back(variant: JobVariant, base: JobVariant, part: str) -> JobVariant:
     """The variant with one part as the defaults have it."""
     if part in PARTS:
-        return dict(variant, **{field: base.get(field) for field in PARTS[part]})
-    return dict(variant, switches={name: on for name, on in variant["switches"].items() if name != part})
+        return replace(variant, **{PARTS[part]: getattr(base, PARTS[part])})
+    return replace(variant, switches={name: on for name, on in variant.switches.items() if name != part})
 
 
 def clearly_above_one(ratios: Sequence[float]) -> bool:
@@ -75,7 +71,7 @@ def clearly_above_one(ratios: Sequence[float]) -> bool:
     return float(np.percentile(ratios, 25)) > 1.0
 
 
-def tune(job: Message, notify: Notify) -> TuneResult:
+def tune(job: TuneJob, notify: Notify) -> TuneResult:
     """Find the candidate that is fastest here and still right, by :func:`halve`, and what makes it so.
 
     Every rung goes through its candidates in blocks, as many at once as the memory allows, each with the defaults among
@@ -84,11 +80,7 @@ def tune(job: Message, notify: Notify) -> TuneResult:
     the defaults; what makes no clear difference is put back, so that nobody carries a switch for nothing.
 
     Args:
-        job: ``candidates`` (variants as :func:`measure`'s, each with ``least_sqnr_db``, which its worst output must
-            reach against the reference's), ``base`` (the name of the one with ncnn's defaults), ``reference`` (one
-            whose outputs are right), ``inputs`` (one .npy of a sample for each network input), ``seconds`` (of timing
-            in all rungs), ``final_seconds`` (for each finalist) and ``rounds`` (of the final). If wanted ``fix_clocks``
-            and ``journal``.
+        job: the candidates, and how long.
         notify: called with progress.
 
     Raises:
@@ -96,11 +88,9 @@ def tune(job: Message, notify: Notify) -> TuneResult:
     """
     with held_clocks(job) as clocks, tempfile.TemporaryDirectory(prefix="ncnnkit-") as caches:
         contest = _Contest(job, caches)
-        left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, notify), job["seconds"])
-        notify({"stage": "final"})
-        winner, final, row, conditions = contest.final(
-            left[0] if left else job["base"], job["rounds"], job["final_seconds"]
-        )
+        left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, notify), job.seconds)
+        notify(Step("final"))
+        winner, final, row, conditions = contest.final(left[0] if left else job.base, job.rounds, job.final_seconds)
     return TuneResult(
         winner=winner,
         candidates=list(contest.rows.values()),
@@ -119,19 +109,17 @@ class _Contest:
     TURNS = 3  # of a rung
     AT_ONCE = 8  # processes: more would take each other's caches
 
-    def __init__(self, job: Message, caches: str) -> None:
-        self.base = job["base"]
-        self.variants = {variant["name"]: variant for variant in job["candidates"]}
+    def __init__(self, job: TuneJob, caches: str) -> None:
+        self.base = job.base
+        self.variants = {variant.name: variant for variant in job.candidates}
         self.rows = {name: CandidateResult(name) for name in self.variants}
-        self._arrays = [np.asarray(np.load(path), np.float32) for path in job["inputs"]]
+        self._arrays = [np.asarray(np.load(path), np.float32) for path in job.inputs]
         self._caches = caches
         with Child(caches=caches) as child:
-            child.ask("load", timeout=LOAD_TIMEOUT, **loading(job["reference"]))
+            child.ask("load", timeout=LOAD_TIMEOUT, **loading(job.reference))
             self._right = child.ask("run", self._arrays)[1]
-            needs = child.ask("memory")[0]["peak_mb"] + 100.0  # Python, NumPy and ncnn
-        # Half of what is free: a board whose memory is full swaps or kills, and measures neither.
-        free = system_memory_mb("MemAvailable") or math.inf
-        self.together = int(max(2, min(self.AT_ONCE, free / 2 / needs)))
+            network_mb = child.ask("memory")[0].peak_mb
+        self.together = int(max(2, min(self.AT_ONCE, room_for(network_mb))))
 
     def score(self, names: List[str], seconds: float, notify: Notify) -> Dict[str, float]:
         """Of those that run and are right, their time over the base's."""
@@ -139,7 +127,7 @@ class _Contest:
         others = [name for name in names if name != self.base]
         size = self.together - 1
         for start in range(0, max(1, len(others)), size):
-            notify({"stage": "tune", "candidates": len(names), "done": start})
+            notify(Step("tune", done=start, of=len(names)))
             block = {name: self.variants[name] for name in (self.base, *others[start : start + size])}
             times = self._times(block, self.rows, seconds, self.TURNS)
             if self.base not in times:
@@ -149,14 +137,14 @@ class _Contest:
                 self.rows[name].ms, self.rows[name].ratio = statistics.median(ms), scores[name]
         return {name: scores[name] for name in names if name in scores}
 
-    def final(self, best: str, rounds: int, seconds: float) -> Tuple[Message, Final, CandidateResult, Conditions]:
+    def final(self, best: str, rounds: int, seconds: float) -> Tuple[Settings, Final, CandidateResult, Conditions]:
         """The best without each thing that sets it apart, then what is left of it against the base.
 
         Returns:
-            The winner, the rounds, and the winner's result and conditions in them.
+            The winner's settings, the rounds, and the winner's result and conditions in them.
         """
         fastest, base = self.variants[best], self.variants[self.base]
-        parts = differences(fastest, base)
+        parts = differences(fastest.settings, base.settings)
         without: Dict[str, List[float]] = {}
         plain = fastest
         for part in parts if len(parts) > 1 else ():  # without the only one it is the base
@@ -178,11 +166,11 @@ class _Contest:
         winner = "fastest" if slower else "plain"
         ratio = [b / a for a, b in zip(times[winner], times["base"])]
         final = Final(winner=times[winner], base=times["base"], ratio=ratio, without=without)
-        return ends[winner], final, rows[winner], watches[winner].result(statistics.fmean(times[winner]))
+        return ends[winner].settings, final, rows[winner], watches[winner].result(statistics.fmean(times[winner]))
 
     def _times(
         self,
-        variants: Dict[str, Message],
+        variants: Dict[str, JobVariant],
         rows: Dict[str, CandidateResult],
         seconds: float,
         turns: int,
@@ -190,35 +178,40 @@ class _Contest:
     ) -> Dict[str, List[float]]:
         """The median ms of each in each turn; those that fail or are wrong are absent, and ``rows`` says why."""
         times: Dict[str, List[float]] = {}
-        children: Dict[str, Child] = {}
+        processes: Dict[str, KeptOpen] = {}
         limits: Message = {"seconds": seconds / turns, "min_samples": 2, "max_samples": 1 << 30}
         with contextlib.ExitStack() as stack:
             for name, variant in variants.items():
-                with _dropping(name, rows, times):
-                    children[name] = self._open(variant, rows[name], stack)
+                processes[name] = stack.enter_context(KeptOpen(partial(self._begin, variant, rows[name])))
+                with _dropping(name, rows, times), processes[name].step():
                     times[name] = []
             for _turn in range(turns):
                 for name in list(times):
-                    with _dropping(name, rows, times), (watches or {}).get(name, contextlib.nullcontext()):
-                        answer = children[name].ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]
+                    watch = (watches or {}).get(name, contextlib.nullcontext())
+                    with _dropping(name, rows, times), processes[name].step() as child, watch:
+                        found = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]
                         # The first finds another's data in the caches.
-                        times[name].append(statistics.median(answer["samples"][1:]))
+                        times[name].append(statistics.median(found.samples[1:]))
         return times
 
-    def _open(self, variant: Message, row: CandidateResult, stack: contextlib.ExitStack) -> Child:
+    def _begin(self, variant: JobVariant, row: CandidateResult) -> Child:
         """A process with the candidate loaded, which has computed what it should."""
-        child = stack.enter_context(Child(caches=self._caches))
-        loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(variant))[0]
-        if on_the_cpu(variant, device_of(loaded)):
-            raise WorkerError("no GPU: ncnn would run it on the CPU")
-        found = child.ask("run", self._arrays)[1]
-        row.cosine = worst_cosine(found, self._right)
-        if row.cosine is None:
-            raise WorkerError("its outputs contain NaN or infinity")
-        sqnr = worst_sqnr_db(found, self._right)
-        if sqnr < variant["least_sqnr_db"]:
-            raise WorkerError("wrong outputs: SQNR %.1f dB against the reference" % sqnr)
-        return child
+
+        def load(child: Child) -> None:
+            loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(variant))[0]
+            if on_the_cpu(variant, loaded.device):
+                raise WorkerError("no GPU: ncnn would run it on the CPU")
+
+        def run(child: Child) -> None:
+            found = child.ask("run", self._arrays)[1]
+            row.cosine = worst_cosine(found, self._right)
+            if row.cosine is None:
+                raise WorkerError("its outputs contain NaN or infinity")
+            sqnr = worst_sqnr_db(found, self._right)
+            if sqnr < variant.model.least_sqnr_db:
+                raise WorkerError("wrong outputs: SQNR %.1f dB against the reference" % sqnr)
+
+        return begin(self._caches, load, run)
 
 
 @contextlib.contextmanager

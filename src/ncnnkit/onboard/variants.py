@@ -4,55 +4,116 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional, Union
 
+from .child import Child
 from .clocks import fixed_clocks, restore_clocks
 from .facts import VulkanDevice
 from .messages import Message
-from .protocol import ClocksReport
+from .protocol import ClocksReport, JobVariant, MeasureJob, ProfileJob, TuneJob
 from .sampler import Sampler
+from .sysfs import system_memory_mb
 
-Notify = Callable[[Message], None]
+SPARE = 2.0  # what must be free for a process, of what it needs: a board whose memory is full swaps or kills
+BARE_MB = 100.0  # of a process with Python, NumPy and ncnn
 
-LOAD_FIELDS = ("param", "bin", "options", "backend", "threads", "cpus", "switches")
-"""Of a variant: what a serving process must know to load it. The last two may be absent."""
+
+def room_for(network_mb: float) -> float:
+    """How many more processes the memory has room for, each with a network that takes so much, MB."""
+    free = system_memory_mb("MemAvailable")
+    return math.inf if free is None else free / (SPARE * (network_mb + BARE_MB))
+
+
+class KeptOpen:
+    """A serving process that stays open between two steps where the memory has room for another one like it.
+
+    On a small board it is opened anew for every step. A context manager; leaving it ends the process.
+
+    Args:
+        begin: starts it, ready for a step.
+
+    Attributes:
+        peak_mb: the most that its network took, MB.
+    """
+
+    def __init__(self, begin: Callable[[], Child]) -> None:
+        self._begin = begin
+        self._child: Optional[Child] = None
+        self.peak_mb = 0.0
+
+    def __enter__(self) -> KeptOpen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[Child]:
+        """The process, for one step. One that failed is not used again."""
+        child = self._child = self._child or self._begin()
+        crowded = True
+        try:
+            yield child
+            self.peak_mb = max(self.peak_mb, child.ask("memory")[0].peak_mb)
+            crowded = room_for(self.peak_mb) < 1
+        finally:
+            if crowded:
+                self._close()
+
+    def _close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+
+def begin(caches: str, *steps: Callable[[Child], object]) -> Child:
+    """A new serving process that has done these steps; where one of them fails, there is none."""
+    child = Child(caches=caches)
+    try:
+        for step in steps:
+            step(child)
+    except BaseException:
+        child.close()
+        raise
+    return child
 
 
 @contextlib.contextmanager
-def held_clocks(job: Message) -> Iterator[Optional[ClocksReport]]:
+def held_clocks(job: Union[MeasureJob, ProfileJob, TuneJob]) -> Iterator[Optional[ClocksReport]]:
     """Hold the clocks, if the job wants it. What a killed run left fixed is put back in any case."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    journal = Path(job.get("journal") or os.path.join(cache, "ncnnkit", "clocks.json"))
+    journal = Path(job.journal or os.path.join(cache, "ncnnkit", "clocks.json"))
     restore_clocks(journal)
-    if not job.get("fix_clocks"):
+    if not job.fix_clocks:
         yield None
         return
     with fixed_clocks(journal) as report:
         yield report
 
 
-def watching(variant: Message) -> Sampler:
+def watching(variant: JobVariant) -> Sampler:
     """What watches while this variant runs."""
-    return Sampler(cpus=variant.get("cpus"), on_gpu=variant["backend"] == "vulkan")
+    return Sampler(cpus=variant.cpus or None, on_gpu=variant.backend == "vulkan")
 
 
-def device_of(loaded: Message) -> Optional[VulkanDevice]:
-    """The Vulkan device that a network was loaded on, of the answer to ``load``; None on the CPU."""
-    return VulkanDevice(**loaded["device"]) if loaded["device"] else None
+def loading(variant: JobVariant) -> Message:
+    """The fields of the request ``load`` for a variant."""
+    model = variant.model
+    return {
+        "param": model.param, "bin": model.bin, "options": model.options, "backend": variant.backend,
+        "threads": variant.threads, "cpus": variant.cpus, "switches": variant.switches,
+    }  # fmt: skip
 
 
-def loading(variant: Message) -> Message:
-    return {field: variant[field] for field in LOAD_FIELDS if field in variant}
-
-
-def on_the_cpu(variant: Message, device: Optional[VulkanDevice]) -> bool:
+def on_the_cpu(variant: JobVariant, device: Optional[VulkanDevice]) -> bool:
     """Whether Vulkan was asked for and there is none, or one in software."""
-    return bool(variant["backend"] == "vulkan" and (device is None or device.type == "cpu"))
+    return variant.backend == "vulkan" and (device is None or device.type == "cpu")
 
 
-def write_whole(path: str, message: Message) -> None:
+def write_whole(path: str, message: Any) -> None:
     """Write JSON to a file that is there complete or not at all."""
     partial = Path(path + ".part")
     partial.write_text(json.dumps(message))

@@ -36,7 +36,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Site:
+class Output:
     """A blob about to be scaled: the producer's output, and how its channels lie in it.
 
     Attributes:
@@ -73,11 +73,11 @@ def fuse_affine(graph: Graph) -> int:
     shapes = infer(graph)
     with Wires(graph) as wires:
         for layer in wires:
-            site = _site(layer, shapes)
-            if site is None:
+            output = _output(layer, shapes)
+            if output is None:
                 continue
-            chain, affine = _chain(layer, site, wires)
-            if not chain or not _fold(layer, affine, site.channels):
+            chain, affine = _chain(layer, output, wires)
+            if not chain or not _fold(layer, affine, output.channels):
                 continue
             for follower in chain:
                 constants = [blob for blob in follower.inputs if blob != layer.outputs[0]]
@@ -88,7 +88,7 @@ def fuse_affine(graph: Graph) -> int:
     return rewrites
 
 
-def _site(layer: Layer, shapes: dict[str, Shape | None]) -> Site | None:
+def _output(layer: Layer, shapes: dict[str, Shape | None]) -> Output | None:
     """Where ``layer`` can take up an affine map; None where it cannot."""
     slot = FOLDED.get(layer.type)
     if slot not in layer.weights or not is_float(layer) or layer.params.get("activation_type"):
@@ -97,21 +97,21 @@ def _site(layer: Layer, shapes: dict[str, Shape | None]) -> Site | None:
     shape = shapes[blob]
     channels = int(layer.get({"BatchNorm": "channels", "Scale": "scale_data_size"}.get(layer.type, "num_output")))
     outermost = layer.type != "InnerProduct" or (shape is not None and len(shape) == 1)
-    return Site(blob, channels, shape, outermost)
+    return Output(blob, channels, shape, outermost)
 
 
-def _chain(layer: Layer, site: Site, wires: Wires) -> tuple[list[Layer], Affine]:
+def _chain(layer: Layer, output: Output, wires: Wires) -> tuple[list[Layer], Affine]:
     """The followers of ``layer`` that only scale and shift, and what they do together."""
     chain: list[Layer] = []
     affine = Affine(np.ones(1), np.zeros(1))
-    follower = wires.reader.get(site.blob)
+    follower = wires.reader.get(output.blob)
     while follower is not None and follower.type in READERS and may_merge(layer, follower):
-        step = READERS[follower.type](follower, site, wires)
+        step = READERS[follower.type](follower, output, wires)
         if step is None or not (np.isfinite(step.a).all() and np.isfinite(step.b).all()):
             break
-        affine, site = affine.then(step), Site(follower.outputs[0], site.channels, site.shape, site.outermost)
+        affine, output = affine.then(step), Output(follower.outputs[0], output.channels, output.shape, output.outermost)
         chain.append(follower)
-        follower = wires.reader.get(site.blob)
+        follower = wires.reader.get(output.blob)
     return chain, affine
 
 
@@ -139,8 +139,8 @@ def _fold(layer: Layer, affine: Affine, channels: int) -> bool:
 # ------------------------------------------------------------------------------------------------------- followers
 
 
-def _batch_norm(layer: Layer, site: Site, _: Wires) -> Affine | None:
-    if not (site.outermost and layer.weights and layer.p.channels == site.channels):
+def _batch_norm(layer: Layer, output: Output, _: Wires) -> Affine | None:
+    if not (output.outermost and layer.weights and layer.p.channels == output.channels):
         return None
     slope, mean, var, bias = (layer.array(name).astype(np.float64) for name in ("slope", "mean", "var", "bias"))
     with np.errstate(invalid="ignore"):
@@ -150,22 +150,22 @@ def _batch_norm(layer: Layer, site: Site, _: Wires) -> Affine | None:
     return Affine(a, bias - a * mean)
 
 
-def _scale(layer: Layer, site: Site, _: Wires) -> Affine | None:
-    if not (site.outermost and layer.weights and layer.p.scale_data_size == site.channels):
+def _scale(layer: Layer, output: Output, _: Wires) -> Affine | None:
+    if not (output.outermost and layer.weights and layer.p.scale_data_size == output.channels):
         return None
     a = layer.array("scale").astype(np.float64)
     return Affine(a, layer.array("bias").astype(np.float64) if "bias" in layer.weights else np.zeros(1))
 
 
-def _bias(layer: Layer, site: Site, _: Wires) -> Affine | None:
+def _bias(layer: Layer, output: Output, _: Wires) -> Affine | None:
     # Of a matrix or a vector, Bias shifts everything by its first value.
-    fits = site.outermost and site.shape is not None and len(site.shape) >= 3
-    if not (fits and layer.weights and layer.p.bias_data_size == site.channels):
+    fits = output.outermost and output.shape is not None and len(output.shape) >= 3
+    if not (fits and layer.weights and layer.p.bias_data_size == output.channels):
         return None
     return Affine(np.ones(1), layer.array("bias").astype(np.float64))
 
 
-def _dropout(layer: Layer, _: Site, __: Wires) -> Affine:
+def _dropout(layer: Layer, _: Output, __: Wires) -> Affine:
     return Affine(np.array([layer.p.scale], np.float64), np.zeros(1))
 
 
@@ -182,24 +182,24 @@ _MAPS: dict[int, tuple[Callable[[Vector], Affine] | None, Callable[[Vector], Aff
 }
 
 
-def _binary_op(layer: Layer, site: Site, wires: Wires) -> Affine | None:
+def _binary_op(layer: Layer, output: Output, wires: Wires) -> Affine | None:
     first, second = _MAPS.get(layer.p.op_type, (None, None))
     if len(layer.inputs) == 1:
         value, read = np.array([layer.p.b], np.float64), first if layer.p.with_scalar else None
     else:
-        ours = layer.inputs.index(site.blob)
+        ours = layer.inputs.index(output.blob)
         constant = wires.constant(layer.inputs[1 - ours])
         if constant is None:
             return None
         data = constant.array("data")
-        if not site.holds(data.shape):
+        if not output.holds(data.shape):
             return None
         value, read = data.reshape(-1).astype(np.float64), (first, second)[ours]
     with np.errstate(divide="ignore"):
         return read(value) if read is not None else None
 
 
-READERS: dict[str, Callable[[Layer, Site, Wires], Affine | None]] = {
+READERS: dict[str, Callable[[Layer, Output, Wires], Affine | None]] = {
     "BatchNorm": _batch_norm,
     "Scale": _scale,
     "Bias": _bias,

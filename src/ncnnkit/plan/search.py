@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..comparison.accuracy import Errors
+from ..comparison.judge import Judge
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
 from ..model.precision import FLOATS, INT8, PRECISIONS, WINOGRAD
@@ -25,7 +26,7 @@ from .costs import Costs, calibrated, predict, uniform
 from .mixed import MixedPlan
 from .options import make_edges, make_options
 from .requirement import Requirements
-from .sensitivity import Verifier, float_errors, int8_errors
+from .sensitivity import float_errors, int8_errors
 from .solve import Assignment, Edge, Option, front, solve
 from .timing import DeviceTiming, Timing, blob_shapes
 
@@ -36,7 +37,7 @@ BROKEN_SHRINK = 0.1  # of the noise allowed, where the plan's outputs are not nu
 
 
 def float_choices(machine: Machine) -> tuple[str, ...]:
-    """The floating-point precisions worth trying on a probed machine, the most exact first."""
+    """The floating-point precisions worth trying on a machine, the most exact first."""
     able = "fp16-arithmetic" in machine.cpu_features
     return tuple(name for name in FLOATS if able or not PRECISIONS[name].fp16)
 
@@ -65,28 +66,30 @@ def find_plan(
         progress: called with what is done.
 
     Raises:
-        RuntimeFailure: ncnn crashed, or a layer works at no precision.
+        RuntimeFailure: the device does not answer, the network does not run in fp32, or a layer works at no precision.
     """
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device)
     exact, fitted = quantized.exact, quantized.fitted
-    with Verifier(exact, quantized.held, threads=threads, device=device) as verifier:
+    with Judge(exact, quantized.held, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used)
-        int8 = int8_errors(forms, verifier, of_step(progress, "sensitivity"))
+        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"))
         progress("layer costs", 0, 0)
-        costs = timing.layers(exact, fitted, blob_shapes(exact, verifier.samples[0]), choices)
+        costs = timing.layers(exact, fitted, blob_shapes(exact, judge.samples[0]), choices)
         uniforms = [choice for choice in choices if choice != WINOGRAD]
         models = {choice: mixed_graph(forms, uniform(exact, costs, choice), costs) for choice in uniforms}
         progress("uniform models", 0, 0)
-        latencies = timing.networks(models, verifier.samples[0])
+        latencies = timing.networks(models, judge.samples[0])
+        if "fp32" not in latencies:
+            raise RuntimeFailure("the network does not run in fp32 as a mixed model is run", where=device.name)
         costs = calibrated(costs, exact, latencies)
-        whole = dict(zip(models, verifier.there(list(models.values()), progress=of_step(progress, "uniform models"))))
+        whole = dict(zip(models, judge.there(list(models.values()), progress=of_step(progress, "uniform models"))))
         relative = {choice: errors.relative for choice, errors in whole.items()}
-        errors = int8 | float_errors(forms, costs, verifier, relative, int8, of_step(progress, "overflowing layers"))
+        errors = int8 | float_errors(forms, costs, judge, relative, int8, of_step(progress, "overflowing layers"))
         options = make_options(exact, costs, errors, relative["int8"])
         problem = _Problem(forms, costs, options, make_edges(exact, costs), latencies)
-        return problem.settle(requirements.without_labels(), verifier, whole, progress)
+        return problem.settle(requirements.without_labels(), judge, whole, progress)
 
 
 def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> float:
@@ -115,7 +118,7 @@ class _Problem:
     uniform_ms: Mapping[str, float]
 
     def settle(
-        self, requirements: Requirements, verifier: Verifier, models: Mapping[str, Errors], progress: StepProgress
+        self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], progress: StepProgress
     ) -> MixedPlan:
         """Solve, run what was found, and correct the prediction until the requirements hold.
 
@@ -133,7 +136,7 @@ class _Problem:
             progress("verify", repairs, REPAIRS)
             found = self._best(requirements.max_latency_ms, budget, points, last=repairs == REPAIRS)
             graph = mixed_graph(self.forms, found.choices, self.costs)
-            (errors,) = verifier.there([graph])
+            (errors,) = judge.there([graph])
             excess = max(requirements.excess(errors.figures()), 0.0 if math.isfinite(errors.relative) else math.inf)
             enough = MARGIN if repairs < REPAIRS - 1 else 1.0
             if requirements.max_latency_ms is not None or excess <= enough or repairs == REPAIRS:

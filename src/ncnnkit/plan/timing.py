@@ -7,7 +7,7 @@ just computed, and nothing is converted on the clock.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import CAST_TYPES, Mask, Value
 from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS, STORAGES, WINOGRAD
+from ..onboard.answers import NetTime
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 from .costs import Costs, Kind, to_float
@@ -95,6 +96,8 @@ def measure_costs(
 ) -> Costs:
     """Time every layer at every choice it has; layers that are alike in all but names and values are timed once.
 
+    A layer does not have a choice that ncnn crashes at, or refuses.
+
     Args:
         graph_float: the fp32 network.
         graph_int8: the same with int8 layers; whether they requantise does not matter.
@@ -106,31 +109,40 @@ def measure_costs(
         seconds: for each layer and form, in all rounds.
 
     Raises:
-        RuntimeFailure: ncnn crashed or refused.
+        RuntimeFailure: ncnn does not run a layer in fp32, or the device does not answer.
     """
     supported = _storages(graph_float, device)
     int8 = {layer.name: layer for layer in graph_int8.layers if layer.params.get("int8_scale_term")}
     layers = [layer for layer in graph_float.layers if layer.op.computes]
     keys = {layer.name: (layer.name in int8, *_key(layer, shapes)) for layer in layers}
+    forms = {layer.name: list(_forms(layer, int8.get(layer.name), choices)) for layer in layers}
     nets: dict[Key, _Net] = {}
     for layer in {keys[layer.name]: layer for layer in layers}.values():
         sides = [shapes[blob] for blob in layer.inputs]
-        for choice, form, int8_in, int8_out in _forms(layer, int8.get(layer.name), choices):
+        for choice, form, int8_in, int8_out in forms[layer.name]:
             kind = "int8" if int8_in else _wanted(choice, supported[layer.name])
             nets[keys[layer.name], choice, int8_in, int8_out] = _net(form, sides, kind)
     roots = {root: shapes[root] for root in graph_float.uses().roots if root in shapes}
     kinds = sorted({STORAGES[choice] for choice in choices if choice in STORAGES})
     pairs = [pair for kind in kinds for pair in ((kind, "float"), ("float", kind))]
-    for source, target in pairs:
-        for shape in set(roots.values()):
-            nets[shape, source, target] = _net(_cast(source, target), [shape], source)
-    timed = dict(zip(nets, _time(list(nets.values()), threads, rounds, seconds, device)))
+    casts = [(shape, *pair) for pair in pairs for shape in set(roots.values())]
+    for shape, source, target in casts:
+        nets[shape, source, target] = _net(_cast(source, target), [shape], source)
+    found = zip(nets, _time(list(nets.values()), threads, rounds, seconds, device))
+    timed = {key: time for key, time in found if time is not None}
+    if not all(cast in timed for cast in casts):
+        raise RuntimeFailure("timing layers: ncnn does not run a conversion between precisions", where=device.name)
 
     costs: dict[tuple[str, str, bool, bool], float] = {}
     reads: dict[tuple[str, str], Kind] = {}
     makes: dict[tuple[str, str], Kind] = {}
     for layer in layers:
-        for choice, _, int8_in, int8_out in _forms(layer, int8.get(layer.name), choices):
+        broken = {form[0] for form in forms[layer.name] if (keys[layer.name], form[0], *form[2:]) not in timed}
+        if "fp32" in broken:
+            raise RuntimeFailure(f"timing layers: ncnn does not run layer {layer.name} in fp32", where=device.name)
+        for choice, _, int8_in, int8_out in forms[layer.name]:
+            if choice in broken:  # the layer cannot have it
+                continue
             ms, bits_read, bits_made = timed[keys[layer.name], choice, int8_in, int8_out]
             costs[layer.name, choice, int8_in, int8_out] = ms
             if not int8_in:
@@ -224,8 +236,8 @@ def _net(layer: Layer, shapes: Sequence[Shape], kind: Kind) -> _Net:
 
 def _time(
     nets: Sequence[_Net], threads: int, rounds: int, seconds: float, device: Device
-) -> list[tuple[float, int, int]]:
-    """Of each: its ms, and the bits of a value of what its layer reads and makes.
+) -> list[tuple[float, int, int] | None]:
+    """Of each: its ms, and the bits of a value of what its layer reads and makes. None where ncnn does not run it.
 
     Other processes take the CPU for longer than a layer runs, and a layer of several threads waits for all of them: the
     lowest decile is the layer's, where the median may be many times that.
@@ -241,11 +253,51 @@ def _time(
             {"param": param, "bin": weights, "inputs": net.inputs, "ready": net.ready, "outputs": net.outputs}
             for net, param, weights in zip(nets, there[::2], there[1::2])
         ]
-        patience = LOAD_TIMEOUT + 10 * len(nets) * seconds
-        with _failing("layers"), device.child() as child:
-            answer = child.ask("time_nets", nets=rows, threads=threads, options=PRECISIONS["mixed"].options,
-                               rounds=rounds, seconds=seconds, timeout=patience)[0]  # fmt: skip
-    return [(ms, (ready or made)[0], made[0]) for ms, (ready, made) in zip(answer["undisturbed"], answer["bits"])]
+
+        def ask(numbers: Sequence[int], rounds: int = rounds, seconds: float = seconds) -> list[NetTime]:
+            asked: dict[str, Any] = {
+                "threads": threads,
+                "options": PRECISIONS["mixed"].options,
+                "rounds": rounds,
+                "seconds": seconds,
+            }
+            patience = LOAD_TIMEOUT + 10 * len(numbers) * seconds
+            with device.child() as child:
+                answer = child.ask("time_nets", nets=[rows[n] for n in numbers], timeout=patience, **asked)[0]
+                found: list[NetTime] = answer.nets
+                return found
+
+        def runs(numbers: Sequence[int]) -> bool:
+            try:
+                ask(numbers, rounds=1, seconds=0.0)
+            except WorkerError:
+                return False
+            return True
+
+        with _failing("layers"):
+            try:
+                good = list(range(len(rows)))
+                times = ask(good)
+            except WorkerError:
+                answers(device)
+                good = without_broken(good, runs)
+                times = ask(good)
+    timed = {n: (time.undisturbed, (time.ready or time.made)[0], time.made[0]) for n, time in zip(good, times)}
+    return [timed.get(number) for number in range(len(nets))]
+
+
+def without_broken(numbers: Sequence[int], runs: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Those that run, where running several fails if one of them does. Halves are tried until one is left alone."""
+    if not numbers or runs(numbers):
+        return list(numbers)
+    half = len(numbers) // 2
+    return [n for part in (numbers[:half], numbers[half:]) for n in without_broken(part, runs)] if half else []
+
+
+def answers(device: Device) -> None:
+    """See that a new process answers on a device: what failed was the network, then. Raises WorkerError."""
+    with device.child() as child:
+        child.ask("memory")
 
 
 def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
@@ -263,7 +315,7 @@ def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
             threads=1,
             timeout=LOAD_TIMEOUT,
         )
-        return dict(child.ask("layers")[0]["layers"])
+        return dict(child.ask("layers")[0].storages)
 
 
 @contextmanager
@@ -285,10 +337,12 @@ def time_graphs(
 ) -> dict[str, float]:
     """Median latency of each graph, ms, loaded as a mixed model; in interleaved rounds.
 
+    A graph that ncnn crashes at, or refuses, is absent.
+
     Raises:
-        RuntimeFailure: ncnn crashed.
+        RuntimeFailure: the device does not answer.
     """
-    samples: dict[str, list[float]] = {name: [] for name in graphs}
+    samples: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, _failing("networks"), ExitStack() as stack:
         children = {}
         for name, graph in graphs.items():
@@ -296,11 +350,25 @@ def time_graphs(
             ncnnfile.save(graph, param)
             children[name] = child = stack.enter_context(device.child())
             there, weights = device.put([param, param.with_suffix(".bin")])
-            child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", threads=threads,
-                      options=PRECISIONS["mixed"].options)  # fmt: skip
-            child.ask("run", list(sample))
+            with _leaving_out(name, samples):
+                child.ask("load", timeout=LOAD_TIMEOUT, param=there, bin=weights, backend="cpu", threads=threads,
+                          options=PRECISIONS["mixed"].options)  # fmt: skip
+                child.ask("run", list(sample))
+                samples[name] = []
         for _ in range(rounds):
-            for name, child in children.items():
-                found = child.ask("time", seconds=seconds, min_samples=3, max_samples=100)[0]["samples"]
-                samples[name] += found[1:]
+            for name in list(samples):
+                with _leaving_out(name, samples):
+                    found = children[name].ask("time", seconds=seconds, min_samples=3, max_samples=100)[0].samples
+                    samples[name] += found[1:]
+        if len(samples) < len(graphs):
+            answers(device)
     return {name: float(np.median(found)) for name, found in samples.items()}
+
+
+@contextmanager
+def _leaving_out(name: str, samples: dict[str, list[float]]) -> Iterator[None]:
+    """What fails is left out; the others go on."""
+    try:
+        yield
+    except WorkerError:
+        samples.pop(name, None)

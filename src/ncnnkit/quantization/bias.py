@@ -65,7 +65,7 @@ def correct_bias(
 
     parts = over_samples(both, few, "sums", threads=threads, step=step, blobs=blobs)
     means: dict[str, Any] = {
-        blob: sum(sums[answer["blobs"].index(blob)] for answer, sums in parts) / len(few) for blob in blobs
+        blob: sum(sums[answer.blobs.index(blob)] for answer, sums in parts) / len(few) for blob in blobs
     }
     for layer in layers:
         exact, rounded = pairs[layer.name]

@@ -19,17 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact, floating
+from ..device.serving import CheckedChild
 from ..errors import FormatError, ModelError, RuntimeFailure, VerificationError
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS
-from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
+from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..onboard.tally import Tally
 from ..progress import Progress, silent
 from ..samples.given import as_samples
 from ..samples.stream import Samples
 
-Answer = tuple[dict[str, Any], list[NDArray[Any]]]
+Answer = tuple[Any, list[NDArray[Any]]]
 
 GROWING_BINS = 8192  # at least half are in use, so thresholds are found to better than 1/4096 of the range
 SAMPLE = 1 << 16  # values of a blob counted on each image; its largest value is that of all
@@ -171,10 +172,10 @@ def calibrate_batches(
         def collect(**request: Any) -> list[ActivationStats]:
             counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(samples)))]
             for answer, histograms in crew.over(samples, "tally", step, blobs=blobs, batches=batches, **request):
-                for (batch, blob, *row), histogram in zip(answer["rows"], histograms):
-                    found = BlobStats(histogram, *row)
-                    known = counted[batch].get(blob)
-                    counted[batch][blob] = found if known is None else known.merge(found)
+                for row, histogram in zip(answer.rows, histograms):
+                    found = BlobStats(histogram, row.width, row.absmax, row.count)
+                    known = counted[row.batch].get(row.blob)
+                    counted[row.batch][row.blob] = found if known is None else known.merge(found)
             sizes = (len(range(i, len(samples), batches)) for i in range(batches))
             return [ActivationStats(blobs, size, method) for blobs, size in zip(counted, sizes)]
 
@@ -223,7 +224,7 @@ class Crew:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
             self._pool = stack.enter_context(ThreadPoolExecutor(count))
-            self._children = [stack.enter_context(Child()) for _ in range(count)]
+            self._children = [stack.enter_context(CheckedChild()) for _ in range(count)]
             param = folder / "model.param"
             ncnnfile.save(graph, param)
             # Light mode would free a blob once its first reader ran, and compute it again for the next.

@@ -20,12 +20,13 @@ from .activations import activation
 from .int8 import alone
 from .rounding import gptq
 from .scales import STEPS, WINOGRAD_STEPS, group_count, runs_winograd, weight_rows
-from .stepper import EXACT, ROUNDED, Rows, Stepper
+from .stepper import EXACT, ROUNDED, Rows, Stepper, inputs_of_a_row
 
 Array = NDArray[np.float32]
 
 ROWS = 4096  # places a layer is fitted on; half of it where each channel has weights of its own
 HELD = 5  # every fifth sample takes no part in fitting, and judges
+ROUNDED_INPUTS = 8192  # of a group: the covariance that rounding needs takes 256 MiB then, and its inverse as much
 NEWTON_STEPS = 4
 
 
@@ -69,8 +70,10 @@ def fit_layers(
     Args:
         exact: the fp32 network.
         rounded: the same with int8 layers that have their scales; not changed.
-        samples: for calibration; every process keeps what its share of them gives at the layer in turn.
-        methods: of ``bias``, ``gain``, ``rounding``.
+        samples: for calibration; every process keeps what its share of them gives at the layer in turn. Fewer are used
+            where these blobs would take more than :data:`ncnnkit.quantization.stepper.KEPT_BYTES`.
+        methods: of ``bias``, ``gain``, ``rounding``; the last is not tried on layers of more than
+            :data:`ROUNDED_INPUTS` inputs an output.
 
     Returns:
         The fitted network, and what was kept of each layer.
@@ -112,7 +115,8 @@ def _fit(original: Layer, layer: Layer, found: Rows, methods: frozenset[str]) ->
 
     errors = {"": problem.error(fits[""])}
     plain = fits[""]
-    attempt("rounding", problem.round)
+    if inputs_of_a_row(original) <= ROUNDED_INPUTS * group_count(original):
+        attempt("rounding", problem.round)
     attempt("bias", problem.correct)
     if "rounding" in best and "bias" in methods:  # nearest rounding may be the better base for a correction
         fits["bias"] = problem.correct(plain)
@@ -183,9 +187,9 @@ class _Problem:
         return float(np.mean((self.act.f(z) - self.target[self.judge]) ** 2))
 
     def round(self, fit: Fit) -> Fit:
-        part = self.inputs[:, self.use]
-        centred = part - self.mean
-        covariance = centred.transpose(0, 2, 1) @ centred / np.float32(part.shape[1])
+        centred = self.inputs[:, self.use]  # a copy
+        centred -= self.mean
+        covariance = centred.transpose(0, 2, 1) @ centred / np.float32(centred.shape[1])
         steps = gptq(self.scaled, covariance, self.limit)
         return Fit(steps, self._level(steps), fit.gain)
 

@@ -9,24 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from ..comparison.judge import Judge
 from ..errors import RecipeError
 from ..model.graph import Graph
 from ..model.targets import TARGETS
 from ..progress import StepProgress, of_step, silent_steps
 from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial
 from ..samples.given import as_samples
-from ..samples.stream import Samples
+from ..samples.stream import Samples, evenly
 from .advice import BATCHES, Advice, enough, error_by_count, image_ranges, likeness, stretching
 from .bias import correct_bias
 from .calibration import ActivationStats, calibrate_batches, merge_all
 from .efforts import EFFORTS, Effort
 from .equalize import channel_ranges, migrate
 from .int8 import NATIVE_METHODS, apply_table, finished, make_table, rounded_weights
-from .judge import Judge
 from .layerwise import Kept, fit_layers
 from .scales import STEPS, mse_threshold
 from .table import Table
 from .thresholds import by_output_error
+from .trials import Trials
 from .zeropoint import Group, Lowering
 
 LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
@@ -150,7 +151,8 @@ class _Quantizer:
         self.native = method in NATIVE_METHODS
         self.chosen, held = choose(len(samples), effort.images)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
-        self.judge = Judge(graph, self.held, guards=effort.guards, threads=threads)
+        self.judge = Judge(graph, self.held, threads=threads)
+        self.trials = Trials(self.judge, guards=effort.guards)
 
     def run(self) -> Quantized:
         self.progress("exact outputs", 0, 0)
@@ -162,7 +164,7 @@ class _Quantizer:
                 best = self._output_thresholds(best)
             best, layers = self._fitted(best)
         return Quantized(
-            self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.judge.trials, layers,
+            self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.trials.rows, layers,
             advice,
         )  # fmt: skip
 
@@ -183,8 +185,8 @@ class _Quantizer:
         if len(batches) == 1:
             return Advice()
         self.progress("calibration advice", 0, 0)
-        whole = self.judge.least
-        counts = error_by_count(batches, lambda stats: self.judge.error(self._scaled(self.graph, stats).int8), whole)
+        whole = self.trials.least
+        counts = error_by_count(batches, lambda stats: self.trials.error(self._scaled(self.graph, stats).int8), whole)
         ranges = image_ranges(self.graph, self.used, self.threads)
         worst = [replace(each, image=self.chosen[each.image]) for each in stretching(ranges)]
         return Advice(counts, worst, ranges)
@@ -268,7 +270,7 @@ class _Quantizer:
     def _trial(self, method: str) -> Iterator[Callable[[Graph], bool]]:
         """A method to try; inside, call what is given with the network it made: it says whether to keep it."""
         self.progress(method, 0, 0)
-        with self.judge.trial(method) as keeps:
+        with self.trials.trial(method) as keeps:
             yield keeps
 
     def _calibrate(self, graph: Graph, batches: int = 1) -> list[ActivationStats]:
@@ -289,7 +291,7 @@ def choose(count: int, most: int) -> tuple[list[int], list[int]]:
 
     Fewer than five are used and judge as well.
     """
-    chosen = np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+    chosen = evenly(count, most)
     if len(chosen) < HELD:
         return chosen, chosen
     held = chosen[HELD - 1 :: HELD]

@@ -8,6 +8,7 @@ computes is what the whole network will compute.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -24,16 +25,21 @@ from numpy.typing import NDArray
 if __name__ == "__main__":  # a serving process: this file is run by its path
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from ncnnkit.device.serving import CheckedChild
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph, Layer, Names
+from ncnnkit.onboard.answers import Answer, Done
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
 from ncnnkit.onboard.process import guarded
-from ncnnkit.samples.stream import Samples
+from ncnnkit.quantization.scales import group_count
+from ncnnkit.samples.stream import Sample, Samples, spread
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
+KEPT_BYTES = 2 << 30  # of the blobs that all processes keep together
+GATHERED_BYTES = 256 << 20  # of the inputs that one gather answers with
 
 
 # --------------------------------------------------------------------------------------------- the serving process
@@ -46,16 +52,16 @@ class Blobs:
         self.samples: list[dict[tuple[str, str], Any]] = []
         self.numbers: list[int] = []
 
-    def feed(self, request: dict[str, Any], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    def feed(self, request: dict[str, Any], arrays: list[Any]) -> tuple[Answer, list[Any]]:
         """A further sample, of this ``number``: the network's inputs called ``names``."""
         import ncnn
 
         mats = [ncnn.Mat(array).clone() for array in arrays]
         self.numbers.append(request["number"])
         self.samples.append({(b, name): mat for name, mat in zip(request["names"], mats) for b in (EXACT, ROUNDED)})
-        return {}, []
+        return Done(), []
 
-    def step(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    def step(self, request: dict[str, Any], _: list[Any]) -> tuple[Answer, list[Any]]:
         """Run the layer in ``param`` and ``bin`` on every sample.
 
         ``reads``: [blob of the file, blob kept] of each input; ``makes``: the outputs; ``branches``: for which
@@ -81,7 +87,7 @@ class Blobs:
             for blob in request["free"]:
                 for branch in (EXACT, ROUNDED):
                     sample.pop((branch, blob), None)
-        return {}, []
+        return Done(), []
 
     def _run(self, net: Any, request: dict[str, Any], inputs: list[Any]) -> list[Any]:
         import ncnn
@@ -100,7 +106,7 @@ class Blobs:
                 made.append(mat.clone())  # the network's own memory goes with it
         return made
 
-    def gather(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    def gather(self, request: dict[str, Any], _: list[Any]) -> tuple[Answer, list[Any]]:
         """What a layer reads and should make at ``count`` random places of every sample.
 
         ``read``, ``make``: blobs; ``window``: of the layer, see :func:`window`; ``seed``. Answers with the rounded
@@ -114,12 +120,12 @@ class Blobs:
             outputs = _outputs(target, request["window"], places)
             inputs = _patches(np.asarray(sample[ROUNDED, request["read"]]), request["window"], places, target)
             rows.append([inputs, outputs, np.full(len(outputs), number)])
-        return {}, [np.concatenate(column) for column in zip(*rows)]
+        return Answer(), [np.concatenate(column) for column in zip(*rows)]
 
-    def outputs(self, request: dict[str, Any], _: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+    def outputs(self, request: dict[str, Any], _: list[Any]) -> tuple[Answer, list[Any]]:
         """The blobs ``names`` of one version, (samples, …) each."""
         branch = request["branch"]
-        return {}, [np.stack([np.asarray(s[branch, name]) for s in self.samples]) for name in request["names"]]
+        return Answer(), [np.stack([np.asarray(s[branch, name]) for s in self.samples]) for name in request["names"]]
 
 
 Window = dict[str, Any]
@@ -194,19 +200,50 @@ class Rows:
     sample: NDArray[np.int64]
 
 
+def inputs_of_a_row(layer: Layer) -> int:
+    """How many values an output's place is computed from, over all groups."""
+    return layer.array("weight").size // int(layer.get("num_output")) * group_count(layer)
+
+
+def most_bytes(graph: Graph, sample: Sample) -> int:
+    """The most bytes that the blobs of one sample, in both versions, take between two layers.
+
+    A blob whose shape does not follow from the sample's counts as the largest that does.
+    """
+    uses, shapes = graph.uses(), graph.infer_shapes([array.shape for array in sample])
+    sides = {blob: [side for side in shape if isinstance(side, int)] for blob, shape in shapes.items() if shape}
+    known = {blob: math.prod(each) for blob, each in sides.items() if len(each) == len(shapes[blob] or ())}
+    size = {root: known.get(root, max(known.values())) for root in uses.roots}
+    left = {root: len(uses.readers(root)) + uses.is_output(root) for root in uses.roots}
+    held = most = 0
+    for layer in graph.layers:
+        if layer.op.copies:
+            continue
+        held += sum(size[blob] for blob in layer.outputs)
+        most = max(most, held)
+        for root in map(uses.root, layer.inputs):
+            left[root] -= 1
+            held -= 0 if left[root] else size[root]
+    return most * 4 * len((EXACT, ROUNDED))
+
+
 class Stepper:
     """Runs a network layer by layer, in child processes that each keep the blobs of their share of the samples.
 
     Args:
         graph: the exact network.
-        samples: of its inputs; each is read once.
+        samples: of its inputs; each is read once. As many of them as :data:`KEPT_BYTES` hold are used, evenly spread.
         threads: number of processes.
+
+    Attributes:
+        samples: the number of samples used.
 
     Raises:
         RuntimeFailure: ncnn crashed; from every method.
     """
 
     def __init__(self, graph: Graph, samples: Samples, threads: int | None = None) -> None:
+        samples = spread(samples, max(1, KEPT_BYTES // most_bytes(graph, samples[0])))
         self.samples = len(samples)
         self._uses = graph.uses()
         self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads still to come
@@ -215,7 +252,7 @@ class Stepper:
         try:
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
             self._children = [
-                self._stack.enter_context(Child([sys.executable, __file__, "serve"])) for _ in range(count)
+                self._stack.enter_context(CheckedChild([sys.executable, __file__, "serve"])) for _ in range(count)
             ]
             self._pool = self._stack.enter_context(ThreadPoolExecutor(count))
             names = graph.inputs
@@ -268,8 +305,10 @@ class Stepper:
     def gather(self, layer: Layer, rows: int, *, seed: int = 0) -> Rows:
         """What ``layer`` reads and, in the exact network, makes, in about ``rows`` places over all samples.
 
-        Its exact version must have run.
+        They are fewer where the inputs would take more than :data:`GATHERED_BYTES`, but one of each sample at least.
+        The layer's exact version must have run.
         """
+        rows = min(rows, GATHERED_BYTES // (inputs_of_a_row(layer) * 4))
         request: dict[str, Any] = {
             "read": self._uses.root(layer.inputs[0]), "make": layer.outputs[0], "window": window(layer), "seed": seed,
             "count": max(1, rows // self.samples),

@@ -43,7 +43,7 @@ def by_output_error(
         exact: the fp32 network.
         whole: the same, but for its weights, which int8's stand for.
         table: its scales to begin with.
-        samples: for calibration; every process keeps what its share of them gives at the layer in turn.
+        samples: for calibration; as many are used as :class:`ncnnkit.quantization.stepper.Stepper` can keep.
         rows: places each layer is judged at.
 
     Raises:

@@ -1,11 +1,8 @@
-"""A machine and its software, as run.json holds them."""
+"""The software that converts and quantises, as run.json holds it."""
 
 from __future__ import annotations
 
-import platform
 from importlib.metadata import PackageNotFoundError, version
-
-import numpy as np
 
 from ..onboard.facts import Machine
 from .run import Environment
@@ -23,17 +20,6 @@ def environment(machine: Machine) -> Environment:
     """This machine and its software.
 
     Args:
-        machine: what :func:`ncnnkit.device.session.probe` tells of it.
+        machine: what :func:`ncnnkit.device.sites.look_at` tells of it.
     """
-    return Environment(
-        ncnnkit=installed("ncnnkit"),
-        ncnn=machine.ncnn,
-        python=platform.python_version(),
-        numpy=np.__version__,
-        pillow=installed("Pillow"),
-        platform=machine.platform,
-        cpu=machine.cpu,
-        cpu_features=machine.cpu_features,
-        cores=machine.cores,
-        vulkan=machine.vulkan,
-    )
+    return Environment(ncnnkit=installed("ncnnkit"), pillow=installed("Pillow"), machine=machine)

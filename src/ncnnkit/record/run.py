@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from ..onboard.facts import Board, Conditions, Load, Status, Sustained, VulkanDevice
+from ..artifact import Tensor
+from ..model.precision import PrecisionName
+from ..onboard.facts import Conditions, Load, Machine, Status, Sustained
 from ..recipe import Recipe
 from ..samples.preprocess import Preprocess
 
@@ -27,7 +29,6 @@ EMULATED = "emulated: timings are not real"
 
 Kind = Literal["onnx", "torchscript", "ncnn"]
 Engine = Literal["torch", "onnxruntime", "ncnn"]
-PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
 Backend = Literal["cpu", "vulkan"]
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -44,19 +45,6 @@ def check_name(where: str, name: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """An input or output of the network.
-
-    Attributes:
-        name: the original's name for it.
-        shape: without the batch axis: channels, height, width for an image.
-    """
-
-    name: str
-    shape: list[int]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Model:
     """The network that was asked for.
 
@@ -64,7 +52,7 @@ class Model:
         reference: as it was typed: a path, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:function``.
         name: made from the reference, of the characters A-Z a-z 0-9 . _ - only. The models' files begin with it.
         kind: what was converted. A network built by code was exported to it first.
-        inputs: the network's inputs, in its order.
+        inputs: the network's inputs, in its order, named as in the original.
         outputs: the network's outputs, in its order, named as in the original.
         layers: layers of the optimised network.
         parameters: weights of the optimised network, counted one by one.
@@ -142,50 +130,28 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The machine that converted and quantised, and its software.
+    """What converted and quantised.
 
     Attributes:
         ncnnkit: version.
-        ncnn: version.
-        python: version.
-        numpy: version.
         pillow: version. How images are rounded when they are resized depends on it.
-        platform: operating system, kernel and C library, as Python names them.
-        cpu: the processor's name.
-        cpu_features: the instruction sets that ncnn has kernels for.
-        cores: CPU cores that ncnn counts.
-        vulkan: Vulkan devices that ncnn sees; empty: none.
+        machine: the machine, and its software.
     """
 
     ncnnkit: str
-    ncnn: str
-    python: str
-    numpy: str
     pillow: str
-    platform: str
-    cpu: str
-    cpu_features: list[str]
-    cores: int
-    vulkan: list[VulkanDevice]
+    machine: Machine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class DeviceRecord:
     """A device that variants were measured on.
 
     Attributes:
         name: what it was asked for by; ``local`` is the machine that converted.
         address: ``local``, ``ssh://…`` or ``adb://…``.
         target: the kernels of its CPU, which int8 was made for.
-        emulated: whether it computes what the real device would, so that its timings mean nothing.
-        ncnn: version there.
-        python: version there.
-        platform: operating system, kernel and C library, as Python names them.
-        cpu: the processor's name.
-        cpu_features: the instruction sets that ncnn has kernels for.
-        cores: CPU cores that ncnn counts.
-        vulkan: Vulkan devices that ncnn sees; empty: none.
-        board: what Linux tells.
+        machine: the machine, and its software.
         recommended: ``name`` of the variant recommended for this device; null: none.
         why: the reason.
     """
@@ -193,15 +159,7 @@ class Device:
     name: str
     address: str
     target: str
-    emulated: bool
-    ncnn: str
-    python: str
-    platform: str
-    cpu: str
-    cpu_features: list[str]
-    cores: int
-    vulkan: list[VulkanDevice]
-    board: Board
+    machine: Machine
     recommended: str | None
     why: str
 
@@ -688,7 +646,7 @@ class Run:
         preprocess: how an image became the network's input; null where the inputs were arrays.
         preprocess_origin: where this preprocessing was found, for a person.
         images: what was calibrated with and evaluated on.
-        environment: the machine that converted and quantised, and its software.
+        environment: what converted and quantised.
         devices: where the variants were measured, in the order asked for.
         reference: what the variants' outputs were compared with.
         conversion: how exact the converted network was, before anything was optimised.
@@ -711,7 +669,7 @@ class Run:
     preprocess_origin: str
     images: Images
     environment: Environment
-    devices: list[Device]
+    devices: list[DeviceRecord]
     reference: Reference
     conversion: ConversionCheck
     passes: dict[str, int]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from ..errors import ImageError
 from ..progress import Progress
 from .items import ArrayFile, InputSpec, Item, Picture, Row, array_sample, open_arrays, reason, times
 from .preprocess import Preprocess
-from .stream import Sample
+from .stream import Sample, evenly
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _THREADS = min(8, os.cpu_count() or 1)
-_CHUNK = 32  # samples decoded ahead: bounds the memory of iterating over a large set
+_CHUNK = 32  # entries that threads work on ahead: bounds the memory of a walk over a large set
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,7 @@ class ImageSet:
         return sample
 
     def __iter__(self) -> Iterator[Sample]:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for start in range(0, len(self), _CHUNK):
-                yield from pool.map(self.__getitem__, range(start, min(start + _CHUNK, len(self))))
+        return in_threads(self.__getitem__, range(len(self)))
 
     def subset(self, indices: Sequence[int]) -> ImageSet:
         """The samples at these positions, in this order."""
@@ -114,30 +116,25 @@ class ImageSet:
             ImageError: none can be decoded.
         """
         wanted = len(self) if at_most is None else min(at_most, len(self))
-        next_ones = spread(len(self), wanted)
+        next_ones = evenly(len(self), wanted)
         untried = sorted(set(range(len(self))) - set(next_ones))
         good: list[int] = []
         damaged: list[tuple[str, str]] = []
-        with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about odd files
             while next_ones:
-                for i, reason in zip(next_ones, pool.map(lambda i: self.items[i].damage(), next_ones)):
+                for i, reason in zip(next_ones, in_threads(lambda i: self.items[i].damage(), next_ones)):
                     if reason is None:
                         good.append(i)
                     else:
                         damaged.append((self.items[i].name, reason))
                     if progress:
                         progress(len(good) + len(damaged), wanted + len(damaged))
-                next_ones = [untried[i] for i in spread(len(untried), min(wanted - len(good), len(untried)))]
+                next_ones = [untried[i] for i in evenly(len(untried), wanted - len(good))]
                 untried = [i for i in untried if i not in set(next_ones)]
         if not good and damaged:
             raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
         return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged), left_out=len(untried))
-
-
-def spread(total: int, count: int) -> list[int]:
-    """``count`` of the positions 0 to ``total`` - 1, evenly spread, the first and the last among them."""
-    return [int(i) for i in np.linspace(0, total - 1, count).round()]
 
 
 def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -179,21 +176,34 @@ def dropped_copies(first: ImageSet, second: ImageSet) -> list[tuple[str, str]]:
     return list((Counter(first.copies) | Counter(second.copies)).elements())
 
 
+def in_threads(function: Callable[[T], R], entries: Sequence[T]) -> Iterator[R]:
+    """``function`` of each entry, in order, computed in threads a few entries ahead.
+
+    :meth:`concurrent.futures.Executor.map` would make an object of 2 kB for every entry before the first is done.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(entries), _CHUNK):
+            yield from pool.map(function, entries[start : start + _CHUNK])
+
+
 def _same_content(items: Sequence[Item]) -> list[list[int]]:
     """Positions of items that hold the same, two or more each. Beginnings are compared first: reading all is slow."""
-    groups = [list(range(len(items)))]
+    groups: list[Sequence[int]] = [range(len(items))]
     for whole in (False, True):
-        finer: list[list[int]] = []
+        finer: list[Sequence[int]] = []
         for group in groups:
-            by_digest: dict[bytes, list[int]] = {}
+            firsts: dict[bytes, int] = {}
+            alike: dict[int, list[int]] = {}  # few: most files have no copy
             for i in group:
                 try:
-                    by_digest.setdefault(items[i].digest(whole), []).append(i)
+                    first = firsts.setdefault(items[i].digest(whole), i)
                 except OSError:  # gone meanwhile, and said where it is read
                     continue
-            finer += [same for same in by_digest.values() if len(same) > 1]
+                if first != i:
+                    alike.setdefault(first, [first]).append(i)
+            finer += alike.values()
         groups = finer
-    return groups
+    return [list(group) for group in groups]
 
 
 def open_images(
@@ -229,52 +239,55 @@ def find_images(
     source, inputs = Path(source), tuple(inputs)
     if not source.exists():
         raise ImageError("no such file or folder", where=str(source), hint="give a folder of images")
+    folder = source if source.is_dir() else source.parent
     if source.is_dir():
-        files = _folder(source)
+        names = _folder(source)
     elif source.suffix.lower() == ".txt":
-        files = _listed(source)
+        names = _listed(source)
     elif source.suffix.lower() in _ARRAY_SUFFIXES:
         return _rows(source, inputs)
     else:
-        files = [(source.name, source)]
-    if not files:
+        names = [source.name]
+    if not names:
         raise ImageError("contains no files", where=str(source), hint="give a folder of images")
     misfit = _misfit(preprocess, inputs, source)
 
-    def look(entry: tuple[str, Path]) -> Item | str:
-        name, path = entry
+    def look(name: str) -> Item | str:
+        path = folder / name
         if path.suffix.lower() in _ARRAY_SUFFIXES:
             try:
                 array_sample(path, inputs)
             except ImageError as error:
                 return error.what
-            return ArrayFile(name, str(path), inputs)
+            return ArrayFile(name, root, inputs)
         reason = _why_unusable(path, preprocess, inputs[0], misfit)
         if reason is not None:
             return reason
         assert preprocess is not None  # else it would not fit
-        return Picture(name, str(path), preprocess)
+        return Picture(name, root, preprocess)
 
+    root = str(folder)
     items: list[Item] = []
     skipped: list[tuple[str, str]] = []
-    with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
+    with warnings.catch_warnings():
         # Oversized and odd files are reported as skipped; Pillow's warnings about them would only repeat it.
         warnings.simplefilter("ignore")
-        for done, ((name, _), found) in enumerate(zip(files, pool.map(look, files)), 1):
+        for done, (name, found) in enumerate(zip(names, in_threads(look, names)), 1):
             if isinstance(found, str):
                 skipped.append((name, found))
             else:
                 items.append(found)
             if progress:
-                progress(done, len(files))
+                progress(done, len(names))
     if not items:
         name, reason = skipped[0]
-        raise ImageError(f"none of {len(files)} files is a usable image; {name} {reason}", where=str(source))
+        raise ImageError(f"none of {len(names)} files is a usable image; {name} {reason}", where=str(source))
     return ImageSet(inputs, tuple(items), tuple(skipped))
 
 
-def _folder(root: Path) -> list[tuple[str, Path]]:
-    files = []
+def _folder(root: Path) -> list[str]:
+    """The files in a folder and those within, relative to it, sorted."""
+    files: list[str] = []
     seen: set[str] = set()  # folders may be links, and links may form a circle
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -284,18 +297,21 @@ def _folder(root: Path) -> list[tuple[str, Path]]:
         seen.add(real)
         # In order: of two names of one folder it is always the first that counts.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted((path.relative_to(root).as_posix(), path) for path in files)
+        within = Path(folder).relative_to(root).as_posix()
+        prefix = "" if within == "." else f"{within}/"
+        files += [prefix + name for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
-def _listed(source: Path) -> list[tuple[str, Path]]:
-    files = []
+def _listed(source: Path) -> list[str]:
+    """The files that a list names, as it names them."""
+    files: list[str] = []
     for number, line in enumerate(text_lines(source), 1):
-        if line.strip():
-            path = source.parent / line.strip()
-            if not path.is_file():
-                raise ImageError(f"no such file: {line.strip()}", where=f"{source}:{number}")
-            files.append((line.strip(), path))
+        name = line.strip()
+        if name:
+            if not (source.parent / name).is_file():
+                raise ImageError(f"no such file: {name}", where=f"{source}:{number}")
+            files.append(name)
     return files
 
 

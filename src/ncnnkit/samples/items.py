@@ -40,7 +40,10 @@ def times(shape: Sequence[int]) -> str:
 
 
 class Item(Protocol):
-    """One sample that can be loaded. A set may hold many thousands of them, so an item keeps little."""
+    """One sample that can be loaded. A set may hold many thousands of them, so an item keeps little.
+
+    What all items of a set have in common, such as ``folder``, is one object of them all.
+    """
 
     picture: ClassVar[bool]
     """Whether it is an image, and no array."""
@@ -55,7 +58,7 @@ class Item(Protocol):
         ...
 
     def digest(self, whole: bool) -> bytes:
-        """A hash of its content; of the beginning only where not ``whole``."""
+        """A hash of its content, 16 bytes; of the beginning only where not ``whole``."""
         ...
 
     def damage(self) -> str | None:
@@ -65,12 +68,16 @@ class Item(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image file."""
+    """An image file: ``name`` within ``folder``."""
 
     name: str
-    path: str
+    folder: str
     preprocess: Preprocess
     picture: ClassVar[bool] = True
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.folder, self.name)
 
     def load(self) -> Sample:
         from PIL import Image
@@ -96,12 +103,16 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class ArrayFile:
-    """A ``.npy`` or ``.npz`` file of one sample."""
+    """A ``.npy`` or ``.npz`` file of one sample: ``name`` within ``folder``."""
 
     name: str
-    path: str
+    folder: str
     inputs: tuple[InputSpec, ...]
     picture: ClassVar[bool] = False
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.folder, self.name)
 
     def load(self) -> Sample:
         return tuple(map(_as_float, array_sample(Path(self.path), self.inputs)))
@@ -137,7 +148,7 @@ class Row:
 
     def digest(self, whole: bool) -> bytes:
         parts = (array[self.index].reshape(-1)[: None if whole else _HEAD] for array in self.arrays)
-        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
+        return _short(hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)))
 
     def damage(self) -> str | None:
         return None
@@ -146,8 +157,13 @@ class Row:
 def _file_digest(path: str, whole: bool) -> bytes:
     with open(path, "rb") as file:
         if whole:
-            return hashlib.file_digest(file, "sha256").digest()
-        return b"%d " % os.fstat(file.fileno()).st_size + hashlib.sha256(file.read(_HEAD)).digest()
+            return _short(hashlib.file_digest(file, "sha256"))
+        return _short(hashlib.sha256(b"%d " % os.fstat(file.fileno()).st_size + file.read(_HEAD)))
+
+
+def _short(digest: Any) -> bytes:
+    """Half of a SHA-256: many thousands are held at a time, and 128 bits tell as many apart."""
+    return bytes(digest.digest()[:16])
 
 
 def reason(error: BaseException) -> str:

@@ -67,9 +67,14 @@ class ArraySamples:
         return replace(self, chosen=tuple(rows[int(index)] for index in indices))
 
 
+def evenly(total: int, most: int) -> list[int]:
+    """At most ``most`` of the positions 0 to ``total`` - 1, evenly spread, the first and the last among them."""
+    return [int(i) for i in np.linspace(0, total - 1, min(most, total)).round()]
+
+
 def spread(samples: Samples, most: int) -> Samples:
-    """At most ``most`` of the samples, every n-th of them."""
-    return samples.subset(range(0, len(samples), -(-len(samples) // most)))
+    """At most ``most`` of the samples, evenly spread."""
+    return samples.subset(evenly(len(samples), most))
 
 
 @dataclass(frozen=True, eq=False)

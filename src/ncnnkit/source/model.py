@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact import Tensor
 from ..codec import readable
 from ..errors import ModelError, NcnnkitError
 from ..model.graph import Graph
 from ..record.environment import installed
-from ..record.run import Engine, Kind, Model, Reference, Tensor
+from ..record.run import Engine, Kind, Model, Reference
 from ..samples.items import InputSpec
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
@@ -70,8 +71,8 @@ class ModelSource:
             reference=self.reference,
             name=self.name,
             kind=self.kind,
-            inputs=[Tensor(name=spec.name, shape=list(spec.shape)) for spec in self.inputs],
-            outputs=[Tensor(name=name, shape=list(shape)) for name, shape in outputs.items()],
+            inputs=[Tensor(spec.name, spec.shape) for spec in self.inputs],
+            outputs=[Tensor(name, shape) for name, shape in outputs.items()],
             layers=len(graph.layers),
             parameters=graph.parameters,
             labels=len(self.labels or ()),

@@ -1,0 +1,5 @@
+"""``python -m ncnnkit`` is the ``ncnnkit`` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,157 @@
+"""Arguments of the commands: the types of the options, and how their texts become values."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast, get_origin
+
+import typer
+
+from .errors import RecipeError
+from .model.precision import PRECISIONS
+from .model.targets import TARGETS
+from .recipe import KEYS, key_types
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def asked_for(name: str, *flags: str, **options: Any) -> Any:
+    """The option of a field of a recipe; the field holds its help and its bounds."""
+    return typer.Option(*flags, help=KEYS[name].help, **options)
+
+
+Shape = Annotated[list[str] | None, asked_for("shapes", "--shape")]
+Weights = Annotated[str | None, asked_for("weights")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. Default: all cores.")]
+Method = Annotated[str | None, asked_for("method")]
+Target = Annotated[str | None, typer.Option(help=f"Kernels to make int8 for: {', '.join(TARGETS)}. Default: arm.")]
+On = Annotated[list[str] | None, asked_for("on")]
+Backend = Annotated[str | None, asked_for("backends", "--backend")]
+Precision = Annotated[
+    str | None,
+    typer.Option(help=f"Precisions to run in: {','.join(PRECISIONS)}. Default: all that the model supports."),
+]
+OnePrecision = Annotated[
+    str | None, typer.Option("--precision", help=f"Precision: {', '.join(PRECISIONS)}. Default: that of the model.")
+]
+Effort = Annotated[str | None, asked_for("effort")]
+FixClocks = Annotated[bool, asked_for("fix_clocks", "--fix-clocks")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Images = Annotated[str, asked_for("images")]
+OnOne = Annotated[str | None, typer.Option("--on", help="Device: ssh://user@board, adb://serial or a name.")]
+Param = Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")]
+Fp32Param = Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")]
+ParamToWrite = Annotated[
+    Path, typer.Option("-o", "--output", help="The .param file to write. The .bin file is written beside it.")
+]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, or its run.json.")]
+
+# Option -> its type, its help, and how its text becomes a field of Preprocess.
+PREPROCESSING = {
+    "mean": (str, "Subtracted after the division, one value per channel, such as 0.485,0.456,0.406.", float),
+    "std": (str, "Divisor at the end, one value per channel, such as 0.229,0.224,0.225.", float),
+    "resize": (str, "New size: 256 (the shorter side), 224,224 (height,width) or none.", int),
+    "crop": (str, "Centre crop: height,width or none.", int),
+    "color": (str, "Order of the channels: rgb, bgr or gray.", None),
+    "divisor": (float, "First divisor of the pixels: 255 by default, 1 to keep 0 to 255.", None),
+    "interpolation": (str, "Filter of the resizing: nearest, bilinear, bicubic, lanczos, box or hamming.", None),
+}
+
+
+def takes(
+    name: str, options: Mapping[str, Any], gather: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Callable[[F], F]:
+    """Give a command more options; it gets them gathered in one argument.
+
+    Args:
+        name: of the argument.
+        options: name -> its annotation; None is an option that is not given.
+        gather: makes the argument of what was given.
+    """
+
+    def widen(function: F) -> F:
+        signature = inspect.signature(function, eval_str=True)
+
+        @functools.wraps(function)
+        def gathering(**given: Any) -> None:
+            found = {option: given.pop(option) for option in options}
+            function(**given, **{name: gather({key: value for key, value in found.items() if value is not None})})
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        own = [p.replace(kind=kind) for p in signature.parameters.values() if p.name != name]
+        added = [inspect.Parameter(key, kind, default=None, annotation=value) for key, value in options.items()]
+        gathering.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]
+        gathering.__annotations__ = {p.name: p.annotation for p in own + added}
+        return cast(F, gathering)
+
+    return widen
+
+
+def takes_images(function: F) -> F:
+    """Give a command the preprocessing options, gathered in ``prepared``: the fields of a recipe that they fill."""
+    options: dict[str, Any] = {"preset": Annotated[str | None, asked_for("preset")]}
+    options |= {n: Annotated[kind | None, typer.Option(help=text)] for n, (kind, text, _) in PREPROCESSING.items()}
+
+    def gather(given: dict[str, Any]) -> dict[str, Any]:
+        named = {name: value for name, value in given.items() if name == "preset"}
+        fields = {name: _preprocess_field(name, value) for name, value in given.items() if name != "preset"}
+        return {**named, "preprocess": fields} if fields else named
+
+    return takes("prepared", options, gather)(function)
+
+
+def takes_recipe(function: F) -> F:
+    """Give a command an option per field of a recipe, except those of other options, gathered in ``asked``."""
+    options: dict[str, Any] = {}
+    for name, kind in key_types().items():
+        least = KEYS[name].least
+        flag = f"--{name.removesuffix('s') if get_origin(kind) is tuple else name}".replace("_", "-")
+        if name not in ("model", "preset", "preprocess"):
+            # Of several words of a fixed set one text with commas; of free ones an option each.
+            one = kind if kind in (str, int, float, bool) else str if KEYS[name].allowed else list[str]
+            more = {} if least is None else {"min": least}
+            options[name] = Annotated[one | None, asked_for(name, flag, **more)]
+
+    def gather(given: dict[str, Any]) -> dict[str, Any]:
+        # Typer gives False and an empty list for what is not there.
+        return {name: _field(name, value) for name, value in given.items() if value is not False and value != []}
+
+    return takes("asked", options, gather)(function)
+
+
+def _field(name: str, value: Any) -> Any:
+    """What an option's text means as a field of a recipe."""
+    if name == "shapes":
+        return to_shapes(value)
+    return to_words(value) if get_origin(key_types()[name]) is tuple and isinstance(value, str) else value
+
+
+def _preprocess_field(name: str, value: Any) -> Any:
+    kind = PREPROCESSING[name][2]
+    if kind is None:
+        return value
+    if value == "none":
+        return None
+    numbers = _numbers(value, name, kind)
+    return numbers[0] if name == "resize" and len(numbers) == 1 else numbers
+
+
+def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        example = {int: "224,224", float: "0.5,0.5,0.5"}[kind]
+        raise RecipeError(f"--{what} {text!r} is not a list of numbers", hint=f"as {example}") from None
+
+
+def to_shapes(shape: Sequence[str] | None) -> tuple[tuple[int, ...], ...] | None:
+    """``("3,224,224",)`` -> ``((3, 224, 224),)``; None where nothing is given. Raises RecipeError."""
+    return tuple(_numbers(text, "shape", int) for text in shape) if shape else None
+
+
+def to_words(text: str | None) -> tuple[str, ...] | None:
+    """``"fp32, int8"`` -> ``("fp32", "int8")``; None where nothing is given."""
+    return tuple(word.strip() for word in text.split(",") if word.strip()) if text is not None else None

@@ -1,0 +1,163 @@
+"""Versions of a network, judged by their outputs on samples that took no part in making them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from ..artifact import Artifact
+from ..device import LOCAL, Device
+from ..device.session import Session
+from ..errors import RuntimeFailure
+from ..model.graph import Graph
+from ..progress import Progress, silent
+from ..samples.stream import ArraySamples, Samples, keep
+from .accuracy import Errors
+from .outputs import keep_outputs
+
+
+class Judge:
+    """Runs versions of a network on samples and compares their outputs with those of the fp32 network.
+
+    Use it in a ``with`` block: the samples and the exact outputs lie in files meanwhile, and no output of a version is
+    kept.
+
+    Args:
+        exact: the fp32 network. Its own outputs come from this machine.
+        samples: what to judge on.
+        threads: of the CPU, where a network has a device to itself; by default all cores.
+        device: where the model will run.
+
+    Attributes:
+        samples: the same samples, in files.
+
+    Raises:
+        ModelError: an output changes its shape from sample to sample.
+        RuntimeFailure: ncnn crashed.
+    """
+
+    samples: ArraySamples
+
+    def __init__(self, exact: Graph, samples: Samples, *, threads: int | None = None, device: Device = LOCAL) -> None:
+        self._exact, self._given = exact, samples
+        self._threads, self._device = threads, device
+        cores = os.cpu_count() or 1
+        self._cores = min(threads or cores, cores)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
+            self.samples = keep(self._given, folder)
+            with Session(self._exact, precision="fp32", threads=self._cores) as net:
+                rows = (net.blobs(*sample, names=self._exact.outputs) for sample in self.samples)
+                self._reference = keep_outputs(self._exact.outputs, rows, folder / "reference")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def errors(self, model: Artifact | Graph) -> Errors:
+        """The errors of one version on this machine. Raises RuntimeFailure: ncnn crashed, or refuses to run it."""
+        with Session(model, threads=self._cores) as net:
+            return self._errors(net, self.samples)
+
+    def here(
+        self, graphs: Sequence[Graph], precision: str = "fp32", *, most: int | None = None, progress: Progress = silent
+    ) -> list[Errors]:
+        """The errors of each graph on this machine, in as many processes as there are cores.
+
+        A graph that ncnn refuses to run, or that crashes it, has infinite errors.
+
+        Args:
+            graphs: versions of the network with the same outputs.
+            precision: at which they are loaded.
+            most: the number of samples to use; by default all.
+
+        Raises:
+            RuntimeFailure: the device does not answer.
+        """
+        processes = min(self._cores, len(graphs)) or 1
+        return self._all(graphs, precision, LOCAL, processes, self._cores // processes, most, progress)
+
+    def there(
+        self, graphs: Sequence[Graph], precision: str = "mixed", *, most: int | None = None, progress: Progress = silent
+    ) -> list[Errors]:
+        """The errors of each graph on the device, whose arithmetic this machine need not have; see :meth:`here`."""
+        if self._device.address == LOCAL.address:
+            return self.here(graphs, precision, most=most, progress=progress)
+        return self._all(graphs, precision, self._device, 1, self._threads, most, progress)
+
+    def _all(
+        self, graphs: Sequence[Graph], precision: str, device: Device, processes: int, threads: int | None,
+        most: int | None, progress: Progress,
+    ) -> list[Errors]:  # fmt: skip
+        if not graphs:
+            return []
+        models = [Artifact.made(graph, precision) for graph in graphs]
+        samples = self.samples.subset(range(min(most or len(self.samples), len(self.samples))))
+        done = 0
+        with ExitStack() as stack:
+            # Each begins with the fp32 network, which loads anywhere.
+            start = Artifact.made(self._exact, "fp32")
+            sessions: list[Session] = []
+            ended = threading.Event()
+
+            def begin() -> Session:
+                session = stack.enter_context(Session(start, threads=threads, device=device))
+                sessions.append(session)
+                if ended.is_set():
+                    session.kill()
+                return session
+
+            idle = [begin() for _ in range(processes)]
+
+            def judge(model: Artifact) -> Errors:
+                nonlocal done
+                session = idle.pop()
+                try:
+                    session.load(model)
+                    errors = self._errors(session, samples)
+                except RuntimeFailure:
+                    if ended.is_set():
+                        raise
+                    errors = self._wrong()
+                    if session.closed:  # a device that was lost does not load the fp32 network, either
+                        session = begin()
+                idle.append(session)
+                done += 1
+                progress(done, len(models))
+                return errors
+
+            with ThreadPoolExecutor(processes) as pool:
+                try:
+                    return list(pool.map(judge, models))
+                except BaseException:
+                    ended.set()
+                    for session in list(sessions):
+                        session.kill()
+                    raise
+
+    def _errors(self, session: Session, samples: Samples) -> Errors:
+        errors = Errors(classifies=True)
+        for sample, reference in zip(samples, self._reference):
+            outputs = session.blobs(*sample, names=session.artifact.graph.outputs)
+            if [values.size for values in outputs] != [values.size for values in reference]:
+                return self._wrong()
+            errors.add(outputs, reference)
+        return errors
+
+    def _wrong(self) -> Errors:
+        """Errors of outputs that are as wrong as outputs can be."""
+        errors = Errors(classifies=True)
+        errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
+        return errors

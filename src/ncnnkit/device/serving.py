@@ -1,0 +1,20 @@
+"""A serving process as the host sees it: it may run on a board that is broken, or hostile."""
+
+from __future__ import annotations
+
+from ..codec import convert
+from ..errors import FormatError
+from ..onboard.answers import Answer
+from ..onboard.child import Child
+from ..onboard.messages import Message
+from ..onboard.reading import ProtocolError
+
+
+class CheckedChild(Child):
+    """A serving process whose answers are checked. One that is not what it must be is a WorkerError."""
+
+    def _read(self, message: Message, kind: type[Answer]) -> Answer:
+        try:
+            return convert(message, kind)
+        except FormatError as error:
+            raise ProtocolError(error.line()) from None

@@ -1,0 +1,19 @@
+"""A model as a job names it."""
+
+from __future__ import annotations
+
+from ..artifact import Artifact
+from ..model.precision import PRECISIONS
+from ..onboard.protocol import JobModel
+
+
+def job_model(model: Artifact) -> JobModel:
+    """A model, which must lie in files, at its precision."""
+    assert model.param is not None
+    return JobModel(
+        param=str(model.param),
+        bin=str(model.param.with_suffix(".bin")),
+        precision=model.precision,
+        options=model.options,
+        least_sqnr_db=PRECISIONS[model.precision].least_sqnr_db,
+    )

@@ -1,0 +1,272 @@
+"""What a serving process answers with: dataclasses here, JSON objects on their way.
+
+Each class knows what an answer must be besides its types: :meth:`Answer.check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Type
+
+import numpy as np
+
+from .facts import Machine, VulkanDevice
+
+Arrays = List["np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Nothing but arrays."""
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        """See whether this answers the request whose fields were ``asked``. Raises ValueError."""
+
+
+@dataclass(frozen=True)
+class Done(Answer):
+    """Nothing but that it is done."""
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        _same(len(arrays), 0, "arrays")
+
+
+@dataclass(frozen=True)
+class MachineAnswer(Done):
+    """What ncnn and Linux tell of the machine."""
+
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class Loaded(Done):
+    """A network that is loaded.
+
+    Attributes:
+        load_ms: the time that loading took.
+        device: the Vulkan device that it is on; None on the CPU.
+        threads: of the CPU.
+        inputs, outputs: the names of the network's blobs.
+        without_vulkan: types of layers that run on the CPU although Vulkan was asked for.
+    """
+
+    load_ms: float
+    device: Optional[VulkanDevice]
+    threads: int
+    inputs: List[str]
+    outputs: List[str]
+    without_vulkan: List[str]
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        super().check(asked, arrays)
+        _positive([self.load_ms, self.threads], "times and threads")
+        if self.device is not None and asked["backend"] != "vulkan":
+            raise ValueError("it is on a GPU, and the CPU was asked for")
+
+
+@dataclass(frozen=True)
+class Ran(Answer):
+    """One inference. Its arrays are the blobs.
+
+    Attributes:
+        ms: the time that it took.
+        names: of the blobs.
+    """
+
+    ms: float
+    names: List[str]
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        _positive([self.ms], "times")
+        if asked.get("blobs") and list(asked["blobs"]) != self.names:
+            raise ValueError("these are not the blobs that were asked for")
+        _same(len(arrays), len(self.names), "blobs")
+        _of_kind(arrays, np.float32)
+
+
+@dataclass(frozen=True)
+class Timed(Done):
+    """Latencies of inferences in turn.
+
+    Attributes:
+        samples: ms of each.
+    """
+
+    samples: List[float]
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        super().check(asked, arrays)
+        _positive(self.samples, "times")
+        if not asked["min_samples"] <= len(self.samples) <= asked["max_samples"]:
+            raise ValueError("there are %d samples" % len(self.samples))
+
+
+@dataclass(frozen=True)
+class TallyRow:
+    """What was counted of a blob.
+
+    Attributes:
+        batch: which of the batches.
+        blob: its name.
+        width: of a bin.
+        absmax: the largest absolute value.
+        count: of values.
+    """
+
+    batch: int
+    blob: str
+    width: float
+    absmax: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Tallied(Answer):
+    """Histograms. Its arrays are these, int64 (bins,), a row each."""
+
+    rows: List[TallyRow]
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        _same(len(arrays), len(self.rows), "histograms")
+        _of_kind(arrays, np.int64, 1)
+
+
+@dataclass(frozen=True)
+class Summed(Answer):
+    """Sums of channels. Its arrays are these, float64 (channels,), one for each of ``blobs``."""
+
+    blobs: List[str]
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        _same(len(arrays), len(self.blobs), "blobs")
+        _of_kind(arrays, np.float64, 1)
+
+
+@dataclass(frozen=True)
+class Ranges(Answer):
+    """Its array has the samples' numbers and largest values, float64 (samples, 1 + blobs)."""
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        _same(len(arrays), 1, "arrays")
+        _of_kind(arrays, np.float64, 2)
+
+
+@dataclass(frozen=True)
+class Memory(Done):
+    """Peak resident memory.
+
+    Attributes:
+        peak_mb: since the last load, above what there was before the first, MB of 10⁶ bytes.
+    """
+
+    peak_mb: float
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        super().check(asked, arrays)
+        if self.peak_mb < 0:
+            raise ValueError("the memory is negative")
+
+
+@dataclass(frozen=True)
+class Layers(Done):
+    """The layers of the loaded network.
+
+    Attributes:
+        storages: name of a layer: the storages that it can read beside fp32.
+        vulkan: the names of those that Vulkan can run.
+    """
+
+    storages: Dict[str, List[str]]
+    vulkan: List[str]
+
+
+@dataclass(frozen=True)
+class Profiled(Done):
+    """Times of the layers inside their network; see :meth:`ncnnkit.onboard.network.Network.profile`.
+
+    Attributes:
+        whole: an inference, ms.
+        measuring: an inference with timing its layers, ms.
+        layers: each layer's time, ms.
+        bits: of a value that each of them hands on.
+    """
+
+    whole: float
+    measuring: float
+    layers: List[float]
+    bits: List[int]
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        super().check(asked, arrays)
+        _positive([self.whole, self.measuring], "times")
+        _same(len(self.layers), len(asked["taps"]), "layers")
+        _same(len(self.bits), len(asked["taps"]), "layers")
+
+
+@dataclass(frozen=True)
+class NetTime:
+    """The time of a small network in its turns.
+
+    Attributes:
+        ms: the median.
+        undisturbed: the lowest decile, ms.
+        spread: the interquartile range over the median.
+        ready: bits of a value in each blob that was there before the clock started.
+        made: bits of a value in each output.
+    """
+
+    ms: float
+    undisturbed: float
+    spread: float
+    ready: List[int]
+    made: List[int]
+
+
+@dataclass(frozen=True)
+class NetTimes(Done):
+    """Times of small networks, in the order of the request."""
+
+    nets: List[NetTime]
+
+    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
+        super().check(asked, arrays)
+        _same(len(self.nets), len(asked["nets"]), "networks")
+        _positive([net.undisturbed for net in self.nets], "times")
+        for net, row in zip(self.nets, asked["nets"]):
+            _same(len(net.ready), len(row["ready"]), "blobs")
+            _same(len(net.made), len(row["outputs"]), "blobs")
+
+
+ANSWERS: Mapping[str, Type[Answer]] = {
+    "machine": MachineAnswer,
+    "load": Loaded,
+    "run": Ran,
+    "time": Timed,
+    "tally": Done,
+    "tally_so_far": Tallied,
+    "sums": Done,
+    "sums_so_far": Summed,
+    "ranges": Done,
+    "ranges_so_far": Ranges,
+    "memory": Memory,
+    "layers": Layers,
+    "profile": Profiled,
+    "time_nets": NetTimes,
+}
+"""Request, a method of :class:`ncnnkit.onboard.network.Network`: what it is answered with."""
+
+
+def _same(found: int, wanted: int, what: str) -> None:
+    if found != wanted:
+        raise ValueError("there are %d %s, not %d" % (found, what, wanted))
+
+
+def _positive(values: Sequence[float], what: str) -> None:
+    if any(value <= 0 for value in values):
+        raise ValueError("%s must be above 0" % what)
+
+
+def _of_kind(arrays: Arrays, dtype: Any, axes: Optional[int] = None) -> None:
+    for array in arrays:
+        if array.dtype != dtype or axes not in (None, array.ndim):
+            raise ValueError("there is an array of %s of shape %s" % (array.dtype, list(array.shape)))

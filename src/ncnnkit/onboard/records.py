@@ -1,0 +1,29 @@
+"""JSON's objects as dataclasses. Nothing is checked: the other side is this very program.
+
+The host, whose other side may be a board that is broken or hostile, reads them with ``ncnnkit.codec`` instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+def from_json(value: Any, kind: Any) -> Any:
+    """What ``json`` read, as a dataclass, or as lists, mappings and optional values of dataclasses.
+
+    Example:
+        >>> from_json({"cold": 3.0, "warm": 1.0}, Load)
+        Load(cold=3.0, warm=1.0)
+    """
+    if value is None:
+        return None
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: from_json(item, hints[name]) for name, item in value.items()})
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is list:
+        return [from_json(item, parts[0]) for item in value]
+    if origin is dict:
+        return {name: from_json(item, parts[1]) for name, item in value.items()}
+    return from_json(value, parts[0]) if origin is Union else value
