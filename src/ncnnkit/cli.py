@@ -236,22 +236,23 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
 
 
 @command()
+@takes_images
 def convert(
     model: Annotated[str, typer.Argument(help=KEYS["model"].help)],
     output: ParamToWrite,
     shape: Shape = None,
     weights: Weights = None,
+    prepared: Any = None,
 ) -> None:
-    """Convert a model to ncnn's .param and .bin, fp32."""
-    from .artifact import save
+    """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing."""
     from .source.conversion import convert as convert_model
 
     _check_folder(output)
     with _progress() as progress:
         progress("convert", 0, 0)
-        graph = convert_model(model, shapes=to_shapes(shape) or (), weights=weights or "default")
-        save(graph, output)
-    out.print(f"{output}: {len(graph.layers)} layers, {graph.parameters:,} parameters", markup=False)
+        made = convert_model(model, shapes=to_shapes(shape) or (), weights=weights or "default", **prepared)
+        made.save(output)
+    out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
 
 
 @command()
@@ -261,15 +262,14 @@ def optimize(
     fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights as fp16.")] = False,
 ) -> None:
     """Fuse and remove layers, like ncnnoptimize."""
-    from .model.ncnnfile import load, save
     from .passes import optimize_with_report
 
     _check_folder(output)
-    graph = load(param)
-    better, rewrites = optimize_with_report(graph, fp16=fp16)
-    save(better, output)
+    model = _model(param)
+    better, rewrites = optimize_with_report(model.graph, fp16=fp16)
+    model.having(better).save(output)
     done = ", ".join(f"{name} {count}" for name, count in rewrites.items() if count) or "nothing to do"
-    out.print(f"{output}: {len(graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
+    out.print(f"{output}: {len(model.graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
 
 
 def _check_folder(output: Path) -> None:
@@ -353,7 +353,7 @@ def quantize(
     prepared: Any = None,
 ) -> None:
     """Make an int8 model from an fp32 model, with images or with a table of scales."""
-    from .artifact import Artifact, floating
+    from .artifact import floating
     from .model.precision import is_int8
     from .quantization import EFFORTS, check_request, load_table, quantize_images
     from .quantization import quantize as to_int8
@@ -390,8 +390,7 @@ def quantize(
     elif table is not None:
         model = _model(param)
         made = to_int8(model, load_table(table), target=target or "arm", skip=to_words(skip) or ())
-    facts = {"preprocess": model.preprocess, "labels": model.labels, "ncnn": model.ncnn}
-    Artifact.made(made, "int8", target=target or "arm", **facts).save(output)
+    model.having(made, "int8", target=target or "arm").save(output)
     count = sum(map(is_int8, made.layers))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
 
@@ -580,19 +579,23 @@ def report(folder: RunFolder, as_json: Json = False) -> None:
 
 @command("app")
 def make_app(
-    folder: RunFolder,
-    variant: Annotated[
-        str, typer.Option(help="Name of a variant, such as int8-vulkan, or a precision, which means its CPU variant.")
-    ],
+    model: Annotated[Path, typer.Argument(help="A run folder, its run.json, or a .param with its card.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="For a run: a variant, such as int8-vulkan, or a precision on the CPU. Default: recommended."
+        ),
+    ] = None,
     lang: Annotated[str, typer.Option(help="Language: cpp or python.")] = "cpp",
     embed: Annotated[bool, typer.Option("--embed", help="Make the model part of the program.")] = False,
 ) -> None:
-    """Write a program that runs a model of a run: a C++ project, or one Python file."""
+    """Write a program that runs a model: a C++ project, or one Python file."""
     from .app import make_app as write_app
 
-    chosen = write_app(folder, variant, output, lang, embed)
+    chosen = write_app(model, output, variant=variant, lang=lang, embed=embed)
     out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
+    _say_how(chosen.model)
 
 
 @command()

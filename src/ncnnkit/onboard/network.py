@@ -19,17 +19,16 @@ from .answers import (
     NetTimes,
     Profiled,
     Ran,
-    Ranges,
     Summed,
     Tallied,
     TallyRow,
     Timed,
 )  # fmt: skip
-from .casts import check_casts
 from .facts import VulkanDevice
 from .machine import this_machine, vulkan_devices
 from .messages import Message
 from .process import drop_file_cache, own_memory_mb, pin, reset_peak
+from .storages import check_storages
 from .tally import Tally
 
 SWITCHES = {
@@ -73,11 +72,11 @@ class Network:
         the process.
 
         Raises:
-            RuntimeError: ncnn cannot load the files, or a Cast would read another type than it expects.
+            RuntimeError: ncnn cannot load the files, or a blob would be read as another type than it has.
         """
         # Before ncnn: its threads inherit it, and it chooses kernels by the core it finds itself on.
         pin(request.get("cpus"))
-        import ncnn  # noqa: F401  # before the clock starts
+        import ncnn  # before the clock starts
 
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
         device = devices[0] if devices else None
@@ -90,7 +89,11 @@ class Network:
         start = time.perf_counter()
         net = open_net(request, device)
         elapsed = (time.perf_counter() - start) * 1000
-        check_casts(net, request["param"], on_gpu=device is not None)
+        try:
+            check_storages(net, request["param"], on_gpu=device is not None)
+        except RuntimeError as error:
+            text = "%s; it is made for another CPU, ncnn (here %s), backend or precision"
+            raise RuntimeError(text % (error, ncnn.__version__)) from None
         self.net = net
         self.inputs, self.outputs = list(net.input_names()), list(net.output_names())
         without_vulkan = sorted({la.type for la in net.layers() if not la.support_vulkan and la.type != "Input"})
@@ -129,28 +132,39 @@ class Network:
 
         With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax].
         Without, they grow with what is seen, see :class:`Tally`. ``sample`` counts only about so many values a blob.
-        Samples whose ``number`` leaves another rest over ``batches`` are counted apart.
+        Samples whose ``number`` leaves another rest over ``batches`` are counted apart. With ``ranges`` the largest
+        absolute values of the sample are noted. Those of each channel are added to their sums for the numbers that are
+        in ``channels``.
         """
         self._feed(arrays)
-        absmax, batch = request.get("absmax"), request["number"] % request.get("batches", 1)
+        absmax, number = request.get("absmax"), request["number"]
+        batch, by_channel = number % request.get("batches", 1), number in request.get("channels", ())
+        row = [float(number)]
 
         def add(blob: str, values: Any) -> None:
             if (batch, blob) not in self.tallies:
                 self.tallies[batch, blob] = Tally(
                     request["bins"], absmax[blob] / request["bins"] if absmax else 0.0, request.get("sample", 0)
                 )
-            self.tallies[batch, blob].add(values)
+            row.append(self.tallies[batch, blob].add(values))
             if not np.isfinite(self.tallies[batch, blob].absmax):
                 raise RuntimeError("blob %s contains NaN or infinity" % blob)
+            if by_channel:
+                largest = np.abs(values.reshape(len(values), -1)).max(axis=1).astype(np.float64)
+                self.channels[blob] = self.channels.get(blob, 0.0) + largest
 
         self._each(request["blobs"], add)
+        if request.get("ranges"):
+            self.rows.append(row)
         return Done(), []
 
     def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Tallied, Arrays]:
-        """The histograms counted so far; counting starts anew."""
+        """What was counted so far; counting starts anew."""
         tallies, self.tallies = self.tallies, {}
+        sums, self.channels = self.channels, {}
+        ranges, self.rows = np.array(self.rows, np.float64, ndmin=2), []
         rows = [TallyRow(batch, blob, t.width, t.absmax, t.count) for (batch, blob), t in tallies.items()]
-        return Tallied(rows), [t.histogram for t in tallies.values()]
+        return Tallied(rows, list(sums)), [ranges, *sums.values(), *(t.histogram for t in tallies.values())]
 
     def sums(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
         """Run one sample and add the mean of every channel of ``blobs`` to their sums."""
@@ -170,19 +184,6 @@ class Network:
         """The sums so far, float64 (channels,) a blob; summing starts anew."""
         sums, self.channels = self.channels, {}
         return Summed(list(sums)), list(sums.values())
-
-    def ranges(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
-        """Run one sample, of this ``number``, and note the largest absolute value of each of ``blobs``."""
-        self._feed(arrays)
-        row: List[float] = []
-        self._each(request["blobs"], lambda _, values: row.append(float(max(values.max(), -values.min()))))
-        self.rows.append([float(request["number"]), *row])
-        return Done(), []
-
-    def ranges_so_far(self, _: Message, __: Arrays) -> Tuple[Ranges, Arrays]:
-        """The samples' numbers and largest values, float64 (samples, 1 + blobs); noting starts anew."""
-        rows, self.rows = self.rows, []
-        return Ranges(), [np.array(rows)]
 
     def memory(self, _: Message, __: Arrays) -> Tuple[Memory, Arrays]:
         """Peak resident memory since the last load, above what there was before the first; MB (10^6 bytes)."""
