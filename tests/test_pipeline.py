@@ -31,13 +31,12 @@ from ncnnkit.onboard.facts import Board, Cluster
 from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
-from ncnnkit.record.run import PLAIN_NAME, Run
+from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource, open_model
-from ncnnkit.source.conversion import Conversion
 from ncnnkit.source.model import file_safe
 from ncnnkit.source.opening import GUESS, choose_preprocess, open_with_images
-from ncnnkit.source.reference import check_conversion
+from ncnnkit.source.reference import check_outputs
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -97,7 +96,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
     models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin", "json")}
-    assert left == models | {"run.json", "report.html", "recipe.toml", "pnnx.log"}
+    assert left == models | {"run.json", "report.html", "recipe.toml"}, "no pnnx.log: nothing was converted"
     assert document.files == sorted(left)
     html = (tmp_path / "out/report.html").read_text()
     assert "int8-cpu" in html
@@ -199,7 +198,7 @@ def test_nonsense_preprocessing_is_warned_of(recipe: nk.Recipe, tmp_path: Path) 
 
 def test_a_preset_is_scaled_to_the_networks_input(recipe: nk.Recipe) -> None:
     source = open_model(recipe.model, workdir=Path(recipe.model).parent)
-    found, origin = choose_preprocess(changed(recipe, preset="imagenet"), source)
+    found, origin = choose_preprocess(source, "imagenet", {})
     assert found is not None
     assert (found.crop, found.resize, found.mean) == ((16, 16), 18, nk.preset("imagenet").mean)
     assert origin == "the preset imagenet, scaled to 16x16"
@@ -262,14 +261,18 @@ def other_original(recipe: nk.Recipe, run: Callable[[list[Any]], list[Any]]) -> 
     return dataclasses.replace(source, engine="onnxruntime", run=run)
 
 
+def checked(inputs: ArraySamples, reference: Outputs, *, hint: str = "", force: bool = False) -> Accuracy:
+    """The small network, checked against an original's outputs."""
+    return check_outputs(small(), inputs, reference, where="m", hint=hint, force=force)
+
+
 def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: nk.Recipe, tmp_path: Path) -> None:
     source = other_original(recipe, lambda inputs: [np.cos(np.arange(10.0))[None]])
-    conversion = Conversion(small(), "", 0.1)
     inputs, reference = ArraySamples((samples(4),)), kept_reference(source, 4, tmp_path)
-    with pytest.raises(VerificationError, match=r"not the original: SQNR .*it must be 30 dB.*--force") as stopped:
-        check_conversion(recipe, source, conversion, inputs, reference)
+    with pytest.raises(VerificationError, match=r"not the original: SQNR .*it must be 30 dB.*again") as stopped:
+        checked(inputs, reference, hint="try again")
     assert stopped.value.exit_code == 5
-    figures = check_conversion(changed(recipe, force=True), source, conversion, inputs, reference)
+    figures = checked(inputs, reference, force=True)
     assert (figures.sqnr_db or 0) < 30
 
 
@@ -297,9 +300,7 @@ def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(reci
         net = session.return_value.__enter__.return_value
         net.outputs = ["out0"]
         net.blobs.side_effect = [(row + extra,) for (row,), extra in zip(reference, noise)]
-        figures = check_conversion(
-            recipe, source, Conversion(small(), "", 0.1), ArraySamples((samples(4),)), reference
-        )  # fmt: skip
+        figures = checked(ArraySamples((samples(4),)), reference)
     assert (figures.sqnr_db or 0) > 100
 
 
@@ -307,29 +308,26 @@ def test_an_output_that_should_be_zero_and_is_not_is_no_conversion(recipe: nk.Re
     source = other_original(recipe, lambda inputs: [np.zeros((1, 10))])
     inputs, reference = ArraySamples((samples(4),)), kept_reference(source, 4, tmp_path)
     with pytest.raises(VerificationError, match="the original's is all zero, ncnn's is not"):
-        check_conversion(recipe, source, Conversion(small(), "", 0.1), inputs, reference)
+        checked(inputs, reference)
 
 
 def test_a_conversion_with_other_outputs_is_refused(recipe: nk.Recipe, tmp_path: Path) -> None:
     source = other_original(recipe, lambda inputs: [np.zeros((1, 7))])
     with pytest.raises(VerificationError, match="has 10 values, the original's has 7"):
-        check_conversion(
-            recipe, source, Conversion(small(), "", 0.1), ArraySamples((samples(2),)),
-            kept_reference(source, 2, tmp_path),
-        )  # fmt: skip
+        checked(ArraySamples((samples(2),)), kept_reference(source, 2, tmp_path))
 
 
 def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
     onnx = str(DATA / "efficientnet-lite0.onnx")
     source = open_model(onnx, workdir=DATA)
-    own, origin = choose_preprocess(nk.Recipe(onnx), source)
+    own, origin = choose_preprocess(source, "", {})
     assert own == nk.preset("efficientnet-lite0")
     assert "metadata" in origin
-    given, origin = choose_preprocess(nk.Recipe(onnx, preprocess={"mean": (0.1,)}), source)
+    given, origin = choose_preprocess(source, "", {"mean": (0.1,)})
     assert own is not None
     assert given == dataclasses.replace(own, mean=(0.1,))
     assert origin.startswith("mean as given, the rest from the model's own metadata")
-    guess, origin = choose_preprocess(recipe, open_model(recipe.model, workdir=DATA))
+    guess, origin = choose_preprocess(open_model(recipe.model, workdir=DATA), "", {})
     assert guess is not None
     assert (guess.resize, guess.color, guess.mean) == ((16, 16), "rgb", (0.485, 0.456, 0.406))
     assert origin == GUESS
@@ -562,9 +560,10 @@ def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(
 
 def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Path) -> None:
     (tmp_path / "model-int8.param").write_text("mine")
+    (tmp_path / "recipe.toml").write_text("mine")
     (tmp_path / "pnnx.log").write_text("mine")
     told: list[str] = []
-    for name in ("pnnx.log", "model-int8.param"):
+    for name in ("recipe.toml", "model-int8.param"):
         with pytest.raises(StorageError, match=f"there is a {name} that ncnnkit did not write"):
             nk.run(recipe, tmp_path, lambda stage, done, total: told.append(stage))
         assert (tmp_path / name).read_text() == "mine"
@@ -582,9 +581,8 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
         "run.json",
         "report.html",
         "recipe.toml",
-        "pnnx.log",
     }
-    assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log"}
+    assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log", "pnnx.log"}
     with pytest.raises(StorageError, match=r"model-fp32\.param is needed for this run"):
         nk.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
 
