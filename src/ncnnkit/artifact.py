@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from .errors import FormatError, ModelError, RecipeError, StorageError
 from .model import ncnnfile
 from .model.graph import Graph
 from .model.precision import PRECISIONS, derive, is_int8, served
+from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
 
 SCHEMA = "ncnnkit-card/1"
@@ -262,7 +262,7 @@ class Artifact:
         if self.param is not None:
             yield self.param, self.param.with_suffix(".bin")
             return
-        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+        with Scratch() as folder:
             param = Path(folder) / "model.param"
             ncnnfile.save(self.graph, param)
             yield param, param.with_suffix(".bin")

@@ -22,6 +22,7 @@ from ..device.session import Session
 from ..errors import ConvertError, FormatError, ModelError, StorageError, VerificationError
 from ..model import ncnnfile, ops
 from ..model.graph import Graph, Layer, Names
+from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec
 from ..samples.stream import ArraySamples
 from . import ModelSource, open_model
@@ -99,7 +100,7 @@ def convert(model: str | Path | Any, *, shapes: Sequence[tuple[int, ...]] = (), 
     Example:
         >>> graph = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
     """
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    with Scratch() as folder:
         source = open_model(model, shapes=shapes, weights=weights, workdir=folder)
         graph = convert_source(source, Path(folder)).graph
         if source.run is not None:
