@@ -83,7 +83,7 @@ def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
     """Images whose number ends in 0 calibrate, those ending in one of ``digits`` evaluate."""
     recipe = nk.Recipe(args.model, preset=args.preset, weights=args.weights)
     source = open_model(args.model, weights=args.weights, workdir=folder)
-    preprocess, _ = choose_preprocess(recipe, source)
+    preprocess, _ = choose_preprocess(source, recipe.preset, recipe.preprocess)
     sets: list[ImageSet] = []
     labels: list[Array] = []
     for chosen in ("0", digits):

@@ -91,7 +91,15 @@ def hints(kind: type) -> Iterator[tuple[str, Any]]:
 def choices(hint: Any) -> tuple[Any, ...]:
     """The members of a union; else the type alone. Annotations are left out."""
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in members)
+
+
+def pattern(hint: Any) -> str | None:
+    """The pattern of a name, also of one that may be null; None for other types."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    known = [extra for member in members for extra in get_args(member)[1:] if isinstance(extra, re.Pattern)]
+    return f"^{known[0].pattern}$" if known else None
 
 
 def words(hint: Any) -> str:
@@ -161,8 +169,8 @@ def schema() -> str:
         known = meanings(kind)
         for field, hint in hints(kind):
             prop = definition["properties"][field]
-            patterns = [extra.pattern for extra in get_args(hint)[1:] if isinstance(extra, re.Pattern)]
-            more: Mapping[str, Any] = {"pattern": f"^{patterns[0]}$"} if patterns else {}
+            allowed = pattern(hint)
+            more: Mapping[str, Any] = {"pattern": allowed} if allowed else {}
             # Beside a $ref stands a description of its own: what the field is, not what the class is.
             definition["properties"][field] = {**prop, **more, "description": known[field]}
     whole = {

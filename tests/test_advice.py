@@ -10,8 +10,9 @@ from networks import samples, small, stream
 from numpy.typing import NDArray
 
 from ncnnkit.device.session import Session
-from ncnnkit.quantization.advice import enough, error_by_count, image_ranges, likeness, stretching
-from ncnnkit.quantization.calibration import ActivationStats, BlobStats, calibrate, calibrate_batches
+from ncnnkit.model.graph import Graph
+from ncnnkit.quantization.advice import enough, error_by_count, likeness, stretching
+from ncnnkit.quantization.calibration import ActivationStats, BlobStats, calibrate, observe
 from ncnnkit.record.run import Count
 
 Array = NDArray[Any]
@@ -69,7 +70,7 @@ def test_how_many_images_are_enough() -> None:
 
 def test_real_statistics_can_be_counted() -> None:
     graph, inputs = small(), samples(6)
-    batches = calibrate_batches(graph, [inputs], None, 4, threads=1)
+    batches = observe(graph, stream(inputs), batches=4, threads=1).batches
     seen: list[ActivationStats] = []
     error_by_count(batches, lambda stats: seen.append(stats) or 1.0, 1.0)  # type: ignore[func-returns-value]
     assert [stats.images for stats in seen] == [2, 2, 1, 1, 4, 2]
@@ -81,9 +82,13 @@ def test_real_statistics_can_be_counted() -> None:
 # ------------------------------------------------------------------------------------------------------------ ranges
 
 
+def image_ranges(graph: Graph, inputs: Array, threads: int = 1) -> Array:
+    return observe(graph, stream(inputs), histograms=False, ranges=True, threads=threads).ranges
+
+
 def test_ranges_are_the_largest_values_of_each_image_in_order() -> None:
     graph, inputs = small(), samples(5)
-    ranges = image_ranges(graph, stream(inputs), threads=2)
+    ranges = image_ranges(graph, inputs, threads=2)
     names = ["in0", "b1", "b2", "b3", "b6"]
     with Session(graph, keep_blobs=True, threads=1) as net:
         expected = [[np.abs(blob).max() for blob in net.blobs(x, names=names)] for x in inputs]
@@ -93,7 +98,7 @@ def test_ranges_are_the_largest_values_of_each_image_in_order() -> None:
 def test_a_planted_outlier_is_found() -> None:
     inputs = samples(12)
     inputs[7] *= 3
-    found = stretching(image_ranges(small(), stream(inputs), threads=1))
+    found = stretching(image_ranges(small(), inputs))
     assert found[0].image == 7
     assert found[0].tensors >= 2
     assert 1.5 < found[0].factor < 4
@@ -119,14 +124,10 @@ def test_the_worst_come_first_and_only_so_many() -> None:
 
 def test_scaled_images_are_told_from_alike_ones() -> None:
     graph, inputs = small(), samples(30)
-    ranges, others = (
-        image_ranges(graph, stream(inputs), threads=1),
-        image_ranges(graph, stream(samples(10, seed=1)), threads=1),
+    ranges, others, darker = (
+        image_ranges(graph, given) for given in (inputs, samples(10, seed=1), samples(10, seed=1) * np.float32(0.25))
     )
-    alike, dark = (
-        likeness(ranges, others),
-        likeness(ranges, image_ranges(graph, stream(samples(10, seed=1) * np.float32(0.25)), threads=1)),
-    )
+    alike, dark = likeness(ranges, others), likeness(ranges, darker)
     assert alike is not None
     assert dark is not None
     assert alike.alike

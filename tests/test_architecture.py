@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import ncnnkit
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/ncnnkit"
@@ -89,3 +94,24 @@ def test_links_lead_somewhere(page: Path) -> None:
             heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
             assert anchor in slugs, f"{file.name} has no heading {anchor}"
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(ncnnkit.__path__, "ncnnkit.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+def test_no_module_has_the_name_of_something_its_package_exports() -> None:
+    """Importing the module would put it in the place of what is exported."""
+    packages = [ncnnkit, *(m for m in map(importlib.import_module, modules()) if hasattr(m, "__path__"))]
+    for package in packages:
+        inside = {module.name for module in pkgutil.iter_modules(package.__path__)}
+        assert not inside & set(getattr(package, "__all__", ())), package.__name__
+
+
+def test_what_is_exported_is_what_its_name_says() -> None:
+    for name in modules():
+        importlib.import_module(name)
+    for name in ncnnkit.__all__:
+        assert not inspect.ismodule(getattr(ncnnkit, name)), name
+        assert getattr(ncnnkit, name).__name__ == name

@@ -106,7 +106,7 @@ def test_the_whole_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["arm-dotprod", "arm"])
 def test_int8_there_errs_as_much_as_here(device: Device, target: str, tmp_path: Path) -> None:
     """The host's prediction of a board's error holds within half a decibel: what is quantised here fits there."""
-    graph = nk.optimize(nk.convert(str(MODEL)))
+    graph = nk.optimize(nk.convert(str(MODEL))).graph
     spec = nk.InputSpec("in0", (3, 224, 224))
     preprocess = nk.preset("efficientnet-lite0")
     (calibration,) = in_memory(nk.open_images(DATA / "images" / "calibration", preprocess, [spec]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,17 @@ from PIL import Image
 from ncnnkit import Preprocess
 from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ImageError, ModelError, VerificationError
-from ncnnkit.quantization.calibration import ActivationStats, BlobStats, calibrate, over_samples, quantizable
+from ncnnkit.quantization import EFFORTS, quantize_images
+from ncnnkit.quantization.calibration import (
+    ActivationStats,
+    BlobStats,
+    Crew,
+    calibrate,
+    observe,
+    over_samples,
+    quantizable,
+)
+from ncnnkit.samples.stream import Samples
 
 
 def equal(one: ActivationStats, other: ActivationStats) -> bool:
@@ -45,6 +57,41 @@ def test_batches_counted_apart_merge_to_the_same(method: str) -> None:
 @pytest.mark.parametrize("method", ["mse", "kl"])
 def test_the_number_of_processes_does_not_matter(method: str) -> None:
     assert equal(calibrate(small(), samples(5), method=method, threads=1), calibrate(small(), samples(5), method=method, threads=3))  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("method", ["mse", "kl"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_pass_tells_all_that_is_asked(method: str, threads: int) -> None:
+    """Histograms are the same whatever else is looked at; ranges and channels are those of the blobs."""
+    graph, inputs = small(), samples(7)
+    names, chosen = ["in0", "b1", "b2", "b3", "b6"], [0, 3, 6]
+    seen = observe(graph, stream(inputs), method=method, batches=2, ranges=True, channels=chosen, threads=threads)
+    plain = calibrate(graph, inputs, method=method, threads=1)
+    assert [stats.images for stats in seen.batches] == [4, 3]
+    for name in names:
+        assert np.array_equal(seen.whole.blobs[name].histogram, plain.blobs[name].histogram)
+        assert seen.whole.blobs[name].absmax == plain.blobs[name].absmax
+    with Session(graph, keep_blobs=True, threads=1) as net:
+        blobs = [net.blobs(x, names=names) for x in inputs]
+    assert np.allclose(seen.ranges, [[np.abs(blob).max() for blob in row] for row in blobs], rtol=1e-5)
+    for number, name in enumerate(names):
+        largest = [np.abs(blobs[i][number].reshape(len(blobs[i][number]), -1)).max(axis=1) for i in chosen]
+        assert np.allclose(seen.channels[name], np.mean(largest, axis=0), rtol=1e-5)
+
+
+def test_quantising_looks_at_the_samples_once_for_every_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the network itself, once with channels migrated, and once for the biases."""
+    passes: list[tuple[str, int]] = []
+    over = Crew.over
+
+    def noted(crew: Crew, given: Samples, op: str, *rest: Any, **request: Any) -> Any:
+        passes.append((op, len(given)))
+        return over(crew, given, op, *rest, **request)
+
+    monkeypatch.setattr(Crew, "over", noted)
+    effort = replace(EFFORTS["default"], fits=())
+    quantize_images(small(), stream(samples(10)), target="x86", effort=effort, threads=1)
+    assert passes == [("tally", 8), ("tally", 8), ("sums", 8)]
 
 
 def test_statistics_of_different_networks_do_not_merge() -> None:

@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from ncnnkit.errors import ImageError
+import ncnnkit as nk
+from ncnnkit.errors import ImageError, RecipeError
 from ncnnkit.samples.images import ImageSet, apart, dropped_copies, find_images, open_images
-from ncnnkit.samples.items import InputSpec
+from ncnnkit.samples.items import InputSpec, Picture
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import evenly, in_memory
 
@@ -59,6 +60,17 @@ def test_a_folder_is_searched_to_its_bottom_and_sorted(folder: Path) -> None:
     assert images.skipped == ()
     for name, (sample,) in zip(images.names, images):
         assert np.array_equal(sample, RESIZE.apply(Image.open(folder / name)))
+
+
+def test_a_preset_given_by_name_is_scaled_to_the_input(folder: Path) -> None:
+    spec = InputSpec("x", (3, 96, 64))
+    by_name, as_it_is = nk.open_images(folder, "imagenet", [spec]), nk.preset("imagenet")
+    assert {item.preprocess for item in by_name.items if isinstance(item, Picture)} == {as_it_is.fitted(96, 64)}
+    assert by_name[0][0].shape == (3, 96, 64)
+    with pytest.raises(ImageError, match=r"preprocessing gives 3x224x224.*a preset by its name"):
+        nk.open_images(folder, as_it_is, [spec])
+    with pytest.raises(RecipeError, match="unknown preset 'imagenot'"):
+        nk.open_images(folder, "imagenot", [spec])
 
 
 def test_what_is_no_image_is_skipped_with_a_reason(folder: Path) -> None:

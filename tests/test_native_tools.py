@@ -49,7 +49,7 @@ def native(tool: str, *arguments: str | Path) -> None:
 @pytest.fixture(scope="module")
 def lite0() -> Graph:
     """EfficientNet-Lite0 as converted."""
-    return convert(str(DATA / "efficientnet-lite0.onnx"))
+    return convert(str(DATA / "efficientnet-lite0.onnx")).graph
 
 
 @pytest.fixture(scope="module")

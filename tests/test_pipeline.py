@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from unittest import mock
 import boards
 import numpy as np
 import pytest
-from networks import SMALL, network, samples, small, with_weights
+from networks import SMALL, mixed, network, samples, small, with_weights
 from PIL import Image
 from test_recommendation import variant
 
@@ -31,13 +32,12 @@ from ncnnkit.onboard.facts import Board, Cluster
 from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
-from ncnnkit.record.run import PLAIN_NAME, Run
+from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource, open_model
-from ncnnkit.source.conversion import Conversion
 from ncnnkit.source.model import file_safe
 from ncnnkit.source.opening import GUESS, choose_preprocess, open_with_images
-from ncnnkit.source.reference import check_conversion
+from ncnnkit.source.reference import check_outputs
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -97,7 +97,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
     models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin", "json")}
-    assert left == models | {"run.json", "report.html", "recipe.toml", "pnnx.log"}
+    assert left == models | {"run.json", "report.html", "recipe.toml"}, "no pnnx.log: nothing was converted"
     assert document.files == sorted(left)
     html = (tmp_path / "out/report.html").read_text()
     assert "int8-cpu" in html
@@ -199,7 +199,7 @@ def test_nonsense_preprocessing_is_warned_of(recipe: nk.Recipe, tmp_path: Path) 
 
 def test_a_preset_is_scaled_to_the_networks_input(recipe: nk.Recipe) -> None:
     source = open_model(recipe.model, workdir=Path(recipe.model).parent)
-    found, origin = choose_preprocess(changed(recipe, preset="imagenet"), source)
+    found, origin = choose_preprocess(source, "imagenet", {})
     assert found is not None
     assert (found.crop, found.resize, found.mean) == ((16, 16), 18, nk.preset("imagenet").mean)
     assert origin == "the preset imagenet, scaled to 16x16"
@@ -262,14 +262,18 @@ def other_original(recipe: nk.Recipe, run: Callable[[list[Any]], list[Any]]) -> 
     return dataclasses.replace(source, engine="onnxruntime", run=run)
 
 
+def checked(inputs: ArraySamples, reference: Outputs, *, hint: str = "", force: bool = False) -> Accuracy:
+    """The small network, checked against an original's outputs."""
+    return check_outputs(small(), inputs, reference, where="m", hint=hint, force=force)
+
+
 def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: nk.Recipe, tmp_path: Path) -> None:
     source = other_original(recipe, lambda inputs: [np.cos(np.arange(10.0))[None]])
-    conversion = Conversion(small(), "", 0.1)
     inputs, reference = ArraySamples((samples(4),)), kept_reference(source, 4, tmp_path)
-    with pytest.raises(VerificationError, match=r"not the original: SQNR .*it must be 30 dB.*--force") as stopped:
-        check_conversion(recipe, source, conversion, inputs, reference)
+    with pytest.raises(VerificationError, match=r"not the original: SQNR .*it must be 30 dB.*again") as stopped:
+        checked(inputs, reference, hint="try again")
     assert stopped.value.exit_code == 5
-    figures = check_conversion(changed(recipe, force=True), source, conversion, inputs, reference)
+    figures = checked(inputs, reference, force=True)
     assert (figures.sqnr_db or 0) < 30
 
 
@@ -297,9 +301,7 @@ def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(reci
         net = session.return_value.__enter__.return_value
         net.outputs = ["out0"]
         net.blobs.side_effect = [(row + extra,) for (row,), extra in zip(reference, noise)]
-        figures = check_conversion(
-            recipe, source, Conversion(small(), "", 0.1), ArraySamples((samples(4),)), reference
-        )  # fmt: skip
+        figures = checked(ArraySamples((samples(4),)), reference)
     assert (figures.sqnr_db or 0) > 100
 
 
@@ -307,29 +309,26 @@ def test_an_output_that_should_be_zero_and_is_not_is_no_conversion(recipe: nk.Re
     source = other_original(recipe, lambda inputs: [np.zeros((1, 10))])
     inputs, reference = ArraySamples((samples(4),)), kept_reference(source, 4, tmp_path)
     with pytest.raises(VerificationError, match="the original's is all zero, ncnn's is not"):
-        check_conversion(recipe, source, Conversion(small(), "", 0.1), inputs, reference)
+        checked(inputs, reference)
 
 
 def test_a_conversion_with_other_outputs_is_refused(recipe: nk.Recipe, tmp_path: Path) -> None:
     source = other_original(recipe, lambda inputs: [np.zeros((1, 7))])
     with pytest.raises(VerificationError, match="has 10 values, the original's has 7"):
-        check_conversion(
-            recipe, source, Conversion(small(), "", 0.1), ArraySamples((samples(2),)),
-            kept_reference(source, 2, tmp_path),
-        )  # fmt: skip
+        checked(ArraySamples((samples(2),)), kept_reference(source, 2, tmp_path))
 
 
 def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
     onnx = str(DATA / "efficientnet-lite0.onnx")
     source = open_model(onnx, workdir=DATA)
-    own, origin = choose_preprocess(nk.Recipe(onnx), source)
+    own, origin = choose_preprocess(source, "", {})
     assert own == nk.preset("efficientnet-lite0")
     assert "metadata" in origin
-    given, origin = choose_preprocess(nk.Recipe(onnx, preprocess={"mean": (0.1,)}), source)
+    given, origin = choose_preprocess(source, "", {"mean": (0.1,)})
     assert own is not None
     assert given == dataclasses.replace(own, mean=(0.1,))
     assert origin.startswith("mean as given, the rest from the model's own metadata")
-    guess, origin = choose_preprocess(recipe, open_model(recipe.model, workdir=DATA))
+    guess, origin = choose_preprocess(open_model(recipe.model, workdir=DATA), "", {})
     assert guess is not None
     assert (guess.resize, guess.color, guess.mean) == ((16, 16), "rgb", (0.485, 0.456, 0.406))
     assert origin == GUESS
@@ -419,13 +418,25 @@ def test_a_run_makes_names_that_its_record_may_hold(stem: str) -> None:
 
 
 def test_two_devices_whose_names_become_one_file_name(recipe: nk.Recipe, tmp_path: Path) -> None:
-    graph = small()
-    int8 = nk.quantize(graph, nk.calibrate(graph, samples(4)))
-    made = {target: cast(Any, SimpleNamespace(graph=int8)) for target in ("x86", "a/b", "a:b", "a@b")}
-    models = variants.write_models(changed(recipe, precisions=("int8",)), graph, made, {}, "m", tmp_path)
-    names = sorted(model.param.name for model in models.values() if model.param)
-    assert names == ["m-int8-a-b-2.param", "m-int8-a-b-3.param", "m-int8-a-b.param", "m-int8.param"]
+    """A device may have any name. Its mixed model is called after it; the target on the card is that of its CPU."""
+    sites = [Site(LOCAL, boards.machine(), "arm", f"@{name}") for name in ("a/b", "a:b", "a@b")]
+    plans = {site: cast(Any, SimpleNamespace(graph=mixed()[1])) for site in sites}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models = variants.write_models(changed(recipe, precisions=("mixed",)), small(), {}, plans, "m", tmp_path)
+        read = [nk.Artifact.load(model.param) for model in models.values() if model.param]
+    names = sorted(model.param.name for model in read if model.param)
+    assert names == ["m-mixed-a-b-2.param", "m-mixed-a-b-3.param", "m-mixed-a-b.param"]
     assert all(PLAIN_NAME.fullmatch(name) for name in names)
+    assert {(model.precision, model.target) for model in read} == {("mixed", "arm")}
+
+
+def test_a_card_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its card cannot be written: 'a/b' holds other characters"):
+        nk.Artifact.made(small(), "fp32", target="a/b").save(tmp_path / "m.param")
+    assert not (tmp_path / "m.json").exists()
+    nk.Artifact.made(small(), "fp32", ncnn="1.0.20261020+cpu").save(tmp_path / "m.param")
+    assert nk.Artifact.load(tmp_path / "m.param").ncnn == "1.0.20261020+cpu"
 
 
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:
@@ -562,9 +573,10 @@ def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(
 
 def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Path) -> None:
     (tmp_path / "model-int8.param").write_text("mine")
+    (tmp_path / "recipe.toml").write_text("mine")
     (tmp_path / "pnnx.log").write_text("mine")
     told: list[str] = []
-    for name in ("pnnx.log", "model-int8.param"):
+    for name in ("recipe.toml", "model-int8.param"):
         with pytest.raises(StorageError, match=f"there is a {name} that ncnnkit did not write"):
             nk.run(recipe, tmp_path, lambda stage, done, total: told.append(stage))
         assert (tmp_path / name).read_text() == "mine"
@@ -582,9 +594,8 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
         "run.json",
         "report.html",
         "recipe.toml",
-        "pnnx.log",
     }
-    assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log"}
+    assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log", "pnnx.log"}
     with pytest.raises(StorageError, match=r"model-fp32\.param is needed for this run"):
         nk.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
 

@@ -57,7 +57,7 @@ def test_every_layer_that_computes_is_timed(model: Path) -> None:
 
 @pytest.fixture(scope="module")
 def lite0() -> Graph:
-    return ncnnkit.optimize(ncnnkit.convert(str(LITE0)))
+    return ncnnkit.optimize(ncnnkit.convert(str(LITE0))).graph
 
 
 @pytest.mark.slow

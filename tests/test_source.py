@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from networks import reference_of
+from networks import reference_of, small
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -25,8 +25,10 @@ import ncnnkit
 from ncnnkit.errors import FormatError, ModelError
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
+from ncnnkit.recipe import KEYS
 from ncnnkit.samples.preprocess import PRESETS, Preprocess
 from ncnnkit.source import ModelSource, open_model, set_batchnorm_statistics
+from ncnnkit.source.files import READERS
 from ncnnkit.source.model import read_metadata, settle_inputs
 from ncnnkit.source.onnx_data import inline_external_data
 
@@ -108,10 +110,18 @@ def test_dynamic_dimensions_take_the_shape_given(
 @pytest.mark.parametrize(
     ("dims", "shapes", "message"),
     [
-        (["N", 3, "H", 4], [], r"input 'x': has dynamic dimensions \(\?,3,\?,4\) \(give them, as in --shape 3,224,4\)"),
-        (None, [], r"input 'x': its shape is not in the file \(give it, as in --shape 3,224,224\)"),
-        ([1, 3, 6, 4], [(3, 6, 5)], "--shape 3,6,5 contradicts the model, which takes 3,6,4"),
-        (["N", 3, "H", 4], [(3, 4)], r"--shape 3,4 contradicts the model, which takes 3,\?,4"),
+        (
+            ["N", 3, "H", 4],
+            [],
+            r"input 'x': has dynamic dimensions \(\?,3,\?,4\) \(give them, as in --shape 3,224,4, in Python shapes=",
+        ),
+        (
+            None,
+            [],
+            r"input 'x': its shape is not in the file \(give it, as in --shape 3,224,224, in Python shapes=",
+        ),
+        ([1, 3, 6, 4], [(3, 6, 5)], "the shape 3,6,5 contradicts the model, which takes 3,6,4"),
+        (["N", 3, "H", 4], [(3, 4)], r"the shape 3,4 contradicts the model, which takes 3,\?,4"),
         ([1, 3, 6, 4], [(3, 0, 4)], "shape 3,0,4 is not usable"),
         (["N", 3, "H", "W"], [()], "shape  ?is not usable"),
         ([8, 3, 6, 4], [], "is 8,3,6,4; the first dimension must be a batch axis of 1 or dynamic"),
@@ -291,6 +301,19 @@ def test_torch_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         opened(reference, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("stem", "name"), [("cls-fp32", "cls"), ("cls-mixed", "cls"), ("cls-fp8", "cls-fp8"), ("int8", "int8")]
+)
+def test_a_precision_at_the_end_of_an_ncnn_models_name_is_left_out(stem: str, name: str, tmp_path: Path) -> None:
+    """Models made from it have one of their own there."""
+    ncnnkit.save(small(), tmp_path / f"{stem}.param")
+    assert opened(tmp_path / f"{stem}.param", tmp_path).name == name
+
+
+def test_every_ending_that_is_read_is_told_of() -> None:
+    assert all(ending in KEYS["model"].help for ending in READERS)
+
+
 def test_names_become_safe_in_files(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "my net [v1], (copy).onnx", ("x", TensorProto.FLOAT, [1, 2]))
     assert opened(path, tmp_path).name == "my-net-v1-copy"
@@ -461,7 +484,7 @@ def test_a_script_needs_as_many_shapes_as_it_has_inputs(tmp_path: Path, torch: A
         opened(tmp_path / "m.pt", tmp_path)
     with pytest.raises(ModelError, match=r"1 shapes are given for 2 inputs \(in0, in1\)"):
         opened(tmp_path / "m.pt", tmp_path, (3,))
-    with pytest.raises(ModelError, match=r"does not run with input 3 and 5: .*\(give --shape\)"):
+    with pytest.raises(ModelError, match=r"does not run with input 3 and 5: .*\(give its shapes, as in --shape"):
         opened(tmp_path / "m.pt", tmp_path, (3,), (5,))
     assert [s.shape for s in opened(tmp_path / "m.pt", tmp_path, (3,), (4,)).inputs] == [(3,), (4,)]
 
@@ -570,7 +593,11 @@ def test_nested_outputs_are_named_and_what_is_left_out_is_left_out(code: Path) -
 @pytest.mark.parametrize(
     ("reference", "shapes", "message"),
     [
-        ("networks:make", [], r"the shape of its input is not known \(give it, as in --shape 3,224,224\)"),
+        (
+            "networks:make",
+            [],
+            r"the shape of its input is not known \(give it, as in --shape 3,224,224, in Python shapes=",
+        ),
         ("networks:make", [(4, 16, 16)], "torch cannot trace it with input 4,16,16: .*expected input"),
         ("networks:Nested", [(3, 4, 4)], "torch cannot trace it with input 3,4,4: .*factor"),
         ("networks:Stringly", [(3, 4, 4)], "torch cannot trace it .*returns str where a tensor is expected"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +16,11 @@ from .errors import FormatError, ModelError, RecipeError, StorageError
 from .model import ncnnfile
 from .model.graph import Graph
 from .model.precision import PRECISIONS, derive, is_int8, served
+from .onboard.facts import require_plain
 from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
 
 SCHEMA = "ncnnkit-card/1"
-_NAME = re.compile(r"[A-Za-z0-9._-]*")
 _LARGEST = 16 << 20  # bytes of a card; a file that is larger is none
 
 
@@ -79,8 +78,10 @@ class Card:
         strange = sorted({name for options in self.options.values() for name in options if name not in fields})
         if strange:
             return f"unknown option {strange[0]!r}"
-        if not (_NAME.fullmatch(self.target) and _NAME.fullmatch(self.ncnn)):
-            return "target and ncnn may hold letters, digits and ._- only"
+        try:
+            require_plain(self.target, self.ncnn)
+        except ValueError as error:
+            return str(error)
         return ""
 
 
@@ -165,6 +166,17 @@ class Artifact:
         }
         return cls(precisions[0], precisions, **{**found, **facts}, how=how)
 
+    def having(self, graph: Graph, precision: str | None = None, **facts: Any) -> Artifact:
+        """A network in memory that was made from this one: what is known of its images and its classes stays true.
+
+        Args:
+            graph: the network.
+            precision: what it was made for; by default this model's.
+            facts: further attributes that change.
+        """
+        kept = {"target": self.target, "preprocess": self.preprocess, "labels": self.labels, "ncnn": self.ncnn}
+        return Artifact.made(graph, precision or self.precision, **{**kept, **facts})
+
     @cached_property
     def graph(self) -> Graph:
         """The network; read when it is first asked for. Raises FormatError."""
@@ -240,18 +252,22 @@ class Artifact:
 
         Raises:
             StorageError: the disk is full or may not be written, or a file that is no card lies where the card goes.
+            ModelError: the card would not be read again, as that of an unknown precision.
         """
         param = Path(param)
         place = card_of(param)
         if place.exists() and _raw_card(place) is None:
             hint = "move it away, or give the model another name"
             raise StorageError("is in the way: the model's card goes there", where=str(place), hint=hint)
-        ncnnfile.save(self.graph, param)
         own = (self.precision, *(name for name in self.precisions if name != self.precision))
         card = Card(
-            own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, _hashes(param),
+            own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},
             self.target, self.preprocess, self.labels, self.ncnn,
         )  # fmt: skip
+        if fault := card.fault():
+            raise ModelError(f"its card cannot be written: {fault}", where=str(param))
+        ncnnfile.save(self.graph, param)
+        card = replace(card, sha256=_hashes(param))
         with ncnnfile.atomic_write(place) as file:
             file.write((json.dumps(asdict(card), indent=2) + "\n").encode())
         return Artifact.load(param)

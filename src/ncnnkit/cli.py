@@ -236,22 +236,23 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
 
 
 @command()
+@takes_images
 def convert(
     model: Annotated[str, typer.Argument(help="As for run.")],
     output: ParamToWrite,
     shape: Shape = None,
     weights: Weights = None,
+    prepared: Any = None,
 ) -> None:
-    """A model to ncnn's .param and .bin, fp32."""
-    from .artifact import save
+    """A model to ncnn's .param and .bin, fp32, with the card that says how images become its input."""
     from .source.conversion import convert as convert_model
 
     _check_folder(output)
     with _progress() as progress:
         progress("convert", 0, 0)
-        graph = convert_model(model, shapes=to_shapes(shape) or (), weights=weights or "default")
-        save(graph, output)
-    out.print(f"{output}: {len(graph.layers)} layers, {graph.parameters:,} parameters", markup=False)
+        made = convert_model(model, shapes=to_shapes(shape) or (), weights=weights or "default", **prepared)
+        made.save(output)
+    out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
 
 
 @command()
@@ -261,15 +262,14 @@ def optimize(
     fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights as fp16.")] = False,
 ) -> None:
     """Fuse and drop layers, as ncnnoptimize does."""
-    from .model.ncnnfile import load, save
     from .passes import optimize_with_report
 
     _check_folder(output)
-    graph = load(param)
-    better, rewrites = optimize_with_report(graph, fp16=fp16)
-    save(better, output)
+    model = _model(param)
+    better, rewrites = optimize_with_report(model.graph, fp16=fp16)
+    model.having(better).save(output)
     done = ", ".join(f"{name} {count}" for name, count in rewrites.items() if count) or "nothing to do"
-    out.print(f"{output}: {len(graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
+    out.print(f"{output}: {len(model.graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
 
 
 def _check_folder(output: Path) -> None:
@@ -353,7 +353,7 @@ def quantize(
     prepared: Any = None,
 ) -> None:
     """An fp32 model to int8, from a table or from images."""
-    from .artifact import Artifact, floating
+    from .artifact import floating
     from .model.precision import is_int8
     from .quantization import EFFORTS, check_request, load_table, quantize_images
     from .quantization import quantize as to_int8
@@ -386,8 +386,7 @@ def quantize(
     elif table is not None:
         model = _model(param)
         made = to_int8(model, load_table(table), target=target or "arm", skip=to_words(skip) or ())
-    facts = {"preprocess": model.preprocess, "labels": model.labels, "ncnn": model.ncnn}
-    Artifact.made(made, "int8", target=target or "arm", **facts).save(output)
+    model.having(made, "int8", target=target or "arm").save(output)
     count = sum(map(is_int8, made.layers))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
 

@@ -65,3 +65,8 @@ def percent(share: float | None) -> str:
 def ratio(value: float | None, base: float | None) -> float | None:
     """How many times the base a value is; None where either is missing."""
     return None if value is None or base is None or base <= 0 else value / base
+
+
+def shape_option(*sizes: int) -> str:
+    """How a user gives the shape of an input: ``--shape 8,4, in Python shapes=[(8, 4)]``."""
+    return f"--shape {','.join(map(str, sizes))}, in Python shapes=[{sizes}]"

@@ -47,7 +47,7 @@ from .samples.stream import keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
-from .source.reference import check_conversion, reference_outputs
+from .source.reference import WRONG, check_outputs, reference_outputs
 from .verdict import top5, warn
 
 
@@ -77,7 +77,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("open the model"):
             source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
             refuse_to_replace(out, files_to_come(recipe, source))
-            preprocess, origin = choose_preprocess(recipe, source)
+            preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
         with stages("look at the images"):
             efforts = efforts_by_target(recipe, sites)
             images, evaluation = open_image_sets(
@@ -112,7 +112,12 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             )
             check_labels(labels, classes)
         with stages("check the conversion"):
-            check = check_conversion(recipe, source, conversion, inputs, reference)
+            check = conversion.record(
+                check_outputs(
+                    conversion.graph, inputs, reference, where=recipe.model, hint=f"{WRONG}; --force accepts it",
+                    threads=recipe.threads or None, force=recipe.force,
+                )
+            )  # fmt: skip
         quantized: dict[str, Quantized] = {}
         for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
@@ -163,7 +168,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, classes, recommended, results)
             remove_scratch(folder, models)
-            (folder / LOG).write_text(conversion.log, encoding="utf-8")
+            if check.log:
+                (folder / check.log).write_text(conversion.log, encoding="utf-8")
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
@@ -213,7 +219,8 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
     stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
     made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
-    return [RUN, REPORT, RECIPE, LOG, *([LABELS] if source.labels else []), *made]
+    log = [] if source.kind == "ncnn" else [LOG]
+    return [RUN, REPORT, RECIPE, *log, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models) -> None:

@@ -62,7 +62,8 @@ class Recipe:
 
     model: str = _key(
         dataclasses.MISSING,
-        "A .onnx, .pt (TorchScript) or .param file, torchvision:NAME, timm:NAME or package.module:function.",
+        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), torchvision:NAME, timm:NAME or "
+        "package.module:function.",
     )
     images: str = _key("", "Folder, list file, image, .npy or .npz to calibrate with.")
     eval_images: str = _key("", "The same to evaluate with; empty: every fifth of the images is held out.")

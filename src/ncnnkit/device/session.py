@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact
 from ..errors import ModelError, RuntimeFailure
+from ..formatting import shape_option
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..onboard.facts import VulkanDevice
@@ -174,7 +175,9 @@ def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = 
     shapes = [tuple(shape) for shape in shapes or graph.input_shapes()]
     if len(shapes) != len(graph.inputs) or not all(shapes):
         raise ModelError(
-            "the file does not say the shape of its inputs", where=where, hint="give --shape, once for each input"
+            "the file does not say the shape of its inputs",
+            where=where,
+            hint=f"give that of each, as in {shape_option(3, 224, 224)}",
         )
     graph.check_input_shapes(shapes)
     rng = np.random.default_rng(0)

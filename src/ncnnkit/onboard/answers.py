@@ -122,13 +122,21 @@ class TallyRow:
 
 @dataclass(frozen=True)
 class Tallied(Answer):
-    """Histograms. Its arrays are these, int64 (bins,), a row each."""
+    """What was counted of blobs.
+
+    Its arrays are the ranges, float64 (samples, 1 + blobs) with the number of the sample first, where they were asked
+    for; then a sum for each of ``channels``, float64 (channels,); then a histogram for each row, int64 (bins,).
+    """
 
     rows: List[TallyRow]
+    channels: List[str]
 
     def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
-        _same(len(arrays), len(self.rows), "histograms")
-        _of_kind(arrays, np.int64, 1)
+        first = 1 + len(self.channels)
+        _same(len(arrays), first + len(self.rows), "arrays")
+        _of_kind(arrays[:1], np.float64, 2)
+        _of_kind(arrays[1:first], np.float64, 1)
+        _of_kind(arrays[first:], np.int64, 1)
 
 
 @dataclass(frozen=True)
@@ -140,15 +148,6 @@ class Summed(Answer):
     def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
         _same(len(arrays), len(self.blobs), "blobs")
         _of_kind(arrays, np.float64, 1)
-
-
-@dataclass(frozen=True)
-class Ranges(Answer):
-    """Its array has the samples' numbers and largest values, float64 (samples, 1 + blobs)."""
-
-    def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
-        _same(len(arrays), 1, "arrays")
-        _of_kind(arrays, np.float64, 2)
 
 
 @dataclass(frozen=True)
@@ -246,8 +245,6 @@ ANSWERS: Mapping[str, Type[Answer]] = {
     "tally_so_far": Tallied,
     "sums": Done,
     "sums_so_far": Summed,
-    "ranges": Done,
-    "ranges_so_far": Ranges,
     "memory": Memory,
     "layers": Layers,
     "profile": Profiled,

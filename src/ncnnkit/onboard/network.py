@@ -19,7 +19,6 @@ from .answers import (
     NetTimes,
     Profiled,
     Ran,
-    Ranges,
     Summed,
     Tallied,
     TallyRow,
@@ -129,28 +128,39 @@ class Network:
 
         With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax].
         Without, they grow with what is seen, see :class:`Tally`. ``sample`` counts only about so many values a blob.
-        Samples whose ``number`` leaves another rest over ``batches`` are counted apart.
+        Samples whose ``number`` leaves another rest over ``batches`` are counted apart. With ``ranges`` the largest
+        absolute values of the sample are noted. Those of each channel are added to their sums for the numbers that are
+        in ``channels``.
         """
         self._feed(arrays)
-        absmax, batch = request.get("absmax"), request["number"] % request.get("batches", 1)
+        absmax, number = request.get("absmax"), request["number"]
+        batch, by_channel = number % request.get("batches", 1), number in request.get("channels", ())
+        row = [float(number)]
 
         def add(blob: str, values: Any) -> None:
             if (batch, blob) not in self.tallies:
                 self.tallies[batch, blob] = Tally(
                     request["bins"], absmax[blob] / request["bins"] if absmax else 0.0, request.get("sample", 0)
                 )
-            self.tallies[batch, blob].add(values)
+            row.append(self.tallies[batch, blob].add(values))
             if not np.isfinite(self.tallies[batch, blob].absmax):
                 raise RuntimeError("blob %s holds NaN or infinity" % blob)
+            if by_channel:
+                largest = np.abs(values.reshape(len(values), -1)).max(axis=1).astype(np.float64)
+                self.channels[blob] = self.channels.get(blob, 0.0) + largest
 
         self._each(request["blobs"], add)
+        if request.get("ranges"):
+            self.rows.append(row)
         return Done(), []
 
     def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Tallied, Arrays]:
-        """The histograms counted so far; counting starts anew."""
+        """What was counted so far; counting starts anew."""
         tallies, self.tallies = self.tallies, {}
+        sums, self.channels = self.channels, {}
+        ranges, self.rows = np.array(self.rows, np.float64, ndmin=2), []
         rows = [TallyRow(batch, blob, t.width, t.absmax, t.count) for (batch, blob), t in tallies.items()]
-        return Tallied(rows), [t.histogram for t in tallies.values()]
+        return Tallied(rows, list(sums)), [ranges, *sums.values(), *(t.histogram for t in tallies.values())]
 
     def sums(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
         """Run one sample and add the mean of every channel of ``blobs`` to their sums."""
@@ -170,19 +180,6 @@ class Network:
         """The sums so far, float64 (channels,) a blob; summing starts anew."""
         sums, self.channels = self.channels, {}
         return Summed(list(sums)), list(sums.values())
-
-    def ranges(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
-        """Run one sample, of this ``number``, and note the largest absolute value of each of ``blobs``."""
-        self._feed(arrays)
-        row: List[float] = []
-        self._each(request["blobs"], lambda _, values: row.append(float(max(values.max(), -values.min()))))
-        self.rows.append([float(request["number"]), *row])
-        return Done(), []
-
-    def ranges_so_far(self, _: Message, __: Arrays) -> Tuple[Ranges, Arrays]:
-        """The samples' numbers and largest values, float64 (samples, 1 + blobs); noting starts anew."""
-        rows, self.rows = self.rows, []
-        return Ranges(), [np.array(rows)]
 
     def memory(self, _: Message, __: Arrays) -> Tuple[Memory, Arrays]:
         """Peak resident memory since the last load, above what there was before the first; MB (10^6 bytes)."""

@@ -26,14 +26,14 @@ class Tally:
         self.absmax = 0.0
         self.count = 0  # all values, zeros and those left out too
 
-    def add(self, values: np.ndarray[Any, Any]) -> None:
-        """Count an array of one dimension or more; only its largest value where there are no bins."""
+    def add(self, values: np.ndarray[Any, Any]) -> float:
+        """Count an array of one axis or more, only its largest value where there are no bins; returns that value."""
         self.count += values.size
         absmax = float(max(values.max(), -values.min()))
         self.absmax = absmax if not absmax <= self.absmax else self.absmax  # a NaN stays
         bins = len(self.histogram)
         if not bins or not np.isfinite(absmax) or absmax == 0.0:
-            return
+            return absmax
         if self.growing:
             self.widen(width_for(absmax, bins))
         # (channels, positions), a view: ncnn pads between channels, not within. Features come last in rows.
@@ -54,6 +54,7 @@ class Tally:
             self.histogram += counts[:bins]
             self.histogram[-1] += counts[bins]  # the largest value itself
             self.histogram[0] -= zeros
+        return absmax
 
     def widen(self, width: float) -> None:
         """Merge bins in pairs until they are at least ``width`` wide."""

@@ -20,7 +20,9 @@ shapes, wires          what is known of the blobs' shapes; who makes and who rea
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
+from ..artifact import Artifact
 from ..errors import FormatError
 from ..model.graph import Graph
 from .activation import fuse_activation
@@ -50,20 +52,26 @@ PASSES: tuple[Pass, ...] = (
 """In order: first what stands between layers that could merge, then the merging, then what only then is superfluous."""
 
 
-def optimize(graph: Graph, *, fp16: bool = False) -> Graph:
-    """Fuse, replace and drop layers; the result computes what ``graph`` does, up to fp32 rounding.
+M = TypeVar("M", Graph, Artifact)
+
+
+def optimize(model: M, *, fp16: bool = False) -> M:
+    """Fuse, replace and drop layers; the result computes what ``model`` does, up to fp32 rounding.
 
     Args:
-        graph: stays as it is.
+        model: a Graph or an Artifact; stays as it is.
         fp16: store the weights of the result as fp16 (see :func:`store_fp16`); they are rounded by it.
 
     Returns:
-        A new graph. Its inputs and outputs have the names they had; weights that did not change are shared.
+        The same kind of model. Its inputs and outputs have the names they had; weights that did not change are shared.
+        An Artifact keeps what it knows of its images and classes.
 
     Raises:
-        FormatError: ``graph`` is not well formed.
+        FormatError: the network is not well formed.
     """
-    return optimize_with_report(graph, fp16=fp16)[0]
+    if isinstance(model, Artifact):
+        return model.having(optimize_with_report(model.graph, fp16=fp16)[0])
+    return optimize_with_report(model, fp16=fp16)[0]
 
 
 def optimize_with_report(graph: Graph, *, fp16: bool = False) -> tuple[Graph, dict[str, int]]:

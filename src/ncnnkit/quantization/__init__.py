@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from ..artifact import Artifact, floating
 from ..model.graph import Graph
@@ -54,6 +54,30 @@ __all__ = [
 ]
 
 
+@overload
+def quantize(
+    model: Artifact,
+    stats: Any,
+    *,
+    target: str = "arm",
+    method: str | None = None,
+    effort: str = "default",
+    skip: Collection[str] = (),
+) -> Artifact: ...
+
+
+@overload
+def quantize(
+    model: Graph | str | Path,
+    stats: Any,
+    *,
+    target: str = "arm",
+    method: str | None = None,
+    effort: str = "default",
+    skip: Collection[str] = (),
+) -> Graph: ...
+
+
 def quantize(
     model: Artifact | Graph | str | Path,
     stats: Any,
@@ -62,7 +86,7 @@ def quantize(
     method: str | None = None,
     effort: str = "default",
     skip: Collection[str] = (),
-) -> Graph:
+) -> Artifact | Graph:
     """Quantise a network to int8.
 
     Args:
@@ -78,7 +102,8 @@ def quantize(
 
     Returns:
         A graph whose convolutions and inner products are int8, chained in int8 where one feeds the next, and whose
-        other weights are stored as fp16, as ncnn2int8 writes it.
+        other weights are stored as fp16, as ncnn2int8 writes it. From an Artifact an Artifact, which keeps what is
+        known of its images and classes.
 
     Raises:
         ModelError: the model is int8 or mixed already.
@@ -93,5 +118,7 @@ def quantize(
     check_request(graph, target, skip)
     if isinstance(stats, (ActivationStats, Table)):
         table = stats if isinstance(stats, Table) else make_table(graph, stats, method=method)
-        return apply_table(graph, table.without(set(skip)), target=target)
-    return quantize_images(graph, stats, target=target, method=method or "mse", effort=effort, skip=skip).graph
+        made = apply_table(graph, table.without(set(skip)), target=target)
+    else:
+        made = quantize_images(graph, stats, target=target, method=method or "mse", effort=effort, skip=skip).graph
+    return model.having(made, "int8", target=target) if isinstance(model, Artifact) else made

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.graph import Graph
 from ..record.run import Count, Likeness
-from ..samples.stream import Samples
-from .calibration import ActivationStats, merge_all, over_samples, quantizable
+from .calibration import ActivationStats, merge_all
 
 BATCHES = 4
 ENOUGH = 1.05  # of the error with all images: what more of them could still bring
@@ -76,15 +74,6 @@ def error_by_count(
 def enough(counts: Sequence[Count]) -> int | None:
     """The least number of images whose error, at its worst, is that of all but for a few per cent; None if none."""
     return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].relative_error), None)
-
-
-def image_ranges(graph: Graph, samples: Samples, threads: int | None = None) -> NDArray[np.float64]:
-    """The largest absolute value of each tensor int8 layers read, of each image; (images, tensors)."""
-    uses = graph.uses()
-    blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
-    parts = [arrays[0] for _, arrays in over_samples(graph, samples, "ranges", threads=threads, blobs=blobs)]
-    rows = np.concatenate(parts)
-    return np.asarray(rows[np.argsort(rows[:, 0]), 1:])
 
 
 def stretching(ranges: NDArray[np.float64], most: int = 5) -> list[Stretch]:

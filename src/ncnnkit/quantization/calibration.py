@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,6 +88,27 @@ class ActivationStats:
         return ActivationStats(blobs, self.images + other.images, self.method)
 
 
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What one pass over the samples tells of the blobs that int8 layers would read.
+
+    Attributes:
+        batches: statistics of disjoint batches: the i-th of the samples i, i + batches, …
+        ranges: float64 (samples, blobs), the largest absolute values; empty where they were not asked for.
+        channels: root blob -> float64 (channels,), each channel's largest absolute value, the mean over the samples it
+            was asked for.
+    """
+
+    batches: list[ActivationStats]
+    ranges: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    channels: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> ActivationStats:
+        """The statistics of all samples together."""
+        return merge_all(self.batches)
+
+
 def quantizable(graph: Graph) -> list[Layer]:
     """The layers ncnn can run on int8 activations with a scale known beforehand, in graph order."""
     return [
@@ -121,8 +142,9 @@ def calibrate(
         images: a folder or file of images, an ImageSet, arrays (N, …), or an iterable of batches; see
             :func:`ncnnkit.samples.given.as_samples`. Samples are read one at a time, so any number will do.
         preprocess: how images become tensors; needed for a folder or file, unused for the others.
-        method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does, to have
-            its very bins; ``aciq`` and ``minmax`` need no histograms, and count none.
+        method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does: its bins are
+            equal parts of the largest value of all images, so nothing can be counted before that is known. ``aciq``
+            and ``minmax`` need no histograms, and count none.
         threads: processes to run, one thread each; by default one a core.
         progress: called with (images done, images in all).
 
@@ -136,32 +158,46 @@ def calibrate(
         RuntimeFailure: ncnn crashed.
     """
     graph = floating(model, "calibration")
+    samples = as_samples(images, graph, preprocess)
     histograms = method not in RANGES_DO
-    return merge_all(
-        calibrate_batches(
-            graph, images, preprocess, 1, method=method, histograms=histograms, threads=threads, progress=progress
-        )
-    )
+    return observe(graph, samples, method=method, histograms=histograms, threads=threads, progress=progress).whole
 
 
-def calibrate_batches(
+def observe(
     graph: Graph,
-    images: Any,
-    preprocess: Any,
-    batches: int,
+    samples: Samples,
     *,
     method: str = "mse",
     histograms: bool = True,
+    batches: int = 1,
+    ranges: bool = False,
+    channels: Sequence[int] = (),
     threads: int | None = None,
     progress: Progress = silent,
-) -> list[ActivationStats]:
-    """Like :func:`calibrate`, for batches of the images: the i-th has the images i, i + batches, …"""
+) -> Observed:
+    """All that is asked of a network's activations, in one pass over the samples; in two for ``kl``.
+
+    Args:
+        graph: the fp32 network.
+        samples: each is run once.
+        method: as :func:`calibrate` takes it.
+        histograms: whether values are counted, or only the largest looked at.
+        batches: samples are counted apart in so many batches.
+        ranges: whether the largest values of each sample are wanted. They take 8 bytes for each blob and sample.
+        channels: the samples of which the largest value of each channel is wanted.
+        threads: processes to run, one thread each; by default one a core.
+        progress: called with (samples done, samples in all).
+
+    Raises:
+        ModelError: the network has no layer to quantise.
+        VerificationError: an activation is NaN or infinite.
+        RuntimeFailure: ncnn crashed.
+    """
     uses = graph.uses()
     blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
     if not blobs:
         raise why_nothing_quantizable(graph)
     with Crew(graph, threads) as crew:
-        samples = as_samples(images, graph, preprocess)
         done, passes = 0, 2 if method == "kl" else 1
 
         def step() -> None:
@@ -169,22 +205,34 @@ def calibrate_batches(
             done += 1
             progress(done // passes, len(samples))
 
-        def collect(**request: Any) -> list[ActivationStats]:
+        def collect(**request: Any) -> Observed:
             counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(samples)))]
-            for answer, histograms in crew.over(samples, "tally", step, blobs=blobs, batches=batches, **request):
-                for row, histogram in zip(answer.rows, histograms):
+            seen: list[NDArray[np.float64]] = []
+            sums: dict[str, Any] = {}
+            for answer, (noted, *arrays) in crew.over(samples, "tally", step, blobs=blobs, batches=batches, **request):
+                seen.append(noted)
+                for blob, total in zip(answer.channels, arrays):
+                    sums[blob] = sums.get(blob, 0.0) + total
+                for row, histogram in zip(answer.rows, arrays[len(answer.channels) :]):
                     found = BlobStats(histogram, row.width, row.absmax, row.count)
                     known = counted[row.batch].get(row.blob)
                     counted[row.batch][row.blob] = found if known is None else known.merge(found)
             sizes = (len(range(i, len(samples), batches)) for i in range(batches))
-            return [ActivationStats(blobs, size, method) for blobs, size in zip(counted, sizes)]
+            stats = [ActivationStats(each, size, method) for each, size in zip(counted, sizes)]
+            means = {blob: total / len(channels) for blob, total in sums.items()}
+            if not request.get("ranges"):
+                return Observed(stats, channels=means)
+            whole = np.concatenate(seen)
+            return Observed(stats, whole[np.argsort(whole[:, 0]), 1:], means)
 
+        wanted: dict[str, Any] = {"ranges": ranges, "channels": list(channels)}
         if not histograms:
-            return collect(bins=0)
+            return collect(bins=0, **wanted)
         if method != "kl":
-            return collect(bins=GROWING_BINS, sample=SAMPLE)
-        ranges = merge_all(collect(bins=0))
-        return collect(bins=KL_BINS, absmax={name: blob.absmax for name, blob in ranges.blobs.items()})
+            return collect(bins=GROWING_BINS, sample=SAMPLE, **wanted)
+        first = collect(bins=0, **wanted)
+        absmax = {name: blob.absmax for name, blob in first.whole.blobs.items()}
+        return replace(first, batches=collect(bins=KL_BINS, absmax=absmax).batches)
 
 
 def merge_all(batches: Sequence[ActivationStats]) -> ActivationStats:

@@ -22,13 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device.session import Session
-from ..errors import ModelError, RecipeError, VerificationError
+from ..errors import ModelError, RecipeError
 from ..model.graph import Graph, Layer
 from ..model.shapes import Shape
 from ..passes.shapes import infer
-from ..progress import Progress, silent
-from ..samples.stream import Samples, spread
 from .calibration import quantizable
 from .scales import group_count
 from .zeropoint import absorbs
@@ -50,7 +47,8 @@ def migrate(graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: f
 
     Args:
         graph: in fp32; not changed.
-        ranges: root blob -> how large each of its channels is, as :func:`channel_ranges` gives it.
+        ranges: root blob -> how large each of its channels is:
+            :attr:`ncnnkit.quantization.calibration.Observed.channels`.
         strength: how much of the spread the weights take, from 0, nothing, to 1, where the ranges become alike.
 
     Raises:
@@ -64,43 +62,6 @@ def migrate(graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: f
             _rescale(layer, scales.get(layer.inputs[0]), scales.get(layer.outputs[0]))
     made.verify()
     return made
-
-
-def channel_ranges(
-    graph: Graph,
-    samples: Samples,
-    *,
-    threads: int | None = None,
-    progress: Progress = silent,
-) -> dict[str, NDArray[np.float64]]:
-    """How large the channels are that int8 layers would read.
-
-    Args:
-        graph: the fp32 network.
-        samples: for calibration; at most 16 are read.
-        threads: CPU threads; by default all cores.
-        progress: called with (samples done, samples in all).
-
-    Returns:
-        Root blob -> the mean over the samples of each channel's absolute maximum.
-
-    Raises:
-        VerificationError: an activation is NaN or infinite.
-        RuntimeFailure: ncnn crashed.
-    """
-    uses = graph.uses()
-    names = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
-    few = spread(samples, SAMPLES)
-    sums: dict[str, NDArray[np.float64]] = {}
-    with Session(graph, precision="fp32", threads=threads, keep_blobs=True) as net:
-        for done, sample in enumerate(few, start=1):
-            for name, blob in zip(names, net.blobs(*sample, names=names)):
-                largest = np.abs(blob.reshape(len(blob), -1)).max(axis=1).astype(np.float64)
-                if not np.isfinite(largest).all():
-                    raise VerificationError(f"calibration: blob {name!r} holds NaN or infinite values")
-                sums[name] = sums.get(name, 0.0) + largest
-            progress(done, len(few))
-    return {name: total / len(few) for name, total in sums.items()}
 
 
 def channel_scales(

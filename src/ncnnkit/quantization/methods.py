@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from ..comparison.judge import Judge
-from ..errors import RecipeError
+from ..errors import RecipeError, VerificationError
 from ..model.graph import Graph
 from ..model.targets import TARGETS
 from ..progress import StepProgress, of_step, silent_steps
 from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial
 from ..samples.given import as_samples
 from ..samples.stream import Samples, evenly
-from .advice import BATCHES, Advice, enough, error_by_count, image_ranges, likeness, stretching
+from .advice import BATCHES, Advice, enough, error_by_count, likeness, stretching
 from .bias import correct_bias
-from .calibration import ActivationStats, calibrate_batches, merge_all
+from .calibration import ActivationStats, Observed, observe
 from .efforts import EFFORTS, Effort
-from .equalize import channel_ranges, migrate
+from .equalize import SAMPLES, migrate
 from .int8 import NATIVE_METHODS, apply_table, finished, make_table, rounded_weights
 from .layerwise import Kept, fit_layers
 from .scales import STEPS, mse_threshold
@@ -92,7 +92,11 @@ class Quantized:
         if not self.advice.ranges.size:
             return None
         few = samples.subset(range(min(LIKENESS_IMAGES, len(samples))))
-        return likeness(self.advice.ranges, image_ranges(self.source, few, threads))
+        try:
+            seen = observe(self.source, few, histograms=False, ranges=True, threads=threads)
+        except VerificationError:  # infinite activations are like nothing, and no reason to lose what was measured
+            return None
+        return likeness(self.advice.ranges, seen.ranges)
 
 
 def quantize_images(
@@ -173,34 +177,36 @@ class _Quantizer:
     def _thresholds(self) -> tuple[_Version, Advice]:
         """Scales from histograms, and what the images were worth."""
         with self._trial("thresholds") as keeps:
-            # Counted in batches: what fewer images would have given costs no counting of its own then.
-            batches = self._calibrate(self.graph, BATCHES if self.effort.advice and not self.native else 1)
-            self.stats = merge_all(batches)
+            # All that later steps ask of the same network is looked at in this pass. Counted in batches: what fewer
+            # images would have given costs no counting of its own then.
+            advice, migrates = self.effort.advice and not self.native, self.effort.strengths and not self.native
+            seen = self._observe(
+                self.graph, batches=BATCHES if advice else 1, ranges=advice,
+                channels=evenly(len(self.used), SAMPLES) if migrates else (),
+            )  # fmt: skip
+            self.stats, self.channels = seen.whole, seen.channels
             best = self._scaled(self.graph, self.stats)
             keeps(best.int8)
-        return best, self._advice(batches)
+        return best, self._advice(seen)
 
-    def _advice(self, batches: Sequence[ActivationStats]) -> Advice:
+    def _advice(self, seen: Observed) -> Advice:
         """What the images were worth. The error is that of thresholds alone: what they are chosen for."""
-        if len(batches) == 1:
+        if len(seen.batches) == 1:
             return Advice()
         self.progress("calibration advice", 0, 0)
         whole = self.trials.least
-        counts = error_by_count(batches, lambda stats: self.trials.error(self._scaled(self.graph, stats).int8), whole)
-        ranges = image_ranges(self.graph, self.used, self.threads)
-        worst = [replace(each, image=self.chosen[each.image]) for each in stretching(ranges)]
-        return Advice(counts, worst, ranges)
+        counts = error_by_count(
+            seen.batches, lambda stats: self.trials.error(self._scaled(self.graph, stats).int8), whole
+        )
+        worst = [replace(each, image=self.chosen[each.image]) for each in stretching(seen.ranges)]
+        return Advice(counts, worst, seen.ranges)
 
     def _migration(self, best: _Version) -> _Version:
         """Channels of one tensor to more equal ranges."""
-        if not self.effort.strengths:
-            return best
-        self.progress("channel ranges", 0, 0)
-        ranges = channel_ranges(self.graph, self.used, threads=self.threads)
         for strength in self.effort.strengths:
             with self._trial(f"channel migration {strength:g}") as keeps:
-                graph = migrate(self.graph, ranges, strength)
-                stats = self._calibrate(graph)[0]
+                graph = migrate(self.graph, self.channels, strength)
+                stats = self._observe(graph).whole
                 version = self._scaled(graph, stats)
                 if keeps(version.int8):
                     best, self.stats = version, stats
@@ -273,11 +279,9 @@ class _Quantizer:
         with self.trials.trial(method) as keeps:
             yield keeps
 
-    def _calibrate(self, graph: Graph, batches: int = 1) -> list[ActivationStats]:
+    def _observe(self, graph: Graph, **wanted: Any) -> Observed:
         progress = of_step(self.progress, "calibrate")
-        return calibrate_batches(
-            graph, self.used, None, batches, method=self.method, threads=self.threads, progress=progress
-        )
+        return observe(graph, self.used, method=self.method, threads=self.threads, progress=progress, **wanted)
 
     def _scaled(self, graph: Graph, stats: ActivationStats) -> _Version:
         return self._version(graph, make_table(graph, stats).without(self.skip), graph)

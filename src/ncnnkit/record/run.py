@@ -192,7 +192,7 @@ class ConversionCheck:
         max_error: the largest absolute difference, in the output's unit.
         seconds: how long the conversion took.
         pnnx_version: version of pnnx, or ``unknown``.
-        log: file in the run folder with what pnnx printed.
+        log: file in the run folder with what pnnx printed; null for a model that is ncnn's own.
     """
 
     sqnr_db: float | None
@@ -200,7 +200,7 @@ class ConversionCheck:
     max_error: float
     seconds: float
     pnnx_version: str
-    log: PlainName
+    log: PlainName | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -684,7 +684,8 @@ class Run:
 
     def __post_init__(self) -> None:
         check_name("model.name", self.model.name)
-        check_name("conversion.log", self.conversion.log)
+        if self.conversion.log is not None:
+            check_name("conversion.log", self.conversion.log)
         for i, variant in enumerate(self.variants):
             if variant.files:
                 check_name(f"variants[{i}].files.param", variant.files.param)

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import ImageError
 from ..progress import Progress
-from .items import ArrayFile, InputSpec, Item, Picture, Row, array_sample, open_arrays, reason, times
-from .preprocess import Preprocess
+from .items import ArrayFile, InputSpec, Item, Picture, Row, array_sample, fit, open_arrays, reason, times
+from .preprocess import Preprocess, preset
 from .stream import Sample, evenly
 
 T = TypeVar("T")
@@ -206,7 +206,10 @@ def _same_content(items: Sequence[Item]) -> list[list[int]]:
 
 
 def open_images(
-    source: str | Path, preprocess: Preprocess | None, inputs: Sequence[InputSpec], progress: Progress | None = None
+    source: str | Path,
+    preprocess: Preprocess | str | None,
+    inputs: Sequence[InputSpec],
+    progress: Progress | None = None,
 ) -> ImageSet:
     """Find the samples of a source. Every image file is checked whole now, and becomes a tensor when it is asked for.
 
@@ -215,7 +218,8 @@ def open_images(
             relative to the list), one image, or arrays: ``.npy`` with shape (N, ...) or that of one sample, ``.npz``
             with one array per network input name. Files in a folder or list may be images, or ``.npy``/``.npz`` of one
             sample each. Arrays are fed to the network as they are: ``preprocess`` is for images.
-        preprocess: None is enough where there are only arrays.
+        preprocess: how images become tensors. A preset given by its name (see :func:`ncnnkit.preset`) is scaled to the
+            size of the input; a Preprocess is taken as it is. None is enough where there are only arrays.
         inputs: the network's inputs.
         progress: called with (checked, total).
 
@@ -224,7 +228,10 @@ def open_images(
 
     Raises:
         ImageError: the source is missing, holds nothing usable, or does not fit the network's inputs.
+        RecipeError: an unknown preset.
     """
+    if isinstance(preprocess, str):
+        preprocess = fit(preset(preprocess), inputs)
     return find_images(source, preprocess, inputs).checked(progress=progress)
 
 
@@ -348,9 +355,7 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], source
             hint=hint,
         )
     if preprocess is None:
-        return ImageError(
-            "images need preprocessing", where=str(source), hint="use --preset, or --mean, --std and --resize"
-        )
+        return ImageError("images need preprocessing", where=str(source), hint="give a preset, or mean, std and resize")
     fixed = preprocess.crop or (preprocess.resize if isinstance(preprocess.resize, tuple) else None)
     size = (preprocess.channels, *(fixed or spec.shape[1:]))
     if spec.shape == size:
@@ -358,7 +363,7 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], source
     return ImageError(
         f"preprocessing gives {times(size)}, input {spec.name!r} takes {times(spec.shape)}",
         where=str(source),
-        hint="change --shape, --resize or --preset",
+        hint="change the shape, or resize and crop, or give a preset by its name, which is scaled to the input",
     )
 
 

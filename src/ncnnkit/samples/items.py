@@ -34,6 +34,18 @@ class InputSpec:
     dtype: str = "float32"
 
 
+def takes_image(inputs: Sequence[InputSpec]) -> bool:
+    """Whether a network's only input has the shape of an image of one or three channels."""
+    return len(inputs) == 1 and len(inputs[0].shape) == 3 and inputs[0].shape[0] in (1, 3)
+
+
+def fit(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preprocess | None:
+    """The preprocessing for inputs of this size, unchanged where they are no image."""
+    if preprocess is None or not takes_image(inputs):
+        return preprocess
+    return preprocess.fitted(inputs[0].shape[1], inputs[0].shape[2])
+
+
 def times(shape: Sequence[int]) -> str:
     """A shape as people write it: 3x224x224."""
     return "x".join(map(str, shape)) or "a scalar"

@@ -10,35 +10,33 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..comparison.noise import Noise
-from ..device.session import Session
-from ..errors import ConvertError, FormatError, ModelError, StorageError, VerificationError
+from ..artifact import Artifact
+from ..errors import ConvertError, FormatError, ModelError, StorageError
 from ..model import ncnnfile, ops
 from ..model.graph import Graph, Layer, Names
 from ..onboard.scratch import Scratch
+from ..record.environment import installed
+from ..record.folder import LOG
+from ..record.run import Accuracy, ConversionCheck
 from ..samples.items import InputSpec
 from ..samples.stream import ArraySamples
 from . import ModelSource, open_model
 from .model import example_arrays, say
 from .onnx_data import inline_external_data
+from .opening import GUESS, choose_preprocess
+from .reference import WRONG, check_outputs
 
 INSTALL_HINT = "pip install --no-deps pnnx"
 FAILURE_HINTS = {
-    "onnx": "does --shape fit? else export the model in another way: from another opset, or as traced TorchScript",
-    "torchscript": "does --shape fit? else trace the model (torch.jit.trace) instead of scripting it, freeze it "
+    "onnx": "does the shape fit? else export the model in another way: from another opset, or as traced TorchScript",
+    "torchscript": "does the shape fit? else trace the model (torch.jit.trace) instead of scripting it, freeze it "
     "(torch.jit.freeze), or export it to ONNX",
 }
-_MOST_NOISE = 0.01  # over signal; a right conversion has under 1e-6, a wrong one about 1
-_WRONG = (
-    "pnnx converts an operator wrongly, often one over the batch axis: change the model, or export it in another way"
-)
 _CAST = "Tensor.to"  # what pnnx leaves of a type's conversion
 TIMEOUT = 1800.0  # seconds; the largest networks take a few minutes
 
@@ -55,13 +53,28 @@ class Conversion:
 
     Attributes:
         graph: fp32; inputs have the shapes it was converted with.
-        log: what pnnx printed.
+        log: what pnnx printed; empty for a model that is ncnn's own.
         seconds: how long it took.
     """
 
     graph: Graph
     log: str
     seconds: float
+
+    def record(self, errors: Accuracy) -> ConversionCheck:
+        """The conversion as run.json holds it.
+
+        Args:
+            errors: of the converted network, see :func:`check_outputs`.
+        """
+        return ConversionCheck(
+            sqnr_db=errors.sqnr_db,
+            cosine=errors.cosine,
+            max_error=errors.max_error,
+            seconds=round(self.seconds, 3),
+            pnnx_version=installed("pnnx"),
+            log=LOG if self.log else None,
+        )
 
 
 def find_pnnx() -> Path:
@@ -83,52 +96,57 @@ def find_pnnx() -> Path:
     return Path(on_path)
 
 
-def convert(model: str | Path | Any, *, shapes: Sequence[tuple[int, ...]] = (), weights: str = "default") -> Graph:
-    """A model to ncnn's graph, fp32, not yet optimised; it is run on noise and compared with the original.
+def convert(
+    model: str | Path | Any,
+    *,
+    shapes: Sequence[tuple[int, ...]] = (),
+    weights: str = "default",
+    preset: str = "",
+    preprocess: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """A model to ncnn, fp32, not yet optimised; it is run on noise and compared with the original.
 
     Args:
         model: a reference, as :func:`ncnnkit.source.open_model` takes it, or a ``torch.nn.Module``.
         shapes: of the inputs without the batch axis, where the model does not fix them.
         weights: for models built by code.
+        preset: how images become its input, by name; see :func:`ncnnkit.preset`. By default what the model itself says.
+        preprocess: fields of :class:`ncnnkit.Preprocess` that differ from it.
+
+    Returns:
+        The model in memory. It knows the preprocessing, where the model or the caller said it, and the names of the
+        classes, where the model has them; :func:`ncnnkit.save` writes both into its card.
 
     Raises:
         ModelError: the model, its weights or its shapes cannot be used.
+        RecipeError: an unknown preset, or a field that cannot be used.
         ConvertError: pnnx is missing, fails, or leaves operators that ncnn does not have.
         VerificationError: ncnn computes something other than the original.
         RuntimeFailure: ncnn cannot run what pnnx made.
 
     Example:
-        >>> graph = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
+        >>> model = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
+        >>> save(model, "conv.param")  # doctest: +SKIP
     """
     with Scratch() as folder:
         source = open_model(model, shapes=shapes, weights=weights, workdir=folder)
+        found, origin = choose_preprocess(source, preset, preprocess or {})
         graph = convert_source(source, Path(folder)).graph
         if source.run is not None:
-            _compare_on_noise(source, graph)
-        return graph
+            _check_on_noise(source, graph)
+    facts: dict[str, Any] = {
+        "preprocess": None if origin == GUESS else found,
+        "labels": source.labels or (),
+        "ncnn": installed("ncnn"),
+    }
+    start = Artifact.load(source.path) if source.kind == "ncnn" else Artifact.made(graph, "fp32")
+    return start.having(graph, **facts)
 
 
-def _compare_on_noise(source: ModelSource, graph: Graph) -> None:
+def _check_on_noise(source: ModelSource, graph: Graph) -> None:
     """Refuse a network that is not the original: pnnx takes some axes for the batch axis, and others the wrong way."""
-    sample = example_arrays(source.inputs)
-    (exact,) = source.reference_outputs(ArraySamples(tuple(array[None] for array in sample)))
-    with Session(graph, precision="fp32") as net:
-        made = net.blobs(*sample, names=net.outputs)
-    if len(made) < len(exact):
-        raise VerificationError(
-            f"the original has {len(exact)} outputs, the converted model {len(made)}", where=source.reference
-        )
-    for name, wanted, found in zip(source.outputs, exact, made):
-        wrong = f"{found.size} values, the original has {wanted.size}" if found.size != wanted.size else ""
-        # What is zero or not finite in the original tells nothing.
-        if not wrong and np.isfinite(wanted).all() and wanted.any():
-            noise = Noise()
-            noise.add([found], [wanted])
-            if not noise.relative <= _MOST_NOISE:
-                share = f"of {math.sqrt(noise.relative):.0%}" if noise.relative < 1 else "of more than 100%"
-                wrong = f"an error {share} of the original's signal on a sample of noise"
-        if wrong:
-            raise VerificationError(f"output {name!r} has {wrong}", where=source.reference, hint=_WRONG)
+    samples = ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
+    check_outputs(graph, samples, list(source.reference_outputs(samples)), where=source.reference, hint=WRONG)
 
 
 def convert_source(source: ModelSource, workdir: Path) -> Conversion:
@@ -149,7 +167,7 @@ def convert_source(source: ModelSource, workdir: Path) -> Conversion:
                 where=source.reference,
             )
     if source.kind == "ncnn":
-        graph, log = ncnnfile.load(source.path), "the model is ncnn's own: nothing to convert\n"
+        graph, log = ncnnfile.load(source.path), ""
     else:
         pnnx = find_pnnx()
         with tempfile.TemporaryDirectory(prefix="pnnx-", dir=workdir) as name:
@@ -168,7 +186,7 @@ def convert_source(source: ModelSource, workdir: Path) -> Conversion:
     try:
         graph.infer_shapes()
     except ModelError as error:
-        raise ConvertError(f"pnnx made a network that cannot run: {error.what}", hint=_WRONG) from None
+        raise ConvertError(f"pnnx made a network that cannot run: {error.what}", hint=WRONG) from None
     return Conversion(graph, log, time.perf_counter() - start)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from ..artifact import Artifact, card_of
 from ..errors import ModelError
+from ..formatting import shape_option
+from ..model.precision import PRECISIONS
 from ..samples.items import InputSpec
 from .model import Array, Dims, ModelSource, file_safe, listed, read_metadata, say, settle_inputs
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
@@ -103,7 +105,9 @@ def _module_outputs(reference: str, module: Any, inputs: Sequence[InputSpec]) ->
     except Exception as error:  # whatever is in the file: its own exceptions
         shown = " and ".join(listed(spec.shape) for spec in inputs)
         raise ModelError(
-            f"does not run with input {shown}: {say(error)}", where=reference, hint="give --shape"
+            f"does not run with input {shown}: {say(error)}",
+            where=reference,
+            hint=f"give its shapes, as in {shape_option(3, 224, 224)}",
         ) from None
 
 
@@ -181,6 +185,12 @@ class _TracedInputs(pickle.Unpickler):
             return None
 
 
+def _without_precision(stem: str) -> str:
+    """A file's name without the precision that ncnnkit puts at its end. Models made from it get one of their own."""
+    name, _, last = stem.rpartition("-")
+    return name if name and last in PRECISIONS else stem
+
+
 def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     model = Artifact.load(path)
     names = [tensor.name for tensor in model.inputs]
@@ -195,7 +205,7 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     origin = f"its card ({card_of(path)})" if model.preprocess else ""
     return ModelSource(
         reference,
-        file_safe(path.stem),
+        file_safe(_without_precision(path.stem)),
         "ncnn",
         path,
         inputs,

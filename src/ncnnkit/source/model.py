@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ..artifact import Tensor
 from ..codec import readable
 from ..errors import ModelError, NcnnkitError
+from ..formatting import shape_option
 from ..model.graph import Graph
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
-from ..samples.items import InputSpec
+from ..samples.items import InputSpec, fit, takes_image
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
 
@@ -174,7 +175,7 @@ def settle_inputs(
         raise ModelError(
             f"{len(shapes)} shapes are given for {len(names)} inputs ({', '.join(names)})",
             where=reference,
-            hint="one --shape per input, in this order",
+            hint="give one for each input, in this order",
         )
     given: Sequence[tuple[int, ...] | None] = shapes or [None] * len(names)
     return tuple(
@@ -188,7 +189,9 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
         raise ModelError(f"shape {listed(given)} is not usable", where=where)
     if known is None:
         if given is None:
-            raise ModelError("its shape is not in the file", where=where, hint="give it, as in --shape 3,224,224")
+            raise ModelError(
+                "its shape is not in the file", where=where, hint=f"give it, as in {shape_option(3, 224, 224)}"
+            )
         # Without a rank to compare with, only four dimensions say that the first is the batch axis.
         return given[1:] if len(given) == 4 and given[0] == 1 else given
     fixed = [size if isinstance(size, int) and size > 0 else None for size in known]
@@ -202,15 +205,13 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
     body = fixed[1:]
     if given is None:
         if None in body:
-            example = listed(224 if size is None else size for size in body)
-            raise ModelError(
-                f"has dynamic dimensions ({shown})", where=where, hint=f"give them, as in --shape {example}"
-            )
+            example = shape_option(*(224 if size is None else size for size in body))
+            raise ModelError(f"has dynamic dimensions ({shown})", where=where, hint=f"give them, as in {example}")
         return tuple(size for size in body if size is not None)
     shape = given[1:] if len(given) == len(fixed) and given[0] == 1 else given
     if len(shape) != len(body) or any(size not in (None, ours) for size, ours in zip(body, shape)):
         raise ModelError(
-            f"--shape {listed(given)} contradicts the model, which takes {listed(shown.split(',')[1:])}", where=where
+            f"the shape {listed(given)} contradicts the model, which takes {listed(shown.split(',')[1:])}", where=where
         )
     return shape
 
@@ -244,20 +245,9 @@ def read_metadata(
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
     except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError) as error:
         raise ModelError(f"its metadata cannot be read: {say(error)}", where=reference) from None
-    if ultralytics and _takes_image(inputs):
+    if ultralytics and takes_image(inputs):
         size = (inputs[0].shape[1], inputs[0].shape[2])
         if metadata["task"] == "classify":
             return Preprocess(resize=min(size), crop=size), "Ultralytics' metadata in the model", labels
         return Preprocess(resize=size), "Ultralytics' metadata in the model, stretching where it letterboxes", labels
     return None, "", labels
-
-
-def _takes_image(inputs: Sequence[InputSpec]) -> bool:
-    return len(inputs) == 1 and len(inputs[0].shape) == 3 and inputs[0].shape[0] in (1, 3)
-
-
-def fit(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preprocess | None:
-    """The preprocessing for inputs of this size, unchanged where they are no image."""
-    if preprocess is None or not _takes_image(inputs):
-        return preprocess
-    return preprocess.fitted(inputs[0].shape[1], inputs[0].shape[2])

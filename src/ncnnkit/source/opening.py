@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..artifact import Artifact
 from ..errors import ModelError
 from ..recipe import Recipe
 from ..samples.doubts import copies_said, preprocessing_doubts
 from ..samples.images import ImageSet, find_images
+from ..samples.items import fit
 from ..samples.preprocess import Preprocess, default_preprocess, preset
 from ..samples.stream import in_memory
 from . import ModelSource, open_model
-from .model import fit
 from .torch_models import BUILDERS
 
 GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
@@ -24,11 +26,16 @@ ARRAYS = "none: the inputs are arrays"
 STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
 
 
-def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess | None, str]:
-    """The preprocessing and a sentence saying where it came from: the recipe, the model itself, or a guess."""
-    if recipe.preset:
-        named = preset(recipe.preset)
-        found, origin = fit(named, source.inputs) or named, f"the preset {recipe.preset}"
+def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any]) -> tuple[Preprocess | None, str]:
+    """The preprocessing and a sentence saying where it came from: the user, the model itself, or a guess.
+
+    Args:
+        name: of a preset; empty where none is asked for.
+        fields: of Preprocess, that the user gave; they go before all others.
+    """
+    if name:
+        named = preset(name)
+        found, origin = fit(named, source.inputs) or named, f"the preset {name}"
         if found != named:
             origin += f", scaled to {source.inputs[0].shape[1]}x{source.inputs[0].shape[2]}"
     elif source.preprocess is not None:
@@ -38,9 +45,9 @@ def choose_preprocess(recipe: Recipe, source: ModelSource) -> tuple[Preprocess |
         if guess is None:
             return None, ARRAYS
         found, origin = guess, GUESS
-    if recipe.preprocess:
-        found = Preprocess.from_dict({**found.to_dict(), **recipe.preprocess})
-        given = ", ".join(sorted(recipe.preprocess))
+    if fields:
+        found = Preprocess.from_dict({**found.to_dict(), **fields})
+        given = ", ".join(sorted(fields))
         origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
     return found, origin
 
@@ -57,7 +64,7 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact,
     source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
     model = Artifact.load(param)
     model.graph.set_input_shapes([spec.shape for spec in source.inputs])
-    preprocess, origin = choose_preprocess(recipe, source)
+    preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
     images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
     preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
     doubts = preprocessing_doubts(images, source.inputs, preprocess)

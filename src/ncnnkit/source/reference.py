@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,15 @@ from ..device.session import Session
 from ..errors import ModelError, VerificationError
 from ..model.graph import Graph
 from ..progress import Progress
-from ..recipe import Recipe
-from ..record.environment import installed
-from ..record.folder import LOG
-from ..record.run import ConversionCheck, OutputError
+from ..record.run import Accuracy, OutputError
 from ..samples.stream import Samples
 from . import ModelSource
-from .conversion import Conversion
 
 Array = NDArray[Any]
 
+WRONG = (
+    "pnnx converts an operator wrongly, often one over the batch axis: change the model, or export it in another way"
+)
 WRONG_SQNR_DB = 30.0  # below it the converted network computes something else
 CHECKED_IMAGES = 4  # for the conversion check
 ROUNDING = 1e-4  # what fp32 may leave of an output that should be zero
@@ -71,46 +70,70 @@ def ncnn_outputs(graph: Graph, samples: Samples, threads: int | None) -> Iterato
             yield net.blobs(*sample, names=graph.outputs)
 
 
-def check_conversion(
-    recipe: Recipe, source: ModelSource, conversion: Conversion, samples: Samples, reference: Outputs
-) -> ConversionCheck:
-    """Compare ncnn in fp32 with the original on a few samples. Raises VerificationError where they differ too much.
+def check_outputs(
+    graph: Graph,
+    samples: Samples,
+    reference: Sequence[Sequence[Array]] | Outputs,
+    *,
+    where: str,
+    hint: str,
+    threads: int | None = None,
+    force: bool = False,
+) -> Accuracy:
+    """Compare ncnn in fp32 with the original on a few samples.
 
-    What counts is the noise over the signal of all these samples, for each output by itself.
+    What counts is the noise over the signal of all these samples, for each output by itself. An output of the original
+    that holds NaN or infinity tells nothing.
+
+    Args:
+        graph: the converted network.
+        samples: the first few are used.
+        reference: the original's outputs for each sample.
+        where, hint: for the errors: the model, and what to do.
+        threads: of ncnn; by default all cores.
+        force: accept any error.
+
+    Returns:
+        The errors of ncnn's outputs.
+
+    Raises:
+        VerificationError: the outputs differ too much.
+        ModelError: there are fewer outputs than the original's.
     """
     errors = Errors()
-    with Session(conversion.graph, precision="fp32", threads=recipe.threads or None) as net:
+    with Session(graph, precision="fp32", threads=threads) as net:
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
-        names = net.outputs[: len(reference.rows)]
-        if len(names) != len(reference.rows):
-            raise ModelError(f"the original has {len(reference.rows)} outputs, the converted model {len(names)}")
+        names = net.outputs[: len(reference[0])]
+        if len(names) != len(reference[0]):
+            what = f"the original has {len(reference[0])} outputs, the converted model {len(names)}"
+            raise ModelError(what, where=where, hint=hint)
         for sample, theirs in zip(samples.subset(range(min(CHECKED_IMAGES, len(samples)))), reference):
             ours = net.blobs(*sample, names=names)
             for name, a, b in zip(names, ours, theirs):
                 if a.size != b.size:
-                    raise VerificationError(f"output {name!r} has {a.size} values, the original's has {b.size}")
-            errors.add(ours, theirs)
+                    what = f"output {name!r} has {a.size} values, the original's has {b.size}"
+                    raise VerificationError(what, where=where, hint=hint)
+            telling = [np.isfinite(values).all() for values in theirs]
+            errors.add(
+                [a if tells else np.zeros_like(a) for a, tells in zip(ours, telling)],
+                [b if tells else np.zeros_like(b) for b, tells in zip(theirs, telling)],
+            )
     broken = errors.broken()
     if broken is not None:
-        raise VerificationError(f"the converted model's output {names[broken]!r} holds NaN or infinity")
+        raise VerificationError(
+            f"the converted model's output {names[broken]!r} holds NaN or infinity", where=where, hint=hint
+        )
     found = errors.result(names)
     worst = min(found.outputs, key=_exactness)
-    if _exactness(worst) < WRONG_SQNR_DB and not recipe.force:
+    if _exactness(worst) < WRONG_SQNR_DB and not force:
         which = f" of output {worst.name!r}" if len(names) > 1 else ""
         seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
         raise VerificationError(
             f"the converted model is not the original: {seen}{which} in fp32, it must be {WRONG_SQNR_DB:g} dB",
-            where=recipe.model,
-            hint="an operator pnnx converts wrongly, or a wrong --shape; --force goes on all the same",
+            where=where,
+            hint=hint,
         )
-    return ConversionCheck(
-        sqnr_db=found.sqnr_db,
-        cosine=found.cosine,
-        max_error=found.max_error,
-        seconds=round(conversion.seconds, 3),
-        pnnx_version=installed("pnnx"),
-        log=LOG,
-    )
+    return found
 
 
 def _exactness(output: OutputError) -> float:

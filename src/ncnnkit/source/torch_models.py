@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError, NcnnkitError, StorageError
+from ..formatting import shape_option
+from ..samples.items import fit
 from ..samples.preprocess import Preprocess, from_timm, from_torchvision
-from .model import ModelSource, file_safe, fit, listed, say, settle_inputs
+from .model import ModelSource, file_safe, listed, say, settle_inputs
 from .torchrun import TORCH_HINT, example_inputs, flat_module, forward_names, named_outputs, torch_run
 from .weights import load_weights, require_reachable
 
@@ -280,7 +282,7 @@ def trace(
     given = shapes or ([built.shape] if built.shape else [])
     if not given:
         raise ModelError(
-            "the shape of its input is not known", where=reference, hint="give it, as in --shape 3,224,224"
+            "the shape of its input is not known", where=reference, hint=f"give it, as in {shape_option(3, 224, 224)}"
         )
     names = forward_names(module, len(given))
     inputs = settle_inputs(reference, names, [None] * len(given), ["float32"] * len(given), given)
