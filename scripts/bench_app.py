@@ -74,10 +74,9 @@ def mean_squared_errors(
 ) -> dict[str, float]:
     """Of each variant's outputs against the original's, over all images."""
     source = open_model(args.model, workdir=folder)
-    facts = json.loads((args.app / "models/model.json").read_text())
-    fields = {k: v for k, v in facts["preprocess"].items() if k not in ("origin", "may_swap")}
+    preprocess = nk.Artifact.load(args.app / f"models/{variants[0][3]}.param").preprocess
     (folder / "list.txt").write_text("".join(f"{path.resolve()}\n" for path in images))
-    inputs = nk.open_images(folder / "list.txt", nk.Preprocess.from_dict(fields), source.inputs)
+    inputs = nk.open_images(folder / "list.txt", preprocess, source.inputs)
     expected = np.stack([row[0] for row in source.reference_outputs(inputs)])
     errors = {}
     for variant in variants:

@@ -105,6 +105,8 @@ MIXED = """
 def mixed(storage: str = "bf16", fp16: bool = False) -> tuple[Graph, Graph]:
     """A network in fp32, and the same as a plan makes it: its middle layer in int8, the others in ``storage``.
 
+    ``storage``: ``bf16``, ``fp16``, or ``fp32``, which needs no Casts and runs on every CPU and ncnn.
+
     ``fp16``: the plan is for a CPU that computes in fp16.
     """
     from ncnnkit.plan.build import Forms, mixed_graph
@@ -112,7 +114,7 @@ def mixed(storage: str = "bf16", fp16: bool = False) -> tuple[Graph, Graph]:
 
     exact = network(MIXED, seed=3)
     kinds = {(layer, "int8"): "fp16" if fp16 else "float" for layer in "abc"}
-    kinds |= {(layer, storage): storage for layer in "abc"}
+    kinds |= {(layer, storage): "float" if storage == "fp32" else storage for layer in "abc"}
     choices = {"a": storage, "b": "int8", "c": storage}
     return exact, mixed_graph(Forms(exact, quantised(exact, finish=False), {}), choices, Costs({}, {}, kinds, kinds))
 

@@ -12,13 +12,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ncnn
 import numpy as np
 import PIL
 import pytest
 from networks import SMALL, network, samples, small
 from PIL import Image
 
-from ncnnkit.app import cpp_literal, float32_literal, make_app
+from ncnnkit.app import make_app
+from ncnnkit.app.facts import facts_of
+from ncnnkit.app.models import shipment
+from ncnnkit.app.writing import cpp_literal, float32_literal
+from ncnnkit.artifact import Artifact
 from ncnnkit.cli import app
 from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ModelError, NcnnkitError, RecipeError, StorageError
@@ -44,17 +49,18 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         home / "out",
     )  # fmt: skip
-    edit(home / "out", preprocess={**PREPROCESS.to_dict(), "origin": "a test"}, labels=10)
-    (home / "out/labels.txt").write_text("".join(f"name {i}\n" for i in range(10)))
+    edit_cards(home / "out", preprocess=PREPROCESS.to_dict(), labels=[f"name {i}" for i in range(10)])
     return home / "out"
 
 
-def edit(folder: Path, *, labels: int | None = None, **fields: Any) -> None:
+def edit(folder: Path, **fields: Any) -> None:
     document = json.loads((folder / "run.json").read_text())
-    document.update(fields)
-    if labels is not None:
-        document["model"]["labels"] = labels
-    (folder / "run.json").write_text(json.dumps(document))
+    (folder / "run.json").write_text(json.dumps({**document, **fields}))
+
+
+def edit_cards(folder: Path, **fields: Any) -> None:
+    for path in folder.glob("m*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def own_run(run_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
-    chosen = make_app(run_folder, "int8", tmp_path / "app")
+    chosen = make_app(run_folder, tmp_path / "app", variant="int8")
     assert chosen.name == "int8-cpu"
     for name in ("CMakeLists.txt", "CMakePresets.json", "README.md", "run.sh", "scripts/deploy.sh", "src/main.cpp"):
         assert (tmp_path / "app" / name).is_file(), name
@@ -87,23 +93,93 @@ def test_of_several_devices_the_variants_of_one(own_run: Path, tmp_path: Path) -
     there = [{**v, "name": f"{v['name']}@my board", "device": "my board"} for v in variants]
     here = [{**v, "name": f"{v['name']}@local"} for v in variants]
     edit(own_run, variants=here + there, recommended=None)
-    assert make_app(own_run, "int8", tmp_path / "a").name == "int8-cpu@local"
-    assert make_app(own_run, "int8-cpu@my board", tmp_path / "b").device == "my board"
-    for name in "ab":
+    for name, variant in (("a", "int8"), ("b", "int8-cpu@my board")):
+        assert make_app(own_run, tmp_path / name, variant=variant).name == "int8-cpu"
         rows = (tmp_path / name / "models/variants.txt").read_text().splitlines()
         assert rows == [f"{p}-cpu {p} cpu m-{p}" for p in ("fp32", "fp16", "int8")]
 
 
+def test_the_recommended_variant_by_default(own_run: Path, tmp_path: Path) -> None:
+    edit(own_run, recommended="fp16-cpu")
+    assert make_app(own_run, tmp_path / "app").name == "fp16-cpu"
+    edit(own_run, recommended=None)
+    with pytest.raises(RecipeError, match=r"the run recommends no variant \(--variant, one of fp32-cpu"):
+        make_app(own_run, tmp_path / "app")
+
+
 def test_the_program_knows_the_model(run_folder: Path, tmp_path: Path) -> None:
-    make_app(run_folder, "int8-cpu", tmp_path / "app")
+    make_app(run_folder, tmp_path / "app", variant="int8-cpu")
     header = (tmp_path / "app/src/model.h").read_text()
     for text in (
-        '"in0"', "{3, 16, 16}", '{"out0"}', "20, // shorter side", "16, 16, // crop", "Filter::bicubic", "Color::bgr",
-        "255.0f", "{0.485f, 0.456f, 0.406f}", "{1.0f, 1.0f, 1.0f}",
+        '"in0"', "{3, 16, 16}", '{{"out0", "out0"}}', "20, // shorter side", "16, 16, // crop",
+        "Filter::bicubic", "Color::bgr", "255.0f", "{0.485f, 0.456f, 0.406f}", "{1.0f, 1.0f, 1.0f}",
     ):  # fmt: skip
         assert text in header, text
-    for name, row in PRECISIONS.items():
-        assert f'{{"{name}", {str(row.fp16).lower()}, {str(row.bf16).lower()}}}' in header
+    assert '{"fp32", false, false, false, false, false}' in header
+    assert '{"int8", true, true, true, false, false}' in header
+    options = re.search(r"bool (use_[^;]*);", (tmp_path / "app/src/description.h").read_text())
+    assert options is not None
+    assert options[1].split(", ") == list(PRECISIONS["fp32"].options)
+
+
+def test_what_a_card_says_is_what_the_program_does(own_run: Path, tmp_path: Path) -> None:
+    """The options, not what their precision's name stands for."""
+    card = json.loads((own_run / "m-int8.json").read_text())
+    card["options"]["int8"]["use_fp16_arithmetic"] = False
+    (own_run / "m-int8.json").write_text(json.dumps(card))
+    make_app(own_run, tmp_path / "cpp", variant="int8")
+    assert '{"int8", true, true, false, false, false}' in (tmp_path / "cpp/src/model.h").read_text()
+    make_app(own_run / "m-int8.param", tmp_path / "python", lang="python")
+    said = json.loads((tmp_path / "python/infer.json").read_text())
+    assert said["precisions"] == {"int8": card["options"]["int8"]}
+
+
+def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
+    """Of a .param with its card, and of an Artifact or a Graph in memory."""
+    made = Artifact.made(small(), "fp32", preprocess=PREPROCESS, labels=("a b", "c\nd"), ncnn="1.0.2", target="x86")
+    made.save(tmp_path / "net.param")
+    chosen = make_app(tmp_path / "net.param", tmp_path / "a")
+    assert (chosen.name, chosen.stem) == ("fp32-cpu", "net")
+    make_app(made, tmp_path / "b")
+    for folder, stem in (("a", "net"), ("b", "model")):
+        rows = (tmp_path / folder / "models/variants.txt").read_text().splitlines()
+        assert rows == [f"{p}-cpu {p} cpu {stem}" for p in ("fp32", "fp16", "bf16")]
+        assert (tmp_path / folder / "models/labels.txt").read_text() == "a b\nc d\n"
+        assert Artifact.load(tmp_path / folder / f"models/{stem}.param").preprocess == PREPROCESS
+        header = (tmp_path / folder / "src/model.h").read_text()
+        for text in ("Filter::bicubic", "{0.485f, 0.456f, 0.406f}", '"1.0.2"', '"x86"', "{3, 16, 16}"):
+            assert text in header, text
+    bare = make_app(small(), tmp_path / "c", lang="python")
+    assert bare.model.preprocess is None
+    assert json.loads((tmp_path / "c/infer.json").read_text())["preprocess"] is None
+
+
+def test_a_variant_is_a_runs(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="--variant names a variant of a run"):
+        make_app(small(), tmp_path / "app", variant="int8")
+
+
+def test_a_run_tells_what_a_card_of_edited_files_does_not(own_run: Path, tmp_path: Path) -> None:
+    edit(own_run, preprocess=PREPROCESS.to_dict())
+    param = own_run / "m-int8.param"
+    param.write_text(param.read_text() + "\n")
+    with pytest.warns(UserWarning, match="this card is ignored"):
+        chosen = make_app(own_run, tmp_path / "app", variant="int8")
+    assert chosen.model.preprocess == PREPROCESS
+    assert not (tmp_path / "app/models/m-int8.json").exists()
+
+
+def test_the_facts_of_layer_types_are_those_of_the_table(tmp_path: Path) -> None:
+    make_app(small(), tmp_path / "app")
+    header = (tmp_path / "app/src/model.h").read_text()
+    for row in (
+        '{"Convolution", 8, true, true, 18, ""}', '{"ConvolutionDepthWise", 8, true, true, 18, ""}',
+        '{"InnerProduct", 8, true, false, -1, "int8"}', '{"Gemm", 18, false, false, -1, ""}',
+        '{"MultiHeadAttention", 18, false, false, -1, "bf16"}', 'kStorage = {"Cast", 0, 1, 2, 4, 3, 31, 2, 4};',
+    ):  # fmt: skip
+        assert row in header, row
+    code = "".join(path.read_text() for path in (tmp_path / "app/src").glob("*.cpp"))
+    assert not re.search(r'"(Convolution|InnerProduct|Deconvolution|Gemm|Cast|Split)"', code)
 
 
 @pytest.mark.parametrize("value", [0.1, 0.485, 1 / 3, 255.0, 1e-7, 3e20, 58.395, 1.0])
@@ -115,33 +191,32 @@ def test_literals_are_the_nearest_float32(value: float) -> None:
 
 
 def test_a_run_on_arrays_takes_no_images(own_run: Path, tmp_path: Path) -> None:
-    edit(own_run, preprocess=None)
-    make_app(own_run, "fp32", tmp_path / "app")
+    edit_cards(own_run, preprocess=None)
+    make_app(own_run, tmp_path / "app", variant="fp32")
     assert "    false,\n    {}," in (tmp_path / "app/src/model.h").read_text()
     assert "An array of 3x16x16 float values" in (tmp_path / "app/README.md").read_text()
 
 
 def test_without_class_names(own_run: Path, tmp_path: Path) -> None:
-    edit(own_run, labels=0)
-    (own_run / "labels.txt").write_text("an older run's\n")
-    make_app(own_run, "fp32", tmp_path / "app")
+    edit_cards(own_run, labels=[])
+    make_app(own_run, tmp_path / "app", variant="fp32")
     assert (tmp_path / "app/models/labels.txt").read_text() == ""
 
 
 def test_embedded(run_folder: Path, tmp_path: Path) -> None:
-    make_app(run_folder, "int8", tmp_path / "app", embed=True)
+    make_app(run_folder, tmp_path / "app", variant="int8", embed=True)
     cmake = (tmp_path / "app/CMakeLists.txt").read_text()
     assert 'option(INFER_EMBED "make the model part of the program" ON)' in cmake
     assert 'INFER_MODEL "m-int8"' in cmake
 
 
 def test_writing_an_app_again_keeps_what_was_built(run_folder: Path, tmp_path: Path) -> None:
-    make_app(run_folder, "int8", tmp_path / "app")
+    make_app(run_folder, tmp_path / "app", variant="int8")
     (tmp_path / "app/build").mkdir()
     (tmp_path / "app/build/infer").write_text("a program")
-    make_app(run_folder, "fp32", tmp_path / "app")
+    make_app(run_folder, tmp_path / "app", variant="fp32")
     assert (tmp_path / "app/build/infer").read_text() == "a program"
-    assert '"fp32-cpu"' in (tmp_path / "app/src/model.h").read_text()
+    assert '"m",\n    "fp32",' in (tmp_path / "app/src/model.h").read_text()
 
 
 # --------------------------------------------------------------------------------------- a stranger's run folder
@@ -165,8 +240,9 @@ def test_file_names_of_a_run_cannot_mean_anything(name: str, own_run: Path, tmp_
 
 
 def test_the_models_name_cannot_mean_anything(own_run: Path, tmp_path: Path) -> None:
-    edit(own_run, model={**json.loads((own_run / "run.json").read_text())["model"], "name": EVIL})
-    refused(own_run, tmp_path, FormatError, r"model\.name is ")
+    for name in (EVIL, "m\nint evil();"):
+        edit(own_run, model={**json.loads((own_run / "run.json").read_text())["model"], "name": name})
+        refused(own_run, tmp_path, FormatError, r"model\.name is ")
 
 
 def test_free_texts_of_a_run_do_not_reach_code(own_run: Path, tmp_path: Path) -> None:
@@ -182,7 +258,7 @@ def test_free_texts_of_a_run_do_not_reach_code(own_run: Path, tmp_path: Path) ->
         own_run, model=model, variants=variants, devices=devices, warnings=[EVIL], why=EVIL, images=images,
         preprocess_origin=EVIL,
     )  # fmt: skip
-    make_app(own_run, "int8", tmp_path / "app")
+    make_app(own_run, tmp_path / "app", variant="int8")
     assert "PWNED" not in code_of(tmp_path / "app")
     assert "evil" not in code_of(tmp_path / "app")
 
@@ -191,9 +267,86 @@ def test_a_blobs_name_stays_within_its_literal(own_run: Path, tmp_path: Path) ->
     """Names of blobs come from the .param, which is the stranger's as well."""
     param = own_run / "m-int8.param"
     param.write_text(param.read_text().replace("in0", 'in";evil();//\\'))
-    make_app(own_run, "int8", tmp_path / "app")
+    with pytest.warns(UserWarning, match="this card is ignored"):
+        make_app(own_run, tmp_path / "app", variant="int8")
     header = (tmp_path / "app/src/model.h").read_text()
     assert '"in\\042;evil();//\\134"' in header
+
+
+@pytest.mark.parametrize("name", ["m$(touch PWNED)", "m`touch PWNED`", 'm"); system("touch PWNED', "m\n", "-m", "é x"])
+def test_the_name_of_a_models_file_cannot_mean_anything(name: str, tmp_path: Path) -> None:
+    """Given directly, a model may have any name: its files in the app get a plain one."""
+    Artifact.made(small(), "fp32").save(tmp_path / f"{name}.param")
+    chosen = make_app(tmp_path / f"{name}.param", tmp_path / "app")
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", chosen.stem)
+    assert (tmp_path / f"app/models/{chosen.stem}.bin").is_file()
+    for text in ("$(touch", "`touch", "system("):
+        assert text not in code_of(tmp_path / "app").replace("$(touch a)", "")
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "target": {"target": EVIL},
+    "ncnn": {"ncnn": 'x"; evil(); //'},
+    "pillow": {"pillow": "13\nint evil();"},
+    "precision": {"precisions": [EVIL], "options": {EVIL: {}}},
+    "option": {"options": {"fp32": {EVIL: True}, "fp16": {}, "bf16": {}}},
+    "options that are not all": {"options": {"fp32": {}, "fp16": {}, "bf16": {}}},
+    "filter": {"preprocess": {"interpolation": "bilinear, evil()"}},
+    "colour": {"preprocess": {"color": EVIL}},
+    "pixels": {"preprocess": {"resize": 1 << 40}},
+    "crop": {"preprocess": {"crop": [1 << 40, 1]}},
+    "mean": {"preprocess": {"mean": [1e300]}},
+    "divisor": {"preprocess": {"divisor": 1e-300}},
+    "shape": {"inputs": [{"name": "in0", "shape": [3, 16, 1 << 40]}]},
+    "negative": {"inputs": [{"name": "in0", "shape": [3, 16, -16]}]},
+    "twice": {"precisions": ["fp32", "fp32"]},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_card_is_not_believed(what: str, tmp_path: Path) -> None:
+    param = tmp_path / "m.param"
+    Artifact.made(small(), "fp32").save(param)
+    card = json.loads((tmp_path / "m.json").read_text())
+    (tmp_path / "m.json").write_text(json.dumps({**card, **HOSTILE[what]}))
+    with pytest.warns(UserWarning, match="this card is ignored"):
+        make_app(param, tmp_path / "app")
+    assert "evil" not in code_of(tmp_path / "app")
+    assert "PWNED" not in code_of(tmp_path / "app")
+
+
+def test_free_texts_of_a_card_do_not_reach_code(tmp_path: Path) -> None:
+    tensor = {"name": EVIL, "shape": [3, 16, 16]}
+    Artifact.made(small(), "fp32").save(tmp_path / "m.param")
+    card = json.loads((tmp_path / "m.json").read_text())
+    card |= {"labels": [EVIL, "a\r\nb", "c\u2028d"], "inputs": [tensor], "outputs": [tensor]}
+    (tmp_path / "m.json").write_text(json.dumps(card))
+    make_app(tmp_path / "m.param", tmp_path / "app")
+    assert "PWNED" not in code_of(tmp_path / "app")
+    assert len((tmp_path / "app/models/labels.txt").read_text().splitlines()) == 3, "a class a line"
+
+
+def test_a_card_with_the_shape_of_another_network_is_refused(tmp_path: Path) -> None:
+    Artifact.made(small(), "fp32").save(tmp_path / "m.param")
+    card = json.loads((tmp_path / "m.json").read_text())
+    (tmp_path / "m.json").write_text(json.dumps({**card, "inputs": [{"name": "in0", "shape": [5, 16, 16]}]}))
+    with pytest.raises(ModelError, match="layer Convolution c1 takes 3 channels, and is given 5x16x16"):
+        make_app(tmp_path / "m.param", tmp_path / "app")
+
+
+def test_a_blobs_name_is_no_path() -> None:
+    """Each of several outputs gets a file; blobs may be called anything but have no spaces."""
+    text = """
+        Split s 1 2 in0 a b
+        ReLU r 1 1 a ../../up
+        ReLU t 1 1 b detection/boxes:0
+    """
+    facts = facts_of(shipment(network(text)))
+    assert [(output.blob, output.file) for output in facts.outputs] == [
+        ("../../up", "up"), ("detection/boxes:0", "detection-boxes-0"),
+    ]  # fmt: skip
+    alike = facts_of(shipment(network("Split s 1 2 in0 a/b a:b")))
+    assert [output.file for output in alike.outputs] == ["0", "1"]
 
 
 def test_a_variants_name_holds_no_line_ends(own_run: Path, tmp_path: Path) -> None:
@@ -216,17 +369,17 @@ def test_a_literal_is_read_back_as_it_was(text: str) -> None:
 
 @pytest.mark.parametrize("change", ["src/main.cpp", "src/mine.cpp", "README.md"])
 def test_what_a_user_wrote_is_not_lost(change: str, run_folder: Path, tmp_path: Path) -> None:
-    make_app(run_folder, "int8", tmp_path / "app")
+    make_app(run_folder, tmp_path / "app", variant="int8")
     (tmp_path / "app" / change).write_text("my own")
     with pytest.raises(StorageError, match=f"{change} was changed since"):
-        make_app(run_folder, "int8", tmp_path / "app")
+        make_app(run_folder, tmp_path / "app", variant="int8")
     assert (tmp_path / "app" / change).read_text() == "my own"
 
 
 def test_a_users_folder_is_left_alone(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(StorageError, match="holds no app"):
-        make_app(run_folder, "int8", tmp_path)
+        make_app(run_folder, tmp_path, variant="int8")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -249,7 +402,8 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
     refused(tmp_path, tmp_path, FormatError, r"no run\.json here")
 
 
-@pytest.mark.parametrize("name", ["m-fp16.bin", "m-int8.param", "labels.txt"])
+@pytest.mark.filterwarnings("ignore:.*this card is ignored")
+@pytest.mark.parametrize("name", ["m-fp16.bin", "m-int8.param"])
 def test_a_missing_file_leaves_nothing(name: str, own_run: Path, tmp_path: Path) -> None:
     (own_run / name).unlink()
     refused(own_run, tmp_path, FormatError, name)
@@ -262,23 +416,34 @@ def test_a_variant_without_a_model(own_run: Path, tmp_path: Path) -> None:
     refused(own_run, tmp_path, ModelError, "int8-cpu has no model: no layer for it")
 
 
-def test_several_inputs(own_run: Path, tmp_path: Path) -> None:
-    model = json.loads((own_run / "run.json").read_text())["model"]
-    model["inputs"] *= 2
-    edit(own_run, model=model)
-    refused(own_run, tmp_path, ModelError, "this network has several")
+def test_a_variant_that_its_card_contradicts(own_run: Path, tmp_path: Path) -> None:
+    card = json.loads((own_run / "m-int8.json").read_text())
+    card["precisions"], card["options"] = ["mixed"], {"mixed": PRECISIONS["mixed"].options}
+    (own_run / "m-int8.json").write_text(json.dumps(card))
+    refused(own_run, tmp_path, FormatError, "run.json says int8: cannot run in int8")
+
+
+def test_several_inputs(tmp_path: Path) -> None:
+    two = network("Input in0 0 1 in0 0=4\nInput in1 0 1 in1 0=4\nBinaryOp add 2 1 in0 in1 out0 0=0")
+    with pytest.raises(ModelError, match=r"an app feeds one input, this network has 2 \(in0, in1\)"):
+        make_app(two, tmp_path / "app")
+
+
+def test_an_input_of_unknown_shape(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the shape of the input in0 is not known"):
+        make_app(network("Input in0 0 1 in0\nReLU r 1 1 in0 out0"), tmp_path / "app")
 
 
 def test_files_of_the_users_that_an_app_would_replace(run_folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "app"
-    make_app(run_folder, "fp32", home, lang="python")
+    make_app(run_folder, home, variant="fp32", lang="python")
     (home / "CMakeLists.txt").write_text("mine")
     with pytest.raises(StorageError, match=r"there is a CMakeLists\.txt that ncnnkit did not write"):
-        make_app(run_folder, "fp32", home)
+        make_app(run_folder, home, variant="fp32")
     assert (home / "CMakeLists.txt").read_text() == "mine"
     (home / "CMakeLists.txt").unlink()
     (home / "notes.txt").write_text("mine")
-    make_app(run_folder, "fp32", home)
+    make_app(run_folder, home, variant="fp32")
     assert not (home / "infer.py").exists(), "the other app's"
     assert (home / "notes.txt").read_text() == "mine"
 
@@ -299,7 +464,7 @@ def test_the_command(run_folder: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def python_app(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("python") / "app"
-    make_app(run_folder, "fp32", folder, lang="python")
+    make_app(run_folder, folder, variant="fp32", lang="python")
     return folder
 
 
@@ -345,14 +510,19 @@ def test_python_runs_a_model_at_its_own_precision(python_app: Path, tmp_path: Pa
 
 
 def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_path: Path) -> None:
-    make_app(run_folder, "fp32", tmp_path / "app", lang="python")
+    make_app(run_folder, tmp_path / "app", variant="fp32", lang="python")
     path = tmp_path / "app/models/m-fp32.param"
     magic, counts, *layers = path.read_text().replace(" out0", " last").splitlines()
     layers.append("Cast cast 1 1 last out0 0=4 1=1 31=7")
     path.write_text("\n".join([magic, " ".join(str(int(n) + 1) for n in counts.split()), *layers]) + "\n")
     done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
     assert done.returncode == 1
-    assert "does not hand on bf16 here" in done.stderr
+    for text in (
+        "layer fc hands on float, where Cast cast reads bf16", f"here: ncnn {ncnn.__version__}, --precision=fp32",
+        f"it needs: ncnn {ncnn.__version__} or newer, --precision=fp32",
+    ):  # fmt: skip
+        assert text in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_python_for_people(python_app: Path, tmp_path: Path) -> None:
@@ -437,7 +607,21 @@ def make_inputs(folder: Path) -> None:
     (folder / "words.txt").write_text("one two")
 
 
-def test_int8_made_for_cpus_is_not_run_on_a_gpu(script: ModuleType) -> None:
-    assert not script.only_for_cpus(ncnnfile.format_param(network(SMALL)))
-    assert script.only_for_cpus("Convolution c 1 1 a b 0=8 1=3 4=1 8=2 18=1.270000e+02")
-    assert not script.only_for_cpus("Convolution c 1 1 a b 0=8 1=3 4=1 8=2 18=0.000000e+00")
+def test_int8_made_for_cpus_is_not_run_on_a_gpu(script: ModuleType, python_app: Path, tmp_path: Path) -> None:
+    facts = json.loads((python_app / "infer.json").read_text())
+    for text, refused in (
+        ("Convolution c 1 1 a b 0=8 1=3 4=1 8=2 18=1.270000e+02", True),
+        ("Convolution c 1 1 a b 0=8 1=3 4=1 8=2 18=0.000000e+00", False),
+        ("Gemm c 1 1 a b 18=2", False),
+    ):
+        (tmp_path / "m.param").write_text(f"7767517\n1 1\n{text}\n")
+        assert script.only_for_cpus(tmp_path / "m.param", facts) is refused, text
+    ncnnfile.save(network(SMALL), tmp_path / "m.param")
+    assert not script.only_for_cpus(tmp_path / "m.param", facts)
+
+
+def test_the_python_app_is_one_file_that_needs_nothing_of_ncnnkit(python_app: Path) -> None:
+    text = (python_app / "infer.py").read_text()
+    assert "ncnnkit" not in re.sub(r"#.*", "", text)
+    assert "def check_storages(" in text
+    assert [path.name for path in python_app.glob("*.py")] == ["infer.py"]

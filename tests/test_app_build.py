@@ -53,7 +53,7 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def app(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app, built."""
     folder = tmp_path_factory.mktemp("app") / "lite0"
-    make_app(lite0, "int8", folder)
+    make_app(lite0, folder, variant="int8")
     build(folder, folder / "build/native")
     return folder
 
@@ -62,7 +62,7 @@ def app(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sanitized(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app with an embedded int8 model, built with AddressSanitizer and UBSan."""
     folder = tmp_path_factory.mktemp("sanitized") / "lite0"
-    make_app(lite0, "int8", folder, embed=True)
+    make_app(lite0, folder, variant="int8", embed=True)
     flags = "-g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
     build(folder, folder / "build/native", "-DCMAKE_BUILD_TYPE=", f"-DCMAKE_CXX_FLAGS={flags}")
     return folder
@@ -574,7 +574,7 @@ def arm(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if installed("aarch64") is None or shutil.which("qemu-aarch64-static") is None:
         pytest.skip("needs scripts/ncnn-library aarch64")
     folder = tmp_path_factory.mktemp("arm") / "lite0"
-    make_app(lite0, "int8", folder)
+    make_app(lite0, folder, variant="int8")
     line = ["cmake", "--preset", "aarch64-linux", "-G", "Ninja", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     run(*line, f"-DCMAKE_PREFIX_PATH={installed('aarch64')}", cwd=folder)
     run("cmake", "--build", "--preset", "aarch64-linux", cwd=folder)

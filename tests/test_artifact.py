@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import boards
 import numpy as np
 import pytest
-from networks import job_variant, mixed, quantised, samples, small
+from networks import job_variant, mixed, network, quantised, samples, small
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -133,25 +134,20 @@ def by_profile(model: Path, x: Array, home: Path) -> Array:
 
 
 def by_python_app(model: Path, x: Array, home: Path) -> Array:
-    make_app(run_with(model, home / "run"), "mixed", home / "app", lang="python")
-    return infer([sys.executable, str(home / "app/infer.py")], x, home)
+    make_app(run_with(model, home / "run"), home / "app", variant="mixed", lang="python")
+    return infer([sys.executable, str(home / "app/infer.py")], "m-mixed", x, home)
 
 
-def by_cpp_app(model: Path, x: Array, home: Path) -> Array:
-    from ncnn_library import build
-
-    make_app(run_with(model, home / "run"), "mixed", home / "app")
-    build(home / "app", home / "app/build/native")
-    return infer([str(home / "app/build/native/infer")], x, home)
+def by_python_app_of_the_file(model: Path, x: Array, home: Path) -> Array:
+    make_app(model, home / "app", lang="python")
+    return infer([sys.executable, str(home / "app/infer.py")], model.stem, x, home)
 
 
-def infer(program: list[str], x: Array, home: Path) -> Array:
+def infer(program: list[str], stem: str, x: Array, home: Path) -> Array:
     np.save(home / "x.npy", x)
-    files = [str(home / f"app/models/m-mixed.{end}") for end in ("param", "bin")]
+    files = [str(home / f"app/models/{stem}.{end}") for end in ("param", "bin")]
     line = [*program, *files, str(home / "x.npy"), str(home / "y.npy"), "--threads=1"]
     done = subprocess.run(line, capture_output=True, text=True)
-    if program[0] != sys.executable and "layer a does not hand on bf16 here" in done.stderr:
-        pytest.skip("the ncnn that the app is built with is older and has no bf16 on this CPU: the app says so")
     assert done.returncode == 0, done.stderr
     return np.asarray(np.load(home / "y.npy"))
 
@@ -175,16 +171,97 @@ def run_with(model: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["card", "bare"])
-@pytest.mark.parametrize(
-    "way",
-    [by_session, by_bench, by_tune, by_profile, by_python_app, pytest.param(by_cpp_app, marks=pytest.mark.app)],
-)
+@pytest.mark.parametrize("way", [by_session, by_bench, by_tune, by_profile, by_python_app, by_python_app_of_the_file])
 def test_a_mixed_model_gives_the_same_outputs_whatever_runs_it(
     way: Callable[[Path, Array, Path], Array], name: str, folder: Path, right: Array, tmp_path: Path
 ) -> None:
     found = way(folder / f"{name}.param", X, tmp_path)
     assert cosine(found, right) > 0.999
     np.testing.assert_allclose(found, output(folder / "card.param", X), atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The C++ app of a mixed model, made and built once with a library: ``native``, ``newest`` or ``aarch64``."""
+    from ncnn_library import build, installed
+
+    home = tmp_path_factory.mktemp("cpp")
+
+    @functools.cache
+    def make(library: str) -> Path:
+        if installed(library) is None:
+            pytest.skip(f"needs scripts/ncnn-library {library}")
+        Artifact.made(mixed()[1], "mixed", target="x86", ncnn="1.0.20261020").save(home / "m.param")
+        make_app(home / "m.param", home / library)
+        toolchain = {"aarch64": ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+                                 "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++"]}.get(library, [])  # fmt: skip
+        return build(home / library, home / library / "build", *toolchain, library=library) / "infer"
+
+    return make
+
+
+def by_cpp_app(program: Path, model: Path, x: Array, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run the C++ app on a model's own files; the output is ``y.npy`` in ``home``."""
+    emulator = ["qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu"] if "aarch64" in str(program) else []
+    np.save(home / "x.npy", x)
+    files = [model, model.with_suffix(".bin"), home / "x.npy", home / "y.npy"]
+    line = [*emulator, program, *files, "--threads=1", "--loop=1", "--precision=mixed"]
+    return subprocess.run(list(map(str, line)), capture_output=True, text=True)
+
+
+@pytest.mark.app
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("library", "storage"), [("native", "fp32"), ("newest", "fp32"), ("newest", "bf16")])
+def test_a_mixed_model_in_the_cpp_app(library: str, storage: str, built: Callable[[str], Path], tmp_path: Path) -> None:
+    """Int8 and floating point; in bf16 with its Casts, where the library has bf16 on this CPU."""
+    model = Artifact.made(mixed(storage)[1], "mixed").save(tmp_path / "m.param")
+    assert (storage == "bf16") is any(layer.type == "Cast" for layer in model.graph.layers)
+    done = by_cpp_app(built(library), tmp_path / "m.param", X, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found, expected = np.load(tmp_path / "y.npy"), output(model, X)
+    assert cosine(found, expected) > 0.99999
+    np.testing.assert_allclose(found, expected, atol=0.02 if storage == "bf16" else 1e-4)
+
+
+@pytest.mark.app
+@pytest.mark.timeout(900)
+def test_a_mixed_model_of_fp16_bf16_and_int8_in_the_cpp_app(
+    built: Callable[[str], Path], right: Array, tmp_path: Path
+) -> None:
+    """On an emulated ARM, which has them all, with Casts from both kinds of 16 bits; this CPU cannot run the model."""
+    model = Artifact.made(mixed("bf16", fp16=True)[1], "mixed").save(tmp_path / "m.param")
+    casts = [layer.get("type_from") for layer in model.graph.layers if layer.type == "Cast"]
+    assert sorted(casts) == [2, 4, 4]
+    done = by_cpp_app(built("aarch64"), tmp_path / "m.param", X, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert cosine(np.load(tmp_path / "y.npy"), right) > 0.999
+
+
+@pytest.mark.app
+@pytest.mark.timeout(900)
+def test_the_cpp_app_says_what_is_here_and_what_is_needed(built: Callable[[str], Path], tmp_path: Path) -> None:
+    """The older library has no bf16 on this CPU."""
+    Artifact.made(mixed()[1], "mixed").save(tmp_path / "m.param")
+    done = by_cpp_app(built("native"), tmp_path / "m.param", X, tmp_path)
+    assert done.returncode == 1
+    for text in (
+        "m.param: this model does not run here: layer a hands on fp32, where Cast b/cast reads bf16; ",
+        "here: ncnn 1.0.20230719, --precision=mixed; ",
+        "it needs: ncnn 1.0.20261020 or newer, --precision=mixed and a CPU like those of the target x86\n",
+    ):
+        assert text in done.stderr
+
+
+@pytest.mark.app
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("library", ["newest", "aarch64"])
+def test_the_cpp_app_refuses_a_mask_that_forbids_what_it_is_handed(
+    library: str, built: Callable[[str], Path], tmp_path: Path
+) -> None:
+    Artifact.made(without_casts(), "mixed").save(tmp_path / "m.param")
+    done = by_cpp_app(built(library), tmp_path / "m.param", X, tmp_path)
+    assert done.returncode == 1
+    assert "layer a hands on bf16, where layer b reads f" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["card", "bare"])
@@ -201,8 +278,24 @@ def test_a_mixed_model_is_compared_as_it_is_run(name: str, folder: Path) -> None
 def test_a_cast_that_would_read_another_type_is_refused() -> None:
     _, made = mixed()
     bf16_only = Artifact.made(made, "mixed", settings={"mixed": PRECISIONS["int8"].options})
-    with pytest.raises(RuntimeFailure, match=r"layer a hands on fp32, where Cast .* reads bf16"):
+    with pytest.raises(RuntimeFailure, match=r"layer a hands on float, where Cast .* reads bf16"):
         nk.Session(bf16_only)
+
+
+def without_casts() -> nk.Graph:
+    """A mixed network whose int8 layer would read the bf16 of the layer before it, which its mask forbids."""
+    text = """
+        Input       in0 0 1 in0 0=16 1=16 2=16
+        Convolution a   1 1 in0 x 0=16 1=1 5=1 6=256 31=3
+        Convolution b   1 1 x out0 0=16 1=1 5=1 6=256 31=7
+    """
+    return network(text)
+
+
+def test_a_masked_layer_that_would_read_16_bits_is_refused() -> None:
+    """ncnn converts for a layer that cannot use bf16, not for one that may not: it would read beyond its input."""
+    with pytest.raises(RuntimeFailure, match=r"layer a hands on bf16, where layer b reads f"):
+        nk.Session(Artifact.made(without_casts(), "mixed"))
 
 
 def test_a_cast_from_fp16_is_refused_where_nothing_hands_on_fp16() -> None:
@@ -216,7 +309,7 @@ def test_a_job_says_of_a_refused_variant_what_is_wrong(folder: Path, tmp_path: P
     variant = job_variant(folder / "card.param", "int8")
     (row,) = run_job(outputs_only([variant], X, tmp_path)).variants
     assert row.status == "crashed"
-    assert "this mixed model does not run here" in row.reason
+    assert "this model does not run here" in row.reason
 
 
 # -------------------------------------------------------------------------------------------------------------- cards
@@ -371,8 +464,8 @@ def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
     words = ["bench", str(tmp_path / "m.param"), "--backend", "cpu", "--threads", "1", "--seconds", "0.1"]
     said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert said.exit_code == 5
-    assert "mixed-cpu: crashed: this mixed model does not run here" in said.stdout
-    assert "nothing usable came out: mixed-cpu crashed: this mixed model does not run here" in said.stderr
+    assert "mixed-cpu: crashed: this model does not run here" in said.stdout
+    assert "nothing usable came out: mixed-cpu crashed: this model does not run here" in said.stderr
 
 
 def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path: Path) -> None:

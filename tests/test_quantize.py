@@ -19,7 +19,17 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.ops import Mask
 from ncnnkit.onboard.tally import Tally
-from ncnnkit.quantization import METHODS, Table, apply_table, correct_bias, load_table, make_table, quantize, save_table
+from ncnnkit.quantization import (
+    EFFORTS,
+    METHODS,
+    Table,
+    apply_table,
+    correct_bias,
+    load_table,
+    make_table,
+    quantize,
+    save_table,
+)
 from ncnnkit.quantization.calibration import KL_BINS, BlobStats, calibrate
 from ncnnkit.quantization.scales import (
     aciq_threshold,
@@ -31,6 +41,7 @@ from ncnnkit.quantization.scales import (
     weight_rows,
     weight_scales,
 )
+from ncnnkit.recipe import KEYS
 
 Array = NDArray[Any]
 
@@ -371,3 +382,8 @@ def test_a_table_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "bytes.table").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FormatError, match="is not a calibration table"):
         load_table(tmp_path / "bytes.table")
+
+
+def test_a_recipe_takes_each_method_and_effort_that_there_is() -> None:
+    assert KEYS["method"].allowed == METHODS
+    assert KEYS["effort"].allowed == tuple(EFFORTS)

@@ -2,6 +2,7 @@
 
 # Importing this loads numpy and nothing heavier: torch, onnxruntime, Pillow and plotly wait in the functions that
 # need them.
+from .app import make_app
 from .artifact import Artifact, save
 from .device.session import Session
 from .errors import NcnnkitError
@@ -31,6 +32,7 @@ __all__ = [
     "convert",
     "correct_bias",
     "load",
+    "make_app",
     "open_images",
     "optimize",
     "preset",

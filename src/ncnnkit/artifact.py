@@ -21,6 +21,7 @@ from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
 
 SCHEMA = "ncnnkit-card/1"
+_LARGEST_SIDE = 1 << 24
 _LARGEST = 16 << 20  # bytes of a card; a file that is larger is none
 
 
@@ -51,6 +52,7 @@ class Card:
         preprocess: how an image becomes the input; None where that is not known.
         labels: the names of the classes; empty where there are none.
         ncnn: the version of ncnn that it was made or measured with; empty where it is not known.
+        pillow: the version of Pillow that prepared the images; empty where it is not known.
         schema: the format of this file.
     """
 
@@ -63,6 +65,7 @@ class Card:
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     ncnn: str = ""
+    pillow: str = ""
     schema: str = SCHEMA
 
     def fault(self) -> str:
@@ -72,16 +75,24 @@ class Card:
         unknown = [name for name in self.precisions if name not in PRECISIONS]
         if unknown or not self.precisions:
             return f"unknown precision {unknown[0]!r}" if unknown else "it names no precision"
+        if len(set(self.precisions)) < len(self.precisions):
+            return "it names a precision twice"
         if self.options.keys() != set(self.precisions):
             return "options must have each of the precisions"
         fields = PRECISIONS["fp32"].options.keys()
         strange = sorted({name for options in self.options.values() for name in options if name not in fields})
         if strange:
             return f"unknown option {strange[0]!r}"
+        missing = sorted({name for options in self.options.values() for name in fields - options.keys()})
+        if missing:
+            return f"it does not say option {missing[0]!r}"
         try:
-            require_plain(self.target, self.ncnn)
+            require_plain(self.target, self.ncnn, self.pillow)
         except ValueError as error:
             return str(error)
+        sides = [side for tensor in (*self.inputs, *self.outputs) for side in tensor.shape]
+        if not all(0 < side <= _LARGEST_SIDE for side in sides):
+            return f"a side of a shape must be from 1 to {_LARGEST_SIDE}"
         return ""
 
 
@@ -95,7 +106,7 @@ class Artifact:
         param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
         how: where the precision was learnt, a clause for the user.
         derived: whether no card and no user said it: it was judged by the network.
-        inputs, outputs, target, preprocess, labels, ncnn: as in :class:`Card`.
+        inputs, outputs, target, preprocess, labels, ncnn, pillow: as in :class:`Card`.
         settings: precision -> the fields of ``ncnn::Option``.
 
     Example:
@@ -116,6 +127,7 @@ class Artifact:
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     ncnn: str = ""
+    pillow: str = ""
     given: Graph | None = field(default=None, repr=False)
 
     @classmethod
@@ -136,6 +148,7 @@ class Artifact:
         return cls(
             card.precisions[0], card.precisions, card.inputs, card.outputs, card.options, param.absolute(),
             f"its card says {card.precisions[0]}", False, card.target, card.preprocess, card.labels, card.ncnn,
+            card.pillow,
         )  # fmt: skip
 
     @classmethod
@@ -262,7 +275,7 @@ class Artifact:
         own = (self.precision, *(name for name in self.precisions if name != self.precision))
         card = Card(
             own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},
-            self.target, self.preprocess, self.labels, self.ncnn,
+            self.target, self.preprocess, self.labels, self.ncnn, self.pillow,
         )  # fmt: skip
         if fault := card.fault():
             raise ModelError(f"its card cannot be written: {fault}", where=str(param))

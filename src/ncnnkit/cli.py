@@ -575,17 +575,24 @@ def report(folder: RunFolder, as_json: Json = False) -> None:
 
 @command("app")
 def make_app(
-    folder: RunFolder,
-    variant: Annotated[str, typer.Option(help="A variant's name, as int8-vulkan, or a precision: its CPU variant.")],
+    model: Annotated[Path, typer.Argument(help="A run folder or its run.json, or a .param with its card beside it.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a run: a variant's name, as int8-vulkan, or a precision: its CPU variant. Without it: the "
+            "recommended one."
+        ),
+    ] = None,
     lang: Annotated[str, typer.Option(help="cpp or python.")] = "cpp",
     embed: Annotated[bool, typer.Option("--embed", help="Make the model part of the program.")] = False,
 ) -> None:
-    """The program that ships: a C++ project, or one file of Python, around a model of a run."""
+    """The program that ships: a C++ project, or one file of Python, around a model."""
     from .app import make_app as write_app
 
-    chosen = write_app(folder, variant, output, lang, embed)
+    chosen = write_app(model, output, variant=variant, lang=lang, embed=embed)
     out.print(f"{output}: {chosen.name}; its README.md tells how to go on", markup=False, soft_wrap=True)
+    _say_how(chosen.model)
 
 
 @command()

@@ -45,7 +45,7 @@ def decode(data: bytes | str, kind: type[T]) -> T:
         raise FormatError(f"is not JSON: {error}") from None
 
 
-def convert(value: Any, kind: type[T]) -> T:
+def as_dataclass(value: Any, kind: type[T]) -> T:
     """Objects that were read from JSON as a dataclass. Raises FormatError as :func:`decode`."""
     import msgspec
 

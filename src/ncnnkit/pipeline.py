@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from .artifact import Tensor
 from .codec import as_read
 from .comparison.classes import check_labels, what_it_classifies
 from .comparison.layers import LAYER_IMAGES, layer_errors
@@ -34,7 +35,7 @@ from .quantization.calibration import quantizable
 from .quantization.efforts import efforts_by_target, images_needed
 from .recipe import AUTO, Recipe, save_recipe
 from .recommendation import recommend
-from .record.environment import environment
+from .record.environment import environment, installed
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
 from .record.run import DeviceRecord, Run, Variant
@@ -144,6 +145,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
+                pillow=installed("Pillow"), outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
             specs = list_variants(recipe, models, sites, unplanned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..codec import convert
+from ..codec import as_dataclass
 from ..errors import FormatError
 from ..onboard.answers import Answer
 from ..onboard.child import Child
@@ -15,6 +15,6 @@ class CheckedChild(Child):
 
     def _read(self, message: Message, kind: type[Answer]) -> Answer:
         try:
-            return convert(message, kind)
+            return as_dataclass(message, kind)
         except FormatError as error:
             raise ProtocolError(error.line()) from None

@@ -25,6 +25,7 @@ from ..onboard.facts import Cluster, Conditions, Machine
 from ..onboard.protocol import CandidateResult, ClocksReport, JobVariant, Settings, TuneJob, TuneResult
 from ..onboard.scratch import Scratch
 from ..onboard.tuning import differences
+from ..record.run import EMULATED
 from .models import job_model
 
 Array = NDArray[Any]
@@ -283,7 +284,7 @@ def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tu
     )
     notes = []
     if machine.board.emulated:
-        notes.append("emulated: timings are not real")
+        notes.append(EMULATED)
     if result.conditions.throttled:
         notes.append("throttled: " + "; ".join(result.conditions.throttled_by))
     for name, reason in (result.clocks.refused if result.clocks else {}).items():

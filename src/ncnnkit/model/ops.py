@@ -17,6 +17,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Union
 
+from ..onboard import storages
 from . import shapes
 
 Value = Union[int, float, str, tuple[int, ...], tuple[float, ...]]
@@ -175,8 +176,8 @@ class Mask:
     """Bits of param 31 (``featmask``): each switches one feature off for one layer (ncnn ``net.cpp``)."""
 
     NO_FP16_ARITHMETIC = 1
-    NO_FP16_STORAGE = 2
-    NO_BF16 = 4
+    NO_FP16_STORAGE = storages.NO_FP16_STORAGE
+    NO_BF16 = storages.NO_BF16_STORAGE
     NO_INT8 = 8
     NO_VULKAN = 16
     NO_SGEMM = 32
@@ -184,8 +185,8 @@ class Mask:
     NO_THREADS = 128
 
 
-CAST_TYPES = MappingProxyType({"float": 1, "fp16": 2, "bf16": 4})
-"""How a Cast's ``type_from`` and ``type_to`` number a blob's storage; ``onboard/casts.py`` repeats the last two."""
+CAST_TYPES = MappingProxyType(storages.CAST_TYPES)
+"""How a Cast's ``type_from`` and ``type_to`` number a blob's storage."""
 
 
 # --------------------------------------------------------------------------------------- columns shared by the rows

@@ -24,11 +24,11 @@ from .answers import (
     TallyRow,
     Timed,
 )  # fmt: skip
-from .casts import check_casts
 from .facts import VulkanDevice
 from .machine import this_machine, vulkan_devices
 from .messages import Message
 from .process import drop_file_cache, own_memory_mb, pin, reset_peak
+from .storages import check_storages
 from .tally import Tally
 
 SWITCHES = {
@@ -72,11 +72,11 @@ class Network:
         the process.
 
         Raises:
-            RuntimeError: ncnn cannot load the files, or a Cast would read another type than it expects.
+            RuntimeError: ncnn cannot load the files, or a blob would be read as another type than it has.
         """
         # Before ncnn: its threads inherit it, and it chooses kernels by the core it finds itself on.
         pin(request.get("cpus"))
-        import ncnn  # noqa: F401  # before the clock starts
+        import ncnn  # before the clock starts
 
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
         device = devices[0] if devices else None
@@ -89,7 +89,11 @@ class Network:
         start = time.perf_counter()
         net = open_net(request, device)
         elapsed = (time.perf_counter() - start) * 1000
-        check_casts(net, request["param"], on_gpu=device is not None)
+        try:
+            check_storages(net, request["param"], on_gpu=device is not None)
+        except RuntimeError as error:
+            text = "%s; it is made for another CPU, ncnn (here %s), backend or precision"
+            raise RuntimeError(text % (error, ncnn.__version__)) from None
         self.net = net
         self.inputs, self.outputs = list(net.input_names()), list(net.output_names())
         without_vulkan = sorted({la.type for la in net.layers() if not la.support_vulkan and la.type != "Input"})

@@ -64,9 +64,9 @@ class Preprocess:
                 raise RecipeError(f"unknown {what} {value!r}", hint=f"one of {', '.join(known)}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _per_channel(name, getattr(self, name), self.channels))
-        if not all(self.std):
+        if not all(map(np.float32, self.std)):
             raise RecipeError("std must not be zero")
-        if not (isinstance(self.divisor, int | float) and math.isfinite(self.divisor) and self.divisor > 0):
+        if not (isinstance(self.divisor, int | float) and _is_float32(self.divisor) and np.float32(self.divisor) > 0):
             raise RecipeError(f"divisor must be a number above zero, not {self.divisor!r}")
         if not (self.resize is None or _is_pixels(self.resize) or _is_size(self.resize)):
             raise RecipeError(f"resize must be pixels, or height,width in pixels, not {self.resize!r}")
@@ -158,13 +158,17 @@ def _per_channel(name: str, given: Any, channels: int) -> tuple[float, ...]:
     except (TypeError, ValueError):
         values = ()
     values = values * channels if len(values) == 1 else values
-    if len(values) != channels or not all(map(math.isfinite, values)):
+    if len(values) != channels or not all(map(_is_float32, values)):
         raise RecipeError(f"{name} must be {channels} numbers, not {given!r}")
     return values
 
 
+def _is_float32(value: float) -> bool:
+    return abs(value) <= float(np.finfo(np.float32).max)
+
+
 def _is_pixels(value: Any) -> bool:
-    return type(value) is int and value > 0  # True is an int to isinstance
+    return type(value) is int and 0 < value <= _LARGEST  # True is an int to isinstance
 
 
 def _is_size(value: Any) -> bool:

@@ -25,7 +25,7 @@ from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
 
 Array = NDArray[Any]
-Run = Callable[[list[Array]], list[Any]]
+Original = Callable[[list[Array]], list[Any]]
 """One sample through the original: arrays with a batch axis of 1 in, its outputs out."""
 
 
@@ -57,7 +57,7 @@ class ModelSource:
     preprocess: Preprocess | None = None
     preprocess_origin: str = ""
     labels: tuple[str, ...] | None = None
-    run: Run | None = field(default=None, repr=False, compare=False)
+    run: Original | None = field(default=None, repr=False, compare=False)
     classes: int | None = None
 
     def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:

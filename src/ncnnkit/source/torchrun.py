@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..samples.items import InputSpec
-from .model import Array, Run, example_arrays
+from .model import Array, Original, example_arrays
 
 TORCH_HINT = "pip install torch torchvision timm"
 
@@ -88,7 +88,7 @@ def flat_module(module: Any) -> Any:
     return Flat().eval()
 
 
-def torch_run(module: Any) -> Run:
+def torch_run(module: Any) -> Original:
     """A function that runs one sample through a module: arrays with a batch axis of 1 in, its outputs out."""
     import torch
 

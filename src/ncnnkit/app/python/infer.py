@@ -3,7 +3,7 @@
 
 INPUT is an image, or an array: .npy, or text in a .txt or .csv. OUTPUT is .npy or text. Needs ncnn and numpy; PPM and
 PGM images are read here, other formats by Pillow, where that is installed. What is known of the model comes from the
-model.json beside MODEL.param. Python 3.9 or newer.
+infer.json beside this file. Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
+
+from ncnnkit.onboard.storages import check_storages, layers_of
 
 Array = Any  # numpy.ndarray
 Facts = Dict[str, Any]
@@ -234,7 +236,7 @@ def read_input(path: Path, facts: Facts) -> Array:
         return np.ascontiguousarray(values.reshape(shape))
     if facts["preprocess"] is None:
         raise Failure("this model takes arrays (.npy or text), not images")
-    tensor = to_tensor(decode(path), facts["preprocess"])
+    tensor = to_tensor(decode(path), {**facts["preprocess"], "may_swap": facts["may_swap"]})
     if tensor.shape != shape:
         raise Failure("becomes %s, the network takes %s" % (times(tensor.shape), times(shape)))
     return tensor
@@ -289,23 +291,22 @@ def find_gpu(ncnn: Any, software: bool) -> Tuple[int, str]:
     raise Failure("--gpu: there is no Vulkan device here: is its driver installed?")
 
 
-def only_for_cpus(param: str) -> bool:
+def only_for_cpus(param: Path, facts: Facts) -> bool:
     """ncnn's Vulkan pads int8 blobs with zeros only; a model made for a CPU may ask for other values (pad_value)."""
-    lines = [line.split()[4:] for line in param.splitlines() if line.startswith("Convolution")]
-    params = [dict(word.split("=", 1) for word in words if "=" in word) for words in lines]
-    return any(float(given.get("8", 0)) and float(given.get("18", 0)) for given in params)
+    types = {row["name"]: (str(row["term"]), str(row["pad_value"])) for row in facts["int8_types"]}
+    layers = [(given, types[kind]) for _, kind, given in layers_of(str(param)) if kind in types]
+    return any(all(float(given.get(number, 0)) for number in ids) for given, ids in layers)
 
 
-def open_net(ncnn: Any, args: argparse.Namespace, allowed: Dict[str, bool], threads: int) -> Tuple[Any, str]:
-    """(the network, the GPU's name or '')."""
+def open_net(ncnn: Any, args: argparse.Namespace, facts: Facts, precision: str, own: str) -> Tuple[Any, str]:
+    """(the network, the GPU's name or ''), loaded for a precision; the model is made for ``own``."""
     net, device = ncnn.Net(), ""
-    net.opt.num_threads = threads
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = allowed["fp16"]
-    net.opt.use_bf16_storage = allowed["bf16"]
-    if hasattr(net.opt, "use_bf16_packed"):
-        net.opt.use_bf16_packed = allowed["bf16"]
+    net.opt.num_threads = args.threads
+    for name, on in facts["precisions"][precision].items():
+        if hasattr(net.opt, name):  # older ncnn has not all of them
+            setattr(net.opt, name, on)
     if args.gpu:
-        if only_for_cpus(args.param.read_text()):
+        if only_for_cpus(args.param, facts):
             raise Failure("%s: this int8 model is made for CPUs: take the run's int8-vulkan variant" % args.param)
         net.opt.use_vulkan_compute = True
         index, device = find_gpu(ncnn, args.gpu == "any")
@@ -316,40 +317,16 @@ def open_net(ncnn: Any, args: argparse.Namespace, allowed: Dict[str, bool], thre
         ]
     if unusable:
         raise Failure("%s: ncnn cannot load it" % unusable[0])
-    check_casts(ncnn, net, args)
+    try:
+        check_storages(net, str(args.param), bool(args.gpu))
+    except RuntimeError as error:
+        made = "ncnn %s or newer" % facts["ncnn"] if facts["ncnn"] else "the ncnn it was made with"
+        target = "a CPU like those of the target %s" % facts["target"] if facts["target"] else "its CPU"
+        text = "%s: %s; here: ncnn %s, --precision=%s; it needs: %s, --precision=%s and %s"
+        raise Failure(text % (args.param, error, ncnn.__version__, precision, made, own, target)) from None
     if args.gpu and not any(layer.support_vulkan for layer in net.layers()):
         raise Failure("--gpu: ncnn has no Vulkan kernel for any layer of this model")
     return net, device
-
-
-def check_casts(ncnn: Any, net: Any, args: argparse.Namespace) -> None:
-    """A mixed model's Casts say what they are handed: values of 16 bits.
-
-    Where another ncnn, another CPU or another precision hands on 32 bits, they would read garbage.
-    """
-    lines = [line.split() for line in args.param.read_text(encoding="utf-8").splitlines()[2:]]
-    lines = [line for line in lines if len(line) > 3]
-    ends = [4 + int(line[2]) for line in lines]
-    makers = {blob: i for i, (line, end) in enumerate(zip(lines, ends)) for blob in line[end : end + int(line[3])]}
-    params = [dict(word.partition("=")[::2] for word in line[end:] if "=" in word) for line, end in zip(lines, ends)]
-    for i, line in enumerate(lines):
-        kind = {"2": "fp16", "4": "bf16"}.get(params[i].get("0", "")) if line[0] == "Cast" else None
-        if kind is None:
-            continue
-        maker = makers[line[4]]
-        while lines[maker][0] == "Split":
-            maker = makers[lines[maker][4]]
-        layer, mask = net.layers()[maker], int(params[maker].get("31", 0))
-        if kind == "bf16":
-            handed = net.opt.use_bf16_storage and layer.support_bf16_storage and not mask & 4
-        else:
-            able = layer.support_fp16_storage and ncnn.cpu_support_arm_asimdhp()
-            handed = net.opt.use_fp16_storage and able and not mask & 2
-        if args.gpu or not handed:
-            raise Failure(
-                "%s: this mixed model is made for another CPU or ncnn, or for --precision=mixed: layer %s does not hand"
-                " on %s here" % (args.param, layer.name, kind)
-            )
 
 
 def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
@@ -358,7 +335,7 @@ def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
         if extractor.input(facts["input"]["name"], mat) != 0:
             raise Failure("the model has no input %s: is it another one?" % facts["input"]["name"])
         outputs = []
-        for name in facts["outputs"]:
+        for name in (row["blob"] for row in facts["outputs"]):
             status, output = extractor.extract(name)
             if status != 0 or output.empty():
                 raise Failure("ncnn could not compute blob %s (status %d)" % (name, status))
@@ -376,11 +353,11 @@ def best(scores: Array, labels: Sequence[str], count: int) -> List[Dict[str, Any
     return [{"index": int(i), "label": labels[i] if named else "class %d" % i, "score": float(flat[i])} for i in order]
 
 
-def beside(param: Path, name: str) -> str:
+def beside(path: Path, name: str) -> str:
     try:
-        return (param.parent / name).read_text(encoding="utf-8")
+        return path.with_name(name).read_text(encoding="utf-8")
     except OSError as error:
-        raise Failure("%s: cannot be read: %s" % (param.parent / name, error.strerror)) from None
+        raise Failure("%s: cannot be read: %s" % (path.with_name(name), error.strerror)) from None
 
 
 def precision_of(param: Path, variants: Sequence[Sequence[str]], own: str) -> str:
@@ -397,12 +374,13 @@ def run(args: argparse.Namespace) -> None:
             raise Failure("%s: is a folder" % path)
         if not path.is_file() or not path.stat().st_size:
             raise Failure("%s: no such file, or an empty one" % path)
-    facts: Facts = json.loads(beside(args.param, "model.json"))
+    facts: Facts = json.loads(beside(Path(__file__), "infer.json"))
     labels = beside(args.param, "labels.txt").splitlines()
     variants = [line.split() for line in beside(args.param, "variants.txt").splitlines()]
     if args.bin.stem != args.param.stem and args.bin.stem in (row[3] for row in variants):
         raise Failure("%s: is another model's than %s" % (args.bin, args.param))
-    precision = args.precision or precision_of(args.param, variants, facts["precision"])
+    own = precision_of(args.param, variants, facts["precision"])
+    precision = args.precision or own
     if precision not in facts["precisions"]:
         raise Failure("--precision=%s: must be one of %s" % (precision, ", ".join(facts["precisions"])))
     start = time.perf_counter()
@@ -411,10 +389,10 @@ def run(args: argparse.Namespace) -> None:
     except Failure as failure:
         raise Failure("%s: %s" % (args.input, failure)) from None
     input_ms = (time.perf_counter() - start) * 1000
-    threads = args.threads or cluster_cores(ncnn, args.cluster)
+    args.threads = args.threads or cluster_cores(ncnn, args.cluster)
     ncnn.set_cpu_powersave({"all": 0, "little": 1, "big": 2}[args.cluster])
     start = time.perf_counter()
-    net, device = open_net(ncnn, args, facts["precisions"][precision], threads)
+    net, device = open_net(ncnn, args, facts, precision, own)
     load_ms = (time.perf_counter() - start) * 1000
     mat = ncnn.Mat(tensor).clone()  # ncnn's own memory: on numpy's, layers that work in place crash in light mode
     samples, outputs = [], []
@@ -425,21 +403,22 @@ def run(args: argparse.Namespace) -> None:
     if not all(np.isfinite(values).all() for values in outputs):
         raise Failure("the output holds NaN or infinity")
     if args.output:
-        for name, values in zip(facts["outputs"], outputs):
+        for row, values in zip(facts["outputs"], outputs):
             several = len(outputs) > 1
-            write_output(args.output.with_stem("%s-%s" % (args.output.stem, name)) if several else args.output, values)
+            named = args.output.with_name("%s-%s%s" % (args.output.stem, row["file"], args.output.suffix))
+            write_output(named if several else args.output, values)
     first, low = samples[0], min(samples[1:])
     median, high = np.percentile(samples[1:], [50, 90]).tolist()
     report: Dict[str, Any] = {
         "model": facts["model"], "precision": precision, "backend": "vulkan" if device else "cpu", "device": device,
-        "threads": threads, "load_ms": load_ms, "input_ms": input_ms,
+        "threads": args.threads, "load_ms": load_ms, "input_ms": input_ms,
         "latency_ms": {"first": first, "min": low, "median": median, "p90": high, "runs": args.loop},
         "top": best(outputs[0], labels, args.top),
     }  # fmt: skip
     if args.json:
         print(json.dumps(report))
         return
-    print("%s, %s, %s, %d threads" % (facts["model"], precision, device or "cpu", threads))
+    print("%s, %s, %s, %d threads" % (facts["model"], precision, device or "cpu", args.threads))
     print("load %.4g ms, input %.4g ms" % (load_ms, input_ms))
     print(
         "latency: first %.4g ms; then min %.4g, median %.4g, p90 %.4g ms of %d" % (first, low, median, high, args.loop)
@@ -470,7 +449,7 @@ def main() -> int:
     parser.add_argument(
         "--gpu", nargs="?", choices=("real", "any"), const="real", default="", help="by Vulkan, or fail"
     )
-    parser.add_argument("--precision", help="fp32, fp16, bf16, int8 or mixed; default: the variant's")
+    parser.add_argument("--precision", help="a precision of models/variants.txt; default: the model's")
     parser.add_argument("--threads", type=positive, help="default: the cluster's cores")
     parser.add_argument("--cluster", choices=("big", "little", "all"), default="big")
     parser.add_argument("--loop", type=positive, default=10, help="timed inferences, after a first one")

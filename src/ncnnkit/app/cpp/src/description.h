@@ -22,19 +22,44 @@ struct Preprocess {
     int channels() const { return color == Color::gray ? 1 : 3; }
 };
 
-// Which storages and arithmetics ncnn may use: its own default is fp16 wherever it can.
+// ncnn's options for a precision, as the cards of the models say.
 struct Precision {
     const char* name;
-    bool fp16, bf16;
+    bool use_fp16_packed, use_fp16_storage, use_fp16_arithmetic, use_bf16_packed, use_bf16_storage;
+};
+
+// What must be known of a type of layer that can hold weights of 8 bits. Numbers are ids of params; -1: there is none.
+struct Int8Type {
+    const char* name;
+    int term; // says that the weights have 8 bits
+    bool calibrated; // it reads int8, too
+    bool chains; // it hands on int8 where the term is above kRequantised
+    int pad_value; // what an int8 blob is padded with
+    const char* widens; // the storage in which it computes but hands on fp32; empty: none
+};
+
+// How a .param says what is stored how.
+struct StorageIds {
+    const char* cast; // the type of layer that converts
+    int type_from, type_to; // its params
+    int fp16, bf16, int8; // values of these params
+    int featmask; // param of any layer
+    int no_fp16, no_bf16; // bits of its mask
+};
+
+struct Output {
+    const char* blob;
+    const char* file; // what distinguishes its file from those of other outputs
 };
 
 struct Model {
     const char* name;
-    const char* variant;
-    const char* precision; // the variant's own, if no other is asked for
+    const char* precision; // what it runs at, if no other is asked for
+    const char* ncnn; // the version it was made with; empty: not known
+    const char* target; // the kernels it was made for; empty: any
     const char* input; // blob
     std::vector<int> shape; // of the input, channels first, without a batch axis
-    std::vector<const char*> outputs; // blobs
+    std::vector<Output> outputs;
     bool takes_images;
     Preprocess preprocess; // where it does
 };

@@ -20,41 +20,34 @@
 
 #include "failure.h"
 #include "model.h"
+#include "storages.h"
 #include "tensor.h"
 
 namespace {
 
-// A .param line's param `id`; 0 where it has none.
-double value(const std::string& line, const char* id)
+// Whether any layer of a .param says so.
+template <typename Says>
+bool any_layer(const std::string& param, Says says)
 {
-    const std::size_t at = line.find(std::string(" ") + id + "=");
-    return at == std::string::npos ? 0.0 : std::strtod(line.c_str() + at + std::strlen(id) + 2, nullptr);
-}
-
-bool sets(const std::string& line, const char* id)
-{
-    return value(line, id) != 0.0;
-}
-
-bool is(const std::string& line, const char* type)
-{
-    return line.rfind(std::string(type) + " ", 0) == 0;
-}
-
-// Whether any layer may hold weights of 8 bits.
-bool has_int8(const std::string& param)
-{
-    constexpr const char* by_param_8[] = {"Convolution", "Deconvolution", "InnerProduct"};
-    constexpr const char* by_other_params[] = {"Embed", "GRU", "Gemm", "LSTM", "MultiHeadAttention", "RNN"};
-    const auto begins = [](const std::string& line) {
-        return [&line](const char* type) { return line.rfind(type, 0) == 0; };
-    };
     std::istringstream stream(param);
     for (std::string line; std::getline(stream, line);)
-        if ((std::any_of(std::begin(by_param_8), std::end(by_param_8), begins(line)) && sets(line, "8"))
-            || std::any_of(std::begin(by_other_params), std::end(by_other_params), begins(line)))
+        if (const Int8Type* type = int8_type(line); type && says(*type, Params(line)))
             return true;
     return false;
+}
+
+// Whether any layer holds weights of 8 bits.
+bool has_int8(const std::string& param)
+{
+    return any_layer(param, [](const Int8Type& type, const Params& given) { return given[type.term] != 0.0; });
+}
+
+// ncnn's Vulkan pads int8 blobs with zeros only; a model made for a CPU may ask for other values.
+bool only_for_cpus(const std::string& param)
+{
+    return any_layer(param, [](const Int8Type& type, const Params& given) {
+        return type.pad_value >= 0 && given[type.term] != 0.0 && given[type.pad_value] != 0.0;
+    });
 }
 
 // ncnn's own reader of memory does not know where it ends. This one does, and hands out weights where they lie. Beyond the
@@ -165,59 +158,6 @@ private:
     int stderr_;
 };
 
-// ncnn's Vulkan pads int8 blobs with zeros only; a model made for a CPU may ask for other values (pad_value).
-bool only_for_cpus(const std::string& param)
-{
-    std::istringstream stream(param);
-    for (std::string line; std::getline(stream, line);)
-        if (line.rfind("Convolution", 0) == 0 && sets(line, "8") && sets(line, "18"))
-            return true;
-    return false;
-}
-
-// A mixed model's Casts say what they are handed: values of 16 bits. Where another ncnn, another CPU or another precision
-// hands on 32 bits, they would read garbage.
-void check_casts(const ModelFiles& files, const ncnn::Net& net, const Settings& settings)
-{
-    constexpr int fp16 = 2, bf16 = 4; // as Cast numbers them
-    constexpr int no_fp16_storage = 2, no_bf16_storage = 4; // bits of a layer's mask, param 31
-    std::vector<std::string> lines; // a layer each
-    std::vector<std::string> reads; // its first blob
-    std::map<std::string, std::size_t> makers; // blob -> layer
-    std::istringstream text(files.param);
-    std::string line, word;
-    std::getline(text, line);
-    for (std::getline(text, line); std::getline(text, line);) {
-        std::istringstream words(line);
-        int inputs = 0, outputs = 0;
-        if (!(words >> word >> word >> inputs >> outputs))
-            continue;
-        reads.emplace_back();
-        for (int i = 0; i < inputs && words >> word; i++)
-            if (i == 0)
-                reads.back() = word;
-        for (int i = 0; i < outputs && words >> word; i++)
-            makers[word] = lines.size();
-        lines.push_back(line);
-    }
-    for (std::size_t i = 0; i < lines.size(); i++) {
-        const int from = is(lines[i], "Cast") ? static_cast<int>(value(lines[i], "0")) : 0;
-        if (from != fp16 && from != bf16)
-            continue;
-        std::size_t maker = makers.at(reads[i]);
-        while (is(lines[maker], "Split"))
-            maker = makers.at(reads[maker]);
-        const ncnn::Layer& layer = *net.layers()[maker];
-        const int mask = static_cast<int>(value(lines[maker], "31"));
-        const bool handed = from == bf16 ? net.opt.use_bf16_storage && layer.support_bf16_storage && !(mask & no_bf16_storage)
-                                         : net.opt.use_fp16_storage && layer.support_fp16_storage
-                                               && ncnn::cpu_support_arm_asimdhp() && !(mask & no_fp16_storage);
-        if (settings.gpu != Gpu::none || !handed)
-            throw Failure(files.name + ": this mixed model is made for another CPU or ncnn, or for --precision=mixed: layer "
-                          + layer.name + " does not hand on " + (from == bf16 ? "bf16" : "fp16") + " here");
-    }
-}
-
 // Newer ncnn has an option of its own for bf16 in packed layouts; where there is none, the second of these is taken.
 template <typename Option>
 auto allow_packed_bf16(Option& option, bool allowed, int) -> decltype(option.use_bf16_packed = allowed, void())
@@ -271,9 +211,11 @@ Engine::Engine(const ModelFiles& files, const Settings& settings) : settings_(se
 {
     ncnn::Option& option = net_.opt;
     option.num_threads = settings.threads;
-    option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = settings.precision->fp16;
-    option.use_bf16_storage = settings.precision->bf16;
-    allow_packed_bf16(option, settings.precision->bf16, 0);
+    option.use_fp16_packed = settings.precision->use_fp16_packed;
+    option.use_fp16_storage = settings.precision->use_fp16_storage;
+    option.use_fp16_arithmetic = settings.precision->use_fp16_arithmetic;
+    option.use_bf16_storage = settings.precision->use_bf16_storage;
+    allow_packed_bf16(option, settings.precision->use_bf16_packed, 0);
     option.lightmode = !settings.plain;
     option.use_local_pool_allocator = false; // every Inference has its own
     option.use_vulkan_compute = settings.gpu != Gpu::none;
@@ -311,7 +253,11 @@ void Engine::load(const ModelFiles& files)
         throw Failure(files.name + ": its .bin is too long by " + std::to_string(reader.left())
                       + " bytes: another model's?");
     reader.release_all();
-    check_casts(files, net_, settings_); // layers know what they can do once they are loaded
+    try { // layers know what they can do once they are loaded
+        check_storages(files.param, net_, {settings_.precision->name, files.precision}, settings_.gpu != Gpu::none);
+    } catch (const Failure& failure) {
+        throw Failure(files.name + ": " + failure.what());
+    }
 }
 
 void Engine::look_at_layers()
@@ -337,7 +283,7 @@ const std::vector<ncnn::Mat>& Inference::run(const ncnn::Mat& input)
     }
     outputs_.clear();
     extractor.input(kModel.input, input);
-    for (const char* name : kModel.outputs) {
+    for (const auto& [name, _] : kModel.outputs) {
         ncnn::Mat output;
         const int status = extractor.extract(name, output);
         if (status != 0 || output.empty())
@@ -352,5 +298,5 @@ void check_finite(const std::vector<ncnn::Mat>& outputs)
     for (std::size_t i = 0; i < outputs.size(); i++)
         for (float value : values_of(outputs[i]))
             if (!std::isfinite(value))
-                throw Failure(std::string("output ") + kModel.outputs[i] + " holds NaN or infinity");
+                throw Failure(std::string("output ") + kModel.outputs[i].blob + " holds NaN or infinity");
 }

@@ -35,13 +35,13 @@ ncnn::Mat read_input(const std::string& path)
     return Preprocessor(kModel.preprocess, kModel.shape)(decode(read_file(path), path), path);
 }
 
-// The file of an output: the name as given, or, of several, with the blob's name before its ending.
+// The file of an output: the name as given, or, of several, with a name of its own before its ending.
 std::string output_path(const std::string& path, std::size_t index)
 {
     if (kModel.outputs.size() == 1)
         return path;
     const std::size_t dot = path.rfind('.');
-    const std::string name = std::string("-") + kModel.outputs[index];
+    const std::string name = std::string("-") + kModel.outputs[index].file;
     return dot == std::string::npos ? path + name : path.substr(0, dot) + name + path.substr(dot);
 }
 
@@ -92,7 +92,7 @@ void one(const Options& options, const Settings& settings, const ModelFiles& fil
         std::printf("%8s  %s\n", rounded(score.value).c_str(), score.label.c_str());
     if (scores.empty())
         for (std::size_t i = 0; i < outputs->size(); i++)
-            std::printf("%s: %s\n", kModel.outputs[i], times(shape_of((*outputs)[i])).c_str());
+            std::printf("%s: %s\n", kModel.outputs[i].blob, times(shape_of((*outputs)[i])).c_str());
 }
 
 Settings settings_of(const Options& options, const ModelFiles& files)

@@ -92,8 +92,9 @@ void check_param(const std::string& text)
     }
     if (static_cast<int>(made.size()) != blobs)
         throw Failure("line 2 says " + counts[1] + " blobs, there are " + std::to_string(made.size()));
-    std::vector<std::string> needed(kModel.outputs.begin(), kModel.outputs.end());
-    needed.push_back(kModel.input);
+    std::vector<std::string> needed = {kModel.input};
+    for (const Output& output : kModel.outputs)
+        needed.push_back(output.blob);
     for (const std::string& blob : needed)
         if (!made.count(blob))
             throw Failure("has no blob " + blob + ": it is another model than this program is for");

@@ -12,12 +12,12 @@ const char kUsage[] =
     "\n"
     "INPUT   a JPEG, PNG or PPM image; an array in a .npy, or as text in a .txt or .csv;\n"
     "        with --streams, a folder of images, or - for PPM images on stdin\n"
-    "OUTPUT  .npy or text; of several outputs, each gets a file with its blob's name\n"
+    "OUTPUT  .npy or text; of several outputs, each gets a file of its own\n"
     "The model may be left out where one is part of the program.\n"
     "\n"
     "  --cpu              run on the CPU (default)\n"
     "  --gpu[=any]        run on the GPU by Vulkan; any: a software Vulkan device will do\n"
-    "  --precision=NAME   fp32, fp16, bf16, int8 or mixed: what ncnn may use; default: the model's\n"
+    "  --precision=NAME   what ncnn may use, a precision of models/variants.txt; default: the model's\n"
     "  --threads=N        CPU threads; default: the cluster's cores\n"
     "  --cluster=NAME     big (default), little or all: the cores to stay on\n"
     "  --loop=N           timed inferences, after a first one (default 10)\n"
@@ -71,10 +71,13 @@ void nothing(const std::string& name, const std::string& value)
 
 const Precision* precision_named(const std::string& value)
 {
-    for (const Precision& known : kPrecisions)
+    std::string names;
+    for (const Precision& known : kPrecisions) {
         if (value == known.name)
             return &known;
-    throw UsageError("--precision=" + value + ": must be fp32, fp16, bf16, int8 or mixed");
+        names += (names.empty() ? "" : ", ") + std::string(known.name);
+    }
+    throw UsageError("--precision=" + value + ": must be one of " + names);
 }
 
 Options parse(const std::vector<std::string>& arguments)

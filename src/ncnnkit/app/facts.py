@@ -1,0 +1,172 @@
+"""What a program knows of its model: ``src/model.h`` in C++, ``infer.json`` in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from ..artifact import Artifact, Tensor
+from ..errors import ModelError
+from ..model.ops import CAST_TYPES, OPS, Mask
+from ..onboard.storages import REQUANTISED, WIDENS
+from ..samples.preprocess import Preprocess
+from ..source.model import file_safe
+from .models import Shipment
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of the network.
+
+    Attributes:
+        blob: its name in ncnn; any characters.
+        file: what distinguishes its file from those of other outputs; safe in file names.
+    """
+
+    blob: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Int8Type:
+    """A type of layer that can hold weights of 8 bits. Numbers are ids of params; -1: it has none.
+
+    Attributes:
+        name: the type.
+        term: the param that says whether the weights have 8 bits.
+        calibrated: whether it reads int8, too.
+        chains: whether it hands on int8 where ``term`` is above ``Facts.requantised``.
+        pad_value: what an int8 blob is padded with.
+        widens: the storage in which it computes but hands on fp32; empty: none.
+    """
+
+    name: str
+    term: int
+    calibrated: bool
+    chains: bool
+    pad_value: int
+    widens: str
+
+
+@dataclass(frozen=True)
+class StorageIds:
+    """How a ``.param`` says what is stored how; see ``onboard/storages.py``.
+
+    Attributes:
+        cast: the type of layer that converts.
+        type_from, type_to: its params.
+        fp16, bf16, int8: values of these.
+        featmask: the param of any layer that masks features.
+        no_fp16, no_bf16: bits of it.
+    """
+
+    cast: str
+    type_from: int
+    type_to: int
+    fp16: int
+    bf16: int
+    int8: int
+    featmask: int
+    no_fp16: int
+    no_bf16: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a program knows of its model.
+
+    Attributes:
+        model: the network's name.
+        variant: precision and backend.
+        precision: what it runs at if no other is asked for.
+        stem: its files' name in ``models/``.
+        ncnn: the version of ncnn that it was made with; empty: not known.
+        target: the kernels that it was made for; empty: any.
+        input: blob and shape.
+        outputs: in the model's order.
+        preprocess: how an image becomes the input; None where it takes arrays only.
+        may_swap: whether resizing swaps its passes as Pillow does from version 13 on.
+        precisions: precision -> ncnn's options, of all models in the app.
+        int8_types: the types of layers that can hold weights of 8 bits.
+        requantised: see :class:`Int8Type`.
+        storage: how a ``.param`` says what is stored how.
+    """
+
+    model: str
+    variant: str
+    precision: str
+    stem: str
+    ncnn: str
+    target: str
+    input: Tensor
+    outputs: tuple[Output, ...]
+    preprocess: Preprocess | None
+    may_swap: bool
+    precisions: dict[str, dict[str, bool]]
+    int8_types: tuple[Int8Type, ...]
+    requantised: int
+    storage: StorageIds
+
+
+def facts_of(shipped: Shipment) -> Facts:
+    """What a program must know of its model.
+
+    Raises:
+        FormatError: the model's files are corrupt.
+        ModelError: the network takes several inputs, or one whose shape is not known or does not fit.
+    """
+    chosen, model = shipped.chosen, shipped.chosen.model
+    # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
+    outputs = model.graph.outputs[: len(model.outputs)]
+    names = [file_safe(blob) for blob in outputs]
+    unique = len(set(names)) == len(names)
+    return Facts(
+        shipped.name, chosen.name, model.precision, chosen.stem, model.ncnn, model.target, input_of(model),
+        tuple(Output(blob, name if unique else str(i)) for i, (blob, name) in enumerate(zip(outputs, names))),
+        model.preprocess, may_swap_passes(model.pillow),
+        # The chosen model's options go before those of the others.
+        {row.model.precision: row.model.options for row in (*shipped.models, chosen)},
+        tuple(int8_types()), REQUANTISED, storage_ids(),
+    )  # fmt: skip
+
+
+def input_of(model: Artifact) -> Tensor:
+    """The network's input: its name as in the file, its shape as the card says."""
+    names = model.graph.inputs
+    if len(names) != 1:
+        raise ModelError(
+            f"an app feeds one input, this network has {len(names)} ({', '.join(names)})", where=model.name
+        )
+    shapes = [tensor.shape for tensor in model.inputs] or [()]
+    if not shapes[0]:
+        hint = "ncnnkit convert --shape writes it into the .param"
+        raise ModelError(f"the shape of the input {names[0]} is not known", where=model.name, hint=hint)
+    model.graph.check_input_shapes(shapes)
+    return Tensor(names[0], shapes[0])
+
+
+def may_swap_passes(pillow: str) -> bool:
+    """Whether a version of Pillow may resize by height first, which rounds otherwise. Empty: the installed version."""
+    major = pillow.partition(".")[0]
+    return int(major if major.isdecimal() else version("Pillow").partition(".")[0]) >= 13
+
+
+def int8_types() -> Iterator[Int8Type]:
+    """Of ``ops.py``, the types of layers that can hold weights of 8 bits."""
+    for op in OPS.values():
+        terms = [op.by_name[name].id for name in ("int8_scale_term", "quantize_term") if name in op.by_name]
+        if terms:
+            padding = op.by_name["pad_value"].id if "pad_value" in op.by_name else -1
+            yield Int8Type(
+                op.name, terms[0], op.int8 is not None, op.chains_int8, padding, WIDENS.get(op.name, "")
+            )  # fmt: skip
+
+
+def storage_ids() -> StorageIds:
+    """Of ``ops.py``, how a ``.param`` says what is stored how."""
+    cast = OPS["Cast"].by_name
+    return StorageIds(
+        "Cast", cast["type_from"].id, cast["type_to"].id, CAST_TYPES["fp16"], CAST_TYPES["bf16"], CAST_TYPES["int8"],
+        cast["featmask"].id, Mask.NO_FP16_STORAGE, Mask.NO_BF16,
+    )  # fmt: skip

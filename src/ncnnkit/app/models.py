@@ -1,0 +1,131 @@
+"""The models that an app holds: those of a run's device, or one model at each precision it can run at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..artifact import Artifact
+from ..errors import FormatError, ModelError, RecipeError
+from ..model.graph import Graph
+from ..record.folder import LABELS, RUN, load_run
+from ..record.run import Run, Variant
+from ..source.model import file_safe
+
+
+@dataclass(frozen=True, eq=False)
+class Shipped:
+    """A model in an app.
+
+    Attributes:
+        model: the model at the precision it is to run at.
+        backend: where it is to run, ``cpu`` or ``vulkan``.
+        stem: the name of its files in ``models/``, without the endings: of characters that mean nothing to a shell, to
+            CMake or to C++.
+    """
+
+    model: Artifact
+    backend: str
+    stem: str
+
+    @property
+    def name(self) -> str:
+        """Precision and backend, as ``int8-vulkan``."""
+        return f"{self.model.precision}-{self.backend}"
+
+
+@dataclass(frozen=True, eq=False)
+class Shipment:
+    """What an app is made of.
+
+    Attributes:
+        name: of the network.
+        chosen: the model that the program runs by default.
+        models: all models, the chosen one among them.
+    """
+
+    name: str
+    chosen: Shipped
+    models: Sequence[Shipped]
+
+
+def shipment(model: Artifact | Graph | str | Path, variant: str | None = None) -> Shipment:
+    """What to ship of a model.
+
+    Args:
+        model: an Artifact, a Graph, the path of a ``.param``, or a run folder or its run.json.
+        variant: of a run: a variant's name, as ``int8-vulkan``, or a precision, which means its CPU variant; the
+            recommended one by default.
+
+    Raises:
+        FormatError: neither a run nor a model is there, or a file of it is missing or corrupt.
+        RecipeError: there is no such variant, or a variant is asked of something that is no run.
+        ModelError: the variant has no model.
+    """
+    if isinstance(model, str | Path) and Path(model).suffix != ".param":
+        return of_run(Path(model), variant)
+    if variant is not None:
+        raise RecipeError("--variant names a variant of a run", hint="give the run folder, or leave it out")
+    return of_artifact(Artifact.of(model))
+
+
+def of_artifact(model: Artifact) -> Shipment:
+    """A model, at each precision that it can run at; its own is chosen."""
+    backend = "vulkan" if model.target == "vulkan" else "cpu"
+    stem = file_safe(model.param.stem) if model.param else "model"
+    own = (model.precision, *(name for name in model.precisions if name != model.precision))
+    models = [Shipped(model.at(precision), backend, stem) for precision in own]
+    return Shipment(stem, models[0], models)
+
+
+def of_run(out: Path, name: str | None) -> Shipment:
+    """A run's variants of one device that have a model, fp32 on the CPU first."""
+    run = load_run(out)
+    home = out if out.is_dir() else out.parent
+    chosen = choose(run, name, home)
+    rows = [row for row in run.variants if row.files and row.device == chosen.device]
+    rows.sort(key=lambda row: (row.precision, row.backend) != ("fp32", "cpu"))  # what others are compared with
+    models = {row.name: Shipped(artifact_of(run, row, home), row.backend, param_of(row, home).stem) for row in rows}
+    return Shipment(run.model.name, models[chosen.name], list(models.values()))
+
+
+def choose(run: Run, name: str | None, home: Path) -> Variant:
+    """The variant of this name or precision; the recommended one for None. Raises RecipeError and ModelError."""
+    by_name = {variant.name: variant for variant in run.variants}
+    if name is None and run.recommended is None:
+        raise RecipeError(
+            "the run recommends no variant", where=str(home), hint=f"--variant, one of {', '.join(by_name)}"
+        )
+    name = name or str(run.recommended)
+    # Of several devices, a precision means the first's.
+    of_precision = (v for v in run.variants if (v.precision, v.backend) == (name, "cpu"))
+    variant = by_name.get(name) or next(of_precision, None)
+    if variant is None:
+        raise RecipeError(f"the run has no variant {name!r}", where=str(home), hint=f"one of {', '.join(by_name)}")
+    if variant.files is None:
+        raise ModelError(f"the variant {variant.name} has no model: {variant.reason}", where=str(home))
+    return variant
+
+
+def param_of(variant: Variant, home: Path) -> Path:
+    """The ``.param`` of a variant."""
+    assert variant.files is not None
+    return home / variant.files.param
+
+
+def artifact_of(run: Run, variant: Variant, home: Path) -> Artifact:
+    """A variant's model. Where its card is gone, or the files were edited since, the run tells what the card would."""
+    model = Artifact.load(param_of(variant, home))
+    if model.derived:
+        names = (home / LABELS).read_text(encoding="utf-8").splitlines() if (home / LABELS).is_file() else []
+        model = replace(
+            model, preprocess=run.preprocess, labels=tuple(names if run.model.labels else ()),
+            pillow=run.environment.pillow,
+            inputs=tuple(replace(own, shape=tuple(t.shape)) for own, t in zip(model.inputs, run.model.inputs)),
+            outputs=model.outputs[: len(run.model.outputs)],
+        )  # fmt: skip
+    try:
+        return model.at(variant.precision)
+    except ModelError as error:
+        raise FormatError(f"{RUN} says {variant.precision}: {error.what}", where=model.name, hint=error.hint) from None

@@ -1,0 +1,91 @@
+"""Writes the files of an app: templates, literals that mean nothing else, and the file in Python that stands alone."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shlex
+import shutil
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..onboard import storages
+from ..record.run import PLAIN_NAME
+
+IMPORT = "from ncnnkit.onboard.storages import check_storages, layers_of\n"
+"""The line of ``python/infer.py`` in whose place the code of that module comes to stand."""
+
+
+def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None:
+    """Copy a project's files; those that end in ``.jinja`` are rendered with ``values`` and lose that ending."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    # Nothing that a card or a run.json says stands in a file of code but through one of these.
+    environment.filters |= {
+        "float32": float32_literal, "cpp": cpp_literal, "cmake": cmake_argument, "shell": shlex.quote,
+        "json": lambda facts: json.dumps(asdict(facts), indent=2),
+    }  # fmt: skip
+    for path in files_in(source):
+        name = path.relative_to(source).as_posix()
+        to = target / name.removesuffix(".jinja")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".jinja"):
+            to.write_text(environment.get_template(name).render(values), encoding="utf-8")
+        elif path.suffix == ".py":
+            to.write_text(standalone(path.read_text(encoding="utf-8")), encoding="utf-8")
+        else:
+            shutil.copyfile(path, to)
+        if to.suffix in (".sh", ".py"):
+            to.chmod(0o755)  # a wheel does not keep it
+
+
+def standalone(text: str) -> str:
+    """A file in Python with the code of ``onboard/storages.py`` in the place of its import."""
+    code = Path(storages.__file__).read_text(encoding="utf-8")
+    kinds = (ast.Expr, ast.Import, ast.ImportFrom)
+    first = next(node.lineno for node in ast.parse(code).body if not isinstance(node, kinds))
+    return text.replace(IMPORT, "\n" + "".join(code.splitlines(keepends=True)[first - 1 :]))
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """The files below a folder, in order."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+
+
+def float32_literal(value: float) -> str:
+    """The shortest C++ literal of a number's nearest float32. Raises ValueError where that is infinite or none."""
+    with np.errstate(over="ignore"):
+        number = np.float32(value)
+    if not np.isfinite(number):
+        raise ValueError(f"{value} is no float32")
+    return f"{number!s}f"
+
+
+def cpp_literal(text: str) -> str:
+    """A C++ string literal with these characters in UTF-8, whatever they are.
+
+    Example:
+        >>> print(cpp_literal('a"b'))
+        "a\\042b"
+    """
+    plain = (chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in text.encode("utf-8", "replace"))
+    return f'"{"".join(plain)}"'
+
+
+_PLAIN = set(string.ascii_letters + string.digits + " .,:;_-+/()[]@=")
+"""Characters that mean themselves in a C++ string literal."""
+
+
+def cmake_argument(text: str) -> str:
+    """A quoted argument for CMake with these characters. Raises ValueError for what no list of CMake can hold."""
+    if not PLAIN_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} cannot be written into a CMakeLists.txt")
+    return f'"{text}"'

@@ -1,0 +1,79 @@
+"""ONNX -> ncnn, without pnnx: reading, patterns, and one function an operator.
+
+=============  ==========================================================================
+module         what is in it
+=============  ==========================================================================
+reading        the file as a model of fixed shapes in float32, with all constants known
+lowering       views, layers, Splits: what the operators' functions are written with
+elementwise    activations, arithmetic with broadcasting, comparisons
+windows        convolution, pooling, padding, resizing
+axes           what moves, cuts and joins axes
+matrix         products of matrices
+reduce         sums and the like, softmax, normalisation
+recurrent      RNN, GRU, LSTM
+patterns       groups of nodes that are one layer of ncnn
+=============  ==========================================================================
+
+A new operator is one function with ``@operator("Name")`` in the module it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import ConvertError
+from ...model.graph import Graph
+from ...samples.items import InputSpec
+from . import axes, elementwise, matrix, recurrent, reduce, windows  # noqa: F401  # they fill the table
+from .lowering import OPERATORS, Lowering, Node, Unsupported
+from .patterns import PATTERNS
+from .reading import Reading, fed, read
+
+__all__ = ["OPERATORS", "lower", "lower_reading"]
+
+
+def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
+    """An ONNX file as ncnn's graph, fp32, not yet optimised.
+
+    Args:
+        path: the model.
+        inputs: in the model's order, with their shapes without the batch axis.
+
+    Returns:
+        Its inputs are called in0, in1 and so on, its outputs out0, out1, in the model's order.
+
+    Raises:
+        ConvertError: the file cannot be read, or ncnn has no layer for one of its operators.
+    """
+    return lower_reading(read(path, [(1, *spec.shape) for spec in inputs]), str(path))
+
+
+def lower_reading(reading: Reading, where: str = "") -> Graph:
+    """A model that was read as ncnn's graph.
+
+    Args:
+        reading: the model.
+        where: the file's name, for errors.
+
+    Raises:
+        ConvertError: ncnn has no layer for one of its operators.
+    """
+    lowering = Lowering(reading)
+    graph = reading.model.graph
+    for index, value in enumerate(fed(graph)):
+        lowering.feed(str(value.name), f"in{index}")
+    for node in graph:
+        if all(value.name in reading.constants for value in node.outputs):
+            continue
+        at = Node(lowering, node)
+        function = OPERATORS.get((node.domain, node.op_type))
+        patterns = () if node.domain else PATTERNS.get(node.op_type, ())
+        try:
+            if function is None:
+                raise Unsupported("is not in ncnnkit's table of operators")
+            if not any(pattern(at) for pattern in patterns):
+                function(at)
+        except Unsupported as fault:
+            raise ConvertError(f"{node.op_type} {at.name!r} {fault}", where=where) from None
+    return lowering.graph([str(value.name) for value in graph.outputs])

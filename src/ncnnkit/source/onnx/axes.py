@@ -1,0 +1,281 @@
+"""Operators that move, cut and join axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .lowering import MOST_AXES, Blob, Node, Shape, Unsupported, natural, operator, with_axes_kept
+
+
+@operator("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(node: Node) -> None:
+    """No layer: who reads the value asks for it in the shape it needs."""
+    if node.op == "Reshape" and node.constant(1) is None:
+        raise Unsupported("computes its shape while it runs")
+    node.gives(node.blob(0))
+
+
+# ------------------------------------------------------------------------------------------------------ permutations
+
+_ORDERS = {
+    2: ("wh", "hw"),
+    3: ("whc", "hwc", "wch", "cwh", "hcw", "chw"),
+    4: ("whdc", "hwdc", "wdhc", "dwhc", "hdwc", "dhwc", "whcd", "hwcd", "wchd", "cwhd", "hcwd", "chwd",
+        "wdch", "dwch", "wcdh", "cwdh", "dcwh", "cdwh", "hdcw", "dhcw", "hcdw", "chdw", "dchw", "cdhw"),
+}  # fmt: skip
+"""Number of axes -> Permute's ``order_type``s, innermost axis first (``permute.cpp`` of ncnn)."""
+
+
+@operator("Transpose")
+def transpose(node: Node) -> None:
+    shape = node.shape(0)
+    order = [int(axis) for axis in node.attr("perm", tuple(reversed(range(len(shape)))))]
+    node.gives(permuted(node, node.blob(0), shape, order))
+
+
+def permuted(node: Node, blob: Blob, shape: Shape, order: Sequence[int]) -> Blob:
+    """The value of a blob with its axes in another order.
+
+    Args:
+        node: whose name the layers get.
+        blob: in any view.
+        shape: ONNX's.
+        order: of ONNX's axes, as in numpy's ``transpose``.
+
+    Returns:
+        A blob in the natural shape of the result, or one with merged axes.
+    """
+    axes = [axis for axis in order if shape[axis] != 1]
+    groups: list[list[int]] = []  # axes that stay neighbours are one
+    kept = sorted(axes)
+    for axis in axes:
+        before = groups[-1][-1] if groups else None
+        if before is not None and kept.index(axis) == kept.index(before) + 1:
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    if len(groups) <= 1:
+        return blob
+    wanted = natural(tuple(shape[axis] for axis in order))
+    straight = _straight(blob, shape, order, wanted)
+    if straight is not None:
+        source, places = straight
+        return _permute(node, node.lowering.view(blob, source), places)
+    sizes = {tuple(group): math.prod(shape[axis] for axis in group) for group in groups}
+    now = sorted(tuple(group) for group in groups)
+    while now != (goal := [tuple(group) for group in groups]):
+        if len(now) <= MOST_AXES:
+            source = tuple(sizes[group] for group in now)
+            return _permute(node, node.lowering.view(blob, source), [now.index(group) for group in goal])
+        # More than four axes: bring the next one forward, past a block that is merged.
+        place = next(i for i, (a, b) in enumerate(zip(now, goal)) if a != b)
+        at = now.index(goal[place])
+        stop = at + 1
+        while stop < len(now) and goal[place : place + stop - at + 1] == now[at : stop + 1]:
+            stop += 1
+        parts = (now[:place], now[place:at], now[at:stop], now[stop:])
+        source = tuple(math.prod(sizes[group] for group in part) for part in parts)
+        blob = _permute(node, node.lowering.view(blob, source), [0, 2, 1, 3])
+        now = [*parts[0], *parts[2], *parts[1], *parts[3]]
+    return blob
+
+
+def _straight(blob: Blob, shape: Shape, order: Sequence[int], wanted: Shape) -> tuple[Shape, list[int]] | None:
+    """One Permute from the natural shape to the natural shape, where there is one and it needs no Reshape."""
+    skip = 1 if shape[0] == 1 and order[0] == 0 else 0
+    source = shape[skip:]
+    if len(source) > MOST_AXES or blob.shape != source:
+        return None
+    places = [axis - skip for axis in order[skip:]]
+    return (source, places) if tuple(source[p] for p in places) == wanted else None
+
+
+def _permute(node: Node, blob: Blob, places: Sequence[int]) -> Blob:
+    if list(places) == sorted(places):
+        return blob
+    names = {2: "hw", 3: "chw", 4: "cdhw"}[len(blob.shape)]
+    order = "".join(names[place] for place in reversed(places))
+    shape = tuple(blob.shape[place] for place in places)
+    return node.emit("Permute", [blob], shape, order_type=_ORDERS[len(names)].index(order))
+
+
+@operator("DepthToSpace")
+def depth_to_space(node: Node) -> None:
+    _, c, h, w = node.shape(0)
+    b = int(node.attr("blocksize"))
+    if node.shape(0)[0] == 1:
+        x = node.blob(0, (c, h, w))
+        mode = int(node.attr("mode", "DCR") == "DCR")
+        node.gives(node.emit("PixelShuffle", [x], (c // b**2, h * b, w * b), upscale_factor=b, mode=mode))
+        return
+    raise Unsupported(f"works on a batch of {node.shape(0)[0]}")
+
+
+@operator("SpaceToDepth")
+def space_to_depth(node: Node) -> None:
+    n, c, h, w = node.shape(0)
+    b = int(node.attr("blocksize"))
+    node.gives(permuted(node, node.blob(0), (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)))
+
+
+# ----------------------------------------------------------------------------------------------- joining and cutting
+
+
+@operator("Concat")
+def concat(node: Node) -> None:
+    rank = len(node.out_shape())
+    axis = int(node.attr("axis", 1)) % rank
+    out = node.out_shape()
+    filled = [i for i in range(node.inputs) if math.prod(node.shape(i))]
+    if len(filled) == 1:
+        node.gives(node.blob(filled[0]))
+        return
+    views = [with_axes_kept(node.shape(i), [axis]) for i in filled]
+    whole, (place,) = with_axes_kept(out, [axis])
+    if any(len(view) != len(whole) or at != (place,) for view, at in views):
+        # A side of 1 was taken for the batch axis in some and not in others: merge what lies around the axis.
+        before, after = math.prod(out[:axis]), math.prod(out[axis + 1 :])
+        views = [((before, node.shape(i)[axis], after), (1,)) for i in filled]
+        whole, place = (before, out[axis], after), 1
+    blobs = [node.blob(i, view) for i, (view, _) in zip(filled, views, strict=True)]
+    node.gives(node.emit("Concat", blobs, whole, axis=place))
+
+
+@operator("Split")
+def split(node: Node) -> None:
+    shape = node.shape(0)
+    axis = int(node.attr("axis", 0)) % len(shape)
+    sizes = [node.out_shape(i)[axis] for i in range(node.outputs)]
+    view, (place,) = with_axes_kept(shape, [axis])
+    shapes = [(*view[:place], size, *view[place + 1 :]) for size in sizes]
+    if 0 in sizes:
+        raise Unsupported("has a part of no elements")
+    if len(sizes) == 1:
+        node.gives(node.blob(0))
+        return
+    node.gives(*node.emit_many("Slice", [node.blob(0, view)], shapes, slices=tuple(sizes), axis=place))
+
+
+@operator("Slice")
+def slice_(node: Node) -> None:
+    shape = node.shape(0)
+    starts, ends = node.ints("starts", 1), node.ints("ends", 2)
+    assert starts is not None
+    assert ends is not None
+    axes = [a % len(shape) for a in node.ints("axes", 3) or range(len(starts))]
+    steps = node.ints("steps", 4) or (1,) * len(starts)
+    ranges = {axis: range(shape[axis])[slice(a, _end(b, s), s)] for axis, a, b, s in zip(axes, starts, ends, steps)}
+    blob, now = node.blob(0), shape
+    for axis, picked in ranges.items():
+        blob, now = taken(node, blob, now, axis, picked)
+    node.gives(blob)
+
+
+def _end(end: int, step: int) -> int | None:
+    return None if step < 0 and end <= -(2**31) + 1 else end
+
+
+def taken(node: Node, blob: Blob, shape: Shape, axis: int, picked: range) -> tuple[Blob, Shape]:
+    """Regular places of one axis. Returns the blob and ONNX's shape of what is left."""
+    side, now = shape[axis], (*shape[:axis], len(picked), *shape[axis + 1 :])
+    if not len(picked):
+        raise Unsupported("cuts everything away")
+    if len(picked) == side and picked.step == 1:
+        return blob, now
+    if picked.step < 0:
+        view, (place,) = with_axes_kept(shape, [axis])
+        blob = node.emit("Flip", [node.lowering.view(blob, view)], view, axes=(place,))
+        picked = range(side)[side - 1 - picked[0] : side - picked[-1] : -picked.step]
+        return taken(node, blob, shape, axis, picked) if len(picked) != side else (blob, shape)
+    if picked.step == 1:
+        view, (place,) = with_axes_kept(shape, [axis])
+        made = (*view[:place], len(picked), *view[place + 1 :])
+        x = node.lowering.view(blob, view)
+        cut = node.emit("Crop", [x], made, starts=(picked.start,), ends=(picked.stop,), axes=(place,))
+        return cut, now
+    # Every step-th: cut to whole steps, make the steps an axis, and take its first place.
+    step, first = picked.step, picked[0]
+    need = first + (len(picked) - 1) * step + 1
+    if first or need != side:
+        blob, shape = taken(node, blob, shape, axis, range(first, need))
+    short = len(picked) * step - shape[axis]
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    if short:
+        x = node.lowering.view(blob, (before, shape[axis], after))
+        blob = node.emit("Padding", [x], (before, len(picked) * step, after), bottom=short)
+    x = node.lowering.view(blob, (before * len(picked), step, after))
+    cut = node.emit("Crop", [x], (before * len(picked), 1, after), starts=(0,), ends=(1,), axes=(1,))
+    return cut, now
+
+
+@operator("Gather")
+def gather(node: Node) -> None:
+    shape, index = node.shape(0), node.constant(1)
+    axis = int(node.attr("axis", 0)) % len(shape)
+    if index is None:
+        node.gives(_embedded(node, axis))
+        return
+    places = [int(i) % shape[axis] for i in index.reshape(-1)]
+    step = places[1] - places[0] if len(places) > 1 else 1
+    if step and places == list(range(places[0], places[0] + step * len(places), step)):
+        blob, _ = taken(node, node.blob(0), shape, axis, range(places[0], places[0] + step * len(places), step))
+        node.gives(blob)
+        return
+    # Any other order: each run of neighbours is cut out, and all are joined again.
+    view, (place,) = with_axes_kept(shape, [axis])
+    x = node.blob(0, view)
+    runs: list[list[int]] = []
+    for position in places:
+        if runs and position == runs[-1][-1] + 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    if len(runs) > _MOST_RUNS:
+        raise Unsupported(f"gathers {len(places)} places that are no regular pattern")
+    parts = [
+        node.emit("Crop", [x], (*view[:place], len(run), *view[place + 1 :]),
+                  starts=(run[0],), ends=(run[-1] + 1,), axes=(place,))
+        for run in runs
+    ]  # fmt: skip
+    whole = (*view[:place], len(places), *view[place + 1 :])
+    node.gives(node.emit("Concat", parts, whole, axis=place))
+
+
+_MOST_RUNS = 256
+
+
+def _embedded(node: Node, axis: int) -> Blob:
+    """Rows of a constant by an input of whole numbers: ncnn's Embed, which reads int32."""
+    table, ids = node.constant(0), node.blob(1)
+    if table is None or axis != 0 or table.ndim != 2:
+        raise Unsupported("computes its indices while it runs")
+    if ids.name not in node.lowering.fed:
+        raise Unsupported("looks up what is computed while it runs; ncnn's Embed reads an input of the network alone")
+    x = node.lowering.view(ids, (ids.size,))
+    params = {"num_output": table.shape[1], "input_dim": table.shape[0], "weight_data_size": table.size}
+    return node.emit("Embed", [x], (ids.size, table.shape[1]), {"weight": table}, bias_term=0, **params)
+
+
+@operator("Expand", "Tile")
+def expand(node: Node) -> None:
+    shape, out = node.shape(0), node.out_shape()
+    shape = (1,) * (len(out) - len(shape)) + shape
+    blob, now = node.blob(0), shape
+    for axis, (side, wanted) in enumerate(zip(shape, out)):
+        if side != wanted:
+            view, (place,) = with_axes_kept(now, [axis])
+            now = (*now[:axis], wanted, *now[axis + 1 :])
+            made = (*view[:place], wanted, *view[place + 1 :])
+            blob = node.emit("Tile", [node.lowering.view(blob, view)], made, axis=place, tiles=wanted // side)
+    node.gives(blob)
+
+
+@operator("CumSum")
+def cumulative_sum(node: Node) -> None:
+    shape = node.shape(0)
+    axis = int(node.needed_constant(1, "axis").reshape(-1)[0]) % len(shape)
+    if node.attr("exclusive", 0) or node.attr("reverse", 0):
+        raise Unsupported("sums backwards or without the element itself")
+    view, (place,) = with_axes_kept(shape, [axis])
+    node.gives(node.emit("CumulativeSum", [node.blob(0, view)], view, axis=place))

@@ -1,0 +1,393 @@
+"""From ONNX's values to ncnn's blobs: what every operator's function is written with.
+
+ONNX's values have any number of axes and a batch axis somewhere; ncnn's blobs have one to four axes and no batch. Both
+hold their elements in the same order, the last axis fastest. So a value of shape (1, 3, 4, 32, 50) may lie in a blob of
+shape (12, 32, 50) or (3, 4, 1600), whatever suits who reads it: a *view*. An operator asks for its inputs as blobs of
+the shapes it can work on, and a Reshape is written only where a blob has another shape already. Reshape, Squeeze,
+Unsqueeze and Flatten need no layer of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ...errors import ConvertError
+from ...model.graph import Graph, Layer, Weight
+from .reading import Reading
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+MOST_AXES = 4
+_MOST_BYTES = 200  # of a name; ncnn reads 255, and later stages add a little to them
+
+
+class Unsupported(Exception):
+    """ncnn has no layer for what a node computes; the text says what exactly, as a clause that follows the operator."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A value in ncnn's network: the blob's name, and its shape with the outermost axis first."""
+
+    name: str
+    shape: Shape
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def natural(shape: Shape) -> Shape:
+    """The shape of the blob that a value of this shape usually lies in: without the batch axis, and of 4 axes at most.
+
+    Where more than four axes are left, those of one element go first, then the outermost ones are merged.
+    """
+    body = shape[1:] if shape[:1] == (1,) else shape
+    if len(body) > MOST_AXES:
+        body = tuple(side for side in body if side != 1)
+    if len(body) > MOST_AXES:
+        body = (math.prod(body[: len(body) - MOST_AXES + 1]), *body[len(body) - MOST_AXES + 1 :])
+    return body or (1,)
+
+
+def with_axes_kept(shape: Shape, kept: Iterable[int]) -> tuple[Shape, tuple[int, ...]]:
+    """The natural shape, if the axes ``kept`` are axes of it, else one where all others are merged with neighbours.
+
+    Returns:
+        The blob's shape, and where in it each of the kept axes is, in their order.
+
+    Raises:
+        Unsupported: even merged there are more than four axes.
+    """
+    kept = [axis % max(len(shape), 1) for axis in kept]
+    dropped = 1 if shape[:1] == (1,) and 0 not in kept else 0
+    if len(shape) - dropped <= MOST_AXES:
+        return shape[dropped:] or (1,), tuple(axis - dropped for axis in kept)
+    groups: list[list[int]] = []
+    for axis, side in enumerate(shape):
+        if axis not in kept and side == 1:
+            continue
+        if groups and axis not in kept and groups[-1][-1] not in kept:
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    if len(groups) > MOST_AXES:
+        raise Unsupported(f"works on more than {MOST_AXES} axes of {list(shape)}")
+    merged = tuple(math.prod(shape[axis] for axis in group) for group in groups) or (1,)
+    return merged, tuple(next(i for i, group in enumerate(groups) if axis in group) for axis in kept)
+
+
+class Lowering:
+    """The network as far as it is written, and the blob or constant of every ONNX value."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.layers: list[Layer] = []
+        self.blobs: dict[str, Blob] = {}
+        self._views: dict[tuple[str, Shape], Blob] = {}
+        self._names: set[str] = set()
+        self.fed: set[str] = set()
+        self.opset = int(reading.model.graph.opset_imports.get("", 1))
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def new_name(self, stem: str) -> str:
+        """A free name made from ``stem``: without white space, and of a length that ncnn reads."""
+        stem = "".join("_" if c.isspace() or not c.isprintable() else c for c in stem) or "value"
+        stem = stem.encode("utf-8", "replace")[-_MOST_BYTES:].decode("utf-8", "ignore")
+        name, number = stem, 1
+        while name in self._names:
+            number += 1
+            name = f"{stem}_{number}"
+        self._names.add(name)
+        return name
+
+    def emit(
+        self,
+        kind: str,
+        stem: str,
+        inputs: Sequence[Blob],
+        shapes: Sequence[Shape],
+        weights: dict[str, Array] | None = None,
+        /,
+        **params: Any,
+    ) -> list[Blob]:
+        """Write a layer, and return its outputs, which have these shapes."""
+        name = self.new_name(stem)
+        outputs = [Blob(self.new_name(f"{name}:{i}" if i else f"{name}:"), tuple(s)) for i, s in enumerate(shapes)]
+        held: dict[str, Weight] = {
+            slot: np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else array.dtype)
+            for slot, array in (weights or {}).items()
+        }
+        self.layers.append(Layer(kind, name, [b.name for b in inputs], [b.name for b in outputs], params, held))
+        return outputs
+
+    def feed(self, value: str, name: str) -> None:
+        """Write the Input of a value, called ``name``."""
+        shape = natural(self.reading.shapes[value])
+        self._names.add(name)
+        self.fed.add(name)
+        self.layers.append(Layer("Input", name, [], [name], dict(zip(_SIDES[len(shape)], shape))))
+        self.blobs[value] = Blob(name, shape)
+
+    def view(self, blob: Blob, shape: Shape) -> Blob:
+        """The same elements as a blob of another shape; a Reshape where the blob has not that shape already."""
+        if blob.shape == shape:
+            return blob
+        if math.prod(shape) != blob.size or not 1 <= len(shape) <= MOST_AXES:
+            raise Unsupported(f"needs {list(shape)} of what is {list(blob.shape)} in ncnn")
+        key = (blob.name, shape)
+        if key not in self._views:
+            sides = dict(zip(_SIDES[len(shape)], shape))
+            (self._views[key],) = self.emit("Reshape", f"{blob.name}/reshape", [blob], [shape], **sides)
+        return self._views[key]
+
+    def hold(self, array: Array, shape: Shape, stem: str) -> Blob:
+        """A constant as a blob."""
+        sides = dict(zip(_SIDES[len(shape)], shape))
+        data = np.asarray(array, np.float32).reshape(shape)
+        (blob,) = self.emit("MemoryData", stem, [], [shape], {"data": data}, **sides)
+        return blob
+
+    # ------------------------------------------------------------------------------------------------ finishing
+
+    def graph(self, outputs: Sequence[str]) -> Graph:
+        """The whole network: outputs are called out0, out1 and so on, and Splits stand where a blob has two readers."""
+        for index, name in enumerate(outputs):
+            shape = self.reading.shapes[name]
+            if name in self.reading.constants:
+                raise ConvertError(f"its output {name!r} does not depend on its inputs", hint="export it without it")
+            blob = self.view(self.blobs[name], natural(shape))
+            self._names.discard(f"out{index}")
+            self.layers.append(Layer("Split", self.new_name(f"output{index}"), [blob.name], [f"out{index}"]))
+        return Graph(_split(_drop_single_splits(_used(self.layers, len(outputs))), self.new_name))
+
+
+_SIDES: dict[int, tuple[str, ...]] = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w"), 4: ("c", "d", "h", "w")}
+
+
+def _used(layers: list[Layer], outputs: int) -> list[Layer]:
+    """The layers that an output needs, and the Inputs."""
+    needed = {f"out{index}" for index in range(outputs)}
+    kept: list[Layer] = []
+    for layer in reversed(layers):
+        if layer.type == "Input" or not needed.isdisjoint(layer.outputs):
+            needed.update(layer.inputs)
+            kept.append(layer)
+    return kept[::-1]
+
+
+def _drop_single_splits(layers: list[Layer]) -> list[Layer]:
+    """Let the layer that computes an output write it itself, where nobody else reads that blob."""
+    readers: dict[str, int] = {}
+    for layer in layers:
+        for blob in layer.inputs:
+            readers[blob] = readers.get(blob, 0) + 1
+    makers = {blob: layer for layer in layers for blob in layer.outputs}
+    kept = []
+    for layer in layers:
+        if layer.type == "Split" and readers[layer.inputs[0]] == 1 and makers[layer.inputs[0]].type != "Input":
+            maker = makers[layer.inputs[0]]
+            maker.outputs = [layer.outputs[0] if blob == layer.inputs[0] else blob for blob in maker.outputs]
+        else:
+            kept.append(layer)
+    return kept
+
+
+def _split(layers: list[Layer], new_name: Callable[[str], str]) -> list[Layer]:
+    """Give every reader of a blob a copy of its own: ncnn's layers own what they read."""
+    readers: dict[str, list[tuple[Layer, int]]] = {}
+    for layer in layers:
+        for index, blob in enumerate(layer.inputs):
+            readers.setdefault(blob, []).append((layer, index))
+    made: list[Layer] = []
+    for layer in layers:
+        made.append(layer)
+        for blob in layer.outputs:
+            if len(readers.get(blob, ())) > 1:
+                copies = [new_name(f"{blob}_copy") for _ in readers[blob]]
+                made.append(Layer("Split", new_name(f"{blob}/split"), [blob], copies))
+                for (reader, index), copy in zip(readers[blob], copies, strict=True):
+                    reader.inputs[index] = copy
+    return made
+
+
+class Node:
+    """One ONNX node while it is lowered: its attributes, its inputs as blobs or constants, and what it writes."""
+
+    def __init__(self, lowering: Lowering, node: ir.Node) -> None:
+        self.lowering, self._node = lowering, node
+        self.op = node.op_type
+        self.name = node.name or node.op_type
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute as a Python value: int, float, str, or a tuple of them; an array for a tensor."""
+        if name not in self._node.attributes:
+            return default
+        attribute = self._node.attributes[name]
+        value = attribute.value
+        if attribute.type == ir.AttributeType.TENSOR:
+            return value.numpy()
+        if attribute.type == ir.AttributeType.STRING and isinstance(value, bytes):
+            return value.decode()
+        return tuple(value) if isinstance(value, (list, tuple)) else value
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs the node has, left out ones at the end not counted."""
+        return len(self._node.inputs)
+
+    def has(self, index: int) -> bool:
+        """Whether input ``index`` is given."""
+        return index < len(self._node.inputs) and self._node.inputs[index] is not None
+
+    def _input(self, index: int) -> str:
+        if not self.has(index):
+            raise Unsupported(f"has no input {index}")
+        return str(self._node.inputs[index].name)  # type: ignore[union-attr]
+
+    def shape(self, index: int) -> Shape:
+        """The shape of an input, batch axis included."""
+        return self.lowering.reading.shapes[self._input(index)]
+
+    def constant(self, index: int) -> Array | None:
+        """The value of an input that does not depend on the network's inputs, else None; also where it is left out."""
+        return self.lowering.reading.constants.get(self._input(index)) if self.has(index) else None
+
+    def needed_constant(self, index: int, what: str) -> Array:
+        """The value of an input that must be constant."""
+        value = self.constant(index)
+        if value is None:
+            raise Unsupported(f"computes its {what} while it runs")
+        return value
+
+    def input_kind(self, index: int) -> str:
+        """The kind of an input's numbers, by numpy's letter: f, i, u or b."""
+        return self.lowering.reading.kinds[self._input(index)]
+
+    def output_kind(self, index: int = 0) -> str:
+        """The kind of an output's numbers."""
+        return self.lowering.reading.kinds[str(self._node.outputs[index].name)]
+
+    def ints(self, name: str, index: int) -> tuple[int, ...] | None:
+        """Whole numbers that older opsets have as attribute ``name`` and newer ones as input ``index``."""
+        if self.has(index):
+            return tuple(int(v) for v in self.needed_constant(index, name).reshape(-1))
+        value = self.attr(name)
+        return None if value is None else tuple(value) if isinstance(value, tuple) else (int(value),)
+
+    def blob(self, index: int, shape: Shape | None = None) -> Blob:
+        """An input as a blob of this shape; by default of whatever shape it has."""
+        name = self._input(index)
+        array = self.constant(index)
+        if array is not None:
+            return self.lowering.hold(array, shape or natural(array.shape), name)
+        try:
+            blob = self.lowering.blobs[name]
+        except KeyError:
+            raise Unsupported(f"reads {name!r}, which is not a tensor of numbers") from None
+        return blob if shape is None else self.lowering.view(blob, shape)
+
+    def blob_of(self, name: str) -> Blob:
+        """The blob of a value that is no constant, in whatever shape it has."""
+        return self.lowering.blobs[name]
+
+    def value(self, index: int) -> str:
+        """The name of an input's value, "" where it is left out."""
+        return self._input(index) if self.has(index) else ""
+
+    def maker(self, index: int) -> Node | None:
+        """The node that makes an input; None for a constant and for what the network is fed with."""
+        if not self.has(index) or self.value(index) in self.lowering.reading.constants:
+            return None
+        maker = self._node.inputs[index].producer()  # type: ignore[union-attr]
+        return None if maker is None or maker.domain else Node(self.lowering, maker)
+
+    @property
+    def alone(self) -> bool:
+        """Whether exactly one node reads what this one makes."""
+        return len(self._node.outputs) == 1 and len(self._node.outputs[0].uses()) == 1
+
+    @property
+    def outputs(self) -> int:
+        return len(self._node.outputs)
+
+    def out_shape(self, index: int = 0) -> Shape:
+        """The shape of an output, batch axis included."""
+        return self.lowering.reading.shapes[str(self._node.outputs[index].name)]
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def emit(
+        self,
+        kind: str,
+        inputs: Sequence[Blob],
+        shape: Shape,
+        weights: dict[str, Array] | None = None,
+        /,
+        **params: Any,
+    ) -> Blob:
+        """Write a layer with one output of this shape."""
+        return self.lowering.emit(kind, self.name, inputs, [shape], weights, **params)[0]
+
+    def emit_many(self, kind: str, inputs: Sequence[Blob], shapes: Sequence[Shape], /, **params: Any) -> list[Blob]:
+        """Write a layer with several outputs."""
+        return self.lowering.emit(kind, self.name, inputs, shapes, **params)
+
+    def gives(self, *blobs: Blob) -> None:
+        """What the node's outputs are, in their order."""
+        for value, blob in zip(self._node.outputs, blobs):
+            if not value.name or value.name not in self.lowering.reading.shapes:
+                continue
+            if math.prod(self.lowering.reading.shapes[str(value.name)]) != blob.size:
+                raise AssertionError(f"{self.op} {self.name} makes {blob.shape} of {self.out_shape()}")
+            self.lowering.blobs[str(value.name)] = blob
+
+
+def each_of_batch(node: Node, write: Callable[[Blob], Blob]) -> Blob:
+    """What ``write`` makes of the first input without its batch axis; of a batch one by one, joined again.
+
+    Args:
+        node: its first input has the batch as first axis.
+        write: gets a blob of the shape of one element, and returns what the layers for it make.
+    """
+    batch, *rest = node.shape(0)
+    if batch == 1:
+        return write(node.blob(0, tuple(rest) or (1,)))
+    if batch > LARGEST_BATCH:
+        raise Unsupported(f"works on a batch of {batch}")
+    lowering, size = node.lowering, math.prod(rest)
+    parts = node.emit_many("Slice", [node.blob(0, (batch, size))], [(1, size)] * batch, slices=(1,) * batch, axis=0)
+    made = [write(lowering.view(part, tuple(rest) or (1,))) for part in parts]
+    rows = [lowering.view(blob, (1, blob.size)) for blob in made]
+    joined = node.emit("Concat", rows, (batch, made[0].size), axis=0)
+    return lowering.view(joined, (batch, *made[0].shape)) if len(made[0].shape) < MOST_AXES else joined
+
+
+LARGEST_BATCH = 64
+"""A larger batch is not unrolled: the network would be mostly copies."""
+
+Operator = Callable[[Node], None]
+OPERATORS: dict[tuple[str, str], Operator] = {}
+"""(domain, operator) -> the function that writes its layers; the modules of this package fill it."""
+
+
+def operator(*names: str, domain: str = "") -> Callable[[Operator], Operator]:
+    """Register a function as that of these operators."""
+
+    def register(function: Operator) -> Operator:
+        for name in names:
+            OPERATORS[domain, name] = function
+        return function
+
+    return register

@@ -1,0 +1,152 @@
+"""Products of matrices."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .axes import permuted
+from .elementwise import combine
+from .lowering import Array, Blob, Node, Shape, Unsupported, operator
+
+
+@operator("MatMul")
+def matmul(node: Node) -> None:
+    a, b = node.shape(0), node.shape(1)
+    weight = node.constant(1)
+    if weight is not None and math.prod(b[:-2]) == 1 and len(b) >= 2:
+        node.gives(linear(node, a, weight.reshape(b[-2:]).T, None))
+        return
+    left = node.constant(0)
+    if left is not None and math.prod(a[:-2]) == 1 and len(a) >= 2 and math.prod(b[:-2]) == 1 and len(b) >= 2:
+        # A constant times a matrix: (b' a')' with the constant as weights.
+        x = node.blob(1, b[-2:])
+        turned = node.emit("Permute", [x], (b[-1], b[-2]), order_type=1)
+        made = _inner_product(node, turned, left.reshape(a[-2:]), None)
+        node.gives(node.emit("Permute", [made], (a[-2], b[-1]), order_type=1))
+        return
+    one = a if len(a) > 1 else (1, *a)
+    other = b if len(b) > 1 else (*b, 1)
+    views = _batches(one, other)
+    out = (*(max(x, y) for x, y in zip(views[0][:-2], views[1][:-2])), one[-2], other[-1])
+    node.gives(node.emit("MatMul", [node.blob(0, views[0]), node.blob(1, views[1])], out, transB=0))
+
+
+def _batches(a: Shape, b: Shape) -> tuple[Shape, Shape]:
+    """Both matrices with as many axes, four at most: the axes before the last two are merged where they are alike."""
+    rank = max(len(a), len(b)) - 2
+    pairs = list(zip((1,) * (rank - len(a) + 2) + a[:-2], (1,) * (rank - len(b) + 2) + b[:-2]))
+    merged: list[list[int]] = []
+    for one, other in pairs:
+        if (one, other) == (1, 1):
+            continue
+        kind = 0 if one == other else 1 if other == 1 else 2
+        if merged and merged[-1][2] == kind:
+            merged[-1][0] *= one
+            merged[-1][1] *= other
+        else:
+            merged.append([one, other, kind])
+    if len(merged) > 2:
+        raise Unsupported(f"multiplies {list(a)} by {list(b)}")
+    return (*(m[0] for m in merged), *a[-2:]), (*(m[1] for m in merged), *b[-2:])
+
+
+def linear(node: Node, shape: Shape, weight: Array, bias: Array | None) -> Blob:
+    """The last axis of an input times the transpose of a constant (outputs, inputs), and a bias."""
+    rows = math.prod(shape[:-1])
+    x = node.blob(0, (shape[-1],) if rows == 1 else (rows, shape[-1]))
+    return _inner_product(node, x, weight, bias)
+
+
+def _inner_product(node: Node, x: Blob, weight: Array, bias: Array | None) -> Blob:
+    weight = np.ascontiguousarray(weight, np.float32)
+    return node.emit(
+        "InnerProduct",
+        [x],
+        (*x.shape[:-1], weight.shape[0]),
+        {"weight": weight} | ({} if bias is None else {"bias": bias}),
+        num_output=weight.shape[0],
+        bias_term=int(bias is not None),
+        weight_data_size=weight.size,
+    )
+
+
+@operator("Gemm")
+def gemm(node: Node) -> None:
+    alpha, beta = float(node.attr("alpha", 1.0)), float(node.attr("beta", 1.0))
+    weight, a = node.constant(1), node.shape(0)
+    if weight is None or node.attr("transA", 0):
+        node.gives(_general(node, alpha, beta))
+        return
+    weight = (weight if node.attr("transB", 0) else weight.T) * np.float32(alpha)
+    bias = node.constant(2)
+    if node.has(2) and (
+        bias is None or bias.size not in (1, weight.shape[0]) or bias.shape[-1:] == (1,) != (bias.size,)
+    ):
+        made = linear(node, a, weight, None)
+        _, summed = combine(node, 0, (node.out_shape(), made), (node.shape(2), _scaled(node, bias, beta)))
+        assert isinstance(summed, Blob)
+        node.gives(summed)
+        return
+    row = None if bias is None else np.broadcast_to(bias.reshape(-1), (weight.shape[0],)) * np.float32(beta)
+    node.gives(linear(node, a, weight, row))
+
+
+def _scaled(node: Node, bias: Array | None, beta: float) -> Blob | Array:
+    if bias is not None:
+        return np.asarray(bias * np.float32(beta))
+    blob = node.blob(2)
+    return blob if beta == 1 else node.emit("BinaryOp", [blob], blob.shape, op_type=2, with_scalar=1, b=beta)
+
+
+def _general(node: Node, alpha: float, beta: float) -> Blob:
+    """The product of two matrices that are computed, or of a transposed one."""
+    a, b = node.blob(0, node.shape(0)), node.blob(1, node.shape(1))
+    if node.attr("transA", 0):
+        a = node.emit("Permute", [a], a.shape[::-1], order_type=1)
+    rows, columns = node.out_shape()
+    made = node.emit("MatMul", [a, b], (rows, columns), transB=int(node.attr("transB", 0)))
+    if alpha != 1:
+        made = node.emit("BinaryOp", [made], made.shape, op_type=2, with_scalar=1, b=alpha)
+    if not node.has(2):
+        return made
+    _, summed = combine(node, 0, (node.out_shape(), made), (node.shape(2), _scaled(node, node.constant(2), beta)))
+    assert isinstance(summed, Blob)
+    return summed
+
+
+@operator("Einsum")
+def einsum(node: Node) -> None:
+    """Sums of products of two tensors, as one product of matrices; a single tensor is permuted or summed."""
+    left, _, right = node.attr("equation").replace(" ", "").partition("->")
+    terms = left.split(",")
+    if "." in left or not right or len(terms) > 2 or any(len(set(t)) != len(t) for t in (*terms, right)):
+        raise Unsupported(f"computes {node.attr('equation')!r}")
+    sides = {letter: side for i, term in enumerate(terms) for letter, side in zip(term, node.shape(i))}
+    if len(terms) == 1:
+        if set(terms[0]) != set(right):
+            raise Unsupported(f"computes {node.attr('equation')!r}")
+        node.gives(permuted(node, node.blob(0), node.shape(0), [terms[0].index(letter) for letter in right]))
+        return
+    a, b = terms
+    if any(letter not in right and not (letter in a and letter in b) for letter in a + b):
+        raise Unsupported(f"sums one tensor alone in {node.attr('equation')!r}")
+    batch = [letter for letter in right if letter in a and letter in b]
+    rows = [letter for letter in right if letter in a and letter not in b]
+    columns = [letter for letter in right if letter in b and letter not in a]
+    inner = [letter for letter in a if letter in b and letter not in right]
+
+    def size(letters: list[str]) -> int:
+        return math.prod(sides[letter] for letter in letters)
+
+    def turned(index: int, term: str, order: list[str]) -> Blob:
+        return permuted(node, node.blob(index), node.shape(index), [term.index(letter) for letter in order])
+
+    many = (size(batch),) if size(batch) > 1 else ()
+    one = node.lowering.view(turned(0, a, batch + rows + inner), (*many, size(rows), size(inner)))
+    other = node.lowering.view(turned(1, b, batch + inner + columns), (*many, size(inner), size(columns)))
+    made = node.emit("MatMul", [one, other], (*many, size(rows), size(columns)), transB=0)
+    order = batch + rows + columns
+    shape = tuple(sides[letter] for letter in order)
+    node.gives(permuted(node, made, shape, [order.index(letter) for letter in right]))

@@ -1,0 +1,376 @@
+"""What exporters spell out in several nodes and ncnn has as one layer.
+
+A pattern is a function of the last node of such a group. It looks upwards from there, and where everything fits it
+writes the one layer and returns True. The layers that were written for the other nodes of the group are then read by
+nobody, and are left out, unless something else reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .axes import permuted
+from .lowering import Array, Blob, Node
+
+Pattern = Callable[[Node], bool]
+PATTERNS: dict[str, list[Pattern]] = {}
+"""Operator of the last node -> the patterns that end in it, the larger ones first."""
+
+
+def ends_in(*operators: str) -> Callable[[Pattern], Pattern]:
+    """Register a pattern that ends in one of these operators."""
+
+    def register(pattern: Pattern) -> Pattern:
+        for name in operators:
+            PATTERNS.setdefault(name, []).append(pattern)
+        return pattern
+
+    return register
+
+
+# --------------------------------------------------------------------------------------------------- looking upwards
+
+
+def _scalar(node: Node, index: int) -> float | None:
+    value = node.constant(index)
+    return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
+
+
+def _other(node: Node) -> Iterator[tuple[int, int]]:
+    """Both ways round of a node of two inputs."""
+    if node.inputs == 2:
+        yield from ((0, 1), (1, 0))
+
+
+def _plus(node: Node | None, amount: float) -> str | None:
+    """The value x of ``x + amount``."""
+    if node is not None and node.op == "Add":
+        for x, c in _other(node):
+            found = _scalar(node, c)
+            if found is not None and math.isclose(found, amount, rel_tol=1e-4):
+                return node.value(x)
+    return None
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A tree of products by its leaves: values by name, and the product of all constants of one number."""
+
+    factors: tuple[tuple[str, Node | None], ...]
+    scale: float
+
+
+def _product(node: Node) -> _Product:
+    factors: list[tuple[str, Node | None]] = []
+    scale = 1.0
+    for index in range(2):
+        number, maker = _scalar(node, index), node.maker(index)
+        if number is not None and (node.op == "Mul" or index == 1):
+            scale *= number if node.op == "Mul" else 1 / number if number else math.nan
+        elif node.op == "Div" and index == 1:
+            return _Product((), math.nan)
+        elif maker is not None and maker.op in ("Mul", "Div") and maker.alone:
+            inner = _product(maker)
+            factors += inner.factors
+            scale *= inner.scale
+        else:
+            factors.append((node.value(index), maker))
+    return _Product(tuple(factors), scale)
+
+
+# --------------------------------------------------------------------------------------------------------- activations
+
+
+@ends_in("Mul", "Div")
+def gated(node: Node) -> bool:
+    """Swish, HardSwish, Mish and GELU: x times a function of x, and a number."""
+    found = _product(node)
+    if len(found.factors) != 2:
+        return False
+    for (x, _), (_, gate) in (found.factors, found.factors[::-1]):
+        kind = _gate(gate, x, found.scale) if gate is not None else None
+        if kind is not None:
+            blob = node.blob_of(x)
+            node.gives(node.emit(kind[0], [blob], blob.shape, **kind[1]))
+            return True
+    return False
+
+
+def _gate(gate: Node, x: str, scale: float) -> tuple[str, dict[str, float]] | None:
+    """The activation that is x * gate(x) * scale: ncnn's layer and its params."""
+    if scale == 1 and gate.op == "Sigmoid" and gate.value(0) == x:
+        return "Swish", {}
+    if gate.op == "HardSigmoid" and gate.value(0) == x and scale == 1:
+        return "HardSwish", {"alpha": float(gate.attr("alpha", 0.2)), "beta": float(gate.attr("beta", 0.5))}
+    if scale == 1 and gate.op == "Tanh":
+        inner = gate.maker(0)
+        return ("Mish", {}) if inner is not None and inner.op == "Softplus" and inner.value(0) == x else None
+    if gate.op == "Clip" and math.isclose(scale, 1 / 6, rel_tol=1e-5):
+        bounds = [_scalar(gate, i) if gate.has(i) else gate.attr(name) for i, name in ((1, "min"), (2, "max"))]
+        return (
+            ("HardSwish", {"alpha": 1 / 6, "beta": 0.5}) if bounds == [0, 6] and _plus(gate.maker(0), 3) == x else None
+        )
+    if math.isclose(scale, 0.5, rel_tol=1e-5) and (name := _plus(gate, 1.0)) is not None:
+        inner = next(maker for i in (0, 1) if gate.value(i) == name and (maker := gate.maker(i)) is not None)
+        if inner.op == "Erf" and _is_scaled(inner, x, math.sqrt(0.5)):
+            return "GELU", {"fast_gelu": 0}
+        if inner.op == "Tanh" and _is_tanh_gelu(inner, x):
+            return "GELU", {"fast_gelu": 1}
+    return None
+
+
+def _is_scaled(node: Node, x: str, factor: float) -> bool:
+    """Whether a node's input is ``factor * x``."""
+    inner = node.maker(0)
+    if inner is None or inner.op not in ("Mul", "Div"):
+        return False
+    product = _product(inner)
+    return [name for name, _ in product.factors] == [x] and math.isclose(product.scale, factor, rel_tol=1e-4)
+
+
+def _is_tanh_gelu(node: Node, x: str) -> bool:
+    """Whether a node's input is sqrt(2/pi) * (x + 0.044715 x^3)."""
+    inner = node.maker(0)
+    if inner is None or inner.op != "Mul":
+        return False
+    outer = _product(inner)
+    if len(outer.factors) != 1 or not math.isclose(outer.scale, math.sqrt(2 / math.pi), rel_tol=1e-4):
+        return False
+    total = outer.factors[0][1]
+    if total is None or total.op != "Add":
+        return False
+    for a, b in _other(total):
+        cubic = total.maker(b)
+        if total.value(a) != x or cubic is None or cubic.op != "Mul":
+            continue
+        product = _product(cubic)
+        if not math.isclose(product.scale, 0.044715, rel_tol=1e-4):
+            continue
+        names = [name for name, _ in product.factors]
+        power = product.factors[0][1] if len(names) == 1 else None
+        if names == [x] * 3 or (
+            power is not None and power.op == "Pow" and power.value(0) == x and _scalar(power, 1) == 3
+        ):
+            return True
+    return False
+
+
+# ------------------------------------------------------------------------------------------------------- normalisation
+
+
+@dataclass(frozen=True)
+class _Normalised:
+    """x over its own deviation (or root mean square) along the last axes."""
+
+    x: str
+    shape: tuple[int, ...]
+    axes: int  # how many of the last axes
+    eps: float
+    centred: bool
+
+
+def _normalised(node: Node | None) -> _Normalised | None:
+    """What a node normalises, if it is the division of a LayerNorm or an RMSNorm."""
+    if node is None or node.op not in ("Div", "Mul"):
+        return None
+    for upper, lower in ((0, 1),) if node.op == "Div" else ((0, 1), (1, 0)):
+        root = node.maker(lower)
+        if node.op == "Mul":
+            if root is None or root.op != "Reciprocal":
+                continue
+            root = root.maker(0)
+        if root is None or root.op != "Sqrt":
+            continue
+        total = root.maker(0)
+        if total is None or total.op != "Add":
+            continue
+        for m, e in _other(total):
+            eps, mean = _scalar(total, e), total.maker(m)
+            if eps is None or mean is None or mean.op != "ReduceMean":
+                continue
+            axes = _last_axes(mean)
+            square = mean.maker(0)
+            if not axes or square is None or not _is_square(square, node.value(upper)):
+                continue
+            shape = mean.shape(0)
+            centred = _centred(node.maker(upper), axes)
+            if centred is not None:
+                return _Normalised(centred, shape, axes, eps, True)
+            return _Normalised(node.value(upper), shape, axes, eps, False)
+    return None
+
+
+def _last_axes(mean: Node) -> int:
+    """How many of the last axes a ReduceMean is over; 0 where it is over others, or drops them."""
+    rank = len(mean.shape(0))
+    axes = sorted(axis % rank for axis in mean.ints("axes", 1) or ())
+    kept = mean.attr("keepdims", 1)
+    return len(axes) if kept and axes == list(range(rank - len(axes), rank)) else 0
+
+
+def _is_square(node: Node, x: str) -> bool:
+    if node.op == "Pow":
+        return node.value(0) == x and _scalar(node, 1) == 2
+    return node.op == "Mul" and node.value(0) == node.value(1) == x
+
+
+def _centred(node: Node | None, axes: int) -> str | None:
+    """The x of ``x - mean(x)``."""
+    if node is None or node.op != "Sub":
+        return None
+    mean = node.maker(1)
+    if mean is None or mean.op != "ReduceMean" or mean.value(0) != node.value(0) or _last_axes(mean) != axes:
+        return None
+    return node.value(0)
+
+
+def _write_norm(node: Node, found: _Normalised, gamma: Array | None, beta: Array | None) -> None:
+    size = math.prod(found.shape[-found.axes :])
+    rows = math.prod(found.shape[: -found.axes])
+    x = node.lowering.view(node.blob_of(found.x), (rows, size) if rows > 1 else (size,))
+    weights: dict[str, Array] = {}
+    if gamma is not None or beta is not None:
+        weights["gamma"] = np.ones(size, np.float32) if gamma is None else gamma.reshape(-1)
+        if found.centred:
+            weights["beta"] = np.zeros(size, np.float32) if beta is None else beta.reshape(-1)
+    kind = "LayerNorm" if found.centred else "RMSNorm"
+    params = {"affine_size": size, "eps": found.eps, "affine": int(bool(weights))}
+    node.gives(node.emit(kind, [x], x.shape, weights, **params))
+
+
+@ends_in("Add")
+def layer_norm_with_bias(node: Node) -> bool:
+    """((x - mean) / deviation) * gamma + beta."""
+    for m, b in _other(node):
+        beta, product = node.constant(b), node.maker(m)
+        if beta is None or product is None or product.op != "Mul":
+            continue
+        for d, g in _other(product):
+            gamma, found = product.constant(g), _normalised(product.maker(d))
+            if gamma is None or found is None or not found.centred:
+                continue
+            if gamma.size == beta.size == math.prod(found.shape[-found.axes :]):
+                _write_norm(node, found, gamma, beta)
+                return True
+    return False
+
+
+@ends_in("Mul")
+def norm_with_scale(node: Node) -> bool:
+    """(x / root mean square) * gamma, or a LayerNorm without a bias."""
+    for d, g in _other(node):
+        gamma, found = node.constant(g), _normalised(node.maker(d))
+        if gamma is not None and found is not None and gamma.size == math.prod(found.shape[-found.axes :]):
+            _write_norm(node, found, gamma, None)
+            return True
+    return False
+
+
+@ends_in("Div", "Mul")
+def norm(node: Node) -> bool:
+    """(x - mean) / deviation, or x / root mean square."""
+    found = _normalised(node)
+    if found is None:
+        return False
+    _write_norm(node, found, None, None)
+    return True
+
+
+@ends_in("Add")
+def group_norm(node: Node) -> bool:
+    """InstanceNormalization of the groups as channels, times gamma, plus beta: how torch exports GroupNorm."""
+    for m, b in _other(node):
+        beta, product = node.constant(b), node.maker(m)
+        if beta is None or product is None or product.op != "Mul":
+            continue
+        for r, g in _other(product):
+            gamma, back = product.constant(g), product.maker(r)
+            inner = back.maker(0) if back is not None and back.op == "Reshape" else None
+            if gamma is None or inner is None or inner.op != "InstanceNormalization":
+                continue
+            into = inner.maker(0)
+            if into is None or into.op != "Reshape" or into.shape(0) != node.out_shape():
+                continue
+            shape, groups = node.out_shape(), inner.shape(0)[1]
+            scale, shift = inner.constant(1), inner.constant(2)
+            plain = scale is not None and shift is not None and (scale == 1).all() and (shift == 0).all()
+            if not plain or shape[0] != 1 or inner.shape(0)[0] != 1 or shape[1] % groups:
+                continue
+            if gamma.size != shape[1] or beta.size != shape[1] or len(shape) > 5:
+                continue
+            x = node.lowering.view(node.blob_of(into.value(0)), shape[1:])
+            weights = {"gamma": gamma.reshape(-1), "beta": beta.reshape(-1)}
+            params = {"group": groups, "channels": shape[1], "eps": float(inner.attr("epsilon", 1e-5)), "affine": 1}
+            node.gives(node.emit("GroupNorm", [x], x.shape, weights, **params))
+            return True
+    return False
+
+
+# ----------------------------------------------------------------------------------------------------------- attention
+
+
+@ends_in("MatMul")
+def attention(node: Node) -> bool:
+    """softmax(q k' * scale + mask) v."""
+    soft = node.maker(0)
+    while soft is not None and soft.op in ("Identity", "Dropout", "Cast"):
+        soft = soft.maker(0)
+    if soft is None or soft.op != "Softmax" or int(soft.attr("axis", -1)) not in (-1, len(soft.shape(0)) - 1):
+        return False
+    scores, masks = soft.maker(0), []
+    while scores is not None and scores.op == "Add" and scores.alone:
+        for s, m in _other(scores):
+            mask, inner = scores.constant(m), scores.maker(s)
+            if mask is not None and inner is not None:
+                masks.append(mask)
+                scores = inner
+                break
+        else:
+            return False
+    scale = 1.0
+    if scores is not None and scores.op in ("Mul", "Div"):
+        found = _product(scores)
+        scale = found.scale
+        scores = found.factors[0][1] if len(found.factors) == 1 else None
+    if scores is None or scores.op != "MatMul" or not math.isfinite(scale) or scale == 0:
+        return False
+    q, k, v = scores.shape(0), scores.shape(1), node.shape(1)
+    if len(q) < 3 or q[:-2] != k[:-2] or q[:-2] != v[:-2]:
+        return False
+    if any(scores.constant(i) is not None for i in (0, 1)) or node.constant(1) is not None:
+        return False
+    heads, keys = math.prod(q[:-2]), k[-1]
+    query = scores.blob(0, (heads, *q[-2:]))
+    key = _turned(node, scores, k, heads)
+    value = node.blob(1, (heads, *v[-2:]))
+    inputs = [query, key, value]
+    if masks:
+        try:
+            full = sum(np.broadcast_to(m, (*q[:-1], keys)) for m in masks)
+        except ValueError:
+            return False
+        mask = np.asarray(full, np.float32).reshape(heads, q[-2], keys)
+        if all(np.array_equal(mask[0], row) for row in mask[1:]):
+            mask = mask[0]
+        inputs.append(node.lowering.hold(mask, mask.shape, f"{node.name}/mask"))
+    params = {"attn_mask": int(bool(masks)), "scale": float(scale)}
+    node.gives(node.emit("SDPA", inputs, (heads, q[-2], v[-1]), **params))
+    return True
+
+
+def _turned(node: Node, scores: Node, shape: tuple[int, ...], heads: int) -> Blob:
+    """The keys (heads, places, size) from their transpose, by one Permute at most."""
+    rank = len(shape)
+    swap = [*range(rank - 2), rank - 1, rank - 2]
+    maker = scores.maker(1)
+    if maker is not None and maker.op == "Transpose":
+        source = maker.shape(0)
+        order = [int(axis) for axis in maker.attr("perm", tuple(reversed(range(rank))))]
+        blob = permuted(node, maker.blob(0), source, [order[axis] for axis in swap])
+    else:
+        blob = permuted(node, scores.blob(1), shape, swap)
+    return node.lowering.view(blob, (heads, shape[-1], shape[-2]))

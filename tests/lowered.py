@@ -1,0 +1,126 @@
+"""ONNX models made by hand, lowered, and run in this process beside ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.graph import Graph
+from ncnnkit.source.onnx import lower_reading
+from ncnnkit.source.onnx.reading import read
+
+Array = NDArray[Any]
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Array],
+    outputs: Sequence[str],
+    constants: Mapping[str, Array] | None = None,
+    opset: int = 18,
+) -> onnx.ModelProto:
+    """A model of these nodes, its inputs of the arrays' shapes and types."""
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in inputs.items()
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
+    )
+    for output in graph.output:
+        output.ClearField("type")
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    made.ir_version = 10
+    return made
+
+
+def one_node(
+    kind: str,
+    inputs: Sequence[Array | None],
+    constants: Mapping[int, Array] | None = None,
+    opset: int = 18,
+    outputs: int = 1,
+    **attributes: Any,
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A model of one node; ``constants`` are its inputs by their place. Returns it with what it is fed."""
+    constants = constants or {}
+    count = max([len(inputs), *(place + 1 for place in constants)])
+    names = [
+        "" if place not in constants and (place >= len(inputs) or inputs[place] is None) else f"x{place}"
+        for place in range(count)
+    ]
+    fed = {f"x{i}": array for i, array in enumerate(inputs) if array is not None and i not in constants}
+    made = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(kind, names, made, **attributes)
+    return model([node], fed, made, {f"x{i}": array for i, array in constants.items()}, opset), fed
+
+
+def lowered(proto: onnx.ModelProto, fed: Mapping[str, Array]) -> Graph:
+    """The model as ncnn's graph, for inputs of these shapes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        onnx.save(proto, str(path))
+        graph = lower_reading(read(path, [array.shape for array in fed.values()]))
+    graph.verify()
+    graph.infer_shapes()
+    return graph
+
+
+def run_ncnn(graph: Graph, inputs: Sequence[Array]) -> list[Array]:
+    """The graph's outputs in fp32 on the CPU, in this process."""
+    import ncnn
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.param")
+        ncnnfile.save(graph, path)
+        net = ncnn.Net()
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+            setattr(net.opt, f"use_{option}", False)
+        net.opt.num_threads = 1
+        assert net.load_param(str(path)) == 0
+        assert net.load_model(str(path.with_suffix(".bin"))) == 0
+        extractor = net.create_extractor()
+        shapes = graph.input_shapes()
+        arrays = [np.ascontiguousarray(a, np.float32).reshape(shape) for a, shape in zip(inputs, shapes, strict=True)]
+        for name, array in zip(graph.inputs, arrays):
+            assert extractor.input(name, ncnn.Mat(array).clone()) == 0
+        found = []
+        for index in range(len(graph.outputs)):
+            code, mat = extractor.extract(f"out{index}")
+            assert code == 0, f"ncnn fails with {code}"
+            found.append(np.array(mat))
+        return found
+
+
+def run_onnx(proto: onnx.ModelProto, fed: Mapping[str, Array]) -> list[Array]:
+    """The model's outputs in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, dict(fed)))
+
+
+def assert_same(proto: onnx.ModelProto, fed: Mapping[str, Array], tolerance: float = 1e-4) -> Graph:
+    """ncnn computes what ONNX Runtime does, for this input; returns ncnn's graph."""
+    graph = lowered(proto, fed)
+    exact = run_onnx(proto, fed)
+    made = run_ncnn(graph, list(fed.values()))
+    for name, a, b in zip(proto.graph.output, made, exact, strict=True):
+        assert a.size == b.size, f"{name.name}: {a.shape} for {b.shape}"
+        np.testing.assert_allclose(
+            a.reshape(-1), b.reshape(-1).astype(np.float32), rtol=tolerance, atol=tolerance, err_msg=name.name
+        )
+    return graph

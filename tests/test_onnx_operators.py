@@ -1,0 +1,103 @@
+"""Operators of the front end for ONNX, each beside ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from lowered import assert_same, one_node
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+noise = np.random.default_rng(0)
+
+
+def f(*shape: int) -> Array:
+    """Noise of this shape."""
+    return noise.normal(size=shape).astype(np.float32)
+
+
+CASES: dict[str, Callable[[], Any]] = {
+    "lstm bi": lambda: one_node(
+        "LSTM",
+        [f(5, 1, 4)],
+        {1: f(2, 12, 4), 2: f(2, 12, 3), 3: f(2, 24)},
+        outputs=3,
+        hidden_size=3,
+        direction="bidirectional",
+    ),
+    "lstm rev": lambda: one_node(
+        "LSTM", [f(5, 1, 4)], {1: f(1, 12, 4), 2: f(1, 12, 3)}, outputs=3, hidden_size=3, direction="reverse"
+    ),
+    "lstm batch": lambda: one_node("LSTM", [f(5, 3, 4)], {1: f(1, 12, 4), 2: f(1, 12, 3)}, outputs=3, hidden_size=3),
+    "gru": lambda: one_node(
+        "GRU",
+        [f(5, 1, 4)],
+        {1: f(2, 9, 4), 2: f(2, 9, 3), 3: f(2, 18)},
+        outputs=2,
+        hidden_size=3,
+        direction="bidirectional",
+        linear_before_reset=1,
+    ),
+    "rnn": lambda: one_node(
+        "RNN", [f(5, 1, 4)], {1: f(1, 3, 4), 2: f(1, 3, 3)}, outputs=2, hidden_size=3, direction="reverse"
+    ),
+    "lstm state": lambda: one_node(
+        "LSTM",
+        [f(5, 1, 4), None, None, None, None, f(1, 1, 3), f(1, 1, 3)],
+        {1: f(1, 12, 4), 2: f(1, 12, 3)},
+        outputs=3,
+        hidden_size=3,
+    ),
+    "conv n": lambda: one_node("Conv", [f(3, 4, 8, 8)], {1: f(6, 4, 3, 3)}, pads=[1, 1, 1, 1]),
+    "gconv": lambda: one_node("Conv", [f(1, 4, 8, 8)], {1: f(6, 2, 3, 3), 2: f(6)}, group=2, strides=[2, 1]),
+    "conv1d": lambda: one_node("Conv", [f(1, 4, 8)], {1: f(6, 4, 3)}, dilations=[2]),
+    "conv3d": lambda: one_node("Conv", [f(1, 4, 5, 8, 6)], {1: f(6, 4, 3, 3, 2)}),
+    "deconv": lambda: one_node(
+        "ConvTranspose", [f(1, 4, 5, 6)], {1: f(4, 3, 3, 3)}, strides=[2, 2], output_padding=[1, 1], pads=[1, 1, 1, 1]
+    ),
+    "deconv g": lambda: one_node("ConvTranspose", [f(1, 4, 5, 6)], {1: f(4, 3, 3, 3)}, group=2, strides=[2, 2]),
+    "deconv1": lambda: one_node(
+        "ConvTranspose", [f(1, 4, 5)], {1: f(4, 3, 3)}, strides=[2], output_padding=[1], pads=[1, 0]
+    ),
+    "pad neg": lambda: one_node("Pad", [f(1, 3, 6, 7)], {1: np.array([0, 0, -1, 2, 0, 0, 3, -1])}),
+    "pad 1d": lambda: one_node("Pad", [f(1, 3, 6)], {1: np.array([0, 0, 1, 0, 0, 2])}),
+    "pad c": lambda: one_node("Pad", [f(1, 3, 6, 7)], {1: np.array([0, 1, 0, 0, 0, 2, 0, 0])}),
+    "transpose 6": lambda: one_node("Transpose", [f(1, 2, 3, 4, 5, 6)], perm=[0, 1, 3, 2, 4, 5]),
+    "transpose 6b": lambda: one_node("Transpose", [f(2, 3, 2, 4, 3, 2)], perm=[5, 3, 1, 0, 2, 4]),
+    "pow": lambda: one_node("Pow", [f(1, 2, 3)], {1: np.array(2.0, np.float32)}),
+    "pow3": lambda: one_node("Pow", [f(1, 2, 3)], {1: np.array(3.0, np.float32)}),
+    "slice": lambda: one_node(
+        "Slice", [f(1, 7, 9)], {1: np.array([1, 8]), 2: np.array([6, 0]), 3: np.array([1, 2]), 4: np.array([2, -3])}
+    ),
+    "gather": lambda: one_node("Gather", [f(1, 7, 9)], {1: np.array([3, 1, 1, 5])}, axis=2),
+    "expand": lambda: one_node("Expand", [f(3, 1, 2)], {1: np.array([4, 3, 5, 2])}),
+    "tile": lambda: one_node("Tile", [f(3, 1, 2)], {1: np.array([2, 3, 1])}),
+    "matmul": lambda: one_node("MatMul", [f(2, 3, 4, 5), f(2, 1, 5, 6)]),
+    "matmulc": lambda: one_node("MatMul", [f(2, 3, 4, 5)], {1: f(5, 6)}),
+    "matmulb": lambda: one_node("MatMul", [f(4, 5)], {1: f(3, 5, 6)}),
+    "reducemean": lambda: one_node("ReduceMean", [f(1, 3, 4, 5)], {1: np.array([1])}, keepdims=0),
+    "fold": lambda: one_node("Col2Im", [f(1, 12, 9)], {1: np.array([4, 4]), 2: np.array([2, 2])}),
+    "prelu": lambda: one_node("PRelu", [f(2, 3, 4)], {1: f(4)}),
+    "where": lambda: one_node(
+        "Where", [np.array([[True, False, True]]), f(2, 3), f(2, 1)], {0: np.array([[True, False, True]])}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ncnn_computes_what_onnx_runtime_does(name: str) -> None:
+    model, fed = CASES[name]()
+    assert_same(model, fed)
+
+
+@pytest.mark.parametrize("aligned", [0, 1])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["linear", "nearest", "cubic"])
+def test_grid_sample(mode: str, padding: str, aligned: int) -> None:
+    near = np.clip(f(1, 4, 4, 2), -1.4, 1.4)  # ncnn reflects once, ONNX as often as it takes
+    model, fed = one_node("GridSample", [f(1, 2, 5, 6), near], mode=mode, padding_mode=padding,
+                          align_corners=aligned, opset=20)  # fmt: skip
+    assert_same(model, fed)
