@@ -286,7 +286,7 @@ def test_a_file_of_the_users_is_not_replaced(name: str, beside: dict[str, str], 
 
 def test_a_file_of_the_users_is_found_before_any_work(tmp_path: Path) -> None:
     fill(tmp_path, {"net-int8.param": "mine"})
-    with pytest.raises(StorageError, match=r"there is a net-int8\.param"):
+    with pytest.raises(StorageError, match=r"contains net-int8\.param"):
         refuse_to_replace(tmp_path, ["net-fp32.param", "net-int8.param"])
     assert content(tmp_path) == {"net-int8.param": "mine"}
 
@@ -302,7 +302,7 @@ def test_a_strangers_run_json_disposes_of_nothing_else(listed: Any, tmp_path: Pa
     (home / "folder").mkdir(parents=True)
     fill(home, {"a": "mine", "run.json": json.dumps({"files": listed})})
     assert folder.files_of_run(home) == set()
-    with pytest.raises(StorageError, match=r"there is a run\.json that ncnnkit did not write"):
+    with pytest.raises(StorageError, match=r"contains run\.json, which ncnnkit did not write"):
         attempt(home, lambda folder: None)
     assert content(home).keys() == {"a", "folder", "run.json"}
     assert (tmp_path / "theirs").exists()
@@ -518,7 +518,7 @@ def test_one_file_stays_where_writing_it_fails(out: Path) -> None:
 
 
 def test_one_file_of_the_users_is_not_replaced(out: Path) -> None:
-    with pytest.raises(StorageError, match=r"notes\.txt that ncnnkit did not write"), replacing(out, "notes.txt"):
+    with pytest.raises(StorageError, match=r"notes\.txt, which ncnnkit did not write"), replacing(out, "notes.txt"):
         pytest.fail("nothing may be written")
 
 

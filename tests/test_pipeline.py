@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from unittest import mock
 import boards
 import numpy as np
 import pytest
-from networks import SMALL, network, samples, small, with_weights
+from networks import SMALL, mixed, network, samples, small, with_weights
 from PIL import Image
 from test_recommendation import variant
 
@@ -417,13 +418,25 @@ def test_a_run_makes_names_that_its_record_may_hold(stem: str) -> None:
 
 
 def test_two_devices_whose_names_become_one_file_name(recipe: nk.Recipe, tmp_path: Path) -> None:
-    graph = small()
-    int8 = nk.quantize(graph, nk.calibrate(graph, samples(4)))
-    made = {target: cast(Any, SimpleNamespace(graph=int8)) for target in ("x86", "a/b", "a:b", "a@b")}
-    models = variants.write_models(changed(recipe, precisions=("int8",)), graph, made, {}, "m", tmp_path)
-    names = sorted(model.param.name for model in models.values() if model.param)
-    assert names == ["m-int8-a-b-2.param", "m-int8-a-b-3.param", "m-int8-a-b.param", "m-int8.param"]
+    """A device may have any name. Its mixed model is called after it; the target on the card is that of its CPU."""
+    sites = [Site(LOCAL, boards.machine(), "arm", f"@{name}") for name in ("a/b", "a:b", "a@b")]
+    plans = {site: cast(Any, SimpleNamespace(graph=mixed()[1])) for site in sites}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models = variants.write_models(changed(recipe, precisions=("mixed",)), small(), {}, plans, "m", tmp_path)
+        read = [nk.Artifact.load(model.param) for model in models.values() if model.param]
+    names = sorted(model.param.name for model in read if model.param)
+    assert names == ["m-mixed-a-b-2.param", "m-mixed-a-b-3.param", "m-mixed-a-b.param"]
     assert all(PLAIN_NAME.fullmatch(name) for name in names)
+    assert {(model.precision, model.target) for model in read} == {("mixed", "arm")}
+
+
+def test_a_card_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its card cannot be written: 'a/b' holds other characters"):
+        nk.Artifact.made(small(), "fp32", target="a/b").save(tmp_path / "m.param")
+    assert not (tmp_path / "m.json").exists()
+    nk.Artifact.made(small(), "fp32", ncnn="1.0.20261020+cpu").save(tmp_path / "m.param")
+    assert nk.Artifact.load(tmp_path / "m.param").ncnn == "1.0.20261020+cpu"
 
 
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:

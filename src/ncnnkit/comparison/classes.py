@@ -63,8 +63,8 @@ def what_it_classifies(
         return Classes(values, "the model brings a name for each value")
     if known == values:
         return Classes(values, "the model's library states the number of its classes")
-    few = [np.asarray(row, np.float64) for (row,) in islice(reference, LOOKED_AT)]
-    if few and all(row.min() >= 0 and abs(row.sum() - 1) < SUM for row in few):
+    few = (np.asarray(row, np.float64) for (row,) in islice(reference, LOOKED_AT))
+    if len(reference) and all(row.min() >= 0 and abs(row.sum() - 1) < SUM for row in few):
         return Classes(values, "its outputs are probabilities: they add up to one")
     missing = f"the output is a vector of {values} values, but nothing says that these are scores of classes"
     if names:

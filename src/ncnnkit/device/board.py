@@ -27,6 +27,7 @@ from ..onboard.child import Child
 from ..onboard.facts import Platform
 from ..onboard.protocol import Ended, Job, MeasureJob, Notify, R
 from ..onboard.rows import Rows
+from ..onboard.scratch import Scratch
 from .base import GOODBYE, RECORD, ignore, job_files, measured, read_result
 from .link import Link, digest
 from .serving import CheckedChild
@@ -231,7 +232,7 @@ class Board:
         home = job.folder if isinstance(job, MeasureJob) else ""
         if home:
             return self._unpack(name, job, Path(tempfile.mkdtemp(prefix="job-", dir=home)), said)
-        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as passing:
+        with Scratch() as passing:
             return self._unpack(name, job, Path(passing), said)
 
     def _unpack(self, name: str, job: Job[R], folder: Path, said: str) -> R:

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from ..errors import DeviceError, RecipeError
+from ..onboard.scratch import Scratch
 from .begun import Begun
 
 TIMEOUT = 60.0  # seconds, of one command
@@ -136,7 +136,7 @@ class Ssh(Transport):
         self._host, options = parse_ssh(address)
         if shutil.which("ssh") is None:
             raise DeviceError("OpenSSH is missing", where=address, hint="Debian: apt install openssh-client")
-        self._folder = tempfile.TemporaryDirectory(prefix="ncnnkit-")
+        self._folder = Scratch()
         control = {"ControlPath": f"{self._folder.name}/ssh"}
         self._options = [f"-o{key}={value}" for key, value in {**_SSH_OPTIONS, **control}.items()] + options
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import tempfile
 from dataclasses import replace
 from functools import partial
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -18,6 +17,7 @@ from .facts import Conditions
 from .messages import Message
 from .protocol import CandidateResult, Final, JobVariant, Notify, Rung, Settings, Step, TuneJob, TuneResult
 from .sampler import Sampler
+from .scratch import Scratch
 from .variants import KeptOpen, begin, held_clocks, loading, on_the_cpu, room_for, watching
 
 
@@ -86,7 +86,7 @@ def tune(job: TuneJob, notify: Notify) -> TuneResult:
     Raises:
         WorkerError: the reference or the defaults do not run.
     """
-    with held_clocks(job) as clocks, tempfile.TemporaryDirectory(prefix="ncnnkit-") as caches:
+    with held_clocks(job) as clocks, Scratch() as caches:
         contest = _Contest(job, caches)
         left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, notify), job.seconds)
         notify(Step("final"))

@@ -21,7 +21,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +30,7 @@ from typing import IO
 
 from ..codec import decode, encode
 from ..errors import FormatError, StorageError
+from ..onboard.scratch import Scratch
 from .run import SCHEMA, Run
 
 RUN = "run.json"
@@ -133,7 +133,7 @@ def _nameable(folder: Path) -> Iterator[Path]:
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as home:
+        with Scratch() as home:
             link = Path(home) / "out"
             link.symlink_to(folder)
             yield link

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..model.graph import Graph
 from ..onboard.rows import Rows, RowWriter
+from ..onboard.scratch import Scratch
 from .images import open_images
 from .items import InputSpec, times
 from .preprocess import Preprocess
@@ -73,15 +71,7 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
 class _Spooled(ArraySamples):
     """Samples in files that go when nobody has the samples any more."""
 
-    folder: _Folder | None = None
-
-
-class _Folder:
-    """A temporary folder that lives as long as this object."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="ncnnkit-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+    folder: Scratch | None = None
 
 
 def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
@@ -90,8 +80,8 @@ def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
         found = iter(batches)
     except TypeError:
         raise ImageError(f"a {type(batches).__name__} contains no samples", hint=HINT) from None
-    folder = _Folder()
-    files = [folder.path / f"input-{number}.npy" for number in range(len(specs))]
+    folder = Scratch()
+    files = [Path(folder.name) / f"input-{number}.npy" for number in range(len(specs))]
     with ExitStack() as stack:
         writers = [stack.enter_context(RowWriter(file)) for file in files]
         for number, batch in enumerate(found):

@@ -19,6 +19,7 @@ from ..artifact import Artifact
 from ..errors import ConvertError, FormatError, ModelError, StorageError
 from ..model import ncnnfile, ops
 from ..model.graph import Graph, Layer, Names
+from ..onboard.scratch import Scratch
 from ..record.environment import installed
 from ..record.folder import LOG
 from ..record.run import Accuracy, ConversionCheck
@@ -127,7 +128,7 @@ def convert(
         >>> model = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    with Scratch() as folder:
         source = open_model(model, shapes=shapes, weights=weights, workdir=folder)
         found, origin = choose_preprocess(source, preset, preprocess or {})
         graph = convert_source(source, Path(folder)).graph
