@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +16,11 @@ from .errors import FormatError, ModelError, RecipeError, StorageError
 from .model import ncnnfile
 from .model.graph import Graph
 from .model.precision import PRECISIONS, derive, is_int8, served
+from .onboard.facts import require_plain
+from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
 
 SCHEMA = "ncnnkit-card/1"
-_NAME = re.compile(r"[A-Za-z0-9._-]*")
 _LARGEST_SIDE = 1 << 24
 _LARGEST = 16 << 20  # bytes of a card; a file that is larger is none
 
@@ -87,8 +86,10 @@ class Card:
         missing = sorted({name for options in self.options.values() for name in fields - options.keys()})
         if missing:
             return f"it does not say option {missing[0]!r}"
-        if not all(map(_NAME.fullmatch, (self.target, self.ncnn, self.pillow))):
-            return "target, ncnn and pillow may hold letters, digits and ._- only"
+        try:
+            require_plain(self.target, self.ncnn, self.pillow)
+        except ValueError as error:
+            return str(error)
         sides = [side for tensor in (*self.inputs, *self.outputs) for side in tensor.shape]
         if not all(0 < side <= _LARGEST_SIDE for side in sides):
             return f"a side of a shape must be from 1 to {_LARGEST_SIDE}"
@@ -264,18 +265,26 @@ class Artifact:
 
         Raises:
             StorageError: the disk is full or may not be written, or a file that is no card lies where the card goes.
+            ModelError: the card would not be read again, as that of an unknown precision.
         """
         param = Path(param)
         place = card_of(param)
         if place.exists() and _raw_card(place) is None:
             hint = "move it away, or give the model another name"
-            raise StorageError("is in the way: the model's card goes there", where=str(place), hint=hint)
-        ncnnfile.save(self.graph, param)
+            raise StorageError(
+                "exists, but ncnnkit did not write it; the card of the model needs this name",
+                where=str(place),
+                hint=hint,
+            )
         own = (self.precision, *(name for name in self.precisions if name != self.precision))
         card = Card(
-            own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, _hashes(param),
+            own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},
             self.target, self.preprocess, self.labels, self.ncnn, self.pillow,
         )  # fmt: skip
+        if fault := card.fault():
+            raise ModelError(f"its card cannot be written: {fault}", where=str(param))
+        ncnnfile.save(self.graph, param)
+        card = replace(card, sha256=_hashes(param))
         with ncnnfile.atomic_write(place) as file:
             file.write((json.dumps(asdict(card), indent=2) + "\n").encode())
         return Artifact.load(param)
@@ -286,7 +295,7 @@ class Artifact:
         if self.param is not None:
             yield self.param, self.param.with_suffix(".bin")
             return
-        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+        with Scratch() as folder:
             param = Path(folder) / "model.param"
             ncnnfile.save(self.graph, param)
             yield param, param.with_suffix(".bin")

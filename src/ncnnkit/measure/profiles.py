@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..model.precision import is_int8
 from ..onboard.child import WorkerError
 from ..onboard.facts import Conditions, VulkanDevice
 from ..onboard.protocol import JobVariant, ProfileJob, ProfileResult
+from ..onboard.scratch import Scratch
 from .models import job_model
 
 ADDS_UP = 0.1
@@ -30,7 +30,7 @@ class LayerTime:
     Attributes:
         ms: median.
         share: of the sum over all layers.
-        bits: of a value it hands on: 32, 16 or 8; None on a GPU, whose blobs arrive here as fp32 whatever they were.
+        bits: of one output value: 32, 16 or 8; None on a GPU, whose blobs arrive here as fp32 whatever they were.
         precision: it computed in, or with fp16 and bf16: its blobs are stored in; None where that cannot be seen.
         runs_on: ``CPU`` or ``Vulkan``.
     """
@@ -115,7 +115,7 @@ def profile(
     arrays = sample if sample is not None else noise(graph, shapes, where=artifact.name)
     layers = [layer for layer in graph.layers if layer.op.computes]
     run, taps = (graph, [[la.outputs[0]] for la in layers]) if backend == "cpu" else tapped(graph, layers)
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    with Scratch() as folder:
         file = Path(folder) / "model.param"
         ncnnfile.save(run, file)
         job = ProfileJob(

@@ -6,7 +6,6 @@ Here are the candidates and what is said of the winner. The search itself, succe
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from ..model.precision import FLOATS, PRECISIONS
 from ..onboard.child import WorkerError
 from ..onboard.facts import Cluster, Conditions, Machine
 from ..onboard.protocol import CandidateResult, ClocksReport, JobVariant, Settings, TuneJob, TuneResult
+from ..onboard.scratch import Scratch
 from ..onboard.tuning import differences
 from ..record.run import EMULATED
 from .models import job_model
@@ -229,7 +229,7 @@ def tune(
     """
     given = [Artifact.of(made) for made in (model, int8) if made is not None]
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-"))
+        folder = stack.enter_context(Scratch())
         on_disk = [replace(made, param=stack.enter_context(made.files())[0]) for made in given]
         models = {name: made for made in reversed(on_disk) for name in made.precisions}
         # In the table's order; a file of fp32 is fp16's, too, and what was given first goes before the second.

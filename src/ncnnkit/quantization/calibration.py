@@ -7,7 +7,6 @@ the activations are; only the counts come back, and merge.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
+from ..onboard.scratch import Scratch
 from ..onboard.tally import Tally
 from ..progress import Progress, silent
 from ..samples.given import as_samples
@@ -83,7 +83,7 @@ class ActivationStats:
     def merge(self, other: ActivationStats) -> ActivationStats:
         """The statistics of both batches. Raises FormatError if they are of different networks or methods."""
         if self.blobs.keys() != other.blobs.keys() or self.method != other.method:
-            raise FormatError("these statistics are not of the same network and method, they cannot be merged")
+            raise FormatError("statistics of different networks or methods cannot be merged")
         blobs = {name: stats.merge(other.blobs[name]) for name, stats in self.blobs.items()}
         return ActivationStats(blobs, self.images + other.images, self.method)
 
@@ -270,7 +270,7 @@ class Crew:
     def __init__(self, graph: Graph, threads: int | None = None) -> None:
         count = threads or os.cpu_count() or 1
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
+            folder = Path(stack.enter_context(Scratch()))
             self._pool = stack.enter_context(ThreadPoolExecutor(count))
             self._children = [stack.enter_context(CheckedChild()) for _ in range(count)]
             param = folder / "model.param"
