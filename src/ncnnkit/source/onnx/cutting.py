@@ -1,7 +1,7 @@
 """Where a network ends that ncnn cannot compute to its end.
 
-Detectors end in a TopK or a NonMaxSuppression, others in an ArgMax; ncnn has no layers for these. Such a network is cut:
-its outputs are then the tensors that the rest is computed from. The rest stays known by its operators.
+Detectors end in a TopK or a NonMaxSuppression, others in an ArgMax; ncnn has no layers for these. Such a network is
+cut: its outputs are then the tensors that the rest is computed from. The rest stays known by its operators.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -105,9 +106,7 @@ def may_need_cut(model: ir.Model) -> bool:
 
 def _computing(reading: Reading) -> list[ir.Node]:
     """The nodes whose results depend on the inputs, in the order of the model."""
-    return [
-        node for node in reading.model.graph if not all(value.name in reading.constants for value in node.outputs)
-    ]
+    return [node for node in reading.model.graph if not all(value.name in reading.constants for value in node.outputs)]
 
 
 def _cannot(reading: Reading, nodes: Iterable[ir.Node]) -> list[ir.Node]:
@@ -215,7 +214,7 @@ def _vertex_cut(made: Mapping[str, Sequence[str]], wanted: set[str]) -> set[str]
                 onward["out", other].add(("in", name))
     begins, ends = [("in", name) for name, from_ in made.items() if not from_], {("out", name) for name in wanted}
     while path := _path(onward, begins, ends):
-        for at, to in zip(path, path[1:]):
+        for at, to in pairwise(path):
             if at[1] == to[1]:  # through a value: once, and then only back
                 onward[at].remove(to)
                 onward[to].add(at)

@@ -8,7 +8,7 @@ from .lowering import Node
 _SORTS = "ncnn cannot sort or search: end the network before it, and do the rest in the program"
 _COUNTS = "the number of its results depends on the values: end the network before it"
 _INDEXES = "ncnn gathers at constant indices only: export with fixed indices, or end the network before it"
-_BRANCHES = "ncnn has no control flow: export with example inputs (torch.jit.trace, dynamo=True), so that it is unrolled"
+_BRANCHES = "ncnn has no control flow: export with example inputs (torch.jit.trace, dynamo=True), which unrolls it"
 _WHOLE = "ncnn computes in floating point: export without it, or compute it outside the network"
 _RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or feed the noise as an input"
 _TEXT = "ncnn has no texts: tokenise outside the network"
