@@ -187,8 +187,8 @@ class Artifact:
             precision: what it was made for; by default this model's.
             facts: further attributes that change.
         """
-        kept = {"target": self.target, "preprocess": self.preprocess, "labels": self.labels, "ncnn": self.ncnn}
-        return Artifact.made(graph, precision or self.precision, **{**kept, **facts})
+        kept = ("target", "preprocess", "labels", "ncnn", "pillow")
+        return Artifact.made(graph, precision or self.precision, **{**{n: getattr(self, n) for n in kept}, **facts})
 
     @cached_property
     def graph(self) -> Graph:
