@@ -187,8 +187,8 @@ class Artifact:
             precision: what it was made for; by default this model's.
             facts: further attributes that change.
         """
-        kept = {"target": self.target, "preprocess": self.preprocess, "labels": self.labels, "ncnn": self.ncnn}
-        return Artifact.made(graph, precision or self.precision, **{**kept, **facts})
+        kept = ("target", "preprocess", "labels", "ncnn", "pillow")
+        return Artifact.made(graph, precision or self.precision, **{**{n: getattr(self, n) for n in kept}, **facts})
 
     @cached_property
     def graph(self) -> Graph:
@@ -271,7 +271,11 @@ class Artifact:
         place = card_of(param)
         if place.exists() and _raw_card(place) is None:
             hint = "move it away, or give the model another name"
-            raise StorageError("is in the way: the model's card goes there", where=str(place), hint=hint)
+            raise StorageError(
+                "exists, but ncnnkit did not write it; the card of the model needs this name",
+                where=str(place),
+                hint=hint,
+            )
         own = (self.precision, *(name for name in self.precisions if name != self.precision))
         card = Card(
             own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},

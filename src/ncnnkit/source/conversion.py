@@ -163,7 +163,7 @@ def convert_source(source: ModelSource, workdir: Path) -> Conversion:
     for spec in source.inputs:
         if not 1 <= len(spec.shape) <= 4:
             raise ModelError(
-                f"input {spec.name!r} has {len(spec.shape)} dimensions beside the batch axis, ncnn takes 1 to 4",
+                f"input {spec.name!r} has {len(spec.shape)} dimensions besides the batch axis, but ncnn takes 1 to 4",
                 where=source.reference,
             )
     if source.kind == "ncnn":
@@ -179,7 +179,7 @@ def convert_source(source: ModelSource, workdir: Path) -> Conversion:
     if any(layer.type == "Embed" for layer in graph.layers):
         raise ConvertError(
             "ncnn's Embed layer reads integers, and ncnnkit feeds networks with float32",
-            hint="cut the model behind its embedding, and give the embedded vectors as arrays",
+            hint="cut the model after its embedding, and give the embedded vectors as arrays",
         )
     # pnnx does not write them, and everything that runs the model later needs them.
     graph.set_input_shapes([spec.shape for spec in source.inputs])
@@ -274,7 +274,7 @@ def _read_result(folder: Path, log: str, source: ModelSource) -> Graph:
 def _check_inputs(graph: Graph, inputs: Sequence[InputSpec]) -> None:
     expected = [f"in{index}" for index in range(len(inputs))]
     if graph.inputs != expected:
-        raise ConvertError(f"pnnx gave the network the inputs {graph.inputs}, the model has {len(inputs)}")
+        raise ConvertError(f"pnnx gave the network the inputs {graph.inputs}, but the model has {len(inputs)}")
     for blob, spec in zip(expected, inputs):
         if blob in graph.outputs:
             raise ConvertError(f"the model does not use its input {spec.name!r}", hint="export it without that input")

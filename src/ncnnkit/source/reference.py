@@ -56,7 +56,7 @@ def reference_outputs(
             for name, values in zip(names, row):
                 if not np.isfinite(values).all():
                     hint = "wrong preprocessing, or a model that overflows?"
-                    raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
+                    raise VerificationError(f"the original model's output {name!r} contains NaN or infinity", hint=hint)
             yield row
             progress(done, len(samples))
 
@@ -83,7 +83,7 @@ def check_outputs(
     """Compare ncnn in fp32 with the original on a few samples.
 
     What counts is the noise over the signal of all these samples, for each output by itself. An output of the original
-    that holds NaN or infinity tells nothing.
+    that contains NaN or infinity tells nothing.
 
     Args:
         graph: the converted network.
@@ -105,13 +105,13 @@ def check_outputs(
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
         names = net.outputs[: len(reference[0])]
         if len(names) != len(reference[0]):
-            what = f"the original has {len(reference[0])} outputs, the converted model {len(names)}"
+            what = f"the original has {len(reference[0])} outputs, but the converted model has {len(names)}"
             raise ModelError(what, where=where, hint=hint)
         for sample, theirs in zip(samples.subset(range(min(CHECKED_IMAGES, len(samples)))), reference):
             ours = net.blobs(*sample, names=names)
             for name, a, b in zip(names, ours, theirs):
                 if a.size != b.size:
-                    what = f"output {name!r} has {a.size} values, the original's has {b.size}"
+                    what = f"output {name!r} has {a.size} values, but the original's has {b.size}"
                     raise VerificationError(what, where=where, hint=hint)
             telling = [np.isfinite(values).all() for values in theirs]
             errors.add(
@@ -121,7 +121,7 @@ def check_outputs(
     broken = errors.broken()
     if broken is not None:
         raise VerificationError(
-            f"the converted model's output {names[broken]!r} holds NaN or infinity", where=where, hint=hint
+            f"the converted model's output {names[broken]!r} contains NaN or infinity", where=where, hint=hint
         )
     found = errors.result(names)
     worst = min(found.outputs, key=_exactness)
@@ -129,7 +129,7 @@ def check_outputs(
         which = f" of output {worst.name!r}" if len(names) > 1 else ""
         seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
         raise VerificationError(
-            f"the converted model is not the original: {seen}{which} in fp32, it must be {WRONG_SQNR_DB:g} dB",
+            f"the converted model differs from the original: {seen}{which} in fp32, but must have {WRONG_SQNR_DB:g} dB",
             where=where,
             hint=hint,
         )
