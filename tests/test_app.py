@@ -518,7 +518,7 @@ def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_pa
     done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
     assert done.returncode == 1
     for text in (
-        "layer fc hands on float, where Cast cast reads bf16", f"here: ncnn {ncnn.__version__}, --precision=fp32",
+        "layer fc outputs float, but Cast cast reads bf16", f"here: ncnn {ncnn.__version__}, --precision=fp32",
         f"it needs: ncnn {ncnn.__version__} or newer, --precision=fp32",
     ):  # fmt: skip
         assert text in done.stderr

@@ -397,7 +397,8 @@ def quantize(
         made = found.graph
     elif table is not None:
         model = _model(param)
-        made = to_int8(model, load_table(table), target=target or "arm", skip=to_words(skip) or ())
+        graph = floating(model, "quantising")
+        made = to_int8(graph, load_table(table), target=target or "arm", skip=to_words(skip) or ())
     model.having(made, "int8", target=target or "arm").save(output)
     count = sum(map(is_int8, made.layers))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)

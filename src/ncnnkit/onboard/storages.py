@@ -109,5 +109,5 @@ def arrives(layer: Any, fp16: bool, bf16: bool, found: str) -> str:
 
 
 def misread(reader: str, name: str, expected: str, found: str, maker: str) -> RuntimeError:
-    text = "this model does not run here: layer %s hands on %s, where %s %s reads %s"
+    text = "this model does not run here: layer %s outputs %s, but %s %s reads %s"
     return RuntimeError(text % (maker, found, reader, name, expected))

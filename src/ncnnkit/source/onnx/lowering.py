@@ -186,13 +186,19 @@ class Lowering:
 _SIDES: dict[int, tuple[str, ...]] = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w"), 4: ("c", "d", "h", "w")}
 
 
+_OPTIONAL_STATES = ("RNN", "GRU", "LSTM")
+"""Layers that leave out the outputs at the end which nobody asks for."""
+
+
 def _used(layers: list[Layer], outputs: int) -> list[Layer]:
-    """The layers that an output needs, and the Inputs."""
+    """The layers that an output needs, and the Inputs; final states that nobody reads are not handed out."""
     needed = {f"out{index}" for index in range(outputs)}
     kept: list[Layer] = []
     for layer in reversed(layers):
         if layer.type == "Input" or not needed.isdisjoint(layer.outputs):
             needed.update(layer.inputs)
+            while layer.outputs[-1] not in needed and layer.type in _OPTIONAL_STATES:
+                layer.outputs.pop()
             kept.append(layer)
     return kept[::-1]
 
