@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import StorageError
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
-from .bisection import Bisection, LayerCheck
+from .bisection import Bisection, InnerTensor, LayerCheck
 from .model import Array, ModelSource, say
 
 _SCRIPT = '''"""ncnn computes {layer} otherwise than the original does: {tensor}."""
@@ -55,11 +55,13 @@ def write_reproducer(
     Raises:
         StorageError: the folder cannot be written.
     """
-    known = {row.blob: row.tensor.values.reshape(row.shape) for row in found.layers}
-    known |= {name: np.asarray(array) for name, array in zip(found.graph.inputs, sample, strict=True)}
-    names = {row.blob: row.tensor.name for row in found.layers}
-    names |= {name: spec.name for name, spec in zip(found.graph.inputs, source.inputs, strict=True)}
-    layers, begins = _piece(found.graph, check.blob, known.keys())
+    inputs = zip(found.graph.inputs, source.inputs, sample, strict=True)
+    tensors = {blob: InnerTensor(spec.name, "input", np.asarray(array)[None]) for blob, spec, array in inputs}
+    shapes = dict(zip(found.graph.inputs, found.graph.input_shapes()))
+    for row in found.layers:
+        tensors[row.blob], shapes[row.blob] = row.tensor, row.shape
+    layers, begins = _piece(found.graph, check.blob, tensors.keys())
+    known = {blob: tensors[blob].values.reshape(shapes[blob]) for blob in (*begins, check.blob)}
     graph = _alone(layers, begins, check.blob, known)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ def write_reproducer(
         np.save(folder / "output.npy", known[check.blob].astype(np.float32))
         script = _SCRIPT.format(layer=f"{check.type} {check.layer}", tensor=check.tensor.maker, inputs=len(begins))
         (folder / "reproduce.py").write_text(script, encoding="utf-8")
-        if source.kind == "onnx" and _save_onnx(source, [names[b] for b in begins], check.tensor.name, folder):
+        if source.kind == "onnx" and _save_onnx(source, [tensors[b] for b in begins], check.tensor.name, folder):
             files.append("layer.onnx")
     except OSError as error:
         raise StorageError(f"cannot be written: {say(error)}", where=str(folder)) from None
@@ -106,7 +108,7 @@ def _alone(layers: Sequence[Layer], begins: Sequence[str], blob: str, known: Map
     return graph
 
 
-def _save_onnx(source: ModelSource, inputs: Sequence[str], output: str, folder: Path) -> bool:
+def _save_onnx(source: ModelSource, inputs: Sequence[InnerTensor], output: str, folder: Path) -> bool:
     """The same part of the original; whether there is one that begins at just these tensors."""
     import onnx_ir as ir
 
@@ -114,8 +116,10 @@ def _save_onnx(source: ModelSource, inputs: Sequence[str], output: str, folder: 
 
     model = load(source.path)
     try:
-        part = ir.convenience.extract(model.graph, inputs, [output])
+        part = ir.convenience.extract(model.graph, [tensor.name for tensor in inputs], [output])
     except ValueError:
         return False
+    for value, tensor in zip(part.inputs, inputs, strict=True):
+        value.shape, value.dtype = ir.Shape(tensor.values.shape), ir.DataType.from_numpy(tensor.values.dtype)
     ir.save(ir.Model(part, ir_version=model.ir_version), folder / "layer.onnx")
     return True
