@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,21 +101,28 @@ def convert(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
+    outputs: Sequence[str] = (),
     preset: str = "",
     preprocess: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Artifact:
-    """A model to ncnn, fp32, not yet optimised; it is run on noise and compared with the original.
+    """Convert a model to ncnn, fp32, without optimisation, and compare it with the original on a sample of noise.
 
     Args:
         model: a reference, as :func:`ncnnkit.source.open_model` takes it, or a ``torch.nn.Module``.
-        shapes: of the inputs without the batch axis, where the model does not fix them.
-        weights: for models built by code.
-        preset: how images become its input, by name; see :func:`ncnnkit.preset`. By default what the model itself says.
-        preprocess: fields of :class:`ncnnkit.Preprocess` that differ from it.
+        shapes: shapes of the inputs without the batch axis, such as ``[(3, 224, 224)]``; only if the model does not fix
+            them.
+        weights: ``default``, ``none`` (random) or a file; only for models built by code.
+        outputs: names of tensors of an ONNX file that become the outputs. By default its own outputs, or the last
+            tensors that ncnn can compute.
+        preset: name of the preprocessing; see :func:`ncnnkit.preset`. By default that of the model.
+        preprocess: fields of :class:`ncnnkit.Preprocess` that replace those of the preset or the model.
+        tell: called with a sentence for each difference between the network and the model's file: where it was cut,
+            and what it is fed with.
 
     Returns:
-        The model in memory. It knows the preprocessing, where the model or the caller said it, and the names of the
-        classes, where the model has them; :func:`ncnnkit.save` writes both into its card.
+        The model in memory. It holds the preprocessing, if the model or the caller gives it, and the names of the
+        classes, if the model has them; :func:`ncnnkit.save` writes both into its card.
 
     Raises:
         ModelError: the model, its weights or its shapes cannot be used.
@@ -129,7 +136,9 @@ def convert(
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
     with Scratch() as folder:
-        source = open_model(model, shapes=shapes, weights=weights, workdir=folder)
+        source = open_model(model, shapes=shapes, weights=weights, outputs=outputs, workdir=folder)
+        for change in source.changes:
+            tell(change)
         found, origin = choose_preprocess(source, preset, preprocess or {})
         graph = convert_source(source, Path(folder)).graph
         if source.run is not None:
