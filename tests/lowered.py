@@ -72,7 +72,7 @@ def lowered(proto: onnx.ModelProto, fed: Mapping[str, Array]) -> Graph:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         onnx.save(proto, str(path))
-        graph = lower_reading(read(path, [array.shape for array in fed.values()]))
+        graph = lower_reading(read(path, [array.shape for array in fed.values()])).graph
     graph.verify()
     graph.infer_shapes()
     return graph

@@ -330,7 +330,7 @@ def test_a_card_with_the_shape_of_another_network_is_refused(tmp_path: Path) -> 
     Artifact.made(small(), "fp32").save(tmp_path / "m.param")
     card = json.loads((tmp_path / "m.json").read_text())
     (tmp_path / "m.json").write_text(json.dumps({**card, "inputs": [{"name": "in0", "shape": [5, 16, 16]}]}))
-    with pytest.raises(ModelError, match="layer Convolution c1 takes 3 channels, and is given 5x16x16"):
+    with pytest.raises(ModelError, match="layer Convolution c1 expects 3 channels, but gets 5x16x16"):
         make_app(tmp_path / "m.param", tmp_path / "app")
 
 

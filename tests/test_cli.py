@@ -171,7 +171,7 @@ def test_help_says_what_a_single_step_takes(home: Path) -> None:
     assert "auto" in shown["run"]
     assert "auto" not in shown["quantize"]
     assert "0: all cores" not in shown["quantize"] + shown["bench"]
-    assert "What to make" not in shown["bench"]
+    assert "Precisions to make" not in shown["bench"]
 
 
 def test_every_command_explains_itself() -> None:

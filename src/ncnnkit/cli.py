@@ -30,6 +30,7 @@ from .arguments import (
     On,
     OnePrecision,
     OnOne,
+    Outputs,
     Param,
     ParamToWrite,
     Precision,
@@ -242,16 +243,23 @@ def convert(
     output: ParamToWrite,
     shape: Shape = None,
     weights: Weights = None,
+    outputs: Outputs = None,
     prepared: Any = None,
 ) -> None:
     """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing."""
     from .source.conversion import convert as convert_model
 
     _check_folder(output)
+    changes: list[str] = []
     with _progress() as progress:
         progress("convert", 0, 0)
-        made = convert_model(model, shapes=to_shapes(shape) or (), weights=weights or "default", **prepared)
+        made = convert_model(
+            model, shapes=to_shapes(shape) or (), weights=weights or "default", outputs=to_words(outputs) or (),
+            tell=changes.append, **prepared,
+        )  # fmt: skip
         made.save(output)
+    for change in changes:
+        err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
 
 

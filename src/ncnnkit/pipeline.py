@@ -81,7 +81,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             for site in sites:
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
-            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
+            source = open_model(
+                recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, workdir=folder
+            )
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
         with stages("look at the images"):
@@ -203,8 +205,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     why=why,
                     top5=guesses,
                     warnings=warn(
-                        source.engine, origin, images, evaluation, check, variants, classes=classes, doubts=doubts,
-                        quantisation=quantisation, plan=planned,
+                        source.engine, origin, images, evaluation, check, variants, classes=classes,
+                        doubts=[*source.changes, *doubts], quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),

@@ -74,6 +74,12 @@ class Recipe:
         "a list of one shape per input, such as [[3, 224, 224]]",
     )
     weights: str = _key("default", "Weights of a model built by code: default, none (random) or a file.")
+    outputs: tuple[str, ...] = _key(
+        (),
+        "Names of tensors of an ONNX file that become the outputs. Empty: its own outputs, or the last tensors that "
+        "ncnn can compute.",
+        'a list, such as ["boxes", "scores"]',
+    )
     preset: str = _key(
         "",
         "Name of a preprocessing: imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME. Empty: the model's own.",

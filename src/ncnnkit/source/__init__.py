@@ -26,6 +26,7 @@ from .files import READERS
 from .model import ModelSource
 from .torch_models import BUILDERS, Built, build_from_module, set_batchnorm_statistics, trace
 from .torchrun import import_torch, quiet
+from .trimming import trim
 
 __all__ = ["ModelSource", "open_model", "set_batchnorm_statistics"]
 
@@ -35,6 +36,7 @@ def open_model(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
+    outputs: Sequence[str] = (),
     workdir: str | Path,
     statistics: NDArray[np.float32] | None = None,
 ) -> ModelSource:
@@ -46,6 +48,8 @@ def open_model(
             does not fix them; torchvision's and timm's models have a size they were trained for.
         weights: for torch models: ``default`` (the library's best, downloaded where need be), ``none`` (random, the
             same every time), or a file with a state_dict (.pth, .safetensors).
+        outputs: names of the tensors that the network ends at, for ONNX. By default the model's own outputs, or the
+            last tensors that ncnn can compute; see :func:`ncnnkit.source.trimming.trim`.
         workdir: an existing folder; torch models are traced into it.
         statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
             random network are set from them. See :func:`set_batchnorm_statistics`.
@@ -56,7 +60,7 @@ def open_model(
         StorageError: ``workdir`` cannot be written.
     """
     if not isinstance(reference, (str, Path)):
-        return _open_module(reference, shapes, weights, Path(workdir))
+        return trim(_open_module(reference, shapes, weights, Path(workdir)), outputs)
     path, reference = Path(reference), str(reference)
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
@@ -65,7 +69,7 @@ def open_model(
             raise ModelError("no such file", where=reference)
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
-        return opener(reference, path, shapes)
+        return trim(opener(reference, path, shapes), outputs)
     if path.exists():
         raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")
@@ -79,7 +83,8 @@ def open_model(
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         found = BUILDERS.get(library, build_from_module)(reference, weights)
-        return trace(reference, found, shapes, Path(workdir), statistics if weights == "none" else None)
+        made = trace(reference, found, shapes, Path(workdir), statistics if weights == "none" else None)
+        return trim(made, outputs)
 
 
 def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str, workdir: Path) -> ModelSource:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,10 @@ def convert(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
+    outputs: Sequence[str] = (),
     preset: str = "",
     preprocess: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Artifact:
     """Convert a model to ncnn, fp32, without optimisation, and compare it with the original on a sample of noise.
 
@@ -111,8 +113,12 @@ def convert(
         shapes: shapes of the inputs without the batch axis, such as ``[(3, 224, 224)]``; only if the model does not fix
             them.
         weights: ``default``, ``none`` (random) or a file; only for models built by code.
+        outputs: names of tensors of an ONNX file that become the outputs. By default its own outputs, or the last
+            tensors that ncnn can compute.
         preset: name of the preprocessing; see :func:`ncnnkit.preset`. By default that of the model.
         preprocess: fields of :class:`ncnnkit.Preprocess` that replace those of the preset or the model.
+        tell: called with a sentence for each difference between the network and the model's file: where it was cut,
+            and what it is fed with.
 
     Returns:
         The model in memory. It holds the preprocessing, if the model or the caller gives it, and the names of the
@@ -130,7 +136,9 @@ def convert(
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
     with Scratch() as folder:
-        source = open_model(model, shapes=shapes, weights=weights, workdir=folder)
+        source = open_model(model, shapes=shapes, weights=weights, outputs=outputs, workdir=folder)
+        for change in source.changes:
+            tell(change)
         found, origin = choose_preprocess(source, preset, preprocess or {})
         graph = convert_source(source, Path(folder)).graph
         if source.run is not None:

@@ -58,6 +58,15 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
     Raises:
         ConvertError: the file cannot be read, or ONNX Runtime cannot run it with inputs of these shapes.
     """
+    return evaluate(load(path), shapes)
+
+
+def load(path: Path) -> ir.Model:
+    """An ONNX file as a model with functions inlined, in float32, whose values all have names.
+
+    Raises:
+        ConvertError: the file cannot be read.
+    """
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)
@@ -68,6 +77,15 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
     _name_values(model)
+    return model
+
+
+def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
+    """A loaded model with the shapes and constants that it has for inputs of these shapes.
+
+    Raises:
+        ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
+    """
     feeds = {
         str(value.name): _example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
     }
