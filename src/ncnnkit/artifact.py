@@ -153,7 +153,7 @@ class Artifact:
 
     @classmethod
     def of(cls, model: Artifact | Graph | str | Path) -> Artifact:
-        """An artifact of whatever a user may give for a model: a path, a Graph, or an artifact itself."""
+        """The artifact of a model that a user gives: a path, a Graph, or an artifact."""
         if isinstance(model, Artifact):
             return model
         return cls._derived(model, given=model) if isinstance(model, Graph) else cls.load(model)
@@ -326,7 +326,7 @@ def card_of(param: Path) -> Path:
 
 
 def read_card(param: Path) -> Card | None:
-    """The card of a ``.param``; None where there is none, or where it cannot be used: a warning says so then."""
+    """The card of a ``.param``; None if there is none, or, with a warning, if it cannot be used."""
     place = card_of(param)
     raw = _raw_card(place)
     if raw is None:

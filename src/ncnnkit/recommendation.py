@@ -24,7 +24,7 @@ def recommend(variants: Sequence[Variant], requirements: Requirements, blind: st
 
     Args:
         variants: of one run, or of one device of it.
-        requirements: what is asked for.
+        requirements: of the recipe.
         blind: why the outputs cannot be judged, as a clause; empty where they can.
 
     Returns:

@@ -212,7 +212,7 @@ def tune(
             the outputs of fp32 are what every candidate must give. One that is int8 or mixed is its own reference, at
             ncnn's defaults.
         run_job: does a job on that machine.
-        machine: what is known of it.
+        machine: the facts about it.
         int8: the same network in int8, another candidate.
         precisions: only these; by default all that the models can be run at.
         backends: ``cpu``, ``vulkan``.

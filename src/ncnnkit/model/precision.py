@@ -47,7 +47,7 @@ class Precision:
     def options(self) -> dict[str, bool]:
         """ncnn's options, by the names ``ncnn::Option`` has for them.
 
-        Each precision sets all of them, whatever ncnn's defaults, so that fp32 is fp32.
+        Each precision sets all of them, so that fp32 is fp32 despite ncnn's defaults.
         """
         return {**dict.fromkeys(_FP16_OPTIONS, self.fp16), **dict.fromkeys(_BF16_OPTIONS, self.bf16)}
 

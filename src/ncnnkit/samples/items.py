@@ -1,4 +1,4 @@
-"""The samples of a set, each known by where it lies and read when it is asked for."""
+"""The samples of a set. Each holds its place, and is read when it is needed."""
 
 from __future__ import annotations
 
