@@ -26,8 +26,9 @@ METHODS = ("mse", "kl", "aciq", "minmax")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
 CLUSTERS = ("all", "big", "middle", "little")
+ROUTES = ("onnx", "pnnx", "classic", "dynamo", "torchscript", "ncnn")
 AUTO = "auto"
-"""The target of whatever device is measured on."""
+"""The target of whatever device is measured on; all the routes that a model has."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,12 @@ class Recipe:
         "a list of one shape an input, as [[3, 224, 224]]",
     )
     weights: str = _key("default", "default, none (random) or a file; for models built by code.")
+    route: str = _key(
+        AUTO,
+        "The way from the model to ncnn: onnx (ncnnkit's own front end) or pnnx; for torch modules classic or dynamo "
+        "(torch's ONNX exporters) or torchscript (pnnx); auto: the first that is exact, with effort best the best.",
+        allowed=(AUTO, *ROUTES),
+    )
     preset: str = _key(
         "",
         "Name of a preprocessing: imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME; empty: the model's own.",
@@ -117,7 +124,7 @@ class Recipe:
     )
     method: str = _key("mse", f"How int8 thresholds are chosen: {', '.join(METHODS)}.", allowed=METHODS)
     effort: str = _key(
-        "default", "How long quantising may take: fast (seconds), default (a minute), best (minutes).", allowed=EFFORTS
+        "default", "How long quantising may take: fast (seconds), default (a minute), best (minutes; all routes are tried).", allowed=EFFORTS
     )
     require: tuple[str, ...] = _key(
         ("cosine>=0.999",),

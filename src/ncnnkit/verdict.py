@@ -18,12 +18,11 @@ from .samples.doubts import copies_said
 from .samples.images import ImageSet, dropped_copies
 from .source import ModelSource
 from .source.opening import GUESS
-from .source.reference import WRONG_SQNR_DB
+from .source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 
 Array = NDArray[Any]
 
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
-GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
 
 
 def warn(
@@ -67,9 +66,9 @@ def warn(
     if engine == "ncnn":
         said.append("the original is not known: the errors are those against ncnn's own fp32, and nothing was verified")
     said += doubts
-    if check.sqnr_db is not None and check.sqnr_db < WRONG_SQNR_DB:
+    if check.sqnr_db is not None and check.sqnr_db < LEAST_SQNR_DB:
         said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force went on")
-    elif check.sqnr_db is not None and check.sqnr_db < GOOD_SQNR_DB:
+    elif check.sqnr_db is not None and check.sqnr_db < EXACT_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
     if len(images) < 20 and any(v.precision in ("int8", "mixed") for v in variants):
         said.append(f"int8 was calibrated with {counted(len(images), 'image')}; 50 to 200 are usual")

@@ -27,7 +27,8 @@ SCHEMA = 1
 EMULATED = "emulated: timings are not real"
 """The note of a variant whose timings mean nothing."""
 
-Kind = Literal["onnx", "torchscript", "ncnn"]
+Kind = Literal["onnx", "torchscript", "torch", "ncnn"]
+Outcome = Literal["taken", "passed", "wrong", "failed"]
 Engine = Literal["torch", "onnxruntime", "ncnn"]
 Backend = Literal["cpu", "vulkan"]
 
@@ -51,7 +52,7 @@ class Model:
     Attributes:
         reference: as it was typed: a path, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:function``.
         name: made from the reference, of the characters A-Z a-z 0-9 . _ - only. The models' files begin with it.
-        kind: what was converted. A network built by code was exported to it first.
+        kind: of the original: a file of ONNX, TorchScript or ncnn, or a network that code builds (``torch``).
         inputs: the network's inputs, in its order, named as in the original.
         outputs: the network's outputs, in its order, named as in the original.
         layers: layers of the optimised network.
@@ -180,25 +181,53 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversionCheck:
-    """How exact the converted network was, before anything was optimised.
-
-    ncnn in fp32 against the reference, on a few evaluation images.
+class Attempt:
+    """A route from the original to ncnn, and what came of it.
 
     Attributes:
-        sqnr_db: as in ``accuracy``, of the worst output, dB. fp32 normally reaches 100; below 80 a warning says so, and
-            below 30 a run ends, unless forced.
-        cosine: as in ``accuracy``, of the worst output.
-        max_error: the largest absolute difference, in the output's unit.
-        seconds: how long the conversion took.
-        pnnx_version: version of pnnx, or ``unknown``.
-        log: file in the run folder with what pnnx printed; null for a model that is ncnn's own.
+        route: its name, as ``--route`` takes it.
+        outcome: ``taken`` (its network went on), ``passed`` (its network is good, too), ``wrong`` (its network is not
+            the original) or ``failed`` (it made no network that ncnn can run).
+        reason: why it failed, or why its network is wrong; empty where it is good.
+        sqnr_db: as in ``accuracy``, of the worst output, dB; null where the outputs are equal or were not compared.
+        layers: layers of its network, optimised; null where it failed.
+        seconds: how long it took, with the comparison.
     """
 
+    route: str
+    outcome: Outcome
+    reason: str
+    sqnr_db: float | None
+    layers: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionCheck:
+    """How the original was converted, and how exact the network was before anything was optimised.
+
+    ncnn in fp32 against the original, on a few evaluation images.
+
+    Attributes:
+        route: the one whose network went on.
+        verified: whether there was an original to compare with.
+        sqnr_db: as in ``accuracy``, of the worst output, dB; null where the outputs are equal or were not compared.
+            fp32 normally reaches 100; below 80 a warning says so, and below 60 a run ends, unless forced.
+        cosine: as in ``accuracy``, of the worst output; null where the outputs were not compared.
+        max_error: the largest absolute difference, in the output's unit; null where the outputs were not compared.
+        seconds: how long all routes took together.
+        attempts: the routes that were tried, in order.
+        pnnx_version: version of pnnx where it ran, or ``unknown``; empty where it did not.
+        log: file in the run folder with what pnnx printed; null where it did not run.
+    """
+
+    route: str
+    verified: bool
     sqnr_db: float | None
     cosine: float | None
-    max_error: float
+    max_error: float | None
     seconds: float
+    attempts: list[Attempt]
     pnnx_version: str
     log: PlainName | None
 
@@ -649,7 +678,7 @@ class Run:
         environment: what converted and quantised.
         devices: where the variants were measured, in the order asked for.
         reference: what the variants' outputs were compared with.
-        conversion: how exact the converted network was, before anything was optimised.
+        conversion: how the original was converted, and how exact that was, before anything was optimised.
         passes: name of each optimising pass: how many rewrites it made, 0 too.
         quantisation: how int8 was made; null where no layer could be int8, or none was asked for.
         plan: how the mixed model was made; null where there is none.

@@ -93,6 +93,7 @@ def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ..
         origin,
         labels,
         run,
+        module=module,
     )
 
 

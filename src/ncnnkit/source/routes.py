@@ -1,0 +1,88 @@
+"""The ways from an original to ncnn's graph, by the kind of original: :data:`ROUTES`.
+
+===============  =============================================================================
+route            what it does
+===============  =============================================================================
+``onnx``         reads an ONNX file by ncnnkit's own front end (:mod:`ncnnkit.source.onnx`)
+``pnnx``         gives an ONNX or TorchScript file to pnnx
+``classic``      exports to ONNX by torch's older exporter, then as ``onnx``
+``dynamo``       exports to ONNX by ``torch.export`` and onnxscript, then as ``onnx``
+``torchscript``  traces a module to TorchScript, then as ``pnnx``
+``ncnn``         reads ncnn's own files: nothing is converted
+===============  =============================================================================
+
+A route is a function ``(source, folder) -> graph``. It works in ``folder``, and raises NcnnkitError where it fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import RecipeError
+from ..model import ncnnfile
+from ..model.graph import Graph
+from ..recipe import AUTO
+from ..record.run import Kind
+from . import pnnx
+from .exporting import export_classic, export_dynamo, trace
+from .model import ModelSource
+from .onnx import lower
+
+Route = Callable[[ModelSource, Path], Graph]
+
+
+def routes_for(kind: Kind, name: str = AUTO) -> dict[str, Route]:
+    """The routes to try, in order.
+
+    Args:
+        kind: of the original.
+        name: of the only one to try, or ``auto``.
+
+    Raises:
+        RecipeError: this kind of original has no such route.
+    """
+    routes = ROUTES[kind]
+    if name == AUTO:
+        return routes
+    if name not in routes:
+        raise RecipeError(f"a model of kind {kind} has no route {name!r}", hint=f"one of {', '.join((AUTO, *routes))}")
+    return {name: routes[name]}
+
+
+def _file(source: ModelSource) -> Path:
+    assert source.path is not None, source.kind
+    return source.path
+
+
+def _onnx(source: ModelSource, folder: Path) -> Graph:
+    return lower(_file(source), source.inputs)
+
+
+def _pnnx(source: ModelSource, folder: Path) -> Graph:
+    return pnnx.convert_file(_file(source), source.inputs, folder)
+
+
+def _classic(source: ModelSource, folder: Path) -> Graph:
+    return lower(export_classic(source.module, source.inputs, folder), source.inputs)
+
+
+def _dynamo(source: ModelSource, folder: Path) -> Graph:
+    return lower(export_dynamo(source.module, source.inputs, folder), source.inputs)
+
+
+def _torchscript(source: ModelSource, folder: Path) -> Graph:
+    return pnnx.convert_file(trace(source.module, source.inputs, folder), source.inputs, folder)
+
+
+def _ncnn(source: ModelSource, folder: Path) -> Graph:
+    return ncnnfile.load(_file(source))
+
+
+ROUTES: dict[Kind, dict[str, Route]] = {
+    "onnx": {"onnx": _onnx, "pnnx": _pnnx},
+    "torchscript": {"pnnx": _pnnx, "classic": _classic},
+    "torch": {"classic": _classic, "dynamo": _dynamo, "torchscript": _torchscript},
+    "ncnn": {"ncnn": _ncnn},
+}
+"""Kind of original -> its routes, in the order in which they are tried."""
