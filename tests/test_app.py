@@ -438,7 +438,7 @@ def test_files_of_the_users_that_an_app_would_replace(run_folder: Path, tmp_path
     home = tmp_path / "app"
     make_app(run_folder, home, variant="fp32", lang="python")
     (home / "CMakeLists.txt").write_text("mine")
-    with pytest.raises(StorageError, match=r"there is a CMakeLists\.txt that ncnnkit did not write"):
+    with pytest.raises(StorageError, match=r"contains CMakeLists\.txt, which ncnnkit did not write"):
         make_app(run_folder, home, variant="fp32")
     assert (home / "CMakeLists.txt").read_text() == "mine"
     (home / "CMakeLists.txt").unlink()

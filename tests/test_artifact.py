@@ -362,7 +362,7 @@ def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path
 def test_a_file_that_is_no_card_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     place = tmp_path / "m.json"
     place.write_text('{"mine": 1}')
-    with pytest.raises(StorageError, match="is in the way"):
+    with pytest.raises(StorageError, match="exists, but ncnnkit did not write it"):
         nk.save(small(), tmp_path / "m.param")
     assert place.read_text() == '{"mine": 1}'
     assert not (tmp_path / "m.param").exists()

@@ -125,7 +125,7 @@ def test_what_cannot_be_calibrated() -> None:
         calibrate(small(), samples(1, (4, 5, 6)))
     poisoned = samples(2)
     poisoned[1, 0, 0, 0] = np.nan
-    with pytest.raises(VerificationError, match="blob in0 holds NaN or infinity"):
+    with pytest.raises(VerificationError, match="blob in0 contains NaN or infinity"):
         calibrate(small(), poisoned)
 
 

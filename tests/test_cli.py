@@ -59,7 +59,7 @@ def test_requirements_of_a_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_requirement_that_is_none_ends_a_run_before_any_work(home: Path) -> None:
     result = nk("run missing.param --images x.npy --require psnr>=30")
     assert result.exit_code == 3
-    assert "there is no figure 'psnr' (one of cosine, sqnr, mse, max_error, top1_agreement, top1)" in result.output
+    assert "unknown figure 'psnr' (one of cosine, sqnr, mse, max_error, top1_agreement, top1)" in result.output
 
 
 def test_from_table_to_int8_step_by_step(home: Path) -> None:
@@ -214,7 +214,7 @@ BAD = [
     ("quantize m.param --table absent.table -o o.param", None, 3, "absent.table: no such file"),
     ("quantize m.param --images x.npy --skip nothing -o o.param", None, 3, "no layer is called 'nothing'"),
     ("quantize m.param --images x.npy --target z80 -o o.param", None, 3, "unknown target 'z80'"),
-    ("quantize m.param --images x.npy -o nowhere/o.param", None, 4, "nowhere: there is no such folder"),
+    ("quantize m.param --images x.npy -o nowhere/o.param", None, 4, "nowhere: no such folder"),
     ("quantize m.param --images x.npy -o o.param", _in_int8, 3, "its card says int8; start from the fp32 model"),
     ("compare m.param absent.param --images x.npy", None, 3, "absent.param"),
     ("bench absent.param", None, 3, "absent.param"),
@@ -229,10 +229,10 @@ BAD = [
     ("run m.param --images text --out o", None, 3, "image"),
     ("run m.param --images x.npy --out m.bin", None, 4, "m.bin: is not a folder"),
     ("run m.param --images x.npy --weights none", None, 3, "--weights is for torch models"),
-    ("run m.param --images x.npy --on local --on local --out o", None, 3, "local is asked for twice"),
-    ("run m.param --images x.npy --precision fp32,fp32", None, 3, "fp32 is asked for twice"),
-    ("run m.param --images x.npy --eval-images x.npy", None, 3, "are the images to calibrate with"),
-    ("quantize m.param --table a.table --method kl -o o.param", None, 3, "are for --images"),
+    ("run m.param --images x.npy --on local --on local --out o", None, 3, "local is given twice"),
+    ("run m.param --images x.npy --precision fp32,fp32", None, 3, "precision fp32 is given twice"),
+    ("run m.param --images x.npy --eval-images x.npy", None, 3, "are also the calibration images"),
+    ("quantize m.param --table a.table --method kl -o o.param", None, 3, "need --images"),
     ("calibrate m.bin --images x.npy -o o.table", None, 3, "is not an ncnn model"),
     ("run m.param --images x.npy --out /proc/x/y", None, 4, "cannot be written"),
     ("run no_such_package:net --images x.npy", None, 3, "no_such_package:net"),

@@ -133,7 +133,7 @@ def test_what_is_no_address(address: str) -> None:
 
 @pytest.mark.parametrize("text", NASTY)
 def test_a_serial_number_of_adb_is_one(text: str) -> None:
-    with pytest.raises(RecipeError, match="is no device"):
+    with pytest.raises(RecipeError, match="is not a device"):
         Adb("adb://" + text)
 
 
@@ -451,7 +451,7 @@ def test_without_python_it_says_so(shell: Shell, tmp_path: Path, monkeypatch: py
     for name in ("sh", "env", "mkdir"):
         (bare / name).symlink_to(shutil.which(name) or "")
     monkeypatch.setenv("PATH", str(bare))
-    with Board(shell, "the board") as device, pytest.raises(DeviceError, match=r"no Python 3\.9 or newer is there"):
+    with Board(shell, "the board") as device, pytest.raises(DeviceError, match=r"no Python 3\.9 or newer"):
         device.put([])
 
 

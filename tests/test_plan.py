@@ -107,18 +107,18 @@ def plan_of(options: list[Option], choice: str, whole: float = 1.0) -> MixedPlan
 def test_why_a_layer_got_its_precision() -> None:
     fp32, bf16, int8 = Option("fp32", 3.0, 0.0), Option("bf16", 2.0, 0.01), Option("int8", 1.0, 0.2)
     every = [fp32, bf16, int8]
-    assert plan_of([fp32], "fp32").why("c") == "fp32: there is no other"
+    assert plan_of([fp32], "fp32").why("c") == "fp32 is the only option"
     assert plan_of(every, "int8").why("c") == (
-        "int8 is the fastest here (1.000 ms; bf16 2.000) and adds 20.0% of the noise"
+        "int8 is the fastest option (1.000 ms; bf16 2.000) and adds 20.0% of the noise"
     )
     text = plan_of(every, "bf16", 0.5).why("c")
-    assert "int8 would save 1.000 ms alone and add 38.0% to the plan's noise" in text
+    assert "int8 would save 1.000 ms alone and add 38.0% to the noise" in text
     text = plan_of([fp32, Option("bf16", 2.0, 0.0)], "fp32").why("c")
-    assert "bf16 is 1.000 ms faster alone, but its neighbours would" in text
+    assert "bf16 is 1.000 ms faster alone, but conversions at its neighbours" in text
     for choice in ("fp32", "bf16", "int8"):
         assert plan_of(every, choice, 0.0).why("c"), "an exact plan is explained as well"
     text = plan_of([fp32, Option("fp16", 1.0, math.inf)], "fp32").why("c")
-    assert text == "fp32: fp16 makes outputs that are not numbers"
+    assert text == "fp32: fp16 gives outputs that are not finite"
 
 
 # --------------------------------------------------------------------------------------------------------- the layers
@@ -586,5 +586,5 @@ def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
     assert plan.repairs == 0
     assert 1e-9 < plan.errors.relative < 1e-3
     if "fp16-arithmetic" not in look_at().cpu_features:
-        with pytest.raises(RuntimeFailure, match="layer a hands on fp32, where Cast b/cast reads fp16"):
+        with pytest.raises(RuntimeFailure, match="layer a outputs fp32, but Cast b/cast reads fp16"):
             outputs_of(plan.graph, samples(1, (16, 16, 16)))

@@ -271,7 +271,11 @@ class Artifact:
         place = card_of(param)
         if place.exists() and _raw_card(place) is None:
             hint = "move it away, or give the model another name"
-            raise StorageError("is in the way: the model's card goes there", where=str(place), hint=hint)
+            raise StorageError(
+                "exists, but ncnnkit did not write it; the card of the model needs this name",
+                where=str(place),
+                hint=hint,
+            )
         own = (self.precision, *(name for name in self.precisions if name != self.precision))
         card = Card(
             own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},

@@ -77,6 +77,8 @@ def check_labels(labels: NDArray[np.int64] | None, classes: Classes) -> None:
     if labels is None:
         return
     if not classes:
-        raise ImageError("labels are given, but the network does not classify", hint="leave --labels out")
+        raise ImageError("labels are given, but the network is not a classifier", hint="leave --labels out")
     if labels.max() >= classes.count:
-        raise ImageError(f"class {labels.max()} is given, the network has {classes.count} (0 to {classes.count - 1})")
+        raise ImageError(
+            f"class {labels.max()} is given, but the network has {classes.count} classes (0 to {classes.count - 1})"
+        )

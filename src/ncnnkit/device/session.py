@@ -175,9 +175,9 @@ def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = 
     shapes = [tuple(shape) for shape in shapes or graph.input_shapes()]
     if len(shapes) != len(graph.inputs) or not all(shapes):
         raise ModelError(
-            "the file does not say the shape of its inputs",
+            "the file does not contain the shapes of its inputs",
             where=where,
-            hint=f"give that of each, as in {shape_option(3, 224, 224)}",
+            hint=f"give the shape of each, such as {shape_option(3, 224, 224)}",
         )
     graph.check_input_shapes(shapes)
     rng = np.random.default_rng(0)

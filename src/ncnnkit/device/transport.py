@@ -115,7 +115,7 @@ class Transport(ABC):
             try:
                 output, said = process.communicate(data, timeout)
             except subprocess.TimeoutExpired:
-                raise Lost(f"no answer in {timeout:.0f} s", where=self.address) from None
+                raise Lost(f"no answer for {timeout:.0f} s", where=self.address) from None
             finally:
                 process.kill()
         if process.returncode:
@@ -175,7 +175,9 @@ class Adb(Transport):
         self.address = address
         serial = unquote(address.partition("://")[2])
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]*", serial):
-            raise RecipeError(f"{address!r} is no device of adb", hint="adb://SERIAL, of those `adb devices` lists")
+            raise RecipeError(
+                f"{address!r} is not a device of adb", hint="adb://SERIAL; `adb devices` lists the serials"
+            )
         if shutil.which("adb") is None:
             raise DeviceError("adb is missing", where=address, hint="Debian: apt install adb")
         self._serial = serial

@@ -223,7 +223,7 @@ def variant_record(
             if broken is None:
                 figures, reason = errors.result(list(outputs.rows)), result.reason
             else:
-                status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} holds NaN or infinity"
+                status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} contains NaN or infinity"
     files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
     return Variant(
         name=spec.name,

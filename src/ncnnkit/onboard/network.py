@@ -148,7 +148,7 @@ class Network:
                 )
             row.append(self.tallies[batch, blob].add(values))
             if not np.isfinite(self.tallies[batch, blob].absmax):
-                raise RuntimeError("blob %s holds NaN or infinity" % blob)
+                raise RuntimeError("blob %s contains NaN or infinity" % blob)
             if by_channel:
                 largest = np.abs(values.reshape(len(values), -1)).max(axis=1).astype(np.float64)
                 self.channels[blob] = self.channels.get(blob, 0.0) + largest
@@ -175,7 +175,7 @@ class Network:
             others = tuple(range(1, values.ndim)) if values.ndim > 2 else (0,) * (values.ndim - 1)
             self.channels[blob] = self.channels.get(blob, 0.0) + values.mean(axis=others, dtype=np.float64)
             if not np.isfinite(self.channels[blob]).all():
-                raise RuntimeError("blob %s holds NaN or infinity" % blob)
+                raise RuntimeError("blob %s contains NaN or infinity" % blob)
 
         self._each(request["blobs"], add)
         return Done(), []
@@ -291,11 +291,11 @@ class Network:
         import ncnn
 
         if len(self.last) != len(self.inputs):
-            raise RuntimeError("the network has %d inputs, %d were given" % (len(self.inputs), len(self.last)))
+            raise RuntimeError("the network has %d inputs, but %d were given" % (len(self.inputs), len(self.last)))
         with self.net.create_extractor() as extractor:
             for name, mat in zip(self.inputs, self.last):
                 if extractor.input(name, mat) != 0:
-                    raise RuntimeError("there is no input blob " + name)
+                    raise RuntimeError("no input blob is called " + name)
             for name in names:
                 mat = ncnn.Mat()  # given, not got: ncnn's Python returns a copy
                 status = extractor.extract(name, mat)

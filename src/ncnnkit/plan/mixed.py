@@ -91,20 +91,21 @@ class MixedPlan:
         fastest = min(options.values(), key=lambda option: option.ms)
         share = chosen.error / self.predicted_noise if self.predicted_noise else 0.0
         if len(options) == 1:
-            return f"{chosen.choice}: there is no other"
+            return f"{chosen.choice} is the only option"
         if chosen is fastest:
             slower = min((o for o in options.values() if o is not chosen), key=lambda option: option.ms)
             return (
-                f"{chosen.choice} is the fastest here ({chosen.ms:.3f} ms; {slower.choice} {slower.ms:.3f}) "
+                f"{chosen.choice} is the fastest option ({chosen.ms:.3f} ms; {slower.choice} {slower.ms:.3f}) "
                 f"and adds {share:.1%} of the noise"
             )
         if not math.isfinite(fastest.error):
-            return f"{chosen.choice}: {fastest.choice} makes outputs that are not numbers"
+            return f"{chosen.choice}: {fastest.choice} gives outputs that are not finite"
         more = (fastest.error - chosen.error) / self.predicted_noise if self.predicted_noise else math.inf
         saved = chosen.ms - fastest.ms
         if more <= 0:
-            return f"{chosen.choice}: {fastest.choice} is {saved:.3f} ms faster alone, but its neighbours would convert"
+            cheaper = f"{chosen.choice}: {fastest.choice} is {saved:.3f} ms faster alone"
+            return f"{cheaper}, but conversions at its neighbours cost more"
         return (
-            f"{chosen.choice}: {fastest.choice} would save {saved:.3f} ms alone and add {more:.1%} to the plan's "
-            "noise, which buys more elsewhere"
+            f"{chosen.choice}: {fastest.choice} would save {saved:.3f} ms alone and add {more:.1%} to the noise; "
+            "other layers save more time for that noise"
         )

@@ -16,7 +16,7 @@ Needs = Literal["outputs", "classes", "labels"]
 
 _NEEDED: Mapping[Needs, str] = {
     "outputs": "it was not measured",
-    "classes": "the network does not classify",
+    "classes": "the network is not a classifier",
     "labels": "it needs --labels",
 }
 
@@ -104,22 +104,22 @@ class Requirement:
         where, examples = f"require {text!r}", "such as 'cosine>=0.999', 'sqnr>=30' or 'mse<=0.01'"
         match = _REQUIREMENT.fullmatch(text)
         if not match:
-            raise RecipeError("is no requirement", where=where, hint=examples)
+            raise RecipeError("is not a requirement", where=where, hint=examples)
         name, relation, number, percent = match.groups()
         if name not in figures:
-            raise RecipeError(f"there is no figure {name!r}", where=where, hint="one of " + ", ".join(figures))
+            raise RecipeError(f"unknown figure {name!r}", where=where, hint="one of " + ", ".join(figures))
         figure = figures[name]
         if relation != figure.relation:
             better = "more" if figure.at_least else "less"
-            raise RecipeError(f"of {name}, {better} is better", where=where, hint=f"{name}{figure.relation}{number}")
+            raise RecipeError(f"for {name}, {better} is better", where=where, hint=f"{name}{figure.relation}{number}")
         try:
             bound = float(number) / (100 if percent else 1)
         except ValueError:
-            raise RecipeError(f"{number!r} is no number", where=where, hint=examples) from None
+            raise RecipeError(f"{number!r} is not a number", where=where, hint=examples) from None
         if percent and figure.unit != "share":
             raise RecipeError(f"{name} is not measured in percent", where=where, hint=examples)
         if not math.isfinite(bound) or not figure.possible(bound):
-            raise RecipeError(f"no model that is less than exact can have {name} {figure.text(bound)}", where=where)
+            raise RecipeError(f"only an exact model can have {name} {figure.text(bound)}", where=where)
         return cls(figure, bound)
 
     def holds(self, value: float | None) -> bool:
@@ -195,7 +195,7 @@ class Requirements:
             return cls(made)
         match = _LATENCY.fullmatch(max_latency)
         if not match or not float(match[1]) > 0:
-            raise RecipeError(f"{max_latency!r} is no latency", where="max_latency", hint="such as 20ms")
+            raise RecipeError(f"{max_latency!r} is not a latency", where="max_latency", hint="such as 20ms")
         return cls(made, float(match[1]))
 
     def unmet(self, figures: Mapping[str, float | None], latency_ms: float | None) -> list[str]:

@@ -130,7 +130,7 @@ class _Problem:
         progress("solve", 0, 0)
         points = front(self.options, self.edges, points=FRONT_POINTS)
         if not points:
-            raise RuntimeFailure("no precisions of the layers fit together", hint="leave mixed out of --precision")
+            raise RuntimeFailure("no precisions of the layers fit together", hint="remove mixed from --precision")
         budget, repairs = MARGIN * allowed_noise(requirements, models), 0
         while True:
             progress("verify", repairs, REPAIRS)
@@ -148,7 +148,7 @@ class _Problem:
         ms = predict(self.forms.exact, self.costs, found.choices)
         unmet = requirements.unmet(errors.figures(), ms)
         if not math.isfinite(errors.relative):
-            unmet.append("the outputs hold NaN or infinity")
+            unmet.append("the outputs contain NaN or infinity")
         rows = [FrontPoint(ms=p.ms, noise=p.error, int8=sum(c in INT8 for c in p.choices.values())) for p in points]
         return MixedPlan(
             graph, found.choices, self.options, ms, found.error, errors, unmet, rows, repairs, self.uniform_ms

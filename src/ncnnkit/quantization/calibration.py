@@ -83,7 +83,7 @@ class ActivationStats:
     def merge(self, other: ActivationStats) -> ActivationStats:
         """The statistics of both batches. Raises FormatError if they are of different networks or methods."""
         if self.blobs.keys() != other.blobs.keys() or self.method != other.method:
-            raise FormatError("these statistics are not of the same network and method, they cannot be merged")
+            raise FormatError("statistics of different networks or methods cannot be merged")
         blobs = {name: stats.merge(other.blobs[name]) for name, stats in self.blobs.items()}
         return ActivationStats(blobs, self.images + other.images, self.method)
 

@@ -153,7 +153,7 @@ def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Targe
         raise FormatError(f"the table has no {layer.name}_param_0", where=where)
     rows = weight_rows(layer)
     if len(scales) != len(rows):
-        raise FormatError(f"the table has {len(scales)} weight scales, the layer needs {len(rows)}", where=where)
+        raise FormatError(f"the table has {len(scales)} weight scales, but the layer needs {len(rows)}", where=where)
     assert layer.op.int8 is not None
     quantized = to_int8(rows, scales)
     layer.params["int8_scale_term"] = layer.op.int8(layer.p)

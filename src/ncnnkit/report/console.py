@@ -100,7 +100,7 @@ def trials_table(trials: Sequence[Trial]) -> Table:
         (t.method, exact(t.relative_error), decibel(t.sqnr_db), "yes" if t.kept else "no", plain(t.seconds))
         for t in trials
     ]
-    return _table(("method", "noise / signal held back", "dB", "kept", "s"), rows)
+    return _table(("method", "noise / signal (held-back images)", "dB", "kept", "s"), rows)
 
 
 def plan_table(layers: Sequence[PlannedLayer]) -> Table:
@@ -126,8 +126,8 @@ def tuning_table(candidates: Sequence[Candidate]) -> Table:
     ]  # fmt: skip
     table = _table(("candidate", "rungs won", "speed", "cosine", "dropped"), rows)
     table.caption = (
-        "speed: over ncnn's defaults in the same turns, in the last rung it was in; the more rungs, the longer it was "
-        "timed. cosine: to fp32 on random values, which tells a broken kernel, not the accuracy"
+        "speed: relative to ncnn's defaults in the same turns, in the last rung of the candidate; more rungs mean more "
+        "timing. cosine: against fp32 on random values, which shows a broken kernel, not the accuracy"
     )
     return table
 
@@ -140,7 +140,7 @@ def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
         for row in layers
     ]  # fmt: skip
     table = _table(("layer", "type", "on", "precision", "bits", "ms", "%"), rows, left=4)
-    table.caption = "precision: what it computed in, or its blobs are stored in; bits: of a value it hands on"
+    table.caption = "precision: of its arithmetic, or of its stored blobs; bits: of one output value"
     return table
 
 

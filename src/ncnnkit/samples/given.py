@@ -63,7 +63,7 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
     if not len(samples):
         raise ImageError("there are no samples", hint=HINT)
     if len(samples[0]) != len(specs):
-        raise ImageError(f"a sample has {len(samples[0])} arrays, the network has {len(specs)} inputs", hint=HINT)
+        raise ImageError(f"a sample has {len(samples[0])} arrays, but the network has {len(specs)} inputs", hint=HINT)
     return samples
 
 
@@ -79,7 +79,7 @@ def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
     try:
         found = iter(batches)
     except TypeError:
-        raise ImageError(f"a {type(batches).__name__} holds no samples", hint=HINT) from None
+        raise ImageError(f"a {type(batches).__name__} contains no samples", hint=HINT) from None
     folder = Scratch()
     files = [Path(folder.name) / f"input-{number}.npy" for number in range(len(specs))]
     with ExitStack() as stack:
@@ -123,12 +123,13 @@ def _column(given: Any, spec: InputSpec, where: str) -> NDArray[Any]:
         given = given.float() if given.is_floating_point() else given
     array: NDArray[Any] = np.asarray(given)
     if array.dtype.kind not in "fiub":
-        raise ImageError(f"an array holds {array.dtype}, not numbers", where=where)
+        raise ImageError(f"an array contains {array.dtype}, not numbers", where=where)
     if spec.shape and array.shape == spec.shape:
         array = array[None]
     if not array.ndim or (spec.shape and array.shape[1:] != spec.shape):
         raise ImageError(
-            f"an array has shape {times(array.shape)}, input {spec.name!r} takes N x {times(spec.shape)}", where=where
+            f"an array has shape {times(array.shape)}, but input {spec.name!r} takes N x {times(spec.shape)}",
+            where=where,
         )
     return array
 

@@ -62,7 +62,7 @@ class ImageSet:
         """One float32 C-contiguous array per network input, without batch axis.
 
         Raises:
-            ImageError: the sample does not fit the network, holds NaN or infinity, or can no longer be read.
+            ImageError: the sample does not fit the network, contains NaN or infinity, or can no longer be read.
         """
         item = self.items[index]
         try:
@@ -72,10 +72,11 @@ class ImageSet:
         for spec, array in zip(self.inputs, sample):
             if array.shape != spec.shape:
                 raise ImageError(
-                    f"gives {times(array.shape)} where input {spec.name!r} takes {times(spec.shape)}", where=item.name
+                    f"has shape {times(array.shape)}, but input {spec.name!r} takes {times(spec.shape)}",
+                    where=item.name,
                 )
             if not np.isfinite(array).all():
-                raise ImageError(f"holds NaN or infinity for input {spec.name!r}", where=item.name)
+                raise ImageError(f"contains NaN or infinity for input {spec.name!r}", where=item.name)
         return sample
 
     def __iter__(self) -> Iterator[Sample]:
@@ -90,8 +91,8 @@ class ImageSet:
         if len(self) < every:
             copies = f" ({len(self.copies)} copies of others were dropped)" if self.copies else ""
             raise ImageError(
-                f"too few images to hold out every {every}th: {len(self)}{copies}",
-                hint="give more, or others to evaluate on with --eval-images",
+                f"too few images to hold out every {every}th one: {len(self)}{copies}",
+                hint="give more images, or evaluation images with --eval-images",
             )
         held = set(range(every - 1, len(self), every))
         return self.subset([i for i in range(len(self)) if i not in held]), self.subset(sorted(held))
@@ -154,8 +155,8 @@ def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageS
         return calibration, evaluation
     if len(shared) == max(len(calibration), len(evaluation)):
         raise ImageError(
-            f"all {len(shared)} images to evaluate on are images to calibrate with, too",
-            hint="leave --eval-images out: every fifth image is then held back to evaluate on",
+            f"all {len(shared)} evaluation images are also calibration images",
+            hint="omit --eval-images: every fifth image is then held out",
         )
     if len(calibration) > len(evaluation):
         copies = tuple((calibration.items[i].name, evaluation.items[j].name) for i, j in shared.items())
@@ -255,7 +256,7 @@ def find_images(
     else:
         names = [source.name]
     if not names:
-        raise ImageError("holds no files", where=str(source), hint="give a folder of images")
+        raise ImageError("contains no files", where=str(source), hint="give a folder of images")
     misfit = _misfit(preprocess, inputs, source)
 
     def look(name: str) -> Item | str:
@@ -393,7 +394,7 @@ def _why_unusable(path: Path, preprocess: Preprocess | None, spec: InputSpec, mi
         return str(error)
     if size != spec.shape[1:]:
         raise ImageError(
-            f"becomes {times(size)}, the network takes {times(spec.shape[1:])}",
+            f"becomes {times(size)}, but the network takes {times(spec.shape[1:])}",
             where=str(path),
             hint=f"resize to the input: --resize {spec.shape[1]},{spec.shape[2]}",
         )
@@ -407,13 +408,13 @@ def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
         array = array[None] if array.shape == spec.shape else array
         if array.shape[1:] != spec.shape:
             raise ImageError(
-                f"has shape {times(array.shape)}, input {spec.name!r} takes N x {times(spec.shape)}",
+                f"has shape {times(array.shape)}, but input {spec.name!r} takes N x {times(spec.shape)}",
                 where=str(source),
             )
         arrays.append(array)
     counts = {len(array) for array in arrays}
     if counts == {0}:
-        raise ImageError("holds no samples", where=str(source))
+        raise ImageError("contains no samples", where=str(source))
     if len(counts) != 1:
         raise ImageError(f"its arrays have different lengths: {sorted(counts)}", where=str(source))
 

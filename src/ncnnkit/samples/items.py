@@ -204,12 +204,12 @@ def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]
         raise ImageError(
             f"has no array {missing[0]!r} for the network's input of that name",
             where=str(path),
-            hint=f"save a .npz with the arrays {', '.join(spec.name for spec in inputs)}",
+            hint=f"save a .npz file with the arrays {', '.join(spec.name for spec in inputs)}",
         )
     found = [arrays[spec.name] for spec in inputs]
     for array in found:
         if array.dtype.kind not in "fiub":
-            raise ImageError(f"holds {array.dtype}, not numbers", where=str(path))
+            raise ImageError(f"contains {array.dtype}, not numbers", where=str(path))
     return found
 
 
@@ -219,7 +219,7 @@ def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]
     for array, spec in zip(open_arrays(path, inputs), inputs):
         if array.shape not in (spec.shape, (1, *spec.shape)):
             raise ImageError(
-                f"has shape {times(array.shape)}, input {spec.name!r} takes {times(spec.shape)}", where=str(path)
+                f"has shape {times(array.shape)}, but input {spec.name!r} takes {times(spec.shape)}", where=str(path)
             )
         sample.append(array.reshape(spec.shape))
     return sample

@@ -147,7 +147,7 @@ class Preprocess:
         """The inverse of :meth:`to_dict`; absent keys take their defaults. Raises RecipeError."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
-            raise RecipeError(f"preprocessing has no {min(unknown)!r}")
+            raise RecipeError(f"preprocessing has no field {min(unknown)!r}")
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**given)
 
@@ -229,7 +229,7 @@ def preset(name: str) -> Preprocess:
         found = _LIBRARIES[library](model)
         if found is None:
             raise RecipeError(
-                f"{name} has no image preprocessing that can be taken over", hint="use --mean, --std, --resize"
+                f"{name} has no image preprocessing that ncnnkit can use", hint="use --mean, --std, --resize"
             )
         return found
     if name not in PRESETS:

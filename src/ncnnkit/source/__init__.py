@@ -61,10 +61,10 @@ def open_model(
         if not path.is_file():
             raise ModelError("no such file", where=reference)
         if weights != "default":
-            raise ModelError("--weights is for torch models: this file holds its own", where=reference)
+            raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
         return opener(reference, path, shapes)
     if path.exists():
-        raise ModelError("is not a model ncnnkit reads", where=reference, hint=f"one of {', '.join(READERS)}")
+        raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")
     if not (colon and library and name):
         raise ModelError(
@@ -84,9 +84,11 @@ def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str) -
     torch = import_torch(name)
     if not isinstance(module, torch.nn.Module):
         hint = "give a path, a reference as torchvision:NAME, or a torch.nn.Module"
-        raise ModelError(f"a {name} is no model", hint=hint)
+        raise ModelError(f"a {name} is not a model", hint=hint)
     if weights != "default":
-        raise ModelError("a module holds its own weights", where=name, hint="load them into it, and give no weights")
+        raise ModelError(
+            "a module contains its own weights", where=name, hint="load them into the module, and give no weights"
+        )
     module = copy.deepcopy(module)  # it is put into evaluation mode and kept, and the caller may train on
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)

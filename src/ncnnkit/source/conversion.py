@@ -250,7 +250,7 @@ def _check_dimensions(source: ModelSource) -> None:
     for spec in source.inputs:
         if not 1 <= len(spec.shape) <= 4:
             raise ModelError(
-                f"input {spec.name!r} has {len(spec.shape)} dimensions beside the batch axis, ncnn takes 1 to 4",
+                f"input {spec.name!r} has {len(spec.shape)} dimensions besides the batch axis, but ncnn takes 1 to 4",
                 where=source.reference,
             )
 
@@ -297,7 +297,7 @@ def _no_route(source: ModelSource, trials: Sequence[Trial]) -> NcnnkitError:
 def _check_inputs(graph: Graph, inputs: Sequence[InputSpec]) -> None:
     expected = [f"in{index}" for index in range(len(inputs))]
     if graph.inputs != expected:
-        raise ConvertError(f"the network has the inputs {graph.inputs}, the model has {len(inputs)}")
+        raise ConvertError(f"its network has the inputs {graph.inputs}, but the model has {len(inputs)}")
     for blob, spec in zip(expected, inputs):
         if blob in graph.outputs:
             raise ConvertError(f"the model does not use its input {spec.name!r}", hint="export it without that input")
@@ -330,10 +330,10 @@ def _settle(graph: Graph, inputs: Sequence[InputSpec]) -> None:
     if any(layer.type == "Embed" for layer in graph.layers):
         raise ConvertError(
             "ncnn's Embed layer reads integers, and ncnnkit feeds networks with float32",
-            hint="cut the model behind its embedding, and give the embedded vectors as arrays",
+            hint="cut the model after its embedding, and give the embedded vectors as arrays",
         )
     graph.set_input_shapes([spec.shape for spec in inputs])
     try:
         graph.infer_shapes()
     except ModelError as error:
-        raise ConvertError(f"it made a network that cannot run: {error.what}", hint=WRONG) from None
+        raise ConvertError(f"its network cannot run: {error.what}", hint=WRONG) from None

@@ -61,7 +61,7 @@ def _onnx_dtype(reference: str, name: str, kind: str) -> str:
     inner = kind.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(inner, inner)
     if dtype not in _DTYPES.values():
-        raise ModelError(f"input {name!r} takes {kind}, which ncnn cannot", where=reference)
+        raise ModelError(f"input {name!r} takes {kind}, which ncnn does not support", where=reference)
     return dtype
 
 

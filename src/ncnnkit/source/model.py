@@ -101,7 +101,7 @@ class ModelSource:
                 converted graph instead).
         """
         if self.run is None:
-            raise ModelError("there is no original to compare with but ncnn itself", where=self.reference)
+            raise ModelError("the original is an ncnn model itself, so nothing else can run it", where=self.reference)
         for index, sample in enumerate(samples):
             batch = [array[None].astype(spec.dtype) for array, spec in zip(sample, self.inputs, strict=True)]
             yield tuple(_fold_batch(value, name) for value, name in zip(self._one(batch, index), self.outputs))
@@ -176,7 +176,7 @@ def settle_inputs(
     """The inputs with the shapes the user gave; ``dims`` is None where not even the rank is known."""
     if shapes and len(shapes) != len(names):
         raise ModelError(
-            f"{len(shapes)} shapes are given for {len(names)} inputs ({', '.join(names)})",
+            f"{len(shapes)} shapes are given, but the model has {len(names)} inputs ({', '.join(names)})",
             where=reference,
             hint="give one for each input, in this order",
         )
@@ -193,7 +193,7 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
     if known is None:
         if given is None:
             raise ModelError(
-                "its shape is not in the file", where=where, hint=f"give it, as in {shape_option(3, 224, 224)}"
+                "the file does not contain its shape", where=where, hint=f"give it, such as {shape_option(3, 224, 224)}"
             )
         # Without a rank to compare with, only four dimensions say that the first is the batch axis.
         return given[1:] if len(given) == 4 and given[0] == 1 else given
@@ -209,7 +209,7 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
     if given is None:
         if None in body:
             example = shape_option(*(224 if size is None else size for size in body))
-            raise ModelError(f"has dynamic dimensions ({shown})", where=where, hint=f"give them, as in {example}")
+            raise ModelError(f"has dynamic dimensions ({shown})", where=where, hint=f"give them, such as {example}")
         return tuple(size for size in body if size is not None)
     shape = given[1:] if len(given) == len(fixed) and given[0] == 1 else given
     if len(shape) != len(body) or any(size not in (None, ours) for size, ours in zip(body, shape)):

@@ -58,7 +58,7 @@ def reference_outputs(
             for name, values in zip(names, row):
                 if not np.isfinite(values).all():
                     hint = "wrong preprocessing, or a model that overflows?"
-                    raise VerificationError(f"the original model's output {name!r} holds NaN or infinity", hint=hint)
+                    raise VerificationError(f"the original model's output {name!r} contains NaN or infinity", hint=hint)
             yield row
             progress(done, len(samples))
 
@@ -78,7 +78,7 @@ def compare_outputs(
     """The errors of ncnn in fp32 against the original.
 
     What counts is the noise over the signal of all samples, for each output by itself. An output of the original that
-    holds NaN or infinity says nothing, and counts as exact.
+    contains NaN or infinity counts as exact: it tells nothing.
 
     Args:
         graph: the converted network.
@@ -87,7 +87,7 @@ def compare_outputs(
         threads: of ncnn; by default all cores.
 
     Raises:
-        VerificationError: ncnn's outputs have other sizes than the original's, or hold NaN or infinity.
+        VerificationError: ncnn's outputs have other sizes than the original's, or contain NaN or infinity.
         RuntimeFailure: ncnn cannot run the network.
     """
     errors = Errors()
@@ -95,12 +95,12 @@ def compare_outputs(
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
         names = net.outputs[: len(reference[0])]
         if len(names) != len(reference[0]):
-            raise VerificationError(f"it has {counted(len(names), 'output')}, the original {len(reference[0])}")
+            raise VerificationError(f"its network has {counted(len(names), 'output')}, but the original has {len(reference[0])}")
         for sample, theirs in zip(samples, reference):
             ours = net.blobs(*sample, names=names)
             for name, a, b in zip(names, ours, theirs):
                 if a.size != b.size:
-                    raise VerificationError(f"its output {name!r} has {a.size} values, the original's has {b.size}")
+                    raise VerificationError(f"its output {name!r} has {a.size} values, but the original's has {b.size}")
             telling = [np.isfinite(values).all() for values in theirs]
             errors.add(
                 [a if tells else np.zeros_like(a) for a, tells in zip(ours, telling)],
@@ -108,7 +108,7 @@ def compare_outputs(
             )
     broken = errors.broken()
     if broken is not None:
-        raise VerificationError(f"its output {names[broken]!r} holds NaN or infinity")
+        raise VerificationError(f"its output {names[broken]!r} contains NaN or infinity")
     return errors.result(names)
 
 
@@ -124,7 +124,7 @@ def shortfall(found: Accuracy) -> str:
         return ""
     which = f" of output {worst.name!r}" if len(found.outputs) > 1 else ""
     seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
-    return f"its network is not the original: {seen}{which} in fp32, it must be {LEAST_SQNR_DB:g} dB"
+    return f"its network differs from the original: {seen}{which} in fp32, but must have {LEAST_SQNR_DB:g} dB"
 
 
 def _exactness(output: OutputError) -> float:

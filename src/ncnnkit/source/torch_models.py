@@ -273,7 +273,7 @@ def open_module(
     given = shapes or ([built.shape] if built.shape else [])
     if not given:
         raise ModelError(
-            "the shape of its input is not known", where=reference, hint=f"give it, as in {shape_option(3, 224, 224)}"
+            "the shape of its input is unknown", where=reference, hint=f"give it, such as {shape_option(3, 224, 224)}"
         )
     names = forward_names(module, len(given))
     inputs = settle_inputs(reference, names, [None] * len(given), ["float32"] * len(given), given)
