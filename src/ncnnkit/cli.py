@@ -23,6 +23,7 @@ from .arguments import (
     Backend,
     Effort,
     FixClocks,
+    Force,
     Fp32Param,
     Images,
     Json,
@@ -33,6 +34,7 @@ from .arguments import (
     Param,
     ParamToWrite,
     Precision,
+    RouteName,
     RunFolder,
     Shape,
     Target,
@@ -221,7 +223,8 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
         _print_json(document)
         return
     out.print(console_table(document.variants, document.recommended, out.width))
-    out.print(converted(document), markup=False)
+    for line in converted(document.conversion, document.reference.origin):
+        out.print(line, markup=False, soft_wrap=True)
     for guess in document.top5:
         best = ", ".join(f"{row.label} ({row.score:.1f})" for row in guess.recommended)
         out.print(f"top-5 of {guess.image}: {best}", markup=False)
@@ -242,17 +245,32 @@ def convert(
     output: ParamToWrite,
     shape: Shape = None,
     weights: Weights = None,
+    route: RouteName = None,
+    force: Force = False,
     prepared: Any = None,
 ) -> None:
-    """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing."""
-    from .source.conversion import convert as convert_model
+    """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing.
+
+    The model and the original are run on noise and compared.
+    """
+    from .recipe import make_recipe
+    from .report import converted
+    from .source.conversion import convert_with_report
 
     _check_folder(output)
+    recipe = make_recipe(
+        {"model": model, "shapes": to_shapes(shape), "weights": weights, "route": route, "force": force, **prepared}
+    )
     with _progress() as progress:
-        progress("convert", 0, 0)
-        made = convert_model(model, shapes=to_shapes(shape) or (), weights=weights or "default", **prepared)
+        made, check = convert_with_report(
+            recipe.model, shapes=recipe.shapes, weights=recipe.weights, preset=recipe.preset,
+            preprocess=recipe.preprocess, route=recipe.route, force=recipe.force,
+            progress=lambda step, done, total: progress(f"convert: {step}", done, total),
+        )  # fmt: skip
         made.save(output)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
+    for line in converted(check, "the original"):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 @command()

@@ -57,7 +57,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
 
     Args:
         recipe: what is asked for.
-        out: the run folder: gets the models, run.json, report.html, recipe.toml and, where pnnx ran, its log; all at the end.
+        out: the run folder: gets the models, run.json, report.html, recipe.toml and, where pnnx ran, its log. All of
+            them come at the end.
         progress: called with the stage at work and what is done of it.
 
     Returns:

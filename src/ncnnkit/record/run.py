@@ -217,7 +217,7 @@ class ConversionCheck:
         max_error: the largest absolute difference, in the output's unit; null where the outputs were not compared.
         seconds: how long all routes took together.
         attempts: the routes that were tried, in order.
-        pnnx_version: version of pnnx where it ran, or ``unknown``; empty where it did not.
+        pnnx_version: version of pnnx, or ``unknown``; null where it did not run.
         log: file in the run folder with what pnnx printed; null where it did not run.
     """
 
@@ -228,7 +228,7 @@ class ConversionCheck:
     max_error: float | None
     seconds: float
     attempts: list[Attempt]
-    pnnx_version: str
+    pnnx_version: str | None
     log: PlainName | None
 
 

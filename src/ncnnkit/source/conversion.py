@@ -35,7 +35,7 @@ WRONG = "export the model in another way, or try another --route"
 
 
 @dataclass(frozen=True)
-class Trial:
+class RouteResult:
     """A route that was tried.
 
     Attributes:
@@ -64,8 +64,8 @@ class Trial:
         """Whether no other route can be better: the original, but for the rounding of fp32."""
         return self.graph is not None and self.sqnr_db >= EXACT_SQNR_DB
 
-    def record(self, taken: Trial) -> Attempt:
-        """The trial as run.json holds it.
+    def record(self, taken: RouteResult) -> Attempt:
+        """The route as run.json holds it.
 
         Args:
             taken: the one whose network goes on.
@@ -94,12 +94,12 @@ class Conversion:
 
     Attributes:
         taken: the route whose network goes on.
-        trials: all routes that were tried, in order.
+        results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
     """
 
-    taken: Trial
-    trials: Sequence[Trial]
+    taken: RouteResult
+    results: Sequence[RouteResult]
     logged: bool
 
     @property
@@ -117,9 +117,9 @@ class Conversion:
             sqnr_db=errors.sqnr_db if errors else None,
             cosine=errors.cosine if errors else None,
             max_error=errors.max_error if errors else None,
-            seconds=round(sum(trial.seconds for trial in self.trials), 3),
-            attempts=[trial.record(self.taken) for trial in self.trials],
-            pnnx_version=installed("pnnx") if self.logged else "",
+            seconds=round(sum(result.seconds for result in self.results), 3),
+            attempts=[result.record(self.taken) for result in self.results],
+            pnnx_version=installed("pnnx") if self.logged else None,
             log=LOG if self.logged else None,
         )
 
@@ -234,16 +234,16 @@ def convert_source(
     def errors_of(graph: Graph) -> Accuracy | None:
         return None if expected is None else compare_outputs(graph, few, expected, threads=threads)
 
-    trials: list[Trial] = []
+    results: list[RouteResult] = []
     for done, (name, function) in enumerate(routes.items()):
         progress(name, done, len(routes))
-        trials.append(_try(name, function, source, folder, errors_of))
-        if trials[-1].exact and not thorough:
+        results.append(_try(name, function, source, folder, errors_of))
+        if results[-1].exact and not thorough:
             break
-    taken = _choose(trials, force)
+    taken = _choose(results, force)
     if taken is None:
-        raise _no_route(source, trials)
-    return Conversion(taken, trials, (folder / LOG).is_file())
+        raise _no_route(source, results)
+    return Conversion(taken, results, (folder / LOG).is_file())
 
 
 def _check_dimensions(source: ModelSource) -> None:
@@ -257,7 +257,7 @@ def _check_dimensions(source: ModelSource) -> None:
 
 def _try(
     name: str, route: Route, source: ModelSource, folder: Path, errors_of: Callable[[Graph], Accuracy | None]
-) -> Trial:
+) -> RouteResult:
     """One route, up to the comparison. Whatever goes wrong there is an outcome of it, and not the end."""
     start = time.perf_counter()
     try:
@@ -271,26 +271,26 @@ def _try(
     except StorageError:  # a full disk fails every route
         raise
     except NcnnkitError as error:
-        return Trial(name, time.perf_counter() - start, fault=error)
+        return RouteResult(name, time.perf_counter() - start, fault=error)
     except Exception as error:
         hint = "this is a bug in ncnnkit: please report it with the model"
         fault = ConvertError(f"{type(error).__name__}: {say(error)}", hint=hint)
-        return Trial(name, time.perf_counter() - start, fault=fault)
-    return Trial(name, time.perf_counter() - start, graph, layers, errors)
+        return RouteResult(name, time.perf_counter() - start, fault=fault)
+    return RouteResult(name, time.perf_counter() - start, graph, layers, errors)
 
 
-def _choose(trials: Sequence[Trial], force: bool) -> Trial | None:
+def _choose(results: Sequence[RouteResult], force: bool) -> RouteResult | None:
     """The best network. Those that are exact are equally good, but for their size; of equal ones the first."""
-    made = [trial for trial in trials if trial.graph is not None and (force or trial.sqnr_db >= LEAST_SQNR_DB)]
-    return max(made, key=lambda trial: (min(trial.sqnr_db, EXACT_SQNR_DB), -(trial.layers or 0)), default=None)
+    made = [result for result in results if result.graph is not None and (force or result.sqnr_db >= LEAST_SQNR_DB)]
+    return max(made, key=lambda result: (min(result.sqnr_db, EXACT_SQNR_DB), -(result.layers or 0)), default=None)
 
 
-def _no_route(source: ModelSource, trials: Sequence[Trial]) -> NcnnkitError:
+def _no_route(source: ModelSource, results: Sequence[RouteResult]) -> NcnnkitError:
     """Why no route is left, with each one's reason."""
-    differs = any(trial.graph is not None or isinstance(trial.fault, VerificationError) for trial in trials)
+    differs = any(result.graph is not None or isinstance(result.fault, VerificationError) for result in results)
     kind = VerificationError if differs else ConvertError
-    reasons = [f"route {trial.route}: {trial.reason}" for trial in trials]
-    hints = [trial.fault.hint if trial.fault else f"{WRONG}; --force accepts it" for trial in trials]
+    reasons = [f"route {result.route}: {result.reason}" for result in results]
+    hints = [result.fault.hint if result.fault else f"{WRONG}; --force accepts it" for result in results]
     return kind("; ".join(reasons), where=source.reference, hint="; ".join(dict.fromkeys(filter(None, hints))))
 
 

@@ -95,7 +95,9 @@ def compare_outputs(
         # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
         names = net.outputs[: len(reference[0])]
         if len(names) != len(reference[0]):
-            raise VerificationError(f"its network has {counted(len(names), 'output')}, but the original has {len(reference[0])}")
+            raise VerificationError(
+                f"its network has {counted(len(names), 'output')}, but the original has {len(reference[0])}"
+            )
         for sample, theirs in zip(samples, reference):
             ours = net.blobs(*sample, names=names)
             for name, a, b in zip(names, ours, theirs):
