@@ -576,7 +576,7 @@ def test_the_conversions_error_is_told() -> None:
     check = as_run(sample_run()).conversion
     assert converted(check, "the original ONNX file") == [
         "conversion by route pnnx: 118.9 dB, cosine 1.000000, against the original ONNX file",
-        "  route onnx failed: Det 'd' is not in ncnnkit's table of operators (0.4 s)",
+        "  route onnx failed: Det 'd' is not in ncnnkit's table of operators (0.400 s)",
     ]
     unknown = dataclasses.replace(check, verified=False, sqnr_db=None, cosine=None, max_error=None)
     assert converted(unknown, "")[0].startswith("conversion by route pnnx: not verified, because there is no original")
