@@ -85,4 +85,17 @@ ROUTES: dict[Kind, dict[str, Route]] = {
     "torch": {"classic": _classic, "dynamo": _dynamo, "torchscript": _torchscript},
     "ncnn": {"ncnn": _ncnn},
 }
-"""Kind of original -> its routes, in the order in which they are tried."""
+"""Kind of original -> its routes, in the order in which they are tried.
+
+An ONNX file goes through ncnnkit's own front end first: it converts more networks than pnnx, and needs no pnnx. Of
+torch's exporters ``classic`` comes before ``dynamo``: both lead to equally exact networks, but ``classic`` takes a
+seventh of the time and needs no onnxscript. On one busy machine, seconds of export, layers after optimising, dB:
+
+==================  ===================  ====================
+network             classic              dynamo
+==================  ===================  ====================
+MobileNetV3-Small   13 s, 113, 126.3 dB  99 s, 105, 126.1 dB
+DeiT-Tiny           11 s, 312, 122.7 dB  61 s, 348, 122.7 dB
+RegNetY-400MF       20 s, 200, 131.5 dB  141 s, 185, 131.7 dB
+==================  ===================  ====================
+"""
