@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from networks import samples, small
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import ncnnkit
+from ncnnkit.artifact import Artifact
 from ncnnkit.cli import app
 from ncnnkit.codec import decode, encode
 from ncnnkit.measure import tune as tuning
@@ -74,6 +77,18 @@ def test_from_table_to_int8_step_by_step(home: Path) -> None:
     layers = ok("compare m.param q3.param --images x.npy --layers")
     assert "over 10 images" in layers
     assert all(name in layers for name in ("c1", "d1", "c2", "c3", "fc"))
+
+
+def test_a_card_says_how_the_images_of_the_calibration_were_prepared(home: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    (home / "photos").mkdir()
+    for i in range(3):
+        Image.fromarray(np.roll(noise, i, 0)).save(home / f"photos/{i}.png")
+    ok("quantize m.param --images photos --mean 0.5 --std 0.25 --effort fast -o prepared.param")
+    found = Artifact.load(home / "prepared.param")
+    assert found.preprocess is not None
+    assert (found.preprocess.mean, found.preprocess.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert found.pillow == PIL.__version__
 
 
 def test_optimize(home: Path) -> None:
@@ -157,7 +172,7 @@ def test_help_says_what_a_single_step_takes(home: Path) -> None:
     assert "auto" in shown["run"]
     assert "auto" not in shown["quantize"]
     assert "0: all cores" not in shown["quantize"] + shown["bench"]
-    assert "What to make" not in shown["bench"]
+    assert "Precisions to make" not in shown["bench"]
 
 
 def test_every_command_explains_itself() -> None:
@@ -229,7 +244,7 @@ BAD = [
     ("run m.param --images x.npy --recipe absent.toml", None, 3, "absent.toml"),
     ("run m.param --images text --out o", None, 3, "image"),
     ("run m.param --images x.npy --out m.bin", None, 4, "m.bin: is not a folder"),
-    ("run m.param --images x.npy --weights none", None, 3, "--weights is for torch models"),
+    ("run m.param --images x.npy --weights none", None, 3, "--weights is only for torch models"),
     ("run m.param --images x.npy --on local --on local --out o", None, 3, "local is given twice"),
     ("run m.param --images x.npy --precision fp32,fp32", None, 3, "precision fp32 is given twice"),
     ("run m.param --images x.npy --eval-images x.npy", None, 3, "are also the calibration images"),

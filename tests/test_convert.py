@@ -438,12 +438,17 @@ def test_an_ncnn_model_is_loaded_and_takes_the_shapes_given(tmp_path: Path) -> N
     assert source.engine == "ncnn"
 
 
-def test_an_embedding_is_refused_since_networks_are_fed_with_floats(tmp_path: Path) -> None:
+def test_an_embedding_may_look_up_an_input_alone(tmp_path: Path) -> None:
     embed = Layer("Embed", "embed", ["data"], ["y"], {"num_output": 2, "input_dim": 3, "weight_data_size": 6})
     embed.weights["weight"] = random(3, 2)
     save(Graph([Layer("Input", "in", [], ["data"], {"w": 4}), embed]), tmp_path / "m.param")
-    with pytest.raises(ConvertError, match="ncnn's Embed layer reads integers"):
-        convert_function(str(tmp_path / "m.param"))
+    graph = convert_function(str(tmp_path / "m.param")).graph
+    (rows,) = outputs_of(graph, [np.array([[2, 0, 1, 2]])]).values()
+    assert np.array_equal(rows[0], random(3, 2)[[2, 0, 1, 2]])
+    computed = [Layer("Input", "in", [], ["x"], {"w": 4}), Layer("AbsVal", "abs", ["x"], ["data"]), embed]
+    save(Graph(computed), tmp_path / "computed.param")
+    with pytest.raises(ConvertError, match="layer Embed embed looks up what the network computes"):
+        convert_function(str(tmp_path / "computed.param"))
 
 
 # -------------------------------------------------------------------------------------------------------- pnnx itself
@@ -558,8 +563,8 @@ def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
     assert_same(source, conversion.graph, random(2, 3, 8, 8), random(2, 2, 8, 8) - 0.5)
     embedding = torch.jit.trace(torch.nn.Embedding(9, 4), torch.zeros(1, 5, dtype=torch.int64))
     embedding.save(str(tmp_path / "embedding.pt"))
-    with pytest.raises(ConvertError, match="ncnn's Embed layer reads integers"):
-        convert_function(str(tmp_path / "embedding.pt"))
+    source, conversion = converted(tmp_path / "embedding.pt", tmp_path)
+    assert_same(source, conversion.graph, np.array([[8, 0, 3, 3, 1]]))
 
 
 @pytest.mark.torch

@@ -586,5 +586,5 @@ def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
     assert plan.repairs == 0
     assert 1e-9 < plan.errors.relative < 1e-3
     if "fp16-arithmetic" not in look_at().cpu_features:
-        with pytest.raises(RuntimeFailure, match="layer a outputs fp32, but Cast b/cast reads fp16"):
+        with pytest.raises(RuntimeFailure, match="layer a outputs float, but Cast b/cast reads fp16"):
             outputs_of(plan.graph, samples(1, (16, 16, 16)))

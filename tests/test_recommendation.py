@@ -160,6 +160,14 @@ def test_of_equally_exact_ties_the_smaller_is_taken() -> None:
     assert "fp16-cpu is the smallest of the fastest" in why
 
 
+def test_of_ties_alike_in_all_the_plainest_is_taken_whatever_their_medians() -> None:
+    """ncnn's LSTM and GRU run the same code in bf16 as in fp32: chance decides which median is the smaller."""
+    for ours, theirs in ((10.0, 10.2), (10.2, 10.0)):
+        rows = [variant("bf16-cpu", latency(theirs, 0.2)), variant("fp32-vulkan", latency(theirs, 0.2)),
+                variant("fp32-cpu", latency(ours, 0.2))]  # fmt: skip
+        assert recommend(rows, USUAL)[0] == "fp32-cpu"
+
+
 def test_a_tie_is_an_overlap_of_the_middle_halves() -> None:
     def named(*variants: Variant) -> list[str]:
         return [v.name for v in tied(variants)]

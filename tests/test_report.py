@@ -421,6 +421,14 @@ def test_random_weights_and_outputs_that_tell_nothing_are_named() -> None:
     assert outputs.startswith("the original's outputs are zero for every sample: no variant can be judged")
 
 
+def test_few_samples_are_named_as_they_were_used() -> None:
+    """Where nothing was quantised, nothing was calibrated."""
+    assert warnings(images=4) == ["the errors were measured on 4 samples only"]
+    run = sample_run()
+    run["quantisation"].update(stretching=[], used=5, held_back=1)
+    assert warnings(quantisation=run["quantisation"]) == ["int8 was calibrated with 6 samples; 50 to 200 are usual"]
+
+
 def test_nothing_is_said_of_good_images_and_a_good_plan() -> None:
     run = sample_run()
     run["quantisation"]["stretching"] = []

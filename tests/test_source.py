@@ -125,7 +125,7 @@ def test_dynamic_dimensions_take_the_shape_given(
         ([1, 3, 6, 4], [(3, 0, 4)], "shape 3,0,4 is not usable"),
         (["N", 3, "H", "W"], [()], "shape  ?is not usable"),
         ([8, 3, 6, 4], [], "is 8,3,6,4; the first dimension must be a batch axis of 1 or dynamic"),
-        ([1, 3], [(3,), (3,)], r"2 shapes are given for 1 inputs \(x\)"),
+        ([1, 3], [(3,), (3,)], r"2 shapes are given, but the model has 1 inputs \(x\)"),
     ],
 )
 def test_shapes_that_cannot_be_used(tmp_path: Path, dims: Any, shapes: list[tuple[int, ...]], message: str) -> None:
@@ -166,7 +166,7 @@ def test_several_inputs_in_the_models_order(tmp_path: Path) -> None:
     ]  # fmt: skip
     outputs = reference_of(source, [floats([0.5, 2]), floats([3, 4])])
     assert outputs["product"].tolist() == [[1.5, 8]]
-    with pytest.raises(ModelError, match=r"1 shapes are given for 2 inputs \(z, a\)"):
+    with pytest.raises(ModelError, match=r"1 shapes are given, but the model has 2 inputs \(z, a\)"):
         opened(path, (2,))
 
 
@@ -280,7 +280,7 @@ def test_metadata_that_cannot_be_read(tmp_path: Path, metadata: dict[str, str]) 
         ("resnet50", {}, r"no such file or model \(a path, torchvision:NAME"),
         (":x", {}, "no such file or model"),
         ("torchvision:", {}, "no such file or model"),
-        ("m.onnx", {"weights": "none"}, "--weights is for torch models"),
+        ("m.onnx", {"weights": "none"}, "--weights is only for torch models"),
     ],
 )
 def test_references_that_mean_nothing(
@@ -482,7 +482,7 @@ def test_a_script_needs_as_many_shapes_as_it_has_inputs(tmp_path: Path, torch: A
     torch.jit.script(torch.nn.Bilinear(3, 4, 2)).save(tmp_path / "m.pt")
     with pytest.raises(ModelError, match="input 'in0': the file does not contain its shape"):
         opened(tmp_path / "m.pt")
-    with pytest.raises(ModelError, match=r"1 shapes are given for 2 inputs \(in0, in1\)"):
+    with pytest.raises(ModelError, match=r"1 shapes are given, but the model has 2 inputs \(in0, in1\)"):
         opened(tmp_path / "m.pt", (3,))
     with pytest.raises(ModelError, match=r"does not run with input 3 and 5: .*\(give its shapes, as in --shape"):
         opened(tmp_path / "m.pt", (3,), (5,))
@@ -677,7 +677,7 @@ def test_weights_that_do_not_fit(code: Path, networks: Any, torch: Any, change: 
         (None, r"w\.pth: no such file \(--weights default, none or a file\)"),
         (b"garbage", "cannot be read as weights"),
         (b"", "cannot be read as weights"),
-        ("module", r"cannot be read as weights: it holds more than tensors \(save model\.state_dict\(\) alone\)"),
+        ("module", r"cannot be read as weights: it holds more than tensors \(save model\.state_dict\(\) only\)"),
         ("numbers", "does not contain a state_dict"),
     ],
 )

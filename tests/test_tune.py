@@ -323,7 +323,7 @@ def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> 
     assert found.ratio == pytest.approx(2.1)
     assert found.why == (
         "2.10 times as fast as ncnn's defaults (fp16, 4 threads), spread 2 %; "
-        "of this bf16 1.50×, pinning to [4, 5, 6, 7] 1.30×, no winograd 1.10×"
+        "effect of each setting: bf16 1.50×, pinning to [4, 5, 6, 7] 1.30×, no winograd 1.10×"
     )
     assert list(found.notes) == [
         "emulated: timings are not real", "throttled: the firmware throttles",

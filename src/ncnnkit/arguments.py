@@ -24,6 +24,7 @@ def asked_for(name: str, *flags: str, **options: Any) -> Any:
 
 
 Shape = Annotated[list[str] | None, asked_for("shapes", "--shape")]
+Outputs = Annotated[str | None, asked_for("outputs", "--outputs")]
 Weights = Annotated[str | None, asked_for("weights")]
 RouteName = Annotated[str | None, asked_for("route")]
 Force = Annotated[bool, asked_for("force", "--force")]
@@ -111,7 +112,9 @@ def takes_recipe(function: F) -> F:
     for name, kind in key_types().items():
         least = KEYS[name].least
         flag = f"--{name.removesuffix('s') if get_origin(kind) is tuple else name}".replace("_", "-")
-        if name not in ("model", "preset", "preprocess"):
+        if name == "outputs":  # --output is the file that other commands write
+            options[name] = Outputs
+        elif name not in ("model", "preset", "preprocess"):
             # Of several words of a fixed set one text with commas; of free ones an option each.
             one = kind if kind in (str, int, float, bool) else str if KEYS[name].allowed else list[str]
             more = {} if least is None else {"min": least}

@@ -98,14 +98,14 @@ class Card:
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """A model and how it must be run. Every command takes one.
+    """A model and how to run it. Every command takes one.
 
     Attributes:
-        precision: what it runs at.
-        precisions: what it can be run at; see :meth:`at`.
+        precision: the precision at which it runs.
+        precisions: the precisions at which it can run; see :meth:`at`.
         param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
-        how: where the precision was learnt, a clause for the user.
-        derived: whether no card and no user said it: it was judged by the network.
+        how: where the precision comes from, a clause for the user.
+        derived: whether the precision was derived from the network, because there is no card.
         inputs, outputs, target, preprocess, labels, ncnn, pillow: as in :class:`Card`.
         settings: precision -> the fields of ``ncnn::Option``.
 
@@ -153,7 +153,7 @@ class Artifact:
 
     @classmethod
     def of(cls, model: Artifact | Graph | str | Path) -> Artifact:
-        """An artifact of whatever a user may give for a model: a path, a Graph, or an artifact itself."""
+        """The artifact of a model that a user gives: a path, a Graph, or an artifact."""
         if isinstance(model, Artifact):
             return model
         return cls._derived(model, given=model) if isinstance(model, Graph) else cls.load(model)
@@ -187,8 +187,8 @@ class Artifact:
             precision: what it was made for; by default this model's.
             facts: further attributes that change.
         """
-        kept = {"target": self.target, "preprocess": self.preprocess, "labels": self.labels, "ncnn": self.ncnn}
-        return Artifact.made(graph, precision or self.precision, **{**kept, **facts})
+        kept = ("target", "preprocess", "labels", "ncnn", "pillow")
+        return Artifact.made(graph, precision or self.precision, **{**{n: getattr(self, n) for n in kept}, **facts})
 
     @cached_property
     def graph(self) -> Graph:
@@ -302,10 +302,17 @@ class Artifact:
 
 
 def save(model: Artifact | Graph, param: str | Path) -> None:
-    """Write a model: ``.param``, the ``.bin`` beside it, and the card that says how to run it (see :class:`Card`).
+    """Write a model: ``.param``, the ``.bin`` beside it, and the card with how to run it (see :class:`Card`).
+
+    Args:
+        model: an Artifact or a Graph.
+        param: the ``.param`` file to write; the other two files take its name.
 
     Raises:
-        StorageError: the disk is full or may not be written, or a file that is no card lies where the card goes.
+        StorageError: the disk is full or not writable, or another file than a card has the name of the card.
+
+    Example:
+        >>> save(ncnnkit.optimize(model), "model.param")  # doctest: +SKIP
     """
     Artifact.of(model).save(param)
 
@@ -319,7 +326,7 @@ def card_of(param: Path) -> Path:
 
 
 def read_card(param: Path) -> Card | None:
-    """The card of a ``.param``; None where there is none, or where it cannot be used: a warning says so then."""
+    """The card of a ``.param``; None if there is none, or, with a warning, if it cannot be used."""
     place = card_of(param)
     raw = _raw_card(place)
     if raw is None:

@@ -31,6 +31,7 @@ from .arguments import (
     On,
     OnePrecision,
     OnOne,
+    Outputs,
     Param,
     ParamToWrite,
     Precision,
@@ -247,6 +248,7 @@ def convert(
     weights: Weights = None,
     route: RouteName = None,
     force: Force = False,
+    outputs: Outputs = None,
     prepared: Any = None,
 ) -> None:
     """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing.
@@ -258,16 +260,22 @@ def convert(
     from .source.conversion import convert_with_report
 
     _check_folder(output)
+    changes: list[str] = []
     recipe = make_recipe(
-        {"model": model, "shapes": to_shapes(shape), "weights": weights, "route": route, "force": force, **prepared}
-    )
+        {
+            "model": model, "shapes": to_shapes(shape), "weights": weights, "outputs": to_words(outputs),
+            "route": route, "force": force, **prepared,
+        }
+    )  # fmt: skip
     with _progress() as progress:
         made, check = convert_with_report(
-            recipe.model, shapes=recipe.shapes, weights=recipe.weights, preset=recipe.preset,
-            preprocess=recipe.preprocess, route=recipe.route, force=recipe.force,
+            recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, preset=recipe.preset,
+            preprocess=recipe.preprocess, route=recipe.route, force=recipe.force, tell=changes.append,
             progress=lambda step, done, total: progress(f"convert: {step}", done, total),
         )  # fmt: skip
         made.save(output)
+    for change in changes:
+        err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
     for line in converted(check, "the original"):
         out.print(line, markup=False, soft_wrap=True)
@@ -407,7 +415,8 @@ def quantize(
         made = found.graph
     elif table is not None:
         model = _model(param)
-        made = to_int8(model, load_table(table), target=target or "arm", skip=to_words(skip) or ())
+        graph = floating(model, "quantising")
+        made = to_int8(graph, load_table(table), target=target or "arm", skip=to_words(skip) or ())
     model.having(made, "int8", target=target or "arm").save(output)
     count = sum(map(is_int8, made.layers))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)

@@ -53,20 +53,25 @@ from .verdict import top5, warn
 
 
 def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
-    """Do the main job.
+    """Make, measure and compare the models of a recipe, and write them with a report.
 
     Args:
-        recipe: what is asked for.
-        out: the run folder: gets the models, run.json, report.html, recipe.toml and, where pnnx ran, its log. All of
-            them come at the end.
-        progress: called with the stage at work and what is done of it.
+        recipe: the request.
+        out: the run folder. The models, run.json, report.html, recipe.toml and, if pnnx ran, its log
+            appear there at the end.
+        progress: called with (name of the stage, steps done, steps in all).
 
     Returns:
-        What run.json holds.
+        The content of run.json.
 
     Raises:
         VerificationError: nothing usable came out; ``out`` holds the report that says why.
-        NcnnkitError: anything else that a user can mend; ``out`` is then as it was before.
+        NcnnkitError: any other error that a user can correct; ``out`` is then unchanged.
+
+    Example:
+        >>> recipe = Recipe("model.onnx", images="calib/", backends=("cpu",))  # doctest: +SKIP
+        >>> run(recipe, Path("out")).recommended  # doctest: +SKIP
+        'mixed-cpu'
     """
     stages = Stages(progress)
     requirements = Requirements.parse(recipe.require, recipe.max_latency)
@@ -77,7 +82,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             for site in sites:
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
-            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights)
+            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs)
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
         with stages("look at the images"):
@@ -194,8 +199,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     why=why,
                     top5=guesses,
                     warnings=warn(
-                        source.engine, origin, images, evaluation, check, variants, classes=classes, doubts=doubts,
-                        quantisation=quantisation, plan=planned,
+                        source.engine, origin, images, evaluation, check, variants, classes=classes,
+                        doubts=[*source.changes, *doubts], quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),

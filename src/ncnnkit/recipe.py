@@ -81,6 +81,12 @@ class Recipe:
         "network built by code; auto: try these in order until one is exact.",
         allowed=(AUTO, *ROUTES),
     )
+    outputs: tuple[str, ...] = _key(
+        (),
+        "Names of tensors of an ONNX file that become the outputs. Empty: its own outputs, or the last tensors that "
+        "ncnn can compute.",
+        'a list, such as ["boxes", "scores"]',
+    )
     preset: str = _key(
         "",
         "Name of a preprocessing: imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME. Empty: the model's own.",

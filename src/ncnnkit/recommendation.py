@@ -7,19 +7,24 @@ from collections.abc import Sequence
 
 from .comparison.wrong import worst_sqnr_db
 from .formatting import cosine, plain
+from .model.precision import PRECISIONS
 from .plan.requirement import Requirements
 from .record.run import EMULATED, Accuracy, Latency, Variant
+
+_ORDER = list(PRECISIONS)
 
 
 def recommend(variants: Sequence[Variant], requirements: Requirements, blind: str = "") -> tuple[str | None, str]:
     """The fastest variant that ran as requested and satisfies the requirements.
 
     Differences in latency within the spread are ties (:func:`tied`). Of tied variants the more exact is taken, by the
-    SQNR of its worst output in whole dB; of equally exact ones the smaller, by the size of its files; then the faster.
+    SQNR of its worst output in whole dB; of equally exact ones the smaller, by the size of its files; of equally small
+    ones that whose precision comes first in :data:`PRECISIONS`, and the CPU before a GPU. Chance, as in medians within
+    the spread, decides nothing.
 
     Args:
         variants: of one run, or of one device of it.
-        requirements: what is asked for.
+        requirements: of the recipe.
         blind: why the outputs cannot be judged, as a clause; empty where they can.
 
     Returns:
@@ -87,10 +92,11 @@ def _sqnr(variant: Variant) -> float:
     return -math.inf if found is None else found
 
 
-def _preference(variant: Variant) -> tuple[float, float, float]:
+def _preference(variant: Variant) -> tuple[float, float, int, bool, str]:
     """The least is taken of tied variants."""
     sqnr = _sqnr(variant)
-    return -(round(sqnr) if math.isfinite(sqnr) else sqnr), variant.size_bytes or 0, _median(variant)
+    exact = -(round(sqnr) if math.isfinite(sqnr) else sqnr)
+    return exact, variant.size_bytes or 0, _ORDER.index(variant.precision), variant.backend != "cpu", variant.name
 
 
 def _excess(variant: Variant, requirements: Requirements) -> float:
@@ -123,7 +129,7 @@ def _why(
 
 def _better(best: Variant, ties: Sequence[Variant]) -> str:
     """What decides between tied variants, as a superlative."""
-    exact, size, _ = _preference(best)
+    exact, size, *_ = _preference(best)
     others = [_preference(v) for v in ties if v is not best]
     if all(other[0] > exact for other in others):
         return "the most accurate"

@@ -72,10 +72,11 @@ def warn(
         said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force continued")
     elif check.sqnr_db is not None and check.sqnr_db < EXACT_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
-    if len(images) < 20 and any(v.precision in ("int8", "mixed") for v in variants):
-        said.append(f"int8 was calibrated with {counted(len(images), 'image')}; 50 to 200 are usual")
+    if quantisation is not None and quantisation.used + quantisation.held_back < 20:
+        calibrated = counted(quantisation.used + quantisation.held_back, "sample")
+        said.append(f"int8 was calibrated with {calibrated}; 50 to 200 are usual")
     if len(evaluation) < 20:
-        said.append(f"the errors were measured on {counted(len(evaluation), 'image')} only")
+        said.append(f"the errors were measured on {counted(len(evaluation), 'sample')} only")
     said += _about_the_reference(variants)
     if classes.why and not classes:
         said.append(f"{classes.why}; top-1 is not counted. If the network is a classifier, give --labels")

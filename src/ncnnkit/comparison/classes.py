@@ -19,7 +19,7 @@ SUM = 1e-3  # how far probabilities may be from adding up to one
 
 @dataclass(frozen=True)
 class Classes:
-    """What is known of a network's classes.
+    """The facts about a network's classes.
 
     Attributes:
         count: number of classes; 0: the network is not known to classify.

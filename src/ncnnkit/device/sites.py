@@ -1,4 +1,4 @@
-"""The devices of a run, and what is known of each."""
+"""The devices of a run, and the facts about each."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def tune(
             the outputs of fp32 are what every candidate must give. One that is int8 or mixed is its own reference, at
             ncnn's defaults.
         run_job: does a job on that machine.
-        machine: what is known of it.
+        machine: the facts about it.
         int8: the same network in int8, another candidate.
         precisions: only these; by default all that the models can be run at.
         backends: ``cpu``, ``vulkan``.
@@ -307,7 +307,7 @@ def _name(winner: Settings, tried: Sequence[Settings]) -> str:
 def _why(chosen: Settings, base: Settings, ratio: float, spread: float, without: Mapping[str, float]) -> str:
     said = f"{ratio:.2f} times as fast as {_defaults(base)}, spread {spread * 100:.0f} %"
     gains = [f"{_part(part, chosen)} {times:.2f}×" for part, times in sorted(without.items(), key=lambda p: -p[1])]
-    return f"{said}; of this {', '.join(gains)}" if gains else said
+    return f"{said}; effect of each setting: {', '.join(gains)}" if gains else said
 
 
 def _nothing(base: Settings, ratio: float, other: bool) -> str:

@@ -284,7 +284,7 @@ def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
 
 
 def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
-    """A Vulkan variant whose outputs are the CPU's to the bit did not run on the GPU, whatever the driver says."""
+    """A Vulkan variant whose outputs are bitwise equal to the CPU's did not run on the GPU, despite the driver."""
     on_cpu = {(v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
 
     def is_copy(variant: Variant, result: VariantResult) -> bool:
@@ -293,7 +293,7 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Vari
             return False
         return equal(Outputs.opened(result.outputs), Outputs.opened(twin.outputs))
 
-    reason = "the outputs are the CPU's to the bit: this ran on the CPU"
+    reason = "the outputs are bitwise equal to the CPU's, so this ran on the CPU"
     return [
         replace(variant, status="fallback", reason=reason) if is_copy(variant, result) else variant
         for variant, result in zip(variants, results)

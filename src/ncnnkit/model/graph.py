@@ -69,7 +69,15 @@ _MOST_VALUES = 1 << 48  # of one weight; more is a corrupt file, and numpy could
 
 @dataclass(eq=False)
 class Layer:
-    """One layer. ``params`` holds what the file gives, by name; ``get`` adds the defaults."""
+    """One layer of a network.
+
+    Attributes:
+        type: as ncnn names it, such as ``Convolution``.
+        name: unique in the network.
+        inputs, outputs: names of blobs.
+        params: the params that the file gives, by name; :meth:`get` adds the defaults.
+        weights: the weight arrays, by name: float32, float16, int8, or as the file encodes them.
+    """
 
     type: str
     name: str
@@ -157,7 +165,13 @@ def _same(a: Weight, b: Weight) -> bool:
 
 @dataclass(eq=True)
 class Graph:
-    """Layers in running order."""
+    """An ncnn network: its layers, in the order in which they run.
+
+    Example:
+        >>> graph = ncnnkit.load("resnet50.param")  # doctest: +SKIP
+        >>> graph.inputs, graph.outputs  # doctest: +SKIP
+        (['in0'], ['out0'])
+    """
 
     layers: list[Layer] = field(default_factory=list)
 

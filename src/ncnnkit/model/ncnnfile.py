@@ -68,7 +68,8 @@ def load(param: str | Path, weights: str | Path | None = None) -> Graph:
         The graph. Its weight arrays are read-only views into the mapped ``.bin``.
 
     Raises:
-        FormatError: a file is missing, truncated or corrupt, or the network not well formed; names the line or layer.
+        FormatError: a file is missing, truncated or corrupt, or the network is malformed. The error names the line or
+            the layer.
     """
     param = Path(param)
     graph = load_param(param)

@@ -1,4 +1,4 @@
-"""The shape of what a layer hands on, from that of what it reads: the rules that stand in the rows of ``ops.py``.
+"""The shapes of a layer's outputs, computed from those of its inputs: the rules in the rows of ``ops.py``.
 
 A shape is a tuple with the outermost axis first, as numpy has it: (c, d, h, w), (c, h, w), (h, w) or (w,). A side is an
 int, or, where only its origin is known, a tuple that names that origin: equal tuples are equal sides, different tuples

@@ -74,7 +74,7 @@ class RowWriter:
 
 
 class Rows:
-    """The rows of a ``.npy`` file of numbers, each read when it is asked for.
+    """The rows of a ``.npy`` file of numbers. Each is read when it is needed.
 
     Args:
         path: a file of shape (N, …) in C order, as :class:`RowWriter` and :func:`numpy.save` write it.

@@ -25,7 +25,7 @@ class MixedPlan:
         predicted_ms: latency of the whole.
         predicted_noise: noise over signal, the mean over the outputs.
         errors: on the held-back samples, measured where the model will run.
-        unmet: the requirements it does not keep to on the held-back samples, in words; a latency is as predicted.
+        unmet: the requirements that it does not satisfy on the held-back samples, in words; a latency is predicted.
         front: from the fastest to the most exact, predicted.
         repairs: how often the prediction had to be corrected.
         uniform_ms: precision -> latency of the model that has it everywhere, measured while planning. A machine's speed

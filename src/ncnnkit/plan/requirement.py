@@ -1,4 +1,4 @@
-"""What a model must keep to: figures of its outputs with bounds, and the longest time it may take."""
+"""The requirements for a model: figures of its outputs with bounds, and the longest latency."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ class Requirement:
         return cls(figure, bound)
 
     def holds(self, value: float | None) -> bool:
-        """Whether a value of the figure keeps to the bound. One that is not known, or not a number, does not."""
+        """Whether a value of the figure satisfies the bound. An unknown value or NaN does not."""
         if value is None:
             return False
         return value >= self.bound if self.figure.at_least else value <= self.bound
 
     def unmet(self, value: float | None) -> str:
-        """Why a value does not keep to the bound, as a clause; empty where it does."""
+        """Why a value does not satisfy the bound, as a clause; empty if it does."""
         if value is None:
             return f"{self.figure.title} is not known: {_NEEDED[self.figure.needs]}"
         if self.holds(value):
@@ -157,7 +157,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Requirements:
-    """All that a model must keep to.
+    """All requirements for a model.
 
     Attributes:
         figures: the requirements of its outputs; all must hold.
@@ -199,7 +199,7 @@ class Requirements:
         return cls(made, float(match[1]))
 
     def unmet(self, figures: Mapping[str, float | None], latency_ms: float | None) -> list[str]:
-        """What a model does not keep to, a clause each; empty where everything holds.
+        """The requirements that a model does not satisfy, a clause each; empty if it satisfies all.
 
         Args:
             figures: figure -> its value for the worst output, as :meth:`ncnnkit.comparison.accuracy.Errors.figures`
@@ -215,11 +215,11 @@ class Requirements:
         return [reason for reason in reasons if reason]
 
     def hold(self, figures: Mapping[str, float | None], latency_ms: float | None) -> bool:
-        """Whether a model keeps to everything; see :meth:`unmet`."""
+        """Whether a model satisfies all requirements; see :meth:`unmet`."""
         return not self.unmet(figures, latency_ms)
 
     def excess(self, figures: Mapping[str, float | None]) -> float:
-        """The largest :meth:`Requirement.excess` of the figures that are known; 0 where there is none."""
+        """The largest :meth:`Requirement.excess` of the known figures; 0 if there is none."""
         known = ((requirement, figures.get(requirement.figure.name)) for requirement in self.figures)
         return max((requirement.excess(value) for requirement, value in known if value is not None), default=0.0)
 

@@ -52,13 +52,13 @@ def find_plan(
     timing: Timing | None = None,
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
-    """The fastest mixed model that keeps to the requirements; with a latency, the most exact one that keeps to it.
+    """The fastest mixed model that satisfies the requirements; with a latency, the most accurate one within it.
 
     Args:
         quantized: the network in fp32 and in int8. The samples that were held back judge the plan.
         requirements: of the outputs against those in fp32, and of the latency. Those that need labels are left to the
             evaluation.
-        machine: what is known of the device.
+        machine: the facts about the device.
         threads: that the model will run with.
         device: where it will run. There layers are timed, and the uniform models and the plan are judged; this
             machine only measures what int8 does to each layer.

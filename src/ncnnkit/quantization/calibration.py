@@ -68,12 +68,12 @@ class BlobStats:
 
 @dataclass(frozen=True, eq=False)
 class ActivationStats:
-    """Statistics of every blob an int8 layer would read, by the name of the blob at the root of its Splits.
+    """Statistics of the inputs of int8 layers, by the name of the blob at the root of its Splits.
 
     Attributes:
         blobs: root blob name -> its statistics.
         images: number of samples seen.
-        method: the way of choosing thresholds the bins were made for.
+        method: the method to choose thresholds for which the bins were made.
     """
 
     blobs: Mapping[str, BlobStats]
@@ -135,21 +135,21 @@ def calibrate(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> ActivationStats:
-    """Run a network over images and count its activations.
+    """Run a network over images and collect statistics of its activations.
 
     Args:
         model: a network in floating point: an Artifact, a Graph or the path of a ``.param``. It is run in fp32.
         images: a folder or file of images, an ImageSet, arrays (N, …), or an iterable of batches; see
-            :func:`ncnnkit.samples.given.as_samples`. Samples are read one at a time, so any number will do.
+            :func:`ncnnkit.samples.given.as_samples`. Samples are read one at a time, so their number is not limited.
         preprocess: how images become tensors; needed for a folder or file, unused for the others.
         method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does: its bins are
             equal parts of the largest value of all images, so nothing can be counted before that is known. ``aciq``
             and ``minmax`` need no histograms, and count none.
-        threads: processes to run, one thread each; by default one a core.
+        threads: number of processes, each with one thread; by default one per core.
         progress: called with (images done, images in all).
 
     Returns:
-        The statistics of the blobs that int8 layers would read.
+        The statistics of the blobs that int8 layers read.
 
     Raises:
         ModelError: the model is int8 or mixed already, or has no layer to quantise.

@@ -189,7 +189,7 @@ def requantize(graph: Graph) -> None:
 
 
 def alone(layer: Layer) -> Layer:
-    """A copy of an int8 layer that hands on real numbers, where ncnn computes those rightly (see Target)."""
+    """A copy of an int8 layer with a floating-point output, if ncnn computes that correctly (see Target)."""
     made = layer.copy()
     if "output_scale" in made.weights and not is_grouped(made):
         del made.weights["output_scale"]

@@ -212,24 +212,28 @@ def open_images(
     inputs: Sequence[InputSpec],
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Find the samples of a source. Every image file is checked whole now, and becomes a tensor when it is asked for.
+    """Find the samples of a source. This checks every image file, and decodes it again when the sample is read.
 
     Args:
         source: a folder (searched recursively; hidden files are ignored), a list file (``.txt``, a path a line,
             relative to the list), one image, or arrays: ``.npy`` with shape (N, ...) or that of one sample, ``.npz``
             with one array per network input name. Files in a folder or list may be images, or ``.npy``/``.npz`` of one
             sample each. Arrays are fed to the network as they are: ``preprocess`` is for images.
-        preprocess: how images become tensors. A preset given by its name (see :func:`ncnnkit.preset`) is scaled to the
-            size of the input; a Preprocess is taken as it is. None is enough where there are only arrays.
+        preprocess: how images become tensors. The name of a preset (see :func:`ncnnkit.preset`) is scaled to the size
+            of the input; a Preprocess is used as it is. None is enough if there are only arrays.
         inputs: the network's inputs.
         progress: called with (checked, total).
 
     Returns:
-        The samples sorted by name (a list file keeps its order); files that are not usable samples are in ``.skipped``.
+        The samples, sorted by name (a list file keeps its order). A sample is one float32 array per input, with the
+        input's shape. ``.skipped`` lists the files that cannot be used.
 
     Raises:
         ImageError: the source is missing, holds nothing usable, or does not fit the network's inputs.
         RecipeError: an unknown preset.
+
+    Example:
+        >>> images = open_images("calib/", "imagenet", [InputSpec("in0", (3, 224, 224))])  # doctest: +SKIP
     """
     if isinstance(preprocess, str):
         preprocess = fit(preset(preprocess), inputs)

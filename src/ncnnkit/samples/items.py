@@ -1,4 +1,4 @@
-"""The samples of a set, each known by where it lies and read when it is asked for."""
+"""The samples of a set. Each holds its place, and is read when it is needed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,18 @@ class InputSpec:
         name: the model's own name for it.
         shape: without the batch axis; (channels, height, width) for an image.
         dtype: numpy's name of the type the original model takes. Samples are float32 whatever it is.
+        channels_last: whether the model's file takes (height, width, channels). Arrays of that shape are turned round.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    channels_last: bool = False
+
+    def turned(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An array whose last axes are those of the model's file, with the axes of ``shape``; others as they are."""
+        given = (*self.shape[1:], *self.shape[:1])
+        return np.moveaxis(array, -1, -3) if self.channels_last and array.shape[-len(given) :] == given else array
 
 
 def takes_image(inputs: Sequence[InputSpec]) -> bool:
@@ -206,7 +213,7 @@ def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]
             where=str(path),
             hint=f"save a .npz file with the arrays {', '.join(spec.name for spec in inputs)}",
         )
-    found = [arrays[spec.name] for spec in inputs]
+    found = [spec.turned(arrays[spec.name]) for spec in inputs]
     for array in found:
         if array.dtype.kind not in "fiub":
             raise ImageError(f"contains {array.dtype}, not numbers", where=str(path))

@@ -26,6 +26,7 @@ from .files import READERS
 from .model import ModelSource
 from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
 from .torchrun import import_torch, quiet
+from .trimming import trim
 
 __all__ = ["ModelSource", "open_model", "set_batchnorm_statistics"]
 
@@ -35,6 +36,7 @@ def open_model(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
+    outputs: Sequence[str] = (),
     statistics: NDArray[np.float32] | None = None,
 ) -> ModelSource:
     """Find out what a reference means, and open the original.
@@ -45,6 +47,8 @@ def open_model(
             does not fix them; torchvision's and timm's models have a size they were trained for.
         weights: for torch models: ``default`` (the library's best, downloaded where need be), ``none`` (random, the
             same every time), or a file with a state_dict (.pth, .safetensors).
+        outputs: names of the tensors that the network ends at, for ONNX. By default the model's own outputs, or the
+            last tensors that ncnn can compute; see :func:`ncnnkit.source.trimming.trim`.
         statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
             random network are set from them. See :func:`set_batchnorm_statistics`.
 
@@ -53,7 +57,7 @@ def open_model(
         FormatError: a ``.param`` file is corrupt.
     """
     if not isinstance(reference, (str, Path)):
-        return _open_module(reference, shapes, weights)
+        return trim(_open_module(reference, shapes, weights), outputs)
     path, reference = Path(reference), str(reference)
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
@@ -62,7 +66,7 @@ def open_model(
             raise ModelError("no such file", where=reference)
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
-        return opener(reference, path, shapes)
+        return trim(opener(reference, path, shapes), outputs)
     if path.exists():
         raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")
@@ -76,7 +80,8 @@ def open_model(
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         found = BUILDERS.get(library, build_from_module)(reference, weights)
-        return open_module(reference, found, shapes, statistics if weights == "none" else None)
+        made = open_module(reference, found, shapes, statistics if weights == "none" else None)
+        return trim(made, outputs)
 
 
 def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str) -> ModelSource:

@@ -13,6 +13,7 @@ from typing import Any
 from ..artifact import Artifact
 from ..errors import ConvertError, ModelError, NcnnkitError, StorageError, VerificationError
 from ..model.graph import Graph, Layer, Names
+from ..model.whole import guard_whole_inputs
 from ..onboard.scratch import Scratch
 from ..passes import optimize
 from ..progress import StepProgress, silent_steps
@@ -129,25 +130,32 @@ def convert(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
+    outputs: Sequence[str] = (),
     preset: str = "",
     preprocess: Mapping[str, Any] | None = None,
     route: str = AUTO,
     force: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Artifact:
-    """A model to ncnn, fp32, not yet optimised; it is run on noise and compared with the original.
+    """Convert a model to ncnn, fp32, without optimisation, and compare it with the original on a sample of noise.
 
     Args:
         model: a reference, as :func:`ncnnkit.source.open_model` takes it, or a ``torch.nn.Module``.
-        shapes: of the inputs without the batch axis, where the model does not fix them.
-        weights: for models built by code.
-        preset: how images become its input, by name; see :func:`ncnnkit.preset`. By default what the model itself says.
-        preprocess: fields of :class:`ncnnkit.Preprocess` that differ from it.
+        shapes: shapes of the inputs without the batch axis, such as ``[(3, 224, 224)]``; only if the model does not fix
+            them.
+        weights: ``default``, ``none`` (random) or a file; only for models built by code.
+        outputs: names of tensors of an ONNX file that become the outputs. By default its own outputs, or the last
+            tensors that ncnn can compute.
+        preset: name of the preprocessing; see :func:`ncnnkit.preset`. By default that of the model.
+        preprocess: fields of :class:`ncnnkit.Preprocess` that replace those of the preset or the model.
         route: the only way to ncnn to try; see :mod:`ncnnkit.source.routes`. By default all, until one is exact.
         force: accept a network that differs from the original.
+        tell: called with a sentence for each difference between the network and the model's file: where it was cut,
+            and what it is fed with.
 
     Returns:
-        The model in memory. It knows the preprocessing, where the model or the caller said it, and the names of the
-        classes, where the model has them; :func:`ncnnkit.save` writes both into its card.
+        The model in memory. It holds the preprocessing, if the model or the caller gives it, and the names of the
+        classes, if the model has them; :func:`ncnnkit.save` writes both into its card.
 
     Raises:
         ModelError: the model, its weights or its shapes cannot be used.
@@ -160,8 +168,9 @@ def convert(
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
     return convert_with_report(
-        model, shapes=shapes, weights=weights, preset=preset, preprocess=preprocess, route=route, force=force
-    )[0]
+        model, shapes=shapes, weights=weights, outputs=outputs, preset=preset, preprocess=preprocess, route=route,
+        force=force, tell=tell,
+    )[0]  # fmt: skip
 
 
 def convert_with_report(
@@ -169,18 +178,22 @@ def convert_with_report(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
+    outputs: Sequence[str] = (),
     preset: str = "",
     preprocess: Mapping[str, Any] | None = None,
     route: str = AUTO,
     force: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
     progress: StepProgress = silent_steps,
 ) -> tuple[Artifact, ConversionCheck]:
-    """Like :func:`convert`, and says which routes were tried and how exact the network is.
+    """Like :func:`convert`, with the record of the routes and of the accuracy.
 
     Args:
         progress: called with the route that is tried.
     """
-    source = open_model(model, shapes=shapes, weights=weights)
+    source = open_model(model, shapes=shapes, weights=weights, outputs=outputs)
+    for change in source.changes:
+        tell(change)
     found, origin = choose_preprocess(source, preset, preprocess or {})
     noise = ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
     with Scratch() as folder:
@@ -190,7 +203,7 @@ def convert_with_report(
         "labels": source.labels or (),
         "ncnn": installed("ncnn"),
     }
-    start = Artifact.load(source.path) if source.kind == "ncnn" and source.path else Artifact.made(done.graph, "fp32")
+    start = Artifact.load(source.file) if source.kind == "ncnn" else Artifact.made(done.graph, "fp32")
     return start.having(done.graph, **facts), done.record()
 
 
@@ -327,11 +340,7 @@ def _order_outputs(graph: Graph) -> None:
 
 def _settle(graph: Graph, inputs: Sequence[InputSpec]) -> None:
     """Give the graph its input shapes, which everything that runs it needs, and see that it fits them."""
-    if any(layer.type == "Embed" for layer in graph.layers):
-        raise ConvertError(
-            "ncnn's Embed layer reads integers, and ncnnkit feeds networks with float32",
-            hint="cut the model after its embedding, and give the embedded vectors as arrays",
-        )
+    guard_whole_inputs(graph)
     graph.set_input_shapes([spec.shape for spec in inputs])
     try:
         graph.infer_shapes()

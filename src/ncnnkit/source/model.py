@@ -18,6 +18,7 @@ from ..codec import readable
 from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
 from ..model.graph import Graph
+from ..onboard.scratch import Scratch
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
 from ..samples.items import InputSpec, fit, takes_image
@@ -47,6 +48,9 @@ class ModelSource:
         run: one sample through the original; None where there is no original but ncnn itself.
         classes: how many classes it has, where the library that built it knows that it classifies.
         module: the ``torch.nn.Module``, where torch has loaded or made one.
+        changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
+        tail: the operators of the user's file that come after its outputs, where it was cut.
+        scratch: the temporary folder that ``path`` is in, where it was cut. It goes with this object.
     """
 
     reference: str
@@ -62,6 +66,15 @@ class ModelSource:
     run: Original | None = field(default=None, repr=False, compare=False)
     classes: int | None = None
     module: Any = field(default=None, repr=False, compare=False)
+    changes: tuple[str, ...] = ()
+    tail: tuple[str, ...] = ()
+    scratch: Scratch | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def file(self) -> Path:
+        """The path of an original that is a file."""
+        assert self.path is not None, self.kind
+        return self.path
 
     def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
         """The network as run.json holds it.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact
 from ..errors import ModelError
 from ..recipe import Recipe
+from ..record.environment import installed
 from ..samples.doubts import copies_said, preprocessing_doubts
 from ..samples.images import ImageSet, find_images
 from ..samples.items import fit
@@ -67,6 +69,8 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact,
     preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
     images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
     preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
+    if images.pictures:  # what is made of this model is fed with images as they are here
+        model = replace(model, preprocess=preprocess, pillow=installed("Pillow"), given=model.graph)
     doubts = preprocessing_doubts(images, source.inputs, preprocess)
     return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 

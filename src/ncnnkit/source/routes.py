@@ -50,17 +50,12 @@ def routes_for(kind: Kind, name: str = AUTO) -> dict[str, Route]:
     return {name: routes[name]}
 
 
-def _file(source: ModelSource) -> Path:
-    assert source.path is not None, source.kind
-    return source.path
-
-
 def _onnx(source: ModelSource, folder: Path) -> Graph:
-    return lower(_file(source), source.inputs)
+    return lower(source.file, source.inputs)
 
 
 def _pnnx(source: ModelSource, folder: Path) -> Graph:
-    return pnnx.convert_file(_file(source), source.inputs, folder)
+    return pnnx.convert_file(source.file, source.inputs, folder)
 
 
 def _classic(source: ModelSource, folder: Path) -> Graph:
@@ -76,7 +71,7 @@ def _torchscript(source: ModelSource, folder: Path) -> Graph:
 
 
 def _ncnn(source: ModelSource, folder: Path) -> Graph:
-    return ncnnfile.load(_file(source))
+    return ncnnfile.load(source.file)
 
 
 ROUTES: dict[Kind, dict[str, Route]] = {

@@ -58,6 +58,15 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
     Raises:
         ConvertError: the file cannot be read, or ONNX Runtime cannot run it with inputs of these shapes.
     """
+    return evaluate(load(path), shapes)
+
+
+def load(path: Path) -> ir.Model:
+    """An ONNX file as a model with functions inlined, in float32, whose values all have names.
+
+    Raises:
+        ConvertError: the file cannot be read.
+    """
     try:
         model = ir.load(path)
         common.InlinePass()(model)
@@ -68,6 +77,15 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
     _name_values(model)
+    return model
+
+
+def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
+    """A loaded model with the shapes and constants that it has for inputs of these shapes.
+
+    Raises:
+        ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
+    """
     feeds = {
         str(value.name): _example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
     }
@@ -80,7 +98,7 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
         if value.const_value is not None
     }
     folded = _independent(model.graph, constants.keys())
-    for name, array in _evaluate(model, names, feeds):
+    for name, array in compute(model, names, feeds):
         found[name], kinds[name] = array.shape, array.dtype.kind
         if name in folded:
             constants[name] = array
@@ -136,8 +154,17 @@ def _independent(graph: ir.Graph, constants: Any) -> set[str]:
     return known
 
 
-def _evaluate(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """Every value of the network for one sample, a part of them at a time."""
+def compute(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Values of a network for one sample, a part of them at a time.
+
+    Args:
+        model: as :func:`load` gives it.
+        names: of the values.
+        feeds: an array for each input, with the batch axis and of the input's type.
+
+    Raises:
+        ConvertError: ONNX Runtime cannot run it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
