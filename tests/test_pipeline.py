@@ -222,7 +222,7 @@ def poisoned(folder: Path) -> str:
         (
             lambda r, d: changed(r, images=str(photographs(d / "few", 3))),
             ImageError,
-            "too few images to hold out every 5th: 3",
+            "too few images to hold out every 5th one: 3",
         ),
         (lambda r, d: changed(r, images=""), ImageError, "no images are given"),
         (lambda r, d: changed(r, shapes=((3, 8, 8),)), ImageError, "input 'in0' takes N x 3x8x8"),
@@ -602,7 +602,7 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
         "recipe.toml",
     }
     assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log", "pnnx.log"}
-    with pytest.raises(StorageError, match=r"model-fp32\.param is needed for this run"):
+    with pytest.raises(StorageError, match=r"model-fp32\.param is an input of this run"):
         nk.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
 
 
