@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import select
 import shutil
+import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -329,6 +332,29 @@ def test_pnnx_going_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scrip
     path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
     with pytest.raises(ConvertError, match=message):
         convert_function(str(path))
+
+
+CONVERTING = """
+    import sys
+    from pathlib import Path
+    from ncnnkit.source import conversion
+    conversion.find_pnnx = lambda: Path(sys.argv[1])
+    conversion.convert(sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_pnnx_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    fake, told = tmp_path / "pnnx", tmp_path / "told"
+    os.mkfifo(told)
+    fake.write_text(f"#!/bin/sh\necho $$ > {told}\nexec sleep 60\n")
+    fake.chmod(0o755)
+    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(CONVERTING), fake, path]) as parent:
+        end = os.pidfd_open(int(told.read_text()))
+        parent.kill()
+        assert select.select([end], [], [], 20)[0], "it would take 60 s"
+        os.close(end)
 
 
 def test_a_pnnx_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from ..artifact import Artifact
 from ..errors import ConvertError, FormatError, ModelError, StorageError
 from ..model import ncnnfile, ops
 from ..model.graph import Graph, Layer, Names
+from ..onboard.process import die_with_parent
 from ..onboard.scratch import Scratch
 from ..record.environment import installed
 from ..record.folder import LOG
@@ -230,6 +231,7 @@ def _run_pnnx(pnnx: Path, model: Path, source: ModelSource) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=TIMEOUT,
+            preexec_fn=die_with_parent,  # it may take minutes, which nobody waits for when this process is killed
         )
     except OSError as error:
         raise ConvertError(f"cannot be started: {error.strerror}", where=str(pnnx), hint=INSTALL_HINT) from None
