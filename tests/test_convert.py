@@ -319,7 +319,7 @@ GOOD = "printf '7767517\\n2 2\\nInput in0 0 1 in0\\nExp e 1 1 in0 out0\\n' > mod
         (GOOD + "echo 'FATAL ERROR no external data'", "pnnx failed: FATAL ERROR no external data"),
         ("printf '\\377\\n' > model.ncnn.param; : > model.ncnn.bin", "a model that cannot be read"),
         (GOOD + "sed -i 's/Exp /aten::foo /' model.ncnn.param", "ncnn has no layer for: aten::foo"),
-        (GOOD + "sed -i 's/in0/x0/g' model.ncnn.param", r"pnnx gave the network the inputs \['x0'\], but the model has 1"),
+        (GOOD + "sed -i 's/in0/x0/g' model.ncnn.param", r"the network the inputs \['x0'\], but the model has 1"),
         ("sleep 30", "did not finish within"),
     ],
 )
