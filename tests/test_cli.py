@@ -243,7 +243,7 @@ BAD = [
     ("run m.param --images x.npy --recipe absent.toml", None, 3, "absent.toml"),
     ("run m.param --images text --out o", None, 3, "image"),
     ("run m.param --images x.npy --out m.bin", None, 4, "m.bin: is not a folder"),
-    ("run m.param --images x.npy --weights none", None, 3, "--weights is for torch models"),
+    ("run m.param --images x.npy --weights none", None, 3, "--weights is only for torch models"),
     ("run m.param --images x.npy --on local --on local --out o", None, 3, "local is given twice"),
     ("run m.param --images x.npy --precision fp32,fp32", None, 3, "precision fp32 is given twice"),
     ("run m.param --images x.npy --eval-images x.npy", None, 3, "are also the calibration images"),

@@ -330,10 +330,10 @@ def damaged(content: bytes, name: str = "x.npy") -> Callable[[Path], Path]:
         (save_npy(random(3, 6, 8)), [X], "has shape 3x6x8, but input 'x' takes N x 3x8x6"),
         (save_npy(np.float32(1)), [X], "has shape a scalar, but input 'x' takes N x 3x8x6"),
         (save_npy(random(0, *X.shape)), [X], "contains no samples"),
-        (save_npy(np.zeros(X.shape, np.complex64)), [X], "holds complex64, not numbers"),
+        (save_npy(np.zeros(X.shape, np.complex64)), [X], "contains complex64, not numbers"),
         (save_npy(np.array(["a"])), [X], "not numbers"),
         (save_npy(np.array([None])), [X], "cannot be read as arrays"),  # a pickle: it could run anything
-        (save_npy(random(4, *X.shape)), [X, Y], "no array 'y' .*save a .npz with the arrays x, y"),
+        (save_npy(random(4, *X.shape)), [X, Y], "no array 'y' .*save a .npz file with the arrays x, y"),
         (save_npz(x=random(4, *X.shape)), [X, Y], "no array 'y'"),
         (save_npz(x=random(4, *X.shape), y=random(3, *Y.shape)), [X, Y], r"different lengths: \[3, 4\]"),
         (save_npz(a=random(4, *X.shape), b=random(4, *X.shape)), [X], "no array 'x'"),
@@ -435,7 +435,7 @@ def test_split_holds_every_fifth_out(tmp_path: Path, count: int) -> None:
 
 def test_too_few_to_split(tmp_path: Path) -> None:
     images = rows(tmp_path, 3)
-    with pytest.raises(ImageError, match=r"too few images to hold out every 5th: 3 .*--eval-images"):
+    with pytest.raises(ImageError, match=r"too few images to hold out every 5th one: 3 .*--eval-images"):
         images.split()
     calibration, evaluation = images.split(every=2)
     assert (calibration.names, evaluation.names) == (("x.npy[0]", "x.npy[2]"), ("x.npy[1]",))
@@ -548,7 +548,7 @@ def test_what_is_in_both_sets_leaves_the_larger(
 def test_two_sets_of_the_same_images_are_refused(folder: Path) -> None:
     shutil.copytree(folder, folder.parent / "same")
     one, two = (open_images(path, RESIZE, [X]) for path in (folder, folder.parent / "same"))
-    with pytest.raises(ImageError, match=r"all 3 images to evaluate on are images to calibrate with.*--eval-images"):
+    with pytest.raises(ImageError, match=r"all 3 evaluation images are also calibration images.*--eval-images"):
         apart(one, two)
 
 

@@ -595,7 +595,7 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
         "recipe.toml",
     }
     assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log", "pnnx.log"}
-    with pytest.raises(StorageError, match=r"model-fp32\.param is needed for this run"):
+    with pytest.raises(StorageError, match=r"model-fp32\.param is an input of this run"):
         nk.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
 
 

@@ -677,7 +677,7 @@ def test_weights_that_do_not_fit(code: Path, networks: Any, torch: Any, change: 
         (None, r"w\.pth: no such file \(--weights default, none or a file\)"),
         (b"garbage", "cannot be read as weights"),
         (b"", "cannot be read as weights"),
-        ("module", r"cannot be read as weights: it holds more than tensors \(save model\.state_dict\(\) alone\)"),
+        ("module", r"cannot be read as weights: it holds more than tensors \(save model\.state_dict\(\) only\)"),
         ("numbers", "does not contain a state_dict"),
     ],
 )
