@@ -378,7 +378,7 @@ def test_what_a_user_wrote_is_not_lost(change: str, run_folder: Path, tmp_path: 
 
 def test_a_users_folder_is_left_alone(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(StorageError, match="holds no app"):
+    with pytest.raises(StorageError, match="contains no app"):
         make_app(run_folder, tmp_path, variant="int8")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -222,7 +222,7 @@ def poisoned(folder: Path) -> str:
         (
             lambda r, d: changed(r, images=str(photographs(d / "few", 3))),
             ImageError,
-            "too few images to hold out every 5th: 3",
+            "too few images to hold out every 5th one: 3",
         ),
         (lambda r, d: changed(r, images=""), ImageError, "no images are given"),
         (lambda r, d: changed(r, shapes=((3, 8, 8),)), ImageError, "input 'in0' takes N x 3x8x8"),
@@ -354,6 +354,13 @@ def test_what_is_required_decides_what_is_recommended(recipe: nk.Recipe, tmp_pat
     document = nk.run(changed(recipe, precisions=("fp32",), max_latency="0.000001ms"), tmp_path / "late")
     assert document.recommended is None
     assert "fp32-cpu comes nearest: latency" in document.why
+
+
+def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: nk.Recipe, tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(RecipeError, match=r"require: top1 needs labels \(give --labels"):
+        nk.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda stage, *_: told.append(stage))
+    assert not told
 
 
 def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recipe, tmp_path: Path) -> None:

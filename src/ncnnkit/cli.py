@@ -244,12 +244,20 @@ def convert(
     shape: Shape = None,
     weights: Weights = None,
     outputs: Outputs = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the error of each layer, and the first wrong one.")
+    ] = False,
+    reproducer: Annotated[
+        Path | None, typer.Option(help="A folder that gets the first wrong layer by itself, for a bug report.")
+    ] = None,
     prepared: Any = None,
 ) -> None:
     """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing."""
     from .source.conversion import convert as convert_model
 
     _check_folder(output)
+    if explain or reproducer:
+        _explain(model, shape, weights, outputs, reproducer)
     changes: list[str] = []
     with _progress() as progress:
         progress("convert", 0, 0)
@@ -261,6 +269,26 @@ def convert(
     for change in changes:
         err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
+
+
+def _explain(
+    model: str, shape: list[str] | None, weights: str | None, outputs: str | None, reproducer: Path | None
+) -> None:
+    """Print the layers of a converted network beside those of the original."""
+    from .report import bisection_table
+    from .source.explaining import explain
+
+    with _progress() as progress:
+        progress("explain", 0, 0)
+        explanation = explain(
+            model, shapes=to_shapes(shape) or (), weights=weights or "default", outputs=to_words(outputs) or (),
+            reproducer=reproducer,
+        )  # fmt: skip
+    out.print(bisection_table(explanation.found))
+    first = explanation.found.first_wrong
+    out.print("no layer is wrong" if first is None else f"the first wrong layer: {first.said}", markup=False)
+    if explanation.files:
+        out.print(f"{reproducer}: {', '.join(explanation.files)}", markup=False, soft_wrap=True)
 
 
 @command()

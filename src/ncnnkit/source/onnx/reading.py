@@ -98,7 +98,7 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
         if value.const_value is not None
     }
     folded = _independent(model.graph, constants.keys())
-    for name, array in _evaluate(model, names, feeds):
+    for name, array in compute(model, names, feeds):
         found[name], kinds[name] = array.shape, array.dtype.kind
         if name in folded:
             constants[name] = array
@@ -154,8 +154,17 @@ def _independent(graph: ir.Graph, constants: Any) -> set[str]:
     return known
 
 
-def _evaluate(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """Every value of the network for one sample, a part of them at a time."""
+def compute(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Values of a network for one sample, a part of them at a time.
+
+    Args:
+        model: as :func:`load` gives it.
+        names: of the values.
+        feeds: an array for each input, with the batch axis and of the input's type.
+
+    Raises:
+        ConvertError: ONNX Runtime cannot run it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
