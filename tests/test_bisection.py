@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ import pytest
 from lowered import model
 from numpy.typing import NDArray
 from onnx import helper
+from typer.testing import CliRunner
 
+from ncnnkit.cli import app
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
-from ncnnkit.source import ModelSource, open_model
+from ncnnkit.source import ModelSource, explaining, open_model
 from ncnnkit.source.bisection import Bisection, bisect
 from ncnnkit.source.model import example_arrays
 from ncnnkit.source.onnx import lower
@@ -139,3 +142,19 @@ def test_reproducer_holds_all_layers_of_one_operator(source: ModelSource, tmp_pa
     alone = ncnnfile.load(tmp_path / "layer.param")
     assert [layer.type for layer in alone.layers] == ["Input", "Reshape", "Permute"]
     assert alone.input_shapes() == [(9, 16, 12)]
+
+
+def test_command_shows_every_layer_and_writes_the_first_wrong_one(
+    source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = spoiled(source, "Convolution", 1, "weight", 1.1)
+    monkeypatch.setattr(explaining, "convert_source", lambda *_, **__: SimpleNamespace(graph=graph))
+    path = str(source.path)
+    command = ["convert", path, "-o", str(tmp_path / "m.param"), "--explain", "--reproducer", str(tmp_path / "made")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    rows = [line for line in result.stdout.splitlines() if "Conv 'second'" in line]
+    assert "first wrong" in rows[0]
+    assert "20.0" in rows[0]
+    assert result.stdout.count("first wrong") == 2  # in the table, and below it
+    assert (tmp_path / "made" / "reproduce.py").is_file()

@@ -6,10 +6,12 @@ import importlib.util
 import logging
 import math
 import os
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from itertools import pairwise
@@ -512,6 +514,29 @@ def test_pnnx_going_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scrip
     _, conversion = converted(path, tmp_path, thorough=True)
     own, other = conversion.record().attempts
     assert (own.outcome, other.outcome) == ("taken", "failed")
+
+
+CONVERTING = """
+    import sys
+    from pathlib import Path
+    from ncnnkit.source import conversion, pnnx
+    pnnx.find_pnnx = lambda: Path(sys.argv[1])
+    conversion.convert(sys.argv[2], route="pnnx")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_pnnx_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    fake, told = tmp_path / "pnnx", tmp_path / "told"
+    os.mkfifo(told)
+    fake.write_text(f"#!/bin/sh\necho $$ > {told}\nexec sleep 60\n")
+    fake.chmod(0o755)
+    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(CONVERTING), fake, path]) as parent:
+        end = os.pidfd_open(int(told.read_text()))
+        parent.kill()
+        assert select.select([end], [], [], 20)[0], "it would take 60 s"
+        os.close(end)
 
 
 def test_a_pnnx_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

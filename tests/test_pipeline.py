@@ -342,6 +342,13 @@ def test_what_is_required_decides_what_is_recommended(recipe: nk.Recipe, tmp_pat
     assert "fp32-cpu comes nearest: latency" in document.why
 
 
+def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: nk.Recipe, tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(RecipeError, match=r"require: top1 needs labels \(give --labels"):
+        nk.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda stage, *_: told.append(stage))
+    assert not told
+
+
 def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recipe, tmp_path: Path) -> None:
     """ncnn's bf16 grouped convolution is wrong on x86; elsewhere the row is right."""
     grouped = network(

@@ -386,7 +386,7 @@ def test_a_front_of_one_plan(noise: float) -> None:
 def test_no_front_and_no_layers() -> None:
     parsed = page(planned(front=[], layers=[]))
     assert "front" not in figures_in(parsed)
-    assert "Which part is in which precision" not in parsed.text
+    assert "Precision of each layer" not in parsed.text
 
 
 def test_without_int8_there_is_nothing_on_it() -> None:

@@ -249,6 +249,12 @@ def convert(
     route: RouteName = None,
     force: Force = False,
     outputs: Outputs = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the error of each layer, and the first wrong one.")
+    ] = False,
+    reproducer: Annotated[
+        Path | None, typer.Option(help="A folder that gets the first wrong layer by itself, for a bug report.")
+    ] = None,
     prepared: Any = None,
 ) -> None:
     """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing.
@@ -260,6 +266,8 @@ def convert(
     from .source.conversion import convert_with_report
 
     _check_folder(output)
+    if explain or reproducer:
+        _explain(model, shape, weights, outputs, route, reproducer)
     changes: list[str] = []
     recipe = make_recipe(
         {
@@ -279,6 +287,31 @@ def convert(
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
     for line in converted(check, "the original"):
         out.print(line, markup=False, soft_wrap=True)
+
+
+def _explain(
+    model: str,
+    shape: list[str] | None,
+    weights: str | None,
+    outputs: str | None,
+    route: str | None,
+    reproducer: Path | None,
+) -> None:
+    """Print the layers of a converted network beside those of the original."""
+    from .report import bisection_table
+    from .source.explaining import explain
+
+    with _progress() as progress:
+        progress("explain", 0, 0)
+        explanation = explain(
+            model, shapes=to_shapes(shape) or (), weights=weights or "default", outputs=to_words(outputs) or (),
+            route=route or "auto", reproducer=reproducer,
+        )  # fmt: skip
+    out.print(bisection_table(explanation.found))
+    first = explanation.found.first_wrong
+    out.print("no layer is wrong" if first is None else f"the first wrong layer: {first.said}", markup=False)
+    if explanation.files:
+        out.print(f"{reproducer}: {', '.join(explanation.files)}", markup=False, soft_wrap=True)
 
 
 @command()

@@ -74,7 +74,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         'mixed-cpu'
     """
     stages = Stages(progress)
-    requirements = Requirements.parse(recipe.require, recipe.max_latency)
+    requirements = Requirements.parse(recipe.require, recipe.max_latency, labelled=bool(recipe.labels))
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):

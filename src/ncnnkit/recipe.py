@@ -72,7 +72,7 @@ class Recipe:
     shapes: tuple[tuple[int, ...], ...] = _key(
         (),
         "Shape of an input without the batch axis, such as 3,224,224; once per input. Empty: the shape in the model.",
-        "a list of one shape per input, such as [[3, 224, 224]]",
+        "one shape per input, sizes from 1, such as [[3, 224, 224]]",
     )
     weights: str = _key("default", "Weights of a model built by code: default, none (random) or a file.")
     route: str = _key(

@@ -19,12 +19,14 @@ from ..record.run import (
     Variant,
     speed_up,
 )
+from ..samples.items import times
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
     from ..measure.tune import Candidate
+    from ..source.bisection import Bisection
 
 Column = tuple[str, Callable[[Variant], str]]
 
@@ -163,6 +165,21 @@ def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
     ]  # fmt: skip
     table = _table(("layer", "type", "on", "precision", "bits", "ms", "%"), rows, left=4)
     table.caption = "precision: of its arithmetic, or of its stored blobs; bits: of one output value"
+    return table
+
+
+def bisection_table(found: Bisection) -> Table:
+    """Every layer of a converted network beside the original, in the order in which they run."""
+    rows = [
+        (check.layer, check.type, times(check.shape), check.tensor.name, check.tensor.maker,
+         times(check.tensor.values.shape), decibel(check.sqnr_db),
+         "" if not check.wrong else "first wrong" if check is found.first_wrong else "wrong")
+        for check in found.layers
+    ]  # fmt: skip
+    table = _table(("layer", "type", "shape", "original", "made by", "its shape", "SQNR dB", ""), rows, left=6)
+    table.caption = "wrong: the layer is much noisier than what it reads"
+    if not found.exact:
+        table.caption += ". The converter does not say which tensor a layer makes: it is the most similar of its size"
     return table
 
 

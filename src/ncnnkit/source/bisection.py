@@ -54,7 +54,7 @@ class LayerCheck:
         blob: the output that is compared.
         shape: of the blob.
         tensor: the tensor of the original that it must equal.
-        noise: noise over signal of the blob; infinite where it holds NaN or infinity.
+        noise: noise over signal of the blob; infinite where it contains NaN or infinity.
         wrong: whether it is much noisier than what the layer reads, and than fp32 is.
     """
 

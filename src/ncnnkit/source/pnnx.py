@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import ConvertError, FormatError, StorageError
 from ..model import ncnnfile, ops
 from ..model.graph import Graph
+from ..onboard.process import die_with_parent
 from ..record.folder import LOG
 from ..samples.items import InputSpec
 from .model import say
@@ -116,6 +117,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=TIMEOUT,
+            preexec_fn=die_with_parent,  # it may take minutes, which nobody waits for when this process is killed
         )
         status, output = done.returncode, done.stdout
     except OSError as error:
