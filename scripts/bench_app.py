@@ -74,7 +74,7 @@ def mean_squared_errors(
     args: argparse.Namespace, variants: list[list[str]], images: list[Path], folder: Path
 ) -> dict[str, float]:
     """Of each variant's outputs against the original's, over all images."""
-    source = open_model(args.model, workdir=folder)
+    source = open_model(args.model)
     preprocess = nk.Artifact.load(args.app / f"models/{variants[0][3]}.param").preprocess
     (folder / "list.txt").write_text("".join(f"{path.resolve()}\n" for path in images))
     inputs = nk.open_images(folder / "list.txt", preprocess, source.inputs)

@@ -81,7 +81,7 @@ class Prepared:
 def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
     """Images whose number ends in 0 calibrate, those ending in one of ``digits`` evaluate."""
     recipe = nk.Recipe(args.model, preset=args.preset, weights=args.weights)
-    source = open_model(args.model, weights=args.weights, workdir=folder)
+    source = open_model(args.model, weights=args.weights)
     preprocess, _ = choose_preprocess(source, recipe.preset, recipe.preprocess)
     sets: list[ImageSet] = []
     labels: list[Array] = []
@@ -91,9 +91,9 @@ def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
         files.write_text("".join(f"{path.resolve()}\n" for path in paths))
         sets.append(nk.open_images(files, preprocess, source.inputs))
         labels.append(np.array([int(path.stem) for path in paths]))
-    source = settle_random_weights(recipe, source, sets[0], folder)
+    source = settle_random_weights(recipe, source, sets[0])
     calibration, evaluation = (keep(images, folder / f"kept{i}") for i, images in enumerate(sets))
-    graph = nk.optimize(convert_source(source, folder).graph)
+    graph = nk.optimize(convert_source(source, calibration, folder).graph)
     graph.set_input_shapes([spec.shape for spec in source.inputs])
     nk.save(graph, folder / "fp32.param")
     for index, (sample,) in enumerate(calibration):

@@ -49,7 +49,7 @@ def source(tmp_path: Path) -> ModelSource:
     constants: dict[str, Array] = {"w1": noise(8, 3, 3, 3), "w2": noise(9, 8, 1, 1), "shape": np.array([1, 9, -1])}
     path = tmp_path / "model.onnx"
     onnx.save(model(nodes, {"x": noise(1, 3, 16, 12)}, ["y"], constants), str(path))
-    return open_model(path, workdir=tmp_path)
+    return open_model(path)
 
 
 def named(graph: Graph, prefix: str) -> Graph:
@@ -64,7 +64,7 @@ def named(graph: Graph, prefix: str) -> Graph:
 
 
 def spoiled(source: ModelSource, kind: str, which: int, weight: str, factor: float) -> Graph:
-    graph = lower(source.path, source.inputs)
+    graph = lower(source.file, source.inputs)
     layer = [layer for layer in graph.layers if layer.type == kind][which]
     layer.weights[weight] = layer.array(weight) * np.float32(factor)
     return graph
@@ -76,7 +76,7 @@ def compared(source: ModelSource, graph: Graph) -> Bisection:
 
 @pytest.mark.parametrize("prefix", ["", "other_"])
 def test_right_network_has_no_wrong_layer(source: ModelSource, prefix: str) -> None:
-    graph = lower(source.path, source.inputs)
+    graph = lower(source.file, source.inputs)
     found = compared(source, named(graph, prefix) if prefix else graph)
     assert found.exact == (not prefix)
     assert found.first_wrong is None
@@ -132,7 +132,7 @@ def test_reproducer_shows_the_layer_alone(source: ModelSource, tmp_path: Path) -
 
 def test_reproducer_holds_all_layers_of_one_operator(source: ModelSource, tmp_path: Path) -> None:
     """A Transpose is a Reshape and a Permute; what is between them is no tensor of the original."""
-    graph = lower(source.path, source.inputs)
+    graph = lower(source.file, source.inputs)
     (permute,) = [layer for layer in graph.layers if layer.type == "Permute"]
     permute.params.pop("order_type")
     found = compared(source, graph)

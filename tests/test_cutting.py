@@ -43,7 +43,7 @@ def saved(
 
 
 def opened(path: Path, *outputs: str) -> ModelSource:
-    return open_model(path, outputs=outputs, workdir=path.parent)
+    return open_model(path, outputs=outputs)
 
 
 def ints(*values: int) -> Array:
@@ -85,7 +85,7 @@ def assert_ncnn_computes(source: ModelSource, whole: Path, fed: Mapping[str, Arr
     values = dict(zip((output.name for output in proto.graph.output), run_onnx(proto, fed)))
     samples = [source.inputs[i].turned(array[0]).astype(np.float32) for i, array in enumerate(fed.values())]
     theirs = next(source.reference_outputs(ArraySamples(tuple(sample[None] for sample in samples))))
-    ours = run_ncnn(lower(source.path, source.inputs), samples)
+    ours = run_ncnn(lower(source.file, source.inputs), samples)
     for name, reference, output in zip(names, theirs, ours, strict=True):
         np.testing.assert_allclose(reference, values[name][0], rtol=1e-4, atol=1e-4, err_msg=name)
         np.testing.assert_allclose(output.reshape(-1), values[name].reshape(-1), rtol=1e-4, atol=1e-4, err_msg=name)
@@ -215,7 +215,7 @@ def test_operator_in_the_middle_is_an_error_that_says_where(tmp_path: Path) -> N
     source = opened(path)
     assert source.outputs == ("y",)
     with pytest.raises(ConvertError, match=r"TopK 'pick' \(inputs \[1,8,8,8\], \[1\]\).*ncnn cannot sort") as caught:
-        lower(source.path, source.inputs)
+        lower(source.file, source.inputs)
     assert str(path) in str(caught.value)
 
 
@@ -282,7 +282,7 @@ def test_channels_last_pixels_become_channels_first(tmp_path: Path) -> None:
     assert (spec.shape, spec.dtype) == ((3, 16, 20), "float32")
     assert source.preprocess == Preprocess(resize=(16, 20), divisor=1.0)
     assert any("16x20x3" in change for change in source.changes)
-    assert not any(layer.type == "Permute" for layer in lower(source.path, source.inputs).layers)
+    assert not any(layer.type == "Permute" for layer in lower(source.file, source.inputs).layers)
     assert_ncnn_computes(source, path, {"x": pixels}, "y")
 
     np.save(tmp_path / "x.npy", pixels)
@@ -329,6 +329,6 @@ def test_torch_detector_with_suppression(tmp_path: Path) -> None:
     assert len(source.outputs) == 1
     assert {"TopK", "NonMaxSuppression"} <= set(source.tail)
     (exact,) = next(source.reference_outputs(ArraySamples((noise(1, 3, 32, 32),))))
-    (ours,) = run_ncnn(lower(source.path, source.inputs), [noise(1, 3, 32, 32)])
+    (ours,) = run_ncnn(lower(source.file, source.inputs), [noise(1, 3, 32, 32)])
     assert exact.size == 9 * 16 * 16
     np.testing.assert_allclose(ours.reshape(-1), exact.reshape(-1), rtol=1e-4, atol=1e-4)

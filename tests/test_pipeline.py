@@ -21,7 +21,7 @@ from test_recommendation import variant
 
 import ncnnkit as nk
 from ncnnkit.comparison.classes import Classes, check_labels
-from ncnnkit.comparison.outputs import Outputs, keep_outputs
+from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device import LOCAL
 from ncnnkit.device.sites import Site, look_at
 from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, VerificationError
@@ -34,10 +34,10 @@ from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
 from ncnnkit.samples.stream import ArraySamples
-from ncnnkit.source import ModelSource, open_model
+from ncnnkit.source import open_model
+from ncnnkit.source.conversion import convert_source
 from ncnnkit.source.model import file_safe
 from ncnnkit.source.opening import GUESS, choose_preprocess, open_with_images
-from ncnnkit.source.reference import check_outputs
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -198,7 +198,7 @@ def test_nonsense_preprocessing_is_warned_of(recipe: nk.Recipe, tmp_path: Path) 
 
 
 def test_a_preset_is_scaled_to_the_networks_input(recipe: nk.Recipe) -> None:
-    source = open_model(recipe.model, workdir=Path(recipe.model).parent)
+    source = open_model(recipe.model)
     found, origin = choose_preprocess(source, "imagenet", {})
     assert found is not None
     assert (found.crop, found.resize, found.mean) == ((16, 16), 18, nk.preset("imagenet").mean)
@@ -206,7 +206,7 @@ def test_a_preset_is_scaled_to_the_networks_input(recipe: nk.Recipe) -> None:
 
 
 def pipeline_inputs(recipe: nk.Recipe) -> Any:
-    return open_model(recipe.model, workdir=Path(recipe.model).parent).inputs
+    return open_model(recipe.model).inputs
 
 
 def poisoned(folder: Path) -> str:
@@ -256,71 +256,57 @@ def test_a_folder_that_cannot_be_made(recipe: nk.Recipe, tmp_path: Path) -> None
 # ---------------------------------------------------------------------------------------------- single decisions
 
 
-def other_original(recipe: nk.Recipe, run: Callable[[list[Any]], list[Any]]) -> ModelSource:
-    """The model with an original beside it that computes something of its own."""
-    source = open_model(recipe.model, workdir=Path(recipe.model).parent)
-    return dataclasses.replace(source, engine="onnxruntime", run=run)
-
-
-def checked(inputs: ArraySamples, reference: Outputs, *, hint: str = "", force: bool = False) -> Accuracy:
-    """The small network, checked against an original's outputs."""
-    return check_outputs(small(), inputs, reference, where="m", hint=hint, force=force)
+def checked(run: Callable[[list[Any]], list[Any]], recipe: nk.Recipe, folder: Path, *, force: bool = False) -> Accuracy:
+    """The small network, converted and compared with an original that computes something of its own."""
+    source = dataclasses.replace(open_model(recipe.model), engine="onnxruntime", run=run)
+    found = convert_source(source, ArraySamples((samples(4),)), folder, force=force).taken.errors
+    assert found is not None
+    return found
 
 
 def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: nk.Recipe, tmp_path: Path) -> None:
-    source = other_original(recipe, lambda inputs: [np.cos(np.arange(10.0))[None]])
-    inputs, reference = ArraySamples((samples(4),)), kept_reference(source, 4, tmp_path)
-    with pytest.raises(VerificationError, match=r"differs from the original: SQNR .*must have 30 dB.*again") as stopped:
-        checked(inputs, reference, hint="try again")
+    def other(inputs: list[Any]) -> list[Any]:
+        return [np.cos(np.arange(10.0))[None]]
+
+    with pytest.raises(VerificationError, match=r"differs from the original: SQNR .*have 60 dB.*--force") as stopped:
+        checked(other, recipe, tmp_path)
     assert stopped.value.exit_code == 5
-    figures = checked(inputs, reference, force=True)
-    assert (figures.sqnr_db or 0) < 30
-
-
-def kept_reference(source: ModelSource, count: int, folder: Path) -> Outputs:
-    rows = source.reference_outputs(ArraySamples((samples(count),)))
-    return keep_outputs(list(source.outputs), rows, folder / "reference")
+    assert (checked(other, recipe, tmp_path, force=True).sqnr_db or 0) < 30
 
 
 def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(recipe: nk.Recipe, tmp_path: Path) -> None:
     """A text detector's map is all but empty where there is no text: there, rounding is all there is of it."""
     rng = np.random.default_rng(0)
     text, blank = (scale * rng.random((1, 10)).astype(np.float32) for scale in (1.0, 1e-7))
+    calls = 0
 
-    class Detector:
-        calls = 0
+    def detector(inputs: list[Any]) -> list[Any]:
+        nonlocal calls
+        calls += 1
+        return [text if calls == 1 else blank]
 
-        def __call__(self, inputs: list[Any]) -> list[Any]:
-            self.calls += 1
-            return [text if self.calls == 1 else blank]
-
-    source = other_original(recipe, Detector())
-    reference = kept_reference(source, 4, tmp_path)
     noise = 1e-6 * rng.standard_normal((4, 10))
     with mock.patch("ncnnkit.source.reference.Session") as session:
         net = session.return_value.__enter__.return_value
         net.outputs = ["out0"]
-        net.blobs.side_effect = [(row + extra,) for (row,), extra in zip(reference, noise)]
-        figures = checked(ArraySamples((samples(4),)), reference)
+        net.blobs.side_effect = [(row + extra,) for row, extra in zip([text[0], *[blank[0]] * 3], noise)]
+        figures = checked(detector, recipe, tmp_path)
     assert (figures.sqnr_db or 0) > 100
 
 
 def test_an_output_that_should_be_zero_and_is_not_is_no_conversion(recipe: nk.Recipe, tmp_path: Path) -> None:
-    source = other_original(recipe, lambda inputs: [np.zeros((1, 10))])
-    inputs, reference = ArraySamples((samples(4),)), kept_reference(source, 4, tmp_path)
     with pytest.raises(VerificationError, match="the original's is all zero, ncnn's is not"):
-        checked(inputs, reference)
+        checked(lambda inputs: [np.zeros((1, 10))], recipe, tmp_path)
 
 
 def test_a_conversion_with_other_outputs_is_refused(recipe: nk.Recipe, tmp_path: Path) -> None:
-    source = other_original(recipe, lambda inputs: [np.zeros((1, 7))])
     with pytest.raises(VerificationError, match="has 10 values, but the original's has 7"):
-        checked(ArraySamples((samples(2),)), kept_reference(source, 2, tmp_path))
+        checked(lambda inputs: [np.zeros((1, 7))], recipe, tmp_path)
 
 
 def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
     onnx = str(DATA / "efficientnet-lite0.onnx")
-    source = open_model(onnx, workdir=DATA)
+    source = open_model(onnx)
     own, origin = choose_preprocess(source, "", {})
     assert own == nk.preset("efficientnet-lite0")
     assert "metadata" in origin
@@ -328,7 +314,7 @@ def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
     assert own is not None
     assert given == dataclasses.replace(own, mean=(0.1,))
     assert origin.startswith("mean as given, the rest from the model's own metadata")
-    guess, origin = choose_preprocess(open_model(recipe.model, workdir=DATA), "", {})
+    guess, origin = choose_preprocess(open_model(recipe.model), "", {})
     assert guess is not None
     assert (guess.resize, guess.color, guess.mean) == ((16, 16), "rgb", (0.485, 0.456, 0.406))
     assert origin == GUESS
@@ -354,6 +340,13 @@ def test_what_is_required_decides_what_is_recommended(recipe: nk.Recipe, tmp_pat
     document = nk.run(changed(recipe, precisions=("fp32",), max_latency="0.000001ms"), tmp_path / "late")
     assert document.recommended is None
     assert "fp32-cpu comes nearest: latency" in document.why
+
+
+def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: nk.Recipe, tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(RecipeError, match=r"require: top1 needs labels \(give --labels"):
+        nk.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda stage, *_: told.append(stage))
+    assert not told
 
 
 def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recipe, tmp_path: Path) -> None:

@@ -184,17 +184,33 @@ WRONG = [
     (
         "shapes",
         "[3, 224, 224]",
-        "shapes must be a list of one shape per input, such as [[3, 224, 224]], not [3, 224, 224]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [3, 224, 224]",
     ),
     (
         "shapes",
         '"3,224,224"',
-        "shapes must be a list of one shape per input, such as [[3, 224, 224]], not the text '3,224,224'",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not the text '3,224,224'",
     ),
-    ("shapes", "[[]]", "shapes must be a list of one shape per input, such as [[3, 224, 224]], not [[]]"),
-    ("shapes", "[[3, 0]]", "shapes must be a list of one shape per input, such as [[3, 224, 224]], not [[3, 0]]"),
-    ("shapes", "[[3, 2.5]]", "shapes must be a list of one shape per input, such as [[3, 224, 224]], not [[3, 2.5]]"),
-    ("shapes", "[[true]]", "shapes must be a list of one shape per input, such as [[3, 224, 224]], not [[True]]"),
+    (
+        "shapes",
+        "[[]]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [[]]",
+    ),
+    (
+        "shapes",
+        "[[3, 0]]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [[3, 0]]",
+    ),
+    (
+        "shapes",
+        "[[3, 2.5]]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [[3, 2.5]]",
+    ),
+    (
+        "shapes",
+        "[[true]]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [[True]]",
+    ),
     ("preprocess", '"imagenet"', "preprocess must be a table of single fields, not the text 'imagenet'"),
     ("preprocess", "[1]", "preprocess must be a table of single fields, not [1]"),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -385,7 +386,7 @@ def test_a_front_of_one_plan(noise: float) -> None:
 def test_no_front_and_no_layers() -> None:
     parsed = page(planned(front=[], layers=[]))
     assert "front" not in figures_in(parsed)
-    assert "Which part is in which precision" not in parsed.text
+    assert "Precision of each layer" not in parsed.text
 
 
 def test_without_int8_there_is_nothing_on_it() -> None:
@@ -580,7 +581,21 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 def test_the_conversions_error_is_told() -> None:
-    assert converted(as_run(sample_run())).startswith("conversion: 118.9 dB, cosine 1.000000, against the original")
+    check = as_run(sample_run()).conversion
+    assert converted(check, "the original ONNX file") == [
+        "conversion by route pnnx: 118.9 dB, cosine 1.000000, against the original ONNX file",
+        "  route onnx failed: Det 'd' is not in ncnnkit's table of operators (0.400 s)",
+    ]
+    unknown = dataclasses.replace(check, verified=False, sqnr_db=None, cosine=None, max_error=None)
+    assert converted(unknown, "")[0].startswith("conversion by route pnnx: not verified, because there is no original")
+
+
+def test_every_route_has_a_row() -> None:
+    run = sample_run()
+    said = page(run).text
+    assert "failed: Det 'd' is not in ncnnkit's table of operators" in said
+    run["conversion"].update(verified=False)
+    assert "the conversion is not verified" in page(run).text
 
 
 def test_what_to_ship_says_how_to_load_it() -> None:

@@ -26,6 +26,8 @@ def asked_for(name: str, *flags: str, **options: Any) -> Any:
 Shape = Annotated[list[str] | None, asked_for("shapes", "--shape")]
 Outputs = Annotated[str | None, asked_for("outputs", "--outputs")]
 Weights = Annotated[str | None, asked_for("weights")]
+RouteName = Annotated[str | None, asked_for("route")]
+Force = Annotated[bool, asked_for("force", "--force")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. Default: all cores.")]
 Method = Annotated[str | None, asked_for("method")]
 Target = Annotated[str | None, typer.Option(help=f"Kernels to make int8 for: {', '.join(TARGETS)}. Default: arm.")]

@@ -23,6 +23,7 @@ from .arguments import (
     Backend,
     Effort,
     FixClocks,
+    Force,
     Fp32Param,
     Images,
     Json,
@@ -34,6 +35,7 @@ from .arguments import (
     Param,
     ParamToWrite,
     Precision,
+    RouteName,
     RunFolder,
     Shape,
     Target,
@@ -222,7 +224,8 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
         _print_json(document)
         return
     out.print(console_table(document.variants, document.recommended, out.width))
-    out.print(converted(document), markup=False)
+    for line in converted(document.conversion, document.reference.origin):
+        out.print(line, markup=False, soft_wrap=True)
     for guess in document.top5:
         best = ", ".join(f"{row.label} ({row.score:.1f})" for row in guess.recommended)
         out.print(f"top-5 of {guess.image}: {best}", markup=False)
@@ -243,6 +246,8 @@ def convert(
     output: ParamToWrite,
     shape: Shape = None,
     weights: Weights = None,
+    route: RouteName = None,
+    force: Force = False,
     outputs: Outputs = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the error of each layer, and the first wrong one.")
@@ -252,27 +257,45 @@ def convert(
     ] = None,
     prepared: Any = None,
 ) -> None:
-    """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing."""
-    from .source.conversion import convert as convert_model
+    """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing.
+
+    The model and the original are run on noise and compared.
+    """
+    from .recipe import make_recipe
+    from .report import converted
+    from .source.conversion import convert_with_report
 
     _check_folder(output)
     if explain or reproducer:
-        _explain(model, shape, weights, outputs, reproducer)
+        _explain(model, shape, weights, outputs, route, reproducer)
     changes: list[str] = []
+    recipe = make_recipe(
+        {
+            "model": model, "shapes": to_shapes(shape), "weights": weights, "outputs": to_words(outputs),
+            "route": route, "force": force, **prepared,
+        }
+    )  # fmt: skip
     with _progress() as progress:
-        progress("convert", 0, 0)
-        made = convert_model(
-            model, shapes=to_shapes(shape) or (), weights=weights or "default", outputs=to_words(outputs) or (),
-            tell=changes.append, **prepared,
+        made, check = convert_with_report(
+            recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, preset=recipe.preset,
+            preprocess=recipe.preprocess, route=recipe.route, force=recipe.force, tell=changes.append,
+            progress=lambda step, done, total: progress(f"convert: {step}", done, total),
         )  # fmt: skip
         made.save(output)
     for change in changes:
         err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
+    for line in converted(check, "the original"):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def _explain(
-    model: str, shape: list[str] | None, weights: str | None, outputs: str | None, reproducer: Path | None
+    model: str,
+    shape: list[str] | None,
+    weights: str | None,
+    outputs: str | None,
+    route: str | None,
+    reproducer: Path | None,
 ) -> None:
     """Print the layers of a converted network beside those of the original."""
     from .report import bisection_table
@@ -282,7 +305,7 @@ def _explain(
         progress("explain", 0, 0)
         explanation = explain(
             model, shapes=to_shapes(shape) or (), weights=weights or "default", outputs=to_words(outputs) or (),
-            reproducer=reproducer,
+            route=route or "auto", reproducer=reproducer,
         )  # fmt: skip
     out.print(bisection_table(explanation.found))
     first = explanation.found.first_wrong

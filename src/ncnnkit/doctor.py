@@ -13,7 +13,7 @@ from .errors import NcnnkitError
 from .model.targets import machine_target
 from .onboard.facts import Machine, VulkanDevice
 from .record.run import EMULATED
-from .source.conversion import find_pnnx
+from .source.pnnx import INSTALL_HINT, find_pnnx
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,9 @@ def _about_driver(device: VulkanDevice) -> list[Finding]:
 def _pnnx() -> Finding:
     try:
         return Finding("pnnx", "ok", str(find_pnnx()))
-    except NcnnkitError as error:
-        return Finding("pnnx", "problem", error.line())
+    except NcnnkitError:
+        use = "needed for TorchScript files, and a second way for ONNX and torch"
+        return Finding("pnnx", "note", f"not installed; {use} ({INSTALL_HINT})")
 
 
 def as_json(findings: list[Finding]) -> list[dict[str, str]]:

@@ -48,7 +48,7 @@ from .samples.stream import keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
-from .source.reference import WRONG, check_outputs, reference_outputs
+from .source.reference import reference_outputs
 from .verdict import top5, warn
 
 
@@ -57,7 +57,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
 
     Args:
         recipe: the request.
-        out: the run folder. The models, run.json, report.html, recipe.toml and pnnx's log appear there at the end.
+        out: the run folder. The models, run.json, report.html, recipe.toml and, if pnnx ran, its log
+            appear there at the end.
         progress: called with (name of the stage, steps done, steps in all).
 
     Returns:
@@ -73,7 +74,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         'mixed-cpu'
     """
     stages = Stages(progress)
-    requirements = Requirements.parse(recipe.require, recipe.max_latency)
+    requirements = Requirements.parse(recipe.require, recipe.max_latency, labelled=bool(recipe.labels))
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -81,9 +82,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             for site in sites:
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
-            source = open_model(
-                recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, workdir=folder
-            )
+            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs)
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
         with stages("look at the images"):
@@ -99,9 +98,13 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             if not (images.pictures or evaluation.pictures):
                 preprocess, origin = None, ARRAYS
             labels = read_labels(Path(recipe.labels), evaluation.names, source.labels) if recipe.labels else None
-            source = settle_random_weights(recipe, source, images, folder)
+            source = settle_random_weights(recipe, source, images)
         with stages("convert"):
-            conversion = convert_source(source, folder)
+            conversion = convert_source(
+                source, evaluation, folder, route=recipe.route, thorough=recipe.effort == "best", force=recipe.force,
+                threads=recipe.threads or None, progress=stages.within("convert"),
+            )  # fmt: skip
+            check = conversion.record()
             if has_int8(conversion.graph):
                 raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
         with stages("optimise"):
@@ -119,13 +122,6 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 reference, names=source.labels, known=source.classes, labelled=labels is not None
             )
             check_labels(labels, classes)
-        with stages("check the conversion"):
-            check = conversion.record(
-                check_outputs(
-                    conversion.graph, inputs, reference, where=recipe.model, hint=f"{WRONG}; --force accepts it",
-                    threads=recipe.threads or None, force=recipe.force,
-                )
-            )  # fmt: skip
         quantized: dict[str, Quantized] = {}
         for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
@@ -177,8 +173,6 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, classes, recommended, results)
             remove_scratch(folder, models)
-            if check.log:
-                (folder / check.log).write_text(conversion.log, encoding="utf-8")
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
@@ -228,16 +222,15 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
     stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
     made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
-    log = [] if source.kind == "ncnn" else [LOG]
-    return [RUN, REPORT, RECIPE, *log, *([LABELS] if source.labels else []), *made]
+    return [RUN, REPORT, RECIPE, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models) -> None:
-    """Leave only the models in the staging folder."""
+    """Leave only the models, and pnnx's log, in the staging folder."""
     params = {model.param for model in models.values() if model.param}
     keep = {param.with_suffix(end) for param in params for end in (".param", ".bin", ".json")}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path not in keep:
+        elif path not in keep and path.name != LOG:
             path.unlink()

@@ -26,8 +26,9 @@ METHODS = ("mse", "kl", "aciq", "minmax")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
 CLUSTERS = ("all", "big", "middle", "little")
+ROUTES = ("onnx", "pnnx", "classic", "dynamo", "torchscript", "ncnn")
 AUTO = "auto"
-"""The target of the device that is measured."""
+"""The target of the device that is measured; the routes of the model, in order."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,15 @@ class Recipe:
     shapes: tuple[tuple[int, ...], ...] = _key(
         (),
         "Shape of an input without the batch axis, such as 3,224,224; once per input. Empty: the shape in the model.",
-        "a list of one shape per input, such as [[3, 224, 224]]",
+        "one shape per input, sizes from 1, such as [[3, 224, 224]]",
     )
     weights: str = _key("default", "Weights of a model built by code: default, none (random) or a file.")
+    route: str = _key(
+        AUTO,
+        "How to convert: onnx or pnnx for a file; classic, dynamo (torch's two ONNX exporters) or torchscript for a "
+        "network built by code; auto: try these in order until one is exact.",
+        allowed=(AUTO, *ROUTES),
+    )
     outputs: tuple[str, ...] = _key(
         (),
         "Names of tensors of an ONNX file that become the outputs. Empty: its own outputs, or the last tensors that "
@@ -125,7 +132,9 @@ class Recipe:
     )
     method: str = _key("mse", f"Method to choose int8 thresholds: {', '.join(METHODS)}.", allowed=METHODS)
     effort: str = _key(
-        "default", "Time for quantisation: fast (seconds), default (about a minute), best (minutes).", allowed=EFFORTS
+        "default",
+        "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route.",
+        allowed=EFFORTS,
     )
     require: tuple[str, ...] = _key(
         ("cosine>=0.999",),

@@ -18,12 +18,11 @@ from .samples.doubts import copies_said
 from .samples.images import ImageSet, dropped_copies
 from .source import ModelSource
 from .source.opening import GUESS
-from .source.reference import WRONG_SQNR_DB
+from .source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 
 Array = NDArray[Any]
 
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
-GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
 
 
 def warn(
@@ -69,9 +68,9 @@ def warn(
             "the original is unknown: the errors are relative to ncnn's own fp32, and the conversion was not verified"
         )
     said += doubts
-    if check.sqnr_db is not None and check.sqnr_db < WRONG_SQNR_DB:
+    if check.sqnr_db is not None and check.sqnr_db < LEAST_SQNR_DB:
         said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force continued")
-    elif check.sqnr_db is not None and check.sqnr_db < GOOD_SQNR_DB:
+    elif check.sqnr_db is not None and check.sqnr_db < EXACT_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
     if quantisation is not None and quantisation.used + quantisation.held_back < 20:
         calibrated = counted(quantisation.used + quantisation.held_back, "sample")

@@ -119,7 +119,7 @@ class Requirement:
         if percent and figure.unit != "share":
             raise RecipeError(f"{name} is not measured in percent", where=where, hint=examples)
         if not math.isfinite(bound) or not figure.possible(bound):
-            raise RecipeError(f"only an exact model can have {name} {figure.text(bound)}", where=where)
+            raise RecipeError(f"no model that rounds values can have {name} {figure.text(bound)}", where=where)
         return cls(figure, bound)
 
     def holds(self, value: float | None) -> bool:
@@ -174,7 +174,12 @@ class Requirements:
 
     @classmethod
     def parse(
-        cls, require: Sequence[str], max_latency: str = "", figures: Mapping[str, Figure] = FIGURES
+        cls,
+        require: Sequence[str],
+        max_latency: str = "",
+        figures: Mapping[str, Figure] = FIGURES,
+        *,
+        labelled: bool = True,
     ) -> Requirements:
         """Requirements as the user writes them.
 
@@ -182,11 +187,16 @@ class Requirements:
             require: such as ``["cosine>=0.999"]``.
             max_latency: such as ``20ms``; empty: any.
             figures: those there are.
+            labelled: whether the evaluation samples have labels.
 
         Raises:
-            RecipeError: one of them is none, or a figure has two bounds.
+            RecipeError: one of them is none, a figure has two bounds, or needs labels that are not given.
         """
         made = tuple(Requirement.parse(text, figures) for text in require)
+        for requirement in made:
+            if requirement.figure.needs == "labels" and not labelled:
+                hint = "give --labels, a file with the true classes of the evaluation images"
+                raise RecipeError(f"{requirement.figure.name} needs labels", where="require", hint=hint)
         names = [requirement.figure.name for requirement in made]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

@@ -27,7 +27,8 @@ SCHEMA = 1
 EMULATED = "emulated: timings are not real"
 """The note of a variant whose timings mean nothing."""
 
-Kind = Literal["onnx", "torchscript", "ncnn"]
+Kind = Literal["onnx", "torchscript", "torch", "ncnn"]
+Outcome = Literal["taken", "passed", "wrong", "failed"]
 Engine = Literal["torch", "onnxruntime", "ncnn"]
 Backend = Literal["cpu", "vulkan"]
 
@@ -53,7 +54,7 @@ class Model:
             ``package.module:function``.
         name: made from the reference, with the characters A-Z a-z 0-9 . _ - only. The names of the models' files begin
             with it.
-        kind: the format that was converted. A network built by code was exported to it first.
+        kind: the kind of the original: a file of ONNX, TorchScript or ncnn, or a network built by code (``torch``).
         inputs: the network's inputs, in its order, named as in the original.
         outputs: the network's outputs, in its order, named as in the original.
         layers: layers of the optimised network.
@@ -182,26 +183,54 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversionCheck:
-    """The accuracy of the converted network before optimisation.
-
-    It is measured with ncnn in fp32 against the reference, on a few evaluation images.
+class Attempt:
+    """A route from the original to ncnn, and its outcome.
 
     Attributes:
-        sqnr_db: as in ``accuracy``, of the worst output, dB. fp32 normally reaches 100; below 80 the run warns, and
-            below 30 it ends, unless ``force`` is set.
-        cosine: as in ``accuracy``, of the worst output.
-        max_error: the largest absolute difference, in the output's unit.
-        seconds: duration of the conversion.
-        pnnx_version: version of pnnx, or ``unknown``.
-        log: file in the run folder with the output of pnnx; null for an ncnn model.
+        route: the name of the route.
+        outcome: ``taken`` (its network is the one that was used), ``passed`` (its network is good, but was not used),
+            ``wrong`` (its network differs from the original) or ``failed`` (it made no network that ncnn can run).
+        reason: why it failed, or why its network is wrong; empty otherwise.
+        sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal or were not compared.
+        layers: number of layers of its network after optimisation; null if it failed.
+        seconds: duration, including the comparison.
     """
 
+    route: str
+    outcome: Outcome
+    reason: str
+    sqnr_db: float | None
+    layers: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionCheck:
+    """The routes to ncnn, and the accuracy of the converted network before optimisation.
+
+    The accuracy is measured with ncnn in fp32 against the original, on a few evaluation images.
+
+    Attributes:
+        route: the route whose network was used.
+        verified: whether there was an original to compare with.
+        sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal or were not compared. fp32
+            normally reaches 100; below 80 the run warns, and below 60 it ends, unless ``force`` is set.
+        cosine: as in ``accuracy``, of the worst output; null if the outputs were not compared.
+        max_error: the largest absolute difference, in the output's unit; null if the outputs were not compared.
+        seconds: duration of all routes together.
+        attempts: the routes that were tried, in order.
+        pnnx_version: version of pnnx, or ``unknown``; null if pnnx did not run.
+        log: file in the run folder with the output of pnnx; null if pnnx did not run.
+    """
+
+    route: str
+    verified: bool
     sqnr_db: float | None
     cosine: float | None
-    max_error: float
+    max_error: float | None
     seconds: float
-    pnnx_version: str
+    attempts: list[Attempt]
+    pnnx_version: str | None
     log: PlainName | None
 
 
@@ -652,7 +681,7 @@ class Run:
         environment: the machine that converted and quantised, and its software.
         devices: the devices on which the variants were measured, in the order of the request.
         reference: the reference of the variants' outputs.
-        conversion: the accuracy of the converted network before optimisation.
+        conversion: the routes to ncnn, and the accuracy of the converted network before optimisation.
         passes: the name of each optimising pass, with its number of rewrites, which may be 0.
         quantisation: how int8 was made; null if no layer can be int8, or if none was requested.
         plan: how the mixed model was made; null if there is none.

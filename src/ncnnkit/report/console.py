@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 from ..comparison.layers import Comparison
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
 from ..model.precision import PRECISIONS
-from ..record.run import Accuracy, OutputError, PlannedLayer, Run, Trial, Variant, speed_up
+from ..record.run import (
+    Accuracy,
+    Attempt,
+    ConversionCheck,
+    OutputError,
+    PlannedLayer,
+    Run,
+    Trial,
+    Variant,
+    speed_up,
+)
 from ..samples.items import times
 
 if TYPE_CHECKING:
@@ -30,11 +40,23 @@ def headline(run: Run) -> str:
     return f"Recommended: {name}. It {rest}." if rest != why else f"Recommended: {name}: {why}."
 
 
-def converted(run: Run) -> str:
-    """How exact the conversion is, one line."""
-    check = run.conversion
+def converted(check: ConversionCheck, origin: str) -> list[str]:
+    """How exact the conversion is, and which other routes were tried; a line each.
+
+    Args:
+        origin: what the outputs were compared with, in words.
+    """
     sqnr = decibel(check.sqnr_db) + ("" if check.sqnr_db is None else " dB")
-    return f"conversion: {sqnr}, cosine {cosine(check.cosine)}, against {run.reference.origin}"
+    compared = f"{sqnr}, cosine {cosine(check.cosine)}, against {origin}"
+    seen = compared if check.verified else "not verified, because there is no original that can be run"
+    taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
+    return [taken, *(f"  {_attempted(attempt)}" for attempt in others)]
+
+
+def _attempted(attempt: Attempt) -> str:
+    """A route that was tried and not taken, one line."""
+    sqnr = f"{decibel(attempt.sqnr_db)} dB, {attempt.layers} layers"
+    return f"route {attempt.route} {attempt.outcome}: {attempt.reason or sqnr} ({plain(attempt.seconds)} s)"
 
 
 def shipping(run: Run) -> str:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import ImageError
+from ..formatting import counted
 from ..progress import Progress
 from .items import ArrayFile, InputSpec, Item, Picture, Row, array_sample, fit, open_arrays, reason, times
 from .preprocess import Preprocess, preset
@@ -133,7 +134,7 @@ class ImageSet:
                 next_ones = [untried[i] for i in evenly(len(untried), wanted - len(good))]
                 untried = [i for i in untried if i not in set(next_ones)]
         if not good and damaged:
-            raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
+            raise ImageError(f"no usable image in {counted(len(damaged), 'file')}; {' '.join(damaged[0])}")
         return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged), left_out=len(untried))
 
 
@@ -292,7 +293,7 @@ def find_images(
                 progress(done, len(names))
     if not items:
         name, reason = skipped[0]
-        raise ImageError(f"none of {len(names)} files is a usable image; {name} {reason}", where=str(source))
+        raise ImageError(f"no usable image in {counted(len(names), 'file')}; {name} {reason}", where=str(source))
     return ImageSet(inputs, tuple(items), tuple(skipped))
 
 

@@ -1,4 +1,4 @@
-"""Model references -> a file pnnx or ncnn reads, the inputs' shapes, and the original's outputs.
+"""Model references -> an original: its inputs and outputs, and how to run it.
 
 ================================  ========================================================
 ``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..errors import ModelError
 from .files import READERS
 from .model import ModelSource
-from .torch_models import BUILDERS, Built, build_from_module, set_batchnorm_statistics, trace
+from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
 from .torchrun import import_torch, quiet
 from .trimming import trim
 
@@ -37,10 +37,9 @@ def open_model(
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
     outputs: Sequence[str] = (),
-    workdir: str | Path,
     statistics: NDArray[np.float32] | None = None,
 ) -> ModelSource:
-    """Find out what a reference means and make it ready.
+    """Find out what a reference means, and open the original.
 
     Args:
         reference: see the table at the top of this module.
@@ -50,17 +49,15 @@ def open_model(
             same every time), or a file with a state_dict (.pth, .safetensors).
         outputs: names of the tensors that the network ends at, for ONNX. By default the model's own outputs, or the
             last tensors that ncnn can compute; see :func:`ncnnkit.source.trimming.trim`.
-        workdir: an existing folder; torch models are traced into it.
         statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
             random network are set from them. See :func:`set_batchnorm_statistics`.
 
     Raises:
         ModelError: the reference, its weights or the shapes cannot be used.
         FormatError: a ``.param`` file is corrupt.
-        StorageError: ``workdir`` cannot be written.
     """
     if not isinstance(reference, (str, Path)):
-        return trim(_open_module(reference, shapes, weights, Path(workdir)), outputs)
+        return trim(_open_module(reference, shapes, weights), outputs)
     path, reference = Path(reference), str(reference)
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
@@ -83,11 +80,11 @@ def open_model(
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         found = BUILDERS.get(library, build_from_module)(reference, weights)
-        made = trace(reference, found, shapes, Path(workdir), statistics if weights == "none" else None)
+        made = open_module(reference, found, shapes, statistics if weights == "none" else None)
         return trim(made, outputs)
 
 
-def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str, workdir: Path) -> ModelSource:
+def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str) -> ModelSource:
     name = type(module).__name__
     torch = import_torch(name)
     if not isinstance(module, torch.nn.Module):
@@ -100,4 +97,4 @@ def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str, w
     module = copy.deepcopy(module)  # it is put into evaluation mode and kept, and the caller may train on
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
-        return trace(name, Built(module, name), [tuple(shape) for shape in shapes], workdir, None)
+        return open_module(name, Built(module, name), [tuple(shape) for shape in shapes], None)

@@ -54,7 +54,7 @@ class LayerCheck:
         blob: the output that is compared.
         shape: of the blob.
         tensor: the tensor of the original that it must equal.
-        noise: noise over signal of the blob; infinite where it holds NaN or infinity.
+        noise: noise over signal of the blob; infinite where it contains NaN or infinity.
         wrong: whether it is much noisier than what the layer reads, and than fp32 is.
     """
 
@@ -182,7 +182,7 @@ def _onnx_tensors(
     from .onnx import lower_reading
     from .onnx.reading import compute, evaluate, fed, load
 
-    reading = evaluate(load(source.path), [(1, *spec.shape) for spec in source.inputs])
+    reading = evaluate(load(source.file), [(1, *spec.shape) for spec in source.inputs])
     model = reading.model
     makers = {
         str(value.name): f"{node.op_type} {node.name!r}"

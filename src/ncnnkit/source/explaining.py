@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..onboard.scratch import Scratch
+from ..recipe import AUTO
+from ..samples.stream import ArraySamples
 from . import open_model
 from .bisection import Bisection, bisect
 from .conversion import convert_source
@@ -34,12 +36,13 @@ def explain(
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
     outputs: Sequence[str] = (),
+    route: str = AUTO,
     reproducer: Path | None = None,
 ) -> Explanation:
     """Convert a model, and compare every layer with the original on one sample of noise.
 
     Args:
-        model, shapes, weights, outputs: as for :func:`ncnnkit.convert`.
+        model, shapes, weights, outputs, route: as for :func:`ncnnkit.convert`.
         reproducer: a folder that gets the first wrong layer by itself, with its inputs and the output that is right.
 
     Raises:
@@ -48,9 +51,11 @@ def explain(
         StorageError: ``reproducer`` cannot be written.
     """
     with Scratch() as folder:
-        source = open_model(model, shapes=shapes, weights=weights, outputs=outputs, workdir=folder)
+        source = open_model(model, shapes=shapes, weights=weights, outputs=outputs)
         sample = example_arrays(source.inputs)
-        found = bisect(source, convert_source(source, Path(folder)).graph, sample)
+        noise = ArraySamples(tuple(array[None] for array in sample))
+        converted = convert_source(source, noise, Path(folder), route=route, force=True)
+        found = bisect(source, converted.graph, sample)
         if reproducer is None or found.first_wrong is None:
             return Explanation(found, [])
         return Explanation(found, write_reproducer(reproducer, source, found, found.first_wrong, sample))

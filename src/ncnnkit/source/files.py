@@ -102,6 +102,7 @@ def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ..
         origin,
         labels,
         run,
+        module=module,
     )
 
 

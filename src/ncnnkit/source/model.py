@@ -37,15 +37,17 @@ class ModelSource:
     Attributes:
         reference: as the user typed it.
         name: short, safe in file names.
-        kind: onnx, torchscript or ncnn.
-        path: the file pnnx or ncnn reads.
+        kind: onnx, torchscript, torch (a module made by code) or ncnn.
+        path: its file; None for a module made by code.
         inputs: in the model's order.
         outputs: names, in the model's order.
         engine: what computes the reference outputs: torch, onnxruntime, or ncnn where there is no other original.
         preprocess: how images become its input, None where nothing says so.
         preprocess_origin: where that was found.
         labels: class names by index.
+        run: one sample through the original; None where there is no original but ncnn itself.
         classes: how many classes it has, where the library that built it knows that it classifies.
+        module: the ``torch.nn.Module``, where torch has loaded or made one.
         changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
         tail: the operators of the user's file that come after its outputs, where it was cut.
         scratch: the temporary folder that ``path`` is in, where it was cut. It goes with this object.
@@ -54,7 +56,7 @@ class ModelSource:
     reference: str
     name: str
     kind: Kind
-    path: Path
+    path: Path | None
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
     engine: Engine
@@ -63,9 +65,16 @@ class ModelSource:
     labels: tuple[str, ...] | None = None
     run: Original | None = field(default=None, repr=False, compare=False)
     classes: int | None = None
+    module: Any = field(default=None, repr=False, compare=False)
     changes: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
     scratch: Scratch | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def file(self) -> Path:
+        """The path of an original that is a file."""
+        assert self.path is not None, self.kind
+        return self.path
 
     def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
         """The network as run.json holds it.

@@ -63,7 +63,7 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact,
     param = Path(recipe.model)
     if param.suffix != ".param":
         raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
-    source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
+    source = open_model(recipe.model, shapes=recipe.shapes)
     model = Artifact.load(param)
     model.graph.set_input_shapes([spec.shape for spec in source.inputs])
     preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
@@ -75,10 +75,10 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact,
     return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 
 
-def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:
+def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet) -> ModelSource:
     """Random weights need batch-norm statistics of real images: without them every image has the same outputs."""
     library, _, _ = recipe.model.partition(":")
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
     (sample,) = in_memory(images.subset(range(min(len(images), STATISTICS_IMAGES))))
-    return open_model(recipe.model, shapes=recipe.shapes, weights="none", workdir=folder, statistics=sample)
+    return open_model(recipe.model, shapes=recipe.shapes, weights="none", statistics=sample)

@@ -114,7 +114,7 @@ def _save_onnx(source: ModelSource, inputs: Sequence[InnerTensor], output: str, 
 
     from .onnx.reading import load
 
-    model = load(source.path)
+    model = load(source.file)
     try:
         part = ir.convenience.extract(model.graph, [tensor.name for tensor in inputs], [output])
     except ValueError:

@@ -49,7 +49,7 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
     from .onnx.reading import evaluate, fed, load
 
     try:
-        model = load(source.path)
+        model = load(source.file)
         inputs = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
         cut = None
         if outputs or may_need_cut(model):
@@ -71,7 +71,7 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         changes.append(_said_of_cut(cut.outputs, shapes, cut.causes, cut.tail))
     inputs = tuple(replace(spec, dtype=_type(value)) for spec, value in zip(inputs, fed(model.graph), strict=True))
     scratch = Scratch()
-    path = Path(scratch.name, source.path.name)
+    path = Path(scratch.name, source.file.name)
     ir.save(model, path)
     preprocess, origin = source.preprocess, source.preprocess_origin
     if preprocess is None and takes_image(inputs) and "uint8" in {spec.dtype for spec in source.inputs}:

@@ -69,9 +69,9 @@ def load(path: Path) -> ir.Model:
     """
     try:
         model = ir.load(path)
-        ir.external_data.load_to_model(model)
         common.InlinePass()(model)
-        common.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        ir.external_data.load_to_model(model)  # of initializers alone: constants had to become some first
         common.RemoveUnusedNodesPass()(model)
     except Exception as error:  # onnx-ir and protobuf raise kinds of their own
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
