@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import ncnnkit as nk
+from ncnnkit.comparison.noise import Noise
 from ncnnkit.source import open_model
 
 
@@ -73,19 +74,16 @@ def mean_squared_errors(
     args: argparse.Namespace, variants: list[list[str]], images: list[Path], folder: Path
 ) -> dict[str, float]:
     """Of each variant's outputs against the original's, over all images."""
-    source = open_model(args.model, workdir=folder)
+    source = open_model(args.model)
     preprocess = nk.Artifact.load(args.app / f"models/{variants[0][3]}.param").preprocess
     (folder / "list.txt").write_text("".join(f"{path.resolve()}\n" for path in images))
     inputs = nk.open_images(folder / "list.txt", preprocess, source.inputs)
-    expected = np.stack([row[0] for row in source.reference_outputs(inputs)])
-    errors = {}
-    for variant in variants:
-        found = []
-        for path in images:
+    errors = {variant[0]: Noise() for variant in variants}
+    for path, expected in zip(images, source.reference_outputs(inputs), strict=True):
+        for variant in variants:
             infer(args, variant, path, folder / "y.npy", "--loop=1")
-            found.append(np.load(folder / "y.npy"))
-        errors[variant[0]] = float(np.mean((np.stack(found).reshape(expected.shape) - expected) ** 2))
-    return errors
+            errors[variant[0]].add([np.load(folder / "y.npy")], expected[:1])
+    return {name: noise.mse for name, noise in errors.items()}
 
 
 def report_memory(args: argparse.Namespace, variants: list[list[str]], image: Path) -> None:

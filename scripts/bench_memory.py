@@ -6,6 +6,7 @@ just started, and shares the memory of its parent until it runs its own program,
 here, so the figures hold on a busy machine, too.
 
     python scripts/bench_memory.py --counts 200,20000
+    python scripts/bench_memory.py --counts 30,300 --network dense
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from PIL import Image
 
 from ncnnkit.model import ncnnfile
 
-NETWORK = """7767517
+NETWORKS = {
+    "classifier": """7767517
 7 7
 Input         in0 0 1 in0 0=32 1=32 2=3
 Convolution   c1  1 1 in0 b1 0=16 1=3 3=2 4=1 5=1 6=432 9=1
@@ -35,7 +37,15 @@ Convolution   c3  1 1 b2 b3 0=32 1=3 4=1 5=1 6=9216 9=1
 Pooling       gap 1 1 b3 b4 0=1 4=1
 InnerProduct  fc  1 1 b4 b5 0=10 1=1 2=320
 Softmax       out 1 1 b5 out0
-"""
+""",
+    # Its output is 32x256x256: 8 MiB.
+    "dense": """7767517
+3 3
+Input         in0 0 1 in0 0=32 1=32 2=3
+Convolution   c1  1 1 in0 b1 0=32 1=3 4=1 5=1 6=864 9=1
+Interp        up  1 1 b1 out0 0=1 1=8.0 2=8.0
+""",
+}
 EVERY = 0.05  # seconds between two looks
 
 
@@ -48,9 +58,9 @@ class Peak:
     largest_child: float = 0.0
 
 
-def write_network(folder: Path) -> Path:
-    """A small classifier with random weights."""
-    graph = ncnnfile.parse_param(NETWORK)
+def write_network(folder: Path, network: str) -> Path:
+    """A small network with random weights."""
+    graph = ncnnfile.parse_param(network)
     rng = np.random.default_rng(0)
     for layer in graph.layers:
         for slot, shape in layer.slots():
@@ -118,11 +128,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", default="200,20000")
     parser.add_argument("--effort", default="fast")
+    parser.add_argument("--network", choices=NETWORKS, default="classifier")
     args = parser.parse_args()
     print(f"{'images':>8}{'fitted':>8}{'held':>6}{'judged':>8}{'together':>10}{'parent':>9}{'child':>8}  MB")
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
         folder = Path(name)
-        param = write_network(folder)
+        param = write_network(folder, NETWORKS[args.network])
         for count in map(int, args.counts.split(",")):
             images = write_images(folder / str(count), count)
             out = folder / f"out-{count}"

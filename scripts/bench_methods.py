@@ -23,7 +23,8 @@ import numpy as np
 from bench_quantize import Prepared, native_model, outputs_of, prepare
 from numpy.typing import NDArray
 
-from ncnnkit.comparison import accuracy
+from ncnnkit.comparison.accuracy import errors_of
+from ncnnkit.comparison.classes import Classes
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.quantization import EFFORTS, Effort, quantize_images
 
@@ -73,20 +74,22 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
         found = prepare(args, Path(name), "123456789")
-        evaluation, labels = found.evaluation[:: args.every], found.labels[:: args.every]
-        reference = outputs_of(found.graph, evaluation, "fp32")
-        print(f"{len(evaluation)} images to evaluate, fp32 top-1 {accuracy.label_accuracy(reference, labels, 1):.3f}")
+        evaluation = found.evaluation.subset(range(0, len(found.evaluation), args.every))
+        labels = found.labels[:: args.every]
+        reference = outputs_of(found.graph, evaluation, "fp32", found.folder / "reference")
+        classes = Classes(math.prod(next(iter(reference.shapes.values()))))
+        exact = errors_of(reference, reference, classes, labels)
+        print(f"{len(evaluation)} images to evaluate, fp32 top-1 {exact.accuracy(1):.3f}")
         errors: dict[str, list[float]] = {}
         for draw in range(args.draws):
             chosen = np.sort(np.random.default_rng(draw).permutation(len(found.calibration))[:PER_DRAW])
             for row, graph, seconds in _models(args, found, chosen, with_methods=args.alone and draw == 0):
-                outputs = outputs_of(graph, evaluation, "int8")
-                figures = accuracy.array_errors(outputs, reference).result([row])
+                outputs = outputs_of(graph, evaluation, "int8", found.folder / "outputs")
+                figures = errors_of(outputs, reference, classes, labels).result([row])
                 errors.setdefault(row, []).append(figures.mse)
-                top1 = accuracy.label_accuracy(outputs, labels, 1)
                 print(
                     f"draw {draw}  {row:40} MSE {figures.mse:.3g}  SQNR {figures.sqnr_db or math.inf:.2f} dB  "
-                    f"cosine {figures.cosine or 0:.5f}  top-1 {top1:.3f}  {seconds:.1f} s",
+                    f"cosine {figures.cosine or 0:.5f}  top-1 {figures.top1:.3f}  {seconds:.1f} s",
                     flush=True,
                 )
         base = np.mean(errors["native KL"])
@@ -123,7 +126,7 @@ def activations_alone(exact: Graph, int8: Graph) -> Graph:
 def _models(
     args: argparse.Namespace, found: Prepared, chosen: Array, with_methods: bool
 ) -> list[tuple[str, Graph, float]]:
-    samples = found.calibration[chosen]
+    samples = found.calibration.subset(chosen.tolist())
 
     def timed(name: str, make: Any) -> tuple[str, Graph, float]:
         start = time.perf_counter()
@@ -131,10 +134,10 @@ def _models(
         return name, graph, time.perf_counter() - start
 
     def quantized(effort: str | Effort) -> Graph:
-        return quantize_images(found.graph, [samples], target="x86", effort=effort).graph
+        return quantize_images(found.graph, samples, target="x86", effort=effort).graph
 
     def floor(**methods: Any) -> Graph:
-        made = quantize_images(found.graph, [samples], target="x86", effort=Effort(**{**_PLAIN, **methods}))
+        made = quantize_images(found.graph, samples, target="x86", effort=Effort(**{**_PLAIN, **methods}))
         return activations_alone(made.exact, made.fitted)
 
     models = [timed("native KL", lambda: native_model(args.native, found, chosen, "kl"))]

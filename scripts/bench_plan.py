@@ -10,6 +10,7 @@ in 5 evaluate.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections import Counter
@@ -18,10 +19,8 @@ from pathlib import Path
 from bench_quantize import outputs_of, prepare
 
 from ncnnkit.artifact import Artifact
-from ncnnkit.comparison import accuracy
+from ncnnkit.comparison.accuracy import errors_of
 from ncnnkit.comparison.classes import Classes
-from ncnnkit.comparison.outputs import keep_outputs
-from ncnnkit.device.session import save_arrays
 from ncnnkit.device.sites import local_site
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.plan.requirement import Requirements
@@ -45,7 +44,7 @@ def main() -> None:
         folder, site = Path(name), local_site()
         found = prepare(args, folder, "5")
         start = time.perf_counter()
-        made = quantize_images(found.graph, [found.calibration], target="x86", effort=args.effort)
+        made = quantize_images(found.graph, found.calibration, target="x86", effort=args.effort)
         middle = time.perf_counter()
         requirements = Requirements.parse(args.require or ["cosine>=0.999"], args.max_latency)
         plan = find_plan(made, requirements, site.machine, threads=args.threads)
@@ -65,10 +64,8 @@ def main() -> None:
             model = Artifact.made(graph, precision).save(param)
             specs.append(VariantSpec(precision, precision, "cpu", args.threads, site, model))
         seconds = 0.5 * args.rounds
-        files = save_arrays([found.evaluation], folder)
-        results = measure(specs, files, folder, seconds=seconds, rounds=args.rounds)
-        exact = outputs_of(found.graph, found.evaluation, "fp32")
-        reference = keep_outputs(["out"], zip(exact), folder / "reference")
+        results = measure(specs, found.evaluation.files, folder, seconds=seconds, rounds=args.rounds)
+        reference = outputs_of(found.graph, found.evaluation, "fp32", folder / "reference")
         rows = [variant_record(p, result, reference, Classes(0), None, []) for p, result in zip(specs, results)]
         medians = [row.latency_ms.median for row in rows if row.latency_ms]
         mixed = medians[-1]
@@ -83,7 +80,9 @@ def main() -> None:
             )
         predicted = plan.predicted_at(medians[0])
         print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
-        same = accuracy.top1_agreement(outputs_of(plan.graph, found.evaluation, "mixed"), exact)
+        outputs = outputs_of(plan.graph, found.evaluation, "mixed", folder / "outputs")
+        classes = Classes(math.prod(next(iter(reference.shapes.values()))))
+        same = errors_of(outputs, reference, classes).agreement(1)
         print(f"best class as fp32's on {same or 0:.1%} of {len(found.evaluation)} images")
 
 

@@ -26,15 +26,14 @@ from numpy.typing import NDArray
 
 import ncnnkit as nk
 from ncnnkit.comparison.classes import Classes
-from ncnnkit.comparison.outputs import keep_outputs
-from ncnnkit.device.session import save_arrays
+from ncnnkit.comparison.outputs import Outputs, keep_outputs
 from ncnnkit.device.sites import local_site
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.model.graph import Graph
 from ncnnkit.quantization import quantize_images
 from ncnnkit.samples.images import ImageSet
 from ncnnkit.samples.items import InputSpec
-from ncnnkit.samples.stream import in_memory
+from ncnnkit.samples.stream import KeptSamples, Samples, keep
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_source
 from ncnnkit.source.opening import choose_preprocess, settle_random_weights
@@ -67,14 +66,14 @@ class Prepared:
 
     Attributes:
         graph: fp32, optimised; also ``fp32.param`` in ``folder``.
-        calibration, evaluation: float32 (N, C, H, W); the former also as ``NNNN.npy`` in ``folder``.
+        calibration, evaluation: in files, read one by one; the former also as ``NNNN.npy`` in ``folder``.
         labels: classes of the latter.
     """
 
     graph: Graph
     spec: InputSpec
-    calibration: Array
-    evaluation: Array
+    calibration: KeptSamples
+    evaluation: KeptSamples
     labels: Array
     folder: Path
 
@@ -82,7 +81,7 @@ class Prepared:
 def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
     """Images whose number ends in 0 calibrate, those ending in one of ``digits`` evaluate."""
     recipe = nk.Recipe(args.model, preset=args.preset, weights=args.weights)
-    source = open_model(args.model, weights=args.weights, workdir=folder)
+    source = open_model(args.model, weights=args.weights)
     preprocess, _ = choose_preprocess(source, recipe.preset, recipe.preprocess)
     sets: list[ImageSet] = []
     labels: list[Array] = []
@@ -92,20 +91,21 @@ def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
         files.write_text("".join(f"{path.resolve()}\n" for path in paths))
         sets.append(nk.open_images(files, preprocess, source.inputs))
         labels.append(np.array([int(path.stem) for path in paths]))
-    source = settle_random_weights(recipe, source, sets[0], folder)
-    calibration, evaluation = (in_memory(images)[0] for images in sets)
-    graph = nk.optimize(convert_source(source, folder).graph)
+    source = settle_random_weights(recipe, source, sets[0])
+    calibration, evaluation = (keep(images, folder / f"kept{i}") for i, images in enumerate(sets))
+    graph = nk.optimize(convert_source(source, calibration, folder).graph)
     graph.set_input_shapes([spec.shape for spec in source.inputs])
     nk.save(graph, folder / "fp32.param")
-    for index, sample in enumerate(calibration):
+    for index, (sample,) in enumerate(calibration):
         np.save(folder / f"{index:04}.npy", sample)
     return Prepared(graph, source.inputs[0], calibration, evaluation, labels[1], folder)
 
 
-def outputs_of(graph: Graph, samples: Array, precision: str) -> Array:
-    """The first output on every sample, (N, …)."""
+def outputs_of(graph: Graph, samples: Samples, precision: str, folder: Path) -> Outputs:
+    """The first output on every sample, in a file in ``folder``."""
     with nk.Session(graph, precision=precision) as session:
-        return np.stack([session.blobs(sample, names=session.outputs[:1])[0] for sample in samples])
+        names = session.outputs[:1]
+        return keep_outputs(names, (session.blobs(*sample, names=names) for sample in samples), folder)
 
 
 def native_model(tools: Path, found: Prepared, chosen: Sequence[int] | Array, method: str) -> Graph:
@@ -138,7 +138,7 @@ def _quantised(found: Prepared, args: argparse.Namespace) -> dict[str, Graph]:
     graphs["ncnnkit KL"] = nk.quantize(found.graph, stats, target="x86")
     for effort in args.efforts.split(","):
         start = time.perf_counter()
-        made = quantize_images(found.graph, [found.calibration], target="x86", effort=effort, threads=args.threads)
+        made = quantize_images(found.graph, found.calibration, target="x86", effort=effort, threads=args.threads)
         print(f"quantising, effort {effort}: {time.perf_counter() - start:.1f} s")
         for trial in made.trials:
             error, kept = f"{trial.relative_error:.4g}", "kept" if trial.kept else ""
@@ -148,10 +148,10 @@ def _quantised(found: Prepared, args: argparse.Namespace) -> dict[str, Graph]:
 
 
 def _report_models(
-    graph: Graph, graphs: dict[str, Graph], evaluation: Array, args: argparse.Namespace, folder: Path
+    graph: Graph, graphs: dict[str, Graph], evaluation: KeptSamples, args: argparse.Namespace, folder: Path
 ) -> None:
     with nk.Session(graph, precision="fp32") as net:
-        rows = (net.blobs(sample, names=net.outputs) for sample in evaluation)
+        rows = (net.blobs(*sample, names=net.outputs) for sample in evaluation)
         reference = keep_outputs(net.outputs, rows, folder / "reference")
     site = local_site()
     specs = []
@@ -160,9 +160,7 @@ def _report_models(
         precision = "fp32" if name == "fp32" else "int8"
         model = nk.Artifact.made(made, precision).save(param)
         specs.append(VariantSpec(name, precision, "cpu", args.threads, site, model))
-    results = measure(
-        specs, save_arrays([evaluation], folder), folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds
-    )
+    results = measure(specs, evaluation.files, folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds)
     found = [variant_record(spec, result, reference, Classes(0), None, []) for spec, result in zip(specs, results)]
     measured = {row.name: (row.latency_ms, row.accuracy) for row in found}
     base = "ncnn2table KL" if "ncnn2table KL" in measured else found[0].name

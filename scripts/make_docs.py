@@ -31,12 +31,12 @@ INTRODUCTION = f"""\
 `ncnnkit run` leaves one `run.json` in the run folder. It holds every figure that `report.html` and the terminal show,
 and more. It is UTF-8 JSON. [run.schema.json](run.schema.json) describes it to programs (JSON Schema).
 
-`schema` is the version of this contract, now {SCHEMA}. It counts up when a field disappears or changes its meaning. New
-fields may be added without that: ignore fields that you do not know. All fields are always there, be they null.
+`schema` is the version of this contract, now {SCHEMA}. It increases when a field disappears or changes its meaning. New
+fields may appear without that, so ignore fields that you do not know. Every field is always present, but may be null.
 
-A figure is null where it was not measured, and where it is infinite or not a number, since JSON has neither. Units
-stand in the names (`latency_ms`, `peak_memory_mb`, `sqnr_db`) or in the tables below. 1 MB is 10⁶ bytes. Shares run
-from 0 to 1. Shapes have no batch axis. Bytes of a file name that are not UTF-8 are replaced by U+FFFD.
+A figure is null if it was not measured, or if it is infinite or not a number, because JSON has neither. The names
+contain the units (`latency_ms`, `peak_memory_mb`, `sqnr_db`), or the tables below give them. 1 MB is 10⁶ bytes. Shares
+are from 0 to 1. Shapes have no batch axis. Bytes of a file name that are not UTF-8 are replaced by U+FFFD.
 
 ```python
 import json

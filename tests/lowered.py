@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def lowered(proto: onnx.ModelProto, fed: Mapping[str, Array]) -> Graph:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         onnx.save(proto, str(path))
-        graph = lower_reading(read(path, [array.shape for array in fed.values()]))
+        graph = lower_reading(read(path, [array.shape for array in fed.values()])).graph
     graph.verify()
     graph.infer_shapes()
     return graph
@@ -109,8 +110,9 @@ def run_ncnn(graph: Graph, inputs: Sequence[Array]) -> list[Array]:
         for name, array in zip(graph.inputs, arrays):
             assert extractor.input(name, ncnn.Mat(array).clone()) == 0
         found = []
-        for index in range(len(graph.outputs)):
-            code, mat = extractor.extract(f"out{index}")
+        # What nobody reads is an output to ncnn, too.
+        for name in sorted((n for n in graph.outputs if re.fullmatch(r"out\d+", n)), key=lambda n: int(n[3:])):
+            code, mat = extractor.extract(name)
             assert code == 0, f"ncnn fails with {code}"
             found.append(np.array(mat))
         return found

@@ -12,7 +12,7 @@ CACHE = cache_folder()
 
 
 def installed(kind: str) -> Path | None:
-    """Where the library of a kind, ``native`` or ``aarch64``, is installed; None where it is not."""
+    """Where the library of a kind, ``native``, ``aarch64`` or ``newest``, is installed; None where it is not."""
     return next(iter(sorted(CACHE.glob(f"ncnn-*/{kind}"))), None)
 
 

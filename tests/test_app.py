@@ -330,7 +330,7 @@ def test_a_card_with_the_shape_of_another_network_is_refused(tmp_path: Path) -> 
     Artifact.made(small(), "fp32").save(tmp_path / "m.param")
     card = json.loads((tmp_path / "m.json").read_text())
     (tmp_path / "m.json").write_text(json.dumps({**card, "inputs": [{"name": "in0", "shape": [5, 16, 16]}]}))
-    with pytest.raises(ModelError, match="layer Convolution c1 takes 3 channels, and is given 5x16x16"):
+    with pytest.raises(ModelError, match="layer Convolution c1 expects 3 channels, but gets 5x16x16"):
         make_app(tmp_path / "m.param", tmp_path / "app")
 
 
@@ -378,7 +378,7 @@ def test_what_a_user_wrote_is_not_lost(change: str, run_folder: Path, tmp_path: 
 
 def test_a_users_folder_is_left_alone(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(StorageError, match="holds no app"):
+    with pytest.raises(StorageError, match="contains no app"):
         make_app(run_folder, tmp_path, variant="int8")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -438,7 +438,7 @@ def test_files_of_the_users_that_an_app_would_replace(run_folder: Path, tmp_path
     home = tmp_path / "app"
     make_app(run_folder, home, variant="fp32", lang="python")
     (home / "CMakeLists.txt").write_text("mine")
-    with pytest.raises(StorageError, match=r"there is a CMakeLists\.txt that ncnnkit did not write"):
+    with pytest.raises(StorageError, match=r"contains CMakeLists\.txt, which ncnnkit did not write"):
         make_app(run_folder, home, variant="fp32")
     assert (home / "CMakeLists.txt").read_text() == "mine"
     (home / "CMakeLists.txt").unlink()
@@ -518,7 +518,7 @@ def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_pa
     done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
     assert done.returncode == 1
     for text in (
-        "layer fc hands on float, where Cast cast reads bf16", f"here: ncnn {ncnn.__version__}, --precision=fp32",
+        "layer fc outputs float, but Cast cast reads bf16", f"here: ncnn {ncnn.__version__}, --precision=fp32",
         f"it needs: ncnn {ncnn.__version__} or newer, --precision=fp32",
     ):  # fmt: skip
         assert text in done.stderr

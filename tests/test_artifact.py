@@ -245,7 +245,7 @@ def test_the_cpp_app_says_what_is_here_and_what_is_needed(built: Callable[[str],
     done = by_cpp_app(built("native"), tmp_path / "m.param", X, tmp_path)
     assert done.returncode == 1
     for text in (
-        "m.param: this model does not run here: layer a hands on fp32, where Cast b/cast reads bf16; ",
+        "m.param: this model does not run here: layer a outputs fp32, but Cast b/cast reads bf16; ",
         "here: ncnn 1.0.20230719, --precision=mixed; ",
         "it needs: ncnn 1.0.20261020 or newer, --precision=mixed and a CPU like those of the target x86\n",
     ):
@@ -261,7 +261,7 @@ def test_the_cpp_app_refuses_a_mask_that_forbids_what_it_is_handed(
     Artifact.made(without_casts(), "mixed").save(tmp_path / "m.param")
     done = by_cpp_app(built(library), tmp_path / "m.param", X, tmp_path)
     assert done.returncode == 1
-    assert "layer a hands on bf16, where layer b reads f" in done.stderr
+    assert "layer a outputs bf16, but layer b reads f" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["card", "bare"])
@@ -278,7 +278,7 @@ def test_a_mixed_model_is_compared_as_it_is_run(name: str, folder: Path) -> None
 def test_a_cast_that_would_read_another_type_is_refused() -> None:
     _, made = mixed()
     bf16_only = Artifact.made(made, "mixed", settings={"mixed": PRECISIONS["int8"].options})
-    with pytest.raises(RuntimeFailure, match=r"layer a hands on float, where Cast .* reads bf16"):
+    with pytest.raises(RuntimeFailure, match=r"layer a outputs float, but Cast .* reads bf16"):
         nk.Session(bf16_only)
 
 
@@ -294,7 +294,7 @@ def without_casts() -> nk.Graph:
 
 def test_a_masked_layer_that_would_read_16_bits_is_refused() -> None:
     """ncnn converts for a layer that cannot use bf16, not for one that may not: it would read beyond its input."""
-    with pytest.raises(RuntimeFailure, match=r"layer a hands on bf16, where layer b reads f"):
+    with pytest.raises(RuntimeFailure, match=r"layer a outputs bf16, but layer b reads f"):
         nk.Session(Artifact.made(without_casts(), "mixed"))
 
 
@@ -362,7 +362,7 @@ def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path
 def test_a_file_that_is_no_card_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     place = tmp_path / "m.json"
     place.write_text('{"mine": 1}')
-    with pytest.raises(StorageError, match="is in the way"):
+    with pytest.raises(StorageError, match="exists, but ncnnkit did not write it"):
         nk.save(small(), tmp_path / "m.param")
     assert place.read_text() == '{"mine": 1}'
     assert not (tmp_path / "m.param").exists()

@@ -97,7 +97,7 @@ def test_quantising_looks_at_the_samples_once_for_every_network(monkeypatch: pyt
 def test_statistics_of_different_networks_do_not_merge() -> None:
     stats = calibrate(small(), samples(2))
     other = ActivationStats({"x": BlobStats(np.zeros(8, np.int64), 0.0, 0.0, 0)}, 1)
-    with pytest.raises(FormatError, match="not of the same network"):
+    with pytest.raises(FormatError, match="of different networks"):
         stats.merge(other)
 
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_calibrated() -> None:
         calibrate(small(), samples(1, (4, 5, 6)))
     poisoned = samples(2)
     poisoned[1, 0, 0, 0] = np.nan
-    with pytest.raises(VerificationError, match="blob in0 holds NaN or infinity"):
+    with pytest.raises(VerificationError, match="blob in0 contains NaN or infinity"):
         calibrate(small(), poisoned)
 
 

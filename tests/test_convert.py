@@ -1,14 +1,20 @@
-"""Conversion by pnnx: the networks it makes, the models it cannot make one of, and pnnx itself going wrong."""
+"""Conversion: the networks that the routes make, the choice between them, and routes that go wrong."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
+import math
 import os
+import select
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +29,7 @@ from typer.testing import CliRunner
 
 import ncnnkit
 from ncnnkit import convert as convert_function
+from ncnnkit import recipe
 from ncnnkit.cli import app
 from ncnnkit.comparison import accuracy
 from ncnnkit.device.session import Session
@@ -30,9 +37,14 @@ from ncnnkit.errors import ConvertError, ModelError, VerificationError
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
 from ncnnkit.passes import optimize
-from ncnnkit.source import ModelSource, open_model
-from ncnnkit.source import conversion as convert_module
-from ncnnkit.source.conversion import Conversion, convert_source, find_pnnx
+from ncnnkit.record.folder import LOG
+from ncnnkit.samples.stream import ArraySamples
+from ncnnkit.source import ModelSource, open_model, pnnx
+from ncnnkit.source.conversion import Conversion, convert_source
+from ncnnkit.source.exporting import export_classic, trace
+from ncnnkit.source.model import example_arrays
+from ncnnkit.source.pnnx import find_pnnx
+from ncnnkit.source.routes import ROUTES, Route
 
 DATA = Path(ncnnkit.__file__).parent / "data"
 DEMO = DATA / "efficientnet-lite0.onnx"
@@ -67,10 +79,18 @@ def write_onnx(
 
 
 def converted(
-    reference: object, folder: Path, *shapes: tuple[int, ...], **options: Any
+    reference: object, folder: Path, *shapes: tuple[int, ...], weights: str = "default", **options: Any
 ) -> tuple[ModelSource, Conversion]:
-    source = open_model(str(reference), shapes=shapes, workdir=folder, **options)
-    return source, convert_source(source, folder)
+    source = open_model(reference, shapes=shapes, weights=weights)
+    return source, convert_source(source, noise(source), folder, **options)
+
+
+def noise(source: ModelSource) -> ArraySamples:
+    return ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
+
+
+both = pytest.mark.parametrize("route", ["onnx", "pnnx"])
+"""Of an ONNX file."""
 
 
 def outputs_of(graph: Graph, inputs: Sequence[Array]) -> dict[str, Array]:
@@ -92,8 +112,9 @@ def assert_same(source: ModelSource, graph: Graph, *inputs: Array, sqnr_db: floa
 # ------------------------------------------------------------------------------------------------------ whole models
 
 
-def test_the_demo_model_is_onnx_runtimes_in_fp32(tmp_path: Path) -> None:
-    source, conversion = converted(DEMO, tmp_path)
+@both
+def test_the_demo_model_is_onnx_runtimes_in_fp32(tmp_path: Path, route: str) -> None:
+    source, conversion = converted(DEMO, tmp_path, route=route)
     assert source.preprocess is not None
     photos = sorted((DATA / "images").rglob("*.jpg"))[:3]
     images = np.stack([source.preprocess.apply(Image.open(photo)) for photo in photos])
@@ -101,9 +122,17 @@ def test_the_demo_model_is_onnx_runtimes_in_fp32(tmp_path: Path) -> None:
     assert conversion.graph.inputs == ["in0"]
     assert conversion.graph.outputs == ["out0"]
     assert conversion.graph.input_shapes() == [(3, 224, 224)]
-    assert conversion.log.startswith("$ pnnx model.onnx inputshape=[1,3,224,224]f32 fp16=0\n")
-    assert conversion.seconds > 0
-    assert list(tmp_path.iterdir()) == []  # pnnx's files are gone, and the weights can still be read
+    check = conversion.record()
+    assert (check.route, check.verified, check.log) == (route, True, {"onnx": None, "pnnx": LOG}[route])
+    assert (check.sqnr_db or 0) > 100
+    (attempt,) = check.attempts
+    assert (attempt.outcome, attempt.reason, attempt.sqnr_db) == ("taken", "", check.sqnr_db)
+    assert attempt.layers == len(optimize(conversion.graph).layers)
+    assert check.seconds == attempt.seconds > 0
+    # pnnx's files are gone, but for its log, and the weights can still be read.
+    assert [path.name for path in tmp_path.iterdir()] == ([LOG] if route == "pnnx" else [])
+    if route == "pnnx":
+        assert (tmp_path / LOG).read_text().startswith("$ pnnx model.onnx inputshape=[1,3,224,224]f32 fp16=0\n")
     weights = {weight.dtype for layer in conversion.graph.layers for weight in layer.weights.values()}  # type: ignore[union-attr]
     assert weights == {np.dtype(np.float32)}
 
@@ -115,8 +144,9 @@ def test_convert_takes_a_reference(tmp_path: Path) -> None:
         convert_function(str(path))
 
 
+@both
 @pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]], ids=["a first", "b first"])
-def test_inputs_keep_the_models_order_whichever_is_used_first(tmp_path: Path, order: list[str]) -> None:
+def test_inputs_keep_the_models_order_whichever_is_used_first(tmp_path: Path, order: list[str], route: str) -> None:
     weights = {"w": random(3, 2, 1, 1), "v": -random(3, 2, 1, 1)}
     nodes = [
         helper.make_node("Conv", [order[0], "w"], ["t"]),
@@ -124,25 +154,26 @@ def test_inputs_keep_the_models_order_whichever_is_used_first(tmp_path: Path, or
         helper.make_node("Sub", ["t", "u"], ["y"]),
     ]
     path = write_onnx(tmp_path / "m.onnx", nodes, {"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}, ["y"], weights)
-    source, conversion = converted(path, tmp_path)
+    source, conversion = converted(path, tmp_path, route=route)
     assert_same(source, conversion.graph, random(2, 2, 3, 4), 3 * random(2, 2, 3, 4))
 
 
 TAIL, SIDE = helper.make_node("Exp", ["p"], ["tail"]), helper.make_node("Conv", ["x", "v"], ["side"])
 
 
+@both
 @pytest.mark.parametrize(
     "outputs",
     [["tail", "p"], ["p", "tail"], ["tail", "side", "p"], ["p", "side", "tail"], ["side", "tail"], ["tail", "side"]],
     ids="-".join,
 )
 def test_outputs_keep_the_models_order_also_where_one_is_computed_from_another(
-    tmp_path: Path, outputs: list[str]
+    tmp_path: Path, outputs: list[str], route: str
 ) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["p"]), TAIL, SIDE]
     weights = {"w": random(4, 3, 3, 3) - 0.5, "v": random(2, 3, 1, 1)}
     path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3, 5, 6]}, outputs, weights)
-    source, conversion = converted(path, tmp_path)
+    source, conversion = converted(path, tmp_path, route=route)
     conversion.graph.verify()
     assert conversion.graph.outputs == [f"out{i}" for i in range(len(outputs))]
     assert source.outputs == tuple(outputs)
@@ -150,7 +181,8 @@ def test_outputs_keep_the_models_order_also_where_one_is_computed_from_another(
     assert_same(source, optimize(conversion.graph), random(2, 3, 5, 6))
 
 
-def test_what_nobody_reads_comes_after_the_outputs(tmp_path: Path) -> None:
+@both
+def test_what_nobody_reads_comes_after_the_outputs(tmp_path: Path, route: str) -> None:
     weights = {"w": random(4, 3, 3, 3), "sizes": np.array([2, 2])}
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
@@ -158,7 +190,7 @@ def test_what_nobody_reads_comes_after_the_outputs(tmp_path: Path) -> None:
         helper.make_node("Exp", ["half"], ["y"]),
     ]
     path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3, 5, 6]}, ["y"], weights)
-    source, conversion = converted(path, tmp_path)
+    source, conversion = converted(path, tmp_path, route=route)
     graph = conversion.graph
     assert graph.outputs[0] == "out0"
     expected = reference_of(source, [random(1, 3, 5, 6)])["y"]
@@ -170,12 +202,13 @@ def test_paths_pnnx_could_not_read(tmp_path: Path, name: str, monkeypatch: pytes
     path = write_onnx(tmp_path / name, [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3, 4, 5]}, ["y"])
     monkeypatch.chdir(path.parent)
     before = sorted(tmp_path.rglob("*"))
-    assert convert_function(path.name).graph.input_shapes() == [(3, 4, 5)]
+    assert convert_function(path.name, route="pnnx").graph.input_shapes() == [(3, 4, 5)]
     assert sorted(tmp_path.rglob("*")) == before  # pnnx leaves nothing beside the model
 
 
+@both
 @pytest.mark.parametrize("place", ["model.onnx.data", "weights of it.bin", "deep/er/w"])
-def test_onnx_with_its_weights_in_another_file(tmp_path: Path, place: str) -> None:
+def test_onnx_with_its_weights_in_another_file(tmp_path: Path, place: str, route: str) -> None:
     constant = helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(random(4), "b"))
     nodes = [constant, helper.make_node("Conv", ["x", "w", "b"], ["c"]), helper.make_node("Mul", ["c", "s"], ["y"])]
     weights = {"w": random(4, 3, 3, 3) - 0.5, "s": random(4, 1, 1)}
@@ -185,12 +218,12 @@ def test_onnx_with_its_weights_in_another_file(tmp_path: Path, place: str) -> No
         location=place, size_threshold=0, convert_attribute=True,
     )  # fmt: skip
     assert b"location" in path.read_bytes()
-    source, conversion = converted(path, tmp_path)
+    source, conversion = converted(path, tmp_path, route=route)
     assert_same(source, conversion.graph, random(2, 3, 5, 6))
     shutil.rmtree(tmp_path / place.split("/")[0], ignore_errors=True)
     (tmp_path / place).unlink(missing_ok=True)
-    with pytest.raises(ModelError, match=r"its weights cannot be read: .*No such file"):
-        convert_source(source, tmp_path)
+    with pytest.raises(ConvertError, match=r"(weights|file) cannot be read: .*(No such file|not exist)"):
+        convert_source(source, noise(source), tmp_path, route=route)
 
 
 # ------------------------------------------------------------------------------------- models that cannot be converted
@@ -206,49 +239,192 @@ def test_operators_ncnn_has_not_are_named(tmp_path: Path) -> None:
     ]
     path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3, 4, 4]}, ["y"])
     with pytest.raises(ConvertError, match=r"ncnn has no layer for: Det, NonZero.* \(replace these operators"):
+        convert_function(str(path), route="pnnx")
+    with pytest.raises(ConvertError, match=r"m\.onnx: route onnx: .*; route pnnx: ncnn has no layer for: Det"):
         convert_function(str(path))
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.UINT8, TensorProto.FLOAT16])
-def test_inputs_of_another_type_are_converted_or_named(tmp_path: Path, kind: int) -> None:
+def test_inputs_of_another_type_are_named_by_pnnx(tmp_path: Path, kind: int) -> None:
     nodes = [helper.make_node("Cast", ["x"], ["f"], to=FLOAT), helper.make_node("Exp", ["f"], ["y"])]
     path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3]}, ["y"], kind=kind)
     with pytest.raises(ConvertError, match=r"ncnn has no layer for: Tensor\.to \(export the model with float32 inputs"):
-        convert_function(str(path))
+        convert_function(str(path), route="pnnx")
 
 
 @pytest.mark.parametrize("shape", [[1], [1, 2, 3, 4, 5, 6]], ids=["batch alone", "six"])
 def test_inputs_with_more_or_fewer_dimensions_than_ncnn_has(tmp_path: Path, shape: list[int]) -> None:
     path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": shape}, ["y"])
-    with pytest.raises(ModelError, match=f"input 'x' has {len(shape) - 1} dimensions beside the batch axis"):
+    with pytest.raises(ModelError, match=f"input 'x' has {len(shape) - 1} dimensions besides the batch axis"):
         convert_function(str(path))
 
 
-def test_an_input_without_use(tmp_path: Path) -> None:
+@both
+def test_an_input_without_use(tmp_path: Path, route: str) -> None:
     nodes = [helper.make_node("Exp", ["b"], ["y"])]
     path = write_onnx(tmp_path / "m.onnx", nodes, {"a": [1, 3], "b": [1, 4]}, ["y"])
     with pytest.raises(ConvertError, match=r"the model does not use its input 'a' \(export it without that input\)"):
-        convert_function(str(path))
+        convert_function(str(path), route=route)
 
 
 @pytest.fixture(autouse=True)
-def logs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the logs of failed conversions are kept."""
-    folder = tmp_path_factory.mktemp("logs")
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No route leaves a file in the system's temporary folder, whatever becomes of it."""
+    folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+    yield
+    assert list(folder.iterdir()) == []
 
 
-def test_pnnx_crashing_on_a_model(tmp_path: Path, logs: Path) -> None:
-    nodes = [helper.make_node("Exp", ["x"], ["y"]), helper.make_node("Identity", ["y"], ["z"])]
-    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 3]}, ["z", "y"])
-    with pytest.raises(ConvertError) as caught:
-        convert_function(str(path))
-    assert "pnnx failed (crashed with signal 11)" in str(caught.value)
+# ------------------------------------------------------------------------------------------------------------- routes
+
+
+CRASHING = [helper.make_node("Exp", ["x"], ["y"]), helper.make_node("Identity", ["y"], ["z"])]
+
+
+def test_pnnx_crashing_is_a_line_of_the_record(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "m.onnx", CRASHING, {"x": [1, 3]}, ["z", "y"])
+    with pytest.raises(ConvertError, match=r"route pnnx: pnnx failed \(crashed with signal 11\)") as caught:
+        convert_function(str(path), route="pnnx")
     assert "\x1b" not in str(caught.value)
-    (log,) = logs.glob("*.log")
-    assert f"the log: {log})" in str(caught.value)
-    assert "inputshape=[1,3]f32 fp16=0" in log.read_text(), "the command comes first, so that it can be tried by hand"
+    assert "`pnnx model.onnx inputshape=[1,3]f32 fp16=0` shows all" in str(caught.value), "it can be tried by hand"
+    source, conversion = converted(path, tmp_path, thorough=True)
+    assert_same(source, conversion.graph, random(2, 3))
+    own, other = conversion.record().attempts
+    assert (own.route, own.outcome) == ("onnx", "taken")
+    assert (other.route, other.outcome, other.layers, other.sqnr_db) == ("pnnx", "failed", None, None)
+    assert other.reason.startswith("pnnx failed (crashed with signal 11)")
+    assert (tmp_path / LOG).read_text().startswith("$ pnnx model.onnx inputshape=[1,3]f32 fp16=0\n")
+
+
+def scaled(factor: float, extra: int = 0) -> Route:
+    """A route that leads to Exp, its outputs off by a factor, and with layers that do nothing."""
+
+    def route(source: ModelSource, folder: Path) -> Graph:
+        names = [f"abs{number}" for number in range(extra)] + ["out0"]
+        layers = [
+            Layer("Input", "in", [], ["in0"]),
+            Layer("Exp", "exp", ["in0"], names[:1], {"shift": math.log(factor)}),
+        ]
+        # Absolute values of what is positive: no pass drops them.
+        layers += [Layer("AbsVal", name, [name], [after]) for name, after in pairwise(names)]
+        return Graph(layers)
+
+    return route
+
+
+def failing(source: ModelSource, folder: Path) -> Graph:
+    raise ConvertError("it does not like it", hint="try harder")
+
+
+def broken(source: ModelSource, folder: Path) -> Graph:
+    raise KeyError("blob")
+
+
+def with_routes(monkeypatch: pytest.MonkeyPatch, **routes: Route) -> None:
+    monkeypatch.setitem(ROUTES, "onnx", routes)
+
+
+@pytest.fixture
+def exponential(tmp_path: Path) -> Path:
+    return write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3, 4, 5]}, ["y"])
+
+
+@pytest.mark.parametrize(
+    ("routes", "thorough", "outcomes"),
+    [
+        ({"a": scaled(1), "b": scaled(1)}, False, "a taken"),
+        ({"a": scaled(1, 2), "b": scaled(1)}, False, "a taken"),
+        ({"a": scaled(1, 2), "b": scaled(1)}, True, "a passed, b taken"),
+        ({"a": scaled(1), "b": scaled(1)}, True, "a taken, b passed"),
+        ({"a": scaled(1 + 1e-5), "b": scaled(1)}, True, "a taken, b passed"),  # 100 dB are as good as any more
+        ({"a": failing, "b": scaled(1), "c": scaled(1)}, False, "a failed, b taken"),
+        ({"a": broken, "b": scaled(2), "c": scaled(1)}, False, "a failed, b wrong, c taken"),
+        ({"a": scaled(1.0005), "b": scaled(1.0003), "c": scaled(2)}, False, "a passed, b taken, c wrong"),
+        ({"a": scaled(1.0005), "b": scaled(1.0003, 2)}, False, "a passed, b taken"),
+    ],
+)
+def test_the_first_exact_route_is_taken_or_the_most_exact_one(
+    exponential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    routes: dict[str, Route], thorough: bool, outcomes: str,
+) -> None:  # fmt: skip
+    with_routes(monkeypatch, **routes)
+    _, conversion = converted(exponential, tmp_path, thorough=thorough)
+    attempts = conversion.record().attempts
+    assert ", ".join(f"{attempt.route} {attempt.outcome}" for attempt in attempts) == outcomes
+    assert conversion.taken.route == conversion.record().route
+    for attempt in attempts:
+        assert bool(attempt.reason) == (attempt.outcome in ("failed", "wrong"))
+        assert (attempt.layers is None) == (attempt.outcome == "failed")
+    wrong = [attempt for attempt in attempts if attempt.outcome == "wrong"]
+    assert all(-1 < (attempt.sqnr_db or 0) < 1 for attempt in wrong), "twice the outputs are 0 dB"
+
+
+def test_where_no_route_is_left_each_ones_reason_is_told(exponential: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_routes(monkeypatch, a=failing, b=broken)
+    with pytest.raises(ConvertError) as failed:
+        convert_function(exponential)
+    assert str(failed.value) == (
+        f"{exponential}: route a: it does not like it; route b: KeyError: 'blob' "
+        "(try harder; this is a bug in ncnnkit: please report it with the model)"
+    )
+    with_routes(monkeypatch, a=failing, b=scaled(3), c=scaled(1.5))
+    with pytest.raises(VerificationError, match=r"route b: .* SQNR -6\.0 dB in fp32, .*route c: .* 6\.0 dB.*--force"):
+        convert_function(exponential)
+    forced = convert_function(exponential, force=True).graph
+    assert forced.layers[1].params["shift"] == pytest.approx(math.log(1.5)), "the more exact of the two"
+
+
+def test_the_command_says_which_route_was_taken_and_how_exact_it_is(
+    exponential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_routes(monkeypatch, a=failing, b=scaled(1))
+    command = ["convert", str(exponential), "-o", str(tmp_path / "m.param")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "conversion by route b: " in done.stdout
+    assert "against the original" in done.stdout
+    assert "  route a failed: it does not like it (" in done.stdout
+    with_routes(monkeypatch, a=failing, b=scaled(2))
+    done = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "wrong.param")])
+    assert done.exit_code == 5, done.output
+    assert not (tmp_path / "wrong.param").exists()
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+    done = CliRunner().invoke(app, [*command, "--route", "onnx"])
+    assert done.exit_code == 3, "there is no such route"
+    assert "has no route 'onnx' (one of auto, a, b)" in done.stderr
+
+
+def test_a_recipe_names_the_routes_that_there_are() -> None:
+    assert {name for routes in ROUTES.values() for name in routes} == set(recipe.ROUTES)
+
+
+def test_onnx_needs_neither_torch_nor_pnnx(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules["torch"] = sys.modules["pnnx"] = None
+import ncnnkit
+from ncnnkit.source import pnnx
+from ncnnkit.source.conversion import convert_with_report
+pnnx.find_pnnx = None
+model, check = convert_with_report({str(DEMO)!r})
+model.save({str(tmp_path / "m.param")!r})
+print(check.route, check.sqnr_db)
+recipe = ncnnkit.Recipe({str(DEMO)!r}, images={str(DATA / "images" / "evaluation")!r}, backends=("cpu",),
+                        precisions=("fp32",), seconds=0.05, rounds=1)
+document = ncnnkit.run(recipe, Path({str(tmp_path / "out")!r}))
+print(document.conversion.route, document.conversion.sqnr_db)
+"""
+    env = {**os.environ, "PATH": "/nonexistent", "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        route, sqnr = line.split()
+        assert route == "onnx"
+        assert float(sqnr) > 100
+    assert len(done.stdout.splitlines()) == 2
+    assert not (tmp_path / "out" / LOG).exists()
 
 
 # ---------------------------------------------------------------------------------------------------- ncnn's own files
@@ -259,16 +435,22 @@ def test_an_ncnn_model_is_loaded_and_takes_the_shapes_given(tmp_path: Path) -> N
     save(graph, tmp_path / "m.param")
     source, conversion = converted(tmp_path / "m.param", tmp_path, (3, 4, 5))
     assert conversion.graph.input_shapes() == [(3, 4, 5)]
-    assert conversion.log == "", "pnnx had nothing to say"
+    check = conversion.record()
+    assert (check.route, check.verified, check.sqnr_db, check.log) == ("ncnn", False, None, None)
     assert source.engine == "ncnn"
 
 
-def test_an_embedding_is_refused_since_networks_are_fed_with_floats(tmp_path: Path) -> None:
+def test_an_embedding_may_look_up_an_input_alone(tmp_path: Path) -> None:
     embed = Layer("Embed", "embed", ["data"], ["y"], {"num_output": 2, "input_dim": 3, "weight_data_size": 6})
     embed.weights["weight"] = random(3, 2)
     save(Graph([Layer("Input", "in", [], ["data"], {"w": 4}), embed]), tmp_path / "m.param")
-    with pytest.raises(ConvertError, match="ncnn's Embed layer reads integers"):
-        convert_function(str(tmp_path / "m.param"))
+    graph = convert_function(str(tmp_path / "m.param")).graph
+    (rows,) = outputs_of(graph, [np.array([[2, 0, 1, 2]])]).values()
+    assert np.array_equal(rows[0], random(3, 2)[[2, 0, 1, 2]])
+    computed = [Layer("Input", "in", [], ["x"], {"w": 4}), Layer("AbsVal", "abs", ["x"], ["data"]), embed]
+    save(Graph(computed), tmp_path / "computed.param")
+    with pytest.raises(ConvertError, match="layer Embed embed looks up what the network computes"):
+        convert_function(str(tmp_path / "computed.param"))
 
 
 # -------------------------------------------------------------------------------------------------------- pnnx itself
@@ -316,7 +498,7 @@ GOOD = "printf '7767517\\n2 2\\nInput in0 0 1 in0\\nExp e 1 1 in0 out0\\n' > mod
         (GOOD + "echo 'FATAL ERROR no external data'", "pnnx failed: FATAL ERROR no external data"),
         ("printf '\\377\\n' > model.ncnn.param; : > model.ncnn.bin", "a model that cannot be read"),
         (GOOD + "sed -i 's/Exp /aten::foo /' model.ncnn.param", "ncnn has no layer for: aten::foo"),
-        (GOOD + "sed -i 's/in0/x0/g' model.ncnn.param", r"pnnx gave the network the inputs \['x0'\], the model has 1"),
+        (GOOD + "sed -i 's/in0/x0/g' model.ncnn.param", r"its network has the inputs \['x0'\], but the model has 1"),
         ("sleep 30", "did not finish within"),
     ],
 )
@@ -324,21 +506,47 @@ def test_pnnx_going_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scrip
     fake = tmp_path / "pnnx"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(convert_module, "find_pnnx", lambda: fake)
-    monkeypatch.setattr(convert_module, "TIMEOUT", 0.5 if script.startswith("sleep") else 20.0)
+    monkeypatch.setattr(pnnx, "find_pnnx", lambda: fake)
+    monkeypatch.setattr(pnnx, "TIMEOUT", 0.5 if script.startswith("sleep") else 20.0)
     path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
     with pytest.raises(ConvertError, match=message):
-        convert_function(str(path))
+        convert_function(str(path), route="pnnx")
+    _, conversion = converted(path, tmp_path, thorough=True)
+    own, other = conversion.record().attempts
+    assert (own.outcome, other.outcome) == ("taken", "failed")
+
+
+CONVERTING = """
+    import sys
+    from pathlib import Path
+    from ncnnkit.source import conversion, pnnx
+    pnnx.find_pnnx = lambda: Path(sys.argv[1])
+    conversion.convert(sys.argv[2], route="pnnx")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_pnnx_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    fake, told = tmp_path / "pnnx", tmp_path / "told"
+    os.mkfifo(told)
+    fake.write_text(f"#!/bin/sh\necho $$ > {told}\nexec sleep 60\n")
+    fake.chmod(0o755)
+    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(CONVERTING), fake, path]) as parent:
+        end = os.pidfd_open(int(told.read_text()))
+        parent.kill()
+        assert select.select([end], [], [], 20)[0], "it would take 60 s"
+        os.close(end)
 
 
 def test_a_pnnx_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "pnnx"
     fake.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(57))
     fake.chmod(0o755)
-    monkeypatch.setattr(convert_module, "find_pnnx", lambda: fake)
+    monkeypatch.setattr(pnnx, "find_pnnx", lambda: fake)
     path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
-    with pytest.raises(ConvertError, match=r"pnnx: cannot be started: Exec format error \(pip install"):
-        convert_function(str(path))
+    with pytest.raises(ConvertError, match=r"pnnx cannot be started: Exec format error \(pip install"):
+        convert_function(str(path), route="pnnx")
 
 
 # -------------------------------------------------------------------------------------------------------------- torch
@@ -352,7 +560,7 @@ def test_a_network_from_code_is_torchs_in_fp32(tmp_path: Path, library: str) -> 
     images = np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32)
     # No batch-norm statistics: with them rounding grows so much that torch itself is only 100 dB from float64.
     source, conversion = converted(f"{library}:{name}", tmp_path, (3, 96, 96), weights="none")
-    assert conversion.log.startswith("$ pnnx model.pt inputshape=[1,3,96,96]f32 fp16=0\n")
+    assert conversion.taken.route == "classic"
     assert_same(source, conversion.graph, images)
 
 
@@ -380,13 +588,13 @@ def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
     assert_same(source, conversion.graph, random(2, 3, 8, 8), random(2, 2, 8, 8) - 0.5)
     embedding = torch.jit.trace(torch.nn.Embedding(9, 4), torch.zeros(1, 5, dtype=torch.int64))
     embedding.save(str(tmp_path / "embedding.pt"))
-    with pytest.raises(ConvertError, match="ncnn's Embed layer reads integers"):
-        convert_function(str(tmp_path / "embedding.pt"))
+    source, conversion = converted(tmp_path / "embedding.pt", tmp_path)
+    assert_same(source, conversion.graph, np.array([[8, 0, 3, 3, 1]]))
 
 
 @pytest.mark.torch
 def test_a_network_that_is_not_the_original_is_refused() -> None:
-    """pnnx loses the batch axis of a softmax over a sequence."""
+    """pnnx loses the batch axis of a softmax over a sequence; ncnnkit's own front end does not."""
     torch = pytest.importorskip("torch")
 
     class Pooled(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -397,32 +605,84 @@ def test_a_network_that_is_not_the_original_is_refused() -> None:
         def forward(self, x: Any) -> Any:
             return self.head((self.weight(x).softmax(1) * x).sum(1))
 
-    with pytest.raises(ConvertError, match="pnnx made a network that cannot run: layer BinaryOp"):
-        convert_function(Pooled(), shapes=[(20, 12)])
+    with pytest.raises(ConvertError, match="Pooled: route torchscript: its network cannot run: layer BinaryOp"):
+        convert_function(Pooled(), shapes=[(20, 12)], route="torchscript")
+    assert convert_function(Pooled(), shapes=[(20, 12)]).graph.input_shapes() == [(20, 12)]
 
 
 @pytest.mark.torch
-def test_a_conversion_is_compared_with_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_route_from_torch_leads_to_the_same_outputs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     torch = pytest.importorskip("torch")
-    real = convert_module.convert_source
 
-    def spoilt(source: ModelSource, workdir: Path) -> Conversion:
-        conversion = real(source, workdir)
-        layer = conversion.graph.layers[1]
-        layer.weights["weight"] = layer.array("weight") * np.float32(1.5)
-        return conversion
+    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8)
+            self.head = torch.nn.Linear(8, 5)
 
-    monkeypatch.setattr(convert_module, "convert_source", spoilt)
-    with pytest.raises(VerificationError, match=r"^Conv2d: the converted model is not the original: SQNR 6\.\d dB"):
-        convert_function(torch.nn.Conv2d(3, 8, 3, bias=False), shapes=[(3, 16, 16)])
+        def forward(self, x: Any, scale: Any) -> Any:
+            features = torch.nn.functional.gelu(self.norm(self.conv(x))) * scale
+            return {"features": features, "scores": self.head(features.mean((2, 3))).softmax(-1)}
+
+    module = Net().eval()
+    source, conversion = converted(module, tmp_path, (3, 15, 17), (8, 1, 1), thorough=True)
+    assert {a.route: a.outcome in ("taken", "passed") for a in conversion.record().attempts} == dict.fromkeys(
+        ("classic", "dynamo", "torchscript"), True
+    )
+    for result in conversion.results:
+        assert result.graph is not None
+        assert_same(source, result.graph, random(2, 3, 15, 17), random(2, 8, 1, 1))
+    assert capfd.readouterr().out == ""
+
+    # Its trace, and its ONNX file, are files of the same network.
+    traced = trace(module, source.inputs, tmp_path)
+    exported = export_classic(module, source.inputs, tmp_path)
+    for path, routes in ((traced, ("pnnx", "classic")), (exported, ("onnx", "pnnx"))):
+        again, conversion = converted(path, tmp_path, thorough=True)
+        assert [result.route for result in conversion.results] == list(routes)
+        for result in conversion.results:
+            assert result.graph is not None, result.reason
+            assert_same(again, result.graph, random(2, 3, 15, 17), random(2, 8, 1, 1))
+            assert_same(source, result.graph, random(2, 3, 15, 17), random(2, 8, 1, 1))
+
+
+@pytest.mark.torch
+def test_what_torch_cannot_export_is_told_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Bessel(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any) -> Any:
+            return torch.special.bessel_j0(x)
+
+    disabled = logging.root.manager.disable
+    with pytest.raises(
+        ConvertError, match=r"Bessel: route classic: .*bessel_j0.*; route dynamo: .*; route torchscript: "
+    ):
+        convert_function(Bessel(), shapes=[(3, 8, 8)])
+    assert capfd.readouterr().out == "", "torch prints the whole graph"
+    assert logging.root.manager.disable == disabled
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.torch
+def test_an_exporter_that_is_not_installed_is_a_line_of_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "onnxscript"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConvertError, match=r"torch's exporter needs onnxscript \(pip install onnxscript\)"):
+        convert_function(torch.nn.ReLU(), shapes=[(3, 8, 8)], route="dynamo")
 
 
 @pytest.mark.torch
 def test_an_encoder_layer_of_torchs_own_is_traced_layer_by_layer() -> None:
     torch = pytest.importorskip("torch")
     layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-    graph = convert_function(layer, shapes=[(12, 32)]).graph
-    assert "MultiHeadAttention" in {layer.type for layer in graph.layers}
+    for route in ("classic", "torchscript"):
+        graph = convert_function(layer, shapes=[(12, 32)], route=route).graph
+        assert {"MultiHeadAttention", "SDPA"} & {layer.type for layer in graph.layers}, route
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -431,9 +691,9 @@ def test_reflecting_convolutions_are_converted() -> None:
     """pnnx writes params for them that ncnn's Convolution does not use."""
     torch = pytest.importorskip("torch")
     module = torch.nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")
-    assert [layer.type for layer in convert_function(module, shapes=[(3, 16, 16)]).graph.layers] == [
-        "Input", "Padding", "Convolution",
-    ]  # fmt: skip
+    for route in ("classic", "torchscript"):
+        graph = convert_function(module, shapes=[(3, 16, 16)], route=route).graph
+        assert [layer.type for layer in graph.layers] == ["Input", "Padding", "Convolution"]
 
 
 # -------------------------------------------------------------------------------------------------------- cards

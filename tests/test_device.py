@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from ncnnkit.device.transport import Adb, Ssh, Transport
 from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure
 from ncnnkit.measure.variants import VariantSpec, measure
 from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.onboard import agent
 from ncnnkit.onboard.child import WorkerError
 from ncnnkit.onboard.facts import Platform
 from ncnnkit.onboard.protocol import JobModel, JobVariant, MeasureJob, MeasureResult, TuneJob, VariantResult
@@ -131,7 +133,7 @@ def test_what_is_no_address(address: str) -> None:
 
 @pytest.mark.parametrize("text", NASTY)
 def test_a_serial_number_of_adb_is_one(text: str) -> None:
-    with pytest.raises(RecipeError, match="is no device"):
+    with pytest.raises(RecipeError, match="is not a device"):
         Adb("adb://" + text)
 
 
@@ -348,6 +350,86 @@ def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Pat
     assert subprocess.run(["pgrep", "-f", processes(here, "program-.* job job.json")], check=False).returncode == 1
 
 
+class Outliving(Shell):
+    """As over SSH: what runs there goes on when the connection, which is a process here, is killed."""
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        *start, text = super().command(words)
+        return [*start, f"exec 3<&0; {{ {text}; }} <&3 3<&- & wait $!"]
+
+
+SLOW_START = """
+def start(*rest):
+    import time
+    text = sys.stdin.buffer.read()
+    (HOME / "asked").touch()
+    while not (HOME / "go on").exists():
+        time.sleep(0.01)
+    sys.stdin = __import__("io").TextIOWrapper(__import__("io").BytesIO(text))
+    try:
+        honest_start(*rest)
+    finally:
+        (HOME / "started").touch()
+"""
+"""A request of the agent that is held up until the file ``go on`` is there."""
+
+
+@pytest.mark.parametrize("how", ["interrupt", "cancel"])
+def test_giving_up_while_a_job_is_being_started_leaves_none_there(
+    how: str, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request arrives, and is at work when we have gone; the one that forgets the job overtakes it."""
+    monkeypatch.setattr(Board, "python", sys.executable)
+    (tmp_path / "far").mkdir()
+    with Board(Outliving(tmp_path / "far"), "the board") as device:
+        device.put([])
+        home = home_of(device)
+        agent = home / device._there.program / "agent.py"
+        text = agent.read_text().replace("def start(", "def honest_start(")
+        agent.write_text(text.replace("REQUESTS: Dict", SLOW_START + "\n\nREQUESTS: Dict"))
+
+        def give_up() -> None:
+            wait_for(home / "asked")
+            os.kill(os.getpid(), signal.SIGINT) if how == "interrupt" else device.cancel()
+
+        thread = threading.Thread(target=give_up)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt if how == "interrupt" else Lost):
+            device.run_job(job(tmp_path, model, seconds=60.0))
+        thread.join()
+        (home / "go on").touch()
+        wait_for(home / "started")
+        jobs = home / "jobs"
+        assert not jobs.exists() or list(jobs.iterdir()) == []
+        assert subprocess.run(["pgrep", "-f", processes(device, "program-.* job job.json")], check=False).returncode
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(6000):
+        if path.exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{path} never came")
+
+
+def test_a_job_that_arrives_in_part_is_not_started(here: Board, tmp_path: Path, model: Path) -> None:
+    """The connection broke while it was sent; asking again sends all of it."""
+    name = agent.job_name(here._there.program, sys.executable, job(tmp_path, model).text().encode())
+    with pytest.raises(Refused, match="the job was damaged on its way"):
+        here._agent.tell("start", name, "1", sys.executable, data=b'{"kind": "mea')
+    assert not (home_of(here) / "jobs").exists()
+
+
+def test_the_same_job_can_be_asked_for_again_when_it_was_given_up(here: Board, tmp_path: Path, model: Path) -> None:
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    asked = job(tmp_path, model)
+    with pytest.raises(KeyboardInterrupt):
+        here.run_job(asked, interrupt)
+    assert here.run_job(asked).variants[0].status == "ok"
+
+
 def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, model: Path) -> None:
     class Gone:
         name = "gone"
@@ -369,7 +451,7 @@ def test_without_python_it_says_so(shell: Shell, tmp_path: Path, monkeypatch: py
     for name in ("sh", "env", "mkdir"):
         (bare / name).symlink_to(shutil.which(name) or "")
     monkeypatch.setenv("PATH", str(bare))
-    with Board(shell, "the board") as device, pytest.raises(DeviceError, match=r"no Python 3\.9 or newer is there"):
+    with Board(shell, "the board") as device, pytest.raises(DeviceError, match=r"no Python 3\.9 or newer"):
         device.put([])
 
 

@@ -278,7 +278,7 @@ def test_a_file_of_the_users_is_not_replaced(name: str, beside: dict[str, str], 
         pytest.skip("the run lists it")
     before = {**beside, name: "mine"}
     fill(tmp_path, before)
-    says = rf"there is a {name} that ncnnkit did not write \(choose another --out"
+    says = rf"contains {name}, which ncnnkit did not write \(choose another --out"
     with pytest.raises(StorageError, match=says):
         attempt(tmp_path, lambda folder: None)
     assert content(tmp_path) == before
@@ -286,7 +286,7 @@ def test_a_file_of_the_users_is_not_replaced(name: str, beside: dict[str, str], 
 
 def test_a_file_of_the_users_is_found_before_any_work(tmp_path: Path) -> None:
     fill(tmp_path, {"net-int8.param": "mine"})
-    with pytest.raises(StorageError, match=r"there is a net-int8\.param"):
+    with pytest.raises(StorageError, match=r"contains net-int8\.param"):
         refuse_to_replace(tmp_path, ["net-fp32.param", "net-int8.param"])
     assert content(tmp_path) == {"net-int8.param": "mine"}
 
@@ -302,7 +302,7 @@ def test_a_strangers_run_json_disposes_of_nothing_else(listed: Any, tmp_path: Pa
     (home / "folder").mkdir(parents=True)
     fill(home, {"a": "mine", "run.json": json.dumps({"files": listed})})
     assert folder.files_of_run(home) == set()
-    with pytest.raises(StorageError, match=r"there is a run\.json that ncnnkit did not write"):
+    with pytest.raises(StorageError, match=r"contains run\.json, which ncnnkit did not write"):
         attempt(home, lambda folder: None)
     assert content(home).keys() == {"a", "folder", "run.json"}
     assert (tmp_path / "theirs").exists()
@@ -313,7 +313,7 @@ def test_a_run_does_not_remove_what_it_reads(way: str, out: Path, monkeypatch: p
     monkeypatch.chdir(out)
     (out.parent / "link").symlink_to(out / "net-int8.param")
     model = {"absolute": str(out / "net-int8.param"), "relative": "net-int8.param", "link": "../link"}[way]
-    says = r"net-int8\.param is needed for this run and belongs to the run that it would replace"
+    says = r"net-int8\.param is an input of this run, but belongs to the run that it would replace"
     with pytest.raises(StorageError, match=says), staging(out, reads=["", model]):
         pytest.fail("nothing may run")
     assert content(out) == OLD
@@ -518,7 +518,7 @@ def test_one_file_stays_where_writing_it_fails(out: Path) -> None:
 
 
 def test_one_file_of_the_users_is_not_replaced(out: Path) -> None:
-    with pytest.raises(StorageError, match=r"notes\.txt that ncnnkit did not write"), replacing(out, "notes.txt"):
+    with pytest.raises(StorageError, match=r"notes\.txt, which ncnnkit did not write"), replacing(out, "notes.txt"):
         pytest.fail("nothing may be written")
 
 
@@ -597,8 +597,8 @@ def test_a_missing_run_is_named(tmp_path: Path) -> None:
         (b"\xff", "run.json: is not JSON: "),
         (b'{"schema": ' + b"[" * 100_000, "run.json: schema: expected a whole number or null, found a list"),
         (b"[]", "run.json: expected an object, found a list"),
-        (b"{}", "run.json: schema is None, expected 1 (is this a run.json?)"),
-        (b'{"schema": 2}', "run.json: schema is 2, expected 1 (it was written by a newer ncnnkit)"),
+        (b"{}", "run.json: schema is None, but 1 is expected (is this a run.json?)"),
+        (b'{"schema": 2}', "run.json: schema is 2, but 1 is expected (it was written by a newer ncnnkit)"),
         (b'{"schema": true}', "run.json: schema: expected a whole number or null, found true or false"),
         (b'{"schema": 1}', "run.json: files: is missing"),
     ],

@@ -110,10 +110,10 @@ def test_samples_stay_what_they_are(tmp_path: Path) -> None:
     [
         (samples(0), "no samples"),
         ([], "no samples"),
-        (samples(2, (1, 16, 16)), "shape 2x1x16x16, input 'in0' takes N x 3x16x16"),
+        (samples(2, (1, 16, 16)), "shape 2x1x16x16, but input 'in0' takes N x 3x16x16"),
         (np.array(["a"]), "not numbers"),
-        (5, "int holds no samples"),
-        (None, "NoneType holds no samples"),
+        (5, "int contains no samples"),
+        (None, "NoneType contains no samples"),
         ([1.0, 2.0], "batch 0: a float cannot feed"),
         ({"other": samples(2)}, "no array for input 'in0'"),
         (iter([samples(2), samples(2, (1, 8, 8))]), "batch 1: an array has shape 2x1x8x8"),
@@ -130,5 +130,5 @@ def test_several_inputs_must_fit_each_other() -> None:
         as_samples([a, b], two())
     with pytest.raises(ImageError, match="1 arrays cannot feed the network's 2 inputs"):
         as_samples(a, two())
-    with pytest.raises(ImageError, match="a sample has 1 arrays, the network has 2 inputs"):
+    with pytest.raises(ImageError, match="a sample has 1 arrays, but the network has 2 inputs"):
         as_samples(ArraySamples((a,)), two())

@@ -144,7 +144,7 @@ def test_input_shapes_come_back(shapes: list[tuple[int, ...]]) -> None:
 
 def test_input_shapes_must_fit() -> None:
     graph = branches()
-    with pytest.raises(FormatError, match="2 input shapes are given, the network has 1 inputs"):
+    with pytest.raises(FormatError, match="2 input shapes are given, but the network has 1 inputs"):
         graph.set_input_shapes([(1,), (2,)])
     with pytest.raises(FormatError, match="layer Input in0: ncnn has no blobs of 5 axes"):
         graph.set_input_shapes([(1, 2, 3, 4, 5)])
@@ -248,27 +248,27 @@ INPUT = Layer("Input", "in0", [], ["in0"])
     [
         ([INPUT, Layer("Conv2d", "c", ["in0"], ["x"])], "layer c: unknown layer type 'Conv2d'"),
         ([INPUT, Layer("ReLU", "in0", ["in0"], ["x"])], "layer ReLU in0: two layers have this name"),
-        ([INPUT, Layer("ReLU", "r", ["x"], ["y"])], "layer ReLU r: reads blob 'x' before any layer makes it"),
+        ([INPUT, Layer("ReLU", "r", ["x"], ["y"])], "layer ReLU r: reads blob 'x' before a layer produces it"),
         (
             [Layer("ReLU", "r", ["in0"], ["y"]), INPUT],
-            "layer ReLU r: reads blob 'in0' before any layer makes it",
+            "layer ReLU r: reads blob 'in0' before a layer produces it",
         ),
-        ([INPUT, Layer("ReLU", "r", ["r"], ["r"])], "layer ReLU r: reads blob 'r' before any layer makes it"),
+        ([INPUT, Layer("ReLU", "r", ["r"], ["r"])], "layer ReLU r: reads blob 'r' before a layer produces it"),
         (
             [INPUT, Layer("ReLU", "r", ["in0"], ["x"]), Layer("ReLU", "q", ["in0"], ["y"])],
-            "layer ReLU q: reads blob 'in0', which another layer reads already; a Split is missing",
+            "layer ReLU q: reads blob 'in0', which another layer also reads; a Split is missing",
         ),
         (
             [INPUT, Layer("BinaryOp", "b", ["in0", "in0"], ["x"])],
-            "layer BinaryOp b: reads blob 'in0', which another layer reads already; a Split is missing",
+            "layer BinaryOp b: reads blob 'in0', which another layer also reads; a Split is missing",
         ),
         (
             [INPUT, Layer("ReLU", "r", ["in0"], ["in0"])],
-            "layer ReLU r: makes blob 'in0', which another layer makes already",
+            "layer ReLU r: produces blob 'in0', which another layer also produces",
         ),
         (
             [INPUT, Layer("Split", "s", ["in0"], ["x", "x"])],
-            "layer Split s: makes blob 'x', which another layer makes already",
+            "layer Split s: produces blob 'x', which another layer also produces",
         ),
         ([INPUT, Layer("ReLU", "r", ["in0"], ["x"], {"kernel_w": 3})], "layer ReLU r: has no param 'kernel_w'"),
         (
@@ -299,15 +299,15 @@ def with_params(**params: int) -> Layer:
     ("layer", "says"),
     [
         (without("bias"), "lacks its weight 'bias'"),
-        (convolution(bias=np.ones(3, np.float32)), "weight 'bias' has shape (3,), the params say (2,)"),
+        (convolution(bias=np.ones(3, np.float32)), "weight 'bias' has shape (3,), but the params require (2,)"),
         (
             convolution(weight=EncodedWeight(1, np.zeros(1028, np.uint8), (4,))),
-            "weight 'weight' has shape (4,), the params say (2, 3, 1, 1)",
+            "weight 'weight' has shape (4,), but the params require (2, 3, 1, 1)",
         ),
-        (with_params(bias_term=0), "carries weight 'bias', which its params do not ask for"),
+        (with_params(bias_term=0), "has weight 'bias', which its params do not require"),
         (with_params(int8_scale_term=2), "lacks its weight 'weight_scales'"),
-        (with_params(weight_data_size=7), "has weight_data_size=7, its other params make that 6"),
-        (with_params(kernel_w=2), "has weight_data_size=6, its other params make that 0"),
+        (with_params(weight_data_size=7), "has weight_data_size=7, but its other params require 6"),
+        (with_params(kernel_w=2), "has weight_data_size=6, but its other params require 0"),
         (with_params(num_output=-2), "weight 'weight' cannot have the shape (-2, 6, 1, 1)"),
         (
             with_params(num_output=0, kernel_w=1 << 30),

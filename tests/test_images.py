@@ -208,7 +208,7 @@ def test_a_list_keeps_its_order_and_is_relative_to_itself(folder: Path) -> None:
     [
         (b"images/b.png\n\nimages/none.png\n", r"list\.txt:3: no such file: images/none\.png"),
         (b"images\n", r"list\.txt:1: no such file: images"),
-        (b"\n \n", "holds no files"),
+        (b"\n \n", "contains no files"),
         (b"\xff\xfe\x00", "is not a text file"),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_sample_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
     np.save(tmp_path / "0.npy", random(*X.shape))
     images = open_images(tmp_path, None, [X])
     np.save(tmp_path / "0.npy", np.zeros((2, 2), np.float32))
-    with pytest.raises(ImageError, match="has shape 2x2, input 'x' takes 3x8x6"):
+    with pytest.raises(ImageError, match="has shape 2x2, but input 'x' takes 3x8x6"):
         images[0]
 
 
@@ -289,7 +289,7 @@ def test_nan_and_infinity_are_named_with_their_sample(tmp_path: Path, value: flo
     rows = random(4, *X.shape)
     rows[2, 1, 3, 3] = value
     np.save(tmp_path / "x.npy", rows)
-    with pytest.raises(ImageError, match=r"x\.npy\[2\]: holds NaN or infinity for input 'x'"):
+    with pytest.raises(ImageError, match=r"x\.npy\[2\]: contains NaN or infinity for input 'x'"):
         in_memory(open_images(tmp_path / "x.npy", None, [X]))
 
 
@@ -326,14 +326,14 @@ def damaged(content: bytes, name: str = "x.npy") -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("save", "inputs", "message"),
     [
-        (save_npy(random(4, 3, 6, 8)), [X], "has shape 4x3x6x8, input 'x' takes N x 3x8x6"),
-        (save_npy(random(3, 6, 8)), [X], "has shape 3x6x8, input 'x' takes N x 3x8x6"),
-        (save_npy(np.float32(1)), [X], "has shape a scalar, input 'x' takes N x 3x8x6"),
-        (save_npy(random(0, *X.shape)), [X], "holds no samples"),
-        (save_npy(np.zeros(X.shape, np.complex64)), [X], "holds complex64, not numbers"),
+        (save_npy(random(4, 3, 6, 8)), [X], "has shape 4x3x6x8, but input 'x' takes N x 3x8x6"),
+        (save_npy(random(3, 6, 8)), [X], "has shape 3x6x8, but input 'x' takes N x 3x8x6"),
+        (save_npy(np.float32(1)), [X], "has shape a scalar, but input 'x' takes N x 3x8x6"),
+        (save_npy(random(0, *X.shape)), [X], "contains no samples"),
+        (save_npy(np.zeros(X.shape, np.complex64)), [X], "contains complex64, not numbers"),
         (save_npy(np.array(["a"])), [X], "not numbers"),
         (save_npy(np.array([None])), [X], "cannot be read as arrays"),  # a pickle: it could run anything
-        (save_npy(random(4, *X.shape)), [X, Y], "no array 'y' .*save a .npz with the arrays x, y"),
+        (save_npy(random(4, *X.shape)), [X, Y], "no array 'y' .*save a .npz file with the arrays x, y"),
         (save_npz(x=random(4, *X.shape)), [X, Y], "no array 'y'"),
         (save_npz(x=random(4, *X.shape), y=random(3, *Y.shape)), [X, Y], r"different lengths: \[3, 4\]"),
         (save_npz(a=random(4, *X.shape), b=random(4, *X.shape)), [X], "no array 'x'"),
@@ -356,13 +356,15 @@ def test_a_stray_array_in_a_folder_is_skipped_as_a_stray_text_is(folder: Path) -
     (folder / "notes.txt").touch()
     images = open_images(folder, RESIZE, [X])
     assert len(images) == 3
-    assert dict(images.skipped)["features.npy"] == "has shape 2x3x8x6, input 'x' takes 3x8x6"
+    assert dict(images.skipped)["features.npy"] == "has shape 2x3x8x6, but input 'x' takes 3x8x6"
     assert {name for name, _ in images.skipped} == {"features.npy", "broken.npz", "notes.txt"}
 
 
 def test_a_folder_of_arrays_of_another_shape_only_is_refused_with_both_shapes(tmp_path: Path) -> None:
     np.save(tmp_path / "1.npy", random(2, *X.shape))
-    with pytest.raises(ImageError, match=r"none of 1 files .*1\.npy has shape 2x3x8x6, input 'x' takes 3x8x6"):
+    with pytest.raises(
+        ImageError, match=r"no usable image in one file; .*1\.npy has shape 2x3x8x6, but input 'x' takes 3x8x6"
+    ):
         open_images(tmp_path, None, [X])
 
 
@@ -386,8 +388,8 @@ def test_a_stray_text_among_the_samples_of_a_network_that_takes_no_image_is_skip
         (Preprocess(resize=(6, 8)), [X], "preprocessing gives 3x6x8, input 'x' takes 3x8x6"),
         (Preprocess(resize=20, crop=(8, 8)), [X], "preprocessing gives 3x8x8, input 'x' takes 3x8x6"),
         (Preprocess(resize=(8, 6), color="gray"), [X], "preprocessing gives 1x8x6, input 'x' takes 3x8x6"),
-        (Preprocess(resize=8), [X], r"b\.png: becomes 8x12, the network takes 8x6 .*--resize 8,6|c\.jpg: becomes"),
-        (Preprocess(), [X], r"becomes 20x30, the network takes 8x6"),
+        (Preprocess(resize=8), [X], r"b\.png: becomes 8x12, but the network takes 8x6 .*--resize 8,6|c\.jpg: becomes"),
+        (Preprocess(), [X], r"becomes 20x30, but the network takes 8x6"),
         (RESIZE, [X, Y], r"cannot feed a network with 2 inputs \(x, y\)"),
         (RESIZE, [Y], "images cannot feed input 'y', which takes 5"),
     ],
@@ -403,12 +405,12 @@ def test_sources_without_a_usable_image(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file or folder"):
         open_images(tmp_path / "none", RESIZE, [X])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match="holds no files"):
+    with pytest.raises(ImageError, match="contains no files"):
         open_images(tmp_path / "empty", RESIZE, [X])
     shutil.copy(__file__, tmp_path / "empty" / "a.jpg")
-    with pytest.raises(ImageError, match=r"none of 1 files is a usable image; a\.jpg is not an image"):
+    with pytest.raises(ImageError, match=r"no usable image in one file; a\.jpg is not an image"):
         open_images(tmp_path / "empty", RESIZE, [X])
-    with pytest.raises(ImageError, match="none of 1 files"):
+    with pytest.raises(ImageError, match="no usable image in one file"):
         open_images(tmp_path / "empty" / "a.jpg", RESIZE, [X])
 
 
@@ -435,7 +437,7 @@ def test_split_holds_every_fifth_out(tmp_path: Path, count: int) -> None:
 
 def test_too_few_to_split(tmp_path: Path) -> None:
     images = rows(tmp_path, 3)
-    with pytest.raises(ImageError, match=r"too few images to hold out every 5th: 3 .*--eval-images"):
+    with pytest.raises(ImageError, match=r"too few images to hold out every 5th one: 3 .*--eval-images"):
         images.split()
     calibration, evaluation = images.split(every=2)
     assert (calibration.names, evaluation.names) == (("x.npy[0]", "x.npy[2]"), ("x.npy[1]",))
@@ -488,7 +490,7 @@ def test_chosen_positions_are_spread_evenly() -> None:
 def test_nothing_can_be_decoded(folder: Path) -> None:
     for path in folder.rglob("*.*"):
         path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ImageError, match=r"none of 3 files is a usable image; a/deep/c\.jpg .*truncated"):
+    with pytest.raises(ImageError, match=r"no usable image in 3 files; a/deep/c\.jpg .*truncated"):
         open_images(folder, RESIZE, [X])
 
 
@@ -548,7 +550,7 @@ def test_what_is_in_both_sets_leaves_the_larger(
 def test_two_sets_of_the_same_images_are_refused(folder: Path) -> None:
     shutil.copytree(folder, folder.parent / "same")
     one, two = (open_images(path, RESIZE, [X]) for path in (folder, folder.parent / "same"))
-    with pytest.raises(ImageError, match=r"all 3 images to evaluate on are images to calibrate with.*--eval-images"):
+    with pytest.raises(ImageError, match=r"all 3 evaluation images are also calibration images.*--eval-images"):
         apart(one, two)
 
 

@@ -118,7 +118,7 @@ def test_a_run_that_measures(home: Path, how: signal.Signals) -> None:
     """In the thread of a device."""
     process = begin(home, "run --recipe recipe.toml --out o", "sustain")
     errors = assert_it_ends(process, how)
-    assert "interrupted; nothing was left half-written" in errors
+    assert "interrupted; no file is half-written" in errors
     assert not (home / "o").exists()
 
 

@@ -48,18 +48,18 @@ def test_names_of_array_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no labels"),
-        (" \n\n", "holds no labels"),
+        ("", "contains no labels"),
+        (" \n\n", "contains no labels"),
         ("1\n2\n3\n", r"labels\.txt:3: 3 labels for 4 images"),
         ("0\n\n1\n2\n3\n0\n", r"labels\.txt:6: 5 labels for 4 images"),
         ("0\n1\n4\n0\n", r"labels\.txt:3: class 4 is out of range \(0 to 3\)"),
         ("0\n-1\n0\n0\n", r"labels\.txt:2: class -1 is out of range"),
         ("cats/a.jpg 0\ndogs/a.jpg 9\n", r"labels\.txt:2: class 9 is out of range"),
         ("cats/a.jpg 0\ndogs/a.jpg lynx\n", r"labels\.txt:2: no class is called 'lynx'"),
-        ("cats/a.jpg goose\n", r"labels\.txt:1: several classes are called 'goose' \(give the index\)"),
+        ("cats/a.jpg goose\n", r"labels\.txt:1: several classes have the name 'goose' \(give the index\)"),
         ("b.png 1\nb.png 0\n", r"labels\.txt:2: dogs/b\.png has another class on an earlier line"),
         ("cats/a.jpg 0\nb.png 1\n", r"has no label for cats/my cat, asleep\.jpg \(2 of 4 images\)"),
-        ("a.jpg 0\n", r"names none of the images \(the first is cats/a\.jpg\)"),  # two images are called so
+        ("a.jpg 0\n", r"names no image of the set \(the first is cats/a\.jpg\)"),  # two images are called so
         ("cats/a.jpg 0\nnonsense\n", r"labels\.txt:2: is neither 'file name, class' nor a class index"),
     ],
 )

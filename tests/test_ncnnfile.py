@@ -192,8 +192,8 @@ def test_wrong_heads_are_refused(text: str, says: str) -> None:
             "m.param:4: unknown layer type 'aten::relu' (ncnn has no such layer; custom layers are not supported)",
         ),
         ("ReLU r 1 1 in", "m.param:4: 2 blob names expected, 1 found"),
-        ("ReLU r 1 1 x out", "m.param:4, layer ReLU r: reads blob 'x' before any layer makes it"),
-        ("ReLU r 1 1 in in", "m.param:4, layer ReLU r: makes blob 'in', which another layer makes already"),
+        ("ReLU r 1 1 x out", "m.param:4, layer ReLU r: reads blob 'x' before a layer produces it"),
+        ("ReLU r 1 1 in in", "m.param:4, layer ReLU r: produces blob 'in', which another layer also produces"),
         ("ReLU r 1 1 in out 32=1", "m.param:4: ncnn has params 0 to 31, not 32"),
         ("ReLU r 1 1 in out -5=1", "m.param:4: ncnn has params 0 to 31, not -5"),
         ("ReLU r 1 1 in out 5=1x", "m.param:4: param 5 (5): '1x' is not a number"),
@@ -207,14 +207,14 @@ def test_wrong_heads_are_refused(text: str, says: str) -> None:
         ("ReLU r 1 1 in out 0=1e39", "m.param:4: param 0 (slope): 1e39 is too large for fp32"),
         ("ReLU r 1 1 in out 31=2147483648", "m.param:4: param 31 (featmask): 2147483648 does not fit into 32 bits"),
         ("ReLU r 1 1 in out 31=0.5", "m.param:4, layer ReLU r: needs a whole number for featmask, not 0.5"),
-        ("ReLU r 1 1 in out -23330=3,1,2", "m.param:4: param 30 (shape_hints): the array says 3 values and has 2"),
-        ("ReLU r 1 1 in out -23330=", "m.param:4: param 30 (shape_hints): the array says no values and has 0"),
+        ("ReLU r 1 1 in out -23330=3,1,2", "m.param:4: param 30 (shape_hints): the array announces 3 values and has 2"),
+        ("ReLU r 1 1 in out -23330=", "m.param:4: param 30 (shape_hints): the array announces no values and has 0"),
         ("ReLU r 1 1 in out -23330=1,x", "m.param:4: param 30 (shape_hints): 'x' is not a number"),
         ("ReLU r 1 1 in out 30=1", "m.param:4, layer ReLU r: needs an array for shape_hints, not 1"),
         ('Reshape r 1 1 in out 6="0w', "m.param:4: param 6 (shape_expr): a text without its closing quote"),
         (
             "InnerProduct r 1 1 in out 0=3 2=10",
-            "m.param:4, layer InnerProduct r: has weight_data_size=10, its other params make that 9",
+            "m.param:4, layer InnerProduct r: has weight_data_size=10, but its other params require 9",
         ),
         (
             "BatchNorm r 1 1 in out 0=2147483647 1=1e-5 30=1,2 0=abc",
@@ -451,7 +451,7 @@ def test_a_bin_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as error:
         load(param)
     assert error.value.line() == (
-        f"{weights}: 4 bytes are left over after the last layer (is it the .bin of another .param?)"
+        f"{weights}: 4 bytes are left over after the last layer (does the .bin belong to another .param?)"
     )
 
 
@@ -459,7 +459,7 @@ def test_a_bin_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_sizes_far_beyond_the_file_are_refused_at_once(params: str, tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     path.write_bytes(b"\0" * 64)
-    with pytest.raises(FormatError, match=r"ends \d+ bytes too early|other params make that"):
+    with pytest.raises(FormatError, match=r"ends \d+ bytes too early|other params require"):
         read_weights(parse_param(f"7767517\n2 2\nInput in 0 1 in\nConvolution c 1 1 in out {params}\n"), path)
 
 
@@ -692,7 +692,7 @@ def test_a_folder_that_is_none_is_refused(folder: str, says: str, tmp_path: Path
 
 
 def test_one_name_for_both_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"the \.param and the \.bin would be one file"):
+    with pytest.raises(FormatError, match=r"the \.param and the \.bin would be the same file"):
         save(linear(), tmp_path / "m.bin")
     assert content(tmp_path) == {}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ncnnkit.comparison.accuracy import errors_of
 from ncnnkit.comparison.classes import what_it_classifies
 from ncnnkit.comparison.outputs import Outputs, equal, keep_outputs
+from ncnnkit.comparison.wrong import why_blind
 from ncnnkit.errors import ModelError
 
 
@@ -35,6 +38,25 @@ def test_equal_is_to_the_bit_over_what_both_have(tmp_path: Path) -> None:
     assert equal(one, keep_outputs(["x"], zip(values[:2]), tmp_path / "2"))
     values[3, 2] = np.nextafter(values[3, 2], 1)
     assert not equal(one, keep_outputs(["a"], zip(values), tmp_path / "3"))
+
+
+def test_dense_outputs_pass_through_one_sample_at_a_time(tmp_path: Path) -> None:
+    """Two networks' 48 outputs of 2 MiB: kept, judged and compared in the memory of a few."""
+    exact = np.random.default_rng(0).random((1 << 19,), np.float32)
+    tracemalloc.start()
+    try:
+        reference = keep_outputs(["map"], ([exact + np.float32(i)] for i in range(48)), tmp_path / "exact")
+        outputs = keep_outputs(["map"], ([exact + np.float32(i + 0.5)] for i in range(48)), tmp_path / "int8")
+        blind, same = why_blind(reference), equal(reference, outputs)
+        classes = what_it_classifies(reference, labelled=False)
+        errors = errors_of(outputs, reference, classes)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (blind, same) == ("", False)
+    assert errors.mse == pytest.approx(0.25, rel=1e-4)
+    assert errors.samples == 48
+    assert peak < 14 * exact.nbytes  # in float64 an output is twice as large
 
 
 # ---------------------------------------------------------------------------------------------- what classifies

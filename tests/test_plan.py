@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import boards
 import numpy as np
 import pytest
 from conftest import BOARD
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import network, samples, small
 from numpy.typing import NDArray
 
@@ -17,6 +21,7 @@ from ncnnkit.comparison import accuracy
 from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.comparison.judge import Judge
 from ncnnkit.device import open_device
+from ncnnkit.device.serving import CheckedChild
 from ncnnkit.device.session import Session
 from ncnnkit.device.sites import look_at
 from ncnnkit.errors import RuntimeFailure
@@ -32,7 +37,7 @@ from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import allowed_noise, find_plan, float_choices
 from ncnnkit.plan.sensitivity import float_errors, int8_errors
 from ncnnkit.plan.solve import Option, total
-from ncnnkit.plan.timing import Shape, blob_shapes, measure_costs
+from ncnnkit.plan.timing import Shape, blob_shapes, measure_costs, time_graphs, without_broken
 from ncnnkit.quantization import Quantized, apply_table, make_table
 from ncnnkit.quantization.calibration import calibrate
 from ncnnkit.quantization.scales import weight_scales
@@ -102,18 +107,18 @@ def plan_of(options: list[Option], choice: str, whole: float = 1.0) -> MixedPlan
 def test_why_a_layer_got_its_precision() -> None:
     fp32, bf16, int8 = Option("fp32", 3.0, 0.0), Option("bf16", 2.0, 0.01), Option("int8", 1.0, 0.2)
     every = [fp32, bf16, int8]
-    assert plan_of([fp32], "fp32").why("c") == "fp32: there is no other"
+    assert plan_of([fp32], "fp32").why("c") == "fp32 is the only option"
     assert plan_of(every, "int8").why("c") == (
-        "int8 is the fastest here (1.000 ms; bf16 2.000) and adds 20.0% of the noise"
+        "int8 is the fastest option (1.000 ms; bf16 2.000) and adds 20.0% of the noise"
     )
     text = plan_of(every, "bf16", 0.5).why("c")
-    assert "int8 would save 1.000 ms alone and add 38.0% to the plan's noise" in text
+    assert "int8 would save 1.000 ms alone and add 38.0% to the noise" in text
     text = plan_of([fp32, Option("bf16", 2.0, 0.0)], "fp32").why("c")
-    assert "bf16 is 1.000 ms faster alone, but its neighbours would" in text
+    assert "bf16 is 1.000 ms faster alone, but conversions at its neighbours" in text
     for choice in ("fp32", "bf16", "int8"):
         assert plan_of(every, choice, 0.0).why("c"), "an exact plan is explained as well"
     text = plan_of([fp32, Option("fp16", 1.0, math.inf)], "fp32").why("c")
-    assert text == "fp32: fp16 makes outputs that are not numbers"
+    assert text == "fp32: fp16 gives outputs that are not finite"
 
 
 # --------------------------------------------------------------------------------------------------------- the layers
@@ -503,6 +508,72 @@ def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Se
     assert sum(error for (_, choice), error in errors.items() if choice == "fp32") == pytest.approx(1e-12)
 
 
+@pytest.fixture
+def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ncnn crash where c2 of the small network computes in bf16: alone, and in any network."""
+    honest = CheckedChild.ask
+
+    def crashes(param: str) -> bool:
+        lines = [line.split() for line in Path(param).read_text().splitlines()]
+        return any(
+            line[0] == "Convolution" and {"6=64", f"31={int(MASKS['bf16'])}"} <= set(line) for line in lines if line
+        )
+
+    def ask(self: CheckedChild, op: str, arrays: Any = (), timeout: float = 60.0, **fields: Any) -> Any:
+        if any(map(crashes, [net["param"] for net in fields.get("nets", [fields] if op == "load" else [])])):
+            self._process.send_signal(signal.SIGSEGV)
+            self._process.wait()
+        return honest(self, op, arrays, timeout, **fields)
+
+    monkeypatch.setattr(CheckedChild, "ask", ask)
+
+
+def test_a_graph_that_crashes_ncnn_is_infinitely_wrong_and_the_others_are_judged(
+    mixed: Setting, crashing: None
+) -> None:
+    plans = [uniform(mixed.exact, mixed.costs, choice) for choice in ("fp32", "bf16", "bf16", "fp32", "int8")]
+    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
+        found = [errors.relative for errors in judge.here([mixed.graph(plan) for plan in plans], "mixed")]
+    assert [math.isfinite(noise) for noise in found] == [True, False, False, True, True]
+
+
+def test_a_layer_that_crashes_ncnn_cannot_have_that_choice_and_a_plan_is_found(crashing: None) -> None:
+    graph, inputs = small(), samples(4)
+    fitted = int8_twin(graph, inputs)
+    costs = measure_costs(graph, fitted, blob_shapes(graph), ("fp32", "bf16", "int8"), rounds=1, seconds=0.0)
+    assert costs.choices("c2") == ["fp32", "int8"]
+    assert costs.choices("c1") == ["fp32", "bf16", "int8"]
+    quantized = quantized_of(graph, fitted, inputs)
+    plan = find_plan(quantized, Requirements.parse(["sqnr>=30"]), look_at(), threads=1)
+    assert plan.holds
+    assert plan.choices["c2"] != "bf16"
+
+
+def test_a_uniform_model_that_crashes_ncnn_does_not_end_the_plan(mixed: Setting, crashing: None) -> None:
+    """Its layers are judged alone: the one that crashes is infinitely wrong."""
+
+    class Timed(Given):
+        def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
+            found = time_graphs(graphs, sample, 1, rounds=1, seconds=0.0)
+            assert found.keys() == graphs.keys() - {"bf16"}
+            return found
+
+    assert mixed.costs.has("c2", "bf16")
+    quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
+    plan = find_plan(quantized, Requirements.parse(["sqnr>=30"]), look_at(), threads=1, timing=Timed(mixed.costs))
+    assert plan.holds
+    assert plan.choices["c2"] != "bf16"
+    errors = {(name, option.choice): option.error for name, rows in plan.options.items() for option in rows}
+    assert errors["c2", "bf16"] == math.inf
+    assert math.isfinite(errors["c1", "bf16"])
+
+
+@given(st.sets(st.integers(0, 40)), st.integers(0, 41))
+def test_those_that_crash_are_found(broken: set[int], count: int) -> None:
+    numbers = list(range(count))
+    assert without_broken(numbers, lambda some: not broken & set(some)) == [n for n in numbers if n not in broken]
+
+
 @pytest.mark.board
 @pytest.mark.timeout(600)
 def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
@@ -515,5 +586,5 @@ def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
     assert plan.repairs == 0
     assert 1e-9 < plan.errors.relative < 1e-3
     if "fp16-arithmetic" not in look_at().cpu_features:
-        with pytest.raises(RuntimeFailure, match="layer a hands on fp32, where Cast b/cast reads fp16"):
+        with pytest.raises(RuntimeFailure, match="layer a outputs float, but Cast b/cast reads fp16"):
             outputs_of(plan.graph, samples(1, (16, 16, 16)))

@@ -258,7 +258,7 @@ def test_a_strip_too_long_to_resize_is_refused_before_the_memory_is() -> None:
         ({"resize": [224, -1]}, "resize must be"),
         ({"crop": 224}, "crop must be height,width"),
         ({"crop": [1, 2, 3]}, "crop must be height,width"),
-        ({"croop": [1, 2]}, "preprocessing has no 'croop'"),
+        ({"croop": [1, 2]}, "preprocessing has no field 'croop'"),
     ],
 )
 def test_bad_values_are_recipe_errors(values: dict[str, Any], message: str) -> None:

@@ -25,6 +25,7 @@ FULL = Recipe(
     labels='a "quoted" \\ name.txt',
     shapes=((3, 224, 224), (10,)),
     weights="none",
+    outputs=("boxes", "stage 3/scores:0"),
     preset="imagenet",
     preprocess={"mean": (0.5, 0.5, 0.5), "resize": None, "crop": (224, 224), "color": "bgr", "divisor": 1.0},
     on=("ssh://user@rock5b", "my phone"),
@@ -155,41 +156,61 @@ WRONG = [
     ("threads", '"two"', "threads must be a whole number, not the text 'two'"),
     ("threads", "2.0", "threads must be a whole number, not 2.0"),
     ("threads", "true", "threads must be a whole number, not true"),
-    ("threads", "-1", "threads is -1, it must be at least 0"),
-    ("rounds", "0", "rounds is 0, it must be at least 1"),
+    ("threads", "-1", "threads is -1, but must be at least 0"),
+    ("rounds", "0", "rounds is 0, but must be at least 1"),
     ("rounds", "[1]", "rounds must be a whole number, not [1]"),
     ("seconds", '"3"', "seconds must be a number, not the text '3'"),
     ("seconds", "nan", "seconds must be a number, not nan"),
     ("seconds", "inf", "seconds must be a number, not inf"),
-    ("seconds", "-0.5", "seconds is -0.5, it must be at least 0"),
+    ("seconds", "-0.5", "seconds is -0.5, but must be at least 0"),
     ("force", "1", "force must be true or false, not 1"),
     ("force", '"no"', "force must be true or false, not the text 'no'"),
     ("model", "3", "model must be text, not 3"),
     ("images", '["a", "b"]', "images must be text, not ['a', 'b']"),
     ("labels", "1979-05-27", "labels must be text, not 1979-05-27"),
     ("method", '"median"', "unknown method 'median' (one of mse, kl, aciq, minmax)"),
-    ("cluster", '"4-"', "unknown cluster '4-' (one of all, big, middle, little, cores as 4-7 or 0,2)"),
+    ("cluster", '"4-"', "unknown cluster '4-' (one of all, big, middle, little, or cores such as 4-7 or 0,2)"),
     ("effort", '"much"', "unknown effort 'much' (one of fast, default, best)"),
-    ("require", '"mse<=1"', "require must be a list, as [\"cosine>=0.999\"], not the text 'mse<=1'"),
+    ("require", '"mse<=1"', "require must be a list, such as [\"cosine>=0.999\"], not the text 'mse<=1'"),
     ("max_latency", "20", "max_latency must be text, not 20"),
     ("target", '"riscv"', f"unknown target 'riscv' (one of {', '.join(('auto', *TARGETS))})"),
-    ("backends", '"cpu"', "backends must be a list, as [\"cpu\"], not the text 'cpu'"),
-    ("backends", "[1]", 'backends must be a list, as ["cpu"], not [1]'),
-    ("backends", "[]", "no backend is asked for (one of cpu, vulkan)"),
+    ("backends", '"cpu"', "backends must be a list, such as [\"cpu\"], not the text 'cpu'"),
+    ("backends", "[1]", 'backends must be a list, such as ["cpu"], not [1]'),
+    ("backends", "[]", "no backend is given (one of cpu, vulkan)"),
     ("backends", '["cpu", "gpu"]', "unknown backend 'gpu' (one of cpu, vulkan)"),
-    ("precisions", '"int8"', 'precisions must be a list, as ["fp32", "int8"], not the text \'int8\''),
-    ("precisions", "[]", "no precision is asked for (one of fp32, fp16, bf16, int8, mixed)"),
+    ("precisions", '"int8"', 'precisions must be a list, such as ["fp32", "int8"], not the text \'int8\''),
+    ("precisions", "[]", "no precision is given (one of fp32, fp16, bf16, int8, mixed)"),
     ("precisions", '["int4"]', "unknown precision 'int4' (one of fp32, fp16, bf16, int8, mixed)"),
-    ("shapes", "[3, 224, 224]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [3, 224, 224]"),
+    (
+        "shapes",
+        "[3, 224, 224]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [3, 224, 224]",
+    ),
     (
         "shapes",
         '"3,224,224"',
-        "shapes must be a list of one shape an input, as [[3, 224, 224]], not the text '3,224,224'",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not the text '3,224,224'",
     ),
-    ("shapes", "[[]]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [[]]"),
-    ("shapes", "[[3, 0]]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [[3, 0]]"),
-    ("shapes", "[[3, 2.5]]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [[3, 2.5]]"),
-    ("shapes", "[[true]]", "shapes must be a list of one shape an input, as [[3, 224, 224]], not [[True]]"),
+    (
+        "shapes",
+        "[[]]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [[]]",
+    ),
+    (
+        "shapes",
+        "[[3, 0]]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [[3, 0]]",
+    ),
+    (
+        "shapes",
+        "[[3, 2.5]]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [[3, 2.5]]",
+    ),
+    (
+        "shapes",
+        "[[true]]",
+        "shapes must be one shape per input, sizes from 1, such as [[3, 224, 224]], not [[True]]",
+    ),
     ("preprocess", '"imagenet"', "preprocess must be a table of single fields, not the text 'imagenet'"),
     ("preprocess", "[1]", "preprocess must be a table of single fields, not [1]"),
     (
@@ -214,7 +235,7 @@ def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, 'model = "m.onnx"\n')
     with pytest.raises(RecipeError) as error:
         make_recipe({"threads": -1}, path)
-    assert error.value.line() == "threads is -1, it must be at least 0"
+    assert error.value.line() == "threads is -1, but must be at least 0"
     with pytest.raises(RecipeError, match=r"^unknown key 'thread' \(one of "):
         make_recipe({"model": "m.onnx", "thread": 1})
 
@@ -229,7 +250,7 @@ def test_a_recipe_needs_a_model(tmp_path: Path) -> None:
     for options, file in (({}, None), ({"model": ""}, None), ({}, write(tmp_path, "threads = 2\n"))):
         with pytest.raises(RecipeError) as error:
             make_recipe(options, file)
-        assert error.value.line() == "no model is given (name one, or give a recipe with a model)"
+        assert error.value.line() == "no model is given (give a model, or give a recipe with a model)"
 
 
 def test_text_no_file_could_hold_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -195,7 +196,7 @@ def test_the_headline_is_the_recommendation_in_plain_words(sample: Page) -> None
     assert "Use int8-cpu . It takes 5.23 ms for one input" in sample.text
     assert "with 2 threads; fp32-cpu takes 10.2 ms." in sample.text
     assert "96.7 % of 30 images" in sample.text
-    assert "Why this one: int8-cpu is the fastest of the 5" in sample.text
+    assert "The reason: int8-cpu is the fastest of the 5" in sample.text
 
 
 def test_every_variant_stands_in_the_table(sample: Page) -> None:
@@ -227,7 +228,7 @@ def test_layers_are_drawn_in_order_and_the_worst_named(sample: Page) -> None:
     layers = sample_run()["variants"][3]["layers"]
     assert drawn["data"][0]["x"] == [layer["sqnr_db"] for layer in layers]
     assert drawn["layout"]["yaxis"]["range"] == [23.5, -0.5]  # the first on top
-    names = re.search(r"The 5 worst are (.*?)\. For 1 of 24", sample.text)
+    names = re.search(r"The 5 worst are (.*?)\. 1 of 24", sample.text)
     assert names
     assert re.findall(r"conv_\d+", names[1]) == ["conv_22", "conv_19", "conv_16", "conv_13", "conv_10"]
 
@@ -253,11 +254,11 @@ def test_labels_show_only_where_there_are_labels(sample: Page) -> None:
 @pytest.mark.parametrize(
     ("sqnr_db", "cosine", "says"),
     [
-        (None, 1.0, "gave the original's outputs to the bit"),
-        (118.0, 1.0, "as exact as fp32 is"),
-        (90.0, 1.0, "a little under the 100 dB"),
-        (60.0, 1.0, "less than it should be"),
-        (10.0, 0.9, "not the same network"),
+        (None, 1.0, "were bitwise equal to those of the original"),
+        (118.0, 1.0, "the normal accuracy of fp32"),
+        (90.0, 1.0, "slightly below the 100 dB"),
+        (60.0, 1.0, "This is low"),
+        (10.0, 0.9, "The networks differ"),
     ],
 )
 def test_the_conversion_is_judged(sqnr_db: float | None, cosine: float, says: str) -> None:
@@ -283,8 +284,8 @@ def planned(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_was_tried_and_kept(sample: Page) -> None:
-    assert "on 20 others. So these chose the methods" in sample.text
-    assert "100 to fit int8 to and 20 to choose methods by, of 400; 30 to evaluate" in sample.text
+    assert "on 20 other images, which were held back" in sample.text
+    assert "100 to fit int8 and 20 held back to choose methods, of 400; 30 for evaluation" in sample.text
     assert (
         "thresholds 0.0361 14.4 yes 4.12 channel migration 0.5 0.0407 13.9 no 5.03 zero points 0.0298 15.3 yes"
         in sample.text
@@ -294,52 +295,58 @@ def test_what_was_tried_and_kept(sample: Page) -> None:
 def test_too_few_images_to_hold_any_back() -> None:
     run = sample_run()
     run["images"]["calibration"] = run["quantisation"]["held_back"] = 4
-    assert "on the same images: there were too few to hold any back" in page(run).text
+    assert "on the same images, because there were too few to hold any back" in page(run).text
 
 
 def test_the_layers_that_gained_most(sample: Page) -> None:
-    table = sample.text.partition("What was kept")[2].partition("Were the calibration images")[0]
+    table = sample.text.partition("Fitted")[2].partition("Number and choice")[0]
     assert re.findall(r"conv_\d+", table) == [f"conv_{i}" for i in range(23, 13, -1)]
     assert "conv_23 0.0023 0.00092 60.0 rounding, bias" in table
-    assert "23 of 24 layers are better fitted" in sample.text
+    assert "23 of 24 layers have a lower error after fitting" in sample.text
     unfitted = [{"name": "a", "before": 0.0, "after": 0.0, "kept": ""}]
-    assert "None of the 1 layers is better fitted" in quantised(layers=unfitted)
-    assert "gained most" not in quantised(layers=[])
+    assert "Fitting lowered the error of none of the 1 layers" in quantised(layers=unfitted)
+    assert "improved most" not in quantised(layers=[])
 
 
 def test_whether_there_were_enough_images(sample: Page) -> None:
     assert "48 images would have been enough" in sample.text
     assert "16 0.0421 0.0366 – 0.055 1.17 ×" in sample.text
     assert "More images may still help: with fewer than these 80" in quantised(enough=None)
-    assert "too few images to tell" in quantised(enough=None, counts=sample_run()["quantisation"]["counts"][:1])
-    assert "a higher effort than fast does" in quantised(enough=None, counts=[], stretching=[], effort="fast")
+    assert "too few images to find out" in quantised(enough=None, counts=sample_run()["quantisation"]["counts"][:1])
+    assert "Not examined at effort fast" in quantised(enough=None, counts=[], stretching=[], effort="fast")
 
 
 def test_images_that_stretch_ranges_are_named(sample: Page) -> None:
-    assert "night.jpg alone makes the range of 7 tensors, up to 2.41 times" in sample.text
-    assert "No single image stretches the ranges" in quantised(stretching=[])
+    assert "night.jpg alone determines the range of 7 tensors, up to 2.41 times" in sample.text
+    assert "No single image determines the range of a tensor" in quantised(stretching=[])
 
 
 def test_images_that_look_alike_and_unlike(sample: Page) -> None:
-    assert "The evaluation images look like the calibration images: half of them lie within 1.02" in sample.text
+    assert (
+        "The evaluation images look like the calibration images: half of the evaluation images are within 1.02"
+        in sample.text
+    )
     text = quantised(likeness={"calibration": 1.5, "evaluation": 3.25})
-    assert "The evaluation images look unlike the calibration images : half of them lie 3.25" in text
-    assert "lie within 1.50 of the rest" in text
+    assert (
+        "The evaluation images look unlike the calibration images : half of the evaluation images are at least 3.25"
+        in text
+    )
+    assert "are within 1.50 of the others" in text
     assert "evaluation images look" not in quantised(likeness=None)
 
 
 def test_the_plan_and_what_came_of_it(sample: Page) -> None:
-    assert "cosine ≥ 0.9999 was required; on the images held back, the model keeps to it." in sample.text
+    assert "Requirement: cosine ≥ 0.9999. On the held-back images the model satisfies it." in sample.text
     assert "Latency, ms 5.42 5.61 1.04 ×" in sample.text
     assert "0.0038 0.00402 1.06 ×" in sample.text
     assert "was corrected once" in sample.text
     broken = page(planned(holds=False, measured_ms=None, repairs=0, predicted_noise=0.0)).text
-    assert "the model does not keep to it" in broken
+    assert "the model does not satisfy it" in broken
     assert "Latency, ms 5.42 – –" in broken
     assert "was corrected" not in broken
     assert "hollow point" not in broken
     late = page(planned(requirements="latency ≤ 2 ms", holds=False, unmet=["latency 3 ms is above 2 ms"])).text
-    assert "the model does not keep to it: latency 3 ms is above 2 ms." in late
+    assert "the model does not satisfy it: latency 3 ms is above 2 ms." in late
 
 
 def test_each_layer_of_the_plan_is_in_the_strip_and_the_table(sample: Page) -> None:
@@ -379,7 +386,7 @@ def test_a_front_of_one_plan(noise: float) -> None:
 def test_no_front_and_no_layers() -> None:
     parsed = page(planned(front=[], layers=[]))
     assert "front" not in figures_in(parsed)
-    assert "Which part is in which precision" not in parsed.text
+    assert "Precision of each layer" not in parsed.text
 
 
 def test_without_int8_there_is_nothing_on_it() -> None:
@@ -414,6 +421,14 @@ def test_random_weights_and_outputs_that_tell_nothing_are_named() -> None:
     assert outputs.startswith("the original's outputs are zero for every sample: no variant can be judged")
 
 
+def test_few_samples_are_named_as_they_were_used() -> None:
+    """Where nothing was quantised, nothing was calibrated."""
+    assert warnings(images=4) == ["the errors were measured on 4 samples only"]
+    run = sample_run()
+    run["quantisation"].update(stretching=[], used=5, held_back=1)
+    assert warnings(quantisation=run["quantisation"]) == ["int8 was calibrated with 6 samples; 50 to 200 are usual"]
+
+
 def test_nothing_is_said_of_good_images_and_a_good_plan() -> None:
     run = sample_run()
     run["quantisation"]["stretching"] = []
@@ -428,21 +443,23 @@ def test_doubtful_images_are_warned_of() -> None:
     found["likeness"] = {"calibration": 1.5, "evaluation": 3.25}
     found["stretching"].append({"image": "dusk.jpg", "tensors": 1, "factor": 1.7})
     unlike, stretched = warnings(quantisation=found)
-    assert unlike.startswith("the evaluation images look unlike the calibration images: they lie 3.25 standard")
+    assert unlike.startswith(
+        "the evaluation images look unlike the calibration images: their distance is 3.25 standard"
+    )
     assert "within 1.50 of each other" in unlike
-    assert stretched.startswith("the calibration image night.jpg alone stretches the range of 7 tensors, to as much as")
+    assert stretched.startswith("the calibration image night.jpg alone determines the range of 7 tensors, up to")
     assert "and 1 more" in stretched
     found.update(likeness=None, stretching=found["stretching"][1:])
-    assert "dusk.jpg alone stretches the range of one tensor" in warnings(quantisation=found)[0]
+    assert "dusk.jpg alone determines the range of one tensor" in warnings(quantisation=found)[0]
 
 
 def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
     plan = sample_run()["plan"]
     (said,) = warnings(plan={**plan, "holds": False})
-    assert said.startswith("the mixed model does not keep to cosine ≥ 0.9999")
+    assert said.startswith("the mixed model does not satisfy cosine ≥ 0.9999")
     for measured in (4.5, 6.5):
         (said,) = warnings(plan={**plan, "measured_ms": measured})
-        assert said.startswith(f"the mixed model takes {measured:.2f} ms where 5.42 ms were predicted")
+        assert said.startswith(f"the mixed model takes {measured:.2f} ms, but 5.42 ms were predicted")
     assert warnings(plan={**plan, "measured_ms": 6.2, "predicted_ms": 5.42}) == []
 
 
@@ -453,7 +470,7 @@ def test_the_mixed_model_can_be_recommended() -> None:
     name, why = recommend(rows, Requirements.parse(["cosine>=0.999"]))
     assert name == "mixed-cpu"
     assert why.startswith(
-        "mixed-cpu is the fastest of the 5 that keep to cosine ≥ 0.999 (cosine 0.99992, 4.40 ms), 2.31"
+        "mixed-cpu is the fastest of the 5 that satisfy cosine ≥ 0.999 (cosine 0.99992, 4.40 ms), 2.31"
     )
     run = {**sample_run(), "variants": variants, "recommended": name, "why": why}
     assert "Use mixed-cpu . It takes 4.40 ms" in page(run).text
@@ -564,7 +581,21 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 def test_the_conversions_error_is_told() -> None:
-    assert converted(as_run(sample_run())).startswith("conversion: 118.9 dB, cosine 1.000000, against the original")
+    check = as_run(sample_run()).conversion
+    assert converted(check, "the original ONNX file") == [
+        "conversion by route pnnx: 118.9 dB, cosine 1.000000, against the original ONNX file",
+        "  route onnx failed: Det 'd' is not in ncnnkit's table of operators (0.400 s)",
+    ]
+    unknown = dataclasses.replace(check, verified=False, sqnr_db=None, cosine=None, max_error=None)
+    assert converted(unknown, "")[0].startswith("conversion by route pnnx: not verified, because there is no original")
+
+
+def test_every_route_has_a_row() -> None:
+    run = sample_run()
+    said = page(run).text
+    assert "failed: Det 'd' is not in ncnnkit's table of operators" in said
+    run["conversion"].update(verified=False)
+    assert "the conversion is not verified" in page(run).text
 
 
 def test_what_to_ship_says_how_to_load_it() -> None:

@@ -31,7 +31,7 @@ def test_what_was_written_is_read_again_by_numpy_and_by_row(tmp_path: Path, shap
 def test_a_row_of_another_shape_is_refused(tmp_path: Path) -> None:
     with RowWriter(tmp_path / "x.npy") as writer:
         writer.append(np.zeros((2, 3)))
-        with pytest.raises(ValueError, match=r"shape \(3, 2\) where the first has \(2, 3\)"):
+        with pytest.raises(ValueError, match=r"shape \(3, 2\), but the first has \(2, 3\)"):
             writer.append(np.zeros((3, 2)))
     assert np.load(tmp_path / "x.npy").shape == (1, 2, 3)
 
@@ -43,7 +43,7 @@ def test_numpys_own_files_are_read_and_other_files_refused(tmp_path: Path) -> No
     np.save(tmp_path / "fortran.npy", np.asfortranarray(values))
     np.save(tmp_path / "scalar.npy", np.float32(1))
     for name in ("fortran", "scalar"):
-        with pytest.raises(ValueError, match="is no array of rows"):
+        with pytest.raises(ValueError, match="is not an array of rows"):
             Rows(tmp_path / f"{name}.npy")
     (tmp_path / "cut.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
     with pytest.raises(ValueError, match="ends within row 3"):

@@ -60,9 +60,9 @@ def test_intermediate_blobs() -> None:
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ([], "has 1 inputs, 0 were given"),
-        ([samples(1)[0], samples(1)[0]], "has 1 inputs, 2 were given"),
-        ([samples(1, (4, 16, 16))[0]], r"layer Convolution c1 takes 3 channels, and is given 4x16x16"),
+        ([], "has 1 inputs, but 0 were given"),
+        ([samples(1)[0], samples(1)[0]], "has 1 inputs, but 2 were given"),
+        ([samples(1, (4, 16, 16))[0]], r"layer Convolution c1 expects 3 channels, but gets 4x16x16"),
         ([samples(1, (16, 16, 3))[0]], r"is that height x width x channels\? ncnn takes the channels first: 3x16x16"),
     ],
 )

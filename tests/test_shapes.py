@@ -173,10 +173,10 @@ FULLY_CONVOLUTIONAL = """
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 12, 12), "layer Convolution c1 takes 3 channels, and is given 1x12x12"),
-        ((6, 12, 12), "layer Convolution c1 takes 3 channels, and is given 6x12x12"),
-        ((12, 12, 3), r"given 12x12x3 \(is that height x width x channels\? ncnn takes the channels first: 3x12x12"),
-        ((3, 12, 9), r"layer Convolution c2 has a window of 8, and is given a side of 7"),
+        ((1, 12, 12), "layer Convolution c1 expects 3 channels, but gets 1x12x12"),
+        ((6, 12, 12), "layer Convolution c1 expects 3 channels, but gets 6x12x12"),
+        ((12, 12, 3), r"gets 12x12x3 \(is that height x width x channels\? ncnn takes the channels first: 3x12x12"),
+        ((3, 12, 9), r"layer Convolution c2 has a window of 8, but gets a side of 7"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(shape: tuple[int, ...], message: str) -> None:
@@ -198,7 +198,7 @@ def test_a_network_takes_other_sizes_than_its_file_says_where_they_fit() -> None
 
 
 def test_a_network_of_one_size_does_not() -> None:
-    with pytest.raises(ModelError, match="layer InnerProduct fc takes 10 values"):
+    with pytest.raises(ModelError, match="layer InnerProduct fc expects 10 values"):
         network("Convolution c 1 1 in0 a 0=1 1=1 5=1 6=4\nInnerProduct fc 1 1 a out 0=2 2=20").check_input_shapes(
             [(4, 5, 6)]
         )

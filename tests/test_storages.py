@@ -92,9 +92,9 @@ def test_the_storage_of_each_blob_is_foretold(name: str, fp16: bool, bf16: bool,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{CONVOLUTION} 31=3\nReLU r 1 1 x out0 31=7", "layer a hands on bf16, where layer r reads float"),
-        (f"{CONVOLUTION} 31=7\nCast r 1 1 x out0 0=4 1=1 31=7", "layer a hands on float, where Cast r reads bf16"),
-        (f"{CONVOLUTION} 31=7\nSplit s 1 2 x y z\nReLU r 1 1 y o\nReLU t 1 1 z p 31=7", "layer s hands on bf16"),
+        (f"{CONVOLUTION} 31=3\nReLU r 1 1 x out0 31=7", "layer a outputs bf16, but layer r reads float"),
+        (f"{CONVOLUTION} 31=7\nCast r 1 1 x out0 0=4 1=1 31=7", "layer a outputs float, but Cast r reads bf16"),
+        (f"{CONVOLUTION} 31=7\nSplit s 1 2 x y z\nReLU r 1 1 y o\nReLU t 1 1 z p 31=7", "layer s outputs bf16"),
     ],
 )
 def test_a_misread_blob_is_named(text: str, message: str, tmp_path: Path) -> None:

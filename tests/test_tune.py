@@ -21,6 +21,8 @@ from ncnnkit.errors import ModelError, RuntimeFailure
 from ncnnkit.measure.tune import BASE, Placement, candidates, judge, placements, tune
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import FLOATS
+from ncnnkit.onboard import tuning
+from ncnnkit.onboard import variants as job_variants
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.clusters import clusters as list_clusters
 from ncnnkit.onboard.facts import Cluster, Conditions, DeviceType, Machine
@@ -249,6 +251,37 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
     assert found["fp32, 1 thread"].status == "ok"
 
 
+@pytest.mark.parametrize(("free_mb", "together"), [(50.0, 1), (None, 3)])
+def test_as_many_processes_are_open_as_the_memory_allows(
+    model: Path, monkeypatch: pytest.MonkeyPatch, free_mb: float | None, together: int
+) -> None:
+    """The same rule as for measuring: on a small board each is opened anew for its turn."""
+    alive: set[Child] = set()
+    most = 0
+
+    class Counted(Child):
+        def __init__(self, **options: Any) -> None:
+            nonlocal most
+            super().__init__(**options)
+            alive.add(self)
+            most = max(most, len(alive))
+
+        def close(self) -> None:
+            alive.discard(self)
+            super().close()
+
+    for module in (tuning, job_variants):
+        monkeypatch.setattr(module, "Child", Counted)
+    monkeypatch.setattr(job_variants, "system_memory_mb", lambda field: free_mb)
+
+    def two(job: TuneJob) -> TuneResult:
+        return few(replace(job, candidates=[row for row in job.candidates if row.name in ("fp32, 1 thread", BASE)]))
+
+    found = tune(model, two, look_at(), seconds=0.1, final_seconds=0.1, rounds=1)
+    assert {row.status for row in found.candidates} == {"ok"}
+    assert (most, alive) == (together, set())
+
+
 def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoiled(job: TuneJob) -> TuneResult:
         base, *others = job.candidates
@@ -290,7 +323,7 @@ def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> 
     assert found.ratio == pytest.approx(2.1)
     assert found.why == (
         "2.10 times as fast as ncnn's defaults (fp16, 4 threads), spread 2 %; "
-        "of this bf16 1.50×, pinning to [4, 5, 6, 7] 1.30×, no winograd 1.10×"
+        "effect of each setting: bf16 1.50×, pinning to [4, 5, 6, 7] 1.30×, no winograd 1.10×"
     )
     assert list(found.notes) == [
         "emulated: timings are not real", "throttled: the firmware throttles",

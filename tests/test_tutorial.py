@@ -1,4 +1,4 @@
-"""The tutorial's way from a model to a program, as it stands there."""
+"""What README.md and docs/ tell a user to type works as it stands there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from ncnn_library import installed, run
+
+from ncnnkit.cli import app
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "src/ncnnkit/data"
@@ -40,3 +44,45 @@ def test_a_newcomers_whole_way(tmp_path: Path) -> None:
     moved = shutil.move(tmp_path / "myapp/build/infer", tmp_path / "infer")
     alone = subprocess.run([moved, tmp_path / "cat.jpg"], capture_output=True, text=True)
     assert "tiger cat" in alone.stdout, "the model is part of the program"
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """(page, command line) of every command of ncnnkit in code, on one line or in a block, in README.md and docs/."""
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+        lines = [line for block in blocks for line in block.splitlines()] + [" ".join(span.split()) for span in spans]
+        found += [(page.name, line.split(" #")[0].strip()) for line in lines if re.match(r"ncnnkit [a-zA-Z]", line)]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines(), ids=lambda text: text[:60])
+def test_every_command_and_option_of_the_pages_exists(page: str, line: str) -> None:
+    words = line.split()[1:]
+    if words[0] == "COMMAND":
+        return
+    known: Any = typer.main.get_command(app)
+    while words and words[0] in getattr(known, "commands", {}):
+        known = known.commands[words.pop(0)]
+    assert known.name == "devices" or not hasattr(known, "commands"), f"{page}: no such command"
+    options = {name for parameter in known.params for name in parameter.opts} | {"--help"}
+    for word in re.findall(r"(?<![\w-])--?[a-z][\w-]*", line):
+        assert word in options, f"{page}: {known.name} has no {word}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    shutil.copy(DATA / "efficientnet-lite0.onnx", tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for image in sorted((DATA / "images/calibration").iterdir())[:5]:
+        shutil.copy(image, tmp_path / "calib")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block[1].replace('target="arm"', 'target="arm", effort="fast"'), names)
+    assert names["y"].shape == (1000,)
+    assert (tmp_path / "model-int8.json").exists()

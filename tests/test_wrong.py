@@ -210,7 +210,7 @@ def judged(
         spec = VariantSpec(name, cast(Any, precision), cast(Any, backend), 1, site, model)
         row = variant(name, 1.0, accuracy=accuracy_of(output(0.9, sqnr, mse=1.0, max_error=1.0)))
         if sqnr is None:
-            row = replace(row, status="crashed", reason="output 'y' holds NaN or infinity", accuracy=None)
+            row = replace(row, status="crashed", reason="output 'y' contains NaN or infinity", accuracy=None)
         made.append((row, spec, VariantResult(name, outputs={"y": "y.npy"})))
     variants, specs, results = zip(*made)
     return refuse_wrong_outputs(variants, specs, results, small(), few(2), conversion_db)
@@ -253,6 +253,6 @@ def test_the_reason_names_the_first_wrong_layer() -> None:
         "the first wrong layer is c2 (Convolution)"
     )
     (row,) = judged([("fp32-cpu", None)], changed(small(), "c3", math.nan))
-    assert row.reason == "output 'y' holds NaN or infinity; the first wrong layer is c3 (Convolution)"
+    assert row.reason == "output 'y' contains NaN or infinity; the first wrong layer is c3 (Convolution)"
     (row,) = judged([("fp32-cpu", 3.0)])
     assert row.reason.endswith("; no single layer stands out")

@@ -1,7 +1,7 @@
-"""ncnnkit: trained networks to edge boards with ncnn, converted, quantised, measured and explained."""
+"""ncnnkit: convert trained networks for edge boards with ncnn, quantise, measure and explain them."""
 
-# Importing this loads numpy and nothing heavier: torch, onnxruntime, Pillow and plotly wait in the functions that
-# need them.
+# This import loads numpy and nothing heavier. Functions import torch, onnxruntime, Pillow and plotly when they need
+# them.
 from .app import make_app
 from .artifact import Artifact, save
 from .device.session import Session

@@ -1,4 +1,4 @@
-"""What commands are given: the types of their options, and how the options' texts become values."""
+"""Arguments of the commands: the types of the options, and how their texts become values."""
 
 from __future__ import annotations
 
@@ -19,45 +19,48 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def asked_for(name: str, *flags: str, **options: Any) -> Any:
-    """The option that asks for a field of a recipe: one home for its help and its bounds."""
+    """The option of a field of a recipe; the field holds its help and its bounds."""
     return typer.Option(*flags, help=KEYS[name].help, **options)
 
 
 Shape = Annotated[list[str] | None, asked_for("shapes", "--shape")]
+Outputs = Annotated[str | None, asked_for("outputs", "--outputs")]
 Weights = Annotated[str | None, asked_for("weights")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Without it: all cores.")]
+RouteName = Annotated[str | None, asked_for("route")]
+Force = Annotated[bool, asked_for("force", "--force")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. Default: all cores.")]
 Method = Annotated[str | None, asked_for("method")]
-Target = Annotated[
-    str | None, typer.Option(help=f"The kernels int8 is made for: {', '.join(TARGETS)}. Without it: arm.")
-]
+Target = Annotated[str | None, typer.Option(help=f"Kernels to make int8 for: {', '.join(TARGETS)}. Default: arm.")]
 On = Annotated[list[str] | None, asked_for("on")]
 Backend = Annotated[str | None, asked_for("backends", "--backend")]
 Precision = Annotated[
     str | None,
-    typer.Option(help=f"Precisions to run in: {','.join(PRECISIONS)}. Without it: all that the model can run in."),
+    typer.Option(help=f"Precisions to run in: {','.join(PRECISIONS)}. Default: all that the model supports."),
 ]
-OnePrecision = Annotated[str | None, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")]
+OnePrecision = Annotated[
+    str | None, typer.Option("--precision", help=f"Precision: {', '.join(PRECISIONS)}. Default: that of the model.")
+]
 Effort = Annotated[str | None, asked_for("effort")]
 FixClocks = Annotated[bool, asked_for("fix_clocks", "--fix-clocks")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Images = Annotated[str, typer.Option(help="Folder, list file, .npy or .npz.")]
-OnOne = Annotated[str | None, typer.Option("--on", help="Where: ssh://user@board, adb://serial or a device's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Images = Annotated[str, asked_for("images")]
+OnOne = Annotated[str | None, typer.Option("--on", help="Device: ssh://user@board, adb://serial or a name.")]
 Param = Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")]
 Fp32Param = Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")]
 ParamToWrite = Annotated[
-    Path, typer.Option("-o", "--output", help="The .param file to write; its .bin goes beside it.")
+    Path, typer.Option("-o", "--output", help="The .param file to write. The .bin file is written beside it.")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, or its run.json.")]
 
 # Option -> its type, its help, and how its text becomes a field of Preprocess.
 PREPROCESSING = {
-    "mean": (str, "Subtracted from the pixels after the division, one a channel: 0.485,0.456,0.406.", float),
-    "std": (str, "Divided by at the end, one a channel: 0.229,0.224,0.225.", float),
-    "resize": (str, "256 (the shorter side), 224,224 (height,width) or none.", int),
-    "crop": (str, "Centre crop: height,width, or none.", int),
-    "color": (str, "rgb, bgr or gray.", None),
-    "divisor": (float, "Pixels are divided by it first; 255 by default, 1 for raw pixels.", None),
-    "interpolation": (str, "nearest, bilinear, bicubic, lanczos, box or hamming.", None),
+    "mean": (str, "Subtracted after the division, one value per channel, such as 0.485,0.456,0.406.", float),
+    "std": (str, "Divisor at the end, one value per channel, such as 0.229,0.224,0.225.", float),
+    "resize": (str, "New size: 256 (the shorter side), 224,224 (height,width) or none.", int),
+    "crop": (str, "Centre crop: height,width or none.", int),
+    "color": (str, "Order of the channels: rgb, bgr or gray.", None),
+    "divisor": (float, "First divisor of the pixels: 255 by default, 1 to keep 0 to 255.", None),
+    "interpolation": (str, "Filter of the resizing: nearest, bilinear, bicubic, lanczos, box or hamming.", None),
 }
 
 
@@ -91,7 +94,7 @@ def takes(
 
 
 def takes_images(function: F) -> F:
-    """Give a command the options that say how images become tensors: ``prepared``, the fields of a recipe they fill."""
+    """Give a command the preprocessing options, gathered in ``prepared``: the fields of a recipe that they fill."""
     options: dict[str, Any] = {"preset": Annotated[str | None, asked_for("preset")]}
     options |= {n: Annotated[kind | None, typer.Option(help=text)] for n, (kind, text, _) in PREPROCESSING.items()}
 
@@ -104,12 +107,14 @@ def takes_images(function: F) -> F:
 
 
 def takes_recipe(function: F) -> F:
-    """Give a command an option for each field of a recipe, but for those that others fill: ``asked``."""
+    """Give a command an option per field of a recipe, except those of other options, gathered in ``asked``."""
     options: dict[str, Any] = {}
     for name, kind in key_types().items():
         least = KEYS[name].least
         flag = f"--{name.removesuffix('s') if get_origin(kind) is tuple else name}".replace("_", "-")
-        if name not in ("model", "preset", "preprocess"):
+        if name == "outputs":  # --output is the file that other commands write
+            options[name] = Outputs
+        elif name not in ("model", "preset", "preprocess"):
             # Of several words of a fixed set one text with commas; of free ones an option each.
             one = kind if kind in (str, int, float, bool) else str if KEYS[name].allowed else list[str]
             more = {} if least is None else {"min": least}

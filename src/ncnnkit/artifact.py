@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +16,11 @@ from .errors import FormatError, ModelError, RecipeError, StorageError
 from .model import ncnnfile
 from .model.graph import Graph
 from .model.precision import PRECISIONS, derive, is_int8, served
+from .onboard.facts import require_plain
+from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
 
 SCHEMA = "ncnnkit-card/1"
-_NAME = re.compile(r"[A-Za-z0-9._-]*")
 _LARGEST_SIDE = 1 << 24
 _LARGEST = 16 << 20  # bytes of a card; a file that is larger is none
 
@@ -87,8 +86,10 @@ class Card:
         missing = sorted({name for options in self.options.values() for name in fields - options.keys()})
         if missing:
             return f"it does not say option {missing[0]!r}"
-        if not all(map(_NAME.fullmatch, (self.target, self.ncnn, self.pillow))):
-            return "target, ncnn and pillow may hold letters, digits and ._- only"
+        try:
+            require_plain(self.target, self.ncnn, self.pillow)
+        except ValueError as error:
+            return str(error)
         sides = [side for tensor in (*self.inputs, *self.outputs) for side in tensor.shape]
         if not all(0 < side <= _LARGEST_SIDE for side in sides):
             return f"a side of a shape must be from 1 to {_LARGEST_SIDE}"
@@ -97,14 +98,14 @@ class Card:
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """A model and how it must be run. Every command takes one.
+    """A model and how to run it. Every command takes one.
 
     Attributes:
-        precision: what it runs at.
-        precisions: what it can be run at; see :meth:`at`.
+        precision: the precision at which it runs.
+        precisions: the precisions at which it can run; see :meth:`at`.
         param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
-        how: where the precision was learnt, a clause for the user.
-        derived: whether no card and no user said it: it was judged by the network.
+        how: where the precision comes from, a clause for the user.
+        derived: whether the precision was derived from the network, because there is no card.
         inputs, outputs, target, preprocess, labels, ncnn, pillow: as in :class:`Card`.
         settings: precision -> the fields of ``ncnn::Option``.
 
@@ -152,7 +153,7 @@ class Artifact:
 
     @classmethod
     def of(cls, model: Artifact | Graph | str | Path) -> Artifact:
-        """An artifact of whatever a user may give for a model: a path, a Graph, or an artifact itself."""
+        """The artifact of a model that a user gives: a path, a Graph, or an artifact."""
         if isinstance(model, Artifact):
             return model
         return cls._derived(model, given=model) if isinstance(model, Graph) else cls.load(model)
@@ -186,8 +187,8 @@ class Artifact:
             precision: what it was made for; by default this model's.
             facts: further attributes that change.
         """
-        kept = {"target": self.target, "preprocess": self.preprocess, "labels": self.labels, "ncnn": self.ncnn}
-        return Artifact.made(graph, precision or self.precision, **{**kept, **facts})
+        kept = ("target", "preprocess", "labels", "ncnn", "pillow")
+        return Artifact.made(graph, precision or self.precision, **{**{n: getattr(self, n) for n in kept}, **facts})
 
     @cached_property
     def graph(self) -> Graph:
@@ -264,18 +265,26 @@ class Artifact:
 
         Raises:
             StorageError: the disk is full or may not be written, or a file that is no card lies where the card goes.
+            ModelError: the card would not be read again, as that of an unknown precision.
         """
         param = Path(param)
         place = card_of(param)
         if place.exists() and _raw_card(place) is None:
             hint = "move it away, or give the model another name"
-            raise StorageError("is in the way: the model's card goes there", where=str(place), hint=hint)
-        ncnnfile.save(self.graph, param)
+            raise StorageError(
+                "exists, but ncnnkit did not write it; the card of the model needs this name",
+                where=str(place),
+                hint=hint,
+            )
         own = (self.precision, *(name for name in self.precisions if name != self.precision))
         card = Card(
-            own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, _hashes(param),
+            own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},
             self.target, self.preprocess, self.labels, self.ncnn, self.pillow,
         )  # fmt: skip
+        if fault := card.fault():
+            raise ModelError(f"its card cannot be written: {fault}", where=str(param))
+        ncnnfile.save(self.graph, param)
+        card = replace(card, sha256=_hashes(param))
         with ncnnfile.atomic_write(place) as file:
             file.write((json.dumps(asdict(card), indent=2) + "\n").encode())
         return Artifact.load(param)
@@ -286,17 +295,24 @@ class Artifact:
         if self.param is not None:
             yield self.param, self.param.with_suffix(".bin")
             return
-        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+        with Scratch() as folder:
             param = Path(folder) / "model.param"
             ncnnfile.save(self.graph, param)
             yield param, param.with_suffix(".bin")
 
 
 def save(model: Artifact | Graph, param: str | Path) -> None:
-    """Write a model: ``.param``, the ``.bin`` beside it, and the card that says how to run it (see :class:`Card`).
+    """Write a model: ``.param``, the ``.bin`` beside it, and the card with how to run it (see :class:`Card`).
+
+    Args:
+        model: an Artifact or a Graph.
+        param: the ``.param`` file to write; the other two files take its name.
 
     Raises:
-        StorageError: the disk is full or may not be written, or a file that is no card lies where the card goes.
+        StorageError: the disk is full or not writable, or another file than a card has the name of the card.
+
+    Example:
+        >>> save(ncnnkit.optimize(model), "model.param")  # doctest: +SKIP
     """
     Artifact.of(model).save(param)
 
@@ -310,7 +326,7 @@ def card_of(param: Path) -> Path:
 
 
 def read_card(param: Path) -> Card | None:
-    """The card of a ``.param``; None where there is none, or where it cannot be used: a warning says so then."""
+    """The card of a ``.param``; None if there is none, or, with a warning, if it cannot be used."""
     place = card_of(param)
     raw = _raw_card(place)
     if raw is None:

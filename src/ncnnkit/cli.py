@@ -23,6 +23,7 @@ from .arguments import (
     Backend,
     Effort,
     FixClocks,
+    Force,
     Fp32Param,
     Images,
     Json,
@@ -30,9 +31,11 @@ from .arguments import (
     On,
     OnePrecision,
     OnOne,
+    Outputs,
     Param,
     ParamToWrite,
     Precision,
+    RouteName,
     RunFolder,
     Shape,
     Target,
@@ -47,13 +50,13 @@ from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
 from .progress import StepProgress, of_step
 from .recipe import KEYS
 
-EXIT_CODES = """
-Exit codes: 0 done; 1 a bug in ncnnkit; 2 a wrong command line; 3 something given cannot be used; 4 a tool failed (pnnx,
-ncnn, the disk); 5 it ran, but the result must not be trusted; 130 interrupted.
-"""
+EXIT_CODES = (
+    "Exit codes: 0 success; 1 a bug in ncnnkit; 2 a wrong command line; 3 an input that cannot be used; 4 a tool "
+    "failed (pnnx, ncnn, the disk); 5 it ran, but the result must not be trusted; 130 interrupted."
+)
 
 app = typer.Typer(
-    help="Trained networks to edge boards with ncnn: converted, quantised, measured, explained.",
+    help="Convert trained networks for edge boards with ncnn, quantise, measure and explain them.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -80,9 +83,9 @@ def main() -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let a polite kill, and a terminal that is closed, clean up as Ctrl-C does; and be over in two seconds.
+    """Make SIGTERM and SIGHUP clean up like Ctrl-C, and end the process within two seconds.
 
-    What is inherited as ignored stays so: Ctrl-C of a shell's background job, SIGHUP under nohup.
+    A signal that the process inherited as ignored stays ignored: Ctrl-C of a background job, SIGHUP under nohup.
     """
     ours = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
     reading, writing = os.pipe()
@@ -129,7 +132,7 @@ def guarded(function: F) -> F:
             err.print(f"[bold red]error:[/] {escape(error.line())}", soft_wrap=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            err.print("interrupted; nothing was left half-written")
+            err.print("interrupted; no file is half-written")
             raise typer.Exit(INTERRUPTED) from None
 
     return cast(F, wrapped)
@@ -137,7 +140,7 @@ def guarded(function: F) -> F:
 
 @contextmanager
 def _progress() -> Iterator[StepProgress]:
-    """A bar on stderr for the stage at work; yields a ``progress(stage, done, total)``."""
+    """Show a bar on stderr for the current stage; yields ``progress(stage, done, total)``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -171,11 +174,11 @@ def run(
     model: Annotated[str | None, typer.Argument(help=KEYS["model"].help)] = None,
     output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-out"),
     as_json: Json = False,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; options given here go before it.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe.toml; other options replace its values.")] = None,
     asked: Any = None,
     prepared: Any = None,
 ) -> None:
-    """From a trained model to measured ncnn models at every precision, and a report."""
+    """Convert a trained model to ncnn at every precision, measure and compare the models, and write a report."""
     from .recipe import make_recipe
 
     _run(make_recipe({**asked, **prepared, "model": model}, recipe), output, as_json)
@@ -185,7 +188,7 @@ def run(
 def demo(
     output: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("ncnnkit-demo"), as_json: Json = False
 ) -> None:
-    """The main job on EfficientNet-Lite0 and a few photographs that come with ncnnkit."""
+    """Do a whole run with EfficientNet-Lite0 and a few photographs, which come with ncnnkit."""
     from .recipe import Recipe
 
     data = Path(__file__).parent / "data"
@@ -221,7 +224,8 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
         _print_json(document)
         return
     out.print(console_table(document.variants, document.recommended, out.width))
-    out.print(converted(document), markup=False)
+    for line in converted(document.conversion, document.reference.origin):
+        out.print(line, markup=False, soft_wrap=True)
     for guess in document.top5:
         best = ", ".join(f"{row.label} ({row.score:.1f})" for row in guess.recommended)
         out.print(f"top-5 of {guess.image}: {best}", markup=False)
@@ -238,21 +242,76 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
 @command()
 @takes_images
 def convert(
-    model: Annotated[str, typer.Argument(help="As for run.")],
+    model: Annotated[str, typer.Argument(help=KEYS["model"].help)],
     output: ParamToWrite,
     shape: Shape = None,
     weights: Weights = None,
+    route: RouteName = None,
+    force: Force = False,
+    outputs: Outputs = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the error of each layer, and the first wrong one.")
+    ] = False,
+    reproducer: Annotated[
+        Path | None, typer.Option(help="A folder that gets the first wrong layer by itself, for a bug report.")
+    ] = None,
     prepared: Any = None,
 ) -> None:
-    """A model to ncnn's .param and .bin, fp32, with the card that says how images become its input."""
-    from .source.conversion import convert as convert_model
+    """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing.
+
+    The model and the original are run on noise and compared.
+    """
+    from .recipe import make_recipe
+    from .report import converted
+    from .source.conversion import convert_with_report
 
     _check_folder(output)
+    if explain or reproducer:
+        _explain(model, shape, weights, outputs, route, reproducer)
+    changes: list[str] = []
+    recipe = make_recipe(
+        {
+            "model": model, "shapes": to_shapes(shape), "weights": weights, "outputs": to_words(outputs),
+            "route": route, "force": force, **prepared,
+        }
+    )  # fmt: skip
     with _progress() as progress:
-        progress("convert", 0, 0)
-        made = convert_model(model, shapes=to_shapes(shape) or (), weights=weights or "default", **prepared)
+        made, check = convert_with_report(
+            recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, preset=recipe.preset,
+            preprocess=recipe.preprocess, route=recipe.route, force=recipe.force, tell=changes.append,
+            progress=lambda step, done, total: progress(f"convert: {step}", done, total),
+        )  # fmt: skip
         made.save(output)
+    for change in changes:
+        err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
+    for line in converted(check, "the original"):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _explain(
+    model: str,
+    shape: list[str] | None,
+    weights: str | None,
+    outputs: str | None,
+    route: str | None,
+    reproducer: Path | None,
+) -> None:
+    """Print the layers of a converted network beside those of the original."""
+    from .report import bisection_table
+    from .source.explaining import explain
+
+    with _progress() as progress:
+        progress("explain", 0, 0)
+        explanation = explain(
+            model, shapes=to_shapes(shape) or (), weights=weights or "default", outputs=to_words(outputs) or (),
+            route=route or "auto", reproducer=reproducer,
+        )  # fmt: skip
+    out.print(bisection_table(explanation.found))
+    first = explanation.found.first_wrong
+    out.print("no layer is wrong" if first is None else f"the first wrong layer: {first.said}", markup=False)
+    if explanation.files:
+        out.print(f"{reproducer}: {', '.join(explanation.files)}", markup=False, soft_wrap=True)
 
 
 @command()
@@ -261,7 +320,7 @@ def optimize(
     output: ParamToWrite,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights as fp16.")] = False,
 ) -> None:
-    """Fuse and drop layers, as ncnnoptimize does."""
+    """Fuse and remove layers, like ncnnoptimize."""
     from .passes import optimize_with_report
 
     _check_folder(output)
@@ -273,9 +332,9 @@ def optimize(
 
 
 def _check_folder(output: Path) -> None:
-    """That a file can be written shows before minutes of work, not after."""
+    """Raise before minutes of work, not after, if a file cannot be written."""
     if not output.parent.is_dir():
-        raise StorageError("there is no such folder", where=str(output.parent), hint="make it first")
+        raise StorageError("no such folder", where=str(output.parent), hint="make it first")
 
 
 def _open(param: Path, shape: list[str] | None, most: int | None = None, **options: Any) -> tuple[Any, Any]:
@@ -301,7 +360,7 @@ def _model(param: Path) -> Any:
 
 
 def _say_how(*models: Any) -> None:
-    """Say how models without a card were run, and why. After the work, so that an error stays one line."""
+    """Print how models without a card were run, and why. It comes after the work, so that an error stays one line."""
     for model in models:
         if model is not None and model.derived:
             err.print(f"{model.name}: {model.how}", markup=False, soft_wrap=True)
@@ -318,7 +377,7 @@ def calibrate(
     shape: Shape = None,
     prepared: Any = None,
 ) -> None:
-    """Count activations and write the scales, in ncnn2table's format."""
+    """Compute the scales of int8 layers from images, and write them in ncnn2table's format."""
     from .quantization import make_table, save_table
 
     _check_folder(output)
@@ -342,8 +401,8 @@ def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> An
 def quantize(
     param: Fp32Param,
     output: ParamToWrite,
-    table: Annotated[Path | None, typer.Option(help="A table of scales, ncnn2table's or ncnnkit's.")] = None,
-    images: Annotated[str | None, typer.Option(help="Images to calibrate with, instead of a table.")] = None,
+    table: Annotated[Path | None, typer.Option(help="A table of scales, as ncnn2table writes it.")] = None,
+    images: Annotated[str | None, typer.Option(help="Calibration images, instead of a table.")] = None,
     method: Method = None,
     effort: Effort = None,
     target: Target = None,
@@ -352,7 +411,7 @@ def quantize(
     shape: Shape = None,
     prepared: Any = None,
 ) -> None:
-    """An fp32 model to int8, from a table or from images."""
+    """Make an int8 model from an fp32 model, with images or with a table of scales."""
     from .artifact import floating
     from .model.precision import is_int8
     from .quantization import EFFORTS, check_request, load_table, quantize_images
@@ -361,10 +420,11 @@ def quantize(
 
     _check_folder(output)
     if (table is None) == (images is None):
-        raise RecipeError("give --table or --images", hint="one of the two")
+        raise RecipeError("give --table or --images", hint="exactly one of them")
     if table is not None and (method or effort or shape or prepared):
         raise RecipeError(
-            "--method, --effort, --shape and the preprocessing are for --images", hint="a table has its scales already"
+            "--method, --effort, --shape and the preprocessing need --images",
+            hint="a table contains the scales",
         )
     if images is not None:
         chosen = EFFORTS.get(effort or "default")
@@ -381,11 +441,15 @@ def quantize(
                 skip=to_words(skip) or (), threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
-        out.print(f"{len(found.used)} of {len(samples)} samples calibrated, {len(found.held)} judged", markup=False)
+        out.print(
+            f"{len(found.used)} of {len(samples)} samples fitted, {len(found.held)} held back",
+            markup=False,
+        )
         made = found.graph
     elif table is not None:
         model = _model(param)
-        made = to_int8(model, load_table(table), target=target or "arm", skip=to_words(skip) or ())
+        graph = floating(model, "quantising")
+        made = to_int8(graph, load_table(table), target=target or "arm", skip=to_words(skip) or ())
     model.having(made, "int8", target=target or "arm").save(output)
     count = sum(map(is_int8, made.layers))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
@@ -394,15 +458,15 @@ def quantize(
 @command()
 @takes_images
 def compare(
-    first: Annotated[Path, typer.Argument(help="The reference .param.")],
-    second: Annotated[Path, typer.Argument(help="The other .param.")],
+    first: Annotated[Path, typer.Argument(help="The .param file of the reference.")],
+    second: Annotated[Path, typer.Argument(help="The .param file to compare with it.")],
     images: Images,
-    layers: Annotated[bool, typer.Option("--layers", help="Show the error layer by layer.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also show the error of each layer.")] = False,
     shape: Shape = None,
     prepared: Any = None,
     as_json: Json = False,
 ) -> None:
-    """How far one ncnn model's outputs are from another's, on real images."""
+    """Measure how much the outputs of two ncnn models differ, on real images."""
     from .comparison.layers import compare_models
     from .report import comparison_table
 
@@ -422,10 +486,10 @@ def bench(
     precision: Precision = None,
     threads: Threads = None,
     shape: Shape = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of timing for each row.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of timing per row.")] = 3.0,
     as_json: Json = False,
 ) -> None:
-    """Latency, load time and memory of an ncnn model, without images."""
+    """Measure the latency, load time and memory of an ncnn model, without images."""
     from .measure.variants import bench as bench_model
     from .measure.variants import check_usable
     from .report import console_table
@@ -451,19 +515,19 @@ def bench(
 def tune(
     param: Param,
     int8: Annotated[
-        Path | None, typer.Option(help="The .param of the same network in int8: another candidate.")
+        Path | None, typer.Option(help="The .param file of the same network in int8, as another candidate.")
     ] = None,
     on: OnOne = None,
     backend: Backend = None,
     precision: Precision = None,
     shape: Shape = None,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Of timing, for all candidates together; loading comes on top.")
+        float, typer.Option(min=0.1, help="Seconds of timing for all candidates together, without loading.")
     ] = 60.0,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
 ) -> None:
-    """Find the fastest cores, threads, backend, precision and switches of ncnn's, by successive halving."""
+    """Find the fastest cores, threads, backend, precision and ncnn switches, by successive halving."""
     from .measure.tune import tune as tune_model
     from .report import tuning_table
 
@@ -487,15 +551,15 @@ def tune(
 def profile(
     param: Param,
     on: OnOne = None,
-    backend: Annotated[str, typer.Option(help="cpu or vulkan")] = "cpu",
+    backend: Annotated[str, typer.Option(help="Backend: cpu or vulkan.")] = "cpu",
     precision: OnePrecision = None,
     threads: Threads = None,
     shape: Shape = None,
-    repeats: Annotated[int, typer.Option(min=3, help="Inferences.")] = 50,
+    repeats: Annotated[int, typer.Option(min=3, help="Number of inferences.")] = 50,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
 ) -> None:
-    """Which layers take the time, in which precision they ran, and on what."""
+    """Show the time of each layer, the precision in which it ran, and the processor."""
     from dataclasses import asdict
 
     from .measure.profiles import profile as profile_model
@@ -519,7 +583,7 @@ def profile(
 
 @contextmanager
 def _site(on: str | None) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
-    """A device, and what does jobs of the worker's there, showing its progress."""
+    """A device, and a function that runs a job there and shows its progress."""
     from .device.sites import open_sites
 
     with open_sites([on] if on else []) as (site,), _progress() as progress:
@@ -538,16 +602,16 @@ def _print_notes(notes: Sequence[str]) -> None:
 @command("explain-layer")
 def explain_layer(
     folder: RunFolder,
-    layer: Annotated[str | None, typer.Argument(help="The layer's name; without one, all are listed.")] = None,
+    layer: Annotated[str | None, typer.Argument(help="Name of the layer. Default: list all layers.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Why a layer got its precision in the mixed model."""
+    """Explain the precision of a layer in the mixed model."""
     from .record.folder import load_run
     from .report import layer_table, plan_table
 
     plan = load_run(folder).plan
     if plan is None:
-        raise RecipeError("this run made no mixed model", where=str(folder), hint="ncnnkit run --precision mixed")
+        raise RecipeError("the run made no mixed model", where=str(folder), hint="ncnnkit run --precision mixed")
     rows = [row for row in plan.layers if layer in (None, row.name)]
     if not rows:
         raise RecipeError(f"no layer is called {layer!r}", where=str(folder), hint="ncnnkit explain-layer lists them")
@@ -562,7 +626,7 @@ def explain_layer(
 
 @command()
 def report(folder: RunFolder, as_json: Json = False) -> None:
-    """Write a run's report.html again and print its table."""
+    """Write the report.html of a run again, and print its table."""
     from .record.folder import REPORT, load_run, replacing
     from .report import write_report
 
@@ -575,29 +639,28 @@ def report(folder: RunFolder, as_json: Json = False) -> None:
 
 @command("app")
 def make_app(
-    model: Annotated[Path, typer.Argument(help="A run folder or its run.json, or a .param with its card beside it.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, its run.json, or a .param with its card.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
     variant: Annotated[
         str | None,
         typer.Option(
-            help="Of a run: a variant's name, as int8-vulkan, or a precision: its CPU variant. Without it: the "
-            "recommended one."
+            help="For a run: a variant, such as int8-vulkan, or a precision on the CPU. Default: recommended."
         ),
     ] = None,
-    lang: Annotated[str, typer.Option(help="cpp or python.")] = "cpp",
+    lang: Annotated[str, typer.Option(help="Language: cpp or python.")] = "cpp",
     embed: Annotated[bool, typer.Option("--embed", help="Make the model part of the program.")] = False,
 ) -> None:
-    """The program that ships: a C++ project, or one file of Python, around a model."""
+    """Write a program that runs a model: a C++ project, or one Python file."""
     from .app import make_app as write_app
 
     chosen = write_app(model, output, variant=variant, lang=lang, embed=embed)
-    out.print(f"{output}: {chosen.name}; its README.md tells how to go on", markup=False, soft_wrap=True)
+    out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
     _say_how(chosen.model)
 
 
 @command()
 def doctor(on: On = None, as_json: Json = False) -> None:
-    """What works here, or on a board: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
+    """Check this machine or a board: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
     from .doctor import examine, examine_device
 
     _print_findings([finding for name in on for finding in examine_device(name)] if on else examine(), as_json)
@@ -618,16 +681,16 @@ def _print_findings(findings: Sequence[Any], as_json: bool) -> NoReturn:
 
 # -------------------------------------------------------------------------------------------------------- devices
 
-devices = typer.Typer(help="Names for boards; what they are, and what of ncnnkit lies there.")
+devices = typer.Typer(help="List the boards that have a name, name them, and clean them.")
 app.add_typer(devices, name="devices")
 
-DeviceName = Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")]
+DeviceName = Annotated[str, typer.Argument(metavar="NAME", help="The name.")]
 
 
 @devices.callback(invoke_without_command=True)
 @guarded
 def look_at_devices(context: typer.Context, as_json: Json = False) -> None:
-    """Names for boards. Without a command: look at each that has a name."""
+    """Manage the names of boards. Without a command: check each board that has a name."""
     from .device.names import load_names
     from .doctor import examine_device
 
@@ -635,14 +698,14 @@ def look_at_devices(context: typer.Context, as_json: Json = False) -> None:
         return
     names = load_names()
     if not names and not as_json:
-        out.print("no device has a name yet: ncnnkit devices add rock5b ssh://user@rock5b")
+        out.print("no device has a name; add one, such as: ncnnkit devices add rock5b ssh://user@rock5b")
         return
     _print_findings([finding for name in names for finding in examine_device(name)], as_json)
 
 
 @command("add", devices)
 def add_device(
-    name: DeviceName, address: Annotated[str, typer.Argument(help="ssh://user@host or adb://serial")]
+    name: DeviceName, address: Annotated[str, typer.Argument(help="Address: ssh://user@host or adb://serial.")]
 ) -> None:
     """Give a device a name."""
     from .device.names import add_name
@@ -653,7 +716,7 @@ def add_device(
 
 @command("remove", devices)
 def remove_device(name: DeviceName) -> None:
-    """Forget a name. What lies on the device stays: see clean."""
+    """Remove a name. The files on the device stay; `clean` removes them."""
     from .device.names import remove_name
 
     remove_name(name)
@@ -661,12 +724,12 @@ def remove_device(name: DeviceName) -> None:
 
 @command("clean", devices)
 def clean_device(name: Annotated[str, typer.Argument(metavar="NAME", help="A name or an address.")]) -> None:
-    """Remove all that ncnnkit keeps on a device: Python, models, unfinished jobs."""
+    """Remove all files of ncnnkit from a device: Python packages, models, unfinished jobs."""
     from .device import open_device
 
     with open_device(name) as device:
         device.clean()
-    out.print(f"{name}: nothing of ncnnkit is left there", markup=False)
+    out.print(f"{name}: all files of ncnnkit are removed", markup=False)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from .errors import NcnnkitError
 from .model.targets import machine_target
 from .onboard.facts import Machine, VulkanDevice
 from .record.run import EMULATED
-from .source.conversion import find_pnnx
+from .source.pnnx import INSTALL_HINT, find_pnnx
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ _DRIVERS: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         r"V3D", r".", "note",
-        "the Raspberry Pi's GPU (v3dv): ncnn runs rightly there, but slower than on the CPU",
+        "the Raspberry Pi's GPU (v3dv): ncnn works there, but is slower than on the CPU",
     ),
 )  # fmt: skip
 """Drivers ncnn's users met trouble with (its issues 6684 and 6818, Mesa's release notes); the first row that fits."""
@@ -89,7 +89,7 @@ def examine_device(name: str) -> list[Finding]:
             late = time.time() - device.about.time if isinstance(device, Board) else 0.0
     except NcnnkitError as error:
         return [Finding(name, "problem", error.line())]
-    clock = [Finding("clock", "note", f"off by {abs(late) / 86400:.0f} days; measuring does not mind")]
+    clock = [Finding("clock", "note", f"off by {abs(late) / 86400:.0f} days; this does not affect measurements")]
     return [*_board(name, machine), *(clock if abs(late) > 86400 else []), *_machine(machine)]
 
 
@@ -134,7 +134,7 @@ def _cpu(machine: Machine) -> Finding:
 
 def _vulkan(machine: Machine) -> list[Finding]:
     if not machine.vulkan:
-        text = "no device: with use_vulkan_compute ncnn would run on the CPU and say nothing; rows are marked fallback"
+        text = "no device: ncnn would run on the CPU without a message; `ncnnkit run` marks such rows as fallback"
         return [Finding("Vulkan", "note", text + " (Debian: apt install libvulkan1 and the GPU's driver)")]
     findings = []
     for device in machine.vulkan:
@@ -142,7 +142,9 @@ def _vulkan(machine: Machine) -> list[Finding]:
         text = f"{device.name} ({device.type}), driver {device.driver}, API {device.api}"
         software = device.type == "cpu"
         findings.append(
-            Finding("Vulkan", "note" if software else "ok", text + ("; a software device, no GPU" if software else ""))
+            Finding(
+                "Vulkan", "note" if software else "ok", text + ("; a software device, not a GPU" if software else "")
+            )
         )
     return findings
 
@@ -157,8 +159,9 @@ def _about_driver(device: VulkanDevice) -> list[Finding]:
 def _pnnx() -> Finding:
     try:
         return Finding("pnnx", "ok", str(find_pnnx()))
-    except NcnnkitError as error:
-        return Finding("pnnx", "problem", error.line())
+    except NcnnkitError:
+        use = "needed for TorchScript files, and a second way for ONNX and torch"
+        return Finding("pnnx", "note", f"not installed; {use} ({INSTALL_HINT})")
 
 
 def as_json(findings: list[Finding]) -> list[dict[str, str]]:

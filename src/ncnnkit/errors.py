@@ -7,7 +7,7 @@
     │   ├── ImageError            images, arrays, labels
     │   └── RecipeError           an option or a recipe file
     ├── ToolError             exit 4: something ncnnkit relies on failed
-    │   ├── ConvertError          pnnx is missing or could not convert
+    │   ├── ConvertError          no route converts the model to ncnn
     │   ├── RuntimeFailure        ncnn crashed, hung or ran out of memory
     │   ├── DeviceError           a board that cannot be reached, or was lost
     │   └── StorageError          the disk is full or may not be written
@@ -72,7 +72,7 @@ class ToolError(NcnnkitError):
 
 
 class ConvertError(ToolError):
-    """pnnx is missing, failed, or left operators ncnn does not have."""
+    """No route converts the model: a tool is missing or failed, or ncnn has no layer for an operator."""
 
 
 class RuntimeFailure(ToolError):

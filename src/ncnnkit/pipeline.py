@@ -48,27 +48,33 @@ from .samples.stream import keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
-from .source.reference import WRONG, check_outputs, reference_outputs
+from .source.reference import reference_outputs
 from .verdict import top5, warn
 
 
 def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
-    """Do the main job.
+    """Make, measure and compare the models of a recipe, and write them with a report.
 
     Args:
-        recipe: what is asked for.
-        out: the run folder: gets the models, run.json, report.html, recipe.toml and pnnx's log, all at the end.
-        progress: called with the stage at work and what is done of it.
+        recipe: the request.
+        out: the run folder. The models, run.json, report.html, recipe.toml and, if pnnx ran, its log
+            appear there at the end.
+        progress: called with (name of the stage, steps done, steps in all).
 
     Returns:
-        What run.json holds.
+        The content of run.json.
 
     Raises:
         VerificationError: nothing usable came out; ``out`` holds the report that says why.
-        NcnnkitError: anything else that a user can mend; ``out`` is then as it was before.
+        NcnnkitError: any other error that a user can correct; ``out`` is then unchanged.
+
+    Example:
+        >>> recipe = Recipe("model.onnx", images="calib/", backends=("cpu",))  # doctest: +SKIP
+        >>> run(recipe, Path("out")).recommended  # doctest: +SKIP
+        'mixed-cpu'
     """
     stages = Stages(progress)
-    requirements = Requirements.parse(recipe.require, recipe.max_latency)
+    requirements = Requirements.parse(recipe.require, recipe.max_latency, labelled=bool(recipe.labels))
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -76,7 +82,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             for site in sites:
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
-            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, workdir=folder)
+            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs)
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
         with stages("look at the images"):
@@ -92,9 +98,13 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             if not (images.pictures or evaluation.pictures):
                 preprocess, origin = None, ARRAYS
             labels = read_labels(Path(recipe.labels), evaluation.names, source.labels) if recipe.labels else None
-            source = settle_random_weights(recipe, source, images, folder)
+            source = settle_random_weights(recipe, source, images)
         with stages("convert"):
-            conversion = convert_source(source, folder)
+            conversion = convert_source(
+                source, evaluation, folder, route=recipe.route, thorough=recipe.effort == "best", force=recipe.force,
+                threads=recipe.threads or None, progress=stages.within("convert"),
+            )  # fmt: skip
+            check = conversion.record()
             if has_int8(conversion.graph):
                 raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
         with stages("optimise"):
@@ -112,13 +122,6 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 reference, names=source.labels, known=source.classes, labelled=labels is not None
             )
             check_labels(labels, classes)
-        with stages("check the conversion"):
-            check = conversion.record(
-                check_outputs(
-                    conversion.graph, inputs, reference, where=recipe.model, hint=f"{WRONG}; --force accepts it",
-                    threads=recipe.threads or None, force=recipe.force,
-                )
-            )  # fmt: skip
         quantized: dict[str, Quantized] = {}
         for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
@@ -170,8 +173,6 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, classes, recommended, results)
             remove_scratch(folder, models)
-            if check.log:
-                (folder / check.log).write_text(conversion.log, encoding="utf-8")
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
@@ -198,8 +199,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     why=why,
                     top5=guesses,
                     warnings=warn(
-                        source.engine, origin, images, evaluation, check, variants, classes=classes, doubts=doubts,
-                        quantisation=quantisation, plan=planned,
+                        source.engine, origin, images, evaluation, check, variants, classes=classes,
+                        doubts=[*source.changes, *doubts], quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),
@@ -221,16 +222,15 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
     stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
     made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
-    log = [] if source.kind == "ncnn" else [LOG]
-    return [RUN, REPORT, RECIPE, *log, *([LABELS] if source.labels else []), *made]
+    return [RUN, REPORT, RECIPE, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models) -> None:
-    """Leave only the models in the staging folder."""
+    """Leave only the models, and pnnx's log, in the staging folder."""
     params = {model.param for model in models.values() if model.param}
     keep = {param.with_suffix(end) for param in params for end in (".param", ".bin", ".json")}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path not in keep:
+        elif path not in keep and path.name != LOG:
             path.unlink()

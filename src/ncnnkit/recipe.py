@@ -1,6 +1,6 @@
 """Everything the user asked for, frozen: a run is a function of its :class:`Recipe`.
 
-A recipe file is TOML with the fields' names as keys; what the command line gives goes before it.
+A recipe file is TOML with the names of the fields as keys. Options of the command line replace its values.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ METHODS = ("mse", "kl", "aciq", "minmax")
 EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
 CLUSTERS = ("all", "big", "middle", "little")
+ROUTES = ("onnx", "pnnx", "classic", "dynamo", "torchscript", "ncnn")
 AUTO = "auto"
-"""The target of whatever device is measured on."""
+"""The target of the device that is measured; the routes of the model, in order."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a field of a recipe means and may be. Errors, the command line, the JSON Schema and the documents tell it.
+    """The meaning and bounds of a field of a recipe, for errors, the command line, the JSON Schema and the documents.
 
     Attributes:
         help: what it means.
-        expects: what a value of the right type is, in words.
-        allowed: the words that it, or each item in it, may be; empty: any.
-        least: the least number that it may be.
+        expects: a value of the right type, in words.
+        allowed: the words that the value, or each item of it, may be; empty: any.
+        least: the smallest number that it may be.
     """
 
     help: str
@@ -65,75 +66,90 @@ class Recipe:
         "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), torchvision:NAME, timm:NAME or "
         "package.module:function.",
     )
-    images: str = _key("", "Folder, list file, image, .npy or .npz to calibrate with.")
-    eval_images: str = _key("", "The same to evaluate with; empty: every fifth of the images is held out.")
-    labels: str = _key("", "File with the evaluation images' classes, lines 'file class'; empty: none.")
+    images: str = _key("", "Calibration images: a folder, a list file, an image, a .npy or a .npz file.")
+    eval_images: str = _key("", "Evaluation images, in the same forms. Empty: every fifth of the images is held out.")
+    labels: str = _key("", "True classes of the evaluation images: a file with lines 'file class'. Empty: none.")
     shapes: tuple[tuple[int, ...], ...] = _key(
         (),
-        "Shape of an input without the batch axis, as 3,224,224; one for each input. Empty: as the model says.",
-        "a list of one shape an input, as [[3, 224, 224]]",
+        "Shape of an input without the batch axis, such as 3,224,224; once per input. Empty: the shape in the model.",
+        "one shape per input, sizes from 1, such as [[3, 224, 224]]",
     )
-    weights: str = _key("default", "default, none (random) or a file; for models built by code.")
+    weights: str = _key("default", "Weights of a model built by code: default, none (random) or a file.")
+    route: str = _key(
+        AUTO,
+        "How to convert: onnx or pnnx for a file; classic, dynamo (torch's two ONNX exporters) or torchscript for a "
+        "network built by code; auto: try these in order until one is exact.",
+        allowed=(AUTO, *ROUTES),
+    )
+    outputs: tuple[str, ...] = _key(
+        (),
+        "Names of tensors of an ONNX file that become the outputs. Empty: its own outputs, or the last tensors that "
+        "ncnn can compute.",
+        'a list, such as ["boxes", "scores"]',
+    )
     preset: str = _key(
         "",
-        "Name of a preprocessing: imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME; empty: the model's own.",
+        "Name of a preprocessing: imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME. Empty: the model's own.",
     )
     preprocess: Mapping[str, Any] = _key(
         {},
-        "Single fields of the preprocessing, which replace the preset's or the model's.",
+        "Single fields of the preprocessing, which replace those of the preset or the model.",
         "a table of single fields",
         allowed=sorted(field.name for field in dataclasses.fields(Preprocess)),
     )  # fmt: skip
     on: tuple[str, ...] = _key(
         (),
-        "Where to measure: ssh://user@board, adb://serial or a name of `ncnnkit devices`; several are measured at "
-        "once. Empty: this machine.",
-        'a list, as ["ssh://board"]',
+        "Device to measure on: ssh://user@board, adb://serial or a name from `ncnnkit devices`. Several devices are "
+        "measured at the same time. Empty: this machine.",
+        'a list, such as ["ssh://board"]',
     )
     backends: tuple[str, ...] = _key(
-        BACKENDS, f"What to run on: {','.join(BACKENDS)}.", 'a list, as ["cpu"]', allowed=BACKENDS
+        BACKENDS, f"Backends to run on: {','.join(BACKENDS)}.", 'a list, such as ["cpu"]', allowed=BACKENDS
     )
     precisions: tuple[str, ...] = _key(
-        tuple(PRECISIONS), f"What to make: {','.join(PRECISIONS)}.", 'a list, as ["fp32", "int8"]', allowed=PRECISIONS
+        tuple(PRECISIONS),
+        f"Precisions to make: {','.join(PRECISIONS)}.",
+        'a list, such as ["fp32", "int8"]', allowed=PRECISIONS
     )  # fmt: skip
     threads: int = _key(
-        0, "CPU threads; 0: all cores, of the cluster where one is named.", "a whole number", least=0
+        0, "Number of CPU threads. 0: all cores, or all cores of the cluster.", "a whole number", least=0
     )  # fmt: skip
     cluster: str = _key(
         "",
-        "The cores to run on: big, middle, little, all, or cores as 4-7; empty: wherever the system puts the threads.",
+        "Cores to run on: big, middle, little, all, or a list such as 4-7. Empty: the system chooses.",
     )
     fix_clocks: bool = _key(
-        False, "Hold the clocks at their highest while measuring, where that is permitted.", "true or false"
+        False, "Hold the clocks at their maximum during the measurement, if that is permitted.", "true or false"
     )
     sustained: float = _key(
-        0.0, "Seconds that each variant runs alone without a rest, after all are measured: does it throttle?",
+        0.0, "Seconds that each variant runs without a pause after the measurement, to show throttling.",
         "a number", least=0,
     )  # fmt: skip
     target: str = _key(
         "",
-        f"The kernels int8 is made for: {', '.join((AUTO, *TARGETS))}; empty or {AUTO}: those of the device.",
+        f"Kernels to make int8 for: {', '.join((AUTO, *TARGETS))}. Empty or {AUTO}: those of the device.",
         allowed=("", AUTO, *TARGETS),
     )
-    method: str = _key("mse", f"How int8 thresholds are chosen: {', '.join(METHODS)}.", allowed=METHODS)
+    method: str = _key("mse", f"Method to choose int8 thresholds: {', '.join(METHODS)}.", allowed=METHODS)
     effort: str = _key(
-        "default", "How long quantising may take: fast (seconds), default (a minute), best (minutes).", allowed=EFFORTS
+        "default",
+        "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route.",
+        allowed=EFFORTS,
     )
     require: tuple[str, ...] = _key(
         ("cosine>=0.999",),
-        "FIGURE>=VALUE or FIGURE<=VALUE that a model must keep to against the original; of several, all. Figures: "
-        "cosine, sqnr, mse, max_error, top1_agreement and, with labels, top1. The mixed model is the fastest that "
-        "keeps to them.",
-        'a list, as ["cosine>=0.999"]',
+        "FIGURE>=VALUE or FIGURE<=VALUE that a model must satisfy, compared with the original; may be repeated. "
+        "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with labels, top1. The mixed model is the fastest "
+        "that satisfies all.",
+        'a list, such as ["cosine>=0.999"]',
     )
     max_latency: str = _key(
         "",
-        "The longest a model may take, as 20ms; the mixed model is then the most exact that keeps to it. "
-        "Empty: no limit.",
+        "The longest latency, such as 20ms. The mixed model is then the most accurate within it. Empty: no limit.",
     )
-    seconds: float = _key(3.0, "Seconds of timing for each variant, all rounds together.", "a number", least=0)
-    rounds: int = _key(5, "Turns that the variants take in being timed.", "a whole number", least=1)
-    force: bool = _key(False, "Go on where the converted model differs from the original.", "true or false")
+    seconds: float = _key(3.0, "Seconds of timing per variant, over all rounds.", "a number", least=0)
+    rounds: int = _key(5, "Rounds of timing. Each round measures every variant.", "a whole number", least=1)
+    force: bool = _key(False, "Continue even if the converted model differs from the original.", "true or false")
 
     def __post_init__(self) -> None:
         for name, key in KEYS.items():
@@ -143,7 +159,7 @@ class Recipe:
                 raise RecipeError(f"{name} must be {key.expects}, not {_shown(value)}")
             _check(name, value, key)
         if self.cluster not in ("", *CLUSTERS) and not parse_cpus(self.cluster):
-            hint = f"one of {', '.join(CLUSTERS)}, cores as 4-7 or 0,2"
+            hint = f"one of {', '.join(CLUSTERS)}, or cores such as 4-7 or 0,2"
             raise RecipeError(f"unknown cluster {self.cluster!r}", hint=hint)
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,12 +208,12 @@ def _check(name: str, value: Any, key: Key) -> None:
                 raise RecipeError(f"unknown {word} {item!r}", hint="one of " + ", ".join(choices))
     if key.allowed and isinstance(value, tuple):
         if not value:
-            raise RecipeError(f"no {word} is asked for", hint="one of " + ", ".join(choices))
+            raise RecipeError(f"no {word} is given", hint="one of " + ", ".join(choices))
         twice = [item for item in value if value.count(item) > 1]
         if twice:
-            raise RecipeError(f"{twice[0]} is asked for twice")
+            raise RecipeError(f"{word} {twice[0]} is given twice")
     if key.least is not None and value < key.least:
-        raise RecipeError(f"{name} is {value}, it must be at least {key.least}")
+        raise RecipeError(f"{name} is {value}, but must be at least {key.least}")
 
 
 def _shown(value: Any) -> str:
@@ -209,7 +225,7 @@ def _shown(value: Any) -> str:
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
-    """The CPUs of a list as Linux writes them, ``0,4-7``; none where it is no such list."""
+    """The CPUs in a list as Linux writes it, such as ``0,4-7``; empty if the text is not such a list."""
     if not re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text, re.ASCII):
         return ()
     ends = (part.partition("-") for part in text.split(","))
@@ -223,15 +239,15 @@ def _plain(value: Any) -> Any:
 
 
 def make_recipe(options: Mapping[str, Any], file: str | Path | None = None) -> Recipe:
-    """A recipe from options, completed by a recipe file.
+    """Make a recipe from options and a recipe file; options replace values of the file.
 
     Args:
         options: field name -> value; None means not given.
         file: a TOML file with the same keys.
 
     Raises:
-        RecipeError: a key or value that cannot be used, or no model. What stands in the file is named with the file,
-            even where an option would go before it.
+        RecipeError: a key or value that cannot be used, or no model. An error in the file names the file, even if an
+            option replaces that value.
     """
     values: dict[str, Any] = {}
     if file is not None:
@@ -242,7 +258,7 @@ def make_recipe(options: Mapping[str, Any], file: str | Path | None = None) -> R
             raise RecipeError(error.what, where=str(file), hint=error.hint) from None
     recipe = _build({"model": "", **values, **{key: value for key, value in options.items() if value is not None}})
     if not recipe.model:
-        raise RecipeError("no model is given", hint="name one, or give a recipe with a model")
+        raise RecipeError("no model is given", hint="give a model, or give a recipe with a model")
     return recipe
 
 
@@ -254,7 +270,7 @@ def _build(values: Mapping[str, Any]) -> Recipe:
 
 
 def _frozen(value: Any) -> Any:
-    """A copy nobody else can change, equal to what a saved file brings back: tuples for lists, text for paths."""
+    """An immutable copy, equal to the value that a saved file gives: tuples for lists, text for paths."""
     if isinstance(value, Mapping):
         # TOML has no null: a file says "none" for no resizing and no cropping.
         return {key: None if v == "none" else _frozen(v) for key, v in value.items()}
@@ -277,7 +293,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a recipe file that makes the same run. Raises StorageError."""
+    """Write a recipe file that repeats the run. Raises StorageError."""
     import tomli_w
 
     values = recipe.to_dict()

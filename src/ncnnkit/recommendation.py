@@ -7,19 +7,24 @@ from collections.abc import Sequence
 
 from .comparison.wrong import worst_sqnr_db
 from .formatting import cosine, plain
+from .model.precision import PRECISIONS
 from .plan.requirement import Requirements
 from .record.run import EMULATED, Accuracy, Latency, Variant
 
+_ORDER = list(PRECISIONS)
+
 
 def recommend(variants: Sequence[Variant], requirements: Requirements, blind: str = "") -> tuple[str | None, str]:
-    """The fastest variant that ran as asked and keeps to the requirements.
+    """The fastest variant that ran as requested and satisfies the requirements.
 
     Differences in latency within the spread are ties (:func:`tied`). Of tied variants the more exact is taken, by the
-    SQNR of its worst output in whole dB; of equally exact ones the smaller, by the size of its files; then the faster.
+    SQNR of its worst output in whole dB; of equally exact ones the smaller, by the size of its files; of equally small
+    ones that whose precision comes first in :data:`PRECISIONS`, and the CPU before a GPU. Chance, as in medians within
+    the spread, decides nothing.
 
     Args:
         variants: of one run, or of one device of it.
-        requirements: what is asked for.
+        requirements: of the recipe.
         blind: why the outputs cannot be judged, as a clause; empty where they can.
 
     Returns:
@@ -27,20 +32,20 @@ def recommend(variants: Sequence[Variant], requirements: Requirements, blind: st
     """
     timed = [v for v in variants if v.status == "ok" and v.latency_ms]
     if timed and all(EMULATED in v.notes for v in timed):
-        return None, f"{EMULATED}, so nothing can be recommended; the errors are"
+        return None, f"{EMULATED}, so nothing can be recommended; the errors are real"
     timed = [v for v in timed if EMULATED not in v.notes]
     if timed and blind:
         return None, f"{blind}, so no variant can be judged and none is recommended; the latencies are real"
     usable = [v for v in timed if v.accuracy]
     if not usable:
-        return None, "no variant ran as asked; the reasons stand beside each"
+        return None, "no variant ran as requested; each row has its reason"
     holding = [v for v in usable if requirements.hold(figures(v.accuracy), _median(v))]
     if not holding:
         nearest = min(usable, key=lambda v: _excess(v, requirements))
         unmet = " and ".join(requirements.unmet(figures(nearest.accuracy), _median(nearest)))
         return (
             None,
-            f"no variant keeps to {requirements}, so none is recommended; {nearest.name} comes nearest: {unmet}",
+            f"no variant satisfies {requirements}, so none is recommended; {nearest.name} comes nearest: {unmet}",
         )
     ties = tied(holding)
     best = min(ties, key=_preference)
@@ -87,10 +92,11 @@ def _sqnr(variant: Variant) -> float:
     return -math.inf if found is None else found
 
 
-def _preference(variant: Variant) -> tuple[float, float, float]:
+def _preference(variant: Variant) -> tuple[float, float, int, bool, str]:
     """The least is taken of tied variants."""
     sqnr = _sqnr(variant)
-    return -(round(sqnr) if math.isfinite(sqnr) else sqnr), variant.size_bytes or 0, _median(variant)
+    exact = -(round(sqnr) if math.isfinite(sqnr) else sqnr)
+    return exact, variant.size_bytes or 0, _ORDER.index(variant.precision), variant.backend != "cpu", variant.name
 
 
 def _excess(variant: Variant, requirements: Requirements) -> float:
@@ -105,11 +111,11 @@ def _why(
 ) -> str:  # fmt: skip
     found = f"cosine {cosine(figures(best.accuracy)['cosine'], 5)}, {plain(_median(best))} ms"
     if len(holding) == 1:
-        why = f"{best.name} is the only one that keeps to {requirements} ({found})"
+        why = f"{best.name} is the only variant that satisfies {requirements} ({found})"
     elif len(ties) == 1:
-        why = f"{best.name} is the fastest of the {len(holding)} that keep to {requirements} ({found})"
+        why = f"{best.name} is the fastest of the {len(holding)} that satisfy {requirements} ({found})"
     else:
-        why = f"{best.name} is {_better(best, ties)} of the fastest that keep to {requirements} ({found}); {_tie(ties)}"
+        why = f"{best.name} is {_better(best, ties)} of the fastest that satisfy {requirements} ({found}); {_tie(ties)}"
     base = next((v for v in usable if (v.precision, v.backend, v.device) == ("fp32", "cpu", best.device)), None)
     if base is not None and base not in ties:
         why += f", {_median(base) / _median(best):.2f} times as fast as {base.name}"
@@ -123,13 +129,13 @@ def _why(
 
 def _better(best: Variant, ties: Sequence[Variant]) -> str:
     """What decides between tied variants, as a superlative."""
-    exact, size, _ = _preference(best)
+    exact, size, *_ = _preference(best)
     others = [_preference(v) for v in ties if v is not best]
     if all(other[0] > exact for other in others):
-        return "the most exact"
-    return "the smallest" if all(other[:2] > (exact, size) for other in others) else "one of the most exact"
+        return "the most accurate"
+    return "the smallest" if all(other[:2] > (exact, size) for other in others) else "one of the most accurate"
 
 
 def _tie(ties: Sequence[Variant]) -> str:
     ranges = ", ".join(f"{v.name} {plain(_latency(v).p25)} to {plain(_latency(v).p75)} ms" for v in ties)
-    return f"their latencies differ by less than they spread (the middle half of the samples: {ranges})"
+    return f"their latencies differ by less than their spread (the middle half of the samples: {ranges})"

@@ -18,12 +18,11 @@ from .samples.doubts import copies_said
 from .samples.images import ImageSet, dropped_copies
 from .source import ModelSource
 from .source.opening import GUESS
-from .source.reference import WRONG_SQNR_DB
+from .source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 
 Array = NDArray[Any]
 
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
-GOOD_SQNR_DB = 80.0  # a converted fp32 model normally reaches 100 dB or more
 
 
 def warn(
@@ -42,12 +41,12 @@ def warn(
     blind: str = "",
     random_weights: bool = False,
 ) -> list[str]:
-    """What a careful person would say about this run.
+    """The warnings of a run, a sentence each.
 
     Args:
         classes: of the network.
-        doubts: what looks wrong about the tensors it is fed with.
-        emulated: names of devices that are.
+        doubts: what looks wrong about its input tensors.
+        emulated: names of emulated devices.
         blind: why the outputs cannot be judged; empty where they can.
         random_weights: whether the network was not trained.
     """
@@ -61,29 +60,32 @@ def warn(
         )
     if origin == GUESS:
         said.append(
-            f"the model does not say how images become its input: {origin[len('a guess: ') :]} were used; "
-            "give --preset or --mean and --std if it was trained otherwise"
+            f"the model does not contain its preprocessing; ncnnkit used a guess: {origin[len('a guess: ') :]}; "
+            "give --preset, or --mean and --std, if the model was trained differently"
         )
     if engine == "ncnn":
-        said.append("the original is not known: the errors are those against ncnn's own fp32, and nothing was verified")
+        said.append(
+            "the original is unknown: the errors are relative to ncnn's own fp32, and the conversion was not verified"
+        )
     said += doubts
-    if check.sqnr_db is not None and check.sqnr_db < WRONG_SQNR_DB:
-        said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force went on")
-    elif check.sqnr_db is not None and check.sqnr_db < GOOD_SQNR_DB:
+    if check.sqnr_db is not None and check.sqnr_db < LEAST_SQNR_DB:
+        said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force continued")
+    elif check.sqnr_db is not None and check.sqnr_db < EXACT_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
-    if len(images) < 20 and any(v.precision in ("int8", "mixed") for v in variants):
-        said.append(f"int8 was calibrated with {counted(len(images), 'image')}; 50 to 200 are usual")
+    if quantisation is not None and quantisation.used + quantisation.held_back < 20:
+        calibrated = counted(quantisation.used + quantisation.held_back, "sample")
+        said.append(f"int8 was calibrated with {calibrated}; 50 to 200 are usual")
     if len(evaluation) < 20:
-        said.append(f"the errors are those on {counted(len(evaluation), 'image')} only")
+        said.append(f"the errors were measured on {counted(len(evaluation), 'sample')} only")
     said += _about_the_reference(variants)
     if classes.why and not classes:
-        said.append(f"{classes.why}; top-1 is not counted. If the network classifies, --labels says so")
+        said.append(f"{classes.why}; top-1 is not counted. If the network is a classifier, give --labels")
     said += [*_about_images(quantisation), *_about_plan(plan)]
     skipped = dict(images.skipped + evaluation.skipped)
     said += copies_said(dropped_copies(images, evaluation))
     if skipped:
-        many = f"{len(skipped)} files are no usable images and were skipped, {min(skipped)} among them"
-        said.append(many if len(skipped) > 1 else f"{min(skipped)} is no usable image and was skipped")
+        many = f"{len(skipped)} files are not usable images and were skipped, {min(skipped)} among them"
+        said.append(many if len(skipped) > 1 else f"{min(skipped)} is not a usable image and was skipped")
     restless = [v.name for v in variants if v.status == "ok" and v.latency_ms and v.latency_ms.spread > 0.25]
     if restless:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
@@ -105,18 +107,18 @@ def _about_images(quantisation: Quantisation | None) -> Iterator[str]:
         return
     if quantisation.likeness is not None and quantisation.unlike:
         yield (
-            "the evaluation images look unlike the calibration images: they lie "
-            f"{plain(quantisation.likeness.evaluation)} standard deviations from these, which lie within "
-            f"{plain(quantisation.likeness.calibration)} of each other; calibrate with images like those the model "
-            "will see"
+            "the evaluation images look unlike the calibration images: their distance is "
+            f"{plain(quantisation.likeness.evaluation)} standard deviations, the calibration images are within "
+            f"{plain(quantisation.likeness.calibration)} of each other; calibrate with images like those that the "
+            "model will see"
         )
     if quantisation.stretching:
         worst, *others = quantisation.stretching
         tensors = "one tensor" if worst.tensors == 1 else f"{worst.tensors} tensors"
-        more = f", and {len(others)} more do likewise" if others else ""
+        more = f", and {len(others)} more do the same" if others else ""
         yield (
-            f"the calibration image {worst.image} alone stretches the range of {tensors}, "
-            f"to as much as {plain(worst.factor)} times any other image's{more}: does it belong there?"
+            f"the calibration image {worst.image} alone determines the range of {tensors}, "
+            f"up to {plain(worst.factor)} times that of any other image{more}: is it a typical image?"
         )
 
 
@@ -124,12 +126,12 @@ def _about_plan(plan: Plan | None) -> Iterator[str]:
     if plan is None:
         return
     if not plan.holds:
-        yield (f"the mixed model does not keep to {plan.requirements} on the held-back images: {'; '.join(plan.unmet)}")
+        yield (f"the mixed model does not satisfy {plan.requirements} on the held-back images: {'; '.join(plan.unmet)}")
     found = ratio(plan.measured_ms, plan.predicted_ms)
     if found is not None and abs(found - 1) > WRONG_LATENCY:
         yield (
-            f"the mixed model takes {plain(plan.measured_ms)} ms where {plain(plan.predicted_ms)} ms were "
-            "predicted: another choice of precisions might be better"
+            f"the mixed model takes {plain(plan.measured_ms)} ms, but {plain(plan.predicted_ms)} ms were "
+            "predicted: another choice of precisions may be better"
         )
 
 

@@ -122,7 +122,7 @@ def files_of_app(folder: Path) -> set[str]:
         ours = {path.partition("/")[0] for path in written}
     except (OSError, ValueError, AttributeError):
         raise StorageError(
-            "is not empty and holds no app", where=str(folder), hint="choose another folder with -o"
+            "is not empty and contains no app", where=str(folder), hint="choose another folder with -o"
         ) from None
     for path in files_in(folder):
         name = path.relative_to(folder).as_posix()

@@ -36,9 +36,9 @@ class Int8Type:
         name: the type.
         term: the param that says whether the weights have 8 bits.
         calibrated: whether it reads int8, too.
-        chains: whether it hands on int8 where ``term`` is above ``Facts.requantised``.
+        chains: whether its output is int8 if ``term`` is above ``Facts.requantised``.
         pad_value: what an int8 blob is padded with.
-        widens: the storage in which it computes but hands on fp32; empty: none.
+        widens: the storage in which it computes although its output is fp32; empty: none.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Facts:
     Attributes:
         model: the network's name.
         variant: precision and backend.
-        precision: what it runs at if no other is asked for.
+        precision: the precision at which it runs by default.
         stem: its files' name in ``models/``.
         ncnn: the version of ncnn that it was made with; empty: not known.
         target: the kernels that it was made for; empty: any.

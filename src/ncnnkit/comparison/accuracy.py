@@ -226,8 +226,3 @@ def cosine(outputs: Array, reference: Array) -> float | None:
 def top1_agreement(outputs: Array, reference: Array) -> float | None:
     """See :meth:`Errors.agreement`."""
     return array_errors(outputs, reference).agreement(1)
-
-
-def label_accuracy(outputs: Array, labels: NDArray[np.int64], k: int) -> float:
-    """Share of samples whose label is among the k best classes."""
-    return float(np.mean([label in top_k(row, k) for row, label in zip(outputs, labels, strict=True)]))

@@ -19,7 +19,7 @@ SUM = 1e-3  # how far probabilities may be from adding up to one
 
 @dataclass(frozen=True)
 class Classes:
-    """What is known of a network's classes.
+    """The facts about a network's classes.
 
     Attributes:
         count: number of classes; 0: the network is not known to classify.
@@ -63,8 +63,8 @@ def what_it_classifies(
         return Classes(values, "the model brings a name for each value")
     if known == values:
         return Classes(values, "the model's library states the number of its classes")
-    few = [np.asarray(row, np.float64) for (row,) in islice(reference, LOOKED_AT)]
-    if few and all(row.min() >= 0 and abs(row.sum() - 1) < SUM for row in few):
+    few = (np.asarray(row, np.float64) for (row,) in islice(reference, LOOKED_AT))
+    if len(reference) and all(row.min() >= 0 and abs(row.sum() - 1) < SUM for row in few):
         return Classes(values, "its outputs are probabilities: they add up to one")
     missing = f"the output is a vector of {values} values, but nothing says that these are scores of classes"
     if names:
@@ -77,6 +77,8 @@ def check_labels(labels: NDArray[np.int64] | None, classes: Classes) -> None:
     if labels is None:
         return
     if not classes:
-        raise ImageError("labels are given, but the network does not classify", hint="leave --labels out")
+        raise ImageError("labels are given, but the network is not a classifier", hint="leave --labels out")
     if labels.max() >= classes.count:
-        raise ImageError(f"class {labels.max()} is given, the network has {classes.count} (0 to {classes.count - 1})")
+        raise ImageError(
+            f"class {labels.max()} is given, but the network has {classes.count} classes (0 to {classes.count - 1})"
+        )

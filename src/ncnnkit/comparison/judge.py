@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from ..device import LOCAL, Device
 from ..device.session import Session
 from ..errors import RuntimeFailure
 from ..model.graph import Graph
+from ..onboard.scratch import Scratch
 from ..progress import Progress, silent
 from ..samples.stream import ArraySamples, Samples, keep
 from .accuracy import Errors
@@ -55,7 +55,7 @@ class Judge:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
+            folder = Path(stack.enter_context(Scratch()))
             self.samples = keep(self._given, folder)
             with Session(self._exact, precision="fp32", threads=self._cores) as net:
                 rows = (net.blobs(*sample, names=self._exact.outputs) for sample in self.samples)

@@ -63,7 +63,7 @@ def first_wrong_layer(
     """The first layer whose output is wrong although what it reads is right.
 
     A layer's output is wrong where it has more noise than right outputs of whole networks in that precision, and ten
-    times (10 dB) more than the noisiest of the layer's inputs, or holds NaN or infinity. Noise that only grows from
+    times (10 dB) more than the noisiest of the layer's inputs, or contains NaN or infinity. Noise that only grows from
     layer to layer is no layer's fault.
 
     Args:
@@ -111,7 +111,7 @@ def _noise_over_signal(
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
-    Infinite where it holds NaN or infinity; None where there is no signal, and noise of finite size.
+    Infinite where it contains NaN or infinity; None where there is no signal, and noise of finite size.
     """
     names = [layer.outputs[0] for layer in layers]
     if not names:
@@ -124,7 +124,7 @@ def _noise_over_signal(
             for i, (blob, ours, theirs) in enumerate(pairs):
                 if ours.shape != theirs.shape:
                     raise ModelError(
-                        f"layer {layers[i].name} gives {theirs.shape} in one model, {ours.shape} in the other"
+                        f"layer {layers[i].name} has shape {theirs.shape} in one model and {ours.shape} in the other"
                     )
                 values = theirs.astype(np.float64) / scale.get(blob, 1.0)
                 if not np.isfinite(values).all():
@@ -183,13 +183,15 @@ def compare_models(
     errors = accuracy.Errors()
     with Session(first) as one, Session(second) as other:
         if len(one.outputs) != len(other.outputs):
-            raise ModelError(f"one model has {len(one.outputs)} outputs, the other {len(other.outputs)}")
+            raise ModelError(f"one model has {len(one.outputs)} outputs, the other has {len(other.outputs)}")
         for done, sample in enumerate(samples, 1):
             reference = one.blobs(*sample, names=one.outputs)
             outputs = other.blobs(*sample, names=other.outputs)
             for name, here, there in zip(one.outputs, reference, outputs):
                 if here.shape != there.shape:
-                    raise ModelError(f"output {name!r} has shape {here.shape} here, {there.shape} there")
+                    raise ModelError(
+                        f"output {name!r} has shape {here.shape} in one model and {there.shape} in the other"
+                    )
             errors.add(outputs, reference)
             progress(done, len(samples))
         found = errors.result(one.outputs)

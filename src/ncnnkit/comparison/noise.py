@@ -56,7 +56,7 @@ class Noise:
 
         An output with values of 0 to 1 then counts as much as one with values of 0 to 320. An output that is zero
         throughout has no signal: its noise is compared with the mean signal of all outputs. Infinite where an output
-        holds NaN or infinity, and where there is noise but no signal at all.
+        contains NaN or infinity, and where there is noise but no signal at all.
         """
         power = sum(self.signal) / max(sum(self.values), 1)
         rows = zip(self.noise, self.signal, self.values)

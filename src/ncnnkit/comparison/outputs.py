@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a network computed for each of N samples, read from files when it is asked for.
+    """The outputs of a network for N samples, read from files when they are needed.
 
     Attributes:
         rows: output name -> (N, …) float32 in a file, in the network's order.
@@ -85,5 +85,5 @@ def keep_outputs(names: Sequence[str], outputs: Iterable[Sequence[Array]], folde
 
 
 def equal(ours: Outputs, theirs: Outputs) -> bool:
-    """Whether two networks computed the same to the bit, for as many samples as both have."""
+    """Whether the outputs of two networks are bitwise equal, over the samples that both have."""
     return all(all(map(np.array_equal, a, b)) for a, b in zip(ours, theirs))

@@ -27,6 +27,7 @@ from ..onboard.child import Child
 from ..onboard.facts import Platform
 from ..onboard.protocol import Ended, Job, MeasureJob, Notify, R
 from ..onboard.rows import Rows
+from ..onboard.scratch import Scratch
 from .base import GOODBYE, RECORD, ignore, job_files, measured, read_result
 from .link import Link, digest
 from .serving import CheckedChild
@@ -123,13 +124,11 @@ class Board:
         hello = _HELLO.format(oldest=", ".join(map(str, OLDEST_PYTHON)), cache=f'"{cache}"')
         said = self._link.run(["sh", "-c", hello, "sh", name]).decode(errors="replace").split("\x1e")
         if len(said) < 3 or said[1].count("\x1f") != 2:
-            raise DeviceError("no shell of Unix answers there", where=self.name)
+            raise DeviceError("has no Unix shell", where=self.name)
         python, folder, has_program = said[1].split("\x1f")
         if not python:
             oldest = ".".join(map(str, OLDEST_PYTHON))
-            raise DeviceError(
-                f"no Python {oldest} or newer is there", where=self.name, hint="Debian: apt install python3"
-            )
+            raise DeviceError(f"has no Python {oldest} or newer", where=self.name, hint="Debian: apt install python3")
         if has_program == "no":
             self._link.run([python, "-c", _UNPACK, f"{folder}/{name}"], _tar(files))
         self._link.agent = [python, f"{folder}/{name}", "agent"]
@@ -233,7 +232,7 @@ class Board:
         home = job.folder if isinstance(job, MeasureJob) else ""
         if home:
             return self._unpack(name, job, Path(tempfile.mkdtemp(prefix="job-", dir=home)), said)
-        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as passing:
+        with Scratch() as passing:
             return self._unpack(name, job, Path(passing), said)
 
     def _unpack(self, name: str, job: Job[R], folder: Path, said: str) -> R:

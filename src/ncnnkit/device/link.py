@@ -120,7 +120,7 @@ class Link:
                 said = process.stderr.read().decode(errors="replace")
                 raise self.transport.explained([request], process.returncode, said)
         except (TimeoutError, subprocess.TimeoutExpired):
-            raise Lost(f"nothing was heard for {SILENCE:.0f} s", where=self._where) from None
+            raise Lost(f"no answer for {SILENCE:.0f} s", where=self._where) from None
         except ProtocolError as error:
             raise self._broken(request, error) from None
 

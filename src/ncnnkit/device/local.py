@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import IO, Any, Self
 from ..codec import decode
 from ..onboard.child import PROGRAM, Child
 from ..onboard.protocol import Job, Line, MeasureJob, Notify, R
+from ..onboard.scratch import Scratch
 from .base import GOODBYE, RECORD, RESULT, ignore, last_words, read_result
 from .begun import Begun
 from .serving import CheckedChild
@@ -48,7 +48,7 @@ class Local:
         return [str(path) for path in files]
 
     def run_job(self, job: Job[R], notify: Notify = ignore) -> R:
-        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as name, open(f"{name}/log", "w+b") as log:
+        with Scratch() as name, open(f"{name}/log", "w+b") as log:
             folder = Path(name)
             sent: Job[Any] = replace(job, record=str(folder / RECORD)) if isinstance(job, MeasureJob) else job
             (folder / "job.json").write_text(sent.text(), encoding="utf-8")

@@ -43,7 +43,7 @@ def save_names(names: dict[str, str]) -> None:
 def add_name(name: str, address: str) -> None:
     """Give an address a name. Raises RecipeError where either cannot be."""
     if is_address(name) or not name.strip() or not name.isprintable():
-        raise RecipeError(f"{name!r} cannot be a name", hint="as rock5b")
+        raise RecipeError(f"{name!r} is not a valid name", hint="letters, digits, . _ and -, such as rock5b")
     save_names({**load_names(), name: check_address(address)})
 
 
@@ -63,7 +63,7 @@ def check_address(address: str) -> str:
     """The address, if it is one. Raises RecipeError."""
     scheme, separator, _ = address.partition("://")
     if any(not c.isprintable() for c in address) or not is_address(address):
-        raise RecipeError(f"{address!r} is no device", hint="local, ssh://user@host, adb://serial, or a name of "
+        raise RecipeError(f"{address!r} is not a device", hint="local, ssh://user@host, adb://serial, or a name of "
                           "`ncnnkit devices`")  # fmt: skip
     if separator and scheme == "ssh":
         parse_ssh(address)

@@ -32,8 +32,8 @@ class Session:
     Args:
         model: an Artifact, a Graph, or the path of a ``.param`` with its ``.bin`` beside it.
         backend: ``"cpu"`` or ``"vulkan"``.
-        precision: one of the model's own (:attr:`Artifact.precisions`); by default what it is made for. All of ncnn's
-            options that belong to it are set, whatever ncnn's defaults.
+        precision: one of the model's own (:attr:`Artifact.precisions`); by default that for which it was made. It sets
+            all of ncnn's options that belong to it.
         threads: CPU threads; by default all cores here, and ncnn's own choice on a board.
         keep_blobs: keep every intermediate blob of a run, for :meth:`blobs`. Costs memory.
         device: where it runs; by default on this machine.
@@ -124,10 +124,10 @@ class Session:
         """One inference.
 
         Args:
-            inputs: one array for each network input, without a batch axis (C×H×W for an image); converted to float32.
+            inputs: one array per input of the network, without a batch axis (C×H×W for an image); converted to float32.
 
         Returns:
-            The output as float32, or a tuple of outputs where the network has several.
+            The output as a float32 array without a batch axis, or a tuple of them if the network has several outputs.
 
         Raises:
             ModelError: the number of inputs or a shape does not fit.
@@ -137,9 +137,9 @@ class Session:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def blobs(self, *inputs: Array, names: Sequence[str]) -> tuple[Array, ...]:
-        """Like :meth:`run`, but returns the blobs called ``names``, intermediate ones too.
+        """Like :meth:`run`, but return the blobs called ``names``, which may be intermediate blobs.
 
-        A blob that a requantising layer made holds int8 steps as floats; divide by that layer's ``output_scale``.
+        The output of a requantising layer holds int8 steps as floats; divide it by that layer's ``output_scale``.
         """
         arrays = [np.asarray(a, np.float32) for a in inputs]
         for i, expected in enumerate(self.artifact.graph.input_shapes()[: len(arrays)]):
@@ -175,9 +175,9 @@ def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = 
     shapes = [tuple(shape) for shape in shapes or graph.input_shapes()]
     if len(shapes) != len(graph.inputs) or not all(shapes):
         raise ModelError(
-            "the file does not say the shape of its inputs",
+            "the file does not contain the shapes of its inputs",
             where=where,
-            hint=f"give that of each, as in {shape_option(3, 224, 224)}",
+            hint=f"give the shape of each, such as {shape_option(3, 224, 224)}",
         )
     graph.check_input_shapes(shapes)
     rng = np.random.default_rng(0)

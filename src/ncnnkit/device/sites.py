@@ -1,4 +1,4 @@
-"""The devices of a run, and what is known of each."""
+"""The devices of a run, and the facts about each."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
     addresses = [resolve(name) for name in names]
     for name, address in zip(names, addresses):
         if addresses.count(address) > 1:
-            raise RecipeError(f"{name} is asked for twice", hint=f"its address is {address}")
+            raise RecipeError(f"{name} is given twice", hint=f"its address is {address}")
     with ExitStack() as stack:
         devices = [stack.enter_context(open_device(name)) for name in names]
         with ThreadPoolExecutor(len(devices)) as pool, _cancelling(devices):

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from ..errors import DeviceError, RecipeError
+from ..onboard.scratch import Scratch
 from .begun import Begun
 
 TIMEOUT = 60.0  # seconds, of one command
@@ -115,7 +115,7 @@ class Transport(ABC):
             try:
                 output, said = process.communicate(data, timeout)
             except subprocess.TimeoutExpired:
-                raise Lost(f"no answer in {timeout:.0f} s", where=self.address) from None
+                raise Lost(f"no answer for {timeout:.0f} s", where=self.address) from None
             finally:
                 process.kill()
         if process.returncode:
@@ -136,7 +136,7 @@ class Ssh(Transport):
         self._host, options = parse_ssh(address)
         if shutil.which("ssh") is None:
             raise DeviceError("OpenSSH is missing", where=address, hint="Debian: apt install openssh-client")
-        self._folder = tempfile.TemporaryDirectory(prefix="ncnnkit-")
+        self._folder = Scratch()
         control = {"ControlPath": f"{self._folder.name}/ssh"}
         self._options = [f"-o{key}={value}" for key, value in {**_SSH_OPTIONS, **control}.items()] + options
 
@@ -175,7 +175,9 @@ class Adb(Transport):
         self.address = address
         serial = unquote(address.partition("://")[2])
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]*", serial):
-            raise RecipeError(f"{address!r} is no device of adb", hint="adb://SERIAL, of those `adb devices` lists")
+            raise RecipeError(
+                f"{address!r} is not a device of adb", hint="adb://SERIAL; `adb devices` lists the serials"
+            )
         if shutil.which("adb") is None:
             raise DeviceError("adb is missing", where=address, hint="Debian: apt install adb")
         self._serial = serial

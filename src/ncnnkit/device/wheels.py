@@ -68,7 +68,7 @@ def _download(board: Platform, where: str, folder: Path, begun: Begun) -> None:
         said = [line for line in errors.splitlines() if line.strip()] or ["pip failed"]
         raise DeviceError(
             f"no wheels for Python {major}.{minor} on {_platform(board)}: {said[-1]}", where=where,
-            hint="this machine needs pip and an index it can reach, once",
+            hint="the first connection needs pip and a package index on this machine",
         )  # fmt: skip
 
 

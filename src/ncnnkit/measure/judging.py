@@ -25,7 +25,7 @@ def refuse_wrong_outputs(
 ) -> list[Variant]:
     """Call variants ``crashed`` whose outputs are wrong, on any backend, and say what was seen and in which layer.
 
-    Outputs are wrong where they hold NaN or infinity, or more noise than :func:`what_is_wrong` explains by the
+    Outputs are wrong where they contain NaN or infinity, or more noise than :func:`what_is_wrong` explains by the
     precision, by the conversion, and by the same precision on the CPU of the same device.
 
     Args:
@@ -53,7 +53,7 @@ def refuse_wrong_outputs(
 
 def _what_is_wrong(variant: Variant, result: VariantResult, others: Sequence[float]) -> str:
     if variant.status == "crashed" and result.outputs:
-        return variant.reason  # it ran to its end: the outputs hold NaN or infinity
+        return variant.reason  # it ran to its end: the outputs contain NaN or infinity
     found = _sqnr(variant)
     if variant.status != "ok" or found is None:
         return ""

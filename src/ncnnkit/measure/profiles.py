@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..model.precision import is_int8
 from ..onboard.child import WorkerError
 from ..onboard.facts import Conditions, VulkanDevice
 from ..onboard.protocol import JobVariant, ProfileJob, ProfileResult
+from ..onboard.scratch import Scratch
 from .models import job_model
 
 ADDS_UP = 0.1
@@ -30,7 +30,7 @@ class LayerTime:
     Attributes:
         ms: median.
         share: of the sum over all layers.
-        bits: of a value it hands on: 32, 16 or 8; None on a GPU, whose blobs arrive here as fp32 whatever they were.
+        bits: of one output value: 32, 16 or 8; None on a GPU, whose blobs arrive here as fp32 whatever they were.
         precision: it computed in, or with fp16 and bf16: its blobs are stored in; None where that cannot be seen.
         runs_on: ``CPU`` or ``Vulkan``.
     """
@@ -115,7 +115,7 @@ def profile(
     arrays = sample if sample is not None else noise(graph, shapes, where=artifact.name)
     layers = [layer for layer in graph.layers if layer.op.computes]
     run, taps = (graph, [[la.outputs[0]] for la in layers]) if backend == "cpu" else tapped(graph, layers)
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    with Scratch() as folder:
         file = Path(folder) / "model.param"
         ncnnfile.save(run, file)
         job = ProfileJob(
@@ -173,11 +173,11 @@ def _profile(layers: Sequence[Layer], result: ProfileResult, precision: str, bac
         notes.append(f"runs in software on the CPU: {result.device.name}")
     astray = [row.name for row in rows if row.runs_on == "CPU"] if on_gpu else []
     if astray:
-        notes.append("on the CPU although Vulkan was asked for: " + ", ".join(astray))
+        notes.append("on the CPU although Vulkan was requested: " + ", ".join(astray))
     if abs(total / result.whole - 1) > ADDS_UP:
         notes.append(
-            f"the layers do not add up to the whole within {ADDS_UP:.0%}: other processes were at work, or the "
-            "network is so small that starting an inference counts"
+            f"the sum of the layers differs from the whole by more than {ADDS_UP:.0%}: other processes ran, or "
+            "the network is so small that the start of an inference matters"
         )
     if result.conditions.throttled:
         notes.append("throttled: " + "; ".join(result.conditions.throttled_by))
@@ -188,10 +188,10 @@ def _profile(layers: Sequence[Layer], result: ProfileResult, precision: str, bac
 
 
 def _how(total: float, whole: float, measuring: float, asked_for_gpu: bool) -> str:
-    taken = "twice, and the time of the second, which computes nothing, is taken off" if asked_for_gpu else "in turn"
+    twice = "; each is extracted twice, and the time of the second, which computes nothing, is subtracted"
     return (
-        f"the blobs of one inference were taken {taken}; it took {measuring:.3g} ms so, {whole:.3g} ms without; "
-        f"the layers add up to {total:.3g} ms, {(total / whole - 1) * 100:+.1f} %"
+        f"one inference takes {whole:.3g} ms, and {measuring:.3g} ms if its blobs are extracted one by one"
+        f"{twice if asked_for_gpu else ''}; the layers add up to {total:.3g} ms, {(total / whole - 1) * 100:+.1f} %"
     )
 
 

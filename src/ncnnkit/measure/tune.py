@@ -6,7 +6,6 @@ Here are the candidates and what is said of the winner. The search itself, succe
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from ..model.precision import FLOATS, PRECISIONS
 from ..onboard.child import WorkerError
 from ..onboard.facts import Cluster, Conditions, Machine
 from ..onboard.protocol import CandidateResult, ClocksReport, JobVariant, Settings, TuneJob, TuneResult
+from ..onboard.scratch import Scratch
 from ..onboard.tuning import differences
 from ..record.run import EMULATED
 from .models import job_model
@@ -212,7 +212,7 @@ def tune(
             the outputs of fp32 are what every candidate must give. One that is int8 or mixed is its own reference, at
             ncnn's defaults.
         run_job: does a job on that machine.
-        machine: what is known of it.
+        machine: the facts about it.
         int8: the same network in int8, another candidate.
         precisions: only these; by default all that the models can be run at.
         backends: ``cpu``, ``vulkan``.
@@ -229,7 +229,7 @@ def tune(
     """
     given = [Artifact.of(made) for made in (model, int8) if made is not None]
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-"))
+        folder = stack.enter_context(Scratch())
         on_disk = [replace(made, param=stack.enter_context(made.files())[0]) for made in given]
         models = {name: made for made in reversed(on_disk) for name in made.precisions}
         # In the table's order; a file of fp32 is fp16's, too, and what was given first goes before the second.
@@ -307,7 +307,7 @@ def _name(winner: Settings, tried: Sequence[Settings]) -> str:
 def _why(chosen: Settings, base: Settings, ratio: float, spread: float, without: Mapping[str, float]) -> str:
     said = f"{ratio:.2f} times as fast as {_defaults(base)}, spread {spread * 100:.0f} %"
     gains = [f"{_part(part, chosen)} {times:.2f}×" for part, times in sorted(without.items(), key=lambda p: -p[1])]
-    return f"{said}; of this {', '.join(gains)}" if gains else said
+    return f"{said}; effect of each setting: {', '.join(gains)}" if gains else said
 
 
 def _nothing(base: Settings, ratio: float, other: bool) -> str:

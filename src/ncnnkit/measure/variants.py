@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +24,7 @@ from ..errors import DeviceError, VerificationError
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
 from ..onboard.protocol import JobVariant, MeasureJob, VariantResult
+from ..onboard.scratch import Scratch
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
 from ..progress import Progress, silent
@@ -223,7 +223,7 @@ def variant_record(
             if broken is None:
                 figures, reason = errors.result(list(outputs.rows)), result.reason
             else:
-                status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} holds NaN or infinity"
+                status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} contains NaN or infinity"
     files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
     return Variant(
         name=spec.name,
@@ -284,7 +284,7 @@ def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
 
 
 def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
-    """A Vulkan variant whose outputs are the CPU's to the bit did not run on the GPU, whatever the driver says."""
+    """A Vulkan variant whose outputs are bitwise equal to the CPU's did not run on the GPU, despite the driver."""
     on_cpu = {(v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
 
     def is_copy(variant: Variant, result: VariantResult) -> bool:
@@ -293,7 +293,7 @@ def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[Vari
             return False
         return equal(Outputs.opened(result.outputs), Outputs.opened(twin.outputs))
 
-    reason = "the outputs are the CPU's to the bit: this ran on the CPU"
+    reason = "the outputs are bitwise equal to the CPU's, so this ran on the CPU"
     return [
         replace(variant, status="fallback", reason=reason) if is_copy(variant, result) else variant
         for variant, result in zip(variants, results)
@@ -329,7 +329,7 @@ def bench(
     artifact = Artifact.of(model)
     at = {precision: artifact.at(precision) for precision in precisions or artifact.precisions}
     inputs = [array[None] for array in noise(artifact.graph, shapes, where=artifact.name)]
-    with open_sites(on) as sites, tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, artifact.files() as files:
+    with open_sites(on) as sites, Scratch() as folder, artifact.files() as files:
         gpu = any(site.has_gpu for site in sites)
         recipe = Recipe(
             artifact.name,

@@ -69,7 +69,15 @@ _MOST_VALUES = 1 << 48  # of one weight; more is a corrupt file, and numpy could
 
 @dataclass(eq=False)
 class Layer:
-    """One layer. ``params`` holds what the file gives, by name; ``get`` adds the defaults."""
+    """One layer of a network.
+
+    Attributes:
+        type: as ncnn names it, such as ``Convolution``.
+        name: unique in the network.
+        inputs, outputs: names of blobs.
+        params: the params that the file gives, by name; :meth:`get` adds the defaults.
+        weights: the weight arrays, by name: float32, float16, int8, or as the file encodes them.
+    """
 
     type: str
     name: str
@@ -123,7 +131,7 @@ class Layer:
         if "weight" in shapes and "weight_data_size" in self.op.by_name:
             said, size = self.get("weight_data_size"), math.prod(shapes["weight"])
             if said != size:
-                raise FormatError(f"has weight_data_size={said}, its other params make that {size}", where=where)
+                raise FormatError(f"has weight_data_size={said}, but its other params require {size}", where=where)
 
     def copy(self) -> Layer:
         """A layer that can be changed alone; the arrays are shared (they are never written into)."""
@@ -157,7 +165,13 @@ def _same(a: Weight, b: Weight) -> bool:
 
 @dataclass(eq=True)
 class Graph:
-    """Layers in running order."""
+    """An ncnn network: its layers, in the order in which they run.
+
+    Example:
+        >>> graph = ncnnkit.load("resnet50.param")  # doctest: +SKIP
+        >>> graph.inputs, graph.outputs  # doctest: +SKIP
+        (['in0'], ['out0'])
+    """
 
     layers: list[Layer] = field(default_factory=list)
 
@@ -254,7 +268,7 @@ class Graph:
                 whether these fit.
         """
         if len(given) != len(self.inputs):
-            raise ModelError(f"the network has {len(self.inputs)} inputs, {len(given)} were given")
+            raise ModelError(f"the network has {len(self.inputs)} inputs, but {len(given)} were given")
         try:
             known = self.infer_shapes(given)
         except ModelError as error:
@@ -285,7 +299,7 @@ class Graph:
         axes = ("", "w", "hw", "chw", "cdhw")
         layers = [layer for layer in self.layers if layer.type == "Input"]
         if len(layers) != len(shapes):
-            raise FormatError(f"{len(shapes)} input shapes are given, the network has {len(layers)} inputs")
+            raise FormatError(f"{len(shapes)} input shapes are given, but the network has {len(layers)} inputs")
         for layer, shape in zip(layers, shapes):
             if len(shape) >= len(axes):
                 raise FormatError(f"ncnn has no blobs of {len(shape)} axes", where=f"layer Input {layer.name}")
@@ -397,15 +411,15 @@ class Checker:
         self._names.add(layer.name)
         for blob in layer.inputs:
             if blob not in self._made:
-                raise FormatError(f"reads blob {blob!r} before any layer makes it", where=where)
+                raise FormatError(f"reads blob {blob!r} before a layer produces it", where=where)
             if blob in self._read:
                 raise FormatError(
-                    f"reads blob {blob!r}, which another layer reads already; a Split is missing", where=where
+                    f"reads blob {blob!r}, which another layer also reads; a Split is missing", where=where
                 )
             self._read.add(blob)
         for blob in layer.outputs:
             if blob in self._made:
-                raise FormatError(f"makes blob {blob!r}, which another layer makes already", where=where)
+                raise FormatError(f"produces blob {blob!r}, which another layer also produces", where=where)
             self._made.add(blob)
         layer.check(where)
         if layer.weights:  # a .param alone is the structure without its weights
@@ -419,8 +433,9 @@ def _check_weights(layer: Layer, where: str) -> None:
             raise FormatError(f"lacks its weight {name!r}", where=where)
         if math.prod(layer.weights[name].shape) != math.prod(shape):
             raise FormatError(
-                f"weight {name!r} has shape {tuple(layer.weights[name].shape)}, the params say {shape}", where=where
+                f"weight {name!r} has shape {tuple(layer.weights[name].shape)}, but the params require {shape}",
+                where=where,
             )
     extra = layer.weights.keys() - expected.keys()
     if extra:
-        raise FormatError(f"carries weight {min(extra)!r}, which its params do not ask for", where=where)
+        raise FormatError(f"has weight {min(extra)!r}, which its params do not require", where=where)

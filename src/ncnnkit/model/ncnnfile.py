@@ -68,7 +68,8 @@ def load(param: str | Path, weights: str | Path | None = None) -> Graph:
         The graph. Its weight arrays are read-only views into the mapped ``.bin``.
 
     Raises:
-        FormatError: a file is missing, truncated or corrupt, or the network not well formed; names the line or layer.
+        FormatError: a file is missing, truncated or corrupt, or the network is malformed. The error names the line or
+            the layer.
     """
     param = Path(param)
     graph = load_param(param)
@@ -180,7 +181,7 @@ def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
 def _parse_array(raw: str) -> Value:
     count, *items = raw.split(",")
     if count != str(len(items)):
-        raise ValueError(f"the array says {count or 'no'} values and has {len(items)}")
+        raise ValueError(f"the array announces {count or 'no'} values and has {len(items)}")
     return _numbers(items)
 
 
@@ -244,7 +245,7 @@ def read_weights(graph: Graph, path: str | Path) -> None:
         raise FormatError(
             f"{size - reader.offset} bytes are left over after the last layer",
             where=str(path),
-            hint="is it the .bin of another .param?",
+            hint="does the .bin belong to another .param?",
         )
 
 
@@ -299,7 +300,7 @@ def save(graph: Graph, param: str | Path, weights: str | Path | None = None) -> 
     param = Path(param)
     bin_path = Path(weights) if weights is not None else param.with_suffix(".bin")
     if param == bin_path:
-        raise FormatError("the .param and the .bin would be one file", where=str(param), hint="name it .param")
+        raise FormatError("the .param and the .bin would be the same file", where=str(param), hint="name it .param")
     text = format_param(graph).encode()
     # Both are complete before one appears, the .bin first: a .param is never seen without the weights it needs.
     with atomic_write(param) as file, atomic_write(bin_path) as blocks:

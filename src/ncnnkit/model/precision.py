@@ -47,7 +47,7 @@ class Precision:
     def options(self) -> dict[str, bool]:
         """ncnn's options, by the names ``ncnn::Option`` has for them.
 
-        Each precision sets all of them, whatever ncnn's defaults, so that fp32 is fp32.
+        Each precision sets all of them, so that fp32 is fp32 despite ncnn's defaults.
         """
         return {**dict.fromkeys(_FP16_OPTIONS, self.fp16), **dict.fromkeys(_BF16_OPTIONS, self.bf16)}
 
@@ -130,7 +130,7 @@ def derive(graph: Graph) -> tuple[str, str]:
 
     A mixed network says what its layers may not use: Casts from 16 bits stand where neighbours differ, and each layer
     has a mask. Only a plan forbids bf16 to a layer, or 16-bit storage to one beside int8 layers. The mask for fp16
-    alone is set by hand in many models whose values overflow it, and says nothing.
+    alone is set by hand in many models whose values overflow it, and says nothing; neither does that of a copy.
     """
     casts = [
         layer
@@ -139,7 +139,9 @@ def derive(graph: Graph) -> tuple[str, str]:
     ]
     int8 = [layer for layer in graph.layers if is_int8(layer)]
     told = Mask.NO_BF16 | (Mask.NO_FP16_STORAGE if int8 else 0)
-    masked = [layer for layer in graph.layers if not is_int8(layer) and layer.get("featmask") & told]
+    masked = [
+        layer for layer in graph.layers if layer.op.computes and not is_int8(layer) and layer.get("featmask") & told
+    ]
     if casts:
         return "mixed", f"layer {casts[0].name} casts from 16 bits"
     if masked:

@@ -1,4 +1,4 @@
-"""The shape of what a layer hands on, from that of what it reads: the rules that stand in the rows of ``ops.py``.
+"""The shapes of a layer's outputs, computed from those of its inputs: the rules in the rows of ``ops.py``.
 
 A shape is a tuple with the outermost axis first, as numpy has it: (c, d, h, w), (c, h, w), (h, w) or (w,). A side is an
 int, or, where only its origin is known, a tuple that names that origin: equal tuples are equal sides, different tuples
@@ -64,7 +64,7 @@ def _size(shape: Shape) -> Side:
 
 def _need(fits: bool, wanted: str, shape: Shape) -> None:
     if not fits:
-        raise Misfit(f"takes {wanted}, and is given {written(shape)}")
+        raise Misfit(f"expects {wanted}, but gets {written(shape)}")
 
 
 def written(shape: Sequence[Side | None]) -> str:
@@ -163,7 +163,7 @@ def broadcast(p: Any, inputs: Given) -> Made:
         return None
     for a, b in zip(wide, broad, strict=True):
         if _numbers(a, b) and a != b and 1 not in (a, b):
-            raise Misfit(f"takes blobs of one shape, and is given {written(one)} and {written(other)}")
+            raise Misfit(f"expects blobs of the same shape, but gets {written(one)} and {written(other)}")
     return tuple(_wider(a, b) for a, b in zip(wide, broad, strict=True))
 
 
@@ -184,7 +184,7 @@ def _window(side: Side, extent: int, stride: int, before: int, after: int) -> Si
     grown = before + after - extent
     if isinstance(side, int):
         if side + grown < 0:
-            raise Misfit(f"has a window of {extent}, and is given a side of {side} with {before + after} of padding")
+            raise Misfit(f"has a window of {extent}, but gets a side of {side} with {before + after} of padding")
         return (side + grown) // stride + 1
     return side if (stride, grown) == (1, -1) else ("window", side, grown, stride)
 
@@ -376,7 +376,7 @@ def reshape(p: Any, inputs: Given) -> Made:
         else:
             sides[hole] = None
     if isinstance(size, int) and _numbers(*sides) and math.prod(s for s in sides if isinstance(s, int)) != size:
-        raise Misfit(f"makes {written(sides)}, and is given {written(shape)}: {size} values")
+        raise Misfit(f"outputs {written(sides)}, but gets {written(shape)}: {size} values")
     return tuple(None if side == -1 else side for side in sides)
 
 
@@ -434,7 +434,7 @@ def concat(p: Any, inputs: Given) -> Made:
     for shape in known[1:]:
         for i, (side, other) in enumerate(zip(sides, shape, strict=True)):
             if i != axis and _numbers(side, other) and side != other:
-                raise Misfit(f"joins blobs along axis {axis}, and is given {written(known[0])} and {written(shape)}")
+                raise Misfit(f"concatenates blobs along axis {axis}, but gets {written(known[0])} and {written(shape)}")
     joined = [shape[axis] for shape in known]
     counts = [side for side in joined if isinstance(side, int)]
     sides[axis] = sum(counts) if len(counts) == len(joined) else ("concat", *joined)
@@ -457,7 +457,7 @@ def slices(p: Any, inputs: Given, count: int) -> list[Made]:
             else:
                 piece = (whole - at) // (count - i) if wanted[i] == -233 else wanted[i]
             if piece <= 0 or at + piece > whole:
-                raise Misfit(f"cuts axis {axis} into {list(wanted)}, and is given {written(shape)}")
+                raise Misfit(f"cuts axis {axis} into {list(wanted)}, but gets {written(shape)}")
             pieces[i], at = piece, at + piece
     return [(*shape[:axis], piece, *shape[axis + 1 :]) for piece in pieces]
 
@@ -488,7 +488,7 @@ def crop(p: Any, inputs: Given) -> Made:
                 out = getattr(p, f"out{name}")
                 sides[i] = left if out == -233 else min(out, left)
     if any(isinstance(side, int) and side <= 0 for side in sides):
-        raise Misfit(f"cuts everything away of {written(shape)}")
+        raise Misfit(f"removes all of {written(shape)}")
     return tuple(sides)
 
 

@@ -16,7 +16,7 @@ class Target:
         name: as the user writes it.
         int8_winograd: whether ncnn has int8 Winograd kernels there. They overflow with 8-bit weights, so a 3x3 layer
             must either have 6-bit weights or its Winograd switched off.
-        grouped_to_float: whether a grouped (not depthwise) int8 convolution may hand on real numbers there.
+        grouped_to_float: whether a grouped (not depthwise) int8 convolution may have a floating-point output there.
         int8_pads: whether its int8 kernels pad with another value than 0.
     """
 

@@ -187,7 +187,7 @@ class Profiled(Done):
         whole: an inference, ms.
         measuring: an inference with timing its layers, ms.
         layers: each layer's time, ms.
-        bits: of a value that each of them hands on.
+        bits: of one output value of each layer.
     """
 
     whole: float

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from typing import Any, Optional, Sequence, Tuple, Type
 
@@ -18,6 +17,7 @@ from .answers import ANSWERS, Answer, Arrays
 from .messages import Message, receive, send
 from .reading import ProtocolError, Reader
 from .records import from_json
+from .scratch import Scratch
 
 PROGRAM = os.path.dirname(os.path.abspath(__file__))
 """This folder: Python runs it as a program, see ``__main__.py``."""
@@ -54,7 +54,7 @@ class Child:
     """
 
     def __init__(self, command: Optional[Sequence[str]] = None, caches: Optional[str] = None) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="ncnnkit-")
+        self._scratch = Scratch()
         shaders = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), caches or self._scratch.name)
         # Open as long as the process lives.
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
@@ -136,18 +136,18 @@ class Child:
 
     def _cause_of_death(self, op: str) -> str:
         try:
-            code = self._process.wait(DYING)
+            status = self._process.wait(DYING)
         except subprocess.TimeoutExpired:
             self.kill()
             return "closed its output during %r" % op
-        code = 128 - code if code > 128 else code  # as a shell tells of a signal
+        number = status - 128 if status > 128 else -status  # a shell tells of a signal by a status above 128
         tail = self.log().strip().splitlines()[-1:]
         said = "; last words: " + tail[0] if tail else ""
-        if code == -signal.SIGKILL:
+        if number == signal.SIGKILL:
             return "killed during %r, probably out of memory%s" % (op, said)
-        if -code in set(signal.Signals):
-            return "signal %d (%s) during %r%s" % (-code, signal.Signals(-code).name, op, said)
-        return "exit status %d during %r%s" % (code, op, said)
+        if number in set(signal.Signals):
+            return "signal %d (%s) during %r%s" % (number, signal.Signals(number).name, op, said)
+        return "exit status %d during %r%s" % (status, op, said)
 
     def log(self) -> str:
         """What ncnn and the driver printed so far."""

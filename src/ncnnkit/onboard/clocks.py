@@ -1,4 +1,4 @@
-"""Holds the clocks of a board at their highest while something is measured, and puts them back, whatever happens."""
+"""Hold the clocks of a board at their maximum during a measurement, and always restore them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine tells of itself and of what was timed on it: dataclasses here, objects where they cross a file.
+"""What a machine reports about itself and about a timing: dataclasses here, objects in a file.
 
 ``run.json`` holds the same classes.
 """
@@ -15,15 +15,15 @@ Status = Literal["ok", "fallback", "crashed", "skipped"]
 
 @dataclass(frozen=True)
 class Cluster:
-    """Cores of one type and about one clock.
+    """Cores of one type and about the same clock.
 
     Attributes:
-        name: ``little``, ``middle`` (then ``middle2``, …), ``big``, or ``all`` where there is one cluster.
+        name: ``little``, ``middle`` (then ``middle2``, …), ``big``, or ``all`` if there is only one cluster.
         cpus: the numbers of its CPUs.
-        cores: of these one for each core: CPUs without their hyperthreads.
-        core: the type of its cores; null where it is not known.
-        max_mhz: the highest clock, MHz; null where it is not known.
-        governor: what sets the clock; null where it is not known.
+        cores: one CPU per core, without hyperthreads.
+        core: the type of its cores; null if unknown.
+        max_mhz: the highest clock, MHz; null if unknown.
+        governor: what sets the clock; null if unknown.
     """
 
     name: str
@@ -40,7 +40,7 @@ class PowerSensor:
 
     Attributes:
         name: the sensor's name.
-        measures: ``board`` (all that it takes), ``package`` (a whole chip) or ``rail`` (one supply).
+        measures: ``board`` (the whole board), ``package`` (a whole chip) or ``rail`` (one supply).
     """
 
     name: str
@@ -54,9 +54,9 @@ class Gpu:
     Attributes:
         name: the device's name in ``/sys``.
         driver: the kernel's driver.
-        model: what the driver calls the GPU; null where it does not tell.
-        max_mhz: the highest clock, MHz; null where it is not known.
-        governor: what sets the clock; null where it is not known.
+        model: what the driver calls the GPU; null if unknown.
+        max_mhz: the highest clock, MHz; null if unknown.
+        governor: what sets the clock; null if unknown.
     """
 
     name: str
@@ -71,17 +71,17 @@ class Board:
     """A board as Linux shows it.
 
     Attributes:
-        board: its name; null where it is not known.
-        soc: the name of its chip; null where it is not known.
-        compatible: what the device tree says that it is compatible with.
-        memory_mb: MB of memory, 10⁶ bytes each; null where it is not known.
+        board: its name; null if unknown.
+        soc: the name of its chip; null if unknown.
+        compatible: the ``compatible`` list of the device tree.
+        memory_mb: MB of memory, 10⁶ bytes each; null if unknown.
         clusters: the clusters of cores, from the slowest.
         temperatures: the names of the sensors of temperature.
         power: the sensors of power.
-        gpu: the GPU; null where there is none.
-        emulated: whether programs run on another processor than they are made for, as with qemu-user. Timings mean
-            nothing then.
-        virtual: what tells of a virtual machine; null where nothing does.
+        gpu: the GPU; null if there is none.
+        emulated: whether programs are emulated on another type of processor, as with qemu-user. Timings then mean
+            nothing.
+        virtual: the evidence for a virtual machine; null if there is none.
     """
 
     board: Optional[str] = None
@@ -102,7 +102,7 @@ class VulkanDevice:
 
     Attributes:
         name: the device, as its driver names it.
-        type: ``cpu`` is a software device, such as llvmpipe: no GPU.
+        type: ``cpu`` is a software device, such as llvmpipe, not a GPU.
         driver: version of the driver.
         api: version of Vulkan.
         index: the number of the device in ncnn.
@@ -124,7 +124,7 @@ class Platform:
         machine: what ``uname`` calls the processor.
         system: what ``uname`` calls the kernel.
         libc: the C library: ``glibc``, or empty for another.
-        libc_version: its version; empty where it is not known.
+        libc_version: its version; empty if unknown.
         free_bytes: what is free on its disk.
         time: of its clock, seconds since 1970.
 
@@ -157,7 +157,7 @@ def require_plain(*texts: str) -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine and its software, as ncnn and Linux tell.
+    """A machine and its software, as ncnn and Linux report them.
 
     Attributes:
         ncnn: version.
@@ -166,11 +166,11 @@ class Machine:
         platform: operating system, kernel and C library, as Python names them.
         machine: what ``uname`` calls the processor: ``x86_64``, ``aarch64``.
         cpu: the processor's name.
-        cpu_features: the instruction sets that ncnn has kernels for.
+        cpu_features: the instruction sets for which ncnn has kernels.
         cores: CPU cores that ncnn counts.
-        default_threads: threads that ncnn takes by itself.
+        default_threads: the number of threads that ncnn uses by default.
         vulkan: Vulkan devices that ncnn sees, in its order; empty: none.
-        board: what Linux tells.
+        board: what Linux reports about the board.
     """
 
     ncnn: str
@@ -196,13 +196,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A clock, a temperature or a power while something was timed.
+    """A clock, a temperature or a power during a timing.
 
     Attributes:
-        min: the lowest that was seen.
-        median: half of what was seen was lower.
-        max: the highest that was seen.
-        mean: the mean of what was seen.
+        min: the lowest value.
+        median: half of the values were lower.
+        max: the highest value.
+        mean: the mean of the values.
     """
 
     min: float
@@ -213,18 +213,18 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was seen while something was timed.
+    """Clocks, temperatures, power and throttling during a timing.
 
     Attributes:
         looks: how often clocks and sensors were read.
-        clocks_mhz: cluster, ``gpu`` or ``memory``: its clock, MHz.
-        temperatures: sensor: its temperature, °C.
-        power_w: sensor: its power, W.
-        energy_mj: the energy of one inference, mJ, that of the idle board included; null where no sensor sees the board
-            or a whole chip.
-        energy_of: the sensor that the energy was read from; null where there is none.
-        throttled: whether the machine slowed down to save itself; null where nothing would tell.
-        throttled_by: the reasons, for a person.
+        clocks_mhz: name of a cluster, ``gpu`` or ``memory``, with its clock, MHz.
+        temperatures: name of a sensor, with its temperature, °C.
+        power_w: name of a sensor, with its power, W.
+        energy_mj: the energy of one inference, mJ, including that of the idle board; null if no sensor measures the
+            board or a whole chip.
+        energy_of: the sensor of the energy; null if there is none.
+        throttled: whether the machine throttled; null if it gives no sign of throttling.
+        throttled_by: the reasons, as texts.
     """
 
     looks: int = 0
@@ -239,11 +239,12 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Load:
-    """The time that loading a model takes.
+    """The time to load a model.
 
     Attributes:
-        cold: the first load in a new process, ms: weights out of the file cache, nothing compiled for a GPU.
-        warm: the load after it, ms.
+        cold: the first load in a new process, ms, without the weights in the file cache and without compiled GPU
+            pipelines.
+        warm: the next load, ms.
     """
 
     cold: float
@@ -252,12 +253,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Sustained:
-    """A long run without a rest.
+    """A long run without a pause.
 
     Attributes:
-        seconds: how long it ran.
-        samples: inferences.
-        first_ms: median of the first tenth of them, ms.
+        seconds: duration of the run.
+        samples: number of inferences.
+        first_ms: median of the first tenth, ms.
         last_ms: median of the last tenth, ms.
         conditions: as for the variant.
     """

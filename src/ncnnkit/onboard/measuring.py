@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from .messages import Message
 from .protocol import JobVariant, MeasureJob, MeasureResult, Notify, Step, VariantResult
 from .rows import Rows, RowWriter
 from .sampler import Sampler
+from .scratch import Scratch
 from .variants import KeptOpen, begin, held_clocks, loading, on_the_cpu, watching, write_whole
 
 HEARTBEAT = 5.0  # seconds between two words of a long run
@@ -68,7 +68,7 @@ class _Contender:
         self.variant, self.result = variant, result
         self.watch = watching(variant)
         self._inputs = inputs
-        self._caches = tempfile.TemporaryDirectory(prefix="ncnnkit-")  # a GPU's compiled shaders outlive the process
+        self._caches = Scratch()  # a GPU's compiled shaders outlive the process
         self._process = KeptOpen(self._begin)
         self._evaluated = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -96,6 +96,7 @@ class Network:
             raise RuntimeError(text % (error, ncnn.__version__)) from None
         self.net = net
         self.inputs, self.outputs = list(net.input_names()), list(net.output_names())
+        self.whole = whole_inputs(net)
         without_vulkan = sorted({la.type for la in net.layers() if not la.support_vulkan and la.type != "Input"})
         return Loaded(
             load_ms=elapsed,
@@ -148,7 +149,7 @@ class Network:
                 )
             row.append(self.tallies[batch, blob].add(values))
             if not np.isfinite(self.tallies[batch, blob].absmax):
-                raise RuntimeError("blob %s holds NaN or infinity" % blob)
+                raise RuntimeError("blob %s contains NaN or infinity" % blob)
             if by_channel:
                 largest = np.abs(values.reshape(len(values), -1)).max(axis=1).astype(np.float64)
                 self.channels[blob] = self.channels.get(blob, 0.0) + largest
@@ -175,7 +176,7 @@ class Network:
             others = tuple(range(1, values.ndim)) if values.ndim > 2 else (0,) * (values.ndim - 1)
             self.channels[blob] = self.channels.get(blob, 0.0) + values.mean(axis=others, dtype=np.float64)
             if not np.isfinite(self.channels[blob]).all():
-                raise RuntimeError("blob %s holds NaN or infinity" % blob)
+                raise RuntimeError("blob %s contains NaN or infinity" % blob)
 
         self._each(request["blobs"], add)
         return Done(), []
@@ -284,18 +285,21 @@ class Network:
         """Copy a sample into ncnn's own memory: on numpy's, a layer that works in place crashes in light mode."""
         import ncnn
 
-        self.last = [ncnn.Mat(array).clone() for array in arrays]
+        whole = [name in self.whole for name in self.inputs]
+        self.last = [
+            ncnn.Mat(array.astype(np.int32) if is_whole else array).clone() for array, is_whole in zip(arrays, whole)
+        ]
 
     def _each(self, names: Sequence[str], use: Callable[[str, Any], None]) -> None:
         """One inference; ``use`` gets each blob's name and array, ncnn's own memory that is gone when it returns."""
         import ncnn
 
         if len(self.last) != len(self.inputs):
-            raise RuntimeError("the network has %d inputs, %d were given" % (len(self.inputs), len(self.last)))
+            raise RuntimeError("the network has %d inputs, but %d were given" % (len(self.inputs), len(self.last)))
         with self.net.create_extractor() as extractor:
             for name, mat in zip(self.inputs, self.last):
                 if extractor.input(name, mat) != 0:
-                    raise RuntimeError("there is no input blob " + name)
+                    raise RuntimeError("no input blob is called " + name)
             for name in names:
                 mat = ncnn.Mat()  # given, not got: ncnn's Python returns a copy
                 status = extractor.extract(name, mat)
@@ -330,6 +334,20 @@ def open_net(request: Message, device: Optional[VulkanDevice] = None) -> Any:
     if net.load_model(request["bin"]) != 0:
         raise RuntimeError("could not load " + request["bin"])
     return net
+
+
+def whole_inputs(net: Any) -> Set[str]:
+    """The inputs that ncnn reads as int32: those an Embed looks its rows up by."""
+    layers, blobs = net.layers(), net.blobs()
+    found = set()
+    for layer in layers:
+        if layer.type == "Embed":
+            index = layer.bottoms[0]
+            while layers[blobs[index].producer].type in ("Split", "Reshape"):
+                index = layers[blobs[index].producer].bottoms[0]
+            if layers[blobs[index].producer].type == "Input":
+                found.add(blobs[index].name)
+    return found
 
 
 def timed(extractor: Any, blob: str) -> Tuple[float, int]:

@@ -67,7 +67,7 @@ def guarded(work: Callable[[], None]) -> NoReturn:
     child = os.fork()
     if not child:
         os.close(ours)
-        _die_with_parent()
+        die_with_parent()
         work()
         sys.exit()
     os.close(childs)
@@ -118,7 +118,7 @@ def _first_broken(*descriptors: int) -> int:
     return poll.poll()[0][0]
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Let the kernel kill this process when the thread that forked it ends, where it can (Linux)."""
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):

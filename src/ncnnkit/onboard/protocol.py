@@ -116,7 +116,7 @@ class ProfileResult:
         whole: an inference, ms.
         measuring: an inference with timing its layers, ms.
         layers: each layer's time, ms, in the order of the job's ``taps``.
-        bits: of a value that each of them hands on.
+        bits: of one output value of each layer.
         vulkan: names of the layers that have Vulkan kernels.
         device: the Vulkan device; None on the CPU.
         threads: of the CPU.

@@ -56,7 +56,7 @@ class RowWriter:
         if self.shape is None:
             self.shape = row.shape
         if row.shape != self.shape:
-            raise ValueError("a row has shape %s where the first has %s" % (row.shape, self.shape))
+            raise ValueError("a row has shape %s, but the first has %s" % (row.shape, self.shape))
         self._file.write(row.tobytes())
         self.count += 1
 
@@ -74,7 +74,7 @@ class RowWriter:
 
 
 class Rows:
-    """The rows of a ``.npy`` file of numbers, each read when it is asked for.
+    """The rows of a ``.npy`` file of numbers. Each is read when it is needed.
 
     Args:
         path: a file of shape (N, …) in C order, as :class:`RowWriter` and :func:`numpy.save` write it.
@@ -97,7 +97,7 @@ class Rows:
             self.shape, fortran, self.dtype = read(file)
             self._start = file.tell()
         if fortran or not self.shape or self.dtype.hasobject:
-            raise ValueError("%s is no array of rows" % self.path)
+            raise ValueError("%s is not an array of rows" % self.path)
         self._values = math.prod(self.shape[1:])
         self.bytes = self._start + len(self) * self._values * self.dtype.itemsize
 

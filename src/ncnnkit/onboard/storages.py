@@ -20,10 +20,10 @@ CAST_TYPES = {"float": 1, "fp16": 2, "int8": 3, "bf16": 4}
 NO_FP16_STORAGE, NO_BF16_STORAGE = 2, 4  # bits of a layer's mask
 TYPE_FROM, TYPE_TO, INT8_SCALE_TERM, FEATMASK = "0", "1", "8", "31"  # ids of params
 INT8_TYPES = ("Convolution", "ConvolutionDepthWise", "InnerProduct")  # have an int8_scale_term, and read int8
-REQUANTISED = 100  # a layer with a larger int8_scale_term hands on int8
+REQUANTISED = 100  # a layer with a larger int8_scale_term outputs int8
 
 WIDENS = {"InnerProduct": "int8", "MultiHeadAttention": "bf16"}
-"""A type of layer that hands on fp32 where it computes in this storage. Others hand on what they read."""
+"""Types of layers that output fp32 although they compute in this storage. Others output the type that they read."""
 
 SIXTEEN_BITS = ("fp16", "bf16")
 
@@ -109,5 +109,5 @@ def arrives(layer: Any, fp16: bool, bf16: bool, found: str) -> str:
 
 
 def misread(reader: str, name: str, expected: str, found: str, maker: str) -> RuntimeError:
-    text = "this model does not run here: layer %s hands on %s, where %s %s reads %s"
+    text = "this model does not run here: layer %s outputs %s, but %s %s reads %s"
     return RuntimeError(text % (maker, found, reader, name, expected))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import tempfile
 from dataclasses import replace
 from functools import partial
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -18,6 +17,7 @@ from .facts import Conditions
 from .messages import Message
 from .protocol import CandidateResult, Final, JobVariant, Notify, Rung, Settings, Step, TuneJob, TuneResult
 from .sampler import Sampler
+from .scratch import Scratch
 from .variants import KeptOpen, begin, held_clocks, loading, on_the_cpu, room_for, watching
 
 
@@ -86,7 +86,7 @@ def tune(job: TuneJob, notify: Notify) -> TuneResult:
     Raises:
         WorkerError: the reference or the defaults do not run.
     """
-    with held_clocks(job) as clocks, tempfile.TemporaryDirectory(prefix="ncnnkit-") as caches:
+    with held_clocks(job) as clocks, Scratch() as caches:
         contest = _Contest(job, caches)
         left, rungs = halve(list(contest.rows), lambda names, each: contest.score(names, each, notify), job.seconds)
         notify(Step("final"))
@@ -160,7 +160,7 @@ class _Contest:
         times = self._times(ends, rows, seconds, rounds, watches)
         for name in ("fastest", "base"):
             if name not in times:
-                raise WorkerError("a finalist does not run any more: " + rows[name].reason)
+                raise WorkerError("a finalist no longer runs: " + rows[name].reason)
         # Two things that make no difference each may make one together.
         slower = "plain" not in times or clearly_above_one([a / b for a, b in zip(times["plain"], times["fastest"])])
         winner = "fastest" if slower else "plain"
@@ -200,13 +200,13 @@ class _Contest:
         def load(child: Child) -> None:
             loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(variant))[0]
             if on_the_cpu(variant, loaded.device):
-                raise WorkerError("no GPU: it would run on the CPU")
+                raise WorkerError("no GPU: ncnn would run it on the CPU")
 
         def run(child: Child) -> None:
             found = child.ask("run", self._arrays)[1]
             row.cosine = worst_cosine(found, self._right)
             if row.cosine is None:
-                raise WorkerError("its outputs hold NaN or infinity")
+                raise WorkerError("its outputs contain NaN or infinity")
             sqnr = worst_sqnr_db(found, self._right)
             if sqnr < variant.model.least_sqnr_db:
                 raise WorkerError("wrong outputs: SQNR %.1f dB against the reference" % sqnr)

@@ -109,7 +109,7 @@ def loading(variant: JobVariant) -> Message:
 
 
 def on_the_cpu(variant: JobVariant, device: Optional[VulkanDevice]) -> bool:
-    """Whether Vulkan was asked for and there is none, or one in software."""
+    """Whether Vulkan was requested and there is no device, or only a software device."""
     return variant.backend == "vulkan" and (device is None or device.type == "cpu")
 
 

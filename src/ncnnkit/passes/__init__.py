@@ -56,15 +56,15 @@ M = TypeVar("M", Graph, Artifact)
 
 
 def optimize(model: M, *, fp16: bool = False) -> M:
-    """Fuse, replace and drop layers; the result computes what ``model`` does, up to fp32 rounding.
+    """Fuse, replace and remove layers. The result computes the same as ``model``, up to fp32 rounding.
 
     Args:
-        model: a Graph or an Artifact; stays as it is.
+        model: a Graph or an Artifact; not changed.
         fp16: store the weights of the result as fp16 (see :func:`store_fp16`); they are rounded by it.
 
     Returns:
-        The same kind of model. Its inputs and outputs have the names they had; weights that did not change are shared.
-        An Artifact keeps what it knows of its images and classes.
+        The same kind of model. Its inputs and outputs keep their names, and unchanged weights are shared.
+        An Artifact keeps the preprocessing and the class names.
 
     Raises:
         FormatError: the network is not well formed.

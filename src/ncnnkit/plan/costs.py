@@ -36,7 +36,7 @@ class Costs:
         layers: (layer, choice, int8_in, int8_out) -> ms; what is absent cannot be had.
         conversions: (blob root, from kind, to kind) -> ms of one reader's conversion.
         reads: (layer, choice) -> the kind of blob a layer reads without converting.
-        makes: (layer, choice) -> the kind of blob it hands on, where that is not int8.
+        makes: (layer, choice) -> the kind of its output blob, if that is not int8.
         free: names of layers that cost nothing.
         scales: what the measured ms of a choice are multiplied by; see :func:`calibrated`.
     """

@@ -25,7 +25,7 @@ class MixedPlan:
         predicted_ms: latency of the whole.
         predicted_noise: noise over signal, the mean over the outputs.
         errors: on the held-back samples, measured where the model will run.
-        unmet: the requirements it does not keep to on the held-back samples, in words; a latency is as predicted.
+        unmet: the requirements that it does not satisfy on the held-back samples, in words; a latency is predicted.
         front: from the fastest to the most exact, predicted.
         repairs: how often the prediction had to be corrected.
         uniform_ms: precision -> latency of the model that has it everywhere, measured while planning. A machine's speed
@@ -91,20 +91,21 @@ class MixedPlan:
         fastest = min(options.values(), key=lambda option: option.ms)
         share = chosen.error / self.predicted_noise if self.predicted_noise else 0.0
         if len(options) == 1:
-            return f"{chosen.choice}: there is no other"
+            return f"{chosen.choice} is the only option"
         if chosen is fastest:
             slower = min((o for o in options.values() if o is not chosen), key=lambda option: option.ms)
             return (
-                f"{chosen.choice} is the fastest here ({chosen.ms:.3f} ms; {slower.choice} {slower.ms:.3f}) "
+                f"{chosen.choice} is the fastest option ({chosen.ms:.3f} ms; {slower.choice} {slower.ms:.3f}) "
                 f"and adds {share:.1%} of the noise"
             )
         if not math.isfinite(fastest.error):
-            return f"{chosen.choice}: {fastest.choice} makes outputs that are not numbers"
+            return f"{chosen.choice}: {fastest.choice} gives outputs that are not finite"
         more = (fastest.error - chosen.error) / self.predicted_noise if self.predicted_noise else math.inf
         saved = chosen.ms - fastest.ms
         if more <= 0:
-            return f"{chosen.choice}: {fastest.choice} is {saved:.3f} ms faster alone, but its neighbours would convert"
+            cheaper = f"{chosen.choice}: {fastest.choice} is {saved:.3f} ms faster alone"
+            return f"{cheaper}, but conversions at its neighbours cost more"
         return (
-            f"{chosen.choice}: {fastest.choice} would save {saved:.3f} ms alone and add {more:.1%} to the plan's "
-            "noise, which buys more elsewhere"
+            f"{chosen.choice}: {fastest.choice} would save {saved:.3f} ms alone and add {more:.1%} to the noise; "
+            "other layers save more time for that noise"
         )

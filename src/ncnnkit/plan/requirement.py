@@ -1,4 +1,4 @@
-"""What a model must keep to: figures of its outputs with bounds, and the longest time it may take."""
+"""The requirements for a model: figures of its outputs with bounds, and the longest latency."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Needs = Literal["outputs", "classes", "labels"]
 
 _NEEDED: Mapping[Needs, str] = {
     "outputs": "it was not measured",
-    "classes": "the network does not classify",
+    "classes": "the network is not a classifier",
     "labels": "it needs --labels",
 }
 
@@ -104,32 +104,32 @@ class Requirement:
         where, examples = f"require {text!r}", "such as 'cosine>=0.999', 'sqnr>=30' or 'mse<=0.01'"
         match = _REQUIREMENT.fullmatch(text)
         if not match:
-            raise RecipeError("is no requirement", where=where, hint=examples)
+            raise RecipeError("is not a requirement", where=where, hint=examples)
         name, relation, number, percent = match.groups()
         if name not in figures:
-            raise RecipeError(f"there is no figure {name!r}", where=where, hint="one of " + ", ".join(figures))
+            raise RecipeError(f"unknown figure {name!r}", where=where, hint="one of " + ", ".join(figures))
         figure = figures[name]
         if relation != figure.relation:
             better = "more" if figure.at_least else "less"
-            raise RecipeError(f"of {name}, {better} is better", where=where, hint=f"{name}{figure.relation}{number}")
+            raise RecipeError(f"for {name}, {better} is better", where=where, hint=f"{name}{figure.relation}{number}")
         try:
             bound = float(number) / (100 if percent else 1)
         except ValueError:
-            raise RecipeError(f"{number!r} is no number", where=where, hint=examples) from None
+            raise RecipeError(f"{number!r} is not a number", where=where, hint=examples) from None
         if percent and figure.unit != "share":
             raise RecipeError(f"{name} is not measured in percent", where=where, hint=examples)
         if not math.isfinite(bound) or not figure.possible(bound):
-            raise RecipeError(f"no model that is less than exact can have {name} {figure.text(bound)}", where=where)
+            raise RecipeError(f"no model that rounds values can have {name} {figure.text(bound)}", where=where)
         return cls(figure, bound)
 
     def holds(self, value: float | None) -> bool:
-        """Whether a value of the figure keeps to the bound. One that is not known, or not a number, does not."""
+        """Whether a value of the figure satisfies the bound. An unknown value or NaN does not."""
         if value is None:
             return False
         return value >= self.bound if self.figure.at_least else value <= self.bound
 
     def unmet(self, value: float | None) -> str:
-        """Why a value does not keep to the bound, as a clause; empty where it does."""
+        """Why a value does not satisfy the bound, as a clause; empty if it does."""
         if value is None:
             return f"{self.figure.title} is not known: {_NEEDED[self.figure.needs]}"
         if self.holds(value):
@@ -157,7 +157,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Requirements:
-    """All that a model must keep to.
+    """All requirements for a model.
 
     Attributes:
         figures: the requirements of its outputs; all must hold.
@@ -174,7 +174,12 @@ class Requirements:
 
     @classmethod
     def parse(
-        cls, require: Sequence[str], max_latency: str = "", figures: Mapping[str, Figure] = FIGURES
+        cls,
+        require: Sequence[str],
+        max_latency: str = "",
+        figures: Mapping[str, Figure] = FIGURES,
+        *,
+        labelled: bool = True,
     ) -> Requirements:
         """Requirements as the user writes them.
 
@@ -182,11 +187,16 @@ class Requirements:
             require: such as ``["cosine>=0.999"]``.
             max_latency: such as ``20ms``; empty: any.
             figures: those there are.
+            labelled: whether the evaluation samples have labels.
 
         Raises:
-            RecipeError: one of them is none, or a figure has two bounds.
+            RecipeError: one of them is none, a figure has two bounds, or needs labels that are not given.
         """
         made = tuple(Requirement.parse(text, figures) for text in require)
+        for requirement in made:
+            if requirement.figure.needs == "labels" and not labelled:
+                hint = "give --labels, a file with the true classes of the evaluation images"
+                raise RecipeError(f"{requirement.figure.name} needs labels", where="require", hint=hint)
         names = [requirement.figure.name for requirement in made]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -195,11 +205,11 @@ class Requirements:
             return cls(made)
         match = _LATENCY.fullmatch(max_latency)
         if not match or not float(match[1]) > 0:
-            raise RecipeError(f"{max_latency!r} is no latency", where="max_latency", hint="such as 20ms")
+            raise RecipeError(f"{max_latency!r} is not a latency", where="max_latency", hint="such as 20ms")
         return cls(made, float(match[1]))
 
     def unmet(self, figures: Mapping[str, float | None], latency_ms: float | None) -> list[str]:
-        """What a model does not keep to, a clause each; empty where everything holds.
+        """The requirements that a model does not satisfy, a clause each; empty if it satisfies all.
 
         Args:
             figures: figure -> its value for the worst output, as :meth:`ncnnkit.comparison.accuracy.Errors.figures`
@@ -215,11 +225,11 @@ class Requirements:
         return [reason for reason in reasons if reason]
 
     def hold(self, figures: Mapping[str, float | None], latency_ms: float | None) -> bool:
-        """Whether a model keeps to everything; see :meth:`unmet`."""
+        """Whether a model satisfies all requirements; see :meth:`unmet`."""
         return not self.unmet(figures, latency_ms)
 
     def excess(self, figures: Mapping[str, float | None]) -> float:
-        """The largest :meth:`Requirement.excess` of the figures that are known; 0 where there is none."""
+        """The largest :meth:`Requirement.excess` of the known figures; 0 if there is none."""
         known = ((requirement, figures.get(requirement.figure.name)) for requirement in self.figures)
         return max((requirement.excess(value) for requirement, value in known if value is not None), default=0.0)
 

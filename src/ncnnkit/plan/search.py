@@ -52,13 +52,13 @@ def find_plan(
     timing: Timing | None = None,
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
-    """The fastest mixed model that keeps to the requirements; with a latency, the most exact one that keeps to it.
+    """The fastest mixed model that satisfies the requirements; with a latency, the most accurate one within it.
 
     Args:
         quantized: the network in fp32 and in int8. The samples that were held back judge the plan.
         requirements: of the outputs against those in fp32, and of the latency. Those that need labels are left to the
             evaluation.
-        machine: what is known of the device.
+        machine: the facts about the device.
         threads: that the model will run with.
         device: where it will run. There layers are timed, and the uniform models and the plan are judged; this
             machine only measures what int8 does to each layer.
@@ -130,7 +130,7 @@ class _Problem:
         progress("solve", 0, 0)
         points = front(self.options, self.edges, points=FRONT_POINTS)
         if not points:
-            raise RuntimeFailure("no precisions of the layers fit together", hint="leave mixed out of --precision")
+            raise RuntimeFailure("no precisions of the layers fit together", hint="remove mixed from --precision")
         budget, repairs = MARGIN * allowed_noise(requirements, models), 0
         while True:
             progress("verify", repairs, REPAIRS)
@@ -148,7 +148,7 @@ class _Problem:
         ms = predict(self.forms.exact, self.costs, found.choices)
         unmet = requirements.unmet(errors.figures(), ms)
         if not math.isfinite(errors.relative):
-            unmet.append("the outputs hold NaN or infinity")
+            unmet.append("the outputs contain NaN or infinity")
         rows = [FrontPoint(ms=p.ms, noise=p.error, int8=sum(c in INT8 for c in p.choices.values())) for p in points]
         return MixedPlan(
             graph, found.choices, self.options, ms, found.error, errors, unmet, rows, repairs, self.uniform_ms

@@ -27,7 +27,7 @@ def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent) -> dict
 
     Returns:
         (layer, choice) -> noise over signal, the mean over the outputs (:attr:`Errors.relative`); infinite where an
-        output holds NaN or infinity.
+        output contains NaN or infinity.
     """
     trials: dict[tuple[str, str], Graph] = {}
     for index, (original, int8) in enumerate(forms.pairs()):

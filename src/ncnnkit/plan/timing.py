@@ -6,7 +6,6 @@ just computed, and nothing is converted on the clock.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ..model.ops import CAST_TYPES, Mask, Value
 from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS, STORAGES, WINOGRAD
 from ..onboard.answers import NetTime
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
+from ..onboard.scratch import Scratch
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 from .costs import Costs, Kind, to_float
 
@@ -242,7 +242,7 @@ def _time(
     Other processes take the CPU for longer than a layer runs, and a layer of several threads waits for all of them: the
     lowest decile is the layer's, where the median may be many times that.
     """
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder:
+    with Scratch() as folder:
         files = []
         for number, net in enumerate(nets):
             param = Path(folder) / f"{number}.param"
@@ -302,7 +302,7 @@ def answers(device: Device) -> None:
 
 def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
     """Layer -> the storages of 16 bits it can read."""
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, _failing("layers"), device.child() as child:
+    with Scratch() as folder, _failing("layers"), device.child() as child:
         param = Path(folder) / "model.param"
         ncnnfile.save(graph, param)
         there, weights = device.put([param, param.with_suffix(".bin")])
@@ -343,7 +343,7 @@ def time_graphs(
         RuntimeFailure: the device does not answer.
     """
     samples: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="ncnnkit-") as folder, _failing("networks"), ExitStack() as stack:
+    with Scratch() as folder, _failing("networks"), ExitStack() as stack:
         children = {}
         for name, graph in graphs.items():
             param = Path(folder) / f"{name}.param"

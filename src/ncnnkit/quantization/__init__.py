@@ -91,19 +91,20 @@ def quantize(
 
     Args:
         model: a network in floating point: an Artifact, a Graph or the path of a ``.param``; not changed.
-        stats: calibration samples, for the best result: arrays (N, …), an ImageSet, or an iterable of batches such as a
-            PyTorch DataLoader; see :func:`ncnnkit.samples.given.as_samples`. Or what :func:`ncnnkit.calibrate` counted,
-            or a table of scales, for weights rounded to nearest.
-        target: ``x86``, ``arm`` or ``vulkan``: the kernels that will run it.
-        method: how thresholds are chosen: ``mse``, ``kl``, ``aciq``, ``minmax``; by default the one the
-            statistics were counted for.
-        effort: with samples: ``fast``, ``default`` or ``best``.
+        stats: calibration samples, for the best result: float arrays of shape (N, …), an ImageSet, or an iterable of
+            batches such as a PyTorch DataLoader; see :func:`ncnnkit.samples.given.as_samples`. Or the result of
+            :func:`ncnnkit.calibrate`, or a table of scales; weights are then rounded to the nearest value.
+        target: the kernels that will run it: a name in ``ncnnkit.model.targets.TARGETS``, such as ``x86``, ``arm``,
+            ``arm-dotprod``, ``vulkan`` or ``rk3588``.
+        method: the method to choose thresholds: ``mse``, ``kl``, ``aciq`` or ``minmax``; by default that of the
+            statistics, or ``mse``.
+        effort: ``fast``, ``default`` or ``best``; only with samples.
         skip: names of layers that stay in floating point.
 
     Returns:
-        A graph whose convolutions and inner products are int8, chained in int8 where one feeds the next, and whose
-        other weights are stored as fp16, as ncnn2int8 writes it. From an Artifact an Artifact, which keeps what is
-        known of its images and classes.
+        A graph with int8 convolutions and inner products, which pass int8 to each other where possible. Its other
+        weights are stored as fp16, as ncnn2int8 does. For an Artifact the result is an Artifact, which keeps the
+        preprocessing and the class names.
 
     Raises:
         ModelError: the model is int8 or mixed already.

@@ -28,7 +28,7 @@ def correct_bias(
 ) -> Graph:
     """Move the biases of int8 layers so that every output channel keeps the mean it has in fp32.
 
-    Rounding weights and clipping activations shifts a channel's mean, and all the layers behind inherit the shift. Each
+    Rounding weights and clipping activations shifts the mean of a channel, and all later layers inherit the shift. Each
     int8 layer is compared with its original on the same fp32 input, after the activation function, so that the layers'
     corrections do not depend on each other and one pass over the samples gives them all.
 
@@ -39,7 +39,7 @@ def correct_bias(
         graph: the fp32 network that was quantised.
         quantized: the result of :func:`quantize`; not changed.
         samples: for calibration, in any form that :func:`ncnnkit.samples.given.as_samples` takes; at most 64 are read.
-        threads: processes to run, one thread each; by default one a core.
+        threads: number of processes, each with one thread; by default one per core.
         progress: called with (samples done, samples in all).
 
     Returns:

@@ -7,7 +7,6 @@ the activations are; only the counts come back, and merge.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
+from ..onboard.scratch import Scratch
 from ..onboard.tally import Tally
 from ..progress import Progress, silent
 from ..samples.given import as_samples
@@ -68,12 +68,12 @@ class BlobStats:
 
 @dataclass(frozen=True, eq=False)
 class ActivationStats:
-    """Statistics of every blob an int8 layer would read, by the name of the blob at the root of its Splits.
+    """Statistics of the inputs of int8 layers, by the name of the blob at the root of its Splits.
 
     Attributes:
         blobs: root blob name -> its statistics.
         images: number of samples seen.
-        method: the way of choosing thresholds the bins were made for.
+        method: the method to choose thresholds for which the bins were made.
     """
 
     blobs: Mapping[str, BlobStats]
@@ -83,7 +83,7 @@ class ActivationStats:
     def merge(self, other: ActivationStats) -> ActivationStats:
         """The statistics of both batches. Raises FormatError if they are of different networks or methods."""
         if self.blobs.keys() != other.blobs.keys() or self.method != other.method:
-            raise FormatError("these statistics are not of the same network and method, they cannot be merged")
+            raise FormatError("statistics of different networks or methods cannot be merged")
         blobs = {name: stats.merge(other.blobs[name]) for name, stats in self.blobs.items()}
         return ActivationStats(blobs, self.images + other.images, self.method)
 
@@ -135,21 +135,21 @@ def calibrate(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> ActivationStats:
-    """Run a network over images and count its activations.
+    """Run a network over images and collect statistics of its activations.
 
     Args:
         model: a network in floating point: an Artifact, a Graph or the path of a ``.param``. It is run in fp32.
         images: a folder or file of images, an ImageSet, arrays (N, …), or an iterable of batches; see
-            :func:`ncnnkit.samples.given.as_samples`. Samples are read one at a time, so any number will do.
+            :func:`ncnnkit.samples.given.as_samples`. Samples are read one at a time, so their number is not limited.
         preprocess: how images become tensors; needed for a folder or file, unused for the others.
         method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does: its bins are
             equal parts of the largest value of all images, so nothing can be counted before that is known. ``aciq``
             and ``minmax`` need no histograms, and count none.
-        threads: processes to run, one thread each; by default one a core.
+        threads: number of processes, each with one thread; by default one per core.
         progress: called with (images done, images in all).
 
     Returns:
-        The statistics of the blobs that int8 layers would read.
+        The statistics of the blobs that int8 layers read.
 
     Raises:
         ModelError: the model is int8 or mixed already, or has no layer to quantise.
@@ -270,7 +270,7 @@ class Crew:
     def __init__(self, graph: Graph, threads: int | None = None) -> None:
         count = threads or os.cpu_count() or 1
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
+            folder = Path(stack.enter_context(Scratch()))
             self._pool = stack.enter_context(ThreadPoolExecutor(count))
             self._children = [stack.enter_context(CheckedChild()) for _ in range(count)]
             param = folder / "model.param"

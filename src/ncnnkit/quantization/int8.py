@@ -153,7 +153,7 @@ def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Targe
         raise FormatError(f"the table has no {layer.name}_param_0", where=where)
     rows = weight_rows(layer)
     if len(scales) != len(rows):
-        raise FormatError(f"the table has {len(scales)} weight scales, the layer needs {len(rows)}", where=where)
+        raise FormatError(f"the table has {len(scales)} weight scales, but the layer needs {len(rows)}", where=where)
     assert layer.op.int8 is not None
     quantized = to_int8(rows, scales)
     layer.params["int8_scale_term"] = layer.op.int8(layer.p)
@@ -189,7 +189,7 @@ def requantize(graph: Graph) -> None:
 
 
 def alone(layer: Layer) -> Layer:
-    """A copy of an int8 layer that hands on real numbers, where ncnn computes those rightly (see Target)."""
+    """A copy of an int8 layer with a floating-point output, if ncnn computes that correctly (see Target)."""
     made = layer.copy()
     if "output_scale" in made.weights and not is_grouped(made):
         del made.weights["output_scale"]

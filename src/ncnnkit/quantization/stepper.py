@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from ncnnkit.onboard.answers import Answer, Done
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
 from ncnnkit.onboard.process import guarded
+from ncnnkit.onboard.scratch import Scratch
 from ncnnkit.quantization.scales import group_count
 from ncnnkit.samples.stream import Sample, Samples, spread
 
@@ -250,7 +250,7 @@ class Stepper:
         count = max(1, min(threads or os.cpu_count() or 1, self.samples))
         self._stack = ExitStack()
         try:
-            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ncnnkit-")))
+            self._folder = Path(self._stack.enter_context(Scratch()))
             self._children = [
                 self._stack.enter_context(CheckedChild([sys.executable, __file__, "serve"])) for _ in range(count)
             ]

@@ -21,7 +21,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +30,7 @@ from typing import IO
 
 from ..codec import decode, encode
 from ..errors import FormatError, StorageError
+from ..onboard.scratch import Scratch
 from .run import SCHEMA, Run
 
 RUN = "run.json"
@@ -133,7 +133,7 @@ def _nameable(folder: Path) -> Iterator[Path]:
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory(prefix="ncnnkit-") as home:
+        with Scratch() as home:
             link = Path(home) / "out"
             link.symlink_to(folder)
             yield link
@@ -194,7 +194,7 @@ def refuse_to_replace(out: Path, names: Iterable[str], owned: Callable[[Path], s
     for name in names:
         if name not in ours and os.path.lexists(out / name):
             raise StorageError(
-                f"there is a {name} that ncnnkit did not write",
+                f"contains {name}, which ncnnkit did not write",
                 where=str(out),
                 hint="choose another --out, or move the file away",
             )
@@ -206,7 +206,7 @@ def _refuse_to_remove(out: Path, ours: set[str], reads: Iterable[str]) -> None:
         path = Path(os.path.realpath(read))
         if path.parent == out and path.name in ours:
             raise StorageError(
-                f"{path.name} is needed for this run and belongs to the run that it would replace",
+                f"{path.name} is an input of this run, but belongs to the run that it would replace",
                 where=str(out),
                 hint="choose another --out",
             )
@@ -413,7 +413,7 @@ def load_run(out: Path) -> Run:
         if version != SCHEMA:
             newer = version is not None and version > SCHEMA
             hint = "it was written by a newer ncnnkit" if newer else "is this a run.json?"
-            raise FormatError(f"schema is {version}, expected {SCHEMA}", hint=hint)
+            raise FormatError(f"schema is {version}, but {SCHEMA} is expected", hint=hint)
         return decode(data, Run)
     except FormatError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what

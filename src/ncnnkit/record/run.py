@@ -27,7 +27,8 @@ SCHEMA = 1
 EMULATED = "emulated: timings are not real"
 """The note of a variant whose timings mean nothing."""
 
-Kind = Literal["onnx", "torchscript", "ncnn"]
+Kind = Literal["onnx", "torchscript", "torch", "ncnn"]
+Outcome = Literal["taken", "passed", "wrong", "failed"]
 Engine = Literal["torch", "onnxruntime", "ncnn"]
 Backend = Literal["cpu", "vulkan"]
 
@@ -38,28 +39,30 @@ PlainName = Annotated[str, PLAIN_NAME]
 
 
 def check_name(where: str, name: str) -> None:
-    """Raises ValueError where a name could mean something to a file system, a shell, CMake or C++."""
+    """Raise ValueError if a name could have a meaning for a file system, a shell, CMake or C++."""
     if not PLAIN_NAME.fullmatch(name):
-        allowed = "a name may have the characters A-Z a-z 0-9 . _ - and begins with none of . -"
+        allowed = "a name may have the characters A-Z a-z 0-9 . _ - and must not begin with . or -"
         raise ValueError(f"{where} is {name[:80]!r}: {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The network that was asked for.
+    """The requested network.
 
     Attributes:
-        reference: as it was typed: a path, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:function``.
-        name: made from the reference, of the characters A-Z a-z 0-9 . _ - only. The models' files begin with it.
-        kind: what was converted. A network built by code was exported to it first.
+        reference: the model as the user gave it: a path, ``torchvision:NAME``, ``timm:NAME`` or
+            ``package.module:function``.
+        name: made from the reference, with the characters A-Z a-z 0-9 . _ - only. The names of the models' files begin
+            with it.
+        kind: the kind of the original: a file of ONNX, TorchScript or ncnn, or a network built by code (``torch``).
         inputs: the network's inputs, in its order, named as in the original.
         outputs: the network's outputs, in its order, named as in the original.
         layers: layers of the optimised network.
         parameters: weights of the optimised network, counted one by one.
-        labels: class names that the model brought; 0: none.
-        classes: classes of the network's only output; 0: it does not classify, as far as anything shows. A vector is
-            taken for scores of classes where images have labels, where the model brings as many names, where the
-            library that built it says so, or where its values add up to one.
+        labels: number of class names that the model contains.
+        classes: number of classes of the network's only output; 0: nothing shows that it is a classifier. A vector
+            counts as scores of classes if images have labels, if the model contains as many names, if the library that
+            built it says so, or if its values add up to one.
     """
 
     reference: str
@@ -88,11 +91,11 @@ class SkippedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CopiedFile:
-    """A sample that was dropped because another holds the same.
+    """A sample that was dropped as a duplicate.
 
     Attributes:
         name: the sample.
-        of: the one that was kept.
+        of: the sample that was kept.
     """
 
     name: str
@@ -101,21 +104,21 @@ class CopiedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What was calibrated with and evaluated on.
+    """The images for calibration and evaluation.
 
-    No sample is both: what the evaluation set shares with the calibration set was taken off the larger of the two.
+    No sample is in both sets: samples in both were removed from the larger set.
 
     Attributes:
         source: the recipe's ``images``.
-        available: images that there were to calibrate with.
-        calibration: images that were chosen of these, as many as the effort takes, evenly spread. Only these were
+        available: number of images given for calibration.
+        calibration: number of images chosen from these: as many as the effort uses, evenly spread. Only these were
             decoded.
-        fitted: of the chosen, those that thresholds, weights and biases were fitted to. 0: nothing was quantised.
-        held_back: of the chosen, those that decided which methods were kept and what a plan may cost in accuracy. With
-            fewer than five images they are the same as the fitted ones.
-        evaluation: images that took no part in any of this. The errors of the variants were measured on them.
+        fitted: number of chosen images to which thresholds, weights and biases were fitted. 0: nothing was quantised.
+        held_back: number of chosen images that decided which methods were kept, and that measured the accuracy of
+            plans. With fewer than five images they are the same as the fitted images.
+        evaluation: number of images that were used for none of this. The errors of the variants were measured on them.
         skipped: files that could not be used.
-        copies: samples that were dropped because another holds the same.
+        copies: samples that were dropped as duplicates.
     """
 
     source: str
@@ -130,11 +133,11 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What converted and quantised.
+    """The machine that converted and quantised, and its software.
 
     Attributes:
         ncnnkit: version.
-        pillow: version. How images are rounded when they are resized depends on it.
+        pillow: version. The rounding of resized images depends on it.
         machine: the machine, and its software.
     """
 
@@ -145,12 +148,12 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRecord:
-    """A device that variants were measured on.
+    """A device on which variants were measured.
 
     Attributes:
-        name: what it was asked for by; ``local`` is the machine that converted.
+        name: the name or address in the request; ``local`` is the machine that converted.
         address: ``local``, ``ssh://…`` or ``adb://…``.
-        target: the kernels of its CPU, which int8 was made for.
+        target: the kernels of its CPU, for which int8 was made.
         machine: the machine, and its software.
         recommended: ``name`` of the variant recommended for this device; null: none.
         why: the reason.
@@ -166,12 +169,12 @@ class DeviceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What the variants' outputs were compared with.
+    """The reference of the variants' outputs.
 
     Attributes:
-        engine: what ran the original; ``ncnn`` means that no other original is known.
+        engine: the library that ran the original; ``ncnn`` means that no other original is known.
         version: version of that engine.
-        origin: the same for a person.
+        origin: the same as a text.
     """
 
     engine: Engine
@@ -180,32 +183,60 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversionCheck:
-    """How exact the converted network was, before anything was optimised.
-
-    ncnn in fp32 against the reference, on a few evaluation images.
+class Attempt:
+    """A route from the original to ncnn, and its outcome.
 
     Attributes:
-        sqnr_db: as in ``accuracy``, of the worst output, dB. fp32 normally reaches 100; below 80 a warning says so, and
-            below 30 a run ends, unless forced.
-        cosine: as in ``accuracy``, of the worst output.
-        max_error: the largest absolute difference, in the output's unit.
-        seconds: how long the conversion took.
-        pnnx_version: version of pnnx, or ``unknown``.
-        log: file in the run folder with what pnnx printed; null for a model that is ncnn's own.
+        route: the name of the route.
+        outcome: ``taken`` (its network is the one that was used), ``passed`` (its network is good, but was not used),
+            ``wrong`` (its network differs from the original) or ``failed`` (it made no network that ncnn can run).
+        reason: why it failed, or why its network is wrong; empty otherwise.
+        sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal or were not compared.
+        layers: number of layers of its network after optimisation; null if it failed.
+        seconds: duration, including the comparison.
     """
 
+    route: str
+    outcome: Outcome
+    reason: str
+    sqnr_db: float | None
+    layers: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionCheck:
+    """The routes to ncnn, and the accuracy of the converted network before optimisation.
+
+    The accuracy is measured with ncnn in fp32 against the original, on a few evaluation images.
+
+    Attributes:
+        route: the route whose network was used.
+        verified: whether there was an original to compare with.
+        sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal or were not compared. fp32
+            normally reaches 100; below 80 the run warns, and below 60 it ends, unless ``force`` is set.
+        cosine: as in ``accuracy``, of the worst output; null if the outputs were not compared.
+        max_error: the largest absolute difference, in the output's unit; null if the outputs were not compared.
+        seconds: duration of all routes together.
+        attempts: the routes that were tried, in order.
+        pnnx_version: version of pnnx, or ``unknown``; null if pnnx did not run.
+        log: file in the run folder with the output of pnnx; null if pnnx did not run.
+    """
+
+    route: str
+    verified: bool
     sqnr_db: float | None
     cosine: float | None
-    max_error: float
+    max_error: float | None
     seconds: float
-    pnnx_version: str
+    attempts: list[Attempt]
+    pnnx_version: str | None
     log: PlainName | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """A model of ncnn: names of files in the run folder, of the characters A-Z a-z 0-9 . _ - only.
+    """An ncnn model: names of files in the run folder, with the characters A-Z a-z 0-9 . _ - only.
 
     Attributes:
         param: the network.
@@ -226,7 +257,7 @@ class Latency:
         median: half of the samples were faster, ms.
         p75: three quarters of the samples were faster, ms.
         p90: nine of ten samples were faster, ms.
-        samples: inferences that were timed, after warming up.
+        samples: number of timed inferences, after warming up.
     """
 
     min: float
@@ -247,7 +278,7 @@ class OutputError:
     """The error of one output.
 
     Attributes:
-        name: ncnn's name of the output.
+        name: the name of the output in ncnn.
         mse: as in ``accuracy``, of this output.
         sqnr_db: as in ``accuracy``, of this output, dB.
         cosine: as in ``accuracy``, of this output.
@@ -263,23 +294,24 @@ class OutputError:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Errors against the reference: each figure is that of the output where it is worst.
+    """Errors against the reference. Each figure is that of the worst output.
 
-    Images are the evaluation images, or the first few of them on a slow software device. Every figure is one of all
-    these images together, and no mean of figures of images.
+    The images are the evaluation images, or the first few of them on a slow software device. Each figure is computed
+    over all these images together; it is not a mean of the figures of single images.
 
     Attributes:
         mse: mean squared error over all values of all images, in the output's unit squared.
-        sqnr_db: 10·log10(Σ reference² / Σ error²), dB; null where the error is exactly zero, or the reference all zero.
-        cosine: Σ output·reference / √(Σ output² · Σ reference²); null where the reference is all zero: nothing can be
-            judged then.
+        sqnr_db: 10·log10(Σ reference² / Σ error²), dB; null if the error is exactly zero, or if the reference is all
+            zero.
+        cosine: Σ output·reference / √(Σ output² · Σ reference²); null if the reference is all zero: the output cannot
+            be judged then.
         max_error: the largest absolute difference, in the output's unit.
-        top1_agreement: share of the images whose best class is the reference's; null for networks that do not classify
-            (``model.classes``). Images for which the reference prefers no class do not count.
-        top5_agreement: share of the images whose five best classes hold the reference's best; null likewise.
-        top1: share of the images whose best class is their label; null without labels, too.
-        top5: share of the images whose five best classes hold their label; null likewise.
-        images: images that these figures are over.
+        top1_agreement: share of the images with the same best class as the reference; null for networks that are not
+            classifiers (``model.classes``). Images for which the reference prefers no class do not count.
+        top5_agreement: share of the images whose five best classes contain the reference's best class; null as above.
+        top1: share of the images whose best class is their label; also null without labels.
+        top5: share of the images whose five best classes contain their label; also null without labels.
+        images: number of images.
         outputs: the same for each output, in the network's order.
     """
 
@@ -320,7 +352,7 @@ class LayerError:
     Attributes:
         name: the layer's name in the ``.param`` file.
         type: the layer's type, as ncnn names it.
-        sqnr_db: as in ``accuracy``, dB; null where the output is exact, or all zero.
+        sqnr_db: as in ``accuracy``, dB; null if the output is exact, or all zero.
     """
 
     name: str
@@ -333,28 +365,29 @@ class Variant:
     """A model at one precision on one backend of one device.
 
     Attributes:
-        name: precision and backend, and ``@`` the device where there are several. No two variants have the same.
-        precision: what ncnn was allowed to store and compute with.
-        backend: what was asked for; see ``status``.
-        device: where it ran: a name of ``devices``.
+        name: precision and backend, such as ``int8-cpu``, and ``@`` and the device if there are several. It is unique.
+        precision: the precision in which ncnn could store and compute.
+        backend: the requested backend; see ``status``.
+        device: a name in ``devices``.
         device_name: the processor or graphics card that did the work.
-        threads: CPU threads that ncnn was given.
-        status: ``ok``: it ran as asked. ``fallback``: Vulkan was asked for and the CPU did the work, so the figures are
-            no GPU's. ``crashed``: ncnn ended, hung or gave no usable output. ``skipped``: it was not tried.
-        reason: the reason for a status other than ``ok``; else empty.
-        files: the model; null where there is none. Variants may share one.
+        threads: number of CPU threads.
+        status: ``ok``: it ran as requested. ``fallback``: Vulkan was requested, but the CPU did the work, so the
+            figures are not those of a GPU. ``crashed``: ncnn crashed, hung or gave no usable output. ``skipped``: it
+            did not run.
+        reason: the reason for a status other than ``ok``; otherwise empty.
+        files: the model; null if there is none. Variants may share a model.
         size_bytes: size of both files.
-        latency_ms: latency of one inference; null where none was timed.
+        latency_ms: latency of one inference; null if none was timed.
         load_ms: time of loading the model.
         first_ms: the first inference after a cold load, ms.
-        cpus: the CPUs it was pinned to; empty: none.
-        conditions: what was seen while it was timed; null where it was not timed.
-        sustained: a long run without a rest; null where none was asked for.
-        peak_memory_mb: peak resident memory of the process since the load began, less what it held before, MB.
-        accuracy: errors against the reference; null where there are no usable outputs.
-        layers: error of each int8 layer, on a few evaluation images, in the network's order; empty where that was not
+        cpus: the CPUs to which it was pinned; empty: not pinned.
+        conditions: clocks, temperatures and power during the timing; null if it was not timed.
+        sustained: a long run without a pause; null if none was requested.
+        peak_memory_mb: peak resident memory of the process since the start of loading, minus the memory before, MB.
+        accuracy: errors against the reference; null if there are no usable outputs.
+        layers: error of each int8 layer, on a few evaluation images, in the network's order; empty if not
             measured.
-        notes: what a reader must know to read the figures right.
+        notes: facts that a reader needs to interpret the figures.
     """
 
     name: str
@@ -381,15 +414,15 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A method of quantising that was tried.
+    """A quantisation method that was tried.
 
     Attributes:
-        method: what was tried, on top of what had been kept so far.
-        relative_error: noise over signal of the outputs against fp32, on the held-back images: of each output relative
-            to its own signal, the mean over the outputs; null where it is infinite.
-        sqnr_db: the same as SQNR in dB; null where ``relative_error`` is zero or null.
-        kept: whether it lowered the error. The first one is what the others are compared with.
-        seconds: how long trying and judging took.
+        method: the method, added to the methods kept so far.
+        relative_error: noise over signal of the outputs against fp32, on the held-back images: computed for each output
+            relative to its own signal, then averaged over the outputs; null if it is infinite.
+        sqnr_db: the same as SQNR in dB; null if ``relative_error`` is zero or null.
+        kept: whether it lowered the error. The first trial is the baseline.
+        seconds: duration of the trial.
     """
 
     method: str
@@ -408,9 +441,9 @@ class FittedLayer:
 
     Attributes:
         name: the layer's name in the ``.param`` file.
-        before: the error before the layer was fitted; null where it is infinite.
-        after: the error with what was kept; null where it is infinite.
-        kept: the methods kept, joined by ``+``: of ``rounding``, ``bias`` and ``gain``; empty: none.
+        before: the error before the layer was fitted; null if it is infinite.
+        after: the error with the methods kept; null if it is infinite.
+        kept: the methods kept, joined by ``+``: ``rounding``, ``bias`` and ``gain``; empty: none.
     """
 
     name: str
@@ -423,13 +456,13 @@ class FittedLayer:
 class Count:
     """The error with fewer calibration images.
 
-    The error is that of thresholds alone, on the held-back images, for several choices of so many calibration images.
+    The error is that of thresholds alone, on the held-back images, for several subsets of the calibration images.
 
     Attributes:
-        images: calibration images used.
-        relative_error: noise over signal, mean over the choices.
-        low: the least of them.
-        high: the largest of them.
+        images: size of the subsets.
+        relative_error: noise over signal, mean over the subsets.
+        low: the smallest over the subsets.
+        high: the largest over the subsets.
     """
 
     images: int
@@ -440,12 +473,12 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class StretchingImage:
-    """A calibration image that alone stretches the range of some tensors.
+    """A calibration image that alone determines the range of some tensors.
 
     Attributes:
         image: the image's name.
-        tensors: tensors whose largest value it makes, by more than half above any other image's.
-        factor: how many times the second largest, in the worst of them; null where it is infinite.
+        tensors: number of tensors whose largest value comes from it and is more than 1.5 times that of any other image.
+        factor: the largest ratio to the second largest value; null if it is infinite.
     """
 
     image: str
@@ -457,12 +490,12 @@ class StretchingImage:
 class Likeness:
     """Whether the evaluation images are like the calibration images.
 
-    Distances are in standard deviations of the logarithms of the calibration images' ranges, root mean square over the
-    tensors that int8 layers read. The evaluation images are alike where ``evaluation`` is not above ``calibration``.
+    A distance is in standard deviations of the logarithms of the calibration images' ranges, as the root mean square
+    over the inputs of int8 layers. The evaluation images are alike if ``evaluation`` is not above ``calibration``.
 
     Attributes:
-        calibration: what 95 % of the calibration images stay under, each against all the others.
-        evaluation: the median of the evaluation images.
+        calibration: the 95th percentile of the distances of each calibration image from all others.
+        evaluation: the median distance of the evaluation images.
     """
 
     calibration: float
@@ -477,21 +510,20 @@ class Likeness:
 class Quantisation:
     """How int8 was made.
 
-    The effort limits the number of calibration images that are read. Every fifth of those was held back: no scale,
-    weight or bias was fitted to it, and it decided which methods were kept. With fewer than five images all of them did
-    both.
+    The effort limits the number of calibration images. Every fifth of them was held back: no scale, weight or bias was
+    fitted to it, and it decided which methods were kept. With fewer than five images, all of them had both roles.
 
     Attributes:
         effort: the recipe's ``effort``.
-        used: calibration images that scales, weights and biases were fitted to.
-        held_back: calibration images that decided which methods were kept.
+        used: number of calibration images to which scales, weights and biases were fitted.
+        held_back: number of calibration images that decided which methods were kept.
         trials: each method that was tried, in order.
-        layers: each int8 layer that was fitted, in the network's order; empty where no fitting was kept.
-        counts: the error against the number of calibration images, fewest first; empty where it was not looked at.
-        enough: the least ``images`` of ``counts`` whose error, at its highest, is within 5 % of that with all; null:
-            none, or not looked at.
-        stretching: calibration images that alone stretch ranges, the worst first, at most five.
-        likeness: whether the evaluation images are like the calibration images; null where that was not looked at.
+        layers: each int8 layer that was fitted, in the network's order; empty if no fitting was kept.
+        counts: the error against the number of calibration images, fewest first; empty if not examined.
+        enough: the smallest ``images`` in ``counts`` whose highest error is within 5 % of that with all images; null:
+            none, or not examined.
+        stretching: calibration images that alone determine ranges, the worst first, at most five.
+        likeness: whether the evaluation images are like the calibration images; null if not examined.
     """
 
     effort: str
@@ -506,18 +538,18 @@ class Quantisation:
 
     @property
     def unlike(self) -> bool:
-        """Whether the evaluation images are unlike the calibration images; False where that was not looked at."""
+        """Whether the evaluation images are unlike the calibration images; False if not examined."""
         return self.likeness is not None and not self.likeness.alike
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontPoint:
-    """A plan on the way from the fastest to the most exact, as predicted.
+    """A plan between the fastest and the most accurate, as predicted.
 
     Attributes:
         ms: predicted latency, ms.
-        noise: predicted noise over signal of the outputs; null where it is infinite.
-        int8: layers in int8.
+        noise: predicted noise over signal of the outputs; null if it is infinite.
+        int8: number of layers in int8.
     """
 
     ms: float
@@ -531,8 +563,8 @@ class LayerOption:
 
     Attributes:
         choice: as the layer's ``choice``.
-        ms: predicted time of the layer alone, ms. Conversions between neighbours come on top.
-        noise: predicted part of the outputs' noise over signal; null where it is infinite.
+        ms: predicted time of the layer alone, ms, without conversions between neighbours.
+        noise: predicted part of the outputs' noise over signal; null if it is infinite.
     """
 
     choice: str
@@ -547,10 +579,10 @@ class PlannedLayer:
     Attributes:
         name: the layer's name in the ``.param`` file.
         type: the layer's type, as ncnn names it.
-        choice: ``fp32``, ``fp16``, ``bf16``, ``int8``, or ``int8-winograd``: int8 with Winograd's faster, rougher
-            kernels.
-        options: what it could have been, the choice among them.
-        why: the reason, for a person.
+        choice: ``fp32``, ``fp16``, ``bf16``, ``int8``, or ``int8-winograd``: int8 with Winograd's faster, less
+            accurate kernels.
+        options: the possible precisions, including the choice.
+        why: the reason, as a text.
     """
 
     name: str
@@ -564,19 +596,19 @@ class PlannedLayer:
 class Plan:
     """How the mixed model was made: the precision of each layer.
 
-    Noise is that of the outputs against fp32, over the signal of each output, the mean over the outputs.
+    Noise is that of the outputs against fp32, over the signal of each output, averaged over the outputs.
 
     Attributes:
-        requirements: what the plan had to keep to, for a person: ``cosine ≥ 0.999``; empty where there was nothing.
-        holds: whether it does: measured on the held-back images where it will run; for a latency, predicted.
-        unmet: what it does not keep to, a clause each: ``cosine 0.99 is below 0.999``.
-        repairs: how often the prediction was corrected because running the plan showed more error than allowed.
-        predicted_ms: latency of one inference, ms, made up of the layers' times, at the speed at which fp32-cpu was
-            measured.
-        measured_ms: the median of the ``mixed-cpu`` variant, ms; null where that was not timed.
-        predicted_noise: made up of the noise of each layer alone; null where it is infinite.
-        measured_noise: on the held-back images, where the model will run; null where an output is not a number.
-        front: plans from the fastest to the most exact, as predicted.
+        requirements: the requirements as a text, such as ``cosine ≥ 0.999``; empty if there are none.
+        holds: whether the plan satisfies them, measured on the held-back images on the device; a latency is predicted.
+        unmet: the requirements that it does not satisfy, a clause each, such as ``cosine 0.99 is below 0.999``.
+        repairs: how often the prediction was corrected, because a run of the plan showed a larger error than allowed.
+        predicted_ms: latency of one inference, ms, the sum of the layers' times, at the speed of the machine when
+            fp32-cpu was measured.
+        measured_ms: the median latency of the ``mixed-cpu`` variant, ms; null if it was not timed.
+        predicted_noise: the sum of the noise of each layer alone; null if it is infinite.
+        measured_noise: on the held-back images, on the device; null if an output is not a number.
+        front: plans from the fastest to the most accurate, as predicted.
         layers: each layer that computes something, in the network's order.
     """
 
@@ -625,8 +657,8 @@ class Stage:
     """A stage of the run.
 
     Attributes:
-        name: of the stage.
-        seconds: how long it took.
+        name: the name.
+        seconds: the duration.
     """
 
     name: str
@@ -639,26 +671,26 @@ class Run:
 
     Attributes:
         schema: the version of this contract: 1.
-        files: names of the run's files in the run folder, ``run.json`` among them. A later run into the folder removes
+        files: names of the run's files in the run folder, including ``run.json``. A later run in the folder removes
             these files and no others.
-        model: the network that was asked for.
-        recipe: everything that was asked for; the same as ``recipe.toml``.
-        preprocess: how an image became the network's input; null where the inputs were arrays.
-        preprocess_origin: where this preprocessing was found, for a person.
-        images: what was calibrated with and evaluated on.
-        environment: what converted and quantised.
-        devices: where the variants were measured, in the order asked for.
-        reference: what the variants' outputs were compared with.
-        conversion: how exact the converted network was, before anything was optimised.
-        passes: name of each optimising pass: how many rewrites it made, 0 too.
-        quantisation: how int8 was made; null where no layer could be int8, or none was asked for.
-        plan: how the mixed model was made; null where there is none.
-        variants: what was made and measured: each precision on each backend.
-        recommended: ``name`` of a variant; null where none ran to its end.
-        why: the reason for the recommendation, or for there being none.
-        top5: examples, for a person to see that it works; empty for networks without class names.
-        warnings: what a careful person would say about this run.
-        stages: how long each stage took, in order.
+        model: the requested network.
+        recipe: the request; the same as ``recipe.toml``.
+        preprocess: how an image became the network's input; null if the inputs were arrays.
+        preprocess_origin: where this preprocessing comes from, as a text.
+        images: the images for calibration and evaluation.
+        environment: the machine that converted and quantised, and its software.
+        devices: the devices on which the variants were measured, in the order of the request.
+        reference: the reference of the variants' outputs.
+        conversion: the routes to ncnn, and the accuracy of the converted network before optimisation.
+        passes: the name of each optimising pass, with its number of rewrites, which may be 0.
+        quantisation: how int8 was made; null if no layer can be int8, or if none was requested.
+        plan: how the mixed model was made; null if there is none.
+        variants: the results: each precision on each backend.
+        recommended: ``name`` of the recommended variant; null if there is none.
+        why: the reason for the recommendation, or why there is none.
+        top5: the best classes of an example image; empty for networks without class names.
+        warnings: the warnings, a sentence each.
+        stages: the duration of each stage, in order.
     """
 
     schema: int = SCHEMA

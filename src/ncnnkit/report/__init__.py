@@ -1,6 +1,7 @@
 """What a person reads of a run: report.html, the table on the terminal, and the recommendation in a sentence."""
 
 from .console import (
+    bisection_table,
     comparison_table,
     console_table,
     converted,
@@ -15,6 +16,7 @@ from .console import (
 from .html import write_report
 
 __all__ = [
+    "bisection_table",
     "comparison_table",
     "console_table",
     "converted",

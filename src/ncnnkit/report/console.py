@@ -8,13 +8,25 @@ from typing import TYPE_CHECKING, Any
 from ..comparison.layers import Comparison
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
 from ..model.precision import PRECISIONS
-from ..record.run import Accuracy, OutputError, PlannedLayer, Run, Trial, Variant, speed_up
+from ..record.run import (
+    Accuracy,
+    Attempt,
+    ConversionCheck,
+    OutputError,
+    PlannedLayer,
+    Run,
+    Trial,
+    Variant,
+    speed_up,
+)
+from ..samples.items import times
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
     from ..measure.tune import Candidate
+    from ..source.bisection import Bisection
 
 Column = tuple[str, Callable[[Variant], str]]
 
@@ -28,11 +40,23 @@ def headline(run: Run) -> str:
     return f"Recommended: {name}. It {rest}." if rest != why else f"Recommended: {name}: {why}."
 
 
-def converted(run: Run) -> str:
-    """How exact the conversion is, one line."""
-    check = run.conversion
+def converted(check: ConversionCheck, origin: str) -> list[str]:
+    """How exact the conversion is, and which other routes were tried; a line each.
+
+    Args:
+        origin: what the outputs were compared with, in words.
+    """
     sqnr = decibel(check.sqnr_db) + ("" if check.sqnr_db is None else " dB")
-    return f"conversion: {sqnr}, cosine {cosine(check.cosine)}, against {run.reference.origin}"
+    compared = f"{sqnr}, cosine {cosine(check.cosine)}, against {origin}"
+    seen = compared if check.verified else "not verified, because there is no original that can be run"
+    taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
+    return [taken, *(f"  {_attempted(attempt)}" for attempt in others)]
+
+
+def _attempted(attempt: Attempt) -> str:
+    """A route that was tried and not taken, one line."""
+    sqnr = f"{decibel(attempt.sqnr_db)} dB, {attempt.layers} layers"
+    return f"route {attempt.route} {attempt.outcome}: {attempt.reason or sqnr} ({plain(attempt.seconds)} s)"
 
 
 def shipping(run: Run) -> str:
@@ -100,7 +124,7 @@ def trials_table(trials: Sequence[Trial]) -> Table:
         (t.method, exact(t.relative_error), decibel(t.sqnr_db), "yes" if t.kept else "no", plain(t.seconds))
         for t in trials
     ]
-    return _table(("method", "noise / signal held back", "dB", "kept", "s"), rows)
+    return _table(("method", "noise / signal (held-back images)", "dB", "kept", "s"), rows)
 
 
 def plan_table(layers: Sequence[PlannedLayer]) -> Table:
@@ -126,8 +150,8 @@ def tuning_table(candidates: Sequence[Candidate]) -> Table:
     ]  # fmt: skip
     table = _table(("candidate", "rungs won", "speed", "cosine", "dropped"), rows)
     table.caption = (
-        "speed: over ncnn's defaults in the same turns, in the last rung it was in; the more rungs, the longer it was "
-        "timed. cosine: to fp32 on random values, which tells a broken kernel, not the accuracy"
+        "speed: relative to ncnn's defaults in the same turns, in the last rung of the candidate; more rungs mean more "
+        "timing. cosine: against fp32 on random values, which shows a broken kernel, not the accuracy"
     )
     return table
 
@@ -140,7 +164,22 @@ def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
         for row in layers
     ]  # fmt: skip
     table = _table(("layer", "type", "on", "precision", "bits", "ms", "%"), rows, left=4)
-    table.caption = "precision: what it computed in, or its blobs are stored in; bits: of a value it hands on"
+    table.caption = "precision: of its arithmetic, or of its stored blobs; bits: of one output value"
+    return table
+
+
+def bisection_table(found: Bisection) -> Table:
+    """Every layer of a converted network beside the original, in the order in which they run."""
+    rows = [
+        (check.layer, check.type, times(check.shape), check.tensor.name, check.tensor.maker,
+         times(check.tensor.values.shape), decibel(check.sqnr_db),
+         "" if not check.wrong else "first wrong" if check is found.first_wrong else "wrong")
+        for check in found.layers
+    ]  # fmt: skip
+    table = _table(("layer", "type", "shape", "original", "made by", "its shape", "SQNR dB", ""), rows, left=6)
+    table.caption = "wrong: the layer is much noisier than what it reads"
+    if not found.exact:
+        table.caption += ". The converter does not say which tensor a layer makes: it is the most similar of its size"
     return table
 
 

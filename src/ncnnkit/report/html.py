@@ -12,8 +12,7 @@ from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
 from ..plan.requirement import Requirements
 from ..record.run import FittedLayer, PlannedLayer, Run, Variant, baseline, shared, speed_up
-from ..source.reference import WRONG_SQNR_DB
-from ..verdict import GOOD_SQNR_DB
+from ..source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from . import plots
 
 GAINED = 10
@@ -105,8 +104,8 @@ def render(run: Run) -> str:
         ratio=formatting.ratio,
         requirements=requirements,
         cosine=cosine,
-        wrong_sqnr_db=WRONG_SQNR_DB,
-        good_sqnr_db=GOOD_SQNR_DB,
+        least_sqnr_db=LEAST_SQNR_DB,
+        exact_sqnr_db=EXACT_SQNR_DB,
     )
 
 

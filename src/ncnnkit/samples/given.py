@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..model.graph import Graph
 from ..onboard.rows import Rows, RowWriter
+from ..onboard.scratch import Scratch
 from .images import open_images
 from .items import InputSpec, times
 from .preprocess import Preprocess
@@ -65,7 +63,7 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
     if not len(samples):
         raise ImageError("there are no samples", hint=HINT)
     if len(samples[0]) != len(specs):
-        raise ImageError(f"a sample has {len(samples[0])} arrays, the network has {len(specs)} inputs", hint=HINT)
+        raise ImageError(f"a sample has {len(samples[0])} arrays, but the network has {len(specs)} inputs", hint=HINT)
     return samples
 
 
@@ -73,15 +71,7 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
 class _Spooled(ArraySamples):
     """Samples in files that go when nobody has the samples any more."""
 
-    folder: _Folder | None = None
-
-
-class _Folder:
-    """A temporary folder that lives as long as this object."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="ncnnkit-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+    folder: Scratch | None = None
 
 
 def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
@@ -89,9 +79,9 @@ def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
     try:
         found = iter(batches)
     except TypeError:
-        raise ImageError(f"a {type(batches).__name__} holds no samples", hint=HINT) from None
-    folder = _Folder()
-    files = [folder.path / f"input-{number}.npy" for number in range(len(specs))]
+        raise ImageError(f"a {type(batches).__name__} contains no samples", hint=HINT) from None
+    folder = Scratch()
+    files = [Path(folder.name) / f"input-{number}.npy" for number in range(len(specs))]
     with ExitStack() as stack:
         writers = [stack.enter_context(RowWriter(file)) for file in files]
         for number, batch in enumerate(found):
@@ -133,12 +123,13 @@ def _column(given: Any, spec: InputSpec, where: str) -> NDArray[Any]:
         given = given.float() if given.is_floating_point() else given
     array: NDArray[Any] = np.asarray(given)
     if array.dtype.kind not in "fiub":
-        raise ImageError(f"an array holds {array.dtype}, not numbers", where=where)
+        raise ImageError(f"an array contains {array.dtype}, not numbers", where=where)
     if spec.shape and array.shape == spec.shape:
         array = array[None]
     if not array.ndim or (spec.shape and array.shape[1:] != spec.shape):
         raise ImageError(
-            f"an array has shape {times(array.shape)}, input {spec.name!r} takes N x {times(spec.shape)}", where=where
+            f"an array has shape {times(array.shape)}, but input {spec.name!r} takes N x {times(spec.shape)}",
+            where=where,
         )
     return array
 

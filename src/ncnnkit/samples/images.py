@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import ImageError
+from ..formatting import counted
 from ..progress import Progress
 from .items import ArrayFile, InputSpec, Item, Picture, Row, array_sample, fit, open_arrays, reason, times
 from .preprocess import Preprocess, preset
@@ -62,7 +63,7 @@ class ImageSet:
         """One float32 C-contiguous array per network input, without batch axis.
 
         Raises:
-            ImageError: the sample does not fit the network, holds NaN or infinity, or can no longer be read.
+            ImageError: the sample does not fit the network, contains NaN or infinity, or can no longer be read.
         """
         item = self.items[index]
         try:
@@ -72,10 +73,11 @@ class ImageSet:
         for spec, array in zip(self.inputs, sample):
             if array.shape != spec.shape:
                 raise ImageError(
-                    f"gives {times(array.shape)} where input {spec.name!r} takes {times(spec.shape)}", where=item.name
+                    f"has shape {times(array.shape)}, but input {spec.name!r} takes {times(spec.shape)}",
+                    where=item.name,
                 )
             if not np.isfinite(array).all():
-                raise ImageError(f"holds NaN or infinity for input {spec.name!r}", where=item.name)
+                raise ImageError(f"contains NaN or infinity for input {spec.name!r}", where=item.name)
         return sample
 
     def __iter__(self) -> Iterator[Sample]:
@@ -90,8 +92,8 @@ class ImageSet:
         if len(self) < every:
             copies = f" ({len(self.copies)} copies of others were dropped)" if self.copies else ""
             raise ImageError(
-                f"too few images to hold out every {every}th: {len(self)}{copies}",
-                hint="give more, or others to evaluate on with --eval-images",
+                f"too few images to hold out every {every}th one: {len(self)}{copies}",
+                hint="give more images, or evaluation images with --eval-images",
             )
         held = set(range(every - 1, len(self), every))
         return self.subset([i for i in range(len(self)) if i not in held]), self.subset(sorted(held))
@@ -132,7 +134,7 @@ class ImageSet:
                 next_ones = [untried[i] for i in evenly(len(untried), wanted - len(good))]
                 untried = [i for i in untried if i not in set(next_ones)]
         if not good and damaged:
-            raise ImageError(f"none of {len(damaged)} files is a usable image; {' '.join(damaged[0])}")
+            raise ImageError(f"no usable image in {counted(len(damaged), 'file')}; {' '.join(damaged[0])}")
         return replace(self.subset(sorted(good)), skipped=(*self.skipped, *damaged), left_out=len(untried))
 
 
@@ -154,8 +156,8 @@ def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageS
         return calibration, evaluation
     if len(shared) == max(len(calibration), len(evaluation)):
         raise ImageError(
-            f"all {len(shared)} images to evaluate on are images to calibrate with, too",
-            hint="leave --eval-images out: every fifth image is then held back to evaluate on",
+            f"all {len(shared)} evaluation images are also calibration images",
+            hint="omit --eval-images: every fifth image is then held out",
         )
     if len(calibration) > len(evaluation):
         copies = tuple((calibration.items[i].name, evaluation.items[j].name) for i, j in shared.items())
@@ -211,24 +213,28 @@ def open_images(
     inputs: Sequence[InputSpec],
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Find the samples of a source. Every image file is checked whole now, and becomes a tensor when it is asked for.
+    """Find the samples of a source. This checks every image file, and decodes it again when the sample is read.
 
     Args:
         source: a folder (searched recursively; hidden files are ignored), a list file (``.txt``, a path a line,
             relative to the list), one image, or arrays: ``.npy`` with shape (N, ...) or that of one sample, ``.npz``
             with one array per network input name. Files in a folder or list may be images, or ``.npy``/``.npz`` of one
             sample each. Arrays are fed to the network as they are: ``preprocess`` is for images.
-        preprocess: how images become tensors. A preset given by its name (see :func:`ncnnkit.preset`) is scaled to the
-            size of the input; a Preprocess is taken as it is. None is enough where there are only arrays.
+        preprocess: how images become tensors. The name of a preset (see :func:`ncnnkit.preset`) is scaled to the size
+            of the input; a Preprocess is used as it is. None is enough if there are only arrays.
         inputs: the network's inputs.
         progress: called with (checked, total).
 
     Returns:
-        The samples sorted by name (a list file keeps its order); files that are not usable samples are in ``.skipped``.
+        The samples, sorted by name (a list file keeps its order). A sample is one float32 array per input, with the
+        input's shape. ``.skipped`` lists the files that cannot be used.
 
     Raises:
         ImageError: the source is missing, holds nothing usable, or does not fit the network's inputs.
         RecipeError: an unknown preset.
+
+    Example:
+        >>> images = open_images("calib/", "imagenet", [InputSpec("in0", (3, 224, 224))])  # doctest: +SKIP
     """
     if isinstance(preprocess, str):
         preprocess = fit(preset(preprocess), inputs)
@@ -255,7 +261,7 @@ def find_images(
     else:
         names = [source.name]
     if not names:
-        raise ImageError("holds no files", where=str(source), hint="give a folder of images")
+        raise ImageError("contains no files", where=str(source), hint="give a folder of images")
     misfit = _misfit(preprocess, inputs, source)
 
     def look(name: str) -> Item | str:
@@ -287,7 +293,7 @@ def find_images(
                 progress(done, len(names))
     if not items:
         name, reason = skipped[0]
-        raise ImageError(f"none of {len(names)} files is a usable image; {name} {reason}", where=str(source))
+        raise ImageError(f"no usable image in {counted(len(names), 'file')}; {name} {reason}", where=str(source))
     return ImageSet(inputs, tuple(items), tuple(skipped))
 
 
@@ -393,7 +399,7 @@ def _why_unusable(path: Path, preprocess: Preprocess | None, spec: InputSpec, mi
         return str(error)
     if size != spec.shape[1:]:
         raise ImageError(
-            f"becomes {times(size)}, the network takes {times(spec.shape[1:])}",
+            f"becomes {times(size)}, but the network takes {times(spec.shape[1:])}",
             where=str(path),
             hint=f"resize to the input: --resize {spec.shape[1]},{spec.shape[2]}",
         )
@@ -407,13 +413,13 @@ def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
         array = array[None] if array.shape == spec.shape else array
         if array.shape[1:] != spec.shape:
             raise ImageError(
-                f"has shape {times(array.shape)}, input {spec.name!r} takes N x {times(spec.shape)}",
+                f"has shape {times(array.shape)}, but input {spec.name!r} takes N x {times(spec.shape)}",
                 where=str(source),
             )
         arrays.append(array)
     counts = {len(array) for array in arrays}
     if counts == {0}:
-        raise ImageError("holds no samples", where=str(source))
+        raise ImageError("contains no samples", where=str(source))
     if len(counts) != 1:
         raise ImageError(f"its arrays have different lengths: {sorted(counts)}", where=str(source))
 

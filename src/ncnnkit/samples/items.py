@@ -1,4 +1,4 @@
-"""The samples of a set, each known by where it lies and read when it is asked for."""
+"""The samples of a set. Each holds its place, and is read when it is needed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,18 @@ class InputSpec:
         name: the model's own name for it.
         shape: without the batch axis; (channels, height, width) for an image.
         dtype: numpy's name of the type the original model takes. Samples are float32 whatever it is.
+        channels_last: whether the model's file takes (height, width, channels). Arrays of that shape are turned round.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    channels_last: bool = False
+
+    def turned(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An array whose last axes are those of the model's file, with the axes of ``shape``; others as they are."""
+        given = (*self.shape[1:], *self.shape[:1])
+        return np.moveaxis(array, -1, -3) if self.channels_last and array.shape[-len(given) :] == given else array
 
 
 def takes_image(inputs: Sequence[InputSpec]) -> bool:
@@ -204,12 +211,12 @@ def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]
         raise ImageError(
             f"has no array {missing[0]!r} for the network's input of that name",
             where=str(path),
-            hint=f"save a .npz with the arrays {', '.join(spec.name for spec in inputs)}",
+            hint=f"save a .npz file with the arrays {', '.join(spec.name for spec in inputs)}",
         )
-    found = [arrays[spec.name] for spec in inputs]
+    found = [spec.turned(arrays[spec.name]) for spec in inputs]
     for array in found:
         if array.dtype.kind not in "fiub":
-            raise ImageError(f"holds {array.dtype}, not numbers", where=str(path))
+            raise ImageError(f"contains {array.dtype}, not numbers", where=str(path))
     return found
 
 
@@ -219,7 +226,7 @@ def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]
     for array, spec in zip(open_arrays(path, inputs), inputs):
         if array.shape not in (spec.shape, (1, *spec.shape)):
             raise ImageError(
-                f"has shape {times(array.shape)}, input {spec.name!r} takes {times(spec.shape)}", where=str(path)
+                f"has shape {times(array.shape)}, but input {spec.name!r} takes {times(spec.shape)}", where=str(path)
             )
         sample.append(array.reshape(spec.shape))
     return sample

@@ -37,7 +37,7 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
     path = Path(path)
     lines = [(number, line.strip()) for number, line in enumerate(text_lines(path), 1) if line.strip()]
     if not lines:
-        raise ImageError("holds no labels", where=str(path))
+        raise ImageError("contains no labels", where=str(path))
     known = {name.casefold(): index for index, name in enumerate(classes or ())}
     counts = Counter(name.casefold() for name in classes or ())
 
@@ -61,7 +61,7 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
             return int(text)
         name = text.casefold()
         if counts[name] > 1:
-            raise ImageError(f"several classes are called {text!r}", where=where, hint="give the index")
+            raise ImageError(f"several classes have the name {text!r}", where=where, hint="give the index")
         if name not in known:
             hint = "give a class index or one of the model's class names" if classes else "give a class index"
             raise ImageError(f"no class is called {text!r}", where=where, hint=hint)
@@ -72,7 +72,7 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
             raise ImageError(
                 f"{len(lines)} labels for {len(names)} images",
                 where=f"{path}:{lines[min(len(lines), len(names) + 1) - 1][0]}",
-                hint="write 'file name, class' lines where some images were skipped or dropped as copies",
+                hint="write lines 'file name, class' if some images were skipped or dropped as duplicates",
             )
         return np.array([parse(line, number) for number, line in lines], np.int64)
 
@@ -89,7 +89,7 @@ def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] |
             raise ImageError(f"{names[place]} has another class on an earlier line", where=f"{path}:{number}")
     missing = [name for index, name in enumerate(names) if index not in found]
     if not found:
-        raise ImageError("names none of the images", where=f"{path}:{lines[0][0]}", hint=f"the first is {names[0]}")
+        raise ImageError("names no image of the set", where=f"{path}:{lines[0][0]}", hint=f"the first is {names[0]}")
     if missing:
         raise ImageError(f"has no label for {missing[0]} ({len(missing)} of {len(names)} images)", where=str(path))
     return np.array([found[index] for index in range(len(names))], np.int64)

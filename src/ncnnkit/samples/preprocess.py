@@ -35,15 +35,15 @@ class Preprocess:
     """How an image becomes a tensor.
 
     Attributes:
-        resize: int: the shorter side becomes this many pixels, as in torchvision; (height, width): exactly that,
-            ignoring the aspect ratio; None: no resizing.
+        resize: a whole number: the new length of the shorter side in pixels, as in torchvision; (height, width):
+            exactly this size, ignoring the aspect ratio; None: no resizing.
         interpolation: one of Pillow's filters (antialiased, as Pillow's are): nearest, bilinear, bicubic, lanczos, box
             or hamming.
         crop: centre crop, (height, width); smaller images are padded with black. None: no crop.
-        color: rgb, bgr or gray.
-        divisor: pixels (0 to 255) are divided by it first.
-        mean: subtracted then, one value a channel in the order of ``color``.
-        std: divided by at the end, one value a channel.
+        color: order of the channels: rgb, bgr or gray.
+        divisor: the first divisor of the pixels, which are 0 to 255.
+        mean: subtracted after that, one value per channel in the order of ``color``.
+        std: the divisor at the end, one value per channel in the order of ``color``.
 
     Raises:
         RecipeError: a value is out of range.
@@ -147,7 +147,7 @@ class Preprocess:
         """The inverse of :meth:`to_dict`; absent keys take their defaults. Raises RecipeError."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
-            raise RecipeError(f"preprocessing has no {min(unknown)!r}")
+            raise RecipeError(f"preprocessing has no field {min(unknown)!r}")
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**given)
 
@@ -229,7 +229,7 @@ def preset(name: str) -> Preprocess:
         found = _LIBRARIES[library](model)
         if found is None:
             raise RecipeError(
-                f"{name} has no image preprocessing that can be taken over", hint="use --mean, --std, --resize"
+                f"{name} has no image preprocessing that ncnnkit can use", hint="use --mean, --std, --resize"
             )
         return found
     if name not in PRESETS:

@@ -30,13 +30,14 @@ def open_image_sets(
     """
     if not images:
         raise ImageError(
-            "no images are given", hint="--images FOLDER: a few dozen photographs like those the model will see"
+            "no images are given",
+            hint="--images FOLDER with a few dozen photographs like those that the model will see",
         )
     found = find_images(Path(images), preprocess, specs, progress).distinct()
     if eval_images:
         if Path(eval_images).resolve() == Path(images).resolve():
             hint = "leave --eval-images out"
-            raise ImageError("are the images to calibrate with", where=eval_images, hint=hint)
+            raise ImageError("are also the calibration images", where=eval_images, hint=hint)
         evaluation = find_images(Path(eval_images), preprocess, specs, progress).distinct()
         found, evaluation = apart(found, evaluation)
     else:

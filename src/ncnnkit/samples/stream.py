@@ -19,7 +19,7 @@ Sample = tuple[NDArray[np.float32], ...]
 
 
 class Samples(Protocol):
-    """Inputs of a network, each read when it is asked for."""
+    """Inputs of a network. Each is read when it is needed."""
 
     def __len__(self) -> int: ...
 

@@ -1,4 +1,4 @@
-"""Model references -> a file pnnx or ncnn reads, the inputs' shapes, and the original's outputs.
+"""Model references -> an original: its inputs and outputs, and how to run it.
 
 ================================  ========================================================
 ``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from ..errors import ModelError
 from .files import READERS
 from .model import ModelSource
-from .torch_models import BUILDERS, Built, build_from_module, set_batchnorm_statistics, trace
+from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
 from .torchrun import import_torch, quiet
+from .trimming import trim
 
 __all__ = ["ModelSource", "open_model", "set_batchnorm_statistics"]
 
@@ -35,10 +36,10 @@ def open_model(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
-    workdir: str | Path,
+    outputs: Sequence[str] = (),
     statistics: NDArray[np.float32] | None = None,
 ) -> ModelSource:
-    """Find out what a reference means and make it ready.
+    """Find out what a reference means, and open the original.
 
     Args:
         reference: see the table at the top of this module.
@@ -46,17 +47,17 @@ def open_model(
             does not fix them; torchvision's and timm's models have a size they were trained for.
         weights: for torch models: ``default`` (the library's best, downloaded where need be), ``none`` (random, the
             same every time), or a file with a state_dict (.pth, .safetensors).
-        workdir: an existing folder; torch models are traced into it.
+        outputs: names of the tensors that the network ends at, for ONNX. By default the model's own outputs, or the
+            last tensors that ncnn can compute; see :func:`ncnnkit.source.trimming.trim`.
         statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
             random network are set from them. See :func:`set_batchnorm_statistics`.
 
     Raises:
         ModelError: the reference, its weights or the shapes cannot be used.
         FormatError: a ``.param`` file is corrupt.
-        StorageError: ``workdir`` cannot be written.
     """
     if not isinstance(reference, (str, Path)):
-        return _open_module(reference, shapes, weights, Path(workdir))
+        return trim(_open_module(reference, shapes, weights), outputs)
     path, reference = Path(reference), str(reference)
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
@@ -64,10 +65,10 @@ def open_model(
         if not path.is_file():
             raise ModelError("no such file", where=reference)
         if weights != "default":
-            raise ModelError("--weights is for torch models: this file holds its own", where=reference)
-        return opener(reference, path, shapes)
+            raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
+        return trim(opener(reference, path, shapes), outputs)
     if path.exists():
-        raise ModelError("is not a model ncnnkit reads", where=reference, hint=f"one of {', '.join(READERS)}")
+        raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")
     if not (colon and library and name):
         raise ModelError(
@@ -79,18 +80,21 @@ def open_model(
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         found = BUILDERS.get(library, build_from_module)(reference, weights)
-        return trace(reference, found, shapes, Path(workdir), statistics if weights == "none" else None)
+        made = open_module(reference, found, shapes, statistics if weights == "none" else None)
+        return trim(made, outputs)
 
 
-def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str, workdir: Path) -> ModelSource:
+def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str) -> ModelSource:
     name = type(module).__name__
     torch = import_torch(name)
     if not isinstance(module, torch.nn.Module):
         hint = "give a path, a reference as torchvision:NAME, or a torch.nn.Module"
-        raise ModelError(f"a {name} is no model", hint=hint)
+        raise ModelError(f"a {name} is not a model", hint=hint)
     if weights != "default":
-        raise ModelError("a module holds its own weights", where=name, hint="load them into it, and give no weights")
+        raise ModelError(
+            "a module contains its own weights", where=name, hint="load them into the module, and give no weights"
+        )
     module = copy.deepcopy(module)  # it is put into evaluation mode and kept, and the caller may train on
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
-        return trace(name, Built(module, name), [tuple(shape) for shape in shapes], workdir, None)
+        return open_module(name, Built(module, name), [tuple(shape) for shape in shapes], None)

@@ -15,7 +15,7 @@ from ..errors import ModelError
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
 from ..samples.items import InputSpec
-from .model import Array, Dims, ModelSource, file_safe, listed, read_metadata, say, settle_inputs
+from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_metadata, say, settle_inputs
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
 
 # torch's names for what a tensor is stored in -> numpy's for its type.
@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
-    session = _onnx_session(path)
+    session = onnx_session(path)
     given = session.get_inputs()
     names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
     dtypes = [_onnx_dtype(reference, i.name, i.type) for i in given]
@@ -36,15 +36,24 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     metadata = session.get_modelmeta().custom_metadata_map
     preprocess, origin, labels = read_metadata(reference, metadata, inputs)
 
-    def run(sample: list[Array]) -> list[Any]:
-        return list(session.run(None, dict(zip(names, sample))))
-
+    run = onnx_run(session)
     return ModelSource(
         reference, file_safe(path.stem), "onnx", path, inputs, outputs, "onnxruntime", preprocess, origin, labels, run
     )
 
 
-def _onnx_session(path: Path) -> Any:
+def onnx_run(session: Any) -> Original:
+    """A session of ONNX Runtime as an original."""
+    names = [given.name for given in session.get_inputs()]
+
+    def run(sample: list[Array]) -> list[Any]:
+        return list(session.run(None, dict(zip(names, sample))))
+
+    return run
+
+
+def onnx_session(path: Path) -> Any:
+    """A model loaded in ONNX Runtime. Raises ModelError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -61,7 +70,7 @@ def _onnx_dtype(reference: str, name: str, kind: str) -> str:
     inner = kind.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(inner, inner)
     if dtype not in _DTYPES.values():
-        raise ModelError(f"input {name!r} takes {kind}, which ncnn cannot", where=reference)
+        raise ModelError(f"input {name!r} takes {kind}, which ncnn does not support", where=reference)
     return dtype
 
 
@@ -93,6 +102,7 @@ def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ..
         origin,
         labels,
         run,
+        module=module,
     )
 
 

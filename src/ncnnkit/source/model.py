@@ -18,6 +18,7 @@ from ..codec import readable
 from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
 from ..model.graph import Graph
+from ..onboard.scratch import Scratch
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
 from ..samples.items import InputSpec, fit, takes_image
@@ -36,21 +37,26 @@ class ModelSource:
     Attributes:
         reference: as the user typed it.
         name: short, safe in file names.
-        kind: onnx, torchscript or ncnn.
-        path: the file pnnx or ncnn reads.
+        kind: onnx, torchscript, torch (a module made by code) or ncnn.
+        path: its file; None for a module made by code.
         inputs: in the model's order.
         outputs: names, in the model's order.
         engine: what computes the reference outputs: torch, onnxruntime, or ncnn where there is no other original.
         preprocess: how images become its input, None where nothing says so.
         preprocess_origin: where that was found.
         labels: class names by index.
+        run: one sample through the original; None where there is no original but ncnn itself.
         classes: how many classes it has, where the library that built it knows that it classifies.
+        module: the ``torch.nn.Module``, where torch has loaded or made one.
+        changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
+        tail: the operators of the user's file that come after its outputs, where it was cut.
+        scratch: the temporary folder that ``path`` is in, where it was cut. It goes with this object.
     """
 
     reference: str
     name: str
     kind: Kind
-    path: Path
+    path: Path | None
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
     engine: Engine
@@ -59,6 +65,16 @@ class ModelSource:
     labels: tuple[str, ...] | None = None
     run: Original | None = field(default=None, repr=False, compare=False)
     classes: int | None = None
+    module: Any = field(default=None, repr=False, compare=False)
+    changes: tuple[str, ...] = ()
+    tail: tuple[str, ...] = ()
+    scratch: Scratch | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def file(self) -> Path:
+        """The path of an original that is a file."""
+        assert self.path is not None, self.kind
+        return self.path
 
     def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
         """The network as run.json holds it.
@@ -98,7 +114,7 @@ class ModelSource:
                 converted graph instead).
         """
         if self.run is None:
-            raise ModelError("there is no original to compare with but ncnn itself", where=self.reference)
+            raise ModelError("the original is an ncnn model itself, so nothing else can run it", where=self.reference)
         for index, sample in enumerate(samples):
             batch = [array[None].astype(spec.dtype) for array, spec in zip(sample, self.inputs, strict=True)]
             yield tuple(_fold_batch(value, name) for value, name in zip(self._one(batch, index), self.outputs))
@@ -173,7 +189,7 @@ def settle_inputs(
     """The inputs with the shapes the user gave; ``dims`` is None where not even the rank is known."""
     if shapes and len(shapes) != len(names):
         raise ModelError(
-            f"{len(shapes)} shapes are given for {len(names)} inputs ({', '.join(names)})",
+            f"{len(shapes)} shapes are given, but the model has {len(names)} inputs ({', '.join(names)})",
             where=reference,
             hint="give one for each input, in this order",
         )
@@ -190,7 +206,7 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
     if known is None:
         if given is None:
             raise ModelError(
-                "its shape is not in the file", where=where, hint=f"give it, as in {shape_option(3, 224, 224)}"
+                "the file does not contain its shape", where=where, hint=f"give it, such as {shape_option(3, 224, 224)}"
             )
         # Without a rank to compare with, only four dimensions say that the first is the batch axis.
         return given[1:] if len(given) == 4 and given[0] == 1 else given
@@ -206,7 +222,7 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
     if given is None:
         if None in body:
             example = shape_option(*(224 if size is None else size for size in body))
-            raise ModelError(f"has dynamic dimensions ({shown})", where=where, hint=f"give them, as in {example}")
+            raise ModelError(f"has dynamic dimensions ({shown})", where=where, hint=f"give them, such as {example}")
         return tuple(size for size in body if size is not None)
     shape = given[1:] if len(given) == len(fixed) and given[0] == 1 else given
     if len(shape) != len(body) or any(size not in (None, ours) for size, ours in zip(body, shape)):

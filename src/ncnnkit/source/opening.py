@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact
 from ..errors import ModelError
 from ..recipe import Recipe
+from ..record.environment import installed
 from ..samples.doubts import copies_said, preprocessing_doubts
 from ..samples.images import ImageSet, find_images
 from ..samples.items import fit
@@ -61,20 +63,22 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact,
     param = Path(recipe.model)
     if param.suffix != ".param":
         raise ModelError("is not an ncnn model", where=recipe.model, hint="ncnnkit convert makes one")
-    source = open_model(recipe.model, shapes=recipe.shapes, workdir=param.parent)
+    source = open_model(recipe.model, shapes=recipe.shapes)
     model = Artifact.load(param)
     model.graph.set_input_shapes([spec.shape for spec in source.inputs])
     preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
     images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
     preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
+    if images.pictures:  # what is made of this model is fed with images as they are here
+        model = replace(model, preprocess=preprocess, pillow=installed("Pillow"), given=model.graph)
     doubts = preprocessing_doubts(images, source.inputs, preprocess)
     return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 
 
-def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet, folder: Path) -> ModelSource:
+def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet) -> ModelSource:
     """Random weights need batch-norm statistics of real images: without them every image has the same outputs."""
     library, _, _ = recipe.model.partition(":")
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
     (sample,) = in_memory(images.subset(range(min(len(images), STATISTICS_IMAGES))))
-    return open_model(recipe.model, shapes=recipe.shapes, weights="none", workdir=folder, statistics=sample)
+    return open_model(recipe.model, shapes=recipe.shapes, weights="none", statistics=sample)

@@ -1,4 +1,4 @@
-"""Models built by code: torchvision's, timm's and the user's own, traced for pnnx."""
+"""Models built by code: torchvision's, timm's and the user's own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError, NcnnkitError, StorageError
+from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
 from ..samples.items import fit
 from ..samples.preprocess import Preprocess, from_timm, from_torchvision
 from .model import ModelSource, file_safe, listed, say, settle_inputs
-from .torchrun import TORCH_HINT, example_inputs, flat_module, forward_names, named_outputs, torch_run
+from .torchrun import TORCH_HINT, example_inputs, forward_names, named_outputs, torch_run
 from .weights import load_weights, require_reachable
 
 _STATISTICS_BATCH = 16
@@ -259,67 +258,50 @@ def _batches(samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return np.array_split(samples, max(1, len(samples) // _STATISTICS_BATCH))
 
 
-def trace(
+def open_module(
     reference: str,
     built: Built,
     shapes: Sequence[tuple[int, ...]],
-    workdir: Path,
     statistics: NDArray[np.float32] | None,
 ) -> ModelSource:
-    """Write a module as TorchScript.
-
-    Of the two ways into pnnx, tracing was chosen: over ResNet50, MobileNetV2, MobileNetV3, RegNetY and EfficientNet
-    both give equally exact networks, but from a trace come Pooling and InnerProduct layers where the ONNX exporter's
-    graph gives Reduction, Reshape and 1x1 Convolution, and it needs neither onnx nor onnxscript.
+    """A module as an original. It is run once, which names its outputs; a route exports it later.
 
     Raises:
         ModelError: the shapes are missing or do not fit, or the module fails on them.
-        StorageError: ``workdir`` cannot be written.
     """
-    import torch
-
     module = built.module.eval()
     given = shapes or ([built.shape] if built.shape else [])
     if not given:
         raise ModelError(
-            "the shape of its input is not known", where=reference, hint=f"give it, as in {shape_option(3, 224, 224)}"
+            "the shape of its input is unknown", where=reference, hint=f"give it, such as {shape_option(3, 224, 224)}"
         )
     names = forward_names(module, len(given))
     inputs = settle_inputs(reference, names, [None] * len(given), ["float32"] * len(given), given)
-    example = example_inputs(inputs)
     try:
         if statistics is not None:
             set_batchnorm_statistics(module, _batches(statistics))
-        outputs = named_outputs(module, example)
-        empty = [name for name, tensor in outputs.items() if not tensor.numel()]
-        if empty or not outputs:
-            raise ModelError(
-                f"returns {'an empty ' + repr(empty[0]) if empty else 'no tensor'} for a sample of noise",
-                where=reference,
-                hint="a detector that found nothing? Wrap it in a module that returns its heads' raw outputs, "
-                "before thresholds and suppression",
-            )
-        with torch.no_grad(), _plain_attention():
-            # The traced network is compared with the original later, on real images: no check of torch's own here.
-            traced = torch.jit.trace(flat_module(module), tuple(example), check_trace=False)
+        outputs = named_outputs(module, example_inputs(inputs))
     except NcnnkitError:
         raise
     except Exception as error:
         shown = " and ".join(listed(spec.shape) for spec in inputs)
-        raise ModelError(f"torch cannot trace it with input {shown}: {say(error)}", where=reference) from None
-    path = workdir / f"{built.name}.pt"
-    try:
-        traced.save(str(path))
-    except (RuntimeError, OSError) as error:
-        raise StorageError(f"cannot be written: {say(error)}", where=str(path)) from None
+        raise ModelError(f"torch cannot run it with input {shown}: {say(error)}", where=reference) from None
+    empty = [name for name, tensor in outputs.items() if not tensor.numel()]
+    if empty or not outputs:
+        raise ModelError(
+            f"returns {'an empty ' + repr(empty[0]) if empty else 'no tensor'} for a sample of noise",
+            where=reference,
+            hint="a detector that found nothing? Wrap it in a module that returns its heads' raw outputs, "
+            "before thresholds and suppression",
+        )
     sizes = [int(tensor.numel()) // (len(tensor) if tensor.ndim else 1) for tensor in outputs.values()]
     preprocess = fit(built.preprocess, inputs)
     scaled = "" if preprocess == built.preprocess else f", scaled to {inputs[0].shape[1]}x{inputs[0].shape[2]}"
     return ModelSource(
         reference,
         built.name,
-        "torchscript",
-        path,
+        "torch",
+        None,
         inputs,
         tuple(outputs),
         "torch",
@@ -328,20 +310,8 @@ def trace(
         _labels_that_fit(built.labels, sizes),
         torch_run(module),
         classes=sizes[0] if built.classifies and len(sizes) == 1 else None,
+        module=module,
     )
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Trace attention layer by layer: torch's fused kernel for a whole encoder layer is one operator ncnn has not."""
-    import torch
-
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _labels_that_fit(labels: tuple[str, ...] | None, sizes: Sequence[int]) -> tuple[str, ...] | None:

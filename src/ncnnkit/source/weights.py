@@ -77,14 +77,14 @@ def _read_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # zip, pickle, safetensors: each its own
         reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else say(error)
         raise ModelError(
-            f"cannot be read as weights: {reason}", where=str(path), hint="save model.state_dict() alone"
+            f"cannot be read as weights: {reason}", where=str(path), hint="save model.state_dict() only"
         ) from None
     # What training scripts wrap it in.
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError("does not hold a state_dict", where=str(path), hint="save model.state_dict() alone")
+        raise ModelError("does not contain a state_dict", where=str(path), hint="save model.state_dict() only")
     for prefix in ("module.", "_orig_mod."):  # DataParallel, torch.compile
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}

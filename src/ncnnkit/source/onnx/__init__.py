@@ -12,6 +12,8 @@ matrix         products of matrices
 reduce         sums and the like, softmax, normalisation
 recurrent      RNN, GRU, LSTM
 patterns       groups of nodes that are one layer of ncnn
+cutting        where a network ends that ncnn cannot compute to its end, and where it begins
+hints          what to do about an operator that ncnn has no layer for
 =============  ==========================================================================
 
 A new operator is one function with ``@operator("Name")`` in the module it belongs to.
@@ -19,18 +21,34 @@ A new operator is one function with ``@operator("Name")`` in the module it belon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConvertError
 from ...model.graph import Graph
 from ...samples.items import InputSpec
 from . import axes, elementwise, matrix, recurrent, reduce, windows  # noqa: F401  # they fill the table
-from .lowering import OPERATORS, Lowering, Node, Unsupported
-from .patterns import PATTERNS
+from .hints import hint_for, place
+from .lowering import OPERATORS, Blob, Lowering, Node, Unsupported
+from .patterns import write
 from .reading import Reading, fed, read
 
-__all__ = ["OPERATORS", "lower", "lower_reading"]
+__all__ = ["OPERATORS", "Lowered", "lower", "lower_reading"]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model as ncnn's graph, and what its blobs are in the original.
+
+    Attributes:
+        graph: fp32, not yet optimised.
+        places: name of a value of the original -> its blob. The blob holds the value's elements in their order, in
+            another shape. Values that became part of a larger layer have none.
+    """
+
+    graph: Graph
+    places: Mapping[str, Blob]
 
 
 def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
@@ -46,10 +64,10 @@ def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
     Raises:
         ConvertError: the file cannot be read, or ncnn has no layer for one of its operators.
     """
-    return lower_reading(read(path, [(1, *spec.shape) for spec in inputs]), str(path))
+    return lower_reading(read(path, [(1, *spec.shape) for spec in inputs]), str(path)).graph
 
 
-def lower_reading(reading: Reading, where: str = "") -> Graph:
+def lower_reading(reading: Reading, where: str = "") -> Lowered:
     """A model that was read as ncnn's graph.
 
     Args:
@@ -67,13 +85,9 @@ def lower_reading(reading: Reading, where: str = "") -> Graph:
         if all(value.name in reading.constants for value in node.outputs):
             continue
         at = Node(lowering, node)
-        function = OPERATORS.get((node.domain, node.op_type))
-        patterns = () if node.domain else PATTERNS.get(node.op_type, ())
         try:
-            if function is None:
-                raise Unsupported("is not in ncnnkit's table of operators")
-            if not any(pattern(at) for pattern in patterns):
-                function(at)
+            write(at)
         except Unsupported as fault:
-            raise ConvertError(f"{node.op_type} {at.name!r} {fault}", where=where) from None
-    return lowering.graph([str(value.name) for value in graph.outputs])
+            raise ConvertError(f"{place(at)} {fault}", where=where, hint=hint_for(at.op)) from None
+    made = lowering.graph([str(value.name) for value in graph.outputs])
+    return Lowered(made, lowering.places(made))

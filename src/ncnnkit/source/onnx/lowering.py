@@ -95,6 +95,7 @@ class Lowering:
         self.blobs: dict[str, Blob] = {}
         self._views: dict[tuple[str, Shape], Blob] = {}
         self._names: set[str] = set()
+        self._renamed: dict[str, str] = {}  # a blob that became an output -> the output's name
         self.fed: set[str] = set()
         self.opset = int(reading.model.graph.opset_imports.get("", 1))
 
@@ -173,21 +174,38 @@ class Lowering:
             blob = self.view(self.blobs[name], natural(shape))
             self._names.discard(f"out{index}")
             self.layers.append(Layer("Split", self.new_name(f"output{index}"), [blob.name], [f"out{index}"]))
+            self._renamed[blob.name] = f"out{index}"
         used = _cut_what_is_read(_used(self.layers, len(outputs)))
         _check_indices(used)
         return Graph(_split(_drop_single_splits(used), self.new_name))
+
+    def places(self, graph: Graph) -> dict[str, Blob]:
+        """The values of the original that are in the finished network -> their blobs, in the order of the original."""
+        made = {name for layer in graph.layers for name in layer.outputs}
+        found = {}
+        for value, blob in self.blobs.items():
+            name = blob.name if blob.name in made else self._renamed.get(blob.name, "")
+            if name:
+                found[value] = Blob(name, blob.shape)
+        return found
 
 
 _SIDES: dict[int, tuple[str, ...]] = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w"), 4: ("c", "d", "h", "w")}
 
 
+_OPTIONAL_STATES = ("RNN", "GRU", "LSTM")
+"""Layers that leave out the outputs at the end which nobody asks for."""
+
+
 def _used(layers: list[Layer], outputs: int) -> list[Layer]:
-    """The layers that an output needs, and the Inputs."""
+    """The layers that an output needs, and the Inputs; final states that nobody reads are not handed out."""
     needed = {f"out{index}" for index in range(outputs)}
     kept: list[Layer] = []
     for layer in reversed(layers):
         if layer.type == "Input" or not needed.isdisjoint(layer.outputs):
             needed.update(layer.inputs)
+            while layer.outputs[-1] not in needed and layer.type in _OPTIONAL_STATES:
+                layer.outputs.pop()
             kept.append(layer)
     return kept[::-1]
 
@@ -267,7 +285,7 @@ class Node:
 
     def __init__(self, lowering: Lowering, node: ir.Node) -> None:
         self.lowering, self._node = lowering, node
-        self.op = node.op_type
+        self.op, self.domain = node.op_type, node.domain
         self.name = node.name or node.op_type
 
     # ------------------------------------------------------------------------------------------------ reading
@@ -297,6 +315,10 @@ class Node:
         if not self.has(index):
             raise Unsupported(f"has no input {index}")
         return str(self._node.inputs[index].name)  # type: ignore[union-attr]
+
+    def knows_shape(self, index: int) -> bool:
+        """Whether input ``index`` is given, and is a tensor."""
+        return self.has(index) and self._input(index) in self.lowering.reading.shapes
 
     def shape(self, index: int) -> Shape:
         """The shape of an input, batch axis included."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .axes import permuted
-from .lowering import Array, Blob, Node
+from .lowering import OPERATORS, Array, Blob, Node, Unsupported
 
 Pattern = Callable[[Node], bool]
 PATTERNS: dict[str, list[Pattern]] = {}
@@ -30,6 +30,19 @@ def ends_in(*operators: str) -> Callable[[Pattern], Pattern]:
         return pattern
 
     return register
+
+
+def write(node: Node) -> None:
+    """Write the layers of a node: those of the first pattern that fits, else those of its operator.
+
+    Raises:
+        Unsupported: ncnn has no layer for what it computes.
+    """
+    function = OPERATORS.get((node.domain, node.op))
+    if function is None:
+        raise Unsupported("is not in ncnnkit's table of operators")
+    if not any(pattern(node) for pattern in (() if node.domain else PATTERNS.get(node.op, ()))):
+        function(node)
 
 
 # --------------------------------------------------------------------------------------------------- looking upwards

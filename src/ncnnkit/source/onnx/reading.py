@@ -8,7 +8,7 @@ on the inputs: handing out the values themselves takes as much memory as all of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
+_VALUES_A_RUN = 200  # how many values one run hands out: their memory is taken at once
 
 
 _NO_TENSOR = "sequence"
@@ -63,17 +64,34 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
     Raises:
         ConvertError: the file cannot be read, or ONNX Runtime cannot run it with inputs of these shapes.
     """
+    return evaluate(load(path), shapes)
+
+
+def load(path: Path) -> ir.Model:
+    """An ONNX file as a model with functions inlined, in float32, whose values all have names.
+
+    Raises:
+        ConvertError: the file cannot be read.
+    """
     try:
         model = ir.load(path)
-        ir.external_data.load_to_model(model)
         common.InlinePass()(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        ir.external_data.load_to_model(model)  # of initializers alone: constants had to become some first
         common.RemoveUnusedNodesPass()(model)
     except Exception as error:  # onnx-ir and protobuf raise kinds of their own
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
     common.NameFixPass()(model)  # files written by hand leave names out
-    proto = ir.serde.serialize_model(model)
-    types = _types(proto)
+    return model
+
+
+def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
+    """A loaded model with the shapes and constants that it has for inputs of these shapes.
+
+    Raises:
+        ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
+    """
     feeds = {
         str(value.name): _example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
     }
@@ -82,11 +100,13 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
     }
+    proto = ir.serde.serialize_model(model)
+    types = _types(proto)
     independent = _independent(model.graph, constants.keys())
     made = [str(value.name) for node in model.graph for value in node.outputs if value.name]
     folded = [name for name in made if name in independent]
     tensors = [name for name in made if name not in independent and types.get(name) != _NO_TENSOR]
-    values, measured = _evaluate(proto, folded, tensors, feeds)
+    values, measured = _values_and_shapes(proto, folded, tensors, feeds)
     constants |= values
     found = {name: array.shape for name, array in (feeds | constants).items()} | measured
     kinds = dict.fromkeys(found, "f") | types | {name: array.dtype.kind for name, array in (feeds | constants).items()}
@@ -169,26 +189,49 @@ def answer(
         [],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-    return _evaluate(model, ["answer"], [], inputs)[0]["answer"]
+    return next(_run(model, ["answer"], inputs))[1]
 
 
-def _evaluate(
+def _values_and_shapes(
     proto: onnx.ModelProto, names: Sequence[str], measured: Sequence[str], feeds: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, tuple[int, ...]]]:
-    """What some values of the network are for one sample, and the shapes of others; ``proto`` becomes another model."""
+    """What some values of the network are for one sample, and the shapes of others; ``proto`` gets Shape nodes."""
+    proto.graph.node.extend(helper.make_node("Shape", [name], [f"{name}/shape"]) for name in measured)
+    asked = [*names, *(f"{name}/shape" for name in measured)]
+    answers = dict(_run(proto, asked, feeds, at_once=max(len(asked), 1)))
+    shapes = {name: tuple(int(side) for side in answers[f"{name}/shape"]) for name in measured}
+    return {name: answers[name] for name in names}, shapes
+
+
+def compute(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Values of a network for one sample, a part of them at a time.
+
+    Args:
+        model: as :func:`load` gives it.
+        names: of the values.
+        feeds: an array for each input, with the batch axis and of the input's type.
+
+    Raises:
+        ConvertError: ONNX Runtime cannot run it.
+    """
+    return _run(ir.serde.serialize_model(model), names, feeds)
+
+
+def _run(
+    proto: onnx.ModelProto, names: Sequence[str], feeds: Mapping[str, Array], at_once: int = _VALUES_A_RUN
+) -> Iterator[tuple[str, Array]]:
+    """Values of a network in ONNX Runtime; ``proto`` gets them as outputs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    asked = [*names, *(f"{name}/shape" for name in measured)]
-    proto.graph.node.extend(helper.make_node("Shape", [name], [f"{name}/shape"]) for name in measured)
     del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        answers = session.run(asked, dict(feeds))
+        for start in range(0, len(names), at_once):
+            part = list(names[start : start + at_once])
+            yield from zip(part, session.run(part, dict(feeds)), strict=True)
     except Exception as error:  # a family of its own, derived from Exception
         raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
-    shapes = (tuple(int(side) for side in shape) for shape in answers[len(names) :])
-    return dict(zip(names, answers)), dict(zip(measured, shapes, strict=True))

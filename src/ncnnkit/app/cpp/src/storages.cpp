@@ -113,7 +113,7 @@ void check_storages(const std::string& param, const ncnn::Net& net, const Precis
     };
     std::vector<Blob> blobs(net.blobs().size());
     const auto refuse = [&](const std::string& reader, const Blob& blob, const std::string& found, Storage expected) {
-        throw Failure("this model does not run here: layer " + blob.maker + " hands on " + found + ", where " + reader
+        throw Failure("this model does not run here: layer " + blob.maker + " outputs " + found + ", but " + reader
                       + " reads " + name_of(expected) + "; here: " + here(precisions.asked) + (on_gpu ? ", a GPU" : "")
                       + "; it needs: " + needed(precisions.own));
     };

@@ -1,0 +1,77 @@
+"""Temporary folders that a process which was killed does not leave for ever. Only the standard library."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from functools import lru_cache
+from pathlib import Path
+
+PREFIX = "ncnnkit-scratch-"
+
+
+class Scratch:
+    """A temporary folder, removed with its ``with`` block, or with this object.
+
+    Its process holds a lock on it, which the kernel releases when that ends, however it ends. So the first process
+    that makes one afterwards knows what was left, and removes it.
+
+    Attributes:
+        name: its path.
+
+    Example:
+        >>> with Scratch() as folder:
+        ...     Path(folder, "x").touch()
+    """
+
+    def __init__(self) -> None:
+        _remove_left(tempfile.gettempdir())
+        while True:
+            self.name = tempfile.mkdtemp(prefix=PREFIX)
+            with contextlib.suppress(FileNotFoundError):
+                lock = os.open(self.name, os.O_RDONLY)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if os.path.isdir(self.name):
+                    break
+                os.close(lock)
+            # Before it was locked, another process took it for left and removed it.
+        self._end = weakref.finalize(self, _end, self.name, lock)
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *_: object) -> None:
+        self.cleanup()
+
+    def cleanup(self) -> None:
+        """Remove the folder. Safe to call twice."""
+        self._end()
+
+
+def _end(name: str, lock: int) -> None:
+    shutil.rmtree(name, ignore_errors=True)
+    os.close(lock)
+
+
+@lru_cache(maxsize=None)
+def _remove_left(home: str) -> None:
+    """Remove the folders of dead processes, once for each place where folders are made."""
+    for path in Path(home).glob(PREFIX + "*"):
+        if re.fullmatch(PREFIX + "[a-z0-9_]{8}", path.name):
+            with contextlib.suppress(OSError):
+                _remove_if_left(str(path))
+
+
+def _remove_if_left(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its process lives
+            shutil.rmtree(path)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,61 @@
+"""Why a converted network differs from its original: it is converted once more, and compared layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..onboard.scratch import Scratch
+from ..recipe import AUTO
+from ..samples.stream import ArraySamples
+from . import open_model
+from .bisection import Bisection, bisect
+from .conversion import convert_source
+from .model import example_arrays
+from .reproducer import write_reproducer
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Every layer beside the original.
+
+    Attributes:
+        found: the comparison.
+        files: names of the files of the reproducer; empty where none was asked for, or no layer is wrong.
+    """
+
+    found: Bisection
+    files: Sequence[str]
+
+
+def explain(
+    model: str | Path | Any,
+    *,
+    shapes: Sequence[tuple[int, ...]] = (),
+    weights: str = "default",
+    outputs: Sequence[str] = (),
+    route: str = AUTO,
+    reproducer: Path | None = None,
+) -> Explanation:
+    """Convert a model, and compare every layer with the original on one sample of noise.
+
+    Args:
+        model, shapes, weights, outputs, route: as for :func:`ncnnkit.convert`.
+        reproducer: a folder that gets the first wrong layer by itself, with its inputs and the output that is right.
+
+    Raises:
+        ModelError: the model cannot be used, or hands out no inner tensors.
+        ConvertError, RuntimeFailure: it cannot be converted, or the network cannot be run.
+        StorageError: ``reproducer`` cannot be written.
+    """
+    with Scratch() as folder:
+        source = open_model(model, shapes=shapes, weights=weights, outputs=outputs)
+        sample = example_arrays(source.inputs)
+        noise = ArraySamples(tuple(array[None] for array in sample))
+        converted = convert_source(source, noise, Path(folder), route=route, force=True)
+        found = bisect(source, converted.graph, sample)
+        if reproducer is None or found.first_wrong is None:
+            return Explanation(found, [])
+        return Explanation(found, write_reproducer(reproducer, source, found, found.first_wrong, sample))

@@ -1,0 +1,85 @@
+"""Images as ncnnkit feeds them to a network: float32, channels first.
+
+TensorFlow's exports take (height, width, channels) and turn it round in the network, and some networks take uint8 and
+begin with a Cast. ncnnkit's tensors, and those of the shipped program, are float32 of (channels, height, width). So
+both steps are taken out of the network. Arithmetic between them stays in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from ...samples.items import InputSpec
+
+_TO_FIRST = [0, 3, 1, 2]
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+
+
+def fold_head(model: ir.Model, value: ir.Value, spec: InputSpec) -> InputSpec:
+    """Take the turning of axes and the Cast that an input begins with out of the model.
+
+    Args:
+        model: it is changed.
+        value: the input.
+        spec: its name, shape and type.
+
+    Returns:
+        The input as it is afterwards; ``spec`` itself where it begins with neither.
+    """
+    steps = _steps(value)
+    turns = [node for node in steps if node.op_type == "Transpose"]
+    pixels = value.dtype == ir.DataType.UINT8 and bool(steps) and _casts_to_float(steps[0])
+    if len(spec.shape) != 3 or not (pixels or (turns and value.dtype == ir.DataType.FLOAT)):
+        return spec
+    for node in steps if turns else steps[:1]:
+        if node.op_type in _ARITHMETIC:
+            _turn_constant(model, node, spec.shape[-1])
+            node.outputs[0].shape = None
+        else:
+            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])  # type: ignore[arg-type]
+            model.graph.remove(node, safe=True)
+    height, width, channels = spec.shape
+    shape = (channels, height, width) if turns else spec.shape
+    value.shape, value.dtype = ir.Shape((1, *shape)), ir.DataType.FLOAT
+    return replace(spec, shape=shape, dtype="float32", channels_last=bool(turns))
+
+
+def _steps(value: ir.Value) -> list[ir.Node]:
+    """The nodes from an input up to the one that puts the channels first; without that one the Cast alone, if any."""
+    steps: list[ir.Node] = []
+    while len(value.uses()) == 1 and not value.is_graph_output():
+        node = next(iter(value.uses())).node
+        if node.op_type == "Transpose" and list(node.attributes["perm"].value) == _TO_FIRST:
+            return [] if node.outputs[0].is_graph_output() else [*steps, node]
+        constants = [other for other in node.inputs if other is not value]
+        if node.op_type in _ARITHMETIC and not all(map(_one_a_channel, constants)):
+            break
+        if node.op_type not in _ARITHMETIC and not _casts_to_float(node):
+            break
+        steps.append(node)
+        value = node.outputs[0]
+    return steps[:1] if steps and _casts_to_float(steps[0]) else []
+
+
+def _casts_to_float(node: ir.Node) -> bool:
+    return node.op_type == "Cast" and node.attributes["to"].value == ir.DataType.FLOAT
+
+
+def _one_a_channel(value: ir.Value | None) -> bool:
+    """Whether it is a constant that differs, at most, from channel to channel, where these are the last axis."""
+    tensor = value.const_value if value is not None else None
+    return tensor is not None and tensor.size in (1, tensor.shape[-1] if len(tensor.shape) else 1)
+
+
+def _turn_constant(model: ir.Model, node: ir.Node, channels: int) -> None:
+    for index, value in enumerate(node.inputs):
+        if value is not None and value.const_value is not None and value.const_value.size == channels != 1:
+            array = np.asarray(value.const_value.numpy()).reshape(channels, 1, 1)
+            name = f"{value.name}/channels-first/{node.name}"
+            turned = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            turned.shape, turned.dtype = ir.Shape(array.shape), value.const_value.dtype
+            model.graph.register_initializer(turned)
+            node.replace_input_with(index, turned)

@@ -1,0 +1,53 @@
+"""What to do about an operator that ncnn has no layer for."""
+
+from __future__ import annotations
+
+from ..model import listed
+from .lowering import Node
+
+_SORTS = "ncnn cannot sort or search: end the network before it, and do the rest in the program"
+_COUNTS = "the number of its results depends on the values: end the network before it"
+_INDEXES = "ncnn gathers at constant indices only: export with fixed indices, or end the network before it"
+_BRANCHES = "ncnn has no control flow: export with example inputs (torch.jit.trace, dynamo=True), which unrolls it"
+_WHOLE = "ncnn computes in floating point: export without it, or compute it outside the network"
+_RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or feed the noise as an input"
+_TEXT = "ncnn has no texts: tokenise outside the network"
+
+HINTS: dict[str, str] = {
+    "ArgMax": _SORTS, "ArgMin": _SORTS, "Hardmax": _SORTS, "TopK": _SORTS, "Unique": _SORTS,
+    "NonMaxSuppression": _COUNTS, "NonZero": _COUNTS, "Compress": _COUNTS,
+    "Gather": _INDEXES, "GatherElements": _INDEXES, "GatherND": _INDEXES, "Scatter": _INDEXES,
+    "ScatterElements": _INDEXES, "ScatterND": _INDEXES, "TensorScatter": _INDEXES,
+    "If": _BRANCHES, "Loop": _BRANCHES, "Scan": _BRANCHES,
+    "SequenceConstruct": _BRANCHES, "SequenceInsert": _BRANCHES, "SequenceAt": _BRANCHES, "SequenceEmpty": _BRANCHES,
+    "ConcatFromSequence": _BRANCHES, "SplitToSequence": _BRANCHES,
+    "BitShift": _WHOLE, "BitwiseAnd": _WHOLE, "BitwiseOr": _WHOLE, "BitwiseXor": _WHOLE, "BitwiseNot": _WHOLE,
+    "Bernoulli": _RANDOM, "Multinomial": _RANDOM, "RandomNormal": _RANDOM, "RandomNormalLike": _RANDOM,
+    "RandomUniform": _RANDOM, "RandomUniformLike": _RANDOM,
+    "StringNormalizer": _TEXT, "StringConcat": _TEXT, "StringSplit": _TEXT, "TfIdfVectorizer": _TEXT,
+    "OneHot": "ncnn's nearest layer is Embed: replace it by an embedding whose weights are the identity",
+    "RoiAlign": "ncnn's nearest layer is ROIAlign, which takes one box: end the network before it",
+    "MaxRoiPool": "ncnn's nearest layer is ROIPooling, which takes one box: end the network before it",
+    "STFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",
+    "DFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",
+    "MaxUnpool": "ncnn's nearest layer is Interp: replace it by an interpolation",
+    "Det": "compute it outside the network",
+    "QuantizeLinear": "give the network before quantisation, and ncnnkit quantises it",
+    "DynamicQuantizeLinear": "give the network before quantisation, and ncnnkit quantises it",
+    "DequantizeLinear": "give the network before quantisation, and ncnnkit quantises it",
+}  # fmt: skip
+"""Operator -> the nearest layer of ncnn, or how to export a model without the operator.
+
+Some of them can be lowered in part: Gather, where its indices are constant.
+"""
+
+
+def hint_for(operator: str) -> str:
+    """What a user can do about an operator that cannot be lowered."""
+    return HINTS.get(operator, "end the network before it (--outputs), or replace it in the model")
+
+
+def place(node: Node) -> str:
+    """Where a node is in the original: its operator, its name, and the shapes it reads."""
+    shapes = ", ".join(f"[{listed(node.shape(i))}]" for i in range(node.inputs) if node.knows_shape(i))
+    return f"{node.op} {node.name!r} ({'input' if node.inputs == 1 else 'inputs'} {shapes or 'without shapes'})"

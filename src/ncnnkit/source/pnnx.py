@@ -1,0 +1,169 @@
+"""An ONNX or TorchScript file as ncnn's graph, by pnnx's own binary.
+
+pnnx runs in a folder of its own and is not trusted: it may crash, hang, or write a network that is none. What it prints
+is added to :data:`~ncnnkit.record.folder.LOG` in the caller's folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConvertError, FormatError, StorageError
+from ..model import ncnnfile, ops
+from ..model.graph import Graph
+from ..onboard.process import die_with_parent
+from ..record.folder import LOG
+from ..samples.items import InputSpec
+from .model import say
+from .onnx_data import inline_external_data
+
+INSTALL_HINT = "pip install --no-deps pnnx"
+FAILURE_HINTS = {
+    ".onnx": "does the shape fit? Otherwise export the model from another opset, or as traced TorchScript",
+    ".pt": "does the shape fit? Otherwise trace the model (torch.jit.trace) instead of scripting it, freeze it "
+    "(torch.jit.freeze), or export it to ONNX",
+}
+"""What to do where pnnx fails, by the ending of the file that it reads."""
+
+TIMEOUT = 600.0  # seconds; the largest networks take a few minutes
+_CAST = "Tensor.to"  # what pnnx leaves of a type's conversion
+
+# pnnx's letters for types, after a shape.
+_DTYPES = {
+    "float32": "f32", "float64": "f64", "float16": "f16",
+    "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8",
+}  # fmt: skip
+
+
+def find_pnnx() -> Path:
+    """pnnx's binary: that of the Python package, or one on the PATH.
+
+    Raises:
+        ConvertError: there is none.
+    """
+    package = importlib.util.find_spec("pnnx")
+    if package is not None and package.submodule_search_locations:
+        # Importing the package would import torch, which its binary does not need.
+        for folder in package.submodule_search_locations:
+            for path in (Path(folder, "pnnx"), Path(folder, "pnnx.exe")):
+                if path.is_file():
+                    return path
+    on_path = shutil.which("pnnx")
+    if on_path is None:
+        raise ConvertError("pnnx is not installed", hint=INSTALL_HINT)
+    return Path(on_path)
+
+
+def convert_file(path: Path, inputs: Sequence[InputSpec], folder: Path) -> Graph:
+    """A file as ncnn's graph, fp32, not yet optimised.
+
+    Args:
+        path: ONNX (``.onnx``) or TorchScript (any other ending).
+        inputs: in the model's order, with their shapes without the batch axis.
+        folder: pnnx works below it, and its log stays there.
+
+    Returns:
+        Its inputs are called in0, in1 and so on, its outputs out0, out1; what nobody reads is an output, too.
+
+    Raises:
+        ConvertError: pnnx is missing or fails, its network cannot be read, or ncnn has no layer for an operator.
+        StorageError: the folder cannot be written.
+    """
+    pnnx = find_pnnx()
+    with tempfile.TemporaryDirectory(prefix="pnnx-", dir=folder) as name:
+        model = _place(path, Path(name))
+        printed = _run(pnnx, model, inputs, folder / LOG)
+        return _read_result(model, printed, inputs)
+
+
+def _place(path: Path, folder: Path) -> Path:
+    """The model in a folder of its own, under a plain name: pnnx cuts paths at dots and takes commas for lists."""
+    onnx = path.suffix.lower() == ".onnx"
+    model = folder / ("model.onnx" if onnx else "model.pt")
+    try:
+        whole = inline_external_data(path) if onnx else None
+    except OSError as error:
+        raise ConvertError(f"the model's weights cannot be read: {say(error)}") from None
+    try:
+        if whole is None:
+            os.symlink(path.resolve(), model)
+        else:
+            model.write_bytes(whole)
+    except OSError as error:
+        raise StorageError(f"cannot be written: {say(error)}", where=str(model)) from None
+    return model
+
+
+def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str:
+    """What pnnx printed. Raises ConvertError where it failed."""
+    shapes = ",".join(
+        f"[{','.join(map(str, (1, *spec.shape)))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in inputs
+    )
+    # fp16=0: pnnx stores weights as fp16 by default, and fp32 would not be fp32.
+    command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
+    shown = " ".join(["pnnx", *command[1:]])
+    try:
+        done = subprocess.run(
+            command,
+            cwd=model.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT,
+            preexec_fn=die_with_parent,  # it may take minutes, which nobody waits for when this process is killed
+        )
+        status, output = done.returncode, done.stdout
+    except OSError as error:
+        raise ConvertError(f"{pnnx} cannot be started: {error.strerror}", hint=INSTALL_HINT) from None
+    except subprocess.TimeoutExpired as error:
+        status, output = None, error.stdout or b""
+    printed = output.decode("utf-8", "replace")
+    try:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"$ {shown}\n{printed}\n")
+    except OSError as error:
+        raise StorageError(f"cannot be written: {say(error)}", where=str(log)) from None
+    if status is None:
+        raise ConvertError(f"pnnx did not finish within {TIMEOUT / 60:g} minutes")
+    hint = f"{FAILURE_HINTS[model.suffix]}. `{shown}` shows all that pnnx prints"
+    if status:
+        how = f"crashed with signal {-status}" if status < 0 else f"exit status {status}"
+        raise ConvertError(f"pnnx failed ({how}): {_telling_line(printed)}", hint=hint)
+    if "FATAL ERROR" in printed:  # it goes on all the same, and what it writes cannot be used
+        raise ConvertError(f"pnnx failed: {_telling_line(printed)}", hint=hint)
+    return printed
+
+
+def _telling_line(log: str) -> str:
+    log = re.sub(r"\x1b\[[\d;]*m.*?(\x1b\[m|$)", "", log, flags=re.M)  # ONNX Runtime's coloured warnings
+    lines = [line.strip() for line in log.splitlines()]
+    # Neither headings and rules nor the options pnnx repeats.
+    lines = [line for line in lines if re.search(r"[^\W\d_]", line) and not re.match(r"[#$]|\w+ =", line)]
+    telling = [line for line in lines if re.search(r"error|fail|not supported|unsupported|terminate", line, re.I)]
+    return (telling or lines or ["it printed nothing"])[-1][:200]
+
+
+def _read_result(model: Path, printed: str, inputs: Sequence[InputSpec]) -> Graph:
+    param, bin_file = model.with_name("model.ncnn.param"), model.with_name("model.ncnn.bin")
+    for path in (param, bin_file):
+        if not path.is_file():
+            what = f"pnnx wrote no {path.name}: {_telling_line(printed)}"
+            raise ConvertError(what, hint=FAILURE_HINTS[model.suffix])
+    lines = param.read_text(encoding="utf-8", errors="replace").splitlines()[2:]
+    unsupported = sorted({line.split()[0] for line in lines if line.strip()} - ops.OPS.keys())
+    if unsupported:
+        hint = "replace these operators in the model, or cut the model before them"
+        if unsupported == [_CAST] and {spec.dtype for spec in inputs} != {"float32"}:
+            hint = "export the model with float32 inputs and weights"
+        raise ConvertError(f"ncnn has no layer for: {', '.join(unsupported)}", hint=hint)
+    try:
+        return ncnnfile.load(param)  # the weights stay mapped when the folder goes
+    except FormatError as error:
+        raise ConvertError(f"pnnx wrote a model that cannot be read: {error}") from None

@@ -1,0 +1,125 @@
+"""A layer by itself, in files: what a report to ncnn or to ncnnkit needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import StorageError
+from ..model import ncnnfile
+from ..model.graph import Graph, Layer
+from .bisection import Bisection, InnerTensor, LayerCheck
+from .model import Array, ModelSource, say
+
+_SCRIPT = '''"""ncnn computes {layer} otherwise than the original does: {tensor}."""
+
+import ncnn
+import numpy as np
+
+net = ncnn.Net()
+for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+    setattr(net.opt, f"use_{{option}}", False)
+net.load_param("layer.param")
+net.load_model("layer.bin")
+extractor = net.create_extractor()
+inputs = [np.load(f"input-{{index}}.npy") for index in range({inputs})]
+for index, array in enumerate(inputs):
+    extractor.input(f"in{{index}}", ncnn.Mat(array).clone())
+_, found = extractor.extract("out0")
+found, expected = np.array(found).reshape(-1).astype(float), np.load("output.npy").reshape(-1)
+print("ncnn", ncnn.__version__)
+print("ncnn:    ", found[:8])
+print("original:", expected[:8])
+print("SQNR:    ", 10 * np.log10(np.sum(expected**2) / np.sum((found - expected) ** 2)), "dB")
+'''
+
+
+def write_reproducer(
+    folder: Path, source: ModelSource, found: Bisection, check: LayerCheck, sample: Sequence[Array]
+) -> list[str]:
+    """Write a layer, what it reads and what it must make.
+
+    Args:
+        folder: is made where need be. Gets ``layer.param``, ``layer.bin``, ``input-0.npy`` and so on, ``output.npy``,
+            ``reproduce.py`` and, of an ONNX model, the same part of it as ``layer.onnx``.
+        source: the original.
+        found: the comparison.
+        check: the layer.
+        sample: what the whole network was fed with.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    inputs = zip(found.graph.inputs, source.inputs, sample, strict=True)
+    tensors = {blob: InnerTensor(spec.name, "input", np.asarray(array)[None]) for blob, spec, array in inputs}
+    shapes = dict(zip(found.graph.inputs, found.graph.input_shapes()))
+    for row in found.layers:
+        tensors[row.blob], shapes[row.blob] = row.tensor, row.shape
+    layers, begins = _piece(found.graph, check.blob, tensors.keys())
+    known = {blob: tensors[blob].values.reshape(shapes[blob]) for blob in (*begins, check.blob)}
+    graph = _alone(layers, begins, check.blob, known)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ncnnfile.save(graph, folder / "layer.param")
+        files = ["layer.param", "layer.bin", "output.npy", "reproduce.py"]
+        for index, blob in enumerate(begins):
+            files.append(f"input-{index}.npy")
+            np.save(folder / files[-1], np.ascontiguousarray(known[blob], np.float32))
+        np.save(folder / "output.npy", known[check.blob].astype(np.float32))
+        script = _SCRIPT.format(layer=f"{check.type} {check.layer}", tensor=check.tensor.maker, inputs=len(begins))
+        (folder / "reproduce.py").write_text(script, encoding="utf-8")
+        if source.kind == "onnx" and _save_onnx(source, [tensors[b] for b in begins], check.tensor.name, folder):
+            files.append("layer.onnx")
+    except OSError as error:
+        raise StorageError(f"cannot be written: {say(error)}", where=str(folder)) from None
+    return files
+
+
+def _piece(graph: Graph, blob: str, known: Iterable[str]) -> tuple[list[Layer], list[str]]:
+    """The layers that make a blob from others whose values are known, and these others."""
+    ends = set(known) - {blob}
+    needed: set[str] = {blob}
+    begins: set[str] = set()
+    layers: list[Layer] = []
+    for layer in reversed(graph.layers):
+        if needed.isdisjoint(layer.outputs):
+            continue
+        layers.append(layer)
+        for name in layer.inputs:
+            (begins if name in ends else needed).add(name)
+    return layers[::-1], sorted(begins, key=[name for layer in graph.layers for name in layer.outputs].index)
+
+
+def _alone(layers: Sequence[Layer], begins: Sequence[str], blob: str, known: Mapping[str, Array]) -> Graph:
+    """These layers as a network with the inputs in0, in1 and so on, and the output out0."""
+    new = {name: f"in{index}" for index, name in enumerate(begins)} | {blob: "out0"}
+    graph = Graph([Layer("Input", new[name], [], [new[name]]) for name in begins])
+    for layer in layers:
+        copy = layer.copy()
+        copy.inputs = [new.get(name, name) for name in layer.inputs]
+        copy.outputs = [new.get(name, name) for name in layer.outputs]
+        graph.layers.append(copy)
+    graph.set_input_shapes([known[name].shape for name in begins])
+    return graph
+
+
+def _save_onnx(source: ModelSource, inputs: Sequence[InnerTensor], output: str, folder: Path) -> bool:
+    """The same part of the original; whether there is one that begins at just these tensors."""
+    import onnx_ir as ir
+
+    from .onnx.reading import load
+
+    model = load(source.file)
+    try:
+        part = ir.convenience.extract(model.graph, [tensor.name for tensor in inputs], [output])
+    except ValueError:
+        return False
+    for value, tensor in zip(part.inputs, inputs, strict=True):
+        value.shape, value.dtype = ir.Shape(tensor.values.shape), ir.DataType.from_numpy(tensor.values.dtype)
+    ir.save(ir.Model(part, ir_version=model.ir_version), folder / "layer.onnx")
+    return True

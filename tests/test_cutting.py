@@ -1,0 +1,334 @@
+"""Networks that ncnn cannot compute to their end, or from their beginning: where they are cut, and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from lowered import model, run_ncnn, run_onnx
+from numpy.typing import NDArray
+from onnx import helper
+from PIL import Image
+
+from ncnnkit.errors import ConvertError, ModelError
+from ncnnkit.samples.images import find_images
+from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.stream import ArraySamples
+from ncnnkit.source import ModelSource, open_model
+from ncnnkit.source.onnx import lower
+from ncnnkit.source.onnx.cutting import _vertex_cut
+
+Array = NDArray[Any]
+node = helper.make_node
+
+
+def noise(*shape: int) -> Array:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def saved(
+    folder: Path,
+    nodes: Sequence[onnx.NodeProto],
+    outputs: Sequence[str],
+    constants: Mapping[str, Array],
+    **inputs: Array,
+) -> Path:
+    path = folder / "model.onnx"
+    onnx.save(model(nodes, inputs, outputs, constants), str(path))
+    return path
+
+
+def opened(path: Path, *outputs: str) -> ModelSource:
+    return open_model(path, outputs=outputs)
+
+
+def ints(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+BACKBONE = [
+    node("Conv", ["x", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+    node("Relu", ["c1"], ["r1"]),
+    node("Conv", ["r1", "w2"], ["c2"], name="head"),
+]
+WEIGHTS = {"w1": noise(8, 3, 3, 3), "w2": noise(9, 8, 1, 1)}
+ROWS = [
+    node("Reshape", ["c2", "flat_shape"], ["flat"]),
+    node("Transpose", ["flat"], ["rows"], perm=[0, 2, 1]),
+    node("Split", ["rows", "sizes"], ["boxes", "scores"], axis=2),
+    node("Sigmoid", ["scores"], ["prob"]),
+    node("ReduceMax", ["prob", "last"], ["best"], keepdims=0),
+]
+TOP = [
+    node("TopK", ["best", "k"], ["top_scores", "index"], axis=1),
+    node("Unsqueeze", ["index", "last"], ["column"]),
+    node("Expand", ["column", "wide"], ["wide_index"]),
+    node("GatherElements", ["boxes", "wide_index"], ["top_boxes"], axis=1),
+]
+CONSTANTS = {"flat_shape": ints(1, 9, -1), "sizes": ints(4, 5), "last": ints(2), "k": ints(5), "wide": ints(1, 5, 4)}
+
+
+def detector(folder: Path, outputs: Sequence[str] = ("top_scores", "top_boxes")) -> Path:
+    return saved(folder, [*BACKBONE, *ROWS, *TOP], outputs, WEIGHTS | CONSTANTS, x=noise(1, 3, 16, 16))
+
+
+def assert_ncnn_computes(source: ModelSource, whole: Path, fed: Mapping[str, Array], *names: str) -> None:
+    """ncnn and the trimmed original compute these values of the whole model."""
+    proto = onnx.load(str(whole))
+    proto.graph.output.extend(
+        onnx.ValueInfoProto(name=n) for n in names if n not in {o.name for o in proto.graph.output}
+    )
+    values = dict(zip((output.name for output in proto.graph.output), run_onnx(proto, fed)))
+    samples = [source.inputs[i].turned(array[0]).astype(np.float32) for i, array in enumerate(fed.values())]
+    theirs = next(source.reference_outputs(ArraySamples(tuple(sample[None] for sample in samples))))
+    ours = run_ncnn(lower(source.file, source.inputs), samples)
+    for name, reference, output in zip(names, theirs, ours, strict=True):
+        np.testing.assert_allclose(reference, values[name][0], rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(output.reshape(-1), values[name].reshape(-1), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+# ---------------------------------------------------------------------------------------------------------- the tail
+
+
+def test_tail_is_cut_at_one_tensor_that_all_of_it_follows_from(tmp_path: Path) -> None:
+    path = detector(tmp_path)
+    source = opened(path)
+    assert source.outputs == ("rows",)  # boxes and best would be two
+    assert source.tail == ("Split", "Sigmoid", "ReduceMax", "TopK", "Unsqueeze", "Expand", "GatherElements")
+    (said,) = source.changes
+    assert "cannot compute TopK" in said
+    assert "'rows' (256x9)" in said
+    assert "GatherElements" not in said.split("program")[0]
+    assert_ncnn_computes(source, path, {"x": noise(1, 3, 16, 16)}, "rows")
+
+
+def test_outputs_that_ncnn_computes_stay(tmp_path: Path) -> None:
+    path = detector(tmp_path, ["boxes", "top_scores"])
+    source = opened(path)
+    assert source.outputs == ("boxes", "best")
+    assert_ncnn_computes(source, path, {"x": noise(1, 3, 16, 16)}, "boxes", "best")
+
+
+def test_what_follows_from_a_kept_output_is_no_output(tmp_path: Path) -> None:
+    nodes = [*BACKBONE, node("ArgMax", ["c2"], ["map"], axis=1)]
+    assert opened(saved(tmp_path, nodes, ["c2", "map"], WEIGHTS, x=noise(1, 3, 8, 8))).outputs == ("c2",)
+
+
+def test_argmax_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path, [*BACKBONE, node("ArgMax", ["c2"], ["map"], axis=1)], ["map"], WEIGHTS, x=noise(1, 3, 8, 8))
+    source = opened(path)
+    assert (source.outputs, source.tail) == (("c2",), ("ArgMax",))
+
+
+def test_weights_are_never_behind_the_cut_where_ncnn_can_compute_them(tmp_path: Path) -> None:
+    """What the tail and another convolution read is no place to cut at: that convolution would be lost."""
+    nodes = [
+        *BACKBONE,
+        node("ReduceMax", ["r1", "one"], ["peak"], keepdims=0),
+        node("NonZero", ["peak"], ["where"]),
+        node("NonZero", ["c2"], ["others"]),
+    ]
+    path = saved(tmp_path, nodes, ["where", "others"], WEIGHTS | {"one": ints(1)}, x=noise(1, 3, 8, 8))
+    assert opened(path).outputs == ("c2", "peak")
+
+
+def test_inputs_that_only_the_tail_reads_go(tmp_path: Path) -> None:
+    nodes = [*BACKBONE, *ROWS, *TOP, node("Mul", ["top_boxes", "size"], ["scaled"])]
+    path = saved(tmp_path, nodes, ["scaled"], WEIGHTS | CONSTANTS, x=noise(1, 3, 16, 16), size=noise(1, 1, 4))
+    source = opened(path)
+    assert [spec.name for spec in source.inputs] == ["x"]
+    assert source.outputs == ("rows",)
+    assert any("'size' is not needed" in change for change in source.changes)
+
+
+def test_shape_of_a_tensor_in_the_tail_may_be_read_before_the_cut(tmp_path: Path) -> None:
+    """The number of the best is known, the best are not."""
+    nodes = [
+        *BACKBONE,
+        node("Flatten", ["c2"], ["all"]),
+        node("TopK", ["all", "k"], ["v", "i"]),
+        node("Shape", ["v"], ["count"]),
+        node("Cast", ["count"], ["counts"], to=1),
+        node("ReduceMax", ["counts"], ["most"], keepdims=0),
+        node("Mul", ["c2", "most"], ["scaled"]),
+        node("Conv", ["scaled", "w3"], ["y"]),
+    ]
+    constants = {"k": ints(7), "w3": noise(2, 9, 1, 1)}
+    path = saved(tmp_path, nodes, ["y", "v"], WEIGHTS | constants, x=noise(1, 3, 8, 8))
+    source = opened(path)
+    assert source.outputs == ("y", "all")
+    assert "TopK" not in [n.op_type for n in onnx.load(str(source.path)).graph.node]
+    assert_ncnn_computes(source, path, {"x": noise(1, 3, 8, 8)}, "y", "all")
+
+
+@pytest.mark.parametrize("outside", ["r1", "best"])
+def test_loop_reads_what_its_body_takes_from_outside(tmp_path: Path, outside: str) -> None:
+    body = helper.make_graph(
+        [node("Identity", ["go"], ["again"]), node("Add", ["sum", outside], ["more"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("again", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        *BACKBONE[:2],
+        node("Relu", ["r1"], ["start"]),
+        node("TopK", ["r1", "one"], ["best", "index"]),
+        node("Loop", ["times", "", "start"], ["y"], body=body),
+    ]
+    constants = {"w1": WEIGHTS["w1"], "times": np.array(3), "one": ints(1)}
+    path = saved(tmp_path, nodes, ["y"], constants, x=noise(1, 3, 8, 8))
+    source = opened(path)
+    assert source.outputs == ("r1",)
+    assert source.tail[-1] == "Loop"
+    assert [n.op_type for n in onnx.load(str(source.path)).graph.node] == ["Conv", "Relu"]
+
+
+def test_network_that_ncnn_computes_is_left_alone(tmp_path: Path) -> None:
+    nodes = [*BACKBONE, node("Gather", ["c2", "which"], ["y"], axis=1)]
+    path = saved(tmp_path, nodes, ["y"], WEIGHTS | {"which": ints(3, 1)}, x=noise(1, 3, 8, 8))
+    source = opened(path)
+    assert source.path == path
+    assert source.changes == ()
+    assert source.outputs == ("y",)
+
+
+def test_operator_in_the_middle_is_an_error_that_says_where(tmp_path: Path) -> None:
+    """Most of the weights come after it: nothing is cut."""
+    nodes = [
+        BACKBONE[0],
+        node("TopK", ["c1", "k"], ["top", "index"], axis=2, name="pick"),
+        node("Conv", ["top", "w2"], ["d"]),
+        node("Conv", ["d", "w3"], ["y"]),
+    ]
+    path = saved(tmp_path, nodes, ["y"], WEIGHTS | {"w3": noise(4, 9, 1, 1), "k": ints(3)}, x=noise(1, 3, 8, 8))
+    source = opened(path)
+    assert source.outputs == ("y",)
+    with pytest.raises(ConvertError, match=r"TopK 'pick' \(inputs \[1,8,8,8\], \[1\]\).*ncnn cannot sort") as caught:
+        lower(source.file, source.inputs)
+    assert str(path) in str(caught.value)
+
+
+def test_half_precision_model_is_cut_in_float32(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path,
+        [*BACKBONE, node("ArgMax", ["c2"], ["map"], axis=1)],
+        ["map"],
+        {name: array.astype(np.float16) for name, array in WEIGHTS.items()},
+        x=noise(1, 3, 8, 8).astype(np.float16),
+    )
+    source = opened(path)
+    assert source.inputs[0].dtype == "float32"
+    (output,) = next(source.reference_outputs(ArraySamples((noise(1, 3, 8, 8),))))
+    assert output.shape == (9, 8, 8)
+
+
+def test_outputs_that_the_user_names(tmp_path: Path) -> None:
+    path = detector(tmp_path)
+    source = opened(path, "prob", "boxes")
+    assert source.outputs == ("prob", "boxes")
+    assert "cannot" not in source.changes[0]
+    assert_ncnn_computes(source, path, {"x": noise(1, 3, 16, 16)}, "prob", "boxes")
+    with pytest.raises(ModelError, match=r"no tensor 'probs' \(prob"):
+        opened(path, "probs")
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted", "found"),
+    [
+        ({"x": [], "b": ["x"], "s": ["x"]}, {"b", "s"}, {"x"}),
+        ({"x": [], "b": ["x"], "c": ["b"]}, {"c"}, {"c"}),
+        ({"x": [], "y": [], "b": ["x"], "s": ["y"], "t": ["x", "y"]}, {"b", "s", "t"}, {"x", "y"}),
+        # The direct way to b and the way through d to e cross in a; two ways of one size: the later one.
+        ({"a": [], "z": [], "b": ["a", "z"], "d": ["b"], "e": ["b", "d"]}, {"d", "e"}, {"b"}),
+        # The first path found takes p to t; only turning it back shows that two paths fit.
+        ({"p": [], "q": [], "u": ["p", "q"], "t": ["u", "p"], "v": ["u"]}, {"t", "v"}, {"t", "v"}),
+    ],
+)
+def test_vertex_cut(made: dict[str, list[str]], wanted: set[str], found: set[str]) -> None:
+    assert _vertex_cut(made, wanted) == found
+
+
+# ---------------------------------------------------------------------------------------------------------- the head
+
+
+def test_channels_last_pixels_become_channels_first(tmp_path: Path) -> None:
+    nodes = [
+        node("Cast", ["x"], ["f"], to=1),
+        node("Sub", ["f", "mean"], ["s"]),
+        node("Mul", ["s", "scale"], ["m"]),
+        node("Transpose", ["m"], ["t"], perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w1"], ["y"]),
+    ]
+    constants: dict[str, Array] = {
+        "w1": WEIGHTS["w1"],
+        "mean": np.array([120, 110, 100], np.float32),
+        "scale": np.array(1 / 58, np.float32),
+    }
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 16, 20, 3), np.uint8)
+    path = saved(tmp_path, nodes, ["y"], constants, x=pixels)
+    source = opened(path)
+    (spec,) = source.inputs
+    assert (spec.shape, spec.dtype) == ((3, 16, 20), "float32")
+    assert source.preprocess == Preprocess(resize=(16, 20), divisor=1.0)
+    assert any("16x20x3" in change for change in source.changes)
+    assert not any(layer.type == "Permute" for layer in lower(source.file, source.inputs).layers)
+    assert_ncnn_computes(source, path, {"x": pixels}, "y")
+
+    np.save(tmp_path / "x.npy", pixels)
+    Image.fromarray(pixels[0]).save(tmp_path / "x.png")
+    (from_array,) = find_images(str(tmp_path / "x.npy"), source.preprocess, source.inputs)[0]
+    (from_image,) = find_images(str(tmp_path / "x.png"), source.preprocess, source.inputs)[0]
+    np.testing.assert_array_equal(from_array, pixels[0].transpose(2, 0, 1))
+    np.testing.assert_array_equal(from_image, from_array)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (1, 16, 16, 3)])
+def test_head_without_turn_or_cast_is_left_alone(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = saved(tmp_path, [node("Relu", ["x"], ["y"])], ["y"], {}, x=noise(*shape))
+    assert opened(path).path == path
+
+
+# --------------------------------------------------------------------------------------------------------- with torch
+
+
+@pytest.mark.torch
+def test_torch_detector_with_suppression(tmp_path: Path) -> None:
+    import torch
+    import torchvision
+
+    class Detector(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 9, 1))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            rows = self.body(x).flatten(2).transpose(1, 2)[0]
+            corner, size = rows[:, :2].sigmoid() * 32, rows[:, 2:4].exp()
+            boxes = torch.cat([corner - size, corner + size], 1)
+            best, label = rows[:, 4:].sigmoid().max(1)
+            top, which = best.topk(20)
+            kept = torchvision.ops.nms(boxes[which], top, 0.5)
+            return boxes[which][kept], top[kept], label[which][kept]
+
+    torch.manual_seed(0)
+    path = tmp_path / "detector.onnx"
+    with torch.no_grad():
+        torch.onnx.export(Detector().eval(), (torch.rand(1, 3, 32, 32),), str(path), dynamo=False)
+    source = opened(path)
+    assert len(source.outputs) == 1
+    assert {"TopK", "NonMaxSuppression"} <= set(source.tail)
+    (exact,) = next(source.reference_outputs(ArraySamples((noise(1, 3, 32, 32),))))
+    (ours,) = run_ncnn(lower(source.file, source.inputs), [noise(1, 3, 32, 32)])
+    assert exact.size == 9 * 16 * 16
+    np.testing.assert_allclose(ours.reshape(-1), exact.reshape(-1), rtol=1e-4, atol=1e-4)
