@@ -214,7 +214,7 @@ def _onnx_tensors(
 
 def _hooked(source: ModelSource, sample: Sequence[Array]) -> list[InnerTensor]:
     """What the modules of a torch network return, in the order in which they do."""
-    module = getattr(source, "module", None)
+    module = source.module
     if module is None or source.run is None or hasattr(module, "_c"):  # a ScriptModule's parts call no hooks
         raise ModelError(
             "hands out no inner tensors", where=source.reference, hint="give the module itself, or export it to ONNX"
