@@ -145,9 +145,30 @@ def test_inputs_that_only_the_tail_reads_go(tmp_path: Path) -> None:
     assert any("'size' is not needed" in change for change in source.changes)
 
 
-def test_loop_reads_what_its_body_takes_from_outside(tmp_path: Path) -> None:
+def test_shape_of_a_tensor_in_the_tail_may_be_read_before_the_cut(tmp_path: Path) -> None:
+    """The number of the best is known, the best are not."""
+    nodes = [
+        *BACKBONE,
+        node("Flatten", ["c2"], ["all"]),
+        node("TopK", ["all", "k"], ["v", "i"]),
+        node("Shape", ["v"], ["count"]),
+        node("Cast", ["count"], ["counts"], to=1),
+        node("ReduceMax", ["counts"], ["most"], keepdims=0),
+        node("Mul", ["c2", "most"], ["scaled"]),
+        node("Conv", ["scaled", "w3"], ["y"]),
+    ]
+    constants = {"k": ints(7), "w3": noise(2, 9, 1, 1)}
+    path = saved(tmp_path, nodes, ["y", "v"], WEIGHTS | constants, x=noise(1, 3, 8, 8))
+    source = opened(path)
+    assert source.outputs == ("y", "all")
+    assert "TopK" not in [n.op_type for n in onnx.load(str(source.path)).graph.node]
+    assert_ncnn_computes(source, path, {"x": noise(1, 3, 8, 8)}, "y", "all")
+
+
+@pytest.mark.parametrize("outside", ["r1", "best"])
+def test_loop_reads_what_its_body_takes_from_outside(tmp_path: Path, outside: str) -> None:
     body = helper.make_graph(
-        [node("Identity", ["go"], ["again"]), node("Add", ["sum", "r1"], ["more"])],
+        [node("Identity", ["go"], ["again"]), node("Add", ["sum", outside], ["more"])],
         "body",
         [
             helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
@@ -159,10 +180,18 @@ def test_loop_reads_what_its_body_takes_from_outside(tmp_path: Path) -> None:
             helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, None),
         ],
     )
-    nodes = [*BACKBONE[:2], node("Relu", ["r1"], ["start"]), node("Loop", ["times", "", "start"], ["y"], body=body)]
-    path = saved(tmp_path, nodes, ["y"], {"w1": WEIGHTS["w1"], "times": np.array(3)}, x=noise(1, 3, 8, 8))
+    nodes = [
+        *BACKBONE[:2],
+        node("Relu", ["r1"], ["start"]),
+        node("TopK", ["r1", "one"], ["best", "index"]),
+        node("Loop", ["times", "", "start"], ["y"], body=body),
+    ]
+    constants = {"w1": WEIGHTS["w1"], "times": np.array(3), "one": ints(1)}
+    path = saved(tmp_path, nodes, ["y"], constants, x=noise(1, 3, 8, 8))
     source = opened(path)
-    assert (source.outputs, source.tail) == (("r1",), ("Relu", "Loop"))
+    assert source.outputs == ("r1",)
+    assert source.tail[-1] == "Loop"
+    assert [n.op_type for n in onnx.load(str(source.path)).graph.node] == ["Conv", "Relu"]
 
 
 def test_network_that_ncnn_computes_is_left_alone(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from ...errors import ModelError
 from .hints import HINTS
@@ -63,7 +62,8 @@ def find_cut(reading: Reading) -> Cut | None:
     kept = [name for name in outputs if name in made]
     ends = _smallest(reading, before, kept, (read & set(made)) - set(kept))
     chosen = [*kept, *(name for name in made if name in ends)]
-    tail = [node.op_type for node in nodes if node not in _needed(nodes, chosen)]
+    needed = _needed(nodes, chosen)
+    tail = [node.op_type for node in nodes if node not in needed]
     return Cut(tuple(chosen), tuple(tail), tuple(dict.fromkeys(node.op_type for node in causes))) if chosen else None
 
 
@@ -86,14 +86,32 @@ def cut_at(reading: Reading, outputs: Sequence[str], where: str = "") -> Cut:
 
 
 def cut_model(reading: Reading, cut: Cut) -> ir.Model:
-    """The model that ends at a cut. Inputs that only its tail reads are gone. ``reading.model`` is changed."""
+    """The model that ends at a cut. Inputs that only its tail reads are gone. ``reading.model`` is changed.
+
+    What is constant for the shapes of the inputs becomes a weight: the shape of a tensor in the tail may be read before
+    the cut.
+    """
     graph = reading.model.graph
-    values = {value.name: value for node in graph for value in node.outputs}
-    graph.outputs[:] = [values[name] for name in cut.outputs]
-    common.RemoveUnusedNodesPass()(reading.model)
-    unused = [value for value in fed(graph) if not value.uses()]
-    graph.inputs[:] = [value for value in graph.inputs if value not in unused]
-    return reading.model
+    needed = _needed(_computing(reading), cut.outputs)
+    for node in needed:
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.producer() is not None and value.name in reading.constants:
+                node.replace_input_with(index, _as_weight(reading, str(value.name)))
+    read = {name for node in needed for name in _reads(node)}
+    inputs = [value for value in fed(graph) if value.name in read]
+    part = ir.convenience.extract(graph, inputs, cut.outputs)
+    return ir.Model(part, ir_version=reading.model.ir_version)
+
+
+def _as_weight(reading: Reading, name: str) -> ir.Value:
+    weights, made = reading.model.graph.initializers, f"{name}/constant"
+    if made not in weights:
+        array = reading.constants[name]
+        tensor = ir.tensor(array, name=made)
+        kind = ir.TensorType(tensor.dtype)
+        value = ir.Value(name=made, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
+        reading.model.graph.register_initializer(value)
+    return weights[made]
 
 
 def may_need_cut(model: ir.Model) -> bool:

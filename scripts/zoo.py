@@ -1,0 +1,246 @@
+"""Which networks convert, by which route, and how exactly they run at each precision: makes docs/zoo.md.
+
+Every network runs in a process of its own, and its row is added to a file as soon as it is there: a run that was
+stopped goes on where it ended. Torch's networks have random weights, the same every time; a head of zeros gets noise,
+because an output of zeros tells nothing. What counts is SQNR on noise as input. With random weights, int8 figures say
+only that the model runs.
+
+    python scripts/zoo.py --jobs 12                         # all that is missing, then docs/zoo.md
+    python scripts/zoo.py --only torchvision:swin --again   # some, once more
+    python scripts/zoo.py --packages FOLDER                 # ONNX files of unpacked packages, too
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+GROUPS: dict[str, list[str]] = tomllib.loads((ROOT / "scripts" / "zoo.toml").read_text())
+SHAPES: dict[str, list[tuple[int, ...]]] = {"torchvision, video": [(3, 16, 112, 112)]}
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+ROUTES_OF_TORCH = ("classic", "dynamo", "torchscript")
+EXACT_DB = 80.0
+LIMIT = 600  # seconds a network may take
+
+
+@dataclass
+class Row:
+    """One network by one route.
+
+    Attributes:
+        sqnr_db: of the worst output, by precision; a whole number of 999 where it is exact.
+        cause: why it did not convert, or "".
+    """
+
+    group: str
+    network: str
+    route: str
+    sqnr_db: dict[str, float] = field(default_factory=dict)
+    layers: int = 0
+    seconds: float = 0.0
+    cause: str = ""
+
+
+def convert(group: str, network: str, route: str, shapes: list[tuple[int, ...]]) -> Row:
+    """Convert one network by one route, and run it at each precision."""
+    import numpy as np
+
+    from ncnnkit.passes import optimize
+    from ncnnkit.quantization import quantize
+    from ncnnkit.quantization.calibration import calibrate
+    from ncnnkit.samples.stream import ArraySamples
+    from ncnnkit.source import open_model
+    from ncnnkit.source.conversion import convert_source
+    from ncnnkit.source.model import example_arrays
+
+    row = Row(group, network, route)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = open_model(network, shapes=shapes, weights="none")
+        _fill_heads(source)
+        samples = ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
+        graph = convert_source(source, samples, folder, route=route, force=True, threads=1).graph
+        row.layers, row.seconds = len(graph.layers), round(time.perf_counter() - start, 1)
+        better = optimize(graph)
+        (sample,) = samples
+        (exact,) = source.reference_outputs(samples)
+        for precision in PRECISIONS:
+            with contextlib.suppress(Exception):  # the row says what ran
+                model = better
+                if precision == "int8":
+                    model = quantize(better, calibrate(better, samples))
+                row.sqnr_db[precision] = _worst(model, precision, sample, [np.asarray(value) for value in exact])
+    return row
+
+
+def _worst(graph: Any, precision: str, sample: Any, exact: list[Any]) -> float:
+    import numpy as np
+
+    from ncnnkit.device.session import Session
+
+    with Session(graph, precision=precision, threads=1) as net:
+        made = net.blobs(*sample, names=net.outputs[: len(exact)])
+    found = []
+    for ours, theirs in zip(made, exact, strict=True):
+        noise = float(((ours.reshape(-1).astype(np.float64) - theirs.reshape(-1)) ** 2).sum())
+        signal = float((theirs.astype(np.float64) ** 2).sum())
+        found.append(999.0 if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise)))
+    return round(min(found), 1)
+
+
+def _fill_heads(source: Any) -> None:
+    """Give noise to weights that start as zeros."""
+    module = getattr(source, "module", None)
+    if module is None:
+        return
+    import torch
+
+    torch.manual_seed(1)
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.detach().any():
+            torch.nn.init.normal_(parameter, std=0.02)
+
+
+def _child(queue: Any, *task: Any) -> None:
+    silence = os.open(os.devnull, os.O_WRONLY)  # exporters print whole graphs
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    group, network, route, _ = task
+    try:
+        row = convert(*task)
+    except BaseException as error:
+        row = Row(group, network, route, cause=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+    queue.put(json.dumps(asdict(row)))
+
+
+def run_one(task: tuple[str, str, str, list[tuple[int, ...]]]) -> Row:
+    """One row, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_child, args=(queue, *task))
+    process.start()
+    process.join(LIMIT)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return Row(*task[:3], cause=f"not finished after {LIMIT} s")
+    if queue.empty():
+        return Row(*task[:3], cause=f"the process ended with status {process.exitcode}")
+    return Row(**json.loads(queue.get()))
+
+
+def tasks(packages: Path | None) -> Iterator[tuple[str, str, str, list[tuple[int, ...]]]]:
+    """All rows there should be."""
+    for group, networks in GROUPS.items():
+        for network in networks:
+            for route in ROUTES_OF_TORCH:
+                yield group, network, route, SHAPES.get(group, [])
+    for path in sorted(packages.rglob("*.onnx")) if packages is not None else ():
+        for route in ("onnx", "pnnx"):
+            yield "from packages", str(path), route, PACKAGED.get(path.name, [])
+
+
+PACKAGED: dict[str, list[tuple[int, ...]]] = {
+    "320n.onnx": [(3, 320, 320)],
+    "ch_PP-OCRv4_det_infer.onnx": [(3, 640, 640)],
+    "ch_PP-OCRv4_rec_infer.onnx": [(3, 48, 320)],
+    "ch_ppocr_mobile_v2.0_cls_infer.onnx": [(3, 48, 192)],
+    "pnet.onnx": [(40, 50, 3)],
+    "rnet.onnx": [(24, 24, 3)],
+    "onet.onnx": [(48, 48, 3)],
+    "model_v8.onnx": [(900, 120)],
+}
+"""Shapes of the inputs whose files leave them open."""
+
+
+def page(rows: list[Row]) -> str:
+    """docs/zoo.md."""
+    lines = [
+        "# The zoo: what converts",
+        "",
+        "Made by `scripts/zoo.py` from `docs/zoo.jsonl`. SQNR in dB of the worst output, ncnn beside the original, on "
+        "noise as input. Torch's networks have random weights: their int8 figures say only that the model runs, and "
+        "*exact* may mean that the outputs hardly depend on the input. `nan` in bf16 is ncnn's grouped convolution on "
+        "processors with AVX512-BF16.",
+        "",
+        f"A network is *right* where the best of its routes has at least {EXACT_DB:g} dB in fp32.",
+        "",
+        "| networks | right | of | share |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(row.group, {}).setdefault(Path(row.network).name, []).append(row)
+
+    def right(network: list[Row]) -> bool:
+        return any(row.sqnr_db.get("fp32", -1.0) >= EXACT_DB for row in network)
+
+    counts = {group: (sum(map(right, networks.values())), len(networks)) for group, networks in groups.items()}
+    for group, (good, count) in [*counts.items(), ("all", tuple(map(sum, zip(*counts.values()))))]:
+        lines.append(f"| {group} | {good} | {count} | {good / count:.0%} |")
+    for group, networks in groups.items():
+        lines += ["", f"## {group}", "", "| network | route | fp32 | fp16 | bf16 | int8 | layers | cause |"]
+        lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |")
+        for name, found in networks.items():
+            for row in found:
+                figures = " | ".join(_figure(row.sqnr_db.get(precision)) for precision in PRECISIONS)
+                cause = row.cause.replace("|", "/")
+                lines.append(f"| {name} | {row.route} | {figures} | {row.layers or ''} | {cause} |")
+    return "\n".join(lines) + "\n"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else "exact" if value >= 900 else f"{value:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser.add_argument("--routes", default="", help="only these, separated by commas")
+    parser.add_argument("--again", action="store_true", help="also those that are there already")
+    parser.add_argument("--packages", type=Path, help="a folder with ONNX files")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no network after this time")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "zoo.jsonl")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "zoo.md")
+    given = parser.parse_args()
+    lines = given.results.read_text().splitlines() if given.results.is_file() else []
+    rows = {(row.network, row.route): row for row in (Row(**json.loads(line)) for line in lines)}
+    routes = given.routes.split(",") if given.routes else []
+    todo = [
+        task
+        for task in tasks(given.packages)
+        if given.only in task[1] and (not routes or task[2] in routes) and (given.again or task[1:3] not in rows)
+    ]
+    end = time.monotonic() + given.seconds
+
+    def measured(task: tuple[str, str, str, list[tuple[int, ...]]]) -> Row | None:
+        return run_one(task) if time.monotonic() < end else None
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for number, row in enumerate(pool.map(measured, todo), 1):
+            if row is None:
+                continue
+            rows[row.network, row.route] = row
+            print(f"{number}/{len(todo)} {row.network} {row.route} {row.sqnr_db or row.cause[:90]}", file=sys.stderr)
+            with given.results.open("a") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+    given.page.write_text(page(list(rows.values())))
+
+
+if __name__ == "__main__":
+    main()
