@@ -20,13 +20,17 @@ from onnx import helper
 from typer.testing import CliRunner
 
 from ncnnkit.cli import app
+from ncnnkit.errors import VerificationError
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
+from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource, explaining, open_model
 from ncnnkit.source.bisection import Bisection, bisect
+from ncnnkit.source.conversion import convert, convert_source
 from ncnnkit.source.model import example_arrays
 from ncnnkit.source.onnx import lower
 from ncnnkit.source.reproducer import write_reproducer
+from ncnnkit.source.routes import ROUTES
 
 node = helper.make_node
 Array = NDArray[Any]
@@ -158,3 +162,40 @@ def test_command_shows_every_layer_and_writes_the_first_wrong_one(
     assert "20.0" in rows[0]
     assert result.stdout.count("first wrong") == 2  # in the table, and below it
     assert (tmp_path / "made" / "reproduce.py").is_file()
+
+
+def test_refused_conversion_names_the_first_wrong_layer(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = spoiled(source, "Convolution", 1, "weight", 1.1)
+    monkeypatch.setitem(ROUTES["onnx"], "onnx", lambda *_: graph)
+    with pytest.raises(VerificationError, match=r"20\.0 dB.* first wrong layer is Convolution 'second', which must be"):
+        convert(source.path, route="onnx")
+
+
+@pytest.mark.torch
+def test_modules_of_torch_are_compared_by_hooks(tmp_path: Path) -> None:
+    """The sum is no module's output: no tensor is known for it, and it is not called wrong."""
+    import torch
+
+    class Net(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Conv2d(3, 8, 3, padding=1)
+            self.second = torch.nn.Conv2d(8, 8, 3, padding=1)
+            self.third = torch.nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Any) -> Any:
+            y = self.first(x)
+            return self.third(y + torch.tanh(self.second(y)))
+
+    torch.manual_seed(0)
+    original = open_model(Net(), shapes=[(3, 16, 12)])
+    samples = ArraySamples(tuple(array[None] for array in example_arrays(original.inputs)))
+    graph = convert_source(original, samples, tmp_path).graph
+    right = compared(original, graph)
+    assert right.first_wrong is None
+    assert {check.tensor.name for check in right.layers} >= {"first", "second", "third"}
+    layer = [layer for layer in graph.layers if layer.type == "Convolution"][1]
+    layer.weights["weight"] = layer.array("weight") * np.float32(1.03)
+    found = compared(original, graph).first_wrong
+    assert found is not None
+    assert (found.layer, found.tensor.name, found.tensor.maker) == (layer.name, "second", "Conv2d")

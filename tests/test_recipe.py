@@ -25,6 +25,7 @@ FULL = Recipe(
     labels='a "quoted" \\ name.txt',
     shapes=((3, 224, 224), (10,)),
     weights="none",
+    route="pnnx",
     outputs=("boxes", "stage 3/scores:0"),
     preset="imagenet",
     preprocess={"mean": (0.5, 0.5, 0.5), "resize": None, "crop": (224, 224), "color": "bgr", "divisor": 1.0},

@@ -7,7 +7,7 @@ other networks nobody knows it; there, a blob belongs to the tensor that is most
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +16,13 @@ import numpy as np
 from ..comparison.layers import OUTSTANDING
 from ..comparison.noise import sqnr_db
 from ..device.session import Session
-from ..errors import ConvertError, ModelError
+from ..errors import ConvertError, ModelError, NcnnkitError
 from ..model.graph import Graph
 from .model import Array, ModelSource
+from .reference import LEAST_SQNR_DB
 
-LEAST_SQNR_DB = 60.0
-"""What a layer in fp32 must have, dB, or be no noisier than what it reads."""
-
+_LEAST = 10 ** (-LEAST_SQNR_DB / 10)  # noise over signal that a layer in fp32 may have
 _ALIKE = 0.01  # noise over signal (20 dB) up to which a blob is taken for a tensor that nobody said it is
-
-Match = Callable[[str, Array, int], tuple[int, float] | None]
-"""(blob, its values, place of the last tensor before it) -> (place of the tensor it must equal, noise over signal)."""
 
 
 @dataclass(frozen=True)
@@ -114,22 +110,28 @@ def bisect(source: ModelSource, graph: Graph, sample: Sequence[Array]) -> Bisect
     blobs = [blob for layer in graph.layers for blob in layer.outputs if layer.type == "Input" or not layer.op.copies]
     with Session(graph, precision="fp32", keep_blobs=True) as net:
         made = dict(zip(blobs, net.blobs(*sample, names=blobs)))
-    match = _known(tensors, places) if places else _likest(tensors)
+    found = _known(tensors, places, made) if places else _likest(tensors, graph, made)
     carried: dict[str, float] = {}  # blob -> its noise over signal; of what nobody can tell, that of what it is made of
-    at: dict[str, int] = {}  # blob -> the place of its tensor in the original's order
     rows = []
     for layer in graph.layers:
         read = max((carried[blob] for blob in layer.inputs), default=0.0)
-        after = max((at.get(blob, -1) for blob in layer.inputs), default=-1)
         for blob in layer.outputs:
-            carried[blob], at[blob] = read, after
-            found = match(blob, made[blob], after) if blob in made and layer.type != "Input" else None
-            if found is None:
-                continue
-            at[blob], carried[blob] = found
-            wrong = found[1] > 10 ** (-LEAST_SQNR_DB / 10) and found[1] > OUTSTANDING * read
-            rows.append(LayerCheck(layer.name, layer.type, blob, made[blob].shape, tensors[found[0]], found[1], wrong))
+            carried[blob] = read
+            if blob in found and layer.type != "Input":
+                tensor, noise = tensors[found[blob]], _noise(made[blob], tensors[found[blob]].values)
+                wrong = noise > _LEAST and noise > OUTSTANDING * read
+                rows.append(LayerCheck(layer.name, layer.type, blob, made[blob].shape, tensor, noise, wrong))
+                carried[blob] = noise
     return Bisection(graph, rows, bool(places))
+
+
+def said_of_first_wrong(source: ModelSource, graph: Graph | None, sample: Sequence[Array]) -> str:
+    """The first wrong layer as the end of an error; empty where there is no network, or nobody can tell."""
+    try:
+        check = bisect(source, graph, sample).first_wrong if graph is not None else None
+    except NcnnkitError:
+        return ""
+    return "" if check is None else f", and its first wrong layer is {check.said}"
 
 
 def _noise(ours: Array, theirs: Array) -> float:
@@ -142,34 +144,42 @@ def _noise(ours: Array, theirs: Array) -> float:
     return 0.0 if noise == 0 else noise / signal if signal else float("inf")
 
 
-def _known(tensors: Sequence[InnerTensor], places: Mapping[str, str]) -> Match:
-    """The tensor of a blob where the front end knows it."""
-    index = {tensor.name: i for i, tensor in enumerate(tensors)}
-
-    def match(blob: str, ours: Array, after: int) -> tuple[int, float] | None:
-        if blob not in places or places[blob] not in index:
-            return None
-        place = index[places[blob]]
-        return place, _noise(ours, tensors[place].values)
-
-    return match
+def _known(tensors: Sequence[InnerTensor], places: Mapping[str, str], made: Mapping[str, Array]) -> dict[str, int]:
+    """Blob -> the place of its tensor, where the front end knows it."""
+    index = {tensor.name: place for place, tensor in enumerate(tensors)}
+    return {blob: index[places[blob]] for blob in made if places.get(blob) in index}
 
 
-def _likest(tensors: Sequence[InnerTensor]) -> Match:
-    """The tensor that is most like a blob; where none is like it, the next one of its size."""
+def _likest(tensors: Sequence[InnerTensor], graph: Graph, made: Mapping[str, Array]) -> dict[str, int]:
+    """Blob -> the place of the tensor that is most like it; where none is like it, of the next one of its size.
+
+    A blob that equals none need not be one of the original's. Where something right is computed from it, it has no
+    tensor.
+    """
     of_size: dict[int, list[int]] = {}
     for place, tensor in enumerate(tensors):
         of_size.setdefault(tensor.values.size, []).append(place)
-
-    def match(blob: str, ours: Array, after: int) -> tuple[int, float] | None:
-        places = of_size.get(ours.size, [])
-        noises = {place: _noise(ours, tensors[place].values) for place in places}
-        best = min(places, key=noises.__getitem__, default=None)
-        if best is not None and noises[best] > _ALIKE:
-            best = next((place for place in places if place > after), None)
-        return None if best is None else (best, noises[best])
-
-    return match
+    found: dict[str, int] = {}
+    right: set[str] = set()
+    after: dict[str, int] = {}  # blob -> the place of its tensor, or of the last one that it is computed from
+    for layer in graph.layers:
+        last = max((after[blob] for blob in layer.inputs), default=-1)
+        for blob in layer.outputs:
+            places = of_size.get(made[blob].size, []) if blob in made and layer.type != "Input" else []
+            noises = {place: _noise(made[blob], tensors[place].values) for place in places}
+            best = min(noises, key=noises.__getitem__, default=None)
+            if best is not None and noises[best] <= _LEAST:
+                right.add(blob)
+            elif best is not None and noises[best] > _ALIKE:
+                best = next((place for place in places if place > last), None)
+            if best is not None:
+                found[blob] = best
+            after[blob] = last if best is None else best
+    leads = set(right)
+    for layer in reversed(graph.layers):
+        if not leads.isdisjoint(layer.outputs):
+            leads.update(layer.inputs)
+    return {blob: place for blob, place in found.items() if blob in right or blob not in leads}
 
 
 # ------------------------------------------------------------------------------------------------- inside the original
@@ -214,7 +224,7 @@ def _onnx_tensors(
 
 def _hooked(source: ModelSource, sample: Sequence[Array]) -> list[InnerTensor]:
     """What the modules of a torch network return, in the order in which they do."""
-    module = getattr(source, "module", None)
+    module = source.module
     if module is None or source.run is None or hasattr(module, "_c"):  # a ScriptModule's parts call no hooks
         raise ModelError(
             "hands out no inner tensors", where=source.reference, hint="give the module itself, or export it to ONNX"

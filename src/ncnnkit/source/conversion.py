@@ -24,6 +24,7 @@ from ..record.run import Accuracy, Attempt, ConversionCheck
 from ..samples.items import InputSpec
 from ..samples.stream import ArraySamples, Samples
 from . import ModelSource, open_model
+from .bisection import said_of_first_wrong
 from .model import example_arrays, say
 from .opening import GUESS, choose_preprocess
 from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, compare_outputs, exactness, shortfall
@@ -255,7 +256,7 @@ def convert_source(
             break
     taken = _choose(results, force)
     if taken is None:
-        raise _no_route(source, results)
+        raise _no_route(source, results, few)
     return Conversion(taken, results, (folder / LOG).is_file())
 
 
@@ -298,11 +299,14 @@ def _choose(results: Sequence[RouteResult], force: bool) -> RouteResult | None:
     return max(made, key=lambda result: (min(result.sqnr_db, EXACT_SQNR_DB), -(result.layers or 0)), default=None)
 
 
-def _no_route(source: ModelSource, results: Sequence[RouteResult]) -> NcnnkitError:
-    """Why no route is left, with each one's reason."""
+def _no_route(source: ModelSource, results: Sequence[RouteResult], samples: Samples) -> NcnnkitError:
+    """Why no route is left, with each one's reason, and its first wrong layer where it made a network."""
     differs = any(result.graph is not None or isinstance(result.fault, VerificationError) for result in results)
     kind = VerificationError if differs else ConvertError
-    reasons = [f"route {result.route}: {result.reason}" for result in results]
+    reasons = [
+        f"route {result.route}: {result.reason}{said_of_first_wrong(source, result.graph, samples[0])}"
+        for result in results
+    ]
     hints = [result.fault.hint if result.fault else f"{WRONG}; --force accepts it" for result in results]
     return kind("; ".join(reasons), where=source.reference, hint="; ".join(dict.fromkeys(filter(None, hints))))
 

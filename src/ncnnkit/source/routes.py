@@ -27,7 +27,6 @@ from ..record.run import Kind
 from . import pnnx
 from .exporting import export_classic, export_dynamo, trace
 from .model import ModelSource
-from .onnx import lower
 
 Route = Callable[[ModelSource, Path], Graph]
 
@@ -50,8 +49,14 @@ def routes_for(kind: Kind, name: str = AUTO) -> dict[str, Route]:
     return {name: routes[name]}
 
 
+def _lower(path: Path, source: ModelSource) -> Graph:
+    from .onnx import lower  # onnx-ir takes a moment to import
+
+    return lower(path, source.inputs)
+
+
 def _onnx(source: ModelSource, folder: Path) -> Graph:
-    return lower(source.file, source.inputs)
+    return _lower(source.file, source)
 
 
 def _pnnx(source: ModelSource, folder: Path) -> Graph:
@@ -59,11 +64,11 @@ def _pnnx(source: ModelSource, folder: Path) -> Graph:
 
 
 def _classic(source: ModelSource, folder: Path) -> Graph:
-    return lower(export_classic(source.module, source.inputs, folder), source.inputs)
+    return _lower(export_classic(source.module, source.inputs, folder), source)
 
 
 def _dynamo(source: ModelSource, folder: Path) -> Graph:
-    return lower(export_dynamo(source.module, source.inputs, folder), source.inputs)
+    return _lower(export_dynamo(source.module, source.inputs, folder), source)
 
 
 def _torchscript(source: ModelSource, folder: Path) -> Graph:
