@@ -196,10 +196,11 @@ def _values_and_shapes(
     proto: onnx.ModelProto, names: Sequence[str], measured: Sequence[str], feeds: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, tuple[int, ...]]]:
     """What some values of the network are for one sample, and the shapes of others; ``proto`` gets Shape nodes."""
-    proto.graph.node.extend(helper.make_node("Shape", [name], [f"{name}/shape"]) for name in measured)
-    asked = [*names, *(f"{name}/shape" for name in measured)]
+    sides = {name: f"ncnnkit's shape of {name}" for name in measured}  # no exporter gives such names
+    proto.graph.node.extend(helper.make_node("Shape", [name], [shape]) for name, shape in sides.items())
+    asked = [*names, *sides.values()]
     answers = dict(_run(proto, asked, feeds, at_once=max(len(asked), 1)))
-    shapes = {name: tuple(int(side) for side in answers[f"{name}/shape"]) for name in measured}
+    shapes = {name: tuple(int(side) for side in answers[shape]) for name, shape in sides.items()}
     return {name: answers[name] for name in names}, shapes
 
 
