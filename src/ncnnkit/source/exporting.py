@@ -17,7 +17,6 @@ from ..samples.items import InputSpec
 from .model import say
 from .torchrun import example_inputs, flat_module, import_torch, quiet
 
-_CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch.export makes this folder, although nothing is compiled
 OPSET = 17  # of the classic exporter: the first with LayerNormalization; the newest one it knows well
 
 
@@ -46,14 +45,14 @@ def export_classic(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Pa
 def trace(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Path:
     """Write a module as TorchScript. Arguments and errors are those of :func:`export_dynamo`."""
     path = folder / "traced.pt"
-    with _exporting(folder) as torch:
+    with _exporting() as torch:
         # The network is compared with the original later: no check of torch's own here.
         torch.jit.trace(flat_module(module), tuple(example_inputs(inputs)), check_trace=False).save(str(path))
     return path
 
 
 def _to_onnx(module: Any, inputs: Sequence[InputSpec], path: Path, **options: Any) -> Path:
-    with _exporting(path.parent) as torch:
+    with _exporting() as torch:
         scripted = isinstance(module, torch.jit.ScriptModule)
         torch.onnx.export(
             module if scripted else flat_module(module),
@@ -66,17 +65,16 @@ def _to_onnx(module: Any, inputs: Sequence[InputSpec], path: Path, **options: An
 
 
 @contextmanager
-def _exporting(folder: Path) -> Iterator[Any]:
+def _exporting() -> Iterator[Any]:
     """Export in silence, with attention layer by layer; yields torch. What torch raises becomes a ConvertError.
 
-    torch's caches go into ``folder``, and not into the system's temporary folder, where torch would leave them. Its
-    fused kernel for a whole encoder layer would be one operator that neither ONNX nor ncnn has.
+    torch's fused kernel for a whole encoder layer would be one operator that neither ONNX nor ncnn has.
     """
     torch = import_torch("")
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with quiet(), _silence(), _environment(_CACHE, str(folder / "cache")), torch.no_grad():
+        with quiet(), _silence(), torch.no_grad():
             yield torch
     except ImportError as error:
         missing = (error.name or str(error)).partition(".")[0]
@@ -85,19 +83,6 @@ def _exporting(folder: Path) -> Iterator[Any]:
         raise ConvertError(f"torch cannot export it: {say(error)}") from None
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """An environment variable, where the user has not set it."""
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
 
 
 @contextmanager
