@@ -27,7 +27,7 @@ def half_turned(x: Any) -> Any:
     return torch.cat((-b, a), -1)
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu")
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         return self.layer(x)
 
 
-class MultiHead(nn.Module):
+class MultiHead(nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
@@ -45,7 +45,7 @@ class MultiHead(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0]
 
 
-class ConvNeXtBlock(nn.Module):
+class ConvNeXtBlock(nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.mix = nn.Conv2d(8, 8, 7, padding=3, groups=8)
@@ -57,7 +57,7 @@ class ConvNeXtBlock(nn.Module):
         return x + (self.scale * self.down(functional.gelu(self.up(y)))).permute(0, 3, 1, 2)
 
 
-class SwinBlock(nn.Module):
+class SwinBlock(nn.Module):  # type: ignore[misc]
     """Attention in windows of 4x4, shifted by 2, as torchvision spells it."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class SwinBlock(nn.Module):
         return torch.roll(x, (2, 2), (1, 2))
 
 
-class RotaryAttention(nn.Module):
+class RotaryAttention(nn.Module):  # type: ignore[misc]
     """LLaMA's: rotary embedding, grouped keys, a causal mask, RMSNorm in front."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class RotaryAttention(nn.Module):
         return self.o(y.transpose(1, 2).reshape(1, 6, 16))
 
 
-class Focus(nn.Module):
+class Focus(nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(12, 4, 3, padding=1)
@@ -115,7 +115,7 @@ class Focus(nn.Module):
         return self.conv(torch.cat(parts, 1))
 
 
-class Rms(nn.Module):
+class Rms(nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.rand(16))
@@ -124,7 +124,7 @@ class Rms(nn.Module):
         return self.weight * rms(x)
 
 
-class Of(nn.Module):
+class Of(nn.Module):  # type: ignore[misc]
     """A function as a module."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
