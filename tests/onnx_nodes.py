@@ -113,7 +113,11 @@ def _inputs(model: onnx.ModelProto, operator: str) -> Sequence[str]:
     return list(node.input) if not others and node.op_type == operator else [v.name for v in model.graph.input]
 
 
-def outcome(case: Case, tolerance: float = 1e-3) -> Outcome:
+TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
+"""The type of an expected output -> how far it may be off: it is rounded to that type."""
+
+
+def outcome(case: Case) -> Outcome:
     """Run a test in this process."""
     try:
         graph = lowered.lowered(case.model, case.fed)
@@ -123,6 +127,7 @@ def outcome(case: Case, tolerance: float = 1e-3) -> Outcome:
     for found, exact in zip(made, case.expected, strict=True):
         if found.size != exact.size:
             return Outcome("wrong", f"{found.shape} for {exact.shape}")
+        tolerance = TOLERANCE.get(exact.dtype.name, 1e-3)
         one, other = found.reshape(-1), exact.reshape(-1).astype(np.float32)
         if not np.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True):
             return Outcome("wrong", f"{one[:4].tolist()} for {other[:4].tolist()}")

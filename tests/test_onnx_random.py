@@ -439,12 +439,19 @@ def test_reshape(case: Case, operator: str) -> Any:
     return one_node(operator, [x], {1: np.array(wanted, np.int64)})
 
 
+@compare("Transpose", examples=20)
+def test_transpose_of_blocks(case: Case, operator: str) -> Any:
+    b = case.number(1, 3)
+    shape = (1, case.number(1, 3), case.number(1, 3), b, case.number(1, 3), b)
+    return one_node(operator, [case.f(*shape)], perm=case.one_of((0, 1, 3, 5, 2, 4), (0, 3, 5, 1, 2, 4)))
+
+
 @compare("DepthToSpace", "SpaceToDepth")
 def test_depth_and_space(case: Case, operator: str) -> Any:
     b, n = case.number(1, 3), case.one_of(1, 1, 2)
     c, h, w = case.number(1, 3), case.number(1, 3), case.number(1, 3)
     if operator == "SpaceToDepth":
-        return one_node(operator, [case.f(n, c, h * b, w * b)], blocksize=b)
+        return one_node(operator, [case.f(n, c, h * b, w * b)], blocksize=b, opset=13)
     return one_node(operator, [case.f(n, c * b * b, h, w)], blocksize=b, mode=case.one_of("DCR", "CRD"))
 
 
@@ -616,6 +623,55 @@ def test_normalisation_of_the_last_axes(case: Case, operator: str) -> Any:
 def test_lrn(case: Case, operator: str) -> Any:
     shape = (case.one_of(1, 2), case.number(1, 7), case.number(1, 4), case.number(1, 4))
     return one_node(operator, [case.f(*shape)], size=case.one_of(1, 3, 5), alpha=0.1, beta=0.6, bias=1.5), 1e-3
+
+
+# ---------------------------------------------------------------------------------------------------------- attention
+
+
+@compare("Attention", examples=25)
+def test_attention(case: Case, operator: str) -> Any:
+    batch, groups, per_group = case.one_of(1, 1, 2), case.number(1, 2), case.number(1, 2)
+    heads, places, keys, size = groups * per_group, case.number(1, 4), case.number(1, 4), case.number(1, 4)
+    how: dict[str, Any] = {}
+    deep = case.number(1, 4)
+    shapes = ((batch, heads, places, size), (batch, groups, keys, size), (batch, groups, keys, deep))
+    fed = [case.f(*shape) for shape in shapes]
+    if case.maybe():
+        fed = [x.transpose(0, 2, 1, 3).reshape(batch, x.shape[2], -1) for x in fed]
+        how |= {"q_num_heads": heads, "kv_num_heads": groups}
+    if case.maybe():
+        how["scale"] = 0.3
+    constants: dict[int, Array] = {}
+    if case.maybe():
+        mask = case.f(*case.one_of((places, keys), (1, heads, places, keys), (batch, heads, places, keys)))
+        fed.append(mask)
+        if case.maybe():
+            constants[3] = mask
+        elif case.maybe():
+            fed[3] = mask = mask > -2
+            mask[..., 0] = True
+            constants = {3: mask} if case.maybe() else {}
+    elif case.maybe():
+        how["is_causal"] = 1
+    return one_node(operator, fed, constants, opset=23, **how), 1e-3
+
+
+@compare("RotaryEmbedding", examples=20)
+def test_rotary_embedding(case: Case, operator: str) -> Any:
+    batch, heads, places, size = case.one_of(1, 2), case.number(1, 3), case.number(1, 4), 2 * case.number(1, 3)
+    how: dict[str, Any] = {"interleaved": case.number(0, 1)}
+    shape: tuple[int, ...] = (batch, heads, places, size)
+    if case.maybe():
+        shape, how["num_heads"] = (batch, places, heads * size), heads
+    rotated = size
+    if size > 2 and case.maybe():
+        rotated = how["rotary_embedding_dim"] = size - 2
+    angles = case.f(9, rotated // 2)
+    chosen = case.whole(places, low=0, high=8)[None].repeat(batch, 0)
+    constants = {1: np.cos(angles), 2: np.sin(angles), 3: chosen}
+    if case.maybe():
+        constants = {1: np.cos(angles)[chosen], 2: np.sin(angles)[chosen]}
+    return one_node(operator, [case.f(*shape)], constants, opset=23, **how)
 
 
 # ---------------------------------------------------------------------------------------------------------- recurrent

@@ -11,6 +11,7 @@ axes           what moves, cuts and joins axes
 matrix         products of matrices
 reduce         sums and the like, softmax, normalisation
 recurrent      RNN, GRU, LSTM
+attention      scaled dot products, rotary embeddings
 patterns       groups of nodes that are one layer of ncnn
 cutting        where a network ends that ncnn cannot compute to its end, and where it begins
 hints          what to do about an operator that ncnn has no layer for
@@ -28,7 +29,7 @@ from pathlib import Path
 from ...errors import ConvertError
 from ...model.graph import Graph
 from ...samples.items import InputSpec
-from . import axes, elementwise, matrix, recurrent, reduce, windows  # noqa: F401  # they fill the table
+from . import attention, axes, elementwise, matrix, recurrent, reduce, windows  # noqa: F401  # they fill the table
 from .hints import hint_for, place
 from .lowering import OPERATORS, Blob, Lowering, Node, Unsupported
 from .patterns import write

@@ -31,7 +31,16 @@ _ORDERS = {
 def transpose(node: Node) -> None:
     shape = node.shape(0)
     order = [int(axis) for axis in node.attr("perm", tuple(reversed(range(len(shape)))))]
+    if tuple(order) in _REORGS and shape[0] == 1 and shape[3] == shape[5]:
+        x = node.blob(0, (shape[1], shape[2] * shape[3], shape[4] * shape[5]))
+        out = (shape[1] * shape[3] * shape[5], shape[2], shape[4])
+        node.gives(node.emit("Reorg", [x], out, stride=shape[3], mode=_REORGS[tuple(order)]))
+        return
     node.gives(permuted(node, node.blob(0), shape, order))
+
+
+_REORGS: dict[tuple[int, ...], int] = {(0, 1, 3, 5, 2, 4): 0, (0, 3, 5, 1, 2, 4): 1}
+"""How (batch, channels, rows, block, columns, block) is permuted -> Reorg's mode; window partitions are others."""
 
 
 def permuted(node: Node, blob: Blob, shape: Shape, order: Sequence[int]) -> Blob:
@@ -120,6 +129,11 @@ def depth_to_space(node: Node) -> None:
 def space_to_depth(node: Node) -> None:
     n, c, h, w = node.shape(0)
     b = int(node.attr("blocksize"))
+    if n == 1:
+        x = node.blob(0, (c, h, w))
+        mode = int(node.attr("mode", "DCR") == "DCR")
+        node.gives(node.emit("Reorg", [x], (c * b * b, h // b, w // b), stride=b, mode=mode))
+        return
     order = (0, 1, 3, 5, 2, 4) if node.attr("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
     node.gives(permuted(node, node.blob(0), (n, c, h // b, b, w // b, b), order))
 
@@ -199,19 +213,14 @@ def taken(node: Node, blob: Blob, shape: Shape, axis: int, picked: range) -> tup
         x = node.lowering.view(blob, view)
         cut = node.emit("Crop", [x], made, starts=(picked.start,), ends=(picked.stop,), axes=(place,))
         return cut, now
-    # Every step-th: cut to whole steps, make the steps an axis, and take its first place.
-    step, first = picked.step, picked[0]
-    need = first + (len(picked) - 1) * step + 1
-    if first or need != side:
-        blob, shape = taken(node, blob, shape, axis, range(first, need))
-    short = len(picked) * step - shape[axis]
+    # Every step-th: the largest of one.
+    first = picked[0]
+    if first or (side - 1) // picked.step + 1 != len(picked):
+        blob, shape = taken(node, blob, shape, axis, range(first, picked[-1] + 1))
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    if short:
-        x = node.lowering.view(blob, (before, shape[axis], after))
-        blob = node.emit("Padding", [x], (before, len(picked) * step, after), bottom=short)
-    x = node.lowering.view(blob, (before * len(picked), step, after))
-    cut = node.emit("Crop", [x], (before * len(picked), 1, after), starts=(0,), ends=(1,), axes=(1,))
-    return cut, now
+    x = node.lowering.view(blob, (before, shape[axis], after))
+    params = {"kernel_w": 1, "kernel_h": 1, "stride_w": 1, "stride_h": picked.step, "pad_mode": 1}
+    return node.emit("Pooling", [x], (before, len(picked), after), **params), now
 
 
 @operator("Gather")

@@ -382,16 +382,17 @@ def where(node: Node) -> None:
             parts.append(combine(node, 2, (node.shape(index), node.blob(index)), (shape_of, factor)))
         elif isinstance(factor, np.ndarray):
             chosen = np.where(np.broadcast_to(factor, shape) > 0, np.broadcast_to(value, shape), 0)
-            parts.append((shape, _finite(chosen)))
+            parts.append((shape, finite(chosen)))
         elif value.any():
-            parts.append(combine(node, 2, (shape_of, factor), (value.shape, _finite(value))))
+            parts.append(combine(node, 2, (shape_of, factor), (value.shape, finite(value))))
     found = parts[0] if len(parts) == 1 else combine(node, 0, *parts)
     if tuple(found[0]) != shape:
         found = combine(node, 0, found, (shape, np.zeros(shape, np.float32)))
     node.gives(_blob(found))
 
 
-def _finite(array: Array) -> Array:
+def finite(array: Array) -> Array:
+    """A constant without infinity and NaN, which a product with 0 would keep: infinity counts as 1e30."""
     return np.clip(np.nan_to_num(array.astype(np.float32)), -1e30, 1e30)
 
 

@@ -303,6 +303,11 @@ class Node:
         return tuple(value) if isinstance(value, (list, tuple)) else value
 
     @property
+    def attributes(self) -> set[str]:
+        """The names of the attributes that are given."""
+        return set(self._node.attributes)
+
+    @property
     def inputs(self) -> int:
         """How many inputs the node has, left out ones at the end not counted."""
         return len(self._node.inputs)
@@ -387,6 +392,10 @@ class Node:
     @property
     def outputs(self) -> int:
         return len(self._node.outputs)
+
+    def output(self, index: int) -> str:
+        """The name of an output's value."""
+        return str(self._node.outputs[index].name)
 
     def is_read(self, index: int) -> bool:
         """Whether a node, or the user, reads output ``index``."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .axes import permuted
-from .lowering import OPERATORS, Array, Blob, Node, Unsupported
+from .lowering import OPERATORS, Array, Node, Unsupported
 
 Pattern = Callable[[Node], bool]
 PATTERNS: dict[str, list[Pattern]] = {}
@@ -48,12 +47,13 @@ def write(node: Node) -> None:
 # --------------------------------------------------------------------------------------------------- looking upwards
 
 
-def _scalar(node: Node, index: int) -> float | None:
+def scalar(node: Node, index: int) -> float | None:
+    """An input that is a constant of one number."""
     value = node.constant(index)
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
 
-def _other(node: Node) -> Iterator[tuple[int, int]]:
+def both_ways(node: Node) -> Iterator[tuple[int, int]]:
     """Both ways round of a node of two inputs."""
     if node.inputs == 2:
         yield from ((0, 1), (1, 0))
@@ -62,37 +62,37 @@ def _other(node: Node) -> Iterator[tuple[int, int]]:
 def _plus(node: Node | None, amount: float) -> str | None:
     """The value x of ``x + amount``."""
     if node is not None and node.op == "Add":
-        for x, c in _other(node):
-            found = _scalar(node, c)
+        for x, c in both_ways(node):
+            found = scalar(node, c)
             if found is not None and math.isclose(found, amount, rel_tol=1e-4):
                 return node.value(x)
     return None
 
 
 @dataclass(frozen=True)
-class _Product:
+class Product:
     """A tree of products by its leaves: values by name, and the product of all constants of one number."""
 
     factors: tuple[tuple[str, Node | None], ...]
     scale: float
 
 
-def _product(node: Node) -> _Product:
+def product_of(node: Node) -> Product:
     factors: list[tuple[str, Node | None]] = []
     scale = 1.0
     for index in range(2):
-        number, maker = _scalar(node, index), node.maker(index)
+        number, maker = scalar(node, index), node.maker(index)
         if number is not None and (node.op == "Mul" or index == 1):
             scale *= number if node.op == "Mul" else 1 / number if number else math.nan
         elif node.op == "Div" and index == 1:
-            return _Product((), math.nan)
+            return Product((), math.nan)
         elif maker is not None and maker.op in ("Mul", "Div") and maker.alone:
-            inner = _product(maker)
+            inner = product_of(maker)
             factors += inner.factors
             scale *= inner.scale
         else:
             factors.append((node.value(index), maker))
-    return _Product(tuple(factors), scale)
+    return Product(tuple(factors), scale)
 
 
 # --------------------------------------------------------------------------------------------------------- activations
@@ -101,7 +101,7 @@ def _product(node: Node) -> _Product:
 @ends_in("Mul", "Div")
 def gated(node: Node) -> bool:
     """Swish, HardSwish, Mish and GELU: x times a function of x, and a number."""
-    found = _product(node)
+    found = product_of(node)
     if len(found.factors) != 2:
         return False
     for (x, _), (_, gate) in (found.factors, found.factors[::-1]):
@@ -123,10 +123,8 @@ def _gate(gate: Node, x: str, scale: float) -> tuple[str, dict[str, float]] | No
         inner = gate.maker(0)
         return ("Mish", {}) if inner is not None and inner.op == "Softplus" and inner.value(0) == x else None
     if gate.op == "Clip" and math.isclose(scale, 1 / 6, rel_tol=1e-5):
-        bounds = [_scalar(gate, i) if gate.has(i) else gate.attr(name) for i, name in ((1, "min"), (2, "max"))]
-        return (
-            ("HardSwish", {"alpha": 1 / 6, "beta": 0.5}) if bounds == [0, 6] and _plus(gate.maker(0), 3) == x else None
-        )
+        fits = _bounds(gate) == [0, 6] and _plus(gate.maker(0), 3) == x
+        return ("HardSwish", {"alpha": 1 / 6, "beta": 0.5}) if fits else None
     if math.isclose(scale, 0.5, rel_tol=1e-5) and (name := _plus(gate, 1.0)) is not None:
         inner = next(maker for i in (0, 1) if gate.value(i) == name and (maker := gate.maker(i)) is not None)
         if inner.op == "Erf" and _is_scaled(inner, x, math.sqrt(0.5)):
@@ -141,7 +139,7 @@ def _is_scaled(node: Node, x: str, factor: float) -> bool:
     inner = node.maker(0)
     if inner is None or inner.op not in ("Mul", "Div"):
         return False
-    product = _product(inner)
+    product = product_of(inner)
     return [name for name, _ in product.factors] == [x] and math.isclose(product.scale, factor, rel_tol=1e-4)
 
 
@@ -150,26 +148,46 @@ def _is_tanh_gelu(node: Node, x: str) -> bool:
     inner = node.maker(0)
     if inner is None or inner.op != "Mul":
         return False
-    outer = _product(inner)
+    outer = product_of(inner)
     if len(outer.factors) != 1 or not math.isclose(outer.scale, math.sqrt(2 / math.pi), rel_tol=1e-4):
         return False
     total = outer.factors[0][1]
     if total is None or total.op != "Add":
         return False
-    for a, b in _other(total):
+    for a, b in both_ways(total):
         cubic = total.maker(b)
         if total.value(a) != x or cubic is None or cubic.op != "Mul":
             continue
-        product = _product(cubic)
+        product = product_of(cubic)
         if not math.isclose(product.scale, 0.044715, rel_tol=1e-4):
             continue
         names = [name for name, _ in product.factors]
         power = product.factors[0][1] if len(names) == 1 else None
         if names == [x] * 3 or (
-            power is not None and power.op == "Pow" and power.value(0) == x and _scalar(power, 1) == 3
+            power is not None and power.op == "Pow" and power.value(0) == x and scalar(power, 1) == 3
         ):
             return True
     return False
+
+
+@ends_in("Mul", "Div")
+def hard_sigmoid(node: Node) -> bool:
+    """relu6(x + 3) / 6."""
+    found = product_of(node)
+    if len(found.factors) != 1 or not math.isclose(found.scale, 1 / 6, rel_tol=1e-5):
+        return False
+    clip = found.factors[0][1]
+    x = None if clip is None or clip.op != "Clip" or _bounds(clip) != [0, 6] else _plus(clip.maker(0), 3)
+    if x is None:
+        return False
+    blob = node.blob_of(x)
+    node.gives(node.emit("HardSigmoid", [blob], blob.shape, alpha=1 / 6, beta=0.5))
+    return True
+
+
+def _bounds(clip: Node) -> list[float | None]:
+    """The limits of a Clip, as inputs or, in older opsets, as attributes."""
+    return [scalar(clip, i) if clip.has(i) else clip.attr(name) for i, name in ((1, "min"), (2, "max"))]
 
 
 # ------------------------------------------------------------------------------------------------------- normalisation
@@ -193,16 +211,14 @@ def _normalised(node: Node | None) -> _Normalised | None:
     for upper, lower in ((0, 1),) if node.op == "Div" else ((0, 1), (1, 0)):
         root = node.maker(lower)
         if node.op == "Mul":
-            if root is None or root.op != "Reciprocal":
-                continue
-            root = root.maker(0)
+            root = _inverted(root)
         if root is None or root.op != "Sqrt":
             continue
         total = root.maker(0)
         if total is None or total.op != "Add":
             continue
-        for m, e in _other(total):
-            eps, mean = _scalar(total, e), total.maker(m)
+        for m, e in both_ways(total):
+            eps, mean = scalar(total, e), total.maker(m)
             if eps is None or mean is None or mean.op != "ReduceMean":
                 continue
             axes = _last_axes(mean)
@@ -217,6 +233,15 @@ def _normalised(node: Node | None) -> _Normalised | None:
     return None
 
 
+def _inverted(node: Node | None) -> Node | None:
+    """The node that makes x in 1 / x."""
+    if node is not None and node.op == "Reciprocal":
+        return node.maker(0)
+    if node is not None and node.op == "Div" and scalar(node, 0) == 1:
+        return node.maker(1)
+    return None
+
+
 def _last_axes(mean: Node) -> int:
     """How many of the last axes a ReduceMean is over; 0 where it is over others, or drops them."""
     rank = len(mean.shape(0))
@@ -227,7 +252,7 @@ def _last_axes(mean: Node) -> int:
 
 def _is_square(node: Node, x: str) -> bool:
     if node.op == "Pow":
-        return node.value(0) == x and _scalar(node, 1) == 2
+        return node.value(0) == x and scalar(node, 1) == 2
     return node.op == "Mul" and node.value(0) == node.value(1) == x
 
 
@@ -258,11 +283,11 @@ def _write_norm(node: Node, found: _Normalised, gamma: Array | None, beta: Array
 @ends_in("Add")
 def layer_norm_with_bias(node: Node) -> bool:
     """((x - mean) / deviation) * gamma + beta."""
-    for m, b in _other(node):
+    for m, b in both_ways(node):
         beta, product = node.constant(b), node.maker(m)
         if beta is None or product is None or product.op != "Mul":
             continue
-        for d, g in _other(product):
+        for d, g in both_ways(product):
             gamma, found = product.constant(g), _normalised(product.maker(d))
             if gamma is None or found is None or not found.centred:
                 continue
@@ -275,7 +300,7 @@ def layer_norm_with_bias(node: Node) -> bool:
 @ends_in("Mul")
 def norm_with_scale(node: Node) -> bool:
     """(x / root mean square) * gamma, or a LayerNorm without a bias."""
-    for d, g in _other(node):
+    for d, g in both_ways(node):
         gamma, found = node.constant(g), _normalised(node.maker(d))
         if gamma is not None and found is not None and gamma.size == math.prod(found.shape[-found.axes :]):
             _write_norm(node, found, gamma, None)
@@ -296,11 +321,11 @@ def norm(node: Node) -> bool:
 @ends_in("Add")
 def group_norm(node: Node) -> bool:
     """InstanceNormalization of the groups as channels, times gamma, plus beta: how torch exports GroupNorm."""
-    for m, b in _other(node):
+    for m, b in both_ways(node):
         beta, product = node.constant(b), node.maker(m)
         if beta is None or product is None or product.op != "Mul":
             continue
-        for r, g in _other(product):
+        for r, g in both_ways(product):
             gamma, back = product.constant(g), product.maker(r)
             inner = back.maker(0) if back is not None and back.op == "Reshape" else None
             if gamma is None or inner is None or inner.op != "InstanceNormalization":
@@ -323,67 +348,44 @@ def group_norm(node: Node) -> bool:
     return False
 
 
-# ----------------------------------------------------------------------------------------------------------- attention
+# --------------------------------------------------------------------------------------------------------------- slices
 
 
-@ends_in("MatMul")
-def attention(node: Node) -> bool:
-    """softmax(q k' * scale + mask) v."""
-    soft = node.maker(0)
-    while soft is not None and soft.op in ("Identity", "Dropout", "Cast"):
-        soft = soft.maker(0)
-    if soft is None or soft.op != "Softmax" or int(soft.attr("axis", -1)) not in (-1, len(soft.shape(0)) - 1):
+@ends_in("Concat")
+def focus(node: Node) -> bool:
+    """x[..., ::2, ::2] and the other three of four pixels, joined: a convolution with weights of 0 and 1."""
+    shape = node.out_shape()
+    if len(shape) != 4 or shape[0] != 1 or int(node.attr("axis", 1)) % 4 != 1 or node.inputs != 4:
         return False
-    scores, masks = soft.maker(0), []
-    while scores is not None and scores.op == "Add" and scores.alone:
-        for s, m in _other(scores):
-            mask, inner = scores.constant(m), scores.maker(s)
-            if mask is not None and inner is not None:
-                masks.append(mask)
-                scores = inner
-                break
-        else:
-            return False
-    scale = 1.0
-    if scores is not None and scores.op in ("Mul", "Div"):
-        found = _product(scores)
-        scale = found.scale
-        scores = found.factors[0][1] if len(found.factors) == 1 else None
-    if scores is None or scores.op != "MatMul" or not math.isfinite(scale) or scale == 0:
+    found = [_every_second(node.maker(i)) for i in range(4)]
+    names, phases = {name for name, _ in found}, [phase for _, phase in found]
+    if len(names) != 1 or sorted(phases) != [(0, 0), (0, 1), (1, 0), (1, 1)]:
         return False
-    q, k, v = scores.shape(0), scores.shape(1), node.shape(1)
-    if len(q) < 3 or q[:-2] != k[:-2] or q[:-2] != v[:-2]:
+    channels = shape[1] // 4
+    if channels > 16:  # the convolution would take longer than cutting
         return False
-    if any(scores.constant(i) is not None for i in (0, 1)) or node.constant(1) is not None:
-        return False
-    heads, keys = math.prod(q[:-2]), k[-1]
-    query = scores.blob(0, (heads, *q[-2:]))
-    key = _turned(node, scores, k, heads)
-    value = node.blob(1, (heads, *v[-2:]))
-    inputs = [query, key, value]
-    if masks:
-        try:
-            full = sum(np.broadcast_to(m, (*q[:-1], keys)) for m in masks)
-        except ValueError:
-            return False
-        mask = np.asarray(full, np.float32).reshape(heads, q[-2], keys)
-        if all(np.array_equal(mask[0], row) for row in mask[1:]):
-            mask = mask[0]
-        inputs.append(node.lowering.hold(mask, mask.shape, f"{node.name}/mask"))
-    params = {"attn_mask": int(bool(masks)), "scale": float(scale)}
-    node.gives(node.emit("SDPA", inputs, (heads, q[-2], v[-1]), **params))
+    weight = np.zeros((4, channels, channels, 2, 2), np.float32)
+    for part, (row, column) in enumerate(phases):
+        weight[part, range(channels), range(channels), row, column] = 1
+    x = node.lowering.view(node.blob_of(names.pop()), (channels, 2 * shape[2], 2 * shape[3]))
+    sides = {"kernel_w": 2, "kernel_h": 2, "stride_w": 2, "stride_h": 2}
+    params = {"num_output": shape[1], "bias_term": 0, "weight_data_size": weight.size, **sides}
+    node.gives(node.emit("Convolution", [x], shape[1:], {"weight": weight.reshape(shape[1], channels, 2, 2)}, **params))
     return True
 
 
-def _turned(node: Node, scores: Node, shape: tuple[int, ...], heads: int) -> Blob:
-    """The keys (heads, places, size) from their transpose, by one Permute at most."""
-    rank = len(shape)
-    swap = [*range(rank - 2), rank - 1, rank - 2]
-    maker = scores.maker(1)
-    if maker is not None and maker.op == "Transpose":
-        source = maker.shape(0)
-        order = [int(axis) for axis in maker.attr("perm", tuple(reversed(range(rank))))]
-        blob = permuted(node, maker.blob(0), source, [order[axis] for axis in swap])
-    else:
-        blob = permuted(node, scores.blob(1), shape, swap)
-    return node.lowering.view(blob, (heads, shape[-1], shape[-2]))
+def _every_second(node: Node | None) -> tuple[str, tuple[int, ...]]:
+    """The image that Slices take every second row and column of, and the first one they take; "" for anything else."""
+    starts: dict[int, int] = {}
+    name = ""
+    while node is not None and node.op == "Slice" and len(node.shape(0)) == 4:
+        given = [node.ints(what, i) for i, what in enumerate(("starts", "ends", "axes", "steps"), 1)]
+        side = node.shape(0)
+        for start, axis, step in zip(given[0] or (), given[2] or range(4), given[3] or (1,) * 4):
+            if (axis % 4) in starts or axis % 4 < 2 or step != 2 or start not in (0, 1) or side[axis % 4] % 2:
+                return "", ()
+            starts[axis % 4] = start
+        if any(node.out_shape()[axis] * 2 != side[axis] for axis in (2, 3) if node.out_shape()[axis] != side[axis]):
+            return "", ()
+        name, node = node.value(0), node.maker(0)
+    return (name, (starts[2], starts[3])) if len(starts) == 2 else ("", ())
