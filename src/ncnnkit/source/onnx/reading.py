@@ -149,7 +149,7 @@ def _types(proto: onnx.ModelProto) -> dict[str, str]:
     found = {}
     graph = onnx.shape_inference.infer_shapes(proto).graph
     for value in (*graph.value_info, *graph.output):
-        if not value.type.HasField("tensor_type"):
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
             found[value.name] = _NO_TENSOR
         elif value.type.tensor_type.elem_type:
             found[value.name] = ir.DataType(value.type.tensor_type.elem_type).numpy().kind
