@@ -41,7 +41,9 @@ def model(
     )
     for output in graph.output:
         output.ClearField("type")
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    )
     made.ir_version = 10
     return made
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from lowered import assert_same, model, one_node
 from numpy.typing import NDArray
@@ -109,6 +110,29 @@ def test_values_may_have_any_names() -> None:
     ]
     fed = {"x": f(1, 2, 3)}
     assert_same(model(nodes, fed, ["y"]), fed)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_branch_of_a_known_condition_is_taken(wide: bool) -> None:
+    """As torch exports a squeeze of an axis whose size it does not know."""
+
+    def branch(name: str, node: onnx.NodeProto) -> onnx.GraphProto:
+        return helper.make_graph([node], name, [], [onnx.ValueInfoProto(name=node.output[0])])
+
+    squeezed = branch("then", helper.make_node("Squeeze", ["a", "one"], ["b"]))
+    kept = branch("else", helper.make_node("Neg", ["a"], ["c"]))
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Shape", ["a"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["side"]),
+        helper.make_node("Equal", ["side", "one"], ["narrow"]),
+        helper.make_node("If", ["narrow"], ["d"], then_branch=squeezed, else_branch=kept),
+        helper.make_node("Abs", ["d"], ["y"]),
+    ]
+    fed = {"x": f(1, 2 if wide else 1, 3)}
+    proto = model(nodes, fed, ["y"], {"one": np.array([1])})
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "side"
+    assert_same(proto, fed)
 
 
 @pytest.mark.parametrize("aligned", [0, 1])

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from lowered import assert_same, one_node
+from lowered import assert_same, model, one_node
 from numpy.typing import NDArray
+from onnx import helper
 
 from ncnnkit.errors import ConvertError
 from ncnnkit.source.onnx import OPERATORS
 
 Array = NDArray[Any]
 Draw = Callable[..., Any]
-TESTED: set[str] = set()
+TESTED: set[tuple[str, str]] = set()
 """The operators that a test here is about."""
 
 
@@ -57,9 +58,9 @@ class Case:
         return self.noise.integers(low, high + 1, size=shape)
 
 
-def compare(*operators: str, examples: int = 12) -> Callable[[Callable[[Case, str], Any]], Any]:
+def compare(*operators: str, domain: str = "", examples: int = 12) -> Callable[[Callable[[Case, str], Any]], Any]:
     """A test of these operators: the function makes the model of one example, for the operator it is told."""
-    TESTED.update(operators)
+    TESTED.update((domain, operator) for operator in operators)
 
     def decorate(make: Callable[[Case, str], Any]) -> Any:
         @pytest.mark.parametrize("operator", operators)
@@ -318,6 +319,20 @@ def test_pooling(case: Case, operator: str) -> Any:
     return one_node(operator, [case.f(case.one_of(1, 1, 2), case.number(1, 5), *sides)], opset=opset, **how)
 
 
+@compare("LpPool", examples=20)
+def test_norm_pooling(case: Case, operator: str) -> Any:
+    n = case.number(1, 3)
+    sides = [case.number(3, 8) for _ in range(n)]
+    how = window(case, n, sides)
+    how.pop("dilations", None)
+    return one_node(operator, [case.f(case.one_of(1, 2), case.number(1, 3), *sides)], p=case.number(1, 3), **how), 1e-3
+
+
+@compare("GlobalLpPool")
+def test_global_norm_pooling(case: Case, operator: str) -> Any:
+    return one_node(operator, [case.f(*case.shape(3, 5))], p=case.number(1, 3)), 1e-3
+
+
 @compare("GlobalAveragePool", "GlobalMaxPool")
 def test_global_pooling(case: Case, operator: str) -> Any:
     return one_node(operator, [case.f(*case.shape(3, 5))])
@@ -521,6 +536,82 @@ def test_cumulative_sum(case: Case, operator: str) -> Any:
     return one_node(operator, [case.f(*shape)], {1: axis}, reverse=case.number(0, 1), exclusive=case.number(0, 1))
 
 
+# ------------------------------------------------------------------------------------------------------------ indices
+
+
+@compare("GatherElements", examples=20)
+def test_gather_elements(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 4, 4)
+    axis = case.number(-len(shape), len(shape) - 1)
+    picked = case.number(1, 3)
+    if case.maybe():  # the same places in every row
+        index = case.whole(picked, low=0, high=shape[axis] - 1)
+        index = np.moveaxis(np.broadcast_to(index, (*np.delete(shape, axis), picked)), -1, axis)
+    else:
+        index = case.whole(*shape, low=-shape[axis], high=shape[axis] - 1)
+    return one_node(operator, [case.f(*shape)], {1: np.ascontiguousarray(index)}, axis=axis)
+
+
+@compare("GatherND", examples=20)
+def test_gather_nd(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 4, 4)
+    depth = case.number(1, len(shape))
+    index = np.stack([case.whole(case.number(2, 2), 3, low=-s, high=s - 1) for s in shape[:depth]], -1)
+    return one_node(operator, [case.f(*shape)], {1: index})
+
+
+@compare("ScatterND", examples=25)
+def test_scatter_nd(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 4, 4)
+    depth = case.number(1, len(shape))
+    if case.maybe():  # a box
+        ranges = []
+        for side in shape[:depth]:
+            start = case.number(0, side - 1)
+            ranges.append(range(start, case.number(start + 1, side)))
+        index = np.stack(np.meshgrid(*ranges, indexing="ij"), -1)
+    else:
+        rows = case.noise.permutation(math.prod(shape[:depth]))[:3]
+        index = np.stack(np.unravel_index(rows, shape[:depth]), -1)
+    updates = case.f(*index.shape[:-1], *shape[depth:])
+    return one_node(operator, [case.f(*shape), None, updates], {1: index.astype(np.int64)})
+
+
+@compare("ScatterElements", "Scatter")
+def test_scatter_elements(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 4, 4)
+    axis = case.number(0, len(shape) - 1)
+    places = case.noise.permutation(shape[axis])[: case.number(1, 3)]
+    index = np.moveaxis(np.broadcast_to(places, (*np.delete(shape, axis), len(places))), -1, axis)
+    opset = 10 if operator == "Scatter" else 18
+    fed = [case.f(*shape), None, case.f(*index.shape)]
+    return one_node(operator, fed, {1: np.ascontiguousarray(index)}, opset=opset, axis=axis)
+
+
+@compare("Trilu")
+def test_triangle(case: Case, operator: str) -> Any:
+    shape = case.shape(2, 4, 4)
+    constants = {1: np.asarray(case.number(-2, 2))} if case.maybe() else {}
+    return one_node(operator, [case.f(*shape)], constants, upper=case.number(0, 1))
+
+
+@compare("SplitToSequence", "SequenceConstruct", "SequenceAt", "ConcatFromSequence", examples=6)
+def test_sequences(case: Case, operator: str) -> Any:
+    a, b = case.number(1, 3), case.number(1, 4)
+    x, sizes = case.f(1, 4, b), np.array([a, 4 - a])
+    fed = {"x": x}
+    split = helper.make_node("SplitToSequence", ["x", "sizes"], ["parts"], axis=1)
+    if case.maybe():
+        split = helper.make_node("SplitToSequence", ["x"], ["parts"], axis=1, keepdims=case.number(0, 1))
+    if operator == "SequenceConstruct":
+        split = helper.make_node("SequenceConstruct", ["x", "x"], ["parts"])
+    at = helper.make_node("SequenceAt", ["parts", "place"], ["y"])
+    if operator == "ConcatFromSequence":
+        new = 1 if operator == "SequenceConstruct" or not split.input[1:] else 0
+        at = helper.make_node("ConcatFromSequence", ["parts"], ["y"], axis=0 if new else 1, new_axis=new)
+    return model([split, at], fed, ["y"], {"sizes": sizes, "place": np.asarray(case.number(0, 1))}), fed
+
+
 # ------------------------------------------------------------------------------------------------------------- matrix
 
 
@@ -553,15 +644,16 @@ def test_gemm(case: Case, operator: str) -> Any:
 EQUATIONS = (
     "ij,jk->ik", "bij,bjk->bik", "bhid,bhjd->bhij", "bhij,bhjd->bhid", "bid,bjd->bij", "i,j->ij", "ij->ji", "bij->bji",
     "bcihj,bcih->bcihj", "bij,ij->bij", "abc,cd->abd", "ij,ij->", "ij->i", "bij->j", "bnhd,bmhd->bhnm",
-    "nchw,nc->nhw",
+    "nchw,nc->nhw", "...ij,...jk->...ik", "ij,jk", "bi...->b...i", "ijk,k->i",
 )  # fmt: skip
 
 
 @compare("Einsum", examples=30)
 def test_einsum(case: Case, operator: str) -> Any:
     equation = case.one_of(*EQUATIONS)
-    sides = {letter: case.number(1, 4) for letter in sorted(set(equation) - set(",->"))}
-    arrays = [case.f(*(sides[x] for x in term)) for term in equation.partition("->")[0].split(",")]
+    sides = {letter: case.number(1, 4) for letter in sorted(set(equation) - set(",->."))} | {"X": 2, "Y": 3}
+    terms = equation.partition("->")[0].replace("...", "XY").split(",")
+    arrays = [case.f(*(sides[x] for x in term)) for term in terms]
     constants = {1: arrays[1]} if len(arrays) > 1 and case.maybe() else {}
     return one_node(operator, arrays, constants, equation=equation)
 
@@ -617,6 +709,19 @@ def test_normalisation_of_the_last_axes(case: Case, operator: str) -> Any:
     if operator == "LayerNormalization" and case.maybe():
         weights[2] = case.f(*shape[axis:])
     return one_node(operator, [case.f(*shape)], weights, opset=23, axis=axis, epsilon=case.one_of(1e-5, 1e-3)), 2e-3
+
+
+@compare("SimplifiedLayerNormalization")
+def test_simplified_norm(case: Case, operator: str) -> Any:
+    shape = (*case.shape(1, 3), case.number(2, 6))
+    return one_node(operator, [case.f(*shape)], {1: case.f(shape[-1])}, epsilon=1e-5), 2e-3
+
+
+@compare("MeanVarianceNormalization")
+def test_mean_variance(case: Case, operator: str) -> Any:
+    shape = (case.one_of(1, 2), case.number(1, 3), case.number(2, 4), case.number(2, 4))
+    how = {"axes": case.one_of([0, 2, 3], [1, 2, 3], [2, 3])} if case.maybe() else {}
+    return one_node(operator, [case.f(*shape)], **how), 2e-3
 
 
 @compare("LRN")
@@ -701,5 +806,81 @@ def test_recurrent(case: Case, operator: str) -> Any:
     return (model, given_), 1e-3
 
 
+# -------------------------------------------------------------------------------------------------------- com.microsoft
+
+
+def microsoft(operator: str, *args: Any, **attributes: Any) -> Any:
+    return one_node(operator, *args, domain="com.microsoft", **attributes)
+
+
+@compare("Gelu", "FastGelu", "QuickGelu", "BiasGelu", domain="com.microsoft", examples=6)
+def test_gelu_of_microsoft(case: Case, operator: str) -> Any:
+    x = case.f(*case.shape(2, 4))
+    bias = {1: case.f(x.shape[-1])} if operator == "BiasGelu" or (operator == "FastGelu" and case.maybe()) else {}
+    return microsoft(operator, [x], bias), 1e-3
+
+
+@compare("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+def test_skip_layer_norm(case: Case, operator: str) -> Any:
+    shape = (case.one_of(1, 2), case.number(1, 4), case.number(2, 6))
+    weights = {2: case.f(shape[2])}
+    plain = operator == "SkipLayerNormalization"
+    if plain and case.maybe():
+        weights[3] = case.f(shape[2])
+    if case.maybe():
+        weights[4 if plain else 3] = case.f(shape[2])
+    proto, fed = microsoft(operator, [case.f(*shape), case.f(*shape)], weights, outputs=4, epsilon=1e-5)
+    proto.graph.node[0].output[1] = proto.graph.node[0].output[2] = ""
+    del proto.graph.output[1:3]
+    return (proto, fed), 2e-3
+
+
+@compare("FusedConv", domain="com.microsoft")
+def test_fused_convolution(case: Case, operator: str) -> Any:
+    channels, outputs = case.number(1, 3), case.number(1, 3)
+    how: dict[str, Any] = {"activation": case.one_of("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid")}
+    params = {"LeakyRelu": [0.2], "Clip": [-0.5, 0.5], "HardSigmoid": [0.2, 0.4]}.get(how["activation"])
+    if params:
+        how["activation_params"] = params
+    weights = {1: case.f(outputs, channels, 3, 3), 2: case.f(outputs)}
+    fed: list[Array | None] = [case.f(1, channels, 5, 5)]
+    if case.maybe():
+        fed += [None, None, case.f(1, outputs, 3, 3)]
+    return microsoft(operator, fed, weights, **how), 1e-3
+
+
+@compare("FusedMatMul", domain="com.microsoft")
+def test_fused_matmul(case: Case, operator: str) -> Any:
+    lead, (m, k, n) = case.one_of((), (2,), (1, 3), (2, 2)), (case.number(1, 4) for _ in range(3))
+    how = {"transA": case.number(0, 1), "transB": case.number(0, 1), "alpha": case.one_of(1.0, 0.5)}
+    a = case.f(*lead, *((k, m) if how["transA"] else (m, k)))
+    b = case.f(*lead, *((n, k) if how["transB"] else (k, n)))
+    return microsoft(operator, [a, b], **how), 1e-3
+
+
+@compare("MultiHeadAttention", domain="com.microsoft")
+def test_multi_head_attention(case: Case, operator: str) -> Any:
+    batch, places, keys, heads, size = case.one_of(1, 2), case.number(1, 4), case.number(1, 4), case.number(1, 3), 4
+    fed = [case.f(batch, places, heads * size), case.f(batch, keys, heads * size), case.f(batch, keys, heads * size)]
+    bias = {3: case.f(3 * heads * size)} if case.maybe() else {}
+    return microsoft(operator, fed, bias, num_heads=heads), 1e-3
+
+
+@compare("Attention", domain="com.microsoft")
+def test_packed_attention(case: Case, operator: str) -> Any:
+    batch, places, heads, size, width = case.one_of(1, 2), case.number(1, 4), case.number(1, 3), 4, case.number(1, 5)
+    weights = {1: case.f(width, 3 * heads * size), 2: case.f(3 * heads * size)}
+    return microsoft(operator, [case.f(batch, places, width)], weights, num_heads=heads), 1e-3
+
+
+@compare("RotaryEmbedding", domain="com.microsoft")
+def test_rotary_embedding_of_microsoft(case: Case, operator: str) -> Any:
+    heads, places, size = case.number(1, 3), case.number(1, 4), 4
+    angles = case.f(9, size // 2)
+    where = np.array([case.number(0, 4)]) if case.maybe() else case.whole(1, places, low=0, high=8)
+    constants = {1: where, 2: np.cos(angles), 3: np.sin(angles)}
+    return microsoft(operator, [case.f(1, heads, places, size)], constants, interleaved=case.number(0, 1))
+
+
 def test_every_operator_is_tested() -> None:
-    assert {name for domain, name in OPERATORS if not domain} <= TESTED
+    assert set(OPERATORS) <= TESTED

@@ -8,10 +8,13 @@ lowering       views, layers, Splits: what the operators' functions are written 
 elementwise    activations, arithmetic with broadcasting, comparisons
 windows        convolution, pooling, padding, resizing
 axes           what moves, cuts and joins axes
+indices        gathering and scattering at constant places, the look-up in a table
 matrix         products of matrices
 reduce         sums and the like, softmax, normalisation
 recurrent      RNN, GRU, LSTM
 attention      scaled dot products, rotary embeddings
+sequences      lists of tensors
+contrib        what ONNX Runtime's optimiser writes: the domain com.microsoft
 patterns       groups of nodes that are one layer of ncnn
 cutting        where a network ends that ncnn cannot compute to its end, and where it begins
 hints          what to do about an operator that ncnn has no layer for
@@ -29,7 +32,7 @@ from pathlib import Path
 from ...errors import ConvertError
 from ...model.graph import Graph
 from ...samples.items import InputSpec
-from . import attention, axes, elementwise, matrix, recurrent, reduce, windows  # noqa: F401  # they fill the table
+from . import attention, axes, contrib, elementwise, indices, matrix, recurrent, reduce, sequences, windows  # noqa: F401  # they fill the table
 from .hints import hint_for, place
 from .lowering import OPERATORS, Blob, Lowering, Node, Unsupported
 from .patterns import write

@@ -14,7 +14,7 @@ from .patterns import both_ways, ends_in, product_of, scalar
 _CAUSAL = -1e30  # what is not to be looked at; infinity less infinity is no number
 
 
-def _attended(node: Node, query: Blob, key: Blob, value: Blob, scale: float, mask: Array | Blob | None) -> Blob:
+def dot_product(node: Node, query: Blob, key: Blob, value: Blob, scale: float, mask: Array | Blob | None) -> Blob:
     """softmax(query key' * scale + mask) value, by heads.
 
     Args:
@@ -56,7 +56,7 @@ def attention(node: Node) -> None:
     )  # fmt: skip
     batch = shapes[0][0]
     query, key, value = (
-        _by_heads(node, node.blob(i), shape, count)
+        by_heads(node, node.blob(i), shape, count)
         for i, (shape, count) in enumerate(zip(shapes, (heads, groups, groups)))
     )
     if len(shapes[1]) == 4:
@@ -64,7 +64,7 @@ def attention(node: Node) -> None:
         if of_groups[0].shape[0] == of_groups[1].shape[0]:
             key, value = of_groups
     places, keys = query.shape[1], key.shape[1]
-    mask = _mask(node, 3, (batch, heads, places, keys)) if node.has(3) else None
+    mask = mask_of(node, 3, (batch, heads, places, keys)) if node.has(3) else None
     if node.attr("is_causal", 0):
         below = np.where(np.tri(places, keys, dtype=bool), 0, np.float32(_CAUSAL))
         if isinstance(mask, Blob):
@@ -72,11 +72,11 @@ def attention(node: Node) -> None:
         mask = below if mask is None else finite(mask) + below
     if isinstance(mask, np.ndarray) and (mask <= _CAUSAL / 2).all(axis=-1).any():
         raise Unsupported("has places that may look nowhere: ncnn's softmax makes them look everywhere")
-    made = _attended(node, query, key, value, node.attr("scale", 1 / math.sqrt(query.shape[2])), mask)
-    node.gives(made if len(shapes[0]) == 4 else _joined(node, made, batch))
+    made = dot_product(node, query, key, value, node.attr("scale", 1 / math.sqrt(query.shape[2])), mask)
+    node.gives(made if len(shapes[0]) == 4 else joined(node, made, batch))
 
 
-def _by_heads(node: Node, blob: Blob, shape: Shape, heads: int) -> Blob:
+def by_heads(node: Node, blob: Blob, shape: Shape, heads: int) -> Blob:
     """Queries, keys or values as (batch and heads, places, size)."""
     if len(shape) == 4:
         return node.lowering.view(blob, (shape[0] * shape[1], *shape[2:]))
@@ -85,13 +85,13 @@ def _by_heads(node: Node, blob: Blob, shape: Shape, heads: int) -> Blob:
     return node.lowering.view(turned, (batch * heads, places, width // heads))
 
 
-def _joined(node: Node, blob: Blob, batch: int) -> Blob:
+def joined(node: Node, blob: Blob, batch: int) -> Blob:
     """The heads beside each other again: (batch, places, heads, size)."""
     heads, places, size = blob.shape
     return permuted(node, blob, (batch, heads // batch, places, size), (0, 2, 1, 3))
 
 
-def _mask(node: Node, index: int, scores: Shape) -> Array | Blob:
+def mask_of(node: Node, index: int, scores: Shape) -> Array | Blob:
     """A mask as numbers to add to the scores (batch, heads, places, keys)."""
     shape = node.shape(index)
     constant = node.constant(index)
@@ -138,7 +138,7 @@ def spelled_out(node: Node) -> bool:
     if key.shape[0] != value.shape[0]:
         (key, _), value = _key(node, scores, grouped=False), node.blob(1, (heads, *v[-2:]))
     whole = None if mask is None else np.broadcast_to(mask, shape).reshape(heads, q[-2], k[-1])
-    node.gives(_attended(node, query, key, value, factor * of_query * of_key, whole))
+    node.gives(dot_product(node, query, key, value, factor * of_query * of_key, whole))
     return True
 
 
@@ -288,18 +288,23 @@ def _is_half(reader: Node, index: int, x: str, *, second: bool) -> bool:
 @operator("RotaryEmbedding")
 def rotary_embedding(node: Node) -> None:
     """With angles that are constant, chosen by constant places."""
-    shape = node.shape(0)
     cos, sin = (node.needed_constant(i, "angles").astype(np.float32) for i in (1, 2))
     if node.has(3):
         chosen = node.needed_constant(3, "places")
         cos, sin = cos[chosen], sin[chosen]
+    node.gives(rotated_by(node, cos, sin))
+
+
+def rotated_by(node: Node, cos: Array, sin: Array) -> Blob:
+    """The first input of a node, rotated by angles (batch, places, half of the size)."""
+    shape = node.shape(0)
     heads = shape[1] if len(shape) == 4 else int(node.attr("num_heads"))
     batch, places = shape[0], shape[2] if len(shape) == 4 else shape[1]
     size = shape[3] if len(shape) == 4 else shape[2] // heads
     rotated_size = int(node.attr("rotary_embedding_dim", 0)) or size
-    if any(not np.array_equal(table[:1].repeat(batch, 0), table) for table in (cos, sin)):
+    if any(not np.array_equal(table, table[:1].repeat(len(table), 0)) for table in (cos, sin)):
         raise Unsupported("has other angles for each of a batch")
-    x = _by_heads(node, node.blob(0), shape, heads)
+    x = by_heads(node, node.blob(0), shape, heads)
     parts = [x]
     if rotated_size != size:
         sizes = (rotated_size, size - rotated_size)
@@ -308,4 +313,4 @@ def rotary_embedding(node: Node) -> None:
     made = _rotary(node, parts[0], tables[0], tables[1], interleaved=int(node.attr("interleaved", 0)))
     if len(parts) == 2:
         made = node.emit("Concat", [made, parts[1]], x.shape, axis=2)
-    node.gives(made if len(shape) == 4 else _joined(node, made, batch))
+    return made if len(shape) == 4 else joined(node, made, batch)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from .lowering import MOST_AXES, Blob, Node, Shape, Unsupported, natural, operator, with_axes_kept
 
 
@@ -223,52 +225,15 @@ def taken(node: Node, blob: Blob, shape: Shape, axis: int, picked: range) -> tup
     return node.emit("Pooling", [x], (before, len(picked), after), **params), now
 
 
-@operator("Gather")
-def gather(node: Node) -> None:
-    shape, index = node.shape(0), node.constant(1)
-    axis = int(node.attr("axis", 0)) % len(shape)
-    if index is None:
-        node.gives(_embedded(node, axis))
-        return
-    places = [int(i) % shape[axis] for i in index.reshape(-1)]
-    step = places[1] - places[0] if len(places) > 1 else 1
-    if step and places == list(range(places[0], places[0] + step * len(places), step)):
-        blob, _ = taken(node, node.blob(0), shape, axis, range(places[0], places[0] + step * len(places), step))
-        node.gives(blob)
-        return
-    # Any other order: each run of neighbours is cut out, and all are joined again.
-    view, (place,) = with_axes_kept(shape, [axis])
-    x = node.blob(0, view)
-    runs: list[list[int]] = []
-    for position in places:
-        if runs and position == runs[-1][-1] + 1:
-            runs[-1].append(position)
-        else:
-            runs.append([position])
-    if len(runs) > _MOST_RUNS:
-        raise Unsupported(f"gathers {len(places)} places that are no regular pattern")
-    parts = [
-        node.emit("Crop", [x], (*view[:place], len(run), *view[place + 1 :]),
-                  starts=(run[0],), ends=(run[-1] + 1,), axes=(place,))
-        for run in runs
-    ]  # fmt: skip
-    whole = (*view[:place], len(places), *view[place + 1 :])
-    node.gives(node.emit("Concat", parts, whole, axis=place))
-
-
-_MOST_RUNS = 256
-
-
-def _embedded(node: Node, axis: int) -> Blob:
-    """Rows of a constant by an input of whole numbers: ncnn's Embed, which reads int32."""
-    table, ids = node.constant(0), node.blob(1)
-    if table is None or axis != 0 or table.ndim != 2:
-        raise Unsupported("computes its indices while it runs")
-    if ids.name not in node.lowering.fed:
-        raise Unsupported("looks up what is computed while it runs; ncnn's Embed reads an input of the network alone")
-    x = node.lowering.view(ids, (ids.size,))
-    params = {"num_output": table.shape[1], "input_dim": table.shape[0], "weight_data_size": table.size}
-    return node.emit("Embed", [x], (ids.size, table.shape[1]), {"weight": table}, bias_term=0, **params)
+@operator("Trilu")
+def triangle(node: Node) -> None:
+    shape = node.shape(0)
+    diagonal = int(node.needed_constant(1, "diagonal")) if node.has(1) else 0
+    keep = np.ones(shape[-2:], np.float32)
+    keep = np.triu(keep, diagonal) if node.attr("upper", 1) else np.tril(keep, diagonal)
+    x = node.blob(0, (math.prod(shape[:-2]), *shape[-2:]))
+    mask = node.lowering.hold(keep, (1, *keep.shape), f"{node.name}/triangle")
+    node.gives(node.emit("BinaryOp", [x, mask], x.shape, op_type=2))
 
 
 @operator("Expand", "Tile")

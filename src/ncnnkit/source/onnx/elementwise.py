@@ -134,7 +134,7 @@ def clip(node: Node) -> None:
         for index, kind in ((1, 4), (2, 5)):
             if node.has(index):
                 found = combine(node, kind, found, (node.shape(index), _operand(node, index)))
-        node.gives(_blob(found))
+        node.gives(computed(found))
         return
     x = node.blob(0)
     bounds = []
@@ -164,7 +164,7 @@ def prelu(node: Node) -> None:
         above = node.emit("ReLU", [x], x.shape)
         below = node.emit("BinaryOp", [x], x.shape, op_type=5, with_scalar=1, b=0.0)
         scaled = combine(node, 2, (shape, below), (slope.shape, slope))
-        node.gives(_blob(combine(node, 0, (shape, above), scaled)))
+        node.gives(computed(combine(node, 0, (shape, above), scaled)))
         return
     x = node.blob(0, shape[1:] if len(shape) <= 4 else (shape[1], math.prod(shape[2:])))
     node.gives(node.emit("PReLU", [x], x.shape, {"slope": slope.reshape(-1)}, num_slope=slope.size))
@@ -203,11 +203,11 @@ def binary(node: Node) -> None:
     for other in others:
         shape, blob = combine(node, kind, (shape, blob), other)
     if node.op == "Mean":
-        blob = _scaled(node, _blob((shape, blob)), 1 / node.inputs)
-    node.gives(_blob((shape, blob)))
+        blob = _scaled(node, computed((shape, blob)), 1 / node.inputs)
+    node.gives(computed((shape, blob)))
 
 
-def _blob(found: tuple[Shape, Operand]) -> Blob:
+def computed(found: tuple[Shape, Operand]) -> Blob:
     """What was computed, as a blob."""
     assert isinstance(found[1], Blob)
     return found[1]
@@ -219,14 +219,14 @@ _POW = 6
 _LARGEST_POWER = 64
 
 
-def _raised(node: Node, x: Blob, exponent: float) -> Blob:
+def raised(node: Node, x: Blob, exponent: float) -> Blob:
     """x to a power that is a number.
 
     ncnn's kernels compute pow(x, y) as exp(y log x) (``sse_mathfun.h``), which is not a number for an x of 0 and below.
     So whole exponents and their halves are products, and any other power is 0 where x is 0.
     """
     if exponent < 0:
-        below = x if exponent == -1 else _raised(node, x, -exponent)
+        below = x if exponent == -1 else raised(node, x, -exponent)
         return node.emit("UnaryOp", [below], x.shape, op_type=15)
     whole = int(exponent * 2)
     if whole != exponent * 2 or exponent > _LARGEST_POWER:
@@ -248,7 +248,7 @@ def _raised(node: Node, x: Blob, exponent: float) -> Blob:
 
 
 def _check_power(node: Node) -> None:
-    """Refuse a power that ncnn's exp(y log x) gets wrong: see ``_raised`` for those of one number."""
+    """Refuse a power that ncnn's exp(y log x) gets wrong: see ``raised`` for those of one number."""
     base, exponent = node.constant(0), node.constant(1)
     if exponent is not None and len(set(exponent.reshape(-1).tolist())) == 1:
         return
@@ -293,7 +293,7 @@ def combine(node: Node, kind: int, a: tuple[Shape, Operand], b: tuple[Shape, Ope
             return combine(node, _REVERSED.get(kind, kind), b, a)
     assert isinstance(one, Blob)
     if kind == _POW and isinstance(other, np.ndarray):
-        one = _raised(node, one, float(other.reshape(-1)[0]))
+        one = raised(node, one, float(other.reshape(-1)[0]))
         kind, other = 0, np.zeros(other.shape, np.float32)
         if math.prod(shape) == one.size:
             return shape, one
@@ -359,7 +359,7 @@ def negation(node: Node) -> None:
 @operator("And", "Or", "Xor")
 def logic(node: Node) -> None:
     kind = {"And": 2, "Or": 4, "Xor": 1}[node.op]
-    made = _blob(combine(node, kind, *((node.shape(i), _operand(node, i)) for i in (0, 1))))
+    made = computed(combine(node, kind, *((node.shape(i), _operand(node, i)) for i in (0, 1))))
     node.gives(node.emit("AbsVal", [made], made.shape) if node.op == "Xor" else made)
 
 
@@ -388,7 +388,7 @@ def where(node: Node) -> None:
     found = parts[0] if len(parts) == 1 else combine(node, 0, *parts)
     if tuple(found[0]) != shape:
         found = combine(node, 0, found, (shape, np.zeros(shape, np.float32)))
-    node.gives(_blob(found))
+    node.gives(computed(found))
 
 
 def finite(array: Array) -> Array:
@@ -402,7 +402,7 @@ def comparison(node: Node) -> None:
     if any(node.input_kind(i) not in "fiub" for i in (0, 1)):
         raise Unsupported("compares what are no numbers")
     order = (1, 0) if node.op in ("Less", "GreaterOrEqual") else (0, 1)
-    difference = _blob(combine(node, 1, *((node.shape(i), _operand(node, i)) for i in order)))
+    difference = computed(combine(node, 1, *((node.shape(i), _operand(node, i)) for i in order)))
     if node.op == "Equal":
         difference = node.emit("AbsVal", [difference], difference.shape)
     made = _above(node, difference)
@@ -427,7 +427,7 @@ def modulo(node: Node) -> None:
     sign = np.sign(divisor)
     upright = (shape, x) if (sign > 0).all() else combine(node, 2, (shape, x), (sign.shape, sign))
     found = _remainder(node, upright, np.abs(divisor))
-    node.gives(_blob(found if (sign > 0).all() else combine(node, 2, found, (sign.shape, sign))))
+    node.gives(computed(found if (sign > 0).all() else combine(node, 2, found, (sign.shape, sign))))
 
 
 def _divisor(node: Node) -> Array:
@@ -447,7 +447,7 @@ def _quotient(node: Node, x: tuple[Shape, Operand], divisor: Array) -> tuple[Sha
     """floor(x / divisor) of whole numbers, with a divisor above 0: the half keeps it off the whole numbers."""
     half = combine(node, 0, x, ((), np.full((), 0.5, np.float32)))
     ratio = combine(node, 2, half, (divisor.shape, 1 / divisor))
-    blob = _blob(ratio)
+    blob = computed(ratio)
     return ratio[0], node.emit("UnaryOp", [blob], blob.shape, op_type=2)
 
 
@@ -460,4 +460,4 @@ def _signed(node: Node, x: Blob, found: tuple[Shape, Operand], sign: Array) -> B
     """What was found for absolute values, with the signs of x and of a constant."""
     of_x = node.emit("UnaryOp", [x], x.shape, op_type=20)
     signs = combine(node, 2, (node.shape(0), of_x), (sign.shape, sign)) if (sign < 0).any() else (node.shape(0), of_x)
-    return _blob(combine(node, 2, found, signs))
+    return computed(combine(node, 2, found, signs))

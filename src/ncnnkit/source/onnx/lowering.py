@@ -93,6 +93,7 @@ class Lowering:
         self.reading = reading
         self.layers: list[Layer] = []
         self.blobs: dict[str, Blob] = {}
+        self.sequences: dict[str, list[tuple[Shape, Blob]]] = {}  # ONNX's shape and the blob of each part
         self._views: dict[tuple[str, Shape], Blob] = {}
         self._names: set[str] = set()
         self._renamed: dict[str, str] = {}  # a blob that became an output -> the output's name
@@ -426,10 +427,10 @@ class Node:
         """Write a layer with several outputs."""
         return self.lowering.emit(kind, self.name, inputs, shapes, **params)
 
-    def gives(self, *blobs: Blob) -> None:
-        """What the node's outputs are, in their order."""
+    def gives(self, *blobs: Blob | None) -> None:
+        """What the node's outputs are, in their order; None for one that nobody reads."""
         for value, blob in zip(self._node.outputs, blobs):
-            if not value.name or value.name not in self.lowering.reading.shapes:
+            if blob is None or not value.name or value.name not in self.lowering.reading.shapes:
                 continue
             shape = self.lowering.reading.shapes[str(value.name)]
             if 0 in shape:

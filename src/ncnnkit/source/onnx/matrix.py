@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from .axes import permuted
 from .elementwise import combine
 from .lowering import Array, Blob, Node, Shape, Unsupported, operator
+from .reduce import reduced_over
 
 
 @operator("MatMul")
@@ -23,7 +25,7 @@ def matmul(node: Node) -> None:
         # A constant times a matrix: (b' a')' with the constant as weights.
         x = node.blob(1, b[-2:])
         turned = node.emit("Permute", [x], (b[-1], b[-2]), order_type=1)
-        made = _inner_product(node, turned, left.reshape(a[-2:]), None)
+        made = inner_product(node, turned, left.reshape(a[-2:]), None)
         node.gives(node.emit("Permute", [made], (a[-2], b[-1]), order_type=1))
         return
     one = a if len(a) > 1 else (1, *a)
@@ -56,10 +58,10 @@ def linear(node: Node, shape: Shape, weight: Array, bias: Array | None) -> Blob:
     """The last axis of an input times the transpose of a constant (outputs, inputs), and a bias."""
     rows = math.prod(shape[:-1])
     x = node.blob(0, (shape[-1],) if rows == 1 else (rows, shape[-1]))
-    return _inner_product(node, x, weight, bias)
+    return inner_product(node, x, weight, bias)
 
 
-def _inner_product(node: Node, x: Blob, weight: Array, bias: Array | None) -> Blob:
+def inner_product(node: Node, x: Blob, weight: Array, bias: Array | None) -> Blob:
     weight = np.ascontiguousarray(weight, np.float32)
     return node.emit(
         "InnerProduct",
@@ -118,35 +120,64 @@ def _general(node: Node, alpha: float, beta: float) -> Blob:
 
 @operator("Einsum")
 def einsum(node: Node) -> None:
-    """Sums of products of two tensors, as one product of matrices; a single tensor is permuted or summed."""
-    left, _, right = node.attr("equation").replace(" ", "").partition("->")
-    terms = left.split(",")
-    if "." in left or not right or len(terms) > 2 or any(len(set(t)) != len(t) for t in (*terms, right)):
-        raise Unsupported(f"computes {node.attr('equation')!r}")
+    """Sums of products of two tensors, as one product of matrices; what only one of them sums is summed before."""
+    terms, right = _terms(node)
     sides = {letter: side for i, term in enumerate(terms) for letter, side in zip(term, node.shape(i))}
-    if len(terms) == 1:
-        if set(terms[0]) != set(right):
-            raise Unsupported(f"computes {node.attr('equation')!r}")
-        node.gives(permuted(node, node.blob(0), node.shape(0), [terms[0].index(letter) for letter in right]))
+    found: list[tuple[str, Blob]] = []
+    for i, term in enumerate(terms):
+        others = right + "".join(terms[:i] + terms[i + 1 :])
+        summed = [letter for letter in term if letter not in others]
+        blob = node.blob(i)
+        if summed:  # they go last, and are one axis
+            kept = [letter for letter in term if letter in others]
+            shape = tuple(sides[letter] for letter in term)
+            blob = permuted(node, blob, shape, [term.index(letter) for letter in (*kept, *summed)])
+            size = math.prod(sides[letter] for letter in summed)
+            blob = reduced_over(node, node.lowering.view(blob, (math.prod(shape) // size, size)), 0, (1,))
+            term = "".join(kept)
+        found.append((term, blob))
+
+    def turned(term: str, blob: Blob, order: Sequence[str]) -> Blob:
+        return permuted(node, blob, tuple(sides[letter] for letter in term), [term.index(letter) for letter in order])
+
+    if len(found) == 1:
+        node.gives(turned(*found[0], right))
         return
-    a, b = terms
-    if any(letter not in right and not (letter in a and letter in b) for letter in a + b):
-        raise Unsupported(f"sums one tensor alone in {node.attr('equation')!r}")
+    (a, first), (b, second) = found
     batch = [letter for letter in right if letter in a and letter in b]
     rows = [letter for letter in right if letter in a and letter not in b]
     columns = [letter for letter in right if letter in b and letter not in a]
     inner = [letter for letter in a if letter in b and letter not in right]
 
-    def size(letters: list[str]) -> int:
+    def size_of(letters: Sequence[str]) -> int:
         return math.prod(sides[letter] for letter in letters)
 
-    def turned(index: int, term: str, order: list[str]) -> Blob:
-        return permuted(node, node.blob(index), node.shape(index), [term.index(letter) for letter in order])
+    many = (size_of(batch),) if size_of(batch) > 1 else ()
+    one = node.lowering.view(turned(a, first, batch + rows + inner), (*many, size_of(rows), size_of(inner)))
+    other = node.lowering.view(turned(b, second, batch + inner + columns), (*many, size_of(inner), size_of(columns)))
+    made = node.emit("MatMul", [one, other], (*many, size_of(rows), size_of(columns)), transB=0)
+    node.gives(turned("".join(batch + rows + columns), made, right))
 
-    many = (size(batch),) if size(batch) > 1 else ()
-    one = node.lowering.view(turned(0, a, batch + rows + inner), (*many, size(rows), size(inner)))
-    other = node.lowering.view(turned(1, b, batch + inner + columns), (*many, size(inner), size(columns)))
-    made = node.emit("MatMul", [one, other], (*many, size(rows), size(columns)), transB=0)
-    order = batch + rows + columns
-    shape = tuple(sides[letter] for letter in order)
-    node.gives(permuted(node, made, shape, [order.index(letter) for letter in right]))
+
+def _terms(node: Node) -> tuple[list[str], str]:
+    """The letters of the inputs' axes and of the output's; an ellipsis becomes letters."""
+    equation = str(node.attr("equation")).replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) > 2 or len(terms) != node.inputs:
+        raise Unsupported(f"computes {equation!r}")
+    free = "".join(letter for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in equation)
+    ranks = [len(node.shape(i)) - len(term.replace("...", "")) if "..." in term else 0 for i, term in enumerate(terms)]
+    most = max(ranks)
+    terms = [term.replace("...", free[most - rank : most]) for term, rank in zip(terms, ranks)]
+    if not arrow:
+        letters = "".join(terms)
+        single = sorted(x for x in set(letters) - set(free[:most]) if letters.count(x) == 1)
+        right = "..." + "".join(single)
+    right = right.replace("...", free[:most])
+    if any(len(set(term)) != len(term) for term in (*terms, right)):
+        raise Unsupported(f"takes the diagonal in {equation!r}")
+    for letter in set("".join(terms)):
+        if len({side for i, term in enumerate(terms) for x, side in zip(term, node.shape(i)) if x == letter}) > 1:
+            raise Unsupported(f"broadcasts in {equation!r}")
+    return terms, right

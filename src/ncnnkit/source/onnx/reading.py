@@ -108,6 +108,9 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     tensors = [name for name in made if name not in independent and types.get(name) != _NO_TENSOR]
     values, measured = _values_and_shapes(proto, folded, tensors, feeds)
     constants |= values
+    if _inline_branches(model.graph, constants):
+        common.NameFixPass()(model)
+        return evaluate(model, shapes)
     found = {name: array.shape for name, array in (feeds | constants).items()} | measured
     kinds = dict.fromkeys(found, "f") | types | {name: array.dtype.kind for name, array in (feeds | constants).items()}
     return Reading(model, found, constants, kinds)
@@ -165,6 +168,31 @@ def _independent(graph: ir.Graph, constants: Any) -> set[str]:
         if node.op_type in ("Shape", "Size") or all(v is None or v.name in known for v in node.inputs):
             known.update(value.name for value in node.outputs if value.name)
     return known
+
+
+def _inline_branches(graph: ir.Graph, constants: Mapping[str, Array]) -> int:
+    """Put the branch of every If whose condition is known in its place; returns how many there were."""
+    chosen = [
+        node for node in graph
+        if node.op_type == "If" and node.inputs[0] is not None and node.inputs[0].name in constants
+    ]  # fmt: skip
+    for node in chosen:
+        condition = constants[str(node.inputs[0].name)]  # type: ignore[union-attr]
+        branch: ir.Graph = node.attributes["then_branch" if condition.all() else "else_branch"].as_graph()
+        for value in list(branch.initializers.values()):
+            del branch.initializers[str(value.name)]
+            graph.register_initializer(value)
+        nodes, results = list(branch), list(branch.outputs)
+        branch.outputs.clear()
+        branch.remove(nodes)
+        graph.insert_before(node, nodes)
+        names = [value.name for value in node.outputs]
+        ir.convenience.replace_all_uses_with(list(node.outputs), results, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        for value, name in zip(results, names):
+            if value.producer() in nodes:  # a value from outside keeps its name
+                value.name = name
+    return len(chosen)
 
 
 def answer(

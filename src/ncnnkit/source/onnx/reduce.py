@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from .elementwise import combine
-from .lowering import Blob, Node, Operand, Shape, Unsupported, each_of_batch, natural, operator, with_axes_kept
+from .lowering import (
+    MOST_AXES,
+    Array,
+    Blob,
+    Node,
+    Operand,
+    Shape,
+    Unsupported,
+    each_of_batch,
+    natural,
+    operator,
+    with_axes_kept,
+)
 
 _REDUCTIONS = {
     "ReduceSum": 0, "ReduceSumSquare": 2, "ReduceMean": 3, "ReduceMax": 4, "ReduceMin": 5, "ReduceProd": 6,
@@ -26,23 +39,7 @@ def reduction(node: Node) -> None:
         axes = sorted({axis % len(shape) for axis in given or ()})
     else:
         axes = list(range(len(shape)))
-    groups: list[tuple[int, bool]] = []  # (size, reduced): neighbours of one kind are one axis
-    natural_fits = len(shape) - (shape[0] == 1) <= 4
-    skip = int(shape[0] == 1 and len(shape) > 1)
-    if natural_fits:
-        groups = [(side, axis in axes) for axis, side in enumerate(shape)][skip:]
-    else:
-        for axis, side in enumerate(shape):
-            if side == 1:
-                continue
-            if groups and groups[-1][1] == (axis in axes):
-                groups[-1] = (groups[-1][0] * side, groups[-1][1])
-            else:
-                groups.append((side, axis in axes))
-    if len(groups) > 4:
-        raise Unsupported(f"works on axes {axes} of {list(shape)}")
-    view = tuple(size for size, _ in groups) or (1,)
-    reduced = tuple(i for i, (_, gone) in enumerate(groups) if gone)
+    view, reduced = _by_axes(shape, axes)
     x = node.blob(0, view)
     if not reduced and node.op in _SAME_ALONE:
         node.gives(x)
@@ -50,6 +47,27 @@ def reduction(node: Node) -> None:
         node.gives(_log_sum_exp(node, x, reduced))
     else:
         node.gives(reduced_over(node, x, _REDUCTIONS[node.op], reduced))
+
+
+def _by_axes(shape: Shape, axes: Sequence[int]) -> tuple[Shape, tuple[int, ...]]:
+    """A blob's shape of four axes at most, and which of them are the ones to reduce.
+
+    Raises:
+        Unsupported: even with neighbours of a kind merged there are more.
+    """
+    groups: list[tuple[int, bool]] = []
+    skip = int(shape[:1] == (1,) and len(shape) > 1)
+    if len(shape) - skip <= MOST_AXES:
+        groups = [(side, axis in axes) for axis, side in enumerate(shape)][skip:]
+    else:
+        for axis, side in enumerate(shape):
+            if side != 1 and groups and groups[-1][1] == (axis in axes):
+                groups[-1] = (groups[-1][0] * side, groups[-1][1])
+            elif side != 1:
+                groups.append((side, axis in axes))
+    if len(groups) > MOST_AXES:
+        raise Unsupported(f"works on axes {list(axes)} of {list(shape)}")
+    return tuple(side for side, _ in groups) or (1,), tuple(i for i, (_, gone) in enumerate(groups) if gone)
 
 
 _SAME_ALONE = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
@@ -135,13 +153,17 @@ def layer_normalization(node: Node) -> None:
         )
     except ValueError:
         raise Unsupported("has a scale that is not the same for all it normalises") from None
-    rows = math.prod(shape[:axis])
-    x = node.blob(0, (rows, size) if rows > 1 else (size,))
-    made = node.emit(
-        "LayerNorm", [x], x.shape, {"gamma": gamma, "beta": beta},
-        affine_size=size, eps=float(node.attr("epsilon", 1e-5)), affine=1,
-    )  # fmt: skip
-    node.gives(made)
+    node.gives(layer_norm(node, node.blob(0), gamma, beta, float(node.attr("epsilon", 1e-5)), centred=True))
+
+
+def layer_norm(node: Node, x: Blob, gamma: Array, beta: Array | None, eps: float, *, centred: bool) -> Blob:
+    """LayerNorm, or RMSNorm where it is not centred, over the last elements, as many as ``gamma`` has."""
+    size = gamma.size
+    x = node.lowering.view(x, (x.size // size, size) if x.size > size else (size,))
+    weights = {"gamma": gamma.astype(np.float32)}
+    if centred:
+        weights["beta"] = np.zeros_like(gamma) if beta is None else beta.reshape(-1)
+    return node.emit("LayerNorm" if centred else "RMSNorm", [x], x.shape, weights, affine_size=size, eps=eps, affine=1)
 
 
 @operator("LRN")
@@ -185,12 +207,24 @@ def group_normalization(node: Node) -> None:
     node.gives(each_of_batch(node, normalised))
 
 
-@operator("RMSNormalization")
+@operator("RMSNormalization", "SimplifiedLayerNormalization")
 def rms_normalization(node: Node) -> None:
     shape = node.shape(0)
     axis = int(node.attr("axis", -1)) % len(shape)
-    size, rows = math.prod(shape[axis:]), math.prod(shape[:axis])
+    if any(node.is_read(index) for index in range(1, node.outputs)):
+        raise Unsupported("hands out its deviation")
     gamma = np.broadcast_to(node.needed_constant(1, "scale"), shape[axis:]).reshape(-1)
-    x = node.blob(0, (rows, size) if rows > 1 else (size,))
-    params = {"affine_size": size, "eps": float(node.attr("epsilon", 1e-5)), "affine": 1}
-    node.gives(node.emit("RMSNorm", [x], x.shape, {"gamma": gamma}, **params))
+    node.gives(layer_norm(node, node.blob(0), gamma, None, float(node.attr("epsilon", 1e-5)), centred=False))
+
+
+@operator("MeanVarianceNormalization")
+def mean_variance_normalization(node: Node) -> None:
+    shape = node.shape(0)
+    axes = sorted(int(axis) % len(shape) for axis in node.attr("axes", (0, 2, 3)))
+    view, reduced = _by_axes(shape, axes)
+    x = node.blob(0, view)
+    centred = node.emit("BinaryOp", [x, reduced_over(node, x, 3, reduced)], view, op_type=1)
+    variance = reduced_over(node, node.emit("UnaryOp", [centred], view, op_type=4), 3, reduced)
+    deviation = node.emit("UnaryOp", [variance], variance.shape, op_type=5)
+    above = node.emit("BinaryOp", [deviation], deviation.shape, op_type=0, with_scalar=1, b=1e-9)
+    node.gives(node.emit("BinaryOp", [centred, above], view, op_type=3))

@@ -9,8 +9,10 @@ import numpy as np
 
 from ...model.ops import FLOAT_MAX
 from .axes import taken
+from .elementwise import raised
 from .lowering import Array, Blob, Node, Shape, Unsupported, each_of_batch, operator
 from .reading import answer
+from .reduce import reduced_over
 
 _DIMENSIONS = {1: "w", 2: "hw", 3: "dhw"}
 _ENDS = {"w": ("pad_left", "pad_right"), "h": ("pad_top", "pad_bottom"), "d": ("pad_front", "pad_behind")}
@@ -156,6 +158,31 @@ def _pooled_whole(node: Node, x: Blob) -> Blob:
     return node.emit(f"Pooling{_TYPES[n]}", [x], x.shape[:1], pooling_type=kind, global_pooling=1)
 
 
+@operator("GlobalLpPool")
+def global_norm_pooling(node: Node) -> None:
+    p = float(node.attr("p", 2))
+
+    def pooled(x: Blob) -> Blob:
+        image = node.lowering.view(x, (x.shape[0], math.prod(x.shape[1:])))
+        powers = raised(node, node.emit("AbsVal", [image], image.shape), p)
+        return raised(node, reduced_over(node, powers, 0, (1,)), 1 / p)
+
+    node.gives(each_of_batch(node, pooled))
+
+
+@operator("LpPool")
+def norm_pooling(node: Node) -> None:
+    """The root of a sum of powers: an average times the size of the window."""
+    p, size = float(node.attr("p", 2)), math.prod(node.attr("kernel_shape"))
+
+    def pooled(x: Blob) -> Blob:
+        average = _pooled(node, raised(node, node.emit("AbsVal", [x], x.shape), p))
+        total = node.emit("BinaryOp", [average], average.shape, op_type=2, with_scalar=1, b=float(size))
+        return raised(node, total, 1 / p)
+
+    node.gives(each_of_batch(node, pooled))
+
+
 @operator("MaxPool", "AveragePool")
 def pooling(node: Node) -> None:
     node.gives(each_of_batch(node, lambda x: _pooled(node, x)))
@@ -171,14 +198,14 @@ def _pooled(node: Node, x: Blob) -> Blob:
         raise Unsupported("has a dilation")
     pads = _pads(node, x.shape[1:], kernel, stride, dilation)
     wanted = node.out_shape()[2:]
-    average = node.op == "AveragePool"
-    include = bool(node.attr("count_include_pad", 0))
+    average = node.op != "MaxPool"
+    include = node.op == "LpPool" or bool(node.attr("count_include_pad", 0))
     # Where ONNX rounds up, windows may reach beyond the padding: as far as the last one does.
     reach = [
         (out - 1) * s + k - side - before for out, s, k, side, before in zip(wanted, stride, kernel, x.shape[1:], pads)
     ]
     beyond = [max(r, 0) if r > p else p for r, p in zip(reach, pads[n:])]
-    if average and any(b > p for b, p in zip(beyond, pads[n:])) and (include or any(pads)):
+    if node.op == "AveragePool" and any(b > p for b, p in zip(beyond, pads[n:])) and (include or any(pads)):
         raise Unsupported("averages over windows that reach beyond the padding")
     pads = [*pads[:n], *beyond]
     params = {
