@@ -9,9 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from ncnn_library import installed
 
 from ncnnkit.device.sites import look_at
+
+# A busy machine makes nothing wrong: no test of values is judged by its time.
+settings.register_profile("ncnnkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ncnnkit")
 
 BOARD = "ncnnkit-board"
 """The host that scripts/emulated-board writes into ssh's configuration."""

@@ -268,7 +268,7 @@ def test_bad_values_are_recipe_errors(values: dict[str, Any], message: str) -> N
 
 sides = st.integers(1, 2000)
 pairs = st.tuples(sides, sides)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
 @st.composite
