@@ -772,7 +772,7 @@ def test_rotary_embedding(case: Case, operator: str) -> Any:
     if size > 2 and case.maybe():
         rotated = how["rotary_embedding_dim"] = size - 2
     angles = case.f(9, rotated // 2)
-    chosen = case.whole(places, low=0, high=8)[None].repeat(batch, 0)
+    chosen = case.whole(batch, places, low=0, high=8)
     constants = {1: np.cos(angles), 2: np.sin(angles), 3: chosen}
     if case.maybe():
         constants = {1: np.cos(angles)[chosen], 2: np.sin(angles)[chosen]}

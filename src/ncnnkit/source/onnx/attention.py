@@ -285,6 +285,17 @@ def _is_half(reader: Node, index: int, x: str, *, second: bool) -> bool:
     return starts is not None and starts[0] % size == (size // 2 if second else 0) and steps in (None, (1,))
 
 
+def _rotary_of_batch(node: Node, x: Blob, cos: Array, sin: Array, interleaved: int) -> Blob:
+    """The same with angles (batch, places, half of the size)."""
+    if all(np.array_equal(table, table[:1].repeat(len(table), 0)) for table in (cos, sin)):
+        return _rotary(node, x, cos[0], sin[0], interleaved)
+    heads = x.shape[0] // len(cos)
+    shapes = [(heads, *x.shape[1:])] * len(cos)
+    parts = node.emit_many("Slice", [x], shapes, slices=(heads,) * len(cos), axis=0)
+    made = [_rotary(node, part, c, s, interleaved) for part, c, s in zip(parts, cos, sin, strict=True)]
+    return node.emit("Concat", made, x.shape, axis=0)
+
+
 @operator("RotaryEmbedding")
 def rotary_embedding(node: Node) -> None:
     """With angles that are constant, chosen by constant places."""
@@ -302,15 +313,13 @@ def rotated_by(node: Node, cos: Array, sin: Array) -> Blob:
     batch, places = shape[0], shape[2] if len(shape) == 4 else shape[1]
     size = shape[3] if len(shape) == 4 else shape[2] // heads
     rotated_size = int(node.attr("rotary_embedding_dim", 0)) or size
-    if any(not np.array_equal(table, table[:1].repeat(len(table), 0)) for table in (cos, sin)):
-        raise Unsupported("has other angles for each of a batch")
     x = by_heads(node, node.blob(0), shape, heads)
     parts = [x]
     if rotated_size != size:
         sizes = (rotated_size, size - rotated_size)
         parts = node.emit_many("Slice", [x], [(*x.shape[:2], s) for s in sizes], slices=sizes, axis=2)
-    tables = [table[0].reshape(places, -1)[:, : rotated_size // 2] for table in (cos, sin)]
-    made = _rotary(node, parts[0], tables[0], tables[1], interleaved=int(node.attr("interleaved", 0)))
+    tables = [table.reshape(len(table), places, -1)[..., : rotated_size // 2] for table in (cos, sin)]
+    made = _rotary_of_batch(node, parts[0], tables[0], tables[1], int(node.attr("interleaved", 0)))
     if len(parts) == 2:
         made = node.emit("Concat", [made, parts[1]], x.shape, axis=2)
     return made if len(shape) == 4 else joined(node, made, batch)

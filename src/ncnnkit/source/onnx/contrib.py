@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .attention import by_heads, dot_product, joined, mask_of, rotated_by
-from .elementwise import combine, computed
+from .elementwise import combine, computed, operand
 from .lowering import Blob, Node, Operand, Shape, Unsupported, operator
 from .matrix import inner_product
 from .reduce import layer_norm
@@ -17,8 +17,7 @@ _DOMAIN = "com.microsoft"
 
 
 def _operand(node: Node, index: int) -> tuple[Shape, Operand]:
-    value = node.constant(index)
-    return node.shape(index), node.blob(index) if value is None else value
+    return node.shape(index), operand(node, index)
 
 
 @operator("Gelu", "BiasGelu", "FastGelu", domain=_DOMAIN)

@@ -36,8 +36,15 @@ def unary(node: Node) -> None:
     node.gives(node.emit("UnaryOp", [x], x.shape, op_type=_UNARY[node.op]))
 
 
-@operator("Identity", "Dropout")
+@operator("Identity")
 def identity(node: Node) -> None:
+    node.gives(node.blob(0))
+
+
+@operator("Dropout")
+def dropout(node: Node) -> None:
+    if node.has(2) and node.needed_constant(2, "mode").any():
+        raise Unsupported("drops at random: it is in training mode")
     node.gives(node.blob(0))
 
 
@@ -133,7 +140,7 @@ def clip(node: Node) -> None:
         found: tuple[Shape, Operand] = (node.shape(0), node.blob(0))
         for index, kind in ((1, 4), (2, 5)):
             if node.has(index):
-                found = combine(node, kind, found, (node.shape(index), _operand(node, index)))
+                found = combine(node, kind, found, (node.shape(index), operand(node, index)))
         node.gives(computed(found))
         return
     x = node.blob(0)
@@ -176,7 +183,7 @@ def _scaled(node: Node, x: Blob, factor: float) -> Blob:
 
 # ----------------------------------------------------------------------------------------------------- of two inputs
 
-_BINARY = {"Add": 0, "Sub": 1, "Mul": 2, "Div": 3, "Max": 4, "Min": 5, "Pow": 6}
+_BINARY = {"Add": 0, "Sub": 1, "Mul": 2, "Max": 4, "Min": 5}
 """Operator -> BinaryOp's ``op_type``."""
 _REVERSED = {1: 7, 3: 8, 6: 9, 12: 13, 17: 18}
 """``op_type`` -> that with the inputs the other way round."""
@@ -185,26 +192,39 @@ _REVERSED = {1: 7, 3: 8, 6: 9, 12: 13, 17: 18}
 @operator(*_BINARY, "Sum", "Mean")
 def binary(node: Node) -> None:
     kind = _BINARY.get(node.op, 0)
-    shape = node.shape(0)
-    blob = _operand(node, 0)
-    if node.inputs == 1:
+    # Constants first: two of them are one.
+    order = (
+        sorted(range(node.inputs), key=lambda i: node.constant(i) is None) if node.inputs > 2 else range(node.inputs)
+    )
+    found, *others = [(node.shape(i), operand(node, i)) for i in order]
+    if not others:
         node.gives(node.blob(0))
         return
-    if node.op == "Div" and node.output_kind() in "iu":
-        divisor, dividend = _divisor(node), node.blob(0)
-        node.gives(_signed(node, dividend, _quotient(node, (shape, node.emit("AbsVal", [dividend], dividend.shape)),
-                                                     np.abs(divisor)), np.sign(divisor)))  # fmt: skip
-        return
-    if node.op == "Pow":
-        _check_power(node)
-    # Constants first: two of them are one.
-    order = sorted(range(node.inputs), key=lambda i: node.constant(i) is None) if node.inputs > 2 else range(2)
-    (shape, blob), *others = [(node.shape(i), _operand(node, i)) for i in order]
     for other in others:
-        shape, blob = combine(node, kind, (shape, blob), other)
-    if node.op == "Mean":
-        blob = _scaled(node, computed((shape, blob)), 1 / node.inputs)
-    node.gives(computed((shape, blob)))
+        found = combine(node, kind, found, other)
+    x = computed(found)
+    node.gives(_scaled(node, x, 1 / node.inputs) if node.op == "Mean" else x)
+
+
+@operator("Div")
+def division(node: Node) -> None:
+    if node.output_kind() not in "iu":
+        node.gives(computed(combine(node, 3, *((node.shape(i), operand(node, i)) for i in (0, 1)))))
+        return
+    # The fraction is cut off: the quotient of the absolute values, with the signs of both.
+    divisor, x = _divisor(node), node.blob(0)
+    above = node.emit("AbsVal", [x], x.shape)
+    found = _quotient(node, (node.shape(0), above), np.abs(divisor))
+    node.gives(_signed(node, x, found, np.sign(divisor)))
+
+
+@operator("Pow")
+def power(node: Node) -> None:
+    base, exponent = node.constant(0), node.constant(1)
+    alike = exponent is not None and len(set(exponent.reshape(-1).tolist())) == 1
+    if not alike and (base is None or (base <= 0).any()):
+        raise Unsupported("raises what may be 0 or below to powers that are not one number: ncnn's pow is exp(y log x)")
+    node.gives(computed(combine(node, _POW, *((node.shape(i), operand(node, i)) for i in (0, 1)))))
 
 
 def computed(found: tuple[Shape, Operand]) -> Blob:
@@ -247,21 +267,13 @@ def raised(node: Node, x: Blob, exponent: float) -> Blob:
     return made or node.emit("BinaryOp", [_scaled(node, x, 0.0)], x.shape, op_type=0, with_scalar=1, b=1.0)
 
 
-def _check_power(node: Node) -> None:
-    """Refuse a power that ncnn's exp(y log x) gets wrong: see ``raised`` for those of one number."""
-    base, exponent = node.constant(0), node.constant(1)
-    if exponent is not None and len(set(exponent.reshape(-1).tolist())) == 1:
-        return
-    if base is None or (base <= 0).any():
-        raise Unsupported("raises what may be 0 or below to powers that are not one number: ncnn's pow is exp(y log x)")
-
-
 def _above(node: Node, x: Blob, limit: float = 0.0) -> Blob:
     """1 where x is above a limit, else 0."""
     return node.emit("Threshold", [x], x.shape, threshold=limit)
 
 
-def _operand(node: Node, index: int) -> Operand:
+def operand(node: Node, index: int) -> Operand:
+    """An input: the constant, or else the blob."""
     value = node.constant(index)
     return node.blob(index) if value is None else value
 
@@ -359,7 +371,7 @@ def negation(node: Node) -> None:
 @operator("And", "Or", "Xor")
 def logic(node: Node) -> None:
     kind = {"And": 2, "Or": 4, "Xor": 1}[node.op]
-    made = computed(combine(node, kind, *((node.shape(i), _operand(node, i)) for i in (0, 1))))
+    made = computed(combine(node, kind, *((node.shape(i), operand(node, i)) for i in (0, 1))))
     node.gives(node.emit("AbsVal", [made], made.shape) if node.op == "Xor" else made)
 
 
@@ -402,7 +414,7 @@ def comparison(node: Node) -> None:
     if any(node.input_kind(i) not in "fiub" for i in (0, 1)):
         raise Unsupported("compares what are no numbers")
     order = (1, 0) if node.op in ("Less", "GreaterOrEqual") else (0, 1)
-    difference = computed(combine(node, 1, *((node.shape(i), _operand(node, i)) for i in order)))
+    difference = computed(combine(node, 1, *((node.shape(i), operand(node, i)) for i in order)))
     if node.op == "Equal":
         difference = node.emit("AbsVal", [difference], difference.shape)
     made = _above(node, difference)

@@ -141,8 +141,6 @@ def instance_normalization(node: Node) -> None:
 def layer_normalization(node: Node) -> None:
     shape = node.shape(0)
     axis = int(node.attr("axis", -1)) % len(shape)
-    if any(node.is_read(index) for index in range(1, node.outputs)):
-        raise Unsupported("hands out its mean")
     size = math.prod(shape[axis:])
     try:
         gamma, beta = (
@@ -153,7 +151,20 @@ def layer_normalization(node: Node) -> None:
         )
     except ValueError:
         raise Unsupported("has a scale that is not the same for all it normalises") from None
-    node.gives(layer_norm(node, node.blob(0), gamma, beta, float(node.attr("epsilon", 1e-5)), centred=True))
+    eps = float(node.attr("epsilon", 1e-5))
+    mean, deviation = _statistics(node, size, eps) if node.is_read(1) or node.is_read(2) else (None, None)
+    node.gives(layer_norm(node, node.blob(0), gamma, beta, eps, centred=True), mean, deviation)
+
+
+def _statistics(node: Node, size: int, eps: float) -> tuple[Blob, Blob]:
+    """The mean of the last elements of the first input, and one over their deviation."""
+    x = node.blob(0, (math.prod(node.shape(0)) // size, size))
+    mean = reduced_over(node, x, 3, (1,))
+    centred = node.emit("BinaryOp", [x, mean], x.shape, op_type=1)
+    variance = reduced_over(node, node.emit("UnaryOp", [centred], x.shape, op_type=4), 3, (1,))
+    above = node.emit("BinaryOp", [variance], variance.shape, op_type=0, with_scalar=1, b=eps)
+    root = node.emit("UnaryOp", [above], above.shape, op_type=5)
+    return mean, node.emit("UnaryOp", [root], root.shape, op_type=15)
 
 
 def layer_norm(node: Node, x: Blob, gamma: Array, beta: Array | None, eps: float, *, centred: bool) -> Blob:
