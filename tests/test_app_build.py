@@ -370,7 +370,7 @@ MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
     "a long bin": ("good.param", "long.bin", "its .bin is too long by 8 bytes"),
     "an empty bin": ("good.param", "empty.bin", "the file is empty"),
     "noise": ("good.param", "noise.bin", ""),
-    "a Cast of bf16 where there is fp32": ("cast.param", "good.bin", "hands on fp32, where Cast cast reads bf16"),
+    "a Cast of bf16 where there is fp32": ("cast.param", "good.bin", "outputs fp32, but Cast cast reads bf16"),
     "an int8 bin": ("good.param", "int8.bin", "its .bin is truncated or another model's"),
 }
 USAGE_FAULTS = {
