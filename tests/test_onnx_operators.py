@@ -142,3 +142,50 @@ def test_grid_sample(mode: str, padding: str, aligned: int) -> None:
     proto, fed = one_node("GridSample", [f(1, 2, 5, 6), f(1, 4, 4, 2)], mode=mode, padding_mode=padding,
                           align_corners=aligned, opset=20)  # fmt: skip
     assert_same(proto, fed)
+
+
+def _normalised(x: Array, gamma: Array, beta: Array) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """(x - mean) / deviation * gamma + beta over the last axis, spelled out."""
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["x"], ["mean"], axes=[-1]),
+        onnx.helper.make_node("Sub", ["x", "mean"], ["centred"]),
+        onnx.helper.make_node("Mul", ["centred", "centred"], ["square"]),
+        onnx.helper.make_node("ReduceMean", ["square"], ["variance"], axes=[-1]),
+        onnx.helper.make_node("Add", ["variance", "eps"], ["sum"]),
+        onnx.helper.make_node("Sqrt", ["sum"], ["deviation"]),
+        onnx.helper.make_node("Div", ["centred", "deviation"], ["norm"]),
+        onnx.helper.make_node("Mul", ["norm", "gamma"], ["scaled"]),
+        onnx.helper.make_node("Add", ["scaled", "beta"], ["y"]),
+    ]
+    constants = {"eps": np.array(1e-5, np.float32), "gamma": gamma, "beta": beta}
+    return model(nodes, {"x": x}, ["y"], constants, opset=13), {"x": x}
+
+
+def test_gamma_and_beta_along_the_axis_that_is_normalised_are_the_layers_own() -> None:
+    graph = assert_same(*_normalised(f(1, 6, 6), f(6), f(6)))
+    assert [layer.type for layer in graph.layers] == ["Input", "LayerNorm"]
+    assert graph.layers[1].p.affine
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (1, 6, 1)])
+def test_gamma_and_beta_along_another_axis_are_not_taken_for_the_layers_own(shape: tuple[int, ...]) -> None:
+    """There are as many numbers, and they belong to the rows."""
+    assert_same(*_normalised(f(1, 6, 6), f(*shape), f(*shape)))
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1), (4,), (4, 1)])
+def test_a_group_norm_has_one_gamma_a_channel(shape: tuple[int, ...]) -> None:
+    x = f(1, 4, 4, 4)
+    nodes = [
+        onnx.helper.make_node("Reshape", ["x", "in"], ["groups"]),
+        onnx.helper.make_node("InstanceNormalization", ["groups", "ones", "zeros"], ["norm"]),
+        onnx.helper.make_node("Reshape", ["norm", "out"], ["back"]),
+        onnx.helper.make_node("Mul", ["back", "gamma"], ["scaled"]),
+        onnx.helper.make_node("Add", ["scaled", "beta"], ["y"]),
+    ]
+    constants = {
+        "in": np.array([1, 2, -1]), "out": np.array([1, 4, 4, 4]), "ones": np.ones(2, np.float32),
+        "zeros": np.zeros(2, np.float32), "gamma": f(*shape), "beta": f(*shape),
+    }  # fmt: skip
+    graph = assert_same(model(nodes, {"x": x}, ["y"], constants, opset=13), {"x": x})
+    assert ("GroupNorm" in {layer.type for layer in graph.layers}) == (shape[-2:] == (1, 1))

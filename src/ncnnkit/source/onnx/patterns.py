@@ -8,7 +8,7 @@ nobody, and are left out, unless something else reads them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -280,20 +280,38 @@ def _write_norm(node: Node, found: _Normalised, gamma: Array | None, beta: Array
     node.gives(node.emit(kind, [x], x.shape, weights, **params))
 
 
-@ends_in("Add")
-def layer_norm_with_bias(node: Node) -> bool:
-    """((x - mean) / deviation) * gamma + beta."""
+def _scaled_and_shifted(node: Node) -> Iterator[tuple[Node, Array, Array]]:
+    """The node x, gamma and beta of ``x * gamma + beta``, both constants, in every order they may be written in."""
     for m, b in both_ways(node):
         beta, product = node.constant(b), node.maker(m)
         if beta is None or product is None or product.op != "Mul":
             continue
-        for d, g in both_ways(product):
-            gamma, found = product.constant(g), _normalised(product.maker(d))
-            if gamma is None or found is None or not found.centred:
-                continue
-            if gamma.size == beta.size == math.prod(found.shape[-found.axes :]):
-                _write_norm(node, found, gamma, beta)
-                return True
+        for x, g in both_ways(product):
+            gamma, maker = product.constant(g), product.maker(x)
+            if gamma is not None and maker is not None:
+                yield maker, gamma, beta
+
+
+def _lies_along(constant: Array, shape: tuple[int, ...], axes: Iterable[int]) -> bool:
+    """Whether a constant has one number for each place of these axes of a value, and is the same along the others."""
+    full = (1,) * (len(shape) - constant.ndim) + constant.shape
+    return full == tuple(side if axis in axes else 1 for axis, side in enumerate(shape))
+
+
+def _last(found: _Normalised) -> range:
+    return range(len(found.shape) - found.axes, len(found.shape))
+
+
+@ends_in("Add")
+def layer_norm_with_bias(node: Node) -> bool:
+    """((x - mean) / deviation) * gamma + beta."""
+    for maker, gamma, beta in _scaled_and_shifted(node):
+        found = _normalised(maker)
+        if found is None or not found.centred:
+            continue
+        if all(_lies_along(constant, found.shape, _last(found)) for constant in (gamma, beta)):
+            _write_norm(node, found, gamma, beta)
+            return True
     return False
 
 
@@ -302,7 +320,7 @@ def norm_with_scale(node: Node) -> bool:
     """(x / root mean square) * gamma, or a LayerNorm without a bias."""
     for d, g in both_ways(node):
         gamma, found = node.constant(g), _normalised(node.maker(d))
-        if gamma is not None and found is not None and gamma.size == math.prod(found.shape[-found.axes :]):
+        if gamma is not None and found is not None and _lies_along(gamma, found.shape, _last(found)):
             _write_norm(node, found, gamma, None)
             return True
     return False
@@ -321,30 +339,23 @@ def norm(node: Node) -> bool:
 @ends_in("Add")
 def group_norm(node: Node) -> bool:
     """InstanceNormalization of the groups as channels, times gamma, plus beta: how torch exports GroupNorm."""
-    for m, b in both_ways(node):
-        beta, product = node.constant(b), node.maker(m)
-        if beta is None or product is None or product.op != "Mul":
+    shape = node.out_shape()
+    for back, gamma, beta in _scaled_and_shifted(node):
+        inner = back.maker(0) if back.op == "Reshape" else None
+        into = inner.maker(0) if inner is not None and inner.op == "InstanceNormalization" else None
+        if inner is None or into is None or into.op != "Reshape" or into.shape(0) != shape or len(shape) > 5:
             continue
-        for r, g in both_ways(product):
-            gamma, back = product.constant(g), product.maker(r)
-            inner = back.maker(0) if back is not None and back.op == "Reshape" else None
-            if gamma is None or inner is None or inner.op != "InstanceNormalization":
-                continue
-            into = inner.maker(0)
-            if into is None or into.op != "Reshape" or into.shape(0) != node.out_shape():
-                continue
-            shape, groups = node.out_shape(), inner.shape(0)[1]
-            scale, shift = inner.constant(1), inner.constant(2)
-            plain = scale is not None and shift is not None and (scale == 1).all() and (shift == 0).all()
-            if not plain or shape[0] != 1 or inner.shape(0)[0] != 1 or shape[1] % groups:
-                continue
-            if gamma.size != shape[1] or beta.size != shape[1] or len(shape) > 5:
-                continue
-            x = node.lowering.view(node.blob_of(into.value(0)), shape[1:])
-            weights = {"gamma": gamma.reshape(-1), "beta": beta.reshape(-1)}
-            params = {"group": groups, "channels": shape[1], "eps": float(inner.attr("epsilon", 1e-5)), "affine": 1}
-            node.gives(node.emit("GroupNorm", [x], x.shape, weights, **params))
-            return True
+        groups, scale, shift = inner.shape(0)[1], inner.constant(1), inner.constant(2)
+        plain = scale is not None and shift is not None and (scale == 1).all() and (shift == 0).all()
+        if not plain or shape[0] != 1 or inner.shape(0)[0] != 1 or shape[1] % groups:
+            continue
+        if not all(_lies_along(constant, shape, (1,)) for constant in (gamma, beta)):
+            continue
+        x = node.lowering.view(node.blob_of(into.value(0)), shape[1:])
+        weights = {"gamma": gamma.reshape(-1), "beta": beta.reshape(-1)}
+        params = {"group": groups, "channels": shape[1], "eps": float(inner.attr("epsilon", 1e-5)), "affine": 1}
+        node.gives(node.emit("GroupNorm", [x], x.shape, weights, **params))
+        return True
     return False
 
 
