@@ -59,3 +59,18 @@ def test_an_embed_of_what_is_computed_is_refused() -> None:
     )
     with pytest.raises(ModelError, match="looks up what the network computes"):
         guard_whole_inputs(graph)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_reshape_is_a_copy_too(precision: str) -> None:
+    graph = Graph(
+        [
+            Layer("Input", "in0", [], ["in0"], {"w": 5, "h": 1}),
+            Layer("Reshape", "flat", ["in0"], ["ids"], {"w": 5}),
+            embed("one", "ids", "out0"),
+        ]
+    )
+    guard_whole_inputs(graph)
+    assert derive(graph)[0] == "fp32"
+    with Session(graph, precision=precision) as net:
+        assert np.array_equal(net.run(IDS.reshape(1, 5)), TABLE[IDS])

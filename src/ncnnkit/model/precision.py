@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .graph import Graph, Layer
 from .ops import CAST_TYPES, Mask
+from .whole import COPIES
 
 _NO_FP16 = Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE
 _FP16_OPTIONS = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
@@ -140,7 +141,9 @@ def derive(graph: Graph) -> tuple[str, str]:
     int8 = [layer for layer in graph.layers if is_int8(layer)]
     told = Mask.NO_BF16 | (Mask.NO_FP16_STORAGE if int8 else 0)
     masked = [
-        layer for layer in graph.layers if layer.op.computes and not is_int8(layer) and layer.get("featmask") & told
+        layer
+        for layer in graph.layers
+        if layer.type not in COPIES and not is_int8(layer) and layer.get("featmask") & told
     ]
     if casts:
         return "mixed", f"layer {casts[0].name} casts from 16 bits"

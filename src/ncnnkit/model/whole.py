@@ -12,6 +12,9 @@ from ..errors import ModelError
 from .graph import Graph
 from .ops import Mask
 
+COPIES = ("Split", "Reshape")
+"""Layers that hand on the bits of what they read; :func:`ncnnkit.onboard.network.whole_inputs` repeats them."""
+
 _KEEPS_32_BITS = Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE | Mask.NO_BF16
 
 
@@ -21,18 +24,28 @@ def guard_whole_inputs(graph: Graph) -> None:
     Raises:
         ModelError: an Embed reads what is computed, or another layer computes with the same input.
     """
-    uses = graph.uses()
-    for embed in [layer for layer in graph.layers if layer.type == "Embed"]:
-        root = uses.root(embed.inputs[0])
-        if uses.producer(root).type != "Input":
-            raise ModelError(f"layer Embed {embed.name} looks up what the network computes; ncnn's reads whole numbers")
-        others = [layer for layer in uses.readers(root) if layer.type != "Embed"]
-        if others:
+    sources: dict[str, str] = {}  # blob -> the input of the network that it is a copy of
+    for layer in graph.layers:
+        if layer.type == "Input":
+            sources.update((blob, blob) for blob in layer.outputs)
+        elif layer.type in COPIES and layer.inputs[0] in sources:
+            sources.update(dict.fromkeys(layer.outputs, sources[layer.inputs[0]]))
+    looked_up: dict[str, str] = {}
+    for layer in graph.layers:
+        if layer.type == "Embed":
+            if layer.inputs[0] not in sources:
+                raise ModelError(
+                    f"layer Embed {layer.name} looks up what the network computes, but ncnn's Embed reads whole numbers"
+                )
+            looked_up[sources[layer.inputs[0]]] = layer.name
+    for layer in graph.layers:
+        read = {sources[blob] for blob in layer.inputs if blob in sources} & looked_up.keys()
+        if read and layer.type in COPIES:
+            layer.params["featmask"] = int(layer.get("featmask")) | int(_KEEPS_32_BITS)
+        elif read and layer.type != "Embed":
+            name = min(read)
             raise ModelError(
-                f"input {root!r} is looked up by layer Embed {embed.name} as whole numbers, and layer {others[0].type} "
-                f"{others[0].name} computes with it",
+                f"input {name!r} is looked up by layer Embed {looked_up[name]} as whole numbers, and layer "
+                f"{layer.type} {layer.name} computes with it",
                 hint="give the network that input twice",
             )
-        for layer in graph.layers:
-            if layer.op.copies and uses.root(layer.inputs[0]) == root:
-                layer.params["featmask"] = int(layer.get("featmask")) | int(_KEEPS_32_BITS)

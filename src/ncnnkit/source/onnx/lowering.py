@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ...errors import ConvertError
 from ...model.graph import Graph, Layer, Weight
 from ...model.ops import Value
+from ...model.whole import guard_whole_inputs
 from .reading import Reading
 
 Array = NDArray[Any]
@@ -177,8 +178,9 @@ class Lowering:
             self.layers.append(Layer("Split", self.new_name(f"output{index}"), [blob.name], [f"out{index}"]))
             self._renamed[blob.name] = f"out{index}"
         used = _cut_what_is_read(_used(self.layers, len(outputs)))
-        _check_indices(used)
-        return Graph(_split(_drop_single_splits(used), self.new_name))
+        made = Graph(_split(_drop_single_splits(used), self.new_name))
+        guard_whole_inputs(made)
+        return made
 
     def places(self, graph: Graph) -> dict[str, Blob]:
         """The values of the original that are in the finished network -> their blobs, in the order of the original."""
@@ -209,22 +211,6 @@ def _used(layers: list[Layer], outputs: int) -> list[Layer]:
                 layer.outputs.pop()
             kept.append(layer)
     return kept[::-1]
-
-
-def _check_indices(layers: list[Layer]) -> None:
-    """Refuse an input of indices that is computed with, too: an Embed reads int32, and all other layers float32."""
-    sources = {blob: blob for layer in layers if layer.type == "Input" for blob in layer.outputs}
-    for layer in layers:
-        if layer.type in ("Reshape", "Split"):
-            sources.update(dict.fromkeys(layer.outputs, sources.get(layer.inputs[0], "")))
-    readers = [(sources.get(blob, ""), layer) for layer in layers for blob in layer.inputs]
-    looked_up = {source for source, layer in readers if layer.type == "Embed"}
-    for source, layer in readers:
-        if source in looked_up and layer.type not in ("Embed", "Reshape", "Split"):
-            raise ConvertError(
-                f"its input {source} is indices of a table, and a {layer.type} computes with it: ncnn has no layer "
-                "that turns an input of int32 into numbers"
-            )
 
 
 def _cut_what_is_read(layers: list[Layer]) -> list[Layer]:
