@@ -408,9 +408,10 @@ from pathlib import Path
 sys.modules["torch"] = sys.modules["pnnx"] = None
 import ncnnkit
 from ncnnkit.source import pnnx
-from ncnnkit.source.conversion import convert_with_report
+from ncnnkit.source import open_model
+from ncnnkit.source.conversion import convert_opened
 pnnx.find_pnnx = None
-model, check = convert_with_report({str(DEMO)!r})
+model, check = convert_opened(open_model({str(DEMO)!r}))
 model.save({str(tmp_path / "m.param")!r})
 print(check.route, check.sqnr_db)
 recipe = ncnnkit.Recipe({str(DEMO)!r}, images={str(DATA / "images" / "evaluation")!r}, backends=("cpu",),

@@ -263,12 +263,12 @@ def convert(
     """
     from .recipe import make_recipe
     from .report import converted
-    from .source.conversion import convert_with_report
+    from .source import open_model
+    from .source.conversion import convert_opened
 
     _check_folder(output)
     if explain or reproducer:
         _explain(model, shape, weights, outputs, route, reproducer)
-    changes: list[str] = []
     recipe = make_recipe(
         {
             "model": model, "shapes": to_shapes(shape), "weights": weights, "outputs": to_words(outputs),
@@ -276,13 +276,13 @@ def convert(
         }
     )  # fmt: skip
     with _progress() as progress:
-        made, check = convert_with_report(
-            recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, preset=recipe.preset,
-            preprocess=recipe.preprocess, route=recipe.route, force=recipe.force, tell=changes.append,
+        source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs)
+        made, check = convert_opened(
+            source, preset=recipe.preset, preprocess=recipe.preprocess, route=recipe.route, force=recipe.force,
             progress=lambda step, done, total: progress(f"convert: {step}", done, total),
         )  # fmt: skip
         made.save(output)
-    for change in changes:
+    for change in source.changes:
         err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
     for line in converted(check, "the original"):

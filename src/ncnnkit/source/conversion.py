@@ -168,33 +168,26 @@ def convert(
         >>> model = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
-    return convert_with_report(
-        model, shapes=shapes, weights=weights, outputs=outputs, preset=preset, preprocess=preprocess, route=route,
-        force=force, tell=tell,
-    )[0]  # fmt: skip
+    source = open_model(model, shapes=shapes, weights=weights, outputs=outputs)
+    for change in source.changes:
+        tell(change)
+    return convert_opened(source, preset=preset, preprocess=preprocess, route=route, force=force)[0]
 
 
-def convert_with_report(
-    model: str | Path | Any,
+def convert_opened(
+    source: ModelSource,
     *,
-    shapes: Sequence[tuple[int, ...]] = (),
-    weights: str = "default",
-    outputs: Sequence[str] = (),
     preset: str = "",
     preprocess: Mapping[str, Any] | None = None,
     route: str = AUTO,
     force: bool = False,
-    tell: Callable[[str], None] = lambda sentence: None,
     progress: StepProgress = silent_steps,
 ) -> tuple[Artifact, ConversionCheck]:
-    """Like :func:`convert`, with the record of the routes and of the accuracy.
+    """Like :func:`convert`, for an opened model, and with the record of the routes and of the accuracy.
 
     Args:
         progress: called with the route that is tried.
     """
-    source = open_model(model, shapes=shapes, weights=weights, outputs=outputs)
-    for change in source.changes:
-        tell(change)
     found, origin = choose_preprocess(source, preset, preprocess or {})
     noise = ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
     with Scratch() as folder:
