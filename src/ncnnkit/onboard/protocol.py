@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
 from typing import (
     Any,
@@ -299,7 +300,7 @@ class JobVariant:
         return replace(self, model=self.model.with_files(change))
 
 
-class Job(Generic[R]):
+class Job(ABC, Generic[R]):
     """What is to be done where models run; a dataclass.
 
     Attributes:
@@ -310,9 +311,9 @@ class Job(Generic[R]):
     kind: ClassVar[str]
     result: ClassVar[Type[Result]]
 
+    @abstractmethod
     def with_files(self: J, change: Change) -> J:
         """The same job with every file it reads changed to another path."""
-        raise NotImplementedError
 
     def check(self, result: R) -> None:
         """See whether this is an answer to the job. Raises ValueError."""
