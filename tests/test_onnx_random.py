@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from lowered import assert_same, model, one_node
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, ValueInfoProto, helper
 
 from ncnnkit.errors import ConvertError
 from ncnnkit.source.onnx import OPERATORS
+from ncnnkit.source.onnx.control import MOST_STEPS
 
 Array = NDArray[Any]
 Draw = Callable[..., Any]
@@ -82,6 +83,95 @@ def compare(*operators: str, domain: str = "", examples: int = 12) -> Callable[[
         return test
 
     return decorate
+
+
+# ------------------------------------------------------------------------------------------------------ control flow
+
+
+_FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+
+def _body(nodes: Sequence[Any], inputs: Sequence[tuple[str, int]], outputs: Sequence[str]) -> Any:
+    """The body of a Loop or a Scan: its inputs by name and type."""
+    return helper.make_graph(
+        list(nodes), "body",
+        [helper.make_tensor_value_info(name, kind, None if kind == _FLOAT else []) for name, kind in inputs],
+        [ValueInfoProto(name=name) for name in outputs],
+    )  # fmt: skip
+
+
+@compare("Loop", "If")
+def test_loop(case: Case, operator: str) -> Any:
+    """A state goes through the steps, beside values from outside; each step may hand something out."""
+    steps, shape = case.number(1, 5), (1, *case.shape(1, 3))
+    fed = {"x": case.f(*shape), "z": case.f(*shape)}
+    constants = {"times": np.array(steps), "always": np.array(True), "last": np.array(case.number(0, 4))}
+    nodes = [
+        helper.make_node("Identity", ["go"], ["again"]),
+        helper.make_node("Cast", ["i"], ["number"], to=_FLOAT),
+        helper.make_node("Mul", ["state", "number"], ["product"]),
+        helper.make_node("Sub", ["product", "z"], ["next"]),
+        helper.make_node("Add", ["next", "x"], ["shown"]),
+    ]
+    if operator == "If":  # whose condition is another one at every step
+        plus, minus = (
+            _body([helper.make_node(kind, ["shown"], [kind])], [], [kind]) for kind in ("Abs", "Neg")
+        )
+        nodes += [
+            helper.make_node("Less", ["i", "last"], ["early"]),
+            helper.make_node("If", ["early"], ["chosen"], then_branch=plus, else_branch=minus),
+        ]
+    outputs = ["again", "next", "chosen" if operator == "If" else "shown"]
+    body = _body(nodes, [("i", _INT64), ("go", _BOOL), ("state", _FLOAT)], outputs)
+    condition = case.one_of("", "always")
+    loop = helper.make_node("Loop", ["times", condition, "x"], ["y", "all"], body=body)
+    return model([loop], fed, ["y", "all"], constants), fed
+
+
+@compare("Scan")
+def test_scan(case: Case, operator: str) -> Any:
+    shape = (case.number(1, 4), case.number(1, 4), case.number(1, 4))
+    axis, backwards, out_backwards = case.number(0, 2), case.number(0, 1), case.number(0, 1)
+    inner = tuple(side for i, side in enumerate(shape) if i != axis)
+    fed = {"x": case.f(*inner), "sequence": case.f(*shape)}
+    nodes = [
+        helper.make_node("Mul", ["state", "part"], ["next"]),
+        helper.make_node("Tanh", ["next"], ["shown"]),
+    ]
+    body = _body(nodes, [("state", _FLOAT), ("part", _FLOAT)], ["next", "shown"])
+    scan = helper.make_node(
+        "Scan", ["x", "sequence"], ["y", "all"], body=body, num_scan_inputs=1, scan_input_axes=[axis],
+        scan_input_directions=[backwards], scan_output_axes=[case.number(0, 2)],
+        scan_output_directions=[out_backwards],
+    )  # fmt: skip
+    return model([scan], fed, ["y", "all"]), fed
+
+
+@pytest.mark.parametrize("kind", ["while", "long", "branch"])
+def test_control_flow_that_depends_on_the_inputs_is_refused(kind: str) -> None:
+    fed = {"x": np.ones((1, 3), np.float32)}
+    nodes = [
+        helper.make_node("ReduceSum", ["state"], ["sum"], keepdims=0),
+        helper.make_node("Less", ["sum", "limit"], ["again"]),
+        helper.make_node("Add", ["state", "x"], ["next"]),
+    ]
+    if kind == "long":
+        nodes[0:2] = [helper.make_node("Identity", ["go"], ["again"])]
+    body = _body(nodes, [("i", _INT64), ("go", _BOOL), ("state", _FLOAT)], ["again", "next"])
+    constants = {
+        "times": np.array(MOST_STEPS + 1 if kind == "long" else 9), "go on": np.array(True),
+        "limit": np.array(20, np.float32),
+    }  # fmt: skip
+    made = [helper.make_node("Loop", ["times", "go on", "x"], ["y"], body=body)]
+    if kind == "branch":
+        one = _body([helper.make_node("Neg", ["x"], ["a"])], [], ["a"])
+        made = [
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            helper.make_node("Less", ["sum", "limit"], ["low"]),
+            helper.make_node("If", ["low"], ["y"], then_branch=one, else_branch=one),
+        ]
+    with pytest.raises(ConvertError, match="while it runs" if kind == "branch" else "steps"):
+        assert_same(model(made, fed, ["y"], constants), fed)
 
 
 # ------------------------------------------------------------------------------------------------------- elementwise

@@ -9,6 +9,7 @@ _SORTS = "ncnn cannot sort or search: end the network before it, and do the rest
 _COUNTS = "the number of its results depends on the values: end the network before it"
 _INDEXES = "ncnn gathers at constant indices only: export with fixed indices, or end the network before it"
 _BRANCHES = "ncnn has no control flow: export with example inputs (torch.jit.trace, dynamo=True), which unrolls it"
+_CHOICES = "ncnn has no control flow: give the value of the input that it depends on (--fix NAME=VALUE)"
 _WHOLE = "ncnn computes in floating point: export without it, or compute it outside the network"
 _RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or feed the noise as an input"
 _TEXT = "ncnn has no texts: tokenise outside the network"
@@ -18,7 +19,7 @@ HINTS: dict[str, str] = {
     "NonMaxSuppression": _COUNTS, "NonZero": _COUNTS, "Compress": _COUNTS,
     "Gather": _INDEXES, "GatherElements": _INDEXES, "GatherND": _INDEXES, "Scatter": _INDEXES,
     "ScatterElements": _INDEXES, "ScatterND": _INDEXES, "TensorScatter": _INDEXES,
-    "If": _BRANCHES, "Loop": _BRANCHES, "Scan": _BRANCHES,
+    "If": _CHOICES, "Loop": _BRANCHES, "Scan": _BRANCHES,
     "SequenceConstruct": _BRANCHES, "SequenceInsert": _BRANCHES, "SequenceAt": _BRANCHES, "SequenceEmpty": _BRANCHES,
     "ConcatFromSequence": _BRANCHES, "SplitToSequence": _BRANCHES,
     "BitShift": _WHOLE, "BitwiseAnd": _WHOLE, "BitwiseOr": _WHOLE, "BitwiseXor": _WHOLE, "BitwiseNot": _WHOLE,
