@@ -114,9 +114,7 @@ def test_loop(case: Case, operator: str) -> Any:
         helper.make_node("Add", ["next", "x"], ["shown"]),
     ]
     if operator == "If":  # whose condition is another one at every step
-        plus, minus = (
-            _body([helper.make_node(kind, ["shown"], [kind])], [], [kind]) for kind in ("Abs", "Neg")
-        )
+        plus, minus = (_body([helper.make_node(kind, ["shown"], [kind])], [], [kind]) for kind in ("Abs", "Neg"))
         nodes += [
             helper.make_node("Less", ["i", "last"], ["early"]),
             helper.make_node("If", ["early"], ["chosen"], then_branch=plus, else_branch=minus),

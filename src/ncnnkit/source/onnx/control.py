@@ -199,4 +199,3 @@ def _scan(at: _Place) -> list[ir.Value] | None:
 
 _RESOLVED = {"If": _branch, "Loop": _loop, "Scan": _scan}
 """Operator -> the function that puts its nodes in its place, and returns its outputs; None where it cannot."""
-
