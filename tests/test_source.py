@@ -271,7 +271,7 @@ def test_metadata_that_cannot_be_read(tmp_path: Path, metadata: dict[str, str]) 
     [
         ("none.onnx", {}, r"none\.onnx: no such file$"),
         ("none.pt", {}, r"none\.pt: no such file$"),
-        ("folder.onnx", {}, "no such file"),
+        ("folder.onnx", {}, r"folder\.onnx: is a folder, not a model \(give a file, or a folder by Ultralytics"),
         (
             "notes.txt",
             {},
@@ -343,6 +343,72 @@ def test_an_ncnn_model_without_shapes_needs_them(tmp_path: Path) -> None:
     assert opened(path, (3, 4, 5)).inputs[0].shape == (3, 4, 5)
     assert opened(path, (1, 3, 4, 5)).inputs[0].shape == (3, 4, 5)
     assert opened(path, (1, 7)).inputs[0].shape == (1, 7)  # two dimensions are no batch and one
+
+
+METADATA = """description: Ultralytics YOLO11n model trained on /data/coco.yaml
+author: Ultralytics
+date: '2026-01-02T03:04:05+00:00'
+stride: 32
+task: detect
+batch: 1
+imgsz:
+- 64
+- 96
+names:
+  0: person
+  1: 'traffic light: red'
+args:
+  batch: 1
+  half: false
+channels: 3
+end2end: false
+"""
+
+
+def ultralytics_folder(tmp_path: Path, text: str = METADATA) -> Path:
+    """What Ultralytics' export to ncnn writes: pnnx's network, which does not say its size, and its metadata."""
+    folder = tmp_path / "yolo11n_ncnn_model"
+    folder.mkdir()
+    layers = [Layer("Input", "in0", [], ["in0"]), Layer("ReLU", "relu", ["in0"], ["out0"])]
+    save(Graph(layers), folder / "model.ncnn.param")
+    (folder / "metadata.yaml").write_text(text)
+    return folder
+
+
+def test_an_ultralytics_folder_is_a_model(tmp_path: Path) -> None:
+    folder = ultralytics_folder(tmp_path)
+    source = opened(folder)
+    assert (source.name, source.kind, source.path) == ("yolo11n", "ncnn", folder / "model.ncnn.param")
+    assert source.inputs[0].shape == (3, 64, 96)
+    assert source.labels == ("person", "traffic light: red")
+    assert source.preprocess == Preprocess(resize=(64, 96))
+    assert source.preprocess_origin == "Ultralytics' metadata in the model, stretching where it letterboxes"
+    assert opened(folder / "model.ncnn.param").labels == source.labels
+    assert opened(folder, (3, 32, 32)).preprocess == Preprocess(resize=(32, 32))
+
+
+def test_the_card_of_a_model_goes_before_ultralytics_metadata(tmp_path: Path) -> None:
+    folder = ultralytics_folder(tmp_path)
+    preprocess = Preprocess(resize=(64, 96), color="bgr")
+    model = ncnnkit.Artifact.load(folder / "model.ncnn.param")
+    model.having(model.graph, preprocess=preprocess).save(folder / "model.ncnn.param")
+    source = opened(folder)
+    assert source.preprocess == preprocess
+    assert source.preprocess_origin.startswith("its card")
+    assert source.labels == ("person", "traffic light: red")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (METADATA.replace("batch: 1\nimgsz", "batch: 4\nimgsz"), "was exported for 4 images at a time"),
+        (METADATA.replace("- 64\n- 96", "- 64\n- large"), "imgsz .64, 'large'. is no size"),
+        ("names: [", "metadata.yaml: cannot be read: while parsing"),
+    ],
+)
+def test_ultralytics_metadata_that_cannot_be_used(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        opened(ultralytics_folder(tmp_path, text))
 
 
 def test_a_corrupt_param(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 ``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
 ``model.pt`` .pth .jit …          TorchScript; from torch where it is installed
 ``model.param``                   ncnn; there is no other original
+``yolo11n_ncnn_model``            the folder of Ultralytics' export to ncnn
 ``torchvision:resnet50``          torchvision's model; from torch, as for the next two
 ``timm:NAME``                     timm's model
 ``package.module:function``       what the function returns: a ``torch.nn.Module``
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
-from .files import READERS
+from .files import READERS, model_in
 from .model import ModelSource
 from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
 from .torchrun import import_torch, quiet
@@ -59,6 +60,7 @@ def open_model(
     if not isinstance(reference, (str, Path)):
         return trim(_open_module(reference, shapes, weights), outputs)
     path, reference = Path(reference), str(reference)
+    path = model_in(path) if path.is_dir() else path
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
     if opener is not None:
