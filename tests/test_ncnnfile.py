@@ -277,7 +277,7 @@ def test_a_second_output_of_a_known_name_gets_one_of_its_own() -> None:
 def test_old_vectors_and_unknown_ids_are_read_with_one_warning() -> None:
     text = "7767517\n3 3\nInput in 0 1 in 0=4 1=-233 2=-233\nCrop c 1 1 in x -23309=1,1 -23310=1,3 -23311=1,0\n"
     text += "Pooling p 1 1 x out 0=1 4=1 29=1 28=0.5\n"
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="ncnn ignores") as told:
         graph = parse_param(text, where="old.param")
     assert [str(warning.message) for warning in told] == [
         "old.param: ncnn ignores params that a layer type does not use: 29 of Pooling p, 28 of Pooling p"
