@@ -29,7 +29,7 @@ from ncnnkit.recipe import KEYS
 from ncnnkit.samples.preprocess import PRESETS, Preprocess
 from ncnnkit.source import ModelSource, open_model, set_batchnorm_statistics
 from ncnnkit.source.files import READERS
-from ncnnkit.source.model import read_metadata, settle_inputs
+from ncnnkit.source.model import read_metadata
 from ncnnkit.source.onnx_data import inline_external_data
 
 DEMO = Path(ncnnkit.__file__).parent / "data" / "efficientnet-lite0.onnx"
@@ -124,7 +124,6 @@ def test_dynamic_dimensions_take_the_shape_given(
         (["N", 3, "H", 4], [(3, 4)], r"the shape 3,4 contradicts the model, which takes 3,\?,4"),
         ([1, 3, 6, 4], [(3, 0, 4)], "shape 3,0,4 is not usable"),
         (["N", 3, "H", "W"], [()], "shape  ?is not usable"),
-        ([8, 3, 6, 4], [], "is 8,3,6,4; the first dimension must be a batch axis of 1 or dynamic"),
         ([1, 3], [(3,), (3,)], r"2 shapes are given, but the model has 1 inputs \(x\)"),
     ],
 )
@@ -132,11 +131,6 @@ def test_shapes_that_cannot_be_used(tmp_path: Path, dims: Any, shapes: list[tupl
     path = write_onnx(tmp_path / "m.onnx", ("x", TensorProto.FLOAT, dims))
     with pytest.raises(ModelError, match=message):
         opened(path, *shapes)
-
-
-def test_a_scalar_input_has_no_batch_axis() -> None:
-    with pytest.raises(ModelError, match="is a scalar; the first dimension must be a batch axis"):
-        settle_inputs("m.pt", ["x"], [()], ["float32"], [])
 
 
 @pytest.mark.parametrize(
@@ -539,7 +533,7 @@ def test_what_is_read_without_torch_is_what_torch_wrote(
     torch.jit.trace(Sum(), example).save(tmp_path / "m.pt")
     monkeypatch.setitem(sys.modules, "torch", None)
     inputs = opened(tmp_path / "m.pt").inputs
-    assert [(s.shape, s.dtype) for s in inputs] == [((3, 300, 5), "float32"), ((70_000,), "int64"), ((), "float16")]
+    assert [(s.shape, s.dtype) for s in inputs] == [((3, 300, 5), "float32"), ((70_000,), "int64"), ((1,), "float16")]
 
 
 @pytest.mark.torch

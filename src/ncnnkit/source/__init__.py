@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
+from .batch import settle_batch
 from .files import READERS, model_in
 from .model import ModelSource
 from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
@@ -68,7 +69,7 @@ def open_model(
             raise ModelError("no such file", where=reference)
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
-        return trim(opener(reference, path, shapes), outputs)
+        return trim(settle_batch(opener(reference, path, shapes)), outputs)
     if path.exists():
         raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")

@@ -105,7 +105,7 @@ def _place(path: Path, folder: Path) -> Path:
 def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str:
     """What pnnx printed. Raises ConvertError where it failed."""
     shapes = ",".join(
-        f"[{','.join(map(str, (1, *spec.shape)))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in inputs
+        f"[{','.join(map(str, spec.original_shape))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in inputs
     )
     # fp16=0: pnnx stores weights as fp16 by default, and fp32 would not be fp32.
     command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
