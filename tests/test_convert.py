@@ -253,13 +253,6 @@ def test_inputs_of_another_type_are_named_by_pnnx(tmp_path: Path, kind: int) -> 
         convert_function(str(path), route="pnnx")
 
 
-@pytest.mark.parametrize("shape", [[1], [1, 2, 3, 4, 5, 6]], ids=["batch alone", "six"])
-def test_inputs_with_more_or_fewer_dimensions_than_ncnn_has(tmp_path: Path, shape: list[int]) -> None:
-    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": shape}, ["y"])
-    with pytest.raises(ModelError, match=f"input 'x' has {len(shape) - 1} dimensions besides the batch axis"):
-        convert_function(str(path))
-
-
 @both
 def test_an_input_without_use(tmp_path: Path, route: str) -> None:
     nodes = [helper.make_node("Exp", ["b"], ["y"])]

@@ -63,8 +63,8 @@ class Recipe:
 
     model: str = _key(
         dataclasses.MISSING,
-        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), torchvision:NAME, timm:NAME or "
-        "package.module:function.",
+        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), a folder by Ultralytics' export to ncnn, "
+        "torchvision:NAME, timm:NAME or package.module:function.",
     )
     images: str = _key("", "Calibration images: a folder, a list file, an image, a .npy or a .npz file.")
     eval_images: str = _key("", "Evaluation images, in the same forms. Empty: every fifth of the images is held out.")

@@ -30,6 +30,23 @@ Rule = Callable[[Any, Given, int], "list[Made]"]
 """(params, shapes of the inputs, number of outputs) -> what is known of each output."""
 
 
+MOST_AXES = 4
+"""The axes that a blob of ncnn may have."""
+
+
+def natural(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the blob that an array of this shape usually lies in: without the batch axis, and of 4 axes at most.
+
+    Where more than four axes are left, those of one element go first, then the outermost ones are merged.
+    """
+    body = shape[1:] if shape[:1] == (1,) else shape
+    if len(body) > MOST_AXES:
+        body = tuple(side for side in body if side != 1)
+    if len(body) > MOST_AXES:
+        body = (math.prod(body[: len(body) - MOST_AXES + 1]), *body[len(body) - MOST_AXES + 1 :])
+    return body or (1,)
+
+
 class Misfit(ValueError):
     """A layer cannot take what it is given; the text continues a sentence that begins with the layer."""
 

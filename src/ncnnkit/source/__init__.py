@@ -4,6 +4,7 @@
 ``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
 ``model.pt`` .pth .jit …          TorchScript; from torch where it is installed
 ``model.param``                   ncnn; there is no other original
+``yolo11n_ncnn_model``            the folder of Ultralytics' export to ncnn
 ``torchvision:resnet50``          torchvision's model; from torch, as for the next two
 ``timm:NAME``                     timm's model
 ``package.module:function``       what the function returns: a ``torch.nn.Module``
@@ -24,7 +25,8 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError
 from ..onboard.scratch import Scratch
-from .files import READERS
+from .batch import settle_batch
+from .files import READERS, model_in
 from .fixing import fix_inputs
 from .model import ModelSource
 from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
@@ -66,6 +68,7 @@ def open_model(
             raise _cannot_fix(type(reference).__name__)
         return trim(_open_module(reference, shapes, weights), outputs)
     path, reference = Path(reference), str(reference)
+    path = model_in(path) if path.is_dir() else path
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
     if opener is not None:
@@ -73,9 +76,8 @@ def open_model(
             raise ModelError("no such file", where=reference)
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
-        if fix:
-            return trim(_open_fixed(reference, path, shapes, fix), outputs)
-        return trim(opener(reference, path, shapes), outputs)
+        source = _open_fixed(reference, path, shapes, fix) if fix else opener(reference, path, shapes)
+        return trim(settle_batch(source), outputs)
     if fix:
         raise _cannot_fix(reference)
     if path.exists():

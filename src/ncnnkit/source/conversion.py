@@ -230,13 +230,12 @@ def convert_source(
         progress: called with the route that is tried.
 
     Raises:
-        ModelError: an input has more dimensions than ncnn knows, or the original fails.
+        ModelError: the original fails.
         RecipeError: the model has no such route.
         ConvertError: every route failed. The error names each reason.
         VerificationError: a network was made, and none is the original.
         StorageError: ``folder`` cannot be written.
     """
-    _check_dimensions(source)
     routes = routes_for(source.kind, route)
     few = samples.subset(range(min(CHECKED_SAMPLES, len(samples))))
     expected = list(source.reference_outputs(few)) if source.run is not None else None
@@ -254,15 +253,6 @@ def convert_source(
     if taken is None:
         raise _no_route(source, results, few)
     return Conversion(taken, results, (folder / LOG).is_file())
-
-
-def _check_dimensions(source: ModelSource) -> None:
-    for spec in source.inputs:
-        if not 1 <= len(spec.shape) <= 4:
-            raise ModelError(
-                f"input {spec.name!r} has {len(spec.shape)} dimensions besides the batch axis, but ncnn takes 1 to 4",
-                where=source.reference,
-            )
 
 
 def _try(

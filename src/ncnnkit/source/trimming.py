@@ -53,7 +53,7 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         inputs = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
         cut = None
         if outputs or may_need_cut(model):
-            reading = evaluate(model, [(1, *spec.shape) for spec in inputs])
+            reading = evaluate(model, [spec.original_shape for spec in inputs])
             cut = cut_at(reading, outputs, source.reference) if outputs else find_cut(reading)
             model = cut_model(reading, cut) if cut else model
     except ConvertError:

@@ -61,7 +61,7 @@ def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
 
     Args:
         path: the model.
-        inputs: in the model's order, with their shapes without the batch axis.
+        inputs: in the model's order.
 
     Returns:
         Its inputs are called in0, in1 and so on, its outputs out0, out1, in the model's order.
@@ -69,7 +69,7 @@ def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
     Raises:
         ConvertError: the file cannot be read, or ncnn has no layer for one of its operators.
     """
-    return lower_reading(read(path, [(1, *spec.shape) for spec in inputs]), str(path)).graph
+    return lower_reading(read(path, [spec.original_shape for spec in inputs]), str(path)).graph
 
 
 def lower_reading(reading: Reading, where: str = "") -> Lowered:

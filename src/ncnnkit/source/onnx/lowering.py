@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from ...errors import ConvertError
 from ...model.graph import Graph, Layer, Weight
 from ...model.ops import Value
+from ...model.shapes import MOST_AXES, natural
 from ...model.whole import guard_whole_inputs
 from .reading import Reading
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-MOST_AXES = 4
 _MOST_BYTES = 200  # of a name; ncnn reads 255, and later stages add a little to them
 
 
@@ -45,19 +45,6 @@ class Blob:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
-
-
-def natural(shape: Shape) -> Shape:
-    """The shape of the blob that a value of this shape usually lies in: without the batch axis, and of 4 axes at most.
-
-    Where more than four axes are left, those of one element go first, then the outermost ones are merged.
-    """
-    body = shape[1:] if shape[:1] == (1,) else shape
-    if len(body) > MOST_AXES:
-        body = tuple(side for side in body if side != 1)
-    if len(body) > MOST_AXES:
-        body = (math.prod(body[: len(body) - MOST_AXES + 1]), *body[len(body) - MOST_AXES + 1 :])
-    return body or (1,)
 
 
 def with_axes_kept(shape: Shape, kept: Iterable[int]) -> tuple[Shape, tuple[int, ...]]:
