@@ -398,12 +398,11 @@ def test_pooling(case: Case, operator: str) -> Any:
     n = case.number(1, 3)
     sides = [case.number(3, 8) for _ in range(n)]
     how = window(case, n, sides)
-    how.pop("dilations", None)
     if "auto_pad" not in how and case.maybe():
         how["ceil_mode"] = 1
     if operator == "AveragePool" and case.maybe():
         how["count_include_pad"] = 1
-    opset = case.one_of(11, 18, 19)
+    opset = case.one_of(19, 22) if "dilations" in how else case.one_of(11, 18, 19)
     return one_node(operator, [case.f(case.one_of(1, 1, 2), case.number(1, 5), *sides)], opset=opset, **how)
 
 
@@ -412,8 +411,10 @@ def test_norm_pooling(case: Case, operator: str) -> Any:
     n = case.number(1, 3)
     sides = [case.number(3, 8) for _ in range(n)]
     how = window(case, n, sides)
-    how.pop("dilations", None)
-    return one_node(operator, [case.f(case.one_of(1, 2), case.number(1, 3), *sides)], p=case.number(1, 3), **how), 1e-3
+    if "auto_pad" not in how and case.maybe():
+        how["ceil_mode"] = 1
+    x = case.f(case.one_of(1, 2), case.number(1, 3), *sides)
+    return one_node(operator, [x], p=case.number(1, 3), **how), 1e-3
 
 
 @compare("GlobalLpPool")
@@ -493,19 +494,21 @@ def test_grid_sample(case: Case, operator: str) -> Any:
     return one_node(operator, [case.f(1, case.number(1, 3), *sides), grid], constants, opset=20, **how), 2e-3
 
 
-@compare("DeformConv")
+@compare("DeformConv", examples=25)
 def test_deformable_convolution(case: Case, operator: str) -> Any:
-    channels, outputs, kernel = case.number(1, 3), case.number(1, 3), case.number(1, 3)
+    groups, sets = case.one_of(1, 1, 2), case.one_of(1, 2, 3)
+    width, outputs, kernel = math.lcm(groups, sets) // groups * case.number(1, 2), case.number(1, 3), case.number(1, 3)
     pad, stride, side = case.number(0, 1), case.number(1, 2), case.number(4, 6)
     out = (side + 2 * pad - kernel) // stride + 1
-    fed: list[Array | None] = [
-        case.f(1, channels, side, side), None, case.f(1, 2 * kernel**2, out, out, low=-0.9, high=0.9)]  # fmt: skip
-    constants = {1: case.f(outputs, channels, kernel, kernel)}
+    offsets = case.f(1, sets * 2 * kernel**2, out, out, low=-0.9, high=0.9)
+    fed: list[Array | None] = [case.f(1, groups * width, side, side), None, offsets]
+    constants = {1: case.f(groups * outputs, width, kernel, kernel)}
     if case.maybe():
-        constants[3] = case.f(outputs)
+        constants[3] = case.f(groups * outputs)
         if case.maybe():
-            fed += [None, case.f(1, kernel**2, out, out, low=0, high=1)]
-    return one_node(operator, fed, constants, opset=19, pads=[pad] * 4, strides=[stride] * 2), 1e-3
+            fed += [None, case.f(1, sets * kernel**2, out, out, low=0, high=1)]
+    how = {"pads": [pad] * 4, "strides": [stride] * 2, "group": groups, "offset_group": sets}
+    return one_node(operator, fed, constants, opset=19, **how), 1e-3
 
 
 @compare("Col2Im")
