@@ -664,8 +664,11 @@ def test_scatter_nd(case: Case, operator: str) -> Any:
     else:
         rows = case.noise.permutation(math.prod(shape[:depth]))[:3]
         index = np.stack(np.unravel_index(rows, shape[:depth]), -1)
+    how = {"reduction": case.one_of("add", "mul", "max", "min")} if case.maybe() else {}
+    if how and case.maybe():
+        index = np.concatenate([index.reshape(-1, depth)] * 2)[: case.number(1, 9)]
     updates = case.f(*index.shape[:-1], *shape[depth:])
-    return one_node(operator, [case.f(*shape), None, updates], {1: index.astype(np.int64)})
+    return one_node(operator, [case.f(*shape), None, updates], {1: index.astype(np.int64)}, **how)
 
 
 @compare("ScatterElements", "Scatter")
@@ -674,9 +677,45 @@ def test_scatter_elements(case: Case, operator: str) -> Any:
     axis = case.number(0, len(shape) - 1)
     places = case.noise.permutation(shape[axis])[: case.number(1, 3)]
     index = np.moveaxis(np.broadcast_to(places, (*np.delete(shape, axis), len(places))), -1, axis)
-    opset = 10 if operator == "Scatter" else 18
+    opset, how = 10 if operator == "Scatter" else 18, {}
+    if operator == "ScatterElements" and case.maybe():
+        how = {"reduction": case.one_of("add", "mul", "max", "min")}
+        index = case.whole(*(case.number(1, side) for side in shape), low=0, high=shape[axis] - 1)  # some twice
+    elif case.maybe():  # other places in every row
+        index = np.argsort(case.f(*shape), axis)
     fed = [case.f(*shape), None, case.f(*index.shape)]
-    return one_node(operator, fed, {1: np.ascontiguousarray(index)}, opset=opset, axis=axis)
+    return one_node(operator, fed, {1: np.ascontiguousarray(index)}, opset=opset, axis=axis, **how)
+
+
+@compare("ArgMax", "ArgMin", examples=20)
+def test_arg_max(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5)
+    how = {"axis": case.number(-len(shape), len(shape) - 1), "select_last_index": case.number(0, 1)}
+    nodes = [
+        helper.make_node(operator, ["x"], ["place"], keepdims=case.number(0, 1), **how),
+        helper.make_node("Add", ["place", "one"], ["y"]),
+    ]
+    fed = {"x": case.whole(*shape, low=0, high=3).astype(np.float32)}
+    return model(nodes, fed, ["y"], {"one": np.array([1])}), fed
+
+
+@compare("OneHot")
+def test_one_hot(case: Case, operator: str) -> Any:
+    shape, count = case.shape(1, 3), case.number(1, 5)
+    ids = case.whole(*shape, low=-count, high=count - 1)
+    values = np.array([0, 1] if case.maybe() else [-1, 2.5], np.float32)
+    return one_node(operator, [ids], {1: np.array(count), 2: values}, axis=case.number(-1, len(shape)))
+
+
+@compare("Gather", examples=20)
+def test_gather_at_computed_places(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 4)
+    axis = case.number(0, len(shape) - 1)
+    negated = case.whole(*case.shape(1, 2), low=1 - shape[axis], high=shape[axis])
+    nodes = [helper.make_node("Neg", ["i"], ["j"]), helper.make_node("Gather", ["x", "j"], ["y"], axis=axis)]
+    table = {"x": case.f(*shape)}
+    fed, constants = ({"i": negated}, table) if case.maybe() else ({"i": negated} | table, {})
+    return model(nodes, fed, ["y"], constants), fed
 
 
 @compare("Trilu")
@@ -684,6 +723,19 @@ def test_triangle(case: Case, operator: str) -> Any:
     shape = case.shape(2, 4, 4)
     constants = {1: np.asarray(case.number(-2, 2))} if case.maybe() else {}
     return one_node(operator, [case.f(*shape)], constants, upper=case.number(0, 1))
+
+
+@compare("SequenceEmpty", "SequenceInsert", examples=6)
+def test_list_grows(case: Case, operator: str) -> Any:
+    shape = case.shape()
+    fed = {"x": case.f(*shape), "z": case.f(*shape)}
+    nodes = [
+        helper.make_node("SequenceEmpty", [], ["none"]),
+        helper.make_node("SequenceInsert", ["none", "x"], ["one"]),
+        helper.make_node("SequenceInsert", ["one", "z", *(["place"] if case.maybe() else [])], ["both"]),
+        helper.make_node("ConcatFromSequence", ["both"], ["y"], axis=case.number(0, len(shape) - 1)),
+    ]
+    return model(nodes, fed, ["y"], {"place": np.array(case.one_of(0, 1, -1))}), fed
 
 
 @compare("SplitToSequence", "SequenceConstruct", "SequenceAt", "ConcatFromSequence", examples=6)
@@ -895,6 +947,45 @@ def test_recurrent(case: Case, operator: str) -> Any:
             del model.graph.output[place]
             model.graph.node[0].output[place] = ""
     return (model, given_), 1e-3
+
+
+@compare("RNN", "GRU", "LSTM", examples=25)
+def test_recurrent_that_ncnn_has_not(case: Case, operator: str) -> Any:
+    """Other activations, gates that are clipped, coupled or see the cell: written step by step."""
+    steps, batch, width, hidden = case.number(1, 4), case.number(1, 3), case.number(1, 4), case.number(1, 4)
+    direction = case.one_of("forward", "reverse", "bidirectional")
+    both = 2 if direction == "bidirectional" else 1
+    rows, states = {"RNN": 1, "GRU": 3, "LSTM": 4}[operator] * hidden, 2 if operator == "LSTM" else 1
+    weights = {1: case.f(both, rows, width, low=-1, high=1), 2: case.f(both, rows, hidden, low=-1, high=1)}
+    if case.maybe():
+        weights[3] = case.f(both, 2 * rows)
+    fed: list[Array | None] = [case.f(steps, batch, width)]
+    if case.maybe():
+        fed += [None] * 4 + [case.f(both, batch, hidden) for _ in range(states)]
+    how: dict[str, Any] = {}
+    if operator == "RNN" or case.maybe():
+        gates = {"RNN": 0, "GRU": 1, "LSTM": 1}[operator]
+        one = [case.one_of("HardSigmoid", "Sigmoid")] * gates
+        one += [case.one_of("Relu", "LeakyRelu", "Tanh") for _ in range(states)]
+        how["activations"] = one * both
+        taking = [name for name in how["activations"] if name in ("HardSigmoid", "LeakyRelu")]
+        if case.maybe() and taking:
+            how["activation_alpha"] = [case.noise.uniform(0.1, 0.3) for _ in taking]
+            if "HardSigmoid" in taking:
+                how["activation_beta"] = [0.4] * taking.count("HardSigmoid")
+    if operator == "GRU":
+        how["linear_before_reset"] = case.number(0, 1)
+    if operator == "LSTM" and case.maybe():
+        weights[7] = case.f(both, 3 * hidden)
+    if case.maybe():
+        how["clip"] = 0.7
+    return one_node(operator, fed, weights, outputs=1 + states, hidden_size=hidden, direction=direction, **how), 1e-3
+
+
+def test_only_short_sequences_are_written_step_by_step() -> None:
+    x, w = np.ones((MOST_STEPS + 1, 1, 2), np.float32), np.ones((1, 9, 2), np.float32)
+    with pytest.raises(ConvertError, match=f"and has more than {MOST_STEPS} steps"):
+        assert_same(*one_node("GRU", [x], {1: w, 2: np.ones((1, 9, 3), np.float32)}, hidden_size=3))
 
 
 # -------------------------------------------------------------------------------------------------------- com.microsoft

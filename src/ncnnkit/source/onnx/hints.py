@@ -26,7 +26,6 @@ HINTS: dict[str, str] = {
     "Bernoulli": _RANDOM, "Multinomial": _RANDOM, "RandomNormal": _RANDOM, "RandomNormalLike": _RANDOM,
     "RandomUniform": _RANDOM, "RandomUniformLike": _RANDOM,
     "StringNormalizer": _TEXT, "StringConcat": _TEXT, "StringSplit": _TEXT, "TfIdfVectorizer": _TEXT,
-    "OneHot": "ncnn's nearest layer is Embed: replace it by an embedding whose weights are the identity",
     "RoiAlign": "ncnn's nearest layer is ROIAlign, which takes one box: end the network before it",
     "MaxRoiPool": "ncnn's nearest layer is ROIPooling, which takes one box: end the network before it",
     "STFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",
