@@ -217,6 +217,9 @@ class ConversionCheck:
             normally reaches 100; below 80 the run warns, and below 60 it ends, unless ``force`` is set.
         cosine: as in ``accuracy``, of the worst output; null if the outputs were not compared.
         max_error: the largest absolute difference, in the output's unit; null if the outputs were not compared.
+        original_sqnr_db: the SQNR of the original against itself when the last bit of its inputs changes, of the worst
+            output, dB. It explains an ``sqnr_db`` below 80: outputs within 6 dB of it are as exact as the original.
+            null if it explains nothing.
         seconds: duration of all routes together.
         attempts: the routes that were tried, in order.
         pnnx_version: version of pnnx, or ``unknown``; null if pnnx did not run.
@@ -228,6 +231,7 @@ class ConversionCheck:
     sqnr_db: float | None
     cosine: float | None
     max_error: float | None
+    original_sqnr_db: float | None
     seconds: float
     attempts: list[Attempt]
     pnnx_version: str | None

@@ -27,7 +27,7 @@ from . import ModelSource, open_model
 from .bisection import said_of_first_wrong
 from .model import example_arrays, say
 from .opening import GUESS, choose_preprocess
-from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, compare_outputs, exactness, shortfall
+from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, certainty, compare_outputs, exactness, shortfall
 from .routes import Route, routes_for
 
 CHECKED_SAMPLES = 4
@@ -45,6 +45,7 @@ class RouteResult:
         graph: fp32, not optimised; None where the route failed.
         layers: of the optimised network.
         errors: of the network's outputs against the original's; None where there was nothing to compare.
+        known: how exactly the original knows its own outputs, dB; empty where the network is exact without it.
         fault: why the route failed.
         seconds: how long it took, the comparison included.
     """
@@ -54,12 +55,13 @@ class RouteResult:
     graph: Graph | None = None
     layers: int | None = None
     errors: Accuracy | None = None
+    known: Sequence[float] = ()
     fault: NcnnkitError | None = None
 
     @property
     def sqnr_db(self) -> float:
         """The SQNR of the worst output, dB; infinite where it is exact, or nothing is known."""
-        return math.inf if self.errors is None else exactness(self.errors)
+        return math.inf if self.errors is None else exactness(self.errors, self.known)
 
     @property
     def exact(self) -> bool:
@@ -87,7 +89,7 @@ class RouteResult:
         """Why its network is not good; empty where it is."""
         if self.fault is not None:
             return self.fault.what
-        return shortfall(self.errors) if self.errors else ""
+        return shortfall(self.errors, self.known) if self.errors else ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Conversion:
             sqnr_db=errors.sqnr_db if errors else None,
             cosine=errors.cosine if errors else None,
             max_error=errors.max_error if errors else None,
+            original_sqnr_db=min(self.taken.known) if self.taken.known and self.taken.exact else None,
             seconds=round(sum(result.seconds for result in self.results), 3),
             attempts=[result.record(self.taken) for result in self.results],
             pnnx_version=installed("pnnx") if self.logged else None,
@@ -240,8 +243,17 @@ def convert_source(
     few = samples.subset(range(min(CHECKED_SAMPLES, len(samples))))
     expected = list(source.reference_outputs(few)) if source.run is not None else None
 
-    def errors_of(graph: Graph) -> Accuracy | None:
-        return None if expected is None else compare_outputs(graph, few, expected, threads=threads)
+    known: list[float] = []
+
+    def errors_of(graph: Graph) -> tuple[Accuracy | None, Sequence[float]]:
+        if expected is None:
+            return None, ()
+        found = compare_outputs(graph, few, expected, threads=threads)
+        if exactness(found) >= EXACT_SQNR_DB:
+            return found, ()
+        if not known:
+            known.extend(certainty(source, few, expected))
+        return found, known
 
     results: list[RouteResult] = []
     for done, (name, function) in enumerate(routes.items()):
@@ -256,7 +268,11 @@ def convert_source(
 
 
 def _try(
-    name: str, route: Route, source: ModelSource, folder: Path, errors_of: Callable[[Graph], Accuracy | None]
+    name: str,
+    route: Route,
+    source: ModelSource,
+    folder: Path,
+    errors_of: Callable[[Graph], tuple[Accuracy | None, Sequence[float]]],
 ) -> RouteResult:
     """One route, up to the comparison. Whatever goes wrong there is an outcome of it, and not the end."""
     start = time.perf_counter()
@@ -267,7 +283,7 @@ def _try(
             _order_outputs(graph)
         _settle(graph, source.inputs)
         layers = len(optimize(graph).layers)
-        errors = errors_of(graph)
+        errors, known = errors_of(graph)
     except StorageError:  # a full disk fails every route
         raise
     except NcnnkitError as error:
@@ -276,7 +292,7 @@ def _try(
         hint = "this is a bug in ncnnkit: please report it with the model"
         fault = ConvertError(f"{type(error).__name__}: {say(error)}", hint=hint)
         return RouteResult(name, time.perf_counter() - start, fault=fault)
-    return RouteResult(name, time.perf_counter() - start, graph, layers, errors)
+    return RouteResult(name, time.perf_counter() - start, graph, layers, errors, known)
 
 
 def _choose(results: Sequence[RouteResult], force: bool) -> RouteResult | None:
