@@ -24,6 +24,7 @@ def asked_for(name: str, *flags: str, **options: Any) -> Any:
 
 
 Shape = Annotated[list[str] | None, asked_for("shapes", "--shape")]
+ShapeToo = Annotated[list[str] | None, asked_for("shape_too", "--shape-too")]
 Outputs = Annotated[str | None, asked_for("outputs", "--outputs")]
 Weights = Annotated[str | None, asked_for("weights")]
 RouteName = Annotated[str | None, asked_for("route")]
@@ -129,7 +130,7 @@ def takes_recipe(function: F) -> F:
 
 def _field(name: str, value: Any) -> Any:
     """What an option's text means as a field of a recipe."""
-    if name == "shapes":
+    if name in ("shapes", "shape_too"):
         return to_shapes(value)
     return to_words(value) if get_origin(key_types()[name]) is tuple and isinstance(value, str) else value
 

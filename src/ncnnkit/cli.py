@@ -38,6 +38,7 @@ from .arguments import (
     RouteName,
     RunFolder,
     Shape,
+    ShapeToo,
     Target,
     Threads,
     Weights,
@@ -245,6 +246,7 @@ def convert(
     model: Annotated[str, typer.Argument(help=KEYS["model"].help)],
     output: ParamToWrite,
     shape: Shape = None,
+    shape_too: ShapeToo = None,
     weights: Weights = None,
     route: RouteName = None,
     force: Force = False,
@@ -271,12 +273,15 @@ def convert(
         _explain(model, shape, weights, outputs, route, reproducer)
     recipe = make_recipe(
         {
-            "model": model, "shapes": to_shapes(shape), "weights": weights, "outputs": to_words(outputs),
-            "route": route, "force": force, **prepared,
+            "model": model, "shapes": to_shapes(shape), "shape_too": to_shapes(shape_too), "weights": weights,
+            "outputs": to_words(outputs), "route": route, "force": force, **prepared,
         }
     )  # fmt: skip
     with _progress() as progress:
-        source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs)
+        source = open_model(
+            recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
+            outputs=recipe.outputs,
+        )  # fmt: skip
         made, check = convert_opened(
             source, preset=recipe.preset, preprocess=recipe.preprocess, route=recipe.route, force=recipe.force,
             progress=lambda step, done, total: progress(f"convert: {step}", done, total),
