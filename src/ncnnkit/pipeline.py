@@ -87,7 +87,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("open the model"):
             source = open_model(
                 recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
-                outputs=recipe.outputs,
+                outputs=recipe.outputs, fix=recipe.fix,
             )  # fmt: skip
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
