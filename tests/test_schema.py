@@ -60,6 +60,7 @@ def sample_variant(
             "p90": ms * 1.1,
             "samples": 142,
         },
+        "latency_at": [],
         "load_ms": {"cold": 31.2, "warm": 12.5},
         "peak_memory_mb": 41.5,
         "accuracy": {
@@ -280,6 +281,7 @@ def sample_run() -> dict[str, Any]:
             "cosine": 0.9999999999993,
             "max_error": 4.1e-6,
             "original_sqnr_db": None,
+            "shapes": [],
             "seconds": 2.31,
             "attempts": [
                 {
