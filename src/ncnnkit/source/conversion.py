@@ -336,8 +336,7 @@ def _check_shapes(graph: Graph, source: ModelSource) -> None:
     try:
         graph.infer_shapes(source.shapes)
     except ModelError as error:
-        where = f" for inputs of {said_of_shapes(source)}"
-        raise ConvertError(f"its network cannot run{where}: {error.what}", hint=WRONG) from None
+        raise ConvertError(f"its network cannot run: {error.what}", hint=WRONG) from None
 
 
 def at_shapes(graph: Graph, source: ModelSource) -> Graph:
