@@ -357,6 +357,56 @@ def test_the_first_exact_route_is_taken_or_the_most_exact_one(
     assert all(-1 < (attempt.sqnr_db or 0) < 1 for attempt in wrong), "twice the outputs are 0 dB"
 
 
+def wave(factor: float) -> Route:
+    """A route to a network that computes how far 100000 x is from the middle between whole numbers, times a factor."""
+
+    def route(source: ModelSource, folder: Path) -> Graph:
+        scalar = {"with_scalar": 1}
+        return Graph(
+            [
+                Layer("Input", "in", [], ["in0"]),
+                Layer("BinaryOp", "steep", ["in0"], ["a"], {"op_type": 2, **scalar, "b": 1e5}),
+                Layer("Split", "split", ["a"], ["a0", "a1"]),
+                Layer("UnaryOp", "floor", ["a0"], ["b"], {"op_type": 2}),
+                Layer("BinaryOp", "rest", ["a1", "b"], ["c"], {"op_type": 1}),
+                Layer("BinaryOp", "middle", ["c"], ["d"], {"op_type": 1, **scalar, "b": 0.5}),
+                Layer("AbsVal", "far", ["d"], ["e"]),
+                Layer("BinaryOp", "times", ["e"], ["out0"], {"op_type": 2, **scalar, "b": factor}),
+            ]
+        )
+
+    return route
+
+
+@pytest.mark.parametrize(("factor", "outcome"), [(1, "taken"), (1.005, "taken"), (2, "wrong")])
+def test_outputs_need_not_be_more_exact_than_the_original_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, outcome: str
+) -> None:
+    """The last bit of x is a hundredth of what is computed from 100000 x."""
+    nodes = [
+        helper.make_node("Mul", ["x", "steep"], ["a"]),
+        helper.make_node("Floor", ["a"], ["b"]),
+        helper.make_node("Sub", ["a", "b"], ["c"]),
+        helper.make_node("Sub", ["c", "half"], ["d"]),
+        helper.make_node("Abs", ["d"], ["y"]),
+    ]
+    constants = {"steep": np.array(1e5, np.float32), "half": np.array(0.5, np.float32)}
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 64]}, ["y"], constants)
+    with_routes(monkeypatch, a=wave(factor), b=wave(2))
+    if outcome == "wrong":
+        with pytest.raises(VerificationError, match="SQNR"):
+            converted(path, tmp_path)
+        return
+    _, conversion = converted(path, tmp_path)
+    check = conversion.record()
+    assert [attempt.outcome for attempt in check.attempts] == [outcome]
+    if factor == 1:
+        assert check.original_sqnr_db is None, "exact without it"
+    else:
+        assert check.sqnr_db == pytest.approx(46, abs=0.5)
+        assert 30 < (check.original_sqnr_db or 0) < 52
+
+
 def test_where_no_route_is_left_each_ones_reason_is_told(exponential: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_routes(monkeypatch, a=failing, b=broken)
     with pytest.raises(ConvertError) as failed:

@@ -234,6 +234,9 @@ class ConversionCheck:
             normally reaches 100; below 80 the run warns, and below 60 it ends, unless ``force`` is set.
         cosine: as in ``accuracy``, of the worst output; null if the outputs were not compared.
         max_error: the largest absolute difference, in the output's unit; null if the outputs were not compared.
+        original_sqnr_db: the SQNR of the original against itself when the last bit of its inputs changes, of the worst
+            output, dB. It explains an ``sqnr_db`` below 80: outputs within 6 dB of it are as exact as the original.
+            null if it explains nothing.
         shapes: the same for each further input shape that was asked for; empty if there is no original to compare with.
         seconds: duration of all routes together.
         attempts: the routes that were tried, in order.
@@ -246,6 +249,7 @@ class ConversionCheck:
     sqnr_db: float | None
     cosine: float | None
     max_error: float | None
+    original_sqnr_db: float | None
     shapes: list[ShapeCheck]
     seconds: float
     attempts: list[Attempt]

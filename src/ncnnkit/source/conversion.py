@@ -29,7 +29,7 @@ from .bisection import said_of_first_wrong
 from .dynamic import merge, probe_shapes
 from .model import example_arrays, say
 from .opening import GUESS, choose_preprocess
-from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, compare_outputs, exactness, shortfall
+from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, Compared, Expected
 from .routes import Route, routes_for
 
 CHECKED_SAMPLES = 4
@@ -46,7 +46,7 @@ class RouteResult:
         route: its name.
         graph: fp32, not optimised; None where the route failed.
         layers: of the optimised network.
-        errors: of the network's outputs against the original's; None where there was nothing to compare.
+        compared: the network beside the original; None where there was nothing to compare.
         at_others: the same for each of the original's further input shapes.
         fault: why the route failed.
         seconds: how long it took, the comparison included.
@@ -56,15 +56,15 @@ class RouteResult:
     seconds: float
     graph: Graph | None = None
     layers: int | None = None
-    errors: Accuracy | None = None
-    at_others: tuple[tuple[ModelSource, Accuracy], ...] = ()
+    compared: Compared | None = None
+    at_others: tuple[tuple[ModelSource, Compared], ...] = ()
     fault: NcnnkitError | None = None
 
     @property
     def sqnr_db(self) -> float:
         """The SQNR of the worst output at any shape, dB; infinite where it is exact, or nothing is known."""
-        found = [self.errors, *(errors for _, errors in self.at_others)]
-        return min((exactness(errors) for errors in found if errors is not None), default=math.inf)
+        found = [self.compared, *(compared for _, compared in self.at_others)]
+        return min((compared.sqnr_db for compared in found if compared is not None), default=math.inf)
 
     @property
     def exact(self) -> bool:
@@ -77,12 +77,12 @@ class RouteResult:
         Args:
             taken: the one whose network goes on.
         """
-        wrong = self.errors is not None and self.sqnr_db < LEAST_SQNR_DB
+        wrong = self.compared is not None and self.sqnr_db < LEAST_SQNR_DB
         return Attempt(
             route=self.route,
             outcome="taken" if self is taken else "failed" if self.graph is None else "wrong" if wrong else "passed",
             reason=self.reason,
-            sqnr_db=self.errors.sqnr_db if self.errors else None,
+            sqnr_db=self.compared.errors.sqnr_db if self.compared else None,
             layers=self.layers,
             seconds=round(self.seconds, 3),
         )
@@ -92,9 +92,9 @@ class RouteResult:
         """Why its network is not good; empty where it is."""
         if self.fault is not None:
             return self.fault.what
-        said = [shortfall(self.errors) if self.errors else ""]
-        for other, errors in self.at_others:
-            short = shortfall(errors)
+        said = [self.compared.shortfall if self.compared else ""]
+        for other, compared in self.at_others:
+            short = compared.shortfall
             said.append(f"for inputs of {said_of_shapes(other)} {short}" if short else "")
         return next(filter(None, said), "")
 
@@ -121,24 +121,25 @@ class Conversion:
 
     def record(self) -> ConversionCheck:
         """The conversion as run.json holds it."""
-        errors = self.taken.errors
+        compared = self.taken.compared
+        errors = compared.errors if compared else None
         return ConversionCheck(
             route=self.taken.route,
             verified=errors is not None,
             sqnr_db=errors.sqnr_db if errors else None,
             cosine=errors.cosine if errors else None,
             max_error=errors.max_error if errors else None,
-            shapes=[
-                ShapeCheck(
-                    shapes=other.shapes, sqnr_db=errors.sqnr_db, cosine=errors.cosine, max_error=errors.max_error
-                )
-                for other, errors in self.taken.at_others
-            ],
+            original_sqnr_db=compared.original_sqnr_db if compared else None,
+            shapes=[_at_shapes(other, beside.errors) for other, beside in self.taken.at_others],
             seconds=round(sum(result.seconds for result in self.results), 3),
             attempts=[result.record(self.taken) for result in self.results],
             pnnx_version=installed("pnnx") if self.logged else None,
             log=LOG if self.logged else None,
         )
+
+
+def _at_shapes(other: ModelSource, errors: Accuracy) -> ShapeCheck:
+    return ShapeCheck(shapes=other.shapes, sqnr_db=errors.sqnr_db, cosine=errors.cosine, max_error=errors.max_error)
 
 
 def convert(
@@ -264,18 +265,15 @@ def convert_source(
     checked = [(source, few), *((other, noise_for(other)) for other in source.others)]
     if source.run is None:
         checked = []
-    expected = [list(each.reference_outputs(inputs)) for each, inputs in checked]
+    expected = [(each, Expected(each, inputs)) for each, inputs in checked]
 
-    def errors_of(graph: Graph) -> list[Accuracy]:
-        return [
-            compare_outputs(at_shapes(graph, each), inputs, outputs, threads=threads)
-            for (each, inputs), outputs in zip(checked, expected)
-        ]
+    def compare(graph: Graph) -> list[Compared]:
+        return [original.compare(at_shapes(graph, each), threads) for each, original in expected]
 
     results: list[RouteResult] = []
     for done, (name, function) in enumerate(routes.items()):
         progress(name, done, len(routes))
-        results.append(_try(name, function, source, folder, errors_of))
+        results.append(_try(name, function, source, folder, compare))
         if results[-1].exact and not thorough:
             break
     taken = _choose(results, force)
@@ -285,7 +283,7 @@ def convert_source(
 
 
 def _try(
-    name: str, route: Route, source: ModelSource, folder: Path, errors_of: Callable[[Graph], list[Accuracy]]
+    name: str, route: Route, source: ModelSource, folder: Path, compare: Callable[[Graph], list[Compared]]
 ) -> RouteResult:
     """One route, up to the comparison. Whatever goes wrong there is an outcome of it, and not the end."""
     start = time.perf_counter()
@@ -294,7 +292,7 @@ def _try(
         for other in source.others:
             _check_shapes(graph, other)
         layers = len(optimize(graph).layers)
-        errors = errors_of(graph)
+        compared = compare(graph)
     except StorageError:  # a full disk fails every route
         raise
     except NcnnkitError as error:
@@ -303,8 +301,8 @@ def _try(
         hint = "this is a bug in ncnnkit: please report it with the model"
         fault = ConvertError(f"{type(error).__name__}: {say(error)}", hint=hint)
         return RouteResult(name, time.perf_counter() - start, fault=fault)
-    others = tuple(zip(source.others, errors[1:]))
-    return RouteResult(name, time.perf_counter() - start, graph, layers, errors[0] if errors else None, others)
+    others = tuple(zip(source.others, compared[1:]))
+    return RouteResult(name, time.perf_counter() - start, graph, layers, compared[0] if compared else None, others)
 
 
 def _for_every_shape(route: Route, source: ModelSource, folder: Path) -> Graph:
