@@ -148,7 +148,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
-                pillow=installed("Pillow"), outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
+                pillow=installed("Pillow"), decoder=source.decoder,
+                outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
             specs = list_variants(recipe, models, sites, unplanned)

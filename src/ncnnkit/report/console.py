@@ -12,6 +12,7 @@ from ..record.run import (
     Accuracy,
     Attempt,
     ConversionCheck,
+    DecodedCheck,
     OutputError,
     PlannedLayer,
     Run,
@@ -50,7 +51,20 @@ def converted(check: ConversionCheck, origin: str) -> list[str]:
     compared = f"{sqnr}, cosine {cosine(check.cosine)}, against {origin}"
     seen = compared if check.verified else "not verified, because there is no original that can be run"
     taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
-    return [taken, *(f"  {_attempted(attempt)}" for attempt in others)]
+    decoded = [_decoded(check.decoded)] if check.decoded else []
+    return [taken, *decoded, *(f"  {_attempted(attempt)}" for attempt in others)]
+
+
+def _decoded(check: DecodedCheck) -> str:
+    """The predictions of a converted network beside those of the original, one line."""
+    of = "places" if check.decoder == "argmax" else "boxes"
+    if not check.original and not check.network:
+        return f"decoded ({check.decoder}): neither the network nor the original has any {of}"
+    exact = "" if check.iou is None else f", mean IoU {check.iou:.4f}, scores within {check.score_error:.1e}"
+    return (
+        f"decoded ({check.decoder}): {check.matched} of the original's {check.original} {of} matched by "
+        f"{check.network}{exact}"
+    )
 
 
 def _attempted(attempt: Attempt) -> str:

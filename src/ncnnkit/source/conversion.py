@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..artifact import Artifact
 from ..errors import ConvertError, ModelError, NcnnkitError, StorageError, VerificationError
 from ..model.graph import Graph, Layer, Names
@@ -20,14 +23,15 @@ from ..progress import StepProgress, silent_steps
 from ..recipe import AUTO
 from ..record.environment import installed
 from ..record.folder import LOG
-from ..record.run import Accuracy, Attempt, ConversionCheck
+from ..record.run import Accuracy, Attempt, ConversionCheck, DecodedCheck
 from ..samples.items import InputSpec
 from ..samples.stream import ArraySamples, Samples
+from ..tasks import Agreement, agreement, decode
 from . import ModelSource, open_model
 from .bisection import said_of_first_wrong
 from .model import example_arrays, say
 from .opening import GUESS, choose_preprocess
-from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, compare_outputs, exactness, shortfall
+from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, compare_outputs, exactness, ncnn_outputs, shortfall
 from .routes import Route, routes_for
 
 CHECKED_SAMPLES = 4
@@ -98,11 +102,15 @@ class Conversion:
         taken: the route whose network goes on.
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
+        decoded: the predictions of the network and of the original; None where there is nothing to compare.
+        decoder: the kind of the decoder of both.
     """
 
     taken: RouteResult
     results: Sequence[RouteResult]
     logged: bool
+    decoded: Agreement | None = None
+    decoder: str = ""
 
     @property
     def graph(self) -> Graph:
@@ -123,6 +131,20 @@ class Conversion:
             attempts=[result.record(self.taken) for result in self.results],
             pnnx_version=installed("pnnx") if self.logged else None,
             log=LOG if self.logged else None,
+            decoded=self._decoded(),
+        )
+
+    def _decoded(self) -> DecodedCheck | None:
+        found = self.decoded
+        if found is None:
+            return None
+        return DecodedCheck(
+            decoder=self.decoder,
+            original=found.theirs,
+            network=found.ours,
+            matched=found.matched,
+            iou=found.iou,
+            score_error=found.score_error,
         )
 
 
@@ -195,6 +217,7 @@ def convert_opened(
     facts: dict[str, Any] = {
         "preprocess": None if origin == GUESS else found,
         "labels": source.labels or (),
+        "decoder": source.decoder,
         "ncnn": installed("ncnn"),
     }
     start = Artifact.load(source.file) if source.kind == "ncnn" else Artifact.made(done.graph, "fp32")
@@ -250,7 +273,35 @@ def convert_source(
     taken = _choose(results, force)
     if taken is None:
         raise _no_route(source, results, few)
-    return Conversion(taken, results, (folder / LOG).is_file())
+    decoded = None if expected is None else _predictions(source, taken, few, expected, threads)
+    kind = source.decoder.kind if source.decoder else ""
+    return Conversion(taken, results, (folder / LOG).is_file(), decoded, kind)
+
+
+def _predictions(
+    source: ModelSource,
+    taken: RouteResult,
+    samples: Samples,
+    expected: Sequence[Sequence[NDArray[np.float32]]],
+    threads: int | None,
+) -> Agreement | None:
+    """The predictions of a network beside those of the original; None where no decoder is known, or the original fails.
+
+    Args:
+        samples: what both are fed.
+        expected: the original's outputs for each sample.
+    """
+    if source.decoder is None or taken.graph is None:
+        return None
+    found = Agreement(0, 0, 0)
+    for ours, theirs in zip(ncnn_outputs(taken.graph, samples, threads), expected):
+        shaped = [a.reshape(b.shape) for a, b in zip(ours, theirs)]
+        try:
+            original = source.predict(theirs) if source.predict else decode(source.decoder, theirs)
+        except ConvertError:
+            return None
+        found += agreement(decode(source.decoder, shaped), original)
+    return found
 
 
 def _check_dimensions(source: ModelSource) -> None:

@@ -224,6 +224,7 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
         model.preprocess,
         origin,
         model.labels or None,
+        decoder=model.decoder,
     )
 
 
