@@ -26,6 +26,7 @@ from .model import ModelSource, example_arrays
 
 if TYPE_CHECKING:
     from .onnx.cutting import Cut
+    from .onnx.reading import Reading
 
 _MOST_NAMED = 6  # operators of a tail in one sentence
 PIXELS = "the model takes pixels as they are (uint8)"
@@ -58,22 +59,28 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
     # onnx-ir takes a moment to import, and other kinds of models do not need it.
     import onnx_ir as ir
 
-    from .onnx.cutting import cut_at, cut_model, find_cut, may_need_cut
+    from .onnx.cutting import cut_at, cut_model, may_need_cut
     from .onnx.heads import fold_head
     from .onnx.reading import evaluate, fed, load
-    from .onnx.tails import Tail, recognise
+    from .onnx.tails import Tail
 
     try:
         model = load(source.file)
         inputs = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
-        cut, tail = None, None
+        cut, tail, decoder = None, None, None
         if outputs or may_need_cut(model):
             reading = evaluate(model, [(1, *spec.shape) for spec in inputs])
-            cut = cut_at(reading, outputs, source.reference) if outputs else find_cut(reading)
-            if cut:
+            cuts = [cut_at(reading, outputs, source.reference)] if outputs else _cuts(reading)
+            cut = cuts[0] if cuts else None
+            size = (inputs[0].shape[1], inputs[0].shape[2]) if takes_image(inputs) else (0, 0)
+            for possible in cuts:
                 with suppress(ConvertError):  # a tail that cannot be run is not recognised
-                    tail = Tail(reading, cut)
-                model = cut_model(reading, cut)
+                    tail = Tail(reading, possible)
+                    decoder = tail.recognise(size)
+                    if decoder:
+                        cut = possible
+                        break
+            model = cut_model(reading, cut) if cut else model
     except ConvertError:
         if outputs:
             raise
@@ -96,12 +103,9 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         _, height, width = inputs[0].shape
         preprocess, origin = Preprocess(resize=(height, width), divisor=1.0), PIXELS
     run = onnx_run(onnx_session(path))
-    decoder = _ultralytics(source, model.metadata_props) if cut is None else None
-    if tail and takes_image(inputs):
-        values = run([array[None] for array in example_arrays(inputs)])
-        decoder = recognise(tail, (inputs[0].shape[1], inputs[0].shape[2]), values)
-        if decoder:
-            changes.append(f"the program can decode them: {decoder.kind}, as the card says")
+    if decoder:
+        changes.append(f"the program can decode them: {decoder.kind}, as the card says")
+    decoder = _ultralytics(source, model.metadata_props) if cut is None else decoder
     known = source.labels if not (decoder and decoder.classes) or len(source.labels or ()) == decoder.classes else None
     return replace(
         source,
@@ -147,6 +151,20 @@ def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
 
 def _names(source: ModelSource) -> str:
     return ", ".join(spec.name for spec in source.inputs)
+
+
+def _cuts(reading: Reading) -> list[Cut]:
+    """Where a model may be cut: at the fewest tensors, and, if these are others, at the last few that ncnn computes."""
+    from .onnx.cutting import find_cut
+
+    first = find_cut(reading)
+    if first is None or first.weighted:  # no decoder has weights
+        return [first] if first else []
+    last = find_cut(reading, latest=True)
+    return [first, last] if last and last != first and len(last.outputs) <= _MOST_OUTPUTS else [first]
+
+
+_MOST_OUTPUTS = 3  # of a network that a decoder reads
 
 
 def _type(value: Any) -> str:

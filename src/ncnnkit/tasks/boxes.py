@@ -1,4 +1,4 @@
-"""The arithmetic of boxes: formats, anchors, overlap, suppression."""
+"""The arithmetic of boxes: formats, anchors, scores, suppression."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .decoder import Activation, Array, Decoder
+from .predictions import Boxes, overlaps
 
 Float = NDArray[np.float32]
 
@@ -56,6 +57,12 @@ def _on_anchors(decoder: Decoder, numbers: Float) -> Float:
     return np.concatenate([centre - half, centre + half], 1)
 
 
+def in_rows(decoder: Decoder, values: Array, wide: int) -> Array:
+    """An output with one row for each box, (N, wide), whatever the decoder's layout is."""
+    values = np.asarray(values)
+    return values.reshape(-1, wide) if decoder.layout == "rows" else values.reshape(wide, -1).T
+
+
 def activated(kind: Activation, numbers: Array) -> Float:
     """Scores from 0 to 1; a softmax goes over the last axis."""
     values = np.asarray(numbers, np.float32)
@@ -65,14 +72,6 @@ def activated(kind: Activation, numbers: Array) -> Float:
         powers = np.exp(values - values.max(-1, keepdims=True))
         return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
     return values
-
-
-def overlaps(box: Array, others: Array) -> Float:
-    """Intersection over union of one box, (4,), with others, (N, 4), all x1, y1, x2, y2; 0 where both are empty."""
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(1)
-    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros(len(others), np.float32), where=union > 0), np.float32)
 
 
 def best_first(scores: Array, most: int = 0) -> NDArray[np.intp]:
@@ -86,33 +85,27 @@ def best_first(scores: Array, most: int = 0) -> NDArray[np.intp]:
     return order[:most] if most else order
 
 
-def suppressed(
-    boxes: Float, scores: Float, labels: NDArray[np.int64], threshold: float, most: int = 0
-) -> NDArray[np.intp]:
-    """Indices of the boxes that are left when those that overlap a better one of their class are dropped.
+def suppressed(decoder: Decoder, boxes: Float, scores: Float, labels: NDArray[np.int64]) -> Boxes:
+    """The boxes that are left when those that overlap a better one of their class are dropped.
 
     Greedy non-maximum suppression, as torchvision's ``batched_nms``.
 
     Args:
+        decoder: its ``iou_threshold``, ``most`` and ``most_per_class`` count.
         boxes: (N, 4): x1, y1, x2, y2.
         scores: (N,).
         labels: (N,).
-        threshold: intersection over union from which on, exclusive, a box is dropped.
-        most: number of boxes that are kept at most; 0: all.
-
-    Returns:
-        The best first.
     """
-    if threshold >= 1:
-        return best_first(scores, most)
     kept: list[int] = []
     of_class: dict[int, list[int]] = {}
     for index in best_first(scores).tolist():
         rivals = of_class.setdefault(int(labels[index]), [])
-        if rivals and (overlaps(boxes[index], boxes[rivals]) > threshold).any():
+        if 0 < decoder.most_per_class <= len(rivals):
+            continue
+        if rivals and (overlaps(boxes[index], boxes[rivals]) > decoder.iou_threshold).any():
             continue
         rivals.append(index)
         kept.append(index)
-        if len(kept) == most:
+        if len(kept) == decoder.most:
             break
-    return np.array(kept, np.intp)
+    return Boxes(boxes[kept], scores[kept], labels[kept])

@@ -74,6 +74,7 @@ class Decoder:
         group: what a group of candidates is.
         multi_label: whether one box may be of several classes.
         most: number of boxes that are kept at most; 0: all.
+        most_per_class: number of boxes of one class that are kept at most when they suppress each other; 0: all.
         axis: the axis of the classes, counted without the batch axis.
     """
 
@@ -94,13 +95,18 @@ class Decoder:
     group: Group = "class"
     multi_label: bool = False
     most: int = 0
+    most_per_class: int = 0
     axis: int = 0
 
     def fault(self, outputs: int) -> str:
         """What is wrong with it for a network of so many outputs, as a clause; "" where nothing is."""
         if not self.outputs or not all(0 <= index < outputs for index in self.outputs):
             return f"its decoder reads outputs {list(self.outputs)}, and the network has {outputs}"
-        if self.classes < 0 or self.candidates < 0 or self.most < 0 or not -1 <= self.background < max(self.classes, 1):
+        if (
+            self.classes < 0
+            or min(self.candidates, self.most, self.most_per_class) < 0
+            or not -1 <= self.background < max(self.classes, 1)
+        ):
             return "its decoder has a count out of range"
         if self.boxes in ("deltas", "distances") and not self.anchors:
             return "its decoder has no anchors"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .boxes import activated, best_first, corners
+from .boxes import activated, best_first, corners, in_rows
 from .decoder import Array, Decoder
 from .predictions import Boxes
 
@@ -20,11 +20,11 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
     """Decode one sample.
 
     Args:
-        decoder: ``classes``, ``boxes``, ``size``, ``scale``, ``scores``, ``background``, ``score_threshold``,
-            ``multi_label`` and ``most`` count.
+        decoder: ``classes``, ``layout``, ``boxes``, ``size``, ``scale``, ``scores``, ``background``,
+            ``score_threshold``, ``multi_label`` and ``most`` count.
         outputs: scores and boxes.
     """
-    scores = activated(decoder.scores, np.asarray(outputs[0]).reshape(-1, decoder.classes))
+    scores = activated(decoder.scores, in_rows(decoder, outputs[0], decoder.classes))
     boxes = corners(decoder, outputs[1])
     if decoder.background >= 0:
         scores = scores.copy()

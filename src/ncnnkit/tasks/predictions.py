@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .boxes import overlaps
+from .decoder import Array
 
 SAME_BOX = 0.5
 """The least intersection over union of two boxes that are taken for the same."""
@@ -47,6 +47,14 @@ class ClassMap:
 
 
 Prediction = Boxes | ClassMap
+
+
+def overlaps(box: Array, others: Array) -> NDArray[np.float32]:
+    """Intersection over union of one box, (4,), with others, (N, 4), all x1, y1, x2, y2; 0 where both are empty."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(1)
+    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros(len(others), np.float32), where=union > 0), np.float32)
 
 
 @dataclass(frozen=True)

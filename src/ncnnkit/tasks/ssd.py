@@ -1,6 +1,7 @@
 """Boxes on anchors, with a score of every class for each: torchvision's SSD, RetinaNet and FCOS.
 
-The outputs are the scores (N, classes), the boxes (N, 4) and, for FCOS, the centredness (N, 1).
+The outputs are the scores, (N, classes) or (classes, N) as ``Decoder.layout`` says, the boxes (N, 4) and, for FCOS, the
+centredness (N, 1).
 
 SSD considers the best boxes of each class, RetinaNet and FCOS the best pairs of box and class of each grid of anchors.
 Then the boxes of one class suppress each other. The networks are those of Liu et al., "SSD: Single Shot MultiBox
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .boxes import activated, best_first, corners, suppressed
+from .boxes import activated, best_first, corners, in_rows, suppressed
 from .decoder import Array, Decoder
 from .predictions import Boxes
 
@@ -22,10 +23,10 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
     """Decode one sample.
 
     Args:
-        decoder: all fields but ``layout`` and ``axis`` count.
+        decoder: all fields but ``axis`` and ``multi_label`` count.
         outputs: scores, boxes and, if there is one, the centredness.
     """
-    scores = activated(decoder.scores, np.asarray(outputs[0]).reshape(-1, decoder.classes))
+    scores = activated(decoder.scores, in_rows(decoder, outputs[0], decoder.classes))
     if len(outputs) > 2:
         scores = np.sqrt(scores * activated(decoder.scores, np.asarray(outputs[2]).reshape(-1, 1)))
     boxes = corners(decoder, outputs[1])
@@ -41,8 +42,7 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
             [part[best_first(flat[part], decoder.candidates)] for part in _parts(passing, groups[passing])]
         )
     rows, labels = np.divmod(passing, scores.shape[1])
-    kept = suppressed(boxes[rows], flat[passing], labels, decoder.iou_threshold, decoder.most)
-    return Boxes(boxes[rows[kept]], flat[passing][kept], labels[kept])
+    return suppressed(decoder, boxes[rows], flat[passing], labels)
 
 
 def _by_level(decoder: Decoder, scores: Array) -> Array:

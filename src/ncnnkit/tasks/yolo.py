@@ -2,7 +2,8 @@
 
 The output is (N, 4 + classes), or (4 + classes, N): see ``Decoder.layout``.
 
-Networks that suppress (v8, v11) keep the best class of each box; boxes of one class suppress each other. Networks
+Networks that suppress (v8, v11) keep the best class of each box, or all of them with ``Decoder.multi_label`` (v5);
+boxes of one class suppress each other. Networks
 without suppression (v10, v26) keep the ``most`` boxes with the best scores, and of these the best pairs of box and
 class. ``Decoder.iou_threshold`` is 1 for them. Source: ``NMSModel`` and ``Detect.postprocess`` of Ultralytics.
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .boxes import activated, best_first, corners, suppressed
+from .boxes import activated, best_first, corners, in_rows, suppressed
 from .decoder import Array, Decoder
 from .predictions import Boxes
 
@@ -22,22 +23,23 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
     """Decode one sample.
 
     Args:
-        decoder: ``classes``, ``layout``, ``boxes``, ``size``, ``scale``, ``scores``, the thresholds and ``most`` count.
+        decoder: ``classes``, ``layout``, ``boxes``, ``size``, ``scale``, ``scores``, the thresholds, ``candidates``,
+            ``multi_label`` and ``most`` count.
         outputs: the one output.
     """
-    values = np.asarray(outputs[0])
-    wide = 4 + decoder.classes
-    table = values.reshape(-1, wide) if decoder.layout == "rows" else values.reshape(wide, -1).T
+    table = in_rows(decoder, outputs[0], 4 + decoder.classes)
     boxes, scores = corners(decoder, table[:, :4]), activated(decoder.scores, table[:, 4:])
     if decoder.iou_threshold >= 1:
         return _best_pairs(decoder, boxes, scores)
-    labels, best = scores.argmax(1), scores.max(1)
+    if decoder.multi_label:
+        rows, labels = np.divmod(np.arange(scores.size), decoder.classes)
+        boxes, best = boxes[rows], scores.reshape(-1)
+    else:
+        labels, best = scores.argmax(1), scores.max(1)
     passing = np.flatnonzero(best > decoder.score_threshold)
     if decoder.candidates:
         passing = passing[best_first(best[passing], decoder.candidates)]
-    boxes, best, labels = boxes[passing], best[passing], labels[passing]
-    kept = suppressed(boxes, best, labels, decoder.iou_threshold, decoder.most)
-    return Boxes(boxes[kept], best[kept], labels[kept])
+    return suppressed(decoder, boxes[passing], best[passing], labels[passing])
 
 
 def _best_pairs(decoder: Decoder, boxes: Array, scores: Array) -> Boxes:

@@ -24,6 +24,9 @@ LEAST_KEPT = 0.5
 
 _WEIGHTED = frozenset(("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "Einsum", "RNN", "GRU", "LSTM"))
 
+VIEWS = frozenset(("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
+"""Operators that move values and change none."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -42,11 +45,15 @@ class Cut:
     weighted: int = 0
 
 
-def find_cut(reading: Reading) -> Cut | None:
+def find_cut(reading: Reading, *, latest: bool = False) -> Cut | None:
     """The smallest set of tensors that the part which ncnn cannot compute is computed from.
 
     No node with weights that ncnn can compute, and whose results an output depends on, comes after the cut. Among sets
     of one size it is the last one, so that ncnn computes as much as it can.
+
+    Args:
+        reading: the model.
+        latest: the last tensors that ncnn can compute, however many these are. Views of one tensor count once.
 
     Returns:
         None where ncnn can compute the whole network, and where the cut would leave too little of it: fewer than half
@@ -62,7 +69,8 @@ def find_cut(reading: Reading) -> Cut | None:
     made = [str(value.name) for node in before for value in node.outputs]
     read = {name for node in after for name in reads(node)}
     kept = [name for name in outputs if name in made]
-    ends = _smallest(reading, before, kept, (read & set(made)) - set(kept))
+    wanted = (read & set(made)) - set(kept)
+    ends = _smallest(reading, before, kept, wanted, views_only=latest)
     chosen = [*kept, *(name for name in made if name in ends)]
     needed = _needed(nodes, chosen)
     tail = [node for node in nodes if node not in needed]
@@ -192,7 +200,9 @@ def _leaves_enough(reading: Reading, before: Sequence[ir.Node], nodes: Sequence[
 # ---------------------------------------------------------------------------------------------------- the smallest set
 
 
-def _smallest(reading: Reading, before: Sequence[ir.Node], known: Iterable[str], wanted: set[str]) -> set[str]:
+def _smallest(
+    reading: Reading, before: Sequence[ir.Node], known: Iterable[str], wanted: set[str], *, views_only: bool
+) -> set[str]:
     """The fewest values from which the wanted ones can be computed without weights; the last ones among as few.
 
     Args:
@@ -200,6 +210,7 @@ def _smallest(reading: Reading, before: Sequence[ir.Node], known: Iterable[str],
         before: the nodes that ncnn can compute.
         known: values that are outputs already, so that nothing that follows from them is needed.
         wanted: what the other nodes read.
+        views_only: compute the wanted ones by nodes that move values and change none.
     """
     weights = any(_has_weights(reading, node) for node in before)
     leads_to_weights: set[str] = set()
@@ -210,6 +221,7 @@ def _smallest(reading: Reading, before: Sequence[ir.Node], known: Iterable[str],
     for node in before:
         names = [str(value.name) for value in node.outputs]
         free = weights and not _has_weights(reading, node) and leads_to_weights.isdisjoint(names)
+        free &= not views_only or node.op_type in VIEWS
         made |= dict.fromkeys(names, list(reads(node)) if free else [])
     return _vertex_cut({name: from_ for name, from_ in made.items() if name not in known}, wanted)
 

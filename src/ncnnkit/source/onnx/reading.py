@@ -93,7 +93,7 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
         ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
     """
     feeds = {
-        str(value.name): _example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
+        str(value.name): example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
     }
     constants: dict[str, Array] = {
         name: value.const_value.numpy()
@@ -121,7 +121,7 @@ def fed(graph: ir.Graph) -> list[ir.Value]:
     return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
-def _example(shape: tuple[int, ...], dtype: ir.DataType | None) -> Array:
+def example(shape: tuple[int, ...], dtype: ir.DataType | None) -> Array:
     """An input that every network can run on: noise, and zeros where whole numbers are indices."""
     kind = np.dtype(np.float32 if dtype is None else dtype.numpy())
     return np.random.default_rng(0).random(shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)

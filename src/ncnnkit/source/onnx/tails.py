@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import ConvertError
 from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, agreement, decode
-from .cutting import Cut, reads
-from .reading import Reading, session
+from .cutting import VIEWS, Cut, reads
+from .reading import Reading, compute, example, fed, session
 
 Array = NDArray[Any]
 
@@ -28,9 +28,8 @@ _LEAST_SHARE = 0.98
 """The least share of equal predictions of a decoder that is right: two scores may be equal up to rounding."""
 _LEAST_IOU = 0.999
 _MOST_SCORE_ERROR = 1e-3
-_SEEDS = (0, 1)
-_ACTIVE = 300  # about so many boxes of a made-up sample have high scores
-_VIEWS = frozenset(("Cast", "Gather", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Flatten", "Slice"))
+_ACTIVE = (300, 3000)
+"""About so many boxes of each made-up sample have high scores: few, and more than most tails keep."""
 
 
 class Tail:
@@ -109,7 +108,31 @@ class Tail:
             return replace(found, xyxy=found.xyxy * np.array(self.scale * 2, np.float32))
         return found
 
+    def recognise(self, size: tuple[int, int]) -> Decoder | None:
+        """The decoder that computes what the tail computes; None where none does.
+
+        Args:
+            size: (height, width) of the model's input, pixels. ``scale`` is set where boxes are fractions of it.
+
+        Raises:
+            ConvertError: ONNX Runtime cannot run the model.
+        """
+        for guess in (*_argmax(self), *_joint(self, size), *_apart(self)):
+            fitted = _fitted(self, guess)
+            found = fitted and _with_units(self, fitted, size)
+            if found:
+                return found
+        return None
+
     # --------------------------------------------------------------------------------------------- what it contains
+
+    def example(self) -> list[Array]:
+        """The tensors at the cut for one sample of noise."""
+        feeds = {
+            str(v.name): example(self._reading.shapes[str(v.name)], v.dtype) for v in fed(self._reading.model.graph)
+        }
+        found = dict(compute(self._reading.model, self._cut.outputs, feeds))
+        return [found[name].reshape(shape) for name, shape in zip(self._cut.outputs, self.shapes)]
 
     @property
     def operators(self) -> set[str]:
@@ -156,6 +179,12 @@ class Tail:
                     return int(ends.reshape(-1)[0])
                 after.update(str(value.name) for value in node.outputs)
         return 0
+
+    def kept_per_class(self) -> int:
+        """How many boxes of a class a NonMaxSuppression keeps; 0: all, or there is none."""
+        found = [self.constant(node, 2) for node in self.nodes if node.op_type == "NonMaxSuppression"]
+        counts = [int(count.reshape(-1)[0]) for count in found if count is not None and count.size == 1]
+        return min((count for count in counts if 0 < count < 1 << 31), default=0)
 
     def anchors(self, count: int) -> tuple[Grid, ...]:
         """The constant boxes in it, as grids; none where they are no grids, or not as many as ``count``."""
@@ -239,29 +268,18 @@ def _sorted(boxes: Array, scores: Array, labels: Array) -> Boxes:
 # ------------------------------------------------------------------------------------------------------- recognising
 
 
-def recognise(tail: Tail, size: tuple[int, int], values: Sequence[Array]) -> Decoder | None:
-    """The decoder that computes what a tail computes; None where none does.
-
-    Args:
-        tail: of the model. Its scale is set where its boxes are fractions of the image.
-        size: (height, width) of the model's input, pixels.
-        values: of the tensors at the cut, for one sample.
-    """
-    for guess in (*_argmax(tail), *_joint(tail, size), *_apart(tail, size)):
-        found = _fitted(tail, guess)
-        if found is None:
-            continue
-        everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), values)
-        if isinstance(everything, ClassMap):
-            return found
-        corners = everything.xyxy
-        if found.boxes == "xyxy" and (corners[:, 2:] < corners[:, :2]).any(1).mean() > _MOST_REVERSED:
-            continue  # the tail hands on boxes that are no corners
-        if np.abs(corners).max() > _LARGEST_FRACTION:
-            return found
-        tail.scale = (float(size[1]), float(size[0]))
-        return replace(found, scale=tail.scale)
-    return None
+def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | None:
+    """A decoder whose boxes are pixels; None where what it takes for corners are none, for a sample of noise."""
+    everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), tail.example())
+    if isinstance(everything, ClassMap):
+        return found
+    corners = everything.xyxy
+    if found.boxes == "xyxy" and (corners[:, 2:] < corners[:, :2]).any(1).mean() > _MOST_REVERSED:
+        return None
+    if not any(size) or np.abs(corners).max() > _LARGEST_FRACTION:
+        return found
+    tail.scale = (float(size[1]), float(size[0]))
+    return replace(found, scale=tail.scale)
 
 
 _MOST_REVERSED = 0.01
@@ -271,7 +289,7 @@ _LARGEST_FRACTION = 2.0
 
 def _fitted(tail: Tail, guess: Decoder) -> Decoder | None:
     """The guess, with coordinates in pixels of the model's input; None where it does not compute what the tail does."""
-    samples = [made_up(tail, guess, seed) for seed in _SEEDS]
+    samples = [made_up(tail, guess, seed, active) for seed, active in enumerate(_ACTIVE)]
     try:
         expected = [tail.predict(values) for values in samples]
         found = [decode(guess, values) for values in samples]
@@ -299,15 +317,15 @@ def _scale(ours: Boxes, theirs: Boxes) -> tuple[float, float]:
     return tuple(1.0 if abs(s - 1) < 1e-3 else s for s in (across, down))  # type: ignore[return-value]
 
 
-def made_up(tail: Tail, guess: Decoder, seed: int) -> list[Array]:
-    """Values at the cut, of the kind that a decoder reads: a few hundred boxes with high scores, all others low."""
+def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> list[Array]:
+    """Values at the cut, of the kind that a decoder reads: about so many boxes with high scores, all others low."""
     noise = np.random.default_rng(seed)
     if guess.kind == "argmax":
         return [noise.normal(size=shape).astype(np.float32) for shape in tail.shapes]
     values = [np.zeros(shape, np.float32) for shape in tail.shapes]
     joint = guess.kind == "yolo"
     count = int(np.prod(tail.shapes[guess.outputs[-1 if joint else 1]])) // (4 + guess.classes if joint else 4)
-    active = noise.random(count) < _ACTIVE / count
+    active = noise.random(count) < boxes_with_scores / count
     logits = noise.normal(-8, 1, (count, guess.classes))
     logits[active] = noise.normal(-1, 2, (active.sum(), guess.classes))
     if guess.background >= 0:
@@ -318,7 +336,8 @@ def made_up(tail: Tail, guess: Decoder, seed: int) -> list[Array]:
         place = guess.outputs[0]
         values[place] = np.asarray(table if guess.layout == "rows" else table.T, np.float32)
         return [value.reshape(shape) for value, shape in zip(values, tail.shapes)]
-    made = [_inverse(guess, logits), boxes, noise.normal(2, 1, (count, 1))]
+    scores = _inverse(guess, logits)
+    made = [scores if guess.layout == "rows" else scores.T, boxes, noise.normal(2, 1, (count, 1))]
     for place, value in zip(guess.outputs, made):
         values[place] = np.asarray(value, np.float32).reshape(tail.shapes[place])
     return values
@@ -351,7 +370,7 @@ def _inverse(guess: Decoder, logits: Array) -> Array:
 def _argmax(tail: Tail) -> Iterator[Decoder]:
     """One tensor, of which the tail is the ArgMax."""
     found = [node for node in tail.nodes if node.op_type == "ArgMax"]
-    if len(tail.shapes) == len(found) == 1 and tail.operators <= _VIEWS | {"ArgMax"}:
+    if len(tail.shapes) == len(found) == 1 and tail.operators <= VIEWS | {"ArgMax", "Gather", "Slice"}:
         shape = tail.shape(found[0].inputs[0])
         rank = len(shape)
         axis = found[0].attributes["axis"].value if "axis" in found[0].attributes else 0
@@ -366,9 +385,10 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
     base = Decoder(
         "yolo",
         (0,),
-        score_threshold=max([0.0, *tail.numbers("Greater")]),
+        score_threshold=_score_threshold(tail),
         iou_threshold=max(tail.numbers("NonMaxSuppression", (3,)), default=1.0) if suppresses else 1.0,
         most=tail.kept() if suppresses else min(tail.counts(), default=0),
+        most_per_class=tail.kept_per_class(),
     )
     rows, columns = tail.shapes[0]
     for layout, wide in (("rows", columns), ("columns", rows)):
@@ -377,42 +397,47 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
                 made = replace(base, classes=wide - 4, layout=layout, boxes=boxes)  # type: ignore[arg-type]
                 yield made
                 yield replace(made, size=size)
+                yield replace(made, multi_label=True)
 
 
-def _apart(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
+def _apart(tail: Tail) -> Iterator[Decoder]:
     """Scores, boxes and perhaps centredness as a tensor each."""
     if len(tail.shapes) not in (2, 3) or any(len(shape) != 2 for shape in tail.shapes):
         return
-    count = tail.shapes[0][0]
-    fours = [i for i, shape in enumerate(tail.shapes) if shape == (count, 4)]
-    singles = [i for i, shape in enumerate(tail.shapes) if shape == (count, 1)]
-    if any(len(shape) != 2 or shape[0] != count for shape in tail.shapes) or len(singles) != len(tail.shapes) - 2:
-        return
-    for place in fours:
-        scores = next(i for i in range(len(tail.shapes)) if i != place and i not in singles)
-        outputs, classes = (scores, place, *singles), tail.shapes[scores][1]
-        yield from _detr(tail, outputs, classes, size)
-        yield from _anchored(tail, outputs, classes, size)
+    places = range(len(tail.shapes))
+    for boxes, scores in ((b, s) for b in places for s in places if b != s and tail.shapes[b][1] == 4):
+        count, others = tail.shapes[boxes][0], [place for place in places if place not in (boxes, scores)]
+        if any(tail.shapes[place] != (count, 1) for place in others):
+            continue
+        rows, columns = tail.shapes[scores]
+        for layout, many, classes in (("rows", rows, columns), ("columns", columns, rows)):
+            if many == count:
+                base = Decoder("ssd", (scores, boxes, *others), classes, layout=layout)  # type: ignore[arg-type]
+                yield from _detr(tail, base)
+                yield from _anchored(tail, base)
 
 
-def _anchored(tail: Tail, outputs: tuple[int, ...], classes: int, size: tuple[int, int]) -> Iterator[Decoder]:
+def _score_threshold(tail: Tail) -> float:
+    return max([0.0, *tail.numbers("Greater"), *tail.numbers("NonMaxSuppression", (4,))])
+
+
+def _anchored(tail: Tail, given: Decoder) -> Iterator[Decoder]:
     if "NonMaxSuppression" not in tail.operators:
         return
     bounds = [bound for bound in (*tail.numbers("Min"), *tail.numbers("Clip", (2,))) if bound >= _LEAST_SIDE]
-    width, height = (bounds[0], bounds[-1]) if bounds else (size[1], size[0])
-    base = Decoder(
-        "ssd",
-        outputs,
-        classes,
+    width, height = (bounds[0], bounds[-1]) if bounds else (0, 0)
+    base = replace(
+        given,
         size=(round(height), round(width)),
         scores="softmax" if "Softmax" in tail.operators else "sigmoid" if "Sigmoid" in tail.operators else "none",
-        score_threshold=max([0.0, *tail.numbers("Greater")]),
+        score_threshold=_score_threshold(tail),
         iou_threshold=max(tail.numbers("NonMaxSuppression", (3,)), default=1.0),
         candidates=max(tail.counts(), default=0),
         most=tail.kept(),
+        most_per_class=tail.kept_per_class(),
     )
-    anchors = tail.anchors(tail.shapes[outputs[1]][0])
-    backgrounds = (-1,) if base.scores == "sigmoid" else (0, classes - 1, -1)
+    anchors = tail.anchors(tail.shapes[given.outputs[1]][0])
+    backgrounds = (-1,) if base.scores == "sigmoid" else (0, given.classes - 1, -1)
     for background in backgrounds:
         plain = replace(base, background=background)
         if anchors and "Exp" in tail.operators:
@@ -429,14 +454,13 @@ def _anchored(tail: Tail, outputs: tuple[int, ...], classes: int, size: tuple[in
 _LEAST_SIDE = 16  # pixels: smaller constants are no side of an image
 
 
-def _detr(tail: Tail, outputs: tuple[int, ...], classes: int, size: tuple[int, int]) -> Iterator[Decoder]:
-    if "NonMaxSuppression" in tail.operators or len(outputs) != 2:
+def _detr(tail: Tail, given: Decoder) -> Iterator[Decoder]:
+    if "NonMaxSuppression" in tail.operators or len(given.outputs) != 2:
         return
     thresholds = tail.numbers("Greater")
-    base = Decoder(
-        "detr",
-        outputs,
-        classes,
+    base = replace(
+        given,
+        kind="detr",
         most=min(tail.counts(), default=0),
         score_threshold=max([0.0, *thresholds]),
         multi_label="TopK" in tail.operators,
@@ -444,5 +468,5 @@ def _detr(tail: Tail, outputs: tuple[int, ...], classes: int, size: tuple[int, i
     scores = "softmax" if "Softmax" in tail.operators else "sigmoid" if "Sigmoid" in tail.operators else "none"
     for boxes in ("cxcywh", "xyxy"):
         made = replace(base, boxes=boxes, scores=scores)  # type: ignore[arg-type]
-        for background in (classes - 1, 0, -1) if scores != "sigmoid" else (-1,):
+        for background in (given.classes - 1, 0, -1) if scores != "sigmoid" else (-1,):
             yield replace(made, background=background)
