@@ -102,11 +102,8 @@ class Decoder:
         """What is wrong with it for a network of so many outputs, as a clause; "" where nothing is."""
         if not self.outputs or not all(0 <= index < outputs for index in self.outputs):
             return f"its decoder reads outputs {list(self.outputs)}, and the network has {outputs}"
-        if (
-            self.classes < 0
-            or min(self.candidates, self.most, self.most_per_class) < 0
-            or not -1 <= self.background < max(self.classes, 1)
-        ):
+        counts = (self.classes, self.candidates, self.most, self.most_per_class)
+        if min(counts) < 0 or not -1 <= self.background < max(self.classes, 1):
             return "its decoder has a count out of range"
         if self.boxes in ("deltas", "distances") and not self.anchors:
             return "its decoder has no anchors"
