@@ -35,10 +35,10 @@ def quiet() -> Iterator[None]:
 
 
 def example_inputs(inputs: Sequence[InputSpec]) -> list[Any]:
-    """One tensor (1, ...) per input: see :func:`~ncnnkit.source.model.example_arrays`."""
+    """A tensor for each input, as the original takes it: see :func:`~ncnnkit.source.model.example_arrays`."""
     import torch
 
-    return [torch.from_numpy(array[None]) for array in example_arrays(inputs)]
+    return [torch.from_numpy(spec.as_original(array)) for spec, array in zip(inputs, example_arrays(inputs))]
 
 
 def flatten(outputs: Any, name: str = "") -> dict[str, Any]:
@@ -112,7 +112,7 @@ def flat_module(module: Any) -> Any:
 
 
 def torch_run(module: Any) -> Original:
-    """A function that runs one sample through a module: arrays with a batch axis of 1 in, its outputs out."""
+    """A function that runs one sample through a module: arrays as it takes them in, its outputs out."""
     import torch
 
     def run(sample: list[Array]) -> list[Any]:

@@ -69,7 +69,7 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         inputs = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
         cut, tail, decoder = None, None, None
         if outputs or may_need_cut(model):
-            reading = evaluate(model, [(1, *spec.shape) for spec in inputs])
+            reading = evaluate(model, [spec.original_shape for spec in inputs])
             cuts = [cut_at(reading, outputs, source.reference)] if outputs else _cuts(reading)
             cut = cuts[0] if cuts else None
             size = (inputs[0].shape[1], inputs[0].shape[2]) if takes_image(inputs) else (0, 0)
@@ -116,7 +116,7 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         run=run,
         preprocess=preprocess,
         preprocess_origin=origin,
-        changes=tuple(changes),
+        changes=(*source.changes, *changes),
         tail=cut.tail if cut else (),
         decoder=decoder,
         predict=tail.predict if tail and decoder else None,
@@ -188,7 +188,7 @@ def _ultralytics(source: ModelSource, metadata: Mapping[str, str]) -> Decoder | 
     """The decoder of an Ultralytics detector whose file ends at boxes and scores; None where it is none."""
     if metadata.get("task") != "detect" or not (source.labels and takes_image(source.inputs) and source.run):
         return None
-    (output, *rest) = source.run([array[None] for array in example_arrays(source.inputs)])
+    (output, *rest) = source.run([s.as_original(a) for s, a in zip(source.inputs, example_arrays(source.inputs))])
     if rest or np.ndim(output) != 3 or output.shape[1] != 4 + len(source.labels):
         return None
     return Decoder(
