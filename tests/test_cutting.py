@@ -186,7 +186,7 @@ def test_loop_reads_what_its_body_takes_from_outside(tmp_path: Path, outside: st
         node("TopK", ["r1", "one"], ["best", "index"]),
         node("Loop", ["times", "", "start"], ["y"], body=body),
     ]
-    constants = {"w1": WEIGHTS["w1"], "times": np.array(3), "one": ints(1)}
+    constants = {"w1": WEIGHTS["w1"], "times": np.array(1000), "one": ints(1)}
     path = saved(tmp_path, nodes, ["y"], constants, x=noise(1, 3, 8, 8))
     source = opened(path)
     assert source.outputs == ("r1",)

@@ -27,6 +27,7 @@ FULL = Recipe(
     weights="none",
     route="pnnx",
     outputs=("boxes", "stage 3/scores:0"),
+    fix={"sr": 16000.0, "a switch": 1.0},
     preset="imagenet",
     preprocess={"mean": (0.5, 0.5, 0.5), "resize": None, "crop": (224, 224), "color": "bgr", "divisor": 1.0},
     on=("ssh://user@rock5b", "my phone"),

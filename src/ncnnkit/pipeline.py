@@ -82,7 +82,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             for site in sites:
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
-            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs)
+            source = open_model(
+                recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, fix=recipe.fix
+            )
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
         with stages("look at the images"):

@@ -87,6 +87,12 @@ class Recipe:
         "ncnn can compute.",
         'a list, such as ["boxes", "scores"]',
     )
+    fix: Mapping[str, float] = _key(
+        {},
+        "NAME=NUMBER: an input of an ONNX file that always is this number, such as sr=16000. The network has no such "
+        "input then, and branches that depend on it are chosen.",
+        "a table of numbers, such as {sr = 16000}",
+    )
     preset: str = _key(
         "",
         "Name of a preprocessing: imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME. Empty: the model's own.",

@@ -15,7 +15,8 @@ a ``torch.nn.Module``             itself, in Python
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
+from ..onboard.scratch import Scratch
 from .batch import settle_batch
 from .files import READERS, model_in
+from .fixing import fix_inputs
 from .model import ModelSource
 from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
 from .torchrun import import_torch, quiet
@@ -39,6 +42,7 @@ def open_model(
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
     outputs: Sequence[str] = (),
+    fix: Mapping[str, float] | None = None,
     statistics: NDArray[np.float32] | None = None,
 ) -> ModelSource:
     """Find out what a reference means, and open the original.
@@ -51,6 +55,7 @@ def open_model(
             same every time), or a file with a state_dict (.pth, .safetensors).
         outputs: names of the tensors that the network ends at, for ONNX. By default the model's own outputs, or the
             last tensors that ncnn can compute; see :func:`ncnnkit.source.trimming.trim`.
+        fix: name of an input of an ONNX file -> the number that it always is. The network has no such input then.
         statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
             random network are set from them. See :func:`set_batchnorm_statistics`.
 
@@ -59,6 +64,8 @@ def open_model(
         FormatError: a ``.param`` file is corrupt.
     """
     if not isinstance(reference, (str, Path)):
+        if fix:
+            raise _cannot_fix(type(reference).__name__)
         return trim(_open_module(reference, shapes, weights), outputs)
     path, reference = Path(reference), str(reference)
     path = model_in(path) if path.is_dir() else path
@@ -69,7 +76,10 @@ def open_model(
             raise ModelError("no such file", where=reference)
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
-        return trim(settle_batch(opener(reference, path, shapes)), outputs)
+        source = _open_fixed(reference, path, shapes, fix) if fix else opener(reference, path, shapes)
+        return trim(settle_batch(source), outputs)
+    if fix:
+        raise _cannot_fix(reference)
     if path.exists():
         raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")
@@ -85,6 +95,20 @@ def open_model(
         found = BUILDERS.get(library, build_from_module)(reference, weights)
         made = open_module(reference, found, shapes, statistics if weights == "none" else None)
         return trim(made, outputs)
+
+
+def _open_fixed(reference: str, path: Path, shapes: Sequence[tuple[int, ...]], fix: Mapping[str, float]) -> ModelSource:
+    """An ONNX file, with some inputs as constants."""
+    if path.suffix.lower() != ".onnx":
+        raise _cannot_fix(reference)
+    scratch = Scratch()
+    source = READERS[".onnx"](reference, fix_inputs(path, fix, scratch), shapes)
+    changes = tuple(f"input {name!r} is always {number:g}" for name, number in fix.items())
+    return replace(source, changes=changes, scratch=scratch)
+
+
+def _cannot_fix(reference: str) -> ModelError:
+    return ModelError("--fix needs a model whose inputs have names", where=reference, hint="export it to ONNX")
 
 
 def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str) -> ModelSource:

@@ -132,6 +132,7 @@ def convert(
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
     outputs: Sequence[str] = (),
+    fix: Mapping[str, float] | None = None,
     preset: str = "",
     preprocess: Mapping[str, Any] | None = None,
     route: str = AUTO,
@@ -147,6 +148,8 @@ def convert(
         weights: ``default``, ``none`` (random) or a file; only for models built by code.
         outputs: names of tensors of an ONNX file that become the outputs. By default its own outputs, or the last
             tensors that ncnn can compute.
+        fix: name of an input of an ONNX file -> the number that it always is, such as ``{"sr": 16000}``. The network
+            has no such input then, and the branches that depend on it are chosen.
         preset: name of the preprocessing; see :func:`ncnnkit.preset`. By default that of the model.
         preprocess: fields of :class:`ncnnkit.Preprocess` that replace those of the preset or the model.
         route: the only way to ncnn to try; see :mod:`ncnnkit.source.routes`. By default all, until one is exact.
@@ -168,7 +171,7 @@ def convert(
         >>> model = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
-    source = open_model(model, shapes=shapes, weights=weights, outputs=outputs)
+    source = open_model(model, shapes=shapes, weights=weights, outputs=outputs, fix=fix)
     for change in source.changes:
         tell(change)
     return convert_opened(source, preset=preset, preprocess=preprocess, route=route, force=force)[0]

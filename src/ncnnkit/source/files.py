@@ -32,6 +32,10 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     given = session.get_inputs()
     names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
     dtypes = [_onnx_dtype(reference, i.name, i.type) for i in given]
+    for found, dtype in zip(given, dtypes):
+        if not (found.shape or shapes or dtype.startswith("float")):
+            hint = f"give it: --fix {found.name}=NUMBER, in Python fix={{{found.name!r}: number}}"
+            raise ModelError(f"input {found.name!r} is one whole number", where=reference, hint=hint)
     # ONNX Runtime gives no dimensions also where not even the rank is known.
     inputs = settle_inputs(reference, names, [tuple(i.shape) or None for i in given], dtypes, shapes)
     metadata = session.get_modelmeta().custom_metadata_map

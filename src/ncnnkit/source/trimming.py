@@ -85,7 +85,7 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         run=onnx_run(onnx_session(path)),
         preprocess=preprocess,
         preprocess_origin=origin,
-        changes=tuple(changes),
+        changes=(*source.changes, *changes),
         tail=cut.tail if cut else (),
         scratch=scratch,
     )

@@ -4,6 +4,7 @@
 module         what is in it
 =============  ==========================================================================
 reading        the file as a model of fixed shapes in float32, with all constants known
+control        the branch that is taken, and the steps of a loop, in its place
 lowering       views, layers, Splits: what the operators' functions are written with
 elementwise    activations, arithmetic with broadcasting, comparisons
 windows        convolution, pooling, padding, resizing
@@ -13,7 +14,7 @@ matrix         products of matrices
 reduce         sums and the like, softmax, normalisation
 recurrent      RNN, GRU, LSTM
 attention      scaled dot products, rotary embeddings
-sequences      lists of tensors
+sequences      lists of tensors, and the control flow that is left
 contrib        what ONNX Runtime's optimiser writes: the domain com.microsoft
 patterns       groups of nodes that are one layer of ncnn
 cutting        where a network ends that ncnn cannot compute to its end, and where it begins

@@ -364,6 +364,17 @@ class Node:
         return len(self._node.outputs) == 1 and len(self._node.outputs[0].uses()) == 1
 
     @property
+    def is_final(self) -> bool:
+        """Whether all that comes of this node's results are outputs of the network, in another shape or type."""
+        found = list(self._node.outputs)
+        for value in found:  # it grows
+            readers = [use.node for use in value.uses()]
+            if any(reader.op_type not in _SAME_NUMBERS for reader in readers):
+                return False
+            found += [made for reader in readers for made in reader.outputs]
+        return True
+
+    @property
     def outputs(self) -> int:
         return len(self._node.outputs)
 
@@ -411,6 +422,9 @@ class Node:
             if math.prod(shape) != blob.size:
                 raise AssertionError(f"{self.op} {self.name} makes {blob.shape} of {self.out_shape()}")
             self.lowering.blobs[str(value.name)] = blob
+
+
+_SAME_NUMBERS = frozenset(("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"))
 
 
 def each_of_batch(node: Node, write: Callable[[Blob], Blob]) -> Blob:

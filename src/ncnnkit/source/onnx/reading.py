@@ -22,6 +22,7 @@ from onnx_ir.passes import common
 
 from ...errors import ConvertError
 from ..model import say
+from .control import resolve
 
 Array = NDArray[Any]
 
@@ -44,7 +45,7 @@ class Reading:
     Attributes:
         model: with functions inlined, and in float32.
         shapes: of every value, the batch axis included.
-        constants: the values that do not depend on the inputs.
+        constants: the values that do not depend on the inputs, and those of no elements.
         kinds: of the numbers of every value, by numpy's letter: f, i, u or b.
     """
 
@@ -104,15 +105,17 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     types = _types(proto)
     independent = _independent(model.graph, constants.keys())
     made = [str(value.name) for node in model.graph for value in node.outputs if value.name]
-    folded = [name for name in made if name in independent]
+    folded = [name for name in made if name in independent and types.get(name) != _NO_TENSOR]
     tensors = [name for name in made if name not in independent and types.get(name) != _NO_TENSOR]
     values, measured = _values_and_shapes(proto, folded, tensors, feeds)
     constants |= values
-    if _inline_branches(model.graph, constants):
+    found = {name: array.shape for name, array in (feeds | constants).items()} | measured
+    if resolve(model.graph, constants, found):
         common.NameFixPass()(model)
         return evaluate(model, shapes)
-    found = {name: array.shape for name, array in (feeds | constants).items()} | measured
     kinds = dict.fromkeys(found, "f") | types | {name: array.dtype.kind for name, array in (feeds | constants).items()}
+    # A tensor of no elements is known, whatever it is computed from.
+    constants |= {name: np.zeros(shape, kinds[name]) for name, shape in measured.items() if 0 in shape}
     return Reading(model, found, constants, kinds)
 
 
@@ -168,31 +171,6 @@ def _independent(graph: ir.Graph, constants: Any) -> set[str]:
         if node.op_type in ("Shape", "Size") or all(v is None or v.name in known for v in node.inputs):
             known.update(value.name for value in node.outputs if value.name)
     return known
-
-
-def _inline_branches(graph: ir.Graph, constants: Mapping[str, Array]) -> int:
-    """Put the branch of every If whose condition is known in its place; returns how many there were."""
-    chosen = [
-        node for node in graph
-        if node.op_type == "If" and node.inputs[0] is not None and node.inputs[0].name in constants
-    ]  # fmt: skip
-    for node in chosen:
-        condition = constants[str(node.inputs[0].name)]  # type: ignore[union-attr]
-        branch: ir.Graph = node.attributes["then_branch" if condition.all() else "else_branch"].as_graph()
-        for value in list(branch.initializers.values()):
-            del branch.initializers[str(value.name)]
-            graph.register_initializer(value)
-        nodes, results = list(branch), list(branch.outputs)
-        branch.outputs.clear()
-        branch.remove(nodes)
-        graph.insert_before(node, nodes)
-        names = [value.name for value in node.outputs]
-        ir.convenience.replace_all_uses_with(list(node.outputs), results, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        for value, name in zip(results, names):
-            if value.producer() in nodes:  # a value from outside keeps its name
-                value.name = name
-    return len(chosen)
 
 
 def answer(
