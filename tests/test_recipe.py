@@ -24,6 +24,7 @@ FULL = Recipe(
     eval_images="eval",
     labels='a "quoted" \\ name.txt',
     shapes=((3, 224, 224), (10,)),
+    shape_too=((3, 320, 320), (12,)),
     weights="none",
     route="pnnx",
     outputs=("boxes", "stage 3/scores:0"),

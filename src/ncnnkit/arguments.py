@@ -24,6 +24,7 @@ def asked_for(name: str, *flags: str, **options: Any) -> Any:
 
 
 Shape = Annotated[list[str] | None, asked_for("shapes", "--shape")]
+ShapeToo = Annotated[list[str] | None, asked_for("shape_too", "--shape-too")]
 Outputs = Annotated[str | None, asked_for("outputs", "--outputs")]
 Fix = Annotated[list[str] | None, asked_for("fix", "--fix")]
 Weights = Annotated[str | None, asked_for("weights")]
@@ -130,7 +131,7 @@ def takes_recipe(function: F) -> F:
 
 def _field(name: str, value: Any) -> Any:
     """What an option's text means as a field of a recipe."""
-    if name == "shapes":
+    if name in ("shapes", "shape_too"):
         return to_shapes(value)
     if name == "fix":
         return to_numbers(value)

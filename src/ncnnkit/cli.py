@@ -39,6 +39,7 @@ from .arguments import (
     RouteName,
     RunFolder,
     Shape,
+    ShapeToo,
     Target,
     Threads,
     Weights,
@@ -247,6 +248,7 @@ def convert(
     model: Annotated[str, typer.Argument(help=KEYS["model"].help)],
     output: ParamToWrite,
     shape: Shape = None,
+    shape_too: ShapeToo = None,
     weights: Weights = None,
     route: RouteName = None,
     force: Force = False,
@@ -274,14 +276,15 @@ def convert(
         _explain(model, shape, weights, outputs, fix, route, reproducer)
     recipe = make_recipe(
         {
-            "model": model, "shapes": to_shapes(shape), "weights": weights, "outputs": to_words(outputs),
-            "fix": to_numbers(fix), "route": route, "force": force, **prepared,
+            "model": model, "shapes": to_shapes(shape), "shape_too": to_shapes(shape_too), "weights": weights,
+            "outputs": to_words(outputs), "fix": to_numbers(fix), "route": route, "force": force, **prepared,
         }
     )  # fmt: skip
     with _progress() as progress:
         source = open_model(
-            recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, fix=recipe.fix
-        )
+            recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
+            outputs=recipe.outputs, fix=recipe.fix,
+        )  # fmt: skip
         made, check = convert_opened(
             source, preset=recipe.preset, preprocess=recipe.preprocess, route=recipe.route, force=recipe.force,
             progress=lambda step, done, total: progress(f"convert: {step}", done, total),

@@ -21,6 +21,7 @@ from .measure.variants import (
     list_variants,
     measure,
     refuse_copies_of_the_cpu,
+    time_at,
     variant_record,
     write_models,
 )
@@ -39,16 +40,18 @@ from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
-from .record.run import DeviceRecord, Run, Variant
+from .record.run import DeviceRecord, LatencyAt, Run, Variant
 from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
 from .samples.images import ImageSet
+from .samples.items import times
 from .samples.labels import read_labels
 from .samples.sets import open_image_sets
 from .samples.stream import evenly, keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
+from .source.model import example_arrays
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
 from .verdict import top5, warn
@@ -85,8 +88,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
             source = open_model(
-                recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs, fix=recipe.fix
-            )
+                recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
+                outputs=recipe.outputs, fix=recipe.fix,
+            )  # fmt: skip
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
         with stages("look at the images"):
@@ -112,7 +116,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             if has_int8(conversion.graph):
                 raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
         with stages("optimise"):
-            graph, rewrites = optimize_with_report(conversion.graph)
+            graph, rewrites = optimize_with_report(conversion.graph, any_size=bool(source.others))
         with stages("read images"):
             kept = evaluated(recipe, graph, evaluation)
             too_many = fewer_said(recipe, len(kept), len(evaluation))
@@ -165,6 +169,15 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
                 fix_clocks=recipe.fix_clocks, progress=shown,
             )  # fmt: skip
+        latencies: list[list[LatencyAt]] = [[] for _ in specs]
+        for other in source.others:
+            stage = f"measure at {' and '.join(map(times, other.shapes))}"
+            with stages(stage):
+                timed = time_at(
+                    specs, results, other.shapes, example_arrays(other.inputs), seconds=recipe.seconds,
+                    rounds=recipe.rounds, progress=stages.progress(stage),
+                )  # fmt: skip
+                latencies = [[*rows, row] for rows, row in zip(latencies, timed)]
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
             few = inputs.subset(range(min(LAYER_IMAGES, len(inputs))))
@@ -172,7 +185,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("compare the images"):
             alike = first.likeness_of(inputs, recipe.threads or None) if first else None
         with stages("judge the outputs"):
-            rows = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
+            rows = [
+                variant_record(spec, r, reference, classes, labels, layers, at)
+                for spec, r, at in zip(specs, results, latencies)
+            ]
             rows = refuse_copies_of_the_cpu(rows, results)
             variants = refuse_wrong_outputs(rows, specs, results, graph, few, check.sqnr_db)
         recommended, why = recommend(variants, requirements, blind)

@@ -74,6 +74,12 @@ class Recipe:
         "Shape of an input without the batch axis, such as 3,224,224; once per input. Empty: the shape in the model.",
         "one shape per input, sizes from 1, such as [[3, 224, 224]]",
     )
+    shape_too: tuple[tuple[int, ...], ...] = _key(
+        (),
+        "Another shape that the network must take; once per input, then the next set. The network is compared with the "
+        "original and timed at each.",
+        "one shape per input for each set, sizes from 1, such as [[3, 640, 640]]",
+    )
     weights: str = _key("default", "Weights of a model built by code: default, none (random) or a file.")
     route: str = _key(
         AUTO,
@@ -194,7 +200,7 @@ def _is_of_type(name: str, value: Any) -> bool:
         msgspec.convert(value, key_types()[name])
     except msgspec.ValidationError:
         return False
-    if name == "shapes":
+    if name in ("shapes", "shape_too"):
         return all(shape and min(shape) > 0 for shape in value)
     if isinstance(value, float):
         return math.isfinite(value)

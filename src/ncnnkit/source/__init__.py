@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError
 from ..onboard.scratch import Scratch
+from ..samples.items import times
 from .batch import settle_batch
 from .files import READERS, model_in
 from .fixing import fix_inputs
@@ -40,6 +41,7 @@ def open_model(
     reference: str | Path | Any,
     *,
     shapes: Sequence[tuple[int, ...]] = (),
+    shape_too: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
     outputs: Sequence[str] = (),
     fix: Mapping[str, float] | None = None,
@@ -51,6 +53,7 @@ def open_model(
         reference: see the table at the top of this module.
         shapes: one per input, in order: (3, 224, 224), or (1, 3, 224, 224) with the batch axis. Needed where the model
             does not fix them; torchvision's and timm's models have a size they were trained for.
+        shape_too: further shapes that the network must take: one for each input, in order, then the next set.
         weights: for torch models: ``default`` (the library's best, downloaded where need be), ``none`` (random, the
             same every time), or a file with a state_dict (.pth, .safetensors).
         outputs: names of the tensors that the network ends at, for ONNX. By default the model's own outputs, or the
@@ -63,6 +66,44 @@ def open_model(
         ModelError: the reference, its weights or the shapes cannot be used.
         FormatError: a ``.param`` file is corrupt.
     """
+    source = _open(reference, shapes, weights, outputs, fix, statistics)
+    count = max(len(source.inputs), 1)
+    if len(shape_too) % count:
+        raise ModelError(
+            f"{len(shape_too)} further shapes are given for {count} inputs", where=source.reference,
+            hint="give one for each input, in the order of the inputs, then the next set",
+        )  # fmt: skip
+    sets = [tuple(map(tuple, shape_too[start : start + count])) for start in range(0, len(shape_too), count)]
+    return replace(source, others=tuple(_other(source, each, reference, weights, outputs, fix) for each in sets))
+
+
+def _other(
+    source: ModelSource,
+    shapes: Sequence[tuple[int, ...]],
+    reference: Any,
+    weights: str,
+    outputs: Sequence[str],
+    fix: Mapping[str, float] | None,
+) -> ModelSource:
+    """An opened original for inputs of other shapes. A file is opened again: where it is cut depends on the shapes."""
+    other = source.at(shapes) if source.kind == "torch" else _open(reference, shapes, weights, outputs, fix, None)
+    if other.outputs != source.outputs:
+        raise ModelError(
+            f"ends at other tensors for inputs of {' and '.join(map(times, shapes))}: {', '.join(other.outputs)}",
+            where=source.reference,
+            hint="name the tensors with --outputs, or convert it once for each shape",
+        )
+    return other
+
+
+def _open(
+    reference: str | Path | Any,
+    shapes: Sequence[tuple[int, ...]],
+    weights: str,
+    outputs: Sequence[str],
+    fix: Mapping[str, float] | None,
+    statistics: NDArray[np.float32] | None,
+) -> ModelSource:
     if not isinstance(reference, (str, Path)):
         if fix:
             raise _cannot_fix(type(reference).__name__)

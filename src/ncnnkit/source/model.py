@@ -6,7 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class ModelSource:
         changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
         tail: the operators of the user's file that come after its outputs, where it was cut.
         scratch: the temporary folder that ``path`` is in, where it was cut. It goes with this object.
+        others: the same original for inputs of other shapes, which the network must take, too.
     """
 
     reference: str
@@ -70,6 +71,24 @@ class ModelSource:
     changes: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
     scratch: Scratch | None = field(default=None, repr=False, compare=False)
+    others: tuple[ModelSource, ...] = ()
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the inputs, without the batch axis."""
+        return [spec.shape for spec in self.inputs]
+
+    def at(self, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
+        """The same original for inputs of other shapes. Whether it takes them shows when it runs.
+
+        Raises:
+            ModelError: a shape has another number of axes.
+        """
+        for spec, shape in zip(self.inputs, shapes, strict=True):
+            if len(shape) != len(spec.shape) or spec.original is not None:
+                raise ModelError(f"input {spec.name!r} cannot have the shape {listed(shape)}", where=self.reference)
+        specs = tuple(replace(spec, shape=tuple(shape)) for spec, shape in zip(self.inputs, shapes))
+        return replace(self, inputs=specs, preprocess=fit(self.preprocess, specs), others=())
 
     @property
     def file(self) -> Path:

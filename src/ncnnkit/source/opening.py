@@ -84,4 +84,4 @@ def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet)
         return source
     count = max(2, min(STATISTICS_IMAGES, STATISTICS_PIXELS // math.prod(images[0][0].shape[-2:])))
     (sample,) = in_memory(images.subset(range(min(len(images), count))))
-    return open_model(recipe.model, shapes=recipe.shapes, weights="none", statistics=sample)
+    return open_model(recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights="none", statistics=sample)
