@@ -110,7 +110,7 @@ def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iter
         for by in range(2, 65):
             blocks = tuple(-(-side // by) for side in sides)
             times = wanted[0] // max(blocks[0], 1)
-            if times > 1 and tuple(block * times for block in blocks) == wanted:
+            if times > 1 and min(blocks) > 1 and tuple(block * times for block in blocks) == wanted:
                 yield f"*(//(+({name},{by - 1}),{by}),{times})"
     for a, one in varying:  # the pixels of a map that is smaller by a factor
         for b, other in varying:
