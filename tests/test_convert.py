@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import math
 import os
+import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from itertools import pairwise
@@ -36,11 +38,11 @@ from ncnnkit.device.session import Session
 from ncnnkit.errors import ConvertError, ModelError, VerificationError
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
-from ncnnkit.onboard.scratch import PREFIX
+from ncnnkit.onboard.scratch import PREFIX, Scratch
 from ncnnkit.passes import optimize
 from ncnnkit.record.folder import LOG
 from ncnnkit.samples.stream import ArraySamples
-from ncnnkit.source import ModelSource, open_model, pnnx
+from ncnnkit.source import ModelSource, exporting, open_model, pnnx
 from ncnnkit.source.conversion import Conversion, convert_source
 from ncnnkit.source.exporting import export_classic, trace
 from ncnnkit.source.model import example_arrays
@@ -700,14 +702,48 @@ def test_what_torch_cannot_export_is_told_in_silence(tmp_path: Path, capfd: pyte
         def forward(self, x: Any) -> Any:
             return torch.special.bessel_j0(x)
 
-    disabled = logging.root.manager.disable
     with pytest.raises(
         ConvertError, match=r"Bessel: route classic: .*bessel_j0.*; route dynamo: .*; route torchscript: "
     ):
         convert_function(Bessel(), shapes=[(3, 8, 8)])
     assert capfd.readouterr().out == "", "torch prints the whole graph"
-    assert logging.root.manager.disable == disabled
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), r"torch's exporter crashed \(SIGSEGV\); it used \d+\.\d GB"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"crashed \(SIGKILL\); .* of memory at most$"),
+        (lambda: time.sleep(60), r"torch's exporter did not finish within 1 s; it used \d+\.\d GB of memory at most"),
+        (lambda: os._exit(3), r"torch's exporter ended with status 3"),
+        (lambda: Path(tempfile.gettempdir(), "left").touch(), None),
+    ],
+    ids=["crash", "killed", "hang", "exit", "leaves a file"],
+)
+def test_an_exporter_that_crashes_or_hangs_is_one_line_of_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, says: str | None
+) -> None:
+    """The next route is tried. A file in the temporary folder goes with the run (``nothing_is_left``)."""
+    torch = pytest.importorskip("torch")
+    export = torch.onnx.export
+
+    def broken(*args: Any, dynamo: bool, **options: Any) -> None:
+        fault()
+        export(*args, dynamo=dynamo, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", broken)
+    monkeypatch.setattr(exporting, "TIMEOUT", 1.0 if says and "finish" in says else 60.0)
+    source = open_model(torch.nn.Conv2d(3, 4, 3), shapes=[(3, 8, 8)])
+    routes = {name: ROUTES["torch"][name] for name in ("classic", "torchscript")}
+    monkeypatch.setitem(ROUTES, "torch", routes)
+    with Scratch() as folder:
+        made = convert_source(source, noise(source), Path(folder))
+    first = made.results[0]
+    assert (made.taken.route, first.route) == ("torchscript" if says else "classic", "classic")
+    if says:
+        assert re.search(says, first.reason)
 
 
 @pytest.mark.torch

@@ -970,7 +970,7 @@ def test_a_detector_that_finds_nothing_is_named(tmp_path: Path, torch: Any) -> N
         def forward(self, x: Any) -> Any:
             return {"boxes": x.reshape(-1, 4)[:0], "scores": x.reshape(-1)[:0]}
 
-    with pytest.raises(ModelError, match=r"Detector: returns an empty 'boxes' for a sample of noise \(a detector"):
+    with pytest.raises(ModelError, match=r"Detector: returns an empty 'boxes' for a sample of noise \(wrap it"):
         open_model(Detector(), shapes=[(3, 8, 8)])
 
 

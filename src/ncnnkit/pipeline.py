@@ -25,6 +25,7 @@ from .measure.variants import (
     variant_record,
     write_models,
 )
+from .model.graph import Graph
 from .model.precision import PRECISIONS, has_int8
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
@@ -33,7 +34,7 @@ from .plan.search import find_plan
 from .progress import StepProgress, silent_steps
 from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
-from .quantization.efforts import efforts_by_target, images_needed
+from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
 from .recipe import AUTO, Recipe, save_recipe
 from .recommendation import recommend
 from .record.environment import environment, installed
@@ -43,10 +44,11 @@ from .record.run import DeviceRecord, LatencyAt, Run, Variant
 from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
+from .samples.images import ImageSet
 from .samples.items import times
 from .samples.labels import read_labels
 from .samples.sets import open_image_sets
-from .samples.stream import keep
+from .samples.stream import evenly, keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.model import example_arrays
@@ -116,6 +118,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("optimise"):
             graph, rewrites = optimize_with_report(conversion.graph, any_size=bool(source.others))
         with stages("read images"):
+            kept = evaluated(recipe, graph, evaluation)
+            too_many = fewer_said(recipe, len(kept), len(evaluation))
+            evaluation, labels = evaluation.subset(kept), None if labels is None else labels[kept]
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
@@ -146,7 +151,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     try:
                         mixed[site] = find_plan(
                             made, requirements, site.machine, device=site.device,
-                            threads=recipe.threads or site.machine.cores, progress=stages.within(stage),
+                            threads=recipe.threads or site.machine.cores, gmac=EFFORTS[recipe.effort].gmac,
+                            progress=stages.within(stage),
                         )  # fmt: skip
                     except (DeviceError, RuntimeFailure) as error:  # this device's, and no other's
                         unplanned[site] = f"it could not be planned: {error.line()}"
@@ -154,7 +160,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
-                pillow=installed("Pillow"), outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
+                pillow=installed("Pillow"), decoder=source.decoder,
+                outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
             specs = list_variants(recipe, models, sites, unplanned)
@@ -218,7 +225,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     top5=guesses,
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, classes=classes,
-                        doubts=[*source.changes, *doubts], quantisation=quantisation, plan=planned,
+                        doubts=[*source.changes, *too_many, *doubts], quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),
@@ -234,6 +241,22 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
 def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> DeviceRecord:
     """A device, and what is recommended for it."""
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
+
+
+def evaluated(recipe: Recipe, graph: Graph, evaluation: ImageSet) -> list[int]:
+    """The evaluation images that the effort allows, by their places: all, except for a heavy network."""
+    return evenly(len(evaluation), EFFORTS[recipe.effort].samples(graph, evaluation[0]))
+
+
+def fewer_said(recipe: Recipe, kept: int, given: int) -> list[str]:
+    """What to say of evaluation images that were left out."""
+    if kept == given:
+        return []
+    stronger = "default or best" if recipe.effort == "fast" else "best"
+    return [
+        f"the errors were measured on {kept} of {given} evaluation samples: the network computes so much that --effort "
+        f"{recipe.effort} allows no more; --effort {stronger} takes more"
+    ]
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -22,6 +22,7 @@ from .source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 
 Array = NDArray[Any]
 
+LEAST_MATCHED = 0.99  # of the original's predictions: scores at a threshold may fall on either side of it
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
 
 
@@ -77,6 +78,11 @@ def warn(
         said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force continued")
     elif check.sqnr_db is not None and check.sqnr_db < EXACT_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
+    if check.decoded and check.decoded.matched < LEAST_MATCHED * check.decoded.original:
+        said.append(
+            f"only {check.decoded.matched} of the original's {check.decoded.original} predictions are among those of "
+            "the converted model in fp32"
+        )
     if quantisation is not None and quantisation.used + quantisation.held_back < 20:
         calibrated = counted(quantisation.used + quantisation.held_back, "sample")
         said.append(f"int8 was calibrated with {calibrated}; 50 to 200 are usual")

@@ -205,6 +205,31 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodedCheck:
+    """The predictions of the converted network, beside those of the original.
+
+    Both are those of the images of ``accuracy`` of the conversion. The original's are its own outputs where the network
+    was cut before they were computed, and otherwise its outputs after the same decoder.
+
+    Attributes:
+        decoder: the kind of decoder: ``yolo``, ``ssd``, ``detr`` or ``argmax``. The model's card contains all of it.
+        original: number of boxes of the original, or of places of its map of classes.
+        network: number of those of the network.
+        matched: number of pairs with the same class and an intersection over union of 0.5 or more; of places with the
+            same class.
+        iou: mean intersection over union of these pairs; null if there are none, and for maps.
+        score_error: largest difference of the two scores of a pair; null as above.
+    """
+
+    decoder: str
+    original: int
+    network: int
+    matched: int
+    iou: float | None
+    score_error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShapeCheck:
     """The accuracy of the converted network for inputs of further shapes, on a sample of noise.
 
@@ -242,6 +267,7 @@ class ConversionCheck:
         attempts: the routes that were tried, in order.
         pnnx_version: version of pnnx, or ``unknown``; null if pnnx did not run.
         log: file in the run folder with the output of pnnx; null if pnnx did not run.
+        decoded: the predictions; null if no decoder is known, or if there was no original to compare with.
     """
 
     route: str
@@ -255,6 +281,7 @@ class ConversionCheck:
     attempts: list[Attempt]
     pnnx_version: str | None
     log: PlainName | None
+    decoded: DecodedCheck | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from ..record.run import (
     Accuracy,
     Attempt,
     ConversionCheck,
+    DecodedCheck,
     OutputError,
     PlannedLayer,
     Run,
@@ -53,7 +54,8 @@ def converted(check: ConversionCheck, origin: str) -> list[str]:
     seen = compared if check.verified else "not verified, because there is no original that can be run"
     taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
     shapes = [f"  for inputs of {said_of(each.shapes)}: {_exact(each.sqnr_db)}" for each in check.shapes]
-    return [taken, *shapes, *(f"  {_attempted(attempt)}" for attempt in others)]
+    decoded = [_decoded(check.decoded)] if check.decoded else []
+    return [taken, *decoded, *shapes, *(f"  {_attempted(attempt)}" for attempt in others)]
 
 
 def _exact(sqnr_db: float | None) -> str:
@@ -63,6 +65,18 @@ def _exact(sqnr_db: float | None) -> str:
 def said_of(shapes: Sequence[tuple[int, ...]]) -> str:
     """The shapes of inputs, such as ``3x320x320 and 10``."""
     return " and ".join(map(times, shapes))
+
+
+def _decoded(check: DecodedCheck) -> str:
+    """The predictions of a converted network beside those of the original, one line."""
+    of = "places" if check.decoder == "argmax" else "boxes"
+    if not check.original and not check.network:
+        return f"decoded ({check.decoder}): neither the network nor the original has any {of}"
+    exact = "" if check.iou is None else f", mean IoU {check.iou:.4f}, scores within {check.score_error:.1e}"
+    return (
+        f"decoded ({check.decoder}): {check.matched} of the original's {check.original} {of} matched by "
+        f"{check.network}{exact}"
+    )
 
 
 def _attempted(attempt: Attempt) -> str:

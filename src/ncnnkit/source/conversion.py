@@ -21,9 +21,10 @@ from ..progress import StepProgress, silent_steps
 from ..recipe import AUTO
 from ..record.environment import installed
 from ..record.folder import LOG
-from ..record.run import Accuracy, Attempt, ConversionCheck, ShapeCheck
+from ..record.run import Accuracy, Attempt, ConversionCheck, DecodedCheck, ShapeCheck
 from ..samples.items import InputSpec, times
 from ..samples.stream import ArraySamples, Samples
+from ..tasks import Agreement
 from . import ModelSource, open_model
 from .bisection import said_of_first_wrong
 from .dynamic import merge, probe_shapes
@@ -107,11 +108,15 @@ class Conversion:
         taken: the route whose network goes on.
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
+        decoded: the predictions of the network and of the original; None where there is nothing to compare.
+        decoder: the kind of the decoder of both.
     """
 
     taken: RouteResult
     results: Sequence[RouteResult]
     logged: bool
+    decoded: Agreement | None = None
+    decoder: str = ""
 
     @property
     def graph(self) -> Graph:
@@ -135,6 +140,20 @@ class Conversion:
             attempts=[result.record(self.taken) for result in self.results],
             pnnx_version=installed("pnnx") if self.logged else None,
             log=LOG if self.logged else None,
+            decoded=self._decoded(),
+        )
+
+    def _decoded(self) -> DecodedCheck | None:
+        found = self.decoded
+        if found is None:
+            return None
+        return DecodedCheck(
+            decoder=self.decoder,
+            original=found.theirs,
+            network=found.ours,
+            matched=found.matched,
+            iou=found.iou,
+            score_error=found.score_error,
         )
 
 
@@ -217,6 +236,7 @@ def convert_opened(
     facts: dict[str, Any] = {
         "preprocess": None if origin == GUESS else found,
         "labels": source.labels or (),
+        "decoder": source.decoder,
         "ncnn": installed("ncnn"),
     }
     start = Artifact.load(source.file) if source.kind == "ncnn" else Artifact.made(done.graph, "fp32")
@@ -279,7 +299,9 @@ def convert_source(
     taken = _choose(results, force)
     if taken is None:
         raise _no_route(source, results, few)
-    return Conversion(taken, results, (folder / LOG).is_file())
+    decoded = expected[0][1].predictions(taken.graph, threads) if expected and taken.graph is not None else None
+    kind = source.decoder.kind if source.decoder else ""
+    return Conversion(taken, results, (folder / LOG).is_file(), decoded, kind)
 
 
 def _try(
@@ -334,8 +356,7 @@ def _check_shapes(graph: Graph, source: ModelSource) -> None:
     try:
         graph.infer_shapes(source.shapes)
     except ModelError as error:
-        where = f" for inputs of {said_of_shapes(source)}"
-        raise ConvertError(f"its network cannot run{where}: {error.what}", hint=WRONG) from None
+        raise ConvertError(f"its network cannot run: {error.what}", hint=WRONG) from None
 
 
 def at_shapes(graph: Graph, source: ModelSource) -> Graph:

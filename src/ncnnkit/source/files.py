@@ -235,6 +235,7 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
         preprocess,
         origin,
         model.labels or labels,
+        decoder=model.decoder,
     )
 
 

@@ -25,6 +25,7 @@ from ..record.run import Engine, Kind, Model, Reference
 from ..samples.items import InputSpec, fit, takes_image
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
+from ..tasks import Decoder, Prediction
 
 Array = NDArray[Any]
 Original = Callable[[list[Array]], list[Any]]
@@ -49,8 +50,12 @@ class ModelSource:
         run: one sample through the original; None where there is no original but ncnn itself.
         classes: how many classes it has, where the library that built it knows that it classifies.
         module: the ``torch.nn.Module``, where torch has loaded or made one.
+        searches: whether the module was seen to sort or search, which ncnn cannot.
         changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
         tail: the operators of the user's file that come after its outputs, where it was cut.
+        decoder: how its outputs become a prediction; None where that is not known.
+        predict: what computes the prediction of the user's file from the outputs; None where ``decoder`` is all that
+            is known of it.
         scratch: the temporary folder that ``path`` is in, where it was cut. It goes with this object.
         others: the same original for inputs of other shapes, which the network must take, too.
     """
@@ -68,8 +73,11 @@ class ModelSource:
     run: Original | None = field(default=None, repr=False, compare=False)
     classes: int | None = None
     module: Any = field(default=None, repr=False, compare=False)
+    searches: bool = False
     changes: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
+    decoder: Decoder | None = None
+    predict: Callable[[Sequence[Array]], Prediction] | None = field(default=None, repr=False, compare=False)
     scratch: Scratch | None = field(default=None, repr=False, compare=False)
     others: tuple[ModelSource, ...] = ()
 

@@ -114,6 +114,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
         done = subprocess.run(
             command,
             cwd=model.parent,
+            env={**os.environ, "TMPDIR": str(model.parent)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

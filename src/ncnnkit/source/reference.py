@@ -16,12 +16,13 @@ from ..comparison.accuracy import Errors
 from ..comparison.outputs import Outputs, keep_outputs
 from ..comparison.wrong import MARGIN_DB
 from ..device.session import Session
-from ..errors import VerificationError
+from ..errors import ConvertError, VerificationError
 from ..formatting import counted
 from ..model.graph import Graph
 from ..progress import Progress
 from ..record.run import Accuracy, OutputError
 from ..samples.stream import ArraySamples, Samples, in_memory
+from ..tasks import Agreement, agreement, decode
 from . import ModelSource
 
 Array = NDArray[Any]
@@ -180,6 +181,21 @@ class Expected:
         """A network beside the original; arguments and errors are those of :func:`compare_outputs`."""
         found = Compared(compare_outputs(graph, self._samples, self._outputs, threads=threads))
         return found if found.sqnr_db >= EXACT_SQNR_DB else replace(found, known=self.known)
+
+    def predictions(self, graph: Graph, threads: int | None = None) -> Agreement | None:
+        """The predictions of a network beside those of the original; None where no decoder is known, or it fails."""
+        decoder, predict = self._source.decoder, self._source.predict
+        if decoder is None:
+            return None
+        found = Agreement(0, 0, 0)
+        for ours, theirs in zip(ncnn_outputs(graph, self._samples, threads), self._outputs):
+            shaped = [a.reshape(b.shape) for a, b in zip(ours, theirs)]
+            try:
+                original = predict(theirs) if predict else decode(decoder, theirs)
+            except ConvertError:  # what comes after the cut fails for these values
+                return None
+            found += agreement(decode(decoder, shaped), original)
+        return found
 
     @cached_property
     def known(self) -> list[float]:

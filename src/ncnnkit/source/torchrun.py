@@ -66,10 +66,33 @@ def flatten(outputs: Any, name: str = "") -> dict[str, Any]:
 
 def named_outputs(module: Any, example: Sequence[Any]) -> dict[str, Any]:
     """The module's outputs on example tensors, by name. Raises what the module raises, or TypeError."""
-    import torch
+    return watched_outputs(module, example)[0]
 
-    with quiet(), torch.no_grad():
-        return flatten(module(*example))
+
+def watched_outputs(module: Any, example: Sequence[Any]) -> tuple[dict[str, Any], bool]:
+    """The module's outputs on example tensors, by name, and whether it sorts or searches, which ncnn cannot.
+
+    Raises what the module raises, or TypeError.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    used = set()
+
+    class Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there where the types are checked
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            used.add(function._schema.name)
+            return function(*args, **(kwargs or {}))
+
+    with quiet(), torch.no_grad(), Watch():
+        outputs = flatten(module(*example))
+    return outputs, not SEARCHES.isdisjoint(used)
+
+
+SEARCHES = frozenset(
+    ("aten::argmax", "aten::argmin", "aten::argsort", "aten::nonzero", "aten::sort", "aten::topk", "torchvision::nms")
+)
+"""torch's operators whose results are places of values."""
 
 
 def flat_module(module: Any) -> Any:

@@ -94,7 +94,7 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
         ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
     """
     feeds = {
-        str(value.name): _example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
+        str(value.name): example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
     }
     constants: dict[str, Array] = {
         name: value.const_value.numpy()
@@ -124,7 +124,7 @@ def fed(graph: ir.Graph) -> list[ir.Value]:
     return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
-def _example(shape: tuple[int, ...], dtype: ir.DataType | None) -> Array:
+def example(shape: tuple[int, ...], dtype: ir.DataType | None) -> Array:
     """An input that every network can run on: noise, and zeros where whole numbers are indices."""
     kind = np.dtype(np.float32 if dtype is None else dtype.numpy())
     return np.random.default_rng(0).random(shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
@@ -228,17 +228,25 @@ def _run(
     proto: onnx.ModelProto, names: Sequence[str], feeds: Mapping[str, Array], at_once: int = _VALUES_A_RUN
 ) -> Iterator[tuple[str, Array]]:
     """Values of a network in ONNX Runtime; ``proto`` gets them as outputs."""
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    running = session(proto)
+    try:
+        for start in range(0, len(names), at_once):
+            part = list(names[start : start + at_once])
+            yield from zip(part, running.run(part, dict(feeds)), strict=True)
+    except Exception as error:  # a family of its own, derived from Exception
+        raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
+
+
+def session(proto: onnx.ModelProto) -> Any:
+    """A model in ONNX Runtime, as it is: nothing is optimised. Raises ConvertError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for start in range(0, len(names), at_once):
-            part = list(names[start : start + at_once])
-            yield from zip(part, session.run(part, dict(feeds)), strict=True)
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a family of its own, derived from Exception
         raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
