@@ -22,7 +22,7 @@ from ncnnkit.errors import FormatError, StorageError
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import EncodedWeight, Graph, Layer, Weight
 from ncnnkit.model.ncnnfile import atomic_write, format_param, load, load_param, parse_param, read_weights, save
-from ncnnkit.model.ops import OPS, Value
+from ncnnkit.model.ops import OPS, Param, Value
 
 SOURCE = os.environ.get("NCNNKIT_NCNN_SOURCE")
 
@@ -43,11 +43,12 @@ TEXTS = st.text(st.sampled_from("0123wh+-*(, ab"), max_size=40).filter(
 )
 
 
-def values(default: Value) -> st.SearchStrategy[Any]:
+def values(param: Param, default: Value) -> st.SearchStrategy[Any]:
     if isinstance(default, str):
         return TEXTS
     if isinstance(default, tuple):
-        return st.lists(INT32, max_size=5).map(tuple) | st.lists(FP32, min_size=1, max_size=5).map(tuple)
+        reals = st.lists(FP32, min_size=1, max_size=5).map(tuple)
+        return reals if param.real else reals | st.lists(INT32, max_size=5).map(tuple)
     return INT32 if isinstance(default, int) else FP32
 
 
@@ -57,7 +58,7 @@ def layers(draw: st.DrawFn) -> Layer:
     op = OPS[draw(st.sampled_from(WITHOUT_WEIGHTS))]
     layer = Layer(op.name, "", [], [])
     for param in draw(st.lists(st.sampled_from(op.params), unique=True, max_size=6)):
-        layer.params[param.name] = draw(values(layer.get(param.name)))
+        layer.params[param.name] = draw(values(param, layer.get(param.name)))
     return layer
 
 
@@ -586,7 +587,7 @@ def refuses_or_reads(read: Callable[[], Graph]) -> Graph | None:
         ({"slope": 1.0}, "0=1.0"),
         ({"slope": 1e20}, "0=1e+20"),
         ({"slope": np.float32(0.5)}, "0=0.5"),
-        ({"slope": 0}, "0=0"),
+        ({"slope": 1}, "0=1.0"),  # not every ncnn would read 1 as a real number
         ({"featmask": np.int64(3)}, "31=3"),
         ({"shape_hints": (1, 2)}, "-23330=2,1,2"),
         ({"shape_hints": ()}, "-23330=0"),
@@ -601,8 +602,9 @@ def test_how_params_are_written(params: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e39, 2**31, -(2**31) - 1], ids=str)
 def test_numbers_ncnn_cannot_hold(value: float) -> None:
-    with pytest.raises(FormatError, match="layer r, param 0: ncnn cannot hold"):
-        format_param(Graph([Layer("ReLU", "r", [], ["out"], {"slope": value})]))
+    number, name = (0, "slope") if isinstance(value, float) else (31, "featmask")
+    with pytest.raises(FormatError, match=f"layer r, param {number}: ncnn cannot hold"):
+        format_param(Graph([Layer("ReLU", "r", [], ["out"], {name: value})]))
 
 
 @pytest.mark.parametrize(
@@ -845,3 +847,31 @@ def test_the_networks_of_ncnns_benchmark_come_back() -> None:
     assert [re.sub(r".*/", "", str(warning.message)) for warning in warned] == [
         "nanodet_m.param: line 2 counts 179 layers of 180; the rest is ignored"
     ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "key", "read", "doubtful"),
+    [
+        ("BinaryOp x 1 1 a out0 0=0 1=1 2=1", "b", 1.0, True),
+        ("BinaryOp x 1 1 a out0 0=0 1=1 2=0", "b", 0.0, False),  # the bits of 0.0
+        ("Eltwise x 2 1 a b out0 0=1 -23301=2,1,2", "coeffs", (1.0, 2.0), True),
+        ("Eltwise x 2 1 a b out0 0=1 -23301=2,0.5,2", "coeffs", (0.5, 2.0), True),
+        ("Eltwise x 2 1 a b out0 0=1 1=0.5,3", "coeffs", (0.5, 3.0), False),  # ncnn reads all items as the first
+        ("Eltwise x 2 1 a b out0 0=1 1=2,0.5", "coeffs", (2.0, 0.0), True),
+    ],
+)
+def test_whole_numbers_where_real_ones_are_expected(layer: str, key: str, read: Value, doubtful: bool) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        graph = parse_param(f"7767517\n3 3\nInput a 0 1 a\nInput b 0 1 b\n{layer}\n", where="net")
+    expected = f"net: not every ncnn reads whole numbers as real ones.*: {key} of {layer[: layer.index(' ')]} x$"
+    assert [bool(re.search(expected, str(w.message))) for w in said] == [True] * doubtful
+    assert graph.layers[-1].params[key] == read
+    net = ncnn.Net()
+    assert net.load_param_mem(format_param(graph)) == 0  # what is written, every ncnn reads alike
+    with net.create_extractor() as extractor:
+        for blob, value in (("a", 1.0), ("b", 5.0)):
+            extractor.input(blob, ncnn.Mat(np.full(3, value, np.float32)).clone())
+        found = np.array(extractor.extract("out0")[1])
+    wanted = np.dot(read, [1, 5]) if isinstance(read, tuple) else np.add(1, read)
+    np.testing.assert_array_equal(found, np.full(3, wanted, np.float32))

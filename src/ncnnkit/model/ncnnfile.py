@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, StorageError
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
-from .ops import MAX_PARAMS, OPS, Value
+from .ops import MAX_PARAMS, OPS, Param, Value
 
 MAGIC = 7767517
 _ARRAY = -23300
@@ -106,6 +106,8 @@ def parse_param(text: str, *, where: str = "<param>") -> Graph:
     - Every reader of a blob whose name two layers produce reads the first one, as in ncnn. The second one gets a name
       of its own. A layer whose outputs all have such names never runs in ncnn; it is left out.
     - ncnn ignores a param whose id the layer type does not use. It is kept, and written again.
+    - A whole number where the layer type expects a real one is read as that number. ncnn up to 1.0.20260526 reads its
+      bits instead, so that ``1`` becomes 1.4e-45. It is written as a real number.
 
     Raises:
         FormatError: with the number of the first line that cannot be read or cannot stand where it does.
@@ -142,9 +144,10 @@ def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
         # ncnn stops reading after the counted layers (nanodet_m.param in its own benchmark folder has one more).
         warnings.warn(f"{where}: line 2 counts {layer_count} layers of {len(body)}; the rest is ignored", stacklevel=2)
     graph, checker, names, blobs = Graph(), Checker(), set[str](), set[str]()
-    renamed, strange, idle, produced = list[str](), list[str](), list[Layer](), 0
+    renamed, strange, whole, idle, produced = list[str](), list[str](), list[str](), list[Layer](), 0
     for number, line in body[:layer_count]:
         layer = _parse_layer(line, f"{where}:{number}")
+        whole += _as_real(layer)
         produced += len(layer.outputs)
         strange += [f"{name} of {layer.type} {layer.name}" for name in layer.params if layer.op.ignores(name)]
         if layer.name in names:  # ncnn never looks a layer up by its name; ncnnkit does
@@ -165,6 +168,7 @@ def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
     if produced > blob_count:
         raise FormatError(f"{produced} blobs, but line 2 says {blob_count}", where=last)
     _tell(where, "ncnn ignores params that a layer type does not use", strange)
+    _tell(where, "not every ncnn reads whole numbers as real ones (1 for 1.0); ncnnkit does, and writes 1.0", whole)
     _tell(where, "names that were used twice are changed", renamed)
     _tell(where, "ncnn never runs a layer whose outputs have the names of earlier blobs, so they are left out",
           [f"{layer.type} {layer.name}" for layer in idle])  # fmt: skip
@@ -220,11 +224,30 @@ def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
     return params
 
 
+def _as_real(layer: Layer) -> Iterator[str]:
+    """Make the params real numbers that the layer type expects to be real; yields those that not every ncnn reads so.
+
+    A text with neither a point nor an exponent is an int32 for ``ParamDict::load_param``. Where a layer expects fp32,
+    1.0.20261020 converts it, and 1.0.20260526 takes its bits: ``1`` becomes 1.4e-45. Both misread an array that has
+    whole numbers among real ones.
+    """
+    for key, value in layer.params.items():
+        given = value if isinstance(value, tuple) else (value,)
+        whole = [v for v in given if isinstance(v, int)]
+        if isinstance(value, str) or not whole:
+            continue
+        real = not layer.op.ignores(key) and layer.op.param(key).real
+        if real and any(whole):
+            yield f"{key} of {layer.type} {layer.name}"
+        if real or len(whole) < len(given):
+            layer.params[key] = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+
+
 def _parse_array(raw: str) -> Value:
     count, *items = raw.split(",")
     if count != str(len(items)):
         raise ValueError(f"the array announces {count or 'no'} values and has {len(items)}")
-    return _numbers(items)
+    return tuple(map(_number, items))  # both ints and floats, see _as_real
 
 
 def _parse_value(raw: str) -> Value:
@@ -235,15 +258,9 @@ def _parse_value(raw: str) -> Value:
     if raw[:1].isascii() and raw[:1].isalpha():
         return raw.removesuffix('"')
     if "," in raw:
-        return _numbers([item for item in raw.split(",") if item])
+        first, *rest = [_number(item) for item in raw.split(",") if item] or [0]
+        return tuple(type(first)(v) for v in (first, *rest))  # ncnn reads all items as it reads the first
     return _number(raw)
-
-
-def _numbers(items: list[str]) -> Value:
-    values = [_number(item) for item in items]
-    if any(isinstance(v, float) for v in values):
-        return tuple(float(v) for v in values)
-    return tuple(int(v) for v in values)
 
 
 def _number(text: str) -> int | float:
@@ -361,21 +378,20 @@ def format_param(graph: Graph) -> str:
                 raise FormatError(f"ncnn cannot hold the name {name!r}", where=f"layer {layer.type} {layer.name}")
         counts = f"{len(layer.inputs)} {len(layer.outputs)}"
         head = " ".join([f"{layer.type:<24} {layer.name:<24} {counts}", *layer.inputs, *layer.outputs])
-        params = (_format(layer, layer.op.param(key).id, value) for key, value in layer.params.items())
+        params = (_format(layer, layer.op.param(key), value) for key, value in layer.params.items())
         lines.append(" ".join([head, *params]))
     return "\n".join(lines) + "\n"
 
 
-def _format(layer: Layer, number: int, value: Value) -> str:
-    where = f"layer {layer.name}, param {number}"
-    if isinstance(value, tuple):
-        # One float makes an array of floats: ncnn would put the bits of an int among them.
-        whole = all(isinstance(v, Integral) for v in value)
-        items = [_text(v if whole else float(v), where) for v in value]
-        return f"{_ARRAY - number}=" + ",".join([str(len(items)), *items])
+def _format(layer: Layer, param: Param, value: Value) -> str:
+    number, where = param.id, f"layer {layer.name}, param {param.id}"
     if isinstance(value, str):
         return f"{number}={_quoted(value, where)}"
-    return f"{number}={_text(value, where)}"
+    given = value if isinstance(value, tuple) else (value,)
+    # ncnn would read the bits of a whole number where it expects a real one, and among real ones.
+    whole = not param.real and all(isinstance(v, Integral) for v in given)
+    items = [_text(v if whole else float(v), where) for v in given]
+    return f"{_ARRAY - number}=" + ",".join([str(len(items)), *items]) if given is value else f"{number}={items[0]}"
 
 
 def _quoted(text: str, where: str) -> str:

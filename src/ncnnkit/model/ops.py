@@ -21,7 +21,8 @@ from ..onboard import storages
 from . import shapes
 
 Value = Union[int, float, str, tuple[int, ...], tuple[float, ...]]
-"""A param's value. int and float stay apart, as in the file: ncnn reads ``1`` and ``1.0`` into different bits."""
+"""A param's value. int and float stay apart, as in the file: ncnn reads ``1`` and ``1.0`` into different bits, and a
+layer reads these bits as the type that it expects, see :attr:`Param.real`."""
 
 MAX_PARAMS = 32
 """ncnn refuses a file with a param of this id or above; ids below that a type does not have are ignored."""
@@ -35,6 +36,7 @@ class Param:
     name: str
     default: Value
     same_as: str = ""  # the param whose value is the default, e.g. kernel_h takes kernel_w's
+    real: bool = False  # whether ncnn reads its bits, or those of its items, as fp32; otherwise as int32
 
 
 class Params:
@@ -147,12 +149,15 @@ _KINDS: dict[type, tuple[type, str]] = {
 
 # ---------------------------------------------------------------------------------------------- reading the rows
 
+REALS = "[.]"
+"""The default of a param that is an array of fp32; ``[]`` is that of an array of whole numbers."""
+
 # Every type has these two: the shapes pnnx noted for the outputs, and the bits of features switched off (Mask).
 _COMMON = "30 shape_hints=[] | 31 featmask=0"
 
 
 def _parse_default(text: str) -> tuple[Value, str]:
-    if text == "[]":
+    if text in ("[]", REALS):
         return (), ""
     if text == "text":
         return "", ""
@@ -168,7 +173,7 @@ def _row(name: str, params: str = "", *weights: Slot, **facts: Any) -> Op:
     for column in filter(None, (c.strip() for c in f"{params} | {_COMMON}".split("|"))):
         number, key, default = re.fullmatch(r"(\d+) (\w+)=(\S+)", column).groups()  # type: ignore[union-attr]
         value, same_as = _parse_default(default)
-        columns.append(Param(int(number), key, value, same_as))
+        columns.append(Param(int(number), key, value, same_as, isinstance(value, float) or default == REALS))
     return Op(name, tuple(columns), weights, **facts)
 
 
@@ -192,7 +197,7 @@ CAST_TYPES = MappingProxyType(storages.CAST_TYPES)
 # --------------------------------------------------------------------------------------- columns shared by the rows
 
 _HEAD = "0 num_output=0 | 5 bias_term=0 | 6 weight_data_size=0"
-_ACT = "9 activation_type=0 | 10 activation_params=[]"
+_ACT = "9 activation_type=0 | 10 activation_params=[.]"
 _K1 = "1 kernel_w=0 | 2 dilation_w=1 | 3 stride_w=1 | 4 pad_left=0 | 15 pad_right=pad_left"
 _K2 = f"""{_K1} | 11 kernel_h=kernel_w | 12 dilation_h=dilation_w | 13 stride_h=stride_w
     | 14 pad_top=pad_left | 16 pad_bottom=pad_top"""
@@ -390,7 +395,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("Deconvolution", f"{_HEAD} | {_K2} | {_OUT2} | {_ACT} | 28 dynamic_weight=0", *_conv(),
          shape=shapes.deconvolution),
     _row("Dropout", "0 scale=1.0", shape=shapes.same),
-    _row("Eltwise", "0 op_type=0 | 1 coeffs=[]", shape=shapes.alike),
+    _row("Eltwise", "0 op_type=0 | 1 coeffs=[.]", shape=shapes.alike),
     _row("ELU", "0 alpha=0.1", shape=shapes.same),
     _row("Embed", """0 num_output=0 | 1 input_dim=0 | 2 bias_term=0 | 3 weight_data_size=0
          | 18 int8_scale_term=0""",
@@ -456,7 +461,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          | 4 across_channel=1 | 9 eps_mode=0""",
          _vector("scale", "scale_data_size"), shape=shapes.same),
     _row("Permute", "0 order_type=0", shape=shapes.permute),
-    _row("PriorBox", """0 min_sizes=[] | 1 max_sizes=[] | 2 aspect_ratios=[] | 3 variance0=0.1
+    _row("PriorBox", """0 min_sizes=[.] | 1 max_sizes=[.] | 2 aspect_ratios=[.] | 3 variance0=0.1
          | 4 variance1=0.1 | 5 variance2=0.2 | 6 variance3=0.2 | 7 flip=1 | 8 clip=0 | 9 image_width=0
          | 10 image_height=0 | 11 step_width=-233.0 | 12 step_height=-233.0 | 13 offset=0.0
          | 14 step_mmdetection=0 | 15 center_mmdetection=0"""),
@@ -473,18 +478,18 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("Clip", "0 min=-3.402823466e38 | 1 max=3.402823466e38", shape=shapes.same),
     _row("Reorg", "0 stride=1 | 1 mode=0", shape=shapes.reorg),
     _row("YoloDetectionOutput", """0 num_class=20 | 1 num_box=5 | 2 confidence_threshold=0.01
-         | 3 nms_threshold=0.45 | 4 biases=[]"""),
+         | 3 nms_threshold=0.45 | 4 biases=[.]"""),
     _row("Quantize", "0 scale_data_size=1", _vector("scale", "scale_data_size"), shape=shapes.same),
     _row("Dequantize", "0 scale_data_size=1 | 1 bias_data_size=0",
          _vector("scale", "scale_data_size"), _vector("bias", "bias_data_size"), shape=shapes.same),
     _row("Yolov3DetectionOutput", """0 num_class=20 | 1 num_box=5 | 2 confidence_threshold=0.01
-         | 3 nms_threshold=0.45 | 4 biases=[] | 5 mask=[] | 6 anchors_scale=[]"""),
+         | 3 nms_threshold=0.45 | 4 biases=[.] | 5 mask=[.] | 6 anchors_scale=[.]"""),
     _row("PSROIPooling", "0 pooled_width=7 | 1 pooled_height=7 | 2 spatial_scale=0.0625 | 3 output_dim=0"),
     _row("ROIAlign", """0 pooled_width=0 | 1 pooled_height=0 | 2 spatial_scale=1.0 | 3 sampling_ratio=0
          | 4 aligned=0 | 5 version=0"""),
     _row("Packing", "0 out_elempack=1 | 1 use_padding=0 | 2 cast_type_from=0 | 3 cast_type_to=0", shape=shapes.same),
     _row("Requantize", """0 scale_in_data_size=1 | 1 scale_out_data_size=1 | 2 bias_data_size=0
-         | 3 activation_type=0 | 4 activation_params=[]""",
+         | 3 activation_type=0 | 4 activation_params=[.]""",
          _vector("scale_in", "scale_in_data_size"),
          _vector("scale_out", "scale_out_data_size"),
          _vector("bias", "bias_data_size"), shape=shapes.same),
