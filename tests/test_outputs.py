@@ -13,7 +13,6 @@ from ncnnkit.comparison.accuracy import errors_of
 from ncnnkit.comparison.classes import what_it_classifies
 from ncnnkit.comparison.outputs import Outputs, equal, keep_outputs
 from ncnnkit.comparison.wrong import why_blind
-from ncnnkit.errors import ModelError
 
 
 def test_outputs_are_kept_and_read_one_sample_at_a_time(tmp_path: Path) -> None:
@@ -26,10 +25,44 @@ def test_outputs_are_kept_and_read_one_sample_at_a_time(tmp_path: Path) -> None:
     assert outputs.first(1).shapes == {"a": (3, 4)}
 
 
-def test_an_output_that_changes_its_shape_is_refused(tmp_path: Path) -> None:
-    fixed, free = np.ones(3), np.ones((2, 4))
-    with pytest.raises(ModelError, match=r"^m: output 'b' changes its shape from sample to sample"):
-        keep_outputs(["a", "b"], [(fixed, free), (fixed, free[:1])], tmp_path, "m")
+def detected(*counts: int) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """A fixed output and so many detections, for each sample."""
+    return [(np.ones(3), np.full((count, 6), number + 1.0)) for number, count in enumerate(counts)]
+
+
+def test_an_output_that_changes_its_shape_is_kept_and_read(tmp_path: Path) -> None:
+    outputs = keep_outputs(["a", "b"], detected(2, 0, 3), tmp_path)
+    assert outputs.shapes == {"a": (3,), "b": (-1, 6)}
+    assert [b.shape for _, b in outputs] == [(2, 6), (0, 6), (3, 6)]
+    assert [float(b.sum()) for _, b in outputs] == [12, 0, 54]
+    alone = Outputs({"b": outputs.rows["b"]})
+    assert why_blind(alone) == ""
+    assert not what_it_classifies(alone, labelled=True)
+
+
+def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
+    """Detections 2, 0, 0, 1 where 2, 0, 3, 0 are right: of the third the signal is noise, of the fourth the output."""
+    exact, ours = detected(2, 0, 3, 0), detected(2, 0, 0, 1)
+    errors = errors_of(ours, exact)
+    assert errors.other_shape == [0, 2]
+    assert errors.signal[1] == 2 * 6 * 1 + 3 * 6 * 9
+    assert errors.noise[1] == 3 * 6 * 9 + 6 * 16
+    assert errors.values[1] == 6 * (2 + 3 + 1)
+    assert errors.max_error(1) == 4
+    assert errors.cosine(1) == pytest.approx(12 / np.sqrt((12 + 96) * (12 + 162)))
+    found = errors.result(["a", "b"])
+    assert found.other_shapes() == ["output 'b' has another shape than the reference on 2 of 4 samples"]
+    empty = errors_of(detected(0, 0), detected(0, 0))
+    assert (empty.mse, empty.relative, empty.other_shape) == (0, 0, [0, 0])
+    nan = [(np.ones(3), np.full((1, 6), np.nan))]
+    assert errors_of(nan, detected(2)).broken() == 1
+    assert errors_of(nan, detected(0)).broken() == 1
+
+
+def test_outputs_without_any_value_are_no_copies(tmp_path: Path) -> None:
+    nothing = [row[1:] for row in detected(0, 0)]
+    assert not equal(keep_outputs(["a"], nothing, tmp_path / "1"), keep_outputs(["a"], nothing, tmp_path / "2"))
+    assert "the same for every sample" not in why_blind(keep_outputs(["a"], nothing, tmp_path / "3"))
 
 
 def test_equal_is_to_the_bit_over_what_both_have(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ncnnkit.onboard.rows import Rows, RowWriter
 from ncnnkit.samples.stream import ArraySamples, keep
@@ -28,12 +29,52 @@ def test_what_was_written_is_read_again_by_numpy_and_by_row(tmp_path: Path, shap
         rows[count]
 
 
-def test_a_row_of_another_shape_is_refused(tmp_path: Path) -> None:
+SEQUENCES: dict[str, tuple[list[tuple[int, ...]], tuple[int, ...]]] = {
+    "detections": ([(2, 6), (0, 6), (5, 6)], (-1, 6)),
+    "other axes": ([(2, 3), (6,), (), (0,)], (-1,)),
+    "sides that change": ([(1, 2, 3), (3, 2, 1)], (-1, 2, -1)),
+    "empty ones": ([(0, 6), (0, 4)], (0, -1)),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_rows_whose_shapes_differ_come_back(tmp_path: Path, name: str) -> None:
+    shapes, shared = SEQUENCES[name]
+    rng = np.random.default_rng(0)
+    values = [rng.random(shape, np.float32) for shape in shapes]
     with RowWriter(tmp_path / "x.npy") as writer:
-        writer.append(np.zeros((2, 3)))
-        with pytest.raises(ValueError, match=r"shape \(3, 2\), but the first has \(2, 3\)"):
-            writer.append(np.zeros((3, 2)))
-    assert np.load(tmp_path / "x.npy").shape == (1, 2, 3)
+        for row in values:
+            writer.append(row)
+    rows = Rows(tmp_path / "x.npy")
+    assert rows.shape == (len(shapes), *shared)
+    assert rows.bytes == (tmp_path / "x.npy").stat().st_size
+    assert [row.shape for row in rows] == shapes
+    assert all(map(np.array_equal, rows, values))
+    assert all(np.array_equal(rows[index], values[index]) for index in reversed(range(len(rows))))
+    # numpy alone reads the values, and after them the shapes.
+    with (tmp_path / "x.npy").open("rb") as file:
+        assert np.load(file).size == sum(row.size for row in values)
+        assert len(np.load(file)) == len(shapes)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        np.array([[2, 6], [1, 6]]),  # another number of values
+        np.array([[2, 6], [-2, -6]]),
+        np.array([[2, 6], [-1, 6]]),  # an axis behind one that is missing
+        np.array([[2, 6], [1 << 62, 0]]),
+        np.array([[2, 6], [0, 6]], np.int32),
+        np.array([12, 0]),
+    ],
+    ids=str,
+)
+def test_a_table_of_shapes_that_cannot_be_is_refused(tmp_path: Path, table: NDArray[np.int64]) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.save(file, np.zeros(12, np.float32))
+        np.save(file, table)
+    with pytest.raises(ValueError, match="does not say the shapes of its rows"):
+        Rows(tmp_path / "x.npy")
 
 
 def test_numpys_own_files_are_read_and_other_files_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from ..artifact import Artifact, Tensor
 from ..errors import ModelError
 from ..model.ops import CAST_TYPES, OPS, Mask
+from ..onboard.network import FOUND_NOTHING
 from ..onboard.storages import REQUANTISED, WIDENS
 from ..samples.preprocess import Preprocess
 from ..source.model import file_safe
@@ -22,10 +23,13 @@ class Output:
     Attributes:
         blob: its name in ncnn; any characters.
         file: what distinguishes its file from those of other outputs; safe in file names.
+        row: the number of values in a row of an output that has no rows where nothing is detected; 0: it always has
+            values.
     """
 
     blob: str
     file: str
+    row: int
 
 
 @dataclass(frozen=True)
@@ -119,11 +123,14 @@ def facts_of(shipped: Shipment) -> Facts:
     chosen, model = shipped.chosen, shipped.chosen.model
     # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
     outputs = model.graph.outputs[: len(model.outputs)]
-    names = [file_safe(blob) for blob in outputs]
+    names, uses = [file_safe(blob) for blob in outputs], model.graph.uses()
     unique = len(set(names)) == len(names)
     return Facts(
         shipped.name, chosen.name, model.precision, chosen.stem, model.ncnn, model.target, input_of(model),
-        tuple(Output(blob, name if unique else str(i)) for i, (blob, name) in enumerate(zip(outputs, names))),
+        tuple(
+            Output(blob, name if unique else str(i), FOUND_NOTHING.get(uses.producer(blob).type, 0))
+            for i, (blob, name) in enumerate(zip(outputs, names))
+        ),
         model.preprocess, may_swap_passes(model.pillow),
         # The chosen model's options go before those of the others.
         {row.model.precision: row.model.options for row in (*shipped.models, chosen)},

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..record.run import Accuracy, OutputError
 from .classes import Classes
-from .noise import Noise
+from .noise import Noise, matched
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ class Errors(Noise):
             label: the right class, where it is known.
 
         Raises:
-            ValueError: there are more of one than of the other, or two differ in their number of values.
+            ValueError: there are more of one than of the other.
         """
         outputs, reference = list(outputs), list(reference)
         super().add(outputs, reference)
@@ -66,7 +66,7 @@ class Errors(Noise):
                 self._powers.append(0.0)
                 self._products.append(0.0)
                 self._largest.append(0.0)
-            ours, theirs = (np.asarray(values, np.float64).reshape(-1) for values in (output, exact))
+            ours, theirs = matched(output, exact)
             self._powers[index] += float(ours @ ours)
             self._products[index] += float(ours @ theirs)
             largest = float(np.max(np.abs(ours - theirs), initial=0.0))
@@ -160,6 +160,7 @@ class Errors(Noise):
                 sqnr_db=self.sqnr_db(index),
                 cosine=self.cosine(index),
                 max_error=self.max_error(index),
+                other_shape=self.other_shape[index],
             )
             for index, name in enumerate(names)
         ]

@@ -20,7 +20,7 @@ from ..progress import Progress
 from ..record.run import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
-from .noise import sqnr_db
+from .noise import matched, sqnr_db
 
 Array = NDArray[Any]
 
@@ -111,7 +111,8 @@ def _noise_over_signal(
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
-    Infinite where it contains NaN or infinity; None where there is no signal, and noise of finite size.
+    Infinite where it contains NaN or infinity; None where there is no signal, and noise of finite size. Where a layer
+    detects another number of things, its whole output is noise.
     """
     names = [layer.outputs[0] for layer in layers]
     if not names:
@@ -122,17 +123,15 @@ def _noise_over_signal(
         for sample in samples:
             pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
             for i, (blob, ours, theirs) in enumerate(pairs):
-                if ours.shape != theirs.shape:
-                    raise ModelError(
-                        f"layer {layers[i].name} has shape {theirs.shape} in one model and {ours.shape} in the other"
-                    )
                 values = theirs.astype(np.float64) / scale.get(blob, 1.0)
                 if not np.isfinite(values).all():
                     noise[i] = math.inf
                     continue
-                values = _moved_back(values, ours) if moved else values
-                noise[i] += float(np.sum((values - ours) ** 2))
-                signal[i] += float(np.sum(ours.astype(np.float64) ** 2))
+                if moved and ours.shape == values.shape and ours.size:
+                    values = _moved_back(values, ours)
+                found, right = matched(values, ours)
+                noise[i] += float(np.sum((found - right) ** 2))
+                signal[i] += float(np.sum(right**2))
     return [math.inf if n == math.inf else n / s if s > 0 else None for n, s in zip(noise.tolist(), signal.tolist())]
 
 
@@ -178,7 +177,8 @@ def compare_models(
     """Errors of the second model's outputs against the first's, and of each layer's where asked for.
 
     Raises:
-        ModelError: the two do not have the same number of outputs of the same shapes.
+        ModelError: the two do not have the same number of outputs of the same shapes. The numbers of detections may
+            differ, see :class:`~ncnnkit.comparison.noise.Noise`.
     """
     errors = accuracy.Errors()
     with Session(first) as one, Session(second) as other:
@@ -187,12 +187,12 @@ def compare_models(
         for done, sample in enumerate(samples, 1):
             reference = one.blobs(*sample, names=one.outputs)
             outputs = other.blobs(*sample, names=other.outputs)
+            errors.add(outputs, reference)
             for name, here, there in zip(one.outputs, reference, outputs):
-                if here.shape != there.shape:
+                if here.shape != there.shape and not (first.graph.varies or second.graph.varies):
                     raise ModelError(
                         f"output {name!r} has shape {here.shape} in one model and {there.shape} in the other"
                     )
-            errors.add(outputs, reference)
             progress(done, len(samples))
         found = errors.result(one.outputs)
     few = samples.subset(range(min(LAYER_IMAGES, len(samples))))

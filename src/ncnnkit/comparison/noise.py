@@ -15,10 +15,14 @@ Array = NDArray[Any]
 class Noise:
     """The noise in each output of a network and the signal of that output, over any number of samples.
 
+    A sample in which an output has another number of values than the reference, such as another number of detections,
+    is wrong as a whole: see :func:`matched`.
+
     Attributes:
         noise: for each output Σ (output - reference)², over all values of all samples; squared unit of the output.
         signal: for each output Σ reference².
         values: for each output the number of values.
+        other_shape: for each output the number of samples in which it has another number of values than the reference.
 
     Example:
         >>> noise = Noise()
@@ -31,22 +35,23 @@ class Noise:
         self.noise: list[float] = []
         self.signal: list[float] = []
         self.values: list[int] = []
+        self.other_shape: list[int] = []
 
     def add(self, outputs: Sequence[Array], reference: Sequence[Array]) -> None:
         """Add one sample: the network's outputs, and the exact ones in the same order.
 
         Raises:
-            ValueError: there are more of one than of the other, or two differ in their number of values.
+            ValueError: there are more of one than of the other.
         """
         for index, (output, exact) in enumerate(zip(outputs, reference, strict=True)):
-            if output.size != exact.size:
-                raise ValueError(f"output {index} has {output.size} values, the reference {exact.size}")
             if index == len(self.noise):
                 self.noise.append(0.0)
                 self.signal.append(0.0)
                 self.values.append(0)
-            exact = exact.astype(np.float64).reshape(-1)
-            self.noise[index] += float(np.sum((output.reshape(-1) - exact) ** 2))
+                self.other_shape.append(0)
+            self.other_shape[index] += output.size != exact.size
+            output, exact = matched(output, exact)
+            self.noise[index] += float(np.sum((output - exact) ** 2))
             self.signal[index] += float(np.sum(exact**2))
             self.values[index] += exact.size
 
@@ -69,6 +74,20 @@ class Noise:
         """Mean squared error over all values of all outputs; squared unit of the output. Infinite as `relative`."""
         mean = sum(self.noise) / max(sum(self.values), 1)
         return mean if math.isfinite(mean) else math.inf
+
+
+def matched(output: Array, reference: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """An output and the reference as vectors of the same length.
+
+    Where their numbers of values differ, the output counts as zeros, so that the whole signal is noise. Where the
+    reference is empty, it counts as zeros instead. An output that contains NaN or infinity counts as NaN.
+    """
+    ours, theirs = (np.asarray(values, np.float64).reshape(-1) for values in (output, reference))
+    if ours.size == theirs.size:
+        return ours, theirs
+    if not theirs.size:
+        return ours, np.zeros_like(ours)
+    return np.full_like(theirs, 0.0 if np.isfinite(ours).all() else math.nan), theirs
 
 
 def sqnr_db(relative: float) -> float | None:

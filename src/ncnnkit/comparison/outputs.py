@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError
 from ..onboard.rows import Rows, RowWriter
 
 Array = NDArray[Any]
@@ -22,7 +21,8 @@ class Outputs:
     """The outputs of a network for N samples, read from files when they are needed.
 
     Attributes:
-        rows: output name -> (N, …) float32 in a file, in the network's order.
+        rows: output name -> N arrays of float32 in a file, in the network's order. Their shapes may differ from sample
+            to sample, as those of detections do.
 
     Example:
         >>> outputs = Outputs.opened({"scores": "scores.npy"})  # doctest: +SKIP
@@ -34,12 +34,12 @@ class Outputs:
 
     @classmethod
     def opened(cls, files: Mapping[str, str | Path]) -> Outputs:
-        """Outputs from ``.npy`` files of the same number of rows. Raises ValueError as :class:`Rows` does."""
+        """Outputs from files of the same number of rows. Raises ValueError as :class:`Rows` does."""
         return cls({name: Rows(path) for name, path in files.items()})
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Output name -> its shape, without the axis of samples."""
+        """Output name -> its shape, without the axis of samples; -1 where it differs from sample to sample."""
         return {name: tuple(rows.shape[1:]) for name, rows in self.rows.items()}
 
     def __len__(self) -> int:
@@ -57,33 +57,32 @@ class Outputs:
         return Outputs(dict(list(self.rows.items())[:count]))
 
 
-def keep_outputs(names: Sequence[str], outputs: Iterable[Sequence[Array]], folder: Path, where: str = "") -> Outputs:
+def keep_outputs(names: Sequence[str], outputs: Iterable[Sequence[Array]], folder: Path) -> Outputs:
     """Write outputs to disk as they come.
 
     Args:
         names: of the outputs.
         outputs: for each sample an array for each name.
         folder: gets a file for each name.
-        where: the model, for the error.
-
-    Raises:
-        ModelError: an output changes its shape from sample to sample, as detections do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"output-{number}.npy" for number, name in enumerate(names)}
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(RowWriter(file)) for name, file in files.items()}
+        writers = [stack.enter_context(RowWriter(file)) for file in files.values()]
         for row in outputs:
-            for (name, writer), array in zip(writers.items(), row, strict=True):
-                try:
-                    writer.append(array)
-                except ValueError:
-                    hint = "cut the model before the layers that choose, such as detection outputs"
-                    what = f"output {name!r} changes its shape from sample to sample"
-                    raise ModelError(what, where=where, hint=hint) from None
+            for writer, array in zip(writers, row, strict=True):
+                writer.append(array)
     return Outputs.opened(files)
 
 
 def equal(ours: Outputs, theirs: Outputs) -> bool:
-    """Whether the outputs of two networks are bitwise equal, over the samples that both have."""
-    return all(all(map(np.array_equal, a, b)) for a, b in zip(ours, theirs))
+    """Whether the outputs of two networks are bitwise equal, over the samples that both have.
+
+    Outputs without any value, of detectors that detect nothing, are not: they tell nothing.
+    """
+    values = 0
+    for a, b in zip(ours, theirs):
+        if not all(map(np.array_equal, a, b)):
+            return False
+        values += sum(array.size for array in a)
+    return values > 0

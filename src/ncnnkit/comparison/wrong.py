@@ -76,9 +76,12 @@ class Variation:
         self._samples += 1
         for i, output in enumerate(outputs):
             values = output.astype(np.float64)
-            before = values - self._means[i]
-            self._means[i] += before / self._samples
-            self._deviations[i] += float(np.sum(before * (values - self._means[i])))  # Welford's sum
+            if values.shape == self._means[i].shape:
+                before = values - self._means[i]
+                self._means[i] += before / self._samples
+                self._deviations[i] += float(np.sum(before * (values - self._means[i])))  # Welford's sum
+            else:
+                self._deviations[i] = math.inf  # a shape that depends on the sample
             self._signals[i] += float(np.sum(values**2))
 
     @property

@@ -28,6 +28,10 @@ def refuse_wrong_outputs(
     Outputs are wrong where they contain NaN or infinity, or more noise than :func:`what_is_wrong` explains by the
     precision, by the conversion, and by the same precision on the CPU of the same device.
 
+    An output whose number of values depends on the sample, as detections do, is compared in that number: a score that
+    rounding moves over a threshold adds or removes a box, and no bound for the noise explains it. Such an output is
+    wrong where it has another number of values than the original on more than half of the samples.
+
     Args:
         variants: of a run.
         specs: what they were made from, in the same order.
@@ -54,8 +58,13 @@ def refuse_wrong_outputs(
 def _what_is_wrong(variant: Variant, result: VariantResult, others: Sequence[float]) -> str:
     if variant.status == "crashed" and result.outputs:
         return variant.reason  # it ran to its end: the outputs contain NaN or infinity
+    if variant.status != "ok" or variant.accuracy is None:
+        return ""
+    images = variant.accuracy.images
+    if any(output.other_shape > images / 2 for output in variant.accuracy.outputs):
+        return f"wrong outputs: {'; '.join(variant.accuracy.other_shapes())}"
     found = _sqnr(variant)
-    if variant.status != "ok" or found is None:
+    if found is None:
         return ""
     why = what_is_wrong(variant.precision, found, others)
     return why and f"wrong outputs: {why}"
@@ -64,7 +73,8 @@ def _what_is_wrong(variant: Variant, result: VariantResult, others: Sequence[flo
 def _sqnr(variant: Variant) -> float | None:
     if variant.accuracy is None:
         return None
-    return worst_sqnr_db([(output.mse, output.sqnr_db) for output in variant.accuracy.outputs])
+    same = [output for output in variant.accuracy.outputs if not output.other_shape]
+    return worst_sqnr_db([(output.mse, output.sqnr_db) for output in same])
 
 
 def _where(spec: VariantSpec, exact: Graph, few: Samples) -> str:

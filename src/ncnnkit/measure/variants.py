@@ -21,6 +21,7 @@ from ..comparison.outputs import Outputs, equal
 from ..device.session import noise, save_arrays
 from ..device.sites import Site, open_sites, run_jobs
 from ..errors import DeviceError, VerificationError
+from ..formatting import counted
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
 from ..onboard.protocol import JobVariant, MeasureJob, VariantResult
@@ -245,7 +246,7 @@ def variant_record(
     if result.outputs and reference is not None:
         # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
         outputs = Outputs.opened(result.outputs).first(len(reference.rows))
-        reason = _unfit(outputs, reference)
+        reason = _unfit(outputs, reference, varies=spec.model is not None and spec.model.graph.varies)
         if reason:
             status = "crashed"
         else:
@@ -277,14 +278,20 @@ def variant_record(
         peak_memory_mb=result.peak_memory_mb,
         accuracy=figures,
         layers=layers if spec.precision == "int8" and spec.model and spec.backend == "cpu" else [],
-        notes=notes(spec, result),
+        notes=[*notes(spec, result), *(figures.other_shapes() if figures else [])],
     )
 
 
-def _unfit(outputs: Outputs, reference: Outputs) -> str:
-    """Why outputs, which may be a board's, cannot be compared with the reference, a clause; "" where they can."""
+def _unfit(outputs: Outputs, reference: Outputs, varies: bool) -> str:
+    """Why outputs, which may be a board's, cannot be compared with the reference, a clause; "" where they can.
+
+    Args:
+        varies: whether the shapes may differ from sample to sample.
+    """
+    if len(outputs.rows) != len(reference.rows):
+        return f"it has {counted(len(outputs.rows), 'output')}, the original {len(reference.rows)}"
     sizes, wanted = ([math.prod(shape) for shape in each.shapes.values()] for each in (outputs, reference))
-    if sizes != wanted:
+    if sizes != wanted and not varies:
         return f"its outputs have {sizes} values, those of the original {wanted}"
     if not 0 < len(outputs) <= len(reference):
         return f"it has the outputs of {len(outputs)} samples, and {len(reference)} were given"

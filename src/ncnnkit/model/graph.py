@@ -200,6 +200,11 @@ class Graph:
         """Number of weight values."""
         return sum(math.prod(shape) for layer in self.layers for _, shape in layer.slots())
 
+    @property
+    def varies(self) -> bool:
+        """Whether the shape of some blob depends on the values that the network is fed, as that of detections does."""
+        return any(layer.op.varies for layer in self.layers)
+
     def uses(self) -> Uses:
         """Who makes and who reads each value, as the graph stands now."""
         return Uses(self)

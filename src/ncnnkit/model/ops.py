@@ -80,6 +80,7 @@ class Op:
         shape: the rule for its outputs' shapes (:mod:`ncnnkit.model.shapes`); by default nothing is known of them.
         computes: False for types that only hold, copy or mark blobs.
         copies: whether every output carries the value of the one input.
+        varies: whether the shape of its output depends on the values that it reads, as the number of detections does.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Op:
     shape: shapes.Rule = shapes.unknown
     computes: bool = True
     copies: bool = False
+    varies: bool = False
 
     @property
     def rounds_itself(self) -> bool:
@@ -422,7 +424,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("Power", "0 power=1.0 | 1 scale=1.0 | 2 shift=0.0", shape=shapes.same),
     _row("PReLU", "0 num_slope=0", _vector("slope", "num_slope"), shape=shapes.per_channel("num_slope")),
     _row("Proposal", """0 feat_stride=16 | 1 base_size=16 | 2 pre_nms_topN=6000 | 3 after_nms_topN=300
-         | 4 nms_thresh=0.7 | 5 min_size=16"""),
+         | 4 nms_thresh=0.7 | 5 min_size=16""", varies=True),
     _row("Reduction", """0 operation=0 | 1 reduce_all=1 | 2 coeff=1.0 | 3 axes=[] | 4 keepdims=0
          | 5 fixbug0=0""", shape=shapes.reduction),
     _row("ReLU", "0 slope=0.0", shape=shapes.same),
@@ -467,7 +469,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          | 14 step_mmdetection=0 | 15 center_mmdetection=0"""),
     _row("DetectionOutput", """0 num_class=0 | 1 nms_threshold=0.05 | 2 nms_top_k=300 | 3 keep_top_k=100
          | 4 confidence_threshold=0.5 | 5 variance0=0.1 | 6 variance1=0.1 | 7 variance2=0.2
-         | 8 variance3=0.2"""),
+         | 8 variance3=0.2""", varies=True),
     _row("Interp", """0 resize_type=0 | 1 height_scale=1.0 | 2 width_scale=1.0 | 3 output_height=0
          | 4 output_width=0 | 5 dynamic_target_size=0 | 6 align_corner=0 | 9 size_expr=text""", shape=shapes.interp),
     _row("DeconvolutionDepthWise", f"""{_HEAD} | {_K2} | {_OUT2} | {_ACT} | 7 group=1
@@ -478,12 +480,12 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("Clip", "0 min=-3.402823466e38 | 1 max=3.402823466e38", shape=shapes.same),
     _row("Reorg", "0 stride=1 | 1 mode=0", shape=shapes.reorg),
     _row("YoloDetectionOutput", """0 num_class=20 | 1 num_box=5 | 2 confidence_threshold=0.01
-         | 3 nms_threshold=0.45 | 4 biases=[.]"""),
+         | 3 nms_threshold=0.45 | 4 biases=[.]""", varies=True),
     _row("Quantize", "0 scale_data_size=1", _vector("scale", "scale_data_size"), shape=shapes.same),
     _row("Dequantize", "0 scale_data_size=1 | 1 bias_data_size=0",
          _vector("scale", "scale_data_size"), _vector("bias", "bias_data_size"), shape=shapes.same),
     _row("Yolov3DetectionOutput", """0 num_class=20 | 1 num_box=5 | 2 confidence_threshold=0.01
-         | 3 nms_threshold=0.45 | 4 biases=[.] | 5 mask=[.] | 6 anchors_scale=[.]"""),
+         | 3 nms_threshold=0.45 | 4 biases=[.] | 5 mask=[.] | 6 anchors_scale=[.]""", varies=True),
     _row("PSROIPooling", "0 pooled_width=7 | 1 pooled_height=7 | 2 spatial_scale=0.0625 | 3 output_dim=0"),
     _row("ROIAlign", """0 pooled_width=0 | 1 pooled_height=0 | 2 spatial_scale=1.0 | 3 sampling_ratio=0
          | 4 aligned=0 | 5 version=0"""),

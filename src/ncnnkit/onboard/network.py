@@ -43,6 +43,9 @@ SWITCHES = {
 }
 """What a variant's ``switches`` may turn on and off -> ncnn's option; applied after the variant's ``options``."""
 
+FOUND_NOTHING = {"DetectionOutput": 6, "YoloDetectionOutput": 6, "Yolov3DetectionOutput": 6}
+"""Types of layers that leave their output empty where they detect nothing -> the values of one detection."""
+
 PROFILE_SECONDS = 60.0  # after which a profile is content with the repeats it has
 EVICT_MB = 8  # read between two runs of a single layer; see Network.time_nets
 
@@ -60,6 +63,7 @@ class Network:
         self.rows: List[List[float]] = []
         self.rss_before_mb = 0.0
         self.pool: Any = None
+        self.may_be_empty: Dict[str, int] = {}
 
     def machine(self, _: Message, __: Arrays) -> Tuple[MachineAnswer, Arrays]:
         """What ncnn and Linux tell of this machine."""
@@ -97,6 +101,7 @@ class Network:
         self.net = net
         self.inputs, self.outputs = list(net.input_names()), list(net.output_names())
         self.whole = whole_inputs(net)
+        self.may_be_empty = empty_blobs(net)
         without_vulkan = sorted({la.type for la in net.layers() if not la.support_vulkan and la.type != "Input"})
         return Loaded(
             load_ms=elapsed,
@@ -224,7 +229,7 @@ class Network:
             wholes.append(time.perf_counter() - start)
             start = time.perf_counter()
             with self._raw_extractor(self.net, dict(zip(self.inputs, self.last))) as extractor:
-                taken = [[timed(extractor, blob) for blob in tap] for tap in request["taps"]]
+                taken = [[timed(extractor, blob, blob in self.may_be_empty) for blob in tap] for tap in request["taps"]]
             layers = [tap[0][0] - sum(again for again, _ in tap[1:]) for tap in taken]
             rows.append([time.perf_counter() - start, *layers])
             bits = [tap[0][1] for tap in taken]
@@ -241,6 +246,7 @@ class Network:
         """
         rng = np.random.default_rng(0)
         nets = [(open_net(dict(request, **net)), _random_inputs(net["inputs"], rng), net) for net in request["nets"]]
+        may_be_empty = [empty_blobs(net) for net, _, _ in nets]
         samples: List[List[float]] = [[] for _ in nets]
         bits: List[Tuple[List[int], List[int]]] = [([], [])] * len(nets)
         # Between two runs of a layer lie others, whose weights take its own out of the inner cache.
@@ -252,7 +258,7 @@ class Network:
                     others.sum()
                     with self._raw_extractor(net, mats) as extractor:
                         ready = [timed(extractor, blob)[1] for blob in row["ready"]]
-                        made = [timed(extractor, blob) for blob in row["outputs"]]
+                        made = [timed(extractor, blob, blob in may_be_empty[index]) for blob in row["outputs"]]
                     samples[index].append(sum(elapsed for elapsed, _ in made) * 1000)
                     bits[index] = (ready, [held for _, held in made])
                     if time.perf_counter() >= end:
@@ -305,9 +311,12 @@ class Network:
                 status = extractor.extract(name, mat)
                 if status != 0:
                     raise RuntimeError("could not compute blob %s (status %d)" % (name, status))
-                if mat.empty():
+                if not mat.empty():
+                    use(name, np.asarray(mat))
+                elif name in self.may_be_empty:
+                    use(name, np.zeros((0, self.may_be_empty[name]), np.float32))
+                else:
                     raise RuntimeError("blob %s came out empty: the input's shape does not fit the network" % name)
-                use(name, np.asarray(mat))
 
 
 def open_net(request: Message, device: Optional[VulkanDevice] = None) -> Any:
@@ -350,7 +359,20 @@ def whole_inputs(net: Any) -> Set[str]:
     return found
 
 
-def timed(extractor: Any, blob: str) -> Tuple[float, int]:
+def empty_blobs(net: Any) -> Dict[str, int]:
+    """The blobs that are empty where nothing was detected -> the values of one detection."""
+    layers, blobs = net.layers(), net.blobs()
+    found: Dict[str, int] = {}
+    for layer in layers:
+        row = FOUND_NOTHING.get(layer.type, 0)
+        if layer.type == "Split":  # hands on what it gets
+            row = found.get(blobs[layer.bottoms[0]].name, 0)
+        if row:
+            found.update((blobs[top].name, row) for top in layer.tops)
+    return found
+
+
+def timed(extractor: Any, blob: str, may_be_empty: bool = False) -> Tuple[float, int]:
     """Compute a blob and leave it as the next layer gets it; answers with the seconds and the bits of a value.
 
     The blob is let go of before the next: a layer that works in place copies one that somebody else holds.
@@ -361,9 +383,9 @@ def timed(extractor: Any, blob: str) -> Tuple[float, int]:
     start = time.perf_counter()
     status = extractor.extract(blob, mat, 1)  # 1: no conversion to plain fp32
     elapsed = time.perf_counter() - start
-    if status != 0 or mat.empty():
+    if status != 0 or (mat.empty() and not may_be_empty):
         raise RuntimeError("could not compute blob %s (status %d)" % (blob, status))
-    return elapsed, mat.elembits()
+    return elapsed, 32 if mat.empty() else mat.elembits()
 
 
 def _random_inputs(inputs: Sequence[Tuple[str, Sequence[int]]], rng: Any) -> Dict[str, Any]:

@@ -72,7 +72,8 @@ class VariantResult:
         first_ms: the first inference after the cold load, ms.
         samples: latencies, ms; empty: it was not timed.
         peak_memory_mb: of its process, above what that held before, MB of 10⁶ bytes; None where it crashed.
-        outputs: name of an output: a .npy file (N, …) of float32; empty: it was not evaluated.
+        outputs: name of an output: its rows, a file of :class:`ncnnkit.onboard.rows.RowWriter`; empty: it was not
+            evaluated.
         conditions: while it was timed.
         sustained: a long run without a rest.
     """

@@ -1,4 +1,8 @@
-"""Arrays (N, …) on disk that are written and read one row at a time: ``.npy`` files of float32.
+"""Arrays on disk that are written and read one row at a time: ``.npy`` files of float32.
+
+Rows of one shape are an array (N, …). Rows whose shapes differ, as those of detections do, are an array of all their
+values, row after row, and behind it in the same file a second array, int64 (N, axes): the shape of each row, filled up
+with -1 where it has fewer axes than another.
 
 Rows are read and written, not mapped: the pages of a mapped file count as memory of the process that touched them, and
 a board without swap has none to spare.
@@ -8,26 +12,27 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 from pathlib import Path
-from typing import Any, Iterator, Optional, Tuple, Union
+from typing import Any, BinaryIO, Iterator, List, Tuple, Union
 
 import numpy as np
 
 Row = Any  # NDArray[np.float32]: numpy.typing is missing in numpy 1.19
 HEADER = 192  # bytes: the length of a header whose number of rows is not known yet
+NONE = -1  # in the table of shapes: the row has no such axis
+DIFFERS = -1  # in a shape of all rows: the rows differ in this side
+LARGEST_EMPTY = 1 << 20  # the product of the sides of an empty row that are not zero
 
 
 class RowWriter:
-    """Writes a ``.npy`` file of shape (N, …) row by row; the first row settles the shape of all.
+    """Writes a ``.npy`` file row by row: of shape (N, …), or of rows whose shapes differ.
 
     Use it in a ``with`` block. The file is valid when the block ends.
 
     Args:
         path: the file to write.
-
-    Raises:
-        ValueError: from :meth:`append`, where a row has another shape than the first.
 
     Example:
         >>> with RowWriter("x.npy") as rows:
@@ -39,8 +44,7 @@ class RowWriter:
 
     def __init__(self, path: Union[str, Path]) -> None:
         self.path = str(path)
-        self.count = 0
-        self.shape: Optional[Tuple[int, ...]] = None
+        self._shapes: List[Tuple[int, ...]] = []
         self._file = open(self.path, "wb")  # noqa: SIM115 -- closed by close()
         self._file.write(b"\0" * HEADER)
 
@@ -52,19 +56,22 @@ class RowWriter:
 
     def append(self, row: Row) -> None:
         """Write one row, converted to float32."""
-        row = np.ascontiguousarray(row, np.float32).reshape(np.shape(row))  # of a scalar, the former makes a vector
-        if self.shape is None:
-            self.shape = row.shape
-        if row.shape != self.shape:
-            raise ValueError("a row has shape %s, but the first has %s" % (row.shape, self.shape))
-        self._file.write(row.tobytes())
-        self.count += 1
+        shape = np.shape(row)
+        self._file.write(np.ascontiguousarray(row, np.float32).tobytes())
+        same = bool(self._shapes) and self._shapes[-1] == shape
+        self._shapes.append(self._shapes[-1] if same else shape)  # equal ones are one object
 
     def close(self) -> None:
         """Write the header and close the file. Safe to call twice."""
         if self._file.closed:
             return
-        shape = (self.count, *(self.shape or ()))
+        shapes = self._shapes
+        if len(set(shapes)) > 1:
+            shape: Tuple[int, ...] = (sum(map(math.prod, shapes)),)
+            axes = max(map(len, shapes))
+            np.save(self._file, np.array([[*row, *[NONE] * (axes - len(row))] for row in shapes], np.int64))
+        else:
+            shape = (len(shapes), *(shapes[0] if shapes else ()))
         text = "{'descr': '<f4', 'fortran_order': False, 'shape': %r, }" % (shape,)
         room = HEADER - 10
         self._file.seek(0)
@@ -77,11 +84,11 @@ class Rows:
     """The rows of a ``.npy`` file of numbers. Each is read when it is needed.
 
     Args:
-        path: a file of shape (N, …) in C order, as :class:`RowWriter` and :func:`numpy.save` write it.
+        path: a file that :class:`RowWriter` wrote, or one of shape (N, …) in C order that :func:`numpy.save` wrote.
 
     Attributes:
         path: that file.
-        shape: (N, …).
+        shape: (N, …). A side in which the rows differ is -1; it is (N, -1) where they differ in their number of axes.
         dtype: of the file; rows have it.
         bytes: of the file.
 
@@ -91,15 +98,20 @@ class Rows:
 
     def __init__(self, path: Union[str, Path]) -> None:
         self.path = str(path)
+        self._table = None
         with open(self.path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self.shape, fortran, self.dtype = read(file)
+            self.shape, self.dtype = self._header(file)
             self._start = file.tell()
-        if fortran or not self.shape or self.dtype.hasobject:
-            raise ValueError("%s is not an array of rows" % self.path)
-        self._values = math.prod(self.shape[1:])
-        self.bytes = self._start + len(self) * self._values * self.dtype.itemsize
+            values = math.prod(self.shape)
+            self.bytes = self._start + values * self.dtype.itemsize
+            if len(self.shape) == 1 and os.fstat(file.fileno()).st_size > self.bytes:
+                file.seek(self.bytes)
+                self._table = self._shapes(file, values)
+        if self._table is not None:
+            low, high = self._table.min(axis=0), self._table.max(axis=0)
+            sides = np.where(low == high, high, DIFFERS).tolist() if NONE not in low else [DIFFERS]
+            self.shape = (len(self._table), *sides)
+            self._ends = np.cumsum(np.where(self._table == NONE, 1, self._table).prod(axis=1))
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -115,12 +127,44 @@ class Rows:
             for index in range(len(self)):
                 yield self._read(file, index)
 
+    def _header(self, file: BinaryIO) -> Tuple[Tuple[int, ...], Any]:
+        """The shape and the type of the array that begins here."""
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        if fortran or not shape or dtype.hasobject:
+            raise ValueError("%s is not an array of rows" % self.path)
+        return shape, dtype
+
+    def _shapes(self, file: BinaryIO, values: int) -> Any:
+        """The shapes of the rows, int64 (N, axes), of which a board may have written anything."""
+        shape, dtype = self._header(file)
+        size = math.prod(shape) * dtype.itemsize
+        data = file.read(size) if size <= os.fstat(file.fileno()).st_size else b""
+        self.bytes = file.tell()
+        if len(shape) == 2 and shape[0] and dtype == np.int64 and len(data) == size:
+            table = np.frombuffer(data, np.int64).reshape(shape)
+            rows = [[side for side in row if side != NONE] for row in table.tolist()]
+            whole = all(row == kept + [NONE] * (shape[1] - len(kept)) for row, kept in zip(table.tolist(), rows))
+            # Of an empty row, the other sides are bounded too: no array can have any.
+            bounded = all(math.prod(side or 1 for side in row) <= max(values, LARGEST_EMPTY) for row in rows)
+            if whole and bounded and table.min(initial=0) >= NONE and sum(map(math.prod, rows)) == values:
+                return table
+        raise ValueError("%s does not say the shapes of its rows" % self.path)
+
+    def _place(self, index: int) -> Tuple[int, Tuple[int, ...]]:
+        """Where a row begins, counted in values, and its shape."""
+        if self._table is None:
+            return index * math.prod(self.shape[1:]), self.shape[1:]
+        shape = tuple(side for side in self._table[index].tolist() if side != NONE)
+        return int(self._ends[index]) - math.prod(shape), shape
+
     def _read(self, file: io.FileIO, index: int) -> Row:
-        size = self._values * self.dtype.itemsize
-        file.seek(self._start + index * size)
-        row = np.empty(self.shape[1:], self.dtype)
+        first, shape = self._place(index)
+        row = np.empty(shape, self.dtype)
+        file.seek(self._start + first * self.dtype.itemsize)
         view, done = row.reshape(-1).view(np.uint8).data, 0
-        while done < size:  # a read may give less than was asked for
+        while done < row.nbytes:  # a read may give less than was asked for
             got = file.readinto(view[done:])
             if not got:
                 raise ValueError("%s ends within row %d" % (self.path, index))

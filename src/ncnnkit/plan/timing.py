@@ -65,12 +65,16 @@ class DeviceTiming:
 
 
 def blob_shapes(graph: Graph, samples: Sequence[Array] = ()) -> dict[str, Shape]:
-    """Shape of every blob for one sample, without a batch axis; noise of the network's input shapes by default."""
+    """Shape of every blob for one sample, without a batch axis; noise of the network's input shapes by default.
+
+    A blob that is empty because nothing was detected has the shape of one detection.
+    """
     rng = np.random.default_rng(0)
     samples = samples or [rng.standard_normal(shape).astype(np.float32) for shape in graph.input_shapes()]
     blobs = [blob for layer in graph.layers if layer.type != "Noop" for blob in layer.outputs]
     with Session(graph, precision="fp32", keep_blobs=True) as session:
-        return {blob: array.shape for blob, array in zip(blobs, session.blobs(*samples, names=blobs))}
+        found = session.blobs(*samples, names=blobs)
+    return {blob: tuple(side or 1 for side in array.shape) for blob, array in zip(blobs, found)}
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,12 @@ def fit_layers(
     """
     fitted = rounded.copy()
     kept: list[Kept] = []
+    pairs = list(zip(exact.layers, fitted.layers, strict=True))
+    while pairs and not pairs[-1][1].params.get("int8_scale_term"):  # what follows the last int8 layer is not read
+        del pairs[-1]
     with Stepper(exact, samples, threads) as stepper:
-        for index, (original, layer) in enumerate(zip(exact.layers, fitted.layers, strict=True)):
-            progress(index, len(exact.layers))
+        for index, (original, layer) in enumerate(pairs):
+            progress(index, len(pairs))
             if original.type == "Input" or original.op.copies:
                 continue
             if not layer.params.get("int8_scale_term"):

@@ -51,9 +51,12 @@ def by_output_error(
     """
     uses, errors = exact.uses(), dict[str, NDArray[np.float64]]()
     weights = rounded_weights(whole, table)
+    layers = list(exact.layers)
+    while layers and layers[-1].name not in table.inputs:  # what follows the last int8 layer is not read
+        del layers[-1]
     with Stepper(exact, samples, threads) as stepper:
-        for index, layer in enumerate(exact.layers):
-            progress(index, len(exact.layers))
+        for index, layer in enumerate(layers):
+            progress(index, len(layers))
             if layer.type == "Input" or layer.op.copies:
                 continue
             if layer.name not in table.inputs:

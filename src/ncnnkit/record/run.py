@@ -333,6 +333,9 @@ class OutputError:
         sqnr_db: as in ``accuracy``, of this output, dB.
         cosine: as in ``accuracy``, of this output.
         max_error: as in ``accuracy``, of this output.
+        other_shape: number of images on which the output has another number of values than the reference, as detectors
+            have that choose among boxes. The output then counts as zeros in all figures: its whole signal is error. If
+            the reference is empty, the whole output is error.
     """
 
     name: str
@@ -340,6 +343,7 @@ class OutputError:
     sqnr_db: float | None
     cosine: float | None
     max_error: float
+    other_shape: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +379,14 @@ class Accuracy:
     top5: float | None
     images: int
     outputs: list[OutputError]
+
+    def other_shapes(self) -> list[str]:
+        """What to say of outputs that have another shape than the reference on some samples, a clause for each."""
+        return [
+            f"output {each.name!r} has another shape than the reference on {each.other_shape} of {self.images} samples"
+            for each in self.outputs
+            if each.other_shape
+        ]
 
     def figures(self) -> dict[str, float | None]:
         """Each figure by its name in :data:`ncnnkit.plan.requirement.FIGURES`; None where it is not known.

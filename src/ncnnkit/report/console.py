@@ -248,6 +248,7 @@ def comparison_table(found: Comparison) -> RenderableType:
     agreement = accuracy.top1_agreement
     says = "" if agreement is None else f"; the best class agrees in {percent(agreement)} %"
     parts: list[RenderableType] = [outputs, f"over {accuracy.images} images{says}"]
+    parts += [Text(said) for said in accuracy.other_shapes()]
     if not found.layers:
         return Group(*parts)
     layers = Table(box=None, pad_edge=False, header_style="bold")

@@ -82,6 +82,7 @@ def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
         raise ImageError(f"a {type(batches).__name__} contains no samples", hint=HINT) from None
     folder = Scratch()
     files = [Path(folder.name) / f"input-{number}.npy" for number in range(len(specs))]
+    firsts: dict[str, tuple[int, ...]] = {}  # file -> the shape of its first row
     with ExitStack() as stack:
         writers = [stack.enter_context(RowWriter(file)) for file in files]
         for number, batch in enumerate(found):
@@ -89,10 +90,10 @@ def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
             columns = _columns(batch, specs, where)
             for writer, column in zip(writers, columns, strict=True):
                 for row in column:
-                    try:
-                        writer.append(row)
-                    except ValueError as error:
-                        raise ImageError(str(error), where=where) from None
+                    first = firsts.setdefault(writer.path, row.shape)
+                    if row.shape != first:
+                        raise ImageError(f"a row has shape {row.shape}, but the first has {first}", where=where)
+                    writer.append(row)
     return _Spooled(tuple(Rows(file) for file in files), None, folder)
 
 

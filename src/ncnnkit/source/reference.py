@@ -69,7 +69,7 @@ def reference_outputs(
             yield row
             progress(done, len(samples))
 
-    return keep_outputs(names, checked(), folder, source.reference)
+    return keep_outputs(names, checked(), folder)
 
 
 def ncnn_outputs(graph: Graph, samples: Samples, threads: int | None) -> Iterator[tuple[Array, ...]]:

@@ -335,10 +335,13 @@ def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
         if extractor.input(facts["input"]["name"], mat) != 0:
             raise Failure("the model has no input %s: is it another one?" % facts["input"]["name"])
         outputs = []
-        for name in (row["blob"] for row in facts["outputs"]):
-            status, output = extractor.extract(name)
+        for row in facts["outputs"]:
+            status, output = extractor.extract(row["blob"])
+            if status == 0 and output.empty() and row["row"]:  # nothing was detected
+                outputs.append(np.zeros((0, row["row"]), np.float32))
+                continue
             if status != 0 or output.empty():
-                raise Failure("ncnn could not compute blob %s (status %d)" % (name, status))
+                raise Failure("ncnn could not compute blob %s (status %d)" % (row["blob"], status))
             outputs.append(np.array(output))
         return outputs
 

@@ -50,6 +50,7 @@ struct StorageIds {
 struct Output {
     const char* blob;
     const char* file; // what distinguishes its file from those of other outputs
+    int row; // values in a row of an output that has no rows where nothing was detected; 0: it always has values
 };
 
 struct Model {

@@ -283,10 +283,12 @@ const std::vector<ncnn::Mat>& Inference::run(const ncnn::Mat& input)
     }
     outputs_.clear();
     extractor.input(kModel.input, input);
-    for (const auto& [name, _] : kModel.outputs) {
+    for (const auto& [name, _, row] : kModel.outputs) {
         ncnn::Mat output;
         const int status = extractor.extract(name, output);
-        if (status != 0 || output.empty())
+        if (status == 0 && output.empty() && row > 0)
+            output = no_rows(row);
+        else if (status != 0 || output.empty())
             throw Failure(std::string("ncnn could not compute blob ") + name + " (status " + std::to_string(status) + ")");
         outputs_.push_back(output);
     }

@@ -19,6 +19,9 @@ void write_tensor(const std::string& path, const ncnn::Mat& mat);
 std::vector<float> values_of(const ncnn::Mat& mat);
 std::vector<int> shape_of(const ncnn::Mat& mat);
 
+// A detector's output where nothing was detected: no rows of so many values.
+ncnn::Mat no_rows(int row);
+
 // The mean squared difference from the array in a .npy or text file of as many values. Throws Failure.
 double mean_squared_error(const ncnn::Mat& mat, const std::string& path);
 
