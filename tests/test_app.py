@@ -111,7 +111,7 @@ def test_the_program_knows_the_model(run_folder: Path, tmp_path: Path) -> None:
     make_app(run_folder, tmp_path / "app", variant="int8-cpu")
     header = (tmp_path / "app/src/model.h").read_text()
     for text in (
-        '"in0"', "{3, 16, 16}", '{{"out0", "out0"}}', "20, // shorter side", "16, 16, // crop",
+        '"in0"', "{3, 16, 16}", '{{"out0", "out0", 0}}', "20, // shorter side", "16, 16, // crop",
         "Filter::bicubic", "Color::bgr", "255.0f", "{0.485f, 0.456f, 0.406f}", "{1.0f, 1.0f, 1.0f}",
     ):  # fmt: skip
         assert text in header, text

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ncnn_library import build
+from ncnn_library import run as run_program
 from networks import network
 from numpy.typing import NDArray
 
@@ -99,6 +101,22 @@ def test_the_app_in_python_detects_the_same_and_nothing(made: tuple[Path, Any], 
         done = subprocess.run(words, cwd=tmp_path / "app", capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["top"] == []
+        assert np.load(tmp_path / "y.npy").shape == (expected[number], 6)
+
+
+@pytest.mark.app
+@pytest.mark.slow  # compiles a program, with sanitizers
+@pytest.mark.timeout(300)
+def test_the_app_in_cpp_detects_the_same_and_nothing(made: tuple[Path, Any], tmp_path: Path) -> None:
+    make_app(made[0], tmp_path / "app", variant="fp32-cpu")
+    flags = "-O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
+    build(tmp_path / "app", tmp_path / "build", "-DCMAKE_BUILD_TYPE=", f"-DCMAKE_CXX_FLAGS={flags}")
+    expected = counts(detector())
+    for number in (0, 23):
+        np.save(tmp_path / "x.npy", inputs()[number])
+        model = [tmp_path / f"app/models/net-fp32.{end}" for end in ("param", "bin")]
+        said = run_program(tmp_path / "build/infer", *model, tmp_path / "x.npy", tmp_path / "y.npy", "--loop=2")
+        assert said.splitlines()[-1] == f"out0: {expected[number]}x6"
         assert np.load(tmp_path / "y.npy").shape == (expected[number], 6)
 
 

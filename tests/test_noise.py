@@ -44,9 +44,7 @@ def test_what_has_no_signal_or_is_not_finite_is_infinitely_wrong() -> None:
     assert (exact.relative, lost.relative, broken.relative, broken.mse) == (0.0, math.inf, math.inf, math.inf)
 
 
-def test_outputs_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 values, the reference 2"):
-        Noise().add([np.ones(3)], [np.ones(2)])
+def test_other_numbers_of_outputs_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         Noise().add([np.ones(3)], [])
 

@@ -235,7 +235,8 @@ void write_tensor(const std::string& path, const ncnn::Mat& mat)
         const char start[] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, char(header.size() & 255), char(header.size() >> 8)};
         std::fwrite(start, 1, sizeof start, file.get());
         std::fwrite(header.data(), 1, header.size(), file.get());
-        std::fwrite(values.data(), sizeof(float), values.size(), file.get());
+        if (!values.empty())
+            std::fwrite(values.data(), sizeof(float), values.size(), file.get());
     } else {
         for (float value : values)
             std::fprintf(file.get(), "%.9g\n", static_cast<double>(value));
