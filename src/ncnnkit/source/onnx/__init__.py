@@ -5,6 +5,7 @@ module         what is in it
 =============  ==========================================================================
 reading        the file as a model of fixed shapes in float32, with all constants known
 control        the branch that is taken, and the steps of a loop, in its place
+einsums        an Einsum that is a product of matrices, as MatMul
 lowering       views, layers, Splits: what the operators' functions are written with
 elementwise    activations, arithmetic with broadcasting, comparisons
 windows        convolution, pooling, padding, resizing
@@ -16,6 +17,7 @@ recurrent      RNN, GRU, LSTM
 attention      scaled dot products, rotary embeddings
 sequences      lists of tensors, and the control flow that is left
 contrib        what ONNX Runtime's optimiser writes: the domain com.microsoft
+groups         groups of nodes that compute one value from one other, as functions
 patterns       groups of nodes that are one layer of ncnn
 cutting        where a network ends that ncnn cannot compute to its end, and where it begins
 hints          what to do about an operator that ncnn has no layer for

@@ -23,6 +23,7 @@ from onnx_ir.passes import common
 from ...errors import ConvertError
 from ..model import say
 from .control import resolve
+from .einsums import write_out
 
 Array = NDArray[Any]
 
@@ -83,6 +84,7 @@ def load(path: Path) -> ir.Model:
     except Exception as error:  # onnx-ir and protobuf raise kinds of their own
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
+    write_out(model.graph)
     common.NameFixPass()(model)  # files written by hand leave names out
     return model
 
