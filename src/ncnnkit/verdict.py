@@ -72,7 +72,10 @@ def warn(
         said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force continued")
     elif check.sqnr_db is not None and check.sqnr_db < EXACT_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
-    if quantisation is not None and quantisation.used + quantisation.held_back < 20:
+    said += check.own.said if check.own else []
+    if quantisation is not None:
+        said += [loss.said for loss in quantisation.lost]
+    if quantisation is not None and quantisation.used and quantisation.used + quantisation.held_back < 20:
         calibrated = counted(quantisation.used + quantisation.held_back, "sample")
         said.append(f"int8 was calibrated with {calibrated}; 50 to 200 are usual")
     if len(evaluation) < 20:

@@ -74,32 +74,50 @@ class Lowering:
     Args:
         graph: in fp32; not changed.
         pads: whether the target's int8 kernels pad with other values than 0; if not, what is padded is left alone.
+        wanted: blob that an int8 layer reads -> the constant that it should be lowered by. By default one-sided blobs
+            are lowered, by positive constants.
 
     Attributes:
-        groups: those that can be lowered and are worth it: what int8 layers read of them is one-sided. In graph order.
+        groups: those that can be lowered and are worth it: what int8 layers read of them is one-sided, or wanted. In
+            graph order.
     """
 
-    def __init__(self, graph: Graph, *, pads: bool = True) -> None:
+    def __init__(self, graph: Graph, *, pads: bool = True, wanted: Mapping[str, float] | None = None) -> None:
         self._graph = graph
+        self._wanted = wanted
         self._of: dict[str, Group] = {}
         self._summands: dict[str, tuple[str, str]] = {}
         """Linear layer that feeds a sum -> (the sum's blob, the other summand's). Its bias takes up any difference
         between what those two are lowered by, so that a sum does not tie them together."""
         self._walk()
-        read = {layer.inputs[0] for layer in quantizable(graph)}
+        self._read = {layer.inputs[0] for layer in quantizable(graph)}
         every = list(dict.fromkeys(self._of.values()))
-        found = [g for g in every if not g.fixed and read & g.blobs and read & g.blobs <= g.one_sided]
+        found = [g for g in every if not g.fixed and self._read & g.blobs and self.asked(g)]
         self._turned: set[Group] = set()
         barred: set[Group] = set()
         for like in self._turning_together(every):
             padded = {group for group in found if group in like and group.padded}
-            if not padded:
-                continue
-            if not pads or any(group.fixed or group.pooled for group in like):
+            raised = {group for group in padded if self.asked(group) < 0}  # their zeros are positive as they are
+            if not pads:
                 barred |= padded
+            elif raised == padded:
+                continue
+            elif any(group.fixed or group.pooled for group in like):
+                barred |= padded - raised
             else:
                 self._turned |= like
+                barred |= raised
         self.groups = [group for group in found if group not in barred]
+
+    def asked(self, group: Group) -> float:
+        """What a group should be lowered by: that which most of its blobs want; 0 for one that is not worth it.
+
+        Without ``wanted`` it is only known to be positive.
+        """
+        if self._wanted is None:
+            return float(self._read & group.blobs <= group.one_sided)
+        offsets = [self._wanted[blob] for blob in sorted(group.blobs & self._wanted.keys())]
+        return max(offsets, key=offsets.count, default=0.0)
 
     def sign(self, blob: str) -> int:
         """-1 for a blob that is turned round, else 1."""

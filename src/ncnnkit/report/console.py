@@ -47,10 +47,11 @@ def converted(check: ConversionCheck, origin: str) -> list[str]:
         origin: what the outputs were compared with, in words.
     """
     sqnr = decibel(check.sqnr_db) + ("" if check.sqnr_db is None else " dB")
-    compared = f"{sqnr}, cosine {cosine(check.cosine)}, against {origin}"
+    compared = f"{sqnr}, cosine {cosine(check.cosine)}, against {origin}{' in floating point' if check.own else ''}"
     seen = compared if check.verified else "not verified, because there is no original that can be run"
     taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
-    return [taken, *(f"  {_attempted(attempt)}" for attempt in others)]
+    own = check.own.said if check.own else []
+    return [taken, *(f"  {_attempted(attempt)}" for attempt in others), *own]
 
 
 def _attempted(attempt: Attempt) -> str:

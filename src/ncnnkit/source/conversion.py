@@ -6,11 +6,14 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from ..artifact import Artifact
+from ..comparison.accuracy import Errors
 from ..errors import ConvertError, ModelError, NcnnkitError, StorageError, VerificationError
 from ..model.graph import Graph, Layer, Names
 from ..model.whole import guard_whole_inputs
@@ -20,7 +23,7 @@ from ..progress import StepProgress, silent_steps
 from ..recipe import AUTO
 from ..record.environment import installed
 from ..record.folder import LOG
-from ..record.run import Accuracy, Attempt, ConversionCheck
+from ..record.run import Accuracy, Attempt, ConversionCheck, OwnQuantisation, losses
 from ..samples.items import InputSpec
 from ..samples.stream import ArraySamples, Samples
 from . import ModelSource, open_model
@@ -98,11 +101,13 @@ class Conversion:
         taken: the route whose network goes on.
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
+        own: what is known of the quantisation of the original; None for one in floating point.
     """
 
     taken: RouteResult
     results: Sequence[RouteResult]
     logged: bool
+    own: OwnQuantisation | None = None
 
     @property
     def graph(self) -> Graph:
@@ -123,6 +128,7 @@ class Conversion:
             attempts=[result.record(self.taken) for result in self.results],
             pnnx_version=installed("pnnx") if self.logged else None,
             log=LOG if self.logged else None,
+            own=self.own,
         )
 
 
@@ -250,7 +256,30 @@ def convert_source(
     taken = _choose(results, force)
     if taken is None:
         raise _no_route(source, results, few)
-    return Conversion(taken, results, (folder / LOG).is_file())
+    assert taken.graph is not None
+    own = _own_quantisation(source, taken.graph, few, expected) if source.quantised else None
+    return Conversion(taken, results, (folder / LOG).is_file(), own)
+
+
+NO_SCALES = "this route does not keep the scales"
+
+
+def _own_quantisation(
+    source: ModelSource, graph: Graph, samples: Samples, expected: Sequence[Sequence[NDArray[Any]]] | None
+) -> OwnQuantisation:
+    """What the network keeps of the original's quantisation, and how much noise that quantisation makes."""
+    assert source.quantised is not None
+    lost = dict(source.quantised.lost)
+    if not graph.scales and source.quantised.layers:
+        lost[NO_SCALES] = source.quantised.layers
+    noise = None
+    if source.quantised.run is not None and expected is not None:
+        errors = Errors()
+        quantised = replace(source, run=source.quantised.run).reference_outputs(samples)
+        for ours, theirs in zip(expected, quantised, strict=True):
+            errors.add(ours, theirs)
+        noise = errors.result(list(source.outputs)).sqnr_db
+    return OwnQuantisation(kept=len(graph.scales), lost=losses(lost), sqnr_db=noise)
 
 
 def _check_dimensions(source: ModelSource) -> None:

@@ -31,6 +31,21 @@ Original = Callable[[list[Array]], list[Any]]
 
 
 @dataclass(frozen=True)
+class QuantisedOriginal:
+    """The original as it is, where it is quantised and ``ModelSource`` is the same in floating point.
+
+    Attributes:
+        run: one sample through it; None where that is not comparable.
+        layers: names of the operators that keep their scales.
+        lost: reason -> names of the operators whose quantisation ncnn's int8 cannot keep.
+    """
+
+    run: Original | None
+    layers: Sequence[str]
+    lost: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
 class ModelSource:
     """An original model, ready to be converted and to be run for its reference outputs.
 
@@ -50,7 +65,8 @@ class ModelSource:
         module: the ``torch.nn.Module``, where torch has loaded or made one.
         changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
         tail: the operators of the user's file that come after its outputs, where it was cut.
-        scratch: the temporary folder that ``path`` is in, where it was cut. It goes with this object.
+        quantised: the user's file where it is quantised; ``path`` and ``run`` are then the same in floating point.
+        scratch: the temporary folder that ``path`` is in, where it was changed. It goes with this object.
     """
 
     reference: str
@@ -68,6 +84,7 @@ class ModelSource:
     module: Any = field(default=None, repr=False, compare=False)
     changes: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
+    quantised: QuantisedOriginal | None = field(default=None, repr=False, compare=False)
     scratch: Scratch | None = field(default=None, repr=False, compare=False)
 
     @property

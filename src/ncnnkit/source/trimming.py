@@ -1,5 +1,7 @@
 """An ONNX original, trimmed: it begins with what ncnnkit feeds, and ends where ncnn can compute no further.
 
+A quantised original becomes one in floating point, which keeps its scales.
+
 The trimmed model is an original of its own. ONNX Runtime computes the reference outputs with it, and every route
 converts it, so that both sides of a comparison end at the same tensors.
 """
@@ -7,18 +9,23 @@ converts it, so that both sides of a comparison end at the same tensors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConvertError, ModelError
 from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec, takes_image, times
 from ..samples.preprocess import Preprocess
 from .files import onnx_run, onnx_session
-from .model import ModelSource
+from .model import ModelSource, QuantisedOriginal
+
+if TYPE_CHECKING:
+    from .onnx.quantized import QuantisedModel
 
 _MOST_NAMED = 6  # operators of a tail in one sentence
+DEQUANTISED = "the model is quantised; the fp32 network has the weights of its codes, and does not round activations"
 PIXELS = "the model takes pixels as they are (uint8)"
 
 
@@ -46,7 +53,7 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
 
     from .onnx.cutting import cut_at, cut_model, find_cut, may_need_cut
     from .onnx.heads import fold_head
-    from .onnx.reading import evaluate, fed, load
+    from .onnx.reading import QUANTISED, evaluate, fed, load
 
     try:
         model = load(source.file)
@@ -60,9 +67,11 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         if outputs:
             raise
         return source  # the routes say what is wrong with it, or one of them reads it
-    if cut is None and inputs == source.inputs:
+    quantised = model.meta.get(QUANTISED)
+    if cut is None and inputs == source.inputs and quantised is None:
         return source
-    changes = [change for old, new in zip(source.inputs, inputs) for change in _said_of_input(old, new)]
+    changes = [DEQUANTISED] if quantised else []
+    changes += [change for old, new in zip(source.inputs, inputs) for change in _said_of_input(old, new)]
     if cut:
         left = [value.name for value in fed(model.graph)]
         changes += [f"input {spec.name!r} is not needed before the cut" for spec in inputs if spec.name not in left]
@@ -87,8 +96,20 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         preprocess_origin=origin,
         changes=tuple(changes),
         tail=cut.tail if cut else (),
+        quantised=_quantised(source, inputs, cut.outputs if cut else (), quantised) if quantised else None,
         scratch=scratch,
     )
+
+
+def _quantised(
+    source: ModelSource, inputs: Sequence[InputSpec], outputs: Sequence[str], found: QuantisedModel
+) -> QuantisedOriginal:
+    """The quantised original, ending where the network does. It cannot be run where it is fed with something else."""
+    run = None
+    if tuple(inputs) == source.inputs:
+        with suppress(ModelError):  # no value of the quantised model has the name of an output
+            run = onnx_run(onnx_session(source.file, outputs, optimised=False))
+    return QuantisedOriginal(run, found.layers, found.lost)
 
 
 def _type(value: Any) -> str:

@@ -1,5 +1,7 @@
 """An ONNX file, read: a model with fixed shapes, in float32, whose constants are known.
 
+A quantised model becomes one in floating point that keeps the scales: see :mod:`.quantized`.
+
 Two things are asked of ONNX Runtime rather than computed here: the shape of every value and the values of those that
 do not depend on the inputs. One run tells both, whatever way the exporter took to write them, and there is no second
 implementation of shape inference and of constant folding to keep right. That run hands out shapes only of what depends
@@ -22,6 +24,7 @@ from onnx_ir.passes import common
 
 from ...errors import ConvertError
 from ..model import say
+from .quantized import dequantize
 
 Array = NDArray[Any]
 
@@ -35,6 +38,7 @@ _VALUES_A_RUN = 200  # how many values one run hands out: their memory is taken 
 
 
 _NO_TENSOR = "sequence"
+QUANTISED = "ncnnkit.quantised"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,10 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
 
 
 def load(path: Path) -> ir.Model:
-    """An ONNX file as a model with functions inlined, in float32, whose values all have names.
+    """An ONNX file as a model with functions inlined, in float32 and not quantised, whose values all have names.
+
+    Returns:
+        The model. Where it was quantised, its ``meta`` holds a :class:`~.quantized.QuantisedModel` as ``QUANTISED``.
 
     Raises:
         ConvertError: the file cannot be read.
@@ -83,6 +90,8 @@ def load(path: Path) -> ir.Model:
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
     common.NameFixPass()(model)  # files written by hand leave names out
+    if quantised := dequantize(model):
+        model.meta[QUANTISED] = quantised
     return model
 
 

@@ -1,0 +1,124 @@
+"""The scales that a quantised original gives its layers, as ncnn's int8.
+
+A network that was trained with quantisation has weights that are exact in int8, and activations that are used to their
+scales. So nothing is fitted here: every layer gets the codes and the scales of the original. ncnn has no zero points.
+They go into biases, as in :mod:`.zeropoint`. Where they cannot, the steps are made so large that the range of the
+original fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import RecipeError
+from ..model.graph import Graph, Layer
+from ..model.precision import is_int8
+from ..model.scales import LayerScales
+from ..model.targets import TARGETS
+from ..recipe import AUTO, OWN
+from .calibration import quantizable
+from .int8 import apply_table, rounded_weights
+from .scales import STEPS, weight_rows, weight_scales
+from .table import Table
+from .zeropoint import Lowering
+
+NEAR = 0.01  # steps: weights so near to whole numbers of them are the original's codes
+
+ZERO_POINT = "the zero point of their input is lost, and its steps are larger"
+ROUNDED = "their weights are rounded again, because the original's codes do not fit ncnn's int8"
+FLOATING = "the original has them in int8, but they stay in floating point for this target"
+
+
+@dataclass(frozen=True, eq=False)
+class OwnScales:
+    """A network in int8 by its original's scales.
+
+    Attributes:
+        exact: in floating point, with zero points folded into biases; it computes what the network did.
+        whole: ``exact`` with the weights that int8 has.
+        int8: not finished.
+        table: the scales.
+        lost: reason -> names of the layers in which ncnn's int8 differs from the original's.
+    """
+
+    exact: Graph
+    whole: Graph
+    int8: Graph
+    table: Table
+    lost: dict[str, list[str]] = field(default_factory=dict)
+
+
+def settled_method(graph: Graph, method: str | None) -> str:
+    """The method to quantise with.
+
+    Args:
+        graph: in floating point.
+        method: the user's; None or ``auto`` takes the original's own scales where the network has them, else ``mse``.
+
+    Raises:
+        RecipeError: the original's own scales are asked for, and it has none.
+    """
+    if method in (None, AUTO):
+        return OWN if graph.scales else "mse"
+    if method == OWN and not graph.scales:
+        hint = "convert a quantised ONNX model, or take another --method"
+        raise RecipeError(f"the network has no scales of its own, which the method {OWN!r} needs", hint=hint)
+    return method
+
+
+def settle_without_samples(graph: Graph, method: str | None) -> None:
+    """Check that no samples are needed. Raises RecipeError where they are."""
+    if settled_method(graph, method) != OWN:
+        hint = "calibration images, or a table of scales"
+        raise RecipeError("the model has no scales of its own: give --table or --images", hint=hint)
+
+
+def apply_own(graph: Graph, *, target: str, skip: Collection[str] = ()) -> OwnScales:
+    """Quantise a network by the scales of its original.
+
+    Args:
+        graph: in fp32, with ``scales``; not changed.
+        target: the kernels that will run it.
+        skip: layers that stay in floating point.
+    """
+    layers = [
+        (layer, graph.scales[layer.name])
+        for layer in quantizable(graph)
+        if layer.name in graph.scales.keys() - set(skip)
+    ]
+    wanted = {layer.inputs[0]: given.offset for layer, given in layers if given.zero_point}
+    lowering = Lowering(graph, pads=TARGETS[target].int8_pads, wanted=wanted)
+    offsets = {group: lowering.asked(group) for group in lowering.groups}
+    of = {blob: offset for group, offset in offsets.items() for blob in group.blobs}
+    lost: dict[str, list[str]] = {}
+    weights, inputs = {}, {}
+    for layer, given in layers:
+        weights[f"{layer.name}_param_0"], kept = _weights(layer, given)
+        if not kept:
+            lost.setdefault(ROUNDED, []).append(layer.name)
+        offset = of.get(layer.inputs[0], 0.0)
+        inputs[layer.name] = given.input
+        if not np.isclose(offset, given.offset, rtol=1e-6, atol=NEAR / given.input):
+            low, high = given.range
+            inputs[layer.name] = STEPS / max(high - offset, offset - low)
+            lost.setdefault(ZERO_POINT, []).append(layer.name)
+    table = Table(weights, inputs)
+    exact, whole = lowering.apply(offsets), lowering.apply(offsets, rounded_weights(graph, table))
+    int8 = apply_table(whole, table, target=target, finish=False)
+    done = {layer.name for layer in int8.layers if is_int8(layer)}
+    floating = [layer.name for layer, _ in layers if layer.name not in done]
+    return OwnScales(exact, whole, int8, table, lost | ({FLOATING: floating} if floating else {}))
+
+
+def _weights(layer: Layer, given: LayerScales) -> tuple[np.ndarray[tuple[int], np.dtype[np.float32]], bool]:
+    """A layer's weight scales, and whether its weights are whole numbers of their steps."""
+    values = weight_rows(layer)
+    scales = given.rows(len(values), layer.get("num_output"))
+    if scales is not None:
+        steps = values * scales[:, None]
+        if np.abs(steps).max(initial=0) < STEPS + 1 + NEAR:
+            return scales, bool(np.abs(steps - np.rint(steps)).max(initial=0) < NEAR)
+    return weight_scales(layer), False
