@@ -94,7 +94,7 @@ class Card:
         except ValueError as error:
             return str(error)
         if not all(scales.usable for scales in self.scales.values()):
-            return "a scale must be positive and finite, and a zero point from -127 to 127"
+            return "the scales of a layer cannot be those of a quantised original"
         sides = [side for tensor in (*self.inputs, *self.outputs) for side in tensor.shape]
         if not all(0 < side <= _LARGEST_SIDE for side in sides):
             return f"a side of a shape must be from 1 to {_LARGEST_SIDE}"

@@ -2,30 +2,30 @@
 
 A network that was trained with quantisation has weights that are exact in int8, and activations that are used to their
 scales. So nothing is fitted here: every layer gets the codes and the scales of the original. ncnn has no zero points.
-They go into biases, as in :mod:`.zeropoint`. Where they cannot, the steps are made so large that the range of the
-original fits.
+They go into biases, as in :mod:`.zeropoint`. What computes a blob may have no bias, as an input or a Swish. Then a
+BinaryOp before the layer subtracts the constant. Only where that would separate two layers that hand on int8, the steps
+are made so large that the range of the original fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import RecipeError
-from ..model.graph import Graph, Layer
+from ..model.graph import Graph, Layer, Names
+from ..model.ops import Value
 from ..model.precision import is_int8
-from ..model.scales import LayerScales
+from ..model.scales import NEAR
 from ..model.targets import TARGETS
 from ..recipe import AUTO, OWN
 from .calibration import quantizable
 from .int8 import apply_table, rounded_weights
-from .scales import STEPS, weight_rows, weight_scales
+from .scales import STEPS, weight_rows
 from .table import Table
-from .zeropoint import Lowering
-
-NEAR = 0.01  # steps: weights so near to whole numbers of them are the original's codes
+from .zeropoint import Lowering, move, padded
 
 ZERO_POINT = "the zero point of their input is lost, and its steps are larger"
 ROUNDED = "their weights are rounded again, because the original's codes do not fit ncnn's int8"
@@ -84,41 +84,67 @@ def apply_own(graph: Graph, *, target: str, skip: Collection[str] = ()) -> OwnSc
         target: the kernels that will run it.
         skip: layers that stay in floating point.
     """
-    layers = [
-        (layer, graph.scales[layer.name])
-        for layer in quantizable(graph)
-        if layer.name in graph.scales.keys() - set(skip)
-    ]
+    asked, pads = graph.scales.keys() - set(skip), TARGETS[target].int8_pads
+    layers = [(layer, graph.scales[layer.name]) for layer in quantizable(graph) if layer.name in asked]
     wanted = {layer.inputs[0]: given.offset for layer, given in layers if given.zero_point}
-    lowering = Lowering(graph, pads=TARGETS[target].int8_pads, wanted=wanted)
+    lowering = Lowering(graph, pads=pads, wanted=wanted)
     offsets = {group: lowering.asked(group) for group in lowering.groups}
     of = {blob: offset for group, offset in offsets.items() for blob in group.blobs}
+    chained = _chained(graph, {layer.name for layer, _ in layers})
     lost: dict[str, list[str]] = {}
+    shifts: dict[str, float] = {}
     weights, inputs = {}, {}
     for layer, given in layers:
-        weights[f"{layer.name}_param_0"], kept = _weights(layer, given)
+        weights[f"{layer.name}_param_0"], kept = given.weight_scales(weight_rows(layer))
         if not kept:
             lost.setdefault(ROUNDED, []).append(layer.name)
         offset = of.get(layer.inputs[0], 0.0)
         inputs[layer.name] = given.input
-        if not np.isclose(offset, given.offset, rtol=1e-6, atol=NEAR / given.input):
+        if np.isclose(offset, given.offset, rtol=1e-6, atol=NEAR / given.input):
+            continue
+        if offset == 0 and (pads or not padded(layer)) and layer.name not in chained:
+            shifts[layer.name] = given.offset
+        else:
             low, high = given.range
             inputs[layer.name] = STEPS / max(high - offset, offset - low)
             lost.setdefault(ZERO_POINT, []).append(layer.name)
     table = Table(weights, inputs)
-    exact, whole = lowering.apply(offsets), lowering.apply(offsets, rounded_weights(graph, table))
+    exact, whole = (
+        _shifted(lowering.apply(offsets, each), shifts) for each in (graph, rounded_weights(graph, table))
+    )
     int8 = apply_table(whole, table, target=target, finish=False)
     done = {layer.name for layer in int8.layers if is_int8(layer)}
     floating = [layer.name for layer, _ in layers if layer.name not in done]
     return OwnScales(exact, whole, int8, table, lost | ({FLOATING: floating} if floating else {}))
 
 
-def _weights(layer: Layer, given: LayerScales) -> tuple[np.ndarray[tuple[int], np.dtype[np.float32]], bool]:
-    """A layer's weight scales, and whether its weights are whole numbers of their steps."""
-    values = weight_rows(layer)
-    scales = given.rows(len(values), layer.get("num_output"))
-    if scales is not None:
-        steps = values * scales[:, None]
-        if np.abs(steps).max(initial=0) < STEPS + 1 + NEAR:
-            return scales, bool(np.abs(steps - np.rint(steps)).max(initial=0) < NEAR)
-    return weight_scales(layer), False
+def _chained(graph: Graph, names: Collection[str]) -> set[str]:
+    """Those of these layers that can be handed int8: their producer has no reader but such layers."""
+    uses = graph.uses()
+    found = set[str]()
+    for layer in graph.layers:
+        if layer.name in names and layer.op.chains_int8:
+            maker, readers = uses.producer(layer.inputs[0]), uses.readers(layer.inputs[0])
+            if maker.name in names and maker.op.chains_int8 and all(reader.name in names for reader in readers):
+                found.add(layer.name)
+    return found
+
+
+def _shifted(graph: Graph, shifts: Mapping[str, float]) -> Graph:
+    """The network with a constant taken off the inputs of some layers, and added again in their biases."""
+    made, names = Graph([], dict(graph.scales)), Names(graph)
+    for layer in (each.copy() for each in graph.layers):
+        offset = shifts.get(layer.name)
+        if offset is not None:
+            turn = -1 if padded(layer) and offset > 0 else 1
+            blob = names.new(layer.name, "shifted")
+            params: dict[str, Value] = {"op_type": _SUB if turn > 0 else _RSUB, "with_scalar": 1, "b": offset}
+            made.layers.append(Layer("BinaryOp", names.new(layer.name, "shift"), layer.inputs, [blob], params))
+            layer.inputs = [blob]
+            move(layer, (turn, offset), (1, 0.0))
+        made.layers.append(layer)
+    made.verify()
+    return made
+
+
+_SUB, _RSUB = 1, 7  # op_type of BinaryOp: x - b, b - x

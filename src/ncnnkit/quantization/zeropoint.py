@@ -138,7 +138,7 @@ class Lowering:
                     total, other = (offsets.get(self._of[blob], 0.0) for blob in self._summands[layer.name])
                     given, turn = total - other, self.sign(self._summands[layer.name][0])
                 source = layer.inputs[0]
-                _move(layer, (self.sign(source), offsets.get(self._of[source], 0.0)), (turn, given))
+                move(layer, (self.sign(source), offsets.get(self._of[source], 0.0)), (turn, given))
             elif layer.type in ("ReLU", "Clip"):
                 offset, turn = offsets.get(self._of[layer.outputs[0]], 0.0), self.sign(layer.outputs[0])
                 if offset or turn < 0:
@@ -155,7 +155,7 @@ class Lowering:
             cut = bounds(layer)
             one_sided = cut is not None and cut[0] == 0.0
             if absorbs(layer):
-                groups[layer.inputs[0]].padded |= _pads(layer)
+                groups[layer.inputs[0]].padded |= padded(layer)
                 if layer.get("activation_type") and cut is None:
                     self._fix(layer.outputs)
             elif layer.type in PASSING and PASSING[layer.type](layer.p):
@@ -204,7 +204,7 @@ class Lowering:
         return list({id(each): each for each in together.values()}.values())
 
 
-def _move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> None:
+def move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> None:
     """Let a layer read, and hand on, ``sign * (blob - offset)``, each given as (sign, offset)."""
     if (taken, given) == ((1, 0.0), (1, 0.0)):
         return
@@ -216,7 +216,7 @@ def _move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> N
     layer.weights["bias"] = (turn * (bias + offset * sums - lowered)).astype(np.float32)
     if turn * turned < 0:
         layer.weights["weight"] = -weight
-    if layer.type != "InnerProduct" and _pads(layer):
+    if layer.type != "InnerProduct" and padded(layer):
         layer.params["pad_value"] = float(turned * (layer.get("pad_value") - offset))
     if layer.get("activation_type") and (turn < 0 or lowered):
         layer.params.update(activation_type=3, activation_params=_moved_bounds(layer, turn, lowered))
@@ -250,6 +250,7 @@ def _is_linear(layer: Layer) -> bool:
     return layer.op.int8 is not None
 
 
-def _pads(layer: Layer) -> bool:
+def padded(layer: Layer) -> bool:
+    """Whether a layer pads its input."""
     sides = ("pad_left", "pad_right", "pad_top", "pad_bottom")
     return layer.type != "InnerProduct" and any(layer.get(side) for side in sides)

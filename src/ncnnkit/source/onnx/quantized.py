@@ -26,7 +26,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...model.scales import LayerScales
+from ...model.scales import STEPS, LayerScales
 
 Array = NDArray[Any]
 
@@ -157,6 +157,8 @@ class _Rewriter:
     # ---------------------------------------------------------------------------------------------- reading and writing
 
     def constant(self, value: ir.Value | None) -> Array | None:
+        """The numbers of a constant, None for another value."""
+        value = _behind_identities(value)
         if value is None or value.name not in self.graph.initializers or value.const_value is None:
             return None
         return value.const_value.numpy()
@@ -192,9 +194,8 @@ class _Rewriter:
         scales, zeros = self.constant(scale), self.constant(zero)
         if scales is None or (zeros is None and zero is not None):
             return None
-        kind = dtype or (
-            zero.const_value.dtype if zero is not None and zero.const_value is not None else ir.DataType.UINT8
-        )
+        point = _behind_identities(zero)
+        kind = dtype or (ir.DataType.UINT8 if point is None or point.const_value is None else point.const_value.dtype)
         if kind not in _CODES:
             return None
         low, high = _CODES[kind]
@@ -280,6 +281,7 @@ class _Rewriter:
     # ------------------------------------------------------------------------------------------------------- the whole
 
     def run(self) -> None:
+        ends = set(self.graph.outputs)
         for node in list(self.graph):
             function = REWRITES.get((node.domain, node.op_type))
             if function is not None:
@@ -294,7 +296,7 @@ class _Rewriter:
                     self.read[node, place] = self.flows[value]
         for index, value in enumerate(self.graph.outputs):
             maker = value.producer()
-            if value in self.stands and maker is not None:
+            if value in ends and value in self.stands and maker is not None:
                 name, made = value.name, self.as_codes(self.stands[value], self.grids[value], maker)
                 value.name = f"{name}/codes"
                 made.name = name
@@ -346,6 +348,13 @@ class _Rewriter:
         for place, value in enumerate(node.inputs):
             if value is not None and value in self.stands and self.stands[value] is not value:
                 node.replace_input_with(place, self.as_codes(self.stands[value], self.grids[value], node))
+
+
+def _behind_identities(value: ir.Value | None) -> ir.Value | None:
+    """The value that a chain of Identity hands on: torch's exporter writes a constant once, and hands it on so."""
+    while value is not None and (maker := value.producer()) is not None and maker.op_type == "Identity":
+        value = maker.inputs[0]
+    return value
 
 
 def _between(value: ir.Value, rewriter: _Rewriter) -> tuple[float, float]:
@@ -803,13 +812,10 @@ def _layer_scales(rewriter: _Rewriter, node: ir.Node) -> tuple[LayerScales | Non
         return None, [ALONG_INPUTS]
     _, zeros = w.along(codes.shape)
     steps = np.abs(codes - zeros).max(axis=tuple(i for i in range(codes.ndim) if i != axis))
-    scales = np.broadcast_to(w.scale.reshape(-1), steps.shape) * float(_attribute(node, "alpha", 1.0))
-    # A code of -128 becomes -127, which is less than rounding the whole channel again.
-    fits = steps <= 128
-    rows = np.where(fits, 1.0, 127.0 / np.maximum(steps, 1)) / scales
+    fits = steps <= 128  # a code of -128 becomes -127, which is less than rounding the whole channel again
     point = int(x.zero.reshape(-1)[0]) - (128 if x.low == 0 else 0)
-    given = rows[:1] if (rows == rows[0]).all() else rows
-    found = LayerScales(tuple(map(float, given)), 1.0 / float(x.scale.reshape(-1)[0]), max(point, -127))
+    largest = tuple(int(step) for step in np.where(fits, steps, STEPS))
+    found = LayerScales(largest, 1.0 / float(x.scale.reshape(-1)[0]), max(point, -STEPS))
     return found, [] if fits.all() else [ROUNDED]
 
 
