@@ -260,3 +260,13 @@ def test_figures_are_json(reference: NDArray[np.float32]) -> None:
     figures = asdict(result([OUTPUTS], [reference]))
     assert figures["sqnr_db"] is None
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_the_cosine_of_outputs_that_are_far_too_large() -> None:
+    """Noise and power are then the same number in float64, and their difference says nothing."""
+    errors = Errors()
+    errors.add([np.array([1e20, 0.0])], [np.array([1.0, 1.0])])
+    assert errors.cosine(0) == pytest.approx(math.sqrt(0.5))
+    opposite = Errors()
+    opposite.add([np.array([-1e20, -1e20])], [np.array([1.0, 1.0])])
+    assert opposite.cosine(0) == pytest.approx(-1.0)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import math
 import os
+import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from itertools import pairwise
@@ -36,11 +38,11 @@ from ncnnkit.device.session import Session
 from ncnnkit.errors import ConvertError, ModelError, VerificationError
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
-from ncnnkit.onboard.scratch import PREFIX
+from ncnnkit.onboard.scratch import PREFIX, Scratch
 from ncnnkit.passes import optimize
 from ncnnkit.record.folder import LOG
 from ncnnkit.samples.stream import ArraySamples
-from ncnnkit.source import ModelSource, open_model, pnnx
+from ncnnkit.source import ModelSource, exporting, open_model, pnnx
 from ncnnkit.source.conversion import Conversion, convert_source
 from ncnnkit.source.exporting import export_classic, trace
 from ncnnkit.source.model import example_arrays
@@ -253,13 +255,6 @@ def test_inputs_of_another_type_are_named_by_pnnx(tmp_path: Path, kind: int) -> 
         convert_function(str(path), route="pnnx")
 
 
-@pytest.mark.parametrize("shape", [[1], [1, 2, 3, 4, 5, 6]], ids=["batch alone", "six"])
-def test_inputs_with_more_or_fewer_dimensions_than_ncnn_has(tmp_path: Path, shape: list[int]) -> None:
-    path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": shape}, ["y"])
-    with pytest.raises(ModelError, match=f"input 'x' has {len(shape) - 1} dimensions besides the batch axis"):
-        convert_function(str(path))
-
-
 @both
 def test_an_input_without_use(tmp_path: Path, route: str) -> None:
     nodes = [helper.make_node("Exp", ["b"], ["y"])]
@@ -360,6 +355,56 @@ def test_the_first_exact_route_is_taken_or_the_most_exact_one(
         assert (attempt.layers is None) == (attempt.outcome == "failed")
     wrong = [attempt for attempt in attempts if attempt.outcome == "wrong"]
     assert all(-1 < (attempt.sqnr_db or 0) < 1 for attempt in wrong), "twice the outputs are 0 dB"
+
+
+def wave(factor: float) -> Route:
+    """A route to a network that computes how far 100000 x is from the middle between whole numbers, times a factor."""
+
+    def route(source: ModelSource, folder: Path) -> Graph:
+        scalar = {"with_scalar": 1}
+        return Graph(
+            [
+                Layer("Input", "in", [], ["in0"]),
+                Layer("BinaryOp", "steep", ["in0"], ["a"], {"op_type": 2, **scalar, "b": 1e5}),
+                Layer("Split", "split", ["a"], ["a0", "a1"]),
+                Layer("UnaryOp", "floor", ["a0"], ["b"], {"op_type": 2}),
+                Layer("BinaryOp", "rest", ["a1", "b"], ["c"], {"op_type": 1}),
+                Layer("BinaryOp", "middle", ["c"], ["d"], {"op_type": 1, **scalar, "b": 0.5}),
+                Layer("AbsVal", "far", ["d"], ["e"]),
+                Layer("BinaryOp", "times", ["e"], ["out0"], {"op_type": 2, **scalar, "b": factor}),
+            ]
+        )
+
+    return route
+
+
+@pytest.mark.parametrize(("factor", "outcome"), [(1, "taken"), (1.005, "taken"), (2, "wrong")])
+def test_outputs_need_not_be_more_exact_than_the_original_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, outcome: str
+) -> None:
+    """The last bit of x is a hundredth of what is computed from 100000 x."""
+    nodes = [
+        helper.make_node("Mul", ["x", "steep"], ["a"]),
+        helper.make_node("Floor", ["a"], ["b"]),
+        helper.make_node("Sub", ["a", "b"], ["c"]),
+        helper.make_node("Sub", ["c", "half"], ["d"]),
+        helper.make_node("Abs", ["d"], ["y"]),
+    ]
+    constants = {"steep": np.array(1e5, np.float32), "half": np.array(0.5, np.float32)}
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 64]}, ["y"], constants)
+    with_routes(monkeypatch, a=wave(factor), b=wave(2))
+    if outcome == "wrong":
+        with pytest.raises(VerificationError, match="SQNR"):
+            converted(path, tmp_path)
+        return
+    _, conversion = converted(path, tmp_path)
+    check = conversion.record()
+    assert [attempt.outcome for attempt in check.attempts] == [outcome]
+    if factor == 1:
+        assert check.original_sqnr_db is None, "exact without it"
+    else:
+        assert check.sqnr_db == pytest.approx(46, abs=0.5)
+        assert 30 < (check.original_sqnr_db or 0) < 52
 
 
 def test_where_no_route_is_left_each_ones_reason_is_told(exponential: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -657,14 +702,48 @@ def test_what_torch_cannot_export_is_told_in_silence(tmp_path: Path, capfd: pyte
         def forward(self, x: Any) -> Any:
             return torch.special.bessel_j0(x)
 
-    disabled = logging.root.manager.disable
     with pytest.raises(
         ConvertError, match=r"Bessel: route classic: .*bessel_j0.*; route dynamo: .*; route torchscript: "
     ):
         convert_function(Bessel(), shapes=[(3, 8, 8)])
     assert capfd.readouterr().out == "", "torch prints the whole graph"
-    assert logging.root.manager.disable == disabled
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), r"torch's exporter crashed \(SIGSEGV\); it used \d+\.\d GB"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"crashed \(SIGKILL\); .* of memory at most$"),
+        (lambda: time.sleep(60), r"torch's exporter did not finish within 1 s; it used \d+\.\d GB of memory at most"),
+        (lambda: os._exit(3), r"torch's exporter ended with status 3"),
+        (lambda: Path(tempfile.gettempdir(), "left").touch(), None),
+    ],
+    ids=["crash", "killed", "hang", "exit", "leaves a file"],
+)
+def test_an_exporter_that_crashes_or_hangs_is_one_line_of_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, says: str | None
+) -> None:
+    """The next route is tried. A file in the temporary folder goes with the run (``nothing_is_left``)."""
+    torch = pytest.importorskip("torch")
+    export = torch.onnx.export
+
+    def broken(*args: Any, dynamo: bool, **options: Any) -> None:
+        fault()
+        export(*args, dynamo=dynamo, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", broken)
+    monkeypatch.setattr(exporting, "TIMEOUT", 1.0 if says and "finish" in says else 60.0)
+    source = open_model(torch.nn.Conv2d(3, 4, 3), shapes=[(3, 8, 8)])
+    routes = {name: ROUTES["torch"][name] for name in ("classic", "torchscript")}
+    monkeypatch.setitem(ROUTES, "torch", routes)
+    with Scratch() as folder:
+        made = convert_source(source, noise(source), Path(folder))
+    first = made.results[0]
+    assert (made.taken.route, first.route) == ("torchscript" if says else "classic", "classic")
+    if says:
+        assert re.search(says, first.reason)
 
 
 @pytest.mark.torch

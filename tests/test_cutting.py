@@ -19,8 +19,10 @@ from ncnnkit.samples.images import find_images
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource, open_model
+from ncnnkit.source.conversion import convert_opened
 from ncnnkit.source.onnx import lower
 from ncnnkit.source.onnx.cutting import _vertex_cut
+from ncnnkit.tasks import Decoder
 
 Array = NDArray[Any]
 node = helper.make_node
@@ -186,7 +188,7 @@ def test_loop_reads_what_its_body_takes_from_outside(tmp_path: Path, outside: st
         node("TopK", ["r1", "one"], ["best", "index"]),
         node("Loop", ["times", "", "start"], ["y"], body=body),
     ]
-    constants = {"w1": WEIGHTS["w1"], "times": np.array(3), "one": ints(1)}
+    constants = {"w1": WEIGHTS["w1"], "times": np.array(1000), "one": ints(1)}
     path = saved(tmp_path, nodes, ["y"], constants, x=noise(1, 3, 8, 8))
     source = opened(path)
     assert source.outputs == ("r1",)
@@ -257,6 +259,153 @@ def test_outputs_that_the_user_names(tmp_path: Path) -> None:
 )
 def test_vertex_cut(made: dict[str, list[str]], wanted: set[str], found: set[str]) -> None:
     assert _vertex_cut(made, wanted) == found
+
+
+# ------------------------------------------------------------------------------------------------------ the decoders
+
+
+def assert_predicts_as_the_original(source: ModelSource, least: int = 1) -> None:
+    """The network's predictions, decoded, are those of the user's file on noise."""
+    made, check = convert_opened(source)
+    assert made.decoder == source.decoder
+    assert check.decoded is not None
+    assert check.decoded.original == check.decoded.network == check.decoded.matched >= least
+    assert check.decoded.iou is None or check.decoded.iou > 0.999
+    assert check.decoded.score_error is None or check.decoded.score_error < 1e-4
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(1, (9, 8, 8)), (-3, (9, 8, 8))])
+def test_argmax_becomes_a_decoder(tmp_path: Path, axis: int, shape: tuple[int, ...]) -> None:
+    nodes = [*BACKBONE, node("ArgMax", ["c2"], ["map"], axis=axis)]
+    source = opened(saved(tmp_path, nodes, ["map"], WEIGHTS, x=noise(1, 3, 8, 8)))
+    assert source.decoder == Decoder("argmax", (0,), 9, axis=-3)
+    assert_predicts_as_the_original(source, least=64)
+
+
+def test_best_characters_of_a_text_become_a_decoder(tmp_path: Path) -> None:
+    nodes = [
+        *BACKBONE,
+        node("ReduceMean", ["c2", "height"], ["steps"], keepdims=0),
+        node("Transpose", ["steps"], ["text"], perm=[0, 2, 1]),
+        node("Softmax", ["text"], ["p"], axis=2),
+        node("ArgMax", ["p"], ["y"], axis=2, keepdims=0),
+    ]
+    source = opened(saved(tmp_path, nodes, ["y"], WEIGHTS | {"height": ints(2)}, x=noise(1, 3, 8, 20)))
+    assert source.decoder == Decoder("argmax", (0,), 9, axis=-1)
+    assert_predicts_as_the_original(source, least=20)
+
+
+SUPPRESSION = [
+    node("Split", ["rows", "parts"], ["low", "size", "scores"], axis=2),
+    node("Mul", ["low", "forty"], ["low40"]),
+    node("Exp", ["size"], ["grown"]),
+    node("Mul", ["grown", "forty"], ["grown40"]),
+    node("Add", ["low40", "grown40"], ["high"]),
+    node("Concat", ["low40", "high"], ["corners"], axis=2),
+    node("Sigmoid", ["scores"], ["prob"]),
+    node("Transpose", ["prob"], ["by_class"], perm=[0, 2, 1]),
+    node("NonMaxSuppression", ["corners", "by_class", "many", "iou", "least"], ["chosen"]),
+    node("Gather", ["chosen", "which"], ["places"], axis=1),
+    node("Gather", ["chosen", "one"], ["label_columns"], axis=1),
+    node("Squeeze", ["places", "one"], ["place"]),
+    node("Squeeze", ["label_columns", "one"], ["labels"]),
+    node("Squeeze", ["corners", "none"], ["all_boxes"]),
+    node("Gather", ["all_boxes", "place"], ["boxes"]),
+    node("GatherND", ["by_class", "chosen"], ["found_scores"]),
+]
+
+
+def test_suppression_becomes_a_decoder(tmp_path: Path) -> None:
+    """It reads two tensors, although both follow from one: corners and scores are decoded, that one is not."""
+    constants = WEIGHTS | CONSTANTS | {
+        "parts": ints(2, 2, 5), "forty": np.array(40, np.float32), "many": ints(100), "which": ints(2), "one": ints(1),
+        "iou": np.array([0.4], np.float32), "least": np.array([0.6], np.float32), "none": ints(0),
+    }  # fmt: skip
+    nodes = [*BACKBONE, *ROWS[:2], *SUPPRESSION]
+    path = saved(tmp_path, nodes, ["boxes", "found_scores", "labels"], constants, x=noise(1, 3, 16, 16))
+    source = opened(path)
+    assert source.decoder is not None
+    assert set(source.outputs) in ({"corners", "by_class"}, {"corners", "prob"}, {"all_boxes", "prob"})
+    found = source.decoder
+    assert (found.kind, found.classes, found.iou_threshold, found.score_threshold) == ("ssd", 5, 0.4, 0.6)
+    assert any("can decode them: ssd" in change for change in source.changes)
+    assert_predicts_as_the_original(source)
+
+
+def test_tail_that_no_decoder_computes_gives_plain_outputs(tmp_path: Path) -> None:
+    source = opened(detector(tmp_path))
+    assert (source.decoder, source.outputs) == (None, ("rows",))
+    assert convert_opened(source)[1].decoded is None
+
+
+def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
+    """The best 20 pairs of box and class of 256 boxes and 3 classes, as Ultralytics' v10 ends."""
+    first, second = ("far", "near") if reversed_corners else ("near", "far")
+    nodes = [
+        *BACKBONE,
+        *ROWS[:2],
+        node("Split", ["rows", "halves"], ["low", "size", "raw", "unused"], axis=2),
+        node("Mul", ["low", "forty"], ["near"]),
+        node("Exp", ["size"], ["grown"]),
+        node("Mul", ["grown", "forty"], ["grown40"]),
+        node("Add", ["near", "grown40"], ["far"]),
+        node("Sigmoid", ["raw"], ["p"]),
+        node("Concat", [first, second, "p"], ["all"], axis=2),
+        node("Split", ["all", "sides"], ["boxes", "prob"], axis=2),
+        node("ReduceMax", ["prob", "last"], ["best"], keepdims=0),
+        node("TopK", ["best", "k"], ["top", "index"], axis=1),
+        node("Unsqueeze", ["index", "last"], ["column"]),
+        node("Expand", ["column", "wide3"], ["index3"]),
+        node("GatherElements", ["prob", "index3"], ["top_prob"], axis=1),
+        node("Flatten", ["top_prob"], ["pairs"]),
+        node("TopK", ["pairs", "k"], ["scores", "pair"], axis=1),
+        node("Mod", ["pair", "three"], ["label"]),
+        node("Div", ["pair", "three"], ["row"]),
+        node("GatherElements", ["index", "row"], ["box"], axis=1),
+        node("Unsqueeze", ["box", "last"], ["box1"]),
+        node("Expand", ["box1", "wide"], ["box4"]),
+        node("GatherElements", ["boxes", "box4"], ["xyxy"], axis=1),
+        node("Cast", ["label"], ["labels"], to=1),
+        node("Unsqueeze", ["labels", "last"], ["labels1"]),
+        node("Unsqueeze", ["scores", "last"], ["scores1"]),
+        node("Concat", ["xyxy", "scores1", "labels1"], ["y"], axis=2),
+    ]
+    constants = WEIGHTS | CONSTANTS | {
+        "halves": ints(2, 2, 3, 2), "sides": ints(4, 3), "forty": np.array(40, np.float32), "k": ints(20),
+        "wide3": ints(1, 20, 3), "wide": ints(1, 20, 4), "three": np.array(3, np.int64),
+    }  # fmt: skip
+    return saved(folder, nodes, ["y"], constants, x=noise(1, 3, 16, 16))
+
+
+def test_end_to_end_detector_becomes_a_decoder(tmp_path: Path) -> None:
+    source = opened(end_to_end(tmp_path))
+    assert source.decoder == Decoder("yolo", (0,), 3, most=20)
+    assert source.outputs == ("all",)
+    assert_predicts_as_the_original(source, least=20)
+
+
+def test_four_numbers_that_are_no_corners_are_not_taken_for_them(tmp_path: Path) -> None:
+    """The tail only hands them on, so nothing but their values tells."""
+    assert opened(end_to_end(tmp_path, reversed_corners=True)).decoder is None
+
+
+def test_decoder_is_in_the_card(tmp_path: Path) -> None:
+    made, _ = convert_opened(opened(end_to_end(tmp_path)))
+    made.save(tmp_path / "m.param")
+    assert opened(tmp_path / "m.param").decoder == Decoder("yolo", (0,), 3, most=20)
+
+
+def test_second_stage_is_named(tmp_path: Path) -> None:
+    nodes = [
+        *BACKBONE,
+        *ROWS,
+        *TOP,
+        node("MatMul", ["top_boxes", "w4"], ["y"]),
+    ]
+    path = saved(tmp_path, nodes, ["y"], WEIGHTS | CONSTANTS | {"w4": noise(4, 2)}, x=noise(1, 3, 16, 16))
+    (said,) = opened(path).changes
+    assert "one operator with weights of the network is among that" in said
+    assert "second stage" in said
 
 
 # ---------------------------------------------------------------------------------------------------------- the head

@@ -193,7 +193,6 @@ def test_wrong_heads_are_refused(text: str, says: str) -> None:
         ),
         ("ReLU r 1 1 in", "m.param:4: 2 blob names expected, 1 found"),
         ("ReLU r 1 1 x out", "m.param:4, layer ReLU r: reads blob 'x' before a layer produces it"),
-        ("ReLU r 1 1 in in", "m.param:4, layer ReLU r: produces blob 'in', which another layer also produces"),
         ("ReLU r 1 1 in out 32=1", "m.param:4: ncnn has params 0 to 31, not 32"),
         ("ReLU r 1 1 in out -5=1", "m.param:4: ncnn has params 0 to 31, not -5"),
         ("ReLU r 1 1 in out 5=1x", "m.param:4: param 5 (5): '1x' is not a number"),
@@ -231,10 +230,64 @@ def test_wrong_lines_are_refused(text: str, says: str) -> None:
 def test_layers_get_names_of_their_own() -> None:
     """pnnx calls several Splits splitncnn_0 in some networks, and ncnn asks for no name; tables and plans do."""
     text = "7767517\n4 6\nInput in 0 1 in\nSplit s 1 2 in a b\nSplit s 1 2 b d e\nReLU s/5 1 1 d f"
-    graph = parse_param(text)
+    with pytest.warns(UserWarning, match="names that were used twice are changed: layer s, layer s/5$"):
+        graph = parse_param(text)
     assert [layer.name for layer in graph.layers] == ["in", "s", "s/5", "s/5/6"]
 
 
+def run_in_ncnn(param: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    import ncnn
+
+    net = ncnn.Net()
+    assert net.load_param(str(param)) == 0
+    assert net.load_model(str(param.with_suffix(".bin"))) == 0
+    extractor = net.create_extractor()
+    extractor.input("in", ncnn.Mat(x).clone())
+    code, out = extractor.extract("out")
+    assert code == 0
+    return np.array(out)
+
+
+def test_a_blob_name_that_two_layers_produce_means_the_first_as_in_ncnn(tmp_path: Path) -> None:
+    """Layers in the style of Caffe write into their input's name. ncnn never runs them, but reads their weights."""
+    lines = [
+        "Input in 0 1 in", "UnaryOp minus 1 1 in a 0=1", "PReLU inplace 1 1 a a 0=1",
+        "Scale double 1 1 a out 0=3 1=0",
+    ]  # fmt: skip
+    param = tmp_path / "m.param"
+    param.write_text("7767517\n4 4\n" + "\n".join(lines) + "\n")
+    np.array([0.25, 2, 2, 2], "<f4").tofile(param.with_suffix(".bin"))
+    x = np.array([1, -2, 3], np.float32)
+    exact = run_in_ncnn(param, x)
+    np.testing.assert_array_equal(exact, -2 * x)
+    with pytest.warns(UserWarning, match="never runs a layer .* left out: PReLU inplace"):
+        graph = load(param)
+    assert [layer.name for layer in graph.layers] == ["in", "minus", "double"]
+    save(graph, tmp_path / "written.param")
+    np.testing.assert_array_equal(run_in_ncnn(tmp_path / "written.param", x), exact)
+
+
+def test_a_second_output_of_a_known_name_gets_one_of_its_own() -> None:
+    text = "7767517\n3 4\nInput in 0 1 in\nSplit s 1 2 in a in\nReLU r 1 1 a out\n"
+    with pytest.warns(UserWarning, match="names that were used twice are changed: blob in"):
+        graph = parse_param(text)
+    assert graph.layers[1].outputs == ["a", "in/4"]
+
+
+def test_old_vectors_and_unknown_ids_are_read_with_one_warning() -> None:
+    text = "7767517\n3 3\nInput in 0 1 in 0=4 1=-233 2=-233\nCrop c 1 1 in x -23309=1,1 -23310=1,3 -23311=1,0\n"
+    text += "Pooling p 1 1 x out 0=1 4=1 29=1 28=0.5\n"
+    with pytest.warns(UserWarning, match="ncnn ignores") as told:
+        graph = parse_param(text, where="old.param")
+    assert [str(warning.message) for warning in told] == [
+        "old.param: ncnn ignores params that a layer type does not use: 29 of Pooling p, 28 of Pooling p"
+    ]
+    assert graph.input_shapes() == [(4,)]
+    assert graph.layers[1].params == {"starts": (1,), "ends": (3,), "axes": (0,)}
+    assert "29=1 28=0.5" in format_param(graph)
+
+
+@pytest.mark.filterwarnings("ignore:.*ncnn ignores params")
 @pytest.mark.parametrize("params", ["7=1", "17=0 28=1.5", "-23303=2,1,2", "5=text"])
 def test_params_that_ncnn_ignores_are_kept(params: str) -> None:
     """Old converters and pnnx write ids that a type does not use."""

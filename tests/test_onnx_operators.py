@@ -13,6 +13,8 @@ from lowered import assert_same, model, one_node
 from numpy.typing import NDArray
 from onnx import helper
 
+from ncnnkit.source.onnx import reading
+
 Array = NDArray[Any]
 noise = np.random.default_rng(0)
 
@@ -189,3 +191,41 @@ def test_a_group_norm_has_one_gamma_a_channel(shape: tuple[int, ...]) -> None:
     }  # fmt: skip
     graph = assert_same(model(nodes, {"x": x}, ["y"], constants, opset=13), {"x": x})
     assert ("GroupNorm" in {layer.type for layer in graph.layers}) == (shape[-2:] == (1, 1))
+
+
+def test_a_single_operator_is_asked_in_a_valid_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resize at opset 11 must have all inputs. Some versions of ONNX Runtime accept it without them, others do not."""
+    asked: list[onnx.ModelProto] = []
+    run = reading._run
+
+    def spy(proto: onnx.ModelProto, *rest: Any, **how: Any) -> Any:
+        asked.append(proto)
+        return run(proto, *rest, **how)
+
+    monkeypatch.setattr(reading, "_run", spy)
+    x = f(1, 2, 5, 7)
+    constants = {1: np.zeros(0, np.float32), 2: np.array([1, 1, 1.7, 1.3], np.float32)}
+    assert_same(*one_node("Resize", [x], constants, mode="linear", opset=11))
+    asked = [each for each in asked if each.graph.name == "one operator"]
+    assert asked
+    for each in asked:
+        del each.graph.output[:]  # it has no type, as only ONNX Runtime allows
+        onnx.checker.check_model(each)
+
+
+@pytest.mark.parametrize("nowhere", [False, True])
+def test_attention_with_hidden_places_is_one_layer(nowhere: bool) -> None:
+    """Scores replaced by a large negative number; a place that may look nowhere looks everywhere alike."""
+    hidden = np.triu(np.ones((5, 5), bool), 1)
+    hidden[2] |= nowhere
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["product"]),
+        helper.make_node("Mul", ["product", "scale"], ["scores"]),
+        helper.make_node("Where", ["hidden", "low", "scores"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"]),
+        helper.make_node("MatMul", ["weights", "v"], ["y"]),
+    ]
+    constants = {"scale": np.array(0.3, np.float32), "low": np.array(-1e9, np.float32), "hidden": hidden}
+    fed = {"q": f(1, 2, 5, 4), "k": f(1, 2, 4, 5), "v": f(1, 2, 5, 3)}
+    graph = assert_same(model(nodes, fed, ["y"], constants), fed)
+    assert ("SDPA" in {layer.type for layer in graph.layers}) != nowhere

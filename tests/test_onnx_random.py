@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from lowered import assert_same, model, one_node
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, ValueInfoProto, helper
 
 from ncnnkit.errors import ConvertError
 from ncnnkit.source.onnx import OPERATORS
+from ncnnkit.source.onnx.control import MOST_STEPS
 
 Array = NDArray[Any]
 Draw = Callable[..., Any]
@@ -82,6 +83,93 @@ def compare(*operators: str, domain: str = "", examples: int = 12) -> Callable[[
         return test
 
     return decorate
+
+
+# ------------------------------------------------------------------------------------------------------ control flow
+
+
+_FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+
+def _body(nodes: Sequence[Any], inputs: Sequence[tuple[str, int]], outputs: Sequence[str]) -> Any:
+    """The body of a Loop or a Scan: its inputs by name and type."""
+    return helper.make_graph(
+        list(nodes), "body",
+        [helper.make_tensor_value_info(name, kind, None if kind == _FLOAT else []) for name, kind in inputs],
+        [ValueInfoProto(name=name) for name in outputs],
+    )  # fmt: skip
+
+
+@compare("Loop", "If")
+def test_loop(case: Case, operator: str) -> Any:
+    """A state goes through the steps, beside values from outside; each step may hand something out."""
+    steps, shape = case.number(1, 5), (1, *case.shape(1, 3))
+    fed = {"x": case.f(*shape), "z": case.f(*shape)}
+    constants = {"times": np.array(steps), "always": np.array(True), "last": np.array(case.number(0, 4))}
+    nodes = [
+        helper.make_node("Identity", ["go"], ["again"]),
+        helper.make_node("Cast", ["i"], ["number"], to=_FLOAT),
+        helper.make_node("Mul", ["state", "number"], ["product"]),
+        helper.make_node("Sub", ["product", "z"], ["next"]),
+        helper.make_node("Add", ["next", "x"], ["shown"]),
+    ]
+    if operator == "If":  # whose condition is another one at every step
+        plus, minus = (_body([helper.make_node(kind, ["shown"], [kind])], [], [kind]) for kind in ("Abs", "Neg"))
+        nodes += [
+            helper.make_node("Less", ["i", "last"], ["early"]),
+            helper.make_node("If", ["early"], ["chosen"], then_branch=plus, else_branch=minus),
+        ]
+    outputs = ["again", "next", "chosen" if operator == "If" else "shown"]
+    body = _body(nodes, [("i", _INT64), ("go", _BOOL), ("state", _FLOAT)], outputs)
+    condition = case.one_of("", "always")
+    loop = helper.make_node("Loop", ["times", condition, "x"], ["y", "all"], body=body)
+    return model([loop], fed, ["y", "all"], constants), fed
+
+
+@compare("Scan")
+def test_scan(case: Case, operator: str) -> Any:
+    shape = (case.number(1, 4), case.number(1, 4), case.number(1, 4))
+    axis, backwards, out_backwards = case.number(0, 2), case.number(0, 1), case.number(0, 1)
+    inner = tuple(side for i, side in enumerate(shape) if i != axis)
+    fed = {"x": case.f(*inner), "sequence": case.f(*shape)}
+    nodes = [
+        helper.make_node("Mul", ["state", "part"], ["next"]),
+        helper.make_node("Tanh", ["next"], ["shown"]),
+    ]
+    body = _body(nodes, [("state", _FLOAT), ("part", _FLOAT)], ["next", "shown"])
+    scan = helper.make_node(
+        "Scan", ["x", "sequence"], ["y", "all"], body=body, num_scan_inputs=1, scan_input_axes=[axis],
+        scan_input_directions=[backwards], scan_output_axes=[case.number(0, 2)],
+        scan_output_directions=[out_backwards],
+    )  # fmt: skip
+    return model([scan], fed, ["y", "all"]), fed
+
+
+@pytest.mark.parametrize("kind", ["while", "long", "branch"])
+def test_control_flow_that_depends_on_the_inputs_is_refused(kind: str) -> None:
+    fed = {"x": np.ones((1, 3), np.float32)}
+    nodes = [
+        helper.make_node("ReduceSum", ["state"], ["sum"], keepdims=0),
+        helper.make_node("Less", ["sum", "limit"], ["again"]),
+        helper.make_node("Add", ["state", "x"], ["next"]),
+    ]
+    if kind == "long":
+        nodes[0:2] = [helper.make_node("Identity", ["go"], ["again"])]
+    body = _body(nodes, [("i", _INT64), ("go", _BOOL), ("state", _FLOAT)], ["again", "next"])
+    constants = {
+        "times": np.array(MOST_STEPS + 1 if kind == "long" else 9), "go on": np.array(True),
+        "limit": np.array(20, np.float32),
+    }  # fmt: skip
+    made = [helper.make_node("Loop", ["times", "go on", "x"], ["y"], body=body)]
+    if kind == "branch":
+        one = _body([helper.make_node("Neg", ["x"], ["a"])], [], ["a"])
+        made = [
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            helper.make_node("Less", ["sum", "limit"], ["low"]),
+            helper.make_node("If", ["low"], ["y"], then_branch=one, else_branch=one),
+        ]
+    with pytest.raises(ConvertError, match="while it runs" if kind == "branch" else "steps"):
+        assert_same(model(made, fed, ["y"], constants), fed)
 
 
 # ------------------------------------------------------------------------------------------------------- elementwise
@@ -310,12 +398,11 @@ def test_pooling(case: Case, operator: str) -> Any:
     n = case.number(1, 3)
     sides = [case.number(3, 8) for _ in range(n)]
     how = window(case, n, sides)
-    how.pop("dilations", None)
     if "auto_pad" not in how and case.maybe():
         how["ceil_mode"] = 1
     if operator == "AveragePool" and case.maybe():
         how["count_include_pad"] = 1
-    opset = case.one_of(11, 18, 19)
+    opset = case.one_of(19, 22) if "dilations" in how else case.one_of(11, 18, 19)
     return one_node(operator, [case.f(case.one_of(1, 1, 2), case.number(1, 5), *sides)], opset=opset, **how)
 
 
@@ -324,8 +411,10 @@ def test_norm_pooling(case: Case, operator: str) -> Any:
     n = case.number(1, 3)
     sides = [case.number(3, 8) for _ in range(n)]
     how = window(case, n, sides)
-    how.pop("dilations", None)
-    return one_node(operator, [case.f(case.one_of(1, 2), case.number(1, 3), *sides)], p=case.number(1, 3), **how), 1e-3
+    if "auto_pad" not in how and case.maybe():
+        how["ceil_mode"] = 1
+    x = case.f(case.one_of(1, 2), case.number(1, 3), *sides)
+    return one_node(operator, [x], p=case.number(1, 3), **how), 1e-3
 
 
 @compare("GlobalLpPool")
@@ -405,19 +494,21 @@ def test_grid_sample(case: Case, operator: str) -> Any:
     return one_node(operator, [case.f(1, case.number(1, 3), *sides), grid], constants, opset=20, **how), 2e-3
 
 
-@compare("DeformConv")
+@compare("DeformConv", examples=25)
 def test_deformable_convolution(case: Case, operator: str) -> Any:
-    channels, outputs, kernel = case.number(1, 3), case.number(1, 3), case.number(1, 3)
+    groups, sets = case.one_of(1, 1, 2), case.one_of(1, 2, 3)
+    width, outputs, kernel = math.lcm(groups, sets) // groups * case.number(1, 2), case.number(1, 3), case.number(1, 3)
     pad, stride, side = case.number(0, 1), case.number(1, 2), case.number(4, 6)
     out = (side + 2 * pad - kernel) // stride + 1
-    fed: list[Array | None] = [
-        case.f(1, channels, side, side), None, case.f(1, 2 * kernel**2, out, out, low=-0.9, high=0.9)]  # fmt: skip
-    constants = {1: case.f(outputs, channels, kernel, kernel)}
+    offsets = case.f(1, sets * 2 * kernel**2, out, out, low=-0.9, high=0.9)
+    fed: list[Array | None] = [case.f(1, groups * width, side, side), None, offsets]
+    constants = {1: case.f(groups * outputs, width, kernel, kernel)}
     if case.maybe():
-        constants[3] = case.f(outputs)
+        constants[3] = case.f(groups * outputs)
         if case.maybe():
-            fed += [None, case.f(1, kernel**2, out, out, low=0, high=1)]
-    return one_node(operator, fed, constants, opset=19, pads=[pad] * 4, strides=[stride] * 2), 1e-3
+            fed += [None, case.f(1, sets * kernel**2, out, out, low=0, high=1)]
+    how = {"pads": [pad] * 4, "strides": [stride] * 2, "group": groups, "offset_group": sets}
+    return one_node(operator, fed, constants, opset=19, **how), 1e-3
 
 
 @compare("Col2Im")
@@ -573,8 +664,11 @@ def test_scatter_nd(case: Case, operator: str) -> Any:
     else:
         rows = case.noise.permutation(math.prod(shape[:depth]))[:3]
         index = np.stack(np.unravel_index(rows, shape[:depth]), -1)
+    how = {"reduction": case.one_of("add", "mul", "max", "min")} if case.maybe() else {}
+    if how and case.maybe():
+        index = np.concatenate([index.reshape(-1, depth)] * 2)[: case.number(1, 9)]
     updates = case.f(*index.shape[:-1], *shape[depth:])
-    return one_node(operator, [case.f(*shape), None, updates], {1: index.astype(np.int64)})
+    return one_node(operator, [case.f(*shape), None, updates], {1: index.astype(np.int64)}, **how)
 
 
 @compare("ScatterElements", "Scatter")
@@ -583,9 +677,45 @@ def test_scatter_elements(case: Case, operator: str) -> Any:
     axis = case.number(0, len(shape) - 1)
     places = case.noise.permutation(shape[axis])[: case.number(1, 3)]
     index = np.moveaxis(np.broadcast_to(places, (*np.delete(shape, axis), len(places))), -1, axis)
-    opset = 10 if operator == "Scatter" else 18
+    opset, how = 10 if operator == "Scatter" else 18, {}
+    if operator == "ScatterElements" and case.maybe():
+        how = {"reduction": case.one_of("add", "mul", "max", "min")}
+        index = case.whole(*(case.number(1, side) for side in shape), low=0, high=shape[axis] - 1)  # some twice
+    elif case.maybe():  # other places in every row
+        index = np.argsort(case.f(*shape), axis)
     fed = [case.f(*shape), None, case.f(*index.shape)]
-    return one_node(operator, fed, {1: np.ascontiguousarray(index)}, opset=opset, axis=axis)
+    return one_node(operator, fed, {1: np.ascontiguousarray(index)}, opset=opset, axis=axis, **how)
+
+
+@compare("ArgMax", "ArgMin", examples=20)
+def test_arg_max(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 5)
+    how = {"axis": case.number(-len(shape), len(shape) - 1), "select_last_index": case.number(0, 1)}
+    nodes = [
+        helper.make_node(operator, ["x"], ["place"], keepdims=case.number(0, 1), **how),
+        helper.make_node("Add", ["place", "one"], ["y"]),
+    ]
+    fed = {"x": case.whole(*shape, low=0, high=3).astype(np.float32)}
+    return model(nodes, fed, ["y"], {"one": np.array([1])}), fed
+
+
+@compare("OneHot")
+def test_one_hot(case: Case, operator: str) -> Any:
+    shape, count = case.shape(1, 3), case.number(1, 5)
+    ids = case.whole(*shape, low=-count, high=count - 1)
+    values = np.array([0, 1] if case.maybe() else [-1, 2.5], np.float32)
+    return one_node(operator, [ids], {1: np.array(count), 2: values}, axis=case.number(-1, len(shape)))
+
+
+@compare("Gather", examples=20)
+def test_gather_at_computed_places(case: Case, operator: str) -> Any:
+    shape = case.shape(1, 4)
+    axis = case.number(0, len(shape) - 1)
+    negated = case.whole(*case.shape(1, 2), low=1 - shape[axis], high=shape[axis])
+    nodes = [helper.make_node("Neg", ["i"], ["j"]), helper.make_node("Gather", ["x", "j"], ["y"], axis=axis)]
+    table = {"x": case.f(*shape)}
+    fed, constants = ({"i": negated}, table) if case.maybe() else ({"i": negated} | table, {})
+    return model(nodes, fed, ["y"], constants), fed
 
 
 @compare("Trilu")
@@ -593,6 +723,19 @@ def test_triangle(case: Case, operator: str) -> Any:
     shape = case.shape(2, 4, 4)
     constants = {1: np.asarray(case.number(-2, 2))} if case.maybe() else {}
     return one_node(operator, [case.f(*shape)], constants, upper=case.number(0, 1))
+
+
+@compare("SequenceEmpty", "SequenceInsert", examples=6)
+def test_list_grows(case: Case, operator: str) -> Any:
+    shape = case.shape()
+    fed = {"x": case.f(*shape), "z": case.f(*shape)}
+    nodes = [
+        helper.make_node("SequenceEmpty", [], ["none"]),
+        helper.make_node("SequenceInsert", ["none", "x"], ["one"]),
+        helper.make_node("SequenceInsert", ["one", "z", *(["place"] if case.maybe() else [])], ["both"]),
+        helper.make_node("ConcatFromSequence", ["both"], ["y"], axis=case.number(0, len(shape) - 1)),
+    ]
+    return model(nodes, fed, ["y"], {"place": np.array(case.one_of(0, 1, -1))}), fed
 
 
 @compare("SplitToSequence", "SequenceConstruct", "SequenceAt", "ConcatFromSequence", examples=6)
@@ -804,6 +947,45 @@ def test_recurrent(case: Case, operator: str) -> Any:
             del model.graph.output[place]
             model.graph.node[0].output[place] = ""
     return (model, given_), 1e-3
+
+
+@compare("RNN", "GRU", "LSTM", examples=25)
+def test_recurrent_that_ncnn_has_not(case: Case, operator: str) -> Any:
+    """Other activations, gates that are clipped, coupled or see the cell: written step by step."""
+    steps, batch, width, hidden = case.number(1, 4), case.number(1, 3), case.number(1, 4), case.number(1, 4)
+    direction = case.one_of("forward", "reverse", "bidirectional")
+    both = 2 if direction == "bidirectional" else 1
+    rows, states = {"RNN": 1, "GRU": 3, "LSTM": 4}[operator] * hidden, 2 if operator == "LSTM" else 1
+    weights = {1: case.f(both, rows, width, low=-1, high=1), 2: case.f(both, rows, hidden, low=-1, high=1)}
+    if case.maybe():
+        weights[3] = case.f(both, 2 * rows)
+    fed: list[Array | None] = [case.f(steps, batch, width)]
+    if case.maybe():
+        fed += [None] * 4 + [case.f(both, batch, hidden) for _ in range(states)]
+    how: dict[str, Any] = {}
+    if operator == "RNN" or case.maybe():
+        gates = {"RNN": 0, "GRU": 1, "LSTM": 1}[operator]
+        one = [case.one_of("HardSigmoid", "Sigmoid")] * gates
+        one += [case.one_of("Relu", "LeakyRelu", "Tanh") for _ in range(states)]
+        how["activations"] = one * both
+        taking = [name for name in how["activations"] if name in ("HardSigmoid", "LeakyRelu")]
+        if case.maybe() and taking:
+            how["activation_alpha"] = [case.noise.uniform(0.1, 0.3) for _ in taking]
+            if "HardSigmoid" in taking:
+                how["activation_beta"] = [0.4] * taking.count("HardSigmoid")
+    if operator == "GRU":
+        how["linear_before_reset"] = case.number(0, 1)
+    if operator == "LSTM" and case.maybe():
+        weights[7] = case.f(both, 3 * hidden)
+    if case.maybe():
+        how["clip"] = 0.7
+    return one_node(operator, fed, weights, outputs=1 + states, hidden_size=hidden, direction=direction, **how), 1e-3
+
+
+def test_only_short_sequences_are_written_step_by_step() -> None:
+    x, w = np.ones((MOST_STEPS + 1, 1, 2), np.float32), np.ones((1, 9, 2), np.float32)
+    with pytest.raises(ConvertError, match=f"and has more than {MOST_STEPS} steps"):
+        assert_same(*one_node("GRU", [x], {1: w, 2: np.ones((1, 9, 3), np.float32)}, hidden_size=3))
 
 
 # -------------------------------------------------------------------------------------------------------- com.microsoft

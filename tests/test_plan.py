@@ -28,7 +28,7 @@ from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
 from ncnnkit.model.precision import INT8, MASKS
-from ncnnkit.plan import search
+from ncnnkit.plan import search, sensitivity
 from ncnnkit.plan.build import Forms, make_forms, mean_windows, mixed_graph
 from ncnnkit.plan.costs import Costs, predict, uniform
 from ncnnkit.plan.mixed import MixedPlan
@@ -340,6 +340,20 @@ def test_each_layer_alone_has_an_error(mixed: Setting) -> None:
     assert {name for name, choice in errors if choice == "int8"} == {"c1", "d1", "c2", "c3", "fc"}
     assert {name for name, choice in errors if choice == "int8-winograd"} == {"c1", "c3"}
     assert all(0 < error < 0.01 for error in errors.values())
+
+
+def test_neighbours_of_a_heavy_network_are_measured_together(mixed: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer by layer, a network of 150 GMAC would take hours."""
+    monkeypatch.setattr(sensitivity, "LEAST_GROUPS", 2)
+    with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
+        alone = int8_errors(mixed.forms, judge)
+        steps: list[int] = []
+        together = int8_errors(mixed.forms, judge, lambda done, total: steps.append(total), gmac=0)
+    assert set(steps) == {3}  # four and one of int8, both of Winograd's
+    assert together.keys() == alone.keys()
+    first = [together[name, "int8"] for name in ("c1", "d1", "c2", "c3")]
+    assert len(set(first)) == 1
+    assert sum(first) == pytest.approx(sum(alone[name, "int8"] for name in ("c1", "d1", "c2", "c3")), rel=0.5)
 
 
 def test_a_grouped_layer_alone_does_not_spoil_the_errors() -> None:

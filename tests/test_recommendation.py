@@ -44,7 +44,8 @@ def variant(name: str, ms: float | Latency | None, cosine: float = 1.0, **fields
     made: dict[str, Any] = {
         "name": name, "precision": precision, "backend": backend, "device": name.partition("@")[2] or "local",
         "device_name": "a CPU", "threads": 2, "status": "ok", "reason": "", "files": None, "size_bytes": 1000,
-        "latency_ms": latency(ms) if isinstance(ms, int | float) else ms, "load_ms": None, "first_ms": None, "cpus": [],
+        "latency_ms": latency(ms) if isinstance(ms, int | float) else ms, "latency_at": [], "load_ms": None,
+        "first_ms": None, "cpus": [],
         "conditions": None, "sustained": None, "peak_memory_mb": None, "accuracy": accuracy(output(cosine)),
         "layers": [], "notes": [],
     }  # fmt: skip

@@ -60,6 +60,7 @@ def sample_variant(
             "p90": ms * 1.1,
             "samples": 142,
         },
+        "latency_at": [],
         "load_ms": {"cold": 31.2, "warm": 12.5},
         "peak_memory_mb": 41.5,
         "accuracy": {
@@ -280,6 +281,8 @@ def sample_run() -> dict[str, Any]:
             "sqnr_db": 118.9,
             "cosine": 0.9999999999993,
             "max_error": 4.1e-6,
+            "original_sqnr_db": None,
+            "shapes": [],
             "seconds": 2.31,
             "attempts": [
                 {
@@ -385,6 +388,7 @@ def test_what_may_be_null_may() -> None:
         "conversion.sqnr_db",
         "conversion.cosine",
         "conversion.max_error",
+        "conversion.original_sqnr_db",
         "conversion.pnnx_version",
         "conversion.log",
         "conversion.attempts[1].sqnr_db",

@@ -29,7 +29,7 @@ from ncnnkit.recipe import KEYS
 from ncnnkit.samples.preprocess import PRESETS, Preprocess
 from ncnnkit.source import ModelSource, open_model, set_batchnorm_statistics
 from ncnnkit.source.files import READERS
-from ncnnkit.source.model import read_metadata, settle_inputs
+from ncnnkit.source.model import read_metadata
 from ncnnkit.source.onnx_data import inline_external_data
 
 DEMO = Path(ncnnkit.__file__).parent / "data" / "efficientnet-lite0.onnx"
@@ -124,7 +124,6 @@ def test_dynamic_dimensions_take_the_shape_given(
         (["N", 3, "H", 4], [(3, 4)], r"the shape 3,4 contradicts the model, which takes 3,\?,4"),
         ([1, 3, 6, 4], [(3, 0, 4)], "shape 3,0,4 is not usable"),
         (["N", 3, "H", "W"], [()], "shape  ?is not usable"),
-        ([8, 3, 6, 4], [], "is 8,3,6,4; the first dimension must be a batch axis of 1 or dynamic"),
         ([1, 3], [(3,), (3,)], r"2 shapes are given, but the model has 1 inputs \(x\)"),
     ],
 )
@@ -132,11 +131,6 @@ def test_shapes_that_cannot_be_used(tmp_path: Path, dims: Any, shapes: list[tupl
     path = write_onnx(tmp_path / "m.onnx", ("x", TensorProto.FLOAT, dims))
     with pytest.raises(ModelError, match=message):
         opened(path, *shapes)
-
-
-def test_a_scalar_input_has_no_batch_axis() -> None:
-    with pytest.raises(ModelError, match="is a scalar; the first dimension must be a batch axis"):
-        settle_inputs("m.pt", ["x"], [()], ["float32"], [])
 
 
 @pytest.mark.parametrize(
@@ -271,7 +265,7 @@ def test_metadata_that_cannot_be_read(tmp_path: Path, metadata: dict[str, str]) 
     [
         ("none.onnx", {}, r"none\.onnx: no such file$"),
         ("none.pt", {}, r"none\.pt: no such file$"),
-        ("folder.onnx", {}, "no such file"),
+        ("folder.onnx", {}, r"folder\.onnx: is a folder, not a model \(give a file, or a folder by Ultralytics"),
         (
             "notes.txt",
             {},
@@ -343,6 +337,72 @@ def test_an_ncnn_model_without_shapes_needs_them(tmp_path: Path) -> None:
     assert opened(path, (3, 4, 5)).inputs[0].shape == (3, 4, 5)
     assert opened(path, (1, 3, 4, 5)).inputs[0].shape == (3, 4, 5)
     assert opened(path, (1, 7)).inputs[0].shape == (1, 7)  # two dimensions are no batch and one
+
+
+METADATA = """description: Ultralytics YOLO11n model trained on /data/coco.yaml
+author: Ultralytics
+date: '2026-01-02T03:04:05+00:00'
+stride: 32
+task: detect
+batch: 1
+imgsz:
+- 64
+- 96
+names:
+  0: person
+  1: 'traffic light: red'
+args:
+  batch: 1
+  half: false
+channels: 3
+end2end: false
+"""
+
+
+def ultralytics_folder(tmp_path: Path, text: str = METADATA) -> Path:
+    """What Ultralytics' export to ncnn writes: pnnx's network, which does not say its size, and its metadata."""
+    folder = tmp_path / "yolo11n_ncnn_model"
+    folder.mkdir()
+    layers = [Layer("Input", "in0", [], ["in0"]), Layer("ReLU", "relu", ["in0"], ["out0"])]
+    save(Graph(layers), folder / "model.ncnn.param")
+    (folder / "metadata.yaml").write_text(text)
+    return folder
+
+
+def test_an_ultralytics_folder_is_a_model(tmp_path: Path) -> None:
+    folder = ultralytics_folder(tmp_path)
+    source = opened(folder)
+    assert (source.name, source.kind, source.path) == ("yolo11n", "ncnn", folder / "model.ncnn.param")
+    assert source.inputs[0].shape == (3, 64, 96)
+    assert source.labels == ("person", "traffic light: red")
+    assert source.preprocess == Preprocess(resize=(64, 96))
+    assert source.preprocess_origin == "Ultralytics' metadata in the model, stretching where it letterboxes"
+    assert opened(folder / "model.ncnn.param").labels == source.labels
+    assert opened(folder, (3, 32, 32)).preprocess == Preprocess(resize=(32, 32))
+
+
+def test_the_card_of_a_model_goes_before_ultralytics_metadata(tmp_path: Path) -> None:
+    folder = ultralytics_folder(tmp_path)
+    preprocess = Preprocess(resize=(64, 96), color="bgr")
+    model = ncnnkit.Artifact.load(folder / "model.ncnn.param")
+    model.having(model.graph, preprocess=preprocess).save(folder / "model.ncnn.param")
+    source = opened(folder)
+    assert source.preprocess == preprocess
+    assert source.preprocess_origin.startswith("its card")
+    assert source.labels == ("person", "traffic light: red")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (METADATA.replace("batch: 1\nimgsz", "batch: 4\nimgsz"), "was exported for 4 images at a time"),
+        (METADATA.replace("- 64\n- 96", "- 64\n- large"), "imgsz .64, 'large'. is no size"),
+        ("names: [", "metadata.yaml: cannot be read: while parsing"),
+    ],
+)
+def test_ultralytics_metadata_that_cannot_be_used(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        opened(ultralytics_folder(tmp_path, text))
 
 
 def test_a_corrupt_param(tmp_path: Path) -> None:
@@ -473,7 +533,7 @@ def test_what_is_read_without_torch_is_what_torch_wrote(
     torch.jit.trace(Sum(), example).save(tmp_path / "m.pt")
     monkeypatch.setitem(sys.modules, "torch", None)
     inputs = opened(tmp_path / "m.pt").inputs
-    assert [(s.shape, s.dtype) for s in inputs] == [((3, 300, 5), "float32"), ((70_000,), "int64"), ((), "float16")]
+    assert [(s.shape, s.dtype) for s in inputs] == [((3, 300, 5), "float32"), ((70_000,), "int64"), ((1,), "float16")]
 
 
 @pytest.mark.torch
@@ -910,7 +970,7 @@ def test_a_detector_that_finds_nothing_is_named(tmp_path: Path, torch: Any) -> N
         def forward(self, x: Any) -> Any:
             return {"boxes": x.reshape(-1, 4)[:0], "scores": x.reshape(-1)[:0]}
 
-    with pytest.raises(ModelError, match=r"Detector: returns an empty 'boxes' for a sample of noise \(a detector"):
+    with pytest.raises(ModelError, match=r"Detector: returns an empty 'boxes' for a sample of noise \(wrap it"):
         open_model(Detector(), shapes=[(3, 8, 8)])
 
 

@@ -20,6 +20,7 @@ import pytest
 from ncnnkit.onboard import clocks
 from ncnnkit.onboard.clocks import fixed_clocks, restore_clocks
 from ncnnkit.onboard.machine import this_board
+from ncnnkit.onboard.process import available_cores, usable_cpus
 from ncnnkit.onboard.protocol import ClocksReport
 from ncnnkit.onboard.sampler import Sampler
 from ncnnkit.onboard.sensors import powers
@@ -448,3 +449,18 @@ def test_what_the_firmware_remembers_of_earlier_is_no_throttling_now(tmp_path: P
     root = boards.raspberry_pi_4(tmp_path)
     put(root, "sys/devices/platform/soc/soc:firmware/get_throttled", "50000\n")()
     assert watched(root)["throttled"] is False
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)])
+def test_a_containers_cpu_quota_bounds_the_threads(tmp_path: Path, quota: str, cores: int | None) -> None:
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(quota + "\n")
+    assert available_cores(str(tmp_path)) == (cores or len(usable_cpus() or []))
+
+
+def test_a_process_on_one_cpu_is_counted_as_one_core() -> None:
+    """ncnn counts the processors of the machine, also those that the process may not use."""
+    told = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    told += "from ncnnkit.onboard.machine import this_machine as t; m = t(); print(m.cores, m.default_threads)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]

@@ -24,7 +24,9 @@ def asked_for(name: str, *flags: str, **options: Any) -> Any:
 
 
 Shape = Annotated[list[str] | None, asked_for("shapes", "--shape")]
+ShapeToo = Annotated[list[str] | None, asked_for("shape_too", "--shape-too")]
 Outputs = Annotated[str | None, asked_for("outputs", "--outputs")]
+Fix = Annotated[list[str] | None, asked_for("fix", "--fix")]
 Weights = Annotated[str | None, asked_for("weights")]
 RouteName = Annotated[str | None, asked_for("route")]
 Force = Annotated[bool, asked_for("force", "--force")]
@@ -129,8 +131,10 @@ def takes_recipe(function: F) -> F:
 
 def _field(name: str, value: Any) -> Any:
     """What an option's text means as a field of a recipe."""
-    if name == "shapes":
+    if name in ("shapes", "shape_too"):
         return to_shapes(value)
+    if name == "fix":
+        return to_numbers(value)
     return to_words(value) if get_origin(key_types()[name]) is tuple and isinstance(value, str) else value
 
 
@@ -155,6 +159,18 @@ def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, 
 def to_shapes(shape: Sequence[str] | None) -> tuple[tuple[int, ...], ...] | None:
     """``("3,224,224",)`` -> ``((3, 224, 224),)``; None where nothing is given. Raises RecipeError."""
     return tuple(_numbers(text, "shape", int) for text in shape) if shape else None
+
+
+def to_numbers(texts: Sequence[str] | None) -> dict[str, float] | None:
+    """``["sr=16000"]`` -> ``{"sr": 16000.0}``; None where nothing is given. Raises RecipeError."""
+    found = {}
+    for text in texts or ():
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise RecipeError(f"--fix {text!r} is not NAME=NUMBER", hint="as sr=16000") from None
+    return found or None
 
 
 def to_words(text: str | None) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from .model.scales import LayerScales
 from .onboard.facts import require_plain
 from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
+from .tasks import Decoder
 
 SCHEMA = "ncnnkit-card/1"
 _LARGEST_SIDE = 1 << 24
@@ -55,6 +56,7 @@ class Card:
         ncnn: the version of ncnn that it was made or measured with; empty where it is not known.
         pillow: the version of Pillow that prepared the images; empty where it is not known.
         scales: layer name -> how a quantised original quantised that layer; empty where there is none to keep.
+        decoder: how the outputs become a prediction; None where that is not known.
         schema: the format of this file.
     """
 
@@ -69,6 +71,7 @@ class Card:
     ncnn: str = ""
     pillow: str = ""
     scales: dict[str, LayerScales] = field(default_factory=dict)
+    decoder: Decoder | None = None
     schema: str = SCHEMA
 
     def fault(self) -> str:
@@ -98,7 +101,7 @@ class Card:
         sides = [side for tensor in (*self.inputs, *self.outputs) for side in tensor.shape]
         if not all(0 < side <= _LARGEST_SIDE for side in sides):
             return f"a side of a shape must be from 1 to {_LARGEST_SIDE}"
-        return ""
+        return self.decoder.fault(len(self.outputs)) if self.decoder else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +114,7 @@ class Artifact:
         param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
         how: where the precision comes from, a clause for the user.
         derived: whether the precision was derived from the network, because there is no card.
-        inputs, outputs, target, preprocess, labels, ncnn, pillow: as in :class:`Card`.
+        inputs, outputs, target, preprocess, labels, ncnn, pillow, decoder: as in :class:`Card`.
         settings: precision -> the fields of ``ncnn::Option``.
 
     Example:
@@ -133,6 +136,7 @@ class Artifact:
     labels: tuple[str, ...] = ()
     ncnn: str = ""
     pillow: str = ""
+    decoder: Decoder | None = None
     given: Graph | None = field(default=None, repr=False)
 
     @classmethod
@@ -153,7 +157,7 @@ class Artifact:
         return cls(
             card.precisions[0], card.precisions, card.inputs, card.outputs, card.options, param.absolute(),
             f"its card says {card.precisions[0]}", False, card.target, card.preprocess, card.labels, card.ncnn,
-            card.pillow,
+            card.pillow, card.decoder,
         )  # fmt: skip
 
     @classmethod
@@ -192,7 +196,7 @@ class Artifact:
             precision: what it was made for; by default this model's.
             facts: further attributes that change.
         """
-        kept = ("target", "preprocess", "labels", "ncnn", "pillow")
+        kept = ("target", "preprocess", "labels", "ncnn", "pillow", "decoder")
         return Artifact.made(graph, precision or self.precision, **{**{n: getattr(self, n) for n in kept}, **facts})
 
     @cached_property
@@ -288,7 +292,7 @@ class Artifact:
         own = (self.precision, *(name for name in self.precisions if name != self.precision))
         card = Card(
             own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},
-            self.target, self.preprocess, self.labels, self.ncnn, self.pillow, self.graph.scales,
+            self.target, self.preprocess, self.labels, self.ncnn, self.pillow, self.graph.scales, self.decoder,
         )  # fmt: skip
         if fault := card.fault():
             raise ModelError(f"its card cannot be written: {fault}", where=str(param))

@@ -22,6 +22,7 @@ from rich.markup import escape
 from .arguments import (
     Backend,
     Effort,
+    Fix,
     FixClocks,
     Force,
     Fp32Param,
@@ -38,11 +39,13 @@ from .arguments import (
     RouteName,
     RunFolder,
     Shape,
+    ShapeToo,
     Target,
     Threads,
     Weights,
     takes_images,
     takes_recipe,
+    to_numbers,
     to_shapes,
     to_words,
 )
@@ -245,10 +248,12 @@ def convert(
     model: Annotated[str, typer.Argument(help=KEYS["model"].help)],
     output: ParamToWrite,
     shape: Shape = None,
+    shape_too: ShapeToo = None,
     weights: Weights = None,
     route: RouteName = None,
     force: Force = False,
     outputs: Outputs = None,
+    fix: Fix = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the error of each layer, and the first wrong one.")
     ] = False,
@@ -268,15 +273,18 @@ def convert(
 
     _check_folder(output)
     if explain or reproducer:
-        _explain(model, shape, weights, outputs, route, reproducer)
+        _explain(model, shape, weights, outputs, fix, route, reproducer)
     recipe = make_recipe(
         {
-            "model": model, "shapes": to_shapes(shape), "weights": weights, "outputs": to_words(outputs),
-            "route": route, "force": force, **prepared,
+            "model": model, "shapes": to_shapes(shape), "shape_too": to_shapes(shape_too), "weights": weights,
+            "outputs": to_words(outputs), "fix": to_numbers(fix), "route": route, "force": force, **prepared,
         }
     )  # fmt: skip
     with _progress() as progress:
-        source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs)
+        source = open_model(
+            recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
+            outputs=recipe.outputs, fix=recipe.fix,
+        )  # fmt: skip
         made, check = convert_opened(
             source, preset=recipe.preset, preprocess=recipe.preprocess, route=recipe.route, force=recipe.force,
             progress=lambda step, done, total: progress(f"convert: {step}", done, total),
@@ -294,6 +302,7 @@ def _explain(
     shape: list[str] | None,
     weights: str | None,
     outputs: str | None,
+    fix: list[str] | None,
     route: str | None,
     reproducer: Path | None,
 ) -> None:
@@ -305,7 +314,7 @@ def _explain(
         progress("explain", 0, 0)
         explanation = explain(
             model, shapes=to_shapes(shape) or (), weights=weights or "default", outputs=to_words(outputs) or (),
-            route=route or "auto", reproducer=reproducer,
+            fix=to_numbers(fix), route=route or "auto", reproducer=reproducer,
         )  # fmt: skip
     out.print(bisection_table(explanation.found))
     first = explanation.found.first_wrong

@@ -21,9 +21,11 @@ from .measure.variants import (
     list_variants,
     measure,
     refuse_copies_of_the_cpu,
+    time_at,
     variant_record,
     write_models,
 )
+from .model.graph import Graph
 from .model.precision import PRECISIONS, has_int8
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
@@ -32,21 +34,24 @@ from .plan.search import find_plan
 from .progress import StepProgress, silent_steps
 from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
-from .quantization.efforts import efforts_by_target, images_needed
+from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
 from .recipe import AUTO, Recipe, save_recipe
 from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
-from .record.run import DeviceRecord, Run, Variant
+from .record.run import DeviceRecord, LatencyAt, Run, Variant
 from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
+from .samples.images import ImageSet
+from .samples.items import times
 from .samples.labels import read_labels
 from .samples.sets import open_image_sets
-from .samples.stream import keep
+from .samples.stream import evenly, keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
+from .source.model import example_arrays
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
 from .verdict import top5, warn
@@ -82,7 +87,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             for site in sites:
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
-            source = open_model(recipe.model, shapes=recipe.shapes, weights=recipe.weights, outputs=recipe.outputs)
+            source = open_model(
+                recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
+                outputs=recipe.outputs, fix=recipe.fix,
+            )  # fmt: skip
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
         with stages("look at the images"):
@@ -108,8 +116,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             if has_int8(conversion.graph):
                 raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
         with stages("optimise"):
-            graph, rewrites = optimize_with_report(conversion.graph)
+            graph, rewrites = optimize_with_report(conversion.graph, any_size=bool(source.others))
         with stages("read images"):
+            kept = evaluated(recipe, graph, evaluation)
+            too_many = fewer_said(recipe, len(kept), len(evaluation))
+            evaluation, labels = evaluation.subset(kept), None if labels is None else labels[kept]
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
@@ -140,7 +151,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     try:
                         mixed[site] = find_plan(
                             made, requirements, site.machine, device=site.device,
-                            threads=recipe.threads or site.machine.cores, progress=stages.within(stage),
+                            threads=recipe.threads or site.machine.cores, gmac=EFFORTS[recipe.effort].gmac,
+                            progress=stages.within(stage),
                         )  # fmt: skip
                     except (DeviceError, RuntimeFailure) as error:  # this device's, and no other's
                         unplanned[site] = f"it could not be planned: {error.line()}"
@@ -148,7 +160,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
-                pillow=installed("Pillow"), outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
+                pillow=installed("Pillow"), decoder=source.decoder,
+                outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
             specs = list_variants(recipe, models, sites, unplanned)
@@ -157,6 +170,15 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
                 fix_clocks=recipe.fix_clocks, progress=shown,
             )  # fmt: skip
+        latencies: list[list[LatencyAt]] = [[] for _ in specs]
+        for other in source.others:
+            stage = f"measure at {' and '.join(map(times, other.shapes))}"
+            with stages(stage):
+                timed = time_at(
+                    specs, results, other.shapes, example_arrays(other.inputs), seconds=recipe.seconds,
+                    rounds=recipe.rounds, progress=stages.progress(stage),
+                )  # fmt: skip
+                latencies = [[*rows, row] for rows, row in zip(latencies, timed)]
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
             few = inputs.subset(range(min(LAYER_IMAGES, len(inputs))))
@@ -164,7 +186,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("compare the images"):
             alike = first.likeness_of(inputs, recipe.threads or None) if first else None
         with stages("judge the outputs"):
-            rows = [variant_record(spec, r, reference, classes, labels, layers) for spec, r in zip(specs, results)]
+            rows = [
+                variant_record(spec, r, reference, classes, labels, layers, at)
+                for spec, r, at in zip(specs, results, latencies)
+            ]
             rows = refuse_copies_of_the_cpu(rows, results)
             variants = refuse_wrong_outputs(rows, specs, results, graph, few, check.sqnr_db)
         recommended, why = recommend(variants, requirements, blind)
@@ -200,7 +225,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     top5=guesses,
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, classes=classes,
-                        doubts=[*source.changes, *doubts], quantisation=quantisation, plan=planned,
+                        doubts=[*source.changes, *too_many, *doubts], quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),
@@ -216,6 +241,22 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
 def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> DeviceRecord:
     """A device, and what is recommended for it."""
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
+
+
+def evaluated(recipe: Recipe, graph: Graph, evaluation: ImageSet) -> list[int]:
+    """The evaluation images that the effort allows, by their places: all, except for a heavy network."""
+    return evenly(len(evaluation), EFFORTS[recipe.effort].samples(graph, evaluation[0]))
+
+
+def fewer_said(recipe: Recipe, kept: int, given: int) -> list[str]:
+    """What to say of evaluation images that were left out."""
+    if kept == given:
+        return []
+    stronger = "default or best" if recipe.effort == "fast" else "best"
+    return [
+        f"the errors were measured on {kept} of {given} evaluation samples: the network computes so much that --effort "
+        f"{recipe.effort} allows no more; --effort {stronger} takes more"
+    ]
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -65,8 +65,8 @@ class Recipe:
 
     model: str = _key(
         dataclasses.MISSING,
-        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), torchvision:NAME, timm:NAME or "
-        "package.module:function.",
+        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), a folder by Ultralytics' export to ncnn, "
+        "torchvision:NAME, timm:NAME or package.module:function.",
     )
     images: str = _key("", "Calibration images: a folder, a list file, an image, a .npy or a .npz file.")
     eval_images: str = _key("", "Evaluation images, in the same forms. Empty: every fifth of the images is held out.")
@@ -75,6 +75,12 @@ class Recipe:
         (),
         "Shape of an input without the batch axis, such as 3,224,224; once per input. Empty: the shape in the model.",
         "one shape per input, sizes from 1, such as [[3, 224, 224]]",
+    )
+    shape_too: tuple[tuple[int, ...], ...] = _key(
+        (),
+        "Another shape that the network must take; once per input, then the next set. The network is compared with the "
+        "original and timed at each.",
+        "one shape per input for each set, sizes from 1, such as [[3, 640, 640]]",
     )
     weights: str = _key("default", "Weights of a model built by code: default, none (random) or a file.")
     route: str = _key(
@@ -88,6 +94,12 @@ class Recipe:
         "Names of tensors of an ONNX file that become the outputs. Empty: its own outputs, or the last tensors that "
         "ncnn can compute.",
         'a list, such as ["boxes", "scores"]',
+    )
+    fix: Mapping[str, float] = _key(
+        {},
+        "NAME=NUMBER: an input of an ONNX file that always is this number, such as sr=16000. The network has no such "
+        "input then, and branches that depend on it are chosen.",
+        "a table of numbers, such as {sr = 16000}",
     )
     preset: str = _key(
         "",
@@ -195,7 +207,7 @@ def _is_of_type(name: str, value: Any) -> bool:
         msgspec.convert(value, key_types()[name])
     except msgspec.ValidationError:
         return False
-    if name == "shapes":
+    if name in ("shapes", "shape_too"):
         return all(shape and min(shape) > 0 for shape in value)
     if isinstance(value, float):
         return math.isfinite(value)

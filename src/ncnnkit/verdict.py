@@ -22,6 +22,7 @@ from .source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 
 Array = NDArray[Any]
 
+LEAST_MATCHED = 0.99  # of the original's predictions: scores at a threshold may fall on either side of it
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
 
 
@@ -68,10 +69,20 @@ def warn(
             "the original is unknown: the errors are relative to ncnn's own fp32, and the conversion was not verified"
         )
     said += doubts
-    if check.sqnr_db is not None and check.sqnr_db < LEAST_SQNR_DB:
+    if check.sqnr_db is not None and check.original_sqnr_db is not None:
+        said.append(
+            f"the conversion's SQNR is {check.sqnr_db:.0f} dB, but the original itself is only exact to "
+            f"{check.original_sqnr_db:.0f} dB on these samples; samples with larger outputs would tell more"
+        )
+    elif check.sqnr_db is not None and check.sqnr_db < LEAST_SQNR_DB:
         said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force continued")
     elif check.sqnr_db is not None and check.sqnr_db < EXACT_SQNR_DB:
         said.append(f"the conversion's SQNR is {check.sqnr_db:.0f} dB; fp32 normally reaches 100 dB")
+    if check.decoded and check.decoded.matched < LEAST_MATCHED * check.decoded.original:
+        said.append(
+            f"only {check.decoded.matched} of the original's {check.decoded.original} predictions are among those of "
+            "the converted model in fp32"
+        )
     said += check.own.said if check.own else []
     if quantisation is not None:
         said += [loss.said for loss in quantisation.lost]

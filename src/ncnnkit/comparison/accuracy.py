@@ -40,6 +40,7 @@ class Errors(Noise):
         self.samples = 0
         self._classifies = classifies
         self._powers: list[float] = []  # Σ output² of each output
+        self._products: list[float] = []  # Σ output · reference of each output
         self._largest: list[float] = []  # max |output - reference| of each output
         self._preferring = 0  # samples for which the reference prefers some class
         self._labelled = 0
@@ -63,9 +64,11 @@ class Errors(Noise):
         for index, (output, exact) in enumerate(zip(outputs, reference)):
             if index == len(self._powers):
                 self._powers.append(0.0)
+                self._products.append(0.0)
                 self._largest.append(0.0)
             ours, theirs = (np.asarray(values, np.float64).reshape(-1) for values in (output, exact))
             self._powers[index] += float(ours @ ours)
+            self._products[index] += float(ours @ theirs)
             largest = float(np.max(np.abs(ours - theirs), initial=0.0))
             self._largest[index] = max(self._largest[index], largest if math.isfinite(largest) else math.inf)
         if self._classifies and len(outputs) == 1 and reference[0].size > 1:
@@ -94,9 +97,13 @@ class Errors(Noise):
             return -1.0
         if ours == 0:
             return 0.0
-        # 1 - cosine from the noise: this keeps the digits that 1 - product / norms would lose.
-        apart = (self.noise[index] - (math.sqrt(ours) - math.sqrt(theirs)) ** 2) / (2 * math.sqrt(ours * theirs))
-        return min(1.0, max(-1.0, 1.0 - apart))
+        if 0.01 < ours / theirs < 100:
+            # 1 - cosine from the noise: this keeps the digits that product / norms loses near 1.
+            apart = self.noise[index] - (math.sqrt(ours) - math.sqrt(theirs)) ** 2
+            cosine = 1.0 - apart / (2 * math.sqrt(ours * theirs))
+        else:
+            cosine = self._products[index] / math.sqrt(ours) / math.sqrt(theirs)
+        return min(1.0, max(-1.0, cosine))
 
     def sqnr_db(self, index: int) -> float | None:
         """10·log10(Σ reference² / Σ error²) of an output over all samples, dB; None where one of the two is zero."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+
+from ncnnkit.onboard.process import available_cores
 
 from ..artifact import Artifact
 from ..device import LOCAL, Device
@@ -49,7 +50,7 @@ class Judge:
     def __init__(self, exact: Graph, samples: Samples, *, threads: int | None = None, device: Device = LOCAL) -> None:
         self._exact, self._given = exact, samples
         self._threads, self._device = threads, device
-        cores = os.cpu_count() or 1
+        cores = available_cores()
         self._cores = min(threads or cores, cores)
         self._stack = ExitStack()
 

@@ -6,7 +6,6 @@ error that says it, never as the end of your program.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ncnnkit.onboard.process import available_cores
 
 from ..artifact import Artifact
 from ..errors import ModelError, RuntimeFailure
@@ -64,7 +65,7 @@ class Session:
         self._device = device
         self._settings: dict[str, Any] = {
             "backend": backend,
-            "threads": threads or (os.cpu_count() or 1 if device.address == LOCAL.address else 0),  # 0: ncnn chooses
+            "threads": threads or (available_cores() if device.address == LOCAL.address else 0),  # 0: ncnn chooses
             "keep_blobs": keep_blobs,
         }
         self._child: Child | None = None

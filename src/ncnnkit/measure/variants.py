@@ -31,7 +31,7 @@ from ..progress import Progress, silent
 from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
-from ..record.run import EMULATED, Backend, Files, Latency, LayerError, Variant
+from ..record.run import EMULATED, Backend, Files, Latency, LatencyAt, LayerError, Variant
 from ..source.model import file_safe
 from .models import job_model
 
@@ -192,6 +192,35 @@ def measure(
     return list(results.values())
 
 
+def time_at(
+    specs: Sequence[VariantSpec],
+    results: Sequence[VariantResult],
+    shapes: Sequence[tuple[int, ...]],
+    sample: Sequence[Array],
+    *,
+    seconds: float,
+    rounds: int,
+    progress: Progress = silent,
+) -> list[LatencyAt]:
+    """The latency of variants for inputs of other shapes; of those that ran at their own.
+
+    Args:
+        specs: the variants.
+        results: what came of them at their own input shapes.
+        shapes: of the inputs.
+        sample: an array for each network input, of these shapes.
+        seconds, rounds: as for :func:`measure`.
+    """
+    ran = [replace(s, model=s.model if r.samples else None) for s, r in zip(specs, results)]
+    with Scratch() as name:
+        saved = save_arrays([array[None] for array in sample], Path(name))
+        found = measure(ran, saved, Path(name), seconds=seconds, rounds=rounds, progress=progress)
+    return [
+        LatencyAt(shapes=list(shapes), latency_ms=latency(r.samples) if r.samples else None, reason=r.reason)
+        for r in found
+    ]
+
+
 def variant_record(
     spec: VariantSpec,
     result: VariantResult,
@@ -199,6 +228,7 @@ def variant_record(
     classes: Classes,
     labels: NDArray[np.int64] | None,
     layers: list[LayerError],
+    latency_at: Sequence[LatencyAt] = (),
 ) -> Variant:
     """A variant as run.json holds it.
 
@@ -207,6 +237,7 @@ def variant_record(
         classes: of the network.
         labels: the right class of each sample, where known.
         layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
+        latency_at: its latencies at other input shapes, see :func:`time_at`.
     """
     status, reason = result.status, result.reason
     param = spec.model.param if spec.model else None
@@ -237,6 +268,7 @@ def variant_record(
         files=Files(param=files[0], bin=files[1]) if files else None,
         size_bytes=spec.model.size if spec.model else None,
         latency_ms=latency(result.samples) if result.samples else None,
+        latency_at=list(latency_at),
         load_ms=result.load_ms,
         first_ms=result.first_ms,
         cpus=list(spec.cpus),

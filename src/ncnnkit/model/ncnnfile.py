@@ -52,6 +52,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORE
 _NAME_LIMIT = 255  # ncnn reads at most so many bytes of a name,
 _PIECE = 15  # of a number or of a text's first piece, which ends before a space or a comma,
 _REST = 240  # and of the rest of a text
+_MOST_NAMED = 3  # items that a warning names
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -72,10 +73,10 @@ def load(param: str | Path, weights: str | Path | None = None) -> Graph:
             the layer.
     """
     param = Path(param)
-    graph = load_param(param)
+    graph, idle = _parse(_read_text(param), str(param))
     if any(True for layer in graph.layers for _ in layer.slots()):
         read_weights(graph, weights if weights is not None else param.with_suffix(".bin"))
-    return graph
+    return _without(graph, idle)
 
 
 def load_param(param: str | Path) -> Graph:
@@ -99,9 +100,26 @@ def _read_text(path: Path) -> str:
 def parse_param(text: str, *, where: str = "<param>") -> Graph:
     """Parse the text of a ``.param`` file: a graph that is well formed, but for its weights.
 
+    ncnn accepts more than a well-formed graph, and so does this function. A warning says what it changed:
+
+    - A layer with the name of an earlier layer gets a name of its own.
+    - Every reader of a blob whose name two layers produce reads the first one, as in ncnn. The second one gets a name
+      of its own. A layer whose outputs all have such names never runs in ncnn; it is left out.
+    - ncnn ignores a param whose id the layer type does not use. It is kept, and written again.
+
     Raises:
         FormatError: with the number of the first line that cannot be read or cannot stand where it does.
     """
+    return _without(*_parse(text, where))
+
+
+def _without(graph: Graph, idle: list[Layer]) -> Graph:
+    """The graph without layers that ncnn never runs."""
+    return Graph([layer for layer in graph.layers if not any(layer is other for other in idle)])
+
+
+def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
+    """All layers of a file, and those of them that ncnn never runs. The ``.bin`` holds the weights of all."""
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise FormatError("is empty", where=where)
@@ -123,17 +141,41 @@ def parse_param(text: str, *, where: str = "<param>") -> Graph:
     if len(body) > layer_count:
         # ncnn stops reading after the counted layers (nanodet_m.param in its own benchmark folder has one more).
         warnings.warn(f"{where}: line 2 counts {layer_count} layers of {len(body)}; the rest is ignored", stacklevel=2)
-    graph, checker, names = Graph(), Checker(), set[str]()
+    graph, checker, names, blobs = Graph(), Checker(), set[str](), set[str]()
+    renamed, strange, idle, produced = list[str](), list[str](), list[Layer](), 0
     for number, line in body[:layer_count]:
         layer = _parse_layer(line, f"{where}:{number}")
+        produced += len(layer.outputs)
+        strange += [f"{name} of {layer.type} {layer.name}" for name in layer.params if layer.op.ignores(name)]
         if layer.name in names:  # ncnn never looks a layer up by its name; ncnnkit does
+            renamed.append(f"layer {layer.name}")
             layer.name = Names(graph).new(layer.name, str(number))
         names.add(layer.name)
+        twice = [blob for blob in layer.outputs if blob in blobs]
+        if twice and len(twice) == len(layer.outputs):
+            idle.append(layer)
+            graph.layers.append(layer)
+            continue
+        for blob in twice:
+            renamed.append(f"blob {blob}")
+            layer.outputs[layer.outputs.index(blob)] = Names(graph).new(blob, str(number))
+        blobs.update(layer.outputs)
         checker.add(layer, f"{where}:{number}, layer {layer.type} {layer.name}")
         graph.layers.append(layer)
-    if graph.blob_count > blob_count:
-        raise FormatError(f"{graph.blob_count} blobs, but line 2 says {blob_count}", where=last)
-    return graph
+    if produced > blob_count:
+        raise FormatError(f"{produced} blobs, but line 2 says {blob_count}", where=last)
+    _tell(where, "ncnn ignores params that a layer type does not use", strange)
+    _tell(where, "names that were used twice are changed", renamed)
+    _tell(where, "ncnn never runs a layer whose outputs have the names of earlier blobs, so they are left out",
+          [f"{layer.type} {layer.name}" for layer in idle])  # fmt: skip
+    return graph, idle
+
+
+def _tell(where: str, what: str, items: list[str]) -> None:
+    """Warn about items of a file, and name the first few."""
+    if items:
+        more = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
+        warnings.warn(f"{where}: {what}: {', '.join(items[:_MOST_NAMED])}{more}", stacklevel=1)
 
 
 def _parse_layer(line: str, where: str) -> Layer:

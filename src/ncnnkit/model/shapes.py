@@ -30,6 +30,23 @@ Rule = Callable[[Any, Given, int], "list[Made]"]
 """(params, shapes of the inputs, number of outputs) -> what is known of each output."""
 
 
+MOST_AXES = 4
+"""The axes that a blob of ncnn may have."""
+
+
+def natural(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the blob that an array of this shape usually lies in: without the batch axis, and of 4 axes at most.
+
+    Where more than four axes are left, those of one element go first, then the outermost ones are merged.
+    """
+    body = shape[1:] if shape[:1] == (1,) else shape
+    if len(body) > MOST_AXES:
+        body = tuple(side for side in body if side != 1)
+    if len(body) > MOST_AXES:
+        body = (math.prod(body[: len(body) - MOST_AXES + 1]), *body[len(body) - MOST_AXES + 1 :])
+    return body or (1,)
+
+
 class Misfit(ValueError):
     """A layer cannot take what it is given; the text continues a sentence that begins with the layer."""
 
@@ -316,26 +333,36 @@ def flatten(p: Any, inputs: Given) -> Made:
     return (None,) if inputs[0] is None else (_size(inputs[0]),)
 
 
-_REFERENCE = re.compile(r"(\d)([whdc])", re.ASCII)
+_REFERENCE = re.compile(r"(\d)([whdcn])", re.ASCII)
+_BINARY: dict[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "//": lambda a, b: a // b if b else 0,
+    "max": max, "min": min,
+}  # fmt: skip
 
 
-def _expression(text: str, inputs: Given) -> list[int] | None:
-    """The sizes, innermost first, of a Reshape's expression where they are numbers and references alone."""
-    sizes = []
-    for term in text.split(","):
-        reference = _REFERENCE.fullmatch(term)
+def expression(text: str, inputs: Given) -> list[Side | None] | None:
+    """The values of ncnn's expression, in its order: for a shape the innermost side first.
+
+    An expression is a list in prefix notation, such as ``*(0w,2),//(1h,4),-1``. ``0w`` is the width of the first input.
+
+    Returns:
+        None for a value that is not certain; None alone if the number of values is not.
+    """
+    stack: list[Side | None] = []
+    for token in reversed([token for token in re.split("[(),]", text) if token]):
+        reference = _REFERENCE.fullmatch(token)
         if reference:
             index, axis = int(reference[1]), reference[2]
             shape = inputs[index] if index < len(inputs) else None
-            side = None if shape is None else _mat_side(shape, axis)
-            if not isinstance(side, int):
-                return None
-            sizes.append(side)
-        elif re.fullmatch(r"-?\d+", term):
-            sizes.append(int(term))
+            stack.append(None if shape is None else _mat_side(shape, axis))
+        elif token in _BINARY and len(stack) > 1:
+            a, b = stack.pop(), stack.pop()
+            stack.append(_BINARY[token](a, b) if isinstance(a, int) and isinstance(b, int) else None)
+        elif re.fullmatch(r"-?\d+", token):
+            stack.append(int(token))
         else:
             return None
-    return sizes
+    return stack[::-1]
 
 
 def _mat_side(shape: Shape, axis: str) -> Side:
@@ -349,16 +376,16 @@ def reshape(p: Any, inputs: Given) -> Made:
     shape = inputs[0]
     if (p.input_batch_axis, p.output_batch_axis) != (233, 233):
         return None
-    wanted = [side for side in (p.c, p.d, p.h, p.w) if side != -233]
+    wanted: list[Side | None] = [side for side in (p.c, p.d, p.h, p.w) if side != -233]
     if p.shape_expr:
-        found = _expression(p.shape_expr, inputs)
+        found = expression(p.shape_expr, inputs)
         if found is None:
             return None
         wanted = found[::-1]
     if not wanted:
         return None
     if shape is None:
-        return (None,) if len(wanted) == 1 and wanted[0] <= 0 else tuple(side if side > 0 else None for side in wanted)
+        return tuple(side if isinstance(side, int) and side > 0 else None for side in wanted)
     names = ("w", "hw", "chw", "cdhw")[len(wanted) - 1]
     sides: list[Side | None] = [
         _mat_side(shape, axis) if side == 0 else side for side, axis in zip(wanted, names, strict=True)
@@ -468,15 +495,20 @@ def crop(p: Any, inputs: Given) -> Made:
     if shape is None:
         return None
     sides: list[Side | None] = [None] * len(shape)
-    if len(inputs) > 1 or p.starts_expr or p.ends_expr or p.axes_expr:
+    starts, ends, axes = p.starts, p.ends, p.axes
+    if p.starts_expr and p.ends_expr:
+        starts, ends, axes = (expression(text, inputs) for text in (p.starts_expr, p.ends_expr, p.axes_expr))
+        if starts is None or ends is None or axes is None or not _numbers(*axes):
+            return tuple(sides)
+    elif len(inputs) > 1:
         return tuple(sides)
     names = ("w", "hw", "chw", "cdhw")[len(shape) - 1]
-    if p.starts and p.ends:
+    if starts and ends:
         sides = list(shape)
-        chosen = [axis % len(shape) for axis in p.axes] or list(range(len(shape)))
-        for axis, start, end in zip(chosen, p.starts, p.ends):
+        chosen = [axis % len(shape) for axis in axes] or list(range(len(shape)))
+        for axis, start, end in zip(chosen, starts, ends):
             side = shape[axis]
-            if not isinstance(side, int):
+            if not _numbers(side, start, end):
                 sides[axis] = None
                 continue
             start, end = 0 if start == -233 else start, side if end == -233 else end
@@ -548,6 +580,10 @@ def interp(p: Any, inputs: Given) -> Made:
         return None
     if len(inputs) > 1 and not p.size_expr and len(shape) != 2 and inputs[1] is not None:
         return (shape[0], _mat_side(inputs[1], "h"), _mat_side(inputs[1], "w"))
+    found = expression(p.size_expr, inputs) if p.size_expr else None
+    if found:
+        width, height = found[0], found[1] if len(found) > 1 else _mat_side(shape, "h")
+        return (shape[0], width) if len(shape) == 2 else (shape[0], height, width)
     if p.size_expr or len(inputs) > 1:
         return (shape[0], *(None,) * 2) if len(shape) != 2 else (shape[0], None)
     height, width = (1, 1) if len(shape) == 1 else shape[-2:]

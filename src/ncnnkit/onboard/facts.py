@@ -167,8 +167,8 @@ class Machine:
         machine: what ``uname`` calls the processor: ``x86_64``, ``aarch64``.
         cpu: the processor's name.
         cpu_features: the instruction sets for which ncnn has kernels.
-        cores: CPU cores that ncnn counts.
-        default_threads: the number of threads that ncnn uses by default.
+        cores: CPU cores that this process may use, within its container's CPU quota.
+        default_threads: the number of threads that ncnn uses by default, at most ``cores``.
         vulkan: Vulkan devices that ncnn sees, in its order; empty: none.
         board: what Linux reports about the board.
     """

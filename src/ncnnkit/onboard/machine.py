@@ -11,7 +11,7 @@ from typing import Collection, Dict, List, Optional, Sequence
 
 from .clusters import clusters
 from .facts import Board, Cluster, DeviceType, Gpu, Machine, PowerSensor, VulkanDevice
-from .process import usable_cpus
+from .process import available_cores, usable_cpus
 from .sensors import powers, temperatures
 from .sysfs import (
     GPU_CLOCK,
@@ -56,8 +56,8 @@ def this_machine() -> Machine:
         machine=platform.machine(),
         cpu=cpu_name(board.clusters),
         cpu_features=cpu_features(),
-        cores=ncnn.get_cpu_count(),
-        default_threads=ncnn.Option().num_threads,
+        cores=min(ncnn.get_cpu_count(), available_cores()),
+        default_threads=min(ncnn.Option().num_threads, available_cores()),
         vulkan=vulkan_devices(),
         board=board,
     )

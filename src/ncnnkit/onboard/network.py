@@ -27,7 +27,7 @@ from .answers import (
 from .facts import VulkanDevice
 from .machine import this_machine, vulkan_devices
 from .messages import Message
-from .process import drop_file_cache, own_memory_mb, pin, reset_peak
+from .process import available_cores, drop_file_cache, own_memory_mb, pin, reset_peak
 from .storages import check_storages
 from .tally import Tally
 
@@ -316,7 +316,7 @@ def open_net(request: Message, device: Optional[VulkanDevice] = None) -> Any:
 
     net = ncnn.Net()
     options = net.opt
-    options.num_threads = request["threads"] or options.num_threads
+    options.num_threads = request["threads"] or min(options.num_threads, available_cores())
     options.use_vulkan_compute = request.get("backend") == "vulkan"
     for name, on in request["options"].items():
         if not isinstance(getattr(options, name, None), bool):

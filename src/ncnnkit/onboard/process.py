@@ -21,6 +21,24 @@ def usable_cpus() -> Optional[List[int]]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
+def available_cores(root: str = "/") -> int:
+    """How many threads can run at the same time: the CPUs this process may use, within its container's CPU quota.
+
+    Args:
+        root: the folder in which ``sys`` lies.
+
+    Source: the kernel's ``admin-guide/cgroup-v2.rst``, ``cpu.max``.
+    """
+    cpus = usable_cpus()
+    count = len(cpus) if cpus else os.cpu_count() or 1
+    try:
+        quota, period = (Path(root) / "sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no quota
+        pass
+    return max(1, count)
+
+
 def pin(cpus: Optional[Sequence[int]]) -> None:
     """Keep this process, and threads it will start, on these CPUs."""
     if not cpus:

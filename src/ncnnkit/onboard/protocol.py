@@ -207,7 +207,7 @@ class Settings:
         name: of a variant that is run so.
         precision: of the model.
         backend: ``cpu`` or ``vulkan``.
-        threads: of the CPU; 0: as many as ncnn takes by itself.
+        threads: of the CPU; 0: as many as ncnn takes by itself, at most one for each core that the process may use.
         cpus: the CPUs that the process is pinned to; empty: none.
         switches: of :data:`ncnnkit.onboard.network.SWITCHES`, applied after the model's options.
     """

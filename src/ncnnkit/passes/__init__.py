@@ -74,15 +74,23 @@ def optimize(model: M, *, fp16: bool = False) -> M:
     return optimize_with_report(model, fp16=fp16)[0]
 
 
-def optimize_with_report(graph: Graph, *, fp16: bool = False) -> tuple[Graph, dict[str, int]]:
-    """Like :func:`optimize`, and says how many rewrites each pass made, by the pass's name; none is left out."""
+def optimize_with_report(graph: Graph, *, fp16: bool = False, any_size: bool = False) -> tuple[Graph, dict[str, int]]:
+    """Like :func:`optimize`, and says how many rewrites each pass made, by the pass's name; none is left out.
+
+    Args:
+        any_size: make only rewrites that are right for inputs of any size, and not for those of the Input layers alone.
+    """
     graph.verify()
     better = graph.copy()
+    if any_size:
+        better.set_input_shapes([()] * len(graph.inputs))
     report = dict.fromkeys((rewrite.__name__ for rewrite in PASSES), 0)
     while True:  # ends: no pass adds a layer, and each that replaces one gives it a type it does not look for
         rewrites = sum(_run(rewrite, better, report) for rewrite in PASSES)
         if not rewrites:
             break
+    if any_size:
+        better.set_input_shapes(graph.input_shapes())
     if fp16:
         _run(store_fp16, better, report)
     return better, report

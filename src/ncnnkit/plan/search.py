@@ -50,6 +50,7 @@ def find_plan(
     threads: int,
     device: Device = LOCAL,
     timing: Timing | None = None,
+    gmac: float = math.inf,
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
     """The fastest mixed model that satisfies the requirements; with a latency, the most accurate one within it.
@@ -63,6 +64,7 @@ def find_plan(
         device: where it will run. There layers are timed, and the uniform models and the plan are judged; this
             machine only measures what int8 does to each layer.
         timing: where times come from; by default measured on the device.
+        gmac: how much the sensitivity of the layers may cost: see :func:`ncnnkit.plan.sensitivity.int8_errors`.
         progress: called with what is done.
 
     Raises:
@@ -74,7 +76,7 @@ def find_plan(
     with Judge(exact, quantized.held, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used)
-        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"))
+        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), gmac=gmac)
         progress("layer costs", 0, 0)
         costs = timing.layers(exact, fitted, blob_shapes(exact, judge.samples[0]), choices)
         uniforms = [choice for choice in choices if choice != WINOGRAD]

@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from ..comparison.judge import Judge
-from ..model.graph import Graph
+from ..model.graph import Graph, Layer
 from ..model.precision import FLOATS, INT8
+from ..model.work import multiply_adds
 from ..progress import Progress, silent
 from ..quantization.scales import is_grouped
 from .build import Forms, mixed_graph
 from .costs import Costs, uniform
 
 SENSITIVITY_SAMPLES = 6
+LEAST_GROUPS = 8  # of layers that are measured together, however large the network
 ROUNDING = 0.1
 """Noise over signal that the rounding of a floating-point precision does not reach: above, a kernel is wrong or a value
 overflows."""
 
 
-def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent) -> dict[tuple[str, str], float]:
+def int8_errors(
+    forms: Forms, judge: Judge, progress: Progress = silent, *, gmac: float = math.inf
+) -> dict[tuple[str, str], float]:
     """The noise in the outputs with one layer alone in int8, for each int8 layer and each int8 choice.
 
-    Int8 kernels differ from machine to machine in rounding only, so this machine measures it.
+    Int8 kernels differ from machine to machine in rounding only, so this machine measures it. Where that would compute
+    too much, fewer samples are used. Where one sample is too much, too, neighbours are in int8 together, and each is
+    taken to cause an equal part of their noise.
+
+    Args:
+        gmac: at most so much is computed, in 10⁹ multiply-adds; at least :data:`LEAST_GROUPS` groups are measured.
 
     Returns:
         (layer, choice) -> noise over signal, the mean over the outputs (:attr:`Errors.relative`); infinite where an
         output contains NaN or infinity.
     """
-    trials: dict[tuple[str, str], Graph] = {}
+    changes: dict[str, dict[int, Layer]] = {choice: {} for choice in INT8}
     for index, (original, int8) in enumerate(forms.pairs()):
         # In groups a layer hands on int8 only, which no layer in floating point can read: it is never alone.
         if not int8.params.get("int8_scale_term") or is_grouped(int8):
             continue
         for choice in INT8 if original.name in forms.winograd else INT8[:1]:
-            changed = Graph(list(forms.exact.layers))
-            changed.layers[index] = forms.layer(original, int8, choice)
-            trials[original.name, choice] = changed
-    found = judge.here(list(trials.values()), most=SENSITIVITY_SAMPLES, progress=progress)
-    return {key: errors.relative for key, errors in zip(trials, found)}
+            changes[choice][index] = forms.layer(original, int8, choice)
+    layers = sum(map(len, changes.values()))
+    work = multiply_adds(forms.exact, [array.shape for array in judge.samples[0]]) / 1e9
+    runs = gmac / max(work, 1e-9)
+    size = max(1, math.ceil(layers / max(runs, LEAST_GROUPS)))
+    groups = [
+        (choice, found[start : start + size])
+        for choice, found in ((choice, list(each.items())) for choice, each in changes.items())
+        for start in range(0, len(found), size)
+    ]
+    trials = []
+    for _, group in groups:
+        changed = Graph(list(forms.exact.layers))
+        for index, layer in group:
+            changed.layers[index] = layer
+        trials.append(changed)
+    samples = min(SENSITIVITY_SAMPLES, max(1, int(min(runs / max(len(groups), 1), SENSITIVITY_SAMPLES))))
+    errors = judge.here(trials, most=samples, progress=progress)
+    return {
+        (forms.exact.layers[index].name, choice): error.relative / len(group)
+        for (choice, group), error in zip(groups, errors)
+        for index, _ in group
+    }
 
 
 def float_errors(

@@ -6,7 +6,6 @@ the activations are; only the counts come back, and merge.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,6 +15,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ncnnkit.onboard.process import available_cores
 
 from ..artifact import Artifact, floating
 from ..device.serving import CheckedChild
@@ -253,7 +254,7 @@ def over_samples(
     **request: Any,
 ) -> list[Answer]:
     """Run a network over samples in child processes, one thread each, that sum up what they see: see :class:`Crew`."""
-    with Crew(graph, min(threads or os.cpu_count() or 1, len(samples))) as crew:
+    with Crew(graph, min(threads or available_cores(), len(samples))) as crew:
         return crew.over(samples, op, step, **request)
 
 
@@ -268,7 +269,7 @@ class Crew:
     """
 
     def __init__(self, graph: Graph, threads: int | None = None) -> None:
-        count = threads or os.cpu_count() or 1
+        count = threads or available_cores()
         with ExitStack() as stack:
             folder = Path(stack.enter_context(Scratch()))
             self._pool = stack.enter_context(ThreadPoolExecutor(count))

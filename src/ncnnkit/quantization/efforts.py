@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..device.sites import Site
+from ..model.graph import Graph
 from ..model.targets import TARGETS
+from ..model.work import multiply_adds
 from ..recipe import Recipe
+from ..samples.stream import Sample
 from ..source.opening import STATISTICS_IMAGES
 
 
@@ -18,6 +23,9 @@ class Effort:
 
     Attributes:
         images: at most so many samples are read.
+        gmac: what each stage of a run may compute with the network in floating point, in 10⁹ multiply-adds. A stage
+            that would compute more takes fewer samples. Two cores compute about 20 in a second. It is a count and no
+            time, so the same run takes the same samples on every machine.
         strengths: of channel migration, those tried.
         zero_points: whether one-sided activations are moved to the middle of int8's range.
         by_output: whether thresholds are moved to where the layers that read them err least.
@@ -29,6 +37,7 @@ class Effort:
     """
 
     images: int
+    gmac: float = math.inf
     strengths: tuple[float, ...] = ()
     zero_points: bool = True
     by_output: bool = False
@@ -38,13 +47,23 @@ class Effort:
     advice: bool = True
     guards: bool = True
 
+    @property
+    def runs(self) -> int:
+        """How often, about, quantising runs the network with each sample: to observe, to correct and to judge."""
+        return 3 + 2 * len(self.strengths) + 3 * len(self.fits)
+
+    def samples(self, graph: Graph, sample: Sample, runs: int = 1) -> int:
+        """How many samples a stage takes that runs the network ``runs`` times with each: at least two."""
+        macs = multiply_adds(graph, [array.shape for array in sample]) * runs
+        return max(2, int(min(self.gmac * 1e9 / max(macs, 1), sys.maxsize)))
+
 
 _ROUND, _ALL = frozenset({"rounding", "bias"}), frozenset({"rounding", "bias", "gain"})
 
 EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
     {
-        "fast": Effort(20, advice=False),
-        "default": Effort(80, strengths=(0.5,), fits=(_ROUND,), rows=4096),
+        "fast": Effort(20, 2_000, advice=False),
+        "default": Effort(80, 20_000, strengths=(0.5,), fits=(_ROUND,), rows=4096),
         "best": Effort(400, strengths=(0.25, 0.5), by_output=True, fits=(_ROUND, _ALL), rows=16384),
     }
 )

@@ -169,7 +169,8 @@ class _Quantizer:
         self.graph, self.target, self.method, self.effort = graph, target, method, effort
         self.skip, self.threads, self.progress = skip, threads, progress
         self.native = method in NATIVE_METHODS
-        self.chosen, held = choose(len(samples), effort.images)
+        most = min(effort.images, effort.samples(graph, samples[0], effort.runs)) if len(samples) else 0
+        self.chosen, held = choose(len(samples), most)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
         self.judge = Judge(graph, self.held, threads=threads)
         self.trials = Trials(self.judge, guards=effort.guards)

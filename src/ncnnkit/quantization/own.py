@@ -109,9 +109,7 @@ def apply_own(graph: Graph, *, target: str, skip: Collection[str] = ()) -> OwnSc
             inputs[layer.name] = STEPS / max(high - offset, offset - low)
             lost.setdefault(ZERO_POINT, []).append(layer.name)
     table = Table(weights, inputs)
-    exact, whole = (
-        _shifted(lowering.apply(offsets, each), shifts) for each in (graph, rounded_weights(graph, table))
-    )
+    exact, whole = (_shifted(lowering.apply(offsets, each), shifts) for each in (graph, rounded_weights(graph, table)))
     int8 = apply_table(whole, table, target=target, finish=False)
     done = {layer.name for layer in int8.layers if is_int8(layer)}
     floating = [layer.name for layer, _ in layers if layer.name not in done]

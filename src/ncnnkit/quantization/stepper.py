@@ -9,7 +9,6 @@ computes is what the whole network will compute.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from ncnnkit.model.graph import Graph, Layer, Names
 from ncnnkit.onboard.answers import Answer, Done
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
-from ncnnkit.onboard.process import guarded
+from ncnnkit.onboard.process import available_cores, guarded
 from ncnnkit.onboard.scratch import Scratch
 from ncnnkit.quantization.scales import group_count
 from ncnnkit.samples.stream import Sample, Samples, spread
@@ -247,7 +246,7 @@ class Stepper:
         self.samples = len(samples)
         self._uses = graph.uses()
         self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads still to come
-        count = max(1, min(threads or os.cpu_count() or 1, self.samples))
+        count = max(1, min(threads or available_cores(), self.samples))
         self._stack = ExitStack()
         try:
             self._folder = Path(self._stack.enter_context(Scratch()))

@@ -259,6 +259,48 @@ class OwnQuantisation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodedCheck:
+    """The predictions of the converted network, beside those of the original.
+
+    Both are those of the images of ``accuracy`` of the conversion. The original's are its own outputs where the network
+    was cut before they were computed, and otherwise its outputs after the same decoder.
+
+    Attributes:
+        decoder: the kind of decoder: ``yolo``, ``ssd``, ``detr`` or ``argmax``. The model's card contains all of it.
+        original: number of boxes of the original, or of places of its map of classes.
+        network: number of those of the network.
+        matched: number of pairs with the same class and an intersection over union of 0.5 or more; of places with the
+            same class.
+        iou: mean intersection over union of these pairs; null if there are none, and for maps.
+        score_error: largest difference of the two scores of a pair; null as above.
+    """
+
+    decoder: str
+    original: int
+    network: int
+    matched: int
+    iou: float | None
+    score_error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeCheck:
+    """The accuracy of the converted network for inputs of further shapes, on a sample of noise.
+
+    Attributes:
+        shapes: of the inputs, without the batch axis.
+        sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal.
+        cosine: as in ``accuracy``, of the worst output.
+        max_error: the largest absolute difference, in the output's unit.
+    """
+
+    shapes: list[tuple[int, ...]]
+    sqnr_db: float | None
+    cosine: float | None
+    max_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConversionCheck:
     """The routes to ncnn, and the accuracy of the converted network before optimisation.
 
@@ -271,11 +313,16 @@ class ConversionCheck:
             normally reaches 100; below 80 the run warns, and below 60 it ends, unless ``force`` is set.
         cosine: as in ``accuracy``, of the worst output; null if the outputs were not compared.
         max_error: the largest absolute difference, in the output's unit; null if the outputs were not compared.
+        original_sqnr_db: the SQNR of the original against itself when the last bit of its inputs changes, of the worst
+            output, dB. It explains an ``sqnr_db`` below 80: outputs within 6 dB of it are as exact as the original.
+            null if it explains nothing.
+        shapes: the same for each further input shape that was asked for; empty if there is no original to compare with.
         seconds: duration of all routes together.
         attempts: the routes that were tried, in order.
         pnnx_version: version of pnnx, or ``unknown``; null if pnnx did not run.
         log: file in the run folder with the output of pnnx; null if pnnx did not run.
         own: what is known of the quantisation of the original; null for an original in floating point.
+        decoded: the predictions; null if no decoder is known, or if there was no original to compare with.
     """
 
     route: str
@@ -283,11 +330,14 @@ class ConversionCheck:
     sqnr_db: float | None
     cosine: float | None
     max_error: float | None
+    original_sqnr_db: float | None
+    shapes: list[ShapeCheck]
     seconds: float
     attempts: list[Attempt]
     pnnx_version: str | None
     log: PlainName | None
     own: OwnQuantisation | None = None
+    decoded: DecodedCheck | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,6 +467,21 @@ class LayerError:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatencyAt:
+    """The latency of one inference for inputs of other shapes.
+
+    Attributes:
+        shapes: of the inputs, without the batch axis.
+        latency_ms: null if the variant did not run at these shapes.
+        reason: why it did not run; otherwise empty.
+    """
+
+    shapes: list[tuple[int, ...]]
+    latency_ms: Latency | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """A model at one precision on one backend of one device.
 
@@ -434,6 +499,7 @@ class Variant:
         files: the model; null if there is none. Variants may share a model.
         size_bytes: size of both files.
         latency_ms: latency of one inference; null if none was timed.
+        latency_at: the same for each further input shape that was asked for, on noise.
         load_ms: time of loading the model.
         first_ms: the first inference after a cold load, ms.
         cpus: the CPUs to which it was pinned; empty: not pinned.
@@ -457,6 +523,7 @@ class Variant:
     files: Files | None
     size_bytes: int | None
     latency_ms: Latency | None
+    latency_at: list[LatencyAt]
     load_ms: Load | None
     first_ms: float | None
     cpus: list[int]

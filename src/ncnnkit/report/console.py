@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..comparison.layers import Comparison
@@ -12,6 +13,7 @@ from ..record.run import (
     Accuracy,
     Attempt,
     ConversionCheck,
+    DecodedCheck,
     OutputError,
     PlannedLayer,
     Run,
@@ -46,12 +48,37 @@ def converted(check: ConversionCheck, origin: str) -> list[str]:
     Args:
         origin: what the outputs were compared with, in words.
     """
-    sqnr = decibel(check.sqnr_db) + ("" if check.sqnr_db is None else " dB")
-    compared = f"{sqnr}, cosine {cosine(check.cosine)}, against {origin}{' in floating point' if check.own else ''}"
+    against = f"{origin} in floating point" if check.own else origin
+    compared = f"{_exact(check.sqnr_db)}, cosine {cosine(check.cosine)}, against {against}"
+    if check.original_sqnr_db is not None:
+        compared += f", which itself is only exact to {decibel(check.original_sqnr_db)} dB on these samples"
     seen = compared if check.verified else "not verified, because there is no original that can be run"
     taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
+    shapes = [f"  for inputs of {said_of(each.shapes)}: {_exact(each.sqnr_db)}" for each in check.shapes]
+    decoded = [_decoded(check.decoded)] if check.decoded else []
     own = check.own.said if check.own else []
-    return [taken, *(f"  {_attempted(attempt)}" for attempt in others), *own]
+    return [taken, *decoded, *shapes, *(f"  {_attempted(attempt)}" for attempt in others), *own]
+
+
+def _exact(sqnr_db: float | None) -> str:
+    return decibel(sqnr_db) + ("" if sqnr_db is None else " dB")
+
+
+def said_of(shapes: Sequence[tuple[int, ...]]) -> str:
+    """The shapes of inputs, such as ``3x320x320 and 10``."""
+    return " and ".join(map(times, shapes))
+
+
+def _decoded(check: DecodedCheck) -> str:
+    """The predictions of a converted network beside those of the original, one line."""
+    of = "places" if check.decoder == "argmax" else "boxes"
+    if not check.original and not check.network:
+        return f"decoded ({check.decoder}): neither the network nor the original has any {of}"
+    exact = "" if check.iou is None else f", mean IoU {check.iou:.4f}, scores within {check.score_error:.1e}"
+    return (
+        f"decoded ({check.decoder}): {check.matched} of the original's {check.original} {of} matched by "
+        f"{check.network}{exact}"
+    )
 
 
 def _attempted(attempt: Attempt) -> str:
@@ -71,6 +98,11 @@ def shipping(run: Run) -> str:
 
 SPARE = ("RAM MB", "p90", "load ms", "MSE", "agree %", "speed")
 """What a narrow terminal goes without, the first first; run.json and the report have it all."""
+
+
+def _latency_at(index: int, variant: Variant) -> str:
+    found = variant.latency_at[index].latency_ms
+    return plain(found.median if found else None)
 
 
 def console_table(variants: Sequence[Variant], recommended: str | None = None, width: int = 100) -> Table:
@@ -96,6 +128,10 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
         ("cosine", lambda v: cosine(v.accuracy.cosine if v.accuracy else None, 5)),
         ("agree %", lambda v: percent(v.accuracy.top1_agreement if v.accuracy else None)),
         ("top-1 %", lambda v: percent(v.accuracy.top1 if v.accuracy else None)),
+    ]
+    columns[1:1] = [
+        (f"ms at {said_of(at.shapes)}", partial(_latency_at, index))
+        for index, at in enumerate(variants[0].latency_at if variants else [])
     ]
     rows = [[text(variant) for _, text in columns] for variant in variants]
     shown = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from ncnnkit.onboard.process import available_cores
+
 from ..errors import ImageError
 from ..formatting import counted
 from ..progress import Progress
@@ -24,7 +26,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, available_cores())
 _CHUNK = 32  # entries that threads work on ahead: bounds the memory of a walk over a large set
 
 

@@ -28,12 +28,24 @@ class InputSpec:
         shape: without the batch axis; (channels, height, width) for an image.
         dtype: numpy's name of the type the original model takes. Samples are float32 whatever it is.
         channels_last: whether the model's file takes (height, width, channels). Arrays of that shape are turned round.
+        original: the shape in the original, if that is not ``shape`` behind a batch axis of 1: the original has no
+            batch axis, or more axes than a blob of ncnn.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     channels_last: bool = False
+    original: tuple[int, ...] | None = None
+
+    @property
+    def original_shape(self) -> tuple[int, ...]:
+        """The shape that the original takes."""
+        return (1, *self.shape) if self.original is None else self.original
+
+    def as_original(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A sample's array as the original takes it."""
+        return (array[None] if self.original is None else array.reshape(self.original)).astype(self.dtype)
 
     def turned(self, array: NDArray[Any]) -> NDArray[Any]:
         """An array whose last axes are those of the model's file, with the axes of ``shape``; others as they are."""
@@ -224,7 +236,7 @@ def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]
     """The arrays of a file that holds one sample, with or without a batch axis of 1."""
     sample = []
     for array, spec in zip(open_arrays(path, inputs), inputs):
-        if array.shape not in (spec.shape, (1, *spec.shape)):
+        if array.shape not in (spec.shape, (1, *spec.shape), spec.original_shape):
             raise ImageError(
                 f"has shape {times(array.shape)}, but input {spec.name!r} takes {times(spec.shape)}", where=str(path)
             )

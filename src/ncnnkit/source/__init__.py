@@ -4,6 +4,7 @@
 ``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
 ``model.pt`` .pth .jit …          TorchScript; from torch where it is installed
 ``model.param``                   ncnn; there is no other original
+``yolo11n_ncnn_model``            the folder of Ultralytics' export to ncnn
 ``torchvision:resnet50``          torchvision's model; from torch, as for the next two
 ``timm:NAME``                     timm's model
 ``package.module:function``       what the function returns: a ``torch.nn.Module``
@@ -14,7 +15,8 @@ a ``torch.nn.Module``             itself, in Python
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
-from .files import READERS
+from ..onboard.scratch import Scratch
+from ..samples.items import times
+from .batch import settle_batch
+from .files import READERS, model_in
+from .fixing import fix_inputs
 from .model import ModelSource
 from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
 from .torchrun import import_torch, quiet
@@ -35,8 +41,10 @@ def open_model(
     reference: str | Path | Any,
     *,
     shapes: Sequence[tuple[int, ...]] = (),
+    shape_too: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
     outputs: Sequence[str] = (),
+    fix: Mapping[str, float] | None = None,
     statistics: NDArray[np.float32] | None = None,
 ) -> ModelSource:
     """Find out what a reference means, and open the original.
@@ -45,10 +53,12 @@ def open_model(
         reference: see the table at the top of this module.
         shapes: one per input, in order: (3, 224, 224), or (1, 3, 224, 224) with the batch axis. Needed where the model
             does not fix them; torchvision's and timm's models have a size they were trained for.
+        shape_too: further shapes that the network must take: one for each input, in order, then the next set.
         weights: for torch models: ``default`` (the library's best, downloaded where need be), ``none`` (random, the
             same every time), or a file with a state_dict (.pth, .safetensors).
         outputs: names of the tensors that the network ends at, for ONNX. By default the model's own outputs, or the
             last tensors that ncnn can compute; see :func:`ncnnkit.source.trimming.trim`.
+        fix: name of an input of an ONNX file -> the number that it always is. The network has no such input then.
         statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
             random network are set from them. See :func:`set_batchnorm_statistics`.
 
@@ -56,9 +66,50 @@ def open_model(
         ModelError: the reference, its weights or the shapes cannot be used.
         FormatError: a ``.param`` file is corrupt.
     """
+    source = _open(reference, shapes, weights, outputs, fix, statistics)
+    count = max(len(source.inputs), 1)
+    if len(shape_too) % count:
+        raise ModelError(
+            f"{len(shape_too)} further shapes are given for {count} inputs", where=source.reference,
+            hint="give one for each input, in the order of the inputs, then the next set",
+        )  # fmt: skip
+    sets = [tuple(map(tuple, shape_too[start : start + count])) for start in range(0, len(shape_too), count)]
+    return replace(source, others=tuple(_other(source, each, reference, weights, outputs, fix) for each in sets))
+
+
+def _other(
+    source: ModelSource,
+    shapes: Sequence[tuple[int, ...]],
+    reference: Any,
+    weights: str,
+    outputs: Sequence[str],
+    fix: Mapping[str, float] | None,
+) -> ModelSource:
+    """An opened original for inputs of other shapes. A file is opened again: where it is cut depends on the shapes."""
+    other = source.at(shapes) if source.kind == "torch" else _open(reference, shapes, weights, outputs, fix, None)
+    if other.outputs != source.outputs:
+        raise ModelError(
+            f"ends at other tensors for inputs of {' and '.join(map(times, shapes))}: {', '.join(other.outputs)}",
+            where=source.reference,
+            hint="name the tensors with --outputs, or convert it once for each shape",
+        )
+    return other
+
+
+def _open(
+    reference: str | Path | Any,
+    shapes: Sequence[tuple[int, ...]],
+    weights: str,
+    outputs: Sequence[str],
+    fix: Mapping[str, float] | None,
+    statistics: NDArray[np.float32] | None,
+) -> ModelSource:
     if not isinstance(reference, (str, Path)):
+        if fix:
+            raise _cannot_fix(type(reference).__name__)
         return trim(_open_module(reference, shapes, weights), outputs)
     path, reference = Path(reference), str(reference)
+    path = model_in(path) if path.is_dir() else path
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
     if opener is not None:
@@ -66,7 +117,10 @@ def open_model(
             raise ModelError("no such file", where=reference)
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
-        return trim(opener(reference, path, shapes), outputs)
+        source = _open_fixed(reference, path, shapes, fix) if fix else opener(reference, path, shapes)
+        return trim(settle_batch(source), outputs)
+    if fix:
+        raise _cannot_fix(reference)
     if path.exists():
         raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")
@@ -82,6 +136,20 @@ def open_model(
         found = BUILDERS.get(library, build_from_module)(reference, weights)
         made = open_module(reference, found, shapes, statistics if weights == "none" else None)
         return trim(made, outputs)
+
+
+def _open_fixed(reference: str, path: Path, shapes: Sequence[tuple[int, ...]], fix: Mapping[str, float]) -> ModelSource:
+    """An ONNX file, with some inputs as constants."""
+    if path.suffix.lower() != ".onnx":
+        raise _cannot_fix(reference)
+    scratch = Scratch()
+    source = READERS[".onnx"](reference, fix_inputs(path, fix, scratch), shapes)
+    changes = tuple(f"input {name!r} is always {number:g}" for name, number in fix.items())
+    return replace(source, changes=changes, scratch=scratch)
+
+
+def _cannot_fix(reference: str) -> ModelError:
+    return ModelError("--fix needs a model whose inputs have names", where=reference, hint="export it to ONNX")
 
 
 def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str) -> ModelSource:

@@ -192,7 +192,7 @@ def _onnx_tensors(
     from .onnx import lower_reading
     from .onnx.reading import compute, evaluate, fed, load
 
-    reading = evaluate(load(source.file), [(1, *spec.shape) for spec in source.inputs])
+    reading = evaluate(load(source.file), [spec.original_shape for spec in source.inputs])
     model = reading.model
     makers = {
         str(value.name): f"{node.op_type} {node.name!r}"
@@ -201,8 +201,8 @@ def _onnx_tensors(
         if value.name in reading.shapes and value.name not in reading.constants
     }
     feeds = {
-        str(value.name): array[None].astype(value.dtype.numpy() if value.dtype is not None else np.float32)
-        for value, array in zip(fed(model.graph), sample, strict=True)
+        str(value.name): spec.as_original(array).astype(value.dtype.numpy() if value.dtype is not None else np.float32)
+        for value, spec, array in zip(fed(model.graph), source.inputs, sample, strict=True)
     }
     tensors = [
         InnerTensor(name, makers[name], array)
@@ -241,7 +241,7 @@ def _hooked(source: ModelSource, sample: Sequence[Array]) -> list[InnerTensor]:
 
         hooks.append(part.register_forward_hook(keep))
     try:
-        source.run([array[None].astype(spec.dtype) for array, spec in zip(sample, source.inputs, strict=True)])
+        source.run([spec.as_original(array) for array, spec in zip(sample, source.inputs, strict=True)])
     finally:
         for hook in hooks:
             hook.remove()

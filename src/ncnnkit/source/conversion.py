@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from ..artifact import Artifact
-from ..comparison.accuracy import Errors
 from ..errors import ConvertError, ModelError, NcnnkitError, StorageError, VerificationError
 from ..model.graph import Graph, Layer, Names
 from ..model.whole import guard_whole_inputs
@@ -23,14 +21,16 @@ from ..progress import StepProgress, silent_steps
 from ..recipe import AUTO
 from ..record.environment import installed
 from ..record.folder import LOG
-from ..record.run import Accuracy, Attempt, ConversionCheck, OwnQuantisation, losses
-from ..samples.items import InputSpec
+from ..record.run import Accuracy, Attempt, ConversionCheck, DecodedCheck, OwnQuantisation, ShapeCheck, losses
+from ..samples.items import InputSpec, times
 from ..samples.stream import ArraySamples, Samples
+from ..tasks import Agreement
 from . import ModelSource, open_model
 from .bisection import said_of_first_wrong
+from .dynamic import merge, probe_shapes
 from .model import example_arrays, say
 from .opening import GUESS, choose_preprocess
-from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, compare_outputs, exactness, shortfall
+from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, Compared, Expected
 from .routes import Route, routes_for
 
 CHECKED_SAMPLES = 4
@@ -47,7 +47,8 @@ class RouteResult:
         route: its name.
         graph: fp32, not optimised; None where the route failed.
         layers: of the optimised network.
-        errors: of the network's outputs against the original's; None where there was nothing to compare.
+        compared: the network beside the original; None where there was nothing to compare.
+        at_others: the same for each of the original's further input shapes.
         fault: why the route failed.
         seconds: how long it took, the comparison included.
     """
@@ -56,13 +57,15 @@ class RouteResult:
     seconds: float
     graph: Graph | None = None
     layers: int | None = None
-    errors: Accuracy | None = None
+    compared: Compared | None = None
+    at_others: tuple[tuple[ModelSource, Compared], ...] = ()
     fault: NcnnkitError | None = None
 
     @property
     def sqnr_db(self) -> float:
-        """The SQNR of the worst output, dB; infinite where it is exact, or nothing is known."""
-        return math.inf if self.errors is None else exactness(self.errors)
+        """The SQNR of the worst output at any shape, dB; infinite where it is exact, or nothing is known."""
+        found = [self.compared, *(compared for _, compared in self.at_others)]
+        return min((compared.sqnr_db for compared in found if compared is not None), default=math.inf)
 
     @property
     def exact(self) -> bool:
@@ -75,12 +78,12 @@ class RouteResult:
         Args:
             taken: the one whose network goes on.
         """
-        wrong = self.errors is not None and self.sqnr_db < LEAST_SQNR_DB
+        wrong = self.compared is not None and self.sqnr_db < LEAST_SQNR_DB
         return Attempt(
             route=self.route,
             outcome="taken" if self is taken else "failed" if self.graph is None else "wrong" if wrong else "passed",
             reason=self.reason,
-            sqnr_db=self.errors.sqnr_db if self.errors else None,
+            sqnr_db=self.compared.errors.sqnr_db if self.compared else None,
             layers=self.layers,
             seconds=round(self.seconds, 3),
         )
@@ -90,7 +93,11 @@ class RouteResult:
         """Why its network is not good; empty where it is."""
         if self.fault is not None:
             return self.fault.what
-        return shortfall(self.errors) if self.errors else ""
+        said = [self.compared.shortfall if self.compared else ""]
+        for other, compared in self.at_others:
+            short = compared.shortfall
+            said.append(f"for inputs of {said_of_shapes(other)} {short}" if short else "")
+        return next(filter(None, said), "")
 
 
 @dataclass(frozen=True)
@@ -102,12 +109,16 @@ class Conversion:
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
         own: what is known of the quantisation of the original; None for one in floating point.
+        decoded: the predictions of the network and of the original; None where there is nothing to compare.
+        decoder: the kind of the decoder of both.
     """
 
     taken: RouteResult
     results: Sequence[RouteResult]
     logged: bool
     own: OwnQuantisation | None = None
+    decoded: Agreement | None = None
+    decoder: str = ""
 
     @property
     def graph(self) -> Graph:
@@ -117,27 +128,50 @@ class Conversion:
 
     def record(self) -> ConversionCheck:
         """The conversion as run.json holds it."""
-        errors = self.taken.errors
+        compared = self.taken.compared
+        errors = compared.errors if compared else None
         return ConversionCheck(
             route=self.taken.route,
             verified=errors is not None,
             sqnr_db=errors.sqnr_db if errors else None,
             cosine=errors.cosine if errors else None,
             max_error=errors.max_error if errors else None,
+            original_sqnr_db=compared.original_sqnr_db if compared else None,
+            shapes=[_at_shapes(other, beside.errors) for other, beside in self.taken.at_others],
             seconds=round(sum(result.seconds for result in self.results), 3),
             attempts=[result.record(self.taken) for result in self.results],
             pnnx_version=installed("pnnx") if self.logged else None,
             log=LOG if self.logged else None,
             own=self.own,
+            decoded=self._decoded(),
         )
+
+    def _decoded(self) -> DecodedCheck | None:
+        found = self.decoded
+        if found is None:
+            return None
+        return DecodedCheck(
+            decoder=self.decoder,
+            original=found.theirs,
+            network=found.ours,
+            matched=found.matched,
+            iou=found.iou,
+            score_error=found.score_error,
+        )
+
+
+def _at_shapes(other: ModelSource, errors: Accuracy) -> ShapeCheck:
+    return ShapeCheck(shapes=other.shapes, sqnr_db=errors.sqnr_db, cosine=errors.cosine, max_error=errors.max_error)
 
 
 def convert(
     model: str | Path | Any,
     *,
     shapes: Sequence[tuple[int, ...]] = (),
+    shape_too: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
     outputs: Sequence[str] = (),
+    fix: Mapping[str, float] | None = None,
     preset: str = "",
     preprocess: Mapping[str, Any] | None = None,
     route: str = AUTO,
@@ -150,9 +184,13 @@ def convert(
         model: a reference, as :func:`ncnnkit.source.open_model` takes it, or a ``torch.nn.Module``.
         shapes: shapes of the inputs without the batch axis, such as ``[(3, 224, 224)]``; only if the model does not fix
             them.
+        shape_too: further shapes that the network must take: one for each input, in order, then the next set. The
+            network is compared with the original at each.
         weights: ``default``, ``none`` (random) or a file; only for models built by code.
         outputs: names of tensors of an ONNX file that become the outputs. By default its own outputs, or the last
             tensors that ncnn can compute.
+        fix: name of an input of an ONNX file -> the number that it always is, such as ``{"sr": 16000}``. The network
+            has no such input then, and the branches that depend on it are chosen.
         preset: name of the preprocessing; see :func:`ncnnkit.preset`. By default that of the model.
         preprocess: fields of :class:`ncnnkit.Preprocess` that replace those of the preset or the model.
         route: the only way to ncnn to try; see :mod:`ncnnkit.source.routes`. By default all, until one is exact.
@@ -174,7 +212,7 @@ def convert(
         >>> model = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
-    source = open_model(model, shapes=shapes, weights=weights, outputs=outputs)
+    source = open_model(model, shapes=shapes, shape_too=shape_too, weights=weights, outputs=outputs, fix=fix)
     for change in source.changes:
         tell(change)
     return convert_opened(source, preset=preset, preprocess=preprocess, route=route, force=force)[0]
@@ -195,16 +233,22 @@ def convert_opened(
         progress: called with the route that is tried.
     """
     found, origin = choose_preprocess(source, preset, preprocess or {})
-    noise = ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
+    noise = noise_for(source)
     with Scratch() as folder:
         done = convert_source(source, noise, Path(folder), route=route, force=force, progress=progress)
     facts: dict[str, Any] = {
         "preprocess": None if origin == GUESS else found,
         "labels": source.labels or (),
+        "decoder": source.decoder,
         "ncnn": installed("ncnn"),
     }
     start = Artifact.load(source.file) if source.kind == "ncnn" else Artifact.made(done.graph, "fp32")
     return start.having(done.graph, **facts), done.record()
+
+
+def noise_for(source: ModelSource) -> ArraySamples:
+    """A sample of noise."""
+    return ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
 
 
 def convert_source(
@@ -233,77 +277,63 @@ def convert_source(
         progress: called with the route that is tried.
 
     Raises:
-        ModelError: an input has more dimensions than ncnn knows, or the original fails.
+        ModelError: the original fails.
         RecipeError: the model has no such route.
         ConvertError: every route failed. The error names each reason.
         VerificationError: a network was made, and none is the original.
         StorageError: ``folder`` cannot be written.
     """
-    _check_dimensions(source)
     routes = routes_for(source.kind, route)
     few = samples.subset(range(min(CHECKED_SAMPLES, len(samples))))
-    expected = list(source.reference_outputs(few)) if source.run is not None else None
+    checked = [(source, few), *((other, noise_for(other)) for other in source.others)]
+    if source.run is None:
+        checked = []
+    expected = [(each, Expected(each, inputs)) for each, inputs in checked]
 
-    def errors_of(graph: Graph) -> Accuracy | None:
-        return None if expected is None else compare_outputs(graph, few, expected, threads=threads)
+    def compare(graph: Graph) -> list[Compared]:
+        return [original.compare(at_shapes(graph, each), threads) for each, original in expected]
 
     results: list[RouteResult] = []
     for done, (name, function) in enumerate(routes.items()):
         progress(name, done, len(routes))
-        results.append(_try(name, function, source, folder, errors_of))
+        results.append(_try(name, function, source, folder, compare))
         if results[-1].exact and not thorough:
             break
     taken = _choose(results, force)
     if taken is None:
         raise _no_route(source, results, few)
     assert taken.graph is not None
-    own = _own_quantisation(source, taken.graph, few, expected) if source.quantised else None
-    return Conversion(taken, results, (folder / LOG).is_file(), own)
+    original = expected[0][1] if expected else None
+    decoded = original.predictions(taken.graph, threads) if original else None
+    kind = source.decoder.kind if source.decoder else ""
+    own = _own_quantisation(source, taken.graph, original) if source.quantised else None
+    return Conversion(taken, results, (folder / LOG).is_file(), own, decoded, kind)
 
 
 NO_SCALES = "this route does not keep the scales"
 
 
-def _own_quantisation(
-    source: ModelSource, graph: Graph, samples: Samples, expected: Sequence[Sequence[NDArray[Any]]] | None
-) -> OwnQuantisation:
+def _own_quantisation(source: ModelSource, graph: Graph, original: Expected | None) -> OwnQuantisation:
     """What the network keeps of the original's quantisation, and how much noise that quantisation makes."""
     assert source.quantised is not None
     lost = dict(source.quantised.lost)
     if not graph.scales and source.quantised.layers:
         lost[NO_SCALES] = source.quantised.layers
-    noise = None
-    if source.quantised.run is not None and expected is not None:
-        errors = Errors()
-        quantised = replace(source, run=source.quantised.run).reference_outputs(samples)
-        for ours, theirs in zip(expected, quantised, strict=True):
-            errors.add(ours, theirs)
-        noise = errors.result(list(source.outputs)).sqnr_db
+    noise = original.quantised_sqnr_db if original else None
     return OwnQuantisation(kept=len(graph.scales), lost=losses(lost), sqnr_db=noise)
 
 
-def _check_dimensions(source: ModelSource) -> None:
-    for spec in source.inputs:
-        if not 1 <= len(spec.shape) <= 4:
-            raise ModelError(
-                f"input {spec.name!r} has {len(spec.shape)} dimensions besides the batch axis, but ncnn takes 1 to 4",
-                where=source.reference,
-            )
-
-
 def _try(
-    name: str, route: Route, source: ModelSource, folder: Path, errors_of: Callable[[Graph], Accuracy | None]
+    name: str, route: Route, source: ModelSource, folder: Path, compare: Callable[[Graph], list[Compared]]
 ) -> RouteResult:
     """One route, up to the comparison. Whatever goes wrong there is an outcome of it, and not the end."""
     start = time.perf_counter()
     try:
-        graph = route(source, folder)
-        if source.kind != "ncnn":
-            _check_inputs(graph, source.inputs)
-            _order_outputs(graph)
-        _settle(graph, source.inputs)
+        graph = _for_every_shape(route, source, folder)
+        for other in source.others:
+            _check_shapes(graph, other)
         layers = len(optimize(graph).layers)
-        errors = errors_of(graph)
+        compared = compare(graph)
     except StorageError:  # a full disk fails every route
         raise
     except NcnnkitError as error:
@@ -312,7 +342,51 @@ def _try(
         hint = "this is a bug in ncnnkit: please report it with the model"
         fault = ConvertError(f"{type(error).__name__}: {say(error)}", hint=hint)
         return RouteResult(name, time.perf_counter() - start, fault=fault)
-    return RouteResult(name, time.perf_counter() - start, graph, layers, errors)
+    others = tuple(zip(source.others, compared[1:]))
+    return RouteResult(name, time.perf_counter() - start, graph, layers, compared[0] if compared else None, others)
+
+
+def _for_every_shape(route: Route, source: ModelSource, folder: Path) -> Graph:
+    """The network that works at every input shape of the original: a conversion for each of them, merged."""
+    first = _network(route, source, folder)
+    if not source.others or source.kind == "ncnn":
+        return first
+    graphs = [first, *(_network(route, other, folder) for other in source.others)]
+    shapes = [each.shapes for each in (source, *source.others)]
+    probe = probe_shapes(shapes)
+    if probe:
+        with contextlib.suppress(NcnnkitError):
+            return merge([*graphs, _network(route, source.at(probe), folder)], [*shapes, probe])
+    return merge(graphs, shapes)
+
+
+def _network(route: Route, source: ModelSource, folder: Path) -> Graph:
+    graph = route(source, folder)
+    if source.kind != "ncnn":
+        _check_inputs(graph, source.inputs)
+        _order_outputs(graph)
+    guard_whole_inputs(graph)
+    graph.set_input_shapes(source.shapes)
+    _check_shapes(graph, source)
+    return graph
+
+
+def _check_shapes(graph: Graph, source: ModelSource) -> None:
+    try:
+        graph.infer_shapes(source.shapes)
+    except ModelError as error:
+        raise ConvertError(f"its network cannot run: {error.what}", hint=WRONG) from None
+
+
+def at_shapes(graph: Graph, source: ModelSource) -> Graph:
+    """The graph with the input shapes of an original in its Input layers."""
+    made = graph.copy()
+    made.set_input_shapes(source.shapes)
+    return made
+
+
+def said_of_shapes(source: ModelSource) -> str:
+    return " and ".join(map(times, source.shapes))
 
 
 def _choose(results: Sequence[RouteResult], force: bool) -> RouteResult | None:
@@ -362,13 +436,3 @@ def _order_outputs(graph: Graph) -> None:
         maker, early = makers[blob], names.new(blob, "early")
         maker.outputs = [early if name == blob else name for name in maker.outputs]
         graph.layers.append(Layer("Split", names.new(blob, "order"), [early], [blob]))
-
-
-def _settle(graph: Graph, inputs: Sequence[InputSpec]) -> None:
-    """Give the graph its input shapes, which everything that runs it needs, and see that it fits them."""
-    guard_whole_inputs(graph)
-    graph.set_input_shapes([spec.shape for spec in inputs])
-    try:
-        graph.infer_shapes()
-    except ModelError as error:
-        raise ConvertError(f"its network cannot run: {error.what}", hint=WRONG) from None

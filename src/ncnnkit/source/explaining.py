@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,14 @@ def explain(
     shapes: Sequence[tuple[int, ...]] = (),
     weights: str = "default",
     outputs: Sequence[str] = (),
+    fix: Mapping[str, float] | None = None,
     route: str = AUTO,
     reproducer: Path | None = None,
 ) -> Explanation:
     """Convert a model, and compare every layer with the original on one sample of noise.
 
     Args:
-        model, shapes, weights, outputs, route: as for :func:`ncnnkit.convert`.
+        model, shapes, weights, outputs, fix, route: as for :func:`ncnnkit.convert`.
         reproducer: a folder that gets the first wrong layer by itself, with its inputs and the output that is right.
 
     Raises:
@@ -51,7 +52,7 @@ def explain(
         StorageError: ``reproducer`` cannot be written.
     """
     with Scratch() as folder:
-        source = open_model(model, shapes=shapes, weights=weights, outputs=outputs)
+        source = open_model(model, shapes=shapes, weights=weights, outputs=outputs, fix=fix)
         sample = example_arrays(source.inputs)
         noise = ArraySamples(tuple(array[None] for array in sample))
         converted = convert_source(source, noise, Path(folder), route=route, force=True)

@@ -6,7 +6,8 @@ import json
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     given = session.get_inputs()
     names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
     dtypes = [_onnx_dtype(reference, i.name, i.type) for i in given]
+    for found, dtype in zip(given, dtypes):
+        if not (found.shape or shapes or dtype.startswith("float")):
+            hint = f"give it: --fix {found.name}=NUMBER, in Python fix={{{found.name!r}: number}}"
+            raise ModelError(f"input {found.name!r} is one whole number", where=reference, hint=hint)
     # ONNX Runtime gives no dimensions also where not even the rank is known.
     inputs = settle_inputs(reference, names, [tuple(i.shape) or None for i in given], dtypes, shapes)
     metadata = session.get_modelmeta().custom_metadata_map
@@ -227,28 +232,99 @@ def _without_precision(stem: str) -> str:
 
 def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     model = Artifact.load(path)
+    exported = read_export(path.with_name(EXPORT))
     names = [tensor.name for tensor in model.inputs]
+    known = [tensor.shape for tensor in model.inputs]
+    if exported and len(known) == 1 and not known[0]:
+        known = [exported.shape]
     # What the file says is a hint that ncnn does not read: the user may know better.
-    dims: list[Dims | None] = [(1, *tensor.shape) if tensor.shape and not shapes else None for tensor in model.inputs]
+    dims: list[Dims | None] = [(1, *shape) if shape and not shapes else None for shape in known]
     inputs = settle_inputs(reference, names, dims, ["float32"] * len(dims), shapes)
     try:
         model.graph.check_input_shapes([spec.shape for spec in inputs])
     except ModelError as error:
         raise ModelError(error.what, where=reference, hint=error.hint) from None
     outputs = tuple(tensor.name for tensor in model.outputs)
-    origin = f"its card ({card_of(path)})" if model.preprocess else ""
+    preprocess, origin, labels = read_metadata(reference, exported.metadata if exported else {}, inputs)
+    if model.preprocess:
+        preprocess, origin = model.preprocess, f"its card ({card_of(path)})"
     return ModelSource(
         reference,
-        file_safe(_without_precision(path.stem)),
+        file_safe(exported.name if exported else _without_precision(path.stem)),
         "ncnn",
         path,
         inputs,
         outputs,
         "ncnn",
-        model.preprocess,
+        preprocess,
         origin,
-        model.labels or None,
+        model.labels or labels,
+        decoder=model.decoder,
     )
+
+
+EXPORT = "metadata.yaml"
+"""The file that Ultralytics' export to ncnn writes beside the model."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What Ultralytics' export says of a model.
+
+    Attributes:
+        name: of the network, from the folder ``NAME_ncnn_model``.
+        shape: of its input, (channels, height, width).
+        metadata: as :func:`~ncnnkit.source.model.read_metadata` takes it.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    metadata: Mapping[str, str]
+
+
+def read_export(path: Path) -> Export | None:
+    """A :data:`EXPORT` file; None where there is none, or it is another program's.
+
+    Raises:
+        ModelError: it is not YAML, or the model was exported for more than one image at a time.
+    """
+    if not path.is_file():
+        return None
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
+    if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):
+        return None
+    sides = found["imgsz"]
+    height, width = sides if isinstance(sides, list) and len(sides) == 2 else (sides, sides)
+    shape = (found.get("channels", 3), height, width)
+    if not all(isinstance(side, int) and side > 0 for side in shape):
+        raise ModelError(f"imgsz {sides!r} is no size", where=str(path), hint="as imgsz: [640, 640]")
+    if found.get("batch", 1) != 1:
+        raise ModelError(
+            f"the model was exported for {found['batch']} images at a time", where=str(path), hint="export with batch=1"
+        )
+    texts = {str(key): value if isinstance(value, str) else repr(value) for key, value in found.items()}
+    return Export(path.absolute().parent.name.removesuffix("_ncnn_model"), shape, texts)
+
+
+def model_in(folder: Path) -> Path:
+    """The ``.param`` of a folder that Ultralytics' export to ncnn wrote.
+
+    Raises:
+        ModelError: it is another folder.
+    """
+    params = sorted(folder.glob("*.param"))
+    if len(params) != 1 or not (folder / EXPORT).is_file():
+        raise ModelError(
+            "is a folder, not a model",
+            where=str(folder),
+            hint=f"give a file, or a folder by Ultralytics' export to ncnn: one .param file and {EXPORT}",
+        )
+    return params[0]
 
 
 READERS: dict[str, Callable[[str, Path, Sequence[tuple[int, ...]]], ModelSource]] = {

@@ -6,7 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ from ..codec import readable
 from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
 from ..model.graph import Graph
+from ..model.shapes import natural
 from ..onboard.scratch import Scratch
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
 from ..samples.items import InputSpec, fit, takes_image
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
+from ..tasks import Decoder, Prediction
 
 Array = NDArray[Any]
 Original = Callable[[list[Array]], list[Any]]
-"""One sample through the original: arrays with a batch axis of 1 in, its outputs out."""
+"""One sample through the original: arrays as it takes them in, its outputs out."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,15 @@ class ModelSource:
         run: one sample through the original; None where there is no original but ncnn itself.
         classes: how many classes it has, where the library that built it knows that it classifies.
         module: the ``torch.nn.Module``, where torch has loaded or made one.
+        searches: whether the module was seen to sort or search, which ncnn cannot.
         changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
         tail: the operators of the user's file that come after its outputs, where it was cut.
         quantised: the user's file where it is quantised; ``path`` and ``run`` are then the same in floating point.
+        decoder: how its outputs become a prediction; None where that is not known.
+        predict: what computes the prediction of the user's file from the outputs; None where ``decoder`` is all that
+            is known of it.
         scratch: the temporary folder that ``path`` is in, where it was changed. It goes with this object.
+        others: the same original for inputs of other shapes, which the network must take, too.
     """
 
     reference: str
@@ -82,10 +89,31 @@ class ModelSource:
     run: Original | None = field(default=None, repr=False, compare=False)
     classes: int | None = None
     module: Any = field(default=None, repr=False, compare=False)
+    searches: bool = False
     changes: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
     quantised: QuantisedOriginal | None = field(default=None, repr=False, compare=False)
+    decoder: Decoder | None = None
+    predict: Callable[[Sequence[Array]], Prediction] | None = field(default=None, repr=False, compare=False)
     scratch: Scratch | None = field(default=None, repr=False, compare=False)
+    others: tuple[ModelSource, ...] = ()
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the inputs, without the batch axis."""
+        return [spec.shape for spec in self.inputs]
+
+    def at(self, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
+        """The same original for inputs of other shapes. Whether it takes them shows when it runs.
+
+        Raises:
+            ModelError: a shape has another number of axes.
+        """
+        for spec, shape in zip(self.inputs, shapes, strict=True):
+            if len(shape) != len(spec.shape) or spec.original is not None:
+                raise ModelError(f"input {spec.name!r} cannot have the shape {listed(shape)}", where=self.reference)
+        specs = tuple(replace(spec, shape=tuple(shape)) for spec, shape in zip(self.inputs, shapes))
+        return replace(self, inputs=specs, preprocess=fit(self.preprocess, specs), others=())
 
     @property
     def file(self) -> Path:
@@ -133,7 +161,7 @@ class ModelSource:
         if self.run is None:
             raise ModelError("the original is an ncnn model itself, so nothing else can run it", where=self.reference)
         for index, sample in enumerate(samples):
-            batch = [array[None].astype(spec.dtype) for array, spec in zip(sample, self.inputs, strict=True)]
+            batch = [spec.as_original(array) for array, spec in zip(sample, self.inputs, strict=True)]
             yield tuple(_fold_batch(value, name) for value, name in zip(self._one(batch, index), self.outputs))
 
     def _one(self, sample: list[Array], index: int) -> list[Any]:
@@ -211,13 +239,15 @@ def settle_inputs(
             hint="give one for each input, in this order",
         )
     given: Sequence[tuple[int, ...] | None] = shapes or [None] * len(names)
+    settled = (_settle_shape(f"{reference}: input {name!r}", known, g) for name, known, g in zip(names, dims, given))
     return tuple(
-        InputSpec(name, _settle_shape(f"{reference}: input {name!r}", known, shape), dtype)
-        for name, known, dtype, shape in zip(names, dims, dtypes, given)
+        InputSpec(name, natural(shape), dtype, original=None if (1, *natural(shape)) == shape else shape)
+        for name, dtype, shape in zip(names, dtypes, settled)
     )
 
 
 def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape that the original takes. A first axis that is 1 or not fixed is the batch axis, and is 1 here."""
     if given is not None and not (given and all(size > 0 for size in given)):
         raise ModelError(f"shape {listed(given)} is not usable", where=where)
     if known is None:
@@ -225,28 +255,24 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
             raise ModelError(
                 "the file does not contain its shape", where=where, hint=f"give it, such as {shape_option(3, 224, 224)}"
             )
-        # Without a rank to compare with, only four dimensions say that the first is the batch axis.
-        return given[1:] if len(given) == 4 and given[0] == 1 else given
+        # Without a rank to compare with, only four dimensions or more say that the first is the batch axis.
+        return given if len(given) >= 4 and given[0] == 1 else (1, *given)
     fixed = [size if isinstance(size, int) and size > 0 else None for size in known]
     shown = listed("?" if size is None else size for size in fixed)
-    if not fixed or fixed[0] not in (None, 1):
-        raise ModelError(
-            f"is {shown or 'a scalar'}; the first dimension must be a batch axis of 1 or dynamic",
-            where=where,
-            hint="export the model with a batch of 1",
-        )
-    body = fixed[1:]
+    if not fixed:
+        return ()
+    first, body = fixed[0] or 1, fixed[1:]
     if given is None:
         if None in body:
             example = shape_option(*(224 if size is None else size for size in body))
             raise ModelError(f"has dynamic dimensions ({shown})", where=where, hint=f"give them, such as {example}")
-        return tuple(size for size in body if size is not None)
-    shape = given[1:] if len(given) == len(fixed) and given[0] == 1 else given
+        return (first, *(size for size in body if size is not None))
+    shape = given[1:] if len(given) == len(fixed) and given[0] == first else given
     if len(shape) != len(body) or any(size not in (None, ours) for size, ours in zip(body, shape)):
         raise ModelError(
             f"the shape {listed(given)} contradicts the model, which takes {listed(shown.split(',')[1:])}", where=where
         )
-    return shape
+    return (first, *shape)
 
 
 def listed(values: Iterable[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,8 @@ GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
 ARRAYS = "none: the inputs are arrays"
 """The origin where samples are no images."""
 
-STATISTICS_IMAGES = 16  # for the batch-norm statistics of a network with random weights
+STATISTICS_IMAGES = 16  # at most, for the batch-norm statistics of a network with random weights
+STATISTICS_PIXELS = STATISTICS_IMAGES * 224 * 224  # so many say enough
 
 
 def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any]) -> tuple[Preprocess | None, str]:
@@ -80,5 +82,6 @@ def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet)
     library, _, _ = recipe.model.partition(":")
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
-    (sample,) = in_memory(images.subset(range(min(len(images), STATISTICS_IMAGES))))
-    return open_model(recipe.model, shapes=recipe.shapes, weights="none", statistics=sample)
+    count = max(2, min(STATISTICS_IMAGES, STATISTICS_PIXELS // math.prod(images[0][0].shape[-2:])))
+    (sample,) = in_memory(images.subset(range(min(len(images), count))))
+    return open_model(recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights="none", statistics=sample)

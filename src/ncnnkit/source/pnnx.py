@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def _place(path: Path, folder: Path) -> Path:
 def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str:
     """What pnnx printed. Raises ConvertError where it failed."""
     shapes = ",".join(
-        f"[{','.join(map(str, (1, *spec.shape)))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in inputs
+        f"[{','.join(map(str, spec.original_shape))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in inputs
     )
     # fp16=0: pnnx stores weights as fp16 by default, and fp32 would not be fp32.
     command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
@@ -113,6 +114,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
         done = subprocess.run(
             command,
             cwd=model.parent,
+            env={**os.environ, "TMPDIR": str(model.parent)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -164,6 +166,8 @@ def _read_result(model: Path, printed: str, inputs: Sequence[InputSpec]) -> Grap
             hint = "export the model with float32 inputs and weights"
         raise ConvertError(f"ncnn has no layer for: {', '.join(unsupported)}", hint=hint)
     try:
-        return ncnnfile.load(param)  # the weights stay mapped when the folder goes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pnnx uses some names twice
+            return ncnnfile.load(param)  # the weights stay mapped when the folder goes
     except FormatError as error:
         raise ConvertError(f"pnnx wrote a model that cannot be read: {error}") from None

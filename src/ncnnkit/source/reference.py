@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ from numpy.typing import NDArray
 
 from ..comparison.accuracy import Errors
 from ..comparison.outputs import Outputs, keep_outputs
+from ..comparison.wrong import MARGIN_DB
 from ..device.session import Session
-from ..errors import VerificationError
+from ..errors import ConvertError, VerificationError
 from ..formatting import counted
 from ..model.graph import Graph
 from ..progress import Progress
 from ..record.run import Accuracy, OutputError
-from ..samples.stream import Samples
+from ..samples.stream import ArraySamples, Samples, in_memory
+from ..tasks import Agreement, agreement, decode
 from . import ModelSource
 
 Array = NDArray[Any]
@@ -28,6 +32,9 @@ LEAST_SQNR_DB = 60.0
 
 EXACT_SQNR_DB = 80.0
 """From here on a converted network is the original, but for the rounding of fp32."""
+
+LEAST_KNOWN_DB = 10.0
+"""An original that is less exact than this about itself explains no error: it computes something else every time."""
 
 ROUNDING = 1e-4  # what fp32 may leave of an output that should be zero
 
@@ -114,19 +121,121 @@ def compare_outputs(
     return errors.result(names)
 
 
-def exactness(found: Accuracy) -> float:
-    """The SQNR of the worst output, dB; infinite where all are exact."""
-    return min(map(_exactness, found.outputs))
+@dataclass(frozen=True)
+class Compared:
+    """A converted network beside its original.
+
+    Attributes:
+        errors: of its outputs.
+        known: how exactly the original knows each output itself, dB, see :meth:`Expected.known`; empty where the
+            network is exact without it.
+    """
+
+    errors: Accuracy
+    known: Sequence[float] = ()
+
+    @property
+    def sqnr_db(self) -> float:
+        """The SQNR of the worst output, dB; infinite where all are exact.
+
+        An output within twice the noise of the original itself is exact.
+        """
+        return min(self._each())
+
+    @property
+    def original_sqnr_db(self) -> float | None:
+        """The noise of the original, where nothing else makes the network exact."""
+        return min(self.known) if self.known and self.sqnr_db >= EXACT_SQNR_DB else None
+
+    @property
+    def shortfall(self) -> str:
+        """What is wrong with outputs that are less exact than they must be; empty where they are exact enough."""
+        least, worst = min(zip(self._each(), self.errors.outputs), key=lambda pair: pair[0])
+        if least >= LEAST_SQNR_DB:
+            return ""
+        which = f" of output {worst.name!r}" if len(self.errors.outputs) > 1 else ""
+        seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
+        return f"its network differs from the original: {seen}{which} in fp32, but must have {LEAST_SQNR_DB:g} dB"
+
+    def _each(self) -> list[float]:
+        known = self.known or [math.inf] * len(self.errors.outputs)
+        return [
+            math.inf if LEAST_KNOWN_DB <= own <= sqnr + MARGIN_DB else sqnr
+            for sqnr, own in zip(map(_exactness, self.errors.outputs), known, strict=True)
+        ]
 
 
-def shortfall(found: Accuracy) -> str:
-    """What is wrong with outputs that are less exact than they must be; empty where they are exact enough."""
-    worst = min(found.outputs, key=_exactness)
-    if _exactness(worst) >= LEAST_SQNR_DB:
-        return ""
-    which = f" of output {worst.name!r}" if len(found.outputs) > 1 else ""
-    seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
-    return f"its network differs from the original: {seen}{which} in fp32, but must have {LEAST_SQNR_DB:g} dB"
+class Expected:
+    """An original's outputs on some samples, which networks are compared with.
+
+    Args:
+        source: the original.
+        samples: a few.
+    """
+
+    def __init__(self, source: ModelSource, samples: Samples) -> None:
+        self._source, self._samples = source, samples
+        self._outputs = list(source.reference_outputs(samples))
+
+    def compare(self, graph: Graph, threads: int | None = None) -> Compared:
+        """A network beside the original; arguments and errors are those of :func:`compare_outputs`."""
+        found = Compared(compare_outputs(graph, self._samples, self._outputs, threads=threads))
+        return found if found.sqnr_db >= EXACT_SQNR_DB else replace(found, known=self.known)
+
+    def predictions(self, graph: Graph, threads: int | None = None) -> Agreement | None:
+        """The predictions of a network beside those of the original; None where no decoder is known, or it fails."""
+        decoder, predict = self._source.decoder, self._source.predict
+        if decoder is None:
+            return None
+        found = Agreement(0, 0, 0)
+        for ours, theirs in zip(ncnn_outputs(graph, self._samples, threads), self._outputs):
+            shaped = [a.reshape(b.shape) for a, b in zip(ours, theirs)]
+            try:
+                original = predict(theirs) if predict else decode(decoder, theirs)
+            except ConvertError:  # what comes after the cut fails for these values
+                return None
+            found += agreement(decode(decoder, shaped), original)
+        return found
+
+    @property
+    def quantised_sqnr_db(self) -> float | None:
+        """A quantised original's own noise: the same in floating point against it, of the worst output, dB."""
+        quantised = self._source.quantised
+        if quantised is None or quantised.run is None:
+            return None
+        errors = Errors()
+        for ours, theirs in zip(
+            self._outputs, replace(self._source, run=quantised.run).reference_outputs(self._samples), strict=True
+        ):
+            errors.add(ours, theirs)
+        return errors.result(list(self._source.outputs)).sqnr_db
+
+    @cached_property
+    def known(self) -> list[float]:
+        """How exactly the original knows its own outputs: the SQNR of each against itself, dB; infinite where equal.
+
+        Every number of the inputs is moved to the next one of fp32, up or down by chance. A sigmoid of large negative
+        numbers has outputs near zero: a rounding of its input by one part in 10^7 changes them by one part in 10^5. It
+        is the better one of two draws: where an output jumps, such as a rounded one, a single value may make most of
+        the noise.
+        """
+        return [max(pair) for pair in zip(*map(self._moved, (0, 1)), strict=True)]
+
+    def _moved(self, seed: int) -> list[float]:
+        noise = np.random.default_rng(seed)
+        moved = [
+            np.nextafter(array, np.where(noise.random(array.shape) < 0.5, -np.inf, np.inf).astype(np.float32))
+            if spec.dtype.startswith("float")
+            else array
+            for array, spec in zip(in_memory(self._samples), self._source.inputs, strict=True)
+        ]
+        errors = Errors()
+        for again, before in zip(
+            self._source.reference_outputs(ArraySamples(tuple(moved))), self._outputs, strict=True
+        ):
+            errors.add(again, before)
+        found = [errors.sqnr_db(index) for index in range(len(self._outputs[0]))]
+        return [math.inf if sqnr is None or math.isnan(sqnr) else sqnr for sqnr in found]
 
 
 def _exactness(output: OutputError) -> float:

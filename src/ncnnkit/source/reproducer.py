@@ -56,7 +56,9 @@ def write_reproducer(
         StorageError: the folder cannot be written.
     """
     inputs = zip(found.graph.inputs, source.inputs, sample, strict=True)
-    tensors = {blob: InnerTensor(spec.name, "input", np.asarray(array)[None]) for blob, spec, array in inputs}
+    tensors = {
+        blob: InnerTensor(spec.name, "input", spec.as_original(np.asarray(array))) for blob, spec, array in inputs
+    }
     shapes = dict(zip(found.graph.inputs, found.graph.input_shapes()))
     for row in found.layers:
         tensors[row.blob], shapes[row.blob] = row.tensor, row.shape

@@ -20,7 +20,7 @@ from ..formatting import shape_option
 from ..samples.items import fit
 from ..samples.preprocess import Preprocess, from_timm, from_torchvision
 from .model import ModelSource, file_safe, listed, say, settle_inputs
-from .torchrun import TORCH_HINT, example_inputs, forward_names, named_outputs, torch_run
+from .torchrun import TORCH_HINT, example_inputs, forward_names, torch_run, watched_outputs
 from .weights import load_weights, require_reachable
 
 _STATISTICS_BATCH = 16
@@ -280,21 +280,20 @@ def open_module(
     try:
         if statistics is not None:
             set_batchnorm_statistics(module, _batches(statistics))
-        outputs = named_outputs(module, example_inputs(inputs))
+        outputs, searches = watched_outputs(module, example_inputs(inputs))
     except NcnnkitError:
         raise
     except Exception as error:
         shown = " and ".join(listed(spec.shape) for spec in inputs)
         raise ModelError(f"torch cannot run it with input {shown}: {say(error)}", where=reference) from None
     empty = [name for name, tensor in outputs.items() if not tensor.numel()]
-    if empty or not outputs:
+    if (empty or not outputs) and not searches:
         raise ModelError(
             f"returns {'an empty ' + repr(empty[0]) if empty else 'no tensor'} for a sample of noise",
             where=reference,
-            hint="a detector that found nothing? Wrap it in a module that returns its heads' raw outputs, "
-            "before thresholds and suppression",
+            hint="wrap it in a module that returns what its outputs are computed from",
         )
-    sizes = [int(tensor.numel()) // (len(tensor) if tensor.ndim else 1) for tensor in outputs.values()]
+    sizes = [int(tensor.numel()) // max(1, len(tensor) if tensor.ndim else 1) for tensor in outputs.values()]
     preprocess = fit(built.preprocess, inputs)
     scaled = "" if preprocess == built.preprocess else f", scaled to {inputs[0].shape[1]}x{inputs[0].shape[2]}"
     return ModelSource(
@@ -307,10 +306,11 @@ def open_module(
         "torch",
         preprocess,
         built.origin + scaled,
-        _labels_that_fit(built.labels, sizes),
+        built.labels if searches else _labels_that_fit(built.labels, sizes),
         torch_run(module),
         classes=sizes[0] if built.classifies and len(sizes) == 1 else None,
         module=module,
+        searches=searches,
     )
 
 

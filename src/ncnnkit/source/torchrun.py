@@ -35,10 +35,10 @@ def quiet() -> Iterator[None]:
 
 
 def example_inputs(inputs: Sequence[InputSpec]) -> list[Any]:
-    """One tensor (1, ...) per input: see :func:`~ncnnkit.source.model.example_arrays`."""
+    """A tensor for each input, as the original takes it: see :func:`~ncnnkit.source.model.example_arrays`."""
     import torch
 
-    return [torch.from_numpy(array[None]) for array in example_arrays(inputs)]
+    return [torch.from_numpy(spec.as_original(array)) for spec, array in zip(inputs, example_arrays(inputs))]
 
 
 def flatten(outputs: Any, name: str = "") -> dict[str, Any]:
@@ -66,10 +66,33 @@ def flatten(outputs: Any, name: str = "") -> dict[str, Any]:
 
 def named_outputs(module: Any, example: Sequence[Any]) -> dict[str, Any]:
     """The module's outputs on example tensors, by name. Raises what the module raises, or TypeError."""
-    import torch
+    return watched_outputs(module, example)[0]
 
-    with quiet(), torch.no_grad():
-        return flatten(module(*example))
+
+def watched_outputs(module: Any, example: Sequence[Any]) -> tuple[dict[str, Any], bool]:
+    """The module's outputs on example tensors, by name, and whether it sorts or searches, which ncnn cannot.
+
+    Raises what the module raises, or TypeError.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    used = set()
+
+    class Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there where the types are checked
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            used.add(function._schema.name)
+            return function(*args, **(kwargs or {}))
+
+    with quiet(), torch.no_grad(), Watch():
+        outputs = flatten(module(*example))
+    return outputs, not SEARCHES.isdisjoint(used)
+
+
+SEARCHES = frozenset(
+    ("aten::argmax", "aten::argmin", "aten::argsort", "aten::nonzero", "aten::sort", "aten::topk", "torchvision::nms")
+)
+"""torch's operators whose results are places of values."""
 
 
 def flat_module(module: Any) -> Any:
@@ -89,7 +112,7 @@ def flat_module(module: Any) -> Any:
 
 
 def torch_run(module: Any) -> Original:
-    """A function that runs one sample through a module: arrays with a batch axis of 1 in, its outputs out."""
+    """A function that runs one sample through a module: arrays as it takes them in, its outputs out."""
     import torch
 
     def run(sample: list[Array]) -> list[Any]:

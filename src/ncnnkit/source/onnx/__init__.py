@@ -5,6 +5,7 @@ module         what is in it
 =============  ==========================================================================
 reading        the file as a model of fixed shapes in float32, with all constants known
 quantized      quantised models as models in floating point, with their scales
+control        the branch that is taken, and the steps of a loop, in its place
 lowering       views, layers, Splits: what the operators' functions are written with
 elementwise    activations, arithmetic with broadcasting, comparisons
 windows        convolution, pooling, padding, resizing
@@ -14,7 +15,7 @@ matrix         products of matrices
 reduce         sums and the like, softmax, normalisation
 recurrent      RNN, GRU, LSTM
 attention      scaled dot products, rotary embeddings
-sequences      lists of tensors
+sequences      lists of tensors, and the control flow that is left
 contrib        what ONNX Runtime's optimiser writes: the domain com.microsoft
 patterns       groups of nodes that are one layer of ncnn
 cutting        where a network ends that ncnn cannot compute to its end, and where it begins
@@ -63,7 +64,7 @@ def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
 
     Args:
         path: the model.
-        inputs: in the model's order, with their shapes without the batch axis.
+        inputs: in the model's order.
 
     Returns:
         Its inputs are called in0, in1 and so on, its outputs out0, out1, in the model's order.
@@ -71,7 +72,7 @@ def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
     Raises:
         ConvertError: the file cannot be read, or ncnn has no layer for one of its operators.
     """
-    return lower_reading(read(path, [(1, *spec.shape) for spec in inputs]), str(path)).graph
+    return lower_reading(read(path, [spec.original_shape for spec in inputs]), str(path)).graph
 
 
 def lower_reading(reading: Reading, where: str = "") -> Lowered:

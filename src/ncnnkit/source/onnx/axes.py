@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .lowering import MOST_AXES, Blob, Node, Shape, Unsupported, natural, operator, with_axes_kept
+from ...model.shapes import MOST_AXES, natural
+from .lowering import Blob, Node, Shape, Unsupported, operator, with_axes_kept
 
 
 @operator("Reshape", "Flatten", "Squeeze", "Unsqueeze")

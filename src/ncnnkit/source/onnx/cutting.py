@@ -24,6 +24,9 @@ LEAST_KEPT = 0.5
 
 _WEIGHTED = frozenset(("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "Einsum", "RNN", "GRU", "LSTM"))
 
+VIEWS = frozenset(("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
+"""Operators that move values and change none."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -33,18 +36,24 @@ class Cut:
         outputs: names of the values that are its outputs, in the order of the original.
         tail: the operators that come after it, in their order.
         causes: the operators in ``tail`` that ncnn cannot compute.
+        weighted: how many operators in ``tail`` have weights: a second stage of the network.
     """
 
     outputs: tuple[str, ...]
     tail: tuple[str, ...]
     causes: tuple[str, ...]
+    weighted: int = 0
 
 
-def find_cut(reading: Reading) -> Cut | None:
+def find_cut(reading: Reading, *, latest: bool = False) -> Cut | None:
     """The smallest set of tensors that the part which ncnn cannot compute is computed from.
 
     No node with weights that ncnn can compute, and whose results an output depends on, comes after the cut. Among sets
     of one size it is the last one, so that ncnn computes as much as it can.
+
+    Args:
+        reading: the model.
+        latest: the last tensors that ncnn can compute, however many these are. Views of one tensor count once.
 
     Returns:
         None where ncnn can compute the whole network, and where the cut would leave too little of it: fewer than half
@@ -58,13 +67,16 @@ def find_cut(reading: Reading) -> Cut | None:
         return None
     outputs = [str(value.name) for value in reading.model.graph.outputs]
     made = [str(value.name) for node in before for value in node.outputs]
-    read = {name for node in after for name in _reads(node)}
+    read = {name for node in after for name in reads(node)}
     kept = [name for name in outputs if name in made]
-    ends = _smallest(reading, before, kept, (read & set(made)) - set(kept))
+    wanted = (read & set(made)) - set(kept)
+    ends = _smallest(reading, before, kept, wanted, views_only=latest)
     chosen = [*kept, *(name for name in made if name in ends)]
     needed = _needed(nodes, chosen)
-    tail = [node.op_type for node in nodes if node not in needed]
-    return Cut(tuple(chosen), tuple(tail), tuple(dict.fromkeys(node.op_type for node in causes))) if chosen else None
+    tail = [node for node in nodes if node not in needed]
+    weighted = sum(_has_weights(reading, node) for node in tail)
+    operators, why = tuple(node.op_type for node in tail), tuple(dict.fromkeys(node.op_type for node in causes))
+    return Cut(tuple(chosen), operators, why, weighted) if chosen else None
 
 
 def cut_at(reading: Reading, outputs: Sequence[str], where: str = "") -> Cut:
@@ -97,7 +109,7 @@ def cut_model(reading: Reading, cut: Cut) -> ir.Model:
         for index, value in enumerate(node.inputs):
             if value is not None and value.producer() is not None and value.name in reading.constants:
                 node.replace_input_with(index, _as_weight(reading, str(value.name)))
-    read = {name for node in needed for name in _reads(node)}
+    read = {name for node in needed for name in reads(node)}
     inputs = [value for value in fed(graph) if value.name in read]
     part = ir.convenience.extract(graph, inputs, cut.outputs)
     return ir.Model(part, ir_version=reading.model.ir_version)
@@ -134,7 +146,7 @@ def _cannot(reading: Reading, nodes: Iterable[ir.Node]) -> list[ir.Node]:
         lowering.feed(str(value.name), f"in{index}")
     found = []
     for node in nodes:
-        if any(name not in lowering.blobs and name not in reading.constants for name in _reads(node)):
+        if any(name not in lowering.blobs and name not in reading.constants for name in reads(node)):
             continue
         try:
             write(Node(lowering, node))
@@ -147,7 +159,7 @@ def _after(nodes: Sequence[ir.Node], causes: Iterable[ir.Node]) -> set[ir.Node]:
     """These nodes, and all that depend on them."""
     found, names = set(causes), {str(value.name) for node in causes for value in node.outputs}
     for node in nodes:
-        if node in found or not names.isdisjoint(_reads(node)):
+        if node in found or not names.isdisjoint(reads(node)):
             found.add(node)
             names.update(str(value.name) for value in node.outputs)
     return found
@@ -159,11 +171,11 @@ def _needed(nodes: Sequence[ir.Node], outputs: Iterable[str]) -> set[ir.Node]:
     for node in reversed(nodes):
         if not names.isdisjoint(str(value.name) for value in node.outputs):
             found.add(node)
-            names.update(_reads(node))
+            names.update(reads(node))
     return found
 
 
-def _reads(node: ir.Node) -> Iterator[str]:
+def reads(node: ir.Node) -> Iterator[str]:
     """The names of the values that a node reads; a Loop or an If reads those that its body takes from outside, too."""
     yield from (str(value.name) for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
@@ -171,12 +183,12 @@ def _reads(node: ir.Node) -> Iterator[str]:
         for body in attribute.value if attribute.type == ir.AttributeType.GRAPHS else bodies:
             inside = {str(v.name) for v in (*body.inputs, *body.initializers.values())}
             inside.update(str(value.name) for inner in body for value in inner.outputs)
-            outer = [name for inner in body for name in _reads(inner)] + [str(value.name) for value in body.outputs]
+            outer = [name for inner in body for name in reads(inner)] + [str(value.name) for value in body.outputs]
             yield from (name for name in outer if name not in inside)
 
 
 def _has_weights(reading: Reading, node: ir.Node) -> bool:
-    return node.op_type in _WEIGHTED and any(name in reading.constants for name in _reads(node))
+    return node.op_type in _WEIGHTED and any(name in reading.constants for name in reads(node))
 
 
 def _leaves_enough(reading: Reading, before: Sequence[ir.Node], nodes: Sequence[ir.Node]) -> bool:
@@ -188,7 +200,9 @@ def _leaves_enough(reading: Reading, before: Sequence[ir.Node], nodes: Sequence[
 # ---------------------------------------------------------------------------------------------------- the smallest set
 
 
-def _smallest(reading: Reading, before: Sequence[ir.Node], known: Iterable[str], wanted: set[str]) -> set[str]:
+def _smallest(
+    reading: Reading, before: Sequence[ir.Node], known: Iterable[str], wanted: set[str], *, views_only: bool
+) -> set[str]:
     """The fewest values from which the wanted ones can be computed without weights; the last ones among as few.
 
     Args:
@@ -196,17 +210,19 @@ def _smallest(reading: Reading, before: Sequence[ir.Node], known: Iterable[str],
         before: the nodes that ncnn can compute.
         known: values that are outputs already, so that nothing that follows from them is needed.
         wanted: what the other nodes read.
+        views_only: compute the wanted ones by nodes that move values and change none.
     """
     weights = any(_has_weights(reading, node) for node in before)
     leads_to_weights: set[str] = set()
     for node in reversed(before):
         if _has_weights(reading, node) or not leads_to_weights.isdisjoint(str(value.name) for value in node.outputs):
-            leads_to_weights.update(_reads(node))
+            leads_to_weights.update(reads(node))
     made: dict[str, list[str]] = {}
     for node in before:
         names = [str(value.name) for value in node.outputs]
         free = weights and not _has_weights(reading, node) and leads_to_weights.isdisjoint(names)
-        made |= dict.fromkeys(names, list(_reads(node)) if free else [])
+        free &= not views_only or node.op_type in VIEWS
+        made |= dict.fromkeys(names, list(reads(node)) if free else [])
     return _vertex_cut({name: from_ for name, from_ in made.items() if name not in known}, wanted)
 
 

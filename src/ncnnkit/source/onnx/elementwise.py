@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ...model.ops import FLOAT_MAX
-from .lowering import MOST_AXES, Array, Blob, Node, Operand, Shape, Unsupported, operator
+from ...model.shapes import MOST_AXES
+from .lowering import Array, Blob, Node, Operand, Shape, Unsupported, operator
 
 # ------------------------------------------------------------------------------------------------------ of one input
 

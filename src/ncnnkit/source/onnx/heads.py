@@ -32,7 +32,11 @@ def fold_head(model: ir.Model, value: ir.Value, spec: InputSpec) -> InputSpec:
     steps = _steps(value)
     turns = [node for node in steps if node.op_type == "Transpose"]
     pixels = value.dtype == ir.DataType.UINT8 and bool(steps) and _casts_to_float(steps[0])
-    if len(spec.shape) != 3 or not (pixels or (turns and value.dtype == ir.DataType.FLOAT)):
+    if (
+        spec.original is not None
+        or len(spec.shape) != 3
+        or not (pixels or (turns and value.dtype == ir.DataType.FLOAT))
+    ):
         return spec
     for node in steps if turns else steps[:1]:
         if node.op_type in _ARITHMETIC:

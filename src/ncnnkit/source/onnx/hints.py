@@ -9,6 +9,7 @@ _SORTS = "ncnn cannot sort or search: end the network before it, and do the rest
 _COUNTS = "the number of its results depends on the values: end the network before it"
 _INDEXES = "ncnn gathers at constant indices only: export with fixed indices, or end the network before it"
 _BRANCHES = "ncnn has no control flow: export with example inputs (torch.jit.trace, dynamo=True), which unrolls it"
+_CHOICES = "ncnn has no control flow: give the value of the input that it depends on (--fix NAME=VALUE)"
 _WHOLE = "ncnn computes in floating point: export without it, or compute it outside the network"
 _RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or feed the noise as an input"
 _SCALES = "ncnnkit reads it with constant scales only: give the network before quantisation"
@@ -19,14 +20,13 @@ HINTS: dict[str, str] = {
     "NonMaxSuppression": _COUNTS, "NonZero": _COUNTS, "Compress": _COUNTS,
     "Gather": _INDEXES, "GatherElements": _INDEXES, "GatherND": _INDEXES, "Scatter": _INDEXES,
     "ScatterElements": _INDEXES, "ScatterND": _INDEXES, "TensorScatter": _INDEXES,
-    "If": _BRANCHES, "Loop": _BRANCHES, "Scan": _BRANCHES,
+    "If": _CHOICES, "Loop": _BRANCHES, "Scan": _BRANCHES,
     "SequenceConstruct": _BRANCHES, "SequenceInsert": _BRANCHES, "SequenceAt": _BRANCHES, "SequenceEmpty": _BRANCHES,
     "ConcatFromSequence": _BRANCHES, "SplitToSequence": _BRANCHES,
     "BitShift": _WHOLE, "BitwiseAnd": _WHOLE, "BitwiseOr": _WHOLE, "BitwiseXor": _WHOLE, "BitwiseNot": _WHOLE,
     "Bernoulli": _RANDOM, "Multinomial": _RANDOM, "RandomNormal": _RANDOM, "RandomNormalLike": _RANDOM,
     "RandomUniform": _RANDOM, "RandomUniformLike": _RANDOM,
     "StringNormalizer": _TEXT, "StringConcat": _TEXT, "StringSplit": _TEXT, "TfIdfVectorizer": _TEXT,
-    "OneHot": "ncnn's nearest layer is Embed: replace it by an embedding whose weights are the identity",
     "RoiAlign": "ncnn's nearest layer is ROIAlign, which takes one box: end the network before it",
     "MaxRoiPool": "ncnn's nearest layer is ROIPooling, which takes one box: end the network before it",
     "STFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",

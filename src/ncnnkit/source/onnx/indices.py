@@ -1,4 +1,4 @@
-"""Operators that take from, or put at, places that are constant; and the look-up in a table."""
+"""Operators that take from, or put at, places that are constant; and those that look for places, or look them up."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .axes import taken
-from .lowering import Array, Blob, Node, Shape, Unsupported, operator
+from .axes import permuted, taken
+from .elementwise import finite
+from .lowering import Array, Blob, Node, Shape, Unsupported, operator, with_axes_kept
+from .matrix import inner_product
+from .reduce import reduced_over
 
 
 @operator("Gather")
@@ -73,10 +76,14 @@ def gather_elements(node: Node) -> None:
     if places is not None:
         node.gives(_gathered(node, node.blob(0), shape, axis, places))
         return
+    node.gives(_gathered(node, node.blob(0), (math.prod(shape),), 0, _elements(index, axis, shape)))
+
+
+def _elements(index: Array, axis: int, shape: Shape) -> list[int]:
+    """The elements that indices along an axis name, as places in one axis."""
     grids: list[Array] = list(np.indices(index.shape, sparse=True))
     grids[axis] = index % shape[axis]
-    flat = _flat(np.broadcast_arrays(*grids), shape)
-    node.gives(_gathered(node, node.blob(0), (math.prod(shape),), 0, flat))
+    return _flat(np.broadcast_arrays(*grids), shape)
 
 
 def _flat(columns: Sequence[Array], shape: Shape) -> list[int]:
@@ -105,13 +112,12 @@ def gather_nd(node: Node) -> None:
 
 @operator("ScatterND", "ScatterElements", "Scatter")
 def scatter(node: Node) -> None:
-    """Constant places of one value, filled with those of another."""
-    if node.attr("reduction", "none") != "none":
-        raise Unsupported(f"combines what it scatters by {node.attr('reduction')!r}")
+    """Constant places of one value, filled or combined with those of another."""
     shape, index = node.shape(0), node.needed_constant(1, "indices")
     data, updates = node.blob(0), node.blob(2)
+    kind = _COMBINED[node.attr("reduction", "none")]
     if node.op == "ScatterND":
-        box = _box(index, shape)
+        box = _box(index, shape) if kind is None else None
         if box is not None:
             node.gives(_filled(node, data, updates, shape, box))
             return
@@ -120,13 +126,34 @@ def scatter(node: Node) -> None:
     else:
         axis = int(node.attr("axis", 0)) % len(shape)
         found = _along_axis(index, axis, shape)
-        if found is None:
-            raise Unsupported("scatters to other places in every row")
+        if found is None:  # other places in every row: element by element
+            axis, found, shape = 0, _elements(index, axis, shape), (math.prod(shape),)
         places = found
     sources = [(data, place) for place in range(shape[axis])]
-    for number, place in enumerate(places):
-        sources[place] = (updates, number)
+    if kind is None:
+        sources = _overwritten(sources, updates, places)
+    else:
+        left = list(enumerate(places))
+        while left:  # of a place that is named twice, one after the other
+            first = {place: number for number, place in reversed(left)}
+            left = [(number, place) for number, place in left if first[place] != number]
+            now = _assembled(node, [sources[place] for place in first], shape, axis)
+            more = _assembled(node, [(updates, number) for number in first.values()], shape, axis)
+            combined = node.emit("BinaryOp", [now, node.lowering.view(more, now.shape)], now.shape, op_type=kind)
+            sources = _overwritten(sources, combined, list(first))
     node.gives(_assembled(node, sources, shape, axis))
+
+
+_COMBINED = {"none": None, "add": 0, "mul": 2, "max": 4, "min": 5}
+"""Reduction -> BinaryOp's ``op_type``."""
+
+
+def _overwritten(sources: list[tuple[Blob, int]], blob: Blob, places: list[int]) -> list[tuple[Blob, int]]:
+    """Where the parts of a value come from, with those at some places from a blob."""
+    made = list(sources)
+    for number, place in enumerate(places):
+        made[place] = (blob, number)
+    return made
 
 
 def _box(index: Array, shape: Shape) -> list[range] | None:
@@ -163,12 +190,75 @@ def _filled(node: Node, data: Blob, updates: Blob, shape: Shape, box: list[range
 
 
 def _embedded(node: Node, axis: int) -> Blob:
-    """Rows of a constant by an input of whole numbers: ncnn's Embed, which reads int32."""
-    table, ids = node.constant(0), node.blob(1)
-    if table is None or axis != 0 or table.ndim != 2:
-        raise Unsupported("computes its indices while it runs")
-    if ids.name not in node.lowering.fed:
-        raise Unsupported("looks up what is computed while it runs; ncnn's Embed reads an input of the network alone")
-    x = node.lowering.view(ids, (ids.size,))
-    params = {"num_output": table.shape[1], "input_dim": table.shape[0], "weight_data_size": table.size}
-    return node.emit("Embed", [x], (ids.size, table.shape[1]), {"weight": table}, bias_term=0, **params)
+    """Places along an axis that are computed: rows of a constant by ncnn's Embed, which reads an input as int32.
+
+    Anything else is a product with a matrix of 0 and 1.
+    """
+    shape, table, ids = node.shape(0), node.constant(0), node.blob(1)
+    outer, side, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    if table is not None and outer == 1 and ids.name in node.lowering.fed:
+        x = node.lowering.view(ids, (ids.size,))
+        params = {"num_output": inner, "input_dim": side, "weight_data_size": table.size}
+        weights = {"weight": table.reshape(side, inner)}
+        return node.emit("Embed", [x], (ids.size, inner), weights, bias_term=0, **params)
+    if ids.size * side > _LARGEST_CHOICE:
+        raise Unsupported(f"computes {ids.size} indices of {side} places while it runs")
+    chosen = _one_hot(node, ids, side)
+    if table is not None and outer == 1:
+        return inner_product(node, chosen, finite(table).reshape(side, inner).T, None)
+    data = node.blob(0, (side, inner) if outer == 1 else (outer, side, inner))
+    left = chosen if outer == 1 else node.lowering.view(chosen, (1, ids.size, side))
+    made = node.emit("MatMul", [left, data], (*data.shape[:-2], ids.size, inner), transB=0)
+    return made
+
+
+_LARGEST_CHOICE = 2**20
+"""How many elements the matrix of 0 and 1 may have that takes the place of a look-up."""
+
+
+def _one_hot(node: Node, ids: Blob, count: int) -> Blob:
+    """A row for each index, with 1 at its place and 0 elsewhere; indices below 0 count from the end."""
+    x = node.lowering.view(ids, (ids.size, 1))
+    negative = node.emit("Threshold", [node.emit("UnaryOp", [x], x.shape, op_type=1)], x.shape, threshold=0.5)
+    turn = node.emit("BinaryOp", [negative], x.shape, op_type=2, with_scalar=1, b=float(count))
+    x = node.emit("BinaryOp", [x, turn], x.shape, op_type=0)
+    places = node.lowering.hold(np.arange(count), (1, count), f"{node.name}/places")
+    away = node.emit("BinaryOp", [x, places], (ids.size, count), op_type=1)
+    other = node.emit("Threshold", [node.emit("AbsVal", [away], away.shape)], away.shape, threshold=0.5)
+    return node.emit("BinaryOp", [other], other.shape, op_type=7, with_scalar=1, b=1.0)
+
+
+@operator("OneHot")
+def one_hot(node: Node) -> None:
+    shape, count = node.shape(0), int(node.needed_constant(1, "depth").reshape(-1)[0])
+    off, on = (float(value) for value in node.needed_constant(2, "values").reshape(-1))
+    made = _one_hot(node, node.blob(0), count)
+    for kind, number in ((2, on - off), (0, off)):
+        if number != (1.0 if kind == 2 else 0.0):
+            made = node.emit("BinaryOp", [made], made.shape, op_type=kind, with_scalar=1, b=number)
+    axis = int(node.attr("axis", -1)) % (len(shape) + 1)
+    node.gives(permuted(node, made, (*shape, count), [*range(axis), len(shape), *range(axis, len(shape))]))
+
+
+@operator("ArgMax", "ArgMin")
+def arg_max(node: Node) -> None:
+    """The largest of numbers that fall from place to place, where the value is the largest one."""
+    if node.is_final:
+        raise Unsupported("is the end of the network: the scores tell more")
+    shape = node.shape(0)
+    axis = int(node.attr("axis", 0)) % len(shape)
+    view, (place,) = with_axes_kept(shape, [axis])
+    x, side = node.blob(0, view), shape[axis]
+    if node.op == "ArgMin":
+        x = node.emit("UnaryOp", [x], view, op_type=1)
+    largest = reduced_over(node, x, 4, (place,))
+    away = node.emit("BinaryOp", [x, largest], view, op_type=7)
+    smaller = node.emit("Threshold", [away], view, threshold=0.0)
+    best = node.emit("BinaryOp", [smaller], view, op_type=7, with_scalar=1, b=1.0)
+    last = bool(node.attr("select_last_index", 0))
+    ranks = np.arange(1, side + 1) if last else np.arange(side, 0, -1)
+    along = tuple(side if i == place else 1 for i in range(len(view)))
+    held = node.lowering.hold(ranks, along, f"{node.name}/ranks")
+    found = reduced_over(node, node.emit("BinaryOp", [best, held], view, op_type=2), 4, (place,))
+    kind, number = (1, 1.0) if last else (7, float(side))
+    node.gives(node.emit("BinaryOp", [found], found.shape, op_type=kind, with_scalar=1, b=number))

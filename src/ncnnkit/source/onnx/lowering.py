@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from ...errors import ConvertError
 from ...model.graph import Graph, Layer, Weight
 from ...model.ops import Value
+from ...model.shapes import MOST_AXES, natural
 from ...model.whole import guard_whole_inputs
 from .reading import Reading
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-MOST_AXES = 4
 _MOST_BYTES = 200  # of a name; ncnn reads 255, and later stages add a little to them
 
 
@@ -45,19 +45,6 @@ class Blob:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
-
-
-def natural(shape: Shape) -> Shape:
-    """The shape of the blob that a value of this shape usually lies in: without the batch axis, and of 4 axes at most.
-
-    Where more than four axes are left, those of one element go first, then the outermost ones are merged.
-    """
-    body = shape[1:] if shape[:1] == (1,) else shape
-    if len(body) > MOST_AXES:
-        body = tuple(side for side in body if side != 1)
-    if len(body) > MOST_AXES:
-        body = (math.prod(body[: len(body) - MOST_AXES + 1]), *body[len(body) - MOST_AXES + 1 :])
-    return body or (1,)
 
 
 def with_axes_kept(shape: Shape, kept: Iterable[int]) -> tuple[Shape, tuple[int, ...]]:
@@ -377,6 +364,17 @@ class Node:
         return len(self._node.outputs) == 1 and len(self._node.outputs[0].uses()) == 1
 
     @property
+    def is_final(self) -> bool:
+        """Whether all that comes of this node's results are outputs of the network, in another shape or type."""
+        found = list(self._node.outputs)
+        for value in found:  # it grows
+            readers = [use.node for use in value.uses()]
+            if any(reader.op_type not in _SAME_NUMBERS for reader in readers):
+                return False
+            found += [made for reader in readers for made in reader.outputs]
+        return True
+
+    @property
     def outputs(self) -> int:
         return len(self._node.outputs)
 
@@ -424,6 +422,9 @@ class Node:
             if math.prod(shape) != blob.size:
                 raise AssertionError(f"{self.op} {self.name} makes {blob.shape} of {self.out_shape()}")
             self.lowering.blobs[str(value.name)] = blob
+
+
+_SAME_NUMBERS = frozenset(("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"))
 
 
 def each_of_batch(node: Node, write: Callable[[Blob], Blob]) -> Blob:

@@ -24,6 +24,7 @@ from onnx_ir.passes import common
 
 from ...errors import ConvertError
 from ..model import say
+from .control import resolve
 from .quantized import dequantize
 
 Array = NDArray[Any]
@@ -48,7 +49,7 @@ class Reading:
     Attributes:
         model: with functions inlined, and in float32.
         shapes: of every value, the batch axis included.
-        constants: the values that do not depend on the inputs.
+        constants: the values that do not depend on the inputs, and those of no elements.
         kinds: of the numbers of every value, by numpy's letter: f, i, u or b.
     """
 
@@ -102,7 +103,7 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
         ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
     """
     feeds = {
-        str(value.name): _example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
+        str(value.name): example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
     }
     constants: dict[str, Array] = {
         name: value.const_value.numpy()
@@ -113,15 +114,17 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     types = _types(proto)
     independent = _independent(model.graph, constants.keys())
     made = [str(value.name) for node in model.graph for value in node.outputs if value.name]
-    folded = [name for name in made if name in independent]
+    folded = [name for name in made if name in independent and types.get(name) != _NO_TENSOR]
     tensors = [name for name in made if name not in independent and types.get(name) != _NO_TENSOR]
     values, measured = _values_and_shapes(proto, folded, tensors, feeds)
     constants |= values
-    if _inline_branches(model.graph, constants):
+    found = {name: array.shape for name, array in (feeds | constants).items()} | measured
+    if resolve(model.graph, constants, found):
         common.NameFixPass()(model)
         return evaluate(model, shapes)
-    found = {name: array.shape for name, array in (feeds | constants).items()} | measured
     kinds = dict.fromkeys(found, "f") | types | {name: array.dtype.kind for name, array in (feeds | constants).items()}
+    # A tensor of no elements is known, whatever it is computed from.
+    constants |= {name: np.zeros(shape, kinds[name]) for name, shape in measured.items() if 0 in shape}
     return Reading(model, found, constants, kinds)
 
 
@@ -130,7 +133,7 @@ def fed(graph: ir.Graph) -> list[ir.Value]:
     return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
-def _example(shape: tuple[int, ...], dtype: ir.DataType | None) -> Array:
+def example(shape: tuple[int, ...], dtype: ir.DataType | None) -> Array:
     """An input that every network can run on: noise, and zeros where whole numbers are indices."""
     kind = np.dtype(np.float32 if dtype is None else dtype.numpy())
     return np.random.default_rng(0).random(shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
@@ -177,31 +180,6 @@ def _independent(graph: ir.Graph, constants: Any) -> set[str]:
         if node.op_type in ("Shape", "Size") or all(v is None or v.name in known for v in node.inputs):
             known.update(value.name for value in node.outputs if value.name)
     return known
-
-
-def _inline_branches(graph: ir.Graph, constants: Mapping[str, Array]) -> int:
-    """Put the branch of every If whose condition is known in its place; returns how many there were."""
-    chosen = [
-        node for node in graph
-        if node.op_type == "If" and node.inputs[0] is not None and node.inputs[0].name in constants
-    ]  # fmt: skip
-    for node in chosen:
-        condition = constants[str(node.inputs[0].name)]  # type: ignore[union-attr]
-        branch: ir.Graph = node.attributes["then_branch" if condition.all() else "else_branch"].as_graph()
-        for value in list(branch.initializers.values()):
-            del branch.initializers[str(value.name)]
-            graph.register_initializer(value)
-        nodes, results = list(branch), list(branch.outputs)
-        branch.outputs.clear()
-        branch.remove(nodes)
-        graph.insert_before(node, nodes)
-        names = [value.name for value in node.outputs]
-        ir.convenience.replace_all_uses_with(list(node.outputs), results, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        for value, name in zip(results, names):
-            if value.producer() in nodes:  # a value from outside keeps its name
-                value.name = name
-    return len(chosen)
 
 
 def answer(
@@ -259,17 +237,25 @@ def _run(
     proto: onnx.ModelProto, names: Sequence[str], feeds: Mapping[str, Array], at_once: int = _VALUES_A_RUN
 ) -> Iterator[tuple[str, Array]]:
     """Values of a network in ONNX Runtime; ``proto`` gets them as outputs."""
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    running = session(proto)
+    try:
+        for start in range(0, len(names), at_once):
+            part = list(names[start : start + at_once])
+            yield from zip(part, running.run(part, dict(feeds)), strict=True)
+    except Exception as error:  # a family of its own, derived from Exception
+        raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
+
+
+def session(proto: onnx.ModelProto) -> Any:
+    """A model in ONNX Runtime, as it is: nothing is optimised. Raises ConvertError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for start in range(0, len(names), at_once):
-            part = list(names[start : start + at_once])
-            yield from zip(part, session.run(part, dict(feeds)), strict=True)
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a family of its own, derived from Exception
         raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...model.shapes import MOST_AXES, natural
 from .elementwise import combine
 from .lowering import (
-    MOST_AXES,
     Array,
     Blob,
     Node,
@@ -17,7 +17,6 @@ from .lowering import (
     Shape,
     Unsupported,
     each_of_batch,
-    natural,
     operator,
     with_axes_kept,
 )

@@ -1,4 +1,4 @@
-"""Lists of tensors, whose lengths are known: no layers of their own."""
+"""Lists of tensors, whose lengths are known: no layers of their own. And the control flow that is left."""
 
 from __future__ import annotations
 
@@ -6,12 +6,44 @@ import math
 
 import numpy as np
 
-from .lowering import Node, Shape, Unsupported, operator, with_axes_kept
+from .control import MOST_STEPS
+from .lowering import Blob, Node, Shape, Unsupported, operator, with_axes_kept
 
 
 @operator("SequenceConstruct")
 def sequence(node: Node) -> None:
     node.lowering.sequences[node.output(0)] = [(node.shape(i), node.blob(i)) for i in range(node.inputs)]
+
+
+@operator("SequenceEmpty")
+def empty(node: Node) -> None:
+    node.lowering.sequences[node.output(0)] = []
+
+
+@operator("SequenceInsert")
+def insert(node: Node) -> None:
+    parts = list(_parts(node))
+    place = int(node.needed_constant(2, "place")) if node.has(2) else len(parts)
+    parts.insert(place if place >= 0 else len(parts) + place, (node.shape(1), node.blob(1)))
+    node.lowering.sequences[node.output(0)] = parts
+
+
+def _parts(node: Node) -> list[tuple[Shape, Blob]]:
+    """The list that is a node's first input."""
+    parts = node.lowering.sequences.get(node.value(0))
+    if parts is None:
+        raise Unsupported("reads a list that is computed while it runs")
+    return parts
+
+
+@operator("If")
+def branch(node: Node) -> None:
+    raise Unsupported("chooses its branch while it runs")
+
+
+@operator("Loop", "Scan")
+def loop(node: Node) -> None:
+    raise Unsupported(f"has more than {MOST_STEPS} steps, or a number of them that depends on the inputs")
 
 
 @operator("SplitToSequence")
@@ -38,17 +70,13 @@ def split_to_sequence(node: Node) -> None:
 
 @operator("SequenceAt")
 def sequence_at(node: Node) -> None:
-    parts = node.lowering.sequences.get(node.value(0))
-    if parts is None:
-        raise Unsupported("reads a list that is computed while it runs")
+    parts = _parts(node)
     node.gives(parts[int(node.needed_constant(1, "place"))][1])
 
 
 @operator("ConcatFromSequence")
 def concat_from_sequence(node: Node) -> None:
-    parts = node.lowering.sequences.get(node.value(0))
-    if parts is None:
-        raise Unsupported("reads a list that is computed while it runs")
+    parts = _parts(node)
     axis, shape = int(node.attr("axis")), parts[0][0]
     new = bool(node.attr("new_axis", 0))
     axis %= len(shape) + new

@@ -194,25 +194,67 @@ def _pooled(node: Node, x: Blob) -> Blob:
         raise Unsupported("hands out the indices of the maxima")
     kernel = node.attr("kernel_shape")
     stride, dilation = node.attr("strides", (1,) * n), node.attr("dilations", (1,) * n)
-    if set(dilation) != {1}:
-        raise Unsupported("has a dilation")
     pads = _pads(node, x.shape[1:], kernel, stride, dilation)
     wanted = node.out_shape()[2:]
     average = node.op != "MaxPool"
     include = node.op == "LpPool" or bool(node.attr("count_include_pad", 0))
     # Where ONNX rounds up, windows may reach beyond the padding: as far as the last one does.
     reach = [
-        (out - 1) * s + k - side - before for out, s, k, side, before in zip(wanted, stride, kernel, x.shape[1:], pads)
+        (out - 1) * s + (k - 1) * d + 1 - side - before
+        for out, s, k, d, side, before in zip(wanted, stride, kernel, dilation, x.shape[1:], pads)
     ]
-    beyond = [max(r, 0) if r > p else p for r, p in zip(reach, pads[n:])]
-    if node.op == "AveragePool" and any(b > p for b, p in zip(beyond, pads[n:])) and (include or any(pads)):
-        raise Unsupported("averages over windows that reach beyond the padding")
-    pads = [*pads[:n], *beyond]
-    params = {
-        "pooling_type": int(average), "pad_mode": 1, "avgpool_count_include_pad": int(include),
-        **_sides(n, "kernel", kernel), **_sides(n, "stride", stride), **_padded(n, pads),
-    }  # fmt: skip
-    return node.emit(f"Pooling{_TYPES[n]}", [x], (x.shape[0], *wanted), **params)
+    ends = [*pads[:n], *(max(r, 0) if r > p else p for r, p in zip(reach, pads[n:]))]
+    dilated = set(dilation) != {1}
+    if dilated:
+        made = _pooled_apart(node, x, ends, average=average)
+    else:
+        beyond = node.op == "AveragePool" and ends != pads and (include or any(pads))
+        params = {
+            "pooling_type": int(average), "pad_mode": 1, "avgpool_count_include_pad": int(include or beyond),
+            **_sides(n, "kernel", kernel), **_sides(n, "stride", stride), **_padded(n, ends),
+        }  # fmt: skip
+        made = node.emit(f"Pooling{_TYPES[n]}", [x], (x.shape[0], *wanted), **params)
+        if not beyond:
+            return made
+    if not average:
+        return made
+    # A sum, or a mean of whole windows, that is to be the mean of what counts in each window.
+    whole = np.full(wanted, math.prod(kernel))
+    counted = whole if node.op == "LpPool" else _counted(node, x.shape[1:], pads, include=include)
+    factor = (np.ones_like(whole) if dilated else whole) / counted
+    means = node.lowering.hold(factor, (1, *wanted), f"{node.name}/counts")
+    return node.emit("BinaryOp", [made, means], made.shape, op_type=2)
+
+
+def _pooled_apart(node: Node, x: Blob, ends: Sequence[int], *, average: bool) -> Blob:
+    """The maxima or sums of windows with gaps, axis by axis: of a part of the image for each place of the window."""
+    n = _dimensions(node)
+    stride, dilation, wanted = node.attr("strides", (1,) * n), node.attr("dilations"), node.out_shape()[2:]
+    padding = {i + 1: (ends[i], ends[i + n]) for i in range(n) if ends[i] or ends[i + n]}
+    blob = _padded_image(node, x, x.shape, padding, "constant", 0.0 if average else -FLOAT_MAX)
+    shape: Shape = (x.shape[0], *(side + ends[i] + ends[i + n] for i, side in enumerate(x.shape[1:])))
+    for i, (k, s, d, out) in enumerate(zip(node.attr("kernel_shape"), stride, dilation, wanted)):
+        ranges = [range(j * d, j * d + (out - 1) * s + 1, s) for j in range(k)]
+        parts = [taken(node, blob, shape, i + 1, picked)[0] for picked in ranges]
+        shape = (*shape[: i + 1], out, *shape[i + 2 :])
+        blob, *others = (node.lowering.view(part, shape) for part in parts)
+        for other in others:
+            blob = node.emit("BinaryOp", [blob, other], shape, op_type=0 if average else 4)
+    return blob
+
+
+def _counted(node: Node, sides: Shape, pads: Sequence[int], *, include: bool) -> Array:
+    """How many places count in each window: those in the image, or those in its padding, too."""
+    n = len(sides)
+    stride, dilation = node.attr("strides", (1,) * n), node.attr("dilations", (1,) * n)
+    found = np.ones((), np.int64)
+    for i, (k, s, d, side, out) in enumerate(
+        zip(node.attr("kernel_shape"), stride, dilation, sides, node.out_shape()[2:])
+    ):
+        places = np.arange(out)[:, None] * s - pads[i] + np.arange(k) * d
+        low, high = (-pads[i], side + pads[i + n]) if include else (0, side)
+        found = found[..., None] * ((places >= low) & (places < high)).sum(axis=1)
+    return np.maximum(found, 1)
 
 
 @operator("Pad")
@@ -402,14 +444,18 @@ def _matrix(node: Node, axis: int, side: int, out: int) -> Array:
         raise Unsupported("crops while it resizes")
     scale = _scale(node, axis)
     places: tuple[str, ...]
+    # Before opset 13, an input that does not count must be there and empty; newer ones leave it out.
+    none = "none" if node.lowering.opset < 13 else ""
     if scale is None:
-        given, places = np.array([1, side, 1, out], np.int64), ("x", "", "", "given")
+        given, places = np.array([1, side, 1, out], np.int64), ("x", none, none, "given")
     else:
         newer = node.op == "Resize" and node.lowering.opset >= 11
-        given, places = np.array([1, 1, 1, scale], np.float32), ("x", "", "given") if newer else ("x", "given")
+        given, places = np.array([1, 1, 1, scale], np.float32), ("x", none, "given") if newer else ("x", "given")
+    image = np.eye(side, dtype=np.float32).reshape(1, side, 1, side)
+    inputs: dict[str, Array] = {"x": image, "none": np.zeros(0, np.float32), "given": given}
     found = answer(
         node.op,
-        {"x": np.eye(side, dtype=np.float32).reshape(1, side, 1, side), "given": given},
+        {name: inputs[name] for name in dict.fromkeys(places) if name},
         places,
         {name: value for name in _RESIZE_ATTRIBUTES if (value := node.attr(name)) is not None},
         9 if node.op == "Upsample" else max(node.lowering.opset, 10),
@@ -466,23 +512,48 @@ def _reflected(node: Node, grid: Blob) -> Blob:
 
 @operator("DeformConv")
 def deformable_convolution(node: Node) -> None:
+    """ncnn has one group and one set of offsets: each group is a layer, and those of several offsets are summed."""
     x, n = _image(node)
+    if n != 2:
+        raise Unsupported(f"works on {list(node.shape(0))}")
     weight = node.needed_constant(1, "weights").astype(np.float32)
-    bias = node.needed_constant(3, "bias") if node.has(3) else None
-    if n != 2 or node.attr("group", 1) != 1 or node.attr("offset_group", 1) != 1:
-        raise Unsupported("works in groups")
-    kernel = weight.shape[2:]
-    stride, dilation = node.attr("strides", (1, 1)), node.attr("dilations", (1, 1))
-    inputs = [x, node.blob(2, node.shape(2)[1:])]
-    if node.has(4):
-        inputs.append(node.blob(4, node.shape(4)[1:]))
-    params = {
-        **_sides(2, "kernel", kernel), **_sides(2, "stride", stride), **_sides(2, "dilation", dilation),
-        **_padded(2, [int(p) for p in node.attr("pads", (0, 0, 0, 0))]),
-        "num_output": weight.shape[0], "bias_term": int(bias is not None), "weight_data_size": weight.size,
-    }  # fmt: skip
-    weights = {"weight": weight} | ({} if bias is None else {"bias": bias})
-    node.gives(node.emit("DeformableConv2D", inputs, node.out_shape()[1:], weights, **params))
+    bias = node.needed_constant(3, "bias").astype(np.float32) if node.has(3) else None
+    groups, sets = int(node.attr("group", 1)), int(node.attr("offset_group", 1))
+    # Channels that have both the same weights and the same offsets stay together.
+    parts = math.lcm(groups, sets)
+    images = _parts(node, x, parts)
+    offsets = _parts(node, node.blob(2, node.shape(2)[1:]), sets)
+    masks = _parts(node, node.blob(4, node.shape(4)[1:]), sets) if node.has(4) else []
+    stride, dilation, kernel = node.attr("strides", (1, 1)), node.attr("dilations", (1, 1)), weight.shape[2:]
+    outputs, width = weight.shape[0] // groups, x.shape[0] // parts
+    made = []
+    for group in range(groups):
+        total: Blob | None = None
+        for part in range(group * parts // groups, (group + 1) * parts // groups):
+            chosen = part * sets // parts
+            first = (part - group * parts // groups) * width
+            own = weight[group * outputs : (group + 1) * outputs, first : first + width]
+            biased = bias is not None and total is None
+            weights = {"weight": own} | ({"bias": bias[group * outputs : (group + 1) * outputs]} if biased else {})  # type: ignore[index]
+            params = {
+                **_sides(2, "kernel", kernel), **_sides(2, "stride", stride), **_sides(2, "dilation", dilation),
+                **_padded(2, [int(p) for p in node.attr("pads", (0, 0, 0, 0))]),
+                "num_output": outputs, "bias_term": int(biased), "weight_data_size": own.size,
+            }  # fmt: skip
+            inputs = [images[part], offsets[chosen], *masks[chosen : chosen + 1]]
+            found = node.emit("DeformableConv2D", inputs, (outputs, *node.out_shape()[2:]), weights, **params)
+            total = found if total is None else node.emit("BinaryOp", [total, found], found.shape, op_type=0)
+        assert total is not None
+        made.append(total)
+    node.gives(made[0] if groups == 1 else node.emit("Concat", made, node.out_shape()[1:], axis=0))
+
+
+def _parts(node: Node, x: Blob, count: int) -> list[Blob]:
+    """An image cut into so many parts of as many channels."""
+    if count == 1:
+        return [x]
+    size = x.shape[0] // count
+    return node.emit_many("Slice", [x], [(size, *x.shape[1:])] * count, slices=(size,) * count, axis=0)
 
 
 @operator("Col2Im")

@@ -1,0 +1,141 @@
+"""A model that takes a fixed number of samples at a time: rewritten to take one, if its samples do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConvertError, ModelError
+from ..onboard.scratch import Scratch
+from ..samples.items import InputSpec, times
+from .files import onnx_run, onnx_session
+from .model import Array, ModelSource, Original
+
+_SAME = 1e-6  # noise over signal of outputs that are the same up to the rounding of fp32
+
+
+def settle_batch(source: ModelSource) -> ModelSource:
+    """Make a model with a fixed batch of N take one sample.
+
+    The first axis of every input and output must have N entries. The model counts as one with a batch if it computes
+    the same for the first and for the last of N different samples as it does for each of them alone. An ONNX file is
+    rewritten for that: its inputs, and the Reshapes and Expands that contain N.
+
+    Args:
+        source: an original, opened.
+
+    Returns:
+        ``source`` itself if no input has a fixed first axis. Otherwise ``changes`` says what such an axis is taken for:
+        a batch, or a part of one sample.
+    """
+    odd = [spec for spec in source.inputs if spec.original and spec.original[0] != 1]
+    if not odd:
+        return source
+    size = odd[0].original[0] if odd[0].original else 0
+    if len(odd) == len(source.inputs) and all(spec.original_shape[0] == size for spec in odd):
+        single = _single(source, size)
+        if single is not None:
+            return single
+    said = (
+        f"input {spec.name!r} is {times(spec.original_shape)} in the model's file; its first axis is no batch of "
+        f"independent samples, so a sample is the whole array"
+        for spec in odd
+    )
+    return replace(source, changes=(*source.changes, *said))
+
+
+def _single(source: ModelSource, size: int) -> ModelSource | None:
+    """The original with a batch of 1; None if it computes something else then."""
+    if source.run is None:
+        return None
+    samples = _samples(source.inputs, size)
+    try:
+        whole = source.run(samples)
+    except Exception:  # torch and ONNX Runtime raise their own kinds; the routes say what is wrong
+        return None
+    if any(np.ndim(output) == 0 or len(output) != size for output in whole):
+        return None
+    inputs = tuple(
+        InputSpec(spec.name, spec.original_shape[1:] or (1,), spec.dtype, original=None if spec.shape[1:] else (1,))
+        for spec in source.inputs
+    )
+    for changed in _changed(source, size):
+        assert changed.run is not None
+        if _agrees(changed.run, samples, whole, size):
+            said = f"the model takes {size} samples at a time; it is rewritten to take one, and computes the same"
+            return replace(changed, inputs=inputs, changes=(*source.changes, said))
+    return None
+
+
+def _samples(inputs: Sequence[InputSpec], size: int) -> list[Array]:
+    """Different samples, as the original takes them. Whole numbers are 0 and 1: mostly valid indices."""
+    noise = np.random.default_rng(0)
+    return [
+        noise.standard_normal(spec.original_shape).astype(spec.dtype)
+        if spec.dtype.startswith("float")
+        else (np.arange(np.prod(spec.original_shape)).reshape(spec.original_shape) % 3 % 2).astype(spec.dtype)
+        for spec in inputs
+    ]
+
+
+def _agrees(run: Original, samples: Sequence[Array], whole: Sequence[Any], size: int) -> bool:
+    for row in (0, size - 1):
+        try:
+            alone = run([array[row : row + 1] for array in samples])
+        except Exception:  # the rewritten model does not fit together
+            return False
+        for one, many in zip(alone, whole, strict=True):
+            one, many = np.asarray(one, np.float64), np.asarray(many, np.float64)[row : row + 1]
+            if one.shape != many.shape or np.sum((one - many) ** 2) > _SAME * np.sum(many**2):
+                return False
+    return True
+
+
+def _changed(source: ModelSource, size: int) -> Iterator[ModelSource]:
+    """The original as it is, for a module that takes any batch; an ONNX file with other inputs, then other Reshapes."""
+    if source.kind != "onnx":
+        yield source
+        return
+    import onnx_ir as ir
+
+    from .onnx.reading import load
+
+    for reshapes in (False, True):
+        scratch = Scratch()
+        path = Path(scratch.name, source.file.name)
+        try:
+            model = load(source.file)
+            _rewrite(model, size, reshapes)
+            ir.save(model, path)
+            run = onnx_run(onnx_session(path))
+        except (ConvertError, ModelError):
+            continue
+        yield replace(source, path=path, run=run, scratch=scratch)
+
+
+def _rewrite(model: Any, size: int, reshapes: bool) -> None:
+    """Set the first axis of every input to 1, and forget the shapes that follow from it."""
+    import onnx_ir as ir
+
+    from .onnx.reading import fed
+
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+        if not (reshapes and node.op_type in ("Reshape", "Expand") and len(node.inputs) > 1):
+            continue
+        shape = node.inputs[1]
+        array = None if shape is None or shape.const_value is None else shape.const_value.numpy()
+        if array is None or not array.size or array[0] <= 0 or array[0] % size:
+            continue
+        name = f"{shape.name}/one sample/{node.name}"
+        tensor = ir.tensor(np.array([array[0] // size, *array[1:]], np.int64), name=name)
+        single = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        model.graph.register_initializer(single)
+        node.replace_input_with(1, single)
+    for value in fed(model.graph):
+        value.shape = None if value.shape is None else ir.Shape((1, *value.shape[1:]))

@@ -1,0 +1,333 @@
+"""Conversions of one model for inputs of different shapes, merged into one network that works at each of them.
+
+A conversion knows the shape of every blob, and writes numbers into layers such as Reshape, Crop and Interp. Two
+conversions of one model have the same layers; only such numbers differ. Here they become what ncnn computes from the
+shapes that it sees: -1 for the side that is left, 0 for a side that is kept, a scale, the end of an axis, or one of
+ncnn's expressions. An expression may also read the sides of the network's inputs: the layer then gets a copy of that
+input as a further blob.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from ..errors import ConvertError
+from ..model.graph import EncodedWeight, Graph, Layer, Names, Weight
+from ..model.ops import Value
+from ..model.shapes import written
+
+Sides = tuple[int, ...]
+"""A side of a blob at each of the input shapes."""
+Params = dict[str, Value]
+
+_AXES = ("", "w", "hw", "chw", "cdhw")  # by number of axes, outermost first
+HINT = "convert the model once for each shape"
+
+
+class Fixed(Exception):
+    """A layer cannot be written so that it works at each shape; the text says why, as a clause after the layer."""
+
+
+@dataclass
+class _At:
+    """A layer in all conversions.
+
+    Attributes:
+        layers: it, in each of them.
+        sides: the sides of its first input, outermost first.
+        inputs: the sides of the network's inputs.
+        asked: the network's inputs whose sides an expression reads; filled by :meth:`expression`.
+    """
+
+    layers: Sequence[Layer]
+    sides: Sequence[Sides]
+    inputs: Sequence[Sequence[Sides]]
+    asked: list[int] = field(default_factory=list)
+
+    def values(self, name: str) -> tuple[Value, ...]:
+        """A param in each of the conversions."""
+        return tuple(layer.get(name) for layer in self.layers)
+
+    def numbers(self, name: str) -> Sides:
+        """A param that is a whole number in each of the conversions."""
+        return tuple(int(layer.get(name)) for layer in self.layers)
+
+    def expression(self, wanted: Sides, axis: str = "") -> str:
+        """ncnn's expression for a side, preferably from the axis of the first input that has the same name.
+
+        Raises:
+            Fixed: no simple one gives this side at each shape.
+        """
+        if len(set(wanted)) == 1:
+            return str(wanted[0])
+        own = [(f"0{name}", sides) for name, sides in zip(_AXES[len(self.sides)], self.sides)]
+        own.sort(key=lambda reference: reference[0][1] != axis)
+        found = next(_expressions(wanted, own), None)
+        if found:
+            return found
+        for index, sides in enumerate(self.inputs):
+            blob = self.asked.index(index) if index in self.asked else len(self.asked)
+            others = [(f"{blob + 1}{name}", side) for name, side in zip(_AXES[len(sides)], sides)]
+            others.sort(key=lambda reference: reference[0][1] != axis)
+            found = next(_expressions(wanted, others), None)
+            if found:
+                self.asked += [] if index in self.asked else [index]
+                return found
+        raise Fixed(f"makes a side of {' and '.join(map(str, wanted))}, which no expression gives")
+
+
+def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iterator[str]:
+    """Expressions that give a side at each shape, the simplest first."""
+    varying = [(name, sides) for name, sides in references if len(set(sides)) > 1]
+    products = [
+        (f"*({a},{b})", tuple(x * y for x, y in zip(one, other)))
+        for i, (a, one) in enumerate(varying)
+        for b, other in varying[i + 1 :]
+    ]
+    for name, sides in [*varying, *products]:
+        if sides == wanted:
+            yield name
+    for name, sides in [*varying, *products]:
+        factor, divisor = wanted[0] // max(sides[0], 1), sides[0] // max(wanted[0], 1)
+        if tuple(side * factor for side in sides) == wanted:
+            yield f"*({name},{factor})"
+        for by in (divisor, divisor + 1):
+            if by > 1 and tuple(side // by for side in sides) == wanted:
+                yield f"//({name},{by})"
+            if by > 1 and tuple(-(-side // by) for side in sides) == wanted:
+                yield f"//(+({name},{by - 1}),{by})"
+        ratio = Fraction(wanted[0], max(sides[0], 1))
+        if ratio.numerator > 1 and tuple(side * ratio for side in sides) == wanted:
+            yield f"//(*({name},{ratio.numerator}),{ratio.denominator})"
+        more = wanted[0] - sides[0]
+        if tuple(side + more for side in sides) == wanted:
+            yield f"+({name},{more})" if more > 0 else f"-({name},{-more})"
+    for name, sides in [*varying, *products]:  # blocks that a side is padded to, times what lies in one
+        for by in range(2, 65):
+            blocks = tuple(-(-side // by) for side in sides)
+            times = wanted[0] // max(blocks[0], 1)
+            if times > 1 and min(blocks) > 1 and tuple(block * times for block in blocks) == wanted:
+                yield f"*(//(+({name},{by - 1}),{by}),{times})"
+    for a, one in varying:  # the pixels of a map that is smaller by a factor
+        for b, other in varying:
+            for by in range(2, 65):
+                if a != b and tuple((x // by) * (y // by) for x, y in zip(one, other)) == wanted:
+                    yield f"*(//({a},{by}),//({b},{by}))"
+
+
+# -------------------------------------------------------------------------------------------------- rules of the types
+
+
+def _reshape(at: _At) -> Params:
+    if any(at.values("shape_expr")):
+        raise Fixed("contains an expression")
+    first = at.layers[0].p
+    names = _AXES[sum(getattr(first, axis) != -233 for axis in "whdc")]
+    wanted = {name: at.numbers(name) for name in names}
+    own = dict(zip(_AXES[len(at.sides)], at.sides))
+    kept = {name: 0 if len(set(sides)) > 1 and own.get(name) == sides else sides[0] for name, sides in wanted.items()}
+    varying = [name for name, sides in wanted.items() if len(set(sides)) > 1]
+    moving = [name for name in varying if kept[name] != 0]
+    if len(varying) == 1:
+        moving = varying
+    if len(moving) <= 1:
+        return {**kept, **dict.fromkeys(moving, -1)}
+    terms = {name: at.expression(sides, name) for name, sides in wanted.items()}
+    return {"shape_expr": ",".join(terms[name] for name in reversed(names))}
+
+
+def _interp(at: _At) -> Params:
+    wanted = {"w": at.numbers("output_width"), "h": at.numbers("output_height")}
+    params: Params = {name: value for name, value in at.layers[0].params.items() if not name.startswith("output_")}
+    own = dict(zip(_AXES[len(at.sides)], at.sides))
+    if len(at.sides) > 1:
+        factors = {axis: sides[0] // own[axis][0] for axis, sides in wanted.items()}
+        if all(tuple(side * factors[axis] for side in own[axis]) == sides for axis, sides in wanted.items()):
+            return {**params, "height_scale": float(factors["h"]), "width_scale": float(factors["w"])}
+    return {**params, "size_expr": ",".join(at.expression(sides, axis) for axis, sides in wanted.items())}
+
+
+def _crop(at: _At) -> Params:
+    first = at.layers[0].p
+    if not (first.starts and first.ends and first.axes) or first.starts_expr:
+        raise Fixed("cuts by another rule than starts and ends")
+    if len(set(at.values("axes"))) > 1:
+        raise Fixed("cuts other axes")
+    starts, ends, names = [], [], []
+    for place, axis in enumerate(first.axes):
+        side = at.sides[axis]
+        begin = tuple(layer.p.starts[place] for layer in at.layers)
+        end = tuple(layer.p.ends[place] for layer in at.layers)
+        starts.append(_place(begin, side, begin[0]))
+        ends.append(-233 if end == side else _place(end, side, end[0]))
+        names.append(_AXES[len(at.sides)][axis])
+    if None not in starts and None not in ends:
+        return {
+            "starts": tuple(s for s in starts if s is not None),
+            "ends": tuple(e for e in ends if e is not None),
+            "axes": first.axes,
+        }
+    texts = {
+        f"{what}_expr": ",".join(
+            at.expression(tuple(layer.get(what)[place] for layer in at.layers), name)
+            for place, name in enumerate(names)
+        )
+        for what in ("starts", "ends")
+    }
+    return {**texts, "axes_expr": ",".join(map(str, first.axes))}
+
+
+def _place(places: Sides, side: Sides, same: int) -> int | None:
+    """A place on an axis for all its sides: a number, or one below zero that counts from the end."""
+    if len(set(places)) == 1:
+        return same
+    from_end = {place - whole for place, whole in zip(places, side)}
+    return from_end.pop() if len(from_end) == 1 and max(from_end) < 0 else None
+
+
+def _slice(at: _At) -> Params:
+    axis, count = at.layers[0].p.axis % len(at.sides), len(at.layers[0].outputs)
+    parts = [tuple(layer.p.slices[i] for layer in at.layers) for i in range(count)]
+    left, made = list(at.sides[axis]), []
+    for i, sides in enumerate(parts):
+        even = tuple(whole // (count - i) for whole in left)
+        if len(set(sides)) > 1 and sides != even:
+            raise Fixed(f"cuts a part of {' and '.join(map(str, sides))}")
+        made.append(-233 if len(set(sides)) > 1 else sides[0])
+        left = [whole - side for whole, side in zip(left, sides)]
+    return {**at.layers[0].params, "slices": tuple(made)}
+
+
+def _pooling(at: _At) -> Params:
+    own = dict(zip(_AXES[len(at.sides)], at.sides))
+    params: Params = {"pooling_type": at.layers[0].p.pooling_type, "adaptive_pooling": 1}
+    for axis in "hw":
+        window = at.values(f"kernel_{axis}")
+        if window not in (own.get(axis), (1,) * len(at.layers)) or any(
+            any(at.values(f"pad_{pad}")) for pad in ("left", "top", "right", "bottom")
+        ):
+            raise Fixed(f"has a window of {' and '.join(map(str, window))}")
+        params[f"out_{axis}"] = 1 if window == own.get(axis) else -233
+    return params
+
+
+_RULES: Mapping[str, Callable[[_At], Params]] = {
+    "Crop": _crop,
+    "Interp": _interp,
+    "Pooling": _pooling,
+    "Reshape": _reshape,
+    "Slice": _slice,
+}
+"""Layer type -> the params with which a layer works at each shape."""
+
+
+# ------------------------------------------------------------------------------------------------------------- merging
+
+
+def probe_shapes(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int, ...]]:
+    """Input shapes that tell apart sides that are equal at each of the given ones, such as those of squares.
+
+    The varying sides of an input are taken from the given shapes in turn. Empty where that is one of them.
+    """
+    made = []
+    for each in zip(*shapes):
+        varying = [axis for axis, sides in enumerate(zip(*each)) if len(set(sides)) > 1]
+        turn = {axis: each[place % len(each)][axis] for place, axis in enumerate(varying)}
+        made.append(tuple(turn.get(axis, side) for axis, side in enumerate(each[0])))
+    return [] if made in [list(each) for each in shapes] else made
+
+
+def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) -> Graph:
+    """One network that computes what each of several conversions of one model does at its input shapes.
+
+    Args:
+        graphs: the conversions.
+        shapes: of the inputs, for each conversion.
+
+    Returns:
+        A new network. Its Input layers have the shapes of the first conversion.
+
+    Raises:
+        ConvertError: a layer cannot be written so that it works at each shape, or the conversions have other layers.
+    """
+    first = graphs[0]
+    said = " and ".join(", ".join(map(written, each)) for each in shapes)
+    if any(len(graph.layers) != len(first.layers) for graph in graphs):
+        counts = " and ".join(str(len(graph.layers)) for graph in graphs)
+        raise ConvertError(f"its networks for inputs of {said} have {counts} layers", hint=HINT)
+    known = [graph.infer_shapes(each) for graph, each in zip(graphs, shapes)]
+
+    def sides(blob: str) -> list[Sides]:
+        seen = [shape[blob] for shape in known]
+        if any(shape is None or len(shape) != len(seen[0] or ()) for shape in seen):
+            raise Fixed("reads a blob whose shape is not known")
+        columns = zip(*(shape for shape in seen if shape is not None))
+        return [tuple(side if isinstance(side, int) else -1 for side in column) for column in columns]
+
+    inputs = [sides(blob) for blob in first.inputs]
+    made = Graph()
+    readers: list[tuple[Layer, list[int]]] = []
+    for layers in zip(*(graph.layers for graph in graphs)):
+        layer = layers[0].copy()
+        made.layers.append(layer)
+        if layer.type == "Input" or all(_equal(layer, other) for other in layers[1:]):
+            continue
+        try:
+            heads = {(each.type, tuple(each.inputs), tuple(each.outputs)) for each in layers}
+            if len(heads) > 1:
+                raise Fixed("is another layer there")
+            if not all(_same_weights(layer, other) for other in layers[1:]):
+                raise Fixed(
+                    "contains numbers that depend on the size of the input, such as the places of anchors, a table of "
+                    "positions or a mask"
+                )
+            if layer.type not in _RULES:
+                raise Fixed("depends on the size of the input, and ncnn has no way to compute its params")
+            at = _At(layers, sides(layer.inputs[0]), inputs)
+            hints = {name: value for name, value in layer.params.items() if name == "featmask"}
+            layer.params = {**_RULES[layer.type](at), **hints}
+            if at.asked:
+                readers.append((layer, at.asked))
+        except Fixed as fault:
+            where = f"layer {layer.type} {layer.name}"
+            raise ConvertError(f"its network does not work for inputs of {said}: {where} {fault}", hint=HINT) from None
+    _hand_out_inputs(made, readers)
+    return made
+
+
+def _equal(one: Layer, other: Layer) -> bool:
+    head = (one.type, one.inputs, one.outputs, one.params)
+    return head == (other.type, other.inputs, other.outputs, other.params) and _same_weights(one, other)
+
+
+def _same_weights(one: Layer, other: Layer) -> bool:
+    if one.weights.keys() != other.weights.keys():
+        return False
+    return all(_same(weight, other.weights[name]) for name, weight in one.weights.items())
+
+
+def _same(one: Weight, other: Weight) -> bool:
+    if isinstance(one, EncodedWeight) or isinstance(other, EncodedWeight):
+        return one == other
+    return one is other or (one.shape == other.shape and np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
+
+
+def _hand_out_inputs(graph: Graph, readers: Sequence[tuple[Layer, list[int]]]) -> None:
+    """Give copies of the network's inputs to layers whose expressions read their sides."""
+    names, handed = Names(graph), dict[tuple[str, int], str]()
+    for index, blob in enumerate(graph.inputs):
+        asking = [layer for layer, asked in readers if index in asked]
+        if not asking:
+            continue
+        value, *copies = (names.new(blob, role) for role in ("value", *["size"] * len(asking)))
+        reader = next(layer for layer in graph.layers if blob in layer.inputs)
+        reader.inputs[reader.inputs.index(blob)] = value
+        place = next(i for i, layer in enumerate(graph.layers) if blob in layer.outputs)
+        graph.layers.insert(place + 1, Layer("Split", names.new(blob, "sizes"), [blob], [value, *copies]))
+        handed |= {(layer.name, index): copy for layer, copy in zip(asking, copies)}
+    for layer, asked in readers:
+        layer.inputs += [handed[layer.name, index] for index in asked]

@@ -1,0 +1,201 @@
+"""Control flow, resolved: the branch that is taken, and the steps of a loop one after the other.
+
+ncnn has no control flow. A condition that does not depend on the network's inputs is known before it runs, and so is
+how often most loops run. What is left after that depends on the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+MOST_STEPS = 64
+"""A loop of more steps is not unrolled: the network would be mostly copies."""
+
+
+def resolve(graph: ir.Graph, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Put the taken branch of every If, and the steps of every Loop and Scan, in its place.
+
+    Only nodes of the graph itself are looked at: those inside a branch or a step come up once it is in its place.
+
+    Args:
+        graph: is changed.
+        constants: the values that are known.
+        shapes: those of all values that have one.
+
+    Returns:
+        Whether anything changed. Shapes and constants must then be found again.
+    """
+    found = False
+    for node in list(graph):
+        if node.domain or node.op_type not in _RESOLVED:
+            continue
+        at = _Place(graph, node, constants, shapes)
+        results = _RESOLVED[node.op_type](at)
+        if results is not None:
+            at.replace(results)
+            found = True
+    return found
+
+
+class _Place:
+    """A node with control flow, and what is known where it stands."""
+
+    def __init__(
+        self, graph: ir.Graph, node: ir.Node, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self.graph, self.node, self.shapes, self._constants = graph, node, shapes, constants
+        self._made: set[ir.Value] = set()
+
+    def constant(self, index: int) -> Array | None:
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        return None if value is None else self._constants.get(str(value.name))
+
+    def has(self, index: int) -> bool:
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def numbers(self, name: str, default: Sequence[int]) -> list[int]:
+        given = self.node.attributes.get(name)
+        return list(default) if given is None else [int(number) for number in given.as_ints()]
+
+    def hold(self, array: Array, name: str) -> ir.Value:
+        """A constant as a value of the graph."""
+        name = f"{self.node.name or self.node.op_type}/{name}"
+        while name in self.graph.initializers:
+            name += "_"
+        tensor = ir.tensor(array, name=name)
+        kind = ir.TensorType(tensor.dtype)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+    def add(self, operator: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        """The result of a new node before this one."""
+        made = ir.node(operator, inputs=list(inputs), attributes=attributes)
+        self.graph.insert_before(self.node, made)
+        self._made.update(made.outputs)
+        return made.outputs[0]
+
+    def put(self, body: ir.Graph, inputs: Sequence[ir.Value]) -> list[ir.Value]:
+        """Move the nodes of a graph before this node, fed with these values; returns its outputs."""
+        results = list(body.outputs)
+        body.outputs.clear()
+        nodes = list(body)
+        body.remove(nodes)
+        self.graph.insert_before(self.node, nodes)
+        self._made.update(value for node in nodes for value in node.outputs)
+        given = dict(zip(body.inputs, inputs, strict=True))
+        ir.convenience.replace_all_uses_with(list(given), list(given.values()))
+        return [given.get(value, value) for value in results]
+
+    def own(self, body: ir.Graph) -> ir.Graph:
+        """The body of this node, without weights of its own: they become weights of the graph, once for all steps."""
+        for value in list(body.initializers.values()):
+            del body.initializers[str(value.name)]
+            while value.name in self.graph.initializers:
+                value.name = f"{value.name}_"
+            self.graph.register_initializer(value)
+        return body
+
+    def joined(self, parts: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Values of one shape, joined along a new axis."""
+        if self.graph.opset_imports.get("", 1) < 13:
+            rows = [self.add("Unsqueeze", part, axes=[axis]) for part in parts]
+        else:
+            axes = self.hold(np.array([axis]), "axis")
+            rows = [self.add("Unsqueeze", part, axes) for part in parts]
+        return self.add("Concat", *rows, axis=axis)
+
+    def replace(self, results: Sequence[ir.Value]) -> None:
+        """Take the node away: who read its outputs reads these values."""
+        names = [value.name for value in self.node.outputs]
+        ir.convenience.replace_all_uses_with(list(self.node.outputs), list(results), replace_graph_outputs=True)
+        self.graph.remove(self.node, safe=True)
+        for value, name in zip(results, names):
+            if value in self._made:  # a value from outside keeps its name
+                value.name = name
+
+
+def _branch(at: _Place) -> list[ir.Value] | None:
+    condition = at.constant(0)
+    if condition is None:
+        return None
+    return at.put(at.own(at.node.attributes["then_branch" if condition.all() else "else_branch"].as_graph()), [])
+
+
+def _loop(at: _Place) -> list[ir.Value] | None:
+    """A Loop whose number of steps is known, and that no condition of its own ends."""
+    count, goes_on = at.constant(0), at.constant(1)
+    body = at.node.attributes["body"].as_graph()
+    if count is None or (at.has(1) and (goes_on is None or not _goes_on(body))):
+        return None
+    steps = int(count.reshape(-1)[0]) if goes_on is None or goes_on.all() else 0
+    carried = [value for value in at.node.inputs[2:] if value is not None]
+    collects = len(body.outputs) - 1 > len(carried)
+    if steps > MOST_STEPS or (steps < 1 and collects):
+        return None
+    at.own(body)
+    made: list[list[ir.Value]] = []
+    always = at.hold(np.array(True), "condition")
+    for step in range(steps):
+        number = at.hold(np.array(step), f"step{step}")
+        _, *results = at.put(body.clone(allow_outer_scope_values=True), [number, always, *carried])
+        carried = results[: len(carried)]
+        made.append(results[len(carried) :])
+    return [*carried, *(at.joined(parts, 0) for parts in zip(*made))]
+
+
+def _goes_on(body: ir.Graph) -> bool:
+    """Whether the condition that a Loop's body hands out is the one it gets, or always true."""
+    condition: ir.Value | None = body.outputs[0]
+    while condition is not None:
+        if condition is body.inputs[1]:
+            return True
+        if condition.const_value is not None:
+            return bool(condition.const_value.numpy().all())
+        maker = condition.producer()
+        condition = maker.inputs[0] if maker is not None and maker.op_type in ("Identity", "Cast") else None
+    return False
+
+
+def _scan(at: _Place) -> list[ir.Value] | None:
+    """A Scan: its steps are the places of an axis, so their number is known."""
+    body = at.node.attributes["body"].as_graph()
+    read = int(at.node.attributes["num_scan_inputs"].as_int())
+    values = [value for value in at.node.inputs if value is not None]
+    carried, scanned = values[: len(values) - read], values[len(values) - read :]
+    if at.graph.opset_imports.get("", 1) < 9 or any(value.name not in at.shapes for value in scanned):
+        return None  # before opset 9 a Scan had a batch axis
+    written = len(body.outputs) - len(carried)
+    axes = at.numbers("scan_input_axes", [0] * read)
+    backwards = at.numbers("scan_input_directions", [0] * read)
+    out_axes = at.numbers("scan_output_axes", [0] * written)
+    out_backwards = at.numbers("scan_output_directions", [0] * written)
+    shapes = [at.shapes[str(value.name)] for value in scanned]
+    steps = shapes[0][axes[0]]
+    if not 0 < steps <= MOST_STEPS:
+        return None
+    at.own(body)
+    made: list[list[ir.Value]] = []
+    for step in range(steps):
+        parts = []
+        for value, shape, axis, back in zip(scanned, shapes, axes, backwards):
+            place = at.hold(np.array(steps - 1 - step if back else step), f"place{step}")
+            parts.append(at.add("Gather", value, place, axis=axis % len(shape)))
+        results = at.put(body.clone(allow_outer_scope_values=True), [*carried, *parts])
+        carried = results[: len(carried)]
+        made.append(results[len(carried) :])
+    return [
+        *carried,
+        *(at.joined(row[::-1] if back else row, axis) for row, axis, back in zip(zip(*made), out_axes, out_backwards)),
+    ]
+
+
+_RESOLVED = {"If": _branch, "Loop": _loop, "Scan": _scan}
+"""Operator -> the function that puts its nodes in its place, and returns its outputs; None where it cannot."""

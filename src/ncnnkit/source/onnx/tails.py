@@ -1,0 +1,472 @@
+"""What comes after a cut: run by itself, and recognised as a decoder.
+
+A tail is recognised by what it computes. Its operators, shapes and constants suggest decoders, and one that gives the
+same predictions as the tail, on made-up values of the tensors at the cut, is taken. So it does not matter in which way
+an exporter wrote it down, and a decoder that is taken is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ...errors import ConvertError
+from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, agreement, decode
+from .cutting import VIEWS, Cut, reads
+from .reading import Reading, compute, example, fed, session
+
+Array = NDArray[Any]
+
+_LEAST_SHARE = 0.98
+"""The least share of equal predictions of a decoder that is right: two scores may be equal up to rounding."""
+_LEAST_IOU = 0.999
+_MOST_SCORE_ERROR = 1e-3
+_ACTIVE = (300, 3000)
+"""About so many boxes of each made-up sample have high scores: few, and more than most tails keep."""
+
+
+class Tail:
+    """The part of a model that comes after a cut.
+
+    Attributes:
+        nodes: its nodes, in their order.
+        shapes: of the tensors at the cut, without the batch axis.
+        scale: what the coordinates of the model's own boxes are multiplied by, (horizontal, vertical), to be pixels.
+    """
+
+    def __init__(self, reading: Reading, cut: Cut) -> None:
+        """Take a tail out of a model. The model is not changed.
+
+        Raises:
+            ConvertError: it needs more than the tensors at the cut, or ONNX Runtime cannot load it.
+        """
+        self._reading, self._cut = reading, cut
+        graph = reading.model.graph
+        self._outputs = [str(value.name) for value in graph.outputs]
+        self.nodes = list(_dependent(graph, cut.outputs, self._outputs))
+        made = {str(value.name) for node in self.nodes for value in node.outputs}
+        outside = dict.fromkeys(name for node in self.nodes for name in reads(node) if name not in made)
+        weights = [name for name in outside if name not in cut.outputs]
+        for name in weights:
+            if name not in reading.constants:
+                raise ConvertError(f"what comes after the cut reads {name!r}, too")
+        self.shapes = [reading.shapes[name][1:] if reading.shapes[name][:1] == (1,) else reading.shapes[name]
+                       for name in cut.outputs]  # fmt: skip
+        self._fed = [name for name in cut.outputs if name in outside]
+        proto = helper.make_model(
+            helper.make_graph(
+                [ir.serde.serialize_node(node) for node in self.nodes],
+                "tail",
+                [helper.make_tensor_value_info(n, TensorProto.FLOAT, reading.shapes[n]) for n in self._fed],
+                [onnx.ValueInfoProto(name=name) for name in self._outputs if name in made],
+                [numpy_helper.from_array(np.asarray(reading.constants[name]), name) for name in weights],
+            ),
+            opset_imports=[helper.make_opsetid(d, v) for d, v in reading.model.graph.opset_imports.items()],
+            ir_version=reading.model.ir_version,
+        )
+        self._made = [name for name in self._outputs if name in made]
+        self._session = session(proto)
+        self.scale = (1.0, 1.0)
+
+    def run(self, values: Sequence[Array]) -> list[Array]:
+        """The model's own outputs, in their order.
+
+        Args:
+            values: of the tensors at the cut, with or without the batch axis.
+
+        Raises:
+            ConvertError: ONNX Runtime fails.
+        """
+        known = {
+            name: np.asarray(value, np.float32).reshape(self._reading.shapes[name])
+            for name, value in zip(self._cut.outputs, values, strict=True)
+        }
+        try:
+            found = self._session.run(self._made, {name: known[name] for name in self._fed})
+        except Exception as error:  # a family of its own, derived from Exception
+            raise ConvertError(f"ONNX Runtime cannot run what comes after the cut: {error}") from None
+        known |= dict(zip(self._made, found))
+        return [known[name] for name in self._outputs]
+
+    def predict(self, values: Sequence[Array]) -> Prediction:
+        """The model's own prediction, from the tensors at the cut. Arguments are those of :meth:`run`.
+
+        Raises:
+            ConvertError: ONNX Runtime fails, or the outputs are no prediction.
+        """
+        found = read_outputs(self.run(values))
+        if found is None:
+            raise ConvertError("the model's outputs are neither boxes nor a map of classes")
+        if isinstance(found, Boxes):
+            return replace(found, xyxy=found.xyxy * np.array(self.scale * 2, np.float32))
+        return found
+
+    def recognise(self, size: tuple[int, int]) -> Decoder | None:
+        """The decoder that computes what the tail computes; None where none does.
+
+        Args:
+            size: (height, width) of the model's input, pixels. ``scale`` is set where boxes are fractions of it.
+
+        Raises:
+            ConvertError: ONNX Runtime cannot run the model.
+        """
+        for guess in (*_argmax(self), *_joint(self, size), *_apart(self)):
+            fitted = _fitted(self, guess)
+            found = fitted and _with_units(self, fitted, size)
+            if found:
+                return found
+        return None
+
+    # --------------------------------------------------------------------------------------------- what it contains
+
+    def example(self) -> list[Array]:
+        """The tensors at the cut for one sample of noise."""
+        feeds = {
+            str(v.name): example(self._reading.shapes[str(v.name)], v.dtype) for v in fed(self._reading.model.graph)
+        }
+        found = dict(compute(self._reading.model, self._cut.outputs, feeds))
+        return [found[name].reshape(shape) for name, shape in zip(self._cut.outputs, self.shapes)]
+
+    @property
+    def operators(self) -> set[str]:
+        return {node.op_type for node in self.nodes}
+
+    def constant(self, node: ir.Node, index: int) -> Array | None:
+        """An input that does not depend on the values at the cut; None where it does, or is left out."""
+        value = node.inputs[index] if index < len(node.inputs) else None
+        return None if value is None else self._reading.constants.get(str(value.name))
+
+    def shape(self, value: ir.Value | None) -> tuple[int, ...]:
+        return self._reading.shapes.get(str(value.name), ()) if value is not None else ()
+
+    def numbers(self, kind: str, indices: Iterable[int] = (0, 1)) -> list[float]:
+        """Floating-point constants of one element: these inputs of the nodes of a kind, in their order, each once."""
+        found = (self.constant(node, i) for node in self.nodes if node.op_type == kind for i in indices)
+        scalars = (a.reshape(-1)[0] for a in found if a is not None and a.size == 1 and a.dtype.kind == "f")
+        return list(dict.fromkeys(float(str(np.float32(scalar))) for scalar in scalars))  # 0.7, not 0.699999988
+
+    def counts(self) -> list[int]:
+        """What may be the number of candidates: whole numbers that the sizes of the TopK nodes are computed from."""
+        seen: set[str] = set()
+        wanted = [node.inputs[1] for node in self.nodes if node.op_type == "TopK"]
+        found: dict[int, None] = {}
+        while wanted:
+            value = wanted.pop()
+            if value is None or value.name in seen:
+                continue
+            seen.add(str(value.name))
+            maker = value.producer()
+            if value.const_value is not None and value.const_value.size == 1:
+                found[int(value.const_value.numpy().reshape(-1)[0])] = None
+            elif maker is not None and maker.op_type != "Shape":
+                wanted.extend(maker.inputs)
+        return sorted((count for count in found if count > 1), reverse=True)
+
+    def kept(self) -> int:
+        """How many boxes are kept after a NonMaxSuppression; 0: all."""
+        after: set[str] = set()
+        for node in self.nodes:
+            if node.op_type == "NonMaxSuppression" or not after.isdisjoint(reads(node)):
+                ends = self.constant(node, 2) if node.op_type == "Slice" else None
+                if ends is not None and ends.size == 1 and 0 < int(ends.reshape(-1)[0]) < 1 << 31:
+                    return int(ends.reshape(-1)[0])
+                after.update(str(value.name) for value in node.outputs)
+        return 0
+
+    def kept_per_class(self) -> int:
+        """How many boxes of a class a NonMaxSuppression keeps; 0: all, or there is none."""
+        found = [self.constant(node, 2) for node in self.nodes if node.op_type == "NonMaxSuppression"]
+        counts = [int(count.reshape(-1)[0]) for count in found if count is not None and count.size == 1]
+        return min((count for count in counts if 0 < count < 1 << 31), default=0)
+
+    def anchors(self, count: int) -> tuple[Grid, ...]:
+        """The constant boxes in it, as grids; none where they are no grids, or not as many as ``count``."""
+        names = dict.fromkeys(name for node in self.nodes for name in reads(node) if name in self._reading.constants)
+        tables = [a for a in map(self._reading.constants.__getitem__, names) if a.ndim == 2 and a.shape[1] == 4]
+        grids = [find_grid(table) for table in tables if table.dtype.kind == "f"]
+        found = tuple(grid for grid in grids if grid is not None)
+        return found if sum(grid.count for grid in found) == count else ()
+
+
+def _dependent(graph: ir.Graph, begins: Iterable[str], ends: Iterable[str]) -> Iterator[ir.Node]:
+    """The nodes between some values and others, in their order."""
+    known, forward = set(begins), []
+    for node in graph:
+        if not known.isdisjoint(reads(node)) and known.isdisjoint(str(value.name) for value in node.outputs):
+            forward.append(node)
+            known.update(str(value.name) for value in node.outputs)
+    wanted, found = set(ends), []
+    for node in reversed(forward):
+        if not wanted.isdisjoint(str(value.name) for value in node.outputs):
+            found.append(node)
+            wanted.update(reads(node))
+    return reversed(found)
+
+
+def find_grid(boxes: Array) -> Grid | None:
+    """Anchors as a grid.
+
+    Args:
+        boxes: (N, 4): x1, y1, x2, y2.
+
+    Returns:
+        None where they are not the same boxes around centres on a regular grid.
+    """
+    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    moved = np.flatnonzero(np.abs(centres - centres[:1]).max(1) > _SAME_PLACE)
+    each = int(moved[0]) if len(moved) else len(boxes)
+    cells = centres[::each]
+    lower = np.flatnonzero(np.abs(cells[:, 1] - cells[0, 1]) > _SAME_PLACE)
+    columns = int(lower[0]) if len(lower) else len(cells)
+    rows = len(cells) // columns
+    across = float(cells[columns - 1, 0] - cells[0, 0]) / (columns - 1) if columns > 1 else 0.0
+    down = float(cells[(rows - 1) * columns, 1] - cells[0, 1]) / (rows - 1) if rows > 1 else 0.0
+    first = (float(cells[0, 1]), float(cells[0, 0]))
+    grid = Grid(rows, columns, (down, across), first, tuple((float(w), float(h)) for w, h in sizes[:each]))
+    fits = grid.count == len(boxes) and np.allclose(grid.boxes(), boxes, atol=_SAME_PLACE)
+    return grid if fits else None
+
+
+_SAME_PLACE = 1e-2  # pixels
+
+
+# ------------------------------------------------------------------------------------------------------- predictions
+
+
+def read_outputs(outputs: Sequence[Array]) -> Prediction | None:
+    """A model's own outputs as a prediction: boxes, scores and labels in any order, one table of them, or a map.
+
+    Returns:
+        None where they are none of these.
+    """
+    parts = [array[0] if array.ndim > 1 and len(array) == 1 else array for array in map(np.asarray, outputs)]
+    if len(parts) == 1 and parts[0].ndim == 2 and parts[0].shape[1] == 6:
+        table = parts[0][parts[0][:, 4] > 0]  # Ultralytics fills the table up with zeros
+        return _sorted(table[:, :4], table[:, 4], table[:, 5])
+    if len(parts) == 1 and parts[0].dtype.kind in "iu":
+        return ClassMap(parts[0].astype(np.int64))
+    boxes = [part for part in parts if part.ndim == 2 and part.shape[1] == 4]
+    scores = [part for part in parts if part.ndim == 1 and part.dtype.kind == "f"]
+    labels = [part for part in parts if part.ndim == 1 and part.dtype.kind in "iu"]
+    if len(parts) == 3 and len(boxes) == len(scores) == len(labels) == 1:
+        return _sorted(boxes[0], scores[0], labels[0]) if len(boxes[0]) == len(scores[0]) == len(labels[0]) else None
+    return None
+
+
+def _sorted(boxes: Array, scores: Array, labels: Array) -> Boxes:
+    order = np.argsort(-scores, kind="stable")
+    return Boxes(boxes[order].astype(np.float32), scores[order].astype(np.float32), labels[order].astype(np.int64))
+
+
+# ------------------------------------------------------------------------------------------------------- recognising
+
+
+def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | None:
+    """A decoder whose boxes are pixels; None where what it takes for corners are none, for a sample of noise."""
+    everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), tail.example())
+    if isinstance(everything, ClassMap):
+        return found
+    corners = everything.xyxy
+    if found.boxes == "xyxy" and (corners[:, 2:] < corners[:, :2]).any(1).mean() > _MOST_REVERSED:
+        return None
+    if not any(size) or np.abs(corners).max() > _LARGEST_FRACTION:
+        return found
+    tail.scale = (float(size[1]), float(size[0]))
+    return replace(found, scale=tail.scale)
+
+
+_MOST_REVERSED = 0.01
+_LARGEST_FRACTION = 2.0
+"""Coordinates up to here are fractions of the image."""
+
+
+def _fitted(tail: Tail, guess: Decoder) -> Decoder | None:
+    """The guess, with coordinates in pixels of the model's input; None where it does not compute what the tail does."""
+    samples = [made_up(tail, guess, seed, active) for seed, active in enumerate(_ACTIVE)]
+    try:
+        expected = [tail.predict(values) for values in samples]
+        found = [decode(guess, values) for values in samples]
+        if isinstance(expected[0], Boxes) and isinstance(found[0], Boxes):
+            guess = replace(guess, scale=_scale(found[0], expected[0]))
+            found = [decode(guess, values) for values in samples]
+        alike = [agreement(ours, theirs) for ours, theirs in zip(found, expected)]
+    except (ConvertError, ValueError, IndexError):  # a guess may not even fit the shapes
+        return None
+    return guess if all(map(_is_right, alike)) else None
+
+
+def _is_right(found: Agreement) -> bool:
+    exact = found.iou is None or found.iou >= _LEAST_IOU
+    scores = found.score_error is None or found.score_error <= _MOST_SCORE_ERROR
+    return bool(found.theirs and found.share >= _LEAST_SHARE and exact and scores)
+
+
+def _scale(ours: Boxes, theirs: Boxes) -> tuple[float, float]:
+    """What turns coordinates of a resized image into those of the input; 1 where it is not resized."""
+    if not len(ours) or not len(theirs):
+        return (1.0, 1.0)
+    a, b = ours.xyxy[0], theirs.xyxy[0]
+    across, down = (float(b[i + 2] / a[i + 2]) if a[i + 2] > 0 else 1.0 for i in (0, 1))
+    return tuple(1.0 if abs(s - 1) < 1e-3 else s for s in (across, down))  # type: ignore[return-value]
+
+
+def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> list[Array]:
+    """Values at the cut, of the kind that a decoder reads: about so many boxes with high scores, all others low."""
+    noise = np.random.default_rng(seed)
+    if guess.kind == "argmax":
+        return [noise.normal(size=shape).astype(np.float32) for shape in tail.shapes]
+    values = [np.zeros(shape, np.float32) for shape in tail.shapes]
+    joint = guess.kind == "yolo"
+    count = int(np.prod(tail.shapes[guess.outputs[-1 if joint else 1]])) // (4 + guess.classes if joint else 4)
+    active = noise.random(count) < boxes_with_scores / count
+    logits = noise.normal(-8, 1, (count, guess.classes))
+    logits[active] = noise.normal(-1, 2, (active.sum(), guess.classes))
+    if guess.background >= 0:
+        logits[~active, guess.background] = 8
+    boxes = _made_up_boxes(noise, guess, count)
+    if joint:
+        table = np.concatenate([boxes, _inverse(guess, logits)], 1)
+        place = guess.outputs[0]
+        values[place] = np.asarray(table if guess.layout == "rows" else table.T, np.float32)
+        return [value.reshape(shape) for value, shape in zip(values, tail.shapes)]
+    scores = _inverse(guess, logits)
+    made = [scores if guess.layout == "rows" else scores.T, boxes, noise.normal(2, 1, (count, 1))]
+    for place, value in zip(guess.outputs, made):
+        values[place] = np.asarray(value, np.float32).reshape(tail.shapes[place])
+    return values
+
+
+def _made_up_boxes(noise: np.random.Generator, guess: Decoder, count: int) -> Array:
+    if guess.boxes == "deltas":
+        return noise.normal(0, 0.3, (count, 4))
+    if guess.boxes == "distances":
+        return noise.uniform(0.2, 2, (count, 4))
+    height, width = guess.size if any(guess.size) else (1, 1)
+    side = np.array([width, height], float)
+    centre, half = noise.uniform(0.2, 0.8, (count, 2)) * side, noise.uniform(0.02, 0.15, (count, 2)) * side
+    return np.concatenate([centre, 2 * half] if guess.boxes == "cxcywh" else [centre - half, centre + half], 1)
+
+
+def _inverse(guess: Decoder, logits: Array) -> Array:
+    """Logits as the tail reads them: where it applies no function, as scores."""
+    if guess.scores != "none":
+        return logits
+    if guess.background >= 0:
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(powers / powers.sum(1, keepdims=True))
+    return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+# ------------------------------------------------------------------------------------------------------------ guesses
+
+
+def _argmax(tail: Tail) -> Iterator[Decoder]:
+    """One tensor, of which the tail is the ArgMax."""
+    found = [node for node in tail.nodes if node.op_type == "ArgMax"]
+    if len(tail.shapes) == len(found) == 1 and tail.operators <= VIEWS | {"ArgMax", "Gather", "Slice"}:
+        shape = tail.shape(found[0].inputs[0])
+        rank = len(shape)
+        axis = found[0].attributes["axis"].value if "axis" in found[0].attributes else 0
+        yield Decoder("argmax", (0,), shape[axis], axis=axis % rank - rank)
+
+
+def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
+    """One tensor with boxes and scores."""
+    if len(tail.shapes) != 1 or len(tail.shapes[0]) != 2 or not tail.operators & {"NonMaxSuppression", "TopK"}:
+        return
+    suppresses = "NonMaxSuppression" in tail.operators
+    base = Decoder(
+        "yolo",
+        (0,),
+        score_threshold=_score_threshold(tail),
+        iou_threshold=max(tail.numbers("NonMaxSuppression", (3,)), default=1.0) if suppresses else 1.0,
+        most=tail.kept() if suppresses else min(tail.counts(), default=0),
+        most_per_class=tail.kept_per_class(),
+    )
+    rows, columns = tail.shapes[0]
+    for layout, wide in (("rows", columns), ("columns", rows)):
+        for boxes in ("xyxy", "cxcywh"):
+            if wide > 4:
+                made = replace(base, classes=wide - 4, layout=layout, boxes=boxes)  # type: ignore[arg-type]
+                yield made
+                yield replace(made, size=size)
+                yield replace(made, multi_label=True)
+
+
+def _apart(tail: Tail) -> Iterator[Decoder]:
+    """Scores, boxes and perhaps centredness as a tensor each."""
+    if len(tail.shapes) not in (2, 3) or any(len(shape) != 2 for shape in tail.shapes):
+        return
+    places = range(len(tail.shapes))
+    for boxes, scores in ((b, s) for b in places for s in places if b != s and tail.shapes[b][1] == 4):
+        count, others = tail.shapes[boxes][0], [place for place in places if place not in (boxes, scores)]
+        if any(tail.shapes[place] != (count, 1) for place in others):
+            continue
+        rows, columns = tail.shapes[scores]
+        for layout, many, classes in (("rows", rows, columns), ("columns", columns, rows)):
+            if many == count:
+                base = Decoder("ssd", (scores, boxes, *others), classes, layout=layout)  # type: ignore[arg-type]
+                yield from _detr(tail, base)
+                yield from _anchored(tail, base)
+
+
+def _score_threshold(tail: Tail) -> float:
+    return max([0.0, *tail.numbers("Greater"), *tail.numbers("NonMaxSuppression", (4,))])
+
+
+def _anchored(tail: Tail, given: Decoder) -> Iterator[Decoder]:
+    if "NonMaxSuppression" not in tail.operators:
+        return
+    bounds = [bound for bound in (*tail.numbers("Min"), *tail.numbers("Clip", (2,))) if bound >= _LEAST_SIDE]
+    width, height = (bounds[0], bounds[-1]) if bounds else (0, 0)
+    base = replace(
+        given,
+        size=(round(height), round(width)),
+        scores="softmax" if "Softmax" in tail.operators else "sigmoid" if "Sigmoid" in tail.operators else "none",
+        score_threshold=_score_threshold(tail),
+        iou_threshold=max(tail.numbers("NonMaxSuppression", (3,)), default=1.0),
+        candidates=max(tail.counts(), default=0),
+        most=tail.kept(),
+        most_per_class=tail.kept_per_class(),
+    )
+    anchors = tail.anchors(tail.shapes[given.outputs[1]][0])
+    backgrounds = (-1,) if base.scores == "sigmoid" else (0, given.classes - 1, -1)
+    for background in backgrounds:
+        plain = replace(base, background=background)
+        if anchors and "Exp" in tail.operators:
+            weights = [number for number in tail.numbers("Div", (1,)) if 0 < number < _LEAST_SIDE]
+            scaled = (weights[0], weights[0], weights[-1], weights[-1]) if weights else (1.0, 1.0, 1.0, 1.0)
+            for group in ("level", "class"):
+                yield replace(plain, boxes="deltas", anchors=anchors, weights=scaled, group=group)
+        elif anchors:
+            yield replace(plain, boxes="distances", anchors=anchors, group="level")
+        else:
+            yield plain
+
+
+_LEAST_SIDE = 16  # pixels: smaller constants are no side of an image
+
+
+def _detr(tail: Tail, given: Decoder) -> Iterator[Decoder]:
+    if "NonMaxSuppression" in tail.operators or len(given.outputs) != 2:
+        return
+    thresholds = tail.numbers("Greater")
+    base = replace(
+        given,
+        kind="detr",
+        most=min(tail.counts(), default=0),
+        score_threshold=max([0.0, *thresholds]),
+        multi_label="TopK" in tail.operators,
+    )
+    scores = "softmax" if "Softmax" in tail.operators else "sigmoid" if "Sigmoid" in tail.operators else "none"
+    for boxes in ("cxcywh", "xyxy"):
+        made = replace(base, boxes=boxes, scores=scores)  # type: ignore[arg-type]
+        for background in (given.classes - 1, 0, -1) if scores != "sigmoid" else (-1,):
+            yield replace(made, background=background)

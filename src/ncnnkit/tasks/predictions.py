@@ -1,0 +1,123 @@
+"""What a decoder returns for one sample, and how two predictions compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .decoder import Array
+
+SAME_BOX = 0.5
+"""The least intersection over union of two boxes that are taken for the same."""
+_EQUAL = 1e-3  # pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """What a detector found, the best first.
+
+    Attributes:
+        xyxy: float32 (N, 4): left, top, right, bottom in pixels of the network's input.
+        scores: float32 (N,).
+        labels: int64 (N,): index of the class, as the original model counts.
+    """
+
+    xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """The best class at each place: of a pixel, or of a step of a text.
+
+    Attributes:
+        classes: int64, of any shape.
+    """
+
+    classes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return self.classes.size
+
+
+Prediction = Boxes | ClassMap
+
+
+def overlaps(box: Array, others: Array) -> NDArray[np.float32]:
+    """Intersection over union of one box, (4,), with others, (N, 4), all x1, y1, x2, y2; 0 where both are empty."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(1)
+    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros(len(others), np.float32), where=union > 0), np.float32)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two predictions agree.
+
+    Attributes:
+        ours: boxes of the first prediction, or places.
+        theirs: those of the second.
+        matched: pairs of boxes of the same class with an IoU of 0.5 or more, each box in one pair at most; places of
+            the same class.
+        iou: mean intersection over union of the pairs; None where there are none, and for places.
+        score_error: the largest difference of the scores of a pair; None as above.
+    """
+
+    ours: int
+    theirs: int
+    matched: int
+    iou: float | None = None
+    score_error: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Matched over all, from 0 to 1; 1 where both are empty."""
+        return self.matched / max(self.ours, self.theirs) if self.ours or self.theirs else 1.0
+
+    def __add__(self, other: Agreement) -> Agreement:
+        """The agreement on the samples of both."""
+        pairs = [part for part in (self, other) if part.iou is not None and part.score_error is not None]
+        total = sum(part.matched for part in pairs)
+        return Agreement(
+            self.ours + other.ours,
+            self.theirs + other.theirs,
+            self.matched + other.matched,
+            sum((part.iou or 0.0) * part.matched for part in pairs) / total if total else None,
+            max((part.score_error or 0.0 for part in pairs), default=None),
+        )
+
+
+def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
+    """Compare two predictions of one sample.
+
+    Each box, the best first, is paired with the free box of its class that it overlaps most.
+
+    Raises:
+        ValueError: they are of different kinds, or maps of different sizes.
+    """
+    if isinstance(ours, ClassMap) and isinstance(theirs, ClassMap):
+        if ours.classes.size != theirs.classes.size:
+            raise ValueError(f"maps of {ours.classes.size} and {theirs.classes.size} places")
+        same = int((ours.classes.reshape(-1) == theirs.classes.reshape(-1)).sum())
+        return Agreement(len(ours), len(theirs), same)
+    if not (isinstance(ours, Boxes) and isinstance(theirs, Boxes)):
+        raise ValueError(f"{type(ours).__name__} and {type(theirs).__name__} cannot be compared")
+    free = np.ones(len(theirs), bool)
+    ious, errors = [], []
+    for box, score, label in zip(ours.xyxy, ours.scores, ours.labels):
+        equal = np.abs(theirs.xyxy - box).max(1) <= _EQUAL  # a box without area overlaps nothing, even itself
+        shared = np.where(free & (theirs.labels == label), np.where(equal, 1.0, overlaps(box, theirs.xyxy)), -1.0)
+        best = int(shared.argmax()) if len(shared) else -1
+        if best >= 0 and shared[best] >= SAME_BOX:
+            free[best] = False
+            ious.append(float(shared[best]))
+            errors.append(abs(float(score) - float(theirs.scores[best])))
+    mean = sum(ious) / len(ious) if ious else None
+    return Agreement(len(ours), len(theirs), len(ious), mean, max(errors, default=None))
