@@ -35,9 +35,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "QDQ, uint8 and int8, per tensor": {
         "quant_format": oq.QuantFormat.QDQ, "activation_type": U8, "weight_type": S8,
     },
-    "QOperator, uint8 and int8, per channel": {
-        "quant_format": oq.QuantFormat.QOperator, "per_channel": True, "activation_type": U8, "weight_type": S8,
-    },
+    "QOperator, int8, per channel": {"quant_format": oq.QuantFormat.QOperator, "per_channel": True},
 }  # fmt: skip
 
 
@@ -47,6 +45,7 @@ def main() -> None:
     parser.add_argument("--images", required=True)
     parser.add_argument("--count", type=int, default=40, help="images to quantise with, and as many to compare on")
     parser.add_argument("--target", default="x86", choices=sorted(TARGETS))
+    parser.add_argument("--effort", default="default", help="of the new scales")
     args = parser.parse_args()
     source = open_model(args.model)
     preprocess, _ = choose_preprocess(source, "", {})
@@ -62,15 +61,18 @@ def main() -> None:
             expected = [[np.asarray(each)[0] for each in original([x[None] for x in sample])] for sample in judged]
             graph = optimize(convert_source(open_model(path), judged, Path(folder)).graph)
             own = apply_own(graph, target=args.target)
-            again = quantize_images(graph, fitted, target=args.target, method="mse", effort="default").graph
+            again = quantize_images(graph, fitted, target=args.target, method="mse", effort=args.effort).graph
             found = [_sqnr(each, judged, expected) for each in (graph, finished(own.int8), again)]
             kept = len(own.table.inputs) - len({layer for layers in own.lost.values() for layer in layers})
-            print(f"| {name} | {kept} of {len(own.table.inputs)} | {' | '.join(f'{each:.1f}' for each in found)} |")
+            print(
+                f"| {name} | {kept} of {len(own.table.inputs)} | {' | '.join(f'{each:.1f}' for each in found)} |",
+                flush=True,
+            )
 
 
 def _sqnr(graph: Graph, samples: Any, expected: Any) -> float:
     errors = Errors()
-    with Session(graph, precision="fp32") as net:
+    with Session(graph) as net:
         for sample, theirs in zip(samples, expected):
             errors.add(net.blobs(*sample, names=net.outputs), theirs)
     return errors.sqnr_db(0) or np.inf
