@@ -29,7 +29,6 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 GROUPS: dict[str, list[str]] = tomllib.loads((ROOT / "scripts" / "zoo.toml").read_text())
-SHAPES: dict[str, list[tuple[int, ...]]] = {"torchvision, video": [(3, 16, 112, 112)]}
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ROUTES_OF_TORCH = ("classic", "dynamo", "torchscript")
 EXACT_DB = 80.0
@@ -146,9 +145,10 @@ def run_one(task: tuple[str, str, str, list[tuple[int, ...]]]) -> Row:
 def tasks(packages: Path | None) -> Iterator[tuple[str, str, str, list[tuple[int, ...]]]]:
     """All rows there should be."""
     for group, networks in GROUPS.items():
-        for network in networks:
+        for line in networks:
+            network, *shapes = line.split()
             for route in ROUTES_OF_TORCH:
-                yield group, network, route, SHAPES.get(group, [])
+                yield group, network, route, [tuple(map(int, shape.split(","))) for shape in shapes]
     for path in sorted(packages.rglob("*.onnx")) if packages is not None else ():
         for route in ("onnx", "pnnx"):
             yield "from packages", str(path), route, PACKAGED.get(path.name, [])
