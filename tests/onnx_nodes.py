@@ -30,7 +30,7 @@ WEIGHTS = {
     "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2), "GroupNormalization": (1, 2),
     "RMSNormalization": (1,), "PRelu": (1,), "Resize": (1, 2, 3), "Upsample": (1,), "Clip": (1, 2),
     "LSTM": (1, 2, 3, 7), "GRU": (1, 2, 3), "RNN": (1, 2, 3), "Pad": (2,), "RotaryEmbedding": (1, 2),
-    "Where": (0,), "Pow": (1,),
+    "Where": (0,), "Pow": (1,), "CastLike": (1,), "OneHot": (1, 2),
 }  # fmt: skip
 """Operator -> the inputs that are constants in every real model, besides whole numbers."""
 

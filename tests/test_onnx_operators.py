@@ -211,3 +211,21 @@ def test_a_single_operator_is_asked_in_a_valid_model(monkeypatch: pytest.MonkeyP
     for each in asked:
         del each.graph.output[:]  # it has no type, as only ONNX Runtime allows
         onnx.checker.check_model(each)
+
+
+@pytest.mark.parametrize("nowhere", [False, True])
+def test_attention_with_hidden_places_is_one_layer(nowhere: bool) -> None:
+    """Scores replaced by a large negative number; a place that may look nowhere looks everywhere alike."""
+    hidden = np.triu(np.ones((5, 5), bool), 1)
+    hidden[2] |= nowhere
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["product"]),
+        helper.make_node("Mul", ["product", "scale"], ["scores"]),
+        helper.make_node("Where", ["hidden", "low", "scores"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"]),
+        helper.make_node("MatMul", ["weights", "v"], ["y"]),
+    ]
+    constants = {"scale": np.array(0.3, np.float32), "low": np.array(-1e9, np.float32), "hidden": hidden}
+    fed = {"q": f(1, 2, 5, 4), "k": f(1, 2, 4, 5), "v": f(1, 2, 5, 3)}
+    graph = assert_same(model(nodes, fed, ["y"], constants), fed)
+    assert ("SDPA" in {layer.type for layer in graph.layers}) != nowhere

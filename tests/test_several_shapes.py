@@ -24,7 +24,7 @@ from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_opened
-from ncnnkit.source.dynamic import merge, probe_shapes
+from ncnnkit.source.dynamic import _At, merge, probe_shapes
 
 Array = NDArray[Any]
 FLOAT = TensorProto.FLOAT
@@ -162,6 +162,21 @@ def test_expressions_are_computed_as_ncnn_does() -> None:
     assert expression("max(0c,1w),-(9,0h)", [(5, 6), (7,)]) == [7, 4]
     assert expression("0w,*(0h,2)", [(("in", 0, 0), 6)]) == [6, None]
     assert expression("sqrt(0w)", [(5, 6)]) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ((14, 52), "0w"), ((28, 104), "*(0w,2)"), ((7, 26), "//(0w,2)"), ((35, 130), "//(*(0w,5),2)"),
+        ((15, 53), "+(0w,1)"), ((4, 13), "//(+(0w,3),4)"), ((9, 9), "9"), ((9, 33), "*(//(+(0w,4),5),3)"),
+    ],
+)  # fmt: skip
+def test_a_side_that_follows_from_another_is_an_expression(wanted: tuple[int, int], found: str) -> None:
+    """Of a Reshape with two sides that vary, and no third one that is left over."""
+    rest = [Layer("Reshape", "r", ["x"], ["y"], {"w": w, "h": h, "c": 1}) for w, h in zip(wanted, (3, 4))]
+    at = _At(rest, [(14, 52)], [[(14, 52)]])
+    assert at.expression(wanted) == found
+    assert [expression(found, [(side,)]) for side in (14, 52)] == [[side] for side in wanted]
 
 
 def test_probes_tell_sides_apart() -> None:

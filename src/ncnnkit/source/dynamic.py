@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
@@ -99,9 +100,18 @@ def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iter
                 yield f"//({name},{by})"
             if by > 1 and tuple(-(-side // by) for side in sides) == wanted:
                 yield f"//(+({name},{by - 1}),{by})"
+        ratio = Fraction(wanted[0], max(sides[0], 1))
+        if ratio.numerator > 1 and tuple(side * ratio for side in sides) == wanted:
+            yield f"//(*({name},{ratio.numerator}),{ratio.denominator})"
         more = wanted[0] - sides[0]
         if tuple(side + more for side in sides) == wanted:
             yield f"+({name},{more})" if more > 0 else f"-({name},{-more})"
+    for name, sides in [*varying, *products]:  # blocks that a side is padded to, times what lies in one
+        for by in range(2, 65):
+            blocks = tuple(-(-side // by) for side in sides)
+            times = wanted[0] // max(blocks[0], 1)
+            if times > 1 and min(blocks) > 1 and tuple(block * times for block in blocks) == wanted:
+                yield f"*(//(+({name},{by - 1}),{by}),{times})"
     for a, one in varying:  # the pixels of a map that is smaller by a factor
         for b, other in varying:
             for by in range(2, 65):
@@ -259,7 +269,7 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
         return [tuple(side if isinstance(side, int) else -1 for side in column) for column in columns]
 
     inputs = [sides(blob) for blob in first.inputs]
-    made = Graph()
+    made = Graph([], dict(first.scales))
     readers: list[tuple[Layer, list[int]]] = []
     for layers in zip(*(graph.layers for graph in graphs)):
         layer = layers[0].copy()

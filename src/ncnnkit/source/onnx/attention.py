@@ -200,11 +200,37 @@ def _scores(soft: Node) -> tuple[Node | None, float, Array | None]:
                     break
             else:
                 return None, 0.0, None
+        elif at.op == "Where":
+            hidden = _hidden(at, factor)
+            if hidden is None:
+                return None, 0.0, None
+            full = np.where(hidden[1], np.float32(_CAUSAL), np.float32(0)).reshape(shape)
+            mask, at = full if mask is None else mask + full, at.maker(hidden[0])
         elif at.op in _VIEWS and at.shape(0)[-2:] == shape[-2:] == at.out_shape()[-2:]:
             at = at.maker(0)
         else:
             return None, 0.0, None
     return at, factor, mask
+
+
+def _hidden(where: Node, factor: float) -> tuple[int, Array] | None:
+    """Which input of a Where is the scores, and where a large negative number takes their place.
+
+    None where that is not known, where the number is not low enough to make the softmax 0, and where a place may look
+    nowhere: it would look everywhere then, and nowhere in particular with the scores added.
+    """
+    condition = where.constant(0)
+    if condition is None:
+        return None
+    for scores, number in ((2, 1), (1, 2)):
+        low = scalar(where, number)
+        if low is not None and low * factor <= _LOW and where.shape(scores) == where.out_shape():
+            hidden = np.broadcast_to(condition if number == 1 else ~condition, where.out_shape())
+            return None if hidden.all(axis=-1).any() else (scores, hidden)
+    return None
+
+
+_LOW = -1e4  # far below all scores: its exponential is 0
 
 
 def _unscaled(node: Node, index: int) -> tuple[Node, int, float]:

@@ -444,17 +444,18 @@ def _matrix(node: Node, axis: int, side: int, out: int) -> Array:
         raise Unsupported("crops while it resizes")
     scale = _scale(node, axis)
     places: tuple[str, ...]
+    # Before opset 13, an input that does not count must be there and empty; newer ones leave it out.
+    none = "none" if node.lowering.opset < 13 else ""
     if scale is None:
-        given, places = np.array([1, side, 1, out], np.int64), ("x", "none", "none", "given")
+        given, places = np.array([1, side, 1, out], np.int64), ("x", none, none, "given")
     else:
         newer = node.op == "Resize" and node.lowering.opset >= 11
-        given, places = np.array([1, 1, 1, scale], np.float32), ("x", "none", "given") if newer else ("x", "given")
+        given, places = np.array([1, 1, 1, scale], np.float32), ("x", none, "given") if newer else ("x", "given")
     image = np.eye(side, dtype=np.float32).reshape(1, side, 1, side)
-    # Before opset 13, an input that does not count must be there and empty.
     inputs: dict[str, Array] = {"x": image, "none": np.zeros(0, np.float32), "given": given}
     found = answer(
         node.op,
-        {name: inputs[name] for name in dict.fromkeys(places)},
+        {name: inputs[name] for name in dict.fromkeys(places) if name},
         places,
         {name: value for name in _RESIZE_ATTRIBUTES if (value := node.attr(name)) is not None},
         9 if node.op == "Upsample" else max(node.lowering.opset, 10),
