@@ -57,6 +57,7 @@ def convert(group: str, network: str, route: str, shapes: list[tuple[int, ...]])
     """Convert one network by one route, and run it at each precision."""
     import numpy as np
 
+    from ncnnkit.errors import ConvertError
     from ncnnkit.passes import optimize
     from ncnnkit.quantization import quantize
     from ncnnkit.quantization.calibration import calibrate
@@ -71,6 +72,10 @@ def convert(group: str, network: str, route: str, shapes: list[tuple[int, ...]])
         folder = Path(name)
         source = open_model(network, shapes=shapes, weights="none")
         _fill_heads(source)
+        if source.kind == "onnx" and route in ROUTES_OF_TORCH:  # exported when it was opened, because it must be cut
+            if route != "classic":
+                raise ConvertError("a network that must be cut goes through torch's classic export")
+            route = "onnx"
         samples = ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
         graph = convert_source(source, samples, folder, route=route, force=True, threads=1).graph
         row.layers, row.seconds = len(graph.layers), round(time.perf_counter() - start, 1)
