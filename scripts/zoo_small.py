@@ -13,7 +13,7 @@ from torch.nn import functional
 Tensor = Any  # torch.Tensor; torch may be missing where types are checked
 
 
-class Does(nn.Module):
+class Does(nn.Module):  # type: ignore[misc]
     """A network that is one function of its input, and its layers."""
 
     def __init__(self, function: Callable[..., Any], **layers: nn.Module) -> None:
