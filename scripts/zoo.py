@@ -117,9 +117,11 @@ def _fill_heads(source: Any) -> None:
     for parameter in module.parameters():
         if parameter.ndim > 1 and not parameter.detach().any():
             torch.nn.init.normal_(parameter, std=0.02)
+    module.train().eval()  # some networks keep what they computed from the zeros, until they are trained
 
 
-def _child(queue: Any, *task: Any) -> None:
+def _child(queue: Any, cpu: int, *task: Any) -> None:
+    os.sched_setaffinity(0, {cpu})  # else each network starts as many threads as there are CPUs
     silence = os.open(os.devnull, os.O_WRONLY)  # exporters print whole graphs
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -131,11 +133,11 @@ def _child(queue: Any, *task: Any) -> None:
     queue.put(json.dumps(asdict(row)))
 
 
-def run_one(task: tuple[str, str, str, list[tuple[int, ...]]]) -> Row:
-    """One row, in a process of its own."""
+def run_one(task: tuple[str, str, str, list[tuple[int, ...]]], cpu: int) -> Row:
+    """One row, in a process of its own on one CPU."""
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    process = context.Process(target=_child, args=(queue, *task))
+    process = context.Process(target=_child, args=(queue, cpu, *task))
     process.start()
     process.join(LIMIT)
     if process.is_alive():
@@ -232,9 +234,17 @@ def main() -> None:
         if given.only in task[1] and (not routes or task[2] in routes) and (given.again or task[1:3] not in rows)
     ]
     end = time.monotonic() + given.seconds
+    cpus = sorted(os.sched_getaffinity(0))
+    free = [cpus[number % len(cpus)] for number in range(given.jobs)]
 
     def measured(task: tuple[str, str, str, list[tuple[int, ...]]]) -> Row | None:
-        return run_one(task) if time.monotonic() < end else None
+        if time.monotonic() > end:
+            return None
+        cpu = free.pop()
+        try:
+            return run_one(task, cpu)
+        finally:
+            free.append(cpu)
 
     with ThreadPoolExecutor(given.jobs) as pool:
         for number, row in enumerate(pool.map(measured, todo), 1):
