@@ -313,6 +313,9 @@ ATTENTIONS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]], str]] = {
     "k scaled": (lambda q, k, v: (q @ (k * 0.3).transpose(0, 1, 3, 2)).softmax() @ v, [], "SDPA"),
     "k' scaled": (lambda q, k, v: (q @ (k.transpose(0, 1, 3, 2) * 0.3)).softmax() @ v, [], "SDPA"),
     "both scaled": (lambda q, k, v: ((q * 0.6) @ (k.transpose(0, 1, 3, 2) / 2.0)).softmax() @ v, [], "SDPA"),
+    "each head scaled": (lambda q, k, v: (
+        q @ k.transpose(0, 1, 3, 2) * np.array([0.3, 0.6]).reshape(2, 1, 1) + CAUSAL).softmax() @ v, [],
+        "MemoryData BinaryOp MemoryData SDPA"),
     "constant mask": (lambda q, k, v: (q @ k.transpose(0, 1, 3, 2) + CAUSAL).softmax() @ v, [], "MemoryData SDPA"),
     "mask fed": (lambda q, k, v, m: (q @ k.transpose(0, 1, 3, 2) * 0.5 + m).softmax() @ v, [(6, 6)], "SDPA"),
     "mask of each head fed": (lambda q, k, v, m: (m + q @ k.transpose(0, 1, 3, 2)).softmax() @ v, [(1, 2, 6, 6)],

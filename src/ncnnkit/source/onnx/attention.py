@@ -148,6 +148,9 @@ def spelled_out(node: Node) -> bool:
     value = _by_groups(node, 1)
     if key.shape[0] != value.shape[0]:
         (key, _), value = _key(node, scores, grouped=False), node.blob(1, (heads, *v[-2:]))
+    if found.of_heads is not None:
+        scale = node.lowering.hold(found.of_heads, (heads, 1, 1), f"{node.name}/scale")
+        query = node.emit("BinaryOp", [query, scale], query.shape, op_type=2)
     if isinstance(mask, np.ndarray):
         mask = np.broadcast_to(mask, shape).reshape(heads, q[-2], k[-1])
     node.gives(dot_product(node, query, key, value, found.factor * of_query * of_key, mask))
@@ -192,17 +195,19 @@ _VIEWS = ("Reshape", "Unsqueeze", "Squeeze", "Flatten")
 
 @dataclass(frozen=True)
 class _Scores:
-    """product * factor + mask + computed.
+    """product * factor * of_heads + mask + computed.
 
     Attributes:
         product: the MatMul of q and k'.
         factor: a number.
+        of_heads: a number for each head of each element of the batch.
         mask: of the shape of the Softmax.
         computed: the Add that has a mask which is not constant, and the place of that input.
     """
 
     product: Node
     factor: float
+    of_heads: Array | None = None
     mask: Array | None = None
     computed: tuple[Node, int] | None = None
 
@@ -222,6 +227,10 @@ def _scores(at: Node | None, shape: Shape, factor: float) -> _Scores | None:
         return None
     if at.op == "MatMul":
         return _Scores(at, factor)
+    if at.op == "Mul" and (by_head := _by_head(at)) is not None:
+        found = _scores(at.maker(by_head[0]), shape, factor)
+        alone = found is not None and found.of_heads is None and found.mask is None and found.computed is None
+        return replace(found, of_heads=by_head[1]) if found is not None and alone else None
     if at.op in ("Mul", "Div"):
         product = product_of(at)
         return _scores(product.factors[0][1], shape, factor * product.scale) if len(product.factors) == 1 else None
@@ -241,6 +250,16 @@ def _scores(at: Node | None, shape: Shape, factor: float) -> _Scores | None:
                 return found.plus(np.broadcast_to(finite(added) * np.float32(factor), at.out_shape()).reshape(shape))
             if found is not None and factor == 1 and found.computed is None:
                 return replace(found, computed=(at, m))
+    return None
+
+
+def _by_head(product: Node) -> tuple[int, Array] | None:
+    """Which input of a Mul are the scores that a constant scales head by head, and the number for each head."""
+    shape = product.out_shape()
+    for s, c in both_ways(product):
+        scale = product.constant(c)
+        if scale is not None and scale.size > 1 and (1, 1, *scale.shape)[-2:] == (1, 1) and product.shape(s) == shape:
+            return s, np.broadcast_to(scale, (*shape[:-2], 1, 1)).reshape(-1)
     return None
 
 
@@ -296,13 +315,13 @@ def _unscaled(node: Node, index: int) -> tuple[Node, int, float]:
 def rotated(node: Node) -> bool:
     """x1 * cos - x2 * sin and x2 * cos + x1 * sin, with x1 and x2 the halves of x, or each second, and known angles."""
     for group in groups_of(node, MOVES):
-        if not group.same_size or not group.has({"Concat"}) or group.shape[-1] % 2 or group.shape[-1] < 4:
+        size = group.shape[-1] if group.shape else 0
+        if not group.same_size or size % 2 or size < 4 or not (group.has({"Concat"}) and group.has({"Mul"})):
             continue
         for interleaved in (0, 1):
             angles = _angles(group, interleaved)
             if angles is not None:
                 places, tables = _repeated(group.shape[:-1], np.stack(angles))
-                size = group.shape[-1]
                 x = node.lowering.view(node.blob_of(group.x), (math.prod(group.shape[:-1]) // places, places, size))
                 node.gives(_rotary(node, x, tables[0], tables[1], interleaved))
                 return True

@@ -19,7 +19,7 @@ from .axes import slices_of
 from .lowering import Array, Node
 
 _MOST_NODES = 48
-_MOST_ELEMENTS = 2**23  # 64 MB in float64, several times
+_MOST_ELEMENTS = 2**22  # 32 MB in float64, several times
 
 Evaluate = Callable[[Node, list[Any]], Any]
 """(node, its inputs, None for what is left out) -> its output, or a list of its outputs."""

@@ -265,7 +265,7 @@ def normalised(node: Node) -> bool:
     fitting = [
         (group, found)
         for group in groups_of(node, STATISTICS)
-        if group.same_size and (over := _reduced(group)) is not None
+        if group.same_size and group.has(_DIVIDES) and (over := _reduced(group)) is not None
         for found in _fitted(group, *over)
     ]
     for group, found in reversed(fitting):  # those of the most nodes first
@@ -274,6 +274,9 @@ def normalised(node: Node) -> bool:
             node.gives(made)
             return True
     return False
+
+
+_DIVIDES = frozenset(("Div", "Reciprocal", "Pow", "InstanceNormalization"))
 
 
 def _reduced(group: Group) -> tuple[Shape, tuple[int, ...]] | None:
