@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -45,10 +46,11 @@ _ATTRIBUTES = {
 
 @operator("Attention")
 def attention(node: Node) -> None:
-    if any(node.is_read(i) for i in range(1, node.outputs)) or any(node.has(i) for i in (4, 5, 6)):
-        raise Unsupported("keeps keys and values of earlier runs, or hands out its scores")
-    if node.attr("softcap", 0.0):
-        raise Unsupported("caps its scores")
+    """With the keys and values of earlier runs in front of new ones, and with scores that are capped."""
+    if node.is_read(3):
+        raise Unsupported("hands out its scores")
+    if node.has(6):
+        raise Unsupported("is told the number of its keys while it runs")
     if unknown := node.attributes - _ATTRIBUTES:
         raise Unsupported(f"has {', '.join(sorted(unknown))}")
     shapes = [node.shape(i) for i in range(3)]
@@ -61,21 +63,65 @@ def attention(node: Node) -> None:
         by_heads(node, node.blob(i), shape, count)
         for i, (shape, count) in enumerate(zip(shapes, (heads, groups, groups)))
     )
-    if len(shapes[1]) == 4:
+    past = 0
+    if node.has(4):
+        past = node.shape(4)[2]
+        key, value = (_continued(node, i, part) for i, part in ((4, key), (5, value)))
+    elif len(shapes[1]) == 4:
         of_groups = [_by_groups(node, 1), _by_groups(node, 2)]
         if of_groups[0].shape[0] == of_groups[1].shape[0]:
             key, value = of_groups
     places, keys = query.shape[1], key.shape[1]
     mask = mask_of(node, 3, (batch, heads, places, keys)) if node.has(3) else None
     if node.attr("is_causal", 0):
-        below = np.where(np.tri(places, keys, dtype=bool), 0, np.float32(_CAUSAL))
+        if past and places != keys - past:  # runtimes disagree on what each place may look at
+            raise Unsupported("is causal, and has another number of new keys than of queries behind earlier keys")
+        below = np.where(np.tri(places, keys, past, dtype=bool), 0, np.float32(_CAUSAL))
         if isinstance(mask, Blob):
             raise Unsupported("is causal and computes a mask")
         mask = below if mask is None else finite(mask) + below
     if isinstance(mask, np.ndarray) and (mask <= _CAUSAL / 2).all(axis=-1).any():
         raise Unsupported("has places that may look nowhere: ncnn's softmax makes them look everywhere")
-    made = dot_product(node, query, key, value, node.attr("scale", 1 / math.sqrt(query.shape[2])), mask)
-    node.gives(made if len(shapes[0]) == 4 else joined(node, made, batch))
+    scale, cap = node.attr("scale", 1 / math.sqrt(query.shape[2])), node.attr("softcap", 0.0)
+    write = partial(_capped, cap=cap) if cap else dot_product
+    made = write(node, query, key, value, scale, mask)
+    node.gives(made if len(shapes[0]) == 4 else joined(node, made, batch), key, value)
+
+
+def _continued(node: Node, index: int, blob: Blob) -> Blob:
+    """Keys or values (groups, places, size) behind those of earlier runs, which are an input."""
+    batch, groups, past, size = node.shape(index)
+    if not past:
+        return blob
+    earlier = node.blob(index, (batch * groups, past, size))
+    return node.emit("Concat", [earlier, blob], (batch * groups, past + blob.shape[1], size), axis=1)
+
+
+def _capped(
+    node: Node, query: Blob, key: Blob, value: Blob, scale: float, mask: Array | Blob | None, *, cap: float
+) -> Blob:
+    """softmax(tanh(query key' * scale / cap) * cap + mask) value: like :func:`dot_product`, layer by layer."""
+    (heads, places, size), (groups, keys, _) = query.shape, key.shape
+    rows = heads // groups * places  # the heads of a group are neighbours, so their rows make up one matrix
+    scores = node.emit("MatMul", [node.lowering.view(query, (groups, rows, size)), key], (groups, rows, keys), transB=1)
+    for kind, params in (
+        ("BinaryOp", {"op_type": 2, "with_scalar": 1, "b": float(scale / cap)}),
+        ("TanH", {}),
+        ("BinaryOp", {"op_type": 2, "with_scalar": 1, "b": float(cap)}),
+    ):
+        scores = node.emit(kind, [scores], scores.shape, **params)
+    if mask is not None:
+        shape = (1,) * (3 - len(mask.shape)) + tuple(mask.shape)
+        added = (
+            node.lowering.view(mask, shape) if isinstance(mask, Blob)
+            else node.lowering.hold(finite(mask), shape, f"{node.name}/mask")
+        )  # fmt: skip
+        scores = node.lowering.view(scores, (heads, places, keys))
+        scores = node.emit("BinaryOp", [scores, added], scores.shape, op_type=0)
+        scores = node.lowering.view(scores, (groups, rows, keys))
+    weights = node.emit("Softmax", [scores], scores.shape, axis=2, fixbug0=1)
+    made = node.emit("MatMul", [weights, value], (groups, rows, value.shape[2]), transB=0)
+    return node.lowering.view(made, (heads, places, value.shape[2]))
 
 
 def by_heads(node: Node, blob: Blob, shape: Shape, heads: int) -> Blob:
