@@ -29,7 +29,6 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 GROUPS: dict[str, list[str]] = tomllib.loads((ROOT / "scripts" / "zoo.toml").read_text())
-SHAPES: dict[str, list[tuple[int, ...]]] = {"torchvision, video": [(3, 16, 112, 112)]}
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ROUTES_OF_TORCH = ("classic", "dynamo", "torchscript")
 EXACT_DB = 80.0
@@ -58,6 +57,7 @@ def convert(group: str, network: str, route: str, shapes: list[tuple[int, ...]])
     """Convert one network by one route, and run it at each precision."""
     import numpy as np
 
+    from ncnnkit.errors import ConvertError
     from ncnnkit.passes import optimize
     from ncnnkit.quantization import quantize
     from ncnnkit.quantization.calibration import calibrate
@@ -72,6 +72,10 @@ def convert(group: str, network: str, route: str, shapes: list[tuple[int, ...]])
         folder = Path(name)
         source = open_model(network, shapes=shapes, weights="none")
         _fill_heads(source)
+        if source.kind == "onnx" and route in ROUTES_OF_TORCH:  # exported when it was opened, because it must be cut
+            if route != "classic":
+                raise ConvertError("a network that must be cut goes through torch's classic export")
+            route = "onnx"
         samples = ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
         graph = convert_source(source, samples, folder, route=route, force=True, threads=1).graph
         row.layers, row.seconds = len(graph.layers), round(time.perf_counter() - start, 1)
@@ -113,9 +117,11 @@ def _fill_heads(source: Any) -> None:
     for parameter in module.parameters():
         if parameter.ndim > 1 and not parameter.detach().any():
             torch.nn.init.normal_(parameter, std=0.02)
+    module.train().eval()  # some networks keep what they computed from the zeros, until they are trained
 
 
-def _child(queue: Any, *task: Any) -> None:
+def _child(queue: Any, cpu: int, *task: Any) -> None:
+    os.sched_setaffinity(0, {cpu})  # else each network starts as many threads as there are CPUs
     silence = os.open(os.devnull, os.O_WRONLY)  # exporters print whole graphs
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -127,11 +133,11 @@ def _child(queue: Any, *task: Any) -> None:
     queue.put(json.dumps(asdict(row)))
 
 
-def run_one(task: tuple[str, str, str, list[tuple[int, ...]]]) -> Row:
-    """One row, in a process of its own."""
+def run_one(task: tuple[str, str, str, list[tuple[int, ...]]], cpu: int) -> Row:
+    """One row, in a process of its own on one CPU."""
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    process = context.Process(target=_child, args=(queue, *task))
+    process = context.Process(target=_child, args=(queue, cpu, *task))
     process.start()
     process.join(LIMIT)
     if process.is_alive():
@@ -146,9 +152,10 @@ def run_one(task: tuple[str, str, str, list[tuple[int, ...]]]) -> Row:
 def tasks(packages: Path | None) -> Iterator[tuple[str, str, str, list[tuple[int, ...]]]]:
     """All rows there should be."""
     for group, networks in GROUPS.items():
-        for network in networks:
+        for line in networks:
+            network, *shapes = line.split()
             for route in ROUTES_OF_TORCH:
-                yield group, network, route, SHAPES.get(group, [])
+                yield group, network, route, [tuple(map(int, shape.split(","))) for shape in shapes]
     for path in sorted(packages.rglob("*.onnx")) if packages is not None else ():
         for route in ("onnx", "pnnx"):
             yield "from packages", str(path), route, PACKAGED.get(path.name, [])
@@ -227,9 +234,17 @@ def main() -> None:
         if given.only in task[1] and (not routes or task[2] in routes) and (given.again or task[1:3] not in rows)
     ]
     end = time.monotonic() + given.seconds
+    cpus = sorted(os.sched_getaffinity(0))
+    free = [cpus[number % len(cpus)] for number in range(given.jobs)]
 
     def measured(task: tuple[str, str, str, list[tuple[int, ...]]]) -> Row | None:
-        return run_one(task) if time.monotonic() < end else None
+        if time.monotonic() > end:
+            return None
+        cpu = free.pop()
+        try:
+            return run_one(task, cpu)
+        finally:
+            free.append(cpu)
 
     with ThreadPoolExecutor(given.jobs) as pool:
         for number, row in enumerate(pool.map(measured, todo), 1):

@@ -169,8 +169,8 @@ def test_doctor_without_pnnx_says_how_to_get_it_and_what_for(home: Path, monkeyp
 def test_help_says_what_a_single_step_takes(home: Path) -> None:
     """Its targets, threads and precisions are not those of a run, which knows its devices."""
     shown = {name: " ".join(nk(f"{name} --help").stdout.split()) for name in ("run", "quantize", "bench")}
-    assert "auto" in shown["run"]
-    assert "auto" not in shown["quantize"]
+    assert "those of the device" in shown["run"]
+    assert "those of the device" not in shown["quantize"]
     assert "0: all cores" not in shown["quantize"] + shown["bench"]
     assert "Precisions to make" not in shown["bench"]
 

@@ -395,6 +395,21 @@ def test_decoder_is_in_the_card(tmp_path: Path) -> None:
     assert opened(tmp_path / "m.param").decoder == Decoder("yolo", (0,), 3, most=20)
 
 
+def test_network_that_finds_nothing_in_noise_is_cut(tmp_path: Path) -> None:
+    """What has no elements for one sample has some for another: it is no constant, and neither is its shape."""
+    nodes = [
+        *BACKBONE,
+        node("Greater", ["c2", "high"], ["over"]),
+        node("NonZero", ["over"], ["places"]),
+        node("Shape", ["places"], ["count"]),
+    ]
+    path = saved(
+        tmp_path, nodes, ["places", "count"], WEIGHTS | {"high": np.array(1e6, np.float32)}, x=noise(1, 3, 8, 8)
+    )
+    source = opened(path)
+    assert (source.outputs, source.tail) == (("over",), ("NonZero", "Shape"))
+
+
 def test_second_stage_is_named(tmp_path: Path) -> None:
     nodes = [
         *BACKBONE,
@@ -481,3 +496,54 @@ def test_torch_detector_with_suppression(tmp_path: Path) -> None:
     (ours,) = run_ncnn(lower(source.file, source.inputs), [noise(1, 3, 32, 32)])
     assert exact.size == 9 * 16 * 16
     np.testing.assert_allclose(ours.reshape(-1), exact.reshape(-1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.torch
+def test_torch_module_that_searches_is_cut() -> None:
+    import torch
+
+    class Segmentation(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 5, 1))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return {"classes": self.body(x).argmax(1)}
+
+    torch.manual_seed(0)
+    source = open_model(Segmentation(), shapes=[(3, 12, 16)])
+    assert source.decoder == Decoder("argmax", (0,), 5, axis=-3)
+    assert source.name == "Segmentation"
+    assert "torch exported it to ONNX" in source.changes[0]
+    assert_predicts_as_the_original(source, least=12 * 16)
+
+
+@pytest.mark.torch
+def test_torch_module_that_finds_nothing_in_noise_is_cut() -> None:
+    import torch
+    import torchvision
+
+    class Detector(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 7, 1))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            rows = self.body(x).flatten(2).transpose(1, 2)[0]
+            corner, size = rows[:, :2].sigmoid() * 32, rows[:, 2:4].exp()
+            boxes = torch.cat([corner - size, corner + size], 1)
+            scores, labels = rows[:, 4:].sigmoid().max(1)
+            kept = torch.nonzero(scores > 0.9)[:, 0]
+            boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+            kept = torchvision.ops.nms(boxes + 100.0 * labels[:, None], scores, 0.5)
+            return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+
+    torch.manual_seed(0)
+    module = Detector()
+    assert not len(module(torch.rand(1, 3, 32, 32))["boxes"])
+    source = open_model(module, shapes=[(3, 32, 32)])
+    assert source.kind == "onnx"
+    assert "NonMaxSuppression" in source.tail
+    check = convert_opened(source)[1]
+    assert check.sqnr_db is not None
+    assert check.sqnr_db > 80

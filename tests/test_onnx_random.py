@@ -876,21 +876,28 @@ def test_lrn(case: Case, operator: str) -> Any:
 # ---------------------------------------------------------------------------------------------------------- attention
 
 
-@compare("Attention", examples=25)
+@compare("Attention", examples=40)
 def test_attention(case: Case, operator: str) -> Any:
     batch, groups, per_group = case.one_of(1, 1, 2), case.number(1, 2), case.number(1, 2)
     heads, places, keys, size = groups * per_group, case.number(1, 4), case.number(1, 4), case.number(1, 4)
     how: dict[str, Any] = {}
     deep = case.number(1, 4)
     shapes = ((batch, heads, places, size), (batch, groups, keys, size), (batch, groups, keys, deep))
-    fed = [case.f(*shape) for shape in shapes]
+    parts = [case.f(*shape) for shape in shapes]
     if case.maybe():
-        fed = [x.transpose(0, 2, 1, 3).reshape(batch, x.shape[2], -1) for x in fed]
+        parts = [x.transpose(0, 2, 1, 3).reshape(batch, x.shape[2], -1) for x in parts]
         how |= {"q_num_heads": heads, "kv_num_heads": groups}
+    fed: list[Array | None] = [*parts]
     if case.maybe():
         how["scale"] = 0.3
+    if case.maybe():
+        how["softcap"] = 2.0
     constants: dict[int, Array] = {}
     if case.maybe():
+        past = case.number(1, 3)
+        fed += [None, case.f(batch, groups, past, size), case.f(batch, groups, past, deep)]
+        how |= {"is_causal": int(case.maybe()), "outputs": 3}
+    elif case.maybe():
         mask = case.f(*case.one_of((places, keys), (1, heads, places, keys), (batch, heads, places, keys)))
         fed.append(mask)
         if case.maybe():

@@ -41,7 +41,7 @@ from ncnnkit.quantization.scales import (
     weight_rows,
     weight_scales,
 )
-from ncnnkit.recipe import KEYS
+from ncnnkit.recipe import AUTO, KEYS, OWN
 
 Array = NDArray[Any]
 
@@ -385,5 +385,5 @@ def test_a_table_that_is_none(tmp_path: Path) -> None:
 
 
 def test_a_recipe_takes_each_method_and_effort_that_there_is() -> None:
-    assert KEYS["method"].allowed == METHODS
+    assert KEYS["method"].allowed == (AUTO, OWN, *METHODS)
     assert KEYS["effort"].allowed == tuple(EFFORTS)

@@ -171,7 +171,7 @@ WRONG = [
     ("model", "3", "model must be text, not 3"),
     ("images", '["a", "b"]', "images must be text, not ['a', 'b']"),
     ("labels", "1979-05-27", "labels must be text, not 1979-05-27"),
-    ("method", '"median"', "unknown method 'median' (one of mse, kl, aciq, minmax)"),
+    ("method", '"median"', "unknown method 'median' (one of auto, own, mse, kl, aciq, minmax)"),
     ("cluster", '"4-"', "unknown cluster '4-' (one of all, big, middle, little, or cores such as 4-7 or 0,2)"),
     ("effort", '"much"', "unknown effort 'much' (one of fast, default, best)"),
     ("require", '"mse<=1"', "require must be a list, such as [\"cosine>=0.999\"], not the text 'mse<=1'"),

@@ -158,6 +158,7 @@ def sample_quantisation() -> dict[str, Any]:
         "enough": 48,
         "stretching": [{"image": "night.jpg", "tensors": 7, "factor": 2.41}],
         "likeness": {"calibration": 1.83, "evaluation": 1.02},
+        "lost": [{"reason": "their weights are rounded again", "layers": ["conv3"]}],
     }
 
 
@@ -302,6 +303,7 @@ def sample_run() -> dict[str, Any]:
                 },
             ],
             "pnnx_version": "20260101",
+            "own": {"kept": 12, "lost": [{"reason": "they are dynamic", "layers": ["fc"]}], "sqnr_db": 41.0},
             "log": "pnnx.log",
         },
         "passes": {"fuse_affine": 49, "fuse_activation": 33, "eliminate_identity": 0},

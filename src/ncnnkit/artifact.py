@@ -16,6 +16,7 @@ from .errors import FormatError, ModelError, RecipeError, StorageError
 from .model import ncnnfile
 from .model.graph import Graph
 from .model.precision import PRECISIONS, derive, is_int8, served
+from .model.scales import LayerScales
 from .onboard.facts import require_plain
 from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
@@ -54,6 +55,7 @@ class Card:
         labels: the names of the classes; empty where there are none.
         ncnn: the version of ncnn that it was made or measured with; empty where it is not known.
         pillow: the version of Pillow that prepared the images; empty where it is not known.
+        scales: layer name -> how a quantised original quantised that layer; empty where there is none to keep.
         decoder: how the outputs become a prediction; None where that is not known.
         schema: the format of this file.
     """
@@ -68,6 +70,7 @@ class Card:
     labels: tuple[str, ...] = ()
     ncnn: str = ""
     pillow: str = ""
+    scales: dict[str, LayerScales] = field(default_factory=dict)
     decoder: Decoder | None = None
     schema: str = SCHEMA
 
@@ -93,6 +96,8 @@ class Card:
             require_plain(self.target, self.ncnn, self.pillow)
         except ValueError as error:
             return str(error)
+        if not all(scales.usable for scales in self.scales.values()):
+            return "the scales of a layer cannot be those of a quantised original"
         sides = [side for tensor in (*self.inputs, *self.outputs) for side in tensor.shape]
         if not all(0 < side <= _LARGEST_SIDE for side in sides):
             return f"a side of a shape must be from 1 to {_LARGEST_SIDE}"
@@ -200,7 +205,11 @@ class Artifact:
         if self.given is not None:
             return self.given
         assert self.param is not None
-        return ncnnfile.load(self.param)
+        graph = ncnnfile.load(self.param)
+        card = None if self.derived else read_card(self.param)
+        if card is not None:
+            graph.scales = card.scales
+        return graph
 
     @property
     def options(self) -> dict[str, bool]:
@@ -283,7 +292,7 @@ class Artifact:
         own = (self.precision, *(name for name in self.precisions if name != self.precision))
         card = Card(
             own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},
-            self.target, self.preprocess, self.labels, self.ncnn, self.pillow, self.decoder,
+            self.target, self.preprocess, self.labels, self.ncnn, self.pillow, self.graph.scales, self.decoder,
         )  # fmt: skip
         if fault := card.fault():
             raise ModelError(f"its card cannot be written: {fault}", where=str(param))

@@ -51,7 +51,7 @@ from .arguments import (
 )
 from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
 from .progress import StepProgress, of_step
-from .recipe import KEYS
+from .recipe import AUTO, KEYS, OWN
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a bug in ncnnkit; 2 a wrong command line; 3 an input that cannot be used; 4 a tool "
@@ -390,6 +390,9 @@ def calibrate(
     from .quantization import make_table, save_table
 
     _check_folder(output)
+    if method == OWN:
+        raise RecipeError(f"calibrate computes scales, and the method {OWN!r} takes those that the model has already")
+    method = None if method == AUTO else method
     model, samples = _open(param, shape, images=images, **prepared, method=method)
     stats = _calibrate(model, samples, method or "mse", threads)
     save_table(make_table(model.graph, stats), output)
@@ -420,16 +423,28 @@ def quantize(
     shape: Shape = None,
     prepared: Any = None,
 ) -> None:
-    """Make an int8 model from an fp32 model, with images or with a table of scales."""
+    """Make an int8 model from an fp32 model, with images or with a table of scales.
+
+    A model that was converted from a quantised one needs neither: it has the scales of the original.
+    """
     from .artifact import floating
     from .model.precision import is_int8
-    from .quantization import EFFORTS, check_request, load_table, quantize_images
+    from .quantization import (
+        EFFORTS,
+        apply_own,
+        check_request,
+        finished,
+        load_table,
+        quantize_images,
+        settle_without_samples,
+    )
     from .quantization import quantize as to_int8
+    from .record.run import losses
     from .report import trials_table
 
     _check_folder(output)
-    if (table is None) == (images is None):
-        raise RecipeError("give --table or --images", hint="exactly one of them")
+    if table is not None and images is not None:
+        raise RecipeError("give --table or --images", hint="one of them")
     if table is not None and (method or effort or shape or prepared):
         raise RecipeError(
             "--method, --effort, --shape and the preprocessing need --images",
@@ -446,19 +461,29 @@ def quantize(
         check_request(graph, target or "arm", to_words(skip) or ())
         with _progress() as progress:
             found = quantize_images(
-                graph, samples, target=target or "arm", method=method or "mse", effort=effort or "default",
+                graph, samples, target=target or "arm", method=method, effort=effort or "default",
                 skip=to_words(skip) or (), threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
         out.print(
-            f"{len(found.used)} of {len(samples)} samples fitted, {len(found.held)} held back",
+            f"{found.fitted_samples} of {len(samples)} samples fitted, {len(found.held)} held back",
             markup=False,
         )
-        made = found.graph
+        made, lost = found.graph, found.lost
     elif table is not None:
         model = _model(param)
         graph = floating(model, "quantising")
         made = to_int8(graph, load_table(table), target=target or "arm", skip=to_words(skip) or ())
+        lost = {}
+    else:
+        model = _model(param)
+        graph = floating(model, "quantising")
+        check_request(graph, target or "arm", to_words(skip) or ())
+        settle_without_samples(graph, method)
+        own = apply_own(graph, target=target or "arm", skip=to_words(skip) or ())
+        made, lost = finished(own.int8), own.lost
+    for loss in losses(lost):
+        out.print(loss.said, markup=False, soft_wrap=True)
     model.having(made, "int8", target=target or "arm").save(output)
     count = sum(map(is_int8, made.layers))
     out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)

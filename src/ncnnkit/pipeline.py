@@ -210,7 +210,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     preprocess_origin=origin,
                     images=images_record(
                         recipe.images, images, evaluation,
-                        fitted=len(first.used) if first else 0, held_back=len(first.held) if first else 0,
+                        fitted=first.fitted_samples if first else 0, held_back=len(first.held) if first else 0,
                     ),
                     environment=environment(look_at() if recipe.on else sites[0].machine),
                     devices=[device_record(site, variants, requirements, blind) for site in sites],

@@ -28,7 +28,9 @@ BACKENDS = ("cpu", "vulkan")
 CLUSTERS = ("all", "big", "middle", "little")
 ROUTES = ("onnx", "pnnx", "classic", "dynamo", "torchscript", "ncnn")
 AUTO = "auto"
-"""The target of the device that is measured; the routes of the model, in order."""
+"""The target of the device that is measured; the routes of the model, in order; the method that suits the model."""
+OWN = "own"
+"""The method that takes the scales of a quantised original."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,12 @@ class Recipe:
         f"Kernels to make int8 for: {', '.join((AUTO, *TARGETS))}. Empty or {AUTO}: those of the device.",
         allowed=("", AUTO, *TARGETS),
     )
-    method: str = _key("mse", f"Method to choose int8 thresholds: {', '.join(METHODS)}.", allowed=METHODS)
+    method: str = _key(
+        AUTO,
+        f"Method to choose int8 scales: {OWN} (those of a quantised original, and nothing is fitted), "
+        f"{', '.join(METHODS)}. {AUTO}: {OWN} if the original is quantised, otherwise mse.",
+        allowed=(AUTO, OWN, *METHODS),
+    )
     effort: str = _key(
         "default",
         "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route.",

@@ -83,7 +83,10 @@ def warn(
             f"only {check.decoded.matched} of the original's {check.decoded.original} predictions are among those of "
             "the converted model in fp32"
         )
-    if quantisation is not None and quantisation.used + quantisation.held_back < 20:
+    said += check.own.said if check.own else []
+    if quantisation is not None:
+        said += [loss.said for loss in quantisation.lost]
+    if quantisation is not None and quantisation.used and quantisation.used + quantisation.held_back < 20:
         calibrated = counted(quantisation.used + quantisation.held_back, "sample")
         said.append(f"int8 was calibrated with {calibrated}; 50 to 200 are usual")
     if len(evaluation) < 20:

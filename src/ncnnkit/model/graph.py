@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError, ModelError
 from . import shapes
 from .ops import OPS, Op, Params, Slot, Value
+from .scales import LayerScales
 
 Array = NDArray[Any]
 
@@ -167,6 +168,10 @@ def _same(a: Weight, b: Weight) -> bool:
 class Graph:
     """An ncnn network: its layers, in the order in which they run.
 
+    Attributes:
+        layers: in running order.
+        scales: layer name -> how the original quantised that layer; empty for an original in floating point.
+
     Example:
         >>> graph = ncnnkit.load("resnet50.param")  # doctest: +SKIP
         >>> graph.inputs, graph.outputs  # doctest: +SKIP
@@ -174,6 +179,7 @@ class Graph:
     """
 
     layers: list[Layer] = field(default_factory=list)
+    scales: dict[str, LayerScales] = field(default_factory=dict)
 
     @property
     def inputs(self) -> list[str]:
@@ -314,7 +320,7 @@ class Graph:
 
     def copy(self) -> Graph:
         """A graph whose layers can be changed; the weight arrays are shared."""
-        return Graph([layer.copy() for layer in self.layers])
+        return Graph([layer.copy() for layer in self.layers], dict(self.scales))
 
     def verify(self) -> None:
         """Check that the graph can run and be written.

@@ -6,6 +6,7 @@ module                 what is in it
 methods                what is tried, in order, and kept where it helps: the flow
 efforts                how much time that may take
 judge                  the error of an int8 network on samples that were held back
+own                    the scales of a quantised original
 scales, table          thresholds and weight scales; ncnn2table's file
 int8                   int8 layers from scales, requantised between them
 zeropoint              one-sided activations to the middle of int8's range
@@ -31,6 +32,7 @@ from .calibration import ActivationStats
 from .efforts import EFFORTS, Effort
 from .int8 import METHODS, apply_table, check_request, finished, make_table
 from .methods import Quantized, quantize_images
+from .own import apply_own, settle_without_samples
 from .table import Table, load_table, save_table
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Quantized",
     "Table",
     "Target",
+    "apply_own",
     "apply_table",
     "check_request",
     "correct_bias",
@@ -51,13 +54,14 @@ __all__ = [
     "quantize",
     "quantize_images",
     "save_table",
+    "settle_without_samples",
 ]
 
 
 @overload
 def quantize(
     model: Artifact,
-    stats: Any,
+    stats: Any = None,
     *,
     target: str = "arm",
     method: str | None = None,
@@ -69,7 +73,7 @@ def quantize(
 @overload
 def quantize(
     model: Graph | str | Path,
-    stats: Any,
+    stats: Any = None,
     *,
     target: str = "arm",
     method: str | None = None,
@@ -80,7 +84,7 @@ def quantize(
 
 def quantize(
     model: Artifact | Graph | str | Path,
-    stats: Any,
+    stats: Any = None,
     *,
     target: str = "arm",
     method: str | None = None,
@@ -93,11 +97,13 @@ def quantize(
         model: a network in floating point: an Artifact, a Graph or the path of a ``.param``; not changed.
         stats: calibration samples, for the best result: float arrays of shape (N, …), an ImageSet, or an iterable of
             batches such as a PyTorch DataLoader; see :func:`ncnnkit.samples.given.as_samples`. Or the result of
-            :func:`ncnnkit.calibrate`, or a table of scales; weights are then rounded to the nearest value.
+            :func:`ncnnkit.calibrate`, or a table of scales; weights are then rounded to the nearest value. None is
+            enough for a network that keeps the scales of a quantised original.
         target: the kernels that will run it: a name in ``ncnnkit.model.targets.TARGETS``, such as ``x86``, ``arm``,
             ``arm-dotprod``, ``vulkan`` or ``rk3588``.
-        method: the method to choose thresholds: ``mse``, ``kl``, ``aciq`` or ``minmax``; by default that of the
-            statistics, or ``mse``.
+        method: the method to choose scales: ``own``, ``mse``, ``kl``, ``aciq`` or ``minmax``. ``own`` takes those of a
+            quantised original, with its very weights, and fits nothing. By default that of the statistics, else
+            ``own`` if the network has scales of its own, else ``mse``.
         effort: ``fast``, ``default`` or ``best``; only with samples.
         skip: names of layers that stay in floating point.
 
@@ -108,7 +114,7 @@ def quantize(
 
     Raises:
         ModelError: the model is int8 or mixed already.
-        RecipeError: an unknown target, method, effort or layer.
+        RecipeError: an unknown target, method, effort or layer, or there is nothing to choose scales by.
         ImageError: samples that do not fit the network's inputs.
         FormatError: a table that does not fit the graph.
 
@@ -120,6 +126,9 @@ def quantize(
     if isinstance(stats, (ActivationStats, Table)):
         table = stats if isinstance(stats, Table) else make_table(graph, stats, method=method)
         made = apply_table(graph, table.without(set(skip)), target=target)
+    elif stats is None:
+        settle_without_samples(graph, method)
+        made = finished(apply_own(graph, target=target, skip=skip).int8)
     else:
-        made = quantize_images(graph, stats, target=target, method=method or "mse", effort=effort, skip=skip).graph
+        made = quantize_images(graph, stats, target=target, method=method, effort=effort, skip=skip).graph
     return model.having(made, "int8", target=target) if isinstance(model, Artifact) else made

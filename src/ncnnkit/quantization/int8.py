@@ -125,6 +125,7 @@ def finished(graph: Graph, *, fp16: bool = True) -> Graph:
                 layer.params.pop("activation_params", None)
     if fp16:
         store_fp16(made)
+    made.scales = {}  # they are in its layers
     made.verify()
     return made
 

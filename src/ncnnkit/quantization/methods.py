@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +14,8 @@ from ..errors import RecipeError, VerificationError
 from ..model.graph import Graph
 from ..model.targets import TARGETS
 from ..progress import StepProgress, of_step, silent_steps
-from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial
+from ..recipe import OWN
+from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial, losses
 from ..samples.given import as_samples
 from ..samples.stream import Samples, evenly
 from .advice import BATCHES, Advice, enough, error_by_count, likeness, stretching
@@ -24,6 +25,7 @@ from .efforts import EFFORTS, Effort
 from .equalize import SAMPLES, migrate
 from .int8 import NATIVE_METHODS, apply_table, finished, make_table, rounded_weights
 from .layerwise import Kept, fit_layers
+from .own import apply_own, settled_method
 from .scales import STEPS, mse_threshold
 from .table import Table
 from .thresholds import by_output_error
@@ -43,11 +45,14 @@ class Quantized:
         graph: int8, ready to ship.
         exact: an fp32 network that computes what the original did, layer for layer the one ``graph`` was made from.
         fitted: ``graph`` before :func:`ncnnkit.quantization.int8.finished`.
-        used: the samples that scales, weights and biases were chosen with.
+        used: the samples that scales, weights and biases were chosen with. None were where ``own`` is true; a plan may
+            still need some.
         held: the samples that were held back, and judged.
         trials: what was tried, in order.
         layers: what was kept in each layer; empty where nothing was fitted layer by layer.
         advice: on the calibration images.
+        own: whether the scales and the weights are those of a quantised original.
+        lost: reason -> names of the layers in which int8 differs from that of a quantised original.
     """
 
     source: Graph
@@ -59,6 +64,13 @@ class Quantized:
     trials: list[Trial] = field(default_factory=list)
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=Advice)
+    own: bool = False
+    lost: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def fitted_samples(self) -> int:
+        """How many samples anything was fitted to."""
+        return 0 if self.own else len(self.used)
 
     def record(self, effort: str, names: Sequence[str], alike: Likeness | None) -> Quantisation:
         """What run.json holds of it.
@@ -71,7 +83,7 @@ class Quantized:
         advice = self.advice
         return Quantisation(
             effort=effort,
-            used=len(self.used),
+            used=self.fitted_samples,
             held_back=len(self.held),
             trials=self.trials,
             layers=[
@@ -85,6 +97,7 @@ class Quantized:
                 for each in advice.stretching
             ],
             likeness=alike,
+            lost=losses(self.lost),
         )
 
     def likeness_of(self, samples: Samples, threads: int | None) -> Likeness | None:
@@ -104,7 +117,7 @@ def quantize_images(
     samples: Any,
     *,
     target: str = "arm",
-    method: str = "mse",
+    method: str | None = None,
     effort: str | Effort = "default",
     skip: Collection[str] = (),
     threads: int | None = None,
@@ -117,20 +130,23 @@ def quantize_images(
         samples: for calibration, in any form that :func:`ncnnkit.samples.given.as_samples` takes. An effort uses a
             limited number of them, spread evenly; of an ImageSet no other is read.
         target: the kernels that will run it.
-        method: how thresholds are chosen. ``kl`` and ``aciq`` are ncnn2table's: of the rest only biases are corrected.
+        method: how scales are chosen; see :func:`ncnnkit.quantization.own.settled_method`. ``own`` takes those of a
+            quantised original: nothing is fitted, and samples only judge. ``kl`` and ``aciq`` are ncnn2table's: of the
+            rest only biases are corrected.
         effort: ``fast``, ``default`` or ``best``, or one of your own.
         skip: layers that stay in floating point.
         threads: processes; by default one a core.
         progress: called with (step, done, total).
 
     Raises:
-        RecipeError: an unknown effort.
+        RecipeError: an unknown effort, or the network has no scales of its own.
         ModelError, ImageError, VerificationError, RuntimeFailure: as :func:`ncnnkit.calibrate`.
     """
     if isinstance(effort, str):
         if effort not in EFFORTS:
             raise RecipeError(f"unknown effort {effort!r}", hint=", ".join(EFFORTS))
         effort = EFFORTS[effort]
+    method = settled_method(graph, method)
     return _Quantizer(graph, as_samples(samples, graph), target, method, effort, set(skip), threads, progress).run()
 
 
@@ -162,6 +178,8 @@ class _Quantizer:
     def run(self) -> Quantized:
         self.progress("exact outputs", 0, 0)
         with self.judge:
+            if self.method == OWN:
+                return self._own()
             best, advice = self._thresholds()
             if not self.native:
                 best = self._migration(best)
@@ -174,6 +192,16 @@ class _Quantizer:
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ the methods
+
+    def _own(self) -> Quantized:
+        """The scales of the original, with nothing fitted: its weights may have been trained for them."""
+        with self._trial("the original's own scales") as keeps:
+            own = apply_own(self.graph, target=self.target, skip=self.skip)
+            keeps(own.int8)
+        return Quantized(
+            self.graph, finished(own.int8), own.exact, own.int8, self.used, self.held, self.trials.rows, own=True,
+            lost=own.lost,
+        )  # fmt: skip
 
     def _thresholds(self) -> tuple[_Version, Advice]:
         """Scales from histograms, and what the images were worth."""

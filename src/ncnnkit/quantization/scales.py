@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.graph import Layer
+from ..model.scales import STEPS as STEPS  # what quantises takes it from here
 from .calibration import BlobStats
 
-STEPS = 127  # int8, symmetric; -128 is not used
 DEAD = 1e-30  # what is smaller counts as zero: its scale would not fit fp32
 WINOGRAD_STEPS = 31  # 6 bits: what ncnn2table gives weights that ncnn's int8 Winograd kernels may run
 WINOGRAD_LARGEST = (2**31 - 1) // 576  # product those kernels hold: they work on 576 times of it, in 32 bits

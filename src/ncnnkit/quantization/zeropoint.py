@@ -74,32 +74,50 @@ class Lowering:
     Args:
         graph: in fp32; not changed.
         pads: whether the target's int8 kernels pad with other values than 0; if not, what is padded is left alone.
+        wanted: blob that an int8 layer reads -> the constant that it should be lowered by. By default one-sided blobs
+            are lowered, by positive constants.
 
     Attributes:
-        groups: those that can be lowered and are worth it: what int8 layers read of them is one-sided. In graph order.
+        groups: those that can be lowered and are worth it: what int8 layers read of them is one-sided, or wanted. In
+            graph order.
     """
 
-    def __init__(self, graph: Graph, *, pads: bool = True) -> None:
+    def __init__(self, graph: Graph, *, pads: bool = True, wanted: Mapping[str, float] | None = None) -> None:
         self._graph = graph
+        self._wanted = wanted
         self._of: dict[str, Group] = {}
         self._summands: dict[str, tuple[str, str]] = {}
         """Linear layer that feeds a sum -> (the sum's blob, the other summand's). Its bias takes up any difference
         between what those two are lowered by, so that a sum does not tie them together."""
         self._walk()
-        read = {layer.inputs[0] for layer in quantizable(graph)}
+        self._read = {layer.inputs[0] for layer in quantizable(graph)}
         every = list(dict.fromkeys(self._of.values()))
-        found = [g for g in every if not g.fixed and read & g.blobs and read & g.blobs <= g.one_sided]
+        found = [g for g in every if not g.fixed and self._read & g.blobs and self.asked(g)]
         self._turned: set[Group] = set()
         barred: set[Group] = set()
         for like in self._turning_together(every):
             padded = {group for group in found if group in like and group.padded}
-            if not padded:
-                continue
-            if not pads or any(group.fixed or group.pooled for group in like):
+            raised = {group for group in padded if self.asked(group) < 0}  # their zeros are positive as they are
+            if not pads:
                 barred |= padded
+            elif raised == padded:
+                continue
+            elif any(group.fixed or group.pooled for group in like):
+                barred |= padded - raised
             else:
                 self._turned |= like
+                barred |= raised
         self.groups = [group for group in found if group not in barred]
+
+    def asked(self, group: Group) -> float:
+        """What a group should be lowered by: that which most of its blobs want; 0 for one that is not worth it.
+
+        Without ``wanted`` it is only known to be positive.
+        """
+        if self._wanted is None:
+            return float(self._read & group.blobs <= group.one_sided)
+        offsets = [self._wanted[blob] for blob in sorted(group.blobs & self._wanted.keys())]
+        return max(offsets, key=offsets.count, default=0.0)
 
     def sign(self, blob: str) -> int:
         """-1 for a blob that is turned round, else 1."""
@@ -120,7 +138,7 @@ class Lowering:
                     total, other = (offsets.get(self._of[blob], 0.0) for blob in self._summands[layer.name])
                     given, turn = total - other, self.sign(self._summands[layer.name][0])
                 source = layer.inputs[0]
-                _move(layer, (self.sign(source), offsets.get(self._of[source], 0.0)), (turn, given))
+                move(layer, (self.sign(source), offsets.get(self._of[source], 0.0)), (turn, given))
             elif layer.type in ("ReLU", "Clip"):
                 offset, turn = offsets.get(self._of[layer.outputs[0]], 0.0), self.sign(layer.outputs[0])
                 if offset or turn < 0:
@@ -137,7 +155,7 @@ class Lowering:
             cut = bounds(layer)
             one_sided = cut is not None and cut[0] == 0.0
             if absorbs(layer):
-                groups[layer.inputs[0]].padded |= _pads(layer)
+                groups[layer.inputs[0]].padded |= padded(layer)
                 if layer.get("activation_type") and cut is None:
                     self._fix(layer.outputs)
             elif layer.type in PASSING and PASSING[layer.type](layer.p):
@@ -186,7 +204,7 @@ class Lowering:
         return list({id(each): each for each in together.values()}.values())
 
 
-def _move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> None:
+def move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> None:
     """Let a layer read, and hand on, ``sign * (blob - offset)``, each given as (sign, offset)."""
     if (taken, given) == ((1, 0.0), (1, 0.0)):
         return
@@ -198,7 +216,7 @@ def _move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> N
     layer.weights["bias"] = (turn * (bias + offset * sums - lowered)).astype(np.float32)
     if turn * turned < 0:
         layer.weights["weight"] = -weight
-    if layer.type != "InnerProduct" and _pads(layer):
+    if layer.type != "InnerProduct" and padded(layer):
         layer.params["pad_value"] = float(turned * (layer.get("pad_value") - offset))
     if layer.get("activation_type") and (turn < 0 or lowered):
         layer.params.update(activation_type=3, activation_params=_moved_bounds(layer, turn, lowered))
@@ -232,6 +250,7 @@ def _is_linear(layer: Layer) -> bool:
     return layer.op.int8 is not None
 
 
-def _pads(layer: Layer) -> bool:
+def padded(layer: Layer) -> bool:
+    """Whether a layer pads its input."""
     sides = ("pad_left", "pad_right", "pad_top", "pad_bottom")
     return layer.type != "InnerProduct" and any(layer.get(side) for side in sides)

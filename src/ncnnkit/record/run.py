@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from ..artifact import Tensor
+from ..formatting import counted, decibel
 from ..model.precision import PrecisionName
 from ..onboard.facts import Conditions, Load, Machine, Status, Sustained
 from ..recipe import Recipe
@@ -205,6 +206,59 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Layers in which ncnn's int8 cannot be that of a quantised original.
+
+    Attributes:
+        reason: what is lost, a clause.
+        layers: their names.
+    """
+
+    reason: str
+    layers: list[str]
+
+    @property
+    def said(self) -> str:
+        """A sentence, with the names of a few layers."""
+        named = ", ".join(self.layers[:_MOST_NAMED]) + (", …" if len(self.layers) > _MOST_NAMED else "")
+        return f"not kept in {counted(len(self.layers), 'layer')}: {self.reason} ({named})"
+
+
+_MOST_NAMED = 6
+
+
+def losses(lost: Mapping[str, Sequence[str]]) -> list[Loss]:
+    """Reason -> names of layers, as run.json holds them."""
+    return [Loss(reason=reason, layers=list(names)) for reason, names in lost.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnQuantisation:
+    """The quantisation of an original that is quantised.
+
+    The original is compared with ncnn's fp32 network in floating point: with its weights as they are, and without the
+    rounding of its activations.
+
+    Attributes:
+        kept: number of layers of the ncnn network that keep the original's scales.
+        lost: what ncnn cannot keep.
+        sqnr_db: the original in floating point against the original as it is: the noise of its own quantisation. As in
+            ``accuracy``, of the worst output, dB; null if they are equal.
+    """
+
+    kept: int
+    lost: list[Loss]
+    sqnr_db: float | None
+
+    @property
+    def said(self) -> list[str]:
+        """A sentence each."""
+        noise = "" if self.sqnr_db is None else f", {decibel(self.sqnr_db)} dB from the same in floating point"
+        kept = f"its scales are kept for the int8 model in {counted(self.kept, 'layer')}"
+        return [f"the original is quantised{noise}; {kept}", *(loss.said for loss in self.lost)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodedCheck:
     """The predictions of the converted network, beside those of the original.
 
@@ -267,6 +321,7 @@ class ConversionCheck:
         attempts: the routes that were tried, in order.
         pnnx_version: version of pnnx, or ``unknown``; null if pnnx did not run.
         log: file in the run folder with the output of pnnx; null if pnnx did not run.
+        own: what is known of the quantisation of the original; null for an original in floating point.
         decoded: the predictions; null if no decoder is known, or if there was no original to compare with.
     """
 
@@ -281,6 +336,7 @@ class ConversionCheck:
     attempts: list[Attempt]
     pnnx_version: str | None
     log: PlainName | None
+    own: OwnQuantisation | None = None
     decoded: DecodedCheck | None = None
 
 
@@ -603,6 +659,7 @@ class Quantisation:
             none, or not examined.
         stretching: calibration images that alone determine ranges, the worst first, at most five.
         likeness: whether the evaluation images are like the calibration images; null if not examined.
+        lost: layers in which int8 differs from that of a quantised original whose scales it has.
     """
 
     effort: str
@@ -614,6 +671,7 @@ class Quantisation:
     enough: int | None
     stretching: list[StretchingImage]
     likeness: Likeness | None
+    lost: list[Loss] = field(default_factory=list)
 
     @property
     def unlike(self) -> bool:

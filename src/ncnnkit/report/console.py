@@ -48,14 +48,16 @@ def converted(check: ConversionCheck, origin: str) -> list[str]:
     Args:
         origin: what the outputs were compared with, in words.
     """
-    compared = f"{_exact(check.sqnr_db)}, cosine {cosine(check.cosine)}, against {origin}"
+    against = f"{origin} in floating point" if check.own else origin
+    compared = f"{_exact(check.sqnr_db)}, cosine {cosine(check.cosine)}, against {against}"
     if check.original_sqnr_db is not None:
         compared += f", which itself is only exact to {decibel(check.original_sqnr_db)} dB on these samples"
     seen = compared if check.verified else "not verified, because there is no original that can be run"
     taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
     shapes = [f"  for inputs of {said_of(each.shapes)}: {_exact(each.sqnr_db)}" for each in check.shapes]
     decoded = [_decoded(check.decoded)] if check.decoded else []
-    return [taken, *decoded, *shapes, *(f"  {_attempted(attempt)}" for attempt in others)]
+    own = check.own.said if check.own else []
+    return [taken, *decoded, *shapes, *(f"  {_attempted(attempt)}" for attempt in others), *own]
 
 
 def _exact(sqnr_db: float | None) -> str:

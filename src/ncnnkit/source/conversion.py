@@ -21,7 +21,7 @@ from ..progress import StepProgress, silent_steps
 from ..recipe import AUTO
 from ..record.environment import installed
 from ..record.folder import LOG
-from ..record.run import Accuracy, Attempt, ConversionCheck, DecodedCheck, ShapeCheck
+from ..record.run import Accuracy, Attempt, ConversionCheck, DecodedCheck, OwnQuantisation, ShapeCheck, losses
 from ..samples.items import InputSpec, times
 from ..samples.stream import ArraySamples, Samples
 from ..tasks import Agreement
@@ -108,6 +108,7 @@ class Conversion:
         taken: the route whose network goes on.
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
+        own: what is known of the quantisation of the original; None for one in floating point.
         decoded: the predictions of the network and of the original; None where there is nothing to compare.
         decoder: the kind of the decoder of both.
     """
@@ -115,6 +116,7 @@ class Conversion:
     taken: RouteResult
     results: Sequence[RouteResult]
     logged: bool
+    own: OwnQuantisation | None = None
     decoded: Agreement | None = None
     decoder: str = ""
 
@@ -140,6 +142,7 @@ class Conversion:
             attempts=[result.record(self.taken) for result in self.results],
             pnnx_version=installed("pnnx") if self.logged else None,
             log=LOG if self.logged else None,
+            own=self.own,
             decoded=self._decoded(),
         )
 
@@ -299,9 +302,25 @@ def convert_source(
     taken = _choose(results, force)
     if taken is None:
         raise _no_route(source, results, few)
-    decoded = expected[0][1].predictions(taken.graph, threads) if expected and taken.graph is not None else None
+    assert taken.graph is not None
+    original = expected[0][1] if expected else None
+    decoded = original.predictions(taken.graph, threads) if original else None
     kind = source.decoder.kind if source.decoder else ""
-    return Conversion(taken, results, (folder / LOG).is_file(), decoded, kind)
+    own = _own_quantisation(source, taken.graph, original) if source.quantised else None
+    return Conversion(taken, results, (folder / LOG).is_file(), own, decoded, kind)
+
+
+NO_SCALES = "this route does not keep the scales"
+
+
+def _own_quantisation(source: ModelSource, graph: Graph, original: Expected | None) -> OwnQuantisation:
+    """What the network keeps of the original's quantisation, and how much noise that quantisation makes."""
+    assert source.quantised is not None
+    lost = dict(source.quantised.lost)
+    if not graph.scales and source.quantised.layers:
+        lost[NO_SCALES] = source.quantised.layers
+    noise = original.quantised_sqnr_db if original else None
+    return OwnQuantisation(kept=len(graph.scales), lost=losses(lost), sqnr_db=noise)
 
 
 def _try(

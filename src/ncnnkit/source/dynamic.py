@@ -269,7 +269,7 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
         return [tuple(side if isinstance(side, int) else -1 for side in column) for column in columns]
 
     inputs = [sides(blob) for blob in first.inputs]
-    made = Graph()
+    made = Graph([], dict(first.scales))
     readers: list[tuple[Layer, list[int]]] = []
     for layers in zip(*(graph.layers for graph in graphs)):
         layer = layers[0].copy()

@@ -33,6 +33,21 @@ Original = Callable[[list[Array]], list[Any]]
 
 
 @dataclass(frozen=True)
+class QuantisedOriginal:
+    """The original as it is, where it is quantised and ``ModelSource`` is the same in floating point.
+
+    Attributes:
+        run: one sample through it; None where that is not comparable.
+        layers: names of the operators that keep their scales.
+        lost: reason -> names of the operators whose quantisation ncnn's int8 cannot keep.
+    """
+
+    run: Original | None
+    layers: Sequence[str]
+    lost: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
 class ModelSource:
     """An original model, ready to be converted and to be run for its reference outputs.
 
@@ -53,10 +68,11 @@ class ModelSource:
         searches: whether the module was seen to sort or search, which ncnn cannot.
         changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
         tail: the operators of the user's file that come after its outputs, where it was cut.
+        quantised: the user's file where it is quantised; ``path`` and ``run`` are then the same in floating point.
         decoder: how its outputs become a prediction; None where that is not known.
         predict: what computes the prediction of the user's file from the outputs; None where ``decoder`` is all that
             is known of it.
-        scratch: the temporary folder that ``path`` is in, where it was cut. It goes with this object.
+        scratch: the temporary folder that ``path`` is in, where it was changed. It goes with this object.
         others: the same original for inputs of other shapes, which the network must take, too.
     """
 
@@ -76,6 +92,7 @@ class ModelSource:
     searches: bool = False
     changes: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
+    quantised: QuantisedOriginal | None = field(default=None, repr=False, compare=False)
     decoder: Decoder | None = None
     predict: Callable[[Sequence[Array]], Prediction] | None = field(default=None, repr=False, compare=False)
     scratch: Scratch | None = field(default=None, repr=False, compare=False)

@@ -197,6 +197,19 @@ class Expected:
             found += agreement(decode(decoder, shaped), original)
         return found
 
+    @property
+    def quantised_sqnr_db(self) -> float | None:
+        """A quantised original's own noise: the same in floating point against it, of the worst output, dB."""
+        quantised = self._source.quantised
+        if quantised is None or quantised.run is None:
+            return None
+        errors = Errors()
+        for ours, theirs in zip(
+            self._outputs, replace(self._source, run=quantised.run).reference_outputs(self._samples), strict=True
+        ):
+            errors.add(ours, theirs)
+        return errors.result(list(self._source.outputs)).sqnr_db
+
     @cached_property
     def known(self) -> list[float]:
         """How exactly the original knows its own outputs: the SQNR of each against itself, dB; infinite where equal.

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import RecipeError
+from ..errors import ConvertError, RecipeError
 from ..model import ncnnfile
 from ..model.graph import Graph
 from ..recipe import AUTO
@@ -64,11 +64,19 @@ def _pnnx(source: ModelSource, folder: Path) -> Graph:
 
 
 def _classic(source: ModelSource, folder: Path) -> Graph:
-    return _lower(export_classic(source.module, source.inputs, folder), source)
+    return _lower_module(export_classic(source.module, source.inputs, folder), source)
 
 
 def _dynamo(source: ModelSource, folder: Path) -> Graph:
-    return _lower(export_dynamo(source.module, source.inputs, folder), source)
+    return _lower_module(export_dynamo(source.module, source.inputs, folder), source)
+
+
+def _lower_module(path: Path, source: ModelSource) -> Graph:
+    """The network of a module's export. A module that rounds can only be compared as a file, which is read without."""
+    made = _lower(path, source)
+    if made.scales:
+        raise ConvertError("the module quantises its activations", hint="export it to ONNX, and convert the file")
+    return made
 
 
 def _torchscript(source: ModelSource, folder: Path) -> Graph:

@@ -1,5 +1,7 @@
 """An ONNX original, trimmed: it begins with what ncnnkit feeds, and ends where ncnn can compute no further.
 
+A quantised original becomes one in floating point, which keeps its scales.
+
 The trimmed model is an original of its own. ONNX Runtime computes the reference outputs with it, and every route
 converts it, so that both sides of a comparison end at the same tensors.
 """
@@ -22,13 +24,15 @@ from ..samples.preprocess import Preprocess
 from ..tasks import Decoder
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
-from .model import ModelSource, example_arrays
+from .model import ModelSource, QuantisedOriginal, example_arrays
 
 if TYPE_CHECKING:
     from .onnx.cutting import Cut
+    from .onnx.quantized import QuantisedModel
     from .onnx.reading import Reading
 
 _MOST_NAMED = 6  # operators of a tail in one sentence
+DEQUANTISED = "the model is quantised; the fp32 network has the weights of its codes, and does not round activations"
 PIXELS = "the model takes pixels as they are (uint8)"
 ULTRALYTICS_SCORE, ULTRALYTICS_IOU, ULTRALYTICS_MOST = 0.25, 0.7, 300
 """What Ultralytics' ``predict`` uses by default."""
@@ -61,11 +65,12 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
 
     from .onnx.cutting import cut_at, cut_model, may_need_cut
     from .onnx.heads import fold_head
-    from .onnx.reading import evaluate, fed, load
+    from .onnx.reading import QUANTISED, evaluate, fed, load
     from .onnx.tails import Tail
 
     try:
         model = load(source.file)
+        quantised = model.meta.get(QUANTISED)
         inputs = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
         cut, tail, decoder = None, None, None
         if outputs or may_need_cut(model):
@@ -85,9 +90,10 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         if outputs:
             raise
         return source  # the routes say what is wrong with it, or one of them reads it
-    if cut is None and inputs == source.inputs:
+    if cut is None and inputs == source.inputs and quantised is None:
         return replace(source, decoder=_ultralytics(source, model.metadata_props))
-    changes = [change for old, new in zip(source.inputs, inputs) for change in _said_of_input(old, new)]
+    changes = [DEQUANTISED] if quantised else []
+    changes += [change for old, new in zip(source.inputs, inputs) for change in _said_of_input(old, new)]
     if cut:
         left = [value.name for value in fed(model.graph)]
         changes += [f"input {spec.name!r} is not needed before the cut" for spec in inputs if spec.name not in left]
@@ -118,10 +124,22 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         preprocess_origin=origin,
         changes=(*source.changes, *changes),
         tail=cut.tail if cut else (),
+        quantised=_quantised(source, inputs, cut.outputs if cut else (), quantised) if quantised else None,
         decoder=decoder,
         predict=tail.predict if tail and decoder else None,
         scratch=scratch,
     )
+
+
+def _quantised(
+    source: ModelSource, inputs: Sequence[InputSpec], outputs: Sequence[str], found: QuantisedModel
+) -> QuantisedOriginal:
+    """The quantised original, ending where the network does. It cannot be run where it is fed with something else."""
+    run = None
+    if tuple(inputs) == source.inputs:
+        with suppress(ModelError):  # no value of the quantised model has the name of an output
+            run = onnx_run(onnx_session(source.file, outputs, optimised=False))
+    return QuantisedOriginal(run, found.layers, found.lost)
 
 
 def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:

@@ -4,7 +4,9 @@
 module         what is in it
 =============  ==========================================================================
 reading        the file as a model of fixed shapes in float32, with all constants known
+quantized      quantised models as models in floating point, with their scales
 control        the branch that is taken, and the steps of a loop, in its place
+einsums        an Einsum that is a product of matrices, as MatMul
 lowering       views, layers, Splits: what the operators' functions are written with
 elementwise    activations, arithmetic with broadcasting, comparisons
 windows        convolution, pooling, padding, resizing
@@ -16,6 +18,7 @@ recurrent      RNN, GRU, LSTM
 attention      scaled dot products, rotary embeddings
 sequences      lists of tensors, and the control flow that is left
 contrib        what ONNX Runtime's optimiser writes: the domain com.microsoft
+groups         groups of nodes that compute one value from one other, as functions
 patterns       groups of nodes that are one layer of ncnn
 cutting        where a network ends that ncnn cannot compute to its end, and where it begins
 hints          what to do about an operator that ncnn has no layer for
@@ -32,11 +35,13 @@ from pathlib import Path
 
 from ...errors import ConvertError
 from ...model.graph import Graph
+from ...model.scales import LayerScales
 from ...samples.items import InputSpec
 from . import attention, axes, contrib, elementwise, indices, matrix, recurrent, reduce, sequences, windows  # noqa: F401  # they fill the table
 from .hints import hint_for, place
 from .lowering import OPERATORS, Blob, Lowering, Node, Unsupported
 from .patterns import write
+from .quantized import scales_of
 from .reading import Reading, fed, read
 
 __all__ = ["OPERATORS", "Lowered", "lower", "lower_reading"]
@@ -47,7 +52,7 @@ class Lowered:
     """A model as ncnn's graph, and what its blobs are in the original.
 
     Attributes:
-        graph: fp32, not yet optimised.
+        graph: fp32, not yet optimised; it holds the scales of a quantised original.
         places: name of a value of the original -> its blob. The blob holds the value's elements in their order, in
             another shape. Values that became part of a larger layer have none.
     """
@@ -83,16 +88,19 @@ def lower_reading(reading: Reading, where: str = "") -> Lowered:
         ConvertError: ncnn has no layer for one of its operators.
     """
     lowering = Lowering(reading)
-    graph = reading.model.graph
+    graph, scales = reading.model.graph, dict[str, LayerScales]()
     for index, value in enumerate(fed(graph)):
         lowering.feed(str(value.name), f"in{index}")
     for node in graph:
         if all(value.name in reading.constants for value in node.outputs):
             continue
-        at = Node(lowering, node)
+        at, before = Node(lowering, node), len(lowering.layers)
         try:
             write(at)
         except Unsupported as fault:
             raise ConvertError(f"{place(at)} {fault}", where=where, hint=hint_for(at.op)) from None
+        if found := scales_of(node):
+            scales |= {layer.name: found for layer in lowering.layers[before:] if layer.op.int8}
     made = lowering.graph([str(value.name) for value in graph.outputs])
+    made.scales = {layer.name: scales[layer.name] for layer in made.layers if layer.name in scales}
     return Lowered(made, lowering.places(made))

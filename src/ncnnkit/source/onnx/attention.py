@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from .axes import permuted
 from .elementwise import finite
+from .groups import MOVES, Group, groups_of
 from .lowering import Array, Blob, Node, Shape, Unsupported, operator
 from .patterns import both_ways, ends_in, product_of, scalar
 
@@ -43,10 +46,11 @@ _ATTRIBUTES = {
 
 @operator("Attention")
 def attention(node: Node) -> None:
-    if any(node.is_read(i) for i in range(1, node.outputs)) or any(node.has(i) for i in (4, 5, 6)):
-        raise Unsupported("keeps keys and values of earlier runs, or hands out its scores")
-    if node.attr("softcap", 0.0):
-        raise Unsupported("caps its scores")
+    """With the keys and values of earlier runs in front of new ones, and with scores that are capped."""
+    if node.is_read(3):
+        raise Unsupported("hands out its scores")
+    if node.has(6):
+        raise Unsupported("is told the number of its keys while it runs")
     if unknown := node.attributes - _ATTRIBUTES:
         raise Unsupported(f"has {', '.join(sorted(unknown))}")
     shapes = [node.shape(i) for i in range(3)]
@@ -59,21 +63,65 @@ def attention(node: Node) -> None:
         by_heads(node, node.blob(i), shape, count)
         for i, (shape, count) in enumerate(zip(shapes, (heads, groups, groups)))
     )
-    if len(shapes[1]) == 4:
+    past = 0
+    if node.has(4):
+        past = node.shape(4)[2]
+        key, value = (_continued(node, i, part) for i, part in ((4, key), (5, value)))
+    elif len(shapes[1]) == 4:
         of_groups = [_by_groups(node, 1), _by_groups(node, 2)]
         if of_groups[0].shape[0] == of_groups[1].shape[0]:
             key, value = of_groups
     places, keys = query.shape[1], key.shape[1]
     mask = mask_of(node, 3, (batch, heads, places, keys)) if node.has(3) else None
     if node.attr("is_causal", 0):
-        below = np.where(np.tri(places, keys, dtype=bool), 0, np.float32(_CAUSAL))
+        if past and places != keys - past:  # runtimes disagree on what each place may look at
+            raise Unsupported("is causal, and has another number of new keys than of queries behind earlier keys")
+        below = np.where(np.tri(places, keys, past, dtype=bool), 0, np.float32(_CAUSAL))
         if isinstance(mask, Blob):
             raise Unsupported("is causal and computes a mask")
         mask = below if mask is None else finite(mask) + below
     if isinstance(mask, np.ndarray) and (mask <= _CAUSAL / 2).all(axis=-1).any():
         raise Unsupported("has places that may look nowhere: ncnn's softmax makes them look everywhere")
-    made = dot_product(node, query, key, value, node.attr("scale", 1 / math.sqrt(query.shape[2])), mask)
-    node.gives(made if len(shapes[0]) == 4 else joined(node, made, batch))
+    scale, cap = node.attr("scale", 1 / math.sqrt(query.shape[2])), node.attr("softcap", 0.0)
+    write = partial(_capped, cap=cap) if cap else dot_product
+    made = write(node, query, key, value, scale, mask)
+    node.gives(made if len(shapes[0]) == 4 else joined(node, made, batch), key, value)
+
+
+def _continued(node: Node, index: int, blob: Blob) -> Blob:
+    """Keys or values (groups, places, size) behind those of earlier runs, which are an input."""
+    batch, groups, past, size = node.shape(index)
+    if not past:
+        return blob
+    earlier = node.blob(index, (batch * groups, past, size))
+    return node.emit("Concat", [earlier, blob], (batch * groups, past + blob.shape[1], size), axis=1)
+
+
+def _capped(
+    node: Node, query: Blob, key: Blob, value: Blob, scale: float, mask: Array | Blob | None, *, cap: float
+) -> Blob:
+    """softmax(tanh(query key' * scale / cap) * cap + mask) value: like :func:`dot_product`, layer by layer."""
+    (heads, places, size), (groups, keys, _) = query.shape, key.shape
+    rows = heads // groups * places  # the heads of a group are neighbours, so their rows make up one matrix
+    scores = node.emit("MatMul", [node.lowering.view(query, (groups, rows, size)), key], (groups, rows, keys), transB=1)
+    for kind, params in (
+        ("BinaryOp", {"op_type": 2, "with_scalar": 1, "b": float(scale / cap)}),
+        ("TanH", {}),
+        ("BinaryOp", {"op_type": 2, "with_scalar": 1, "b": float(cap)}),
+    ):
+        scores = node.emit(kind, [scores], scores.shape, **params)
+    if mask is not None:
+        shape = (1,) * (3 - len(mask.shape)) + tuple(mask.shape)
+        added = (
+            node.lowering.view(mask, shape) if isinstance(mask, Blob)
+            else node.lowering.hold(finite(mask), shape, f"{node.name}/mask")
+        )  # fmt: skip
+        scores = node.lowering.view(scores, (heads, places, keys))
+        scores = node.emit("BinaryOp", [scores, added], scores.shape, op_type=0)
+        scores = node.lowering.view(scores, (groups, rows, keys))
+    weights = node.emit("Softmax", [scores], scores.shape, axis=2, fixbug0=1)
+    made = node.emit("MatMul", [weights, value], (groups, rows, value.shape[2]), transB=0)
+    return node.lowering.view(made, (heads, places, value.shape[2]))
 
 
 def by_heads(node: Node, blob: Blob, shape: Shape, heads: int) -> Blob:
@@ -115,21 +163,30 @@ def mask_of(node: Node, index: int, scores: Shape) -> Array | Blob:
 
 @ends_in("MatMul")
 def spelled_out(node: Node) -> bool:
-    """softmax(q k' * scale + mask) v, with constant masks; numbers may multiply q and k, too."""
+    """softmax(q k' * scale + mask) v, numbers may multiply q and k, too."""
     soft = node.maker(0)
-    while soft is not None and soft.op in ("Identity", "Dropout", "Cast"):
+    while soft is not None and soft.op in ("Identity", "Dropout", "Cast") and soft.alone:
         soft = soft.maker(0)
-    if soft is None or soft.op != "Softmax" or int(soft.attr("axis", -1)) not in (-1, len(soft.shape(0)) - 1):
+    if (
+        soft is None
+        or not soft.alone
+        or soft.op != "Softmax"
+        or int(soft.attr("axis", -1)) not in (-1, len(soft.shape(0)) - 1)
+    ):
         return False
     shape = soft.shape(0)
-    scores, factor, mask = _scores(soft)
-    if scores is None or not math.isfinite(factor) or factor == 0 or node.constant(1) is not None:
+    found = _scores(soft.maker(0), shape, 1.0)
+    if found is None or not math.isfinite(found.factor) or found.factor == 0 or node.constant(1) is not None:
         return False
+    scores = found.product
     q, k, v = scores.shape(0), scores.shape(1), node.shape(1)
     if len(q) < 3 or q[:-2] != k[:-2] or q[:-2] != v[:-2] or any(scores.constant(i) is not None for i in (0, 1)):
         return False
     heads = math.prod(q[:-2])
     if shape[-2:] != (q[-2], k[-1]):
+        return False
+    mask = found.mask if found.computed is None else _computed_mask(*found.computed, (heads, *shape[-2:]))
+    if found.computed is not None and (mask is None or found.mask is not None):
         return False
     reader, index, of_query = _unscaled(scores, 0)
     query = reader.blob(index, (heads, *q[-2:]))
@@ -137,8 +194,12 @@ def spelled_out(node: Node) -> bool:
     value = _by_groups(node, 1)
     if key.shape[0] != value.shape[0]:
         (key, _), value = _key(node, scores, grouped=False), node.blob(1, (heads, *v[-2:]))
-    whole = None if mask is None else np.broadcast_to(mask, shape).reshape(heads, q[-2], k[-1])
-    node.gives(dot_product(node, query, key, value, factor * of_query * of_key, whole))
+    if found.of_heads is not None:
+        scale = node.lowering.hold(found.of_heads, (heads, 1, 1), f"{node.name}/scale")
+        query = node.emit("BinaryOp", [query, scale], query.shape, op_type=2)
+    if isinstance(mask, np.ndarray):
+        mask = np.broadcast_to(mask, shape).reshape(heads, q[-2], k[-1])
+    node.gives(dot_product(node, query, key, value, found.factor * of_query * of_key, mask))
     return True
 
 
@@ -178,39 +239,88 @@ def _by_groups(reader: Node, index: int) -> Blob:
 _VIEWS = ("Reshape", "Unsqueeze", "Squeeze", "Flatten")
 
 
-def _scores(soft: Node) -> tuple[Node | None, float, Array | None]:
-    """The product of q and k' that a Softmax is of, what it is multiplied with, and what is added."""
-    shape, factor = soft.shape(0), 1.0
+@dataclass(frozen=True)
+class _Scores:
+    """product * factor * of_heads + mask + computed.
+
+    Attributes:
+        product: the MatMul of q and k'.
+        factor: a number.
+        of_heads: a number for each head of each element of the batch.
+        mask: of the shape of the Softmax.
+        computed: the Add that has a mask which is not constant, and the place of that input.
+    """
+
+    product: Node
+    factor: float
+    of_heads: Array | None = None
     mask: Array | None = None
-    at = soft.maker(0)
-    while at is not None and at.op != "MatMul":
-        if not at.alone:
-            return None, 0.0, None
-        if at.op in ("Mul", "Div"):
-            found = product_of(at)
-            if len(found.factors) != 1:
-                return None, 0.0, None
-            factor, at = factor * found.scale, found.factors[0][1]
-        elif at.op == "Add":
-            for s, m in both_ways(at):
-                added = at.constant(m)
-                if added is not None and at.shape(s) == at.out_shape():
-                    full = np.broadcast_to(finite(added) * np.float32(factor), at.out_shape()).reshape(shape)
-                    mask, at = full if mask is None else mask + full, at.maker(s)
-                    break
-            else:
-                return None, 0.0, None
-        elif at.op == "Where":
-            hidden = _hidden(at, factor)
-            if hidden is None:
-                return None, 0.0, None
-            full = np.where(hidden[1], np.float32(_CAUSAL), np.float32(0)).reshape(shape)
-            mask, at = full if mask is None else mask + full, at.maker(hidden[0])
-        elif at.op in _VIEWS and at.shape(0)[-2:] == shape[-2:] == at.out_shape()[-2:]:
-            at = at.maker(0)
-        else:
-            return None, 0.0, None
-    return at, factor, mask
+    computed: tuple[Node, int] | None = None
+
+    def plus(self, mask: Array) -> _Scores:
+        return replace(self, mask=mask if self.mask is None else self.mask + mask)
+
+
+def _scores(at: Node | None, shape: Shape, factor: float) -> _Scores | None:
+    """What a node makes as scores, times a factor; None where it is another thing, or is read elsewhere.
+
+    Args:
+        at: the node.
+        shape: of the Softmax.
+        factor: what its result is multiplied by.
+    """
+    if at is None or not at.alone:
+        return None
+    if at.op == "MatMul":
+        return _Scores(at, factor)
+    if at.op == "Mul" and (by_head := _by_head(at)) is not None:
+        found = _scores(at.maker(by_head[0]), shape, factor)
+        alone = found is not None and found.of_heads is None and found.mask is None and found.computed is None
+        return replace(found, of_heads=by_head[1]) if found is not None and alone else None
+    if at.op in ("Mul", "Div"):
+        product = product_of(at)
+        return _scores(product.factors[0][1], shape, factor * product.scale) if len(product.factors) == 1 else None
+    if at.op in _VIEWS and at.shape(0)[-2:] == shape[-2:] == at.out_shape()[-2:]:
+        return _scores(at.maker(0), shape, factor)
+    if at.op == "Where":
+        hidden = _hidden(at, factor)
+        found = None if hidden is None else _scores(at.maker(hidden[0]), shape, factor)
+        if found is None or hidden is None:
+            return None
+        return found.plus(np.where(hidden[1], np.float32(_CAUSAL), np.float32(0)).reshape(shape))
+    if at.op == "Add":
+        for s, m in both_ways(at):
+            found = _scores(at.maker(s), shape, factor) if at.shape(s) == at.out_shape() else None
+            added = at.constant(m)
+            if found is not None and added is not None:
+                return found.plus(np.broadcast_to(finite(added) * np.float32(factor), at.out_shape()).reshape(shape))
+            if found is not None and factor == 1 and found.computed is None:
+                return replace(found, computed=(at, m))
+    return None
+
+
+def _by_head(product: Node) -> tuple[int, Array] | None:
+    """Which input of a Mul are the scores that a constant scales head by head, and the number for each head."""
+    shape = product.out_shape()
+    for s, c in both_ways(product):
+        scale = product.constant(c)
+        if scale is not None and scale.size > 1 and (1, 1, *scale.shape)[-2:] == (1, 1) and product.shape(s) == shape:
+            return s, np.broadcast_to(scale, (*shape[:-2], 1, 1)).reshape(-1)
+    return None
+
+
+def _computed_mask(node: Node, index: int, scores: Shape) -> Blob | None:
+    """The mask that a node adds, for scores (heads, places, keys); None where it is not the same for all heads."""
+    shape = (1, 1, *node.shape(index))
+    sides, lead = shape[-2:], math.prod(shape[:-2])
+    if sides[1] != scores[2] or sides[0] not in (1, scores[1]) or lead not in (1, scores[0]):
+        return None
+    blob = node.blob(index, sides if lead == 1 else (lead, *sides))
+    if sides[0] == scores[1]:
+        return blob
+    full = (*blob.shape[:-2], *scores[1:])
+    nothing = node.lowering.hold(np.zeros(full), full, f"{node.name}/places")
+    return node.emit("BinaryOp", [nothing, blob], full, op_type=0)
 
 
 def _hidden(where: Node, factor: float) -> tuple[int, Array] | None:
@@ -247,68 +357,56 @@ def _unscaled(node: Node, index: int) -> tuple[Node, int, float]:
 # ----------------------------------------------------------------------------------------------------- rotary embedding
 
 
-@ends_in("Add")
+@ends_in("Add", "Concat")
 def rotated(node: Node) -> bool:
-    """x * cos + (-x2, x1) * sin, with x1 and x2 the halves of x, and constant angles."""
-    for c, s in both_ways(node):
-        straight, turned = node.maker(c), node.maker(s)
-        if straight is None or turned is None or straight.op != "Mul" or turned.op != "Mul":
+    """x1 * cos - x2 * sin and x2 * cos + x1 * sin, with x1 and x2 the halves of x, or each second, and known angles."""
+    for group in groups_of(node, MOVES):
+        size = group.shape[-1] if group.shape else 0
+        if not group.same_size or size % 2 or size < 4 or not (group.has({"Concat"}) and group.has({"Mul"})):
             continue
-        for (x, cos), (half, sin) in ((p, q) for p in both_ways(straight) for q in both_ways(turned)):
-            angles = [straight.constant(cos), turned.constant(sin)]
-            if any(angle is None for angle in angles) or not _is_half_turned(turned.maker(half), straight.value(x)):
-                continue
-            shape = straight.shape(x)
-            halves = [_half_of_angles(angle, shape) for angle in angles if angle is not None]
-            if len(halves) == 2 and all(found is not None for found in halves):
-                blob = straight.blob(x, (math.prod(shape[:-2]), *shape[-2:]))
-                cosines, sines = (found for found in halves if found is not None)
-                node.gives(_rotary(node, blob, cosines, sines, interleaved=0))
+        for interleaved in (0, 1):
+            angles = _angles(group, interleaved)
+            if angles is not None:
+                places, tables = _repeated(group.shape[:-1], np.stack(angles))
+                x = node.lowering.view(node.blob_of(group.x), (math.prod(group.shape[:-1]) // places, places, size))
+                node.gives(_rotary(node, x, tables[0], tables[1], interleaved))
                 return True
     return False
+
+
+def _angles(group: Group, interleaved: int) -> tuple[Array, Array] | None:
+    """The cosines and sines (rows, half of the size) that a group rotates by; None if it does another thing."""
+    size = group.shape[-1]
+    rows, half = math.prod(group.shape[:-1]), size // 2
+    first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
+
+    def turned(x: Array) -> Array:
+        return group(x.reshape(group.shape)).reshape(rows, size)
+
+    ones = np.zeros((rows, size))
+    ones[:, first] = 1
+    cos, sin = turned(ones)[:, first], turned(ones)[:, second]
+    x = np.random.default_rng(0).normal(size=(rows, size))
+    wanted = np.empty_like(x)
+    wanted[:, first] = x[:, first] * cos - x[:, second] * sin
+    wanted[:, second] = x[:, second] * cos + x[:, first] * sin
+    # A quarter turn alone is a move, and needs no tables.
+    return (cos, sin) if cos.any() and sin.any() and np.allclose(turned(x), wanted, rtol=1e-6, atol=1e-6) else None
+
+
+def _repeated(shape: Shape, tables: Array) -> tuple[int, Array]:
+    """How many rows there are until the angles repeat, as axes of x allow, and the tables of these rows."""
+    for axis in reversed(range(len(shape) + 1)):
+        places = math.prod(shape[axis:])
+        parts = tables.reshape(2, -1, places, tables.shape[-1])
+        if np.array_equal(parts, np.broadcast_to(parts[:, :1], parts.shape)):
+            return places, parts[:, 0]
+    raise AssertionError("all rows together repeat")
 
 
 def _rotary(node: Node, x: Blob, cos: Array, sin: Array, interleaved: int) -> Blob:
     tables = [node.lowering.hold(t, t.shape, f"{node.name}/{name}") for t, name in ((cos, "cos"), (sin, "sin"))]
     return node.emit("RotaryEmbed", [x, *tables], x.shape, interleaved=interleaved)
-
-
-def _half_of_angles(angles: Array, shape: Shape) -> Array | None:
-    """(places, half of the size), where both halves are alike and every head has the same."""
-    places, size = shape[-2:]
-    if math.prod(angles.shape[:-2]) != 1 or angles.shape[-1] != size or size % 2:
-        return None
-    full = np.broadcast_to(angles.reshape(angles.shape[-2:] if angles.ndim > 1 else (1, size)), (places, size))
-    half = size // 2
-    return full[:, :half] if np.array_equal(full[:, :half], full[:, half:]) else None
-
-
-def _is_half_turned(node: Node | None, x: str) -> bool:
-    """Whether a node is (-x2, x1)."""
-    if node is None or node.op != "Concat" or node.inputs != 2 or int(node.attr("axis")) not in (-1, _last(node)):
-        return False
-    minus = node.maker(0)
-    if minus is None or minus.op != "Neg":
-        return False
-    return _is_half(minus, 0, x, second=True) and _is_half(node, 1, x, second=False)
-
-
-def _last(node: Node) -> int:
-    return len(node.out_shape()) - 1
-
-
-def _is_half(reader: Node, index: int, x: str, *, second: bool) -> bool:
-    """Whether an input is the first or the second half of x along the last axis, by a Slice or a Split."""
-    part = reader.maker(index)
-    if part is None or part.op not in ("Slice", "Split") or part.value(0) != x:
-        return False
-    size = part.shape(0)[-1]
-    if reader.shape(index) != (*part.shape(0)[:-1], size // 2) or size % 2:
-        return False
-    if part.op == "Split":
-        return part.outputs == 2 and part.output(int(second)) == reader.value(index)
-    starts, steps = part.ints("starts", 1), part.ints("steps", 4)
-    return starts is not None and starts[0] % size == (size // 2 if second else 0) and steps in (None, (1,))
 
 
 def _rotary_of_batch(node: Node, x: Blob, cos: Array, sin: Array, interleaved: int) -> Blob:

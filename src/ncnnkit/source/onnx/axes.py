@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -182,48 +182,93 @@ def split(node: Node) -> None:
 @operator("Slice")
 def slice_(node: Node) -> None:
     shape = node.shape(0)
+    ranges = {axis: range(shape[axis])[part] for axis, part in slices_of(node).items()}
+    node.gives(taken(node, node.blob(0), shape, ranges)[0])
+
+
+def slices_of(node: Node) -> dict[int, slice]:
+    """What a Slice takes of each axis that it names."""
+    rank = len(node.shape(0))
     starts, ends = node.ints("starts", 1), node.ints("ends", 2)
     assert starts is not None
     assert ends is not None
-    axes = [a % len(shape) for a in node.ints("axes", 3) or range(len(starts))]
+    axes = [axis % rank for axis in node.ints("axes", 3) or range(len(starts))]
     steps = node.ints("steps", 4) or (1,) * len(starts)
-    ranges = {axis: range(shape[axis])[slice(a, _end(b, s), s)] for axis, a, b, s in zip(axes, starts, ends, steps)}
-    blob, now = node.blob(0), shape
-    for axis, picked in ranges.items():
-        blob, now = taken(node, blob, now, axis, picked)
-    node.gives(blob)
+    return {axis: slice(a, _end(b, s), s) for axis, a, b, s in zip(axes, starts, ends, steps)}
 
 
 def _end(end: int, step: int) -> int | None:
     return None if step < 0 and end <= -(2**31) + 1 else end
 
 
-def taken(node: Node, blob: Blob, shape: Shape, axis: int, picked: range) -> tuple[Blob, Shape]:
-    """Regular places of one axis. Returns the blob and ONNX's shape of what is left."""
-    side, now = shape[axis], (*shape[:axis], len(picked), *shape[axis + 1 :])
-    if not len(picked):
+def taken(node: Node, blob: Blob, shape: Shape, ranges: Mapping[int, range]) -> tuple[Blob, Shape]:
+    """Regular places of some axes: a Flip, a Crop and a Pooling at most, where ncnn's axes allow it.
+
+    Args:
+        node: whose name the layers get.
+        blob: in any view.
+        shape: ONNX's.
+        ranges: axis -> its places; other axes stay as they are.
+
+    Returns:
+        The blob, and ONNX's shape of what is left.
+    """
+    if not all(map(len, ranges.values())):
         raise Unsupported("cuts everything away")
-    if len(picked) == side and picked.step == 1:
-        return blob, now
-    if picked.step < 0:
-        view, (place,) = with_axes_kept(shape, [axis])
-        blob = node.emit("Flip", [node.lowering.view(blob, view)], view, axes=(place,))
-        picked = range(side)[side - 1 - picked[0] : side - picked[-1] : -picked.step]
-        return taken(node, blob, shape, axis, picked) if len(picked) != side else (blob, shape)
-    if picked.step == 1:
-        view, (place,) = with_axes_kept(shape, [axis])
-        made = (*view[:place], len(picked), *view[place + 1 :])
-        x = node.lowering.view(blob, view)
-        cut = node.emit("Crop", [x], made, starts=(picked.start,), ends=(picked.stop,), axes=(place,))
-        return cut, now
-    # Every step-th: the largest of one.
-    first = picked[0]
-    if first or (side - 1) // picked.step + 1 != len(picked):
-        blob, shape = taken(node, blob, shape, axis, range(first, picked[-1] + 1))
-    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    x = node.lowering.view(blob, (before, shape[axis], after))
-    params = {"kernel_w": 1, "kernel_h": 1, "stride_w": 1, "stride_h": picked.step, "pad_mode": 1}
-    return node.emit("Pooling", [x], (before, len(picked), after), **params), now
+    back = [axis for axis, picked in ranges.items() if picked.step < 0 and len(picked) > 1]
+    if back:
+        view, places = with_axes_kept(shape, back)
+        blob = node.emit("Flip", [node.lowering.view(blob, view)], view, axes=places)
+    # (first, number, step) of each axis, seen from its other end where it is flipped
+    first = {axis: shape[axis] - 1 - r[0] if axis in back else r[0] for axis, r in ranges.items()}
+    steps = {axis: abs(r.step) if len(r) > 1 else 1 for axis, r in ranges.items()}
+    blob, shape = _cropped(node, blob, shape, {
+        axis: range(first[axis], first[axis] + (len(r) - 1) * steps[axis] + 1) for axis, r in ranges.items()
+        if first[axis] or -(-shape[axis] // steps[axis]) != len(r)
+    })  # fmt: skip
+    return _every(node, blob, shape, {axis: step for axis, step in steps.items() if step > 1})
+
+
+def _cropped(node: Node, blob: Blob, shape: Shape, kept: Mapping[int, range]) -> tuple[Blob, Shape]:
+    """Neighbouring places of some axes, by one Crop where ncnn's axes allow it."""
+    kept = {axis: kept[axis] for axis in sorted(kept)}
+    if not kept:
+        return blob, shape
+    try:
+        view, places = with_axes_kept(shape, kept)
+    except Unsupported:
+        if len(kept) == 1:
+            raise
+        for axis, part in kept.items():
+            blob, shape = _cropped(node, blob, shape, {axis: part})
+        return blob, shape
+    made = list(view)
+    for place, part in zip(places, kept.values()):
+        made[place] = len(part)
+    starts, ends = (tuple(end for end in each) for each in zip(*((r.start, r.stop) for r in kept.values())))
+    x = node.lowering.view(blob, view)
+    blob = node.emit("Crop", [x], tuple(made), starts=starts, ends=ends, axes=places)
+    return blob, tuple(len(kept[axis]) if axis in kept else side for axis, side in enumerate(shape))
+
+
+def _every(node: Node, blob: Blob, shape: Shape, steps: Mapping[int, int]) -> tuple[Blob, Shape]:
+    """The first of each ``steps`` places of some axes: the largest of one. Two neighbouring axes are one Pooling."""
+    left = sorted(steps)
+    while left:
+        axis = left.pop(0)
+        both = [axis, left.pop(0)] if left and left[0] == axis + 1 else [axis]
+        before, after = math.prod(shape[:axis]), math.prod(shape[both[-1] + 1 :])
+        strides = [steps[each] for each in both]
+        sides = [shape[each] for each in both]
+        if len(both) == 1 or after > 1:
+            sides, strides = [*sides, after], [*strides, 1]
+        kept = [-(-side // stride) for side, stride in zip(sides, strides)]
+        names = "whd"[: len(sides)][::-1]
+        params = {f"kernel_{name}": 1 for name in names} | {f"stride_{n}": s for n, s in zip(names, strides)}
+        x = node.lowering.view(blob, (before, *sides))
+        blob = node.emit("Pooling3D" if len(sides) == 3 else "Pooling", [x], (before, *kept), **params, pad_mode=1)
+        shape = tuple(-(-side // steps[i]) if i in both else side for i, side in enumerate(shape))
+    return blob, shape
 
 
 @operator("Trilu")

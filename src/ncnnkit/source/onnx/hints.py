@@ -12,6 +12,7 @@ _BRANCHES = "ncnn has no control flow: export with example inputs (torch.jit.tra
 _CHOICES = "ncnn has no control flow: give the value of the input that it depends on (--fix NAME=VALUE)"
 _WHOLE = "ncnn computes in floating point: export without it, or compute it outside the network"
 _RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or feed the noise as an input"
+_SCALES = "ncnnkit reads it with constant scales only: give the network before quantisation"
 _TEXT = "ncnn has no texts: tokenise outside the network"
 
 HINTS: dict[str, str] = {
@@ -32,9 +33,7 @@ HINTS: dict[str, str] = {
     "DFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",
     "MaxUnpool": "ncnn's nearest layer is Interp: replace it by an interpolation",
     "Det": "compute it outside the network",
-    "QuantizeLinear": "give the network before quantisation, and ncnnkit quantises it",
-    "DynamicQuantizeLinear": "give the network before quantisation, and ncnnkit quantises it",
-    "DequantizeLinear": "give the network before quantisation, and ncnnkit quantises it",
+    "QuantizeLinear": _SCALES, "DequantizeLinear": _SCALES, "QLinearConv": _SCALES, "QLinearMatMul": _SCALES,
 }  # fmt: skip
 """Operator -> the nearest layer of ncnn, or how to export a model without the operator.
 

@@ -30,7 +30,7 @@ def _gathered(node: Node, blob: Blob, shape: Shape, axis: int, places: list[int]
         raise Unsupported("gathers nothing")
     step = places[1] - places[0] if len(places) > 1 else 1
     if step and places == list(range(places[0], places[0] + step * len(places), step)):
-        return taken(node, blob, shape, axis, range(places[0], places[0] + step * len(places), step))[0]
+        return taken(node, blob, shape, {axis: range(places[0], places[0] + step * len(places), step)})[0]
     # Any other order: each run of neighbours is cut out, and all are joined again.
     return _assembled(node, [(blob, place) for place in places], shape, axis)
 
@@ -177,10 +177,8 @@ def _filled(node: Node, data: Blob, updates: Blob, shape: Shape, box: list[range
         for start, stop in ((0, box[axis].start), (box[axis].stop, shape[axis])):
             if start == stop:
                 continue
-            part, now = data, shape
-            for other in range(axis):
-                part, now = taken(node, part, now, other, box[other])
-            part, _ = taken(node, part, now, axis, range(start, stop))
+            outside = {other: box[other] for other in range(axis)} | {axis: range(start, stop)}
+            part, _ = taken(node, data, shape, outside)
             parts.append((start, node.lowering.view(part, (outer, stop - start, inner))))
         parts.append((box[axis].start, node.lowering.view(blob, (outer, sides[axis], inner))))
         ordered = [part for _, part in sorted(parts, key=lambda p: p[0])]

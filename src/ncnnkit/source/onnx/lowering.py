@@ -10,7 +10,7 @@ Unsqueeze and Flatten need no layer of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,7 @@ class Lowering:
         self._renamed: dict[str, str] = {}  # a blob that became an output -> the output's name
         self.fed: set[str] = set()
         self.opset = int(reading.model.graph.opset_imports.get("", 1))
+        self._places = {node: place for place, node in enumerate(reading.model.graph)}
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -149,6 +150,10 @@ class Lowering:
         data = np.asarray(array, np.float32).reshape(shape)
         (blob,) = self.emit("MemoryData", stem, [], [shape], {"data": data}, **sides)
         return blob
+
+    def place_of(self, node: ir.Node) -> int:
+        """Where a node is in the order of the model."""
+        return self._places[node]
 
     # ------------------------------------------------------------------------------------------------ finishing
 
@@ -359,9 +364,31 @@ class Node:
         return None if maker is None or maker.domain else Node(self.lowering, maker)
 
     @property
+    def source(self) -> ir.Node:
+        """The node of the model."""
+        return self._node
+
+    @property
     def alone(self) -> bool:
-        """Whether exactly one node reads what this one makes."""
-        return len(self._node.outputs) == 1 and len(self._node.outputs[0].uses()) == 1
+        """Whether exactly one node reads what this one makes, and the user does not."""
+        (value, *others) = self._node.outputs
+        return not others and len(value.uses()) == 1 and not value.is_graph_output()
+
+    def is_read_only_in(self, nodes: Container[ir.Node]) -> bool:
+        """Whether only these nodes read what this one makes. Who asks for its shape does not count: that is known."""
+        constants = self.lowering.reading.constants
+        return not any(value.is_graph_output() for value in self._node.outputs) and all(
+            use.node in nodes or all(made.name in constants for made in use.node.outputs)
+            for value in self._node.outputs
+            for use in value.uses()
+        )
+
+    @property
+    def reads_and_makes_tensors(self) -> bool:
+        """Whether all inputs and outputs are tensors."""
+        shapes = self.lowering.reading.shapes
+        values = (*self._node.inputs, *self._node.outputs)
+        return all(value is None or not value.name or value.name in shapes for value in values)
 
     @property
     def is_final(self) -> bool:

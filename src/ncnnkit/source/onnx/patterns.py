@@ -8,13 +8,16 @@ nobody, and are left out, unless something else reads them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from .lowering import OPERATORS, Array, Node, Unsupported
+from .axes import permuted, slices_of, taken
+from .groups import ELEMENTWISE, REDUCTIONS, STATISTICS, Group, erf, groups_of, reduced_axes, sigmoid
+from .lowering import OPERATORS, Array, Blob, Node, Shape, Unsupported
 
+Function = Callable[[Array], Array]
 Pattern = Callable[[Node], bool]
 PATTERNS: dict[str, list[Pattern]] = {}
 """Operator of the last node -> the patterns that end in it, the larger ones first."""
@@ -59,16 +62,6 @@ def both_ways(node: Node) -> Iterator[tuple[int, int]]:
         yield from ((0, 1), (1, 0))
 
 
-def _plus(node: Node | None, amount: float) -> str | None:
-    """The value x of ``x + amount``."""
-    if node is not None and node.op == "Add":
-        for x, c in both_ways(node):
-            found = scalar(node, c)
-            if found is not None and math.isclose(found, amount, rel_tol=1e-4):
-                return node.value(x)
-    return None
-
-
 @dataclass(frozen=True)
 class Product:
     """A tree of products by its leaves: values by name, and the product of all constants of one number."""
@@ -98,268 +91,343 @@ def product_of(node: Node) -> Product:
 # --------------------------------------------------------------------------------------------------------- activations
 
 
-@ends_in("Mul", "Div")
-def gated(node: Node) -> bool:
-    """Swish, HardSwish, Mish and GELU: x times a function of x, and a number."""
-    found = product_of(node)
-    if len(found.factors) != 2:
+@dataclass(frozen=True)
+class Activation:
+    """A layer that computes every place alike.
+
+    Attributes:
+        layer: ncnn's.
+        function: of x and of the layer's params.
+        fit: the params that a function must have if it is this one. A param of 0 rules it out.
+        fixed: params that choose the formula.
+    """
+
+    layer: str
+    function: Callable[..., Array]
+    fit: Callable[[Function], Mapping[str, float]] = lambda f: {}
+    fixed: Mapping[str, int] = field(default_factory=dict)
+
+
+_STEP = 2.0**-10
+
+
+def _at(f: Function, x: float) -> float:
+    return float(f(np.array([x]))[0])
+
+
+ACTIVATIONS = (
+    Activation("Swish", lambda x: x * sigmoid(x)),
+    Activation("Mish", lambda x: x * np.tanh(np.logaddexp(x, 0))),
+    Activation("GELU", lambda x: 0.5 * x * (1 + erf(x * math.sqrt(0.5))), fixed={"fast_gelu": 0}),
+    Activation(
+        "GELU",
+        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        fixed={"fast_gelu": 1},
+    ),
+    Activation("Sigmoid", sigmoid),
+    Activation("Softplus", lambda x: np.logaddexp(x, 0)),
+    Activation(
+        "HardSigmoid",
+        lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+        lambda f: {"alpha": (_at(f, _STEP) - _at(f, -_STEP)) / (2 * _STEP), "beta": _at(f, 0)},
+    ),
+    Activation(
+        "HardSwish",
+        lambda x, alpha, beta: x * np.clip(alpha * x + beta, 0, 1),
+        lambda f: {
+            "alpha": (_at(f, _STEP) + _at(f, -_STEP)) / (2 * _STEP**2),
+            "beta": (_at(f, _STEP) - _at(f, -_STEP)) / (2 * _STEP),
+        },
+    ),
+)
+"""The layers that a group of nodes may be, in the order in which they are tried."""
+
+_GRID = np.concatenate((np.linspace(-12, 12, 193), np.logspace(-4, 3, 50), -np.logspace(-4, 3, 50)))
+_CLOSE = 1e-5  # constants are often written with five digits
+
+
+@ends_in(*ELEMENTWISE)
+def activation(node: Node) -> bool:
+    """A function of one value, place by place, that is an activation of ncnn's."""
+    found = [
+        (group, each, params)
+        for group in groups_of(node, ELEMENTWISE)
+        if group.same_size and group.of_single_numbers()
+        for each, params in _activations(group)
+    ]
+    if not found:
         return False
-    for (x, _), (_, gate) in (found.factors, found.factors[::-1]):
-        kind = _gate(gate, x, found.scale) if gate is not None else None
-        if kind is not None:
-            blob = node.blob_of(x)
-            node.gives(node.emit(kind[0], [blob], blob.shape, **kind[1]))
-            return True
-    return False
-
-
-def _gate(gate: Node, x: str, scale: float) -> tuple[str, dict[str, float]] | None:
-    """The activation that is x * gate(x) * scale: ncnn's layer and its params."""
-    if scale == 1 and gate.op == "Sigmoid" and gate.value(0) == x:
-        return "Swish", {}
-    if gate.op == "HardSigmoid" and gate.value(0) == x and scale == 1:
-        return "HardSwish", {"alpha": float(gate.attr("alpha", 0.2)), "beta": float(gate.attr("beta", 0.5))}
-    if scale == 1 and gate.op == "Tanh":
-        inner = gate.maker(0)
-        return ("Mish", {}) if inner is not None and inner.op == "Softplus" and inner.value(0) == x else None
-    if gate.op == "Clip" and math.isclose(scale, 1 / 6, rel_tol=1e-5):
-        fits = _bounds(gate) == [0, 6] and _plus(gate.maker(0), 3) == x
-        return ("HardSwish", {"alpha": 1 / 6, "beta": 0.5}) if fits else None
-    if math.isclose(scale, 0.5, rel_tol=1e-5) and (name := _plus(gate, 1.0)) is not None:
-        inner = next(maker for i in (0, 1) if gate.value(i) == name and (maker := gate.maker(i)) is not None)
-        if inner.op == "Erf" and _is_scaled(inner, x, math.sqrt(0.5)):
-            return "GELU", {"fast_gelu": 0}
-        if inner.op == "Tanh" and _is_tanh_gelu(inner, x):
-            return "GELU", {"fast_gelu": 1}
-    return None
-
-
-def _is_scaled(node: Node, x: str, factor: float) -> bool:
-    """Whether a node's input is ``factor * x``."""
-    inner = node.maker(0)
-    if inner is None or inner.op not in ("Mul", "Div"):
-        return False
-    product = product_of(inner)
-    return [name for name, _ in product.factors] == [x] and math.isclose(product.scale, factor, rel_tol=1e-4)
-
-
-def _is_tanh_gelu(node: Node, x: str) -> bool:
-    """Whether a node's input is sqrt(2/pi) * (x + 0.044715 x^3)."""
-    inner = node.maker(0)
-    if inner is None or inner.op != "Mul":
-        return False
-    outer = product_of(inner)
-    if len(outer.factors) != 1 or not math.isclose(outer.scale, math.sqrt(2 / math.pi), rel_tol=1e-4):
-        return False
-    total = outer.factors[0][1]
-    if total is None or total.op != "Add":
-        return False
-    for a, b in both_ways(total):
-        cubic = total.maker(b)
-        if total.value(a) != x or cubic is None or cubic.op != "Mul":
-            continue
-        product = product_of(cubic)
-        if not math.isclose(product.scale, 0.044715, rel_tol=1e-4):
-            continue
-        names = [name for name, _ in product.factors]
-        power = product.factors[0][1] if len(names) == 1 else None
-        if names == [x] * 3 or (
-            power is not None and power.op == "Pow" and power.value(0) == x and scalar(power, 1) == 3
-        ):
-            return True
-    return False
-
-
-@ends_in("Mul", "Div")
-def hard_sigmoid(node: Node) -> bool:
-    """relu6(x + 3) / 6."""
-    found = product_of(node)
-    if len(found.factors) != 1 or not math.isclose(found.scale, 1 / 6, rel_tol=1e-5):
-        return False
-    clip = found.factors[0][1]
-    x = None if clip is None or clip.op != "Clip" or _bounds(clip) != [0, 6] else _plus(clip.maker(0), 3)
-    if x is None:
-        return False
-    blob = node.blob_of(x)
-    node.gives(node.emit("HardSigmoid", [blob], blob.shape, alpha=1 / 6, beta=0.5))
+    group, each, params = found[-1]  # of the most nodes
+    blob = node.blob_of(group.x)
+    node.gives(node.emit(each.layer, [blob], blob.shape, **each.fixed, **params))
     return True
 
 
-def _bounds(clip: Node) -> list[float | None]:
-    """The limits of a Clip, as inputs or, in older opsets, as attributes."""
-    return [scalar(clip, i) if clip.has(i) else clip.attr(name) for i, name in ((1, "min"), (2, "max"))]
+def _activations(group: Group) -> Iterator[tuple[Activation, dict[str, float]]]:
+    """The activations that a group is, and their params."""
+    made = np.broadcast_to(group(_GRID), _GRID.shape)
+    for each in ACTIVATIONS:
+        params = {name: float(np.float32(value)) for name, value in each.fit(group).items()}
+        if not all(value and math.isfinite(value) for value in params.values()):
+            continue
+        if _agree(made, each.function(_GRID, **params), _CLOSE * (1 + np.abs(_GRID))):
+            yield each, params
+
+
+def _agree(made: Array, wanted: Array, tolerance: Array | float) -> bool:
+    """Whether two arrays are the same wherever the first is finite, which is nearly everywhere."""
+    known = np.isfinite(made)
+    return bool(known.mean() > 0.9 and (np.abs(made - wanted) <= tolerance)[known].all())
 
 
 # ------------------------------------------------------------------------------------------------------- normalisation
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A way to divide the rows of a matrix by their size.
+
+    Attributes:
+        centred: whether the mean is subtracted first.
+        floored: whether the deviation is ``max(root of the sum of squares, eps)``, else it is
+            ``sqrt(mean of the squares + eps)``.
+    """
+
+    centred: bool
+    floored: bool = False
+
+    def __call__(self, x: Array, eps: float) -> Array:
+        x = x - x.mean(-1, keepdims=True) if self.centred else x
+        if self.floored:
+            return np.asarray(x / np.maximum(np.sqrt((x**2).sum(-1, keepdims=True)), eps))
+        return np.asarray(x / np.sqrt((x**2).mean(-1, keepdims=True) + eps))
+
+    def eps(self, x: Array, at: int, ratio: Callable[[float], float]) -> float:
+        """The eps that a function must have if it is this norm; no number where it cannot be.
+
+        Args:
+            x: a row.
+            at: a place of the row.
+            ratio: of a scale: what the function makes of the scaled row at that place, as a part of what it makes of x.
+        """
+        if self.floored:
+            small = 1e-25  # less than any eps
+            part = ratio(small)
+            if not part:
+                return math.nan
+            return 0.0 if math.isclose(part, 1, rel_tol=1e-6) else small * float(np.linalg.norm(x)) / part
+        scale = 1e-3
+        part = ratio(scale) ** 2
+        spread = scale**2 * float(np.mean((x - x.mean() if self.centred else x) ** 2))
+        if part <= scale**2 * (1 + 1e-6):
+            return math.nan  # it is linear
+        eps = spread * (1 - part) / (part - scale**2)
+        return 0.0 if abs(eps) < 1e-12 * spread else eps
+
+
+NORMS = (Norm(centred=True), Norm(centred=False), Norm(centred=False, floored=True))
+
+
+@dataclass(frozen=True)
 class _Normalised:
-    """x over its own deviation (or root mean square) along the last axes."""
+    """norm(x) * gamma + beta, with x as rows that are normalised each.
+
+    Attributes:
+        shape: of the view of x whose axes ``axes`` make up a row, the batch axis included.
+        eps: of the norm.
+        gamma: one number for each place, in rows.
+        beta: likewise.
+    """
 
     x: str
-    shape: tuple[int, ...]
-    axes: int  # how many of the last axes
+    shape: Shape
+    axes: tuple[int, ...]
+    norm: Norm
     eps: float
-    centred: bool
+    gamma: Array
+    beta: Array
+
+    @property
+    def order(self) -> list[int]:
+        """The axes, those of a row last."""
+        return [axis for axis in range(len(self.shape)) if axis not in self.axes] + list(self.axes)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether rows lie one after the other as they are."""
+        alone = [axis for axis in self.order if self.shape[axis] != 1]
+        return alone == sorted(alone)
 
 
-def _normalised(node: Node | None) -> _Normalised | None:
-    """What a node normalises, if it is the division of a LayerNorm or an RMSNorm."""
-    if node is None or node.op not in ("Div", "Mul"):
-        return None
-    for upper, lower in ((0, 1),) if node.op == "Div" else ((0, 1), (1, 0)):
-        root = node.maker(lower)
-        if node.op == "Mul":
-            root = _inverted(root)
-        if root is None or root.op != "Sqrt":
-            continue
-        total = root.maker(0)
-        if total is None or total.op != "Add":
-            continue
-        for m, e in both_ways(total):
-            eps, mean = scalar(total, e), total.maker(m)
-            if eps is None or mean is None or mean.op != "ReduceMean":
-                continue
-            axes = _last_axes(mean)
-            square = mean.maker(0)
-            if not axes or square is None or not _is_square(square, node.value(upper)):
-                continue
-            shape = mean.shape(0)
-            centred = _centred(node.maker(upper), axes)
-            if centred is not None:
-                return _Normalised(centred, shape, axes, eps, True)
-            return _Normalised(node.value(upper), shape, axes, eps, False)
-    return None
-
-
-def _inverted(node: Node | None) -> Node | None:
-    """The node that makes x in 1 / x."""
-    if node is not None and node.op == "Reciprocal":
-        return node.maker(0)
-    if node is not None and node.op == "Div" and scalar(node, 0) == 1:
-        return node.maker(1)
-    return None
-
-
-def _last_axes(mean: Node) -> int:
-    """How many of the last axes a ReduceMean is over; 0 where it is over others, or drops them."""
-    rank = len(mean.shape(0))
-    axes = sorted(axis % rank for axis in mean.ints("axes", 1) or ())
-    kept = mean.attr("keepdims", 1)
-    return len(axes) if kept and axes == list(range(rank - len(axes), rank)) else 0
-
-
-def _is_square(node: Node, x: str) -> bool:
-    if node.op == "Pow":
-        return node.value(0) == x and scalar(node, 1) == 2
-    return node.op == "Mul" and node.value(0) == node.value(1) == x
-
-
-def _centred(node: Node | None, axes: int) -> str | None:
-    """The x of ``x - mean(x)``."""
-    if node is None or node.op != "Sub":
-        return None
-    mean = node.maker(1)
-    if mean is None or mean.op != "ReduceMean" or mean.value(0) != node.value(0) or _last_axes(mean) != axes:
-        return None
-    return node.value(0)
-
-
-def _write_norm(node: Node, found: _Normalised, gamma: Array | None, beta: Array | None) -> None:
-    size = math.prod(found.shape[-found.axes :])
-    rows = math.prod(found.shape[: -found.axes])
-    x = node.lowering.view(node.blob_of(found.x), (rows, size) if rows > 1 else (size,))
-    weights: dict[str, Array] = {}
-    if gamma is not None or beta is not None:
-        weights["gamma"] = np.ones(size, np.float32) if gamma is None else gamma.reshape(-1)
-        if found.centred:
-            weights["beta"] = np.zeros(size, np.float32) if beta is None else beta.reshape(-1)
-    kind = "LayerNorm" if found.centred else "RMSNorm"
-    params = {"affine_size": size, "eps": found.eps, "affine": int(bool(weights))}
-    node.gives(node.emit(kind, [x], x.shape, weights, **params))
-
-
-def _scaled_and_shifted(node: Node) -> Iterator[tuple[Node, Array, Array]]:
-    """The node x, gamma and beta of ``x * gamma + beta``, both constants, in every order they may be written in."""
-    for m, b in both_ways(node):
-        beta, product = node.constant(b), node.maker(m)
-        if beta is None or product is None or product.op != "Mul":
-            continue
-        for x, g in both_ways(product):
-            gamma, maker = product.constant(g), product.maker(x)
-            if gamma is not None and maker is not None:
-                yield maker, gamma, beta
-
-
-def _lies_along(constant: Array, shape: tuple[int, ...], axes: Iterable[int]) -> bool:
-    """Whether a constant has one number for each place of these axes of a value, and is the same along the others."""
-    full = (1,) * (len(shape) - constant.ndim) + constant.shape
-    return full == tuple(side if axis in axes else 1 for axis, side in enumerate(shape))
-
-
-def _last(found: _Normalised) -> range:
-    return range(len(found.shape) - found.axes, len(found.shape))
-
-
-@ends_in("Add")
-def layer_norm_with_bias(node: Node) -> bool:
-    """((x - mean) / deviation) * gamma + beta."""
-    for maker, gamma, beta in _scaled_and_shifted(node):
-        found = _normalised(maker)
-        if found is None or not found.centred:
-            continue
-        if all(_lies_along(constant, found.shape, _last(found)) for constant in (gamma, beta)):
-            _write_norm(node, found, gamma, beta)
+@ends_in("Add", "Sub", "Mul", "Div")
+def normalised(node: Node) -> bool:
+    """LayerNorm, RMSNorm, GroupNorm, InstanceNorm and the division by a norm, of rows along any axes."""
+    fitting = [
+        (group, found)
+        for group in groups_of(node, STATISTICS)
+        if group.same_size and group.has(_DIVIDES) and (over := _reduced(group)) is not None
+        for found in _fitted(group, *over)
+    ]
+    for group, found in reversed(fitting):  # those of the most nodes first
+        made = _written(node, group, found)
+        if made is not None:
+            node.gives(made)
             return True
     return False
 
 
-@ends_in("Mul")
-def norm_with_scale(node: Node) -> bool:
-    """(x / root mean square) * gamma, or a LayerNorm without a bias."""
-    for d, g in both_ways(node):
-        gamma, found = node.constant(g), _normalised(node.maker(d))
-        if gamma is not None and found is not None and _lies_along(gamma, found.shape, _last(found)):
-            _write_norm(node, found, gamma, None)
-            return True
-    return False
+_DIVIDES = frozenset(("Div", "Reciprocal", "Pow", "InstanceNormalization"))
 
 
-@ends_in("Div", "Mul")
-def norm(node: Node) -> bool:
-    """(x - mean) / deviation, or x / root mean square."""
-    found = _normalised(node)
-    if found is None:
-        return False
-    _write_norm(node, found, None, None)
-    return True
+def _reduced(group: Group) -> tuple[Shape, tuple[int, ...]] | None:
+    """The view of x that the first reduction is of, and its axes."""
+    for node in group.nodes:
+        if node.op in REDUCTIONS and math.prod(node.shape(0)) == math.prod(group.shape):
+            axes = reduced_axes(node)
+            return (node.shape(0), axes) if math.prod(node.shape(0)[axis] for axis in axes) > 1 else None
+    return None
 
 
-@ends_in("Add")
-def group_norm(node: Node) -> bool:
-    """InstanceNormalization of the groups as channels, times gamma, plus beta: how torch exports GroupNorm."""
-    shape = node.out_shape()
-    for back, gamma, beta in _scaled_and_shifted(node):
-        inner = back.maker(0) if back.op == "Reshape" else None
-        into = inner.maker(0) if inner is not None and inner.op == "InstanceNormalization" else None
-        if inner is None or into is None or into.op != "Reshape" or into.shape(0) != shape or len(shape) > 5:
-            continue
-        groups, scale, shift = inner.shape(0)[1], inner.constant(1), inner.constant(2)
-        plain = scale is not None and shift is not None and (scale == 1).all() and (shift == 0).all()
-        if not plain or shape[0] != 1 or inner.shape(0)[0] != 1 or shape[1] % groups:
-            continue
-        if not all(_lies_along(constant, shape, (1,)) for constant in (gamma, beta)):
-            continue
-        x = node.lowering.view(node.blob_of(into.value(0)), shape[1:])
-        weights = {"gamma": gamma.reshape(-1), "beta": beta.reshape(-1)}
-        params = {"group": groups, "channels": shape[1], "eps": float(inner.attr("epsilon", 1e-5)), "affine": 1}
-        node.gives(node.emit("GroupNorm", [x], x.shape, weights, **params))
-        return True
-    return False
+def _fitted(group: Group, shape: Shape, axes: tuple[int, ...]) -> Iterator[_Normalised]:
+    """The norms that a group is: its answers to noise tell eps, gamma and beta, and other noise tells if it is one."""
+    kept = [axis for axis in range(len(shape)) if axis not in axes]
+    size = math.prod(shape[axis] for axis in axes)
+    order = np.arange(math.prod(shape)).reshape(shape).transpose(*kept, *axes).reshape(-1, size)
+    noise = np.random.default_rng(0)
+    flat = noise.uniform(0.5, 1.5, order.size) * noise.choice((-1.0, 1.0), order.size)
+    x = flat[order]
+
+    def rows(scaled: Array) -> Array:
+        return group(scaled.reshape(group.shape)).reshape(-1)[order]
+
+    straight, mirrored = rows(flat), rows(-flat)
+    odd, beta = (straight - mirrored) / 2, (straight + mirrored) / 2
+    if not np.isfinite(odd).all() or not odd.any():
+        return
+    row, at = divmod(int(np.abs(odd).argmax()), size)
+
+    def ratio(scale: float) -> float:
+        part = (rows(flat * scale) - rows(flat * -scale)) / 2
+        return float(part[row, at] / odd[row, at])
+
+    for norm in NORMS:
+        with np.errstate(all="ignore"):
+            eps = norm.eps(x[row], at, ratio)
+            gamma = odd / norm(x, eps)
+            if not eps >= 0 or not np.isfinite(gamma).all():
+                continue
+            other = noise.uniform(-0.5, 1.5, order.size)
+            if all(_is_norm(norm, eps, gamma, beta, other[order] * s, rows(other * s)) for s in _SCALES):
+                yield _Normalised(group.x, shape, axes, norm, eps, gamma, beta)
+
+
+_SCALES = (1, 1e-3, 1e-8, 1e-14, 30)
+"""Of the noise that a norm is checked with: from where eps does not count to where only eps does."""
+
+
+def _is_norm(norm: Norm, eps: float, gamma: Array, beta: Array, x: Array, made: Array) -> bool:
+    plain = gamma * norm(x, eps)
+    return _agree(made, plain + beta, 1e-5 * np.abs(plain).max() + 1e-12 * np.abs(beta).max())
+
+
+def _written(node: Node, group: Group, found: _Normalised) -> Blob | None:
+    """The layer, and the Permutes around it where the rows do not lie one after the other; None if there is none."""
+    alike = all(np.allclose(each, each[:1], rtol=1e-6, atol=1e-9) for each in (found.gamma, found.beta))
+    if found.norm.centred and found.in_place:
+        made = _write_group_norm(node, group.shape, found, rows_are_alike=alike)
+        if made is not None:
+            return made
+    if not alike or (not found.norm.centred and found.beta.any()):
+        return None
+    if not found.norm.centred and found.axes == (1,) and found.shape[0] == 1 and not found.in_place:
+        return _write_normalize(node, found)
+    return _write_of_rows(node, found)
+
+
+def _write_of_rows(node: Node, found: _Normalised) -> Blob | None:
+    """LayerNorm or RMSNorm."""
+    rows, size = found.gamma.shape
+    gamma, beta, eps = found.gamma[0], found.beta[0], found.eps
+    if found.norm.floored:
+        if eps > _NOTHING:
+            return None
+        # Alike for rows of zeros, and to float32's precision for all whose norm is a thousand times eps.
+        gamma, eps = gamma / math.sqrt(size), eps**2 / size
+    blob = permuted(node, node.blob_of(found.x), found.shape, found.order)
+    if blob.shape[-1] != size or len(blob.shape) > 3:
+        blob = node.lowering.view(blob, (rows, size) if rows > 1 else (size,))
+    weights = {}
+    if not _changes_nothing(gamma, beta):
+        weights = {"gamma": gamma, "beta": beta} if found.norm.centred else {"gamma": gamma}
+    params = {"affine_size": size, "eps": float(np.float32(eps)), "affine": int(bool(weights))}
+    kind = "LayerNorm" if found.norm.centred else "RMSNorm"
+    blob = node.emit(kind, [blob], blob.shape, _float32(weights), **params)
+    turned = tuple(found.shape[axis] for axis in found.order)
+    return permuted(node, blob, turned, np.argsort(found.order).tolist())
+
+
+_NOTHING = 1e-10  # no row of a network has so small a norm, unless it is 0
+
+
+def _write_normalize(node: Node, found: _Normalised) -> Blob:
+    """Normalize, over the channels of every pixel."""
+    rows, size = found.gamma.shape
+    scale, eps = found.gamma[0], found.eps
+    if not found.norm.floored:  # the layer sums, and takes no mean
+        scale, eps = scale * math.sqrt(size), eps * size
+    if np.allclose(scale, scale[0], rtol=1e-6):
+        scale = scale[:1]
+    sides = found.shape[1:] if len(found.shape) in (4, 5) else (size, 1, rows)
+    x = node.lowering.view(node.blob_of(found.x), sides)
+    params = {"channel_shared": int(len(scale) == 1), "scale_data_size": len(scale), "across_channel": 1}
+    weights = _float32({"scale": scale})
+    mode = int(found.norm.floored)
+    return node.emit("Normalize", [x], sides, weights, eps=float(np.float32(eps)), eps_mode=mode, **params)
+
+
+def _write_group_norm(node: Node, shape: Shape, found: _Normalised, *, rows_are_alike: bool) -> Blob | None:
+    """GroupNorm, where each channel of x has its own gamma and beta; not where channels are the rows of a LayerNorm."""
+    groups = found.gamma.shape[0]
+    if not 3 <= len(shape) <= 5 or shape[0] != 1 or shape[1] % groups:
+        return None
+    if rows_are_alike and len(shape) == 3 and groups == shape[1]:
+        return None
+    by_channel = [each.reshape(shape[1], -1) for each in (found.gamma, found.beta)]
+    if not all(np.allclose(each, each[:, :1], rtol=1e-6, atol=1e-9) for each in by_channel):
+        return None
+    gamma, beta = (each[:, 0] for each in by_channel)
+    x = node.lowering.view(node.blob_of(found.x), shape[1:])
+    weights = {} if _changes_nothing(gamma, beta) else _float32({"gamma": gamma, "beta": beta})
+    params = {"group": groups, "channels": shape[1], "eps": float(np.float32(found.eps)), "affine": int(bool(weights))}
+    return node.emit("GroupNorm", [x], x.shape, weights, **params)
+
+
+def _changes_nothing(gamma: Array, beta: Array) -> bool:
+    return bool(np.allclose(gamma, 1, atol=1e-6) and np.allclose(beta, 0, atol=1e-6))
+
+
+def _float32(weights: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array.astype(np.float32) for name, array in weights.items()}
 
 
 # --------------------------------------------------------------------------------------------------------------- slices
+
+
+@ends_in("Slice")
+def sliced(node: Node) -> bool:
+    """Slices of Slices: torch exports one for each axis."""
+    chain = [node]
+    while (before := chain[-1].maker(0)) is not None and before.op == "Slice" and before.alone:
+        chain.append(before)
+    if len(chain) == 1:
+        return False
+    first = chain[-1]
+    ranges = {axis: range(side) for axis, side in enumerate(first.shape(0))}
+    for each in reversed(chain):
+        for axis, part in slices_of(each).items():
+            ranges[axis] = ranges[axis][part]
+    node.gives(taken(node, first.blob(0), first.shape(0), ranges)[0])
+    return True
 
 
 @ends_in("Concat")

@@ -1,5 +1,7 @@
 """An ONNX file, read: a model with fixed shapes, in float32, whose constants are known.
 
+A quantised model becomes one in floating point that keeps the scales: see :mod:`.quantized`.
+
 Two things are asked of ONNX Runtime rather than computed here: the shape of every value and the values of those that
 do not depend on the inputs. One run tells both, whatever way the exporter took to write them, and there is no second
 implementation of shape inference and of constant folding to keep right. That run hands out shapes only of what depends
@@ -23,6 +25,8 @@ from onnx_ir.passes import common
 from ...errors import ConvertError
 from ..model import say
 from .control import resolve
+from .einsums import write_out
+from .quantized import dequantize
 
 Array = NDArray[Any]
 
@@ -32,10 +36,12 @@ HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
+_COUNTING = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
 _VALUES_A_RUN = 200  # how many values one run hands out: their memory is taken at once
 
 
 _NO_TENSOR = "sequence"
+QUANTISED = "ncnnkit.quantised"
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,10 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
 
 
 def load(path: Path) -> ir.Model:
-    """An ONNX file as a model with functions inlined, in float32, whose values all have names.
+    """An ONNX file as a model with functions inlined, in float32 and not quantised, whose values all have names.
+
+    Returns:
+        The model. Where it was quantised, its ``meta`` holds a :class:`~.quantized.QuantisedModel` as ``QUANTISED``.
 
     Raises:
         ConvertError: the file cannot be read.
@@ -83,7 +92,10 @@ def load(path: Path) -> ir.Model:
     except Exception as error:  # onnx-ir and protobuf raise kinds of their own
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
+    write_out(model.graph)
     common.NameFixPass()(model)  # files written by hand leave names out
+    if quantised := dequantize(model):
+        model.meta[QUANTISED] = quantised
     return model
 
 
@@ -103,7 +115,8 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     }
     proto = ir.serde.serialize_model(model)
     types = _types(proto)
-    independent = _independent(model.graph, constants.keys())
+    counted = _counted(model.graph, constants.keys())
+    independent = _independent(model.graph, constants.keys(), counted)
     made = [str(value.name) for node in model.graph for value in node.outputs if value.name]
     folded = [name for name in made if name in independent and types.get(name) != _NO_TENSOR]
     tensors = [name for name in made if name not in independent and types.get(name) != _NO_TENSOR]
@@ -114,8 +127,9 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
         common.NameFixPass()(model)
         return evaluate(model, shapes)
     kinds = dict.fromkeys(found, "f") | types | {name: array.dtype.kind for name, array in (feeds | constants).items()}
-    # A tensor of no elements is known, whatever it is computed from.
-    constants |= {name: np.zeros(shape, kinds[name]) for name, shape in measured.items() if 0 in shape}
+    # A tensor of no elements is known, whatever it is computed from, unless it has some for other samples.
+    empty = {name: shape for name, shape in measured.items() if 0 in shape and name not in counted}
+    constants |= {name: np.zeros(shape, kinds[name]) for name, shape in empty.items()}
     return Reading(model, found, constants, kinds)
 
 
@@ -162,11 +176,24 @@ def _types(proto: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def _independent(graph: ir.Graph, constants: Any) -> set[str]:
-    """Names of the values that do not depend on the inputs' values; a shape depends on none."""
+def _counted(graph: ir.Graph, constants: Any) -> set[str]:
+    """Names of the values that follow from how many values satisfy a condition: their shapes change with the sample."""
+    known: set[str] = set(constants)
+    found: set[str] = set()
+    for node in graph:
+        names = {str(value.name) for value in node.inputs if value is not None}
+        if not found.isdisjoint(names) or (node.op_type in _COUNTING and not names <= known):
+            found.update(str(value.name) for value in node.outputs)
+    return found
+
+
+def _independent(graph: ir.Graph, constants: Any, counted: set[str]) -> set[str]:
+    """Names of the values that do not depend on the inputs' values; a shape depends on none, unless it is counted."""
     known = set(constants)
     for node in graph:
         if node.op_type in _RANDOM or any(a.type in (ir.AttributeType.GRAPH,) for a in node.attributes.values()):
+            continue
+        if any(str(value.name) in counted for value in node.outputs):
             continue
         if node.op_type in ("Shape", "Size") or all(v is None or v.name in known for v in node.inputs):
             known.update(value.name for value in node.outputs if value.name)

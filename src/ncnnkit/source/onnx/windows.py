@@ -235,7 +235,7 @@ def _pooled_apart(node: Node, x: Blob, ends: Sequence[int], *, average: bool) ->
     shape: Shape = (x.shape[0], *(side + ends[i] + ends[i + n] for i, side in enumerate(x.shape[1:])))
     for i, (k, s, d, out) in enumerate(zip(node.attr("kernel_shape"), stride, dilation, wanted)):
         ranges = [range(j * d, j * d + (out - 1) * s + 1, s) for j in range(k)]
-        parts = [taken(node, blob, shape, i + 1, picked)[0] for picked in ranges]
+        parts = [taken(node, blob, shape, {i + 1: picked})[0] for picked in ranges]
         shape = (*shape[: i + 1], out, *shape[i + 2 :])
         blob, *others = (node.lowering.view(part, shape) for part in parts)
         for other in others:
@@ -273,9 +273,9 @@ def pad(node: Node) -> None:
     value = float(node.needed_constant(2, "value").reshape(-1)[0]) if node.has(2) else float(node.attr("value", 0.0))
     value = min(max(value, -FLOAT_MAX), FLOAT_MAX)
     blob = node.blob(0)
-    for axis in range(len(shape)):  # what is negative cuts off
-        kept = range(max(-before[axis], 0), shape[axis] - max(-after[axis], 0))
-        blob, shape = taken(node, blob, shape, axis, kept)
+    # What is negative cuts off.
+    kept = {axis: range(max(-before[axis], 0), side - max(-after[axis], 0)) for axis, side in enumerate(shape)}
+    blob, shape = taken(node, blob, shape, kept)
     ends = {a: (max(before[a], 0), max(after[a], 0)) for a in range(len(shape)) if max(before[a], after[a]) > 0}
     node.gives(_padded_image(node, blob, shape, ends, mode, value))
 

@@ -1,0 +1,70 @@
+"""How a layer of the original was quantised: what an int8 version of it needs to be the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEPS = 127  # int8, symmetric; -128 is not used
+_LEAST = -128  # of a code of 8 bits
+
+
+@dataclass(frozen=True)
+class LayerScales:
+    """The codes and scales that a quantised original gives a layer.
+
+    The original stores 8-bit codes: an input is ``(code - zero_point) / scale``. Its weights have no zero point here;
+    the scale of a channel is its largest code over its largest weight. So the scale stays known when a pass multiplies
+    the channel, such as one that folds a batch norm into a convolution.
+
+    Attributes:
+        weights: the largest code of each output channel, without its sign.
+        input: steps a unit of the layer's input.
+        zero_point: the code of 0 in the input, from -127 to 127; 0 where the input is symmetric.
+    """
+
+    weights: tuple[int, ...]
+    input: float
+    zero_point: int = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether the numbers can be those of a quantised layer: what a file says may not be."""
+        codes = all(0 <= code <= -_LEAST for code in self.weights)
+        return codes and bool(np.isfinite(self.input)) and self.input > 0 and abs(self.zero_point) <= STEPS
+
+    @property
+    def offset(self) -> float:
+        """The value whose code is 0, in the input's unit."""
+        return -self.zero_point / self.input
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value of the input that have a code."""
+        return (-STEPS - self.zero_point) / self.input, (STEPS - self.zero_point) / self.input
+
+    def weight_scales(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
+        """The scale of each of ncnn's weight rows.
+
+        Args:
+            rows: float32 (rows, n): a row for each output channel, or for each group of a depthwise convolution.
+
+        Returns:
+            Scales, float32 (rows,), and whether all weights are whole numbers of steps with them. A row that has no
+            such scale gets the one that makes its largest weight 127 steps.
+        """
+        largest = np.abs(rows).max(axis=1, initial=0).astype(np.float64)
+        codes = np.full(len(rows), STEPS, np.float64)
+        if len(rows) and len(self.weights) % len(rows) == 0:
+            codes = np.array(self.weights, np.float64).reshape(len(rows), -1).max(axis=1)
+        dead = (largest == 0) | (codes == 0)
+        scales = np.where(dead, 1, codes / np.where(dead, 1, largest))
+        steps = rows * scales[:, None]
+        near = (np.abs(steps - np.rint(steps)) < NEAR).all(axis=1)
+        scales = np.where(near | dead, scales, STEPS / np.where(dead, 1, largest))
+        return scales.astype(np.float32), bool(near.all())
+
+
+NEAR = 0.01  # steps: weights so near to whole numbers of them are the original's codes
