@@ -39,7 +39,7 @@ def detector() -> Graph:
         Input                 in0 0 1 in0 0=16 1=16 2=3
         Convolution           c1  1 1 in0 b1 0=8 1=3 3=2 4=1 5=1 6=216 9=1
         Convolution           c2  1 1 b1 b2 0=21 1=1 6=168
-        Yolov3DetectionOutput d 1 1 b2 out0 0=2 1=3 2=0.52 3=0.3 -23304=6,2.,2.,4.,4.,6.,6. -23305=3,0.,1.,2. -23306=1,2.
+        Yolov3DetectionOutput d 1 1 b2 out0 0=2 1=3 2=0.52 3=0.3 4=2.,2.,4.,4.,6.,6. 5=0.,1.,2. -23306=1,2.
     """
     return network(text, 0, **{"c1.bias": 0.0, "c2.bias": 0.0})
 
