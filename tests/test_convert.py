@@ -41,6 +41,7 @@ from ncnnkit.model.ncnnfile import save
 from ncnnkit.onboard.scratch import PREFIX, Scratch
 from ncnnkit.passes import optimize
 from ncnnkit.record.folder import LOG
+from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource, exporting, open_model, pnnx
 from ncnnkit.source.conversion import Conversion, convert_source
@@ -692,6 +693,20 @@ def test_every_route_from_torch_leads_to_the_same_outputs(tmp_path: Path, capfd:
             assert result.graph is not None, result.reason
             assert_same(again, result.graph, random(2, 3, 15, 17), random(2, 8, 1, 1))
             assert_same(source, result.graph, random(2, 3, 15, 17), random(2, 8, 1, 1))
+
+
+@pytest.mark.torch
+def test_an_export_leaves_the_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child made by a fork cannot use CUDA once its parent has looked at it, and torch.export asks it for its seed."""
+    torch = pytest.importorskip("torch")
+
+    def refused(*_: Any) -> Any:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", refused)
+    module = torch.nn.Conv2d(3, 4, 1).eval()
+    assert exporting.export_dynamo(module, [InputSpec("x", (3, 8, 8))], tmp_path).is_file()
 
 
 @pytest.mark.torch

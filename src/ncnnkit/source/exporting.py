@@ -83,6 +83,7 @@ def _export(write: Callable[[Any], None], folder: Path) -> None:
 
     def work() -> None:
         torch.set_num_threads(1)  # a fork has no threads of its parent's pool, and would wait for them
+        torch.cuda.is_available = lambda: False  # nor can it use the GPU, once its parent has looked at it
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.no_grad():
