@@ -162,8 +162,8 @@ def test_a_while_loop_whose_condition_is_known_is_unrolled(times: str, start: fl
     inputs = [("i", _INT64), ("go", _BOOL), ("state", _FLOAT), ("power", _FLOAT)]
     body = _body(nodes, inputs, ["again", "next", "doubled", "next"])
     constants = {
-        "three": np.array(3), "many": np.array(MOST_STEPS + 1), "go on": np.array(True), "start": np.array(start, np.float32),
-        "two": np.array(2, np.float32), "limit": np.array(32, np.float32),
+        "three": np.array(3), "many": np.array(MOST_STEPS + 1), "go on": np.array(True),
+        "start": np.array(start, np.float32), "two": np.array(2, np.float32), "limit": np.array(32, np.float32),
     }  # fmt: skip
     loop = helper.make_node("Loop", [times, "go on", "x", "start"], ["y", "power after", "all"], body=body)
     made = model([loop], fed, ["y", "all"], constants)
