@@ -66,6 +66,13 @@ def _to_onnx(module: Any, inputs: Sequence[InputSpec], path: Path, **options: An
     return path
 
 
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong: torch's newer exporter wraps it in a page of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _export(write: Callable[[Any], None], folder: Path) -> None:
     """Call ``write`` with torch, in a process of its own: an exporter may crash, hang or use up the memory.
 
@@ -84,6 +91,6 @@ def _export(write: Callable[[Any], None], folder: Path) -> None:
             missing = (error.name or str(error)).partition(".")[0]
             raise ConvertError(f"torch's exporter needs {missing}", hint=f"pip install {missing}") from None
         except Exception as error:  # torch has many kinds of its own, and the module may raise others
-            raise ConvertError(f"torch cannot export it: {say(error)}") from None
+            raise ConvertError(f"torch cannot export it: {say(_first_cause(error))}") from None
 
     run_forked(work, folder, limit=TIMEOUT, what="torch's exporter")
