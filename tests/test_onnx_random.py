@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from lowered import assert_same, model, one_node
+from lowered import assert_same, model, one_node, run_onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
@@ -143,6 +143,36 @@ def test_scan(case: Case, operator: str) -> Any:
         scan_output_directions=[out_backwards],
     )  # fmt: skip
     return model([scan], fed, ["y", "all"]), fed
+
+
+@pytest.mark.parametrize(
+    ("times", "start", "steps"),
+    [("", 1.0, 5), ("three", 1.0, 3), ("many", 1.0, 5), ("", 40.0, 1), ("many", 0.0, 0)],
+    ids=["until the condition", "until the number", "whichever comes first", "at once", "too long"],
+)
+def test_a_while_loop_whose_condition_is_known_is_unrolled(times: str, start: float, steps: int) -> None:
+    """``while power < limit: power *= 2; state = state * x + power``; the condition reads no input of the network."""
+    fed = {"x": np.linspace(0.1, 0.9, 3, dtype=np.float32)[None]}
+    nodes = [
+        helper.make_node("Mul", ["power", "two"], ["doubled"]),
+        helper.make_node("Less", ["doubled", "limit"], ["again"]),
+        helper.make_node("Mul", ["state", "x"], ["product"]),
+        helper.make_node("Add", ["product", "doubled"], ["next"]),
+    ]
+    inputs = [("i", _INT64), ("go", _BOOL), ("state", _FLOAT), ("power", _FLOAT)]
+    body = _body(nodes, inputs, ["again", "next", "doubled", "next"])
+    constants = {
+        "three": np.array(3), "many": np.array(MOST_STEPS + 1), "go on": np.array(True),
+        "start": np.array(start, np.float32), "two": np.array(2, np.float32), "limit": np.array(32, np.float32),
+    }  # fmt: skip
+    loop = helper.make_node("Loop", [times, "go on", "x", "start"], ["y", "power after", "all"], body=body)
+    made = model([loop], fed, ["y", "all"], constants)
+    if not steps:
+        with pytest.raises(ConvertError, match="steps"):
+            assert_same(made, fed)
+        return
+    assert run_onnx(made, fed)[1].shape[0] == steps
+    assert_same(made, fed)
 
 
 @pytest.mark.parametrize("kind", ["while", "long", "branch"])

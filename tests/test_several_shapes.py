@@ -12,6 +12,7 @@ import pytest
 from lowered import run_ncnn, run_onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from typer.testing import CliRunner
 
 import ncnnkit
@@ -22,9 +23,14 @@ from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.shapes import expression
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
-from ncnnkit.source import open_model
+from ncnnkit.samples.images import open_images
+from ncnnkit.samples.items import InputSpec
+from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.stream import ArraySamples, Samples
+from ncnnkit.source import conversion, open_model
 from ncnnkit.source.conversion import convert_opened
 from ncnnkit.source.dynamic import _At, merge, probe_shapes
+from ncnnkit.source.reference import Expected
 
 Array = NDArray[Any]
 FLOAT = TensorProto.FLOAT
@@ -204,3 +210,37 @@ def test_the_commands_take_several_shapes(tmp_path: Path) -> None:
     graph = Artifact.load(tmp_path / "out/m-fp32.param").graph
     assert graph.input_shapes() == [(3, 16, 16)]
     assert graph.infer_shapes([(3, 24, 40)])["out0"] == (2, 12, 20)
+
+
+def test_images_are_resized_to_further_shapes_and_arrays_replaced_by_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[tuple[int, ...], int]] = []
+    given = Expected.__init__
+
+    def noting(self: Any, source: Any, samples: Samples) -> None:
+        seen.append((samples[0][0].shape, len(samples)))
+        given(self, source, samples)
+
+    monkeypatch.setattr(Expected, "__init__", noting)
+    path = write(tmp_path / "m.onnx", [CONV, *TAILS["back"]], WEIGHTS | MORE)
+    source = open_model(path, shapes=((3, 16, 16),), shape_too=((3, 24, 40),))
+    for number in range(3):
+        values = np.random.default_rng(number).integers(0, 256, (30, 50, 3), np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / f"images/{number}.png")
+    images = open_images(tmp_path / "images", Preprocess(resize=(16, 16)), source.inputs)
+    resized = images.resized(source.others[0].inputs)
+    assert resized is not None
+    with Image.open(tmp_path / "images/1.png") as image:
+        np.testing.assert_array_equal(resized[1][0], Preprocess(resize=(24, 40)).apply(image))
+    done = conversion.convert_source(source, images, tmp_path, route="onnx")
+    assert [each.shapes for each in done.record().shapes] == [[(3, 24, 40)]]
+    conversion.convert_source(source, ArraySamples((noise(3, 3, 16, 16),)), tmp_path, route="onnx")
+    assert seen == [((3, 16, 16), 3), ((3, 24, 40), 3), ((3, 16, 16), 3), ((3, 24, 40), 1)]
+
+
+def test_images_of_their_own_size_are_not_resized(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "x.png")
+    images = open_images(tmp_path / "x.png", Preprocess(), [InputSpec("x", (3, 16, 16))])
+    assert images.resized([InputSpec("x", (3, 32, 32))]) is None

@@ -285,7 +285,10 @@ class DecodedCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeCheck:
-    """The accuracy of the converted network for inputs of further shapes, on a sample of noise.
+    """The accuracy of the converted network for inputs of further shapes.
+
+    It was measured on the images, resized to these shapes. If the samples are arrays, or if the preprocessing does not
+    resize, it was measured on a sample of noise.
 
     Attributes:
         shapes: of the inputs, without the batch axis.

@@ -18,7 +18,19 @@ from ncnnkit.onboard.process import available_cores
 from ..errors import ImageError
 from ..formatting import counted
 from ..progress import Progress
-from .items import ArrayFile, InputSpec, Item, Picture, Row, array_sample, fit, open_arrays, reason, times
+from .items import (
+    ArrayFile,
+    InputSpec,
+    Item,
+    Picture,
+    Row,
+    array_sample,
+    fit,
+    open_arrays,
+    reason,
+    takes_image,
+    times,
+)
 from .preprocess import Preprocess, preset
 from .stream import Sample, evenly
 
@@ -88,6 +100,16 @@ class ImageSet:
     def subset(self, indices: Sequence[int]) -> ImageSet:
         """The samples at these positions, in this order."""
         return replace(self, items=tuple(self.items[i] for i in indices))
+
+    def resized(self, inputs: Sequence[InputSpec]) -> ImageSet | None:
+        """The same images for inputs of another size; None where some samples are arrays, or are not resized."""
+        inputs, items = tuple(inputs), list[Item]()
+        for item in self.items:
+            if not (isinstance(item, Picture) and takes_image(inputs) and item.preprocess.resizes):
+                return None
+            fitted = item.preprocess.fitted(inputs[0].shape[1], inputs[0].shape[2])
+            items.append(replace(item, preprocess=fitted))
+        return replace(self, inputs=inputs, items=tuple(items))
 
     def split(self, every: int = 5) -> tuple[ImageSet, ImageSet]:
         """(calibration, evaluation): every ``every``-th sample is held out. Raises ImageError for fewer than that."""

@@ -78,6 +78,11 @@ class Preprocess:
         """1 for gray, else 3."""
         return _CHANNELS[self.color]
 
+    @property
+    def resizes(self) -> bool:
+        """Whether images of all sizes become tensors of one size."""
+        return self.crop is not None or isinstance(self.resize, tuple)
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the tensor an image of this size becomes. Raises ValueError as :meth:`apply` does."""
         resized = self._resized(height, width)

@@ -22,6 +22,7 @@ from ..recipe import AUTO
 from ..record.environment import installed
 from ..record.folder import LOG
 from ..record.run import Accuracy, Attempt, ConversionCheck, DecodedCheck, OwnQuantisation, ShapeCheck, losses
+from ..samples.images import ImageSet
 from ..samples.items import InputSpec, times
 from ..samples.stream import ArraySamples, Samples
 from ..tasks import Agreement
@@ -251,6 +252,12 @@ def noise_for(source: ModelSource) -> ArraySamples:
     return ArraySamples(tuple(array[None] for array in example_arrays(source.inputs)))
 
 
+def _samples_at(other: ModelSource, few: Samples) -> Samples:
+    """The samples for another input shape: the images resized to it, and noise where the samples are no images."""
+    resized = few.resized(other.inputs) if isinstance(few, ImageSet) else None
+    return resized or noise_for(other)
+
+
 def convert_source(
     source: ModelSource,
     samples: Samples,
@@ -268,7 +275,8 @@ def convert_source(
     there is none, the most exact one that passes (:data:`LEAST_SQNR_DB`).
 
     Args:
-        samples: the first few are run through the original and through each network.
+        samples: the first few are run through the original and through each network. For the original's further input
+            shapes, images are resized; other samples are replaced by noise.
         folder: gets what the routes write, and pnnx's log.
         route: the only one to try, or ``auto``.
         thorough: try all routes, and take the network with the fewest layers among those that are exact.
@@ -285,7 +293,7 @@ def convert_source(
     """
     routes = routes_for(source.kind, route)
     few = samples.subset(range(min(CHECKED_SAMPLES, len(samples))))
-    checked = [(source, few), *((other, noise_for(other)) for other in source.others)]
+    checked = [(source, few), *((other, _samples_at(other, few)) for other in source.others)]
     if source.run is None:
         checked = []
     expected = [(each, Expected(each, inputs)) for each, inputs in checked]

@@ -10,13 +10,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 Array = NDArray[Any]
 
 MOST_STEPS = 64
 """A loop of more steps is not unrolled: the network would be mostly copies."""
+
+RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+)
+"""Operators whose results no input decides."""
 
 
 def resolve(graph: ir.Graph, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -50,12 +58,12 @@ class _Place:
     def __init__(
         self, graph: ir.Graph, node: ir.Node, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        self.graph, self.node, self.shapes, self._constants = graph, node, shapes, constants
+        self.graph, self.node, self.shapes, self.constants = graph, node, shapes, constants
         self._made: set[ir.Value] = set()
 
     def constant(self, index: int) -> Array | None:
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
-        return None if value is None else self._constants.get(str(value.name))
+        return None if value is None else self.constants.get(str(value.name))
 
     def has(self, index: int) -> bool:
         return index < len(self.node.inputs) and self.node.inputs[index] is not None
@@ -130,15 +138,12 @@ def _branch(at: _Place) -> list[ir.Value] | None:
 
 
 def _loop(at: _Place) -> list[ir.Value] | None:
-    """A Loop whose number of steps is known, and that no condition of its own ends."""
-    count, goes_on = at.constant(0), at.constant(1)
+    """A Loop whose number of steps does not depend on the inputs."""
     body = at.node.attributes["body"].as_graph()
-    if count is None or (at.has(1) and (goes_on is None or not _goes_on(body))):
-        return None
-    steps = int(count.reshape(-1)[0]) if goes_on is None or goes_on.all() else 0
     carried = [value for value in at.node.inputs[2:] if value is not None]
     collects = len(body.outputs) - 1 > len(carried)
-    if steps > MOST_STEPS or (steps < 1 and collects):
+    steps = _steps(at, body)
+    if steps is None or steps > MOST_STEPS or (steps < 1 and collects):
         return None
     at.own(body)
     made: list[list[ir.Value]] = []
@@ -149,6 +154,71 @@ def _loop(at: _Place) -> list[ir.Value] | None:
         carried = results[: len(carried)]
         made.append(results[len(carried) :])
     return [*carried, *(at.joined(parts, 0) for parts in zip(*made))]
+
+
+def _steps(at: _Place, body: ir.Graph) -> int | None:
+    """The number of steps of a Loop, or one above MOST_STEPS; None where it depends on the inputs."""
+    most, goes_on = at.constant(0), at.constant(1)
+    if (at.has(0) and most is None) or (at.has(1) and goes_on is None):
+        return None
+    limit = MOST_STEPS + 1 if most is None else max(0, int(most.reshape(-1)[0]))
+    if goes_on is None or (goes_on.all() and _goes_on(body)):
+        return limit
+    if not goes_on.all():
+        return 0
+    found = _independent(at, body)
+    if found is None:
+        return None
+    condition, places = found
+    state = [at.constant(2 + place) for place in places]
+    names = [str(body.inputs[2 + place].name) for place in places]
+    number, again = (str(value.name) for value in body.inputs[:2])
+    for step in range(min(limit, MOST_STEPS)):
+        given = {number: np.array(step), again: np.array(True), **dict(zip(names, state))}
+        wanted, *state = condition.run(None, given)
+        if not np.all(wanted):
+            return step + 1
+    return limit
+
+
+def _independent(at: _Place, body: ir.Graph) -> tuple[ReferenceEvaluator, list[int]] | None:
+    """What decides whether a Loop goes on, and the places of the carried values that it reads.
+
+    It takes the number of the step, the condition and these values, and answers with the next condition and the next
+    values. None where something of that depends on the network's inputs.
+    """
+    places = [place for place in range(len(body.inputs) - 2) if at.constant(2 + place) is not None]
+    while True:
+        known = {str(value.name) for value in (*body.inputs[:2], *(body.inputs[2 + place] for place in places))}
+        outside = {name: array for name, array in at.constants.items() if name not in known}
+        for name, value in body.initializers.items():
+            if value.const_value is not None:
+                outside[str(name)] = value.const_value.numpy()
+        nodes = []
+        for node in body:
+            whole = all(v is None or v.name in known or v.name in outside for v in node.inputs)
+            inner = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+            if whole and not inner and node.op_type not in RANDOM:
+                known.update(str(value.name) for value in node.outputs)
+                nodes.append(node)
+        kept = [place for place in places if str(body.outputs[1 + place].name) in known | outside.keys()]
+        if kept == places:
+            break
+        places = kept
+    results = [str(body.outputs[0].name), *(str(body.outputs[1 + place].name) for place in places)]
+    if results[0] not in known | outside.keys():
+        return None
+    inputs = [*body.inputs[:2], *(body.inputs[2 + place] for place in places)]
+    read = {str(value.name) for node in nodes for value in node.inputs if value is not None} | {*results}
+    graph = helper.make_graph(
+        [ir.serde.serialize_node(node) for node in nodes],
+        "what decides whether a Loop goes on",
+        [onnx.ValueInfoProto(name=str(value.name)) for value in inputs],
+        [onnx.ValueInfoProto(name=name) for name in results],
+        [onnx.numpy_helper.from_array(outside[name], name) for name in sorted(read & outside.keys())],
+    )
+    versions = [helper.make_opsetid(domain, number) for domain, number in at.graph.opset_imports.items()]
+    return ReferenceEvaluator(helper.make_model(graph, opset_imports=versions)), places
 
 
 def _goes_on(body: ir.Graph) -> bool:

@@ -24,7 +24,7 @@ from onnx_ir.passes import common
 
 from ...errors import ConvertError
 from ..model import say
-from .control import resolve
+from .control import RANDOM, resolve
 from .einsums import write_out
 from .quantized import dequantize
 
@@ -33,9 +33,6 @@ Array = NDArray[Any]
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 """The types that become float32: ncnn's own precisions decide what is stored in 16 bits."""
 
-_RANDOM = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
-)
 _COUNTING = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
 _VALUES_A_RUN = 200  # how many values one run hands out: their memory is taken at once
 
@@ -191,7 +188,7 @@ def _independent(graph: ir.Graph, constants: Any, counted: set[str]) -> set[str]
     """Names of the values that do not depend on the inputs' values; a shape depends on none, unless it is counted."""
     known = set(constants)
     for node in graph:
-        if node.op_type in _RANDOM or any(a.type in (ir.AttributeType.GRAPH,) for a in node.attributes.values()):
+        if node.op_type in RANDOM or any(a.type in (ir.AttributeType.GRAPH,) for a in node.attributes.values()):
             continue
         if any(str(value.name) in counted for value in node.outputs):
             continue
