@@ -697,7 +697,7 @@ def test_every_route_from_torch_leads_to_the_same_outputs(tmp_path: Path, capfd:
 
 @pytest.mark.torch
 def test_an_export_leaves_the_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child made by a fork cannot use CUDA once its parent has looked at it, and torch.export asks it for its seed."""
+    """A child made by a fork cannot use CUDA that its parent has looked at, and torch.export asks CUDA for its seed."""
     torch = pytest.importorskip("torch")
 
     def refused(*_: Any) -> Any:
