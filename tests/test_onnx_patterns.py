@@ -194,6 +194,9 @@ def swapped(x: Any) -> Any:
 
 TOKENS, IMAGE = (1, 6, 8), (1, 4, 6, 8)
 SPELLINGS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...], str]] = {
+    "hard swish, numbers with axes": (
+        lambda x: x * clamp(x + np.full((1, 1, 1, 1), 3.0), 0.0, 6.0) / np.full((1, 1, 1, 1), 6.0), IMAGE, "HardSwish"
+    ),
     "layer norm, variance first": (variance_first, TOKENS, "LayerNorm"),
     "layer norm, unbiased": (unbiased, TOKENS, "LayerNorm"),
     "layer norm over channels": (over_channels, IMAGE, "Permute LayerNorm Permute"),

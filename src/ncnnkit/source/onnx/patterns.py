@@ -165,9 +165,13 @@ def activation(node: Node) -> bool:
 
 def _activations(group: Group) -> Iterator[tuple[Activation, dict[str, float]]]:
     """The activations that a group is, and their params."""
-    made = np.broadcast_to(group(_GRID), _GRID.shape)
+
+    def function(x: Array) -> Array:
+        return np.broadcast_to(np.squeeze(group(x)), x.shape)  # single numbers may have axes
+
+    made = function(_GRID)
     for each in ACTIVATIONS:
-        params = {name: float(np.float32(value)) for name, value in each.fit(group).items()}
+        params = {name: float(np.float32(value)) for name, value in each.fit(function).items()}
         if not all(value and math.isfinite(value) for value in params.values()):
             continue
         if _agree(made, each.function(_GRID, **params), _CLOSE * (1 + np.abs(_GRID))):
