@@ -8,9 +8,9 @@ converts it, so that both sides of a comparison end at the same tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,10 @@ from ..formatting import counted
 from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec, takes_image, times
 from ..samples.preprocess import Preprocess
-from ..tasks import Decoder
+from ..tasks import Decoder, Prediction
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
-from .model import ModelSource, QuantisedOriginal, example_arrays
+from .model import Array, ModelSource, QuantisedOriginal, example_arrays
 
 if TYPE_CHECKING:
     from .onnx.cutting import Cut
@@ -60,75 +60,148 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
                 "--outputs needs a model whose tensors have names", where=source.reference, hint="export it to ONNX"
             )
         return source
+    return _trim_file(source, outputs)
+
+
+def _trim_file(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
+    """An ONNX file that is read, cut and written again; itself where nothing had to change."""
     # onnx-ir takes a moment to import, and other kinds of models do not need it.
     import onnx_ir as ir
 
-    from .onnx.cutting import cut_at, cut_model, may_need_cut
     from .onnx.heads import fold_head
-    from .onnx.reading import QUANTISED, evaluate, fed, load
-    from .onnx.tails import Tail
+    from .onnx.reading import QUANTISED, fed, load
 
     try:
         model = load(source.file)
-        quantised = model.meta.get(QUANTISED)
-        inputs = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
-        cut, tail, decoder = None, None, None
-        if outputs or may_need_cut(model):
-            reading = evaluate(model, [spec.original_shape for spec in inputs])
-            cuts = [cut_at(reading, outputs, source.reference)] if outputs else _cuts(reading)
-            cut = cuts[0] if cuts else None
-            size = (inputs[0].shape[1], inputs[0].shape[2]) if takes_image(inputs) else (0, 0)
-            for possible in cuts:
-                with suppress(ConvertError):  # a tail that cannot be run is not recognised
-                    tail = Tail(reading, possible)
-                    decoder = tail.recognise(size)
-                    if decoder:
-                        cut = possible
-                        break
-            model = cut_model(reading, cut) if cut else model
+        folded = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
+        quantised, metadata = model.meta.get(QUANTISED), model.metadata_props
+        ending = _find_ending(model, folded, outputs, source.reference)
     except ConvertError:
         if outputs:
             raise
         return source  # the routes say what is wrong with it, or one of them reads it
-    if cut is None and inputs == source.inputs and quantised is None:
-        return replace(source, decoder=_ultralytics(source, model.metadata_props))
-    changes = [DEQUANTISED] if quantised else []
-    changes += [change for old, new in zip(source.inputs, inputs) for change in _said_of_input(old, new)]
-    if cut:
-        left = [value.name for value in fed(model.graph)]
-        changes += [f"input {spec.name!r} is not needed before the cut" for spec in inputs if spec.name not in left]
-        inputs = tuple(spec for spec in inputs if spec.name in left)
-        shapes = [reading.shapes[name] for name in cut.outputs]
-        changes.append(_said_of_cut(cut, shapes))
-    inputs = tuple(replace(spec, dtype=_type(value)) for spec, value in zip(inputs, fed(model.graph), strict=True))
+    if ending is None and folded == source.inputs and quantised is None:
+        return replace(source, decoder=_ultralytics(source, metadata))
+    model = ending.model if ending else model
+    inputs = _fed_inputs(folded, fed(model.graph))
     scratch = Scratch()
     path = Path(scratch.name, source.file.name)
     ir.save(model, path)
-    preprocess, origin = source.preprocess, source.preprocess_origin
-    if preprocess is None and takes_image(inputs) and "uint8" in {spec.dtype for spec in source.inputs}:
-        _, height, width = inputs[0].shape
-        preprocess, origin = Preprocess(resize=(height, width), divisor=1.0), PIXELS
-    run = onnx_run(onnx_session(path))
-    if decoder:
-        changes.append(f"the program can decode them: {decoder.kind}, as the card says")
-    decoder = _ultralytics(source, model.metadata_props) if cut is None else decoder
-    known = source.labels if not (decoder and decoder.classes) or len(source.labels or ()) == decoder.classes else None
+    decoder = ending.decoder if ending else _ultralytics(source, metadata)
     return replace(
-        source,
-        labels=known,
+        _with_pixels(source, inputs),
+        labels=_fitting_labels(source.labels, decoder),
         path=path,
         inputs=inputs,
-        outputs=cut.outputs if cut else source.outputs,
-        run=run,
-        preprocess=preprocess,
-        preprocess_origin=origin,
-        changes=(*source.changes, *changes),
-        tail=cut.tail if cut else (),
-        quantised=_quantised(source, inputs, cut.outputs if cut else (), quantised) if quantised else None,
+        outputs=ending.cut.outputs if ending else source.outputs,
+        run=onnx_run(onnx_session(path)),
+        changes=(*source.changes, *_changes(source.inputs, folded, inputs, ending, quantised)),
+        tail=ending.cut.tail if ending else (),
+        quantised=_quantised(source, inputs, ending.cut.outputs if ending else (), quantised) if quantised else None,
         decoder=decoder,
-        predict=tail.predict if tail and decoder else None,
+        predict=ending.predict if ending else None,
         scratch=scratch,
     )
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Where a model is cut.
+
+    Attributes:
+        cut: the tensors, and the operators that come after them.
+        shapes: of these tensors, the batch axis included.
+        model: ends there.
+        decoder: computes what the operators after the cut compute; None where no decoder does.
+        predict: the original's prediction from these tensors; None without a decoder.
+    """
+
+    cut: Cut
+    shapes: Sequence[tuple[int, ...]]
+    model: Any
+    decoder: Decoder | None
+    predict: Callable[[Sequence[Array]], Prediction] | None
+
+
+def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str], where: str) -> _Ending | None:
+    """The end of a loaded model: the tensors that the user names, or the last ones that ncnn can compute.
+
+    Args:
+        model: is changed.
+        inputs: of the model, as it is fed.
+        outputs: names of tensors; none: the model is cut only where ncnn cannot compute it to its end.
+        where: the original's name, for errors.
+    """
+    from .onnx.cutting import cut_at, cut_model, may_need_cut
+    from .onnx.reading import evaluate
+
+    if not (outputs or may_need_cut(model)):
+        return None
+    reading = evaluate(model, [spec.original_shape for spec in inputs])
+    cuts = [cut_at(reading, outputs, where)] if outputs else _cuts(reading)
+    if not cuts:
+        return None
+    cut, decoder, predict = _recognised(reading, cuts, inputs)
+    shapes = [reading.shapes[name] for name in cut.outputs]
+    return _Ending(cut, shapes, cut_model(reading, cut), decoder, predict)
+
+
+def _recognised(
+    reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec]
+) -> tuple[Cut, Decoder | None, Callable[[Sequence[Array]], Prediction] | None]:
+    """The first cut whose tail is a decoder, with that decoder and the tail's prediction; else the first cut."""
+    from .onnx.tails import Tail
+
+    size = (inputs[0].shape[1], inputs[0].shape[2]) if takes_image(inputs) else (0, 0)
+    for cut in cuts:
+        with suppress(ConvertError):  # a tail that cannot be run is not recognised
+            tail = Tail(reading, cut)
+            if decoder := tail.recognise(size):
+                return cut, decoder, tail.predict
+    return cuts[0], None, None
+
+
+def _fed_inputs(inputs: Sequence[InputSpec], values: Sequence[Any]) -> tuple[InputSpec, ...]:
+    """The inputs that a model still has, with the types of its values."""
+    names = [value.name for value in values]
+    left = [spec for spec in inputs if spec.name in names]
+    return tuple(replace(spec, dtype=_type(value)) for spec, value in zip(left, values, strict=True))
+
+
+def _with_pixels(source: ModelSource, inputs: Sequence[InputSpec]) -> ModelSource:
+    """The original with the preprocessing of a network that took uint8, unless its preprocessing is known."""
+    if (
+        source.preprocess is not None
+        or not takes_image(inputs)
+        or "uint8" not in {spec.dtype for spec in source.inputs}
+    ):
+        return source
+    _, height, width = inputs[0].shape
+    return replace(source, preprocess=Preprocess(resize=(height, width), divisor=1.0), preprocess_origin=PIXELS)
+
+
+def _fitting_labels(labels: tuple[str, ...] | None, decoder: Decoder | None) -> tuple[str, ...] | None:
+    """The labels; None where there are not as many as the decoder has classes."""
+    return None if decoder and decoder.classes and len(labels or ()) != decoder.classes else labels
+
+
+def _changes(
+    original: Sequence[InputSpec],
+    folded: Sequence[InputSpec],
+    left: Sequence[InputSpec],
+    ending: _Ending | None,
+    quantised: QuantisedModel | None,
+) -> list[str]:
+    """What trimming changed, a sentence for each change."""
+    names = [spec.name for spec in left]
+    said = [DEQUANTISED] if quantised else []
+    said += [change for old, new in zip(original, folded) for change in _said_of_input(old, new)]
+    said += [f"input {spec.name!r} is not needed before the cut" for spec in folded if spec.name not in names]
+    if ending:
+        said.append(_said_of_cut(ending.cut, ending.shapes))
+    if ending and ending.decoder:
+        said.append(f"the program can decode them: {ending.decoder.kind}, as the card says")
+    return said
 
 
 def _quantised(
