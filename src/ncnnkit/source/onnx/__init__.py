@@ -5,6 +5,8 @@ module         what is in it
 =============  ==========================================================================
 reading        the file as a model of fixed shapes in float32, with all constants known
 quantized      quantised models as models in floating point, with their scales
+codes          what codes stand for, and a model while that replaces them
+dequantizing   one function for each quantised operator
 control        the branch that is taken, and the steps of a loop, in its place
 einsums        an Einsum that is a product of matrices, as MatMul
 lowering       views, layers, Splits: what the operators' functions are written with
