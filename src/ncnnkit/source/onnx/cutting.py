@@ -72,7 +72,7 @@ def find_cut(reading: Reading, *, latest: bool = False) -> Cut | None:
     wanted = (read & set(made)) - set(kept)
     ends = _smallest(reading, before, kept, wanted, views_only=latest)
     chosen = [*kept, *(name for name in made if name in ends)]
-    needed = _needed(nodes, chosen)
+    needed = needed_for(nodes, chosen)
     tail = [node for node in nodes if node not in needed]
     weighted = sum(_has_weights(reading, node) for node in tail)
     operators, why = tuple(node.op_type for node in tail), tuple(dict.fromkeys(node.op_type for node in causes))
@@ -93,7 +93,7 @@ def cut_at(reading: Reading, outputs: Sequence[str], where: str = "") -> Cut:
             raise ModelError(
                 f"the model computes no tensor {name!r}", where=where, hint=f"{', '.join(alike)} are some that it does"
             )
-    kept = _needed(nodes, outputs)
+    kept = needed_for(nodes, outputs)
     return Cut(tuple(outputs), tuple(node.op_type for node in nodes if node not in kept), ())
 
 
@@ -104,7 +104,7 @@ def cut_model(reading: Reading, cut: Cut) -> ir.Model:
     the cut.
     """
     graph = reading.model.graph
-    needed = _needed(_computing(reading), cut.outputs)
+    needed = needed_for(_computing(reading), cut.outputs)
     for node in needed:
         for index, value in enumerate(node.inputs):
             if value is not None and value.producer() is not None and value.name in reading.constants:
@@ -165,7 +165,7 @@ def _after(nodes: Sequence[ir.Node], causes: Iterable[ir.Node]) -> set[ir.Node]:
     return found
 
 
-def _needed(nodes: Sequence[ir.Node], outputs: Iterable[str]) -> set[ir.Node]:
+def needed_for(nodes: Sequence[ir.Node], outputs: Iterable[str]) -> set[ir.Node]:
     """The nodes that some values are computed with."""
     names, found = set(outputs), set()
     for node in reversed(nodes):

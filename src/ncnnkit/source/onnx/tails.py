@@ -19,7 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import ConvertError
 from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, agreement, decode
-from .cutting import VIEWS, Cut, reads
+from ...tasks.boxes import activated
+from ...tasks.decoder import Activation
+from .cutting import VIEWS, Cut, needed_for, reads
 from .reading import Reading, compute, example, fed, session
 
 Array = NDArray[Any]
@@ -50,28 +52,28 @@ class Tail:
         self._reading, self._cut = reading, cut
         graph = reading.model.graph
         self._outputs = [str(value.name) for value in graph.outputs]
-        self.nodes = list(_dependent(graph, cut.outputs, self._outputs))
+        self.nodes = _dependent(graph, cut.outputs, self._outputs)
         made = {str(value.name) for node in self.nodes for value in node.outputs}
         outside = dict.fromkeys(name for node in self.nodes for name in reads(node) if name not in made)
         weights = [name for name in outside if name not in cut.outputs]
         for name in weights:
             if name not in reading.constants:
                 raise ConvertError(f"what comes after the cut reads {name!r}, too")
-        self.shapes = [reading.shapes[name][1:] if reading.shapes[name][:1] == (1,) else reading.shapes[name]
-                       for name in cut.outputs]  # fmt: skip
+        shapes = [reading.shapes[name] for name in cut.outputs]
+        self.shapes = [shape[1:] if shape[:1] == (1,) else shape for shape in shapes]
         self._fed = [name for name in cut.outputs if name in outside]
+        self._made = [name for name in self._outputs if name in made]
         proto = helper.make_model(
             helper.make_graph(
                 [ir.serde.serialize_node(node) for node in self.nodes],
                 "tail",
                 [helper.make_tensor_value_info(n, TensorProto.FLOAT, reading.shapes[n]) for n in self._fed],
-                [onnx.ValueInfoProto(name=name) for name in self._outputs if name in made],
+                [onnx.ValueInfoProto(name=name) for name in self._made],
                 [numpy_helper.from_array(np.asarray(reading.constants[name]), name) for name in weights],
             ),
             opset_imports=[helper.make_opsetid(d, v) for d, v in reading.model.graph.opset_imports.items()],
             ir_version=reading.model.ir_version,
         )
-        self._made = [name for name in self._outputs if name in made]
         self._session = session(proto)
         self.scale = (1.0, 1.0)
 
@@ -195,19 +197,15 @@ class Tail:
         return found if sum(grid.count for grid in found) == count else ()
 
 
-def _dependent(graph: ir.Graph, begins: Iterable[str], ends: Iterable[str]) -> Iterator[ir.Node]:
+def _dependent(graph: ir.Graph, begins: Iterable[str], ends: Iterable[str]) -> list[ir.Node]:
     """The nodes between some values and others, in their order."""
     known, forward = set(begins), []
     for node in graph:
         if not known.isdisjoint(reads(node)) and known.isdisjoint(str(value.name) for value in node.outputs):
             forward.append(node)
             known.update(str(value.name) for value in node.outputs)
-    wanted, found = set(ends), []
-    for node in reversed(forward):
-        if not wanted.isdisjoint(str(value.name) for value in node.outputs):
-            found.append(node)
-            wanted.update(reads(node))
-    return reversed(found)
+    needed = needed_for(forward, ends)
+    return [node for node in forward if node in needed]
 
 
 def find_grid(boxes: Array) -> Grid | None:
@@ -358,10 +356,7 @@ def _inverse(guess: Decoder, logits: Array) -> Array:
     """Logits as the tail reads them: where it applies no function, as scores."""
     if guess.scores != "none":
         return logits
-    if guess.background >= 0:
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(powers / powers.sum(1, keepdims=True))
-    return np.asarray(1 / (1 + np.exp(-logits)))
+    return activated("softmax" if guess.background >= 0 else "sigmoid", logits)
 
 
 # ------------------------------------------------------------------------------------------------------------ guesses
@@ -381,13 +376,12 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
     """One tensor with boxes and scores."""
     if len(tail.shapes) != 1 or len(tail.shapes[0]) != 2 or not tail.operators & {"NonMaxSuppression", "TopK"}:
         return
-    suppresses = "NonMaxSuppression" in tail.operators
     base = Decoder(
         "yolo",
         (0,),
         score_threshold=_score_threshold(tail),
-        iou_threshold=max(tail.numbers("NonMaxSuppression", (3,)), default=1.0) if suppresses else 1.0,
-        most=tail.kept() if suppresses else min(tail.counts(), default=0),
+        iou_threshold=_iou_threshold(tail),
+        most=tail.kept() if "NonMaxSuppression" in tail.operators else min(tail.counts(), default=0),
         most_per_class=tail.kept_per_class(),
     )
     rows, columns = tail.shapes[0]
@@ -421,6 +415,14 @@ def _score_threshold(tail: Tail) -> float:
     return max([0.0, *tail.numbers("Greater"), *tail.numbers("NonMaxSuppression", (4,))])
 
 
+def _iou_threshold(tail: Tail) -> float:
+    return max(tail.numbers("NonMaxSuppression", (3,)), default=1.0)
+
+
+def _scores(tail: Tail) -> Activation:
+    return "softmax" if "Softmax" in tail.operators else "sigmoid" if "Sigmoid" in tail.operators else "none"
+
+
 def _anchored(tail: Tail, given: Decoder) -> Iterator[Decoder]:
     if "NonMaxSuppression" not in tail.operators:
         return
@@ -429,9 +431,9 @@ def _anchored(tail: Tail, given: Decoder) -> Iterator[Decoder]:
     base = replace(
         given,
         size=(round(height), round(width)),
-        scores="softmax" if "Softmax" in tail.operators else "sigmoid" if "Sigmoid" in tail.operators else "none",
+        scores=_scores(tail),
         score_threshold=_score_threshold(tail),
-        iou_threshold=max(tail.numbers("NonMaxSuppression", (3,)), default=1.0),
+        iou_threshold=_iou_threshold(tail),
         candidates=max(tail.counts(), default=0),
         most=tail.kept(),
         most_per_class=tail.kept_per_class(),
@@ -457,16 +459,14 @@ _LEAST_SIDE = 16  # pixels: smaller constants are no side of an image
 def _detr(tail: Tail, given: Decoder) -> Iterator[Decoder]:
     if "NonMaxSuppression" in tail.operators or len(given.outputs) != 2:
         return
-    thresholds = tail.numbers("Greater")
     base = replace(
         given,
         kind="detr",
         most=min(tail.counts(), default=0),
-        score_threshold=max([0.0, *thresholds]),
+        scores=_scores(tail),
+        score_threshold=_score_threshold(tail),
         multi_label="TopK" in tail.operators,
     )
-    scores = "softmax" if "Softmax" in tail.operators else "sigmoid" if "Sigmoid" in tail.operators else "none"
     for boxes in ("cxcywh", "xyxy"):
-        made = replace(base, boxes=boxes, scores=scores)  # type: ignore[arg-type]
-        for background in (given.classes - 1, 0, -1) if scores != "sigmoid" else (-1,):
-            yield replace(made, background=background)
+        for background in (given.classes - 1, 0, -1) if base.scores != "sigmoid" else (-1,):
+            yield replace(base, boxes=boxes, background=background)
