@@ -74,6 +74,15 @@ def activated(kind: Activation, numbers: Array) -> Float:
     return values
 
 
+def of_classes(decoder: Decoder, scores: Float) -> Float:
+    """Scores (N, classes) with that of the background, which is no class, below all others."""
+    if decoder.background < 0:
+        return scores
+    scores = scores.copy()
+    scores[:, decoder.background] = -np.inf
+    return scores
+
+
 def best_first(scores: Array, most: int = 0) -> NDArray[np.intp]:
     """Indices of the highest scores, the highest first; equal ones in their order.
 

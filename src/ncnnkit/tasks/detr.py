@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .boxes import activated, best_first, corners, in_rows
+from .boxes import activated, best_first, corners, in_rows, of_classes
 from .decoder import Array, Decoder
 from .predictions import Boxes
 
@@ -24,11 +24,8 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
             ``score_threshold``, ``multi_label`` and ``most`` count.
         outputs: scores and boxes.
     """
-    scores = activated(decoder.scores, in_rows(decoder, outputs[0], decoder.classes))
+    scores = of_classes(decoder, activated(decoder.scores, in_rows(decoder, outputs[0], decoder.classes)))
     boxes = corners(decoder, outputs[1])
-    if decoder.background >= 0:
-        scores = scores.copy()
-        scores[:, decoder.background] = -np.inf
     if not decoder.multi_label:
         rows, labels = np.arange(len(scores)), scores.argmax(1)
         flat = scores[rows, labels]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .boxes import activated, best_first, corners, in_rows, suppressed
+from .boxes import activated, best_first, corners, in_rows, of_classes, suppressed
 from .decoder import Array, Decoder
 from .predictions import Boxes
 
@@ -29,10 +29,8 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
     scores = activated(decoder.scores, in_rows(decoder, outputs[0], decoder.classes))
     if len(outputs) > 2:
         scores = np.sqrt(scores * activated(decoder.scores, np.asarray(outputs[2]).reshape(-1, 1)))
+    scores = of_classes(decoder, scores)
     boxes = corners(decoder, outputs[1])
-    if decoder.background >= 0:
-        scores = scores.copy()
-        scores[:, decoder.background] = -np.inf
     groups = _by_level(decoder, scores) if decoder.group == "level" else np.arange(scores.shape[1])[None]
     groups = np.broadcast_to(groups, scores.shape).reshape(-1)
     flat = scores.reshape(-1)

@@ -2,10 +2,10 @@
 
 The output is (N, 4 + classes), or (4 + classes, N): see ``Decoder.layout``.
 
-Networks that suppress (v8, v11) keep the best class of each box, or all of them with ``Decoder.multi_label`` (v5);
-boxes of one class suppress each other. Networks
-without suppression (v10, v26) keep the ``most`` boxes with the best scores, and of these the best pairs of box and
-class. ``Decoder.iou_threshold`` is 1 for them. Source: ``NMSModel`` and ``Detect.postprocess`` of Ultralytics.
+Networks that suppress (v8, v11) keep the best class of each box, or all of them with ``Decoder.multi_label`` (v5).
+Boxes of one class suppress each other. Networks without suppression (v10, v26) keep the ``most`` boxes with the best
+scores, and of these the best pairs of box and class. ``Decoder.iou_threshold`` is 1 for them. Source: ``NMSModel`` and
+``Detect.postprocess`` of Ultralytics.
 """
 
 from __future__ import annotations
