@@ -48,6 +48,11 @@ class _At:
     inputs: Sequence[Sequence[Sides]]
     asked: list[int] = field(default_factory=list)
 
+    @property
+    def own(self) -> dict[str, Sides]:
+        """The sides of its first input by the names of the axes."""
+        return dict(zip(_AXES[len(self.sides)], self.sides))
+
     def values(self, name: str) -> tuple[Value, ...]:
         """A param in each of the conversions."""
         return tuple(layer.get(name) for layer in self.layers)
@@ -64,20 +69,21 @@ class _At:
         """
         if len(set(wanted)) == 1:
             return str(wanted[0])
-        own = [(f"0{name}", sides) for name, sides in zip(_AXES[len(self.sides)], self.sides)]
-        own.sort(key=lambda reference: reference[0][1] != axis)
-        found = next(_expressions(wanted, own), None)
-        if found:
+        if found := next(_expressions(wanted, _references(0, self.sides, axis)), None):
             return found
         for index, sides in enumerate(self.inputs):
-            blob = self.asked.index(index) if index in self.asked else len(self.asked)
-            others = [(f"{blob + 1}{name}", side) for name, side in zip(_AXES[len(sides)], sides)]
-            others.sort(key=lambda reference: reference[0][1] != axis)
-            found = next(_expressions(wanted, others), None)
-            if found:
-                self.asked += [] if index in self.asked else [index]
+            asked = self.asked if index in self.asked else [*self.asked, index]
+            blob = 1 + asked.index(index)
+            if found := next(_expressions(wanted, _references(blob, sides, axis)), None):
+                self.asked = asked
                 return found
         raise Fixed(f"makes a side of {' and '.join(map(str, wanted))}, which no expression gives")
+
+
+def _references(blob: int, sides: Sequence[Sides], axis: str) -> list[tuple[str, Sides]]:
+    """The sides of a layer's input by their names in expressions, that of ``axis`` first."""
+    named = sorted(zip(_AXES[len(sides)], sides), key=lambda each: each[0] != axis)
+    return [(f"{blob}{name}", side) for name, side in named]
 
 
 def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iterator[str]:
@@ -88,10 +94,11 @@ def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iter
         for i, (a, one) in enumerate(varying)
         for b, other in varying[i + 1 :]
     ]
-    for name, sides in [*varying, *products]:
+    terms = [*varying, *products]
+    for name, sides in terms:
         if sides == wanted:
             yield name
-    for name, sides in [*varying, *products]:
+    for name, sides in terms:
         factor, divisor = wanted[0] // max(sides[0], 1), sides[0] // max(wanted[0], 1)
         if tuple(side * factor for side in sides) == wanted:
             yield f"*({name},{factor})"
@@ -106,7 +113,7 @@ def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iter
         more = wanted[0] - sides[0]
         if tuple(side + more for side in sides) == wanted:
             yield f"+({name},{more})" if more > 0 else f"-({name},{-more})"
-    for name, sides in [*varying, *products]:  # blocks that a side is padded to, times what lies in one
+    for name, sides in terms:  # blocks that a side is padded to, times what lies in one
         for by in range(2, 65):
             blocks = tuple(-(-side // by) for side in sides)
             times = wanted[0] // max(blocks[0], 1)
@@ -128,14 +135,13 @@ def _reshape(at: _At) -> Params:
     first = at.layers[0].p
     names = _AXES[sum(getattr(first, axis) != -233 for axis in "whdc")]
     wanted = {name: at.numbers(name) for name in names}
-    own = dict(zip(_AXES[len(at.sides)], at.sides))
-    kept = {name: 0 if len(set(sides)) > 1 and own.get(name) == sides else sides[0] for name, sides in wanted.items()}
-    varying = [name for name, sides in wanted.items() if len(set(sides)) > 1]
-    moving = [name for name in varying if kept[name] != 0]
-    if len(varying) == 1:
-        moving = varying
-    if len(moving) <= 1:
-        return {**kept, **dict.fromkeys(moving, -1)}
+    own = at.own
+    fixed = {name: sides[0] for name, sides in wanted.items() if len(set(sides)) == 1}
+    varying = [name for name in wanted if name not in fixed]
+    kept = [name for name in varying if own.get(name) == wanted[name]] if len(varying) > 1 else []
+    left = [name for name in varying if name not in kept]
+    if len(left) <= 1:
+        return {name: fixed.get(name, 0 if name in kept else -1) for name in wanted}
     terms = {name: at.expression(sides, name) for name, sides in wanted.items()}
     return {"shape_expr": ",".join(terms[name] for name in reversed(names))}
 
@@ -143,7 +149,7 @@ def _reshape(at: _At) -> Params:
 def _interp(at: _At) -> Params:
     wanted = {"w": at.numbers("output_width"), "h": at.numbers("output_height")}
     params: Params = {name: value for name, value in at.layers[0].params.items() if not name.startswith("output_")}
-    own = dict(zip(_AXES[len(at.sides)], at.sides))
+    own = at.own
     if len(at.sides) > 1:
         factors = {axis: sides[0] // own[axis][0] for axis, sides in wanted.items()}
         if all(tuple(side * factors[axis] for side in own[axis]) == sides for axis, sides in wanted.items()):
@@ -157,34 +163,25 @@ def _crop(at: _At) -> Params:
         raise Fixed("cuts by another rule than starts and ends")
     if len(set(at.values("axes"))) > 1:
         raise Fixed("cuts other axes")
-    starts, ends, names = [], [], []
-    for place, axis in enumerate(first.axes):
-        side = at.sides[axis]
-        begin = tuple(layer.p.starts[place] for layer in at.layers)
-        end = tuple(layer.p.ends[place] for layer in at.layers)
-        starts.append(_place(begin, side, begin[0]))
-        ends.append(-233 if end == side else _place(end, side, end[0]))
-        names.append(_AXES[len(at.sides)][axis])
-    if None not in starts and None not in ends:
-        return {
-            "starts": tuple(s for s in starts if s is not None),
-            "ends": tuple(e for e in ends if e is not None),
-            "axes": first.axes,
-        }
-    texts = {
-        f"{what}_expr": ",".join(
-            at.expression(tuple(layer.get(what)[place] for layer in at.layers), name)
-            for place, name in enumerate(names)
-        )
-        for what in ("starts", "ends")
+    starts = [tuple(layer.p.starts[place] for layer in at.layers) for place in range(len(first.axes))]
+    ends = [tuple(layer.p.ends[place] for layer in at.layers) for place in range(len(first.axes))]
+    sides = [at.sides[axis] for axis in first.axes]
+    from_start = [_place(start, side) for start, side in zip(starts, sides)]
+    to_end = [-233 if end == side else _place(end, side) for end, side in zip(ends, sides)]
+    if None not in from_start and None not in to_end:
+        return {"starts": tuple(from_start), "ends": tuple(to_end), "axes": first.axes}
+    names = [_AXES[len(at.sides)][axis] for axis in first.axes]
+    return {
+        "starts_expr": ",".join(map(at.expression, starts, names)),
+        "ends_expr": ",".join(map(at.expression, ends, names)),
+        "axes_expr": ",".join(map(str, first.axes)),
     }
-    return {**texts, "axes_expr": ",".join(map(str, first.axes))}
 
 
-def _place(places: Sides, side: Sides, same: int) -> int | None:
+def _place(places: Sides, side: Sides) -> int | None:
     """A place on an axis for all its sides: a number, or one below zero that counts from the end."""
     if len(set(places)) == 1:
-        return same
+        return places[0]
     from_end = {place - whole for place, whole in zip(places, side)}
     return from_end.pop() if len(from_end) == 1 and max(from_end) < 0 else None
 
@@ -203,7 +200,7 @@ def _slice(at: _At) -> Params:
 
 
 def _pooling(at: _At) -> Params:
-    own = dict(zip(_AXES[len(at.sides)], at.sides))
+    own = at.own
     params: Params = {"pooling_type": at.layers[0].p.pooling_type, "adaptive_pooling": 1}
     for axis in "hw":
         window = at.values(f"kernel_{axis}")
