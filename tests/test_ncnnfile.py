@@ -236,19 +236,6 @@ def test_layers_get_names_of_their_own() -> None:
     assert [layer.name for layer in graph.layers] == ["in", "s", "s/5", "s/5/6"]
 
 
-def run_in_ncnn(param: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    import ncnn
-
-    net = ncnn.Net()
-    assert net.load_param(str(param)) == 0
-    assert net.load_model(str(param.with_suffix(".bin"))) == 0
-    extractor = net.create_extractor()
-    extractor.input("in", ncnn.Mat(x).clone())
-    code, out = extractor.extract("out")
-    assert code == 0
-    return np.array(out)
-
-
 def test_a_blob_name_that_two_layers_produce_means_the_first_as_in_ncnn(tmp_path: Path) -> None:
     """Layers in the style of Caffe write into their input's name. ncnn never runs them, but reads their weights."""
     lines = [
@@ -259,13 +246,13 @@ def test_a_blob_name_that_two_layers_produce_means_the_first_as_in_ncnn(tmp_path
     param.write_text("7767517\n4 4\n" + "\n".join(lines) + "\n")
     np.array([0.25, 2, 2, 2], "<f4").tofile(param.with_suffix(".bin"))
     x = np.array([1, -2, 3], np.float32)
-    exact = run_in_ncnn(param, x)
+    exact = run(param, x)
     np.testing.assert_array_equal(exact, -2 * x)
     with pytest.warns(UserWarning, match="never runs a layer .* left out: PReLU inplace"):
         graph = load(param)
     assert [layer.name for layer in graph.layers] == ["in", "minus", "double"]
     save(graph, tmp_path / "written.param")
-    np.testing.assert_array_equal(run_in_ncnn(tmp_path / "written.param", x), exact)
+    np.testing.assert_array_equal(run(tmp_path / "written.param", x), exact)
 
 
 def test_a_second_output_of_a_known_name_gets_one_of_its_own() -> None:

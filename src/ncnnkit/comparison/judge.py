@@ -11,13 +11,12 @@ from typing import Self
 
 import numpy as np
 
-from ncnnkit.onboard.process import available_cores
-
 from ..artifact import Artifact
 from ..device import LOCAL, Device
 from ..device.session import Session
 from ..errors import RuntimeFailure
 from ..model.graph import Graph
+from ..onboard.process import available_cores
 from ..onboard.scratch import Scratch
 from ..progress import Progress, silent
 from ..samples.stream import ArraySamples, Samples, keep

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncnnkit.onboard.process import available_cores
-
 from ..artifact import Artifact
 from ..errors import ModelError, RuntimeFailure
 from ..formatting import shape_option
 from ..model.graph import Graph
 from ..onboard.child import LOAD_TIMEOUT, Child, WorkerError
 from ..onboard.facts import VulkanDevice
+from ..onboard.process import available_cores
 from . import LOCAL, Device
 
 Array = NDArray[Any]

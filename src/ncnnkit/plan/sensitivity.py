@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 
 import numpy as np
 
@@ -51,22 +52,17 @@ def int8_errors(
     runs = gmac / max(work, 1e-9)
     size = max(1, math.ceil(layers / max(runs, LEAST_GROUPS)))
     groups = [
-        (choice, found[start : start + size])
-        for choice, found in ((choice, list(each.items())) for choice, each in changes.items())
-        for start in range(0, len(found), size)
+        (choice, dict(islice(each.items(), start, start + size)))
+        for choice, each in changes.items()
+        for start in range(0, len(each), size)
     ]
-    trials = []
-    for _, group in groups:
-        changed = Graph(list(forms.exact.layers))
-        for index, layer in group:
-            changed.layers[index] = layer
-        trials.append(changed)
-    samples = min(SENSITIVITY_SAMPLES, max(1, int(min(runs / max(len(groups), 1), SENSITIVITY_SAMPLES))))
+    trials = [Graph([group.get(index, layer) for index, layer in enumerate(forms.exact.layers)]) for _, group in groups]
+    samples = int(min(SENSITIVITY_SAMPLES, max(1, runs / max(len(groups), 1))))
     errors = judge.here(trials, most=samples, progress=progress)
     return {
         (forms.exact.layers[index].name, choice): error.relative / len(group)
         for (choice, group), error in zip(groups, errors)
-        for index, _ in group
+        for index in group
     }
 
 

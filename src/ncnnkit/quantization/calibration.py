@@ -16,8 +16,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ncnnkit.onboard.process import available_cores
-
 from ..artifact import Artifact, floating
 from ..device.serving import CheckedChild
 from ..errors import FormatError, ModelError, RuntimeFailure, VerificationError
@@ -25,6 +23,7 @@ from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
+from ..onboard.process import available_cores
 from ..onboard.scratch import Scratch
 from ..onboard.tally import Tally
 from ..progress import Progress, silent

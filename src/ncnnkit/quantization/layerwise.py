@@ -20,7 +20,7 @@ from .activations import activation
 from .int8 import alone
 from .rounding import gptq
 from .scales import STEPS, WINOGRAD_STEPS, group_count, runs_winograd, weight_rows
-from .stepper import EXACT, ROUNDED, Rows, Stepper, inputs_of_a_row
+from .stepper import EXACT, ROUNDED, Rows, Stepper, inputs_of_a_row, until_last
 
 Array = NDArray[np.float32]
 
@@ -80,9 +80,8 @@ def fit_layers(
     """
     fitted = rounded.copy()
     kept: list[Kept] = []
-    pairs = list(zip(exact.layers, fitted.layers, strict=True))
-    while pairs and not pairs[-1][1].params.get("int8_scale_term"):  # what follows the last int8 layer is not read
-        del pairs[-1]
+    every = list(zip(exact.layers, fitted.layers, strict=True))
+    pairs = until_last(every, lambda pair: bool(pair[1].params.get("int8_scale_term")))
     with Stepper(exact, samples, threads) as stepper:
         for index, (original, layer) in enumerate(pairs):
             progress(index, len(pairs))

@@ -45,8 +45,8 @@ class Quantized:
         graph: int8, ready to ship.
         exact: an fp32 network that computes what the original did, layer for layer the one ``graph`` was made from.
         fitted: ``graph`` before :func:`ncnnkit.quantization.int8.finished`.
-        used: the samples that scales, weights and biases were chosen with. None were where ``own`` is true; a plan may
-            still need some.
+        used: the samples that scales, weights and biases were chosen with; where ``own`` is true, only a plan uses
+            them.
         held: the samples that were held back, and judged.
         trials: what was tried, in order.
         layers: what was kept in each layer; empty where nothing was fitted layer by layer.

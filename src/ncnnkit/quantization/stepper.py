@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ from ncnnkit.onboard.process import available_cores, guarded
 from ncnnkit.onboard.scratch import Scratch
 from ncnnkit.quantization.scales import group_count
 from ncnnkit.samples.stream import Sample, Samples, spread
+
+T = TypeVar("T")
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
@@ -224,6 +226,12 @@ def most_bytes(graph: Graph, sample: Sample) -> int:
             left[root] -= 1
             held -= 0 if left[root] else size[root]
     return most * 4 * len((EXACT, ROUNDED))
+
+
+def until_last(items: Sequence[T], counts: Callable[[T], bool]) -> list[T]:
+    """The items up to the last one that counts: what follows the last int8 layer need not be stepped through."""
+    last = max((index for index, item in enumerate(items) if counts(item)), default=-1)
+    return list(items[: last + 1])
 
 
 class Stepper:

@@ -18,7 +18,7 @@ from ..samples.stream import Samples
 from .activations import activation
 from .int8 import rounded_weights
 from .scales import STEPS, group_count
-from .stepper import EXACT, ROUNDED, Rows, Stepper
+from .stepper import EXACT, ROUNDED, Rows, Stepper, until_last
 from .table import Table
 
 FACTORS = (0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4)
@@ -51,9 +51,7 @@ def by_output_error(
     """
     uses, errors = exact.uses(), dict[str, NDArray[np.float64]]()
     weights = rounded_weights(whole, table)
-    layers = list(exact.layers)
-    while layers and layers[-1].name not in table.inputs:  # what follows the last int8 layer is not read
-        del layers[-1]
+    layers = until_last(exact.layers, lambda layer: layer.name in table.inputs)
     with Stepper(exact, samples, threads) as stepper:
         for index, layer in enumerate(layers):
             progress(index, len(layers))

@@ -13,10 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from ncnnkit.onboard.process import available_cores
-
 from ..errors import ImageError
 from ..formatting import counted
+from ..onboard.process import available_cores
 from ..progress import Progress
 from .items import (
     ArrayFile,
