@@ -148,10 +148,14 @@ class Layer:
         if not isinstance(other, Layer):
             return NotImplemented
         head = (self.type, self.name, self.inputs, self.outputs, self.params)
-        return (
-            head == (other.type, other.name, other.inputs, other.outputs, other.params)
-            and self.weights.keys() == other.weights.keys()
-            and all(_same(w, other.weights[k]) for k, w in self.weights.items())
+        return head == (other.type, other.name, other.inputs, other.outputs, other.params) and self.has_weights_of(
+            other
+        )
+
+    def has_weights_of(self, other: Layer) -> bool:
+        """Whether the weights of two layers are equal: their types, shapes and values."""
+        return self.weights.keys() == other.weights.keys() and all(
+            _same(weight, other.weights[name]) for name, weight in self.weights.items()
         )
 
     def __repr__(self) -> str:
@@ -159,8 +163,10 @@ class Layer:
 
 
 def _same(a: Weight, b: Weight) -> bool:
+    if a is b:
+        return True
     if isinstance(a, EncodedWeight) or isinstance(b, EncodedWeight):
-        return a is b or (isinstance(a, EncodedWeight) and a == b)
+        return isinstance(a, EncodedWeight) and a == b
     return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 

@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-import numpy as np
-
 from ..errors import ConvertError
-from ..model.graph import EncodedWeight, Graph, Layer, Names, Weight
+from ..model.graph import Graph, Layer, Names
 from ..model.ops import Value
 from ..model.shapes import written
 
@@ -277,7 +275,7 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
             heads = {(each.type, tuple(each.inputs), tuple(each.outputs)) for each in layers}
             if len(heads) > 1:
                 raise Fixed("is another layer there")
-            if not all(_same_weights(layer, other) for other in layers[1:]):
+            if not all(layer.has_weights_of(other) for other in layers[1:]):
                 raise Fixed(
                     "contains numbers that depend on the size of the input, such as the places of anchors, a table of "
                     "positions or a mask"
@@ -298,19 +296,7 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
 
 def _equal(one: Layer, other: Layer) -> bool:
     head = (one.type, one.inputs, one.outputs, one.params)
-    return head == (other.type, other.inputs, other.outputs, other.params) and _same_weights(one, other)
-
-
-def _same_weights(one: Layer, other: Layer) -> bool:
-    if one.weights.keys() != other.weights.keys():
-        return False
-    return all(_same(weight, other.weights[name]) for name, weight in one.weights.items())
-
-
-def _same(one: Weight, other: Weight) -> bool:
-    if isinstance(one, EncodedWeight) or isinstance(other, EncodedWeight):
-        return one == other
-    return one is other or (one.shape == other.shape and np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
+    return head == (other.type, other.inputs, other.outputs, other.params) and one.has_weights_of(other)
 
 
 def _hand_out_inputs(graph: Graph, readers: Sequence[tuple[Layer, list[int]]]) -> None:
