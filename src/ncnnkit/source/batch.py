@@ -122,6 +122,7 @@ def _rewrite(model: Any, size: int, reshapes: bool) -> None:
     import onnx_ir as ir
 
     from .onnx.reading import fed
+    from .onnx.weights import hold
 
     for node in model.graph.all_nodes():
         for value in node.outputs:
@@ -132,10 +133,7 @@ def _rewrite(model: Any, size: int, reshapes: bool) -> None:
         array = None if shape is None or shape.const_value is None else shape.const_value.numpy()
         if array is None or not array.size or array[0] <= 0 or array[0] % size:
             continue
-        name = f"{shape.name}/one sample/{node.name}"
-        tensor = ir.tensor(np.array([array[0] // size, *array[1:]], np.int64), name=name)
-        single = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-        model.graph.register_initializer(single)
-        node.replace_input_with(1, single)
+        single = np.array([array[0] // size, *array[1:]], np.int64)
+        node.replace_input_with(1, hold(model.graph, single, f"{shape.name}/one sample/{node.name}"))
     for value in fed(model.graph):
         value.shape = None if value.shape is None else ir.Shape((1, *value.shape[1:]))

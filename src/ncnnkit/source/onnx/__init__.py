@@ -9,6 +9,7 @@ codes          what codes stand for, and a model while that replaces them
 dequantizing   one function for each quantised operator
 control        the branch that is taken, and the steps of a loop, in its place
 einsums        an Einsum that is a product of matrices, as MatMul
+weights        new constants of a model
 lowering       views, layers, Splits: what the operators' functions are written with
 elementwise    activations, arithmetic with broadcasting, comparisons
 windows        convolution, pooling, padding, resizing

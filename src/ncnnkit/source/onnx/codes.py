@@ -16,6 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .weights import hold
+
 Array = NDArray[Any]
 
 MICROSOFT = "com.microsoft"
@@ -131,10 +133,7 @@ class Rewriter:
     def hold(self, array: Array, stem: str) -> ir.Value:
         """A new constant."""
         self.count += 1
-        name = f"{stem}/numbers{self.count}"
-        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
-        self.graph.register_initializer(value)
-        return value
+        return hold(self.graph, np.asarray(array), f"{stem}/numbers{self.count}")
 
     def hold_codes(self, codes: Array, grid: Grid, stem: str) -> ir.Value:
         """A new constant: the numbers that codes stand for."""

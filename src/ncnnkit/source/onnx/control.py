@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from .weights import hold
+
 Array = NDArray[Any]
 
 MOST_STEPS = 64
@@ -74,14 +76,7 @@ class _Place:
 
     def hold(self, array: Array, name: str) -> ir.Value:
         """A constant as a value of the graph."""
-        name = f"{self.node.name or self.node.op_type}/{name}"
-        while name in self.graph.initializers:
-            name += "_"
-        tensor = ir.tensor(array, name=name)
-        kind = ir.TensorType(tensor.dtype)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
+        return hold(self.graph, array, f"{self.node.name or self.node.op_type}/{name}")
 
     def add(self, operator: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """The result of a new node before this one."""

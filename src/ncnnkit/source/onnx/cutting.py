@@ -18,6 +18,7 @@ from .hints import HINTS
 from .lowering import Lowering, Node, Unsupported
 from .patterns import write
 from .reading import Reading, fed
+from .weights import hold
 
 LEAST_KEPT = 0.5
 """The share of the nodes with weights that must stay before the cut."""
@@ -117,13 +118,7 @@ def cut_model(reading: Reading, cut: Cut) -> ir.Model:
 
 def _as_weight(reading: Reading, name: str) -> ir.Value:
     weights, made = reading.model.graph.initializers, f"{name}/constant"
-    if made not in weights:
-        array = reading.constants[name]
-        tensor = ir.tensor(array, name=made)
-        kind = ir.TensorType(tensor.dtype)
-        value = ir.Value(name=made, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
-        reading.model.graph.register_initializer(value)
-    return weights[made]
+    return weights[made] if made in weights else hold(reading.model.graph, reading.constants[name], made)
 
 
 def may_need_cut(model: ir.Model) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...samples.items import InputSpec
+from .weights import hold
 
 _TO_FIRST = [0, 3, 1, 2]
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
@@ -82,8 +83,4 @@ def _turn_constant(model: ir.Model, node: ir.Node, channels: int) -> None:
     for index, value in enumerate(node.inputs):
         if value is not None and value.const_value is not None and value.const_value.size == channels != 1:
             array = np.asarray(value.const_value.numpy()).reshape(channels, 1, 1)
-            name = f"{value.name}/channels-first/{node.name}"
-            turned = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-            turned.shape, turned.dtype = ir.Shape(array.shape), value.const_value.dtype
-            model.graph.register_initializer(turned)
-            node.replace_input_with(index, turned)
+            node.replace_input_with(index, hold(model.graph, array, f"{value.name}/channels-first/{node.name}"))
