@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -203,11 +203,8 @@ class Expected:
         quantised = self._source.quantised
         if quantised is None or quantised.run is None:
             return None
-        errors = Errors()
-        for ours, theirs in zip(
-            self._outputs, replace(self._source, run=quantised.run).reference_outputs(self._samples), strict=True
-        ):
-            errors.add(ours, theirs)
+        own = replace(self._source, run=quantised.run).reference_outputs(self._samples)
+        errors = _errors(self._outputs, own)
         return errors.result(list(self._source.outputs)).sqnr_db
 
     @cached_property
@@ -229,13 +226,17 @@ class Expected:
             else array
             for array, spec in zip(in_memory(self._samples), self._source.inputs, strict=True)
         ]
-        errors = Errors()
-        for again, before in zip(
-            self._source.reference_outputs(ArraySamples(tuple(moved))), self._outputs, strict=True
-        ):
-            errors.add(again, before)
+        errors = _errors(self._source.reference_outputs(ArraySamples(tuple(moved))), self._outputs)
         found = [errors.sqnr_db(index) for index in range(len(self._outputs[0]))]
         return [math.inf if sqnr is None or math.isnan(sqnr) else sqnr for sqnr in found]
+
+
+def _errors(outputs: Iterable[Sequence[Array]], reference: Iterable[Sequence[Array]]) -> Errors:
+    """The errors of the outputs for some samples against others for the same samples."""
+    errors = Errors()
+    for ours, theirs in zip(outputs, reference, strict=True):
+        errors.add(ours, theirs)
+    return errors
 
 
 def _exactness(output: OutputError) -> float:
