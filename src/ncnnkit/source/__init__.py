@@ -15,7 +15,7 @@ a ``torch.nn.Module``             itself, in Python
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,11 @@ def open_model(
         ModelError: the reference, its weights or the shapes cannot be used.
         FormatError: a ``.param`` file is corrupt.
     """
-    source = _open(reference, shapes, weights, outputs, fix, statistics)
+
+    def opened(at: Sequence[tuple[int, ...]], batch: NDArray[np.float32] | None = None) -> ModelSource:
+        return _open(reference, at, weights, outputs, fix, batch)
+
+    source = opened(shapes, statistics)
     count = max(len(source.inputs), 1)
     if len(shape_too) % count:
         raise ModelError(
@@ -74,19 +78,14 @@ def open_model(
             hint="give one for each input, in the order of the inputs, then the next set",
         )  # fmt: skip
     sets = [tuple(map(tuple, shape_too[start : start + count])) for start in range(0, len(shape_too), count)]
-    return replace(source, others=tuple(_other(source, each, reference, weights, outputs, fix) for each in sets))
+    return replace(source, others=tuple(_other(source, each, opened) for each in sets))
 
 
 def _other(
-    source: ModelSource,
-    shapes: Sequence[tuple[int, ...]],
-    reference: Any,
-    weights: str,
-    outputs: Sequence[str],
-    fix: Mapping[str, float] | None,
+    source: ModelSource, shapes: Sequence[tuple[int, ...]], opened: Callable[[Sequence[tuple[int, ...]]], ModelSource]
 ) -> ModelSource:
     """An opened original for inputs of other shapes. A file is opened again: where it is cut depends on the shapes."""
-    other = source.at(shapes) if source.kind == "torch" else _open(reference, shapes, weights, outputs, fix, None)
+    other = source.at(shapes) if source.kind == "torch" else opened(shapes)
     if other.outputs != source.outputs:
         raise ModelError(
             f"ends at other tensors for inputs of {' and '.join(map(times, shapes))}: {', '.join(other.outputs)}",
