@@ -6,6 +6,7 @@ None is always :data:`NOTHING`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 NOTHING = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -55,6 +56,12 @@ def cosine(value: float | None, decimals: int = 6) -> str:
 def counted(count: int, thing: str) -> str:
     """A number of things: one image, 2 images."""
     return f"one {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def first_few(items: Sequence[str], most: int) -> str:
+    """A list in a sentence, of which only the first ones are named: a, b and 3 more."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return f"{', '.join(items[:most])}{more}"
 
 
 def percent(share: float | None) -> str:

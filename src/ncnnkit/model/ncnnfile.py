@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, StorageError
+from ..formatting import first_few
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
 from .ops import MAX_PARAMS, OPS, Param, Value
 
@@ -178,8 +179,7 @@ def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
 def _tell(where: str, what: str, items: list[str]) -> None:
     """Warn about items of a file, and name the first few."""
     if items:
-        more = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
-        warnings.warn(f"{where}: {what}: {', '.join(items[:_MOST_NAMED])}{more}", stacklevel=1)
+        warnings.warn(f"{where}: {what}: {first_few(items, _MOST_NAMED)}", stacklevel=1)
 
 
 def _parse_layer(line: str, where: str) -> Layer:

@@ -34,12 +34,17 @@ MOST_AXES = 4
 """The axes that a blob of ncnn may have."""
 
 
+def without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an array without its first axis, where that has one element."""
+    return shape[1:] if shape[:1] == (1,) else shape
+
+
 def natural(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the blob that an array of this shape usually lies in: without the batch axis, and of 4 axes at most.
 
     Where more than four axes are left, those of one element go first, then the outermost ones are merged.
     """
-    body = shape[1:] if shape[:1] == (1,) else shape
+    body = without_batch(shape)
     if len(body) > MOST_AXES:
         body = tuple(side for side in body if side != 1)
     if len(body) > MOST_AXES:

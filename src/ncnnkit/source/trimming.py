@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConvertError, ModelError
-from ..formatting import counted
+from ..formatting import counted, first_few
+from ..model.shapes import without_batch
 from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec, takes_image, times
 from ..samples.preprocess import Preprocess
@@ -297,12 +298,10 @@ def _ultralytics(source: ModelSource, metadata: Mapping[str, str]) -> Decoder | 
 def _said_of_cut(cut: Cut, shapes: Sequence[tuple[int, ...]]) -> str:
     """Where the network ends, and why."""
     outputs, causes, tail = cut.outputs, cut.causes, cut.tail
-    bodies = (shape[1:] if shape[:1] == (1,) else shape for shape in shapes)
-    ends = ", ".join(f"{name!r} ({times(body)})" for name, body in zip(outputs, bodies))
+    ends = ", ".join(f"{name!r} ({times(without_batch(shape))})" for name, shape in zip(outputs, shapes))
     kinds = list(dict.fromkeys(tail))
-    more = f" and {len(kinds) - _MOST_NAMED} more" if len(kinds) > _MOST_NAMED else ""
     why = f"ncnn cannot compute {', '.join(causes)}; " if causes else ""
-    rest = f"; what comes after is left to the program: {', '.join(kinds[:_MOST_NAMED])}{more}" if kinds else ""
+    rest = f"; what comes after is left to the program: {first_few(kinds, _MOST_NAMED)}" if kinds else ""
     second = (
         f"; {counted(cut.weighted, 'operator')} with weights of the network {'is' if cut.weighted == 1 else 'are'} "
         "among that: ncnn would have to compute them on a number of boxes that is not known before, so this second "

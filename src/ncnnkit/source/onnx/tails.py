@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import ConvertError
+from ...model.shapes import without_batch
 from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, agreement, decode
 from ...tasks.boxes import activated
 from ...tasks.decoder import Activation
@@ -59,8 +60,7 @@ class Tail:
         for name in weights:
             if name not in reading.constants:
                 raise ConvertError(f"what comes after the cut reads {name!r}, too")
-        shapes = [reading.shapes[name] for name in cut.outputs]
-        self.shapes = [shape[1:] if shape[:1] == (1,) else shape for shape in shapes]
+        self.shapes = [without_batch(reading.shapes[name]) for name in cut.outputs]
         self._fed = [name for name in cut.outputs if name in outside]
         self._made = [name for name in self._outputs if name in made]
         proto = helper.make_model(
