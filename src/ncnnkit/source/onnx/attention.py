@@ -414,8 +414,7 @@ def _rotary_of_batch(node: Node, x: Blob, cos: Array, sin: Array, interleaved: i
     if all(np.array_equal(table, table[:1].repeat(len(table), 0)) for table in (cos, sin)):
         return _rotary(node, x, cos[0], sin[0], interleaved)
     heads = x.shape[0] // len(cos)
-    shapes = [(heads, *x.shape[1:])] * len(cos)
-    parts = node.emit_many("Slice", [x], shapes, slices=(heads,) * len(cos), axis=0)
+    parts = node.split(x, [heads] * len(cos), 0)
     made = [_rotary(node, part, c, s, interleaved) for part, c, s in zip(parts, cos, sin, strict=True)]
     return node.emit("Concat", made, x.shape, axis=0)
 
@@ -438,10 +437,8 @@ def rotated_by(node: Node, cos: Array, sin: Array) -> Blob:
     size = shape[3] if len(shape) == 4 else shape[2] // heads
     rotated_size = int(node.attr("rotary_embedding_dim", 0)) or size
     x = by_heads(node, node.blob(0), shape, heads)
-    parts = [x]
-    if rotated_size != size:
-        sizes = (rotated_size, size - rotated_size)
-        parts = node.emit_many("Slice", [x], [(*x.shape[:2], s) for s in sizes], slices=sizes, axis=2)
+    sizes = [rotated_size] if rotated_size == size else [rotated_size, size - rotated_size]
+    parts = node.split(x, sizes, 2)
     tables = [table.reshape(len(table), places, -1)[..., : rotated_size // 2] for table in (cos, sin)]
     made = _rotary_of_batch(node, parts[0], tables[0], tables[1], int(node.attr("interleaved", 0)))
     if len(parts) == 2:

@@ -170,13 +170,12 @@ def split(node: Node) -> None:
     axis = int(node.attr("axis", 0)) % len(shape)
     sizes = [node.out_shape(i)[axis] for i in range(node.outputs)]
     view, (place,) = with_axes_kept(shape, [axis])
-    shapes = [(*view[:place], size, *view[place + 1 :]) for size in sizes]
     if 0 in sizes:
         raise Unsupported("has a part of no elements")
     if len(sizes) == 1:
         node.gives(node.blob(0))
         return
-    node.gives(*node.emit_many("Slice", [node.blob(0, view)], shapes, slices=tuple(sizes), axis=place))
+    node.gives(*node.split(node.blob(0, view), sizes, place))
 
 
 @operator("Slice")

@@ -227,11 +227,6 @@ class Rewriter:
             numbers = maker.inputs[0]
         return self.clip(numbers, max(low, least), min(high, most), at)
 
-    def replace(self, node: ir.Node, place: int, numbers: ir.Value, grid: Grid | None) -> None:
-        node.replace_input_with(place, numbers)
-        if grid is not None:
-            self.read[node, place] = grid
-
     def answer(self, old: ir.Value, new: ir.Value) -> None:
         """All that reads a value of numbers reads another."""
         if old in self.graph.outputs:
@@ -309,7 +304,8 @@ class Rewriter:
         self.codes[made] = self.codes[value].transpose(order)
         turned = grid if grid.whole else replace(grid, axis=order.index(grid.axis % array.ndim))
         for user, place in list(node.outputs[0].uses()):
-            self.replace(user, place, made, turned)
+            user.replace_input_with(place, made)
+            self.read[user, place] = turned
 
     def read_codes(self, node: ir.Node) -> None:
         """An operator that computes with the codes themselves gets them in floating point."""

@@ -124,7 +124,7 @@ def packed_attention(node: Node) -> None:
     bias = node.constant(2)
     sizes = tuple(int(s) for s in node.attr("qkv_hidden_sizes", ()) or (weight.shape[0] // 3,) * 3)
     made = inner_product(node, node.blob(0, (batch * places, width)), weight, bias)
-    parts = node.emit_many("Slice", [made], [(batch * places, size) for size in sizes], slices=sizes, axis=1)
+    parts = node.split(made, sizes, 1)
     query, key, value = (by_heads(node, part, (batch, places, size), heads) for part, size in zip(parts, sizes))
     scale = float(node.attr("scale", 0.0)) or 1 / math.sqrt(query.shape[2])
     node.gives(joined(node, dot_product(node, query, key, value, scale, None), batch))

@@ -434,9 +434,12 @@ class Node:
         """Write a layer with one output of this shape."""
         return self.lowering.emit(kind, self.name, inputs, [shape], weights, **params)[0]
 
-    def emit_many(self, kind: str, inputs: Sequence[Blob], shapes: Sequence[Shape], /, **params: Any) -> list[Blob]:
-        """Write a layer with several outputs."""
-        return self.lowering.emit(kind, self.name, inputs, shapes, **params)
+    def split(self, x: Blob, sizes: Sequence[int], axis: int) -> list[Blob]:
+        """Neighbouring parts of a blob, of these sizes along an axis; the blob itself where there is one size."""
+        if len(sizes) == 1:
+            return [x]
+        shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
+        return self.lowering.emit("Slice", self.name, [x], shapes, slices=tuple(sizes), axis=axis)
 
     def gives(self, *blobs: Blob | None) -> None:
         """What the node's outputs are, in their order; None for one that nobody reads."""
@@ -467,7 +470,7 @@ def each_of_batch(node: Node, write: Callable[[Blob], Blob]) -> Blob:
     if batch > LARGEST_BATCH:
         raise Unsupported(f"works on a batch of {batch}")
     lowering, size = node.lowering, math.prod(rest)
-    parts = node.emit_many("Slice", [node.blob(0, (batch, size))], [(1, size)] * batch, slices=(1,) * batch, axis=0)
+    parts = node.split(node.blob(0, (batch, size)), [1] * batch, 0)
     made = [write(lowering.view(part, tuple(rest) or (1,))) for part in parts]
     rows = [lowering.view(blob, (1, blob.size)) for blob in made]
     joined = node.emit("Concat", rows, (batch, made[0].size), axis=0)

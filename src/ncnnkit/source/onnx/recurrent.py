@@ -63,7 +63,7 @@ def _of_batch(node: Node, blob: Blob, shape: Shape) -> list[Blob]:
     if batch == 1:
         return [node.lowering.view(blob, (first, width))]
     rows = node.lowering.view(permuted(node, blob, shape, (1, 0, 2)), (batch, first, width))
-    parts = node.emit_many("Slice", [rows], [(1, first, width)] * batch, slices=(1,) * batch, axis=0)
+    parts = node.split(rows, [1] * batch, 0)
     return [node.lowering.view(part, (first, width)) for part in parts]
 
 
@@ -242,11 +242,7 @@ class _Cell:
         return inner_product(self.node, state, self.of_state[rows], self.state_bias[rows])
 
     def gates(self, x: Blob) -> list[Blob]:
-        count = x.shape[1] // self.hidden
-        if count == 1:
-            return [x]
-        shapes = [(x.shape[0], self.hidden)] * count
-        return self.node.emit_many("Slice", [x], shapes, slices=(self.hidden,) * count, axis=1)
+        return self.node.split(x, [self.hidden] * (x.shape[1] // self.hidden), 1)
 
     def op(self, kind: int, one: Blob, other: Blob) -> Blob:
         return self.node.emit("BinaryOp", [one, other], one.shape, op_type=kind)

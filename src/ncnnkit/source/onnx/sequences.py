@@ -58,8 +58,7 @@ def split_to_sequence(node: Node) -> None:
         sizes = [min(each, shape[axis] - start) for start in range(0, shape[axis], each)]
     view, (place,) = with_axes_kept(shape, [axis])
     x = node.blob(0, view)
-    shapes = [(*view[:place], size, *view[place + 1 :]) for size in sizes]
-    parts = node.emit_many("Slice", [x], shapes, slices=tuple(sizes), axis=place) if len(sizes) > 1 else [x]
+    parts = node.split(x, sizes, place)
     dropped = not node.has(1) and not node.attr("keepdims", 1)
 
     def whole(size: int) -> Shape:

@@ -550,10 +550,7 @@ def deformable_convolution(node: Node) -> None:
 
 def _parts(node: Node, x: Blob, count: int) -> list[Blob]:
     """An image cut into so many parts of as many channels."""
-    if count == 1:
-        return [x]
-    size = x.shape[0] // count
-    return node.emit_many("Slice", [x], [(size, *x.shape[1:])] * count, slices=(size,) * count, axis=0)
+    return node.split(x, [x.shape[0] // count] * count, 0)
 
 
 @operator("Col2Im")
