@@ -95,6 +95,19 @@ class Grid:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """What a value of codes stands for.
+
+    Attributes:
+        numbers: a value.
+        grid: of the codes.
+    """
+
+    numbers: ir.Value
+    grid: Grid
+
+
 @dataclass(eq=False)
 class Rewriter:
     """A graph while its codes are replaced.
@@ -102,8 +115,7 @@ class Rewriter:
     Attributes:
         graph: is changed.
         opset: the version of ONNX's own operators.
-        stands: a value of codes -> the value of the numbers it stands for.
-        grids: a value of codes -> its grid.
+        stands: a value of codes -> what it stands for.
         read: (node, place) -> the grid of the numbers that the node reads there.
         flows: a value of numbers -> their grid, where every reader sees the same.
         codes: a constant of numbers -> its codes.
@@ -113,8 +125,7 @@ class Rewriter:
 
     graph: ir.Graph
     opset: int
-    stands: dict[ir.Value, ir.Value] = field(default_factory=dict)
-    grids: dict[ir.Value, Grid] = field(default_factory=dict)
+    stands: dict[ir.Value, Coded] = field(default_factory=dict)
     read: dict[tuple[ir.Node, int], Grid] = field(default_factory=dict)
     flows: dict[ir.Value, Grid] = field(default_factory=dict)
     codes: dict[ir.Value, Array] = field(default_factory=dict)
@@ -176,13 +187,14 @@ class Rewriter:
 
     def numbers(self, value: ir.Value, grid: Grid, at: ir.Node) -> ir.Value:
         """What a value of codes stands for; computed from the codes where the network is fed with them."""
-        if value in self.stands and self.grids[value].same(grid):
-            return self.stands[value]
+        known = self.stands.get(value)
+        if known is not None and known.grid.same(grid):
+            return known.numbers
         codes = self.constant(value)
         if codes is not None:
             return self.hold_codes(codes, grid, str(value.name))
-        if value in self.stands:  # other scales than it was made with: as codes
-            value = self.as_codes(self.stands[value], self.grids[value], at)
+        if known is not None:  # other scales than it was made with: as codes
+            value = self.as_codes(known, at)
         else:
             value = self.node(at, "Cast", [value], {"to": int(ir.DataType.FLOAT)}).outputs[0]
         scale, zero = grid.along([1] * (1 if value.shape is None else len(value.shape)))
@@ -190,8 +202,9 @@ class Rewriter:
             value = self.node(at, "Sub", [value, self.hold(zero.astype(np.float32), at.name or "")]).outputs[0]
         return self.node(at, "Mul", [value, self.hold(scale.astype(np.float32), at.name or "")]).outputs[0]
 
-    def as_codes(self, numbers: ir.Value, grid: Grid, at: ir.Node) -> ir.Value:
+    def as_codes(self, coded: Coded, at: ir.Node) -> ir.Value:
         """The codes of numbers, as whole numbers in floating point."""
+        numbers, grid = coded.numbers, coded.grid
         rank = grid.axis + 1 if numbers.shape is None else len(numbers.shape)
         scale, zero = (a.astype(np.float32) for a in grid.along([1] * rank))
         value = self.node(at, "Div", [numbers, self.hold(scale, at.name or "")]).outputs[0]
@@ -207,7 +220,7 @@ class Rewriter:
 
     def becomes(self, codes: ir.Value, numbers: ir.Value, grid: Grid, at: ir.Node) -> None:
         """A value of codes stands for numbers, which are saturated as the codes are where that is an activation."""
-        self.stands[codes], self.grids[codes] = self.saturated(numbers, grid, at), grid
+        self.stands[codes] = Coded(self.saturated(numbers, grid, at), grid)
 
     def saturated(self, numbers: ir.Value, grid: Grid, at: ir.Node) -> ir.Value:
         if not grid.whole or numbers.producer() is None or (numbers in self.flows and self.flows[numbers].same(grid)):
@@ -260,7 +273,7 @@ class Rewriter:
         for index, value in enumerate(self.graph.outputs):
             maker = value.producer()
             if value in ends and value in self.stands and maker is not None:
-                name, made = value.name, self.as_codes(self.stands[value], self.grids[value], maker)
+                name, made = value.name, self.as_codes(self.stands[value], maker)
                 value.name = f"{name}/codes"
                 made.name = name
                 self.graph.outputs[index] = made
@@ -272,15 +285,15 @@ class Rewriter:
         if node.op_type == "Transpose" and values[0] in self.codes:  # of constant weights
             self._transpose(node)
             return
-        coded = [value for value in values if value is not None and value in self.stands]
+        coded = [self.stands[value] for value in values if value is not None and value in self.stands]
         if coded and len(coded) == len(values):
-            grid = self.grids[coded[0]]
-            if all(grid.same(self.grids[value]) for value in coded):
-                for place, value in zip(places, coded):
-                    node.replace_input_with(place, self.stands[value])
+            grid = coded[0].grid
+            if all(grid.same(each.grid) for each in coded):
+                for place, each in zip(places, coded):
+                    node.replace_input_with(place, each.numbers)
                 for value in node.outputs:
                     value.dtype = ir.DataType.FLOAT
-                    self.stands[value], self.grids[value] = value, grid
+                    self.stands[value] = Coded(value, grid)
                     if grid.whole:
                         self.flows[value] = grid
             return
@@ -310,8 +323,9 @@ class Rewriter:
     def read_codes(self, node: ir.Node) -> None:
         """An operator that computes with the codes themselves gets them in floating point."""
         for place, value in enumerate(node.inputs):
-            if value is not None and value in self.stands and self.stands[value] is not value:
-                node.replace_input_with(place, self.as_codes(self.stands[value], self.grids[value], node))
+            coded = None if value is None else self.stands.get(value)
+            if coded is not None and coded.numbers is not value:
+                node.replace_input_with(place, self.as_codes(coded, node))
 
 
 def _behind_identities(value: ir.Value | None) -> ir.Value | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .codes import CODES, MICROSOFT, Array, Grid, Rewriter, rewrites
+from .codes import CODES, MICROSOFT, Array, Coded, Grid, Rewriter, rewrites
 
 
 def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
@@ -54,7 +54,7 @@ def _quantize(rewriter: Rewriter, node: ir.Node) -> bool:
         rewriter.becomes(node.outputs[0], numbers, grid, node)
         return True
     made = rewriter.hold_codes(grid.codes(array), grid, str(numbers.name))
-    rewriter.stands[node.outputs[0]], rewriter.grids[node.outputs[0]] = made, grid
+    rewriter.stands[node.outputs[0]] = Coded(made, grid)
     return True
 
 
@@ -73,11 +73,11 @@ def _dequantize(rewriter: Rewriter, node: ir.Node) -> bool:
 # ------------------------------------------------------------------------------------------------------------ QOperator
 
 
-def _coded(rewriter: Rewriter, node: ir.Node, place: int, axis: int = 0) -> tuple[ir.Value, Grid] | None:
-    """The numbers of an operator's input that is given as codes, scale and zero point, and their grid."""
+def _coded(rewriter: Rewriter, node: ir.Node, place: int, axis: int = 0) -> Coded | None:
+    """What an operator's input stands for that is given as codes, scale and zero point."""
     codes, scale, zero = (*node.inputs[place : place + 3], None)[:3]
     grid = rewriter.grid(scale, zero, axis)
-    return None if grid is None or codes is None else (rewriter.numbers(codes, grid, node), grid)
+    return None if grid is None or codes is None else Coded(rewriter.numbers(codes, grid, node), grid)
 
 
 def _answers(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value | None, zero: ir.Value | None) -> bool:
@@ -93,21 +93,21 @@ def _answers(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value |
 
 
 def _as_float(
-    rewriter: Rewriter, node: ir.Node, op: str, read: Sequence[tuple[ir.Value, Grid] | None], *more: ir.Value | None,
+    rewriter: Rewriter, node: ir.Node, op: str, read: Sequence[Coded | None], *more: ir.Value | None,
     attributes: dict[str, Any] | None = None,
 ) -> ir.Node:  # fmt: skip
     """The operator in floating point, of the same name."""
     made = rewriter.node(
         node,
         op,
-        [*(each[0] if each else None for each in read), *more],
+        [*(each.numbers if each else None for each in read), *more],
         attributes,
         name=node.name or "",
     )
     node.name = f"{node.name}/codes"
     for place, each in enumerate(read):
         if each is not None:
-            rewriter.read[made, place] = each[1]
+            rewriter.read[made, place] = each.grid
     return made
 
 
@@ -122,9 +122,9 @@ def _biases(rewriter: Rewriter, codes: ir.Value | None, step: Array) -> list[ir.
 @rewrites("QLinearConv")
 def _qlinear_conv(rewriter: Rewriter, node: ir.Node) -> bool:
     x, w = _coded(rewriter, node, 0), _coded(rewriter, node, 3)
-    if x is None or w is None or w[0] not in rewriter.codes:
+    if x is None or w is None or w.numbers not in rewriter.codes:
         return False
-    step = x[1].scale.reshape(-1) * w[1].scale.reshape(-1)
+    step = x.grid.scale.reshape(-1) * w.grid.scale.reshape(-1)
     biases = _biases(rewriter, _inputs(node, 9)[8], step)
     if biases is None:
         return False
@@ -147,7 +147,7 @@ def _qgemm(rewriter: Rewriter, node: ir.Node) -> bool:
     if a is None or b is None:
         return False
     *_, c, scale, zero = _inputs(node, 9)
-    biases = _biases(rewriter, c, alpha * a[1].scale.reshape(-1) * b[1].scale.reshape(-1))
+    biases = _biases(rewriter, c, alpha * a.grid.scale.reshape(-1) * b.grid.scale.reshape(-1))
     if biases is None:
         return False
     made = _as_float(rewriter, node, "Gemm", [a, b], *biases, attributes=_kept(node))
@@ -203,8 +203,7 @@ def _dynamic(rewriter: Rewriter, node: ir.Node) -> bool:
     codes, scale, zero = node.outputs
     rewriter.answer(scale, rewriter.hold(np.array(1, np.float32), str(scale.name)))
     rewriter.answer(zero, rewriter.hold(np.array(0, np.uint8), str(zero.name)))
-    grid = Grid(np.array(1.0), np.array(0), 0, 255)
-    rewriter.stands[codes], rewriter.grids[codes] = numbers, grid
+    rewriter.stands[codes] = Coded(numbers, Grid(np.array(1.0), np.array(0), 0, 255))
     for user, _ in codes.uses():
         rewriter.dynamic.add(user)
     return True
@@ -221,9 +220,8 @@ def _integer_operand(
     """Codes less their zero point, as numbers; times a scale, where one is known."""
     if value is None:
         return None
-    dynamic = value in rewriter.stands and node in rewriter.dynamic
-    if dynamic:
-        return rewriter.stands[value]
+    if value in rewriter.stands and node in rewriter.dynamic:
+        return rewriter.stands[value].numbers
     zeros = np.array(0) if zero is None else rewriter.constant(zero)
     if zeros is None:
         return None
@@ -300,7 +298,7 @@ def _matmul_to_float(rewriter: Rewriter, node: ir.Node) -> bool:
     if one is None or two is None or a is None:
         return False
     grid = rewriter.grid(a_scale, a_zero)
-    left = rewriter.stands[a] if a in rewriter.stands and node in rewriter.dynamic else None
+    left = rewriter.stands[a].numbers if a in rewriter.stands and node in rewriter.dynamic else None
     if left is None and grid is not None:
         left = rewriter.numbers(a, grid, node)
     weight = _integer_operand(rewriter, node, b, b_zero, -1, two)
