@@ -27,7 +27,7 @@ class InputSpec:
         name: the model's own name for it.
         shape: without the batch axis; (channels, height, width) for an image.
         dtype: numpy's name of the type the original model takes. Samples are float32 whatever it is.
-        channels_last: whether the model's file takes (height, width, channels). Arrays of that shape are turned round.
+        channels_last: whether the model's file takes (height, width, channels). Arrays of that shape are transposed.
         original: the shape in the original, if that is not ``shape`` behind a batch axis of 1: the original has no
             batch axis, or more axes than a blob of ncnn.
     """

@@ -83,6 +83,7 @@ def _samples(inputs: Sequence[InputSpec], size: int) -> list[Array]:
 
 
 def _agrees(run: Original, samples: Sequence[Array], whole: Sequence[Any], size: int) -> bool:
+    """Whether a model computes the first and the last sample alone as ``whole`` has them."""
     for row in (0, size - 1):
         try:
             alone = run([array[row : row + 1] for array in samples])

@@ -22,7 +22,7 @@ _PIECE = 1 << 16
 
 
 def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: str) -> None:
-    """Do work in a child process made by a fork, which has this process's objects. What it leaves is in files.
+    """Do work in a child process made by a fork, which has this process's objects. Its results must be files.
 
     The child is silent, computes with one thread, and makes its temporary files in ``folder``.
 

@@ -269,7 +269,7 @@ def _said_of_input(old: InputSpec, new: InputSpec) -> list[str]:
     if new.channels_last:
         said.append(
             f"input {new.name!r} is height x width x channels in the model's file ({times(old.shape)}); "
-            f"the ncnn network takes the channels first ({times(new.shape)}), and arrays are turned round"
+            f"the ncnn network takes the channels first ({times(new.shape)}), and ncnnkit transposes arrays"
         )
     if new.dtype != old.dtype:
         said.append(f"input {new.name!r} is {old.dtype} in the model's file; the ncnn network takes float32")

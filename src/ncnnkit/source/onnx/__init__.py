@@ -23,7 +23,9 @@ sequences      lists of tensors, and the control flow that is left
 contrib        what ONNX Runtime's optimiser writes: the domain com.microsoft
 groups         groups of nodes that compute one value from one other, as functions
 patterns       groups of nodes that are one layer of ncnn
-cutting        where a network ends that ncnn cannot compute to its end, and where it begins
+cutting        where to end a network that ncnn cannot compute completely
+tails          what comes after a cut, recognised as a decoder
+heads          inputs as ncnnkit feeds them: float32, channels first
 hints          what to do about an operator that ncnn has no layer for
 =============  ==========================================================================
 

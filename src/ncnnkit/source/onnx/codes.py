@@ -40,7 +40,7 @@ class Grid:
         zero: int64, of the same shape.
         low, high: the least and the largest code.
         axis: the axis that the scales belong to.
-        blocked: whether the scales belong to blocks along ``axis``.
+        blocked: size of the blocks along ``axis`` that the scales belong to; 0: they belong to places.
     """
 
     scale: Array
@@ -223,6 +223,7 @@ class Rewriter:
         self.stands[codes] = Coded(self.saturated(numbers, grid, at), grid)
 
     def saturated(self, numbers: ir.Value, grid: Grid, at: ir.Node) -> ir.Value:
+        """Numbers clipped to the range of their codes, where that is an activation."""
         if not grid.whole or numbers.producer() is None or (numbers in self.flows and self.flows[numbers].same(grid)):
             return numbers
         low, high = grid.range
@@ -241,7 +242,7 @@ class Rewriter:
         return self.clip(numbers, max(low, least), min(high, most), at)
 
     def answer(self, old: ir.Value, new: ir.Value) -> None:
-        """All that reads a value of numbers reads another."""
+        """Let every reader of one value of numbers read another."""
         if old in self.graph.outputs:
             name = old.name
             if new.producer() is None or new in self.graph.outputs or new.name in self.graph.initializers:
@@ -257,6 +258,7 @@ class Rewriter:
     # ------------------------------------------------------------------------------------------------------- the whole
 
     def run(self) -> None:
+        """Replace all codes of the graph."""
         ends = set(self.graph.outputs)
         for node in list(self.graph):
             function = REWRITES.get((node.domain, node.op_type))
@@ -329,14 +331,14 @@ class Rewriter:
 
 
 def _behind_identities(value: ir.Value | None) -> ir.Value | None:
-    """The value that a chain of Identity hands on: torch's exporter writes a constant once, and hands it on so."""
+    """The value that a chain of Identity copies. torch's exporter writes equal constants once, and copies them so."""
     while value is not None and (maker := value.producer()) is not None and maker.op_type == "Identity":
         value = maker.inputs[0]
     return value
 
 
 def _between(value: ir.Value, rewriter: Rewriter) -> tuple[float, float]:
-    """Between what the numbers of a value lie, as far as the operators before it say so."""
+    """The least and the largest number of a value, as far as the operators before it tell."""
     node = value.producer()
     if node is None or node.domain:
         return -math.inf, math.inf

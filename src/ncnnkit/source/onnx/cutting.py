@@ -1,7 +1,7 @@
-"""Where a network ends that ncnn cannot compute to its end.
+"""Where to end a network that ncnn cannot compute completely.
 
 Detectors end in a TopK or a NonMaxSuppression, others in an ArgMax; ncnn has no layers for these. Such a network is
-cut: its outputs are then the tensors that the rest is computed from. The rest stays known by its operators.
+cut: its outputs are then the tensors that the rest is computed from. The names of the operators of the rest are kept.
 """
 
 from __future__ import annotations

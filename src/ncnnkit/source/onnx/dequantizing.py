@@ -112,7 +112,7 @@ def _as_float(
 
 
 def _biases(rewriter: Rewriter, codes: ir.Value | None, step: Array) -> list[ir.Value] | None:
-    """The numbers of a bias whose codes count steps; none where it is left out. None where it is computed."""
+    """The numbers of a bias whose codes count steps, or no value if there is no bias; None if it is computed."""
     if codes is None:
         return []
     array = rewriter.constant(codes)
@@ -197,7 +197,7 @@ def _qlinear_where(rewriter: Rewriter, node: ir.Node) -> bool:
 
 @rewrites("DynamicQuantizeLinear")
 def _dynamic(rewriter: Rewriter, node: ir.Node) -> bool:
-    """Its scale becomes 1 and its zero point 0: what follows multiplies by the scale, wherever that stands."""
+    """Its scale becomes 1 and its zero point 0, because the operators that follow multiply by the scale."""
     numbers = node.inputs[0]
     assert numbers is not None
     codes, scale, zero = node.outputs
@@ -316,7 +316,7 @@ def _product(rewriter: Rewriter, node: ir.Node, a: ir.Value, b: ir.Value, bias: 
 
 @rewrites("DynamicQuantizeLSTM", domain=MICROSOFT)
 def _dynamic_lstm(rewriter: Rewriter, node: ir.Node) -> bool:
-    """Its weights are (directions, inputs, 4 * hidden): those of an LSTM are turned round."""
+    """Its weights are (directions, inputs, 4 * hidden): those of an LSTM are transposed."""
     x, w, r, bias, lengths, h, c, p, w_scale, w_zero, r_scale, r_zero = _inputs(node, 12)
     weights = []
     for codes, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero)):

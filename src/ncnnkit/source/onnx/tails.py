@@ -1,8 +1,8 @@
 """What comes after a cut: run by itself, and recognised as a decoder.
 
 A tail is recognised by what it computes. Its operators, shapes and constants suggest decoders, and one that gives the
-same predictions as the tail, on made-up values of the tensors at the cut, is taken. So it does not matter in which way
-an exporter wrote it down, and a decoder that is taken is right.
+same predictions as the tail, on made-up values of the tensors at the cut, is taken. So the spelling
+of an exporter does not matter, and a decoder that is taken is right.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def _sorted(boxes: Array, scores: Array, labels: Array) -> Boxes:
 
 
 def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | None:
-    """A decoder whose boxes are pixels; None where what it takes for corners are none, for a sample of noise."""
+    """A decoder whose boxes are in pixels; None if its boxes for a sample of noise have reversed corners."""
     everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), tail.example())
     if isinstance(everything, ClassMap):
         return found
