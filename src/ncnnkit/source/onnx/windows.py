@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -524,28 +525,34 @@ def deformable_convolution(node: Node) -> None:
     images = _parts(node, x, parts)
     offsets = _parts(node, node.blob(2, node.shape(2)[1:]), sets)
     masks = _parts(node, node.blob(4, node.shape(4)[1:]), sets) if node.has(4) else []
-    stride, dilation, kernel = node.attr("strides", (1, 1)), node.attr("dilations", (1, 1)), weight.shape[2:]
-    outputs, width = weight.shape[0] // groups, x.shape[0] // parts
-    made = []
-    for group in range(groups):
-        total: Blob | None = None
-        for part in range(group * parts // groups, (group + 1) * parts // groups):
-            chosen = part * sets // parts
-            first = (part - group * parts // groups) * width
-            own = weight[group * outputs : (group + 1) * outputs, first : first + width]
-            biased = bias is not None and total is None
-            weights = {"weight": own} | ({"bias": bias[group * outputs : (group + 1) * outputs]} if biased else {})  # type: ignore[index]
-            params = {
-                **_sides(2, "kernel", kernel), **_sides(2, "stride", stride), **_sides(2, "dilation", dilation),
-                **_padded(2, [int(p) for p in node.attr("pads", (0, 0, 0, 0))]),
-                "num_output": outputs, "bias_term": int(biased), "weight_data_size": own.size,
-            }  # fmt: skip
-            inputs = [images[part], offsets[chosen], *masks[chosen : chosen + 1]]
-            found = node.emit("DeformableConv2D", inputs, (outputs, *node.out_shape()[2:]), weights, **params)
-            total = found if total is None else node.emit("BinaryOp", [total, found], found.shape, op_type=0)
-        assert total is not None
-        made.append(total)
+    width, in_group = x.shape[0] // parts, parts // groups
+    each = weight.shape[0] // groups
+
+    def convolved(group: int, place: int) -> Blob:
+        """What a group makes of one of its parts; the first part gets the bias."""
+        part, rows = group * in_group + place, slice(group * each, (group + 1) * each)
+        chosen = part * sets // parts
+        inputs = [images[part], offsets[chosen], *masks[chosen : chosen + 1]]
+        columns = slice(place * width, (place + 1) * width)
+        return _deformed(node, inputs, weight[rows, columns], bias[rows] if bias is not None and place == 0 else None)
+
+    def added(one: Blob, other: Blob) -> Blob:
+        return node.emit("BinaryOp", [one, other], other.shape, op_type=0)
+
+    made = [reduce(added, (convolved(group, place) for place in range(in_group))) for group in range(groups)]
     node.gives(made[0] if groups == 1 else node.emit("Concat", made, node.out_shape()[1:], axis=0))
+
+
+def _deformed(node: Node, inputs: Sequence[Blob], weight: Array, bias: Array | None) -> Blob:
+    """One DeformableConv2D of an image, offsets and perhaps a mask."""
+    stride, dilation = node.attr("strides", (1, 1)), node.attr("dilations", (1, 1))
+    params = {
+        **_sides(2, "kernel", weight.shape[2:]), **_sides(2, "stride", stride), **_sides(2, "dilation", dilation),
+        **_padded(2, [int(p) for p in node.attr("pads", (0, 0, 0, 0))]),
+        "num_output": len(weight), "bias_term": int(bias is not None), "weight_data_size": weight.size,
+    }  # fmt: skip
+    weights = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    return node.emit("DeformableConv2D", inputs, (len(weight), *node.out_shape()[2:]), weights, **params)
 
 
 def _parts(node: Node, x: Blob, count: int) -> list[Blob]:
