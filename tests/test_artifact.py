@@ -338,7 +338,7 @@ def test_the_file_of_fp32_serves_all_that_needs_no_int8(tmp_path: Path) -> None:
         model.at("fp8")
 
 
-@pytest.mark.parametrize("change", ["weights", "structure", "precision", "field", "target"])
+@pytest.mark.parametrize("change", ["weights", "structure", "precision", "field", "target", "end"])
 def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path) -> None:
     param = tmp_path / "m.param"
     Artifact.made(small(), "fp16").save(param)
@@ -349,6 +349,8 @@ def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path
         param.with_suffix(".bin").write_bytes(raw)
     elif change == "structure":
         param.write_text(param.read_text() + "\n")
+    elif change == "end":
+        card_of(param).write_bytes(card_of(param).read_bytes()[:300])
     else:
         card |= {"precision": {"precisions": ["fp9"]}, "field": {"inputs": 5}, "target": {"target": "$(touch x)"}}[
             change

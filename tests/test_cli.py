@@ -103,6 +103,26 @@ def test_convert(home: Path) -> None:
     assert ncnnfile.load(home / "e.param").input_shapes() == [(3, 224, 224)]
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("convert e.onnx -o e.onnx", "does not end in .param"),
+        ("optimize m.param -o m.param", "is the model itself"),
+        ("quantize m.param --images x.npy -o m.param", "is the model itself"),
+        ("calibrate m.param --images x.npy -o m.param", "is the model itself"),
+        ("optimize m.param -o other.param", "other.bin: would be replaced, but there is no .param"),
+    ],
+)
+def test_a_command_replaces_no_file_that_it_did_not_write(line: str, says: str, home: Path) -> None:
+    (home / "e.onnx").write_bytes(b"mine")
+    (home / "other.bin").write_bytes(b"mine")
+    before = {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()}
+    done = nk(line)
+    assert done.exit_code == 4
+    assert says in done.output
+    assert {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()} == before
+
+
 def test_bench(home: Path) -> None:
     (row,) = json.loads(ok("bench m.param --backend cpu --precision fp32 --seconds 0.1 --json"))
     assert row["latency_ms"]["samples"] > 2
@@ -207,7 +227,9 @@ def _edit(old: str, new: str) -> object:
 
 
 def _in_int8(home: Path) -> None:
-    ok("quantize m.param --images x.npy --effort fast -o m.param")
+    ok("quantize m.param --images x.npy --effort fast -o other.param")
+    for end in ("param", "bin", "json"):
+        (home / f"other.{end}").replace(home / f"m.{end}")
 
 
 BAD = [

@@ -41,9 +41,10 @@ from ncnnkit.model.ncnnfile import save
 from ncnnkit.onboard.scratch import PREFIX, Scratch
 from ncnnkit.passes import optimize
 from ncnnkit.record.folder import LOG
+from ncnnkit.report import console
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import ArraySamples
-from ncnnkit.source import ModelSource, exporting, open_model, pnnx
+from ncnnkit.source import ModelSource, exporting, open_model, pnnx, sessions
 from ncnnkit.source.conversion import Conversion, convert_source
 from ncnnkit.source.exporting import export_classic, trace
 from ncnnkit.source.model import example_arrays
@@ -834,3 +835,35 @@ def test_the_command_writes_the_preprocessing_that_is_given(tmp_path: Path) -> N
     done = CliRunner().invoke(app, ["optimize", str(param), "-o", str(tmp_path / "o.param")])
     assert done.exit_code == 0, done.output
     assert ncnnkit.Artifact.load(tmp_path / "o.param").preprocess == found
+
+
+def test_nothing_is_said_of_an_original_that_gives_no_numbers(tmp_path: Path) -> None:
+    """NaN beside NaN is not exact."""
+    nodes = [
+        helper.make_node("Exp", ["x"], ["e"]),
+        helper.make_node("Neg", ["e"], ["n"]),
+        helper.make_node("Sqrt", ["n"], ["y"]),
+    ]
+    path = write_onnx(tmp_path / "nan.onnx", nodes, {"x": [1, 3, 8, 8]}, ["y"])
+    _, done = converted(path, tmp_path)
+    check = done.record()
+    assert (check.verified, check.sqnr_db, check.cosine) == (False, None, None)
+    assert "not verified" in console.converted(check, "the original")[0]
+
+
+def test_an_original_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "LIMIT", 0.5)
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["c2"]), helper.make_node("Identity", ["a"], ["a2"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("c", TensorProto.BOOL, []), value("a", FLOAT, [1, 3])],
+        [value("c2", TensorProto.BOOL, []), value("a2", FLOAT, [1, 3])],
+    )
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Loop", ["", "true", "r"], ["y"], body=body),
+    ]
+    path = write_onnx(tmp_path / "loop.onnx", nodes, {"x": [1, 3]}, ["y"], {"true": np.array(True)})
+    with pytest.raises(ModelError, match=r"did not finish one sample within 0\.5 s"):
+        converted(path, tmp_path)

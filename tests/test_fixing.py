@@ -72,3 +72,19 @@ def test_texts_of_the_option() -> None:
     assert to_numbers([]) is None
     with pytest.raises(RecipeError, match="NAME=NUMBER"):
         to_numbers(["sr"])
+    for text in ("sr=nan", "sr=inf", "sr="):
+        with pytest.raises(RecipeError, match="NAME=NUMBER"):
+            to_numbers([text])
+    with pytest.raises(RecipeError, match="two numbers"):
+        to_numbers(["sr=8000", "sr=16000"])
+
+
+@pytest.mark.parametrize("number", [16000.5, 1e30])
+def test_a_number_that_the_input_cannot_be_is_refused(two_rates: Path, number: float) -> None:
+    with pytest.raises(ModelError, match="'rate' is int64: it cannot be"):
+        open_model(two_rates, fix={"rate": number})
+
+
+def test_some_input_must_be_left(two_rates: Path) -> None:
+    with pytest.raises(ModelError, match="every input is fixed"):
+        open_model(two_rates, fix={"rate": 8000, "sound": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_origin
@@ -156,20 +157,24 @@ def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, 
         raise RecipeError(f"--{what} {text!r} is not a list of numbers", hint=f"as {example}") from None
 
 
-def to_shapes(shape: Sequence[str] | None) -> tuple[tuple[int, ...], ...] | None:
+def to_shapes(shape: Sequence[str] | None, option: str = "shape") -> tuple[tuple[int, ...], ...] | None:
     """``("3,224,224",)`` -> ``((3, 224, 224),)``; None where nothing is given. Raises RecipeError."""
-    return tuple(_numbers(text, "shape", int) for text in shape) if shape else None
+    return tuple(_numbers(text, option, int) for text in shape) if shape else None
 
 
 def to_numbers(texts: Sequence[str] | None) -> dict[str, float] | None:
     """``["sr=16000"]`` -> ``{"sr": 16000.0}``; None where nothing is given. Raises RecipeError."""
-    found = {}
+    found: dict[str, float] = {}
     for text in texts or ():
         name, _, number = text.rpartition("=")
         try:
-            found[name] = float(number)
+            value = float(number)
         except ValueError:
-            raise RecipeError(f"--fix {text!r} is not NAME=NUMBER", hint="as sr=16000") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise RecipeError(f"--fix {text!r} is not NAME=NUMBER", hint="as sr=16000")
+        if found.setdefault(name, value) != value:
+            raise RecipeError(f"--fix gives {name!r} two numbers")
     return found or None
 
 

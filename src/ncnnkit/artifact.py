@@ -354,7 +354,7 @@ def read_card(param: Path) -> Card | None:
 
 
 def _raw_card(place: Path) -> bytes | None:
-    """The bytes of a card; None where there is no file, or another program's."""
+    """The bytes of a card; None where there is no file, or a JSON file of another program."""
     import msgspec
 
     try:
@@ -365,7 +365,7 @@ def _raw_card(place: Path) -> bytes | None:
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", where=str(place)) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+        return raw  # no JSON: most likely a card that was cut short
     return raw if isinstance(schema, str) and schema.startswith("ncnnkit-card/") else None
 
 

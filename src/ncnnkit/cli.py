@@ -134,6 +134,10 @@ def guarded(function: F) -> F:
         except NcnnkitError as error:
             err.print(f"[bold red]error:[/] {escape(error.line())}", soft_wrap=True)
             raise typer.Exit(error.exit_code) from None
+        except MemoryError as error:
+            reason = f" ({escape(str(error))})" if str(error) else ""
+            err.print(f"[bold red]error:[/] there is not enough memory{reason}", soft_wrap=True)
+            raise typer.Exit(StorageError.exit_code) from None
         except KeyboardInterrupt:
             err.print("interrupted; no file is half-written")
             raise typer.Exit(INTERRUPTED) from None
@@ -271,13 +275,14 @@ def convert(
     from .source import open_model
     from .source.conversion import convert_opened
 
-    _check_folder(output)
+    _check_param(output, model)
     if explain or reproducer:
         _explain(model, shape, weights, outputs, fix, route, reproducer)
     recipe = make_recipe(
         {
-            "model": model, "shapes": to_shapes(shape), "shape_too": to_shapes(shape_too), "weights": weights,
-            "outputs": to_words(outputs), "fix": to_numbers(fix), "route": route, "force": force, **prepared,
+            "model": model, "shapes": to_shapes(shape), "shape_too": to_shapes(shape_too, "shape-too"),
+            "weights": weights, "outputs": to_words(outputs), "fix": to_numbers(fix), "route": route, "force": force,
+            **prepared,
         }
     )  # fmt: skip
     with _progress() as progress:
@@ -319,6 +324,8 @@ def _explain(
     out.print(bisection_table(explanation.found))
     first = explanation.found.first_wrong
     out.print("no layer is wrong" if first is None else f"the first wrong layer: {first.said}", markup=False)
+    if reproducer and first is None:
+        out.print(f"{reproducer} was not written: there is nothing to reproduce", markup=False, soft_wrap=True)
     if explanation.files:
         out.print(f"{reproducer}: {', '.join(explanation.files)}", markup=False, soft_wrap=True)
 
@@ -332,7 +339,7 @@ def optimize(
     """Fuse and remove layers, like ncnnoptimize."""
     from .passes import optimize_with_report
 
-    _check_folder(output)
+    _check_param(output, param)
     model = _model(param)
     better, rewrites = optimize_with_report(model.graph, fp16=fp16)
     model.having(better).save(output)
@@ -340,10 +347,24 @@ def optimize(
     out.print(f"{output}: {len(model.graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
 
 
-def _check_folder(output: Path) -> None:
-    """Raise before minutes of work, not after, if a file cannot be written."""
+def _check_param(output: Path, model: str | Path) -> None:
+    """Raise before minutes of work, not after, if a model cannot be written, or would replace what is not one."""
+    if output.suffix != ".param":
+        raise StorageError("does not end in .param", where=str(output), hint="a .bin and a .json file come beside it")
+    _check_output(output, model)
+    weights = output.with_suffix(".bin")
+    if weights.exists() and not output.exists():
+        raise StorageError(
+            "would be replaced, but there is no .param that it belongs to", where=str(weights),
+            hint="give another name with -o, or remove the file",
+        )  # fmt: skip
+
+
+def _check_output(output: Path, model: str | Path) -> None:
     if not output.parent.is_dir():
         raise StorageError("no such folder", where=str(output.parent), hint="make it first")
+    if output.exists() and Path(model).exists() and output.samefile(model):
+        raise StorageError("is the model itself", where=str(output), hint="give another name with -o")
 
 
 def _open(param: Path, shape: list[str] | None, most: int | None = None, **options: Any) -> tuple[Any, Any]:
@@ -389,7 +410,7 @@ def calibrate(
     """Compute the scales of int8 layers from images, and write them in ncnn2table's format."""
     from .quantization import make_table, save_table
 
-    _check_folder(output)
+    _check_output(output, param)
     if method == OWN:
         raise RecipeError(f"calibrate computes scales, and the method {OWN!r} takes those that the model has already")
     method = None if method == AUTO else method
@@ -442,7 +463,7 @@ def quantize(
     from .record.run import losses
     from .report import trials_table
 
-    _check_folder(output)
+    _check_param(output, param)
     if table is not None and images is not None:
         raise RecipeError("give --table or --images", hint="one of them")
     if table is not None and (method or effort or shape or prepared):

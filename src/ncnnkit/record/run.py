@@ -311,7 +311,7 @@ class ConversionCheck:
 
     Attributes:
         route: the route whose network was used.
-        verified: whether there was an original to compare with.
+        verified: whether there was an original to compare with, and any of its outputs was finite.
         sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal or were not compared. fp32
             normally reaches 100; below 80 the run warns, and below 60 it ends, unless ``force`` is set.
         cosine: as in ``accuracy``, of the worst output; null if the outputs were not compared.

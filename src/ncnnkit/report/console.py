@@ -52,7 +52,11 @@ def converted(check: ConversionCheck, origin: str) -> list[str]:
     compared = f"{_exact(check.sqnr_db)}, cosine {cosine(check.cosine)}, against {against}"
     if check.original_sqnr_db is not None:
         compared += f", which itself is only exact to {decibel(check.original_sqnr_db)} dB on these samples"
-    seen = compared if check.verified else "not verified, because there is no original that can be run"
+    seen = (
+        compared
+        if check.verified
+        else "not verified, because there is no original that can be run, or its outputs contain NaN or infinity"
+    )
     taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
     shapes = [f"  for inputs of {said_of(each.shapes)}: {_exact(each.sqnr_db)}" for each in check.shapes]
     decoded = [_decoded(check.decoded)] if check.decoded else []

@@ -103,7 +103,7 @@ def bisect(source: ModelSource, graph: Graph, sample: Sequence[Array]) -> Bisect
         sample: an array for each input, without the batch axis.
 
     Raises:
-        ModelError: the original hands out no inner tensors.
+        ModelError: the original gives no tensors inside the network.
         ConvertError, RuntimeFailure: the original or ncnn cannot be run.
     """
     tensors, places = _onnx_tensors(source, graph, sample) if source.kind == "onnx" else (_hooked(source, sample), {})
@@ -227,7 +227,9 @@ def _hooked(source: ModelSource, sample: Sequence[Array]) -> list[InnerTensor]:
     module = source.module
     if module is None or source.run is None or hasattr(module, "_c"):  # a ScriptModule's parts call no hooks
         raise ModelError(
-            "hands out no inner tensors", where=source.reference, hint="give the module itself, or export it to ONNX"
+            "gives no tensors inside the network to compare with",
+            where=source.reference,
+            hint="give the original as ONNX",
         )
     found: list[InnerTensor] = []
     hooks = []

@@ -47,7 +47,7 @@ def explain(
         reproducer: a folder that gets the first wrong layer by itself, with its inputs and the output that is right.
 
     Raises:
-        ModelError: the model cannot be used, or hands out no inner tensors.
+        ModelError: the model cannot be used, or gives no tensors inside the network.
         ConvertError, RuntimeFailure: it cannot be converted, or the network cannot be run.
         StorageError: ``reproducer`` cannot be written.
     """

@@ -17,6 +17,7 @@ from ..formatting import shape_option
 from ..model.precision import PRECISIONS
 from ..samples.items import InputSpec
 from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_metadata, say, settle_inputs
+from .sessions import run_session
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
 
 # torch's names for what a tensor is stored in -> numpy's for its type.
@@ -52,7 +53,7 @@ def onnx_run(session: Any) -> Original:
     names = [given.name for given in session.get_inputs()]
 
     def run(sample: list[Array]) -> list[Any]:
-        return list(session.run(None, dict(zip(names, sample))))
+        return run_session(session, None, dict(zip(names, sample)))
 
     return run
 

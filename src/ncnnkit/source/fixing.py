@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def fix_inputs(path: Path, values: Mapping[str, float], scratch: Scratch) -> Pat
         scratch: gets the new file.
 
     Raises:
-        ModelError: the model has no input of such a name.
+        ModelError: the model has no input of such a name, or one that cannot be this number, or no other input.
         ConvertError: the file cannot be read.
     """
     import onnx_ir as ir  # takes a moment
@@ -34,11 +35,22 @@ def fix_inputs(path: Path, values: Mapping[str, float], scratch: Scratch) -> Pat
             raise ModelError(f"has no input {name!r}", where=str(path), hint=f"its inputs are {', '.join(inputs)}")
         value = inputs[name]
         shape = [side if isinstance(side, int) and side > 0 else 1 for side in value.shape or ()]
-        kind = np.float32 if value.dtype is None else value.dtype.numpy()
+        kind = np.dtype(np.float32 if value.dtype is None else value.dtype.numpy())
+        if kind.kind in "iub" and not _fits(number, kind):
+            raise ModelError(f"input {name!r} is {kind}: it cannot be {number:g}", where=str(path))
         value.const_value = ir.tensor(np.full(shape, number, kind), name=name)
         value.shape = ir.Shape(shape)
         model.graph.inputs.remove(value)
         model.graph.register_initializer(value)
+    if not fed(model.graph):
+        raise ModelError("every input is fixed: there is nothing left to compute", where=str(path))
     made = Path(scratch.name, path.name)
     ir.save(model, made)
     return made
+
+
+def _fits(number: float, kind: np.dtype[Any]) -> bool:
+    """Whether a number is one of a type of whole numbers, or of true and false."""
+    if kind.kind == "b":
+        return number in (0, 1)
+    return float(number).is_integer() and np.iinfo(kind).min <= number <= np.iinfo(kind).max

@@ -127,11 +127,13 @@ class Compared:
 
     Attributes:
         errors: of its outputs.
+        blind: whether the original's outputs all contain NaN or infinity, so that nothing was compared.
         known: how exactly the original knows each output itself, dB, see :meth:`Expected.known`; empty where the
             network is exact without it.
     """
 
     errors: Accuracy
+    blind: bool = False
     known: Sequence[float] = ()
 
     @property
@@ -176,10 +178,11 @@ class Expected:
     def __init__(self, source: ModelSource, samples: Samples) -> None:
         self._source, self._samples = source, samples
         self._outputs = list(source.reference_outputs(samples))
+        self._blind = not any(np.isfinite(values).all() for row in self._outputs for values in row)
 
     def compare(self, graph: Graph, threads: int | None = None) -> Compared:
         """A network beside the original; arguments and errors are those of :func:`compare_outputs`."""
-        found = Compared(compare_outputs(graph, self._samples, self._outputs, threads=threads))
+        found = Compared(compare_outputs(graph, self._samples, self._outputs, threads=threads), self._blind)
         return found if found.sqnr_db >= EXACT_SQNR_DB else replace(found, known=self.known)
 
     def predictions(self, graph: Graph, threads: int | None = None) -> Agreement | None:

@@ -24,6 +24,7 @@ from onnx_ir.passes import common
 
 from ...errors import ConvertError
 from ..model import say
+from ..sessions import run_session
 from .control import RANDOM, resolve
 from .einsums import write_out
 from .quantized import dequantize
@@ -258,7 +259,7 @@ def _run(
     try:
         for start in range(0, len(names), at_once):
             part = list(names[start : start + at_once])
-            yield from zip(part, running.run(part, dict(feeds)), strict=True)
+            yield from zip(part, run_session(running, part, feeds), strict=True)
     except Exception as error:  # a family of its own, derived from Exception
         raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
 
