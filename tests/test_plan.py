@@ -28,6 +28,7 @@ from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
 from ncnnkit.model.precision import INT8, MASKS
+from ncnnkit.model.work import Budget
 from ncnnkit.plan import search, sensitivity
 from ncnnkit.plan.build import Forms, make_forms, mean_windows, mixed_graph
 from ncnnkit.plan.costs import Costs, predict, uniform
@@ -344,11 +345,11 @@ def test_each_layer_alone_has_an_error(mixed: Setting) -> None:
 
 def test_neighbours_of_a_heavy_network_are_measured_together(mixed: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer by layer, a network of 150 GMAC would take hours."""
-    monkeypatch.setattr(sensitivity, "LEAST_GROUPS", 2)
+    monkeypatch.setattr(sensitivity, "LEAST_GROUPS", 3)
     with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
         alone = int8_errors(mixed.forms, judge)
         steps: list[int] = []
-        together = int8_errors(mixed.forms, judge, lambda done, total: steps.append(total), gmac=0)
+        together = int8_errors(mixed.forms, judge, lambda done, total: steps.append(total), budget=Budget(0))
     assert set(steps) == {3}  # four and one of int8, both of Winograd's
     assert together.keys() == alone.keys()
     first = [together[name, "int8"] for name in ("c1", "d1", "c2", "c3")]
