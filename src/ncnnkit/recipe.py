@@ -152,7 +152,8 @@ class Recipe:
     )
     effort: str = _key(
         "default",
-        "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route.",
+        "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route. "
+        "For a heavy network, fast and default also take fewer samples and time it less often.",
         allowed=EFFORTS,
     )
     require: tuple[str, ...] = _key(

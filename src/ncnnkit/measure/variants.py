@@ -142,7 +142,8 @@ def list_variants(
 
 def allows_software(recipe: Recipe, budget: Budget) -> bool:
     """Whether the budget allows Vulkan without a GPU, of which no figure of a GPU comes."""
-    return budget.inferences >= SOFTWARE_INFERENCES * SOFTWARE_COST * len(recipe.precisions)
+    variants = sum(PRECISIONS[precision].vulkan for precision in recipe.precisions)
+    return budget.inferences >= SOFTWARE_INFERENCES * SOFTWARE_COST * variants
 
 
 def evaluated(recipe: Recipe, samples: int, budget: Budget) -> list[int]:
