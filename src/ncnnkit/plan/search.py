@@ -28,7 +28,7 @@ from .mixed import MixedPlan
 from .options import make_edges, make_options
 from .requirement import Requirements
 from .sensitivity import float_errors, int8_errors
-from .solve import Assignment, Edge, Option, front, solve
+from .solve import Assignment, Edge, Option, front, solve, total
 from .timing import DeviceTiming, Timing, blob_shapes
 
 FRONT_POINTS = 10
@@ -161,8 +161,16 @@ class _Problem:
         )
 
     def _best(self, max_ms: float | None, budget: float, points: list[Assignment], *, last: bool) -> Assignment:
-        """The most exact within a time, else the fastest within a noise; the nearest to it where there is none."""
+        """The most exact within a time, else the fastest within a noise; the nearest to it where there is none.
+
+        The last is each layer at its most exact. A layer whose noise was not measured is predicted to have none at any
+        precision, so the most exact of the points may be less exact than that.
+        """
         if max_ms is not None:
             return solve(self.options, self.edges, max_ms=max_ms) or points[0]
-        found = None if last else solve(self.options, self.edges, max_error=budget)
-        return found or points[-1]
+        if last:
+            exact = {
+                name: min(rows, key=lambda o: (o.error, o.choice != "fp32")) for name, rows in self.options.items()
+            }
+            return total(self.options, self.edges, {name: option.choice for name, option in exact.items()})
+        return solve(self.options, self.edges, max_error=budget) or points[-1]
