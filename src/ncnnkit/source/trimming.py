@@ -22,7 +22,7 @@ from ..model.shapes import without_batch
 from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec, takes_image, times
 from ..samples.preprocess import Preprocess
-from ..tasks import Decoder, Prediction
+from ..tasks import Decoder, Prediction, Table
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
 from .model import Array, ModelSource, QuantisedOriginal, example_arrays
@@ -284,10 +284,9 @@ def _ultralytics(source: ModelSource, metadata: Mapping[str, str]) -> Decoder | 
     if rest or np.ndim(output) != 3 or output.shape[1] != 4 + len(source.labels):
         return None
     return Decoder(
-        "yolo",
-        (0,),
+        "boxes",
+        (Table(0, ("boxes", "scores"), "columns"),),
         len(source.labels),
-        layout="columns",
         boxes="cxcywh",
         score_threshold=ULTRALYTICS_SCORE,
         iou_threshold=ULTRALYTICS_IOU,
