@@ -18,7 +18,7 @@ A new kind is one module with a function ``decode``, one row in ``DECODERS`` in 
 
 from __future__ import annotations
 
-from .decoder import Array, Decoder, Grid, Kind
+from .decoder import Decoder, Grid, Kind
 from .decoding import DECODERS, decode
 from .predictions import Agreement, Boxes, ClassMap, Prediction, agreement
 
