@@ -92,7 +92,9 @@ def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
         level = len(found.get(table.parts[0], ()))
         each = len(decoder.anchors[level].sizes) if level < len(decoder.anchors) else 1
         widths = [decoder.width(part) for part in table.parts]
-        rows = in_rows(outputs[table.output], sum(widths), table.layout, each)
+        values = np.asarray(outputs[table.output])
+        values = values.reshape(-1) if table.parts == ("priors",) else values  # ncnn has all priors in a row
+        rows = in_rows(values, sum(widths), table.layout, each)
         for part, columns in zip(table.parts, np.split(rows, np.cumsum(widths)[:-1], axis=1)):
             found.setdefault(part, []).append(columns)
     whole = {part: np.concatenate(parts) if len(parts) > 1 else parts[0] for part, parts in found.items()}
