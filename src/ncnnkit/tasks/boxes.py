@@ -291,13 +291,15 @@ COMBINED: dict[Combination, Callable[[Float, Float], Array]] = {
 
 
 def class_scores(decoder: Decoder, found: dict[Part, Array]) -> Float:
-    """The score of each class for each box, (N, classes); -infinity for the background, and for what is NaN."""
+    """The score of each class for each box, (N, classes); -infinity for the background, and for what is no number."""
     scores = np.array(activated(decoder.scores, found["scores"]), np.float32)
+    broken = ~np.isfinite(found["scores"])  # a sigmoid of infinity would be a score
     if "objectness" in found:
+        broken = broken | ~np.isfinite(found["objectness"])
         objectness = activated("none" if decoder.scores == "none" else "sigmoid", found["objectness"])
         with np.errstate(invalid="ignore", divide="ignore"):
             scores = np.array(COMBINED[decoder.combination](scores, objectness), np.float32)
-    scores[np.isnan(scores)] = -np.inf
+    scores[broken | np.isnan(scores)] = -np.inf
     if decoder.background >= 0:
         scores[:, decoder.background] = -np.inf
     return scores

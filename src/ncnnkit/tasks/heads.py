@@ -36,13 +36,14 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
         labels = np.nan_to_num(found["label"].reshape(-1)[rows], posinf=0, neginf=0)
     anchors = None if anchors is None else anchors[rows]
     weights = weights if len(weights) == 1 else weights[rows]
-    boxes = corners(decoder, found["boxes"][rows], anchors, weights)
+    numbers = found["boxes"][rows]
+    boxes = corners(decoder, numbers, anchors, weights)
     points = None
     if "keypoints" in found:
-        count, numbers = decoder.keypoints
-        points = placed(decoder, found["keypoints"][rows].reshape(-1, count, numbers), anchors, weights)
+        points = placed(decoder, found["keypoints"][rows].reshape(-1, *decoder.keypoints), anchors, weights)
     whole = Boxes(boxes, scores, labels.astype(np.int64) + decoder.first_label, points)
-    return suppressed(decoder, whole.where(np.flatnonzero(np.isfinite(boxes).all(1))))
+    finite = np.isfinite(boxes).all(1) & np.isfinite(numbers).all(1)
+    return suppressed(decoder, whole.where(np.flatnonzero(finite)))
 
 
 def _candidates(decoder: Decoder, scores: Float) -> tuple[NDArray[np.intp], Array, Float]:

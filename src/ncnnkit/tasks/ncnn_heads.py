@@ -23,7 +23,8 @@ class DetectionLayer:
 
     Attributes:
         type, name: of the layer.
-        blobs: what it reads, in the order of its inputs.
+        blobs: what it reads, in the order of its inputs. Extract them before the outputs: ncnn frees a blob when it
+            has computed what reads it.
         before: decodes these blobs to the boxes that the layer finds; None where they cannot be decoded.
         after: decodes the outputs of the network; None where the layer's output is none of them.
     """

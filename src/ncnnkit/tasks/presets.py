@@ -150,3 +150,32 @@ def retinaface(size: Size, tables: tuple[Table, ...]) -> Decoder:
 def ctc(classes: int, alphabet: tuple[str, ...] = ()) -> Decoder:
     """A text recogniser: (steps, classes); class 0 is the blank. Source: ``CTCLabelDecode`` of PaddleOCR."""
     return Decoder("ctc", (Table(0),), classes, axis=-1, alphabet=alphabet)
+
+
+def mtcnn_proposals(cells: tuple[int, int], tables: tuple[Table, ...]) -> Decoder:
+    """MTCNN's first stage at one scale: a box of 11 pixels for every second pixel, with shifts of its edges.
+
+    Source: ``__generate_bounding_box`` of the package mtcnn, with its thresholds.
+
+    Args:
+        cells: (rows, columns) of the output.
+        tables: of the boxes and of the scores of background and face.
+    """
+    grid = Grid(*cells, (2.0, 2.0), (6.5, 6.5), ((11.0, 11.0),))
+    return Decoder(
+        "boxes", tables, 2, boxes="edges", anchors=(grid,), background=0, score_threshold=0.6, iou_threshold=0.5
+    )
+
+
+def mtcnn_crop(size: Size, tables: tuple[Table, ...]) -> Decoder:
+    """MTCNN's second and third stage: shifts of the edges of a crop, and perhaps landmarks in it.
+
+    Source: ``__stage2`` and ``__stage3`` of the package mtcnn, with their threshold.
+    """
+    height, width = map(float, size)
+    grid = Grid(1, 1, (height, width), (height / 2, width / 2), ((width, height),))
+    points = any("keypoints" in table.parts for table in tables)
+    return Decoder(
+        "boxes", tables, 2, boxes="edges", anchors=(grid,), background=0, keypoints=FIVE if points else (0, 2),
+        origin="corner", score_threshold=0.7,
+    )  # fmt: skip
