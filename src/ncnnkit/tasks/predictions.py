@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from .decoder import Array
 SAME_BOX = 0.5
 """The least intersection over union of two boxes that are taken for the same."""
 _EQUAL = 1e-3  # pixels
+_SAME_POINT = 1.0  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,19 +24,27 @@ class Boxes:
         xyxy: float32 (N, 4): left, top, right, bottom in pixels of the network's input.
         scores: float32 (N,).
         labels: int64 (N,): index of the class, as the original model counts.
+        keypoints: float32 (N, keypoints, 2 or 3): x and y in pixels, and how visible a point is, from 0 to 1; None
+            where there are none.
     """
 
     xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
+    keypoints: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    def where(self, chosen: Array) -> Boxes:
+        """Some of the boxes: ``chosen`` is a mask (N,), or indices."""
+        points = None if self.keypoints is None else self.keypoints[chosen]
+        return Boxes(self.xyxy[chosen], self.scores[chosen], self.labels[chosen], points)
+
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """The best class at each place: of a pixel, or of a step of a text.
+    """The best class at each place, as of a pixel.
 
     Attributes:
         classes: int64, of any shape.
@@ -46,7 +56,39 @@ class ClassMap:
         return self.classes.size
 
 
-Prediction = Boxes | ClassMap
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A line of text.
+
+    Attributes:
+        codes: int64 (characters,): the class of each character.
+        text: the same in characters; U+FFFD for a class without one.
+        score: mean score of the characters, from 0 to 1; 0 where there are none.
+    """
+
+    codes: NDArray[np.int64]
+    text: str
+    score: float
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """Points of the one object in the image.
+
+    Attributes:
+        points: float32 (N, 2 or 3): x and y in pixels of the network's input, and how visible a point is.
+    """
+
+    points: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+Prediction = Boxes | ClassMap | Text | Landmarks
 
 
 def overlaps(box: Array, others: Array) -> NDArray[np.float32]:
@@ -62,11 +104,11 @@ class Agreement:
     """How far two predictions agree.
 
     Attributes:
-        ours: boxes of the first prediction, or places.
+        ours: boxes of the first prediction, or places, characters or points.
         theirs: those of the second.
         matched: pairs of boxes of the same class with an IoU of 0.5 or more, each box in one pair at most; places of
-            the same class.
-        iou: mean intersection over union of the pairs; None where there are none, and for places.
+            the same class; characters in the same order; points at most a pixel apart.
+        iou: mean intersection over union of the pairs; None where there are none, and for all but boxes.
         score_error: the largest difference of the scores of a pair; None as above.
     """
 
@@ -100,8 +142,16 @@ def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
     Each box, the best first, is paired with the free box of its class that it overlaps most.
 
     Raises:
-        ValueError: they are of different kinds, or maps of different sizes.
+        ValueError: they are of different kinds, or maps or sets of points of different sizes.
     """
+    if isinstance(ours, Text) and isinstance(theirs, Text):
+        blocks = SequenceMatcher(None, ours.codes.tolist(), theirs.codes.tolist(), autojunk=False)
+        return Agreement(len(ours), len(theirs), sum(block.size for block in blocks.get_matching_blocks()))
+    if isinstance(ours, Landmarks) and isinstance(theirs, Landmarks):
+        if len(ours) != len(theirs):
+            raise ValueError(f"{len(ours)} and {len(theirs)} points")
+        near = np.hypot(*(ours.points - theirs.points)[:, :2].T) <= _SAME_POINT
+        return Agreement(len(ours), len(theirs), int(near.sum()))
     if isinstance(ours, ClassMap) and isinstance(theirs, ClassMap):
         if ours.classes.size != theirs.classes.size:
             raise ValueError(f"maps of {ours.classes.size} and {theirs.classes.size} places")
