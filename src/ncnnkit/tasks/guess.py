@@ -369,11 +369,9 @@ _MANY = 100  # boxes: fewer may have corners in order by chance
 def _text(known: Known) -> Guess | None:
     """The characters in the metadata, as PaddleOCR's recognisers in ONNX have them, and (steps, classes)."""
     characters = known.metadata.get("character")
-    values = _table(known)
-    if not characters or values is None:
-        return None
-    alphabet = with_blank(characters.splitlines(), values.shape[1])
-    if not alphabet:
+    values = _steps(known)
+    alphabet = with_blank(characters.splitlines(), values.shape[1]) if characters and values is not None else ()
+    if not alphabet or not characters or values is None:
         return None
     said = f"its metadata has {len(characters.splitlines())} characters, and its output {values.shape[1]} classes"
     return presets.ctc(values.shape[1], alphabet), said
@@ -402,8 +400,14 @@ def with_blank(characters: Sequence[str], classes: int) -> tuple[str, ...]:
     return ()
 
 
+def _steps(known: Known) -> Array | None:
+    """The only output as (steps, classes); an axis of length 1 may be between them."""
+    values = np.squeeze(known.outputs[0]) if len(known.outputs) == 1 else np.zeros(0)
+    return values if values.ndim == 2 else None
+
+
 def _told_text(known: Known) -> Guess | None:
-    values = _table(known)
+    values = _steps(known)
     if values is None:
         return None
     alphabet = with_blank(known.labels, values.shape[1]) if known.labels else ()
