@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .artifact import Tensor
 from .codec import as_read
-from .comparison.classes import check_labels, what_it_classifies
+from .comparison.guessing import Purpose, check_labels, find_task
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
@@ -29,7 +29,7 @@ from .model.graph import Graph
 from .model.precision import PRECISIONS, has_int8
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
-from .plan.requirement import Requirements
+from .plan.requirement import Requirements, own_figures
 from .plan.search import find_plan
 from .progress import StepProgress, silent_steps
 from .quantization import Quantized, quantize_images
@@ -40,7 +40,7 @@ from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
-from .record.run import DeviceRecord, LatencyAt, Run, Variant
+from .record.run import DeviceRecord, LatencyAt, Run, TaskRecord, Variant
 from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
@@ -54,6 +54,7 @@ from .source.conversion import convert_source
 from .source.model import example_arrays
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
+from .tasks.table import spelled
 from .verdict import top5, warn
 
 
@@ -79,7 +80,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         'mixed-cpu'
     """
     stages = Stages(progress)
-    requirements = Requirements.parse(recipe.require, recipe.max_latency, labelled=bool(recipe.labels))
+    requirements = Requirements.parse(
+        recipe.require, recipe.max_latency, own_figures(recipe.task, recipe.metric), labelled=bool(recipe.labels)
+    )
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -129,17 +132,18 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 source, conversion.graph, inputs, folder / "reference", shown, threads=recipe.threads or None
             )
             blind = why_blind(reference)
-            classes = what_it_classifies(
-                reference, names=source.labels, known=source.classes, labelled=labels is not None
+            purpose = find_task(
+                reference, source.known(labelled=labels is not None), task=recipe.task, metric=recipe.metric
             )
-            check_labels(labels, classes)
+            check_labels(labels, purpose)
+            requirements = requirements.of(purpose.task)
         quantized: dict[str, Quantized] = {}
         for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
                     graph, images, target=target, method=recipe.method, effort=effort,
-                    threads=recipe.threads or None, progress=stages.within(stage),
+                    task=purpose.task, threads=recipe.threads or None, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         unplanned: dict[Site, str] = {}
@@ -160,7 +164,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
-                pillow=installed("Pillow"), decoder=source.decoder,
+                pillow=installed("Pillow"), decoder=source.decoder, task=spelled(purpose.task),
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
@@ -187,7 +191,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             alike = first.likeness_of(inputs, recipe.threads or None) if first else None
         with stages("judge the outputs"):
             rows = [
-                variant_record(spec, r, reference, classes, labels, layers, at)
+                variant_record(spec, r, reference, purpose.task, labels, layers, at)
                 for spec, r, at in zip(specs, results, latencies)
             ]
             rows = refuse_copies_of_the_cpu(rows, results)
@@ -196,7 +200,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
-            guesses = top5(source, evaluation, reference, classes, recommended, results)
+            guesses = top5(source, evaluation, reference, purpose, recommended, results)
             remove_scratch(folder, models)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
@@ -204,7 +208,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             document = as_read(
                 Run(
                     files=sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
-                    model=source.record(graph, reference.shapes, classes.count),
+                    model=source.record(graph, reference.shapes, purpose.classes),
                     recipe=recipe,
                     preprocess=preprocess,
                     preprocess_origin=origin,
@@ -216,6 +220,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
+                    task=task_record(purpose, requirements),
                     passes=rewrites,
                     quantisation=quantisation,
                     plan=planned,
@@ -224,7 +229,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     why=why,
                     top5=guesses,
                     warnings=warn(
-                        source.engine, origin, images, evaluation, check, variants, classes=classes,
+                        source.engine, origin, images, evaluation, check, variants, purpose=purpose,
                         doubts=[*source.changes, *too_many, *doubts], quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
@@ -241,6 +246,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
 def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> DeviceRecord:
     """A device, and what is recommended for it."""
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
+
+
+def task_record(purpose: Purpose, requirements: Requirements) -> TaskRecord:
+    """What the network is for, and what its models must satisfy for that."""
+    return TaskRecord(name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures])
 
 
 def evaluated(recipe: Recipe, graph: Graph, evaluation: ImageSet) -> list[int]:

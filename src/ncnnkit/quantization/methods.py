@@ -18,6 +18,7 @@ from ..recipe import OWN
 from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial, losses
 from ..samples.given import as_samples
 from ..samples.stream import Samples, evenly
+from ..tasks import Task
 from .advice import BATCHES, Advice, enough, error_by_count, likeness, stretching
 from .bias import correct_bias
 from .calibration import ActivationStats, Observed, observe
@@ -52,6 +53,7 @@ class Quantized:
         layers: what was kept in each layer; empty where nothing was fitted layer by layer.
         advice: on the calibration images.
         own: whether the scales and the weights are those of a quantised original.
+        task: what the network is for, where that is known.
         lost: reason -> names of the layers in which int8 differs from that of a quantised original.
     """
 
@@ -65,6 +67,7 @@ class Quantized:
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=Advice)
     own: bool = False
+    task: Task | None = None
     lost: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -120,6 +123,7 @@ def quantize_images(
     method: str | None = None,
     effort: str | Effort = "default",
     skip: Collection[str] = (),
+    task: Task | None = None,
     threads: int | None = None,
     progress: StepProgress = silent_steps,
 ) -> Quantized:
@@ -135,6 +139,8 @@ def quantize_images(
             rest only biases are corrected.
         effort: ``fast``, ``default`` or ``best``, or one of your own.
         skip: layers that stay in floating point.
+        task: what the network is for. Methods are judged by the parts of its outputs that the task tells apart; by
+            default by the outputs.
         threads: processes; by default one a core.
         progress: called with (step, done, total).
 
@@ -147,7 +153,9 @@ def quantize_images(
             raise RecipeError(f"unknown effort {effort!r}", hint=", ".join(EFFORTS))
         effort = EFFORTS[effort]
     method = settled_method(graph, method)
-    return _Quantizer(graph, as_samples(samples, graph), target, method, effort, set(skip), threads, progress).run()
+    return _Quantizer(
+        graph, as_samples(samples, graph), target, method, effort, set(skip), task, threads, progress
+    ).run()
 
 
 @dataclass(eq=False)
@@ -164,15 +172,15 @@ class _Version:
 class _Quantizer:
     def __init__(
         self, graph: Graph, samples: Samples, target: str, method: str, effort: Effort, skip: set[str],
-        threads: int | None, progress: StepProgress,
+        task: Task | None, threads: int | None, progress: StepProgress,
     ) -> None:  # fmt: skip
         self.graph, self.target, self.method, self.effort = graph, target, method, effort
-        self.skip, self.threads, self.progress = skip, threads, progress
+        self.skip, self.task, self.threads, self.progress = skip, task, threads, progress
         self.native = method in NATIVE_METHODS
         most = min(effort.images, effort.samples(graph, samples[0], effort.runs)) if len(samples) else 0
         self.chosen, held = choose(len(samples), most)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
-        self.judge = Judge(graph, self.held, threads=threads)
+        self.judge = Judge(graph, self.held, task, threads=threads)
         self.trials = Trials(self.judge, guards=effort.guards)
 
     def run(self) -> Quantized:
@@ -188,7 +196,7 @@ class _Quantizer:
             best, layers = self._fitted(best)
         return Quantized(
             self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.trials.rows, layers,
-            advice,
+            advice, task=self.task,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ the methods
@@ -200,7 +208,7 @@ class _Quantizer:
             keeps(own.int8)
         return Quantized(
             self.graph, finished(own.int8), own.exact, own.int8, self.used, self.held, self.trials.rows, own=True,
-            lost=own.lost,
+            lost=own.lost, task=self.task,
         )  # fmt: skip
 
     def _thresholds(self) -> tuple[_Version, Advice]:

@@ -31,6 +31,14 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def where(self, kept: NDArray[np.bool_]) -> Boxes:
+        """Those for which a mask, (N,), is true."""
+        return Boxes(self.xyxy[kept], self.scores[kept], self.labels[kept])
+
+    def above(self, threshold: float) -> Boxes:
+        """Those whose score is above a threshold."""
+        return self.where(self.scores > threshold)
+
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
