@@ -52,6 +52,7 @@ from .samples.stream import evenly, keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.model import example_arrays
+from .source.normalisation import fold_normalisation
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
 from .tasks.table import spelled
@@ -120,6 +121,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
         with stages("optimise"):
             graph, rewrites = optimize_with_report(conversion.graph, any_size=bool(source.others))
+            only_images = images.only_pictures and evaluation.only_pictures
+            fed = fold_normalisation(graph, preprocess, origin, images=only_images)
+            graph, preprocess, origin = fed.graph, fed.preprocess, fed.origin
+            images, evaluation = images.prepared(preprocess), evaluation.prepared(preprocess)
         with stages("read images"):
             kept = evaluated(recipe, graph, evaluation)
             too_many = fewer_said(recipe, len(kept), len(evaluation))
@@ -128,12 +133,13 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
             shown = stages.progress("reference outputs")
+            taken = evaluation.prepared(fed.original) if fed.changes else inputs  # what the original takes
             reference = reference_outputs(
-                source, conversion.graph, inputs, folder / "reference", shown, threads=recipe.threads or None
+                source, conversion.graph, taken, folder / "reference", shown, threads=recipe.threads or None
             )
             blind = why_blind(reference)
             purpose = find_task(
-                reference, source.known(labelled=labels is not None), task=recipe.task, metric=recipe.metric
+                reference, source.evidence(labelled=labels is not None), task=recipe.task, metric=recipe.metric
             )
             check_labels(labels, purpose)
             requirements = requirements.of(purpose.task)
@@ -230,8 +236,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     top5=guesses,
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, purpose=purpose,
-                        doubts=[*source.changes, *too_many, *doubts], quantisation=quantisation, plan=planned,
-                        emulated=[site.device.name for site in sites if site.emulated], blind=blind,
+                        doubts=[*source.changes, *fed.changes, *too_many, *doubts], quantisation=quantisation,
+                        plan=planned, emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),
                     stages=stages.rows(),

@@ -16,7 +16,7 @@ from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Sc
 from .samples.doubts import copies_said
 from .samples.images import ImageSet, dropped_copies
 from .source import ModelSource
-from .source.opening import GUESS
+from .source.opening import GUESSED
 from .source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from .tasks.classification import top_k
 
@@ -59,9 +59,9 @@ def warn(
             "the weights are random: latencies and sizes are those of a trained network, "
             "but the errors of int8 and mixed models mean nothing"
         )
-    if origin == GUESS:
+    if origin.startswith(GUESSED):
         said.append(
-            f"the model does not contain its preprocessing; ncnnkit used a guess: {origin[len('a guess: ') :]}; "
+            f"the model does not contain its preprocessing; ncnnkit used {origin}; "
             "give --preset, or --mean and --std, if the model was trained differently"
         )
     if engine == "ncnn":

@@ -16,7 +16,9 @@ from ..tasks.classification import Classification
 from ..tasks.detection import Detection
 from ..tasks.embedding import Embedding
 from ..tasks.images import Images
+from ..tasks.landmarks import Landmarks
 from ..tasks.own import own_metric
+from ..tasks.pose import Pose
 from ..tasks.segmentation import Segmentation
 from ..tasks.table import named_task
 from ..tasks.tensor import Tensors
@@ -53,11 +55,12 @@ class Purpose:
 
 
 @dataclass(frozen=True)
-class Known:
+class Evidence:
     """What is known of an original beside its outputs.
 
     Attributes:
         decoder: of the outputs.
+        decoder_origin: how that is known, where it was guessed.
         names: class names that the model brings.
         classes: the number of classes that its library states.
         image: (channels, height, width) of the only input, where that is an image; () otherwise.
@@ -65,13 +68,14 @@ class Known:
     """
 
     decoder: Decoder | None = None
+    decoder_origin: str = ""
     names: Sequence[str] | None = None
     classes: int | None = None
     image: tuple[int, ...] = ()
     labelled: bool = False
 
 
-def find_task(reference: Outputs, known: Known, *, task: str = "", metric: str = "") -> Purpose:
+def find_task(reference: Outputs, known: Evidence, *, task: str = "", metric: str = "") -> Purpose:
     """The task that the user names; without one, what the evidence says.
 
     Args:
@@ -91,10 +95,10 @@ def find_task(reference: Outputs, known: Known, *, task: str = "", metric: str =
     return replace(found, task=replace(found.task, shapes=tuple(reference.shapes.values())))
 
 
-def guess_task(reference: Outputs, known: Known) -> Purpose:
+def guess_task(reference: Outputs, known: Evidence) -> Purpose:
     """What a network is for, by evidence; the first of these that holds:
 
-    1. A decoder is known, because the model's metadata or the operators that were cut off say so.
+    1. A decoder is known, because its metadata, its outputs or the operators that were cut off say so.
     2. The only output is a vector, and there are labels of the images, or as many class names as values, or the library
        that built the model states that number of classes, or the original's outputs are probabilities.
     3. The only output is a vector that always has length 1: an embedding.
@@ -109,12 +113,9 @@ def guess_task(reference: Outputs, known: Known) -> Purpose:
         reference: the original's outputs.
         known: what else is known of the original.
     """
-    if known.decoder is not None and known.decoder.kind != "argmax":
-        return Purpose(Detection(decoder=known.decoder), f"its outputs are decoded as boxes ({known.decoder.kind})")
     shapes = list(reference.shapes.values())
-    if known.decoder is not None and len(shapes[known.decoder.outputs[0]]) >= 3:
-        (output, *_), axis = known.decoder.outputs, known.decoder.axis
-        return Purpose(Segmentation(output=output, axis=axis), "the best class of each pixel is what it computes")
+    if known.decoder is not None and (task := _decoded(known.decoder, shapes)):
+        return Purpose(task, known.decoder_origin or "the operators at its end, or its card, say how to decode it")
     if len(shapes) != 1 or min(shapes[0], default=0) < 1:
         return Purpose(Tensors(), f"it has {len(shapes)} outputs, and nothing says what they are")
     shape = shapes[0]
@@ -129,7 +130,19 @@ def guess_task(reference: Outputs, known: Known) -> Purpose:
     return Purpose(Tensors(), "nothing says what its output is")
 
 
-def _vector(values: int, few: Sequence[NDArray[np.float64]], known: Known) -> Purpose:
+def _decoded(decoder: Decoder, shapes: Sequence[tuple[int, ...]]) -> Task | None:
+    """The task of a network with a decoder."""
+    (table, *_), axis = decoder.tables, decoder.axis
+    if decoder.kind == "boxes":
+        return (Pose if decoder.keypoints[0] else Detection)(decoder=decoder)
+    if decoder.kind == "ctc":
+        return Texts(output=table.output, axis=axis, blank=decoder.blank)
+    if decoder.kind == "points":
+        return Landmarks(output=table.output, dims=decoder.keypoints[1], apart=int(table.layout == "columns"))
+    return Segmentation(output=table.output, axis=axis) if len(shapes[table.output]) >= 3 else None
+
+
+def _vector(values: int, few: Sequence[NDArray[np.float64]], known: Evidence) -> Purpose:
     if known.labelled:
         return Purpose(Classification(), "there are labels of the images")
     if known.names is not None and len(known.names) == values:
@@ -147,7 +160,7 @@ def _vector(values: int, few: Sequence[NDArray[np.float64]], known: Known) -> Pu
     return Purpose(Tensors(), "nothing says what its vector is", doubt)
 
 
-def _text(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Known) -> Purpose | None:
+def _text(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Evidence) -> Purpose | None:
     steps = math.prod(shape[:-1])
     if not 2 <= len(shape) <= 3 or steps != max(shape[:-1]) or steps < 2:
         return None
@@ -158,7 +171,7 @@ def _text(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Kno
     return Purpose(Texts(), f"its output has the probabilities of {shape[-1]} characters for each of {steps} steps")
 
 
-def _image(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Known) -> Purpose | None:
+def _image(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Evidence) -> Purpose | None:
     if len(shape) != 3 or len(known.image) != 3 or shape[0] != known.image[0] or shape[0] not in (1, 3):
         return None
     times = {out / side for out, side in zip(shape[1:], known.image[1:])}
@@ -176,7 +189,7 @@ def _image(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Kn
     return None
 
 
-def _map(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Known) -> Purpose | None:
+def _map(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Evidence) -> Purpose | None:
     sides = shape[-2:]
     if len(shape) < 2 or not known.image or any(s * MAP_SHARE < side for s, side in zip(sides, known.image[1:])):
         return None

@@ -182,9 +182,9 @@ class Requirements:
         Raises:
             RecipeError: the task has no such figure.
         """
-        if not self.figures:
-            return Requirements(tuple(map(Requirement.parse, task.requires)), self.max_latency_ms)
         known = {**OUTPUTS, **task.figures}
+        if not self.figures:
+            return Requirements(tuple(Requirement.parse(each, known) for each in task.requires), self.max_latency_ms)
         for requirement in self.figures:
             if requirement.figure.name not in known:
                 hint = f"its figures: {', '.join(known)}; --task names another task"

@@ -267,12 +267,13 @@ class DecodedCheck:
     was cut before they were computed, and otherwise its outputs after the same decoder.
 
     Attributes:
-        decoder: the kind of decoder: ``yolo``, ``ssd``, ``detr`` or ``argmax``. The model's card contains all of it.
-        original: number of boxes of the original, or of places of its map of classes.
+        decoder: the kind of decoder: ``boxes``, ``argmax`` (a map of classes), ``ctc`` (text) or ``points``. The
+            model's card contains all of it.
+        original: number of boxes of the original, or of places of its map of classes, characters or points.
         network: number of those of the network.
         matched: number of pairs with the same class and an intersection over union of 0.5 or more; of places with the
-            same class.
-        iou: mean intersection over union of these pairs; null if there are none, and for maps.
+            same class, of characters in the same order, or of points at most a pixel apart.
+        iou: mean intersection over union of these pairs; null if there are none, and for all but boxes.
         score_error: largest difference of the two scores of a pair; null as above.
     """
 

@@ -22,6 +22,7 @@ from ..record.run import (
     speed_up,
 )
 from ..samples.items import times
+from ..tasks.decoding import NOUNS
 from .figures import figure_text, task_figures, with_unit
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def said_of(shapes: Sequence[tuple[int, ...]]) -> str:
 
 def _decoded(check: DecodedCheck) -> str:
     """The predictions of a converted network beside those of the original, one line."""
-    of = "places" if check.decoder == "argmax" else "boxes"
+    of = NOUNS.get(check.decoder, "boxes")
     if not check.original and not check.network:
         return f"decoded ({check.decoder}): neither the network nor the original has any {of}"
     exact = "" if check.iou is None else f", mean IoU {check.iou:.4f}, scores within {check.score_error:.1e}"

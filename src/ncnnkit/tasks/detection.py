@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from .boxes import in_rows
+from ..errors import ModelError
+from .boxes import class_scores, gather
 from .coco import PACKAGE, average_precision, matches
-from .decoder import Array, Decoder
+from .decoder import Array, Decoder, Table
 from .decoding import decode
 from .figures import fault, named, share
 from .predictions import Agreement, Boxes, agreement
@@ -54,14 +55,14 @@ class Detection(Task):
         fault("new", "new boxes"),
         share("iou", "mean IoU"),
     )
-    requires = ("kept>=0.95", "new<=0.05", "iou>=0.9")
+    requires: ClassVar[tuple[str, ...]] = ("kept>=0.95", "new<=0.05", "iou>=0.9")
 
-    decoder: Decoder = field(default_factory=lambda: Decoder("yolo", (0,)))
+    decoder: Decoder = field(default_factory=lambda: Decoder("boxes", (Table(0, ("boxes", "scores")),), 1))
 
     def predict(self, outputs: Sequence[Array]) -> Boxes:
         """The boxes, far below the working threshold, too."""
         low = replace(self.decoder, score_threshold=self.decoder.score_threshold * LEAST_SCORE)
-        return finite(cast(Boxes, decode(low, outputs)))
+        return cast(Boxes, decode(low, outputs))
 
     def compare(self, ours: Boxes, theirs: Boxes, truth: Boxes | None = None) -> Row:
         """The boxes of two networks, at the working threshold and with all scores."""
@@ -82,15 +83,19 @@ class Detection(Task):
         }
 
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
-        """Boxes and scores apart, where one output holds both."""
-        decoder = self.decoder
-        if decoder.kind != "yolo":
+        """Boxes, scores and keypoints apart, and the outputs that the decoder does not read.
+
+        The scores are those that a threshold is compared with. An output of another shape than the decoder reads, as
+        detections have that ncnn chose itself, stays whole.
+        """
+        try:
+            found = gather(self.decoder, outputs)
+            scores = class_scores(self.decoder, found)
+        except ModelError:
             return outputs
-        rows = in_rows(decoder, outputs[decoder.outputs[0]], 4 + decoder.classes)
-        others = [output for index, output in enumerate(outputs) if index != decoder.outputs[0]]
-        return [rows[:, :4], rows[:, 4:], *others]
-
-
-def finite(boxes: Boxes) -> Boxes:
-    """Without the boxes that are no numbers."""
-    return boxes.where(np.isfinite(boxes.xyxy).all(1) & np.isfinite(boxes.scores))
+        read = {table.output for table in self.decoder.tables}
+        others = [output for index, output in enumerate(outputs) if index not in read]
+        broken = not all(np.isfinite(rows).all() for rows in found.values())
+        scores = np.where(np.isfinite(scores), scores, np.nan if broken else 0.0)
+        kept = [rows for part, rows in found.items() if part in ("boxes", "keypoints")]
+        return [*kept, scores, *others]

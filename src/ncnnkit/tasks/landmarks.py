@@ -20,8 +20,9 @@ class Landmarks(Task):
     """A network that says where certain points of one object are.
 
     Attributes:
-        output: index of the output, whose values are x and y of each point in turn.
+        output: index of the output.
         dims: numbers of each point; the first two are x and y.
+        apart: 1 where all x come first, then all y; 0 where each point's numbers are neighbours.
 
     Example:
         >>> task = Landmarks()
@@ -36,10 +37,12 @@ class Landmarks(Task):
 
     output: int = 0
     dims: int = 2
+    apart: int = 0
 
     def predict(self, outputs: Sequence[Array]) -> Array:
         """The points, (N, 2)."""
-        return np.asarray(outputs[self.output], np.float64).reshape(-1, self.dims)[:, :2]
+        values = np.asarray(outputs[self.output], np.float64)
+        return (values.reshape(self.dims, -1).T if self.apart else values.reshape(-1, self.dims))[:, :2]
 
     def compare(self, ours: Array, theirs: Array, truth: Array | None = None) -> Array:
         """The distance of each point over the diagonal of the box around the original's points, (N,)."""

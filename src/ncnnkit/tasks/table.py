@@ -16,6 +16,7 @@ from .figures import OUTPUTS, Figure
 from .images import Images
 from .landmarks import Landmarks
 from .own import own_task
+from .pose import Pose
 from .segmentation import Segmentation
 from .task import Task
 from .tensor import Tensors
@@ -24,7 +25,7 @@ from .text import Texts
 TASKS: Mapping[str, type[Task]] = MappingProxyType(
     {
         task.name: task
-        for task in (Classification, Detection, Segmentation, Landmarks, Images, Texts, Embedding, Tensors)
+        for task in (Classification, Detection, Pose, Segmentation, Landmarks, Images, Texts, Embedding, Tensors)
     }
 )
 """Name -> task, as ``--task`` takes it."""
@@ -62,11 +63,11 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
             values[key] = type(fields[key])(number)
         except ValueError:
             raise RecipeError(f"{item!r}: {number!r} is not a number of its kind", where="task") from None
-    if kind is Detection:
-        if decoder is None or decoder.kind == "argmax":
+    if issubclass(kind, Detection):
+        if decoder is None or decoder.kind != "boxes":
             hint = "give --task with a class of your own that decodes them"
             raise RecipeError("no decoder is known for the outputs of this network", where="task", hint=hint)
-        return Detection(decoder=decoder)
+        return kind(decoder=decoder)
     return kind(**cast(Any, values))
 
 

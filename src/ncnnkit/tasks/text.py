@@ -28,7 +28,8 @@ class Texts(Task):
     A text is a sequence of classes. Which characters these stand for makes no difference here.
 
     Attributes:
-        output: index of the output, (steps, classes).
+        output: index of the output.
+        axis: of the classes in it; the other axis is that of the steps.
         blank: the class that is no character (Graves et al., "Connectionist Temporal Classification").
 
     Example:
@@ -44,11 +45,12 @@ class Texts(Task):
     requires = ("texts>=0.98",)
 
     output: int = 0
+    axis: int = -1
     blank: int = 0
 
     def predict(self, outputs: Sequence[Array]) -> tuple[int, ...]:
         """The classes of the characters."""
-        values = np.asarray(outputs[self.output])
+        values = np.moveaxis(np.asarray(outputs[self.output]), self.axis, -1)
         steps = np.where(np.isnan(values), -np.inf, values).reshape(-1, values.shape[-1]).argmax(1)
         kept = (steps != self.blank) & (np.diff(steps, prepend=-1) != 0)
         return tuple(steps[kept].tolist())
