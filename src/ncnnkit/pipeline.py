@@ -17,7 +17,9 @@ from .errors import DeviceError, ModelError, RuntimeFailure
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
+    allows_software,
     check_usable,
+    evaluated,
     list_variants,
     measure,
     refuse_copies_of_the_cpu,
@@ -25,7 +27,6 @@ from .measure.variants import (
     variant_record,
     write_models,
 )
-from .model.graph import Graph
 from .model.precision import PRECISIONS, has_int8
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
@@ -44,11 +45,10 @@ from .record.run import DeviceRecord, LatencyAt, Run, TaskRecord, Variant
 from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
-from .samples.images import ImageSet
 from .samples.items import times
 from .samples.labels import read_labels
 from .samples.sets import open_image_sets
-from .samples.stream import evenly, keep
+from .samples.stream import keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.model import example_arrays
@@ -56,7 +56,7 @@ from .source.normalisation import fold_normalisation
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
 from .tasks.table import spelled
-from .verdict import top5, warn
+from .verdict import reduced_said, top5, warn
 
 
 def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
@@ -114,7 +114,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("convert"):
             conversion = convert_source(
                 source, evaluation, folder, route=recipe.route, thorough=recipe.effort == "best", force=recipe.force,
-                threads=recipe.threads or None, progress=stages.within("convert"),
+                threads=recipe.threads or None, gmac=EFFORTS[recipe.effort].gmac, progress=stages.within("convert"),
             )  # fmt: skip
             check = conversion.record()
             if has_int8(conversion.graph):
@@ -126,8 +126,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             graph, preprocess, origin = fed.graph, fed.preprocess, fed.origin
             images, evaluation = images.prepared(preprocess), evaluation.prepared(preprocess)
         with stages("read images"):
-            kept = evaluated(recipe, graph, evaluation)
-            too_many = fewer_said(recipe, len(kept), len(evaluation))
+            budget = EFFORTS[recipe.effort].budget(graph, evaluation[0])
+            kept = evaluated(recipe, len(evaluation), budget)
             evaluation, labels = evaluation.subset(kept), None if labels is None else labels[kept]
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
@@ -144,12 +144,13 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             check_labels(labels, purpose)
             requirements = requirements.of(purpose.task)
         quantized: dict[str, Quantized] = {}
+        efforts = efforts_by_target(recipe, sites, software=allows_software(recipe, budget))
         for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
                     graph, images, target=target, method=recipe.method, effort=effort,
-                    task=purpose.task, threads=recipe.threads or None, progress=stages.within(stage),
+                    task=purpose.task, threads=recipe.threads or None, budget=budget, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         unplanned: dict[Site, str] = {}
@@ -161,7 +162,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     try:
                         mixed[site] = find_plan(
                             made, requirements, site.machine, device=site.device,
-                            threads=recipe.threads or site.machine.cores, gmac=EFFORTS[recipe.effort].gmac,
+                            threads=recipe.threads or site.machine.cores, budget=budget,
                             progress=stages.within(stage),
                         )  # fmt: skip
                     except (DeviceError, RuntimeFailure) as error:  # this device's, and no other's
@@ -174,11 +175,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
-            specs = list_variants(recipe, models, sites, unplanned)
+            specs = list_variants(recipe, models, sites, unplanned, budget)
             shown = stages.progress("measure")
             results = measure(
                 specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
-                fix_clocks=recipe.fix_clocks, progress=shown,
+                fix_clocks=recipe.fix_clocks, budget=budget, progress=shown,
             )  # fmt: skip
         latencies: list[list[LatencyAt]] = [[] for _ in specs]
         for other in source.others:
@@ -186,15 +187,16 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             with stages(stage):
                 timed = time_at(
                     specs, results, other.shapes, example_arrays(other.inputs), seconds=recipe.seconds,
-                    rounds=recipe.rounds, progress=stages.progress(stage),
+                    rounds=recipe.rounds, budget=budget, progress=stages.progress(stage),
                 )  # fmt: skip
                 latencies = [[*rows, row] for rows, row in zip(latencies, timed)]
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
-            few = inputs.subset(range(min(LAYER_IMAGES, len(inputs))))
+            wanted = min(LAYER_IMAGES, len(inputs))
+            few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=2)))
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
-            alike = first.likeness_of(inputs, recipe.threads or None) if first else None
+            alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):
             rows = [
                 variant_record(spec, r, reference, purpose.task, labels, layers, at)
@@ -236,8 +238,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     top5=guesses,
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, purpose=purpose,
-                        doubts=[*source.changes, *fed.changes, *too_many, *doubts], quantisation=quantisation,
-                        plan=planned, emulated=[site.device.name for site in sites if site.emulated], blind=blind,
+                        doubts=[*source.changes, *fed.changes, *doubts, *reduced_said(recipe.effort, budget)],
+                        quantisation=quantisation, plan=planned,
+                        emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),
                     stages=stages.rows(),
@@ -257,22 +260,6 @@ def device_record(site: Site, variants: Sequence[Variant], requirements: Require
 def task_record(purpose: Purpose, requirements: Requirements) -> TaskRecord:
     """What the network is for, and what its models must satisfy for that."""
     return TaskRecord(name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures])
-
-
-def evaluated(recipe: Recipe, graph: Graph, evaluation: ImageSet) -> list[int]:
-    """The evaluation images that the effort allows, by their places: all, except for a heavy network."""
-    return evenly(len(evaluation), EFFORTS[recipe.effort].samples(graph, evaluation[0]))
-
-
-def fewer_said(recipe: Recipe, kept: int, given: int) -> list[str]:
-    """What to say of evaluation images that were left out."""
-    if kept == given:
-        return []
-    stronger = "default or best" if recipe.effort == "fast" else "best"
-    return [
-        f"the errors were measured on {kept} of {given} evaluation samples: the network computes so much that --effort "
-        f"{recipe.effort} allows no more; --effort {stronger} takes more"
-    ]
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -153,7 +153,8 @@ class Recipe:
     )
     effort: str = _key(
         "default",
-        "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route.",
+        "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route. "
+        "For a heavy network, fast and default also take fewer samples and time it less often.",
         allowed=EFFORTS,
     )
     task: str = _key(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .comparison.guessing import Purpose
 from .comparison.outputs import Outputs
 from .formatting import counted, plain, ratio
+from .model.work import Budget
 from .onboard.protocol import VariantResult
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
 from .samples.doubts import copies_said
@@ -147,6 +148,18 @@ def _about_plan(plan: Plan | None) -> Iterator[str]:
             f"the mixed model takes {plain(plan.measured_ms)} ms, but {plain(plan.predicted_ms)} ms were "
             "predicted: another choice of precisions may be better"
         )
+
+
+def reduced_said(effort: str, budget: Budget) -> list[str]:
+    """What to say of what the stages left out to keep to their budget."""
+    if not budget.reduced:
+        return []
+    taken = "; ".join(f"{what}: {some} in place of {wanted}" for what, (some, wanted) in budget.reduced.items())
+    stronger = "default or best" if effort == "fast" else "best"
+    return [
+        f"an inference of this network takes {plain(budget.inference / 1e9)} billion multiply-adds, so "
+        f"--effort {effort} reduced what was computed ({taken}); --effort {stronger} computes more"
+    ]
 
 
 def top5(

@@ -13,6 +13,7 @@ from ..comparison.judge import Judge
 from ..errors import RecipeError, VerificationError
 from ..model.graph import Graph
 from ..model.targets import TARGETS
+from ..model.work import UNBOUNDED, Budget
 from ..progress import StepProgress, of_step, silent_steps
 from ..recipe import OWN
 from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial, losses
@@ -35,6 +36,7 @@ from .zeropoint import Group, Lowering
 
 LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
 HELD = 5  # every fifth sample takes no part in choosing, and judges
+FEWEST = 3  # samples that a heavy network is quantised with: two to choose by, and one to judge
 
 
 @dataclass(eq=False)
@@ -103,11 +105,12 @@ class Quantized:
             lost=losses(self.lost),
         )
 
-    def likeness_of(self, samples: Samples, threads: int | None) -> Likeness | None:
+    def likeness_of(self, samples: Samples, threads: int | None, budget: Budget = UNBOUNDED) -> Likeness | None:
         """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
         if not self.advice.ranges.size:
             return None
-        few = samples.subset(range(min(LIKENESS_IMAGES, len(samples))))
+        wanted = min(LIKENESS_IMAGES, len(samples))
+        few = samples.subset(range(budget.take("samples compared with the calibration samples", wanted)))
         try:
             seen = observe(self.source, few, histograms=False, ranges=True, threads=threads)
         except VerificationError:  # infinite activations are like nothing, and no reason to lose what was measured
@@ -125,6 +128,7 @@ def quantize_images(
     skip: Collection[str] = (),
     task: Task | None = None,
     threads: int | None = None,
+    budget: Budget | None = None,
     progress: StepProgress = silent_steps,
 ) -> Quantized:
     """Quantise a network to int8 with samples; every method is kept only where it helps on some that are held back.
@@ -142,6 +146,7 @@ def quantize_images(
         task: what the network is for. Methods are judged by the parts of its outputs that the task tells apart; by
             default by the outputs.
         threads: processes; by default one a core.
+        budget: how often the network may be run; by default that of the effort.
         progress: called with (step, done, total).
 
     Raises:
@@ -153,9 +158,10 @@ def quantize_images(
             raise RecipeError(f"unknown effort {effort!r}", hint=", ".join(EFFORTS))
         effort = EFFORTS[effort]
     method = settled_method(graph, method)
-    return _Quantizer(
-        graph, as_samples(samples, graph), target, method, effort, set(skip), task, threads, progress
-    ).run()
+    given = as_samples(samples, graph)
+    if budget is None:
+        budget = effort.budget(graph, given[0]) if len(given) else UNBOUNDED
+    return _Quantizer(graph, given, target, method, effort, set(skip), task, threads, budget, progress).run()
 
 
 @dataclass(eq=False)
@@ -172,13 +178,12 @@ class _Version:
 class _Quantizer:
     def __init__(
         self, graph: Graph, samples: Samples, target: str, method: str, effort: Effort, skip: set[str],
-        task: Task | None, threads: int | None, progress: StepProgress,
+        task: Task | None, threads: int | None, budget: Budget, progress: StepProgress,
     ) -> None:  # fmt: skip
         self.graph, self.target, self.method, self.effort = graph, target, method, effort
         self.skip, self.task, self.threads, self.progress = skip, task, threads, progress
         self.native = method in NATIVE_METHODS
-        most = min(effort.images, effort.samples(graph, samples[0], effort.runs)) if len(samples) else 0
-        self.chosen, held = choose(len(samples), most)
+        self.chosen, held = choose(len(samples), effort, budget)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
         self.judge = Judge(graph, self.held, task, threads=threads)
         self.trials = Trials(self.judge, guards=effort.guards)
@@ -327,13 +332,21 @@ class _Quantizer:
         return _Version(exact, table, whole, apply_table(whole, table, target=self.target, finish=False))
 
 
-def choose(count: int, most: int) -> tuple[list[int], list[int]]:
-    """(the samples to use, those to hold back) of ``count``: at most ``most`` together, spread evenly.
+def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[int]]:
+    """(the samples to use, those to hold back) of ``count``, spread evenly: as many as effort and budget allow."""
+    wanted = min(count, effort.images)
+    splits = (_split(count, most) for most in range(wanted, min(wanted - 1, FEWEST), -1))
+    fitting = (split for split in splits if effort.inferences(*map(len, split)) <= budget.inferences)
+    fewest = evenly(count, min(wanted, FEWEST))
+    used, held = next(fitting, (fewest[: FEWEST - 1], fewest[-1:]))
+    budget.note("calibration samples", len({*used, *held}), wanted)
+    return used, held
 
-    Fewer than five are used and judge as well.
-    """
+
+def _split(count: int, most: int) -> tuple[list[int], list[int]]:
+    """Every fifth of the samples is held back; of a few that were chosen from more, one; fewer have both roles."""
     chosen = evenly(count, most)
     if len(chosen) < HELD:
-        return chosen, chosen
+        return (chosen[:-1], chosen[-1:]) if count > most else (chosen, chosen)
     held = chosen[HELD - 1 :: HELD]
     return sorted(set(chosen) - set(held)), held

@@ -117,7 +117,7 @@ class Images:
             decoded.
         fitted: number of chosen images to which thresholds, weights and biases were fitted. 0: nothing was quantised.
         held_back: number of chosen images that decided which methods were kept, and that measured the accuracy of
-            plans. With fewer than five images they are the same as the fitted images.
+            plans. If fewer than five were given, they are the same as the fitted images.
         evaluation: number of images that were used for none of this. The errors of the variants were measured on them.
         skipped: files that could not be used.
         copies: samples that were dropped as duplicates.
@@ -699,7 +699,8 @@ class Quantisation:
     """How int8 was made.
 
     The effort limits the number of calibration images. Every fifth of them was held back: no scale, weight or bias was
-    fitted to it, and it decided which methods were kept. With fewer than five images, all of them had both roles.
+    fitted to it, and it decided which methods were kept. If fewer than five were given, all of them had both roles. Of
+    a heavy network that few images are taken for, one was held back.
 
     Attributes:
         effort: the recipe's ``effort``.
