@@ -22,7 +22,7 @@ from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import convert_opened
 from ncnnkit.source.onnx import lower
 from ncnnkit.source.onnx.cutting import _vertex_cut
-from ncnnkit.tasks import Decoder
+from ncnnkit.tasks import Decoder, Table
 
 Array = NDArray[Any]
 node = helper.make_node
@@ -278,7 +278,7 @@ def assert_predicts_as_the_original(source: ModelSource, least: int = 1) -> None
 def test_argmax_becomes_a_decoder(tmp_path: Path, axis: int, shape: tuple[int, ...]) -> None:
     nodes = [*BACKBONE, node("ArgMax", ["c2"], ["map"], axis=axis)]
     source = opened(saved(tmp_path, nodes, ["map"], WEIGHTS, x=noise(1, 3, 8, 8)))
-    assert source.decoder == Decoder("argmax", (0,), 9, axis=-3)
+    assert source.decoder == Decoder("argmax", (Table(0),), 9, axis=-3)
     assert_predicts_as_the_original(source, least=64)
 
 
@@ -291,7 +291,7 @@ def test_best_characters_of_a_text_become_a_decoder(tmp_path: Path) -> None:
         node("ArgMax", ["p"], ["y"], axis=2, keepdims=0),
     ]
     source = opened(saved(tmp_path, nodes, ["y"], WEIGHTS | {"height": ints(2)}, x=noise(1, 3, 8, 20)))
-    assert source.decoder == Decoder("argmax", (0,), 9, axis=-1)
+    assert source.decoder == Decoder("argmax", (Table(0),), 9, axis=-1)
     assert_predicts_as_the_original(source, least=20)
 
 
@@ -327,8 +327,8 @@ def test_suppression_becomes_a_decoder(tmp_path: Path) -> None:
     assert source.decoder is not None
     assert set(source.outputs) in ({"corners", "by_class"}, {"corners", "prob"}, {"all_boxes", "prob"})
     found = source.decoder
-    assert (found.kind, found.classes, found.iou_threshold, found.score_threshold) == ("ssd", 5, 0.4, 0.6)
-    assert any("can decode them: ssd" in change for change in source.changes)
+    assert (found.kind, found.classes, found.iou_threshold, found.score_threshold) == ("boxes", 5, 0.4, 0.6)
+    assert any("can decode them: boxes" in change for change in source.changes)
     assert_predicts_as_the_original(source)
 
 
@@ -336,6 +336,9 @@ def test_tail_that_no_decoder_computes_gives_plain_outputs(tmp_path: Path) -> No
     source = opened(detector(tmp_path))
     assert (source.decoder, source.outputs) == (None, ("rows",))
     assert convert_opened(source)[1].decoded is None
+
+
+END_TO_END = Decoder("boxes", (Table(0, ("boxes", "scores")),), 3, multi_label=True, most=20)
 
 
 def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
@@ -379,7 +382,7 @@ def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
 
 def test_end_to_end_detector_becomes_a_decoder(tmp_path: Path) -> None:
     source = opened(end_to_end(tmp_path))
-    assert source.decoder == Decoder("yolo", (0,), 3, most=20)
+    assert source.decoder == END_TO_END
     assert source.outputs == ("all",)
     assert_predicts_as_the_original(source, least=20)
 
@@ -392,7 +395,9 @@ def test_four_numbers_that_are_no_corners_are_not_taken_for_them(tmp_path: Path)
 def test_decoder_is_in_the_card(tmp_path: Path) -> None:
     made, _ = convert_opened(opened(end_to_end(tmp_path)))
     made.save(tmp_path / "m.param")
-    assert opened(tmp_path / "m.param").decoder == Decoder("yolo", (0,), 3, most=20)
+    assert opened(tmp_path / "m.param").decoder == Decoder(
+        "boxes", (Table(0, ("boxes", "scores")),), 3, multi_label=True, most=20
+    )
 
 
 def test_network_that_finds_nothing_in_noise_is_cut(tmp_path: Path) -> None:
@@ -512,7 +517,7 @@ def test_torch_module_that_searches_is_cut() -> None:
 
     torch.manual_seed(0)
     source = open_model(Segmentation(), shapes=[(3, 12, 16)])
-    assert source.decoder == Decoder("argmax", (0,), 5, axis=-3)
+    assert source.decoder == Decoder("argmax", (Table(0),), 5, axis=-3)
     assert source.name == "Segmentation"
     assert "torch exported it to ONNX" in source.changes[0]
     assert_predicts_as_the_original(source, least=12 * 16)

@@ -114,7 +114,7 @@ def test_torchvision_detector_that_finds_nothing_in_noise(network: str) -> None:
 
     source = open_model(module, shapes=[(3, SIDE, SIDE)])
     assert source.decoder is not None
-    assert source.decoder.kind == "ssd"
+    assert source.decoder.iou_threshold < 1
     assert source.decoder.score_threshold == pytest.approx(most + 1e-4, rel=1e-6)
     assert module.inner.score_thresh == most + 1e-4
     assert_same_boxes(predicted(source, x), found(x))
@@ -164,6 +164,6 @@ def test_transformer_that_detects(selects: str) -> None:
     source = open_model(module, shapes=[(3, SIDE, SIDE)])
     assert source.kind == "onnx"
     assert source.decoder is not None
-    assert source.decoder.kind == "detr"
+    assert (source.decoder.kind, source.decoder.iou_threshold) == ("boxes", 1.0)
     assert source.decoder.score_threshold == pytest.approx(0.3 if selects == "threshold" else 0.0)
     assert_same_boxes(predicted(source, x), exact)

@@ -15,6 +15,7 @@ from ..artifact import Artifact
 from ..errors import ConvertError, ModelError, NcnnkitError, StorageError, VerificationError
 from ..model.graph import Graph, Layer, Names
 from ..model.whole import guard_whole_inputs
+from ..model.work import Budget
 from ..onboard.scratch import Scratch
 from ..passes import optimize
 from ..progress import StepProgress, silent_steps
@@ -271,6 +272,7 @@ def convert_source(
     thorough: bool = False,
     force: bool = False,
     threads: int | None = None,
+    gmac: float = math.inf,
     progress: StepProgress = silent_steps,
 ) -> Conversion:
     """An opened model to ncnn's graph, by the best of its routes.
@@ -286,6 +288,7 @@ def convert_source(
         thorough: try all routes, and take the network with the fewest layers among those that are exact.
         force: accept a network that differs from the original.
         threads: of ncnn; by default all cores.
+        gmac: what a check may compute, in 10⁹ multiply-adds. A heavy network is compared on fewer samples.
         progress: called with the route that is tried.
 
     Raises:
@@ -303,7 +306,11 @@ def convert_source(
     expected = [(each, Expected(each, inputs)) for each, inputs in checked]
 
     def compare(graph: Graph) -> list[Compared]:
-        return [original.compare(at_shapes(graph, each), threads) for each, original in expected]
+        if not expected:
+            return []
+        runs = 2 * len(expected)  # the original's and the network's, at each shape
+        most = Budget.of(gmac, graph, source.shapes).take("samples of the check", CHECKED_SAMPLES, runs=runs)
+        return [original.compare(at_shapes(graph, each), threads, most) for each, original in expected]
 
     results: list[RouteResult] = []
     for done, (name, function) in enumerate(routes.items()):

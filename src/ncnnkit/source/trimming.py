@@ -8,13 +8,11 @@ converts it, so that both sides of a comparison end at the same tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..errors import ConvertError, ModelError
 from ..formatting import counted, first_few
@@ -25,7 +23,7 @@ from ..samples.preprocess import Preprocess
 from ..tasks import Decoder, Prediction
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
-from .model import Array, ModelSource, QuantisedOriginal, example_arrays
+from .model import Array, ModelSource, QuantisedOriginal
 
 if TYPE_CHECKING:
     from .onnx.cutting import Cut
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 _MOST_NAMED = 6  # operators of a tail in one sentence
 DEQUANTISED = "the model is quantised; the fp32 network has the weights of its codes, and does not round activations"
 PIXELS = "the model takes pixels as they are (uint8)"
-ULTRALYTICS_SCORE, ULTRALYTICS_IOU, ULTRALYTICS_MOST = 0.25, 0.7, 300
-"""What Ultralytics' ``predict`` uses by default."""
 
 
 def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
@@ -75,20 +71,20 @@ def _trim_file(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
     try:
         model = load(source.file)
         folded = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
-        quantised, metadata = model.meta.get(QUANTISED), model.metadata_props
+        quantised = model.meta.get(QUANTISED)
         ending = _find_ending(model, folded, outputs, source.reference)
     except ConvertError:
         if outputs:
             raise
         return source  # the routes say what is wrong with it, or one of them reads it
     if ending is None and folded == source.inputs and quantised is None:
-        return replace(source, decoder=_ultralytics(source, metadata))
+        return source
     model = ending.model if ending else model
     inputs = _fed_inputs(folded, fed(model.graph))
     scratch = Scratch()
     path = Path(scratch.name, source.file.name)
     ir.save(model, path)
-    decoder = ending.decoder if ending else _ultralytics(source, metadata)
+    decoder = ending.decoder if ending else None
     return replace(
         _with_pixels(source, inputs),
         labels=_fitting_labels(source.labels, decoder),
@@ -275,25 +271,6 @@ def _said_of_input(old: InputSpec, new: InputSpec) -> list[str]:
     if new.dtype != old.dtype:
         said.append(f"input {new.name!r} is {old.dtype} in the model's file; the ncnn network takes float32")
     return said
-
-
-def _ultralytics(source: ModelSource, metadata: Mapping[str, str]) -> Decoder | None:
-    """The decoder of an Ultralytics detector whose file ends at boxes and scores; None where it is none."""
-    if metadata.get("task") != "detect" or not (source.labels and takes_image(source.inputs) and source.run):
-        return None
-    (output, *rest) = source.run([s.as_original(a) for s, a in zip(source.inputs, example_arrays(source.inputs))])
-    if rest or np.ndim(output) != 3 or output.shape[1] != 4 + len(source.labels):
-        return None
-    return Decoder(
-        "yolo",
-        (0,),
-        len(source.labels),
-        layout="columns",
-        boxes="cxcywh",
-        score_threshold=ULTRALYTICS_SCORE,
-        iou_threshold=ULTRALYTICS_IOU,
-        most=ULTRALYTICS_MOST,
-    )
 
 
 def _said_of_cut(cut: Cut, shapes: Sequence[tuple[int, ...]]) -> str:

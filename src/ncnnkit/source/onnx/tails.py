@@ -18,11 +18,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ...errors import ConvertError
+from ...errors import ConvertError, ModelError
 from ...model.shapes import without_batch
-from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, agreement, decode
-from ...tasks.boxes import activated
-from ...tasks.decoder import Activation
+from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, Table, agreement, decode
+from ...tasks.boxes import TORCHVISION_GROWTH, activated
+from ...tasks.decoder import Activation, Group, Layout, Part
 from .cutting import VIEWS, Cut, needed_for, reads
 from .reading import Reading, compute, example, fed, session
 
@@ -285,7 +285,7 @@ def _sorted(boxes: Array, scores: Array, labels: Array) -> Boxes:
 def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | None:
     """A decoder whose boxes are in pixels; None if its boxes for a sample of noise have reversed corners."""
     everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), tail.example())
-    if isinstance(everything, ClassMap):
+    if not isinstance(everything, Boxes):
         return found
     corners = everything.xyxy
     if found.boxes == "xyxy" and (corners[:, 2:] < corners[:, :2]).any(1).mean() > _MOST_REVERSED:
@@ -311,7 +311,7 @@ def _fitted(tail: Tail, guess: Decoder) -> Decoder | None:
             guess = replace(guess, scale=_scale(found[0], expected[0]))
             found = [decode(guess, values) for values in samples]
         alike = [agreement(ours, theirs) for ours, theirs in zip(found, expected)]
-    except (ConvertError, ValueError, IndexError):  # a guess may not even fit the shapes
+    except (ConvertError, ModelError, ValueError, IndexError):  # a guess may not even fit the shapes
         return None
     return guess if all(map(_is_right, alike)) else None
 
@@ -337,24 +337,24 @@ def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> li
     if guess.kind == "argmax":
         return [noise.normal(size=shape).astype(np.float32) for shape in tail.shapes]
     values = [np.zeros(shape, np.float32) for shape in tail.shapes]
-    joint = guess.kind == "yolo"
-    count = int(np.prod(tail.shapes[guess.outputs[-1 if joint else 1]])) // (4 + guess.classes if joint else 4)
+    count = next(
+        int(np.prod(tail.shapes[table.output])) // sum(map(guess.width, table.parts)) for table in guess.tables
+    )
     active = noise.random(count) < boxes_with_scores / count
     logits = noise.normal(-8, 1, (count, guess.classes))
     logits[active] = noise.normal(-1, 2, (active.sum(), guess.classes))
     logits[active, noise.integers(0, guess.classes, active.sum())] += _lift(guess)
     if guess.background >= 0:
         logits[~active, guess.background] = 8
-    boxes = _made_up_boxes(noise, guess, count)
-    if joint:
-        table = np.concatenate([boxes, _inverse(guess, logits)], 1)
-        place = guess.outputs[0]
-        values[place] = np.asarray(table if guess.layout == "rows" else table.T, np.float32)
-        return [value.reshape(shape) for value, shape in zip(values, tail.shapes)]
-    scores = _inverse(guess, logits)
-    made = [scores if guess.layout == "rows" else scores.T, boxes, noise.normal(2, 1, (count, 1))]
-    for place, value in zip(guess.outputs, made):
-        values[place] = np.asarray(value, np.float32).reshape(tail.shapes[place])
+    parts: dict[Part, Array] = {
+        "boxes": _made_up_boxes(noise, guess, count),
+        "scores": _inverse(guess, logits),
+        "objectness": noise.normal(2, 1, (count, 1)),
+    }
+    for table in guess.tables:
+        rows = np.concatenate([parts[part] for part in table.parts], 1)
+        made = np.asarray(rows if table.layout == "rows" else rows.T, np.float32)
+        values[table.output] = made.reshape(tail.shapes[table.output])
     return values
 
 
@@ -395,7 +395,7 @@ def _argmax(tail: Tail) -> Iterator[Decoder]:
         shape = tail.shape(found[0].inputs[0])
         rank = len(shape)
         axis = found[0].attributes["axis"].value if "axis" in found[0].attributes else 0
-        yield Decoder("argmax", (0,), shape[axis], axis=axis % rank - rank)
+        yield Decoder("argmax", (Table(0),), shape[axis], axis=axis % rank - rank)
 
 
 def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
@@ -403,18 +403,21 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
     if len(tail.shapes) != 1 or len(tail.shapes[0]) != 2 or not tail.operators & {"NonMaxSuppression", "TopK"}:
         return
     base = Decoder(
-        "yolo",
-        (0,),
+        "boxes",
+        (),
         score_threshold=_score_threshold(tail),
         iou_threshold=_iou_threshold(tail),
+        multi_label="NonMaxSuppression" not in tail.operators,
         most=tail.kept() if "NonMaxSuppression" in tail.operators else min(tail.counts(), default=0),
         most_per_class=tail.kept_per_class(),
     )
     rows, columns = tail.shapes[0]
-    for layout, wide in (("rows", columns), ("columns", rows)):
+    layouts: list[tuple[Layout, int]] = [("rows", columns), ("columns", rows)]
+    for layout, wide in layouts:
         for boxes in ("xyxy", "cxcywh"):
             if wide > 4:
-                made = replace(base, classes=wide - 4, layout=layout, boxes=boxes)  # type: ignore[arg-type]
+                tables = (Table(0, ("boxes", "scores"), layout),)
+                made = replace(base, tables=tables, classes=wide - 4, boxes=boxes)
                 yield made
                 yield replace(made, size=size)
                 yield replace(made, multi_label=True)
@@ -431,9 +434,12 @@ def _apart(tail: Tail) -> Iterator[Decoder]:
         if sides != [4] or any(tail.shapes[place] != (count, 1) for place in others):
             continue
         rows, columns = _as_table(tail.shapes[scores], count)
-        for layout, many, classes in (("rows", rows, columns), ("columns", columns, rows)):
+        layouts: list[tuple[Layout, int, int]] = [("rows", rows, columns), ("columns", columns, rows)]
+        for layout, many, classes in layouts:
             if many == count:
-                base = Decoder("ssd", (scores, boxes, *others), classes, layout=layout)  # type: ignore[arg-type]
+                centred = [Table(place, ("objectness",)) for place in others]
+                tables = (Table(scores, ("scores",), layout), Table(boxes, ("boxes",)), *centred)
+                base = Decoder("boxes", tables, classes, combination="root")
                 yield from _detr(tail, base)
                 yield from _anchored(tail, base)
 
@@ -471,16 +477,26 @@ def _anchored(tail: Tail, given: Decoder) -> Iterator[Decoder]:
         candidates=max(tail.counts(), default=0),
         most=tail.kept(),
         most_per_class=tail.kept_per_class(),
+        group="class",
+        multi_label=True,
     )
-    anchors = tail.anchors(tail.shapes[given.outputs[1]][0])
+    anchors = tail.anchors(tail.shapes[given.tables[1].output][0])
     backgrounds = (-1,) if base.scores == "sigmoid" else (0, given.classes - 1, -1)
     for background in backgrounds:
         plain = replace(base, background=background)
         if anchors and "Exp" in tail.operators:
             weights = [number for number in tail.numbers("Div", (1,)) if 0 < number < _LEAST_SIDE]
             scaled = (weights[0], weights[0], weights[-1], weights[-1]) if weights else (1.0, 1.0, 1.0, 1.0)
-            for group in ("level", "class"):
-                yield replace(plain, boxes="deltas", anchors=anchors, weights=scaled, group=group)
+            groups: list[Group] = ["level", "class"]
+            for group in groups:
+                yield replace(
+                    plain,
+                    boxes="deltas",
+                    anchors=anchors,
+                    weights=scaled,
+                    largest_growth=TORCHVISION_GROWTH,
+                    group=group,
+                )
         elif anchors:
             yield replace(plain, boxes="distances", anchors=anchors, group="level")
         else:
@@ -491,11 +507,10 @@ _LEAST_SIDE = 16  # pixels: smaller constants are no side of an image
 
 
 def _detr(tail: Tail, given: Decoder) -> Iterator[Decoder]:
-    if "NonMaxSuppression" in tail.operators or len(given.outputs) != 2:
+    if "NonMaxSuppression" in tail.operators or len(given.tables) != 2:
         return
     base = replace(
         given,
-        kind="detr",
         most=min(tail.counts(), default=0),
         scores=_scores(tail),
         score_threshold=_score_threshold(tail),
