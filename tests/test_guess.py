@@ -233,6 +233,7 @@ def test_text_with_its_characters() -> None:
     decoder, why = found(values, character="a\nb\nc\nd\n")
     assert decoder == presets.ctc(6, ("", "a", "b", "c", "d", " "))
     assert why == "its metadata has 4 characters, and its output 6 classes"
+    assert found(values[:, None], character="a\nb\nc\nd\n")[0] == decoder
     assert found(values, character="a\nb") is None
     assert found(values) is None
     told, _ = found(values, task="text", labels=5)

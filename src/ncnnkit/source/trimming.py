@@ -21,6 +21,7 @@ from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec, takes_image, times
 from ..samples.preprocess import Preprocess
 from ..tasks import Decoder, Prediction
+from ..tasks.guess import told_keypoints
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
 from .model import Array, ModelSource, QuantisedOriginal
@@ -138,13 +139,14 @@ def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str]
     cuts = [cut_at(reading, outputs, where)] if outputs else _cuts(reading)
     if not cuts:
         return None
-    cut, decoder, predict = _recognised(reading, cuts, inputs)
+    keypoints = told_keypoints(model.metadata_props) or (0, 2)
+    cut, decoder, predict = _recognised(reading, cuts, inputs, keypoints)
     shapes = [reading.shapes[name] for name in cut.outputs]
     return _Ending(cut, shapes, cut_model(reading, cut), decoder, predict)
 
 
 def _recognised(
-    reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec]
+    reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec], keypoints: tuple[int, int]
 ) -> tuple[Cut, Decoder | None, Callable[[Sequence[Array]], Prediction] | None]:
     """The first cut whose tail is a decoder, with that decoder and the tail's prediction; else the first cut."""
     from .onnx.tails import Tail
@@ -152,7 +154,7 @@ def _recognised(
     size = (inputs[0].shape[1], inputs[0].shape[2]) if takes_image(inputs) else (0, 0)
     for cut in cuts:
         with suppress(ConvertError):  # a tail that cannot be run is not recognised
-            tail = Tail(reading, cut)
+            tail = Tail(reading, cut, keypoints)
             if decoder := tail.recognise(size):
                 return cut, decoder, tail.predict
     return cuts[0], None, None

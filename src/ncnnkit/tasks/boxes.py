@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -329,18 +330,18 @@ def suppressed(decoder: Decoder, found: Boxes) -> Boxes:
         found: the boxes.
     """
     found = found.where(best_first(found.scores))
-    classes = np.zeros(len(found), np.int64) if decoder.agnostic else found.labels
+    left = np.arange(len(found))
     kept: list[int] = []
-    for label in np.unique(classes):
-        left = np.flatnonzero(classes == label)
-        most = decoder.most_per_class or decoder.most or len(left)
-        if decoder.iou_threshold >= 1:
-            kept.extend(left[:most].tolist())
-            continue
-        for _ in range(min(most, len(left))):
-            if len(left):
-                best, left = left[0], left[1:]
-                kept.append(int(best))
-                left = left[overlaps(found.xyxy[best], found.xyxy[left]) <= decoder.iou_threshold]
-    chosen = np.sort(np.array(kept, np.intp))
-    return found.where(chosen[: decoder.most] if decoder.most else chosen)
+    of_class: Counter[int] = Counter()
+    while len(left) and not (decoder.most and len(kept) == decoder.most):
+        best, left = int(left[0]), left[1:]
+        label = int(found.labels[best])
+        kept.append(best)
+        of_class[label] += 1
+        if decoder.most_per_class and of_class[label] == decoder.most_per_class:
+            left = left[found.labels[left] != label]
+        if decoder.iou_threshold < 1:
+            rivals = left if decoder.agnostic else left[found.labels[left] == label]
+            lost = rivals[overlaps(found.xyxy[best], found.xyxy[rivals]) > decoder.iou_threshold]
+            left = left[~np.isin(left, lost, assume_unique=True)] if len(lost) else left
+    return found.where(np.array(kept, np.intp))

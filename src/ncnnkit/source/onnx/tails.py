@@ -42,10 +42,11 @@ class Tail:
     Attributes:
         nodes: its nodes, in their order.
         shapes: of the tensors at the cut, without the batch axis.
+        keypoints: (number, 2 or 3) of the keypoints behind the score and the label of a box.
         scale: what the coordinates of the model's own boxes are multiplied by, (horizontal, vertical), to be pixels.
     """
 
-    def __init__(self, reading: Reading, cut: Cut) -> None:
+    def __init__(self, reading: Reading, cut: Cut, keypoints: tuple[int, int] = (0, 2)) -> None:
         """Take a tail out of a model. The model is not changed.
 
         Raises:
@@ -76,6 +77,7 @@ class Tail:
             ir_version=reading.model.ir_version,
         )
         self._session = session(proto)
+        self.keypoints = keypoints
         self.scale = (1.0, 1.0)
 
     def run(self, values: Sequence[Array]) -> list[Array]:
@@ -104,11 +106,14 @@ class Tail:
         Raises:
             ConvertError: ONNX Runtime fails, or the outputs are no prediction.
         """
-        found = read_outputs(self.run(values))
+        found = read_outputs(self.run(values), self.keypoints)
         if found is None:
             raise ConvertError("the model's outputs are neither boxes nor a map of classes")
         if isinstance(found, Boxes):
-            return replace(found, xyxy=found.xyxy * np.array(self.scale * 2, np.float32))
+            points = found.keypoints
+            if points is not None:
+                points = points * np.array([*self.scale, 1], np.float32)[: points.shape[2]]
+            return replace(found, xyxy=found.xyxy * np.array(self.scale * 2, np.float32), keypoints=points)
         return found
 
     def recognise(self, size: tuple[int, int]) -> Decoder | None:
@@ -254,16 +259,20 @@ _SAME_PLACE = 1e-2  # pixels
 # ------------------------------------------------------------------------------------------------------- predictions
 
 
-def read_outputs(outputs: Sequence[Array]) -> Prediction | None:
+def read_outputs(outputs: Sequence[Array], keypoints: tuple[int, int] = (0, 2)) -> Prediction | None:
     """A model's own outputs as a prediction: boxes, scores and labels in any order, one table of them, or a map.
+
+    Args:
+        outputs: in the model's order.
+        keypoints: (number, 2 or 3) of the keypoints at the end of a table's rows.
 
     Returns:
         None where they are none of these.
     """
     parts = [array[0] if array.ndim > 1 and len(array) == 1 else array for array in map(np.asarray, outputs)]
-    if len(parts) == 1 and parts[0].ndim == 2 and parts[0].shape[1] == 6:
+    if len(parts) == 1 and parts[0].ndim == 2 and parts[0].shape[1] == 6 + keypoints[0] * keypoints[1]:
         table = parts[0][parts[0][:, 4] > 0]  # Ultralytics fills the table up with zeros
-        return _sorted(table[:, :4], table[:, 4], table[:, 5])
+        return _sorted(table[:, :4], table[:, 4], table[:, 5], table[:, 6:].reshape(len(table), *keypoints))
     if len(parts) == 1 and parts[0].dtype.kind in "iu":
         return ClassMap(parts[0].astype(np.int64))
     boxes = [part for part in parts if part.ndim == 2 and part.shape[1] == 4]
@@ -274,9 +283,14 @@ def read_outputs(outputs: Sequence[Array]) -> Prediction | None:
     return None
 
 
-def _sorted(boxes: Array, scores: Array, labels: Array) -> Boxes:
-    order = np.argsort(-scores, kind="stable")
-    return Boxes(boxes[order].astype(np.float32), scores[order].astype(np.float32), labels[order].astype(np.int64))
+def _sorted(boxes: Array, scores: Array, labels: Array, keypoints: Array | None = None) -> Boxes:
+    found = Boxes(
+        boxes.astype(np.float32),
+        scores.astype(np.float32),
+        labels.astype(np.int64),
+        keypoints.astype(np.float32) if keypoints is not None and keypoints.size else None,
+    )
+    return found.where(np.argsort(-scores, kind="stable"))
 
 
 # ------------------------------------------------------------------------------------------------------- recognising
@@ -313,7 +327,16 @@ def _fitted(tail: Tail, guess: Decoder) -> Decoder | None:
         alike = [agreement(ours, theirs) for ours, theirs in zip(found, expected)]
     except (ConvertError, ModelError, ValueError, IndexError):  # a guess may not even fit the shapes
         return None
-    return guess if all(map(_is_right, alike)) else None
+    right = all(map(_is_right, alike)) and all(map(_same_keypoints, found, expected))
+    return guess if right else None
+
+
+def _same_keypoints(ours: Prediction, theirs: Prediction) -> bool:
+    """Whether boxes that are equal have equal keypoints, or neither prediction has any."""
+    a, b = (each.keypoints if isinstance(each, Boxes) else None for each in (ours, theirs))
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and bool(np.isclose(a, b, atol=1e-3).mean() >= _LEAST_SHARE)
 
 
 def _is_right(found: Agreement) -> bool:
@@ -350,6 +373,7 @@ def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> li
         "boxes": _made_up_boxes(noise, guess, count),
         "scores": _inverse(guess, logits),
         "objectness": noise.normal(2, 1, (count, 1)),
+        "keypoints": noise.uniform(0, 1, (count, guess.width("keypoints"))),
     }
     for table in guess.tables:
         rows = np.concatenate([parts[part] for part in table.parts], 1)
@@ -407,17 +431,19 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
         (),
         score_threshold=_score_threshold(tail),
         iou_threshold=_iou_threshold(tail),
+        keypoints=tail.keypoints,
         multi_label="NonMaxSuppression" not in tail.operators,
         most=tail.kept() if "NonMaxSuppression" in tail.operators else min(tail.counts(), default=0),
         most_per_class=tail.kept_per_class(),
     )
     rows, columns = tail.shapes[0]
     layouts: list[tuple[Layout, int]] = [("rows", columns), ("columns", rows)]
+    parts: tuple[Part, ...] = ("boxes", "scores", "keypoints") if tail.keypoints[0] else ("boxes", "scores")
     for layout, wide in layouts:
+        classes = wide - 4 - base.width("keypoints")
         for boxes in ("xyxy", "cxcywh"):
-            if wide > 4:
-                tables = (Table(0, ("boxes", "scores"), layout),)
-                made = replace(base, tables=tables, classes=wide - 4, boxes=boxes)
+            if classes > 0:
+                made = replace(base, tables=(Table(0, parts, layout),), classes=classes, boxes=boxes)
                 yield made
                 yield replace(made, size=size)
                 yield replace(made, multi_label=True)
