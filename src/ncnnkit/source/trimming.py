@@ -218,7 +218,7 @@ def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
     """A torch module as the trimmed ONNX file that torch's exporter writes; itself where ncnn computes all of it."""
     scratch = Scratch()
     try:
-        path = export_classic(source.module, source.inputs, Path(scratch.name))
+        path = export_classic(source.module, source.inputs, Path(scratch.name), detects=source.searches)
         exported = READERS[".onnx"](source.reference, path, [spec.shape for spec in source.inputs])
         known = replace(
             exported,
@@ -233,8 +233,8 @@ def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
         if outputs:
             raise
         raise ModelError(f"it must be cut, but {error.what}", where=source.reference, hint=error.hint) from None
-    if trimmed.path == path:
-        return source
+    if trimmed.path == path:  # it picks maxima, say, and not their places
+        return replace(source, labels=source.labels if len(source.labels or ()) == source.classes else None)
     said = f"torch exported it to ONNX; its tensors are named as in that file, and its inputs {_names(trimmed)}"
     return replace(trimmed, changes=(said, *trimmed.changes))
 
@@ -244,14 +244,15 @@ def _names(source: ModelSource) -> str:
 
 
 def _cuts(reading: Reading) -> list[Cut]:
-    """Where a model may be cut: at the fewest tensors, and, if these are others, at the last few that ncnn computes."""
+    """Where a model may be cut: at the fewest tensors, and, if these are others, where a decoder may read them."""
     from .onnx.cutting import find_cut
 
     first = find_cut(reading)
     if first is None or first.weighted:  # no decoder has weights
         return [first] if first else []
-    last = find_cut(reading, latest=True)
-    return [first, last] if last and last != first and len(last.outputs) <= _MOST_OUTPUTS else [first]
+    more = (find_cut(reading, latest=True), find_cut(reading, whole=True))
+    few = (cut for cut in more if cut and len(cut.outputs) <= _MOST_OUTPUTS)
+    return list(dict.fromkeys((first, *few)))
 
 
 _MOST_OUTPUTS = 3  # of a network that a decoder reads

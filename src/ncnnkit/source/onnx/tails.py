@@ -7,6 +7,7 @@ of an exporter does not matter, and a decoder that is taken is right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -143,26 +144,33 @@ class Tail:
 
     @property
     def operators(self) -> set[str]:
-        return {node.op_type for node in self.nodes}
+        return {node.op_type for node in self._all_nodes()}
+
+    def _all_nodes(self) -> Iterator[ir.Node]:
+        """Its nodes, and those in the branches of an If: torchvision suppresses boxes only where there are some."""
+        return (inner for node in self.nodes for inner in _with_bodies(node))
 
     def constant(self, node: ir.Node, index: int) -> Array | None:
         """An input that does not depend on the values at the cut; None where it does, or is left out."""
         value = node.inputs[index] if index < len(node.inputs) else None
-        return None if value is None else self._reading.constants.get(str(value.name))
+        if value is None:
+            return None
+        held = ir.convenience.get_const_tensor(value)  # in a branch nothing was computed beforehand
+        return self._reading.constants.get(str(value.name), None if held is None else held.numpy())
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
         return self._reading.shapes.get(str(value.name), ()) if value is not None else ()
 
     def numbers(self, kind: str, indices: Iterable[int] = (0, 1)) -> list[float]:
         """Floating-point constants of one element: these inputs of the nodes of a kind, in their order, each once."""
-        found = (self.constant(node, i) for node in self.nodes if node.op_type == kind for i in indices)
+        found = (self.constant(node, i) for node in self._all_nodes() if node.op_type == kind for i in indices)
         scalars = (a.reshape(-1)[0] for a in found if a is not None and a.size == 1 and a.dtype.kind == "f")
         return list(dict.fromkeys(float(str(np.float32(scalar))) for scalar in scalars))  # 0.7, not 0.699999988
 
     def counts(self) -> list[int]:
         """What may be the number of candidates: whole numbers that the sizes of the TopK nodes are computed from."""
         seen: set[str] = set()
-        wanted = [node.inputs[1] for node in self.nodes if node.op_type == "TopK"]
+        wanted = [node.inputs[1] for node in self._all_nodes() if node.op_type == "TopK"]
         found: dict[int, None] = {}
         while wanted:
             value = wanted.pop()
@@ -180,7 +188,7 @@ class Tail:
         """How many boxes are kept after a NonMaxSuppression; 0: all."""
         after: set[str] = set()
         for node in self.nodes:
-            if node.op_type == "NonMaxSuppression" or not after.isdisjoint(reads(node)):
+            if "NonMaxSuppression" in (n.op_type for n in _with_bodies(node)) or not after.isdisjoint(reads(node)):
                 ends = self.constant(node, 2) if node.op_type == "Slice" else None
                 if ends is not None and ends.size == 1 and 0 < int(ends.reshape(-1)[0]) < 1 << 31:
                     return int(ends.reshape(-1)[0])
@@ -189,7 +197,7 @@ class Tail:
 
     def kept_per_class(self) -> int:
         """How many boxes of a class a NonMaxSuppression keeps; 0: all, or there is none."""
-        found = [self.constant(node, 2) for node in self.nodes if node.op_type == "NonMaxSuppression"]
+        found = [self.constant(node, 2) for node in self._all_nodes() if node.op_type == "NonMaxSuppression"]
         counts = [int(count.reshape(-1)[0]) for count in found if count is not None and count.size == 1]
         return min((count for count in counts if 0 < count < 1 << 31), default=0)
 
@@ -200,6 +208,14 @@ class Tail:
         grids = [find_grid(table) for table in tables if table.dtype.kind == "f"]
         found = tuple(grid for grid in grids if grid is not None)
         return found if sum(grid.count for grid in found) == count else ()
+
+
+def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
+    """A node, and the nodes of the branches and loops in it."""
+    yield node
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from (inner for each in attribute.value for inner in _with_bodies(each))
 
 
 def _dependent(graph: ir.Graph, begins: Iterable[str], ends: Iterable[str]) -> list[ir.Node]:
@@ -350,6 +366,7 @@ def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> li
     active = noise.random(count) < boxes_with_scores / count
     logits = noise.normal(-8, 1, (count, guess.classes))
     logits[active] = noise.normal(-1, 2, (active.sum(), guess.classes))
+    logits[active, noise.integers(0, guess.classes, active.sum())] += _lift(guess)
     if guess.background >= 0:
         logits[~active, guess.background] = 8
     parts: dict[Part, Array] = {
@@ -363,6 +380,15 @@ def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> li
         made = np.asarray(rows if table.layout == "rows" else rows.T, np.float32)
         values[table.output] = made.reshape(tail.shapes[table.output])
     return values
+
+
+def _lift(guess: Decoder) -> float:
+    """What lifts one score of each box to about the threshold."""
+    threshold = min(guess.score_threshold, 1 - 1e-6)
+    if threshold <= 0:
+        return 0.0
+    rivals = math.log(guess.classes) if guess.background >= 0 else 0.0  # a softmax shares 1 among them
+    return max(0.0, math.log(threshold / (1 - threshold)) + rivals)
 
 
 def _made_up_boxes(noise: np.random.Generator, guess: Decoder, count: int) -> Array:
@@ -425,14 +451,15 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
 
 def _apart(tail: Tail) -> Iterator[Decoder]:
     """Scores, boxes and perhaps centredness as a tensor each."""
-    if len(tail.shapes) not in (2, 3) or any(len(shape) != 2 for shape in tail.shapes):
+    if len(tail.shapes) not in (2, 3):
         return
     places = range(len(tail.shapes))
-    for boxes, scores in ((b, s) for b in places for s in places if b != s and tail.shapes[b][1] == 4):
-        count, others = tail.shapes[boxes][0], [place for place in places if place not in (boxes, scores)]
-        if any(tail.shapes[place] != (count, 1) for place in others):
+    for boxes, scores in ((b, s) for b in places for s in places if b != s):
+        count, *sides = tail.shapes[boxes]
+        others = [place for place in places if place not in (boxes, scores)]
+        if sides != [4] or any(tail.shapes[place] != (count, 1) for place in others):
             continue
-        rows, columns = tail.shapes[scores]
+        rows, columns = _as_table(tail.shapes[scores], count)
         layouts: list[tuple[Layout, int, int]] = [("rows", rows, columns), ("columns", columns, rows)]
         for layout, many, classes in layouts:
             if many == count:
@@ -441,6 +468,13 @@ def _apart(tail: Tail) -> Iterator[Decoder]:
                 base = Decoder("boxes", tables, classes, combination="root")
                 yield from _detr(tail, base)
                 yield from _anchored(tail, base)
+
+
+def _as_table(shape: Sequence[int], count: int) -> tuple[int, int]:
+    """(rows, columns) of scores; a vector has the scores of one box after those of another. (0, 0) for no table."""
+    if len(shape) == 1 and shape[0] % count == 0:
+        return count, shape[0] // count
+    return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
 
 
 def _score_threshold(tail: Tail) -> float:
