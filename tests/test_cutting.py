@@ -341,9 +341,13 @@ def test_tail_that_no_decoder_computes_gives_plain_outputs(tmp_path: Path) -> No
 END_TO_END = Decoder("boxes", (Table(0, ("boxes", "scores")),), 3, multi_label=True, most=20)
 
 
-def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
-    """The best 20 pairs of box and class of 256 boxes and 3 classes, as Ultralytics' v10 ends."""
+def end_to_end(folder: Path, reversed_corners: bool = False, keypoints: bool = False) -> Path:
+    """The best 20 pairs of box and class of 256 boxes and 3 classes, as Ultralytics' v10 ends.
+
+    With keypoints, there is one class, and a point for each box.
+    """
     first, second = ("far", "near") if reversed_corners else ("near", "far")
+    classes, sides = (1, ints(4, 1, 2)) if keypoints else (3, ints(4, 3))
     nodes = [
         *BACKBONE,
         *ROWS[:2],
@@ -354,7 +358,7 @@ def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
         node("Add", ["near", "grown40"], ["far"]),
         node("Sigmoid", ["raw"], ["p"]),
         node("Concat", [first, second, "p"], ["all"], axis=2),
-        node("Split", ["all", "sides"], ["boxes", "prob"], axis=2),
+        node("Split", ["all", "sides"], ["boxes", "prob", "point"][: 3 if keypoints else 2], axis=2),
         node("ReduceMax", ["prob", "last"], ["best"], keepdims=0),
         node("TopK", ["best", "k"], ["top", "index"], axis=1),
         node("Unsqueeze", ["index", "last"], ["column"]),
@@ -371,11 +375,17 @@ def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
         node("Cast", ["label"], ["labels"], to=1),
         node("Unsqueeze", ["labels", "last"], ["labels1"]),
         node("Unsqueeze", ["scores", "last"], ["scores1"]),
-        node("Concat", ["xyxy", "scores1", "labels1"], ["y"], axis=2),
+        node("Concat", ["xyxy", "scores1", "labels1", *(["points"] if keypoints else [])], ["y"], axis=2),
     ]
+    points = [
+        node("Expand", ["box1", "wide2"], ["box2"]),
+        node("GatherElements", ["point", "box2"], ["points"], axis=1),
+    ]
+    nodes[-1:-1] = points if keypoints else []
     constants = WEIGHTS | CONSTANTS | {
-        "halves": ints(2, 2, 3, 2), "sides": ints(4, 3), "forty": np.array(40, np.float32), "k": ints(20),
-        "wide3": ints(1, 20, 3), "wide": ints(1, 20, 4), "three": np.array(3, np.int64),
+        "halves": ints(2, 2, 3, 2), "sides": sides, "forty": np.array(40, np.float32), "k": ints(20),
+        "wide3": ints(1, 20, classes), "wide": ints(1, 20, 4), "wide2": ints(1, 20, 2),
+        "three": np.array(classes, np.int64),
     }  # fmt: skip
     return saved(folder, nodes, ["y"], constants, x=noise(1, 3, 16, 16))
 
@@ -384,6 +394,20 @@ def test_end_to_end_detector_becomes_a_decoder(tmp_path: Path) -> None:
     source = opened(end_to_end(tmp_path))
     assert source.decoder == END_TO_END
     assert source.outputs == ("all",)
+    assert_predicts_as_the_original(source, least=20)
+
+
+def test_keypoints_behind_the_boxes_are_decoded(tmp_path: Path) -> None:
+    """The same network; two of the three columns of scores are a point, as Ultralytics' metadata tells."""
+    path = end_to_end(tmp_path, keypoints=True)
+    source = opened(path)
+    assert source.decoder is None  # rows of 8 columns may be anything
+    told = onnx.load(str(path))
+    helper.set_model_props(told, {"task": "pose", "names": "{0: 'face'}", "kpt_shape": "[1, 2]"})
+    onnx.save(told, str(path))
+    source = opened(path)
+    parts = Table(0, ("boxes", "scores", "keypoints"))
+    assert source.decoder == Decoder("boxes", (parts,), 1, keypoints=(1, 2), multi_label=True, most=20)
     assert_predicts_as_the_original(source, least=20)
 
 

@@ -44,6 +44,7 @@ from ncnnkit.quantization.calibration import calibrate
 from ncnnkit.quantization.scales import weight_scales
 from ncnnkit.quantization.table import Table
 from ncnnkit.samples.stream import ArraySamples
+from ncnnkit.tasks.classification import Classification
 
 Array = NDArray[Any]
 
@@ -102,7 +103,7 @@ def outputs_of(graph: Graph, inputs: Array) -> Array:
 
 
 def plan_of(options: list[Option], choice: str, whole: float = 1.0) -> MixedPlan:
-    return MixedPlan(Graph(), {"c": choice}, {"c": options}, 1.0, whole, Errors(classifies=True))
+    return MixedPlan(Graph(), {"c": choice}, {"c": options}, 1.0, whole, Errors(Classification()))
 
 
 def test_why_a_layer_got_its_precision() -> None:
@@ -465,7 +466,7 @@ def test_a_plan_keeps_every_output_right() -> None:
 
 def test_the_noise_allowed_is_that_of_the_model_nearest_to_the_bound() -> None:
     def model(noise: float) -> Errors:
-        errors, reference = Errors(classifies=True), np.random.default_rng(0).standard_normal(1000)
+        errors, reference = Errors(Classification()), np.random.default_rng(0).standard_normal(1000)
         errors.add([reference + math.sqrt(noise) * np.random.default_rng(1).standard_normal(1000)], [reference])
         return errors
 
@@ -474,7 +475,7 @@ def test_the_noise_allowed_is_that_of_the_model_nearest_to_the_bound() -> None:
         found = allowed_noise(Requirements.parse([f"sqnr>={bound}"]), models)
         assert found == pytest.approx(10 ** (-bound / 10), rel=1e-6)
     assert allowed_noise(Requirements(), models) == math.inf
-    broken = Errors(classifies=True)
+    broken = Errors(Classification())
     broken.add([np.array([math.nan])], [np.ones(1)])
     assert allowed_noise(Requirements.parse(["sqnr>=30"]), {"fp16": broken}) == 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .artifact import Tensor
 from .codec import as_read
-from .comparison.classes import check_labels, what_it_classifies
+from .comparison.guessing import Purpose, check_labels, find_task
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
@@ -30,7 +30,7 @@ from .measure.variants import (
 from .model.precision import PRECISIONS, has_int8
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
-from .plan.requirement import Requirements
+from .plan.requirement import Requirements, own_figures
 from .plan.search import find_plan
 from .progress import StepProgress, silent_steps
 from .quantization import Quantized, quantize_images
@@ -41,7 +41,7 @@ from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
-from .record.run import DeviceRecord, LatencyAt, Run, Variant
+from .record.run import DeviceRecord, LatencyAt, Run, TaskRecord, Variant
 from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
@@ -55,6 +55,7 @@ from .source.model import example_arrays
 from .source.normalisation import fold_normalisation
 from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
+from .tasks.table import spelled
 from .verdict import reduced_said, top5, warn
 
 
@@ -80,7 +81,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         'mixed-cpu'
     """
     stages = Stages(progress)
-    requirements = Requirements.parse(recipe.require, recipe.max_latency, labelled=bool(recipe.labels))
+    requirements = Requirements.parse(
+        recipe.require, recipe.max_latency, own_figures(recipe.task, recipe.metric), labelled=bool(recipe.labels)
+    )
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -135,10 +138,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 source, conversion.graph, taken, folder / "reference", shown, threads=recipe.threads or None
             )
             blind = why_blind(reference)
-            classes = what_it_classifies(
-                reference, names=source.labels, known=source.classes, labelled=labels is not None
+            purpose = find_task(
+                reference, source.evidence(labelled=labels is not None), task=recipe.task, metric=recipe.metric
             )
-            check_labels(labels, classes)
+            check_labels(labels, purpose)
+            requirements = requirements.of(purpose.task)
         quantized: dict[str, Quantized] = {}
         efforts = efforts_by_target(recipe, sites, software=allows_software(recipe, budget))
         for target, effort in efforts.items() if quantizable(graph) else ():
@@ -146,7 +150,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             with stages(stage):
                 quantized[target] = quantize_images(
                     graph, images, target=target, method=recipe.method, effort=effort,
-                    threads=recipe.threads or None, budget=budget, progress=stages.within(stage),
+                    task=purpose.task, threads=recipe.threads or None, budget=budget, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         unplanned: dict[Site, str] = {}
@@ -167,7 +171,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
-                pillow=installed("Pillow"), decoder=source.decoder,
+                pillow=installed("Pillow"), decoder=source.decoder, task=spelled(purpose.task),
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
@@ -195,7 +199,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):
             rows = [
-                variant_record(spec, r, reference, classes, labels, layers, at)
+                variant_record(spec, r, reference, purpose.task, labels, layers, at)
                 for spec, r, at in zip(specs, results, latencies)
             ]
             rows = refuse_copies_of_the_cpu(rows, results)
@@ -204,7 +208,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
-            guesses = top5(source, evaluation, reference, classes, recommended, results)
+            guesses = top5(source, evaluation, reference, purpose, recommended, results)
             remove_scratch(folder, models)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
@@ -212,7 +216,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             document = as_read(
                 Run(
                     files=sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
-                    model=source.record(graph, reference.shapes, classes.count),
+                    model=source.record(graph, reference.shapes, purpose.classes),
                     recipe=recipe,
                     preprocess=preprocess,
                     preprocess_origin=origin,
@@ -224,6 +228,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
+                    task=task_record(purpose, requirements),
                     passes=rewrites,
                     quantisation=quantisation,
                     plan=planned,
@@ -232,7 +237,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     why=why,
                     top5=guesses,
                     warnings=warn(
-                        source.engine, origin, images, evaluation, check, variants, classes=classes,
+                        source.engine, origin, images, evaluation, check, variants, purpose=purpose,
                         doubts=[*source.changes, *fed.changes, *doubts, *reduced_said(recipe.effort, budget)],
                         quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
@@ -250,6 +255,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
 def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> DeviceRecord:
     """A device, and what is recommended for it."""
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
+
+
+def task_record(purpose: Purpose, requirements: Requirements) -> TaskRecord:
+    """What the network is for, and what its models must satisfy for that."""
+    return TaskRecord(name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures])
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .comparison.accuracy import top_k
-from .comparison.classes import Classes
+from .comparison.guessing import Purpose
 from .comparison.outputs import Outputs
 from .formatting import counted, plain, ratio
 from .model.work import Budget
@@ -20,6 +19,7 @@ from .samples.images import ImageSet, dropped_copies
 from .source import ModelSource
 from .source.opening import GUESSED
 from .source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
+from .tasks.classification import top_k
 
 Array = NDArray[Any]
 
@@ -35,7 +35,7 @@ def warn(
     check: ConversionCheck,
     variants: Sequence[Variant],
     *,
-    classes: Classes,
+    purpose: Purpose,
     doubts: Sequence[str] = (),
     quantisation: Quantisation | None = None,
     plan: Plan | None = None,
@@ -46,7 +46,7 @@ def warn(
     """The warnings of a run, a sentence each.
 
     Args:
-        classes: of the network.
+        purpose: of the network.
         doubts: what looks wrong about its input tensors.
         emulated: names of emulated devices.
         blind: why the outputs cannot be judged; empty where they can.
@@ -93,8 +93,8 @@ def warn(
     if len(evaluation) < 20:
         said.append(f"the errors were measured on {counted(len(evaluation), 'sample')} only")
     said += _about_the_reference(variants)
-    if classes.why and not classes:
-        said.append(f"{classes.why}; top-1 is not counted. If the network is a classifier, give --labels")
+    if purpose.doubt:
+        said.append(purpose.doubt)
     said += [*_about_images(quantisation), *_about_plan(plan)]
     skipped = dict(images.skipped + evaluation.skipped)
     said += copies_said(dropped_copies(images, evaluation))
@@ -166,7 +166,7 @@ def top5(
     source: ModelSource,
     evaluation: ImageSet,
     reference: Outputs,
-    classes: Classes,
+    purpose: Purpose,
     recommended: str | None,
     results: Sequence[VariantResult],
 ) -> list[Guess]:
@@ -175,7 +175,7 @@ def top5(
     Of the evaluation images it is the one whose best class the original prefers most clearly: a person can judge that.
     """
     names = source.labels
-    if not names or classes.count != len(names) or recommended is None:
+    if not names or purpose.classes != len(names) or recommended is None:
         return []
     result = next(r for r in results if r.name == recommended)
     ours = Outputs.opened(result.outputs).first(1)

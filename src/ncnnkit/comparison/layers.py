@@ -193,7 +193,7 @@ def compare_models(
         ModelError: the two do not have the same number of outputs of the same shapes. The numbers of detections may
             differ, see :class:`~ncnnkit.comparison.noise.Noise`.
     """
-    errors = accuracy.Errors()
+    errors = accuracy.Errors(first.purpose)
     with Session(first) as one, Session(second) as other:
         if len(one.outputs) != len(other.outputs):
             raise ModelError(f"one model has {len(one.outputs)} outputs, the other has {len(other.outputs)}")

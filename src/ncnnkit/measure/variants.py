@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact
 from ..comparison import accuracy
-from ..comparison.classes import Classes
 from ..comparison.outputs import Outputs, equal
 from ..device.session import noise, save_arrays
 from ..device.sites import Site, open_sites, run_jobs
@@ -36,6 +35,7 @@ from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LatencyAt, LayerError, Variant
 from ..samples.stream import evenly
 from ..source.model import file_safe
+from ..tasks import Task
 from .models import job_model
 
 Array = NDArray[Any]
@@ -256,7 +256,7 @@ def variant_record(
     spec: VariantSpec,
     result: VariantResult,
     reference: Outputs | None,
-    classes: Classes,
+    task: Task | None,
     labels: NDArray[np.int64] | None,
     layers: list[LayerError],
     latency_at: Sequence[LatencyAt] = (),
@@ -265,7 +265,7 @@ def variant_record(
 
     Args:
         reference: the original's outputs; None: nothing to compare with.
-        classes: of the network.
+        task: what the network is for; None: only the values of its outputs count.
         labels: the right class of each sample, where known.
         layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
         latency_at: its latencies at other input shapes, see :func:`time_at`.
@@ -280,7 +280,7 @@ def variant_record(
         if reason:
             status = "crashed"
         else:
-            errors = accuracy.errors_of(outputs, reference, classes, labels)
+            errors = accuracy.errors_of(outputs, reference, task, labels)
             broken = errors.broken()
             if broken is None:
                 figures, reason = errors.result(list(outputs.rows)), result.reason
@@ -410,7 +410,7 @@ def bench(
         specs = list_variants(recipe, models, sites)
         saved = save_arrays(inputs, Path(folder))
         results = measure(specs, saved, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
-        rows = [variant_record(spec, result, None, Classes(0), None, []) for spec, result in zip(specs, results)]
+        rows = [variant_record(spec, result, None, None, None, []) for spec, result in zip(specs, results)]
         return refuse_copies_of_the_cpu(rows, results)
 
 

@@ -74,7 +74,7 @@ def find_plan(
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device, budget)
     exact, fitted = quantized.exact, quantized.fitted
-    with Judge(exact, quantized.held, threads=threads, device=device) as judge:
+    with Judge(exact, quantized.held, quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
         int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)

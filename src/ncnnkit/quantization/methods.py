@@ -19,6 +19,7 @@ from ..recipe import OWN
 from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial, losses
 from ..samples.given import as_samples
 from ..samples.stream import Samples, evenly
+from ..tasks import Task
 from .advice import BATCHES, Advice, enough, error_by_count, likeness, stretching
 from .bias import correct_bias
 from .calibration import ActivationStats, Observed, observe
@@ -54,6 +55,7 @@ class Quantized:
         layers: what was kept in each layer; empty where nothing was fitted layer by layer.
         advice: on the calibration images.
         own: whether the scales and the weights are those of a quantised original.
+        task: what the network is for, where that is known.
         lost: reason -> names of the layers in which int8 differs from that of a quantised original.
     """
 
@@ -67,6 +69,7 @@ class Quantized:
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=Advice)
     own: bool = False
+    task: Task | None = None
     lost: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -123,6 +126,7 @@ def quantize_images(
     method: str | None = None,
     effort: str | Effort = "default",
     skip: Collection[str] = (),
+    task: Task | None = None,
     threads: int | None = None,
     budget: Budget | None = None,
     progress: StepProgress = silent_steps,
@@ -139,6 +143,8 @@ def quantize_images(
             rest only biases are corrected.
         effort: ``fast``, ``default`` or ``best``, or one of your own.
         skip: layers that stay in floating point.
+        task: what the network is for. Methods are judged by the parts of its outputs that the task tells apart; by
+            default by the outputs.
         threads: processes; by default one a core.
         budget: how often the network may be run; by default that of the effort.
         progress: called with (step, done, total).
@@ -155,7 +161,7 @@ def quantize_images(
     given = as_samples(samples, graph)
     if budget is None:
         budget = effort.budget(graph, given[0]) if len(given) else UNBOUNDED
-    return _Quantizer(graph, given, target, method, effort, set(skip), threads, budget, progress).run()
+    return _Quantizer(graph, given, target, method, effort, set(skip), task, threads, budget, progress).run()
 
 
 @dataclass(eq=False)
@@ -172,14 +178,14 @@ class _Version:
 class _Quantizer:
     def __init__(
         self, graph: Graph, samples: Samples, target: str, method: str, effort: Effort, skip: set[str],
-        threads: int | None, budget: Budget, progress: StepProgress,
+        task: Task | None, threads: int | None, budget: Budget, progress: StepProgress,
     ) -> None:  # fmt: skip
         self.graph, self.target, self.method, self.effort = graph, target, method, effort
-        self.skip, self.threads, self.progress = skip, threads, progress
+        self.skip, self.task, self.threads, self.progress = skip, task, threads, progress
         self.native = method in NATIVE_METHODS
         self.chosen, held = choose(len(samples), effort, budget)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
-        self.judge = Judge(graph, self.held, threads=threads)
+        self.judge = Judge(graph, self.held, task, threads=threads)
         self.trials = Trials(self.judge, guards=effort.guards)
 
     def run(self) -> Quantized:
@@ -195,7 +201,7 @@ class _Quantizer:
             best, layers = self._fitted(best)
         return Quantized(
             self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.trials.rows, layers,
-            advice,
+            advice, task=self.task,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ the methods
@@ -207,7 +213,7 @@ class _Quantizer:
             keeps(own.int8)
         return Quantized(
             self.graph, finished(own.int8), own.exact, own.int8, self.used, self.held, self.trials.rows, own=True,
-            lost=own.lost,
+            lost=own.lost, task=self.task,
         )  # fmt: skip
 
     def _thresholds(self) -> tuple[_Version, Advice]:

@@ -38,7 +38,7 @@ def with_decoder(source: ModelSource, task: str = "") -> ModelSource:
         if layer and layer.after:
             return replace(source, decoder=layer.after, decoder_origin=f"its layer {layer.type} {layer.name}")
     outputs = _example_outputs(source)
-    found = guess(Known(outputs, size, source.metadata, source.labels or ()), task) if outputs else None
+    found = guess(Known(outputs, size, source.metadata, source.labels or (), source.name), task) if outputs else None
     if found is None:
         return source
     return replace(source, decoder=found[0], decoder_origin=found[1])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..artifact import Tensor
 from ..codec import readable
+from ..comparison.guessing import Evidence
 from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
 from ..model.graph import Graph
@@ -124,6 +125,11 @@ class ModelSource:
         """The path of an original that is a file."""
         assert self.path is not None, self.kind
         return self.path
+
+    def evidence(self, *, labelled: bool) -> Evidence:
+        """What says what the network is for. ``labelled``: whether there are labels of the images."""
+        image = self.shapes[0] if len(self.inputs) == 1 and len(self.shapes[0]) == 3 else ()
+        return Evidence(self.decoder, self.decoder_origin, self.labels, self.classes, image, labelled)
 
     def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
         """The network as run.json holds it.

@@ -21,6 +21,7 @@ from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec, takes_image, times
 from ..samples.preprocess import Preprocess
 from ..tasks import Decoder, Prediction
+from ..tasks.guess import told_keypoints
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
 from .model import Array, ModelSource, QuantisedOriginal
@@ -138,13 +139,14 @@ def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str]
     cuts = [cut_at(reading, outputs, where)] if outputs else _cuts(reading)
     if not cuts:
         return None
-    cut, decoder, predict = _recognised(reading, cuts, inputs)
+    keypoints = told_keypoints(model.metadata_props) or (0, 2)
+    cut, decoder, predict = _recognised(reading, cuts, inputs, keypoints)
     shapes = [reading.shapes[name] for name in cut.outputs]
     return _Ending(cut, shapes, cut_model(reading, cut), decoder, predict)
 
 
 def _recognised(
-    reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec]
+    reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec], keypoints: tuple[int, int]
 ) -> tuple[Cut, Decoder | None, Callable[[Sequence[Array]], Prediction] | None]:
     """The first cut whose tail is a decoder, with that decoder and the tail's prediction; else the first cut."""
     from .onnx.tails import Tail
@@ -152,7 +154,7 @@ def _recognised(
     size = (inputs[0].shape[1], inputs[0].shape[2]) if takes_image(inputs) else (0, 0)
     for cut in cuts:
         with suppress(ConvertError):  # a tail that cannot be run is not recognised
-            tail = Tail(reading, cut)
+            tail = Tail(reading, cut, keypoints)
             if decoder := tail.recognise(size):
                 return cut, decoder, tail.predict
     return cuts[0], None, None
@@ -216,7 +218,7 @@ def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
     """A torch module as the trimmed ONNX file that torch's exporter writes; itself where ncnn computes all of it."""
     scratch = Scratch()
     try:
-        path = export_classic(source.module, source.inputs, Path(scratch.name))
+        path = export_classic(source.module, source.inputs, Path(scratch.name), detects=source.searches)
         exported = READERS[".onnx"](source.reference, path, [spec.shape for spec in source.inputs])
         known = replace(
             exported,
@@ -231,8 +233,8 @@ def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
         if outputs:
             raise
         raise ModelError(f"it must be cut, but {error.what}", where=source.reference, hint=error.hint) from None
-    if trimmed.path == path:
-        return source
+    if trimmed.path == path:  # it picks maxima, say, and not their places
+        return replace(source, labels=source.labels if len(source.labels or ()) == source.classes else None)
     said = f"torch exported it to ONNX; its tensors are named as in that file, and its inputs {_names(trimmed)}"
     return replace(trimmed, changes=(said, *trimmed.changes))
 
@@ -242,14 +244,15 @@ def _names(source: ModelSource) -> str:
 
 
 def _cuts(reading: Reading) -> list[Cut]:
-    """Where a model may be cut: at the fewest tensors, and, if these are others, at the last few that ncnn computes."""
+    """Where a model may be cut: at the fewest tensors, and, if these are others, where a decoder may read them."""
     from .onnx.cutting import find_cut
 
     first = find_cut(reading)
     if first is None or first.weighted:  # no decoder has weights
         return [first] if first else []
-    last = find_cut(reading, latest=True)
-    return [first, last] if last and last != first and len(last.outputs) <= _MOST_OUTPUTS else [first]
+    more = (find_cut(reading, latest=True), find_cut(reading, whole=True))
+    few = (cut for cut in more if cut and len(cut.outputs) <= _MOST_OUTPUTS)
+    return list(dict.fromkeys((first, *few)))
 
 
 _MOST_OUTPUTS = 3  # of a network that a decoder reads

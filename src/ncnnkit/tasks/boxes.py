@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -329,18 +330,23 @@ def suppressed(decoder: Decoder, found: Boxes) -> Boxes:
         found: the boxes.
     """
     found = found.where(best_first(found.scores))
-    classes = np.zeros(len(found), np.int64) if decoder.agnostic else found.labels
+    groups = np.zeros(len(found), np.int64) if decoder.agnostic else found.labels
+    rivals = {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
+    free = np.ones(len(found), bool)
     kept: list[int] = []
-    for label in np.unique(classes):
-        left = np.flatnonzero(classes == label)
-        most = decoder.most_per_class or decoder.most or len(left)
-        if decoder.iou_threshold >= 1:
-            kept.extend(left[:most].tolist())
+    of_class: Counter[int] = Counter()
+    for best in range(len(found)):
+        if not free[best]:
             continue
-        for _ in range(min(most, len(left))):
-            if len(left):
-                best, left = left[0], left[1:]
-                kept.append(int(best))
-                left = left[overlaps(found.xyxy[best], found.xyxy[left]) <= decoder.iou_threshold]
-    chosen = np.sort(np.array(kept, np.intp))
-    return found.where(chosen[: decoder.most] if decoder.most else chosen)
+        kept.append(best)
+        if len(kept) == decoder.most:
+            break
+        label = int(found.labels[best])
+        of_class[label] += 1
+        if of_class[label] == decoder.most_per_class:
+            free[found.labels == label] = False
+        if decoder.iou_threshold < 1:
+            others = rivals[int(groups[best])]
+            others = others[(others > best) & free[others]]
+            free[others[overlaps(found.xyxy[best], found.xyxy[others]) > decoder.iou_threshold]] = False
+    return found.where(np.array(kept, np.intp))

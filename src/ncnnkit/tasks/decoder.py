@@ -76,8 +76,8 @@ class Table:
 class Decoder:
     """How the outputs of a network become a prediction.
 
-    A kind reads only the fields that it needs; its module says which. Most heads of detectors differ in these fields
-    only: ``docs/architecture.md`` lists them.
+    A kind reads only the fields that it needs; its module says which. Heads of detectors differ in these fields only:
+    ``presets`` has those that are widely used.
 
     Attributes:
         kind: what decodes; see ``DECODERS`` in ``ncnnkit.tasks``.

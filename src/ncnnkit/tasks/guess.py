@@ -31,19 +31,35 @@ class Known:
         size: (height, width) of its image, pixels; (0, 0): it takes none.
         metadata: in the model's file.
         labels: the names of the classes; empty where they are not known.
+        name: of the model, such as its file's.
     """
 
     outputs: Sequence[Array]
     size: tuple[int, int] = (0, 0)
     metadata: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[str] = ()
+    name: str = ""
 
-    def told(self, key: str, default: Any = None) -> Any:
-        """A value of the metadata that is a Python literal, such as a list; ``default`` where it is none."""
-        try:
-            return ast.literal_eval(self.metadata[key])
-        except (KeyError, ValueError, SyntaxError, MemoryError, RecursionError):
-            return default
+
+def told(metadata: Mapping[str, str], key: str) -> Any:
+    """A value of the metadata that is a Python literal, such as a list; None where it is none."""
+    try:
+        return ast.literal_eval(metadata[key])
+    except (KeyError, ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def told_keypoints(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """The keypoints that Ultralytics' metadata tells, (number, 2 or 3); (0, 2) where the task is no pose.
+
+    Returns:
+        None where the task is a pose, and its keypoints are not told.
+    """
+    if metadata.get("task") != "pose":
+        return 0, 2
+    shape = told(metadata, "kpt_shape")
+    fits = isinstance(shape, list | tuple) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)
+    return (shape[0], shape[1]) if fits and shape[1] in (2, 3) else None
 
 
 Guess = tuple[Decoder, str]
@@ -158,7 +174,7 @@ def _classes(known: Known, columns: int) -> bool:
 def _ultralytics(known: Known) -> Guess | None:
     """Its task, and its first output (4 + classes + keypoints, N)."""
     task, classes = known.metadata.get("task"), len(known.labels)
-    shape = _keypoints(known) if task == "pose" else (0, 2)
+    shape = told_keypoints(known.metadata)
     if task not in ("detect", "pose") or not classes or shape is None or len(known.outputs) != 1:
         return None
     values, wide = _flat(known.outputs[0]), 4 + classes + shape[0] * shape[1]
@@ -169,16 +185,10 @@ def _ultralytics(known: Known) -> Guess | None:
     return presets.ultralytics(classes, shape), said + points
 
 
-def _keypoints(known: Known) -> tuple[int, int] | None:
-    shape = known.told("kpt_shape")
-    fits = isinstance(shape, list | tuple) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)
-    return (shape[0], shape[1]) if fits and shape[1] in (2, 3) else None
-
-
 def _found_rows(known: Known) -> Guess | None:
     """Rows of corners, score and label (and keypoints): told by the metadata, or by their values."""
     values, task = _table(known), known.metadata.get("task")
-    shape = _keypoints(known) if task == "pose" else (0, 2)
+    shape = told_keypoints(known.metadata)
     if values is None or shape is None or values.shape[1] != 6 + shape[0] * shape[1]:
         return None
     corners, scores, labels = values[:, :4], values[:, 4], values[:, 5]
@@ -189,13 +199,13 @@ def _found_rows(known: Known) -> Guess | None:
         and bool((np.diff(scores) <= 0).all() and (labels >= 0).all() and (labels == np.round(labels)).all())
         and not empty
     )
-    arguments = known.told("args", {})
+    arguments = told(known.metadata, "args")
     suppresses = isinstance(arguments, dict) and bool(arguments.get("nms"))
-    told = task in ("detect", "pose") and (known.told("end2end", False) is True or suppresses)
-    if not valued and not (told and empty):
+    chosen = task in ("detect", "pose") and (told(known.metadata, "end2end") is True or suppresses)
+    if not valued and not (chosen and empty):
         return None
     if _in_order(corners) and (empty or not _are_fractions(corners)):
-        said = "Ultralytics' metadata says that it chooses its boxes itself" if told else "its scores are in order"
+        said = "Ultralytics' metadata says that it chooses its boxes itself" if chosen else "its scores are in order"
         return presets.found_rows(shape), f"{said}, and its output has rows of corners, score and label"
     if _are_fractions(corners) and (corners >= 0).all() and not _in_order(corners):
         centred = replace(presets.found_rows(shape), boxes="cxcywh", scale=(known.size[1], known.size[0]))
@@ -250,6 +260,50 @@ def _objectness_rows(known: Known) -> Guess | None:
 
 
 _LARGEST_DELTA = 20.0  # cells, or the logarithm of a growth
+
+
+def _ultralytics_logits(known: Known) -> Guess | None:
+    """4 x 16 logits of distances and the logits of the classes: rows for all cells, or maps of three strides."""
+    classes = len(known.labels) or COCO
+    wide = 4 * _ULTRALYTICS_BINS + classes
+    parts: tuple[Part, ...] = ("boxes", "scores")
+    values = _table(known)
+    if values is not None:
+        strides = _pyramid(known, len(values)) if values.shape[1] == wide else ()
+        tables: tuple[Table, ...] = (Table(0, parts),)
+    else:
+        tables = tuple(replace(table, parts=parts) for table in _levels(known, {"boxes": wide}, 1, ("maps",)))
+        strides = presets.STRIDES if tables else ()
+    if not strides or all(map(_are_scores, known.outputs)):
+        return None
+    said = f"4 x {_ULTRALYTICS_BINS} logits and {classes} scores for each cell of strides {_listed(strides)}"
+    made = presets.ultralytics_logits(known.size, classes, tables, strides)
+    return made, f"its outputs have {said}, as Ultralytics' before decoding"
+
+
+_ULTRALYTICS_BINS = 16
+
+
+def _yolov5_maps(known: Known) -> Guess | None:
+    """Three maps of logits for three anchors; which anchors, only the name of the model tells."""
+    anchors = next((sizes for name, sizes in _ANCHORS if name in known.name.lower()), None)
+    classes = len(known.labels) or COCO
+    tables = _levels(known, {"boxes": 5 + classes}, 3, ("maps", "stacks"))
+    if anchors is None or not tables or all(map(_are_scores, known.outputs)):
+        return None
+    made = presets.yolov5_maps(known.size, classes, anchors, tables[0].layout)
+    ordered = tuple(replace(table, parts=made.tables[0].parts) for table in tables)
+    said = f"its outputs are maps of three boxes with {classes} classes for each cell, and its name tells the anchors"
+    return replace(made, tables=ordered), said
+
+
+_ANCHORS = (
+    ("yolov7-tiny", presets.YOLOV5_ANCHORS),
+    ("yolov7_tiny", presets.YOLOV5_ANCHORS),
+    ("yolov7", presets.YOLOV7_ANCHORS),
+    ("yolov5", presets.YOLOV5_ANCHORS),
+)
+"""Part of a model's name -> the anchors of its configuration."""
 
 
 def _nanodet_plus(known: Known) -> Guess | None:
@@ -317,7 +371,12 @@ def _levels(known: Known, columns: Mapping[Part, int], each: int, layouts: Seque
 
 
 def _fits(shape: tuple[int, ...], grid: Grid, wide: int, each: int, layout: Layout) -> bool:
-    whole = (each * wide, grid.rows, grid.columns) if layout == "maps" else (grid.rows * grid.columns * each, wide)
+    shapes: dict[Layout, tuple[int, ...]] = {
+        "rows": (grid.rows * grid.columns * each, wide),
+        "maps": (each * wide, grid.rows, grid.columns),
+        "stacks": (each, grid.rows, grid.columns, wide),
+    }
+    whole = shapes[layout]
     while len(shape) > len(whole) and shape[0] == 1:
         shape = shape[1:]
     return shape == whole
@@ -369,11 +428,9 @@ _MANY = 100  # boxes: fewer may have corners in order by chance
 def _text(known: Known) -> Guess | None:
     """The characters in the metadata, as PaddleOCR's recognisers in ONNX have them, and (steps, classes)."""
     characters = known.metadata.get("character")
-    values = _table(known)
-    if not characters or values is None:
-        return None
-    alphabet = with_blank(characters.splitlines(), values.shape[1])
-    if not alphabet:
+    values = _steps(known)
+    alphabet = with_blank(characters.splitlines(), values.shape[1]) if characters and values is not None else ()
+    if not alphabet or not characters or values is None:
         return None
     said = f"its metadata has {len(characters.splitlines())} characters, and its output {values.shape[1]} classes"
     return presets.ctc(values.shape[1], alphabet), said
@@ -402,8 +459,14 @@ def with_blank(characters: Sequence[str], classes: int) -> tuple[str, ...]:
     return ()
 
 
+def _steps(known: Known) -> Array | None:
+    """The only output as (steps, classes); an axis of length 1 may be between them."""
+    values = np.squeeze(known.outputs[0]) if len(known.outputs) == 1 else np.zeros(0)
+    return values if values.ndim == 2 else None
+
+
 def _told_text(known: Known) -> Guess | None:
-    values = _table(known)
+    values = _steps(known)
     if values is None:
         return None
     alphabet = with_blank(known.labels, values.shape[1]) if known.labels else ()
@@ -479,6 +542,8 @@ HEADS = (
     Head("Ultralytics v10, 26 end to end", _found_rows),
     Head("Ultralytics without metadata", _decoded_columns),
     Head("YOLOv5, v6, v7, YOLOX", _objectness_rows),
+    Head("Ultralytics before decoding", _ultralytics_logits),
+    Head("YOLOv5, v7 before decoding", _yolov5_maps),
     Head("NanoDet-Plus", _nanodet_plus),
     Head("NanoDet", _nanodet),
     Head("SCRFD", _scrfd),

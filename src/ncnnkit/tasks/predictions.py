@@ -41,6 +41,10 @@ class Boxes:
         points = None if self.keypoints is None else self.keypoints[chosen]
         return Boxes(self.xyxy[chosen], self.scores[chosen], self.labels[chosen], points)
 
+    def above(self, threshold: float) -> Boxes:
+        """Those whose score is above a threshold."""
+        return self.where(self.scores > threshold)
+
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
@@ -159,15 +163,24 @@ def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
         return Agreement(len(ours), len(theirs), same)
     if not (isinstance(ours, Boxes) and isinstance(theirs, Boxes)):
         raise ValueError(f"{type(ours).__name__} and {type(theirs).__name__} cannot be compared")
+    found = pairs(ours, theirs)
+    errors = [abs(float(ours.scores[one]) - float(theirs.scores[other])) for one, other, _ in found]
+    mean = sum(iou for *_, iou in found) / len(found) if found else None
+    return Agreement(len(ours), len(theirs), len(found), mean, max(errors, default=None))
+
+
+def pairs(ours: Boxes, theirs: Boxes) -> list[tuple[int, int, float]]:
+    """Boxes of one class with an IoU of 0.5 or more: (index in the first, index in the second, IoU).
+
+    Each box of the first, the best first, gets the free box of the second that it overlaps most.
+    """
     free = np.ones(len(theirs), bool)
-    ious, errors = [], []
-    for box, score, label in zip(ours.xyxy, ours.scores, ours.labels):
+    found = []
+    for number, (box, label) in enumerate(zip(ours.xyxy, ours.labels)):
         equal = np.abs(theirs.xyxy - box).max(1) <= _EQUAL  # a box without area overlaps nothing, even itself
         shared = np.where(free & (theirs.labels == label), np.where(equal, 1.0, overlaps(box, theirs.xyxy)), -1.0)
         best = int(shared.argmax()) if len(shared) else -1
         if best >= 0 and shared[best] >= SAME_BOX:
             free[best] = False
-            ious.append(float(shared[best]))
-            errors.append(abs(float(score) - float(theirs.scores[best])))
-    mean = sum(ious) / len(ious) if ious else None
-    return Agreement(len(ours), len(theirs), len(ious), mean, max(errors, default=None))
+            found.append((number, best, float(shared[best])))
+    return found
