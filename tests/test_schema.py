@@ -61,6 +61,7 @@ def sample_variant(
             "samples": 142,
         },
         "latency_at": [],
+        "quantised_sqnr_db": None,
         "load_ms": {"cold": 31.2, "warm": 12.5},
         "peak_memory_mb": 41.5,
         "accuracy": {

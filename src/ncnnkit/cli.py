@@ -299,7 +299,7 @@ def convert(
     for change in changes:
         err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
-    for line in converted(check, "the original"):
+    for line in [*converted(check, "the original"), *(check.own.said if check.own else [])]:
         out.print(line, markup=False, soft_wrap=True)
 
 

@@ -137,6 +137,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             reference = reference_outputs(
                 source, conversion.graph, taken, folder / "reference", shown, threads=recipe.threads or None
             )
+            original = source.as_quantised
+            quantised = (
+                reference_outputs(original, conversion.graph, taken, folder / "quantised", shown) if original else None
+            )
             blind = why_blind(reference)
             purpose = find_task(
                 reference, source.evidence(labelled=labels is not None), task=recipe.task, metric=recipe.metric
@@ -199,7 +203,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):
             rows = [
-                variant_record(spec, r, reference, purpose.task, labels, layers, at)
+                variant_record(spec, r, reference, purpose.task, labels, layers, at, quantised)
                 for spec, r, at in zip(specs, results, latencies)
             ]
             rows = refuse_copies_of_the_cpu(rows, results)

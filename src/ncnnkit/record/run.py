@@ -297,12 +297,14 @@ class ShapeCheck:
         sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal.
         cosine: as in ``accuracy``, of the worst output.
         max_error: the largest absolute difference, in the output's unit.
+        original_sqnr_db: as in the conversion, for these shapes.
     """
 
     shapes: list[tuple[int, ...]]
     sqnr_db: float | None
     cosine: float | None
     max_error: float
+    original_sqnr_db: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -572,6 +574,8 @@ class Variant:
         sustained: a long run without a pause; null if none was requested.
         peak_memory_mb: peak resident memory of the process since the start of loading, minus the memory before, MB.
         accuracy: errors against the reference; null if there are no usable outputs.
+        quantised_sqnr_db: SQNR against an original that is quantised, as it is: ``accuracy`` is against the same in
+            floating point. Of the worst output, dB; null if the original is not quantised, or the outputs are equal.
         layers: error of each int8 layer, on a few evaluation images, in the network's order; empty if not
             measured.
         notes: facts that a reader needs to interpret the figures.
@@ -596,6 +600,7 @@ class Variant:
     sustained: Sustained | None
     peak_memory_mb: float | None
     accuracy: Accuracy | None
+    quantised_sqnr_db: float | None
     layers: list[LayerError]
     notes: list[str]
 

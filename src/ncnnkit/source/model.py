@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from ..formatting import shape_option
 from ..model.graph import Graph
 from ..model.shapes import natural
 from ..onboard.scratch import Scratch
+from ..onboard.sysfs import system_memory_mb
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
 from ..samples.items import InputSpec, fit, takes_image
@@ -112,13 +114,19 @@ class ModelSource:
         """The same original for inputs of other shapes. Whether it takes them shows when it runs.
 
         Raises:
-            ModelError: a shape has another number of axes.
+            ModelError: a shape has another number of axes, or the memory has no room for it.
         """
         for spec, shape in zip(self.inputs, shapes, strict=True):
             if len(shape) != len(spec.shape) or spec.original is not None:
                 raise ModelError(f"input {spec.name!r} cannot have the shape {listed(shape)}", where=self.reference)
+        _check_room(self.reference, shapes)
         specs = tuple(replace(spec, shape=tuple(shape)) for spec, shape in zip(self.inputs, shapes))
         return replace(self, inputs=specs, preprocess=fit(self.preprocess, specs), others=())
+
+    @property
+    def as_quantised(self) -> ModelSource | None:
+        """The original as it is, where that is quantised and can be run."""
+        return replace(self, run=self.quantised.run) if self.quantised and self.quantised.run else None
 
     @property
     def file(self) -> Path:
@@ -249,11 +257,27 @@ def settle_inputs(
             hint="give one for each input, in this order",
         )
     given: Sequence[tuple[int, ...] | None] = shapes or [None] * len(names)
-    settled = (_settle_shape(f"{reference}: input {name!r}", known, g) for name, known, g in zip(names, dims, given))
+    settled = [_settle_shape(f"{reference}: input {name!r}", known, g) for name, known, g in zip(names, dims, given)]
+    _check_room(reference, settled)
     return tuple(
         InputSpec(name, natural(shape), dtype, original=None if (1, *natural(shape)) == shape else shape)
         for name, dtype, shape in zip(names, dtypes, settled)
     )
+
+
+_COPIES = 4  # of its inputs, which the sample, the original, ncnn and what either computes first hold at the least
+
+
+def _check_room(reference: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse inputs that the memory has no room for before any is taken."""
+    needed = _COPIES * sum(np.dtype(np.float32).itemsize * math.prod(shape) for shape in shapes) / 1e6
+    free = system_memory_mb("MemAvailable")
+    if free is not None and needed > free:
+        shown = " and ".join(map(listed, shapes))
+        raise ModelError(
+            f"inputs of {shown} need at least {needed / 1e3:.1f} GB of memory, and {free / 1e3:.1f} GB are free",
+            where=reference,
+        )
 
 
 def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None) -> tuple[int, ...]:

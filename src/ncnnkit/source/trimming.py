@@ -47,9 +47,12 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         ``source`` itself where nothing had to change. ``changes`` says what did.
 
     Raises:
-        ModelError: there is no tensor of such a name, or the model's tensors have no names, or it is a module whose
-            outputs may be empty and that cannot be cut.
+        ModelError: there is no tensor of such a name, a name is given twice, the model's tensors have no names, or it
+            is a module whose outputs may be empty and that cannot be cut.
     """
+    twice = next((name for index, name in enumerate(outputs) if name in outputs[:index]), None)
+    if twice is not None:
+        raise ModelError(f"--outputs names {twice!r} twice", where=source.reference)
     if source.kind == "torch" and (source.searches or outputs):
         return _trim_module(source, outputs)
     if source.kind != "onnx":
@@ -284,8 +287,7 @@ def _said_of_cut(cut: Cut, shapes: Sequence[tuple[int, ...]]) -> str:
     rest = f"; what comes after is left to the program: {first_few(kinds, _MOST_NAMED)}" if kinds else ""
     second = (
         f"; {counted(cut.weighted, 'operator')} with weights of the network {'is' if cut.weighted == 1 else 'are'} "
-        "among that: ncnn would have to compute them on a number of boxes that is not known before, so this second "
-        "stage is a network of its own"
+        "among that: they read what ncnn cannot compute, so this second stage is a network of its own"
         if cut.weighted
         else ""
     )

@@ -103,7 +103,7 @@ def lower_reading(reading: Reading, where: str = "") -> Lowered:
         try:
             write(at)
         except Unsupported as fault:
-            raise ConvertError(f"{place(at)} {fault}", where=where, hint=hint_for(at.op)) from None
+            raise ConvertError(f"{place(at)} {fault}", where=where, hint=hint_for(at)) from None
         if found := scales_of(node):
             scales |= {layer.name: found for layer in lowering.layers[before:] if layer.op.int8}
     made = lowering.graph([str(value.name) for value in graph.outputs])

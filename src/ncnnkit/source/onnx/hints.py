@@ -41,9 +41,30 @@ Some of them can be lowered in part: Gather, where its indices are constant.
 """
 
 
-def hint_for(operator: str) -> str:
-    """What a user can do about an operator that cannot be lowered."""
-    return HINTS.get(operator, "end the network before it (--outputs), or replace it in the model")
+def hint_for(node: Node) -> str:
+    """What a user can do about a node that cannot be lowered."""
+    if numbers := _numbers_for(node):
+        given = " ".join(f"--fix {name}=NUMBER" for name in numbers)
+        return f"it depends on a number that the network is fed with: give that number, {given}"
+    return HINTS.get(node.op, "end the network before it (--outputs), or replace it in the model")
+
+
+def _numbers_for(node: Node) -> list[str]:
+    """The network's inputs of one whole number that a node's whole numbers are computed from."""
+    reading = node.lowering.reading
+    wanted, seen = [node.source], dict[str, None]()
+    for each in wanted:  # it grows
+        for value in each.inputs:
+            name = str(value.name) if value is not None else ""
+            if value is None or name in seen or name in reading.constants or reading.kinds.get(name) not in _WHOLES:
+                continue
+            seen[name] = None
+            if (maker := value.producer()) is not None:
+                wanted.append(maker)
+    return [name for name in reading.numbers if name in seen]
+
+
+_WHOLES = ("i", "u", "b")
 
 
 def place(node: Node) -> str:
