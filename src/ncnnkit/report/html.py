@@ -62,7 +62,6 @@ def render(run: Run) -> str:
         "shape": lambda shape: " × ".join(map(str, shape)) or "1",
         "images": lambda n: f"{n} image" if n == 1 else f"{n} images",
         "number": lambda value: f"{value:g}",
-        "numbers": lambda values: ", ".join(f"{value:g}" for value in values),
         "show": _show,
         "times": lambda factor: formatting.NOTHING if factor is None else f"{factor:.2f} ×",
         "speed_up": lambda variant: speed_up(run.variants, variant),

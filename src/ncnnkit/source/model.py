@@ -22,8 +22,9 @@ from ..model.shapes import natural
 from ..onboard.scratch import Scratch
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
-from ..samples.items import InputSpec, fit, takes_image
+from ..samples.items import InputSpec, fit, image_input
 from ..samples.preprocess import Preprocess
+from ..samples.presets import stretched, ultralytics
 from ..samples.stream import Samples
 from ..tasks import Decoder, Prediction
 
@@ -292,11 +293,11 @@ def read_metadata(
 ) -> tuple[Preprocess | None, str, tuple[str, ...] | None]:
     """(preprocessing, where it was found, class names) from a model file's own metadata."""
     labels = None
-    ultralytics = {"names", "task"} <= metadata.keys()
+    by_ultralytics = {"names", "task"} <= metadata.keys()
     try:
         if _LABELS_KEY in metadata:
             labels = tuple(readable(str(name)) for name in json.loads(metadata[_LABELS_KEY]))
-        elif ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
+        elif by_ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
             names = ast.literal_eval(metadata["names"])
             labels = tuple(readable(str(names[index])) for index in sorted(names, key=int))
         if _PREPROCESS_KEY in metadata:
@@ -304,9 +305,10 @@ def read_metadata(
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
     except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError) as error:
         raise ModelError(f"its metadata cannot be read: {say(error)}", where=reference) from None
-    if ultralytics and takes_image(inputs):
-        size = (inputs[0].shape[1], inputs[0].shape[2])
-        if metadata["task"] == "classify":
-            return Preprocess(resize=min(size), crop=size), "Ultralytics' metadata in the model", labels
-        return Preprocess(resize=size), "Ultralytics' metadata in the model, stretching where it letterboxes", labels
+    axes = image_input(inputs)
+    if by_ultralytics and axes:
+        size = (axes.height, axes.width)
+        classifies = metadata["task"] == "classify"
+        how = replace(stretched(axes), resize=min(size), crop=size) if classifies else ultralytics(axes)
+        return how, "Ultralytics' metadata in the model", labels
     return None, "", labels

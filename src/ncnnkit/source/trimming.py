@@ -20,8 +20,8 @@ from ..errors import ConvertError, ModelError
 from ..formatting import counted, first_few
 from ..model.shapes import without_batch
 from ..onboard.scratch import Scratch
-from ..samples.items import InputSpec, takes_image, times
-from ..samples.preprocess import Preprocess
+from ..samples.items import InputSpec, image_input, times
+from ..samples.presets import stretched
 from ..tasks import Decoder, Prediction
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
@@ -153,7 +153,8 @@ def _recognised(
     """The first cut whose tail is a decoder, with that decoder and the tail's prediction; else the first cut."""
     from .onnx.tails import Tail
 
-    size = (inputs[0].shape[1], inputs[0].shape[2]) if takes_image(inputs) else (0, 0)
+    axes = image_input(inputs)
+    size = (axes.height, axes.width) if axes else (0, 0)
     for cut in cuts:
         with suppress(ConvertError):  # a tail that cannot be run is not recognised
             tail = Tail(reading, cut)
@@ -171,14 +172,10 @@ def _fed_inputs(inputs: Sequence[InputSpec], values: Sequence[Any]) -> tuple[Inp
 
 def _with_pixels(source: ModelSource, inputs: Sequence[InputSpec]) -> ModelSource:
     """The original with the preprocessing of a network that took uint8, unless its preprocessing is known."""
-    if (
-        source.preprocess is not None
-        or not takes_image(inputs)
-        or "uint8" not in {spec.dtype for spec in source.inputs}
-    ):
+    axes = image_input(inputs)
+    if source.preprocess is not None or axes is None or "uint8" not in {spec.dtype for spec in source.inputs}:
         return source
-    _, height, width = inputs[0].shape
-    return replace(source, preprocess=Preprocess(resize=(height, width), divisor=1.0), preprocess_origin=PIXELS)
+    return replace(source, preprocess=stretched(axes, divisor=1.0), preprocess_origin=PIXELS)
 
 
 def _fitting_labels(labels: tuple[str, ...] | None, decoder: Decoder | None) -> tuple[str, ...] | None:
@@ -278,7 +275,7 @@ def _said_of_input(old: InputSpec, new: InputSpec) -> list[str]:
 
 def _ultralytics(source: ModelSource, metadata: Mapping[str, str]) -> Decoder | None:
     """The decoder of an Ultralytics detector whose file ends at boxes and scores; None where it is none."""
-    if metadata.get("task") != "detect" or not (source.labels and takes_image(source.inputs) and source.run):
+    if metadata.get("task") != "detect" or not (source.labels and image_input(source.inputs) and source.run):
         return None
     (output, *rest) = source.run([s.as_original(a) for s, a in zip(source.inputs, example_arrays(source.inputs))])
     if rest or np.ndim(output) != 3 or output.shape[1] != 4 + len(source.labels):
