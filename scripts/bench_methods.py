@@ -24,9 +24,9 @@ from bench_quantize import Prepared, native_model, outputs_of, prepare
 from numpy.typing import NDArray
 
 from ncnnkit.comparison.accuracy import errors_of
-from ncnnkit.comparison.classes import Classes
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.quantization import EFFORTS, Effort, quantize_images
+from ncnnkit.tasks.classification import Classification
 
 Array = NDArray[Any]
 
@@ -77,19 +77,18 @@ def main() -> None:
         evaluation = found.evaluation.subset(range(0, len(found.evaluation), args.every))
         labels = found.labels[:: args.every]
         reference = outputs_of(found.graph, evaluation, "fp32", found.folder / "reference")
-        classes = Classes(math.prod(next(iter(reference.shapes.values()))))
-        exact = errors_of(reference, reference, classes, labels)
-        print(f"{len(evaluation)} images to evaluate, fp32 top-1 {exact.accuracy(1):.3f}")
+        exact = errors_of(reference, reference, Classification(), labels)
+        print(f"{len(evaluation)} images to evaluate, fp32 top-1 {exact.figures()['top1']:.3f}")
         errors: dict[str, list[float]] = {}
         for draw in range(args.draws):
             chosen = np.sort(np.random.default_rng(draw).permutation(len(found.calibration))[:PER_DRAW])
             for row, graph, seconds in _models(args, found, chosen, with_methods=args.alone and draw == 0):
                 outputs = outputs_of(graph, evaluation, "int8", found.folder / "outputs")
-                figures = errors_of(outputs, reference, classes, labels).result([row])
+                figures = errors_of(outputs, reference, Classification(), labels).result([row])
                 errors.setdefault(row, []).append(figures.mse)
                 print(
                     f"draw {draw}  {row:40} MSE {figures.mse:.3g}  SQNR {figures.sqnr_db or math.inf:.2f} dB  "
-                    f"cosine {figures.cosine or 0:.5f}  top-1 {figures.top1:.3f}  {seconds:.1f} s",
+                    f"cosine {figures.cosine or 0:.5f}  top-1 {figures.figures()['top1']:.3f}  {seconds:.1f} s",
                     flush=True,
                 )
         base = np.mean(errors["native KL"])

@@ -10,7 +10,6 @@ in 5 evaluate.
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from collections import Counter
@@ -20,12 +19,12 @@ from bench_quantize import outputs_of, prepare
 
 from ncnnkit.artifact import Artifact
 from ncnnkit.comparison.accuracy import errors_of
-from ncnnkit.comparison.classes import Classes
 from ncnnkit.device.sites import local_site
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
 from ncnnkit.quantization import quantize_images
+from ncnnkit.tasks.classification import Classification
 
 
 def main() -> None:
@@ -66,7 +65,7 @@ def main() -> None:
         seconds = 0.5 * args.rounds
         results = measure(specs, found.evaluation.files, folder, seconds=seconds, rounds=args.rounds)
         reference = outputs_of(found.graph, found.evaluation, "fp32", folder / "reference")
-        rows = [variant_record(p, result, reference, Classes(0), None, []) for p, result in zip(specs, results)]
+        rows = [variant_record(p, result, reference, None, None, []) for p, result in zip(specs, results)]
         medians = [row.latency_ms.median for row in rows if row.latency_ms]
         mixed = medians[-1]
         for row in rows:
@@ -81,8 +80,7 @@ def main() -> None:
         predicted = plan.predicted_at(medians[0])
         print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
         outputs = outputs_of(plan.graph, found.evaluation, "mixed", folder / "outputs")
-        classes = Classes(math.prod(next(iter(reference.shapes.values()))))
-        same = errors_of(outputs, reference, classes).agreement(1)
+        same = errors_of(outputs, reference, Classification()).figures()["top1_agreement"]
         print(f"best class as fp32's on {same or 0:.1%} of {len(found.evaluation)} images")
 
 

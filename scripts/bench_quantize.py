@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ncnnkit as nk
-from ncnnkit.comparison.classes import Classes
 from ncnnkit.comparison.outputs import Outputs, keep_outputs
 from ncnnkit.device.sites import local_site
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
@@ -161,7 +160,7 @@ def _report_models(
         model = nk.Artifact.made(made, precision).save(param)
         specs.append(VariantSpec(name, precision, "cpu", args.threads, site, model))
     results = measure(specs, evaluation.files, folder, seconds=4.0 * args.rounds, rounds=4 * args.rounds)
-    found = [variant_record(spec, result, reference, Classes(0), None, []) for spec, result in zip(specs, results)]
+    found = [variant_record(spec, result, reference, None, None, []) for spec, result in zip(specs, results)]
     measured = {row.name: (row.latency_ms, row.accuracy) for row in found}
     base = "ncnn2table KL" if "ncnn2table KL" in measured else found[0].name
     print(f"{site.machine.cpu}, {args.threads} threads, ncnn {site.machine.ncnn}, {len(evaluation)} images")

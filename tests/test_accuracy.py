@@ -20,10 +20,10 @@ from ncnnkit.comparison.accuracy import (
     mse,
     sqnr_db,
     top1_agreement,
-    top_k,
 )
-from ncnnkit.comparison.classes import Classes
 from ncnnkit.record.run import Accuracy
+from ncnnkit.tasks import Task
+from ncnnkit.tasks.classification import Classification, top_k
 
 
 def rows(*values: list[float]) -> NDArray[np.float32]:
@@ -96,7 +96,7 @@ def test_cosine_of(a: list[float], b: list[float], value: float) -> None:
 @pytest.mark.parametrize("outputs", [[0, 0], [1, 2]])
 def test_a_reference_of_zeros_judges_nothing(outputs: list[float]) -> None:
     errors = array_errors(rows(outputs), rows([0, 0]))
-    assert (errors.cosine(0), errors.sqnr_db(0), errors.agreement(1)) == (None, None, None)
+    assert (errors.cosine(0), errors.sqnr_db(0), errors.figures()["top1_agreement"]) == (None, None, None)
     assert errors.mse == np.mean(np.square(outputs))
     result = errors.result(["out"])
     assert (result.cosine, result.outputs[0].cosine) == (None, None)
@@ -177,7 +177,8 @@ def test_agreement_with_the_reference() -> None:
     outputs[1] = [9, 8, 7, 6, 5, 4, 3, 2]  # the reference's best is second here
     outputs[2] = [9, 8, 0, 6, 5, 4, 3, 2]  # and last but for nothing here
     errors = array_errors(outputs, reference)
-    assert (errors.agreement(1), errors.agreement(5)) == (2 / 4, 3 / 4)
+    figures = errors.figures()
+    assert (figures["top1_agreement"], figures["top5_agreement"]) == (2 / 4, 3 / 4)
     assert top1_agreement(reference, reference) == 1.0
 
 
@@ -192,17 +193,17 @@ def test_where_the_reference_prefers_nothing_nothing_agrees() -> None:
 def test_accuracy_with_labels() -> None:
     scores = rows([9, 1, 2, 0, 0, 0], [1, 9, 2, 0, 0, 0], [6, 5, 4, 3, 2, 1])
     labels = np.array([0, 2, 5])
-    errors = errors_of(zip(scores), zip(scores), Classes(6), labels)
-    assert [errors.accuracy(k) for k in (1, 5)] == pytest.approx([1 / 3, 2 / 3])
+    figures = errors_of(zip(scores), zip(scores), Classification(), labels).figures()
+    assert [figures["top1"], figures["top5"]] == pytest.approx([1 / 3, 2 / 3])
 
 
 # ---------------------------------------------------------------------------------------------------------- results
 
 
-def result(outputs: Any, reference: Any, classes: int = 0, labels: Any = None) -> Accuracy:
+def result(outputs: Any, reference: Any, task: Task | None = None, labels: Any = None) -> Accuracy:
     """Of outputs as columns (N, …)."""
     names = [chr(ord("a") + number) for number in range(len(outputs))]
-    return errors_of(zip(*outputs), zip(*reference), Classes(classes), labels).result(names)
+    return errors_of(zip(*outputs), zip(*reference), task, labels).result(names)
 
 
 def test_a_result_has_each_output_and_of_each_figure_the_worst() -> None:
@@ -219,7 +220,7 @@ def test_a_result_has_each_output_and_of_each_figure_the_worst() -> None:
     assert (figures.mse, figures.max_error, figures.sqnr_db) == (a.mse, a.max_error, b.sqnr_db)
     assert figures.cosine == min(a.cosine or 0, b.cosine or 0)
     assert figures.images == 2
-    assert [figures.top1_agreement, figures.top5_agreement, figures.top1, figures.top5] == [None] * 4
+    assert figures.task == []
 
 
 def test_an_output_of_large_values_does_not_hide_a_ruined_one() -> None:
@@ -232,22 +233,22 @@ def test_an_output_of_large_values_does_not_hide_a_ruined_one() -> None:
 def test_a_result_of_a_classifier() -> None:
     scores = rows([9, 1, 2], [1, 9, 2], [2, 1, 9])
     outputs = scores[:, [0, 2, 1]]
-    figures = result([outputs], [scores], 3, np.array([0, 1, 1]))
-    assert figures.top1_agreement == pytest.approx(1 / 3)
-    assert figures.top5_agreement == 1.0
-    assert figures.top1 == pytest.approx(2 / 3)
-    assert figures.top5 == 1.0
-    without = result([outputs], [scores], 3)
-    assert (without.top1, without.top5, without.top1_agreement) == (None, None, figures.top1_agreement)
-    unknown = result([outputs], [scores])
-    assert (unknown.top1_agreement, unknown.top5_agreement) == (None, None)
+    figures = result([outputs], [scores], Classification(), np.array([0, 1, 1]))
+    assert {figure.name: figure.value for figure in figures.task} == pytest.approx(
+        {"top1_agreement": 1 / 3, "top5_agreement": 1.0, "top1": 2 / 3, "top5": 1.0}
+    )
+    (agreement, *_) = figures.task
+    assert (agreement.low, agreement.high) == (0.0, 1.0), "three samples say nearly nothing"
+    without = result([outputs], [scores], Classification())
+    assert [figure.name for figure in without.task] == ["top1_agreement", "top5_agreement"]
+    assert result([outputs], [scores]).task == []
 
 
 def test_as_many_samples_count_as_there_are_outputs() -> None:
     scores = rows([9, 1, 2], [1, 9, 2], [2, 1, 9])
-    figures = result([scores[:2]], [scores], 3, np.array([0, 0, 0]))
+    figures = result([scores[:2]], [scores], Classification(), np.array([0, 0, 0]))
     assert figures.images == 2
-    assert (figures.mse, figures.top1_agreement, figures.top1) == (0.0, 1.0, 0.5)
+    assert (figures.mse, figures.figures()["top1_agreement"], figures.figures()["top1"]) == (0.0, 1.0, 0.5)
 
 
 def test_another_number_of_outputs_is_refused() -> None:

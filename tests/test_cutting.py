@@ -22,7 +22,7 @@ from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import convert_opened
 from ncnnkit.source.onnx import lower
 from ncnnkit.source.onnx.cutting import _vertex_cut
-from ncnnkit.tasks import Decoder
+from ncnnkit.tasks import Decoder, Table
 
 Array = NDArray[Any]
 node = helper.make_node
@@ -278,7 +278,7 @@ def assert_predicts_as_the_original(source: ModelSource, least: int = 1) -> None
 def test_argmax_becomes_a_decoder(tmp_path: Path, axis: int, shape: tuple[int, ...]) -> None:
     nodes = [*BACKBONE, node("ArgMax", ["c2"], ["map"], axis=axis)]
     source = opened(saved(tmp_path, nodes, ["map"], WEIGHTS, x=noise(1, 3, 8, 8)))
-    assert source.decoder == Decoder("argmax", (0,), 9, axis=-3)
+    assert source.decoder == Decoder("argmax", (Table(0),), 9, axis=-3)
     assert_predicts_as_the_original(source, least=64)
 
 
@@ -291,7 +291,7 @@ def test_best_characters_of_a_text_become_a_decoder(tmp_path: Path) -> None:
         node("ArgMax", ["p"], ["y"], axis=2, keepdims=0),
     ]
     source = opened(saved(tmp_path, nodes, ["y"], WEIGHTS | {"height": ints(2)}, x=noise(1, 3, 8, 20)))
-    assert source.decoder == Decoder("argmax", (0,), 9, axis=-1)
+    assert source.decoder == Decoder("argmax", (Table(0),), 9, axis=-1)
     assert_predicts_as_the_original(source, least=20)
 
 
@@ -327,8 +327,8 @@ def test_suppression_becomes_a_decoder(tmp_path: Path) -> None:
     assert source.decoder is not None
     assert set(source.outputs) in ({"corners", "by_class"}, {"corners", "prob"}, {"all_boxes", "prob"})
     found = source.decoder
-    assert (found.kind, found.classes, found.iou_threshold, found.score_threshold) == ("ssd", 5, 0.4, 0.6)
-    assert any("can decode them: ssd" in change for change in source.changes)
+    assert (found.kind, found.classes, found.iou_threshold, found.score_threshold) == ("boxes", 5, 0.4, 0.6)
+    assert any("can decode them: boxes" in change for change in source.changes)
     assert_predicts_as_the_original(source)
 
 
@@ -338,9 +338,16 @@ def test_tail_that_no_decoder_computes_gives_plain_outputs(tmp_path: Path) -> No
     assert convert_opened(source)[1].decoded is None
 
 
-def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
-    """The best 20 pairs of box and class of 256 boxes and 3 classes, as Ultralytics' v10 ends."""
+END_TO_END = Decoder("boxes", (Table(0, ("boxes", "scores")),), 3, multi_label=True, most=20)
+
+
+def end_to_end(folder: Path, reversed_corners: bool = False, keypoints: bool = False) -> Path:
+    """The best 20 pairs of box and class of 256 boxes and 3 classes, as Ultralytics' v10 ends.
+
+    With keypoints, there is one class, and a point for each box.
+    """
     first, second = ("far", "near") if reversed_corners else ("near", "far")
+    classes, sides = (1, ints(4, 1, 2)) if keypoints else (3, ints(4, 3))
     nodes = [
         *BACKBONE,
         *ROWS[:2],
@@ -351,7 +358,7 @@ def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
         node("Add", ["near", "grown40"], ["far"]),
         node("Sigmoid", ["raw"], ["p"]),
         node("Concat", [first, second, "p"], ["all"], axis=2),
-        node("Split", ["all", "sides"], ["boxes", "prob"], axis=2),
+        node("Split", ["all", "sides"], ["boxes", "prob", "point"][: 3 if keypoints else 2], axis=2),
         node("ReduceMax", ["prob", "last"], ["best"], keepdims=0),
         node("TopK", ["best", "k"], ["top", "index"], axis=1),
         node("Unsqueeze", ["index", "last"], ["column"]),
@@ -368,19 +375,39 @@ def end_to_end(folder: Path, reversed_corners: bool = False) -> Path:
         node("Cast", ["label"], ["labels"], to=1),
         node("Unsqueeze", ["labels", "last"], ["labels1"]),
         node("Unsqueeze", ["scores", "last"], ["scores1"]),
-        node("Concat", ["xyxy", "scores1", "labels1"], ["y"], axis=2),
+        node("Concat", ["xyxy", "scores1", "labels1", *(["points"] if keypoints else [])], ["y"], axis=2),
     ]
+    points = [
+        node("Expand", ["box1", "wide2"], ["box2"]),
+        node("GatherElements", ["point", "box2"], ["points"], axis=1),
+    ]
+    nodes[-1:-1] = points if keypoints else []
     constants = WEIGHTS | CONSTANTS | {
-        "halves": ints(2, 2, 3, 2), "sides": ints(4, 3), "forty": np.array(40, np.float32), "k": ints(20),
-        "wide3": ints(1, 20, 3), "wide": ints(1, 20, 4), "three": np.array(3, np.int64),
+        "halves": ints(2, 2, 3, 2), "sides": sides, "forty": np.array(40, np.float32), "k": ints(20),
+        "wide3": ints(1, 20, classes), "wide": ints(1, 20, 4), "wide2": ints(1, 20, 2),
+        "three": np.array(classes, np.int64),
     }  # fmt: skip
     return saved(folder, nodes, ["y"], constants, x=noise(1, 3, 16, 16))
 
 
 def test_end_to_end_detector_becomes_a_decoder(tmp_path: Path) -> None:
     source = opened(end_to_end(tmp_path))
-    assert source.decoder == Decoder("yolo", (0,), 3, most=20)
+    assert source.decoder == END_TO_END
     assert source.outputs == ("all",)
+    assert_predicts_as_the_original(source, least=20)
+
+
+def test_keypoints_behind_the_boxes_are_decoded(tmp_path: Path) -> None:
+    """The same network; two of the three columns of scores are a point, as Ultralytics' metadata tells."""
+    path = end_to_end(tmp_path, keypoints=True)
+    source = opened(path)
+    assert source.decoder is None  # rows of 8 columns may be anything
+    told = onnx.load(str(path))
+    helper.set_model_props(told, {"task": "pose", "names": "{0: 'face'}", "kpt_shape": "[1, 2]"})
+    onnx.save(told, str(path))
+    source = opened(path)
+    parts = Table(0, ("boxes", "scores", "keypoints"))
+    assert source.decoder == Decoder("boxes", (parts,), 1, keypoints=(1, 2), multi_label=True, most=20)
     assert_predicts_as_the_original(source, least=20)
 
 
@@ -392,7 +419,9 @@ def test_four_numbers_that_are_no_corners_are_not_taken_for_them(tmp_path: Path)
 def test_decoder_is_in_the_card(tmp_path: Path) -> None:
     made, _ = convert_opened(opened(end_to_end(tmp_path)))
     made.save(tmp_path / "m.param")
-    assert opened(tmp_path / "m.param").decoder == Decoder("yolo", (0,), 3, most=20)
+    assert opened(tmp_path / "m.param").decoder == Decoder(
+        "boxes", (Table(0, ("boxes", "scores")),), 3, multi_label=True, most=20
+    )
 
 
 def test_network_that_finds_nothing_in_noise_is_cut(tmp_path: Path) -> None:
@@ -512,7 +541,7 @@ def test_torch_module_that_searches_is_cut() -> None:
 
     torch.manual_seed(0)
     source = open_model(Segmentation(), shapes=[(3, 12, 16)])
-    assert source.decoder == Decoder("argmax", (0,), 5, axis=-3)
+    assert source.decoder == Decoder("argmax", (Table(0),), 5, axis=-3)
     assert source.name == "Segmentation"
     assert "torch exported it to ONNX" in source.changes[0]
     assert_predicts_as_the_original(source, least=12 * 16)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from ncnnkit.comparison.accuracy import errors_of
-from ncnnkit.comparison.classes import what_it_classifies
+from ncnnkit.comparison.guessing import Evidence, find_task, guess_task
 from ncnnkit.comparison.outputs import Outputs, equal, keep_outputs
 from ncnnkit.comparison.wrong import why_blind
+from ncnnkit.errors import RecipeError
+from ncnnkit.tasks.segmentation import Segmentation
 
 
 def test_outputs_are_kept_and_read_one_sample_at_a_time(tmp_path: Path) -> None:
@@ -37,7 +40,7 @@ def test_an_output_that_changes_its_shape_is_kept_and_read(tmp_path: Path) -> No
     assert [float(b.sum()) for _, b in outputs] == [12, 0, 54]
     alone = Outputs({"b": outputs.rows["b"]})
     assert why_blind(alone) == ""
-    assert not what_it_classifies(alone, labelled=True)
+    assert guess_task(alone, Evidence(labelled=True)).task.name == "tensor"
 
 
 def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
@@ -81,8 +84,8 @@ def test_dense_outputs_pass_through_one_sample_at_a_time(tmp_path: Path) -> None
         reference = keep_outputs(["map"], ([exact + np.float32(i)] for i in range(48)), tmp_path / "exact")
         outputs = keep_outputs(["map"], ([exact + np.float32(i + 0.5)] for i in range(48)), tmp_path / "int8")
         blind, same = why_blind(reference), equal(reference, outputs)
-        classes = what_it_classifies(reference, labelled=False)
-        errors = errors_of(outputs, reference, classes)
+        purpose = guess_task(reference, Evidence())
+        errors = errors_of(outputs, reference, purpose.task)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -105,35 +108,72 @@ EMBEDDING = np.abs(LOGITS[:, :512]) / np.linalg.norm(LOGITS[:, :512], axis=1, ke
 LANDMARKS = np.random.default_rng(1).random((6, 10))
 
 
+def task_of(outputs: Outputs, **known: Any) -> str:
+    return guess_task(outputs, Evidence(**known)).task.name
+
+
 def test_logits_without_names_are_not_known_to_be_classes(tmp_path: Path) -> None:
-    found = what_it_classifies(kept(tmp_path, LOGITS))
-    assert not found
-    assert found.why == ("the output is a vector of 1000 values, but nothing says that these are scores of classes")
+    found = guess_task(kept(tmp_path, LOGITS), Evidence())
+    assert found.task.name == "tensor"
+    assert found.doubt == (
+        "the output is a vector of 1000 values, but nothing says that these are scores of classes; top-1 is not "
+        "counted. If the network is a classifier, give --task classification"
+    )
 
 
 def test_the_evidence_for_a_classifier(tmp_path: Path) -> None:
     logits = kept(tmp_path / "logits", LOGITS)
-    assert what_it_classifies(logits, names=["a"] * 1000).count == 1000
-    assert what_it_classifies(logits, known=1000).count == 1000
-    assert what_it_classifies(logits, labelled=True).count == 1000
-    assert what_it_classifies(kept(tmp_path / "softmax", PROBABILITIES)).count == 1000
-    assert what_it_classifies(kept(tmp_path / "1x1", PROBABILITIES[:, :, None, None])).count == 1000
+    for known in ({"names": ["a"] * 1000}, {"classes": 1000}, {"labelled": True}):
+        assert task_of(logits, **known) == "classification"
+    assert find_task(logits, Evidence(labelled=True)).classes == 1000
+    assert task_of(kept(tmp_path / "softmax", PROBABILITIES)) == "classification"
+    assert task_of(kept(tmp_path / "1x1", PROBABILITIES[:, :, None, None])) == "classification"
 
 
-@pytest.mark.parametrize("values", [EMBEDDING, LANDMARKS], ids=["embedding", "landmarks"])
-def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path, values: NDArray[np.float64]) -> None:
-    outputs = kept(tmp_path, values)
-    assert not what_it_classifies(outputs)
-    found = what_it_classifies(outputs, names=["person"] * 80, known=80)
-    assert not found
-    assert found.why.endswith(": there are 80 class names")
+def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path) -> None:
+    embedding, landmarks = kept(tmp_path / "e", EMBEDDING), kept(tmp_path / "l", LANDMARKS)
+    assert task_of(embedding, names=["person"] * 80, classes=80) == "embedding"
+    found = guess_task(landmarks, Evidence(names=["person"] * 80, classes=80))
+    assert found.task.name == "tensor"
+    assert ": there are 80 class names; " in found.doubt
 
 
 @pytest.mark.parametrize("shape", [(6, 1), (6, 10, 7), (6, 3, 8, 8), (6,)], ids=["one value", "boxes", "map", "scalar"])
 def test_what_is_no_vector_has_no_classes(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    found = what_it_classifies(kept(tmp_path, np.zeros(shape)), labelled=True, known=10)
-    assert (found.count, found.why) == (0, "")
+    found = guess_task(kept(tmp_path, np.zeros(shape)), Evidence(classes=10, labelled=True))
+    assert (found.task.name, found.classes, found.doubt) == ("tensor", 0, "")
 
 
 def test_two_outputs_are_no_classifier(tmp_path: Path) -> None:
-    assert not what_it_classifies(kept(tmp_path, PROBABILITIES, PROBABILITIES), known=1000)
+    assert task_of(kept(tmp_path, PROBABILITIES, PROBABILITIES), classes=1000) == "tensor"
+
+
+def test_what_outputs_show_of_images_maps_and_texts(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    image, map_ = noise.random((2, 3, 32, 48)), noise.random((2, 1, 16, 24))
+    steps = np.exp(noise.standard_normal((2, 12, 30)))
+    steps /= steps.sum(-1, keepdims=True)
+    photo = {"image": (3, 16, 24)}
+    assert task_of(kept(tmp_path / "i", image), **photo) == "image"
+    assert task_of(kept(tmp_path / "i", 300 * image), **photo) == "tensor"
+    assert task_of(kept(tmp_path / "i", 250 * image), **photo) == "image"
+    assert task_of(kept(tmp_path / "m", map_), **photo) == "segmentation"
+    assert task_of(kept(tmp_path / "m", map_ - 1), **photo) == "tensor"
+    assert task_of(kept(tmp_path / "m", map_[..., :2, :2]), **photo) == "tensor"
+    assert task_of(kept(tmp_path / "c", image - 1), **photo, names=["sky", "sea", "road"]) == "image"
+    assert task_of(kept(tmp_path / "c", 9 * image - 30), **photo, names=["sky", "sea", "road"]) == "segmentation"
+    assert task_of(kept(tmp_path / "t", steps), image=(3, 48, 320)) == "text"
+    assert task_of(kept(tmp_path / "t", steps)) == "tensor"
+
+
+def test_the_user_overrules_a_guess(tmp_path: Path) -> None:
+    outputs = kept(tmp_path, LOGITS)
+    assert find_task(outputs, Evidence(), task="embedding").task.name == "embedding"
+    found = find_task(kept(tmp_path, LOGITS[:, None]), Evidence(), task="segmentation:threshold=0.3,axis=-1").task
+    assert found == Segmentation(shapes=((1, 1000),), axis=-1, threshold=0.3)
+    with pytest.raises(RecipeError, match="unknown task 'detecting'"):
+        find_task(outputs, Evidence(), task="detecting")
+    with pytest.raises(RecipeError, match="'level=1' is not an attribute of segmentation"):
+        find_task(outputs, Evidence(), task="segmentation:level=1")
+    with pytest.raises(RecipeError, match="no decoder is known"):
+        find_task(outputs, Evidence(), task="detection")

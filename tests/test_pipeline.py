@@ -20,7 +20,7 @@ from PIL import Image
 from test_recommendation import variant
 
 import ncnnkit as nk
-from ncnnkit.comparison.classes import Classes, check_labels
+from ncnnkit.comparison.guessing import Purpose, check_labels
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device import LOCAL
 from ncnnkit.device.sites import Site, look_at
@@ -38,6 +38,8 @@ from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_source
 from ncnnkit.source.model import file_safe
 from ncnnkit.source.opening import GUESS, choose_preprocess, open_with_images
+from ncnnkit.tasks.classification import Classification
+from ncnnkit.tasks.tensor import Tensors
 
 DATA = Path(nk.__file__).parent / "data"
 
@@ -125,7 +127,7 @@ def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path:
     document = nk.run(asked, tmp_path / "out")
     accuracy = document.variants[0].accuracy
     assert accuracy is not None
-    assert accuracy.top1 == pytest.approx(2 / 3)
+    assert accuracy.figures()["top1"] == pytest.approx(2 / 3)
     assert (document.images.calibration, document.images.evaluation) == (6, 3)
     assert {row.name for row in document.images.skipped} == {"notes.txt", "torn.jpg"}
     assert any("2 files are not usable images" in warning for warning in document.warnings)
@@ -170,7 +172,7 @@ def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: nk.Recipe, tmp_pat
     document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     figures = document.variants[0].accuracy
     assert figures is not None
-    assert (figures.cosine, figures.sqnr_db, figures.mse, figures.top1_agreement) == (None, None, 0.0, None)
+    assert (figures.cosine, figures.sqnr_db, figures.mse, figures.task) == (None, None, 0.0, [])
     assert document.recommended is None
     assert document.why.startswith("the original's outputs are zero for every sample, so no variant can be judged")
     assert len([warning for warning in document.warnings if "no variant can be judged" in warning]) == 1
@@ -180,14 +182,14 @@ def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: nk.R
     document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     figures = document.variants[0].accuracy
     assert figures is not None
-    assert (document.model.classes, figures.top1_agreement) == (0, None)
+    assert (document.model.classes, figures.task) == (0, [])
     assert any("a vector of 10 values, but nothing says" in warning for warning in document.warnings)
     softmax = SMALL.replace("b6 out0 0=10", "b6 b7 0=10") + "    Softmax p 1 1 b7 out0"
     ncnnfile.save(network(softmax), tmp_path / "model.param")
     document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out2")
     figures = document.variants[0].accuracy
     assert figures is not None
-    assert (document.model.classes, figures.top1_agreement) == (10, 1.0)
+    assert (document.model.classes, figures.figures()["top1_agreement"]) == (10, 1.0)
 
 
 def test_nonsense_preprocessing_is_warned_of(recipe: nk.Recipe, tmp_path: Path) -> None:
@@ -438,7 +440,7 @@ def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, t
     spec = variants.VariantSpec("fp16-cpu", "fp16", "cpu", 1, Site(LOCAL, look_at(), "x86"), None)
     result = VariantResult(spec.name, outputs={"out0": str(tmp_path / "nan.npy")})
     reference = keep_outputs(["out0"], zip(samples(2, (10,))), tmp_path / "reference")
-    row = variants.variant_record(spec, result, reference, Classes(0), None, [])
+    row = variants.variant_record(spec, result, reference, None, None, [])
     assert (row.status, row.accuracy) == ("crashed", None)
     assert "NaN" in row.reason
 
@@ -617,9 +619,10 @@ def test_labels_are_read_before_the_work(recipe: nk.Recipe, tmp_path: Path) -> N
     [(4, [0, 4], r"class 4 is given, but the network has 4"), (0, [0, 1], "the network is not a classifier")],
 )
 def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[int], said: str) -> None:
-    check_labels(None, Classes(classes))
+    purpose = Purpose(Classification(((classes,),)) if classes else Tensors(), "it was said")
+    check_labels(None, purpose)
     with pytest.raises(ImageError, match=said):
-        check_labels(np.array(labels), Classes(classes))
+        check_labels(np.array(labels), purpose)
 
 
 def test_without_an_original_the_report_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:

@@ -25,13 +25,12 @@ def output(cosine: float = 1.0, sqnr_db: float | None = None, **fields: Any) -> 
 
 
 def accuracy(*outputs: OutputError, **fields: Any) -> Accuracy:
-    figures = {
+    figures: dict[str, Any] = {
         "mse": max(o.mse for o in outputs), "max_error": max(o.max_error for o in outputs),
         "sqnr_db": min((o.sqnr_db for o in outputs if o.sqnr_db is not None), default=None),
         "cosine": min((o.cosine for o in outputs if o.cosine is not None), default=None),
     }  # fmt: skip
-    shares = dict.fromkeys(("top1_agreement", "top5_agreement", "top1", "top5"))
-    return Accuracy(**figures | shares | {"images": 20, "outputs": list(outputs)} | fields)
+    return Accuracy(**figures | {"images": 20, "task": [], "outputs": list(outputs)} | fields)
 
 
 def latency(ms: float, spread: float = 0.01) -> Latency:

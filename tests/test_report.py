@@ -18,13 +18,14 @@ from rich.console import Console
 from test_schema import as_run, sample_run
 
 from ncnnkit import formatting
-from ncnnkit.comparison.classes import Classes
+from ncnnkit.comparison.guessing import Purpose
 from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recommendation import recommend
 from ncnnkit.record.run import LayerError
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
+from ncnnkit.tasks.tensor import Tensors
 from ncnnkit.verdict import warn
 
 NASTY = '</script><img src="http://evil.test/x" onerror=alert(1)><b>&amp;'
@@ -195,7 +196,7 @@ def test_a_layers_name_cannot_leave_the_strip() -> None:
 def test_the_headline_is_the_recommendation_in_plain_words(sample: Page) -> None:
     assert "Use int8-cpu . It takes 5.23 ms for one input" in sample.text
     assert "with 2 threads; fp32-cpu takes 10.2 ms." in sample.text
-    assert "96.7 % of 30 images" in sample.text
+    assert "on 30 images: top-1 agreement % 96.7" in sample.text
     assert "The reason: int8-cpu is the fastest of the 5" in sample.text
 
 
@@ -244,11 +245,11 @@ def test_labels_show_only_where_there_are_labels(sample: Page) -> None:
     run = sample_run()
     for variant in run["variants"]:
         if variant["accuracy"]:
-            variant["accuracy"].update(top1=None, top5=None)
+            del variant["accuracy"]["task"][1:]
     text = page(run).text
     assert "83.3" not in text
-    assert "Top-1, %" not in text
-    assert "Top-1 agree- ment, %" in text
+    assert "top-1 accuracy %" not in text
+    assert "top-1 agreement %" in text
 
 
 @pytest.mark.parametrize(
@@ -410,8 +411,8 @@ def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), 
     plan = run.plan if "plan" in parts else None
     taken, check = cast(Any, Images()), dataclasses.replace(run.conversion, own=None)
     return warn(
-        "torch", "the preset imagenet", taken, taken, check, [], classes=Classes(0), quantisation=quantisation,
-        plan=plan, **said,
+        "torch", "the preset imagenet", taken, taken, check, [], purpose=Purpose(Tensors(), "nothing is known"),
+        quantisation=quantisation, plan=plan, **said,
     )  # fmt: skip
 
 
@@ -573,7 +574,7 @@ def test_the_table_fits_a_terminal() -> None:
     lines = text.splitlines()
     assert len(lines) == 1 + 10 + 1
     cells = [" ".join(line.split()) for line in lines]
-    assert cells[0] == "variant status ms p90 speed load ms MB RAM MB MSE dB cosine agree % top-1 %"
+    assert cells[0] == "variant status ms p90 speed load ms MB RAM MB MSE dB cosine top1_agreement % top1 %"
     assert cells[4] == "int8-cpu * ok 5.23 5.75 1.94× 31.2 4.91 41.5 0.0187 23.1 0.99951 96.7 83.3"
     assert cells[5] == "mixed-cpu ok 5.61 6.17 1.81× 31.2 7.33 41.5 0.00402 29.8 0.99992 96.7 83.3"
     assert cells[6] == "fp32-vulkan fallback 187 206 – 31.2 18.6 41.5 2.1e-12 118.3 1.00000 96.7 83.3"
@@ -655,7 +656,7 @@ def test_two_models_compared() -> None:
     assert variant.accuracy is not None
     text = shown(comparison_table(Comparison(variant.accuracy, variant.layers)))
     assert "0.0187" in text
-    assert "over 30 images; the best class agrees in 96.7 %" in text
+    assert "over 30 images; top-1 agreement % 96.7" in text
     assert re.search(r"conv_0\s+Convolution\s+–", text)
     assert "conv_23" in text
     assert "conv_0" not in shown(comparison_table(Comparison(variant.accuracy, [])))

@@ -65,11 +65,14 @@ def sample_variant(
         "peak_memory_mb": 41.5,
         "accuracy": {
             **errors,
-            "top1_agreement": 0.9667,
-            "top5_agreement": 1.0,
-            "top1": 0.8333,
-            "top5": 0.9667,
             "images": 30,
+            "task": [
+                {"name": name, "title": title, "unit": "share", "value": value, "low": value - 0.02, "high": 1.0}
+                for name, title, value in (
+                    ("top1_agreement", "top-1 agreement", 0.9667),
+                    ("top1", "top-1 accuracy", 0.8333),
+                )
+            ],
             "outputs": [{"name": "out0", **errors}],
         },
         "layers": [],
@@ -275,6 +278,11 @@ def sample_run() -> dict[str, Any]:
         },
         "devices": [sample_device()],
         "reference": {"engine": "onnxruntime", "version": "1.22.0", "origin": "the original ONNX file in ONNX Runtime"},
+        "task": {
+            "name": "classification",
+            "why": "the model brings a name for each value",
+            "requires": [{"figure": "cosine", "bound": 0.999, "text": "cosine ≥ 0.999"}],
+        },
         "conversion": {
             "route": "pnnx",
             "verified": True,
@@ -384,7 +392,7 @@ def test_what_may_be_null_may() -> None:
         "preprocess",
         "recommended",
         "variants[0].accuracy",
-        "variants[0].accuracy.top1",
+        "variants[0].accuracy.task[0].value",
         "conversion.sqnr_db",
         "conversion.cosine",
         "conversion.max_error",

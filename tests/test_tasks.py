@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ncnnkit.codec import as_read
 from ncnnkit.source.onnx.tails import find_grid, read_outputs
-from ncnnkit.tasks import Agreement, Boxes, ClassMap, Decoder, Grid, agreement, decode
+from ncnnkit.tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Table, agreement, decode
+from ncnnkit.tasks.boxes import TORCHVISION_GROWTH
 
 Array = NDArray[Any]
 
@@ -23,6 +24,9 @@ def boxes(*rows: tuple[float, ...]) -> Boxes:
 
 # ------------------------------------------------------------------------------------------------------------- kinds
 
+JOINT = (Table(0, ("boxes", "scores")),)
+APART = (Table(0), Table(1, ("boxes",)))
+
 OVERLAPPING = [(0, 0, 10, 10), (1, 0, 11, 10), (30, 30, 40, 40)]
 """The second overlaps the first by 0.82."""
 
@@ -31,7 +35,9 @@ OVERLAPPING = [(0, 0, 10, 10), (1, 0, 11, 10), (30, 30, 40, 40)]
 def test_yolo_suppresses_boxes_of_one_class(layout: Any) -> None:
     scores = [(0.6, 0.1), (0.9, 0.2), (0.3, 0.8)]
     table = np.array([(*box, *row) for box, row in zip(OVERLAPPING, scores)], np.float32)
-    decoder = Decoder("yolo", (0,), 2, layout=layout, score_threshold=0.25, iou_threshold=0.7, most=300)
+    decoder = Decoder(
+        "boxes", (Table(0, ("boxes", "scores"), layout),), 2, score_threshold=0.25, iou_threshold=0.7, most=300
+    )
     found = decode(decoder, [table if layout == "rows" else table.T])
     assert isinstance(found, Boxes)
     np.testing.assert_array_equal(found.xyxy, [OVERLAPPING[1], OVERLAPPING[2]])
@@ -41,12 +47,12 @@ def test_yolo_suppresses_boxes_of_one_class(layout: Any) -> None:
 
 def test_yolo_keeps_overlapping_boxes_of_two_classes() -> None:
     table = np.array([(*OVERLAPPING[0], 0.6, 0.1), (*OVERLAPPING[1], 0.2, 0.9)], np.float32)
-    assert len(decode(Decoder("yolo", (0,), 2, iou_threshold=0.5), [table])) == 2
+    assert len(decode(Decoder("boxes", JOINT, 2, iou_threshold=0.5), [table])) == 2
 
 
 def test_yolo_without_suppression_gives_a_box_two_classes() -> None:
     table = np.array([(*OVERLAPPING[0], 0.6, 0.5), (*OVERLAPPING[1], 0.2, 0.1), (*OVERLAPPING[2], 0, 0.3)], np.float32)
-    found = decode(Decoder("yolo", (0,), 2, most=2), [table])
+    found = decode(Decoder("boxes", JOINT, 2, multi_label=True, most=2), [table])
     assert isinstance(found, Boxes)
     np.testing.assert_allclose(found.scores, [0.6, 0.5])
     assert found.labels.tolist() == [0, 1]
@@ -55,14 +61,15 @@ def test_yolo_without_suppression_gives_a_box_two_classes() -> None:
 
 def test_centre_and_size_become_corners_in_pixels() -> None:
     table = np.array([(0.5, 0.5, 0.2, 0.4, 0.9)], np.float32)
-    found = decode(Decoder("yolo", (0,), 1, boxes="cxcywh", scale=(100, 50)), [table])
+    found = decode(Decoder("boxes", JOINT, 1, boxes="cxcywh", scale=(100, 50)), [table])
     assert isinstance(found, Boxes)
     np.testing.assert_allclose(found.xyxy, [(40, 15, 60, 35)], rtol=1e-6)
 
 
 def test_ssd_takes_the_background_for_no_class() -> None:
     logits = np.array([(9.0, 1.0, 3.0), (0.0, 4.0, 1.0)], np.float32)
-    decoder = Decoder("ssd", (1, 0), 3, scores="softmax", background=0, score_threshold=0.5, size=(20, 35))
+    tables = (Table(1), Table(0, ("boxes",)))
+    decoder = Decoder("boxes", tables, 3, scores="softmax", background=0, score_threshold=0.5, size=(20, 35))
     found = decode(decoder, [np.array(OVERLAPPING[1:], np.float32), logits])
     assert isinstance(found, Boxes)
     assert found.labels.tolist() == [1]
@@ -73,7 +80,7 @@ def test_detr_gives_each_query_one_class() -> None:
     logits = np.array([(2.0, 1.0, 0.0), (0.0, 1.0, 5.0), (1.0, 6.0, 0.0)], np.float32)
     corners = np.array([(0.5, 0.5, 0.2, 0.2)] * 3, np.float32)
     decoder = Decoder(
-        "detr", (0, 1), 3, scores="softmax", background=2, boxes="cxcywh", scale=(10, 10), score_threshold=0.1
+        "boxes", APART, 3, scores="softmax", background=2, boxes="cxcywh", scale=(10, 10), score_threshold=0.1
     )
     found = decode(decoder, [logits, corners])
     assert isinstance(found, Boxes)
@@ -82,21 +89,21 @@ def test_detr_gives_each_query_one_class() -> None:
 
 def test_argmax_of_a_map_and_of_a_text() -> None:
     scores = np.random.default_rng(0).normal(size=(5, 4, 6))
-    found = decode(Decoder("argmax", (0,), 5, axis=-3), [scores])
+    found = decode(Decoder("argmax", (Table(0),), 5, axis=-3), [scores])
     assert isinstance(found, ClassMap)
     np.testing.assert_array_equal(found.classes, scores.argmax(0))
-    steps = decode(Decoder("argmax", (0,), 6, axis=-1), [scores[0]])
+    steps = decode(Decoder("argmax", (Table(0),), 6, axis=-1), [scores[0]])
     assert isinstance(steps, ClassMap)
     assert steps.classes.shape == (4,)
 
 
 def test_a_decoder_is_data() -> None:
     grid = Grid(2, 3, (8.0, 16.0), (4.0, 8.0), ((10.0, 20.0),))
-    decoder = Decoder("ssd", (0, 1), 91, boxes="deltas", anchors=(grid,), weights=(10, 10, 5, 5))
+    decoder = Decoder("boxes", APART, 91, boxes="deltas", anchors=(grid,), weights=(10, 10, 5, 5))
     assert as_read(decoder) == decoder
     assert decoder.fault(2) == ""
     assert "outputs [0, 1], and the network has 1" in decoder.fault(1)
-    assert "no anchors" in Decoder("ssd", (0, 1), 2, boxes="deltas").fault(2)
+    assert "no anchors" in Decoder("boxes", APART, 2, boxes="deltas").fault(2)
 
 
 # ----------------------------------------------------------------------------------------------------------- anchors
@@ -203,14 +210,15 @@ def test_decoder_gives_what_torchvision_gives(network: str) -> None:
     }
     common: dict[str, Any] = {
         "classes": classes, "size": (size, size), "anchors": grids, "score_threshold": 0.2, "iou_threshold": 0.5,
-        "candidates": 30, "most": 25,
+        "candidates": 30, "most": 25, "multi_label": True,
     }  # fmt: skip
     if network == "ssd":
         owner.box_coder = coder
         (exact,) = detection.ssd.SSD.postprocess_detections(owner, heads, [anchors], [(size, size)])
         decoder = Decoder(
-            "ssd", (0, 1), boxes="deltas", weights=(10, 10, 5, 5), scores="softmax", background=0, **common
-        )
+            "boxes", APART, boxes="deltas", weights=(10, 10, 5, 5), scores="softmax", background=0, group="class",
+            largest_growth=TORCHVISION_GROWTH, **common
+        )  # fmt: skip
     else:
         split = {name: list(value.split(levels, 1)) for name, value in heads.items()}
         parts = [list(anchors.split(levels))]
@@ -218,12 +226,16 @@ def test_decoder_gives_what_torchvision_gives(network: str) -> None:
             owner.box_coder = coder
             (exact,) = detection.retinanet.RetinaNet.postprocess_detections(owner, split, parts, [(size, size)])
             decoder = Decoder(
-                "ssd", (0, 1), boxes="deltas", weights=(10, 10, 5, 5), scores="sigmoid", group="level", **common
-            )
+                "boxes", APART, boxes="deltas", weights=(10, 10, 5, 5), scores="sigmoid", group="level",
+                largest_growth=TORCHVISION_GROWTH, **common
+            )  # fmt: skip
         else:
             owner.box_coder = detection._utils.BoxLinearCoder(normalize_by_size=True)
             (exact,) = detection.fcos.FCOS.postprocess_detections(owner, split, parts, [(size, size)])
-            decoder = Decoder("ssd", (0, 1, 2), boxes="distances", scores="sigmoid", group="level", **common)
+            tables = (*APART, Table(2, ("objectness",)))
+            decoder = Decoder(
+                "boxes", tables, boxes="distances", scores="sigmoid", combination="root", group="level", **common
+            )
     found = decode(decoder, [logits, numbers, centred])
     assert isinstance(found, Boxes)
     assert len(found) == 25

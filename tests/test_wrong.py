@@ -16,8 +16,9 @@ from test_recommendation import output, variant
 
 import ncnnkit as nk
 from ncnnkit.artifact import Artifact
+from ncnnkit.comparison import layers
 from ncnnkit.comparison.layers import first_wrong_layer, layer_errors
-from ncnnkit.comparison.noise import Noise, sqnr_db
+from ncnnkit.comparison.noise import Noise, matched, sqnr_db
 from ncnnkit.comparison.wrong import Variation, what_is_wrong, worst_sqnr_db
 from ncnnkit.device.sites import Site, local_site
 from ncnnkit.measure.judging import refuse_wrong_outputs
@@ -164,6 +165,25 @@ GROUPED = """
     ConvolutionDepthWise g 1 1 b1 b2 0=32 1=3 4=1 5=1 6=2304 7=4
     ReLU             r    1 1 b2 out0
 """
+
+
+def test_large_blobs_are_compared_at_some_of_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All places of a full-HD network's blobs would take gigabytes."""
+    rough = changed(small(), "c2", 1.1)
+    whole = layer_errors(small(), rough, few(3), int8_only=False)
+    compared: list[int] = []
+
+    def counted(values: Any, ours: Any) -> Any:
+        compared.append(values.size)
+        return matched(values, ours)
+
+    monkeypatch.setattr(layers, "matched", counted)
+    monkeypatch.setattr(layers, "MOST_VALUES", 256)
+    thinned = layer_errors(small(), rough, few(3), int8_only=False)
+    assert max(compared) <= 256
+    assert [e.name for e in thinned] == [e.name for e in whole]
+    for some, every in zip(thinned, whole):
+        assert some.sqnr_db == (None if every.sqnr_db is None else pytest.approx(every.sqnr_db, abs=1.5))
 
 
 def test_nan_in_a_layer_is_not_exact() -> None:

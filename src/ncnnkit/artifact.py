@@ -20,7 +20,7 @@ from .model.scales import LayerScales
 from .onboard.facts import require_plain
 from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
-from .tasks import Decoder
+from .tasks import TASKS, Decoder, Task, named_task
 
 SCHEMA = "ncnnkit-card/1"
 _LARGEST_SIDE = 1 << 24
@@ -57,6 +57,7 @@ class Card:
         pillow: the version of Pillow that prepared the images; empty where it is not known.
         scales: layer name -> how a quantised original quantised that layer; empty where there is none to keep.
         decoder: how the outputs become a prediction; None where that is not known.
+        task: what the network is for, as :func:`ncnnkit.tasks.named_task` takes it; empty where that is not known.
         schema: the format of this file.
     """
 
@@ -72,6 +73,7 @@ class Card:
     pillow: str = ""
     scales: dict[str, LayerScales] = field(default_factory=dict)
     decoder: Decoder | None = None
+    task: str = ""
     schema: str = SCHEMA
 
     def fault(self) -> str:
@@ -114,7 +116,7 @@ class Artifact:
         param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
         how: where the precision comes from, a clause for the user.
         derived: whether the precision was derived from the network, because there is no card.
-        inputs, outputs, target, preprocess, labels, ncnn, pillow, decoder: as in :class:`Card`.
+        inputs, outputs, target, preprocess, labels, ncnn, pillow, decoder, task: as in :class:`Card`.
         settings: precision -> the fields of ``ncnn::Option``.
 
     Example:
@@ -137,6 +139,7 @@ class Artifact:
     ncnn: str = ""
     pillow: str = ""
     decoder: Decoder | None = None
+    task: str = ""
     given: Graph | None = field(default=None, repr=False)
 
     @classmethod
@@ -157,7 +160,7 @@ class Artifact:
         return cls(
             card.precisions[0], card.precisions, card.inputs, card.outputs, card.options, param.absolute(),
             f"its card says {card.precisions[0]}", False, card.target, card.preprocess, card.labels, card.ncnn,
-            card.pillow, card.decoder,
+            card.pillow, card.decoder, card.task,
         )  # fmt: skip
 
     @classmethod
@@ -188,6 +191,13 @@ class Artifact:
         }
         return cls(precisions[0], precisions, **{**found, **facts}, how=how)
 
+    @property
+    def purpose(self) -> Task | None:
+        """What the network is for; None where that is not known, or where a user wrote the task."""
+        if self.task.partition(":")[0] not in TASKS:
+            return None
+        return replace(named_task(self.task, self.decoder), shapes=tuple(tensor.shape for tensor in self.outputs))
+
     def having(self, graph: Graph, precision: str | None = None, **facts: Any) -> Artifact:
         """A network in memory that was made from this one: what is known of its images and its classes stays true.
 
@@ -196,7 +206,7 @@ class Artifact:
             precision: what it was made for; by default this model's.
             facts: further attributes that change.
         """
-        kept = ("target", "preprocess", "labels", "ncnn", "pillow", "decoder")
+        kept = ("target", "preprocess", "labels", "ncnn", "pillow", "decoder", "task")
         return Artifact.made(graph, precision or self.precision, **{**{n: getattr(self, n) for n in kept}, **facts})
 
     @cached_property
@@ -293,6 +303,7 @@ class Artifact:
         card = Card(
             own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},
             self.target, self.preprocess, self.labels, self.ncnn, self.pillow, self.graph.scales, self.decoder,
+            self.task,
         )  # fmt: skip
         if fault := card.fault():
             raise ModelError(f"its card cannot be written: {fault}", where=str(param))

@@ -290,12 +290,13 @@ def convert(
             recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
             outputs=recipe.outputs, fix=recipe.fix,
         )  # fmt: skip
+        changes: list[str] = []
         made, check = convert_opened(
             source, preset=recipe.preset, preprocess=recipe.preprocess, route=recipe.route, force=recipe.force,
-            progress=lambda step, done, total: progress(f"convert: {step}", done, total),
+            tell=changes.append, progress=lambda step, done, total: progress(f"convert: {step}", done, total),
         )  # fmt: skip
         made.save(output)
-    for change in source.changes:
+    for change in changes:
         err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
     for line in converted(check, "the original"):

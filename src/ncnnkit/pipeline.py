@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .artifact import Tensor
 from .codec import as_read
-from .comparison.classes import check_labels, what_it_classifies
+from .comparison.guessing import Purpose, check_labels, find_task
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
@@ -17,7 +17,9 @@ from .errors import DeviceError, ModelError, RuntimeFailure
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
+    allows_software,
     check_usable,
+    evaluated,
     list_variants,
     measure,
     refuse_copies_of_the_cpu,
@@ -25,11 +27,10 @@ from .measure.variants import (
     variant_record,
     write_models,
 )
-from .model.graph import Graph
 from .model.precision import PRECISIONS, has_int8
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
-from .plan.requirement import Requirements
+from .plan.requirement import Requirements, own_figures
 from .plan.search import find_plan
 from .progress import StepProgress, silent_steps
 from .quantization import Quantized, quantize_images
@@ -40,21 +41,22 @@ from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
-from .record.run import DeviceRecord, LatencyAt, Run, Variant
+from .record.run import DeviceRecord, LatencyAt, Run, TaskRecord, Variant
 from .record.stages import Stages
 from .report import write_report
 from .samples.doubts import preprocessing_doubts
-from .samples.images import ImageSet
 from .samples.items import times
 from .samples.labels import read_labels
 from .samples.sets import open_image_sets
-from .samples.stream import evenly, keep
+from .samples.stream import keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.model import example_arrays
+from .source.normalisation import fold_normalisation
 from .source.opening import as_used, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
-from .verdict import top5, warn
+from .tasks.table import spelled
+from .verdict import reduced_said, top5, warn
 
 
 def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
@@ -79,7 +81,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         'mixed-cpu'
     """
     stages = Stages(progress)
-    requirements = Requirements.parse(recipe.require, recipe.max_latency, labelled=bool(recipe.labels))
+    requirements = Requirements.parse(
+        recipe.require, recipe.max_latency, own_figures(recipe.task, recipe.metric), labelled=bool(recipe.labels)
+    )
     reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -109,36 +113,43 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("convert"):
             conversion = convert_source(
                 source, evaluation, folder, route=recipe.route, thorough=recipe.effort == "best", force=recipe.force,
-                threads=recipe.threads or None, progress=stages.within("convert"),
+                threads=recipe.threads or None, gmac=EFFORTS[recipe.effort].gmac, progress=stages.within("convert"),
             )  # fmt: skip
             check = conversion.record()
             if has_int8(conversion.graph):
                 raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
         with stages("optimise"):
             graph, rewrites = optimize_with_report(conversion.graph, any_size=bool(source.others))
+            only_images = images.only_pictures and evaluation.only_pictures
+            fed = fold_normalisation(graph, preprocess, origin, images=only_images)
+            graph, preprocess, origin = fed.graph, fed.preprocess, fed.origin
+            images, evaluation = images.prepared(preprocess), evaluation.prepared(preprocess)
         with stages("read images"):
-            kept = evaluated(recipe, graph, evaluation)
-            too_many = fewer_said(recipe, len(kept), len(evaluation))
+            budget = EFFORTS[recipe.effort].budget(graph, evaluation[0])
+            kept = evaluated(recipe, len(evaluation), budget)
             evaluation, labels = evaluation.subset(kept), None if labels is None else labels[kept]
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
             shown = stages.progress("reference outputs")
+            taken = evaluation.prepared(fed.original) if fed.changes else inputs  # what the original takes
             reference = reference_outputs(
-                source, conversion.graph, inputs, folder / "reference", shown, threads=recipe.threads or None
+                source, conversion.graph, taken, folder / "reference", shown, threads=recipe.threads or None
             )
             blind = why_blind(reference)
-            classes = what_it_classifies(
-                reference, names=source.labels, known=source.classes, labelled=labels is not None
+            purpose = find_task(
+                reference, source.evidence(labelled=labels is not None), task=recipe.task, metric=recipe.metric
             )
-            check_labels(labels, classes)
+            check_labels(labels, purpose)
+            requirements = requirements.of(purpose.task)
         quantized: dict[str, Quantized] = {}
+        efforts = efforts_by_target(recipe, sites, software=allows_software(recipe, budget))
         for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
                 quantized[target] = quantize_images(
                     graph, images, target=target, method=recipe.method, effort=effort,
-                    threads=recipe.threads or None, progress=stages.within(stage),
+                    task=purpose.task, threads=recipe.threads or None, budget=budget, progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         unplanned: dict[Site, str] = {}
@@ -150,7 +161,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     try:
                         mixed[site] = find_plan(
                             made, requirements, site.machine, device=site.device,
-                            threads=recipe.threads or site.machine.cores, gmac=EFFORTS[recipe.effort].gmac,
+                            threads=recipe.threads or site.machine.cores, budget=budget,
                             progress=stages.within(stage),
                         )  # fmt: skip
                     except (DeviceError, RuntimeFailure) as error:  # this device's, and no other's
@@ -159,15 +170,15 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
-                pillow=installed("Pillow"), decoder=source.decoder,
+                pillow=installed("Pillow"), decoder=source.decoder, task=spelled(purpose.task),
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
-            specs = list_variants(recipe, models, sites, unplanned)
+            specs = list_variants(recipe, models, sites, unplanned, budget)
             shown = stages.progress("measure")
             results = measure(
                 specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
-                fix_clocks=recipe.fix_clocks, progress=shown,
+                fix_clocks=recipe.fix_clocks, budget=budget, progress=shown,
             )  # fmt: skip
         latencies: list[list[LatencyAt]] = [[] for _ in specs]
         for other in source.others:
@@ -175,18 +186,19 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             with stages(stage):
                 timed = time_at(
                     specs, results, other.shapes, example_arrays(other.inputs), seconds=recipe.seconds,
-                    rounds=recipe.rounds, progress=stages.progress(stage),
+                    rounds=recipe.rounds, budget=budget, progress=stages.progress(stage),
                 )  # fmt: skip
                 latencies = [[*rows, row] for rows, row in zip(latencies, timed)]
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
-            few = inputs.subset(range(min(LAYER_IMAGES, len(inputs))))
+            wanted = min(LAYER_IMAGES, len(inputs))
+            few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=2)))
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
-            alike = first.likeness_of(inputs, recipe.threads or None) if first else None
+            alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):
             rows = [
-                variant_record(spec, r, reference, classes, labels, layers, at)
+                variant_record(spec, r, reference, purpose.task, labels, layers, at)
                 for spec, r, at in zip(specs, results, latencies)
             ]
             rows = refuse_copies_of_the_cpu(rows, results)
@@ -195,7 +207,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
-            guesses = top5(source, evaluation, reference, classes, recommended, results)
+            guesses = top5(source, evaluation, reference, purpose, recommended, results)
             remove_scratch(folder, models)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
@@ -203,7 +215,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             document = as_read(
                 Run(
                     files=sorted([*(path.name for path in folder.iterdir()), REPORT, RUN]),
-                    model=source.record(graph, reference.shapes, classes.count),
+                    model=source.record(graph, reference.shapes, purpose.classes),
                     recipe=recipe,
                     preprocess=preprocess,
                     preprocess_origin=origin,
@@ -215,6 +227,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
+                    task=task_record(purpose, requirements),
                     passes=rewrites,
                     quantisation=quantisation,
                     plan=planned,
@@ -223,8 +236,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     why=why,
                     top5=guesses,
                     warnings=warn(
-                        source.engine, origin, images, evaluation, check, variants, classes=classes,
-                        doubts=[*source.changes, *too_many, *doubts], quantisation=quantisation, plan=planned,
+                        source.engine, origin, images, evaluation, check, variants, purpose=purpose,
+                        doubts=[*source.changes, *fed.changes, *doubts, *reduced_said(recipe.effort, budget)],
+                        quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),
@@ -242,20 +256,9 @@ def device_record(site: Site, variants: Sequence[Variant], requirements: Require
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
 
 
-def evaluated(recipe: Recipe, graph: Graph, evaluation: ImageSet) -> list[int]:
-    """The evaluation images that the effort allows, by their places: all, except for a heavy network."""
-    return evenly(len(evaluation), EFFORTS[recipe.effort].samples(graph, evaluation[0]))
-
-
-def fewer_said(recipe: Recipe, kept: int, given: int) -> list[str]:
-    """What to say of evaluation images that were left out."""
-    if kept == given:
-        return []
-    stronger = "default or best" if recipe.effort == "fast" else "best"
-    return [
-        f"the errors were measured on {kept} of {given} evaluation samples: the network computes so much that --effort "
-        f"{recipe.effort} allows no more; --effort {stronger} takes more"
-    ]
+def task_record(purpose: Purpose, requirements: Requirements) -> TaskRecord:
+    """What the network is for, and what its models must satisfy for that."""
+    return TaskRecord(name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures])
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

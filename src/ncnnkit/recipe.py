@@ -22,6 +22,7 @@ from .model.precision import PRECISIONS
 from .model.targets import TARGETS
 from .samples.preprocess import Preprocess
 from .samples.presets import PRESETS
+from .tasks.table import TASKS
 
 METHODS = ("mse", "kl", "aciq", "minmax")
 EFFORTS = ("fast", "default", "best")
@@ -153,14 +154,25 @@ class Recipe:
     )
     effort: str = _key(
         "default",
-        "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route.",
+        "Time for quantisation: fast (seconds), default (about a minute), best (minutes). best also tries every route. "
+        "For a heavy network, fast and default also take fewer samples and time it less often.",
         allowed=EFFORTS,
     )
+    task: str = _key(
+        "",
+        f"What the network is for: {', '.join(TASKS)}, or package.module:Name, a class of your own. Attributes follow "
+        "a colon: segmentation:threshold=0.3. Empty: a guess from what is known of the network.",
+    )
+    metric: str = _key(
+        "",
+        "package.module:function: a figure of your own, score. The function gets the outputs of the model and those of "
+        "the original for one sample, and returns a number: 1 where they are equal, less where they are worse.",
+    )
     require: tuple[str, ...] = _key(
-        ("cosine>=0.999",),
-        "FIGURE>=VALUE or FIGURE<=VALUE that a model must satisfy, compared with the original; may be repeated. "
-        "Figures: cosine, sqnr, mse, max_error, top1_agreement and, with labels, top1. The mixed model is the fastest "
-        "that satisfies all.",
+        (),
+        "FIGURE>=VALUE or FIGURE<=VALUE that a model must satisfy, such as kept>=95% for a detector; may be repeated. "
+        "Every network has cosine, sqnr, mse and max_error; the rest depends on the task. The mixed model is the "
+        "fastest that satisfies all. Empty: what the task asks for.",
         'a list, such as ["cosine>=0.999"]',
     )
     max_latency: str = _key(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .comparison.wrong import worst_sqnr_db
 from .formatting import cosine, plain
 from .model.precision import PRECISIONS
 from .plan.requirement import Requirements
-from .record.run import EMULATED, Accuracy, Latency, Variant
+from .record.run import EMULATED, Latency, Variant
+from .tasks import OUTPUTS
 
 _ORDER = list(PRECISIONS)
 
@@ -39,10 +39,10 @@ def recommend(variants: Sequence[Variant], requirements: Requirements, blind: st
     usable = [v for v in timed if v.accuracy]
     if not usable:
         return None, "no variant ran as requested; each row has its reason"
-    holding = [v for v in usable if requirements.hold(figures(v.accuracy), _median(v))]
+    holding = [v for v in usable if requirements.hold(_figures(v), _median(v))]
     if not holding:
         nearest = min(usable, key=lambda v: _excess(v, requirements))
-        unmet = " and ".join(requirements.unmet(figures(nearest.accuracy), _median(nearest)))
+        unmet = " and ".join(requirements.unmet(_figures(nearest), _median(nearest)))
         return (
             None,
             f"no variant satisfies {requirements}, so none is recommended; {nearest.name} comes nearest: {unmet}",
@@ -64,18 +64,8 @@ def tied(variants: Sequence[Variant]) -> list[Variant]:
     return [v for v in variants if v.latency_ms and v.latency_ms.p25 <= end]
 
 
-def figures(accuracy: Accuracy | None) -> dict[str, float | None]:
-    """Each figure that a requirement can name, of the worst output; empty where nothing was measured."""
-    if accuracy is None:
-        return {}
-    return {
-        "cosine": accuracy.cosine,
-        "sqnr": worst_sqnr_db([(output.mse, output.sqnr_db) for output in accuracy.outputs]),
-        "mse": accuracy.mse,
-        "max_error": accuracy.max_error,
-        "top1_agreement": accuracy.top1_agreement,
-        "top1": accuracy.top1,
-    }
+def _figures(variant: Variant) -> dict[str, float | None]:
+    return variant.accuracy.figures() if variant.accuracy else {}
 
 
 def _median(variant: Variant) -> float:
@@ -88,7 +78,7 @@ def _latency(variant: Variant) -> Latency:
 
 
 def _sqnr(variant: Variant) -> float:
-    found = figures(variant.accuracy).get("sqnr")
+    found = _figures(variant).get("sqnr")
     return -math.inf if found is None else found
 
 
@@ -102,14 +92,14 @@ def _preference(variant: Variant) -> tuple[float, float, int, bool, str]:
 def _excess(variant: Variant, requirements: Requirements) -> float:
     """How far a variant is from keeping to the requirements: the largest ratio of noise power, or of time squared."""
     late = _median(variant) / requirements.max_latency_ms if requirements.max_latency_ms else 0.0
-    return max(requirements.excess(figures(variant.accuracy)), late**2)
+    return max(requirements.excess(_figures(variant)), late**2)
 
 
 def _why(
     best: Variant, ties: Sequence[Variant], holding: Sequence[Variant], usable: Sequence[Variant],
     requirements: Requirements,
 ) -> str:  # fmt: skip
-    found = f"cosine {cosine(figures(best.accuracy)['cosine'], 5)}, {plain(_median(best))} ms"
+    found = ", ".join([*_required(best, requirements), f"{plain(_median(best))} ms"])
     if len(holding) == 1:
         why = f"{best.name} is the only variant that satisfies {requirements} ({found})"
     elif len(ties) == 1:
@@ -122,9 +112,20 @@ def _why(
     faster = [v for v in usable if v not in holding and _median(v) < _median(best)]
     if faster:
         quick = min(faster, key=_median)
-        unmet = " and its ".join(requirements.unmet(figures(quick.accuracy), _median(quick)))
+        unmet = " and its ".join(requirements.unmet(_figures(quick), _median(quick)))
         why += f"; {quick.name} is faster ({plain(_median(quick))} ms), but its {unmet}"
     return why
+
+
+def _required(variant: Variant, requirements: Requirements) -> list[str]:
+    """The figures of a variant that are required; its cosine where none is."""
+    values = _figures(variant)
+    found = [(r.figure, values.get(r.figure.name)) for r in requirements.figures]
+    found = [(figure, value) for figure, value in found if value is not None] or [(OUTPUTS["cosine"], values["cosine"])]
+    return [
+        f"{figure.title} {cosine(value, 5) if figure.name == 'cosine' else figure.text(value or 0.0)}"
+        for figure, value in found
+    ]
 
 
 def _better(best: Variant, ties: Sequence[Variant]) -> str:

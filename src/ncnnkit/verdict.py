@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .comparison.accuracy import top_k
-from .comparison.classes import Classes
+from .comparison.guessing import Purpose
 from .comparison.outputs import Outputs
 from .formatting import counted, plain, ratio
+from .model.work import Budget
 from .onboard.protocol import VariantResult
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
 from .samples.doubts import copies_said
 from .samples.images import ImageSet, dropped_copies
 from .source import ModelSource
-from .source.opening import GUESS
+from .source.opening import GUESSED
 from .source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
+from .tasks.classification import top_k
 
 Array = NDArray[Any]
 
@@ -34,7 +35,7 @@ def warn(
     check: ConversionCheck,
     variants: Sequence[Variant],
     *,
-    classes: Classes,
+    purpose: Purpose,
     doubts: Sequence[str] = (),
     quantisation: Quantisation | None = None,
     plan: Plan | None = None,
@@ -45,7 +46,7 @@ def warn(
     """The warnings of a run, a sentence each.
 
     Args:
-        classes: of the network.
+        purpose: of the network.
         doubts: what looks wrong about its input tensors.
         emulated: names of emulated devices.
         blind: why the outputs cannot be judged; empty where they can.
@@ -59,9 +60,9 @@ def warn(
             "the weights are random: latencies and sizes are those of a trained network, "
             "but the errors of int8 and mixed models mean nothing"
         )
-    if origin == GUESS:
+    if origin.startswith(GUESSED):
         said.append(
-            f"the model does not contain its preprocessing; ncnnkit used a guess: {origin[len('a guess: ') :]}; "
+            f"the model does not contain its preprocessing; ncnnkit used {origin}; "
             "give --preset, or --mean and --std, if the model was trained differently"
         )
     if engine == "ncnn":
@@ -92,8 +93,8 @@ def warn(
     if len(evaluation) < 20:
         said.append(f"the errors were measured on {counted(len(evaluation), 'sample')} only")
     said += _about_the_reference(variants)
-    if classes.why and not classes:
-        said.append(f"{classes.why}; top-1 is not counted. If the network is a classifier, give --labels")
+    if purpose.doubt:
+        said.append(purpose.doubt)
     said += [*_about_images(quantisation), *_about_plan(plan)]
     skipped = dict(images.skipped + evaluation.skipped)
     said += copies_said(dropped_copies(images, evaluation))
@@ -149,11 +150,23 @@ def _about_plan(plan: Plan | None) -> Iterator[str]:
         )
 
 
+def reduced_said(effort: str, budget: Budget) -> list[str]:
+    """What to say of what the stages left out to keep to their budget."""
+    if not budget.reduced:
+        return []
+    taken = "; ".join(f"{what}: {some} in place of {wanted}" for what, (some, wanted) in budget.reduced.items())
+    stronger = "default or best" if effort == "fast" else "best"
+    return [
+        f"an inference of this network takes {plain(budget.inference / 1e9)} billion multiply-adds, so "
+        f"--effort {effort} reduced what was computed ({taken}); --effort {stronger} computes more"
+    ]
+
+
 def top5(
     source: ModelSource,
     evaluation: ImageSet,
     reference: Outputs,
-    classes: Classes,
+    purpose: Purpose,
     recommended: str | None,
     results: Sequence[VariantResult],
 ) -> list[Guess]:
@@ -162,7 +175,7 @@ def top5(
     Of the evaluation images it is the one whose best class the original prefers most clearly: a person can judge that.
     """
     names = source.labels
-    if not names or classes.count != len(names) or recommended is None:
+    if not names or purpose.classes != len(names) or recommended is None:
         return []
     result = next(r for r in results if r.name == recommended)
     ours = Outputs.opened(result.outputs).first(1)

@@ -1,4 +1,4 @@
-"""How far outputs are from the reference: MSE, SQNR, cosine, largest error, top-k; summed up sample by sample."""
+"""How far outputs are from the reference: MSE, SQNR, cosine, largest error, and what a task makes of them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..record.run import Accuracy, OutputError
-from .classes import Classes
+from ..record.run import Accuracy, FigureValue, OutputError
+from ..tasks import Task, estimates
+from ..tasks.classification import Classification
+from ..tasks.tensor import Tensors
 from .noise import Noise, matched
 
 Array = NDArray[Any]
 
 
 class Errors(Noise):
-    """All figures of a network's outputs over any number of samples. Holds sums, no output.
+    """All figures of a network's outputs over any number of samples. Holds sums and predictions, no output.
 
     Every figure is one of the whole set. A mean of figures of samples would judge by the samples whose output is all
     but empty: there, the smallest error is as large as the signal.
 
     Args:
-        classifies: whether the only output holds the scores of classes.
+        task: what the network is for; it adds figures, and says which parts of the outputs count alike in
+            :attr:`relative`. By default nothing is known.
 
     Attributes:
         samples: the number of samples added.
@@ -35,31 +38,30 @@ class Errors(Noise):
         (26.0, 0.005)
     """
 
-    def __init__(self, classifies: bool = False) -> None:
+    def __init__(self, task: Task | None = None) -> None:
         super().__init__()
         self.samples = 0
-        self._classifies = classifies
+        self._task = task or Tensors()
+        self._rows: list[Any] = []  # what the task says of each sample
+        self._parts = Noise()
         self._powers: list[float] = []  # Σ output² of each output
         self._products: list[float] = []  # Σ output · reference of each output
         self._largest: list[float] = []  # max |output - reference| of each output
-        self._preferring = 0  # samples for which the reference prefers some class
-        self._labelled = 0
-        self._agreed = {1: 0, 5: 0}  # of the former, those whose k best classes hold the reference's best
-        self._right = {1: 0, 5: 0}  # of the labelled, those whose k best classes hold the label
 
-    def add(self, outputs: Iterable[Array], reference: Iterable[Array], label: int | None = None) -> None:
+    def add(self, outputs: Iterable[Array], reference: Iterable[Array], truth: Any = None) -> None:
         """Add one sample.
 
         Args:
             outputs: the network's outputs, without a batch axis.
             reference: the exact ones, in the same order.
-            label: the right class, where it is known.
+            truth: the label of the sample, where it is known.
 
         Raises:
             ValueError: there are more of one than of the other.
         """
-        outputs, reference = list(outputs), list(reference)
+        outputs, reference = self._task.shaped(list(outputs)), self._task.shaped(list(reference))
         super().add(outputs, reference)
+        self._parts.add(self._task.parts(outputs), self._task.parts(reference))
         self.samples += 1
         for index, (output, exact) in enumerate(zip(outputs, reference)):
             if index == len(self._powers):
@@ -71,15 +73,13 @@ class Errors(Noise):
             self._products[index] += float(ours @ theirs)
             largest = float(np.max(np.abs(ours - theirs), initial=0.0))
             self._largest[index] = max(self._largest[index], largest if math.isfinite(largest) else math.inf)
-        if self._classifies and len(outputs) == 1 and reference[0].size > 1:
-            best = int(np.argmax(reference[0]))
-            preferring = float(np.min(reference[0])) < float(np.max(reference[0]))
-            self._preferring += preferring
-            self._labelled += label is not None
-            for k in (1, 5):
-                ours_best = top_k(outputs[0], k)
-                self._agreed[k] += preferring and best in ours_best
-                self._right[k] += label is not None and label in ours_best
+        predict = self._task.predict
+        self._rows.append(self._task.compare(predict(outputs), predict(reference), truth))
+
+    @property
+    def relative(self) -> float:
+        """The mean over the parts of the outputs (:meth:`Task.parts`) of each one's noise over its own signal."""
+        return self._parts.relative
 
     def broken(self) -> int | None:
         """The first output that held NaN or infinity; None where none did."""
@@ -116,20 +116,8 @@ class Errors(Noise):
         """The largest absolute difference of an output; its unit. Infinite where it held NaN or infinity."""
         return self._largest[index]
 
-    def agreement(self, k: int) -> float | None:
-        """Share of samples whose ``k`` best classes (1 or 5) hold the reference's best.
-
-        Samples for which the reference prefers no class do not count. None where no sample counts, and where the
-        network does not classify.
-        """
-        return self._agreed[k] / self._preferring if self._preferring else None
-
-    def accuracy(self, k: int) -> float | None:
-        """Share of the labelled samples whose ``k`` best classes (1 or 5) hold the label; None without labels."""
-        return self._right[k] / self._labelled if self._labelled else None
-
     def figures(self) -> dict[str, float | None]:
-        """Each figure of the worst output, by its name in :data:`ncnnkit.plan.requirement.FIGURES`.
+        """Each figure that a requirement can name: those of the worst output, and those of the task.
 
         An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
         """
@@ -139,7 +127,7 @@ class Errors(Noise):
             "sqnr": min((self._or_by_noise(self.sqnr_db(i), i, math.inf, -math.inf) for i in rows), default=math.inf),
             "mse": max((_finite(self.noise[i] / max(self.values[i], 1)) for i in rows), default=0.0),
             "max_error": max(self._largest, default=0.0),
-            "top1_agreement": self.agreement(1),
+            **self._task.summarise(self._rows),
         }
 
     def _or_by_noise(self, figure: float | None, index: int, exact: float, wrong: float) -> float:
@@ -169,11 +157,15 @@ class Errors(Noise):
             sqnr_db=min((output.sqnr_db for output in outputs if output.sqnr_db is not None), default=None),
             cosine=min((output.cosine for output in outputs if output.cosine is not None), default=None),
             max_error=max(output.max_error for output in outputs),
-            top1_agreement=self.agreement(1),
-            top5_agreement=self.agreement(5),
-            top1=self.accuracy(1),
-            top5=self.accuracy(5),
             images=self.samples,
+            task=[
+                FigureValue(
+                    name=name, title=figure.title, unit=figure.unit, value=found.value, low=found.low, high=found.high
+                )
+                for name, found in estimates(self._task, self._rows).items()
+                for figure in [self._task.figures[name]]
+                if found.value is not None
+            ],
             outputs=outputs,
         )
 
@@ -186,26 +178,21 @@ def _finite(value: float) -> float:
 def errors_of(
     outputs: Iterable[Sequence[Array]],
     reference: Iterable[Sequence[Array]],
-    classes: Classes | None = None,
-    labels: NDArray[np.int64] | None = None,
+    task: Task | None = None,
+    labels: Sequence[Any] | NDArray[np.int64] | None = None,
 ) -> Errors:
     """The errors of outputs against the reference, as far as there are outputs.
 
     Args:
         outputs: for each sample an array for each output; :class:`Outputs`, or anything that yields them.
         reference: the same of the original; it may have more samples.
-        classes: of the network.
-        labels: int64, the right class of each sample.
+        task: of the network.
+        labels: the label of each sample.
     """
-    errors = Errors(bool(classes))
+    errors = Errors(task)
     for number, (ours, theirs) in enumerate(zip(outputs, reference)):
-        errors.add(ours, theirs, None if labels is None else int(labels[number]))
+        errors.add(ours, theirs, None if labels is None else labels[number])
     return errors
-
-
-def top_k(scores: Array, k: int) -> list[int]:
-    """Indices of the k largest scores of one sample, best first, of equal ones the first."""
-    return [int(index) for index in np.argsort(-np.asarray(scores, np.float64).reshape(-1), kind="stable")[:k]]
 
 
 # ------------------------------------------------------------------------------------ arrays (N, …) of one output
@@ -213,7 +200,7 @@ def top_k(scores: Array, k: int) -> list[int]:
 
 def array_errors(outputs: Array, reference: Array) -> Errors:
     """The errors of one output from arrays (N, …)."""
-    return errors_of(([row] for row in outputs), ([row] for row in reference), Classes(int(np.size(reference[0]))))
+    return errors_of(([row] for row in outputs), ([row] for row in reference), Classification())
 
 
 def mse(outputs: Array, reference: Array) -> float:
@@ -232,5 +219,5 @@ def cosine(outputs: Array, reference: Array) -> float | None:
 
 
 def top1_agreement(outputs: Array, reference: Array) -> float | None:
-    """See :meth:`Errors.agreement`."""
-    return array_errors(outputs, reference).agreement(1)
+    """The share of samples with the same best class; None where the reference prefers no class for any."""
+    return array_errors(outputs, reference).figures()["top1_agreement"]

@@ -20,6 +20,7 @@ from ..onboard.process import available_cores
 from ..onboard.scratch import Scratch
 from ..progress import Progress, silent
 from ..samples.stream import ArraySamples, Samples, keep
+from ..tasks import Task
 from .accuracy import Errors
 from .outputs import keep_outputs
 
@@ -33,6 +34,7 @@ class Judge:
     Args:
         exact: the fp32 network. Its own outputs come from this machine.
         samples: what to judge on.
+        task: what the network is for; by default only the values of its outputs count.
         threads: of the CPU, where a network has a device to itself; by default all cores.
         device: where the model will run.
 
@@ -45,8 +47,11 @@ class Judge:
 
     samples: ArraySamples
 
-    def __init__(self, exact: Graph, samples: Samples, *, threads: int | None = None, device: Device = LOCAL) -> None:
-        self._exact, self._given = exact, samples
+    def __init__(
+        self, exact: Graph, samples: Samples, task: Task | None = None, *, threads: int | None = None,
+        device: Device = LOCAL,
+    ) -> None:  # fmt: skip
+        self._exact, self._given, self._task = exact, samples, task
         self._threads, self._device = threads, device
         cores = available_cores()
         self._cores = min(threads or cores, cores)
@@ -147,13 +152,13 @@ class Judge:
                     raise
 
     def _errors(self, session: Session, samples: Samples) -> Errors:
-        errors = Errors(classifies=True)
+        errors = Errors(self._task)
         for sample, reference in zip(samples, self._reference):
             errors.add(session.blobs(*sample, names=session.artifact.graph.outputs), reference)
         return errors
 
     def _wrong(self) -> Errors:
         """Errors of outputs that are as wrong as outputs can be."""
-        errors = Errors(classifies=True)
+        errors = Errors(self._task)
         errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
         return errors

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact
 from ..comparison import accuracy
-from ..comparison.classes import Classes
 from ..comparison.outputs import Outputs, equal
 from ..device.session import noise, save_arrays
 from ..device.sites import Site, open_sites, run_jobs
@@ -24,6 +23,7 @@ from ..errors import DeviceError, VerificationError
 from ..formatting import counted
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
+from ..model.work import UNBOUNDED, Budget
 from ..onboard.protocol import JobVariant, MeasureJob, VariantResult
 from ..onboard.scratch import Scratch
 from ..passes import store_fp16
@@ -33,12 +33,18 @@ from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
 from ..record.run import EMULATED, Backend, Files, Latency, LatencyAt, LayerError, Variant
+from ..samples.stream import evenly
 from ..source.model import file_safe
+from ..tasks import Task
 from .models import job_model
 
 Array = NDArray[Any]
 
 SOFTWARE_SECONDS = 1.0  # what evaluating on a software Vulkan device, and timing it, are worth
+SOFTWARE_COST = 200  # inferences on a CPU that one on a software Vulkan device takes as long as
+SOFTWARE_INFERENCES = 3  # of a variant there, at least: two samples, and one that is timed
+LEAST_TIMED = 3  # inferences in a round, where the budget allows
+LEAST_EVALUATED = 2  # samples: the outputs of one say nothing of how they vary
 
 
 Models = Mapping[tuple[str, str], Artifact]
@@ -102,11 +108,13 @@ class VariantSpec:
 
 
 def list_variants(
-    recipe: Recipe, models: Models, sites: Sequence[Site], unplanned: Mapping[Site, str] = MappingProxyType({})
-) -> list[VariantSpec]:
+    recipe: Recipe, models: Models, sites: Sequence[Site], unplanned: Mapping[Site, str] = MappingProxyType({}),
+    budget: Budget = UNBOUNDED,
+) -> list[VariantSpec]:  # fmt: skip
     """Every precision on every backend of every device.
 
     Args:
+        budget: what it does not allow is skipped, see :func:`allows_software`.
         unplanned: the devices for which no mixed model could be planned, and why.
     """
 
@@ -123,11 +131,26 @@ def list_variants(
             skipped = unplanned[site]
         elif model is None:
             skipped = NOTHING_QUANTIZABLE
+        elif backend == "vulkan" and not site.has_gpu and not allows_software(recipe, budget):
+            model, skipped = None, f"there is no GPU, and in software it would take minutes at --effort {recipe.effort}"
         cpus = site.cluster(recipe.cluster)
         threads = recipe.threads or len(cpus) or site.machine.cores
         return VariantSpec(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
 
     return [spec(site, p, backend) for site in sites for backend in recipe.backends for p in recipe.precisions]
+
+
+def allows_software(recipe: Recipe, budget: Budget) -> bool:
+    """Whether the budget allows Vulkan without a GPU, of which no figure of a GPU comes."""
+    variants = sum(PRECISIONS[precision].vulkan for precision in recipe.precisions)
+    return budget.inferences >= SOFTWARE_INFERENCES * SOFTWARE_COST * variants
+
+
+def evaluated(recipe: Recipe, samples: int, budget: Budget) -> list[int]:
+    """The evaluation samples that the budget allows, by their places; every variant runs each of them."""
+    return evenly(
+        samples, budget.take("evaluation samples", samples, runs=len(recipe.precisions), least=LEAST_EVALUATED)
+    )
 
 
 def measure(
@@ -139,6 +162,7 @@ def measure(
     rounds: int,
     sustained: float = 0.0,
     fix_clocks: bool = False,
+    budget: Budget = UNBOUNDED,
     progress: Progress = silent,
 ) -> list[VariantResult]:
     """Measure variants, on all their devices at once; those of one device in one interleaved run of the worker.
@@ -150,6 +174,7 @@ def measure(
         seconds: of timing, for each variant, spread over ``rounds``.
         sustained: seconds that each variant then runs alone without a rest.
         fix_clocks: hold the clocks at their highest, where that is permitted.
+        budget: how many inferences of each variant are timed, where they take longer than ``seconds``; at least two.
 
     Returns:
         A result for each of them, in order. Where a device was lost, the results of its variants are ``crashed`` and
@@ -162,6 +187,9 @@ def measure(
         if p.model is not None and p.model.param is not None:
             model = job_model(p.model)
             todo.setdefault(p.site, []).append(JobVariant(p.name, model, p.backend, p.threads, list(p.cpus)))
+    most = max(map(len, todo.values()), default=1)
+    timed = budget.take("timed inferences of each variant", rounds * LEAST_TIMED, runs=most, least=2)
+    rounds = min(rounds, timed)
     jobs = {
         site: MeasureJob(
             variants=variants,
@@ -170,6 +198,7 @@ def measure(
             rounds=1 if site.emulated else rounds,
             seconds=0.0 if site.emulated else seconds,  # no figure comes of it
             slow_seconds=SOFTWARE_SECONDS,
+            least=timed // rounds,
             sustained=0.0 if site.emulated else sustained,
             fix_clocks=fix_clocks,
         )
@@ -201,6 +230,7 @@ def time_at(
     *,
     seconds: float,
     rounds: int,
+    budget: Budget = UNBOUNDED,
     progress: Progress = silent,
 ) -> list[LatencyAt]:
     """The latency of variants for inputs of other shapes; of those that ran at their own.
@@ -210,12 +240,12 @@ def time_at(
         results: what came of them at their own input shapes.
         shapes: of the inputs.
         sample: an array for each network input, of these shapes.
-        seconds, rounds: as for :func:`measure`.
+        seconds, rounds, budget: as for :func:`measure`.
     """
     ran = [replace(s, model=s.model if r.samples else None) for s, r in zip(specs, results)]
     with Scratch() as name:
         saved = save_arrays([array[None] for array in sample], Path(name))
-        found = measure(ran, saved, Path(name), seconds=seconds, rounds=rounds, progress=progress)
+        found = measure(ran, saved, Path(name), seconds=seconds, rounds=rounds, budget=budget, progress=progress)
     return [
         LatencyAt(shapes=list(shapes), latency_ms=latency(r.samples) if r.samples else None, reason=r.reason)
         for r in found
@@ -226,7 +256,7 @@ def variant_record(
     spec: VariantSpec,
     result: VariantResult,
     reference: Outputs | None,
-    classes: Classes,
+    task: Task | None,
     labels: NDArray[np.int64] | None,
     layers: list[LayerError],
     latency_at: Sequence[LatencyAt] = (),
@@ -235,7 +265,7 @@ def variant_record(
 
     Args:
         reference: the original's outputs; None: nothing to compare with.
-        classes: of the network.
+        task: what the network is for; None: only the values of its outputs count.
         labels: the right class of each sample, where known.
         layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
         latency_at: its latencies at other input shapes, see :func:`time_at`.
@@ -250,7 +280,7 @@ def variant_record(
         if reason:
             status = "crashed"
         else:
-            errors = accuracy.errors_of(outputs, reference, classes, labels)
+            errors = accuracy.errors_of(outputs, reference, task, labels)
             broken = errors.broken()
             if broken is None:
                 figures, reason = errors.result(list(outputs.rows)), result.reason
@@ -380,7 +410,7 @@ def bench(
         specs = list_variants(recipe, models, sites)
         saved = save_arrays(inputs, Path(folder))
         results = measure(specs, saved, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
-        rows = [variant_record(spec, result, None, Classes(0), None, []) for spec, result in zip(specs, results)]
+        rows = [variant_record(spec, result, None, None, None, []) for spec, result in zip(specs, results)]
         return refuse_copies_of_the_cpu(rows, results)
 
 

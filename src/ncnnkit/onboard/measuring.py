@@ -11,10 +11,11 @@ import statistics
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
+from .answers import Arrays, Ran
 from .child import LOAD_TIMEOUT, RUN_TIMEOUT, Child, WorkerError
 from .facts import Load, Sustained
 from .messages import Message
@@ -120,15 +121,15 @@ def _load_and_evaluate(
 ) -> None:
     request = loading(variant)
     cold = child.ask("load", timeout=LOAD_TIMEOUT, cold=True, **request)[0]
-    first = child.ask("run", [np.asarray(a[0], np.float32) for a in inputs])[0]
+    first = child.ask("run", [np.asarray(a[0], np.float32) for a in inputs])
     warm = child.ask("load", timeout=LOAD_TIMEOUT, **request)[0]
     device = result.device = cold.device
     result.load_ms = Load(cold.load_ms, warm.load_ms)
-    result.first_ms = first.ms
+    result.first_ms = first[0].ms
     result.without_vulkan = cold.without_vulkan
     software = on_the_cpu(variant, device)
     seconds = job.slow_seconds if software else float("inf")
-    result.outputs = _evaluate(child, inputs, Path(job.folder), number, seconds)
+    result.outputs = _evaluate(child, inputs, first, Path(job.folder), number, seconds)
     if software:
         result.status = "fallback"
         result.reason = (
@@ -136,10 +137,13 @@ def _load_and_evaluate(
         )
 
 
-def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, number: int, seconds: float) -> Dict[str, str]:
+def _evaluate(
+    child: Child, inputs: Sequence[Rows], first: Tuple[Ran, Arrays], folder: Path, number: int, seconds: float
+) -> Dict[str, str]:
     """Run the samples, as many as ``seconds`` allow; returns output name -> file of :class:`RowWriter`.
 
-    The files have the variant's number in the job: names of variants and blobs may hold anything, slashes too.
+    ``first`` is what came of the first sample, which is not run again. The files have the variant's number in the job:
+    names of variants and blobs may hold anything, slashes too.
     """
     end = time.monotonic() + seconds
     writers: Dict[str, RowWriter] = {}
@@ -147,7 +151,7 @@ def _evaluate(child: Child, inputs: Sequence[Rows], folder: Path, number: int, s
         for done, sample in enumerate(zip(*inputs)):
             if done >= 2 and time.monotonic() > end:
                 break
-            ran, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample])
+            ran, outputs = child.ask("run", [np.asarray(a, np.float32) for a in sample]) if done else first
             for blob, output in zip(ran.names, outputs):
                 if blob not in writers:
                     file = folder / ("%d-%d.npy" % (number, len(writers)))
@@ -162,7 +166,7 @@ def _time(child: Child, result: VariantResult, job: MeasureJob, watch: Sampler) 
     if slow and sum(result.samples) > whole * 1000:
         return  # it has had its time: no figure of a GPU comes of it anyway
     seconds = whole / job.rounds
-    limits: Message = {"seconds": seconds, "min_samples": 1 if slow else 3, "max_samples": 200}
+    limits: Message = {"seconds": seconds, "min_samples": 1 if slow else job.least, "max_samples": 200}
     with watch:
         samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0].samples
     # The first inference after another variant had the caches is not a sample of this one.

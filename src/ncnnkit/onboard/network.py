@@ -47,7 +47,6 @@ FOUND_NOTHING = {"DetectionOutput": 6, "YoloDetectionOutput": 6, "Yolov3Detectio
 """Types of layers that leave their output empty where they detect nothing -> the values of one detection."""
 
 PROFILE_SECONDS = 60.0  # after which a profile is content with the repeats it has
-HEAVY, FEW = 10, 3  # see Network.time_nets
 EVICT_MB = 8  # read between two runs of a single layer; see Network.time_nets
 
 
@@ -243,8 +242,7 @@ class Network:
 
         Each of ``nets`` has its ``param`` and ``bin``, ``inputs`` (pairs of blob and shape), ``ready`` (blobs that are
         computed before the clock starts: what the layer under test reads, as a layer before it would hand it on) and
-        ``outputs``. ``seconds`` is for each net in all its rounds. One that takes :data:`HEAVY` times as long is run
-        :data:`FEW` times only.
+        ``outputs``. ``seconds`` is for each net in all its rounds. One that has taken them is run ``least`` times only.
         """
         rng = np.random.default_rng(0)
         nets = [(open_net(dict(request, **net)), _random_inputs(net["inputs"], rng), net) for net in request["nets"]]
@@ -255,7 +253,7 @@ class Network:
         others = np.ones(request.get("evict_mb", EVICT_MB) << 17)
         for _turn in range(request["rounds"]):
             for index, (net, mats, row) in enumerate(nets):
-                if len(samples[index]) >= FEW and sum(samples[index]) > 1000 * HEAVY * request["seconds"]:
+                if len(samples[index]) >= request["least"] and sum(samples[index]) > 1000 * request["seconds"]:
                     continue
                 end = time.perf_counter() + request["seconds"] / request["rounds"]
                 while True:

@@ -335,6 +335,7 @@ class MeasureJob(Job[MeasureResult]):
         rounds: of timing.
         seconds: of timing, for each variant, in all rounds.
         slow_seconds: of evaluating, and of timing, on a software device.
+        least: timed inferences of each variant in a round, however long they take.
         sustained: seconds that each variant then runs alone without a rest.
         record: a file that always holds the results so far; empty: none.
         fix_clocks: whether to hold the clocks at their highest.
@@ -350,6 +351,7 @@ class MeasureJob(Job[MeasureResult]):
     rounds: int
     seconds: float
     slow_seconds: float
+    least: int = 3
     sustained: float = 0.0
     record: str = ""
     fix_clocks: bool = False

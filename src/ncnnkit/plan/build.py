@@ -12,6 +12,7 @@ from ..device.session import Session
 from ..model.graph import Graph, Layer, Names
 from ..model.ops import Mask
 from ..model.precision import FLOATS, INT8, MASKS, WINOGRAD
+from ..model.work import UNBOUNDED, Budget
 from ..passes import store_fp16
 from ..quantization.int8 import alone, finished, requantize
 from ..quantization.rounding import nearest
@@ -54,7 +55,7 @@ class Forms:
         return layer
 
 
-def make_forms(exact: Graph, fitted: Graph, samples: Samples) -> Forms:
+def make_forms(exact: Graph, fitted: Graph, samples: Samples, budget: Budget = UNBOUNDED) -> Forms:
     """The forms of a network's layers.
 
     Args:
@@ -62,6 +63,7 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples) -> Forms:
         fitted: the same with int8 layers.
         samples: they say what layers read on average, for the bias of those that get weights of 6 bits. The first
             few are read.
+        budget: how many these may be.
 
     Raises:
         RuntimeFailure: ncnn crashed.
@@ -74,8 +76,10 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples) -> Forms:
     # Left alone where 8 bits are safe: most of a network's layers, so few means are needed.
     coarse = [name for name, (_, int8) in pairs.items() if winograd_may_overflow(np.asarray(int8.weights["weight"]))]
     made = {name: int8 for name, (_, int8) in pairs.items() if name not in coarse}
-    few = samples.subset(range(min(len(samples), MEAN_SAMPLES)))
-    means = mean_windows(exact, coarse, few) if coarse else {}
+    means: dict[str, NDArray[np.float64]] = {}
+    if coarse:
+        few = budget.take("samples for the biases of int8 Winograd", min(len(samples), MEAN_SAMPLES))
+        means = mean_windows(exact, coarse, samples.subset(range(few)))
     for name in coarse:
         six_bits = with_six_bits(*pairs[name], means[name])
         if not winograd_may_overflow(np.asarray(six_bits.weights["weight"])):

@@ -4,74 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
+from importlib.util import find_spec
 
 from ..errors import RecipeError
-
-Needs = Literal["outputs", "classes", "labels"]
-"""What a figure is computed from: any outputs; those of a classifier; those of a classifier and labels."""
-
-_NEEDED: Mapping[Needs, str] = {
-    "outputs": "it was not measured",
-    "classes": "the network is not a classifier",
-    "labels": "it needs --labels",
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number that says how right a model's outputs are.
-
-    Attributes:
-        name: as it is written in a requirement.
-        title: as a text for people names it.
-        unit: ``dB``, ``share`` (0 to 1; may be written in percent), or empty where it is the output's own or none.
-        at_least: whether a larger number is better.
-        power: the figure -> a number in proportion to the noise power that causes it, 0 where the outputs are exact.
-        possible: whether a bound makes sense.
-        needs: what it is computed from.
-    """
-
-    name: str
-    title: str
-    unit: str
-    at_least: bool
-    power: Callable[[float], float]
-    possible: Callable[[float], bool]
-    needs: Needs = "outputs"
-
-    def text(self, value: float) -> str:
-        """A value with its unit."""
-        if self.unit == "share":
-            return f"{100 * value:.4g} %"
-        return f"{value:.6g} {self.unit}".rstrip()
-
-    @property
-    def relation(self) -> str:
-        """The operator of a requirement."""
-        return ">=" if self.at_least else "<="
-
-
-FIGURES: Mapping[str, Figure] = MappingProxyType(
-    {
-        figure.name: figure
-        for figure in (
-            # 1 - cosine is half the noise over the signal, as long as both are small.
-            Figure("cosine", "cosine", "", True, lambda v: 1 - v, lambda v: -1 <= v < 1),
-            Figure("sqnr", "SQNR", "dB", True, lambda v: 10 ** (-v / 10), lambda v: abs(v) <= 300),
-            Figure("mse", "MSE", "", False, lambda v: v, lambda v: v >= 0),
-            # A single difference grows as the noise's size, not as its power; so does the share of changed classes.
-            Figure("max_error", "largest error", "", False, lambda v: v**2, lambda v: v >= 0),
-            Figure("top1_agreement", "top-1 agreement", "share", True, lambda v: (1 - v) ** 2,
-                   lambda v: 0 <= v <= 1, "classes"),
-            Figure("top1", "top-1 accuracy", "share", True, lambda v: (1 - v) ** 2, lambda v: 0 <= v <= 1, "labels"),
-        )
-    }
-)  # fmt: skip
-"""Name -> figure. Each is that of the worst output, against the original; ``top1`` is against the labels."""
+from ..record.run import RequirementRecord
+from ..tasks import OUTPUTS, Figure, Task
+from ..tasks.own import own_metric, own_task
+from ..tasks.table import TASKS, all_figures
 
 _REQUIREMENT = re.compile(r"\s*([a-z0-9_]+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*(%?)\s*", re.ASCII)
 _LATENCY = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms)?\s*", re.ASCII)
@@ -95,12 +36,18 @@ class Requirement:
     bound: float
 
     @classmethod
-    def parse(cls, text: str, figures: Mapping[str, Figure] = FIGURES) -> Requirement:
+    def parse(cls, text: str, figures: Mapping[str, Figure] | None = None) -> Requirement:
         """A requirement as the user writes it: ``cosine>=0.999``, ``mse<=0.01``, ``top1_agreement>=99.5%``.
 
+        Args:
+            text: a figure, a relation and a bound.
+            figures: those there are; by default those of all tasks.
+
         Raises:
-            RecipeError: the text is no requirement, names an unknown figure, or its bound is impossible.
+            RecipeError: the text is no requirement, names an unknown figure, or its bound is impossible; or a package
+                is missing that the figure needs.
         """
+        figures = all_figures() if figures is None else figures
         where, examples = f"require {text!r}", "such as 'cosine>=0.999', 'sqnr>=30' or 'mse<=0.01'"
         match = _REQUIREMENT.fullmatch(text)
         if not match:
@@ -120,6 +67,8 @@ class Requirement:
             raise RecipeError(f"{name} is not measured in percent", where=where, hint=examples)
         if not math.isfinite(bound) or not figure.possible(bound):
             raise RecipeError(f"no model that rounds values can have {name} {figure.text(bound)}", where=where)
+        if figure.needs and find_spec(figure.needs) is None:
+            raise RecipeError(f"{name} needs {figure.needs}", where=where, hint=f"pip install {figure.needs}")
         return cls(figure, bound)
 
     def holds(self, value: float | None) -> bool:
@@ -131,13 +80,18 @@ class Requirement:
     def unmet(self, value: float | None) -> str:
         """Why a value does not satisfy the bound, as a clause; empty if it does."""
         if value is None:
-            return f"{self.figure.title} is not known: {_NEEDED[self.figure.needs]}"
+            why = "it needs --labels" if self.figure.labelled else "it could not be computed on these samples"
+            return f"{self.figure.title} is not known: {why}"
         if self.holds(value):
             return ""
         side = "below" if self.figure.at_least else "above"
         if math.isnan(value):
             return f"{self.figure.title} is not a number"
         return f"{self.figure.title} {self.figure.text(value)} is {side} {self.figure.text(self.bound)}"
+
+    def record(self) -> RequirementRecord:
+        """What run.json holds of it."""
+        return RequirementRecord(figure=self.figure.name, bound=self.bound, text=str(self))
 
     def excess(self, value: float) -> float:
         """The noise power of a value over the noise power allowed: at most 1 where the requirement holds.
@@ -153,6 +107,20 @@ class Requirement:
 
     def __str__(self) -> str:
         return f"{self.figure.title} {'≥' if self.figure.at_least else '≤'} {self.figure.text(self.bound)}"
+
+
+def own_figures(task: str, metric: str) -> Mapping[str, Figure]:
+    """The figures that a requirement may name, with those of the user's own task or function.
+
+    Raises:
+        RecipeError: there is no such task or function, or both are given.
+    """
+    if task and metric:
+        raise RecipeError("--task and --metric exclude each other", hint="a task of your own has any figures")
+    if metric:
+        return all_figures(own_metric(metric))
+    name, colon, _ = task.partition(":")
+    return all_figures(own_task(task)) if colon and name not in TASKS else all_figures()
 
 
 @dataclass(frozen=True)
@@ -177,7 +145,7 @@ class Requirements:
         cls,
         require: Sequence[str],
         max_latency: str = "",
-        figures: Mapping[str, Figure] = FIGURES,
+        figures: Mapping[str, Figure] | None = None,
         *,
         labelled: bool = True,
     ) -> Requirements:
@@ -186,7 +154,7 @@ class Requirements:
         Args:
             require: such as ``["cosine>=0.999"]``.
             max_latency: such as ``20ms``; empty: any.
-            figures: those there are.
+            figures: those there are; by default those of all tasks.
             labelled: whether the evaluation samples have labels.
 
         Raises:
@@ -194,7 +162,7 @@ class Requirements:
         """
         made = tuple(Requirement.parse(text, figures) for text in require)
         for requirement in made:
-            if requirement.figure.needs == "labels" and not labelled:
+            if requirement.figure.labelled and not labelled:
                 hint = "give --labels, a file with the true classes of the evaluation images"
                 raise RecipeError(f"{requirement.figure.name} needs labels", where="require", hint=hint)
         names = [requirement.figure.name for requirement in made]
@@ -207,6 +175,23 @@ class Requirements:
         if not match or not float(match[1]) > 0:
             raise RecipeError(f"{max_latency!r} is not a latency", where="max_latency", hint="such as 20ms")
         return cls(made, float(match[1]))
+
+    def of(self, task: Task) -> Requirements:
+        """The requirements for a network of a task; those that the task names, where the user named none.
+
+        Raises:
+            RecipeError: the task has no such figure.
+        """
+        known = {**OUTPUTS, **task.figures}
+        if not self.figures:
+            return Requirements(tuple(Requirement.parse(each, known) for each in task.requires), self.max_latency_ms)
+        for requirement in self.figures:
+            if requirement.figure.name not in known:
+                hint = f"its figures: {', '.join(known)}; --task names another task"
+                raise RecipeError(
+                    f"{requirement.figure.name} is no figure of the task {task.name}", where="require", hint=hint
+                )
+        return self
 
     def unmet(self, figures: Mapping[str, float | None], latency_ms: float | None) -> list[str]:
         """The requirements that a model does not satisfy, a clause each; empty if it satisfies all.
@@ -235,8 +220,13 @@ class Requirements:
 
     def without_labels(self) -> Requirements:
         """Those that can be judged on samples without labels; the same latency."""
-        return Requirements(tuple(r for r in self.figures if r.figure.needs != "labels"), self.max_latency_ms)
+        return Requirements(tuple(r for r in self.figures if not r.figure.labelled), self.max_latency_ms)
+
+    @property
+    def texts(self) -> list[str]:
+        """Each of them, for people."""
+        latency = [] if self.max_latency_ms is None else [f"latency ≤ {self.max_latency_ms:g} ms"]
+        return [*map(str, self.figures), *latency]
 
     def __str__(self) -> str:
-        latency = [] if self.max_latency_ms is None else [f"latency ≤ {self.max_latency_ms:g} ms"]
-        return ", ".join([*map(str, self.figures), *latency])
+        return ", ".join(self.texts)

@@ -17,6 +17,7 @@ from ..comparison.judge import Judge
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
 from ..model.precision import FLOATS, INT8, PRECISIONS, WINOGRAD
+from ..model.work import UNBOUNDED, Budget
 from ..onboard.facts import Machine
 from ..progress import StepProgress, of_step, silent_steps
 from ..quantization import Quantized
@@ -27,7 +28,7 @@ from .mixed import MixedPlan
 from .options import make_edges, make_options
 from .requirement import Requirements
 from .sensitivity import float_errors, int8_errors
-from .solve import Assignment, Edge, Option, front, solve
+from .solve import Assignment, Edge, Option, front, solve, total
 from .timing import DeviceTiming, Timing, blob_shapes
 
 FRONT_POINTS = 10
@@ -50,7 +51,7 @@ def find_plan(
     threads: int,
     device: Device = LOCAL,
     timing: Timing | None = None,
-    gmac: float = math.inf,
+    budget: Budget = UNBOUNDED,
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
     """The fastest mixed model that satisfies the requirements; with a latency, the most accurate one within it.
@@ -64,19 +65,19 @@ def find_plan(
         device: where it will run. There layers are timed, and the uniform models and the plan are judged; this
             machine only measures what int8 does to each layer.
         timing: where times come from; by default measured on the device.
-        gmac: how much the sensitivity of the layers may cost: see :func:`ncnnkit.plan.sensitivity.int8_errors`.
+        budget: what each step may compute.
         progress: called with what is done.
 
     Raises:
         RuntimeFailure: the device does not answer, the network does not run in fp32, or a layer works at no precision.
     """
     choices = (*float_choices(machine), *INT8)
-    timing = timing or DeviceTiming(threads, device)
+    timing = timing or DeviceTiming(threads, device, budget)
     exact, fitted = quantized.exact, quantized.fitted
-    with Judge(exact, quantized.held, threads=threads, device=device) as judge:
+    with Judge(exact, quantized.held, quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
-        forms = make_forms(exact, fitted, quantized.used)
-        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), gmac=gmac)
+        forms = make_forms(exact, fitted, quantized.used, budget)
+        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
         progress("layer costs", 0, 0)
         costs = timing.layers(exact, fitted, blob_shapes(exact, judge.samples[0]), choices)
         uniforms = [choice for choice in choices if choice != WINOGRAD]
@@ -88,10 +89,12 @@ def find_plan(
         costs = calibrated(costs, exact, latencies)
         whole = dict(zip(models, judge.there(list(models.values()), progress=of_step(progress, "uniform models"))))
         relative = {choice: errors.relative for choice, errors in whole.items()}
-        errors = int8 | float_errors(forms, costs, judge, relative, int8, of_step(progress, "overflowing layers"))
+        shown = of_step(progress, "overflowing layers")
+        errors = int8 | float_errors(forms, costs, judge, relative, int8, shown, budget=budget)
         options = make_options(exact, costs, errors, relative["int8"])
         problem = _Problem(forms, costs, options, make_edges(exact, costs), latencies)
-        return problem.settle(requirements.without_labels(), judge, whole, progress)
+        verified = budget.take("plans verified", REPAIRS + 1, runs=len(judge.samples), least=2)
+        return problem.settle(requirements.without_labels(), judge, whole, verified - 1, progress)
 
 
 def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> float:
@@ -120,7 +123,7 @@ class _Problem:
     uniform_ms: Mapping[str, float]
 
     def settle(
-        self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], progress: StepProgress
+        self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], most: int, progress: StepProgress
     ) -> MixedPlan:
         """Solve, run what was found, and correct the prediction until the requirements hold.
 
@@ -128,6 +131,7 @@ class _Problem:
 
         Args:
             models: uniform models, for :func:`allowed_noise`.
+            most: corrections.
         """
         progress("solve", 0, 0)
         points = front(self.options, self.edges, points=FRONT_POINTS)
@@ -135,13 +139,13 @@ class _Problem:
             raise RuntimeFailure("no precisions of the layers fit together", hint="remove mixed from --precision")
         budget, repairs = MARGIN * allowed_noise(requirements, models), 0
         while True:
-            progress("verify", repairs, REPAIRS)
-            found = self._best(requirements.max_latency_ms, budget, points, last=repairs == REPAIRS)
+            progress("verify", repairs, most)
+            found = self._best(requirements.max_latency_ms, budget, points, last=repairs == most)
             graph = mixed_graph(self.forms, found.choices, self.costs)
             (errors,) = judge.there([graph])
             excess = max(requirements.excess(errors.figures()), 0.0 if math.isfinite(errors.relative) else math.inf)
-            enough = MARGIN if repairs < REPAIRS - 1 else 1.0
-            if requirements.max_latency_ms is not None or excess <= enough or repairs == REPAIRS:
+            enough = MARGIN if repairs < most - 1 else 1.0
+            if requirements.max_latency_ms is not None or excess <= enough or repairs == most:
                 break
             # As much less noise as there was too much, and a little less each time.
             shrink = MARGIN / excess * MARGIN if math.isfinite(excess) else BROKEN_SHRINK
@@ -157,8 +161,16 @@ class _Problem:
         )
 
     def _best(self, max_ms: float | None, budget: float, points: list[Assignment], *, last: bool) -> Assignment:
-        """The most exact within a time, else the fastest within a noise; the nearest to it where there is none."""
+        """The most exact within a time, else the fastest within a noise; the nearest to it where there is none.
+
+        The last is each layer at its most exact. A layer whose noise was not measured is predicted to have none at any
+        precision, so the most exact of the points may be less exact than that.
+        """
         if max_ms is not None:
             return solve(self.options, self.edges, max_ms=max_ms) or points[0]
-        found = None if last else solve(self.options, self.edges, max_error=budget)
-        return found or points[-1]
+        if last:
+            exact = {
+                name: min(rows, key=lambda o: (o.error, o.choice != "fp32")) for name, rows in self.options.items()
+            }
+            return total(self.options, self.edges, {name: option.choice for name, option in exact.items()})
+        return solve(self.options, self.edges, max_error=budget) or points[-1]

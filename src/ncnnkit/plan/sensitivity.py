@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from ..comparison.judge import Judge
 from ..model.graph import Graph, Layer
 from ..model.precision import FLOATS, INT8
-from ..model.work import multiply_adds
+from ..model.work import UNBOUNDED, Budget
 from ..progress import Progress, silent
 from ..quantization.scales import is_grouped
 from .build import Forms, mixed_graph
 from .costs import Costs, uniform
+
+T = TypeVar("T")
 
 SENSITIVITY_SAMPLES = 6
 LEAST_GROUPS = 8  # of layers that are measured together, however large the network
@@ -25,7 +28,7 @@ overflows."""
 
 
 def int8_errors(
-    forms: Forms, judge: Judge, progress: Progress = silent, *, gmac: float = math.inf
+    forms: Forms, judge: Judge, progress: Progress = silent, *, budget: Budget = UNBOUNDED
 ) -> dict[tuple[str, str], float]:
     """The noise in the outputs with one layer alone in int8, for each int8 layer and each int8 choice.
 
@@ -34,7 +37,7 @@ def int8_errors(
     taken to cause an equal part of their noise.
 
     Args:
-        gmac: at most so much is computed, in 10⁹ multiply-adds; at least :data:`LEAST_GROUPS` groups are measured.
+        budget: what is computed at most; at least :data:`LEAST_GROUPS` groups are measured.
 
     Returns:
         (layer, choice) -> noise over signal, the mean over the outputs (:attr:`Errors.relative`); infinite where an
@@ -47,28 +50,36 @@ def int8_errors(
             continue
         for choice in INT8 if original.name in forms.winograd else INT8[:1]:
             changes[choice][index] = forms.layer(original, int8, choice)
-    layers = sum(map(len, changes.values()))
-    work = multiply_adds(forms.exact, [array.shape for array in judge.samples[0]]) / 1e9
-    runs = gmac / max(work, 1e-9)
-    size = max(1, math.ceil(layers / max(runs, LEAST_GROUPS)))
-    groups = [
-        (choice, dict(islice(each.items(), start, start + size)))
-        for choice, each in changes.items()
-        for start in range(0, len(each), size)
-    ]
-    trials = [Graph([group.get(index, layer) for index, layer in enumerate(forms.exact.layers)]) for _, group in groups]
-    samples = int(min(SENSITIVITY_SAMPLES, max(1, runs / max(len(groups), 1))))
+    alone = [(choice, index) for choice, each in changes.items() for index in each]
+    groups, samples = _affordable(alone, judge, budget)
+    made = [{index: changes[choice][index] for choice, index in group} for group in groups]
+    trials = [Graph([each.get(index, layer) for index, layer in enumerate(forms.exact.layers)]) for each in made]
     errors = judge.here(trials, most=samples, progress=progress)
     return {
         (forms.exact.layers[index].name, choice): error.relative / len(group)
-        for (choice, group), error in zip(groups, errors)
-        for index in group
+        for group, error in zip(groups, errors)
+        for choice, index in group
     }
+
+
+def _affordable(alone: Sequence[tuple[str, T]], judge: Judge, budget: Budget) -> tuple[list[list[tuple[str, T]]], int]:
+    """Groups of neighbours that have the same choice, as small as the budget allows, and the samples for each group.
+
+    Args:
+        alone: (choice, layer) in order: what would be measured, each alone.
+    """
+    most = budget.take("layers, or groups of them, whose sensitivity was measured", len(alone), least=LEAST_GROUPS)
+    by_choice = [list(each) for _, each in itertools.groupby(alone, key=lambda pair: pair[0])]
+    most = max(most, len(by_choice))
+    size = next(n for n in itertools.count(1) if sum(math.ceil(len(each) / n) for each in by_choice) <= most)
+    groups = [each[start : start + size] for each in by_choice for start in range(0, len(each), size)]
+    wanted = min(SENSITIVITY_SAMPLES, len(judge.samples))
+    return groups, budget.take("samples for the sensitivity", wanted, runs=max(len(groups), 1))
 
 
 def float_errors(
     forms: Forms, costs: Costs, judge: Judge, whole: Mapping[str, float], int8: Mapping[tuple[str, str], float],
-    progress: Progress = silent,
+    progress: Progress = silent, *, budget: Budget = UNBOUNDED,
 ) -> dict[tuple[str, str], float]:  # fmt: skip
     """The noise in the outputs that each layer causes at each floating-point precision.
 
@@ -76,11 +87,13 @@ def float_errors(
     hands on of it to the outputs goes as for int8. So the measured noise of the uniform model is shared out in
     proportion to the noise of the layers in int8 (a first-order Taylor estimate). Where the uniform model shows more
     noise than rounding explains, some of its layers overflow or have a wrong kernel: then each layer is run alone at
-    that precision, on the device.
+    that precision, on the device. Where that would compute too much, neighbours are run together, as in
+    :func:`int8_errors`; the neighbours of a layer that overflows then count as overflowing, too.
 
     Args:
         whole: choice -> noise over signal of the uniform model.
         int8: as :func:`int8_errors` gives it.
+        budget: what is computed for a precision at most; at least :data:`LEAST_GROUPS` groups are run.
 
     Returns:
         (layer, choice) -> noise over signal; see :func:`int8_errors`.
@@ -98,7 +111,10 @@ def float_errors(
             errors |= {(name, choice): whole[choice] * weights[name] / total for name in having}
             continue
         fp32 = uniform(forms.exact, costs, "fp32")
-        graphs = [mixed_graph(forms, fp32 | {name: choice}, costs) for name in having]
-        found = judge.there(graphs, most=SENSITIVITY_SAMPLES, progress=progress)
-        errors |= {(name, choice): each.relative for name, each in zip(having, found)}
+        groups, samples = _affordable([(choice, name) for name in having], judge, budget)
+        graphs = [mixed_graph(forms, fp32 | {name: choice for _, name in group}, costs) for group in groups]
+        found = judge.there(graphs, most=samples, progress=progress)
+        errors |= {
+            (name, choice): each.relative / len(group) for group, each in zip(groups, found) for _, name in group
+        }
     return errors

@@ -22,6 +22,7 @@ from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.ops import CAST_TYPES, Mask, Value
 from ..model.precision import FLOATS, INT8, MASKS, PRECISIONS, STORAGES, WINOGRAD
+from ..model.work import UNBOUNDED, Budget, work
 from ..onboard.answers import NetTime
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..onboard.scratch import Scratch
@@ -31,6 +32,10 @@ from .costs import Costs, Kind, to_float
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 Key = tuple[Any, ...]
+
+ROUNDS = 6
+LEAST_TIMED = 3  # inferences in a round, of which the first does not count
+LEAST_LAYER_ROUNDS = 2
 
 
 class Timing(Protocol):
@@ -52,16 +57,18 @@ class DeviceTiming:
     Attributes:
         threads: of the CPU.
         device: where to time.
+        budget: how often networks and layers are timed at most.
     """
 
     threads: int
     device: Device = LOCAL
+    budget: Budget = UNBOUNDED
 
     def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
-        return measure_costs(exact, fitted, shapes, choices, self.threads, self.device)
+        return measure_costs(exact, fitted, shapes, choices, self.threads, self.device, budget=self.budget)
 
     def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
-        return time_graphs(graphs, sample, self.threads, self.device)
+        return time_graphs(graphs, sample, self.threads, self.device, budget=self.budget)
 
 
 def blob_shapes(graph: Graph, samples: Sequence[Array] = ()) -> dict[str, Shape]:
@@ -95,8 +102,9 @@ def measure_costs(
     threads: int = 1,
     device: Device = LOCAL,
     *,
-    rounds: int = 6,
+    rounds: int = ROUNDS,
     seconds: float = 0.03,
+    budget: Budget = UNBOUNDED,
 ) -> Costs:
     """Time every layer at every choice it has; layers that are alike in all but names and values are timed once.
 
@@ -111,6 +119,7 @@ def measure_costs(
         device: where to time them.
         rounds: how often all are gone through.
         seconds: for each layer and form, in all rounds.
+        budget: in how many rounds a form is timed that has taken its seconds; at least in :data:`LEAST_LAYER_ROUNDS`.
 
     Raises:
         RuntimeFailure: ncnn does not run a layer in fp32, or the device does not answer.
@@ -132,7 +141,11 @@ def measure_costs(
     casts = [(shape, *pair) for pair in pairs for shape in set(roots.values())]
     for shape, source, target in casts:
         nets[shape, source, target] = _net(_cast(source, target), [shape], source)
-    found = zip(nets, _time(list(nets.values()), threads, rounds, seconds, device))
+    once = sum(work(net.graph, [shape for _, shape in net.inputs]) for net in nets.values()) / budget.inference
+    least = budget.take(
+        "rounds of timing for layers that take long", rounds, runs=max(once, 1e-9), least=LEAST_LAYER_ROUNDS
+    )
+    found = zip(nets, _time(list(nets.values()), threads, rounds, least, seconds, device))
     timed = {key: time for key, time in found if time is not None}
     if not all(cast in timed for cast in casts):
         raise RuntimeFailure("timing layers: ncnn does not run a conversion between precisions", where=device.name)
@@ -239,7 +252,7 @@ def _net(layer: Layer, shapes: Sequence[Shape], kind: Kind) -> _Net:
 
 
 def _time(
-    nets: Sequence[_Net], threads: int, rounds: int, seconds: float, device: Device
+    nets: Sequence[_Net], threads: int, rounds: int, least: int, seconds: float, device: Device
 ) -> list[tuple[float, int, int] | None]:
     """Of each: its ms, and the bits of a value of what its layer reads and makes. None where ncnn does not run it.
 
@@ -263,6 +276,7 @@ def _time(
                 "threads": threads,
                 "options": PRECISIONS["mixed"].options,
                 "rounds": rounds,
+                "least": min(least, rounds),
                 "seconds": seconds,
             }
             patience = LOAD_TIMEOUT + 10 * len(numbers) * seconds
@@ -336,17 +350,25 @@ def time_graphs(
     threads: int,
     device: Device = LOCAL,
     *,
-    rounds: int = 6,
+    rounds: int = ROUNDS,
     seconds: float = 0.12,
+    budget: Budget = UNBOUNDED,
 ) -> dict[str, float]:
     """Median latency of each graph, ms, loaded as a mixed model; in interleaved rounds.
 
     A graph that ncnn crashes at, or refuses, is absent.
 
+    Args:
+        rounds: how often all are gone through, each time for ``seconds`` or three inferences.
+        budget: how many inferences of each are timed, where they take longer than that; at least one.
+
     Raises:
         RuntimeFailure: the device does not answer.
     """
     samples: dict[str, list[float]] = {}
+    what = "timed inferences of each uniform model"
+    least = budget.take(what, rounds * LEAST_TIMED, runs=max(len(graphs), 1))
+    rounds = min(rounds, least)
     with Scratch() as folder, _failing("networks"), ExitStack() as stack:
         children = {}
         for name, graph in graphs.items():
@@ -362,8 +384,9 @@ def time_graphs(
         for _ in range(rounds):
             for name in list(samples):
                 with _leaving_out(name, samples):
-                    found = children[name].ask("time", seconds=seconds, min_samples=3, max_samples=100)[0].samples
-                    samples[name] += found[1:]
+                    limits: dict[str, Any] = {"min_samples": min(LEAST_TIMED, least // rounds), "max_samples": 100}
+                    found = children[name].ask("time", seconds=seconds, **limits)[0].samples
+                    samples[name] += found[1:] or found  # the first may have found another's values in the caches
         if len(samples) < len(graphs):
             answers(device)
     return {name: float(np.median(found)) for name, found in samples.items()}

@@ -1,9 +1,8 @@
-"""How much time quantising may take: :data:`EFFORTS`, and which of them a run takes for which target."""
+"""How much time a run may take: :data:`EFFORTS`, and which of them quantises for which target."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from types import MappingProxyType
 from ..device.sites import Site
 from ..model.graph import Graph
 from ..model.targets import TARGETS
-from ..model.work import multiply_adds
+from ..model.work import Budget
 from ..recipe import Recipe
 from ..samples.stream import Sample
 from ..source.opening import STATISTICS_IMAGES
@@ -19,13 +18,13 @@ from ..source.opening import STATISTICS_IMAGES
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time quantising may take.
+    """How much time quantising may take, and what each stage of a run may compute.
 
     Attributes:
         images: at most so many samples are read.
-        gmac: what each stage of a run may compute with the network in floating point, in 10⁹ multiply-adds. A stage
-            that would compute more takes fewer samples. Two cores compute about 20 in a second. It is a count and no
-            time, so the same run takes the same samples on every machine.
+        gmac: what each stage of a run may compute, in 10⁹ multiply-adds of the network in floating point. A stage
+            that would compute more takes fewer samples, or measures less often; see :class:`Budget`. Two cores compute
+            20 to 50 in a second.
         strengths: of channel migration, those tried.
         zero_points: whether one-sided activations are moved to the middle of int8's range.
         by_output: whether thresholds are moved to where the layers that read them err least.
@@ -47,42 +46,51 @@ class Effort:
     advice: bool = True
     guards: bool = True
 
-    @property
-    def runs(self) -> int:
-        """How often, about, quantising runs the network with each sample: to observe, to correct and to judge."""
-        return 3 + 2 * len(self.strengths) + 3 * len(self.fits)
+    def budget(self, graph: Graph, sample: Sample) -> Budget:
+        """What each stage may do with a network, for samples like this one."""
+        return Budget.of(self.gmac, graph, [array.shape for array in sample])
 
-    def samples(self, graph: Graph, sample: Sample, runs: int = 1) -> int:
-        """How many samples a stage takes that runs the network ``runs`` times with each: at least two."""
-        macs = multiply_adds(graph, [array.shape for array in sample]) * runs
-        return max(2, int(min(self.gmac * 1e9 / max(macs, 1), sys.maxsize)))
+    def inferences(self, used: int, held: int) -> int:
+        """How often quantising runs the network.
+
+        Args:
+            used: samples that are observed, and that biases and weights are fitted to.
+            held: samples that judge each method that is tried, and fewer samples where there is advice.
+        """
+        observed = 1 + len(self.strengths) + 2 * self.biases + 2 * self.by_output + 3 * len(self.fits)
+        tried = 1 + len(self.strengths) + self.zero_points + self.by_output + self.biases + len(self.fits)
+        return used * observed + held * (1 + tried + 6 * self.advice)
 
 
 _ROUND, _ALL = frozenset({"rounding", "bias"}), frozenset({"rounding", "bias", "gain"})
 
 EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
     {
-        "fast": Effort(20, 2_000, advice=False),
+        "fast": Effort(20, 1_000, advice=False),
         "default": Effort(80, 20_000, strengths=(0.5,), fits=(_ROUND,), rows=4096),
         "best": Effort(400, strengths=(0.25, 0.5), by_output=True, fits=(_ROUND, _ALL), rows=16384),
     }
 )
-"""Seconds, a minute, minutes."""
+"""Seconds, a minute, minutes; minutes at `fast`, too, where one inference takes seconds."""
 
 
-def efforts_by_target(recipe: Recipe, sites: Sequence[Site]) -> dict[str, str]:
+def efforts_by_target(recipe: Recipe, sites: Sequence[Site], *, software: bool = True) -> dict[str, str]:
     """The targets to quantise for -> with which effort. Empty where neither int8 nor mixed models are asked for.
 
     Vulkan is a target of its own: ncnn's Vulkan cannot run what is made for a CPU. On a software device, no figure of
     which is one of a GPU, it is not worth much time.
+
+    Args:
+        software: whether models run on software devices at all.
     """
     if not {"int8", "mixed"} & set(recipe.precisions):
         return {}
     efforts = {site.target: recipe.effort for site in sites}
     pads = any(TARGETS[target].int8_pads for target in efforts)
     asked = pads and "int8" in recipe.precisions and "vulkan" in recipe.backends
-    if asked and any(site.machine.vulkan for site in sites):
-        efforts["vulkan"] = recipe.effort if any(site.has_gpu for site in sites) else "fast"
+    gpu = any(site.has_gpu for site in sites)
+    if asked and (gpu or (software and any(site.machine.vulkan for site in sites))):
+        efforts["vulkan"] = recipe.effort if gpu else "fast"
     return efforts
 
 

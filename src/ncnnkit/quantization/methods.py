@@ -13,11 +13,13 @@ from ..comparison.judge import Judge
 from ..errors import RecipeError, VerificationError
 from ..model.graph import Graph
 from ..model.targets import TARGETS
+from ..model.work import UNBOUNDED, Budget
 from ..progress import StepProgress, of_step, silent_steps
 from ..recipe import OWN
 from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial, losses
 from ..samples.given import as_samples
 from ..samples.stream import Samples, evenly
+from ..tasks import Task
 from .advice import BATCHES, Advice, enough, error_by_count, likeness, stretching
 from .bias import correct_bias
 from .calibration import ActivationStats, Observed, observe
@@ -34,6 +36,7 @@ from .zeropoint import Group, Lowering
 
 LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
 HELD = 5  # every fifth sample takes no part in choosing, and judges
+FEWEST = 3  # samples that a heavy network is quantised with: two to choose by, and one to judge
 
 
 @dataclass(eq=False)
@@ -52,6 +55,7 @@ class Quantized:
         layers: what was kept in each layer; empty where nothing was fitted layer by layer.
         advice: on the calibration images.
         own: whether the scales and the weights are those of a quantised original.
+        task: what the network is for, where that is known.
         lost: reason -> names of the layers in which int8 differs from that of a quantised original.
     """
 
@@ -65,6 +69,7 @@ class Quantized:
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=Advice)
     own: bool = False
+    task: Task | None = None
     lost: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -100,11 +105,12 @@ class Quantized:
             lost=losses(self.lost),
         )
 
-    def likeness_of(self, samples: Samples, threads: int | None) -> Likeness | None:
+    def likeness_of(self, samples: Samples, threads: int | None, budget: Budget = UNBOUNDED) -> Likeness | None:
         """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
         if not self.advice.ranges.size:
             return None
-        few = samples.subset(range(min(LIKENESS_IMAGES, len(samples))))
+        wanted = min(LIKENESS_IMAGES, len(samples))
+        few = samples.subset(range(budget.take("samples compared with the calibration samples", wanted)))
         try:
             seen = observe(self.source, few, histograms=False, ranges=True, threads=threads)
         except VerificationError:  # infinite activations are like nothing, and no reason to lose what was measured
@@ -120,7 +126,9 @@ def quantize_images(
     method: str | None = None,
     effort: str | Effort = "default",
     skip: Collection[str] = (),
+    task: Task | None = None,
     threads: int | None = None,
+    budget: Budget | None = None,
     progress: StepProgress = silent_steps,
 ) -> Quantized:
     """Quantise a network to int8 with samples; every method is kept only where it helps on some that are held back.
@@ -135,7 +143,10 @@ def quantize_images(
             rest only biases are corrected.
         effort: ``fast``, ``default`` or ``best``, or one of your own.
         skip: layers that stay in floating point.
+        task: what the network is for. Methods are judged by the parts of its outputs that the task tells apart; by
+            default by the outputs.
         threads: processes; by default one a core.
+        budget: how often the network may be run; by default that of the effort.
         progress: called with (step, done, total).
 
     Raises:
@@ -147,7 +158,10 @@ def quantize_images(
             raise RecipeError(f"unknown effort {effort!r}", hint=", ".join(EFFORTS))
         effort = EFFORTS[effort]
     method = settled_method(graph, method)
-    return _Quantizer(graph, as_samples(samples, graph), target, method, effort, set(skip), threads, progress).run()
+    given = as_samples(samples, graph)
+    if budget is None:
+        budget = effort.budget(graph, given[0]) if len(given) else UNBOUNDED
+    return _Quantizer(graph, given, target, method, effort, set(skip), task, threads, budget, progress).run()
 
 
 @dataclass(eq=False)
@@ -164,15 +178,14 @@ class _Version:
 class _Quantizer:
     def __init__(
         self, graph: Graph, samples: Samples, target: str, method: str, effort: Effort, skip: set[str],
-        threads: int | None, progress: StepProgress,
+        task: Task | None, threads: int | None, budget: Budget, progress: StepProgress,
     ) -> None:  # fmt: skip
         self.graph, self.target, self.method, self.effort = graph, target, method, effort
-        self.skip, self.threads, self.progress = skip, threads, progress
+        self.skip, self.task, self.threads, self.progress = skip, task, threads, progress
         self.native = method in NATIVE_METHODS
-        most = min(effort.images, effort.samples(graph, samples[0], effort.runs)) if len(samples) else 0
-        self.chosen, held = choose(len(samples), most)
+        self.chosen, held = choose(len(samples), effort, budget)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
-        self.judge = Judge(graph, self.held, threads=threads)
+        self.judge = Judge(graph, self.held, task, threads=threads)
         self.trials = Trials(self.judge, guards=effort.guards)
 
     def run(self) -> Quantized:
@@ -188,7 +201,7 @@ class _Quantizer:
             best, layers = self._fitted(best)
         return Quantized(
             self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.trials.rows, layers,
-            advice,
+            advice, task=self.task,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ the methods
@@ -200,7 +213,7 @@ class _Quantizer:
             keeps(own.int8)
         return Quantized(
             self.graph, finished(own.int8), own.exact, own.int8, self.used, self.held, self.trials.rows, own=True,
-            lost=own.lost,
+            lost=own.lost, task=self.task,
         )  # fmt: skip
 
     def _thresholds(self) -> tuple[_Version, Advice]:
@@ -319,13 +332,21 @@ class _Quantizer:
         return _Version(exact, table, whole, apply_table(whole, table, target=self.target, finish=False))
 
 
-def choose(count: int, most: int) -> tuple[list[int], list[int]]:
-    """(the samples to use, those to hold back) of ``count``: at most ``most`` together, spread evenly.
+def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[int]]:
+    """(the samples to use, those to hold back) of ``count``, spread evenly: as many as effort and budget allow."""
+    wanted = min(count, effort.images)
+    splits = (_split(count, most) for most in range(wanted, min(wanted - 1, FEWEST), -1))
+    fitting = (split for split in splits if effort.inferences(*map(len, split)) <= budget.inferences)
+    fewest = evenly(count, min(wanted, FEWEST))
+    used, held = next(fitting, (fewest[: FEWEST - 1], fewest[-1:]))
+    budget.note("calibration samples", len({*used, *held}), wanted)
+    return used, held
 
-    Fewer than five are used and judge as well.
-    """
+
+def _split(count: int, most: int) -> tuple[list[int], list[int]]:
+    """Every fifth of the samples is held back; of a few that were chosen from more, one; fewer have both roles."""
     chosen = evenly(count, most)
     if len(chosen) < HELD:
-        return chosen, chosen
+        return (chosen[:-1], chosen[-1:]) if count > most else (chosen, chosen)
     held = chosen[HELD - 1 :: HELD]
     return sorted(set(chosen) - set(held)), held

@@ -32,6 +32,7 @@ Kind = Literal["onnx", "torchscript", "torch", "ncnn"]
 Outcome = Literal["taken", "passed", "wrong", "failed"]
 Engine = Literal["torch", "onnxruntime", "ncnn"]
 Backend = Literal["cpu", "vulkan"]
+Unit = Literal["", "dB", "share"]
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What a name may be that comes to stand in a shell script, in CMake, in C++ or in a path."""
@@ -116,7 +117,7 @@ class Images:
             decoded.
         fitted: number of chosen images to which thresholds, weights and biases were fitted. 0: nothing was quantised.
         held_back: number of chosen images that decided which methods were kept, and that measured the accuracy of
-            plans. With fewer than five images they are the same as the fitted images.
+            plans. If fewer than five were given, they are the same as the fitted images.
         evaluation: number of images that were used for none of this. The errors of the variants were measured on them.
         skipped: files that could not be used.
         copies: samples that were dropped as duplicates.
@@ -266,12 +267,13 @@ class DecodedCheck:
     was cut before they were computed, and otherwise its outputs after the same decoder.
 
     Attributes:
-        decoder: the kind of decoder: ``yolo``, ``ssd``, ``detr`` or ``argmax``. The model's card contains all of it.
-        original: number of boxes of the original, or of places of its map of classes.
+        decoder: the kind of decoder: ``boxes``, ``argmax`` (a map of classes), ``ctc`` (text) or ``points``. The
+            model's card contains all of it.
+        original: number of boxes of the original, or of places of its map of classes, characters or points.
         network: number of those of the network.
         matched: number of pairs with the same class and an intersection over union of 0.5 or more; of places with the
-            same class.
-        iou: mean intersection over union of these pairs; null if there are none, and for maps.
+            same class, of characters in the same order, or of points at most a pixel apart.
+        iou: mean intersection over union of these pairs; null if there are none, and for all but boxes.
         score_error: largest difference of the two scores of a pair; null as above.
     """
 
@@ -406,6 +408,57 @@ class OutputError:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FigureValue:
+    """A figure of the task, over the same images as ``accuracy``.
+
+    Attributes:
+        name: as a requirement writes it, such as ``map50_95``.
+        title: for people.
+        unit: ``share`` (0 to 1), ``dB``, or empty.
+        value: the figure; null if it is infinite, as the PSNR of equal images.
+        low: lower end of the 95 % interval (percentile bootstrap over the images); null if it is not finite.
+        high: upper end of that interval; null if it is not finite.
+    """
+
+    name: str
+    title: str
+    unit: Unit
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequirementRecord:
+    """A figure with a bound that models must satisfy.
+
+    Attributes:
+        figure: its name.
+        bound: the least value allowed, or the largest if less is better; a share is 0 to 1.
+        text: for people, such as ``boxes kept ≥ 95 %``.
+    """
+
+    figure: str
+    bound: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """What the network is for.
+
+    Attributes:
+        name: such as ``detection``; ``tensor`` if nothing is known.
+        why: how that is known, a clause.
+        requires: the requirements for its models: those of the recipe, or the task's own.
+    """
+
+    name: str
+    why: str
+    requires: list[RequirementRecord]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """Errors against the reference. Each figure is that of the worst output.
 
@@ -419,12 +472,9 @@ class Accuracy:
         cosine: Σ output·reference / √(Σ output² · Σ reference²); null if the reference is all zero: the output cannot
             be judged then.
         max_error: the largest absolute difference, in the output's unit.
-        top1_agreement: share of the images with the same best class as the reference; null for networks that are not
-            classifiers (``model.classes``). Images for which the reference prefers no class do not count.
-        top5_agreement: share of the images whose five best classes contain the reference's best class; null as above.
-        top1: share of the images whose best class is their label; also null without labels.
-        top5: share of the images whose five best classes contain their label; also null without labels.
         images: number of images.
+        task: the figures of the task (``task.name``), against the original or the labels. Those that could not be
+            computed are missing.
         outputs: the same for each output, in the network's order.
     """
 
@@ -432,12 +482,13 @@ class Accuracy:
     sqnr_db: float | None
     cosine: float | None
     max_error: float
-    top1_agreement: float | None
-    top5_agreement: float | None
-    top1: float | None
-    top5: float | None
     images: int
+    task: list[FigureValue]
     outputs: list[OutputError]
+
+    def figure(self, name: str) -> FigureValue | None:
+        """A figure of the task; None where it could not be computed."""
+        return next((figure for figure in self.task if figure.name == name), None)
 
     def other_shapes(self) -> list[str]:
         """What to say of outputs that have another shape than the reference on some samples, a clause for each."""
@@ -448,7 +499,7 @@ class Accuracy:
         ]
 
     def figures(self) -> dict[str, float | None]:
-        """Each figure by its name in :data:`ncnnkit.plan.requirement.FIGURES`; None where it is not known.
+        """Each figure that a requirement can name, by its name; None where it is not known.
 
         An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
         """
@@ -461,8 +512,7 @@ class Accuracy:
             "sqnr": min(sqnrs, default=math.inf),
             "mse": self.mse,
             "max_error": self.max_error,
-            "top1_agreement": self.top1_agreement,
-            "top1": self.top1,
+            **{figure.name: figure.value for figure in self.task},
         }
 
 
@@ -649,7 +699,8 @@ class Quantisation:
     """How int8 was made.
 
     The effort limits the number of calibration images. Every fifth of them was held back: no scale, weight or bias was
-    fitted to it, and it decided which methods were kept. With fewer than five images, all of them had both roles.
+    fitted to it, and it decided which methods were kept. If fewer than five were given, all of them had both roles. Of
+    a heavy network that few images are taken for, one was held back.
 
     Attributes:
         effort: the recipe's ``effort``.
@@ -822,6 +873,7 @@ class Run:
         devices: the devices on which the variants were measured, in the order of the request.
         reference: the reference of the variants' outputs.
         conversion: the routes to ncnn, and the accuracy of the converted network before optimisation.
+        task: what the network is for.
         passes: the name of each optimising pass, with its number of rewrites, which may be 0.
         quantisation: how int8 was made; null if no layer can be int8, or if none was requested.
         plan: how the mixed model was made; null if there is none.
@@ -844,6 +896,7 @@ class Run:
     devices: list[DeviceRecord]
     reference: Reference
     conversion: ConversionCheck
+    task: TaskRecord
     passes: dict[str, int]
     quantisation: Quantisation | None
     plan: Plan | None

@@ -22,6 +22,8 @@ from ..record.run import (
     speed_up,
 )
 from ..samples.items import times
+from ..tasks.decoding import NOUNS
+from .figures import figure_text, task_figures, with_unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,7 +77,7 @@ def said_of(shapes: Sequence[tuple[int, ...]]) -> str:
 
 def _decoded(check: DecodedCheck) -> str:
     """The predictions of a converted network beside those of the original, one line."""
-    of = "places" if check.decoder == "argmax" else "boxes"
+    of = NOUNS.get(check.decoder, "boxes")
     if not check.original and not check.network:
         return f"decoded ({check.decoder}): neither the network nor the original has any {of}"
     exact = "" if check.iou is None else f", mean IoU {check.iou:.4f}, scores within {check.score_error:.1e}"
@@ -100,8 +102,13 @@ def shipping(run: Run) -> str:
     return f"ship {best.files.param} and {best.files.bin}, loaded with {gpu}{PRECISIONS[best.precision].cpp}"
 
 
-SPARE = ("RAM MB", "p90", "load ms", "MSE", "agree %", "speed")
-"""What a narrow terminal goes without, the first first; run.json and the report have it all."""
+SPARE = ("RAM MB", "p90", "load ms", "MSE", "speed")
+"""What a narrow terminal goes without, the first first. Before that go all figures of the task but the first, and after
+it that, too. run.json and the report have it all."""
+
+
+def _task_figure(name: str, variant: Variant) -> str:
+    return figure_text(variant.accuracy.figure(name)) if variant.accuracy else NOTHING
 
 
 def _latency_at(index: int, variant: Variant) -> str:
@@ -120,6 +127,7 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
     from rich.table import Table
     from rich.text import Text
 
+    of_task = task_figures(variants)
     columns: list[Column] = [
         ("ms", lambda v: plain(v.latency_ms.median if v.latency_ms else None)),
         ("p90", lambda v: plain(v.latency_ms.p90 if v.latency_ms else None)),
@@ -130,8 +138,7 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
         ("MSE", lambda v: exact(v.accuracy.mse if v.accuracy else None)),
         ("dB", lambda v: decibel(v.accuracy.sqnr_db) if v.accuracy else NOTHING),
         ("cosine", lambda v: cosine(v.accuracy.cosine if v.accuracy else None, 5)),
-        ("agree %", lambda v: percent(v.accuracy.top1_agreement if v.accuracy else None)),
-        ("top-1 %", lambda v: percent(v.accuracy.top1 if v.accuracy else None)),
+        *((with_unit(each.name, each), partial(_task_figure, each.name)) for each in of_task),
     ]
     columns[1:1] = [
         (f"ms at {said_of(at.shapes)}", partial(_latency_at, index))
@@ -142,7 +149,8 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
     names = [variant.name + (" *" if variant.name == recommended else "") for variant in variants]
     fixed = max(map(len, ["variant", *names])) + 2 + max(len(v.status) for v in variants)
     widths = [2 + max(map(len, [columns[i][0], *(row[i] for row in rows)])) for i in range(len(columns))]
-    for spare in SPARE:
+    heads = [with_unit(each.name, each) for each in of_task]
+    for spare in (*heads[:0:-1], *SPARE, *heads[:1]):
         if fixed + sum(widths[i] for i in shown) > width:
             shown = [i for i in shown if columns[i][0] != spare]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -251,8 +259,7 @@ def comparison_table(found: Comparison) -> RenderableType:
     rows: list[tuple[str, OutputError | Accuracy]] = [(row.name, row) for row in accuracy.outputs]
     for name, row in rows if len(rows) == 1 else [*rows, ("all together", accuracy)]:
         outputs.add_row(Text(name), exact(row.mse), decibel(row.sqnr_db), cosine(row.cosine), exact(row.max_error))
-    agreement = accuracy.top1_agreement
-    says = "" if agreement is None else f"; the best class agrees in {percent(agreement)} %"
+    says = "".join(f"; {with_unit(figure.title, figure)} {figure_text(figure)}" for figure in accuracy.task)
     parts: list[RenderableType] = [outputs, f"over {accuracy.images} images{says}"]
     parts += [Text(said) for said in accuracy.other_shapes()]
     if not found.layers:

@@ -14,6 +14,7 @@ from ..plan.requirement import Requirements
 from ..record.run import FittedLayer, PlannedLayer, Run, Variant, baseline, shared, speed_up
 from ..source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from . import plots
+from .figures import figure_text, interval_text, task_figures, with_unit
 
 GAINED = 10
 """Fitted layers that are shown: those that gained most."""
@@ -63,14 +64,17 @@ def render(run: Run) -> str:
         "images": lambda n: f"{n} image" if n == 1 else f"{n} images",
         "number": lambda value: f"{value:g}",
         "show": _show,
+        "heading": lambda figure: with_unit(figure.title, figure),
+        "figure": figure_text,
+        "interval": interval_text,
         "times": lambda factor: formatting.NOTHING if factor is None else f"{factor:.2f} ×",
         "speed_up": lambda variant: speed_up(run.variants, variant),
     }
     best = run.variant(run.recommended)
     embed = _Embed()
     quantisation, plan = run.quantisation, run.plan
-    requirements = Requirements.parse(run.recipe.require, run.recipe.max_latency)
-    cosine = next((r.bound for r in requirements.figures if r.figure.name == "cosine"), None)
+    requirements = [*(r.text for r in run.task.requires), *(Requirements.parse([], run.recipe.max_latency).texts)]
+    cosine = next((r.bound for r in run.task.requires if r.figure == "cosine"), None)
     return environment.get_template("template.html").render(
         run=run,
         best=best,
@@ -97,11 +101,10 @@ def render(run: Run) -> str:
             for i, v in enumerate(run.variants)
             if v.layers
         ],
-        classifies=any(v.accuracy and v.accuracy.top1_agreement is not None for v in run.variants),
-        labelled=any(v.accuracy and v.accuracy.top1 is not None for v in run.variants),
+        figures=task_figures(run.variants),
         several=[v for v in run.variants if v.accuracy and len(v.accuracy.outputs) > 1],
         ratio=formatting.ratio,
-        requirements=requirements,
+        requirements=", ".join(requirements),
         cosine=cosine,
         least_sqnr_db=LEAST_SQNR_DB,
         exact_sqnr_db=EXACT_SQNR_DB,

@@ -109,6 +109,18 @@ class ImageSet:
         """The samples at these positions, in this order."""
         return replace(self, items=tuple(self.items[i] for i in indices))
 
+    @property
+    def only_pictures(self) -> bool:
+        """Whether all samples are images."""
+        return all(item.picture for item in self.items)
+
+    def prepared(self, preprocess: Preprocess | None) -> ImageSet:
+        """The same samples, with the images prepared in another way; None changes nothing."""
+        if preprocess is None:
+            return self
+        items = (replace(i, preprocess=preprocess) if isinstance(i, Picture) else i for i in self.items)
+        return replace(self, items=tuple(items))
+
     def resized(self, inputs: Sequence[InputSpec]) -> ImageSet | None:
         """The same images for inputs of another size; None where some samples are arrays, tiles, or not resized."""
         inputs, items = tuple(inputs), list[Item]()

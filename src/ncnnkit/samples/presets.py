@@ -86,8 +86,8 @@ def stretched(axes: ImageAxes, **values: Any) -> Preprocess:
 
 def ultralytics(axes: ImageAxes) -> Preprocess:
     """What Ultralytics trains its networks with, all but classifiers, for an input."""
-    fitted = PRESETS["yolo"].fitted(axes.height, axes.width)
-    return replace(fitted, color=_COLORS[axes.channels], layout=axes.layout)
+    letterbox = PRESETS["yolo"].fitted(axes.height, axes.width)
+    return replace(stretched(axes, interpolation=letterbox.interpolation), resize=letterbox.resize)
 
 
 def default_preprocess(axes: ImageAxes) -> Preprocess:

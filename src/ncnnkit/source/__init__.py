@@ -27,6 +27,7 @@ from ..errors import ModelError
 from ..onboard.scratch import Scratch
 from ..samples.items import times
 from .batch import settle_batch
+from .decoders import with_decoder
 from .files import READERS, model_in
 from .fixing import fix_inputs
 from .model import ModelSource
@@ -106,7 +107,7 @@ def _open(
     if not isinstance(reference, (str, Path)):
         if fix:
             raise _cannot_fix(type(reference).__name__)
-        return trim(_open_module(reference, shapes, weights), outputs)
+        return with_decoder(trim(_open_module(reference, shapes, weights), outputs))
     path, reference = Path(reference), str(reference)
     path = model_in(path) if path.is_dir() else path
     opener = READERS.get(path.suffix.lower())
@@ -117,7 +118,7 @@ def _open(
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
         source = _open_fixed(reference, path, shapes, fix) if fix else opener(reference, path, shapes)
-        return trim(settle_batch(source), outputs)
+        return with_decoder(trim(settle_batch(source), outputs))
     if fix:
         raise _cannot_fix(reference)
     if path.exists():
@@ -134,7 +135,7 @@ def _open(
         torch.manual_seed(0)
         found = BUILDERS.get(library, build_from_module)(reference, weights)
         made = open_module(reference, found, shapes, statistics if weights == "none" else None)
-        return trim(made, outputs)
+        return with_decoder(trim(made, outputs))
 
 
 def _open_fixed(reference: str, path: Path, shapes: Sequence[tuple[int, ...]], fix: Mapping[str, float]) -> ModelSource:

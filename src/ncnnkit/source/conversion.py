@@ -15,6 +15,7 @@ from ..artifact import Artifact
 from ..errors import ConvertError, ModelError, NcnnkitError, StorageError, VerificationError
 from ..model.graph import Graph, Layer, Names
 from ..model.whole import guard_whole_inputs
+from ..model.work import Budget
 from ..onboard.scratch import Scratch
 from ..passes import optimize
 from ..progress import StepProgress, silent_steps
@@ -30,6 +31,7 @@ from . import ModelSource, open_model
 from .bisection import said_of_first_wrong
 from .dynamic import merge, probe_shapes
 from .model import example_arrays, say
+from .normalisation import fold_normalisation
 from .opening import GUESS, choose_preprocess
 from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, Compared, Expected
 from .routes import Route, routes_for
@@ -197,7 +199,7 @@ def convert(
         route: the only way to ncnn to try; see :mod:`ncnnkit.source.routes`. By default all, until one is exact.
         force: accept a network that differs from the original.
         tell: called with a sentence for each difference between the network and the model's file: where it was cut,
-            and what it is fed with.
+            what it is fed with, and a normalisation that became part of the preprocessing.
 
     Returns:
         The model in memory. It holds the preprocessing, if the model or the caller gives it, and the names of the
@@ -214,9 +216,7 @@ def convert(
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
     source = open_model(model, shapes=shapes, shape_too=shape_too, weights=weights, outputs=outputs, fix=fix)
-    for change in source.changes:
-        tell(change)
-    return convert_opened(source, preset=preset, preprocess=preprocess, route=route, force=force)[0]
+    return convert_opened(source, preset=preset, preprocess=preprocess, route=route, force=force, tell=tell)[0]
 
 
 def convert_opened(
@@ -226,6 +226,7 @@ def convert_opened(
     preprocess: Mapping[str, Any] | None = None,
     route: str = AUTO,
     force: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
     progress: StepProgress = silent_steps,
 ) -> tuple[Artifact, ConversionCheck]:
     """Like :func:`convert`, for an opened model, and with the record of the routes and of the accuracy.
@@ -234,17 +235,21 @@ def convert_opened(
         progress: called with the route that is tried.
     """
     found, origin = choose_preprocess(source, preset, preprocess or {})
+    given = None if origin == GUESS else found
     noise = noise_for(source)
     with Scratch() as folder:
         done = convert_source(source, noise, Path(folder), route=route, force=force, progress=progress)
+    fed = fold_normalisation(done.graph, given, origin)
+    for change in (*source.changes, *fed.changes):
+        tell(change)
     facts: dict[str, Any] = {
-        "preprocess": None if origin == GUESS else found,
+        "preprocess": fed.preprocess,
         "labels": source.labels or (),
         "decoder": source.decoder,
         "ncnn": installed("ncnn"),
     }
     start = Artifact.load(source.file) if source.kind == "ncnn" else Artifact.made(done.graph, "fp32")
-    return start.having(done.graph, **facts), done.record()
+    return start.having(fed.graph, **facts), done.record()
 
 
 def noise_for(source: ModelSource) -> ArraySamples:
@@ -267,6 +272,7 @@ def convert_source(
     thorough: bool = False,
     force: bool = False,
     threads: int | None = None,
+    gmac: float = math.inf,
     progress: StepProgress = silent_steps,
 ) -> Conversion:
     """An opened model to ncnn's graph, by the best of its routes.
@@ -282,6 +288,7 @@ def convert_source(
         thorough: try all routes, and take the network with the fewest layers among those that are exact.
         force: accept a network that differs from the original.
         threads: of ncnn; by default all cores.
+        gmac: what a check may compute, in 10⁹ multiply-adds. A heavy network is compared on fewer samples.
         progress: called with the route that is tried.
 
     Raises:
@@ -299,7 +306,11 @@ def convert_source(
     expected = [(each, Expected(each, inputs)) for each, inputs in checked]
 
     def compare(graph: Graph) -> list[Compared]:
-        return [original.compare(at_shapes(graph, each), threads) for each, original in expected]
+        if not expected:
+            return []
+        runs = 2 * len(expected)  # the original's and the network's, at each shape
+        most = Budget.of(gmac, graph, source.shapes).take("samples of the check", CHECKED_SAMPLES, runs=runs)
+        return [original.compare(at_shapes(graph, each), threads, most) for each, original in expected]
 
     results: list[RouteResult] = []
     for done, (name, function) in enumerate(routes.items()):

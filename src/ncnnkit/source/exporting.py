@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import ConvertError
 from ..samples.items import InputSpec
@@ -31,12 +35,34 @@ def export_dynamo(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Pat
     return _to_onnx(module, inputs, folder / "dynamo.onnx", dynamo=True, verbose=False)
 
 
-def export_classic(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Path:
+def export_classic(module: Any, inputs: Sequence[InputSpec], folder: Path, *, detects: bool = False) -> Path:
     """Write a module as ONNX by torch's older exporter, which traces it. Takes TorchScript, too.
 
     Arguments and errors are those of :func:`export_dynamo`.
+
+    Args:
+        detects: whether the module may drop boxes with low scores. Noise has no others, and a trace contains only what
+            ran: the suppression of boxes would be missing. So the thresholds of scores are nearly 0 while it runs, and
+            the file gets those of the module.
     """
-    return _to_onnx(module, inputs, folder / "classic.onnx", dynamo=False, opset_version=OPSET)
+    path = folder / "classic.onnx"
+    kept = _score_thresholds(module) if detects else {}
+    marks = dict(zip(kept, _marks(len(kept))))
+
+    def prepare() -> None:  # in the exporter's process: the caller's module stays as it is
+        for (part, name), mark in marks.items():
+            setattr(part, name, mark)
+
+    def finish() -> None:
+        if not _replace_numbers(path, {mark: kept[place] for place, mark in marks.items()}):
+            raise ConvertError("the thresholds of its scores are not in the file")
+
+    try:
+        return _to_onnx(module, inputs, path, prepare, finish, dynamo=False, opset_version=OPSET)
+    except ConvertError:
+        if not kept:
+            raise
+        return export_classic(module, inputs, folder)  # a module that does not run with other thresholds
 
 
 def trace(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Path:
@@ -51,8 +77,57 @@ def trace(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Path:
     return path
 
 
-def _to_onnx(module: Any, inputs: Sequence[InputSpec], path: Path, **options: Any) -> Path:
+_SCORE_THRESHOLD = re.compile(r"(score|conf|prob)\w*thr|thr\w*(score|conf|prob)|min_(score|conf)", re.IGNORECASE)
+"""How attributes of a module are called that scores are compared with."""
+
+
+def _score_thresholds(module: Any) -> dict[tuple[Any, str], float]:
+    """The thresholds of scores in a module: (a part of it, the attribute's name) -> its value."""
+    return {
+        (part, name): value
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if isinstance(value, float) and _SCORE_THRESHOLD.search(name)
+    }
+
+
+def _marks(count: int) -> list[float]:
+    """Numbers that no module contains, exact in fp32, and below every score."""
+    return [2.0**-100 * (1 + number / 1024) for number in range(1, count + 1)]
+
+
+def _replace_numbers(path: Path, numbers: Mapping[float, float]) -> bool:
+    """Replace constants of one number in an ONNX file. Returns whether each was found."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    nodes = [node for node in model.graph.node if node.op_type == "Constant"]
+    tensors = [*model.graph.initializer, *(a.t for node in nodes for a in node.attribute if a.name == "value")]
+    found = set()
+    for tensor in tensors:
+        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) or math.prod(tensor.dims) != 1:
+            continue
+        array = numpy_helper.to_array(tensor)
+        if (number := float(array.reshape(-1)[0])) in numbers:
+            found.add(number)
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(array, numbers[number]), tensor.name))
+    onnx.save(model, str(path))
+    return found == set(numbers)
+
+
+def _to_onnx(
+    module: Any,
+    inputs: Sequence[InputSpec],
+    path: Path,
+    prepare: Callable[[], None] = lambda: None,
+    finish: Callable[[], None] = lambda: None,
+    **options: Any,
+) -> Path:
+    """Write the file; ``prepare`` and ``finish`` run before and after that, in the exporter's process."""
+
     def write(torch: Any) -> None:
+        prepare()
         scripted = isinstance(module, torch.jit.ScriptModule)
         torch.onnx.export(
             module if scripted else flat_module(module),
@@ -61,6 +136,7 @@ def _to_onnx(module: Any, inputs: Sequence[InputSpec], path: Path, **options: An
             input_names=[f"in{index}" for index in range(len(inputs))],
             **options,
         )
+        finish()
 
     _export(write, path.parent)
     return path

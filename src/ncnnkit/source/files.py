@@ -44,8 +44,9 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
 
     run = onnx_run(session)
     return ModelSource(
-        reference, file_safe(path.stem), "onnx", path, inputs, outputs, "onnxruntime", preprocess, origin, labels, run
-    )
+        reference, file_safe(path.stem), "onnx", path, inputs, outputs, "onnxruntime", preprocess, origin, labels, run,
+        metadata=metadata,
+    )  # fmt: skip
 
 
 def onnx_run(session: Any) -> Original:
@@ -133,6 +134,7 @@ def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ..
         labels,
         run,
         module=module,
+        metadata=metadata,
     )
 
 
@@ -246,7 +248,8 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     except ModelError as error:
         raise ModelError(error.what, where=reference, hint=error.hint) from None
     outputs = tuple(tensor.name for tensor in model.outputs)
-    preprocess, origin, labels = read_metadata(reference, exported.metadata if exported else {}, inputs)
+    metadata = exported.metadata if exported else {}
+    preprocess, origin, labels = read_metadata(reference, metadata, inputs)
     if model.preprocess:
         preprocess, origin = model.preprocess, f"its card ({card_of(path)})"
     return ModelSource(
@@ -260,6 +263,7 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
         preprocess,
         origin,
         model.labels or labels,
+        metadata=metadata,
         decoder=model.decoder,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import select
@@ -83,6 +84,7 @@ def _work(work: Callable[[], object], answer: int, folder: Path) -> NoReturn:
     status = 1
     try:
         faulthandler.disable()  # the parent tells of a crash
+        gc.freeze()  # the parent's garbage: a session of ONNX Runtime would wait here for threads that it has there
         die_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..artifact import Tensor
 from ..codec import readable
+from ..comparison.guessing import Evidence
 from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
 from ..model.graph import Graph
@@ -70,7 +71,9 @@ class ModelSource:
         changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
         tail: the operators of the user's file that come after its outputs, where it was cut.
         quantised: the user's file where it is quantised; ``path`` and ``run`` are then the same in floating point.
+        metadata: of its file, as texts; empty for a module made by code.
         decoder: how its outputs become a prediction; None where that is not known.
+        decoder_origin: what a guess of the decoder rests on, a clause; empty where it is no guess.
         predict: what computes the prediction of the user's file from the outputs; None where ``decoder`` is all that
             is known of it.
         scratch: the temporary folder that ``path`` is in, where it was changed. It goes with this object.
@@ -94,7 +97,9 @@ class ModelSource:
     changes: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
     quantised: QuantisedOriginal | None = field(default=None, repr=False, compare=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     decoder: Decoder | None = None
+    decoder_origin: str = ""
     predict: Callable[[Sequence[Array]], Prediction] | None = field(default=None, repr=False, compare=False)
     scratch: Scratch | None = field(default=None, repr=False, compare=False)
     others: tuple[ModelSource, ...] = ()
@@ -121,6 +126,11 @@ class ModelSource:
         """The path of an original that is a file."""
         assert self.path is not None, self.kind
         return self.path
+
+    def evidence(self, *, labelled: bool) -> Evidence:
+        """What says what the network is for. ``labelled``: whether there are labels of the images."""
+        image = self.shapes[0] if len(self.inputs) == 1 and len(self.shapes[0]) == 3 else ()
+        return Evidence(self.decoder, self.decoder_origin, self.labels, self.classes, image, labelled)
 
     def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
         """The network as run.json holds it.
@@ -293,12 +303,14 @@ def read_metadata(
 ) -> tuple[Preprocess | None, str, tuple[str, ...] | None]:
     """(preprocessing, where it was found, class names) from a model file's own metadata."""
     labels = None
-    by_ultralytics = {"names", "task"} <= metadata.keys()
+    # YOLOv5's own files do not say the task. A file of another program may have "names", too.
+    by_ultralytics = "names" in metadata and not metadata.keys().isdisjoint(("task", "stride"))
     try:
         if _LABELS_KEY in metadata:
             labels = tuple(readable(str(name)) for name in json.loads(metadata[_LABELS_KEY]))
         elif by_ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
-            names = ast.literal_eval(metadata["names"])
+            given = ast.literal_eval(metadata["names"])
+            names = dict(enumerate(given)) if isinstance(given, list) else given
             labels = tuple(readable(str(names[index])) for index in sorted(names, key=int))
         if _PREPROCESS_KEY in metadata:
             found = Preprocess.from_dict(json.loads(metadata[_PREPROCESS_KEY]))
@@ -308,7 +320,7 @@ def read_metadata(
     axes = image_input(inputs)
     if by_ultralytics and axes:
         size = (axes.height, axes.width)
-        classifies = metadata["task"] == "classify"
+        classifies = metadata.get("task") == "classify"
         how = replace(stretched(axes), resize=min(size), crop=size) if classifies else ultralytics(axes)
         return how, "Ultralytics' metadata in the model", labels
     return None, "", labels

@@ -22,8 +22,10 @@ from ..samples.stream import in_memory
 from . import ModelSource, open_model
 from .torch_models import BUILDERS
 
-GUESS = "a guess: resized to the input's size, RGB, ImageNet's mean and std"
-"""The origin of a preprocessing nobody gave."""
+GUESSED = "a guess: "
+"""What the origin of a preprocessing that nobody gave begins with."""
+
+GUESS = f"{GUESSED}resized to the input's size, RGB, ImageNet's mean and std"
 
 ARRAYS = "none: the inputs are arrays"
 """The origin where samples are no images."""

@@ -176,13 +176,25 @@ class Expected:
     """
 
     def __init__(self, source: ModelSource, samples: Samples) -> None:
-        self._source, self._samples = source, samples
-        self._outputs = list(source.reference_outputs(samples))
-        self._blind = not any(np.isfinite(values).all() for row in self._outputs for values in row)
+        self._source, self._given = source, samples
+        self._outputs = list(source.reference_outputs(samples.subset([0])))
 
-    def compare(self, graph: Graph, threads: int | None = None) -> Compared:
-        """A network beside the original; arguments and errors are those of :func:`compare_outputs`."""
-        found = Compared(compare_outputs(graph, self._samples, self._outputs, threads=threads), self._blind)
+    @property
+    def _samples(self) -> Samples:
+        """The samples whose outputs are known."""
+        return self._given.subset(range(len(self._outputs)))
+
+    def compare(self, graph: Graph, threads: int | None = None, most: int | None = None) -> Compared:
+        """A network beside the original; arguments and errors are those of :func:`compare_outputs`.
+
+        Args:
+            most: the number of samples to compare on; by default all.
+        """
+        count = min(len(self._given), len(self._given) if most is None else most)
+        further = self._given.subset(range(len(self._outputs), count))
+        self._outputs += self._source.reference_outputs(further)
+        blind = not any(np.isfinite(values).all() for row in self._outputs for values in row)
+        found = Compared(compare_outputs(graph, self._samples, self._outputs, threads=threads), blind)
         return found if found.sqnr_db >= EXACT_SQNR_DB else replace(found, known=self.known)
 
     def predictions(self, graph: Graph, threads: int | None = None) -> Agreement | None:

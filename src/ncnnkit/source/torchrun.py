@@ -77,22 +77,32 @@ def watched_outputs(module: Any, example: Sequence[Any]) -> tuple[dict[str, Any]
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    used = set()
+    found = False
 
     class Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there where the types are checked
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            used.add(function._schema.name)
+            nonlocal found
+            found |= str(function) in SEARCHES or (str(function) == "aten.index.Tensor" and _by_mask(args[1]))
             return function(*args, **(kwargs or {}))
 
     with quiet(), torch.no_grad(), Watch():
         outputs = flatten(module(*example))
-    return outputs, not SEARCHES.isdisjoint(used)
+    return outputs, found
+
+
+def _by_mask(indices: Sequence[Any]) -> bool:
+    """Whether values are picked where a condition holds."""
+    import torch
+
+    return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
 SEARCHES = frozenset(
-    ("aten::argmax", "aten::argmin", "aten::argsort", "aten::nonzero", "aten::sort", "aten::topk", "torchvision::nms")
-)
-"""torch's operators whose results are places of values."""
+    ("aten.argmax.default", "aten.argmin.default", "aten.argsort.default", "aten.masked_select.default",
+     "aten.max.dim", "aten.min.dim", "aten.nonzero.default", "aten.sort.default", "aten.sort.stable",
+     "aten.topk.default", "torchvision.nms.default")
+)  # fmt: skip
+"""torch's operators whose results are places of values, or as many values as satisfy a condition."""
 
 
 def flat_module(module: Any) -> Any:

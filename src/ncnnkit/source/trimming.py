@@ -8,13 +8,11 @@ converts it, so that both sides of a comparison end at the same tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..errors import ConvertError, ModelError
 from ..formatting import counted, first_few
@@ -23,9 +21,10 @@ from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec, image_input, times
 from ..samples.presets import stretched
 from ..tasks import Decoder, Prediction
+from ..tasks.guess import told_keypoints
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
-from .model import Array, ModelSource, QuantisedOriginal, example_arrays
+from .model import Array, ModelSource, QuantisedOriginal
 
 if TYPE_CHECKING:
     from .onnx.cutting import Cut
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 _MOST_NAMED = 6  # operators of a tail in one sentence
 DEQUANTISED = "the model is quantised; the fp32 network has the weights of its codes, and does not round activations"
 PIXELS = "the model takes pixels as they are (uint8)"
-ULTRALYTICS_SCORE, ULTRALYTICS_IOU, ULTRALYTICS_MOST = 0.25, 0.7, 300
-"""What Ultralytics' ``predict`` uses by default."""
 
 
 def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
@@ -75,20 +72,20 @@ def _trim_file(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
     try:
         model = load(source.file)
         folded = tuple(fold_head(model, value, spec) for value, spec in zip(fed(model.graph), source.inputs))
-        quantised, metadata = model.meta.get(QUANTISED), model.metadata_props
+        quantised = model.meta.get(QUANTISED)
         ending = _find_ending(model, folded, outputs, source.reference)
     except ConvertError:
         if outputs:
             raise
         return source  # the routes say what is wrong with it, or one of them reads it
     if ending is None and folded == source.inputs and quantised is None:
-        return replace(source, decoder=_ultralytics(source, metadata))
+        return source
     model = ending.model if ending else model
     inputs = _fed_inputs(folded, fed(model.graph))
     scratch = Scratch()
     path = Path(scratch.name, source.file.name)
     ir.save(model, path)
-    decoder = ending.decoder if ending else _ultralytics(source, metadata)
+    decoder = ending.decoder if ending else None
     return replace(
         _with_pixels(source, inputs),
         labels=_fitting_labels(source.labels, decoder),
@@ -142,13 +139,14 @@ def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str]
     cuts = [cut_at(reading, outputs, where)] if outputs else _cuts(reading)
     if not cuts:
         return None
-    cut, decoder, predict = _recognised(reading, cuts, inputs)
+    keypoints = told_keypoints(model.metadata_props) or (0, 2)
+    cut, decoder, predict = _recognised(reading, cuts, inputs, keypoints)
     shapes = [reading.shapes[name] for name in cut.outputs]
     return _Ending(cut, shapes, cut_model(reading, cut), decoder, predict)
 
 
 def _recognised(
-    reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec]
+    reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec], keypoints: tuple[int, int]
 ) -> tuple[Cut, Decoder | None, Callable[[Sequence[Array]], Prediction] | None]:
     """The first cut whose tail is a decoder, with that decoder and the tail's prediction; else the first cut."""
     from .onnx.tails import Tail
@@ -157,7 +155,7 @@ def _recognised(
     size = (axes.height, axes.width) if axes else (0, 0)
     for cut in cuts:
         with suppress(ConvertError):  # a tail that cannot be run is not recognised
-            tail = Tail(reading, cut)
+            tail = Tail(reading, cut, keypoints)
             if decoder := tail.recognise(size):
                 return cut, decoder, tail.predict
     return cuts[0], None, None
@@ -217,7 +215,7 @@ def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
     """A torch module as the trimmed ONNX file that torch's exporter writes; itself where ncnn computes all of it."""
     scratch = Scratch()
     try:
-        path = export_classic(source.module, source.inputs, Path(scratch.name))
+        path = export_classic(source.module, source.inputs, Path(scratch.name), detects=source.searches)
         exported = READERS[".onnx"](source.reference, path, [spec.shape for spec in source.inputs])
         known = replace(
             exported,
@@ -232,8 +230,8 @@ def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
         if outputs:
             raise
         raise ModelError(f"it must be cut, but {error.what}", where=source.reference, hint=error.hint) from None
-    if trimmed.path == path:
-        return source
+    if trimmed.path == path:  # it picks maxima, say, and not their places
+        return replace(source, labels=source.labels if len(source.labels or ()) == source.classes else None)
     said = f"torch exported it to ONNX; its tensors are named as in that file, and its inputs {_names(trimmed)}"
     return replace(trimmed, changes=(said, *trimmed.changes))
 
@@ -243,14 +241,15 @@ def _names(source: ModelSource) -> str:
 
 
 def _cuts(reading: Reading) -> list[Cut]:
-    """Where a model may be cut: at the fewest tensors, and, if these are others, at the last few that ncnn computes."""
+    """Where a model may be cut: at the fewest tensors, and, if these are others, where a decoder may read them."""
     from .onnx.cutting import find_cut
 
     first = find_cut(reading)
     if first is None or first.weighted:  # no decoder has weights
         return [first] if first else []
-    last = find_cut(reading, latest=True)
-    return [first, last] if last and last != first and len(last.outputs) <= _MOST_OUTPUTS else [first]
+    more = (find_cut(reading, latest=True), find_cut(reading, whole=True))
+    few = (cut for cut in more if cut and len(cut.outputs) <= _MOST_OUTPUTS)
+    return list(dict.fromkeys((first, *few)))
 
 
 _MOST_OUTPUTS = 3  # of a network that a decoder reads
@@ -271,25 +270,6 @@ def _said_of_input(old: InputSpec, new: InputSpec) -> list[str]:
     if new.dtype != old.dtype:
         said.append(f"input {new.name!r} is {old.dtype} in the model's file; the ncnn network takes float32")
     return said
-
-
-def _ultralytics(source: ModelSource, metadata: Mapping[str, str]) -> Decoder | None:
-    """The decoder of an Ultralytics detector whose file ends at boxes and scores; None where it is none."""
-    if metadata.get("task") != "detect" or not (source.labels and image_input(source.inputs) and source.run):
-        return None
-    (output, *rest) = source.run([s.as_original(a) for s, a in zip(source.inputs, example_arrays(source.inputs))])
-    if rest or np.ndim(output) != 3 or output.shape[1] != 4 + len(source.labels):
-        return None
-    return Decoder(
-        "yolo",
-        (0,),
-        len(source.labels),
-        layout="columns",
-        boxes="cxcywh",
-        score_threshold=ULTRALYTICS_SCORE,
-        iou_threshold=ULTRALYTICS_IOU,
-        most=ULTRALYTICS_MOST,
-    )
 
 
 def _said_of_cut(cut: Cut, shapes: Sequence[tuple[int, ...]]) -> str:

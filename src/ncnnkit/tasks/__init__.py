@@ -1,50 +1,51 @@
-"""What a network's outputs mean: decoders turn them into predictions. Needs numpy only.
+"""What a network is for: its outputs become predictions, and predictions are compared. Needs numpy only.
 
-===========  ==========================================================================
-module       what is in it
-===========  ==========================================================================
-predictions  what a decoder returns: :class:`Boxes`, :class:`ClassMap`; how two of them compare
-decoder      :class:`Decoder`: everything that decoding needs, as data
-boxes        the arithmetic of boxes: formats, anchors, overlap, suppression
-yolo         boxes and scores of classes in one output, as Ultralytics writes them
-ssd          boxes on anchors: torchvision's SSD, RetinaNet and FCOS
-detr         one box for each query
-argmax       the best class at each place
-===========  ==========================================================================
+==============  =======================================================================
+module          what is in it
+==============  =======================================================================
+task            :class:`Task`: predict, compare, summarise; intervals of figures
+figures         :class:`Figure`: a number that says how right a model is
+table           :data:`TASKS`: the tasks, and how the user names one
+own             tasks and functions that a user wrote
+classification  the best class
+detection       boxes with scores and labels; ``coco``: their average precision
+pose            boxes with keypoints
+segmentation    a class for each pixel
+landmarks       points on one object
+images          images as outputs
+text            a text for each image
+embedding       vectors of which the direction counts
+tensor          outputs of unknown meaning
+predictions     what a decoder returns: :class:`Boxes`, :class:`ClassMap`, :class:`Text`,
+                :class:`Landmarks`; how two of them compare
+decoder         :class:`Decoder`: everything that decoding needs, as data
+decoding        :data:`DECODERS` and :func:`decode`: one function for each kind
+heads           the kind ``boxes``: all detectors, with keypoints or without
+boxes           the arithmetic of boxes: tables, formats, anchors, scores, suppression
+argmax          the kind ``argmax``: the best class at each place
+ctc             the kind ``ctc``: text
+points          the kind ``points``: landmarks of one object
+guess           which decoder a network needs
+presets         the heads of known detectors
+ncnn_heads      ncnn's own layers of detection
+==============  =======================================================================
 
-A new kind is one module with a function ``decode``, one row in ``DECODERS``, and one name in ``Kind``.
+A new task is one module with a subclass of :class:`Task`, and its name in ``TASKS``. A new head of a detector is a
+:class:`Decoder` with other fields. A new kind of decoder is one module with a function ``decode``, one row in
+``DECODERS``, and one name in ``Kind``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from .decoder import Array, Decoder, Grid, Kind, Table
+from .decoding import DECODERS, decode
+from .figures import OUTPUTS, Figure, fault, named, share
+from .predictions import Agreement, Boxes, ClassMap, Landmarks, Prediction, Text, agreement
+from .table import TASKS, named_task
+from .task import Estimate, Task, estimates
 
-from . import argmax, detr, ssd, yolo
-from .decoder import Array, Decoder, Grid, Kind
-from .predictions import Agreement, Boxes, ClassMap, Prediction, agreement
-
-__all__ = ["DECODERS", "Agreement", "Boxes", "ClassMap", "Decoder", "Grid", "Kind", "Prediction", "agreement", "decode"]
-
-DECODERS: dict[Kind, Callable[[Decoder, Sequence[Array]], Prediction]] = {
-    "yolo": yolo.decode,
-    "ssd": ssd.decode,
-    "detr": detr.decode,
-    "argmax": argmax.decode,
-}
-"""Kind -> the function that decodes one sample: it gets the outputs that the decoder reads, in its order."""
-
-
-def decode(decoder: Decoder, outputs: Sequence[Array]) -> Prediction:
-    """The prediction of one sample.
-
-    Args:
-        decoder: how to decode.
-        outputs: all outputs of the network for this sample, in its order, without the batch axis.
-
-    Example:
-        >>> import numpy as np
-        >>> scores = np.array([[[0.1, 0.9]], [[0.8, 0.2]]])  # two classes, one row, two columns
-        >>> decode(Decoder("argmax", (0,)), [scores]).classes
-        array([[1, 0]])
-    """
-    return DECODERS[decoder.kind](decoder, [outputs[index] for index in decoder.outputs])
+__all__ = [
+    "DECODERS", "OUTPUTS", "TASKS", "Agreement", "Array", "Boxes", "ClassMap", "Decoder", "Estimate", "Figure", "Grid",
+    "Kind", "Landmarks", "Prediction", "Table", "Task", "Text", "agreement", "decode", "estimates", "fault", "named",
+    "named_task", "share",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The best class at each place: of a segmentation's pixels, or of a text recogniser's steps."""
+"""The best class at each place of a map, or of a list of steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .boxes import activated
 from .decoder import Array, Decoder
 from .predictions import ClassMap
 
@@ -14,7 +15,12 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> ClassMap:
     """Decode one sample.
 
     Args:
-        decoder: ``axis`` counts.
-        outputs: one output, with the classes along ``axis``.
+        decoder: ``axis`` and ``classes`` count. If there is one class only, a place is of class 1 where its score, by
+            ``scores``, is above ``score_threshold``, and of class 0 elsewhere.
+        outputs: all outputs of the network; the one that it reads has the classes along ``axis``.
     """
-    return ClassMap(np.asarray(outputs[0]).argmax(decoder.axis))
+    values = np.asarray(outputs[decoder.tables[0].output])
+    if decoder.classes != 1:
+        return ClassMap(values.argmax(decoder.axis))
+    scores = activated(decoder.scores, values)
+    return ClassMap((scores > decoder.score_threshold).astype(np.int64))

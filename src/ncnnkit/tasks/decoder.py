@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-Kind = Literal["yolo", "ssd", "detr", "argmax"]
-Layout = Literal["rows", "columns"]
-BoxFormat = Literal["xyxy", "cxcywh", "deltas", "distances"]
+Kind = Literal["boxes", "argmax", "ctc", "points"]
+Part = Literal["boxes", "scores", "objectness", "label", "keypoints", "priors", "other"]
+Layout = Literal["rows", "columns", "maps", "planes", "stacks"]
+BoxFormat = Literal["xyxy", "cxcywh", "deltas", "distances", "edges", "yolov3", "yolov5"]
+PointOrigin = Literal["image", "centre", "corner"]
 Activation = Literal["none", "sigmoid", "softmax"]
-Group = Literal["class", "level"]
+Combination = Literal["product", "root", "ncnn"]
+Group = Literal["all", "class", "level"]
 
 
 @dataclass(frozen=True)
@@ -49,67 +52,138 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Table:
+    """One output that a decoder reads: a table with one row for each box, in one of several layouts.
+
+    In the last three layouts the boxes are on the grid of the table, which says how many boxes a cell has.
+
+    Attributes:
+        output: its index among the outputs of the network.
+        parts: what the columns are, in their order: the numbers of the box (``boxes``), a score for each class
+            (``scores``), a factor of all scores (``objectness``), the index of the class (``label``), points with the
+            box (``keypoints``), the anchor (``priors``), or numbers that are not read (``other``).
+        layout: ``rows`` (boxes, columns), where the boxes may be on several axes; ``columns`` (columns, boxes);
+            ``maps`` (boxes of a cell x columns, height, width); ``planes`` (columns x boxes of a cell, height, width);
+            ``stacks`` (boxes of a cell, height, width, columns).
+    """
+
+    output: int
+    parts: tuple[Part, ...] = ("scores",)
+    layout: Layout = "rows"
+
+
+@dataclass(frozen=True)
 class Decoder:
     """How the outputs of a network become a prediction.
 
-    A kind reads only the fields that it needs; its module says which.
+    A kind reads only the fields that it needs; its module says which. Heads of detectors differ in these fields only:
+    ``presets`` has those that are widely used.
 
     Attributes:
         kind: what decodes; see ``DECODERS`` in ``ncnnkit.tasks``.
-        outputs: which outputs of the network it reads, by their index.
+        tables: the outputs that it reads. Tables with the same parts are levels: their rows follow each other.
         classes: number of columns of scores, a background class included; 0: no scores.
         size: (height, width) of the image that boxes are clipped to, pixels; (0, 0): they are not clipped.
-        layout: whether each row or each column of an output is a box with its scores.
-        boxes: what four numbers describe a box: corners (``xyxy``), centre and size (``cxcywh``), a shift and a growth
-            of an anchor (``deltas``), or distances of the sides from an anchor's centre, in sizes of that anchor
-            (``distances``).
+        boxes: what four numbers describe a box: corners (``xyxy``), centre and size (``cxcywh``), a shift and the
+            logarithm of a growth of an anchor (``deltas``), distances of the sides from an anchor's centre in sizes of
+            that anchor (``distances``), shifts of the four sides of an anchor in its sizes (``edges``), or what
+            YOLOv3 and YOLOv5 write: the place in the cell and the growth of an anchor, after a sigmoid.
+        bins: each number of a box is the mean of a distribution over 0, 1, ..., ``bins`` - 1, as logits; 1: it is a
+            number.
         scale: what clipped coordinates are multiplied by, (horizontal, vertical), to be pixels of the network's input.
-        scores: the function that turns numbers into scores.
+        scores: the function that turns numbers into scores. Objectness then goes through a sigmoid.
+        combination: how a score and the objectness become one: their product, its square root (FCOS), or what ncnn's
+            Yolov3DetectionOutput computes.
         background: index of the score that is no class; -1: there is none.
+        first_label: the label of the first class.
         anchors: the grids, in the order of the boxes.
-        weights: what the four ``deltas`` are divided by.
+        weights: what the four ``deltas`` are divided by; the first two are those of keypoints, too.
+        largest_growth: bound of the logarithm by which an anchor grows; 0: there is none.
+        keypoints: (number, 2 or 3) of the keypoints of a box, and of their numbers: x, y and perhaps a visibility.
+        origin: where the coordinates of keypoints begin: at the corner of the image, or, in sizes of the anchor, at
+            the anchor's centre or upper left corner.
         score_threshold: a score must be above it.
         iou_threshold: a box that overlaps a better one of its class by more is dropped; 1: none is.
+        agnostic: whether boxes of other classes are dropped, too.
         candidates: only so many of the best scores of each group are considered; 0: all.
         group: what a group of candidates is.
         multi_label: whether one box may be of several classes.
         most: number of boxes that are kept at most; 0: all.
         most_per_class: number of boxes of one class that are kept at most when they suppress each other; 0: all.
         axis: the axis of the classes, counted without the batch axis.
+        alphabet: the character of each class of a text; empty where it is not known.
+        blank: the class that separates characters.
+
+    Example:
+        >>> yolov8 = Decoder(
+        ...     "boxes", (Table(0, ("boxes", "scores"), "columns"),), classes=80, boxes="cxcywh", score_threshold=0.25,
+        ...     iou_threshold=0.7, most=300,
+        ... )
     """
 
     kind: Kind
-    outputs: tuple[int, ...]
+    tables: tuple[Table, ...]
     classes: int = 0
     size: tuple[int, int] = (0, 0)
-    layout: Layout = "rows"
     boxes: BoxFormat = "xyxy"
+    bins: int = 1
     scale: tuple[float, float] = (1.0, 1.0)
     scores: Activation = "none"
+    combination: Combination = "product"
     background: int = -1
+    first_label: int = 0
     anchors: tuple[Grid, ...] = ()
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    largest_growth: float = 0.0
+    keypoints: tuple[int, int] = (0, 2)
+    origin: PointOrigin = "image"
     score_threshold: float = 0.0
     iou_threshold: float = 1.0
+    agnostic: bool = False
     candidates: int = 0
-    group: Group = "class"
+    group: Group = "all"
     multi_label: bool = False
     most: int = 0
     most_per_class: int = 0
     axis: int = 0
+    alphabet: tuple[str, ...] = ()
+    blank: int = 0
+
+    @property
+    def parts(self) -> set[Part]:
+        """What its tables hold."""
+        return {part for table in self.tables for part in table.parts}
+
+    def width(self, part: Part) -> int:
+        """The number of columns of a part."""
+        widths: dict[Part, int] = {
+            "boxes": 4 * self.bins,
+            "scores": self.classes,
+            "keypoints": self.keypoints[0] * self.keypoints[1],
+            "priors": 4,
+        }
+        return widths.get(part, 1)
 
     def fault(self, outputs: int) -> str:
         """What is wrong with it for a network of so many outputs, as a clause; "" where nothing is."""
-        if not self.outputs or not all(0 <= index < outputs for index in self.outputs):
-            return f"its decoder reads outputs {list(self.outputs)}, and the network has {outputs}"
-        counts = (self.classes, self.candidates, self.most, self.most_per_class)
-        if min(counts) < 0 or not -1 <= self.background < max(self.classes, 1):
+        read = [table.output for table in self.tables]
+        if not read or not all(0 <= index < outputs for index in read):
+            return f"its decoder reads outputs {read}, and the network has {outputs}"
+        counts = (self.classes, self.candidates, self.most, self.most_per_class, self.keypoints[0], self.blank)
+        if min(counts) < 0 or max(counts) > _MOST or not -1 <= self.background < max(self.classes, 1):
             return "its decoder has a count out of range"
-        if self.boxes in ("deltas", "distances") and not self.anchors:
+        if not 1 <= self.bins <= _MOST_BINS or self.keypoints[1] not in (2, 3):
+            return "its decoder has a number of columns out of range"
+        if self.kind == "boxes" and not {"boxes", "scores"} <= self.parts:
+            return "its decoder reads no boxes or no scores"
+        if self.kind == "boxes" and not all(self.width(part) for table in self.tables for part in table.parts):
+            return "its decoder reads a part without columns"
+        if self.boxes not in ("xyxy", "cxcywh") and not (self.anchors or "priors" in self.parts):
             return "its decoder has no anchors"
-        if sum(max(grid.rows, 0) * max(grid.columns, 0) * len(grid.sizes) for grid in self.anchors) > _MOST_ANCHORS:
+        if sum(max(grid.rows, 0) * max(grid.columns, 0) * len(grid.sizes) for grid in self.anchors) > _MOST:
             return "its decoder has too many anchors"
         return ""
 
 
-_MOST_ANCHORS = 1 << 24
+_MOST = 1 << 24
+_MOST_BINS = 1 << 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from .decoder import Array
 SAME_BOX = 0.5
 """The least intersection over union of two boxes that are taken for the same."""
 _EQUAL = 1e-3  # pixels
+_SAME_POINT = 1.0  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,19 +24,31 @@ class Boxes:
         xyxy: float32 (N, 4): left, top, right, bottom in pixels of the network's input.
         scores: float32 (N,).
         labels: int64 (N,): index of the class, as the original model counts.
+        keypoints: float32 (N, keypoints, 2 or 3): x and y in pixels, and how visible a point is, from 0 to 1; None
+            where there are none.
     """
 
     xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
+    keypoints: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    def where(self, chosen: Array) -> Boxes:
+        """Some of the boxes: ``chosen`` is a mask (N,), or indices."""
+        points = None if self.keypoints is None else self.keypoints[chosen]
+        return Boxes(self.xyxy[chosen], self.scores[chosen], self.labels[chosen], points)
+
+    def above(self, threshold: float) -> Boxes:
+        """Those whose score is above a threshold."""
+        return self.where(self.scores > threshold)
+
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """The best class at each place: of a pixel, or of a step of a text.
+    """The best class at each place, as of a pixel.
 
     Attributes:
         classes: int64, of any shape.
@@ -46,7 +60,39 @@ class ClassMap:
         return self.classes.size
 
 
-Prediction = Boxes | ClassMap
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A line of text.
+
+    Attributes:
+        codes: int64 (characters,): the class of each character.
+        text: the same in characters; U+FFFD for a class without one.
+        score: mean score of the characters, from 0 to 1; 0 where there are none.
+    """
+
+    codes: NDArray[np.int64]
+    text: str
+    score: float
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """Points of the one object in the image.
+
+    Attributes:
+        points: float32 (N, 2 or 3): x and y in pixels of the network's input, and how visible a point is.
+    """
+
+    points: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+Prediction = Boxes | ClassMap | Text | Landmarks
 
 
 def overlaps(box: Array, others: Array) -> NDArray[np.float32]:
@@ -62,11 +108,11 @@ class Agreement:
     """How far two predictions agree.
 
     Attributes:
-        ours: boxes of the first prediction, or places.
+        ours: boxes of the first prediction, or places, characters or points.
         theirs: those of the second.
         matched: pairs of boxes of the same class with an IoU of 0.5 or more, each box in one pair at most; places of
-            the same class.
-        iou: mean intersection over union of the pairs; None where there are none, and for places.
+            the same class; characters in the same order; points at most a pixel apart.
+        iou: mean intersection over union of the pairs; None where there are none, and for all but boxes.
         score_error: the largest difference of the scores of a pair; None as above.
     """
 
@@ -100,8 +146,16 @@ def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
     Each box, the best first, is paired with the free box of its class that it overlaps most.
 
     Raises:
-        ValueError: they are of different kinds, or maps of different sizes.
+        ValueError: they are of different kinds, or maps or sets of points of different sizes.
     """
+    if isinstance(ours, Text) and isinstance(theirs, Text):
+        blocks = SequenceMatcher(None, ours.codes.tolist(), theirs.codes.tolist(), autojunk=False)
+        return Agreement(len(ours), len(theirs), sum(block.size for block in blocks.get_matching_blocks()))
+    if isinstance(ours, Landmarks) and isinstance(theirs, Landmarks):
+        if len(ours) != len(theirs):
+            raise ValueError(f"{len(ours)} and {len(theirs)} points")
+        near = np.hypot(*(ours.points - theirs.points)[:, :2].T) <= _SAME_POINT
+        return Agreement(len(ours), len(theirs), int(near.sum()))
     if isinstance(ours, ClassMap) and isinstance(theirs, ClassMap):
         if ours.classes.size != theirs.classes.size:
             raise ValueError(f"maps of {ours.classes.size} and {theirs.classes.size} places")
@@ -109,15 +163,24 @@ def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
         return Agreement(len(ours), len(theirs), same)
     if not (isinstance(ours, Boxes) and isinstance(theirs, Boxes)):
         raise ValueError(f"{type(ours).__name__} and {type(theirs).__name__} cannot be compared")
+    found = pairs(ours, theirs)
+    errors = [abs(float(ours.scores[one]) - float(theirs.scores[other])) for one, other, _ in found]
+    mean = sum(iou for *_, iou in found) / len(found) if found else None
+    return Agreement(len(ours), len(theirs), len(found), mean, max(errors, default=None))
+
+
+def pairs(ours: Boxes, theirs: Boxes) -> list[tuple[int, int, float]]:
+    """Boxes of one class with an IoU of 0.5 or more: (index in the first, index in the second, IoU).
+
+    Each box of the first, the best first, gets the free box of the second that it overlaps most.
+    """
     free = np.ones(len(theirs), bool)
-    ious, errors = [], []
-    for box, score, label in zip(ours.xyxy, ours.scores, ours.labels):
+    found = []
+    for number, (box, label) in enumerate(zip(ours.xyxy, ours.labels)):
         equal = np.abs(theirs.xyxy - box).max(1) <= _EQUAL  # a box without area overlaps nothing, even itself
         shared = np.where(free & (theirs.labels == label), np.where(equal, 1.0, overlaps(box, theirs.xyxy)), -1.0)
         best = int(shared.argmax()) if len(shared) else -1
         if best >= 0 and shared[best] >= SAME_BOX:
             free[best] = False
-            ious.append(float(shared[best]))
-            errors.append(abs(float(score) - float(theirs.scores[best])))
-    mean = sum(ious) / len(ious) if ious else None
-    return Agreement(len(ours), len(theirs), len(ious), mean, max(errors, default=None))
+            found.append((number, best, float(shared[best])))
+    return found

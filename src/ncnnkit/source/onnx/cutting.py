@@ -46,7 +46,7 @@ class Cut:
     weighted: int = 0
 
 
-def find_cut(reading: Reading, *, latest: bool = False) -> Cut | None:
+def find_cut(reading: Reading, *, latest: bool = False, whole: bool = False) -> Cut | None:
     """The smallest set of tensors that the part which ncnn cannot compute is computed from.
 
     No node with weights that ncnn can compute, and whose results an output depends on, comes after the cut. Among sets
@@ -55,6 +55,8 @@ def find_cut(reading: Reading, *, latest: bool = False) -> Cut | None:
     Args:
         reading: the model.
         latest: the last tensors that ncnn can compute, however many these are. Views of one tensor count once.
+        whole: the tensors must tell the model's own outputs as well. By default outputs that ncnn can compute stay
+            outputs: a detector may give its scores, and only the labels need an ArgMax.
 
     Returns:
         None where ncnn can compute the whole network, and where the cut would leave too little of it: fewer than half
@@ -69,8 +71,9 @@ def find_cut(reading: Reading, *, latest: bool = False) -> Cut | None:
     outputs = [str(value.name) for value in reading.model.graph.outputs]
     made = [str(value.name) for node in before for value in node.outputs]
     read = {name for node in after for name in reads(node)}
-    kept = [name for name in outputs if name in made]
-    wanted = (read & set(made)) - set(kept)
+    own = [name for name in outputs if name in made]
+    kept = [] if whole else own
+    wanted = (read & set(made)) - set(kept) | (set(own) if whole else set())
     ends = _smallest(reading, before, kept, wanted, views_only=latest)
     chosen = [*kept, *(name for name in made if name in ends)]
     needed = needed_for(nodes, chosen)

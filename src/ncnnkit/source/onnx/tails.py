@@ -7,6 +7,7 @@ of an exporter does not matter, and a decoder that is taken is right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,11 +18,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ...errors import ConvertError
+from ...errors import ConvertError, ModelError
 from ...model.shapes import without_batch
-from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, agreement, decode
-from ...tasks.boxes import activated
-from ...tasks.decoder import Activation
+from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, Table, agreement, decode
+from ...tasks.boxes import TORCHVISION_GROWTH, activated
+from ...tasks.decoder import Activation, Group, Layout, Part
 from .cutting import VIEWS, Cut, needed_for, reads
 from .reading import Reading, compute, example, fed, session
 
@@ -41,10 +42,11 @@ class Tail:
     Attributes:
         nodes: its nodes, in their order.
         shapes: of the tensors at the cut, without the batch axis.
+        keypoints: (number, 2 or 3) of the keypoints behind the score and the label of a box.
         scale: what the coordinates of the model's own boxes are multiplied by, (horizontal, vertical), to be pixels.
     """
 
-    def __init__(self, reading: Reading, cut: Cut) -> None:
+    def __init__(self, reading: Reading, cut: Cut, keypoints: tuple[int, int] = (0, 2)) -> None:
         """Take a tail out of a model. The model is not changed.
 
         Raises:
@@ -75,6 +77,7 @@ class Tail:
             ir_version=reading.model.ir_version,
         )
         self._session = session(proto)
+        self.keypoints = keypoints
         self.scale = (1.0, 1.0)
 
     def run(self, values: Sequence[Array]) -> list[Array]:
@@ -103,11 +106,14 @@ class Tail:
         Raises:
             ConvertError: ONNX Runtime fails, or the outputs are no prediction.
         """
-        found = read_outputs(self.run(values))
+        found = read_outputs(self.run(values), self.keypoints)
         if found is None:
             raise ConvertError("the model's outputs are neither boxes nor a map of classes")
         if isinstance(found, Boxes):
-            return replace(found, xyxy=found.xyxy * np.array(self.scale * 2, np.float32))
+            points = found.keypoints
+            if points is not None:
+                points = points * np.array([*self.scale, 1], np.float32)[: points.shape[2]]
+            return replace(found, xyxy=found.xyxy * np.array(self.scale * 2, np.float32), keypoints=points)
         return found
 
     def recognise(self, size: tuple[int, int]) -> Decoder | None:
@@ -138,26 +144,33 @@ class Tail:
 
     @property
     def operators(self) -> set[str]:
-        return {node.op_type for node in self.nodes}
+        return {node.op_type for node in self._all_nodes()}
+
+    def _all_nodes(self) -> Iterator[ir.Node]:
+        """Its nodes, and those in the branches of an If: torchvision suppresses boxes only where there are some."""
+        return (inner for node in self.nodes for inner in _with_bodies(node))
 
     def constant(self, node: ir.Node, index: int) -> Array | None:
         """An input that does not depend on the values at the cut; None where it does, or is left out."""
         value = node.inputs[index] if index < len(node.inputs) else None
-        return None if value is None else self._reading.constants.get(str(value.name))
+        if value is None:
+            return None
+        held = ir.convenience.get_const_tensor(value)  # in a branch nothing was computed beforehand
+        return self._reading.constants.get(str(value.name), None if held is None else held.numpy())
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
         return self._reading.shapes.get(str(value.name), ()) if value is not None else ()
 
     def numbers(self, kind: str, indices: Iterable[int] = (0, 1)) -> list[float]:
         """Floating-point constants of one element: these inputs of the nodes of a kind, in their order, each once."""
-        found = (self.constant(node, i) for node in self.nodes if node.op_type == kind for i in indices)
+        found = (self.constant(node, i) for node in self._all_nodes() if node.op_type == kind for i in indices)
         scalars = (a.reshape(-1)[0] for a in found if a is not None and a.size == 1 and a.dtype.kind == "f")
         return list(dict.fromkeys(float(str(np.float32(scalar))) for scalar in scalars))  # 0.7, not 0.699999988
 
     def counts(self) -> list[int]:
         """What may be the number of candidates: whole numbers that the sizes of the TopK nodes are computed from."""
         seen: set[str] = set()
-        wanted = [node.inputs[1] for node in self.nodes if node.op_type == "TopK"]
+        wanted = [node.inputs[1] for node in self._all_nodes() if node.op_type == "TopK"]
         found: dict[int, None] = {}
         while wanted:
             value = wanted.pop()
@@ -175,7 +188,7 @@ class Tail:
         """How many boxes are kept after a NonMaxSuppression; 0: all."""
         after: set[str] = set()
         for node in self.nodes:
-            if node.op_type == "NonMaxSuppression" or not after.isdisjoint(reads(node)):
+            if "NonMaxSuppression" in (n.op_type for n in _with_bodies(node)) or not after.isdisjoint(reads(node)):
                 ends = self.constant(node, 2) if node.op_type == "Slice" else None
                 if ends is not None and ends.size == 1 and 0 < int(ends.reshape(-1)[0]) < 1 << 31:
                     return int(ends.reshape(-1)[0])
@@ -184,7 +197,7 @@ class Tail:
 
     def kept_per_class(self) -> int:
         """How many boxes of a class a NonMaxSuppression keeps; 0: all, or there is none."""
-        found = [self.constant(node, 2) for node in self.nodes if node.op_type == "NonMaxSuppression"]
+        found = [self.constant(node, 2) for node in self._all_nodes() if node.op_type == "NonMaxSuppression"]
         counts = [int(count.reshape(-1)[0]) for count in found if count is not None and count.size == 1]
         return min((count for count in counts if 0 < count < 1 << 31), default=0)
 
@@ -195,6 +208,14 @@ class Tail:
         grids = [find_grid(table) for table in tables if table.dtype.kind == "f"]
         found = tuple(grid for grid in grids if grid is not None)
         return found if sum(grid.count for grid in found) == count else ()
+
+
+def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
+    """A node, and the nodes of the branches and loops in it."""
+    yield node
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from (inner for each in attribute.value for inner in _with_bodies(each))
 
 
 def _dependent(graph: ir.Graph, begins: Iterable[str], ends: Iterable[str]) -> list[ir.Node]:
@@ -238,16 +259,20 @@ _SAME_PLACE = 1e-2  # pixels
 # ------------------------------------------------------------------------------------------------------- predictions
 
 
-def read_outputs(outputs: Sequence[Array]) -> Prediction | None:
+def read_outputs(outputs: Sequence[Array], keypoints: tuple[int, int] = (0, 2)) -> Prediction | None:
     """A model's own outputs as a prediction: boxes, scores and labels in any order, one table of them, or a map.
+
+    Args:
+        outputs: in the model's order.
+        keypoints: (number, 2 or 3) of the keypoints at the end of a table's rows.
 
     Returns:
         None where they are none of these.
     """
     parts = [array[0] if array.ndim > 1 and len(array) == 1 else array for array in map(np.asarray, outputs)]
-    if len(parts) == 1 and parts[0].ndim == 2 and parts[0].shape[1] == 6:
+    if len(parts) == 1 and parts[0].ndim == 2 and parts[0].shape[1] == 6 + keypoints[0] * keypoints[1]:
         table = parts[0][parts[0][:, 4] > 0]  # Ultralytics fills the table up with zeros
-        return _sorted(table[:, :4], table[:, 4], table[:, 5])
+        return _sorted(table[:, :4], table[:, 4], table[:, 5], table[:, 6:].reshape(len(table), *keypoints))
     if len(parts) == 1 and parts[0].dtype.kind in "iu":
         return ClassMap(parts[0].astype(np.int64))
     boxes = [part for part in parts if part.ndim == 2 and part.shape[1] == 4]
@@ -258,9 +283,14 @@ def read_outputs(outputs: Sequence[Array]) -> Prediction | None:
     return None
 
 
-def _sorted(boxes: Array, scores: Array, labels: Array) -> Boxes:
-    order = np.argsort(-scores, kind="stable")
-    return Boxes(boxes[order].astype(np.float32), scores[order].astype(np.float32), labels[order].astype(np.int64))
+def _sorted(boxes: Array, scores: Array, labels: Array, keypoints: Array | None = None) -> Boxes:
+    found = Boxes(
+        boxes.astype(np.float32),
+        scores.astype(np.float32),
+        labels.astype(np.int64),
+        keypoints.astype(np.float32) if keypoints is not None and keypoints.size else None,
+    )
+    return found.where(np.argsort(-scores, kind="stable"))
 
 
 # ------------------------------------------------------------------------------------------------------- recognising
@@ -269,7 +299,7 @@ def _sorted(boxes: Array, scores: Array, labels: Array) -> Boxes:
 def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | None:
     """A decoder whose boxes are in pixels; None if its boxes for a sample of noise have reversed corners."""
     everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), tail.example())
-    if isinstance(everything, ClassMap):
+    if not isinstance(everything, Boxes):
         return found
     corners = everything.xyxy
     if found.boxes == "xyxy" and (corners[:, 2:] < corners[:, :2]).any(1).mean() > _MOST_REVERSED:
@@ -295,9 +325,18 @@ def _fitted(tail: Tail, guess: Decoder) -> Decoder | None:
             guess = replace(guess, scale=_scale(found[0], expected[0]))
             found = [decode(guess, values) for values in samples]
         alike = [agreement(ours, theirs) for ours, theirs in zip(found, expected)]
-    except (ConvertError, ValueError, IndexError):  # a guess may not even fit the shapes
+    except (ConvertError, ModelError, ValueError, IndexError):  # a guess may not even fit the shapes
         return None
-    return guess if all(map(_is_right, alike)) else None
+    right = all(map(_is_right, alike)) and all(map(_same_keypoints, found, expected))
+    return guess if right else None
+
+
+def _same_keypoints(ours: Prediction, theirs: Prediction) -> bool:
+    """Whether boxes that are equal have equal keypoints, or neither prediction has any."""
+    a, b = (each.keypoints if isinstance(each, Boxes) else None for each in (ours, theirs))
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and bool(np.isclose(a, b, atol=1e-3).mean() >= _LEAST_SHARE)
 
 
 def _is_right(found: Agreement) -> bool:
@@ -321,24 +360,35 @@ def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> li
     if guess.kind == "argmax":
         return [noise.normal(size=shape).astype(np.float32) for shape in tail.shapes]
     values = [np.zeros(shape, np.float32) for shape in tail.shapes]
-    joint = guess.kind == "yolo"
-    count = int(np.prod(tail.shapes[guess.outputs[-1 if joint else 1]])) // (4 + guess.classes if joint else 4)
+    count = next(
+        int(np.prod(tail.shapes[table.output])) // sum(map(guess.width, table.parts)) for table in guess.tables
+    )
     active = noise.random(count) < boxes_with_scores / count
     logits = noise.normal(-8, 1, (count, guess.classes))
     logits[active] = noise.normal(-1, 2, (active.sum(), guess.classes))
+    logits[active, noise.integers(0, guess.classes, active.sum())] += _lift(guess)
     if guess.background >= 0:
         logits[~active, guess.background] = 8
-    boxes = _made_up_boxes(noise, guess, count)
-    if joint:
-        table = np.concatenate([boxes, _inverse(guess, logits)], 1)
-        place = guess.outputs[0]
-        values[place] = np.asarray(table if guess.layout == "rows" else table.T, np.float32)
-        return [value.reshape(shape) for value, shape in zip(values, tail.shapes)]
-    scores = _inverse(guess, logits)
-    made = [scores if guess.layout == "rows" else scores.T, boxes, noise.normal(2, 1, (count, 1))]
-    for place, value in zip(guess.outputs, made):
-        values[place] = np.asarray(value, np.float32).reshape(tail.shapes[place])
+    parts: dict[Part, Array] = {
+        "boxes": _made_up_boxes(noise, guess, count),
+        "scores": _inverse(guess, logits),
+        "objectness": noise.normal(2, 1, (count, 1)),
+        "keypoints": noise.uniform(0, 1, (count, guess.width("keypoints"))),
+    }
+    for table in guess.tables:
+        rows = np.concatenate([parts[part] for part in table.parts], 1)
+        made = np.asarray(rows if table.layout == "rows" else rows.T, np.float32)
+        values[table.output] = made.reshape(tail.shapes[table.output])
     return values
+
+
+def _lift(guess: Decoder) -> float:
+    """What lifts one score of each box to about the threshold."""
+    threshold = min(guess.score_threshold, 1 - 1e-6)
+    if threshold <= 0:
+        return 0.0
+    rivals = math.log(guess.classes) if guess.background >= 0 else 0.0  # a softmax shares 1 among them
+    return max(0.0, math.log(threshold / (1 - threshold)) + rivals)
 
 
 def _made_up_boxes(noise: np.random.Generator, guess: Decoder, count: int) -> Array:
@@ -369,7 +419,7 @@ def _argmax(tail: Tail) -> Iterator[Decoder]:
         shape = tail.shape(found[0].inputs[0])
         rank = len(shape)
         axis = found[0].attributes["axis"].value if "axis" in found[0].attributes else 0
-        yield Decoder("argmax", (0,), shape[axis], axis=axis % rank - rank)
+        yield Decoder("argmax", (Table(0),), shape[axis], axis=axis % rank - rank)
 
 
 def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
@@ -377,18 +427,23 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
     if len(tail.shapes) != 1 or len(tail.shapes[0]) != 2 or not tail.operators & {"NonMaxSuppression", "TopK"}:
         return
     base = Decoder(
-        "yolo",
-        (0,),
+        "boxes",
+        (),
         score_threshold=_score_threshold(tail),
         iou_threshold=_iou_threshold(tail),
+        keypoints=tail.keypoints,
+        multi_label="NonMaxSuppression" not in tail.operators,
         most=tail.kept() if "NonMaxSuppression" in tail.operators else min(tail.counts(), default=0),
         most_per_class=tail.kept_per_class(),
     )
     rows, columns = tail.shapes[0]
-    for layout, wide in (("rows", columns), ("columns", rows)):
+    layouts: list[tuple[Layout, int]] = [("rows", columns), ("columns", rows)]
+    parts: tuple[Part, ...] = ("boxes", "scores", "keypoints") if tail.keypoints[0] else ("boxes", "scores")
+    for layout, wide in layouts:
+        classes = wide - 4 - base.width("keypoints")
         for boxes in ("xyxy", "cxcywh"):
-            if wide > 4:
-                made = replace(base, classes=wide - 4, layout=layout, boxes=boxes)  # type: ignore[arg-type]
+            if classes > 0:
+                made = replace(base, tables=(Table(0, parts, layout),), classes=classes, boxes=boxes)
                 yield made
                 yield replace(made, size=size)
                 yield replace(made, multi_label=True)
@@ -396,19 +451,30 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
 
 def _apart(tail: Tail) -> Iterator[Decoder]:
     """Scores, boxes and perhaps centredness as a tensor each."""
-    if len(tail.shapes) not in (2, 3) or any(len(shape) != 2 for shape in tail.shapes):
+    if len(tail.shapes) not in (2, 3):
         return
     places = range(len(tail.shapes))
-    for boxes, scores in ((b, s) for b in places for s in places if b != s and tail.shapes[b][1] == 4):
-        count, others = tail.shapes[boxes][0], [place for place in places if place not in (boxes, scores)]
-        if any(tail.shapes[place] != (count, 1) for place in others):
+    for boxes, scores in ((b, s) for b in places for s in places if b != s):
+        count, *sides = tail.shapes[boxes]
+        others = [place for place in places if place not in (boxes, scores)]
+        if sides != [4] or any(tail.shapes[place] != (count, 1) for place in others):
             continue
-        rows, columns = tail.shapes[scores]
-        for layout, many, classes in (("rows", rows, columns), ("columns", columns, rows)):
+        rows, columns = _as_table(tail.shapes[scores], count)
+        layouts: list[tuple[Layout, int, int]] = [("rows", rows, columns), ("columns", columns, rows)]
+        for layout, many, classes in layouts:
             if many == count:
-                base = Decoder("ssd", (scores, boxes, *others), classes, layout=layout)  # type: ignore[arg-type]
+                centred = [Table(place, ("objectness",)) for place in others]
+                tables = (Table(scores, ("scores",), layout), Table(boxes, ("boxes",)), *centred)
+                base = Decoder("boxes", tables, classes, combination="root")
                 yield from _detr(tail, base)
                 yield from _anchored(tail, base)
+
+
+def _as_table(shape: Sequence[int], count: int) -> tuple[int, int]:
+    """(rows, columns) of scores; a vector has the scores of one box after those of another. (0, 0) for no table."""
+    if len(shape) == 1 and shape[0] % count == 0:
+        return count, shape[0] // count
+    return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
 
 
 def _score_threshold(tail: Tail) -> float:
@@ -437,16 +503,26 @@ def _anchored(tail: Tail, given: Decoder) -> Iterator[Decoder]:
         candidates=max(tail.counts(), default=0),
         most=tail.kept(),
         most_per_class=tail.kept_per_class(),
+        group="class",
+        multi_label=True,
     )
-    anchors = tail.anchors(tail.shapes[given.outputs[1]][0])
+    anchors = tail.anchors(tail.shapes[given.tables[1].output][0])
     backgrounds = (-1,) if base.scores == "sigmoid" else (0, given.classes - 1, -1)
     for background in backgrounds:
         plain = replace(base, background=background)
         if anchors and "Exp" in tail.operators:
             weights = [number for number in tail.numbers("Div", (1,)) if 0 < number < _LEAST_SIDE]
             scaled = (weights[0], weights[0], weights[-1], weights[-1]) if weights else (1.0, 1.0, 1.0, 1.0)
-            for group in ("level", "class"):
-                yield replace(plain, boxes="deltas", anchors=anchors, weights=scaled, group=group)
+            groups: list[Group] = ["level", "class"]
+            for group in groups:
+                yield replace(
+                    plain,
+                    boxes="deltas",
+                    anchors=anchors,
+                    weights=scaled,
+                    largest_growth=TORCHVISION_GROWTH,
+                    group=group,
+                )
         elif anchors:
             yield replace(plain, boxes="distances", anchors=anchors, group="level")
         else:
@@ -457,11 +533,10 @@ _LEAST_SIDE = 16  # pixels: smaller constants are no side of an image
 
 
 def _detr(tail: Tail, given: Decoder) -> Iterator[Decoder]:
-    if "NonMaxSuppression" in tail.operators or len(given.outputs) != 2:
+    if "NonMaxSuppression" in tail.operators or len(given.tables) != 2:
         return
     base = replace(
         given,
-        kind="detr",
         most=min(tail.counts(), default=0),
         scores=_scores(tail),
         score_threshold=_score_threshold(tail),

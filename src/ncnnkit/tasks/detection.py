@@ -1,0 +1,101 @@
+"""Detection: boxes with scores and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from ..errors import ModelError
+from .boxes import class_scores, gather
+from .coco import PACKAGE, average_precision, matches
+from .decoder import Array, Decoder, Table
+from .decoding import decode
+from .figures import fault, named, share
+from .predictions import Agreement, Boxes, agreement
+from .task import Task, ratio
+
+LEAST_SCORE = 0.01
+"""Boxes below the working threshold count for the average precision down to this share of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One sample: its boxes at the working threshold compared, and all boxes for the average precision."""
+
+    found: Agreement
+    ours: Boxes
+    theirs: Boxes
+
+    @cached_property
+    def matches(self) -> dict[int, Any] | None:
+        """See :func:`ncnnkit.tasks.coco.matches`."""
+        return matches(self.ours, self.theirs)
+
+
+@dataclass(frozen=True)
+class Detection(Task):
+    """A network that finds objects.
+
+    The original's boxes at the working threshold are the truth. Boxes of the model count with their scores as in
+    COCO's protocol.
+
+    Attributes:
+        decoder: how the outputs become boxes; its ``score_threshold`` is the working threshold.
+    """
+
+    name = "detection"
+    figures = named(
+        share("map50_95", "mAP50-95", needs=PACKAGE),
+        share("map50", "mAP50", needs=PACKAGE),
+        share("kept", "boxes kept"),
+        fault("new", "new boxes"),
+        share("iou", "mean IoU"),
+    )
+    requires: ClassVar[tuple[str, ...]] = ("kept>=0.95", "new<=0.05", "iou>=0.9")
+
+    decoder: Decoder = field(default_factory=lambda: Decoder("boxes", (Table(0, ("boxes", "scores")),), 1))
+
+    def predict(self, outputs: Sequence[Array]) -> Boxes:
+        """The boxes, far below the working threshold, too."""
+        low = replace(self.decoder, score_threshold=self.decoder.score_threshold * LEAST_SCORE)
+        return cast(Boxes, decode(low, outputs))
+
+    def compare(self, ours: Boxes, theirs: Boxes, truth: Boxes | None = None) -> Row:
+        """The boxes of two networks, at the working threshold and with all scores."""
+        threshold = self.decoder.score_threshold
+        exact = theirs.above(threshold)
+        return Row(agreement(ours.above(threshold), exact), ours, exact)
+
+    def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
+        """The figures; None where the original has no box at all, except for ``new``."""
+        found = [row.found for row in rows]
+        theirs = sum(each.theirs for each in found)
+        new = sum(each.ours - each.matched for each in found)
+        return {
+            **average_precision([row.matches for row in rows]),
+            "kept": ratio([(each.matched, each.theirs) for each in found]),
+            "new": new / theirs if theirs else 0.0 if not new else None,
+            "iou": ratio([((each.iou or 0.0) * each.matched, each.matched) for each in found]),
+        }
+
+    def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
+        """Boxes, scores and keypoints apart, and the outputs that the decoder does not read.
+
+        The scores are those that a threshold is compared with. An output of another shape than the decoder reads, as
+        detections have that ncnn chose itself, stays whole.
+        """
+        try:
+            found = gather(self.decoder, outputs)
+            scores = class_scores(self.decoder, found)
+        except ModelError:
+            return outputs
+        read = {table.output for table in self.decoder.tables}
+        others = [output for index, output in enumerate(outputs) if index not in read]
+        broken = not all(np.isfinite(rows).all() for rows in found.values())
+        scores = np.where(np.isfinite(scores), scores, np.nan if broken else 0.0)
+        kept = [rows for part, rows in found.items() if part in ("boxes", "keypoints")]
+        return [*kept, scores, *others]

@@ -1,0 +1,68 @@
+"""Embeddings: a vector for each sample, of which the direction counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .decoder import Array
+from .figures import Figure, named, share
+from .task import Task
+
+
+class Row(NamedTuple):
+    """One sample: the two vectors, of length 1."""
+
+    ours: NDArray[np.float32]
+    theirs: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embedding(Task):
+    """A network whose output is compared with that for other samples: search, faces, speakers.
+
+    Attributes:
+        output: index of the output; all its values are one vector.
+
+    Example:
+        >>> task = Embedding()
+        >>> rows = [task.compare(v, v) for v in np.eye(3, dtype=np.float32)]
+        >>> task.summarise(rows)
+        {'recall1': 1.0, 'similarity': 1.0}
+    """
+
+    name = "embedding"
+    figures = named(
+        share("recall1", "recall@1"),
+        Figure("similarity", "mean cosine", "", True, lambda v: 1 - v, lambda v: -1 <= v < 1),
+    )
+    requires = ("recall1>=0.99",)
+
+    output: int = 0
+
+    def predict(self, outputs: Sequence[Array]) -> NDArray[np.float32]:
+        """The vector, of length 1; zeros where it has no direction."""
+        vector = np.asarray(outputs[self.output], np.float32).reshape(-1)
+        length = float(np.linalg.norm(vector))
+        return vector / length if np.isfinite(length) and length else np.zeros_like(vector)
+
+    def compare(self, ours: NDArray[np.float32], theirs: NDArray[np.float32], truth: None = None) -> Row:
+        """Both vectors."""
+        return Row(ours if ours.shape == theirs.shape else np.zeros_like(theirs), theirs)
+
+    def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
+        """recall@1: the share of samples whose vector is nearest to the original's vector of the same sample.
+
+        Samples with the same vector in the original count as one.
+        """
+        if not rows:
+            return {"recall1": None, "similarity": None}
+        ours, theirs = (np.stack(column) for column in zip(*rows))
+        near = ours @ theirs.T
+        own = near.diagonal()
+        nearest = (own >= near.max(1)) & ours.any(1)
+        return {"recall1": float(nearest.mean()), "similarity": float(own.mean())}

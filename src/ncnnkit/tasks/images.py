@@ -1,0 +1,96 @@
+"""Images as outputs: super-resolution, denoising, restoration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .decoder import Array
+from .figures import decibels, named, share
+from .task import Task
+
+_WINDOW = 11  # pixels; the standard deviation of its Gaussian is 1.5
+_SIGMA = 1.5
+
+
+class Row(NamedTuple):
+    """One sample: the squared error over the squared range, the number of values, and the SSIM (None: too small)."""
+
+    error: float
+    values: int
+    ssim: float | None
+
+
+@dataclass(frozen=True)
+class Images(Task):
+    """A network whose output is an image.
+
+    Attributes:
+        output: index of the output, (channels, height, width) or (height, width).
+        low, high: the values of black and of white. What is outside is clipped, as it is when an image is saved.
+
+    Example:
+        >>> task = Images()
+        >>> row = task.compare(np.full((3, 16, 16), 0.51), np.full((3, 16, 16), 0.5))
+        >>> round(task.summarise([row])["psnr"], 1)
+        40.0
+    """
+
+    name = "image"
+    figures = named(decibels("psnr", "PSNR"), share("ssim", "SSIM"))
+    requires = ("psnr>=40",)
+
+    output: int = 0
+    low: float = 0.0
+    high: float = 1.0
+
+    def predict(self, outputs: Sequence[Array]) -> Array:
+        """The image, clipped."""
+        return np.clip(np.asarray(outputs[self.output], np.float64), self.low, self.high)
+
+    def compare(self, ours: Array, theirs: Array, truth: Array | None = None) -> Row:
+        """The error of an image. One of another size, or with NaN, is as wrong as can be."""
+        if ours.shape != theirs.shape or not np.isfinite(ours).all():
+            return Row(float(theirs.size), theirs.size, -1.0)
+        difference = (ours - theirs) / (self.high - self.low)
+        return Row(float((difference**2).sum()), theirs.size, ssim(ours, theirs, self.high - self.low))
+
+    def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
+        """PSNR of all values together, and the mean SSIM of the images."""
+        error, values = sum(row.error for row in rows), sum(row.values for row in rows)
+        known = [row.ssim for row in rows if row.ssim is not None]
+        return {
+            "psnr": (math.inf if not error else 10 * math.log10(values / error)) if values else None,
+            "ssim": sum(known) / len(known) if known else None,
+        }
+
+
+def ssim(ours: Array, theirs: Array, span: float) -> float | None:
+    """The structural similarity of two images, the mean over channels and pixels.
+
+    The window is a Gaussian of 11 × 11 pixels with a standard deviation of 1.5; K1 is 0.01, K2 0.03 (Wang et al.,
+    "Image Quality Assessment: From Error Visibility to Structural Similarity"). Pixels nearer than 5 to a border do not
+    count. None where an image is smaller than the window.
+
+    Args:
+        ours, theirs: float64 (…, height, width).
+        span: the value of white minus that of black.
+    """
+    if min(ours.shape[-2:]) < _WINDOW:
+        return None
+    taps = np.exp(-0.5 * ((np.arange(_WINDOW) - _WINDOW // 2) / _SIGMA) ** 2)
+    taps /= taps.sum()
+
+    def smooth(image: Array) -> Array:
+        for axis in (-1, -2):
+            image = np.lib.stride_tricks.sliding_window_view(image, _WINDOW, axis) @ taps
+        return image
+
+    a, b = smooth(ours), smooth(theirs)
+    aa, bb, ab = smooth(ours * ours) - a * a, smooth(theirs * theirs) - b * b, smooth(ours * theirs) - a * b
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    return float((((2 * a * b + c1) * (2 * ab + c2)) / ((a * a + b * b + c1) * (aa + bb + c2))).mean())

@@ -1,0 +1,165 @@
+"""ncnn's own layers that choose boxes: what they write, and what they read.
+
+The number of their rows changes from sample to sample, so the error of such an output says little. What the layer
+reads has the same shape for every sample. A network that ends in one is judged by these blobs, and by its boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import ModelError
+from ..model.graph import Graph, Layer
+from .decoder import Decoder, Grid, Part, Table
+
+Size = tuple[int, int]
+Shapes = Sequence[tuple[int, ...] | None]
+
+
+@dataclass(frozen=True)
+class DetectionLayer:
+    """A layer that chooses boxes.
+
+    Attributes:
+        type, name: of the layer.
+        blobs: what it reads, in the order of its inputs. Extract them before the outputs: ncnn frees a blob when it
+            has computed what reads it.
+        before: decodes these blobs to the boxes that the layer finds; None where they cannot be decoded.
+        after: decodes the outputs of the network; None where the layer's output is none of them.
+    """
+
+    type: str
+    name: str
+    blobs: tuple[str, ...]
+    before: Decoder | None
+    after: Decoder | None
+
+
+def detection_layer(graph: Graph, size: Size = (0, 0)) -> DetectionLayer | None:
+    """The last layer of a network that chooses boxes; None where there is none.
+
+    Args:
+        graph: the network.
+        size: (height, width) of its image, pixels; (0, 0): boxes are in fractions of the image, and nothing is known
+            of the blobs.
+
+    Example:
+        >>> found = detection_layer(ncnnkit.load("mobilenet_ssd.param"), (300, 300))  # doctest: +SKIP
+        >>> found.blobs  # doctest: +SKIP
+        ('mbox_loc', 'mbox_conf_flatten', 'mbox_priorbox')
+    """
+    layers = [layer for layer in graph.layers if layer.type in BEFORE]
+    if not layers:
+        return None
+    layer = layers[-1]
+    scale = (float(size[1]), float(size[0])) if all(size) else (1.0, 1.0)
+    shapes = _shapes(graph, layer, size)
+    before = BEFORE[layer.type](layer, shapes) if all(size) else None
+    outputs = graph.outputs
+    after = None
+    if layer.type in ROWS and layer.outputs[0] in outputs:
+        parts: tuple[Part, ...] = ("label", "scores", "boxes")
+        after = Decoder("boxes", (Table(outputs.index(layer.outputs[0]), parts),), 1, scale=scale)
+        after = replace(after, score_threshold=layer.p.confidence_threshold)
+    return DetectionLayer(layer.type, layer.name, tuple(layer.inputs), before and replace(before, scale=scale), after)
+
+
+def _shapes(graph: Graph, layer: Layer, size: Size) -> Shapes:
+    """The shapes of what it reads, None where one is not known."""
+    given = [(shape or (3, 0, 0))[:1] + size for shape in graph.input_shapes()]
+    try:
+        known: Mapping[str, object] = graph.infer_shapes(given if len(given) == 1 and all(size) else None)
+    except ModelError:
+        return [None] * len(layer.inputs)
+    shapes = [known[blob] for blob in layer.inputs]
+    return [s if isinstance(s, tuple) and all(isinstance(n, int) for n in s) else None for s in shapes]
+
+
+def _ssd(layer: Layer, shapes: Shapes) -> Decoder | None:
+    """Locations, confidences and priors. With ``num_class=-233`` they are in the order of mxnet's SSD."""
+    p, scores = layer.p, shapes[1]
+    mxnet = p.num_class == _MXNET
+    if mxnet and (scores is None or len(scores) != 2):
+        return None
+    table = Table(1, ("scores",), "columns" if mxnet else "rows")
+    variances = (p.variance0, p.variance1, p.variance2, p.variance3)
+    return Decoder(
+        "boxes",
+        (Table(0, ("boxes",)), table, Table(2, ("priors",))),
+        scores[0] if mxnet and scores else p.num_class,
+        boxes="deltas",
+        weights=tuple(1 / variance for variance in variances) if all(variances) else (1.0,) * 4,
+        background=0,
+        score_threshold=p.confidence_threshold,
+        iou_threshold=p.nms_threshold,
+        candidates=p.nms_top_k,
+        group="class",
+        multi_label=True,
+        most=p.keep_top_k,
+    )
+
+
+_MXNET = -233
+
+
+def _yolov3(layer: Layer, shapes: Shapes) -> Decoder | None:
+    p = layer.p
+    boxes = [list(map(int, p.mask[index * p.num_box :][: p.num_box])) for index in range(len(shapes))]
+    if len(p.anchors_scale) < len(shapes) or any(len(each) < p.num_box for each in boxes):
+        return None
+    if any(2 * box + 1 >= len(p.biases) for each in boxes for box in each):
+        return None
+    sides = [int(scale) for scale in p.anchors_scale]
+    sizes = [[(p.biases[2 * box], p.biases[2 * box + 1]) for box in each] for each in boxes]
+    made = _maps(layer, shapes, sizes, sides)
+    # A background class comes first: the layer adds 1 to the index.
+    return made and replace(made, combination="ncnn", scores="sigmoid")
+
+
+def _yolov2(layer: Layer, shapes: Shapes) -> Decoder | None:
+    p = layer.p
+    if len(p.biases) < 2 * p.num_box:
+        return None
+    sizes = [[(p.biases[2 * box], p.biases[2 * box + 1]) for box in range(p.num_box)]] * len(shapes)
+    made = _maps(layer, shapes, sizes, [1] * len(shapes))
+    return made and replace(made, scores="softmax")
+
+
+def _maps(
+    layer: Layer, shapes: Shapes, sizes: Sequence[Sequence[tuple[float, float]]], cells: Sequence[int]
+) -> Decoder | None:
+    """Maps of YOLO.
+
+    Args:
+        layer: the layer.
+        shapes: of its inputs.
+        sizes: of the anchors of each map, in pixels of ``cells``.
+        cells: side of a cell of each map.
+    """
+    p = layer.p
+    grids = []
+    for shape, boxes, cell in zip(shapes, sizes, cells):
+        if shape is None or len(shape) != 3 or cell <= 0 or shape[0] != p.num_box * (5 + p.num_class):
+            return None
+        _, height, width = shape
+        relative = tuple((w / (cell * width), h / (cell * height)) for w, h in boxes)
+        grids.append(Grid(height, width, (1 / height, 1 / width), (0.5 / height, 0.5 / width), relative))
+    parts: tuple[Part, ...] = ("boxes", "objectness", "scores")
+    return Decoder(
+        "boxes", tuple(Table(index, parts, "maps") for index in range(len(grids))), p.num_class, boxes="yolov3",
+        first_label=1, anchors=tuple(grids), score_threshold=p.confidence_threshold, iou_threshold=p.nms_threshold,
+        agnostic=True,
+    )  # fmt: skip
+
+
+BEFORE: dict[str, Callable[[Layer, Shapes], Decoder | None]] = {
+    "DetectionOutput": _ssd,
+    "Yolov3DetectionOutput": _yolov3,
+    "YoloDetectionOutput": _yolov2,
+    "Proposal": lambda layer, shapes: None,  # its boxes are candidates for a second stage
+}
+"""Type of layer -> what decodes its inputs. Source: ncnn's implementation of each layer."""
+
+ROWS = ("DetectionOutput", "Yolov3DetectionOutput", "YoloDetectionOutput")
+"""Layers that write rows of label, score, x1, y1, x2, y2, in fractions of the image."""

@@ -1,0 +1,97 @@
+"""The tasks there are, and how the user names one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+from ..errors import RecipeError
+from .classification import Classification
+from .decoder import Decoder
+from .detection import Detection
+from .embedding import Embedding
+from .figures import OUTPUTS, Figure
+from .images import Images
+from .landmarks import Landmarks
+from .own import own_task
+from .pose import Pose
+from .segmentation import Segmentation
+from .task import Task
+from .tensor import Tensors
+from .text import Texts
+
+TASKS: Mapping[str, type[Task]] = MappingProxyType(
+    {
+        task.name: task
+        for task in (Classification, Detection, Pose, Segmentation, Landmarks, Images, Texts, Embedding, Tensors)
+    }
+)
+"""Name -> task, as ``--task`` takes it."""
+
+
+def named_task(text: str, decoder: Decoder | None) -> Task:
+    """The task that a user names, such as ``segmentation``, ``segmentation:threshold=0.3`` or ``my.tasks:Defects``.
+
+    Args:
+        text: a name of :data:`TASKS`, with values for its attributes behind a colon; or a class, as
+            ``package.module:Name``.
+        decoder: of the network, where one is known.
+
+    Raises:
+        RecipeError: there is no such task or attribute, a value is not of its type, or a detector has no decoder.
+
+    Example:
+        >>> named_task("segmentation:threshold=0.3,axis=-1", None).threshold
+        0.3
+    """
+    name, _, rest = text.partition(":")
+    if name not in TASKS:
+        if rest:
+            return own_task(text)()
+        raise RecipeError(f"unknown task {text!r}", where="task", hint=f"{', '.join(TASKS)}, or package.module:Name")
+    kind = TASKS[name]
+    fields = {field.name: field.default for field in dataclasses.fields(kind) if isinstance(field.default, int | float)}
+    values = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, number = item.partition("=")
+        if key not in fields or not equals:
+            known = ", ".join(fields) or "none"
+            raise RecipeError(f"{item!r} is not an attribute of {name}", where="task", hint=f"attributes: {known}")
+        try:
+            values[key] = type(fields[key])(number)
+        except ValueError:
+            raise RecipeError(f"{item!r}: {number!r} is not a number of its kind", where="task") from None
+    if issubclass(kind, Detection):
+        if decoder is None or decoder.kind != "boxes":
+            hint = "give --task with a class of your own that decodes them"
+            raise RecipeError("no decoder is known for the outputs of this network", where="task", hint=hint)
+        return kind(decoder=decoder)
+    return kind(**cast(Any, values))
+
+
+def spelled(task: Task) -> str:
+    """A task as :func:`named_task` takes it, without its decoder; empty for a class that a user wrote.
+
+    Example:
+        >>> spelled(Segmentation(threshold=0.3))
+        'segmentation:threshold=0.3'
+    """
+    if type(task) not in TASKS.values():
+        return ""
+    fields = [field for field in dataclasses.fields(task) if isinstance(field.default, int | float)]
+    changed = {f.name: value for f in fields if (value := getattr(task, f.name)) != f.default}
+    return ":".join(filter(None, [task.name, ",".join(f"{key}={value:g}" for key, value in changed.items())]))
+
+
+def all_figures(*others: Task | type[Task]) -> Mapping[str, Figure]:
+    """Every figure that a requirement may name, by its name.
+
+    Args:
+        others: tasks that are not in :data:`TASKS`.
+    """
+    found = dict(OUTPUTS)
+    for task in (*TASKS.values(), *others):
+        found |= task.figures
+    return found

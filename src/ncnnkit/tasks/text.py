@@ -1,0 +1,77 @@
+"""Text recognition: a text for each image, read by connectionist temporal classification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .decoder import Array
+from .figures import fault, named, share
+from .task import Task, ratio
+
+
+class Row(NamedTuple):
+    """One sample: whether the texts are equal, the characters to change, and the length of the original's text."""
+
+    equal: bool
+    changes: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Texts(Task):
+    """A network that reads a text: at each step the best character counts, repeats and blanks are dropped.
+
+    A text is a sequence of classes. Which characters these stand for makes no difference here.
+
+    Attributes:
+        output: index of the output.
+        axis: of the classes in it; the other axis is that of the steps.
+        blank: the class that is no character (Graves et al., "Connectionist Temporal Classification").
+
+    Example:
+        >>> task = Texts()
+        >>> task.predict([np.eye(4)[[0, 1, 1, 0, 1, 3]]])
+        (1, 1, 3)
+        >>> task.summarise([task.compare((1, 1, 2), (1, 1, 3))])
+        {'texts': 0.0, 'cer': 0.3333333333333333}
+    """
+
+    name = "text"
+    figures = named(share("texts", "equal texts"), fault("cer", "character error rate"))
+    requires = ("texts>=0.98",)
+
+    output: int = 0
+    axis: int = -1
+    blank: int = 0
+
+    def predict(self, outputs: Sequence[Array]) -> tuple[int, ...]:
+        """The classes of the characters."""
+        values = np.moveaxis(np.asarray(outputs[self.output]), self.axis, -1)
+        steps = np.where(np.isnan(values), -np.inf, values).reshape(-1, values.shape[-1]).argmax(1)
+        kept = (steps != self.blank) & (np.diff(steps, prepend=-1) != 0)
+        return tuple(steps[kept].tolist())
+
+    def compare(self, ours: Sequence[int], theirs: Sequence[int], truth: Sequence[int] | None = None) -> Row:
+        """How far two texts are apart."""
+        return Row(tuple(ours) == tuple(theirs), edits(ours, theirs), len(theirs))
+
+    def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
+        """The share of equal texts, and the characters to change over the characters of the original."""
+        return {
+            "texts": ratio([(row.equal, 1) for row in rows]),
+            "cer": ratio([(row.changes, row.length) for row in rows]),
+        }
+
+
+def edits(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """The least number of insertions, deletions and substitutions between two sequences (Levenshtein)."""
+    row = list(range(len(theirs) + 1))
+    for i, a in enumerate(ours, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(theirs, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]

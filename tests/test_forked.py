@@ -1,0 +1,30 @@
+"""Work in a copy of this process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from pathlib import Path
+
+from ncnnkit.source.forked import run_forked
+
+
+def test_a_child_does_not_collect_the_garbage_of_its_parent(tmp_path: Path) -> None:
+    """What ends threads when it is destroyed, such as a session of ONNX Runtime, waits forever where they are not."""
+    parent = os.getpid()
+
+    class Session:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            if os.getpid() != parent:
+                time.sleep(60)
+
+    gc.disable()
+    try:
+        Session()
+        run_forked(gc.collect, tmp_path, limit=10, what="the work")
+    finally:
+        gc.enable()
