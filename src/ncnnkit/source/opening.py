@@ -97,11 +97,15 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact,
     return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 
 
+def statistics_count(shape: tuple[int, ...]) -> int:
+    """How many inputs of a shape (channels first) say enough for batch-norm statistics: a video counts its frames."""
+    return max(2, min(STATISTICS_IMAGES, STATISTICS_PIXELS // math.prod(shape[1:])))
+
+
 def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet) -> ModelSource:
     """Random weights need batch-norm statistics of real images: without them every image has the same outputs."""
     library, _, _ = recipe.model.partition(":")
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
-    count = max(2, min(STATISTICS_IMAGES, STATISTICS_PIXELS // math.prod(images[0][0].shape[-2:])))
-    (sample,) = in_memory(images.subset(range(min(len(images), count))))
+    (sample,) = in_memory(images.subset(range(min(len(images), statistics_count(images[0][0].shape)))))
     return open_model(recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights="none", statistics=sample)
