@@ -37,23 +37,7 @@ from ncnnkit.source.conversion import convert_source
 from ncnnkit.source.opening import choose_preprocess
 from ncnnkit.source.reference import reference_outputs
 
-WORDS = [
-    "board",
-    "camera",
-    "speed",
-    "signal",
-    "tensor",
-    "market",
-    "window",
-    "garden",
-    "number",
-    "street",
-    "bridge",
-    "letter",
-    "coffee",
-    "travel",
-    "silver",
-]
+TEXT = "board camera speed signal tensor market window garden number street bridge letter coffee"
 
 
 @dataclass(frozen=True)
@@ -141,7 +125,7 @@ class Prepared:
         graph.set_input_shapes([spec.shape for spec in source.inputs])
         reference = reference_outputs(source, conversion.graph, kept[1], folder / "reference", silent)
         purpose = find_task(reference, source.evidence(labelled=False), task=network.task)
-        return cls(network, source, graph, *kept, reference, purpose)
+        return cls(network, source, graph, kept[0], kept[1], reference, purpose)
 
     def errors(self, graph: Graph, precision: str) -> Errors:
         """Of a version against the original."""
@@ -159,7 +143,7 @@ def written(photographs: Sequence[Path], folder: Path, *, lines: bool) -> Iterat
         noise = np.random.default_rng(int(path.stem))
         photo = Image.open(path).convert("RGB").resize((640, 480))
         if lines:
-            text = " ".join(noise.choice(WORDS, noise.integers(1, 4))) + str(noise.integers(1000))
+            text = " ".join(noise.choice(TEXT.split(), noise.integers(1, 4))) + str(noise.integers(1000))
             font = ImageFont.load_default(int(noise.integers(24, 40)))
             _, _, width, height = ImageDraw.Draw(photo).textbbox((0, 0), text, font=font)
             image = photo.crop((0, 0, int(width) + 12, int(height) + 12))
@@ -169,7 +153,7 @@ def written(photographs: Sequence[Path], folder: Path, *, lines: bool) -> Iterat
             for row in range(int(noise.integers(2, 6))):
                 font = ImageFont.load_default(int(noise.integers(18, 44)))
                 places.append(
-                    (noise.uniform(0, 300), 80.0 * row + noise.uniform(0, 30), str(noise.choice(WORDS)), font)
+                    (noise.uniform(0, 300), 80.0 * row + noise.uniform(0, 30), str(noise.choice(TEXT.split())), font)
                 )
         dark = np.asarray(image).mean() < 128
         for x, y, text, font in places:
