@@ -20,6 +20,7 @@ from ncnnkit.onboard.picture import Fit
 from ncnnkit.recipe import make_recipe
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.presets import PRESETS
+from ncnnkit.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "src/ncnnkit/data"
@@ -116,3 +117,26 @@ def test_the_page_on_preprocessing_lists_every_preset_and_setting() -> None:
         assert f"| `{name}` |" in page
     for field in dataclasses.fields(Fit)[1:]:
         assert re.search(rf"^\| .*`{field.name}=", page, re.MULTILINE), field.name
+
+
+# ----------------------------------------------------------------------------------------------- the page on tasks
+
+
+def test_the_python_of_the_page_on_tasks_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for code, printed in blocks:
+        exec(code, {"__name__": "page"})
+        assert capsys.readouterr().out == printed
+
+
+def test_the_page_on_tasks_lists_every_task_figure_and_attribute() -> None:
+    page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    for name, task in TASKS.items():
+        row = re.search(rf"^\| `{name}` \|.*\|.*\| (.*) \|$", page, re.MULTILINE)
+        assert row is not None, name
+        assert set(re.findall(r"`([^`]+)`", row[1])) <= {*task.requires, "detection"}
+        assert set(task.figures) <= set(re.findall(r"`(\w+)`", page)), name
+        attributes = [f.name for f in dataclasses.fields(task) if isinstance(f.default, int | float)]
+        assert all(re.search(rf"`{attribute}\b", page) for attribute in attributes), name
