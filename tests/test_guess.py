@@ -46,9 +46,11 @@ def names(count: int) -> tuple[str, ...]:
     return tuple(f"class {i}" for i in range(count))
 
 
-def found(*outputs: Array, size: tuple[int, int] = SIZE, labels: int = 0, task: str = "", **metadata: str) -> Any:
+def found(
+    *outputs: Array, size: tuple[int, int] = SIZE, labels: int = 0, task: str = "", name: str = "", **metadata: str
+) -> Any:
     """(decoder, reason), or None."""
-    return guess(Known(outputs, size, metadata, names(labels)), task)
+    return guess(Known(outputs, size, metadata, names(labels), name), task)
 
 
 def saved(folder: Path, nodes: list[onnx.NodeProto], constants: dict[str, Array], metadata: dict[str, str]) -> Path:
@@ -161,6 +163,39 @@ def test_one_box_for_each_cell_with_objectness_is_decoded_or_yolox() -> None:
     coco = np.concatenate([relative[:, :4], scores(CELLS, 81)], 1)
     assert found(coco)[0] == presets.yolox(SIZE, 80)
     assert found(coco, labels=81) is None
+
+
+def test_ultralytics_before_decoding() -> None:
+    rows = RNG.normal(0, 2, (CELLS, 144)).astype(np.float32)
+    decoder, why = found(rows)
+    assert decoder == presets.ultralytics_logits(SIZE, 80, (Table(0, ("boxes", "scores")),))
+    assert "4 x 16 logits and 80 scores for each cell of strides 8, 16 and 32" in why
+    assert found(rows, labels=79) is None
+    assert found(rows[1:]) is None
+    grids = presets.pyramid(SIZE)[::-1]
+    maps = [RNG.normal(0, 2, (67, grid.rows, grid.columns)).astype(np.float32) for grid in grids]
+    decoder, _ = found(*maps, labels=3)
+    tables = tuple(Table(index, ("boxes", "scores"), "maps") for index in (2, 1, 0))  # the finest first
+    assert decoder == presets.ultralytics_logits(SIZE, 3, tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "anchors"),
+    [
+        ("yolov5s", presets.YOLOV5_ANCHORS),
+        ("YOLOv7", presets.YOLOV7_ANCHORS),
+        ("yolov7-tiny", presets.YOLOV5_ANCHORS),
+    ],
+)
+@pytest.mark.parametrize("layout", ["maps", "stacks"])
+def test_yolov5_before_decoding_by_its_name(name: str, anchors: Any, layout: Any) -> None:
+    outputs = [RNG.normal(0, 2, (3, grid.rows, grid.columns, 85)).astype("f4") for grid in presets.pyramid(SIZE)]
+    if layout == "maps":
+        outputs = [array.transpose(0, 3, 1, 2).reshape(255, *array.shape[1:3]) for array in outputs]
+    decoder, why = found(*outputs, name=name)
+    assert decoder == presets.yolov5_maps(SIZE, 80, anchors, layout)
+    assert why.endswith("its name tells the anchors")
+    assert found(*outputs, name="detector") is None
 
 
 def test_nanodet_plus() -> None:

@@ -90,6 +90,29 @@ def test_ultralytics_boxes_and_poses(keypoints: tuple[int, int]) -> None:
     assert (found.keypoints is None) == (keypoints[0] == 0)
 
 
+@pytest.mark.parametrize("maps", [True, False])
+def test_ultralytics_before_decoding(maps: bool) -> None:
+    """``generate_proposals`` of ncnn's example yolov8.cpp, cell by cell."""
+    levels, candidates = [], list[Any]()
+    rng = np.random.default_rng(5)
+    for stride in presets.STRIDES:
+        height, width = SIZE[0] // stride, SIZE[1] // stride
+        level = rng.normal(0, 1.5, (height, width, 64 + 2)).astype(np.float32)
+        for y, x in np.ndindex(height, width):
+            shares = [softmax(logits) for logits in level[y, x, :64].reshape(4, 16)]
+            left, top, right, bottom = (each @ np.arange(16) * stride for each in shares)
+            cx, cy, score = (x + 0.5) * stride, (y + 0.5) * stride, sigmoid(level[y, x, 64:])
+            if score.max() > 0.25:
+                corners = (cx - left, cy - top, cx + right, cy + bottom)
+                candidates.append((score.max(), int(score.argmax()), corners, ()))
+        levels.append(level.transpose(2, 0, 1) if maps else level.reshape(-1, 66))
+    parts: tuple[Any, ...] = ("boxes", "scores")
+    tables = tuple(Table(index, parts, "maps" if maps else "rows") for index in range(3 if maps else 1))
+    outputs = levels if maps else [np.concatenate(levels)]
+    decoder = presets.ultralytics_logits(SIZE, 2, tables)
+    assert_same(boxes_of(decoder, outputs), greedy(candidates, 0.45), 15)
+
+
 @pytest.mark.torch
 def test_ultralytics_end_to_end_rows_are_what_is_chosen_of_the_raw_table() -> None:
     torch = pytest.importorskip("torch")
@@ -345,7 +368,7 @@ def test_ncnn_yolov3_detection_output() -> None:
         Pooling               p   1 1 b half 0=1 1=2 2=2
         Convolution           c2  1 1 half small 0=24 1=1 5=1 6=72
         Yolov3DetectionOutput d   2 1 big small out0 0=3 1=3 2=0.3 3=0.3 {anchors}
-    """.replace("{anchors}", "4=2.,3.,4.,5.,6.,7.,8.,9.,3.,2.,5.,4. 5=3.,4.,5.,0.,1.,2. -23306=2,8.,16.")
+    """.replace("{anchors}", "4=2.,3.,4.,5.,6.,7.,8.,9.,3.,2.,5.,4. 5=3.,4.,5.,0.,1.,2. -23306=2,8.,16.8")
     made = assert_ncnn_finds_the_same(text, (8, 12), (3, 8, 12), 5)
     assert (made.agnostic, made.classes, made.first_label, len(made.anchors)) == (True, 3, 1, 2)
 

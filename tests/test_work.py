@@ -40,6 +40,7 @@ from ncnnkit.recipe import Recipe
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import CHECKED_SAMPLES, convert_source
+from ncnnkit.source.opening import statistics_count
 from ncnnkit.verdict import reduced_said
 
 LAYERS = {
@@ -81,6 +82,13 @@ def test_an_effort_bounds_a_network_by_its_multiply_adds() -> None:
     sample = (np.zeros((3, 6, 5), np.float32),)
     assert Effort(20, gmac=216 * 30 * 9 / 1e9).budget(graph, sample).inferences == pytest.approx(9)
     assert EFFORTS["best"].budget(graph, sample).take("samples", 10**9) == 10**9
+
+
+def test_the_frames_of_a_video_count_for_statistics() -> None:
+    assert statistics_count((3, 224, 224)) == 16
+    assert statistics_count((3, 112, 112)) == 16
+    assert statistics_count((3, 16, 112, 112)) == 4
+    assert statistics_count((3, 1080, 1920)) == 2
 
 
 def test_what_was_reduced_is_said() -> None:

@@ -484,7 +484,7 @@ def quantize(
         with _progress() as progress:
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method, effort=effort or "default",
-                skip=to_words(skip) or (), threads=threads, progress=progress,
+                skip=to_words(skip) or (), task=model.purpose, threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
         out.print(

@@ -53,7 +53,7 @@ from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.model import example_arrays
 from .source.normalisation import fold_normalisation
-from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
+from .source.opening import as_used, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
 from .tasks.table import spelled
 from .verdict import reduced_said, top5, warn
@@ -107,8 +107,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 images_needed(efforts),
                 stages.progress("look at the images"),
             )
-            if not (images.pictures or evaluation.pictures):
-                preprocess, origin = None, ARRAYS
+            preprocess, origin = as_used(preprocess, origin, images, evaluation)
             labels = read_labels(Path(recipe.labels), evaluation.names, source.labels) if recipe.labels else None
             source = settle_random_weights(recipe, source, images)
         with stages("convert"):

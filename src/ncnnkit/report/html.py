@@ -63,7 +63,6 @@ def render(run: Run) -> str:
         "shape": lambda shape: " × ".join(map(str, shape)) or "1",
         "images": lambda n: f"{n} image" if n == 1 else f"{n} images",
         "number": lambda value: f"{value:g}",
-        "numbers": lambda values: ", ".join(f"{value:g}" for value in values),
         "show": _show,
         "heading": lambda figure: with_unit(figure.title, figure),
         "figure": figure_text,

@@ -25,8 +25,9 @@ from ..onboard.scratch import Scratch
 from ..onboard.sysfs import system_memory_mb
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
-from ..samples.items import InputSpec, fit, takes_image
+from ..samples.items import InputSpec, fit, image_input
 from ..samples.preprocess import Preprocess
+from ..samples.presets import stretched, ultralytics
 from ..samples.stream import Samples
 from ..tasks import Decoder, Prediction
 
@@ -326,14 +327,12 @@ def read_metadata(
 ) -> tuple[Preprocess | None, str, tuple[str, ...] | None]:
     """(preprocessing, where it was found, class names) from a model file's own metadata."""
     labels = None
-    ultralytics = {"names", "task"} <= metadata.keys()
-    yolov5 = {"names", "stride"} <= metadata.keys()
+    # YOLOv5's own files do not say the task. A file of another program may have "names", too.
+    by_ultralytics = "names" in metadata and not metadata.keys().isdisjoint(("task", "stride"))
     try:
         if _LABELS_KEY in metadata:
             labels = tuple(readable(str(name)) for name in json.loads(metadata[_LABELS_KEY]))
-        elif (
-            ultralytics or yolov5
-        ):  # a Python dict, class index -> name; the index is a string where JSON has been at it
+        elif by_ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
             given = ast.literal_eval(metadata["names"])
             names = dict(enumerate(given)) if isinstance(given, list) else given
             labels = tuple(readable(str(names[index])) for index in sorted(names, key=int))
@@ -342,9 +341,10 @@ def read_metadata(
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
     except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError) as error:
         raise ModelError(f"its metadata cannot be read: {say(error)}", where=reference) from None
-    if ultralytics and takes_image(inputs):
-        size = (inputs[0].shape[1], inputs[0].shape[2])
-        if metadata["task"] == "classify":
-            return Preprocess(resize=min(size), crop=size), "Ultralytics' metadata in the model", labels
-        return Preprocess(resize=size), "Ultralytics' metadata in the model, stretching where it letterboxes", labels
+    axes = image_input(inputs)
+    if by_ultralytics and axes:
+        size = (axes.height, axes.width)
+        classifies = metadata.get("task") == "classify"
+        how = replace(stretched(axes), resize=min(size), crop=size) if classifies else ultralytics(axes)
+        return how, "Ultralytics' metadata in the model", labels
     return None, "", labels

@@ -330,18 +330,23 @@ def suppressed(decoder: Decoder, found: Boxes) -> Boxes:
         found: the boxes.
     """
     found = found.where(best_first(found.scores))
-    left = np.arange(len(found))
+    groups = np.zeros(len(found), np.int64) if decoder.agnostic else found.labels
+    rivals = {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
+    free = np.ones(len(found), bool)
     kept: list[int] = []
     of_class: Counter[int] = Counter()
-    while len(left) and not (decoder.most and len(kept) == decoder.most):
-        best, left = int(left[0]), left[1:]
-        label = int(found.labels[best])
+    for best in range(len(found)):
+        if not free[best]:
+            continue
         kept.append(best)
+        if len(kept) == decoder.most:
+            break
+        label = int(found.labels[best])
         of_class[label] += 1
-        if decoder.most_per_class and of_class[label] == decoder.most_per_class:
-            left = left[found.labels[left] != label]
+        if of_class[label] == decoder.most_per_class:
+            free[found.labels == label] = False
         if decoder.iou_threshold < 1:
-            rivals = left if decoder.agnostic else left[found.labels[left] == label]
-            lost = rivals[overlaps(found.xyxy[best], found.xyxy[rivals]) > decoder.iou_threshold]
-            left = left[~np.isin(left, lost, assume_unique=True)] if len(lost) else left
+            others = rivals[int(groups[best])]
+            others = others[(others > best) & free[others]]
+            free[others[overlaps(found.xyxy[best], found.xyxy[others]) > decoder.iou_threshold]] = False
     return found.where(np.array(kept, np.intp))

@@ -31,12 +31,14 @@ class Known:
         size: (height, width) of its image, pixels; (0, 0): it takes none.
         metadata: in the model's file.
         labels: the names of the classes; empty where they are not known.
+        name: of the model, such as its file's.
     """
 
     outputs: Sequence[Array]
     size: tuple[int, int] = (0, 0)
     metadata: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[str] = ()
+    name: str = ""
 
 
 def told(metadata: Mapping[str, str], key: str) -> Any:
@@ -260,6 +262,50 @@ def _objectness_rows(known: Known) -> Guess | None:
 _LARGEST_DELTA = 20.0  # cells, or the logarithm of a growth
 
 
+def _ultralytics_logits(known: Known) -> Guess | None:
+    """4 x 16 logits of distances and the logits of the classes: rows for all cells, or maps of three strides."""
+    classes = len(known.labels) or COCO
+    wide = 4 * _ULTRALYTICS_BINS + classes
+    parts: tuple[Part, ...] = ("boxes", "scores")
+    values = _table(known)
+    if values is not None:
+        strides = _pyramid(known, len(values)) if values.shape[1] == wide else ()
+        tables: tuple[Table, ...] = (Table(0, parts),)
+    else:
+        tables = tuple(replace(table, parts=parts) for table in _levels(known, {"boxes": wide}, 1, ("maps",)))
+        strides = presets.STRIDES if tables else ()
+    if not strides or all(map(_are_scores, known.outputs)):
+        return None
+    said = f"4 x {_ULTRALYTICS_BINS} logits and {classes} scores for each cell of strides {_listed(strides)}"
+    made = presets.ultralytics_logits(known.size, classes, tables, strides)
+    return made, f"its outputs have {said}, as Ultralytics' before decoding"
+
+
+_ULTRALYTICS_BINS = 16
+
+
+def _yolov5_maps(known: Known) -> Guess | None:
+    """Three maps of logits for three anchors; which anchors, only the name of the model tells."""
+    anchors = next((sizes for name, sizes in _ANCHORS if name in known.name.lower()), None)
+    classes = len(known.labels) or COCO
+    tables = _levels(known, {"boxes": 5 + classes}, 3, ("maps", "stacks"))
+    if anchors is None or not tables or all(map(_are_scores, known.outputs)):
+        return None
+    made = presets.yolov5_maps(known.size, classes, anchors, tables[0].layout)
+    ordered = tuple(replace(table, parts=made.tables[0].parts) for table in tables)
+    said = f"its outputs are maps of three boxes with {classes} classes for each cell, and its name tells the anchors"
+    return replace(made, tables=ordered), said
+
+
+_ANCHORS = (
+    ("yolov7-tiny", presets.YOLOV5_ANCHORS),
+    ("yolov7_tiny", presets.YOLOV5_ANCHORS),
+    ("yolov7", presets.YOLOV7_ANCHORS),
+    ("yolov5", presets.YOLOV5_ANCHORS),
+)
+"""Part of a model's name -> the anchors of its configuration."""
+
+
 def _nanodet_plus(known: Known) -> Guess | None:
     """(N, classes + 4 x 8): scores, then logits of distributions."""
     values = _table(known)
@@ -325,7 +371,12 @@ def _levels(known: Known, columns: Mapping[Part, int], each: int, layouts: Seque
 
 
 def _fits(shape: tuple[int, ...], grid: Grid, wide: int, each: int, layout: Layout) -> bool:
-    whole = (each * wide, grid.rows, grid.columns) if layout == "maps" else (grid.rows * grid.columns * each, wide)
+    shapes: dict[Layout, tuple[int, ...]] = {
+        "rows": (grid.rows * grid.columns * each, wide),
+        "maps": (each * wide, grid.rows, grid.columns),
+        "stacks": (each, grid.rows, grid.columns, wide),
+    }
+    whole = shapes[layout]
     while len(shape) > len(whole) and shape[0] == 1:
         shape = shape[1:]
     return shape == whole
@@ -491,6 +542,8 @@ HEADS = (
     Head("Ultralytics v10, 26 end to end", _found_rows),
     Head("Ultralytics without metadata", _decoded_columns),
     Head("YOLOv5, v6, v7, YOLOX", _objectness_rows),
+    Head("Ultralytics before decoding", _ultralytics_logits),
+    Head("YOLOv5, v7 before decoding", _yolov5_maps),
     Head("NanoDet-Plus", _nanodet_plus),
     Head("NanoDet", _nanodet),
     Head("SCRFD", _scrfd),

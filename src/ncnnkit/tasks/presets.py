@@ -71,6 +71,19 @@ def ultralytics(classes: int, keypoints: tuple[int, int] = (0, 2), layout: Layou
     )  # fmt: skip
 
 
+def ultralytics_logits(
+    size: Size, classes: int, tables: tuple[Table, ...], strides: Sequence[int] = STRIDES
+) -> Decoder:
+    """Ultralytics' YOLOv8 and 11 before decoding: logits of distributions of four distances in strides, and of scores.
+
+    Source: ``generate_proposals`` of ncnn's example yolov8.cpp, with its thresholds.
+    """
+    return Decoder(
+        "boxes", tables, classes, boxes="distances", bins=16, scores="sigmoid", anchors=pyramid(size, strides),
+        score_threshold=0.25, iou_threshold=0.45,
+    )  # fmt: skip
+
+
 def found_rows(keypoints: tuple[int, int] = (0, 2)) -> Decoder:
     """Rows of x1, y1, x2, y2, score, label: Ultralytics' v10 and 26 end to end, and its exports with ``nms=True``."""
     parts: tuple[Part, ...] = ("boxes", "scores", "label", *(("keypoints",) if keypoints[0] else ()))
