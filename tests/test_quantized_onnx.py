@@ -425,7 +425,8 @@ def test_scales_that_are_computed_as_it_goes(kind: str, fused: bool, tmp_path: P
 
     onnx.save(sequence_network(kind), str(tmp_path / "float.onnx"))
     path = tmp_path / "dynamic.onnx"
-    oq.quantize_dynamic(str(tmp_path / "float.onnx"), str(path), weight_type=S8)
+    # With weights of 7 bits ONNX Runtime's sums fit into 16 bits, which it computes in on a CPU without VNNI.
+    oq.quantize_dynamic(str(tmp_path / "float.onnx"), str(path), weight_type=S8, reduce_range=True)
     if fused:  # ONNX Runtime's optimiser writes one operator for a product and what quantises its input
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
