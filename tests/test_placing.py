@@ -20,11 +20,15 @@ import ncnnkit as nk
 from ncnnkit import Fit, Preprocess, Tiles
 from ncnnkit.arguments import preprocess_field
 from ncnnkit.errors import ImageError, RecipeError
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.model.ncnnfile import save
 from ncnnkit.onboard.picture import Placement, places, resize_as_opencv
 from ncnnkit.recipe import Recipe, make_recipe, save_recipe
 from ncnnkit.samples.images import find_images, open_images
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.presets import PRESETS
+from ncnnkit.source import ModelSource, open_model
+from ncnnkit.source.opening import ARRAYS, as_used, choose_preprocess
 
 Pixels = NDArray[np.uint8]
 SIZES = [(240, 320), (333, 241), (640, 640), (7, 500), (500, 7), (31, 33), (1, 1), (1000, 640)]
@@ -446,3 +450,41 @@ def test_every_preset_says_its_steps(folder: Path) -> None:
     )
     assert PRESETS["realesrgan"].in_words()["crop"] == "tiles of the input's size, overlapping by 20 or more"
     assert all(how.in_words()["values"].startswith("(value / ") for how in PRESETS.values())
+
+
+# ------------------------------------------------------------------------------------- what a model's inputs allow
+
+
+def source_of(tmp_path: Path, *shapes: tuple[int, ...]) -> ModelSource:
+    names = [f"in{i}" for i in range(len(shapes))]
+    layers = [Layer("Input", name, [], [name]) for name in names]
+    layers += [Layer("ReLU", f"relu{name}", [name], [f"out{name}"]) for name in names]
+    save(Graph(layers), tmp_path / "m.param")
+    return open_model(str(tmp_path / "m.param"), shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "color", "layout"),
+    [
+        ((3, 8, 9), "rgb", "chw"), ((8, 9, 3), "rgb", "hwc"), ((8, 9, 4), "rgba", "hwc"), ((4, 8, 9), "rgba", "chw"),
+        ((2, 8, 9), "array", "chw"), ((8, 9, 6), "array", "hwc"),
+    ],
+)  # fmt: skip
+def test_a_given_mean_is_kept_whatever_the_input_takes(
+    shape: tuple[int, ...], color: str, layout: str, tmp_path: Path
+) -> None:
+    found, origin = choose_preprocess(source_of(tmp_path, shape), "", {"mean": (7.0,), "std": (2.0,), "divisor": 1.0})
+    assert found is not None
+    assert (found.color, found.layout, set(found.mean), found.arrays) == (color, layout, {7.0}, True)
+    assert origin == "divisor, mean, std as given"
+    np.save(tmp_path / "x.npy", np.full((1, *shape), 11, np.uint8))
+    images = open_images(tmp_path / "x.npy", found, [InputSpec("in0", shape)])
+    assert np.unique(images[0][0]).tolist() == [2.0]
+    assert as_used(found, origin, images) == (found, origin)
+
+
+def test_options_that_no_input_could_use_are_refused(tmp_path: Path) -> None:
+    source = source_of(tmp_path, (3, 8, 9), (5,))
+    assert choose_preprocess(source, "", {}) == (None, ARRAYS)
+    with pytest.raises(RecipeError, match="mean cannot be given to a network with 2 inputs"):
+        choose_preprocess(source, "", {"mean": (0.5,)})
