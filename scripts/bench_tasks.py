@@ -63,7 +63,7 @@ class Network:
 
 
 NETWORKS = (
-    Network("YOLOv8n", "nudenet/nudenet/320n.onnx", (3, 320, 320), preset="ultralytics"),
+    Network("YOLOv8n", "nudenet/nudenet/320n.onnx", (3, 320, 320), preset="yolo"),
     Network(
         "PP-OCRv4 det", "rapidocr_onnxruntime/rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", (3, 480, 640),
         preset="paddleocr-det", task="segmentation:axis=-1,threshold=0.3", texts=True,

@@ -11,6 +11,7 @@ from .artifact import Tensor
 from .codec import as_read
 from .comparison.guessing import Purpose, check_labels, find_task
 from .comparison.layers import LAYER_IMAGES, layer_errors
+from .comparison.outputs import Outputs
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
@@ -41,9 +42,10 @@ from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
-from .record.run import DeviceRecord, LatencyAt, Run, TaskRecord, Variant
+from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Variant
 from .record.stages import Stages
 from .report import write_report
+from .report.pictures import draw_worst
 from .samples.doubts import preprocessing_doubts
 from .samples.items import times
 from .samples.labels import read_labels
@@ -212,7 +214,16 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, purpose, recommended, results)
-            remove_scratch(folder, models)
+            best = next((result for result in results if result.name == recommended), None)
+            pictures = (
+                draw_worst(
+                    purpose.task, Outputs.opened(best.outputs).first(len(reference.rows)), reference, inputs,
+                    evaluation.names, preprocess, source.labels or (), folder,
+                )
+                if best
+                else []
+            )  # fmt: skip
+            remove_scratch(folder, models, pictures)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
@@ -239,6 +250,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     recommended=recommended,
                     why=why,
                     top5=guesses,
+                    pictures=pictures,
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, purpose=purpose,
                         doubts=[*source.changes, *fed.changes, *doubts, *reduced_said(recipe.effort, budget)],
@@ -272,10 +284,11 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     return [RUN, REPORT, RECIPE, *([LABELS] if source.labels else []), *made]
 
 
-def remove_scratch(folder: Path, models: Models) -> None:
-    """Leave only the models, and pnnx's log, in the staging folder."""
+def remove_scratch(folder: Path, models: Models, pictures: Sequence[Picture]) -> None:
+    """Leave only the models, the pictures and pnnx's log in the staging folder."""
     params = {model.param for model in models.values() if model.param}
     keep = {param.with_suffix(end) for param in params for end in (".param", ".bin", ".json")}
+    keep |= {folder / picture.file for picture in pictures}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

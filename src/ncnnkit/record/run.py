@@ -849,6 +849,22 @@ class Guess:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A sample on which the recommended variant differs most from the original.
+
+    Attributes:
+        image: the name of the evaluation image.
+        file: a JPEG in the run folder: the original's prediction on the left, the variant's on the right.
+        severity: how far it differs: for boxes, the boxes lost and the new ones; for maps, the share of other pixels;
+            for images, the mean squared error over the squared range.
+    """
+
+    image: str
+    file: PlainName
+    severity: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stage of the run.
 
@@ -886,6 +902,7 @@ class Run:
         recommended: ``name`` of the recommended variant; null if there is none.
         why: the reason for the recommendation, or why there is none.
         top5: the best classes of an example image; empty for networks without class names.
+        pictures: the worst evaluation images, drawn; empty for tasks without pictures, and if nothing is recommended.
         warnings: the warnings, a sentence each.
         stages: the duration of each stage, in order.
     """
@@ -909,6 +926,7 @@ class Run:
     recommended: str | None
     why: str
     top5: list[Guess]
+    pictures: list[Picture]
     warnings: list[str]
     stages: list[Stage]
 
@@ -920,6 +938,8 @@ class Run:
             if variant.files:
                 check_name(f"variants[{i}].files.param", variant.files.param)
                 check_name(f"variants[{i}].files.bin", variant.files.bin)
+        for i, picture in enumerate(self.pictures):
+            check_name(f"pictures[{i}].file", picture.file)
         names = [variant.name for variant in self.variants]
         unprintable = next((name for name in names if not name.isprintable()), None)
         if unprintable is not None:

@@ -88,6 +88,11 @@ class Detection(Task):
             "iou": ratio([((each.iou or 0.0) * each.matched, each.matched) for each in found]),
         }
 
+    def severity(self, row: Row) -> float:
+        """Boxes lost and new boxes; of equal ones, how far the pairs are apart."""
+        found = row.found
+        return found.theirs + found.ours - 2 * found.matched + (1 - found.iou if found.iou is not None else 0.0)
+
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
         """Boxes, scores and keypoints apart, and the outputs that the decoder does not read.
 
