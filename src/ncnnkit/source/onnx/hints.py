@@ -15,6 +15,8 @@ _RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or
 _SCALES = "ncnnkit reads it with constant scales only: give the network before quantisation"
 _TEXT = "ncnn has no texts: tokenise outside the network"
 
+_SPECTRA = "ncnnkit computes spectra of real signals with a constant window: compute others outside the network"
+
 HINTS: dict[str, str] = {
     "ArgMax": _SORTS, "ArgMin": _SORTS, "Hardmax": _SORTS, "TopK": _SORTS, "Unique": _SORTS,
     "NonMaxSuppression": _COUNTS, "NonZero": _COUNTS, "Compress": _COUNTS,
@@ -29,8 +31,7 @@ HINTS: dict[str, str] = {
     "StringNormalizer": _TEXT, "StringConcat": _TEXT, "StringSplit": _TEXT, "TfIdfVectorizer": _TEXT,
     "RoiAlign": "ncnn's nearest layer is ROIAlign, which takes one box: end the network before it",
     "MaxRoiPool": "ncnn's nearest layer is ROIPooling, which takes one box: end the network before it",
-    "STFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",
-    "DFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",
+    "STFT": _SPECTRA, "DFT": _SPECTRA,
     "MaxUnpool": "ncnn's nearest layer is Interp: replace it by an interpolation",
     "Det": "compute it outside the network",
     "QuantizeLinear": _SCALES, "DequantizeLinear": _SCALES, "QLinearConv": _SCALES, "QLinearMatMul": _SCALES,
