@@ -29,9 +29,11 @@ from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError, ModelError, NcnnkitError, RecipeError, StorageError
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.onboard.picture import Fit, Tiles
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
 from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.presets import PRESETS
 
 PREPROCESS = Preprocess(resize=20, interpolation="bicubic", crop=(16, 16), color="bgr", mean=(0.485, 0.456, 0.406))
 
@@ -540,6 +542,7 @@ def script(python_app: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules["infer"] = module  # its dataclasses look for themselves there
     spec.loader.exec_module(module)
     return module
 
@@ -568,8 +571,62 @@ def test_python_prepares_images_to_the_bit(mode: str, interpolation: str, script
             picture(path, mode, size)
         with Image.open(path) as image:
             expected = how.apply(image)
-        found = script.to_tensor(script.decode(path), {**how.to_dict(), "may_swap": SWAPS})
+        found = script.prepare(script.decode(path), {**how.to_dict(), "may_swap": SWAPS})
         np.testing.assert_array_equal(found, expected, err_msg=f"{size} {how}")
+
+
+WAYS = [
+    PRESETS["yolo"].fitted(48, 64), PRESETS["yolox"].fitted(48, 64), PRESETS["paddleocr-rec"], PRESETS["mtcnn"],
+    PRESETS["paddleocr-det"], PRESETS["retinaface"].fitted(40, 40), Preprocess((20, 30), "opencv", color="rgba"),
+    Preprocess((20, 30), "bicubic", color="bgra", layout="hwc"), Preprocess((20, 30), "opencv", color="gray"),
+    Preprocess(Fit("letterbox", (40, 30), fill=(9, 8, 7), grow=False), layout="hwc"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P"])
+def test_python_fits_images_to_the_bit(mode: str, script: ModuleType, tmp_path: Path) -> None:
+    for size in SIZES:
+        path = picture(tmp_path / "a.png", mode, size)
+        if mode in ("RGBA", "LA"):
+            with Image.open(path) as image:
+                image.putalpha(Image.fromarray(np.random.default_rng(1).integers(0, 256, size[::-1], np.uint8)))
+                image.save(path)
+        for how in WAYS:
+            with Image.open(path) as image:
+                expected = how.apply(image)
+            card = json.loads(json.dumps(how.to_dict()))
+            found = script.prepare(script.decode(path), {**card, "may_swap": SWAPS})
+            np.testing.assert_array_equal(found, expected, err_msg=f"{size} {how}")
+
+
+def test_python_cuts_tiles(script: ModuleType, tmp_path: Path) -> None:
+    how = Preprocess(crop=Tiles((16, 16), overlap=2))
+    path = picture(tmp_path / "a.png", "RGB", (40, 30))
+    card = {**json.loads(json.dumps(how.to_dict())), "may_swap": SWAPS}
+    with Image.open(path) as image:
+        for tile in range(len(how.places(30, 40))):
+            found = script.prepare(script.decode(path), card, tile)
+            np.testing.assert_array_equal(found, how.apply(image, tile))
+    for wrong in (None, 99):
+        with pytest.raises(script.Failure, match="is cut into tiles: choose one with --tile=0 to --tile=5"):
+            script.prepare(script.decode(path), card, wrong)
+
+
+def test_an_app_for_arrays_that_it_normalises(tmp_path: Path) -> None:
+    how = Preprocess(color="array", mean=(1.0, 2.0, 3.0), std=(0.5,), arrays=True)
+    made = Artifact.made(small(), "fp32", preprocess=how)
+    values = np.random.default_rng(0).integers(0, 256, (3, 16, 16), np.uint8)
+    np.save(tmp_path / "x.npy", values)
+    make_app(made, tmp_path / "app", lang="python")
+    done = infer(tmp_path / "app", tmp_path / "x.npy", tmp_path / "y.npy", model="model")
+    assert done.returncode == 0, done.stderr
+    with Session(made) as net:
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), net.run(how.apply_to_array(values)))
+    picture(tmp_path / "a.png")
+    assert "takes arrays" in infer(tmp_path / "app", tmp_path / "a.png", model="model").stderr
+    make_app(made, tmp_path / "cpp")
+    assert "Color::array" in (tmp_path / "cpp/src/model.h").read_text()
+    assert "Its values are prepared as above." in (tmp_path / "cpp/README.md").read_text()
 
 
 FAULTS = {

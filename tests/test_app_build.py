@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ import numpy as np
 import PIL
 import pytest
 from ncnn_library import build, installed, run
+from networks import small
 from numpy.typing import NDArray
 from PIL import Image
 
 from ncnnkit.app import make_app
 from ncnnkit.device.session import Session
+from ncnnkit.onboard.picture import Fit, Tiles
 from ncnnkit.pipeline import run as run_pipeline
 from ncnnkit.recipe import Recipe
-from ncnnkit.samples.preprocess import PRESETS, Preprocess
+from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.presets import PRESETS
 
 pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -168,43 +171,64 @@ def test_plain_loading_gives_the_same(app: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- preprocessing
 
 
-Prepare = Callable[[list[tuple[Path, Preprocess]]], list[Array]]
+Case = tuple[Path, Preprocess, int]
+"""An image or an array, how it is prepared, and which tile of it."""
+Prepare = Callable[[list[Case]], list[Array]]
 
 
 @pytest.fixture(scope="session")
-def prepare(app: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepare:
+def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
     """The app's own preparing of images, as a function."""
     folder = tmp_path_factory.mktemp("prepare")
-    program = build(Path(__file__).parent / "app", folder / "build", f"-DAPP={app}") / "prepare"
+    make_app(small(), folder / "app")
+    program = build(Path(__file__).parent / "app", folder / "build", f"-DAPP={folder / 'app'}") / "prepare"
 
-    def apply(cases: list[tuple[Path, Preprocess]]) -> list[Array]:
-        lines = [line(path, how, folder / f"{i}.npy") for i, (path, how) in enumerate(cases)]
+    def apply(cases: list[Case]) -> list[Array]:
+        lines = [line(case, folder / f"{i}.npy") for i, case in enumerate(cases)]
         run(program, input="\n".join(lines))
         return [np.load(folder / f"{i}.npy") for i in range(len(cases))]
 
     return apply
 
 
-def line(path: Path, how: Preprocess, out: Path) -> str:
-    filters = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-    shorter = how.resize if isinstance(how.resize, int) else 0
-    exact = how.resize if isinstance(how.resize, tuple) else (0, 0)
-    with Image.open(path) as image:
-        size = how.output_size(image.height, image.width)
+def line(case: Case, out: Path) -> str:
+    path, how, tile = case
+    shape = expected_of(case).shape
+    filters = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming", "opencv")
+    fit = how.resize if isinstance(how.resize, Fit) else Fit("none")
+    tiles = how.crop if isinstance(how.crop, Tiles) else None
     words = [
-        path, out, shorter, *exact, filters.index(how.interpolation), int(PIL.__version__.split(".")[0]) >= 13,
-        *(how.crop or (0, 0)), ("rgb", "bgr", "gray").index(how.color), how.divisor,
-        *(how.mean * 3)[:3], *(how.std * 3)[:3], *size,
+        path, out, tile,
+        how.resize if isinstance(how.resize, int) else 0, *(how.resize if isinstance(how.resize, tuple) else (0, 0)),
+        ("none", "letterbox", "right", "multiple").index(fit.way), *(fit.size or (0, 0)), fit.align == "centre",
+        fit.fill is not None, *((fit.fill or (0,)) * 4)[:4], fit.grow, ("nearest", "down", "up").index(fit.rounding),
+        fit.multiple, fit.shorter or 0, fit.longer or 0,
+        filters.index(how.interpolation), int(PIL.__version__.split(".")[0]) >= 13,
+        *((tiles.size if tiles else None) or (how.crop if isinstance(how.crop, tuple) else (0, 0))),
+        tiles is not None, tiles.overlap if tiles else 0,
+        ("rgb", "bgr", "gray", "rgba", "bgra", "array").index(how.color), how.layout == "hwc", how.arrays, how.divisor,
+        *counted(how.mean), *counted(how.std), *counted(shape),
     ]  # fmt: skip
     return " ".join(str(int(word)) if isinstance(word, bool) else str(word) for word in words)
 
 
-def check(prepare: Prepare, cases: list[tuple[Path, Preprocess]]) -> None:
-    for (path, how), found in zip(cases, prepare(cases)):
-        with Image.open(path) as image:
-            expected = how.apply(image)
-            described = f"{path.name}, {image.mode} {image.size}, {how}"
-        np.testing.assert_array_equal(found, expected, err_msg=described)
+def counted(values: Sequence[float]) -> list[float]:
+    return [len(values), *values]
+
+
+def expected_of(case: Case) -> Array:
+    """What the host makes of it."""
+    path, how, tile = case
+    if path.suffix == ".npy":
+        return how.apply_to_array(np.load(path))
+    with Image.open(path) as image:
+        return how.apply(image, tile)
+
+
+def check(prepare: Prepare, cases: Sequence[tuple[Path, Preprocess] | Case]) -> None:
+    whole: list[Case] = [(case[0], case[1], case[2] if len(case) == 3 else 0) for case in cases]
+    for case, found in zip(whole, prepare(whole)):
+        np.testing.assert_array_equal(found, expected_of(case), err_msg=str(case))
 
 
 def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -272,6 +296,66 @@ def test_every_kind_of_jpeg(color: str, prepare: Prepare, tmp_path: Path) -> Non
 def test_photographs_become_the_same_tensors(prepare: Prepare) -> None:
     hows = (HOW, PRESETS["imagenet"], Preprocess(resize=(224, 224), interpolation="lanczos", color="bgr"))
     check(prepare, [(path, how) for path in PHOTOGRAPHS for how in hows])
+
+
+@pytest.mark.parametrize("preset", ["yolo", "yolox", "paddleocr-det", "paddleocr-rec", "mtcnn", "scrfd", "retinaface"])
+def test_presets_of_detectors_and_readers(preset: str, prepare: Prepare, tmp_path: Path) -> None:
+    for number, size in enumerate(SIZES):
+        noise(size, number).save(tmp_path / f"{number}.png")
+    how = PRESETS[preset]
+    hows = [how] if preset == "paddleocr-det" else [how.fitted(96, 64), how.fitted(33, 131)]
+    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in hows])
+
+
+def test_every_setting_of_a_fit(prepare: Prepare, tmp_path: Path) -> None:
+    for number, size in enumerate(SIZES):
+        noise(size, number).save(tmp_path / f"{number}.png")
+    fits = [
+        Fit("letterbox", (64, 96), fill=(1, 2, 3), grow=False), Fit("letterbox", (64, 96), rounding="up", multiple=32),
+        Fit("letterbox", (64, 96), align="corner", rounding="down"), Fit("right", (32, 100), fill=(255,)),
+        Fit("right", (32, 100), rounding="down"), Fit("multiple", multiple=32, shorter=100, longer=200),
+        Fit("multiple", multiple=8, rounding="up"), Fit("multiple", shorter=40),
+    ]  # fmt: skip
+    hows = [Preprocess(fit, "opencv", mean=(0.4, 0.5, 0.6), std=(0.2,)) for fit in fits]
+    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in hows])
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray", "rgba", "bgra"])
+def test_opencvs_resizing_colours_and_layouts(color: str, prepare: Prepare, tmp_path: Path) -> None:
+    for number, size in enumerate(SIZES):
+        image = noise(size, number)
+        image.putalpha(noise(size, number + 100).convert("L"))
+        image.save(tmp_path / f"{number}.png")
+    hows = [
+        Preprocess(resize, interpolation, color=color, layout=layout, mean=(0.4,), std=(0.3,))
+        for resize in ((24, 24), (31, 17), (112, 113), 33)
+        for interpolation, layout in (("opencv", "chw"), ("opencv", "hwc"), ("bicubic", "chw"))
+    ]
+    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in hows])
+
+
+def test_tiles(prepare: Prepare, tmp_path: Path) -> None:
+    how = Preprocess(crop=Tiles((16, 20), overlap=3), mean=(0.4,), std=(0.3,))
+    cases: list[Case] = []
+    for number, size in enumerate([(64, 48), (7, 5), (47, 103)]):
+        noise(size, number).save(tmp_path / f"{number}.png")
+        cases += [(tmp_path / f"{number}.png", how, tile) for tile in range(len(how.places(*size[::-1])))]
+    assert len(cases) > 30
+    check(prepare, cases)
+
+
+def test_arrays_are_normalised_if_the_card_says_so(prepare: Prepare, tmp_path: Path) -> None:
+    cases = []
+    for name, shape, how in [
+        ("six", (6, 5, 7), Preprocess(color="array", mean=(1, 2, 3, 4, 5, 6), std=(0.5,), arrays=True)),
+        ("last", (5, 7, 2), Preprocess(color="array", mean=(1, 2), std=(3, 4), layout="hwc", arrays=True)),
+        ("flat", (9,), Preprocess(color="array", mean=(0.5,), divisor=1, arrays=True)),
+        ("as they are", (3, 4, 4), Preprocess(mean=(0.5,))),
+    ]:
+        path = tmp_path / f"{name.replace(' ', '-')}.npy"
+        np.save(path, np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32))
+        cases.append((path, how))
+    check(prepare, cases)
 
 
 def test_ppm(prepare: Prepare, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from onnx import helper
 from typer.testing import CliRunner
 
 from ncnnkit.cli import app
-from ncnnkit.errors import VerificationError
+from ncnnkit.errors import StorageError, VerificationError
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph
 from ncnnkit.samples.stream import ArraySamples
@@ -160,6 +160,22 @@ def test_command_shows_every_layer_and_writes_the_first_wrong_one(
     assert "20.0" in result.stdout  # how the table's cells are broken depends on the terminal
     assert "the first wrong layer" in " ".join(result.stdout.split())
     assert (tmp_path / "made" / "reproduce.py").is_file()
+
+
+def test_the_folder_of_a_reproducer_is_checked_before_the_work(
+    source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was opened before the folder was checked")
+
+    monkeypatch.setattr(explaining, "open_model", forbidden)
+    (tmp_path / "file").touch()
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").touch()
+    for folder, says in (("file", "is a file"), ("full", "is not empty"), ("none/made", "no such folder")):
+        with pytest.raises(StorageError, match=says):
+            explaining.explain(source.path, reproducer=tmp_path / folder)
 
 
 def test_refused_conversion_names_the_first_wrong_layer(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:

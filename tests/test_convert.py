@@ -557,7 +557,7 @@ def test_pnnx_going_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scrip
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     monkeypatch.setattr(pnnx, "find_pnnx", lambda: fake)
-    monkeypatch.setattr(pnnx, "TIMEOUT", 0.5 if script.startswith("sleep") else 20.0)
+    monkeypatch.setattr(pnnx, "LEAST_SECONDS", 0.5 if script.startswith("sleep") else 20.0)
     path = write_onnx(tmp_path / "m.onnx", [helper.make_node("Exp", ["x"], ["y"])], {"x": [1, 3]}, ["y"])
     with pytest.raises(ConvertError, match=message):
         convert_function(str(path), route="pnnx")

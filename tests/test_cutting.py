@@ -243,6 +243,22 @@ def test_outputs_that_the_user_names(tmp_path: Path) -> None:
     assert_ncnn_computes(source, path, {"x": noise(1, 3, 16, 16)}, "prob", "boxes")
     with pytest.raises(ModelError, match=r"no tensor 'probs' \(prob"):
         opened(path, "probs")
+    with pytest.raises(ModelError, match="names 'boxes' twice"):
+        opened(path, "boxes", "prob", "boxes")
+
+
+@pytest.mark.parametrize(
+    ("end", "says"), [("count", r"'y' has no elements for noise, but \[1, 0, 6, 6\]"), ("last", "Slice .* its ends")]
+)
+def test_a_number_that_the_network_is_fed_with_is_named(tmp_path: Path, end: str, says: str) -> None:
+    nodes = [node("Conv", ["x", "w1"], ["c"]), node("Slice", ["c", "one", end, "axis"], ["y"])]
+    if end == "last":
+        nodes.insert(1, node("Sub", ["count", "one"], ["last"]))
+    path = saved(tmp_path, nodes, ["y"], {"w1": WEIGHTS["w1"], "one": ints(1), "axis": ints(1)},
+                 x=noise(1, 3, 8, 8), count=ints(4))  # fmt: skip
+    source = opened(path)
+    with pytest.raises(ConvertError, match=rf"{says}.*\(.*a number that the network is fed with.*--fix count=NUMBER"):
+        lower(source.file, source.inputs)
 
 
 @pytest.mark.parametrize(
@@ -449,6 +465,7 @@ def test_second_stage_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path, nodes, ["y"], WEIGHTS | CONSTANTS | {"w4": noise(4, 2)}, x=noise(1, 3, 16, 16))
     (said,) = opened(path).changes
     assert "one operator with weights of the network is among that" in said
+    assert "boxes" not in said.partition("second stage")[0].rpartition("among that")[2]
     assert "second stage" in said
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ncnnkit.samples.doubts import preprocessing_doubts
 from ncnnkit.samples.items import InputSpec
-from ncnnkit.samples.preprocess import PRESETS, Preprocess
+from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.presets import PRESETS
 from ncnnkit.samples.stream import ArraySamples
 
 X = InputSpec("x", (3, 8, 8))

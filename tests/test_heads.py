@@ -368,7 +368,7 @@ def test_ncnn_yolov3_detection_output() -> None:
         Pooling               p   1 1 b half 0=1 1=2 2=2
         Convolution           c2  1 1 half small 0=24 1=1 5=1 6=72
         Yolov3DetectionOutput d   2 1 big small out0 0=3 1=3 2=0.3 3=0.3 {anchors}
-    """.replace("{anchors}", "4=2.,3.,4.,5.,6.,7.,8.,9.,3.,2.,5.,4. 5=3.,4.,5.,0.,1.,2. -23306=2,8.,16.")
+    """.replace("{anchors}", "4=2.,3.,4.,5.,6.,7.,8.,9.,3.,2.,5.,4. 5=3.,4.,5.,0.,1.,2. -23306=2,8.,16.8")
     made = assert_ncnn_finds_the_same(text, (8, 12), (3, 8, 12), 5)
     assert (made.agnostic, made.classes, made.first_label, len(made.anchors)) == (True, 3, 1, 2)
 

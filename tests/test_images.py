@@ -554,17 +554,9 @@ def test_two_sets_of_the_same_images_are_refused(folder: Path) -> None:
         apart(one, two)
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((8, 6, 3), r"takes 8x6x3, not 1 or 3 channels first \(height x width x channels\? Export the model"),
-        ((4, 8, 6), r"takes 4x8x6, not 1 or 3 channels first \(give a \.npy"),
-        ((3, 2, 8, 6), r"takes 3x2x8x6, not 1 or 3 channels first \(give a \.npy"),
-    ],
-)
+@pytest.mark.parametrize("shape", [(2, 8, 6), (8, 6, 6), (3, 2, 8, 6), (8, 6)])
 @pytest.mark.parametrize("preprocess", [None, RESIZE])
-def test_inputs_that_no_image_can_feed(
-    folder: Path, preprocess: Preprocess | None, shape: tuple[int, ...], message: str
-) -> None:
-    with pytest.raises(ImageError, match=message):
+def test_inputs_that_no_image_can_feed(folder: Path, preprocess: Preprocess | None, shape: tuple[int, ...]) -> None:
+    taken = "x".join(map(str, shape))
+    with pytest.raises(ImageError, match=rf"which takes {taken}: an image has 1, 3 or 4 channels \(give a \.npy"):
         open_images(folder, preprocess, [InputSpec("x", shape)])

@@ -21,7 +21,7 @@ from ncnnkit.quantization import load_table, make_table, save_table
 from ncnnkit.quantization.calibration import calibrate
 from ncnnkit.quantization.table import Table
 from ncnnkit.samples.items import InputSpec
-from ncnnkit.samples.preprocess import PRESETS
+from ncnnkit.samples.presets import PRESETS
 from ncnnkit.samples.stream import in_memory
 
 pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(600)]

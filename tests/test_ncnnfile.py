@@ -842,6 +842,8 @@ def test_the_networks_of_ncnns_benchmark_come_back() -> None:
         ("BinaryOp x 1 1 a out0 0=0 1=1 2=1", "b", 1.0, True),
         ("BinaryOp x 1 1 a out0 0=0 1=1 2=0", "b", 0.0, False),  # the bits of 0.0
         ("Eltwise x 2 1 a b out0 0=1 -23301=2,1,2", "coeffs", (1.0, 2.0), True),
+        ("Eltwise x 2 1 a b out0 0=1 -23301=2,1065353216,1073741824", "coeffs", (1.0, 2.0), False),  # bits
+        ("Eltwise x 2 1 a b out0 0=1 -23301=2,0,-1082130432", "coeffs", (0.0, -1.0), False),
         ("Eltwise x 2 1 a b out0 0=1 -23301=2,0.5,2", "coeffs", (0.5, 2.0), True),
         ("Eltwise x 2 1 a b out0 0=1 1=0.5,3", "coeffs", (0.5, 3.0), False),  # ncnn reads all items as the first
         ("Eltwise x 2 1 a b out0 0=1 1=2,0.5", "coeffs", (2.0, 0.0), True),

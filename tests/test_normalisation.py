@@ -16,8 +16,10 @@ from PIL import Image
 import ncnnkit
 from ncnnkit import pipeline
 from ncnnkit.model.graph import Graph
+from ncnnkit.onboard.picture import Fit
 from ncnnkit.recipe import Recipe
-from ncnnkit.samples.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.presets import IMAGENET_MEAN, IMAGENET_STD
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_opened
 from ncnnkit.source.normalisation import fold_normalisation
@@ -126,6 +128,20 @@ def test_a_reversal_of_channels_is_an_order_of_colours(tmp_path: Path) -> None:
     assert made.preprocess is not None
     assert made.preprocess.color == "bgr"
     assert made.preprocess.mean == IMAGENET_MEAN
+
+
+def test_padding_that_is_zero_in_the_tensor_keeps_the_normalisation_in_the_network(tmp_path: Path) -> None:
+    """Beside pixels, that zero is normalised by the network, too."""
+    wide = Image.fromarray(NOISE.integers(0, 256, (SIDE // 2, SIDE, 3), np.uint8))
+    path = network(tmp_path, *SPELLINGS["reversed-channels"][0])
+    for fill, folded in ((None, False), ((10, 20, 30), True)):
+        given = Preprocess(Fit("letterbox", (SIDE, SIDE), fill=fill))
+        made, said = converted(path, given)
+        assert bool(said) is folded
+        assert made.preprocess is not None
+        exact = original_outputs(path, given.apply(wide)[None])
+        (ours,) = run_ncnn(made.graph, [made.preprocess.apply(wide)])
+        assert sqnr(ours, exact) > 110
 
 
 def test_pixels_in_the_order_of_tensorflow_are_normalised_by_the_preprocessing(tmp_path: Path) -> None:

@@ -1101,5 +1101,31 @@ def test_rotary_embedding_of_microsoft(case: Case, operator: str) -> Any:
     return microsoft(operator, [case.f(1, heads, places, size)], constants, interleaved=case.number(0, 1))
 
 
+@compare("STFT")
+def test_spectra_of_frames(case: Case, operator: str) -> Any:
+    length, step = case.number(2, 12), case.number(1, 5)
+    batch, size = case.one_of(1, 1, 2), length + case.number(0, 20)
+    constants: dict[int, Array] = {1: np.array(step), 3: np.array(length)}
+    if case.maybe():
+        constants[2] = case.f(length)
+    return one_node(operator, [case.f(batch, size, 1)], constants, onesided=case.number(0, 1)), 1e-3
+
+
+@compare("DFT")
+def test_spectra(case: Case, operator: str) -> Any:
+    shape = (*case.one_of((1,), (2,), (1, 3)), case.number(2, 12), 1)
+    constants = {1: np.array(case.number(2, 14))} if case.maybe() else {}
+    onesided = case.number(0, 1)
+    if case.maybe():
+        return one_node(operator, [case.f(*shape)], constants, 17, axis=len(shape) - 2, onesided=onesided), 1e-3
+    return one_node(operator, [case.f(*shape)], constants | {2: np.array(-2)}, 20, onesided=onesided), 1e-3
+
+
+@compare("AveragePool", "MaxPool", "GlobalAveragePool")
+def test_pooling_of_a_large_batch(case: Case, operator: str) -> Any:
+    how: dict[str, Any] = {} if operator.startswith("Global") else {"kernel_shape": [2, 2], "strides": [2, 2]}
+    return one_node(operator, [case.f(320, 1, 4, case.number(4, 6))], **how)
+
+
 def test_every_operator_is_tested() -> None:
     assert set(OPERATORS) <= TESTED

@@ -314,7 +314,7 @@ def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
     assert "metadata" in origin
     given, origin = choose_preprocess(source, "", {"mean": (0.1,)})
     assert own is not None
-    assert given == dataclasses.replace(own, mean=(0.1,))
+    assert given == dataclasses.replace(own, mean=(0.1,), arrays=True)
     assert origin.startswith("mean as given, the rest from the model's own metadata")
     guess, origin = choose_preprocess(open_model(recipe.model), "", {})
     assert guess is not None

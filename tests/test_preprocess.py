@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncnnkit.errors import ModelError, RecipeError
-from ncnnkit.samples.preprocess import (
+from ncnnkit.samples.axes import image_axes
+from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.presets import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     PRESETS,
-    Preprocess,
     default_preprocess,
     from_timm,
     preset,
@@ -251,7 +252,7 @@ def test_a_strip_too_long_to_resize_is_refused_before_the_memory_is() -> None:
         ({"divisor": 0}, "divisor must be a number above zero"),
         ({"divisor": float("nan")}, "divisor"),
         ({"divisor": "255"}, "divisor"),
-        ({"resize": 0}, "resize must be pixels, or height,width"),
+        ({"resize": 0}, "resize must be pixels, height,width in pixels, or a Fit"),
         ({"resize": [224]}, "resize must be"),
         ({"resize": 224.0}, "resize must be"),
         ({"resize": True}, "resize must be"),
@@ -318,13 +319,18 @@ def test_fitted_scales_resize_with_the_crop(resize: Any, size: tuple[int, int], 
 
 
 @pytest.mark.parametrize(
-    ("shape", "color"), [((3, 20, 30), "rgb"), ((1, 20, 30), "gray"), ((4, 20, 30), None), ((3,), None), ((), None)]
-)
+    ("shape", "color"),
+    [
+        ((3, 20, 30), "rgb"), ((1, 20, 30), "gray"), ((4, 20, 30), "rgba"), ((20, 30, 3), "rgb"), ((20, 30, 1), "gray"),
+        ((20, 30, 4), "rgba"), ((2, 20, 30), None), ((20, 30, 6), None), ((3,), None), ((), None),
+    ],
+)  # fmt: skip
 def test_the_default_for_an_input_nothing_is_known_about(shape: tuple[int, ...], color: str | None) -> None:
-    found = default_preprocess(shape)
+    axes = image_axes(shape)
     if color is None:
-        assert found is None
+        assert axes is None
     else:
-        assert found is not None
+        assert axes is not None
+        found = default_preprocess(axes)
         assert (found.color, found.resize, found.crop) == (color, (20, 30), None)
         assert found.apply(noise(50, 40)).shape == shape

@@ -16,12 +16,14 @@ from lowered import Array, assert_same, lowered, model, run_ncnn
 from onnx import TensorProto, helper
 
 import ncnnkit
+from ncnnkit import pipeline
 from ncnnkit.artifact import Artifact
 from ncnnkit.errors import RecipeError
 from ncnnkit.model.graph import Graph
 from ncnnkit.passes import optimize
 from ncnnkit.quantization import apply_own, finished, quantize
 from ncnnkit.quantization.own import settled_method
+from ncnnkit.recipe import Recipe
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_opened
 from ncnnkit.source.onnx import quantized
@@ -378,3 +380,96 @@ def test_what_cannot_be_kept_is_named(changed: dict[str, Array], reason: str, tm
     found = load(tmp_path / "m.onnx").meta[QUANTISED]
     assert found.lost == ({reason: ("product",)} if reason else {})
     assert found.layers == (() if reason in (quantized.BITS, quantized.ALONG_INPUTS) else ("product",))
+
+
+# ----------------------------------------------------------------------------------------------- scales as it goes
+
+STEPS, WIDE, HIDDEN = 10, 8, 12
+
+
+def sequence_network(kind: str) -> onnx.ModelProto:
+    """Two products, or an LSTM in one or both directions with a product behind it; (steps, 1, features) in."""
+    rng = np.random.default_rng(0)
+
+    def weight(*shape: int) -> Array:
+        return np.asarray(rng.standard_normal(shape) / np.sqrt(shape[-1]), np.float32)
+
+    constants: dict[str, Array]
+    if kind == "linear":
+        nodes = [node("MatMul", ["x", "m0"], ["p0"], name="first"), node("Add", ["p0", "b0"], ["a0"]),
+                 node("Relu", ["a0"], ["s"])]  # fmt: skip
+        constants, ways = {"m0": weight(WIDE, HIDDEN), "b0": weight(HIDDEN)}, 1
+    else:
+        ways = 2 if kind == "bidirectional" else 1
+        nodes = [
+            node("LSTM", ["x", "W", "R", "B"], ["h"], name="lstm", hidden_size=HIDDEN, direction=kind),
+            node("Transpose", ["h"], ["t"], perm=[0, 2, 1, 3]),
+            node("Reshape", ["t", "rows"], ["s"]),
+        ]
+        constants = {
+            "W": weight(ways, 4 * HIDDEN, WIDE), "R": weight(ways, 4 * HIDDEN, HIDDEN), "B": weight(ways, 8 * HIDDEN),
+            "rows": np.array([STEPS, 1, ways * HIDDEN]),
+        }  # fmt: skip
+    nodes += [node("MatMul", ["s", "m"], ["p"], name="last"), node("Add", ["p", "b"], ["y"])]
+    constants |= {"m": weight(ways * HIDDEN, 5), "b": weight(5)}
+    made = model(nodes, {"x": np.zeros((STEPS, 1, WIDE), np.float32)}, ["y"], constants, opset=14)
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, (STEPS, 1, 5)))
+    return onnx.shape_inference.infer_shapes(made)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kind", ["linear", "forward", "bidirectional"])
+def test_scales_that_are_computed_as_it_goes(kind: str, fused: bool, tmp_path: Path) -> None:
+    """The network is as far from the original as the original is from itself in floating point."""
+    import onnxruntime
+
+    onnx.save(sequence_network(kind), str(tmp_path / "float.onnx"))
+    path = tmp_path / "dynamic.onnx"
+    # With weights of 7 bits ONNX Runtime's sums fit into 16 bits, which it computes in on a CPU without VNNI.
+    oq.quantize_dynamic(str(tmp_path / "float.onnx"), str(path), weight_type=S8, reduce_range=True)
+    if fused:  # ONNX Runtime's optimiser writes one operator for a product and what quantises its input
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        path = tmp_path / "fused.onnx"
+    kinds = {each.op_type for each in onnx.load(str(path)).graph.node}
+    assert kinds & ({"DynamicQuantizeMatMul", "MatMulIntegerToFloat"} if fused else {"MatMulInteger"})
+    assert ("DynamicQuantizeLSTM" in kinds) == (kind != "linear")
+    source = open_model(path)
+    made, check = convert_opened(source, route="onnx")
+    assert check.sqnr_db is not None
+    assert check.sqnr_db > 100
+    assert check.own is not None
+    assert [loss.reason for loss in check.own.lost] == [quantized.DYNAMIC]
+    x = np.random.default_rng(0).standard_normal((STEPS, 1, WIDE)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (original,) = session.run(None, {"x": x})
+    (found,) = run_ncnn(made.graph, [x])
+    assert source.run is not None
+    own = sqnr(source.run([x])[0], original)
+    assert own > 30
+    assert sqnr(found, original) == pytest.approx(own, abs=0.1)
+
+
+# ------------------------------------------------------------------------------------------------------ a whole run
+
+
+def test_int8_of_a_run_is_compared_with_the_quantised_original_too(tmp_path: Path) -> None:
+    path = made_by_onnxruntime(tmp_path, FORMS["qdq, per channel"])
+    np.save(tmp_path / "x.npy", np.concatenate(samples(12)))
+    recipe = Recipe(
+        str(path), images=str(tmp_path / "x.npy"), precisions=("fp32", "int8"), backends=("cpu",), effort="fast",
+        seconds=0.02, rounds=1,
+    )  # fmt: skip
+    document = pipeline.run(recipe, tmp_path / "out")
+    rows = {row.precision: row for row in document.variants}
+    fp32, int8, accuracy = rows["fp32"].quantised_sqnr_db, rows["int8"].quantised_sqnr_db, rows["int8"].accuracy
+    assert fp32 is not None
+    assert int8 is not None
+    assert accuracy is not None
+    assert accuracy.sqnr_db is not None
+    assert int8 > fp32 + 1  # it rounds what the original rounds
+    assert abs(int8 - accuracy.sqnr_db) > 1  # another comparison
+    assert any("from the quantised original" in warning for warning in document.warnings)
+    assert sum("the original is quantised" in warning for warning in document.warnings) == 1

@@ -221,7 +221,7 @@ WRONG = [
     (
         "preprocess",
         "{size = 3}",
-        "unknown preprocess 'size' (one of color, crop, divisor, interpolation, mean, resize, std)",
+        "unknown preprocess 'size' (one of arrays, color, crop, divisor, interpolation, layout, mean, resize, std)",
     ),
     ("thread", "2", f"unknown key 'thread' (one of {', '.join(sorted(f.name for f in dataclasses.fields(Recipe)))})"),
 ]

@@ -44,7 +44,7 @@ def variant(name: str, ms: float | Latency | None, cosine: float = 1.0, **fields
         "name": name, "precision": precision, "backend": backend, "device": name.partition("@")[2] or "local",
         "device_name": "a CPU", "threads": 2, "status": "ok", "reason": "", "files": None, "size_bytes": 1000,
         "latency_ms": latency(ms) if isinstance(ms, int | float) else ms, "latency_at": [], "load_ms": None,
-        "first_ms": None, "cpus": [],
+        "first_ms": None, "cpus": [], "quantised_sqnr_db": None,
         "conditions": None, "sustained": None, "peak_memory_mb": None, "accuracy": accuracy(output(cosine)),
         "layers": [], "notes": [],
     }  # fmt: skip

@@ -23,7 +23,7 @@ from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recommendation import recommend
-from ncnnkit.record.run import LayerError
+from ncnnkit.record.run import LayerError, ShapeCheck
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
 from ncnnkit.tasks.tensor import Tensors
 from ncnnkit.verdict import warn
@@ -585,11 +585,17 @@ def test_the_table_fits_a_terminal() -> None:
 def test_the_conversions_error_is_told() -> None:
     own = as_run(sample_run()).conversion
     check = dataclasses.replace(own, own=None)
-    assert converted(own, "the original ONNX file")[-2:] == [
+    assert own.own is not None
+    assert own.own.said == [
         "the original is quantised, 41.0 dB from the same in floating point; its scales are kept for the int8 model in "
         "12 layers",
         "not kept in one layer: they are dynamic (fc)",
     ]
+    assert not any("is quantised" in line for line in converted(own, "the original"))  # a run warns of it
+    too = ShapeCheck(shapes=[(3, 32, 32)], sqnr_db=52.0, cosine=0.99, max_error=1e-6, original_sqnr_db=51.0)
+    assert converted(dataclasses.replace(check, shapes=[too]), "the original")[1] == (
+        "  for inputs of 3x32x32: 52.0 dB, against the original, which itself is only exact to 51.0 dB on these samples"
+    )
     assert converted(check, "the original ONNX file") == [
         "conversion by route pnnx: 118.9 dB, cosine 1.000000, against the original ONNX file",
         "  route onnx failed: Det 'd' is not in ncnnkit's table of operators (0.400 s)",

@@ -61,6 +61,7 @@ def sample_variant(
             "samples": 142,
         },
         "latency_at": [],
+        "quantised_sqnr_db": None,
         "load_ms": {"cold": 31.2, "warm": 12.5},
         "peak_memory_mb": 41.5,
         "accuracy": {
@@ -339,6 +340,7 @@ def sample_run() -> dict[str, Any]:
         "recommended": "int8-cpu",
         "why": "int8-cpu is the fastest of the 5 that reach cosine 0.999 (cosine 0.99951, 5.2 ms), "
         "1.94 times as fast as fp32-cpu",
+        "pictures": [],
         "top5": [
             {
                 "image": "cat.jpg",

@@ -120,6 +120,12 @@ def test_a_table_of_positions_is_refused_with_its_layer(tmp_path: Path) -> None:
         convert_opened(source, route="onnx")
 
 
+def test_shapes_beyond_the_memory_are_refused_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", [CONV, *TAILS["back"]], WEIGHTS | MORE)
+    with pytest.raises(ModelError, match=r"inputs of 1,3,2000000,2000000 need at least 192000\.0 GB of memory"):
+        open_model(path, shapes=SQUARES[:1], shape_too=[(3, 2_000_000, 2_000_000)])
+
+
 def test_a_model_of_fixed_shape_takes_no_other(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", [CONV, *TAILS["tokens"]], WEIGHTS)
     model = onnx.load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import pickle
@@ -25,8 +26,10 @@ import ncnnkit
 from ncnnkit.errors import FormatError, ModelError
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
+from ncnnkit.onboard.picture import Fit
 from ncnnkit.recipe import KEYS
-from ncnnkit.samples.preprocess import PRESETS, Preprocess
+from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.presets import PRESETS
 from ncnnkit.source import ModelSource, open_model, set_batchnorm_statistics
 from ncnnkit.source.files import READERS
 from ncnnkit.source.model import read_metadata
@@ -221,9 +224,12 @@ def test_metadata_gives_preprocessing_and_labels_for_the_inputs_size(tmp_path: P
     assert source.labels == ("cat", "dog")
 
 
+LETTERBOX = Preprocess(Fit("letterbox", (64, 64), fill=(114,)), "opencv")
+
+
 @pytest.mark.parametrize(
     ("task", "expected"),
-    [("classify", Preprocess(resize=64, crop=(64, 64))), ("detect", Preprocess(resize=(64, 64)))],
+    [("classify", Preprocess(resize=64, crop=(64, 64))), ("detect", LETTERBOX), ("pose", LETTERBOX)],
 )
 def test_ultralytics_metadata(tmp_path: Path, task: str, expected: Preprocess) -> None:
     metadata = {"names": "{0: 'cat', 10: 'ox', 2: 'dog'}", "task": task}
@@ -231,6 +237,12 @@ def test_ultralytics_metadata(tmp_path: Path, task: str, expected: Preprocess) -
     assert source.preprocess == expected
     assert source.preprocess_origin.startswith("Ultralytics")
     assert source.labels == ("cat", "dog", "ox")
+
+
+def test_ultralytics_metadata_of_a_network_for_grey_images(tmp_path: Path) -> None:
+    metadata = {"names": "{0: 'cat'}", "task": "detect", "channels": "1"}
+    source = opened(write_onnx(tmp_path / "m.onnx", ("x", TensorProto.FLOAT, [1, 1, 64, 64]), metadata=metadata))
+    assert source.preprocess == dataclasses.replace(LETTERBOX, color="gray", mean=(0.0,), std=(1.0,))
 
 
 def test_other_programs_metadata_is_no_concern(tmp_path: Path) -> None:
@@ -375,10 +387,10 @@ def test_an_ultralytics_folder_is_a_model(tmp_path: Path) -> None:
     assert (source.name, source.kind, source.path) == ("yolo11n", "ncnn", folder / "model.ncnn.param")
     assert source.inputs[0].shape == (3, 64, 96)
     assert source.labels == ("person", "traffic light: red")
-    assert source.preprocess == Preprocess(resize=(64, 96))
-    assert source.preprocess_origin == "Ultralytics' metadata in the model, stretching where it letterboxes"
+    assert source.preprocess == LETTERBOX.fitted(64, 96)
+    assert source.preprocess_origin == "Ultralytics' metadata in the model"
     assert opened(folder / "model.ncnn.param").labels == source.labels
-    assert opened(folder, (3, 32, 32)).preprocess == Preprocess(resize=(32, 32))
+    assert opened(folder, (3, 32, 32)).preprocess == LETTERBOX.fitted(32, 32)
 
 
 def test_the_card_of_a_model_goes_before_ultralytics_metadata(tmp_path: Path) -> None:

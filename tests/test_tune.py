@@ -40,7 +40,7 @@ from ncnnkit.onboard.protocol import (
     TuneJob,
     TuneResult,
 )
-from ncnnkit.onboard.tuning import differences, halve, put_back, worst_cosine
+from ncnnkit.onboard.tuning import _paired, differences, halve, put_back, worst_cosine, worst_sqnr_db
 
 MODELS = {name: replace(Artifact.of(small()), param=Path("m.param")) for name in FLOATS}
 
@@ -178,6 +178,17 @@ def test_one_part_at_a_time_is_put_back() -> None:
 )
 def test_the_worst_output_decides(found: list[list[float]], right: list[list[float]], cosine: float | None) -> None:
     assert worst_cosine(list(map(np.array, found)), list(map(np.array, right))) == cosine
+
+
+def test_detections_are_compared_row_by_row() -> None:
+    """Rounding moves a score over the threshold, or past another: neither makes a candidate wrong."""
+    right = np.array([[1, 0.9, 10, 10, 20, 20], [2, 0.8, 40, 10, 60, 20], [1, 0.5, 10, 70, 20, 90]], np.float32)
+    fewer, swapped, other = right[:2], right[[1, 0, 2]], right + 30
+    for found in (fewer, swapped, np.concatenate([right, right[:1] + 1])):
+        assert worst_sqnr_db(*_paired([found], [right])) == math.inf
+    assert worst_sqnr_db(*_paired([other], [right])) < 5
+    assert worst_sqnr_db(*_paired([right[:1]], [right])) == -math.inf
+    assert worst_sqnr_db([fewer], [right]) == -math.inf
 
 
 # ---------------------------------------------------------------------------------------------------------- tuning

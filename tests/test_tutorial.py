@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -15,6 +16,11 @@ import typer
 from ncnn_library import installed, run
 
 from ncnnkit.cli import app
+from ncnnkit.onboard.picture import Fit
+from ncnnkit.recipe import make_recipe
+from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.presets import PRESETS
+from ncnnkit.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "src/ncnnkit/data"
@@ -86,3 +92,51 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     exec(block[1].replace('target="arm"', 'target="arm", effort="fast"'), names)
     assert names["y"].shape == (1000,)
     assert (tmp_path / "model-int8.json").exists()
+
+
+def test_the_python_of_the_page_on_preprocessing_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    exec(block[1], {})
+    assert capsys.readouterr().out == block[2]
+
+
+def test_the_recipe_of_the_page_on_preprocessing_is_one(tmp_path: Path) -> None:
+    page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
+    block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    (tmp_path / "r.toml").write_text(block[1])
+    how = Preprocess.from_dict(make_recipe({}, tmp_path / "r.toml").preprocess)
+    assert how.resize == Fit("letterbox", align="corner", fill=(114,))
+
+
+def test_the_page_on_preprocessing_lists_every_preset_and_setting() -> None:
+    page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
+    for name in PRESETS:
+        assert f"| `{name}` |" in page
+    for field in dataclasses.fields(Fit)[1:]:
+        assert re.search(rf"^\| .*`{field.name}=", page, re.MULTILINE), field.name
+
+
+# ----------------------------------------------------------------------------------------------- the page on tasks
+
+
+def test_the_python_of_the_page_on_tasks_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for code, printed in blocks:
+        exec(code, {"__name__": "page"})
+        assert capsys.readouterr().out == printed
+
+
+def test_the_page_on_tasks_lists_every_task_figure_and_attribute() -> None:
+    page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    for name, task in TASKS.items():
+        row = re.search(rf"^\| `{name}` \|.*\|.*\| (.*) \|$", page, re.MULTILINE)
+        assert row is not None, name
+        assert set(re.findall(r"`([^`]+)`", row[1])) <= {*task.requires, "detection"}
+        assert set(task.figures) <= set(re.findall(r"`(\w+)`", page)), name
+        attributes = [f.name for f in dataclasses.fields(task) if isinstance(f.default, int | float)]
+        assert all(re.search(rf"`{attribute}\b", page) for attribute in attributes), name

@@ -8,6 +8,7 @@ from .device.session import Session
 from .errors import NcnnkitError
 from .model.graph import Graph, Layer
 from .model.ncnnfile import load
+from .onboard.picture import Fit, Tiles
 from .passes import optimize
 from .pipeline import run
 from .quantization import correct_bias, quantize
@@ -15,12 +16,14 @@ from .quantization.calibration import ActivationStats, calibrate
 from .recipe import Recipe
 from .samples.images import open_images
 from .samples.items import InputSpec
-from .samples.preprocess import Preprocess, preset
+from .samples.preprocess import Preprocess
+from .samples.presets import preset
 from .source.conversion import convert
 
 __all__ = [
     "ActivationStats",
     "Artifact",
+    "Fit",
     "Graph",
     "InputSpec",
     "Layer",
@@ -28,6 +31,7 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "Session",
+    "Tiles",
     "calibrate",
     "convert",
     "correct_bias",

@@ -59,12 +59,19 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, or its run.json."
 PREPROCESSING = {
     "mean": (str, "Subtracted after the division, one value per channel, such as 0.485,0.456,0.406.", float),
     "std": (str, "Divisor at the end, one value per channel, such as 0.229,0.224,0.225.", float),
-    "resize": (str, "New size: 256 (the shorter side), 224,224 (height,width) or none.", int),
-    "crop": (str, "Centre crop: height,width or none.", int),
-    "color": (str, "Order of the channels: rgb, bgr or gray.", None),
+    "resize": (
+        str,
+        "New size: 256 (the shorter side), 224,224 (height,width), none, or a way to keep the aspect ratio: letterbox, "
+        "right or multiple, with settings as in letterbox:align=corner,fill=114.",
+        int,
+    ),
+    "crop": (str, "Centre crop: height,width or none. Or tiles, such as tiles:overlap=16.", int),
+    "color": (str, "Order of the channels: rgb, bgr, gray, rgba or bgra.", None),
     "divisor": (float, "First divisor of the pixels: 255 by default, 1 to keep 0 to 255.", None),
-    "interpolation": (str, "Filter of the resizing: nearest, bilinear, bicubic, lanczos, box or hamming.", None),
-}
+    "interpolation": (
+        str, "Filter of the resizing: nearest, bilinear, bicubic, lanczos, box or hamming (Pillow's), or opencv.", None,
+    ),
+}  # fmt: skip
 
 
 def takes(
@@ -103,7 +110,7 @@ def takes_images(function: F) -> F:
 
     def gather(given: dict[str, Any]) -> dict[str, Any]:
         named = {name: value for name, value in given.items() if name == "preset"}
-        fields = {name: _preprocess_field(name, value) for name, value in given.items() if name != "preset"}
+        fields = {name: preprocess_field(name, value) for name, value in given.items() if name != "preset"}
         return {**named, "preprocess": fields} if fields else named
 
     return takes("prepared", options, gather)(function)
@@ -139,14 +146,41 @@ def _field(name: str, value: Any) -> Any:
     return to_words(value) if get_origin(key_types()[name]) is tuple and isinstance(value, str) else value
 
 
-def _preprocess_field(name: str, value: Any) -> Any:
+def preprocess_field(name: str, value: Any) -> Any:
+    """An option's text as a field of Preprocess, as a recipe holds it. Raises RecipeError."""
     kind = PREPROCESSING[name][2]
     if kind is None:
         return value
     if value == "none":
         return None
+    way, _, settings = value.partition(":")
+    if name in ("resize", "crop") and way.isalpha():
+        return _record_of(name, way, settings)
     numbers = _numbers(value, name, kind)
     return numbers[0] if name == "resize" and len(numbers) == 1 else numbers
+
+
+def _record_of(name: str, way: str, settings: str) -> dict[str, Any]:
+    """``letterbox`` and ``align=corner,fill=114`` -> the fields of a Fit; ``tiles`` -> those of Tiles."""
+    if name == "crop" and way != "tiles":
+        raise RecipeError(f"unknown --crop {way!r}", hint="height,width, tiles or none")
+    found: dict[str, Any] = {"way": way} if name == "resize" else {}
+    for setting in settings.split(",") if settings else ():
+        key, given, text = setting.partition("=")
+        if not given:
+            raise RecipeError(f"--{name}: {setting!r} is not NAME=VALUE", hint="as letterbox:align=corner,fill=114")
+        found[key] = _setting(key, text)
+    return found
+
+
+def _setting(key: str, text: str) -> Any:
+    """A setting's text as a value: a size 640x480, pixels 114 or 104/117/123, yes or no, or a word."""
+    words: dict[str, Any] = {"none": None, "yes": True, "no": False, "true": True, "false": False}
+    try:
+        numbers = tuple(int(part) for part in text.replace("x", "/").split("/"))
+    except ValueError:
+        return words.get(text, text)
+    return numbers if key in ("size", "fill") else numbers[0]
 
 
 def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, ...]:

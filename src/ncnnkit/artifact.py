@@ -21,6 +21,7 @@ from .onboard.facts import require_plain
 from .onboard.scratch import Scratch
 from .samples.preprocess import Preprocess
 from .tasks import TASKS, Decoder, Task, named_task
+from .tasks.table import decoded_task
 
 SCHEMA = "ncnnkit-card/1"
 _LARGEST_SIDE = 1 << 24
@@ -194,9 +195,11 @@ class Artifact:
     @property
     def purpose(self) -> Task | None:
         """What the network is for; None where that is not known, or where a user wrote the task."""
-        if self.task.partition(":")[0] not in TASKS:
-            return None
-        return replace(named_task(self.task, self.decoder), shapes=tuple(tensor.shape for tensor in self.outputs))
+        shapes = tuple(tensor.shape for tensor in self.outputs)
+        if self.task.partition(":")[0] in TASKS:
+            return replace(named_task(self.task, self.decoder), shapes=shapes)
+        found = decoded_task(self.decoder, shapes) if self.decoder and not self.task else None
+        return replace(found, shapes=shapes) if found else None
 
     def having(self, graph: Graph, precision: str | None = None, **facts: Any) -> Artifact:
         """A network in memory that was made from this one: what is known of its images and its classes stays true.

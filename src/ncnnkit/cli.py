@@ -299,7 +299,7 @@ def convert(
     for change in changes:
         err.print(change, markup=False, soft_wrap=True)
     out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
-    for line in converted(check, "the original"):
+    for line in [*converted(check, "the original"), *(check.own.said if check.own else [])]:
         out.print(line, markup=False, soft_wrap=True)
 
 
@@ -484,7 +484,7 @@ def quantize(
         with _progress() as progress:
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method, effort=effort or "default",
-                skip=to_words(skip) or (), threads=threads, progress=progress,
+                skip=to_words(skip) or (), task=model.purpose, threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
         out.print(

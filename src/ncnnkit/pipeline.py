@@ -11,6 +11,7 @@ from .artifact import Tensor
 from .codec import as_read
 from .comparison.guessing import Purpose, check_labels, find_task
 from .comparison.layers import LAYER_IMAGES, layer_errors
+from .comparison.outputs import Outputs
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
@@ -41,9 +42,10 @@ from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
-from .record.run import DeviceRecord, LatencyAt, Run, TaskRecord, Variant
+from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Variant
 from .record.stages import Stages
 from .report import write_report
+from .report.pictures import draw_worst
 from .samples.doubts import preprocessing_doubts
 from .samples.items import times
 from .samples.labels import read_labels
@@ -53,7 +55,7 @@ from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.model import example_arrays
 from .source.normalisation import fold_normalisation
-from .source.opening import ARRAYS, choose_preprocess, settle_random_weights
+from .source.opening import as_used, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
 from .tasks.table import spelled
 from .verdict import reduced_said, top5, warn
@@ -107,8 +109,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 images_needed(efforts),
                 stages.progress("look at the images"),
             )
-            if not (images.pictures or evaluation.pictures):
-                preprocess, origin = None, ARRAYS
+            preprocess, origin = as_used(preprocess, origin, images, evaluation)
             labels = read_labels(Path(recipe.labels), evaluation.names, source.labels) if recipe.labels else None
             source = settle_random_weights(recipe, source, images)
         with stages("convert"):
@@ -136,6 +137,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             taken = evaluation.prepared(fed.original) if fed.changes else inputs  # what the original takes
             reference = reference_outputs(
                 source, conversion.graph, taken, folder / "reference", shown, threads=recipe.threads or None
+            )
+            original = source.as_quantised
+            quantised = (
+                reference_outputs(original, conversion.graph, taken, folder / "quantised", shown) if original else None
             )
             blind = why_blind(reference)
             purpose = find_task(
@@ -199,7 +204,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):
             rows = [
-                variant_record(spec, r, reference, purpose.task, labels, layers, at)
+                variant_record(spec, r, reference, purpose.task, labels, layers, at, quantised)
                 for spec, r, at in zip(specs, results, latencies)
             ]
             rows = refuse_copies_of_the_cpu(rows, results)
@@ -209,7 +214,16 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, purpose, recommended, results)
-            remove_scratch(folder, models)
+            best = next((result for result in results if result.name == recommended), None)
+            pictures = (
+                draw_worst(
+                    purpose.task, Outputs.opened(best.outputs).first(len(reference.rows)), reference, inputs,
+                    evaluation.names, preprocess, source.labels or (), folder,
+                )
+                if best
+                else []
+            )  # fmt: skip
+            remove_scratch(folder, models, pictures)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
@@ -236,6 +250,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     recommended=recommended,
                     why=why,
                     top5=guesses,
+                    pictures=pictures,
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, purpose=purpose,
                         doubts=[*source.changes, *fed.changes, *doubts, *reduced_said(recipe.effort, budget)],
@@ -269,10 +284,11 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     return [RUN, REPORT, RECIPE, *([LABELS] if source.labels else []), *made]
 
 
-def remove_scratch(folder: Path, models: Models) -> None:
-    """Leave only the models, and pnnx's log, in the staging folder."""
+def remove_scratch(folder: Path, models: Models, pictures: Sequence[Picture]) -> None:
+    """Leave only the models, the pictures and pnnx's log in the staging folder."""
     params = {model.param for model in models.values() if model.param}
     keep = {param.with_suffix(end) for param in params for end in (".param", ".bin", ".json")}
+    keep |= {folder / picture.file for picture in pictures}
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

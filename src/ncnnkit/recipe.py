@@ -21,6 +21,7 @@ from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import TARGETS
 from .samples.preprocess import Preprocess
+from .samples.presets import PRESETS
 from .tasks.table import TASKS
 
 METHODS = ("mse", "kl", "aciq", "minmax")
@@ -104,7 +105,7 @@ class Recipe:
     )
     preset: str = _key(
         "",
-        "Name of a preprocessing: imagenet, efficientnet-lite0, torchvision:NAME or timm:NAME. Empty: the model's own.",
+        f"Name of a preprocessing: {', '.join(PRESETS)}, torchvision:NAME or timm:NAME. Empty: the model's own.",
     )
     preprocess: Mapping[str, Any] = _key(
         {},
@@ -328,6 +329,13 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     import tomli_w
 
     values = recipe.to_dict()
-    values["preprocess"] = {key: "none" if v is None else v for key, v in values["preprocess"].items()}
+    values["preprocess"] = _without_null(values["preprocess"])
     with atomic_write(path) as file:
         file.write(tomli_w.dumps(values).encode())
+
+
+def _without_null(value: Any) -> Any:
+    """A value as TOML, which has no null, holds it; :func:`_frozen` reads it back."""
+    if isinstance(value, Mapping):
+        return {key: _without_null(item) for key, item in value.items()}
+    return "none" if value is None else value

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .comparison.guessing import Purpose
 from .comparison.outputs import Outputs
-from .formatting import counted, plain, ratio
+from .formatting import counted, decibel, plain, ratio
 from .model.work import Budget
 from .onboard.protocol import VariantResult
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
@@ -85,6 +85,7 @@ def warn(
             "the converted model in fp32"
         )
     said += check.own.said if check.own else []
+    said += _about_the_quantised(variants)
     if quantisation is not None:
         said += [loss.said for loss in quantisation.lost]
     if quantisation is not None and quantisation.used and quantisation.used + quantisation.held_back < 20:
@@ -105,6 +106,16 @@ def warn(
     if restless:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
     return said + reasons(variants, "fallback", "crashed")
+
+
+def _about_the_quantised(variants: Sequence[Variant]) -> Iterator[str]:
+    """How far the int8 variants are from a quantised original as it is."""
+    for row in variants:
+        if row.precision == "int8" and row.accuracy and row.quantised_sqnr_db is not None:
+            yield (
+                f"{row.name} is {decibel(row.quantised_sqnr_db)} dB from the quantised original, and "
+                f"{decibel(row.accuracy.sqnr_db)} dB from the same in floating point"
+            )
 
 
 def _about_the_reference(variants: Sequence[Variant]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-// A line of stdin: an image's path, a .npy to write, the fields of Preprocess, the tensor's height and width.
+// A line of stdin: an image's path, a .npy to write, which tile, the fields of Preprocess, the tensor's shape.
 #include <iostream>
 #include <sstream>
 
@@ -7,24 +7,58 @@
 #include "preprocess.h"
 #include "tensor.h"
 
+namespace {
+
+template <typename T>
+std::vector<T> several(std::istream& words)
+{
+    int count = 0;
+    words >> count;
+    std::vector<T> values(count);
+    for (T& value : values)
+        words >> value;
+    return values;
+}
+
+template <typename T>
+T number(std::istream& words)
+{
+    int value = 0;
+    words >> value;
+    return static_cast<T>(value);
+}
+
+} // namespace
+
 int main()
 {
     for (std::string line; std::getline(std::cin, line);) {
         std::istringstream words(line);
         std::string from, to;
+        int tile = 0;
         Preprocess how{};
-        int filter = 0, color = 0, height = 0, width = 0;
-        words >> from >> to >> how.shorter_side >> how.height >> how.width >> filter >> how.may_swap;
-        words >> how.crop_height >> how.crop_width >> color >> how.divisor;
-        for (float* values : {how.mean, how.std})
-            words >> values[0] >> values[1] >> values[2];
-        if (!(words >> height >> width))
+        words >> from >> to >> tile >> how.shorter_side >> how.height >> how.width;
+        how.fit.way = number<Way>(words);
+        words >> how.fit.height >> how.fit.width >> how.fit.centre >> how.fit.filled;
+        for (int& value : how.fit.fill)
+            words >> value;
+        words >> how.fit.grow;
+        how.fit.rounding = number<Rounding>(words);
+        words >> how.fit.multiple >> how.fit.shorter >> how.fit.longer;
+        how.filter = number<Filter>(words);
+        words >> how.may_swap >> how.crop_height >> how.crop_width >> how.tiles >> how.overlap;
+        how.color = number<Color>(words);
+        words >> how.channels_last >> how.arrays >> how.divisor;
+        how.mean = several<float>(words);
+        how.std = several<float>(words);
+        const std::vector<int> shape = several<int>(words);
+        if (!words)
             return 2;
-        how.filter = static_cast<Filter>(filter);
-        how.color = static_cast<Color>(color);
         try {
-            Preprocessor prepare(how, {how.channels(), height, width});
-            write_tensor(to, prepare(decode(read_file(from), from), from));
+            if (is_array(from))
+                write_tensor(to, prepare_array(from, how, shape));
+            else
+                write_tensor(to, Preprocessor(how, shape)(decode(read_file(from), from), from, tile));
         } catch (const Failure& failure) {
             std::cerr << failure.what() << std::endl;
             return 1;

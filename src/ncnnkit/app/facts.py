@@ -11,7 +11,7 @@ from ..errors import ModelError
 from ..model.ops import CAST_TYPES, OPS, Mask
 from ..onboard.network import FOUND_NOTHING
 from ..onboard.storages import REQUANTISED, WIDENS
-from ..samples.preprocess import Preprocess
+from ..samples.preprocess import NO_IMAGE, Preprocess
 from ..source.model import file_safe
 from .models import Shipment
 
@@ -89,7 +89,8 @@ class Facts:
         target: the kernels that it was made for; empty: any.
         input: blob and shape.
         outputs: in the model's order.
-        preprocess: how an image becomes the input; None where it takes arrays only.
+        takes_images: whether an image can become the input.
+        preprocess: how an image or an array becomes the input; None: arrays are fed as they are.
         may_swap: whether resizing swaps its passes as Pillow does from version 13 on.
         precisions: precision -> ncnn's options, of all models in the app.
         int8_types: the types of layers that can hold weights of 8 bits.
@@ -105,6 +106,7 @@ class Facts:
     target: str
     input: Tensor
     outputs: tuple[Output, ...]
+    takes_images: bool
     preprocess: Preprocess | None
     may_swap: bool
     precisions: dict[str, dict[str, bool]]
@@ -131,7 +133,8 @@ def facts_of(shipped: Shipment) -> Facts:
             Output(blob, name if unique else str(i), FOUND_NOTHING.get(uses.producer(blob).type, 0))
             for i, (blob, name) in enumerate(zip(outputs, names))
         ),
-        model.preprocess, may_swap_passes(model.pillow),
+        model.preprocess is not None and model.preprocess.color != NO_IMAGE, model.preprocess,
+        may_swap_passes(model.pillow),
         # The chosen model's options go before those of the others.
         {row.model.precision: row.model.options for row in (*shipped.models, chosen)},
         tuple(int8_types()), REQUANTISED, storage_ids(),

@@ -14,11 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..onboard import storages
+from .. import onboard
 from ..record.run import PLAIN_NAME
-
-IMPORT = "from ncnnkit.onboard.storages import check_storages, layers_of\n"
-"""The line of ``python/infer.py`` in whose place the code of that module comes to stand."""
 
 
 def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None:
@@ -48,11 +45,20 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
 
 
 def standalone(text: str) -> str:
-    """A file in Python with the code of ``onboard/storages.py`` in the place of its import."""
-    code = Path(storages.__file__).read_text(encoding="utf-8")
-    kinds = (ast.Expr, ast.Import, ast.ImportFrom)
-    first = next(node.lineno for node in ast.parse(code).body if not isinstance(node, kinds))
-    return text.replace(IMPORT, "\n" + "".join(code.splitlines(keepends=True)[first - 1 :]))
+    """A file in Python with the code of the modules of ``onboard/`` in the place of their imports."""
+    lines = text.splitlines(keepends=True)
+    for node in reversed(ast.parse(text).body):
+        package, _, name = (node.module or "").rpartition(".") if isinstance(node, ast.ImportFrom) else ("", "", "")
+        if package == onboard.__name__:
+            lines[node.lineno - 1 : node.end_lineno] = ["\n", *_code_of(name)]
+    return "".join(lines)
+
+
+def _code_of(name: str) -> list[str]:
+    """The lines of a module of ``onboard/`` without its docstring and ``from __future__``, which begin a file."""
+    code = Path(onboard.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    begin = next(node.end_lineno for node in ast.parse(code).body if isinstance(node, ast.ImportFrom))
+    return code.splitlines(keepends=True)[begin:]
 
 
 def files_in(folder: Path) -> Iterator[Path]:

@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..tasks import Decoder, Task
 from ..tasks.classification import Classification
-from ..tasks.detection import Detection
 from ..tasks.embedding import Embedding
 from ..tasks.images import Images
-from ..tasks.landmarks import Landmarks
 from ..tasks.own import own_metric
-from ..tasks.pose import Pose
 from ..tasks.segmentation import Segmentation
-from ..tasks.table import named_task
+from ..tasks.table import decoded_task, named_task
 from ..tasks.tensor import Tensors
 from ..tasks.text import Texts
 from .outputs import Outputs
@@ -114,7 +111,7 @@ def guess_task(reference: Outputs, known: Evidence) -> Purpose:
         known: what else is known of the original.
     """
     shapes = list(reference.shapes.values())
-    if known.decoder is not None and (task := _decoded(known.decoder, shapes)):
+    if known.decoder is not None and (task := decoded_task(known.decoder, shapes)):
         return Purpose(task, known.decoder_origin or "the operators at its end, or its card, say how to decode it")
     if len(shapes) != 1 or min(shapes[0], default=0) < 1:
         return Purpose(Tensors(), f"it has {len(shapes)} outputs, and nothing says what they are")
@@ -128,18 +125,6 @@ def guess_task(reference: Outputs, known: Evidence) -> Purpose:
         if found := guess(shape, few, known):
             return found
     return Purpose(Tensors(), "nothing says what its output is")
-
-
-def _decoded(decoder: Decoder, shapes: Sequence[tuple[int, ...]]) -> Task | None:
-    """The task of a network with a decoder."""
-    (table, *_), axis = decoder.tables, decoder.axis
-    if decoder.kind == "boxes":
-        return (Pose if decoder.keypoints[0] else Detection)(decoder=decoder)
-    if decoder.kind == "ctc":
-        return Texts(output=table.output, axis=axis, blank=decoder.blank)
-    if decoder.kind == "points":
-        return Landmarks(output=table.output, dims=decoder.keypoints[1], apart=int(table.layout == "columns"))
-    return Segmentation(output=table.output, axis=axis) if len(shapes[table.output]) >= 3 else None
 
 
 def _vector(values: int, few: Sequence[NDArray[np.float64]], known: Evidence) -> Purpose:

@@ -250,6 +250,7 @@ def tune(
             seconds=seconds,
             final_seconds=seconds / 12 if final_seconds is None else final_seconds,
             rounds=rounds,
+            varies=given[0].graph.varies,
             fix_clocks=fix_clocks,
         )
         try:

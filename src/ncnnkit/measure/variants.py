@@ -260,6 +260,7 @@ def variant_record(
     labels: NDArray[np.int64] | None,
     layers: list[LayerError],
     latency_at: Sequence[LatencyAt] = (),
+    quantised: Outputs | None = None,
 ) -> Variant:
     """A variant as run.json holds it.
 
@@ -269,10 +270,11 @@ def variant_record(
         labels: the right class of each sample, where known.
         layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
         latency_at: its latencies at other input shapes, see :func:`time_at`.
+        quantised: the outputs of a quantised original as it is; ``reference`` is the same in floating point.
     """
     status, reason = result.status, result.reason
     param = spec.model.param if spec.model else None
-    figures = None
+    figures = as_quantised = None
     if result.outputs and reference is not None:
         # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
         outputs = Outputs.opened(result.outputs).first(len(reference.rows))
@@ -284,6 +286,8 @@ def variant_record(
             broken = errors.broken()
             if broken is None:
                 figures, reason = errors.result(list(outputs.rows)), result.reason
+                if quantised is not None:
+                    as_quantised = accuracy.errors_of(outputs, quantised).result(list(outputs.rows)).sqnr_db
             else:
                 status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} contains NaN or infinity"
     files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
@@ -307,6 +311,7 @@ def variant_record(
         sustained=result.sustained,
         peak_memory_mb=result.peak_memory_mb,
         accuracy=figures,
+        quantised_sqnr_db=as_quantised,
         layers=layers if spec.precision == "int8" and spec.model and spec.backend == "cpu" else [],
         notes=[*notes(spec, result), *(figures.other_shapes() if figures else [])],
     )

@@ -108,7 +108,8 @@ def parse_param(text: str, *, where: str = "<param>") -> Graph:
       of its own. A layer whose outputs all have such names never runs in ncnn; it is left out.
     - ncnn ignores a param whose id the layer type does not use. It is kept, and written again.
     - A whole number where the layer type expects a real one is read as that number. ncnn up to 1.0.20260526 reads its
-      bits instead, so that ``1`` becomes 1.4e-45. It is written as a real number.
+      bits instead, so that ``1`` becomes 1.4e-45. It is written as a real number. An array of whole numbers that are
+      the bits of real numbers of a usual size is read as these.
 
     Raises:
         FormatError: with the number of the first line that cannot be read or cannot stand where it does.
@@ -229,7 +230,8 @@ def _as_real(layer: Layer) -> Iterator[str]:
 
     A text with neither a point nor an exponent is an int32 for ``ParamDict::load_param``. Where a layer expects fp32,
     1.0.20261020 converts it, and 1.0.20260526 takes its bits: ``1`` becomes 1.4e-45. Both misread an array that has
-    whole numbers among real ones.
+    whole numbers among real ones. In an array of whole numbers only, every ncnn takes the bits, and published files
+    of YOLOv3 rely on that: 1065353216 in a ``mask`` is 1.0.
     """
     for key, value in layer.params.items():
         given = value if isinstance(value, tuple) else (value,)
@@ -237,10 +239,19 @@ def _as_real(layer: Layer) -> Iterator[str]:
         if isinstance(value, str) or not whole:
             continue
         real = not layer.op.ignores(key) and layer.op.param(key).real
+        if real and isinstance(value, tuple) and len(whole) == len(given) and all(map(_is_bits, whole)):
+            layer.params[key] = tuple(np.array(whole, np.int32).view(np.float32).tolist())
+            continue
         if real and any(whole):
             yield f"{key} of {layer.type} {layer.name}"
         if real or len(whole) < len(given):
             layer.params[key] = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+
+
+def _is_bits(number: int) -> bool:
+    """Whether a whole number is the bits of an fp32 of usual size: zero, or from 2^-20 to 2^30, of either sign."""
+    value = abs(float(np.array(number, np.int32).view(np.float32)))
+    return number == 0 or 2.0**-20 <= value <= 2.0**30
 
 
 def _parse_array(raw: str) -> Value:

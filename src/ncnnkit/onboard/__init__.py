@@ -10,6 +10,7 @@ reading     what a process prints, from its mark on
 child       a serving process, seen from outside
 casts       whether a mixed network's Casts read what they expect
 serving     the command serve
+picture     from an image's pixels to a network's input
 network     what a serving process answers: runs, times and counts
 tally       histograms that merge
 rows        arrays on disk, written and read row by row

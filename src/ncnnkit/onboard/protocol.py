@@ -406,6 +406,7 @@ class TuneJob(Job[TuneResult]):
         seconds: of timing, in all rungs.
         final_seconds: of timing, for each finalist.
         rounds: of the final.
+        varies: whether the number of rows of an output depends on the values, as that of detections does.
         fix_clocks, journal: as in :class:`MeasureJob`.
     """
 
@@ -419,6 +420,7 @@ class TuneJob(Job[TuneResult]):
     seconds: float
     final_seconds: float
     rounds: int
+    varies: bool = False
     fix_clocks: bool = False
     journal: str = ""
 

@@ -297,12 +297,14 @@ class ShapeCheck:
         sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal.
         cosine: as in ``accuracy``, of the worst output.
         max_error: the largest absolute difference, in the output's unit.
+        original_sqnr_db: as in the conversion, for these shapes.
     """
 
     shapes: list[tuple[int, ...]]
     sqnr_db: float | None
     cosine: float | None
     max_error: float
+    original_sqnr_db: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -572,6 +574,8 @@ class Variant:
         sustained: a long run without a pause; null if none was requested.
         peak_memory_mb: peak resident memory of the process since the start of loading, minus the memory before, MB.
         accuracy: errors against the reference; null if there are no usable outputs.
+        quantised_sqnr_db: SQNR against an original that is quantised, as it is: ``accuracy`` is against the same in
+            floating point. Of the worst output, dB; null if the original is not quantised, or the outputs are equal.
         layers: error of each int8 layer, on a few evaluation images, in the network's order; empty if not
             measured.
         notes: facts that a reader needs to interpret the figures.
@@ -596,6 +600,7 @@ class Variant:
     sustained: Sustained | None
     peak_memory_mb: float | None
     accuracy: Accuracy | None
+    quantised_sqnr_db: float | None
     layers: list[LayerError]
     notes: list[str]
 
@@ -844,6 +849,22 @@ class Guess:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A sample on which the recommended variant differs most from the original.
+
+    Attributes:
+        image: the name of the evaluation image.
+        file: a JPEG in the run folder: the original's prediction on the left, the variant's on the right.
+        severity: how far it differs: for boxes, the boxes lost and the new ones; for maps, the share of other pixels;
+            for images, the mean squared error over the squared range.
+    """
+
+    image: str
+    file: PlainName
+    severity: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stage of the run.
 
@@ -881,6 +902,7 @@ class Run:
         recommended: ``name`` of the recommended variant; null if there is none.
         why: the reason for the recommendation, or why there is none.
         top5: the best classes of an example image; empty for networks without class names.
+        pictures: the worst evaluation images, drawn; empty for tasks without pictures, and if nothing is recommended.
         warnings: the warnings, a sentence each.
         stages: the duration of each stage, in order.
     """
@@ -904,6 +926,7 @@ class Run:
     recommended: str | None
     why: str
     top5: list[Guess]
+    pictures: list[Picture]
     warnings: list[str]
     stages: list[Stage]
 
@@ -915,6 +938,8 @@ class Run:
             if variant.files:
                 check_name(f"variants[{i}].files.param", variant.files.param)
                 check_name(f"variants[{i}].files.bin", variant.files.bin)
+        for i, picture in enumerate(self.pictures):
+            check_name(f"pictures[{i}].file", picture.file)
         names = [variant.name for variant in self.variants]
         unprintable = next((name for name in names if not name.isprintable()), None)
         if unprintable is not None:

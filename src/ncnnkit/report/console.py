@@ -52,22 +52,31 @@ def converted(check: ConversionCheck, origin: str) -> list[str]:
     """
     against = f"{origin} in floating point" if check.own else origin
     compared = f"{_exact(check.sqnr_db)}, cosine {cosine(check.cosine)}, against {against}"
-    if check.original_sqnr_db is not None:
-        compared += f", which itself is only exact to {decibel(check.original_sqnr_db)} dB on these samples"
+    compared += _only_exact_to(check.original_sqnr_db)
     seen = (
         compared
         if check.verified
         else "not verified, because there is no original that can be run, or its outputs contain NaN or infinity"
     )
     taken, others = f"conversion by route {check.route}: {seen}", [a for a in check.attempts if a.outcome != "taken"]
-    shapes = [f"  for inputs of {said_of(each.shapes)}: {_exact(each.sqnr_db)}" for each in check.shapes]
+    shapes = [
+        f"  for inputs of {said_of(each.shapes)}: {_exact(each.sqnr_db)}, against {against}"
+        f"{_only_exact_to(each.original_sqnr_db)}"
+        for each in check.shapes
+    ]
     decoded = [_decoded(check.decoded)] if check.decoded else []
-    own = check.own.said if check.own else []
-    return [taken, *decoded, *shapes, *(f"  {_attempted(attempt)}" for attempt in others), *own]
+    return [taken, *decoded, *shapes, *(f"  {_attempted(attempt)}" for attempt in others)]
 
 
 def _exact(sqnr_db: float | None) -> str:
     return decibel(sqnr_db) + ("" if sqnr_db is None else " dB")
+
+
+def _only_exact_to(original_sqnr_db: float | None) -> str:
+    """The noise of the original itself, a clause; empty where it explains nothing."""
+    if original_sqnr_db is None:
+        return ""
+    return f", which itself is only exact to {decibel(original_sqnr_db)} dB on these samples"
 
 
 def said_of(shapes: Sequence[tuple[int, ...]]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from .. import formatting
 from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
 from ..plan.requirement import Requirements
-from ..record.run import FittedLayer, PlannedLayer, Run, Variant, baseline, shared, speed_up
+from ..record.run import FittedLayer, Picture, PlannedLayer, Run, Variant, baseline, shared, speed_up
 from ..source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from . import plots
 from .figures import figure_text, interval_text, task_figures, with_unit
@@ -31,13 +33,18 @@ def write_report(run: Run, path: Path) -> None:
         ToolError: jinja2 or plotly is not installed.
         StorageError: the file cannot be written.
     """
-    text = render(run)
+    text = render(run, path.parent)
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", errors="replace"))
 
 
-def render(run: Run) -> str:
-    """The report as one HTML document. The same run gives the same bytes. Raises ToolError as :func:`write_report`."""
+def render(run: Run, folder: Path | None = None) -> str:
+    """The report as one HTML document. The same run gives the same bytes. Raises ToolError as :func:`write_report`.
+
+    Args:
+        run: what run.json holds, valid.
+        folder: the run folder, where the pictures are; those that are not there are left out.
+    """
     import msgspec
 
     try:
@@ -63,7 +70,6 @@ def render(run: Run) -> str:
         "shape": lambda shape: " × ".join(map(str, shape)) or "1",
         "images": lambda n: f"{n} image" if n == 1 else f"{n} images",
         "number": lambda value: f"{value:g}",
-        "numbers": lambda values: ", ".join(f"{value:g}" for value in values),
         "show": _show,
         "heading": lambda figure: with_unit(figure.title, figure),
         "figure": figure_text,
@@ -92,6 +98,7 @@ def render(run: Run) -> str:
         plan=plan,
         precisions=_precisions(plan.layers) if plan else [],
         front=embed(plots.pareto_front(plan), "front") if plan else None,
+        pictures=_pictures(run, folder),
         layers=[
             {
                 "variant": v,
@@ -145,6 +152,17 @@ def _watched(variants: Sequence[Variant]) -> list[dict[str, Any]]:
             }
         )
     return rows if seen else []
+
+
+def _pictures(run: Run, folder: Path | None) -> list[tuple[Picture, str]]:
+    """The pictures with their files as data URIs, so that the report is one file."""
+    found = []
+    for picture in run.pictures if folder else []:
+        assert folder is not None
+        with suppress(OSError):
+            content = base64.b64encode((folder / picture.file).read_bytes()).decode("ascii")
+            found.append((picture, f"data:image/jpeg;base64,{content}"))
+    return found
 
 
 def _gained(layers: Sequence[FittedLayer]) -> list[FittedLayer]:

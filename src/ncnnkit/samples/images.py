@@ -15,8 +15,10 @@ import numpy as np
 
 from ..errors import ImageError
 from ..formatting import counted
+from ..onboard.picture import Placement, Tiles
 from ..onboard.process import available_cores
 from ..progress import Progress
+from .axes import IMAGE_CHANNELS, ImageAxes
 from .items import (
     ArrayFile,
     InputSpec,
@@ -24,13 +26,15 @@ from .items import (
     Picture,
     Row,
     array_sample,
+    completed,
     fit,
+    image_input,
     open_arrays,
     reason,
-    takes_image,
     times,
 )
-from .preprocess import Preprocess, preset
+from .preprocess import NO_IMAGE, Preprocess
+from .presets import preset
 from .stream import Sample, evenly
 
 T = TypeVar("T")
@@ -93,6 +97,11 @@ class ImageSet:
                 raise ImageError(f"contains NaN or infinity for input {spec.name!r}", where=item.name)
         return sample
 
+    def placement(self, index: int) -> Placement | None:
+        """Where the image lies in a sample, to bring what a network finds back to the image; None for an array."""
+        item = self.items[index]
+        return item.placement() if isinstance(item, Picture) else None
+
     def __iter__(self) -> Iterator[Sample]:
         return in_threads(self.__getitem__, range(len(self)))
 
@@ -113,25 +122,34 @@ class ImageSet:
         return replace(self, items=tuple(items))
 
     def resized(self, inputs: Sequence[InputSpec]) -> ImageSet | None:
-        """The same images for inputs of another size; None where some samples are arrays, or are not resized."""
+        """The same images for inputs of another size; None where some samples are arrays, tiles, or not resized."""
         inputs, items = tuple(inputs), list[Item]()
         for item in self.items:
-            if not (isinstance(item, Picture) and takes_image(inputs) and item.preprocess.resizes):
+            if not (isinstance(item, Picture) and image_input(inputs)):
                 return None
-            fitted = item.preprocess.fitted(inputs[0].shape[1], inputs[0].shape[2])
+            fitted = fit(item.preprocess, inputs)
+            if fitted is None or not fitted.resizes or item.tile is not None:
+                return None
             items.append(replace(item, preprocess=fitted))
         return replace(self, inputs=inputs, items=tuple(items))
 
     def split(self, every: int = 5) -> tuple[ImageSet, ImageSet]:
-        """(calibration, evaluation): every ``every``-th sample is held out. Raises ImageError for fewer than that."""
-        if len(self) < every:
+        """(calibration, evaluation): every ``every``-th sample is held out, or image with all its tiles.
+
+        Raises:
+            ImageError: there are fewer than that.
+        """
+        files = {file: i for i, file in enumerate(dict.fromkeys(item.file for item in self.items))}
+        if len(files) < every:
             copies = f" ({len(self.copies)} copies of others were dropped)" if self.copies else ""
             raise ImageError(
-                f"too few images to hold out every {every}th one: {len(self)}{copies}",
+                f"too few images to hold out every {every}th one: {len(files)}{copies}",
                 hint="give more images, or evaluation images with --eval-images",
             )
-        held = set(range(every - 1, len(self), every))
-        return self.subset([i for i in range(len(self)) if i not in held]), self.subset(sorted(held))
+        held = [files[item.file] % every == every - 1 for item in self.items]
+        return self.subset([i for i, out in enumerate(held) if not out]), self.subset(
+            [i for i, out in enumerate(held) if out]
+        )
 
     def distinct(self) -> ImageSet:
         """The samples without those whose content an earlier one has; ``copies`` names them."""
@@ -254,7 +272,8 @@ def open_images(
         source: a folder (searched recursively; hidden files are ignored), a list file (``.txt``, a path a line,
             relative to the list), one image, or arrays: ``.npy`` with shape (N, ...) or that of one sample, ``.npz``
             with one array per network input name. Files in a folder or list may be images, or ``.npy``/``.npz`` of one
-            sample each. Arrays are fed to the network as they are: ``preprocess`` is for images.
+            sample each. Arrays are fed to the network as they are, unless ``preprocess.arrays`` says that they are
+            normalised.
         preprocess: how images become tensors. The name of a preset (see :func:`ncnnkit.preset`) is scaled to the size
             of the input; a Preprocess is used as it is. None is enough if there are only arrays.
         inputs: the network's inputs.
@@ -284,6 +303,7 @@ def find_images(
     :meth:`ImageSet.checked` finds those that are damaged further on.
     """
     source, inputs = Path(source), tuple(inputs)
+    preprocess = completed(preprocess, inputs)
     if not source.exists():
         raise ImageError("no such file or folder", where=str(source), hint="give a folder of images")
     folder = source if source.is_dir() else source.parent
@@ -292,26 +312,27 @@ def find_images(
     elif source.suffix.lower() == ".txt":
         names = _listed(source)
     elif source.suffix.lower() in _ARRAY_SUFFIXES:
-        return _rows(source, inputs)
+        return _rows(source, inputs, preprocess)
     else:
         names = [source.name]
     if not names:
         raise ImageError("contains no files", where=str(source), hint="give a folder of images")
-    misfit = _misfit(preprocess, inputs, source)
+    misfit, axes = _misfit(preprocess, inputs, source), image_input(inputs)
 
-    def look(name: str) -> Item | str:
+    def look(name: str) -> list[Item] | str:
         path = folder / name
         if path.suffix.lower() in _ARRAY_SUFFIXES:
             try:
                 array_sample(path, inputs)
             except ImageError as error:
                 return error.what
-            return ArrayFile(name, root, inputs)
-        reason = _why_unusable(path, preprocess, inputs[0], misfit)
-        if reason is not None:
-            return reason
+            return [ArrayFile(name, root, inputs, preprocess)]
+        found = _look_at_image(path, preprocess, axes, misfit)
+        if isinstance(found, str):
+            return found
         assert preprocess is not None  # else it would not fit
-        return Picture(name, root, preprocess)
+        tiles = range(len(found)) if isinstance(preprocess.crop, Tiles) else [None]
+        return [Picture(name, root, preprocess, tile) for tile in tiles]
 
     root = str(folder)
     items: list[Item] = []
@@ -323,7 +344,7 @@ def find_images(
             if isinstance(found, str):
                 skipped.append((name, found))
             else:
-                items.append(found)
+                items += found
             if progress:
                 progress(done, len(names))
     if not items:
@@ -385,31 +406,31 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], source
             where=str(source),
             hint="give a .npz with one array per input name",
         )
-    spec = inputs[0]
-    if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
-        hint = "give a .npy of shape N x the input's"
-        if len(spec.shape) == 3 and spec.shape[2] in (1, 3):
-            hint = f"height x width x channels? Export the model with the channels first, or {hint}"
+    spec, axes = inputs[0], image_input(inputs)
+    if axes is None:
+        *counts, most = IMAGE_CHANNELS
         return ImageError(
-            f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}, not 1 or 3 channels first",
+            f"images cannot feed input {spec.name!r}, which takes {times(spec.shape)}: an image has "
+            f"{', '.join(map(str, counts))} or {most} channels",
             where=str(source),
-            hint=hint,
+            hint="give a .npy of shape N x the input's; --mean, --std and --divisor apply to arrays, too",
         )
-    if preprocess is None:
+    if preprocess is None or preprocess.color == NO_IMAGE:
         return ImageError("images need preprocessing", where=str(source), hint="give a preset, or mean, std and resize")
-    fixed = preprocess.crop or (preprocess.resize if isinstance(preprocess.resize, tuple) else None)
-    size = (preprocess.channels, *(fixed or spec.shape[1:]))
-    if spec.shape == size:
+    shape = preprocess.shape_at(preprocess.output_size(1, 1) if preprocess.resizes else (axes.height, axes.width))
+    if shape == spec.shape:
         return None
     return ImageError(
-        f"preprocessing gives {times(size)}, input {spec.name!r} takes {times(spec.shape)}",
+        f"preprocessing gives {times(shape)}, input {spec.name!r} takes {times(spec.shape)}",
         where=str(source),
         hint="change the shape, or resize and crop, or give a preset by its name, which is scaled to the input",
     )
 
 
-def _why_unusable(path: Path, preprocess: Preprocess | None, spec: InputSpec, misfit: ImageError | None) -> str | None:
-    """Why a file cannot be used, as far as its beginning tells; None if it can.
+def _look_at_image(
+    path: Path, preprocess: Preprocess | None, axes: ImageAxes | None, misfit: ImageError | None
+) -> list[Placement] | str:
+    """Where an image lies in its samples, as far as the beginning of its file tells; why it cannot be used, if so.
 
     Raises ImageError where the file is fine and the options are not.
     """
@@ -426,22 +447,22 @@ def _why_unusable(path: Path, preprocess: Preprocess | None, spec: InputSpec, mi
         return reason(error)
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         return f"is suspiciously large ({width}x{height} pixels)"
-    if misfit is not None or preprocess is None:
+    if misfit is not None or preprocess is None or axes is None:
         raise misfit or ImageError("images need preprocessing", where=str(path))
     try:
-        size = preprocess.output_size(height, width)
+        found = preprocess.places(height, width)
     except ValueError as error:
         return str(error)
-    if size != spec.shape[1:]:
+    if found[0].input != (axes.height, axes.width):
         raise ImageError(
-            f"becomes {times(size)}, but the network takes {times(spec.shape[1:])}",
+            f"becomes {times(found[0].input)}, but the network takes {axes.height}x{axes.width}",
             where=str(path),
-            hint=f"resize to the input: --resize {spec.shape[1]},{spec.shape[2]}",
+            hint=f"resize to the input: --resize {axes.height},{axes.width}",
         )
-    return None
+    return found
 
 
-def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
+def _rows(source: Path, inputs: tuple[InputSpec, ...], preprocess: Preprocess | None) -> ImageSet:
     """A .npy or .npz file of many samples, or of one."""
     arrays = []
     for array, spec in zip(open_arrays(source, inputs), inputs):
@@ -458,4 +479,4 @@ def _rows(source: Path, inputs: tuple[InputSpec, ...]) -> ImageSet:
     if len(counts) != 1:
         raise ImageError(f"its arrays have different lengths: {sorted(counts)}", where=str(source))
 
-    return ImageSet(inputs, tuple(Row(source.name, tuple(arrays), i) for i in range(counts.pop())))
+    return ImageSet(inputs, tuple(Row(source.name, tuple(arrays), i, preprocess) for i in range(counts.pop())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..onboard.picture import Placement
+from .axes import ImageAxes, image_axes
 from .preprocess import Preprocess
 from .stream import Sample
 
@@ -53,16 +55,30 @@ class InputSpec:
         return np.moveaxis(array, -1, -3) if self.channels_last and array.shape[-len(given) :] == given else array
 
 
-def takes_image(inputs: Sequence[InputSpec]) -> bool:
-    """Whether a network's only input has the shape of an image of one or three channels."""
-    return len(inputs) == 1 and len(inputs[0].shape) == 3 and inputs[0].shape[0] in (1, 3)
+def image_input(inputs: Sequence[InputSpec]) -> ImageAxes | None:
+    """The axes of a network's only input; None where there are several, or it takes no image."""
+    return image_axes(inputs[0].shape) if len(inputs) == 1 else None
 
 
 def fit(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preprocess | None:
     """The preprocessing for inputs of this size, unchanged where they are no image."""
-    if preprocess is None or not takes_image(inputs):
+    axes = image_input(inputs)
+    if preprocess is None or axes is None:
         return preprocess
-    return preprocess.fitted(inputs[0].shape[1], inputs[0].shape[2])
+    return in_layout(preprocess.fitted(axes.height, axes.width), axes)
+
+
+def completed(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preprocess | None:
+    """The preprocessing with what only the network's input says: the size where it has none, and the layout."""
+    axes = image_input(inputs)
+    if preprocess is None or axes is None:
+        return preprocess
+    return fit(preprocess, inputs) if preprocess.waits_for_size else in_layout(preprocess, axes)
+
+
+def in_layout(preprocess: Preprocess, axes: ImageAxes) -> Preprocess:
+    """The preprocessing with the input's order of axes, if its channels are as many."""
+    return replace(preprocess, layout=axes.layout) if preprocess.channels == axes.channels else preprocess
 
 
 def times(shape: Sequence[int]) -> str:
@@ -84,6 +100,11 @@ class Item(Protocol):
         """Where it comes from, as the user knows it."""
         ...
 
+    @property
+    def file(self) -> str:
+        """What it has in common with others that overlap it: the file of a tile; its own name otherwise."""
+        ...
+
     def load(self) -> Sample:
         """Read it."""
         ...
@@ -99,25 +120,42 @@ class Item(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image file: ``name`` within ``folder``."""
+    """An image file, or a tile of one.
 
-    name: str
+    Attributes:
+        file: its name within ``folder``.
+        tile: which of the tiles that ``preprocess`` cuts the image into; None where it does not.
+    """
+
+    file: str
     folder: str
     preprocess: Preprocess
+    tile: int | None = None
     picture: ClassVar[bool] = True
 
     @property
+    def name(self) -> str:
+        return self.file if self.tile is None else f"{self.file}[{self.tile}]"
+
+    @property
     def path(self) -> str:
-        return os.path.join(self.folder, self.name)
+        return os.path.join(self.folder, self.file)
 
     def load(self) -> Sample:
         from PIL import Image
 
         with Image.open(self.path) as image:
-            return (self.preprocess.apply(image),)
+            return (self.preprocess.apply(image, self.tile or 0),)
+
+    def placement(self) -> Placement:
+        """Where the image lies in the sample."""
+        from PIL import Image
+
+        with Image.open(self.path) as image:
+            return self.preprocess.places(image.height, image.width)[self.tile or 0]
 
     def digest(self, whole: bool) -> bytes:
-        return _file_digest(self.path, whole)
+        return _short(hashlib.sha256(b"%d " % (self.tile or 0) + _file_digest(self.path, whole)))
 
     def damage(self) -> str | None:
         from PIL import Image
@@ -139,14 +177,19 @@ class ArrayFile:
     name: str
     folder: str
     inputs: tuple[InputSpec, ...]
+    preprocess: Preprocess | None
     picture: ClassVar[bool] = False
+
+    @property
+    def file(self) -> str:
+        return self.name
 
     @property
     def path(self) -> str:
         return os.path.join(self.folder, self.name)
 
     def load(self) -> Sample:
-        return tuple(map(_as_float, array_sample(Path(self.path), self.inputs)))
+        return _as_fed(array_sample(Path(self.path), self.inputs), self.preprocess)
 
     def digest(self, whole: bool) -> bytes:
         return _file_digest(self.path, whole)
@@ -163,19 +206,25 @@ class Row:
         source: the name of their file.
         arrays: (N, …) for each network input.
         index: of the row.
+        preprocess: says whether values are normalised; None: they are not.
     """
 
     source: str
     arrays: tuple[NDArray[Any], ...]
     index: int
+    preprocess: Preprocess | None
     picture: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         return f"{self.source}[{self.index}]"
 
+    @property
+    def file(self) -> str:
+        return self.name
+
     def load(self) -> Sample:
-        return tuple(_as_float(array[self.index]) for array in self.arrays)
+        return _as_fed([array[self.index] for array in self.arrays], self.preprocess)
 
     def digest(self, whole: bool) -> bytes:
         parts = (array[self.index].reshape(-1)[: None if whole else _HEAD] for array in self.arrays)
@@ -244,6 +293,9 @@ def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]
     return sample
 
 
-def _as_float(array: NDArray[Any]) -> NDArray[np.float32]:
+def _as_fed(arrays: Sequence[NDArray[Any]], preprocess: Preprocess | None) -> Sample:
+    """A sample's arrays as the network gets them."""
     with np.errstate(over="ignore"):  # it becomes infinity, which is refused where the sample is asked for
-        return np.array(array, np.float32, order="C")
+        if preprocess is not None and len(arrays) == 1:
+            return (preprocess.apply_to_array(arrays[0]),)
+        return tuple(np.array(array, np.float32, order="C") for array in arrays)

@@ -22,7 +22,7 @@ from ..progress import StepProgress, silent_steps
 from ..recipe import AUTO
 from ..record.environment import installed
 from ..record.folder import LOG
-from ..record.run import Accuracy, Attempt, ConversionCheck, DecodedCheck, OwnQuantisation, ShapeCheck, losses
+from ..record.run import Attempt, ConversionCheck, DecodedCheck, OwnQuantisation, ShapeCheck, losses
 from ..samples.images import ImageSet
 from ..samples.items import InputSpec, times
 from ..samples.stream import ArraySamples, Samples
@@ -140,7 +140,7 @@ class Conversion:
             cosine=errors.cosine if errors else None,
             max_error=errors.max_error if errors else None,
             original_sqnr_db=compared.original_sqnr_db if compared else None,
-            shapes=[_at_shapes(other, beside.errors) for other, beside in self.taken.at_others],
+            shapes=[_at_shapes(other, beside) for other, beside in self.taken.at_others],
             seconds=round(sum(result.seconds for result in self.results), 3),
             attempts=[result.record(self.taken) for result in self.results],
             pnnx_version=installed("pnnx") if self.logged else None,
@@ -163,8 +163,14 @@ class Conversion:
         )
 
 
-def _at_shapes(other: ModelSource, errors: Accuracy) -> ShapeCheck:
-    return ShapeCheck(shapes=other.shapes, sqnr_db=errors.sqnr_db, cosine=errors.cosine, max_error=errors.max_error)
+def _at_shapes(other: ModelSource, beside: Compared) -> ShapeCheck:
+    return ShapeCheck(
+        shapes=other.shapes,
+        sqnr_db=beside.errors.sqnr_db,
+        cosine=beside.errors.cosine,
+        max_error=beside.errors.max_error,
+        original_sqnr_db=beside.original_sqnr_db,
+    )
 
 
 def convert(

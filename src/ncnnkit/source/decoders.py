@@ -10,7 +10,7 @@ import numpy as np
 from ..device.session import Session
 from ..errors import NcnnkitError
 from ..model import ncnnfile
-from ..samples.items import takes_image
+from ..samples.items import image_input
 from ..samples.stream import ArraySamples
 from ..tasks.guess import Known, guess
 from ..tasks.ncnn_heads import detection_layer
@@ -30,9 +30,10 @@ def with_decoder(source: ModelSource, task: str = "") -> ModelSource:
     Returns:
         ``source`` itself where no head is certain. ``decoder_origin`` says what the guess rests on.
     """
-    if source.decoder is not None or source.tail or len(source.inputs) != 1 or not takes_image(source.inputs):
+    axes = image_input(source.inputs)
+    if source.decoder is not None or source.tail or axes is None:
         return source
-    size = (source.inputs[0].shape[1], source.inputs[0].shape[2])
+    size = (axes.height, axes.width)
     if source.kind == "ncnn":
         layer = detection_layer(ncnnfile.load_param(source.file), size)
         if layer and layer.after:

@@ -14,7 +14,7 @@ from . import open_model
 from .bisection import Bisection, bisect
 from .conversion import convert_source
 from .model import example_arrays
-from .reproducer import write_reproducer
+from .reproducer import check_folder, write_reproducer
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ def explain(
     Raises:
         ModelError: the model cannot be used, or gives no tensors inside the network.
         ConvertError, RuntimeFailure: it cannot be converted, or the network cannot be run.
-        StorageError: ``reproducer`` cannot be written.
+        StorageError: ``reproducer`` cannot be written, or holds other files.
     """
+    if reproducer is not None:
+        check_folder(reproducer)
     with Scratch() as folder:
         source = open_model(model, shapes=shapes, weights=weights, outputs=outputs, fix=fix)
         sample = example_arrays(source.inputs)

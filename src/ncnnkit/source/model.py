@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,10 +22,12 @@ from ..formatting import shape_option
 from ..model.graph import Graph
 from ..model.shapes import natural
 from ..onboard.scratch import Scratch
+from ..onboard.sysfs import system_memory_mb
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
-from ..samples.items import InputSpec, fit, takes_image
+from ..samples.items import InputSpec, fit, image_input
 from ..samples.preprocess import Preprocess
+from ..samples.presets import stretched, ultralytics
 from ..samples.stream import Samples
 from ..tasks import Decoder, Prediction
 
@@ -112,13 +115,19 @@ class ModelSource:
         """The same original for inputs of other shapes. Whether it takes them shows when it runs.
 
         Raises:
-            ModelError: a shape has another number of axes.
+            ModelError: a shape has another number of axes, or the memory has no room for it.
         """
         for spec, shape in zip(self.inputs, shapes, strict=True):
             if len(shape) != len(spec.shape) or spec.original is not None:
                 raise ModelError(f"input {spec.name!r} cannot have the shape {listed(shape)}", where=self.reference)
+        _check_room(self.reference, shapes)
         specs = tuple(replace(spec, shape=tuple(shape)) for spec, shape in zip(self.inputs, shapes))
         return replace(self, inputs=specs, preprocess=fit(self.preprocess, specs), others=())
+
+    @property
+    def as_quantised(self) -> ModelSource | None:
+        """The original as it is, where that is quantised and can be run."""
+        return replace(self, run=self.quantised.run) if self.quantised and self.quantised.run else None
 
     @property
     def file(self) -> Path:
@@ -249,11 +258,27 @@ def settle_inputs(
             hint="give one for each input, in this order",
         )
     given: Sequence[tuple[int, ...] | None] = shapes or [None] * len(names)
-    settled = (_settle_shape(f"{reference}: input {name!r}", known, g) for name, known, g in zip(names, dims, given))
+    settled = [_settle_shape(f"{reference}: input {name!r}", known, g) for name, known, g in zip(names, dims, given)]
+    _check_room(reference, settled)
     return tuple(
         InputSpec(name, natural(shape), dtype, original=None if (1, *natural(shape)) == shape else shape)
         for name, dtype, shape in zip(names, dtypes, settled)
     )
+
+
+_COPIES = 4  # of its inputs, which the sample, the original, ncnn and what either computes first hold at the least
+
+
+def _check_room(reference: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse inputs that the memory has no room for before any is taken."""
+    needed = _COPIES * sum(np.dtype(np.float32).itemsize * math.prod(shape) for shape in shapes) / 1e6
+    free = system_memory_mb("MemAvailable")
+    if free is not None and needed > free:
+        shown = " and ".join(map(listed, shapes))
+        raise ModelError(
+            f"inputs of {shown} need at least {needed / 1e3:.1f} GB of memory, and {free / 1e3:.1f} GB are free",
+            where=reference,
+        )
 
 
 def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -302,14 +327,12 @@ def read_metadata(
 ) -> tuple[Preprocess | None, str, tuple[str, ...] | None]:
     """(preprocessing, where it was found, class names) from a model file's own metadata."""
     labels = None
-    ultralytics = {"names", "task"} <= metadata.keys()
-    yolov5 = {"names", "stride"} <= metadata.keys()
+    # YOLOv5's own files do not say the task. A file of another program may have "names", too.
+    by_ultralytics = "names" in metadata and not metadata.keys().isdisjoint(("task", "stride"))
     try:
         if _LABELS_KEY in metadata:
             labels = tuple(readable(str(name)) for name in json.loads(metadata[_LABELS_KEY]))
-        elif (
-            ultralytics or yolov5
-        ):  # a Python dict, class index -> name; the index is a string where JSON has been at it
+        elif by_ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
             given = ast.literal_eval(metadata["names"])
             names = dict(enumerate(given)) if isinstance(given, list) else given
             labels = tuple(readable(str(names[index])) for index in sorted(names, key=int))
@@ -318,9 +341,10 @@ def read_metadata(
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
     except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError) as error:
         raise ModelError(f"its metadata cannot be read: {say(error)}", where=reference) from None
-    if ultralytics and takes_image(inputs):
-        size = (inputs[0].shape[1], inputs[0].shape[2])
-        if metadata["task"] == "classify":
-            return Preprocess(resize=min(size), crop=size), "Ultralytics' metadata in the model", labels
-        return Preprocess(resize=size), "Ultralytics' metadata in the model, stretching where it letterboxes", labels
+    axes = image_input(inputs)
+    if by_ultralytics and axes:
+        size = (axes.height, axes.width)
+        classifies = metadata.get("task") == "classify"
+        how = replace(stretched(axes), resize=min(size), crop=size) if classifies else ultralytics(axes)
+        return how, "Ultralytics' metadata in the model", labels
     return None, "", labels

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..device.session import Session
 from ..formatting import plain
 from ..model.graph import Graph, Layer
+from ..onboard.picture import Fit
 from ..samples.preprocess import Preprocess
 from .opening import GUESS, GUESSED
 
@@ -74,7 +75,7 @@ def fold_normalisation(graph: Graph, preprocess: Preprocess | None, origin: str,
     if preprocess is None or region is None:
         return unchanged
     found = _measured(region, preprocess)
-    if found is None:
+    if found is None or not _padded_with_pixels(preprocess):
         return unchanged
     if origin == GUESS and (pixels := _plain_pixels(found)):
         preprocess = replace(preprocess, divisor=pixels[0], mean=(0.0,), std=(1.0,))
@@ -185,6 +186,12 @@ def _values(preprocess: Preprocess, pixel: float) -> NDArray[np.float64]:
     return made
 
 
+def _padded_with_pixels(preprocess: Preprocess) -> bool:
+    """Whether all of the tensor is normalised pixels. Padding that is zero in it would not stay zero."""
+    fit = preprocess.resize
+    return not isinstance(fit, Fit) or fit.way == "multiple" or fit.fill is not None
+
+
 def _composed(preprocess: Preprocess, after: _Normalisation) -> Preprocess:
     """The preprocessing that ends with a normalisation."""
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
@@ -192,8 +199,12 @@ def _composed(preprocess: Preprocess, after: _Normalisation) -> Preprocess:
     if after.swapped:
         mean, std, color = mean[::-1], std[::-1], _SWAPPED[color]
     scaled = std / after.scale
+    resize = preprocess.resize
+    if after.swapped and isinstance(resize, Fit) and resize.fill:
+        resize = replace(resize, fill=resize.fill[::-1])
     return replace(
         preprocess,
+        resize=resize,
         color=color,
         mean=tuple(map(_shortest, mean - after.offset * scaled, scaled)),
         std=tuple(map(_shortest, scaled, scaled)),

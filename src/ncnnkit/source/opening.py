@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact
-from ..errors import ModelError
+from ..errors import ModelError, RecipeError
 from ..recipe import Recipe
 from ..record.environment import installed
+from ..samples.axes import likely_layout
 from ..samples.doubts import copies_said, preprocessing_doubts
 from ..samples.images import ImageSet, find_images
-from ..samples.items import fit
-from ..samples.preprocess import Preprocess, default_preprocess, preset
+from ..samples.items import completed, fit, image_input
+from ..samples.preprocess import NO_IMAGE, Preprocess
+from ..samples.presets import default_preprocess, preset
 from ..samples.stream import in_memory
 from . import ModelSource, open_model
 from .torch_models import BUILDERS
@@ -39,23 +41,39 @@ def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any])
         name: of a preset; empty where none is asked for.
         fields: of Preprocess, that the user gave; they go before all others.
     """
+    if fields and len(source.inputs) != 1:
+        raise RecipeError(
+            f"{', '.join(sorted(fields))} cannot be given to a network with {len(source.inputs)} inputs",
+            hint="prepare the arrays before saving them, and leave these options out",
+        )
+    axes = image_input(source.inputs)
     if name:
         named = preset(name)
         found, origin = fit(named, source.inputs) or named, f"the preset {name}"
-        if found != named:
-            origin += f", scaled to {source.inputs[0].shape[1]}x{source.inputs[0].shape[2]}"
+        if axes and found != named:
+            origin += f", scaled to {axes.height}x{axes.width}"
     elif source.preprocess is not None:
         found, origin = source.preprocess, source.preprocess_origin
+    elif axes:
+        found, origin = default_preprocess(axes), GUESS
+    elif fields:  # for arrays
+        found, origin = Preprocess(color=NO_IMAGE, layout=likely_layout(source.inputs[0].shape)), GUESS
     else:
-        guess = default_preprocess(source.inputs[0].shape) if len(source.inputs) == 1 else None
-        if guess is None:
-            return None, ARRAYS
-        found, origin = guess, GUESS
+        return None, ARRAYS
     if fields:
-        found = Preprocess.from_dict({**found.to_dict(), **fields})
+        # Who gives these means them for arrays, too.
+        arrays = {"arrays": True} if {"divisor", "mean", "std"} & fields.keys() else {}
+        found = Preprocess.from_dict({**found.to_dict(), **arrays, **fields})
         given = ", ".join(sorted(fields))
         origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
-    return found, origin
+    return completed(found, source.inputs) or found, origin
+
+
+def as_used(preprocess: Preprocess | None, origin: str, *sets: ImageSet) -> tuple[Preprocess | None, str]:
+    """The preprocessing and its origin, as far as the samples of these sets need it."""
+    if any(images.pictures for images in sets) or (preprocess is not None and preprocess.arrays):
+        return preprocess, origin
+    return None, ARRAYS
 
 
 def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:
@@ -72,8 +90,8 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact,
     model.graph.set_input_shapes([spec.shape for spec in source.inputs])
     preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
     images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
-    preprocess, origin = (preprocess, origin) if images.pictures else (None, ARRAYS)
-    if images.pictures:  # what is made of this model is fed with images as they are here
+    preprocess, origin = as_used(preprocess, origin, images)
+    if preprocess is not None:  # what is made of this model is fed as it is here
         model = replace(model, preprocess=preprocess, pillow=installed("Pillow"), given=model.graph)
     doubts = preprocessing_doubts(images, source.inputs, preprocess)
     return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]

@@ -33,7 +33,10 @@ FAILURE_HINTS = {
 }
 """What to do where pnnx fails, by the ending of the file that it reads."""
 
-TIMEOUT = 600.0  # seconds; the largest networks take a few minutes
+LEAST_SECONDS = 60.0
+SECONDS_PER_MB = 2.0
+"""pnnx may take so long, and so much longer for each MB of the model. Unless it hangs, it takes a tenth of that."""
+
 _CAST = "Tensor.to"  # what pnnx leaves of a type's conversion
 
 # pnnx's letters for types, after a shape.
@@ -110,6 +113,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
     # fp16=0: pnnx stores weights as fp16 by default, and fp32 would not be fp32.
     command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
     shown = " ".join(["pnnx", *command[1:]])
+    limit = LEAST_SECONDS + SECONDS_PER_MB * model.stat().st_size / 1e6
     try:
         done = subprocess.run(
             command,
@@ -118,7 +122,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=TIMEOUT,
+            timeout=limit,
             preexec_fn=die_with_parent,  # it may take minutes, which nobody waits for when this process is killed
         )
         status, output = done.returncode, done.stdout
@@ -133,7 +137,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
     except OSError as error:
         raise StorageError(f"cannot be written: {say(error)}", where=str(log)) from None
     if status is None:
-        raise ConvertError(f"pnnx did not finish within {TIMEOUT / 60:g} minutes")
+        raise ConvertError(f"pnnx did not finish within {limit:.0f} s")
     hint = f"{FAILURE_HINTS[model.suffix]}. `{shown}` shows all that pnnx prints"
     if status:
         how = f"crashed with signal {-status}" if status < 0 else f"exit status {status}"

@@ -215,11 +215,10 @@ class Expected:
     @property
     def quantised_sqnr_db(self) -> float | None:
         """A quantised original's own noise: the same in floating point against it, of the worst output, dB."""
-        quantised = self._source.quantised
-        if quantised is None or quantised.run is None:
+        original = self._source.as_quantised
+        if original is None:
             return None
-        own = replace(self._source, run=quantised.run).reference_outputs(self._samples)
-        errors = _errors(self._outputs, own)
+        errors = _errors(self._outputs, original.reference_outputs(self._samples))
         return errors.result(list(self._source.outputs)).sqnr_db
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from .bisection import Bisection, InnerTensor, LayerCheck
 from .model import Array, ModelSource, say
+
+FILES = ("layer.param", "layer.bin", "output.npy", "reproduce.py")
+"""What a reproducer always has."""
 
 _SCRIPT = '''"""ncnn computes {layer} otherwise than the original does: {tensor}."""
 
@@ -34,6 +38,25 @@ print("ncnn:    ", found[:8])
 print("original:", expected[:8])
 print("SQNR:    ", 10 * np.log10(np.sum(expected**2) / np.sum((found - expected) ** 2)), "dB")
 '''
+
+
+def check_folder(folder: Path) -> None:
+    """Raise before the work, not after it, if a reproducer cannot be written, or would replace other files.
+
+    Raises:
+        StorageError: the folder is a file or not writable, its parent is missing, or it holds files of another kind.
+    """
+    where = str(folder)
+    if not folder.exists():
+        if not folder.absolute().parent.is_dir():
+            raise StorageError("no such folder", where=str(folder.parent), hint="make it first")
+        return
+    if not folder.is_dir():
+        raise StorageError("is a file, not a folder", where=where, hint="give another name with --reproducer")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError("cannot be written", where=where, hint="give another folder with --reproducer")
+    if any(folder.iterdir()) and not (folder / FILES[-1]).is_file():
+        raise StorageError("is not empty, and holds no reproducer", where=where, hint="give another folder")
 
 
 def write_reproducer(
@@ -68,7 +91,7 @@ def write_reproducer(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ncnnfile.save(graph, folder / "layer.param")
-        files = ["layer.param", "layer.bin", "output.npy", "reproduce.py"]
+        files = list(FILES)
         for index, blob in enumerate(begins):
             files.append(f"input-{index}.npy")
             np.save(folder / files[-1], np.ascontiguousarray(known[blob], np.float32))

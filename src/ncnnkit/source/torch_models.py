@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
 from ..samples.items import fit
-from ..samples.preprocess import Preprocess, from_timm, from_torchvision
+from ..samples.preprocess import Preprocess
+from ..samples.presets import from_timm, from_torchvision
 from .model import ModelSource, file_safe, listed, say, settle_inputs
 from .torchrun import TORCH_HINT, example_inputs, forward_names, torch_run, watched_outputs
 from .weights import load_weights, require_reachable

@@ -18,8 +18,8 @@ from ..errors import ConvertError, ModelError
 from ..formatting import counted, first_few
 from ..model.shapes import without_batch
 from ..onboard.scratch import Scratch
-from ..samples.items import InputSpec, takes_image, times
-from ..samples.preprocess import Preprocess
+from ..samples.items import InputSpec, image_input, times
+from ..samples.presets import stretched
 from ..tasks import Decoder, Prediction
 from ..tasks.guess import told_keypoints
 from .exporting import export_classic
@@ -47,9 +47,12 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
         ``source`` itself where nothing had to change. ``changes`` says what did.
 
     Raises:
-        ModelError: there is no tensor of such a name, or the model's tensors have no names, or it is a module whose
-            outputs may be empty and that cannot be cut.
+        ModelError: there is no tensor of such a name, a name is given twice, the model's tensors have no names, or it
+            is a module whose outputs may be empty and that cannot be cut.
     """
+    twice = next((name for index, name in enumerate(outputs) if name in outputs[:index]), None)
+    if twice is not None:
+        raise ModelError(f"--outputs names {twice!r} twice", where=source.reference)
     if source.kind == "torch" and (source.searches or outputs):
         return _trim_module(source, outputs)
     if source.kind != "onnx":
@@ -151,7 +154,8 @@ def _recognised(
     """The first cut whose tail is a decoder, with that decoder and the tail's prediction; else the first cut."""
     from .onnx.tails import Tail
 
-    size = (inputs[0].shape[1], inputs[0].shape[2]) if takes_image(inputs) else (0, 0)
+    axes = image_input(inputs)
+    size = (axes.height, axes.width) if axes else (0, 0)
     for cut in cuts:
         with suppress(ConvertError):  # a tail that cannot be run is not recognised
             tail = Tail(reading, cut, keypoints)
@@ -169,14 +173,10 @@ def _fed_inputs(inputs: Sequence[InputSpec], values: Sequence[Any]) -> tuple[Inp
 
 def _with_pixels(source: ModelSource, inputs: Sequence[InputSpec]) -> ModelSource:
     """The original with the preprocessing of a network that took uint8, unless its preprocessing is known."""
-    if (
-        source.preprocess is not None
-        or not takes_image(inputs)
-        or "uint8" not in {spec.dtype for spec in source.inputs}
-    ):
+    axes = image_input(inputs)
+    if source.preprocess is not None or axes is None or "uint8" not in {spec.dtype for spec in source.inputs}:
         return source
-    _, height, width = inputs[0].shape
-    return replace(source, preprocess=Preprocess(resize=(height, width), divisor=1.0), preprocess_origin=PIXELS)
+    return replace(source, preprocess=stretched(axes, divisor=1.0), preprocess_origin=PIXELS)
 
 
 def _fitting_labels(labels: tuple[str, ...] | None, decoder: Decoder | None) -> tuple[str, ...] | None:
@@ -284,8 +284,7 @@ def _said_of_cut(cut: Cut, shapes: Sequence[tuple[int, ...]]) -> str:
     rest = f"; what comes after is left to the program: {first_few(kinds, _MOST_NAMED)}" if kinds else ""
     second = (
         f"; {counted(cut.weighted, 'operator')} with weights of the network {'is' if cut.weighted == 1 else 'are'} "
-        "among that: ncnn would have to compute them on a number of boxes that is not known before, so this second "
-        "stage is a network of its own"
+        "among that: they read what ncnn cannot compute, so this second stage is a network of its own"
         if cut.weighted
         else ""
     )

@@ -18,6 +18,7 @@ from .figures import fault, named, share
 from .predictions import Agreement, Boxes, agreement
 from .task import Task, ratio
 
+USUAL_SCORE = 0.25
 LEAST_SCORE = 0.01
 """Boxes below the working threshold count for the average precision down to this share of it."""
 
@@ -44,7 +45,7 @@ class Detection(Task):
     COCO's protocol.
 
     Attributes:
-        decoder: how the outputs become boxes; its ``score_threshold`` is the working threshold.
+        decoder: how the outputs become boxes.
     """
 
     name = "detection"
@@ -59,14 +60,19 @@ class Detection(Task):
 
     decoder: Decoder = field(default_factory=lambda: Decoder("boxes", (Table(0, ("boxes", "scores")),), 1))
 
+    @property
+    def threshold(self) -> float:
+        """The working threshold: the decoder's, or 0.25 where that takes boxes of any score."""
+        return self.decoder.score_threshold or USUAL_SCORE
+
     def predict(self, outputs: Sequence[Array]) -> Boxes:
         """The boxes, far below the working threshold, too."""
-        low = replace(self.decoder, score_threshold=self.decoder.score_threshold * LEAST_SCORE)
+        low = replace(self.decoder, score_threshold=self.threshold * LEAST_SCORE)
         return cast(Boxes, decode(low, outputs))
 
     def compare(self, ours: Boxes, theirs: Boxes, truth: Boxes | None = None) -> Row:
         """The boxes of two networks, at the working threshold and with all scores."""
-        threshold = self.decoder.score_threshold
+        threshold = self.threshold
         exact = theirs.above(threshold)
         return Row(agreement(ours.above(threshold), exact), ours, exact)
 
@@ -81,6 +87,11 @@ class Detection(Task):
             "new": new / theirs if theirs else 0.0 if not new else None,
             "iou": ratio([((each.iou or 0.0) * each.matched, each.matched) for each in found]),
         }
+
+    def severity(self, row: Row) -> float:
+        """Boxes lost and new boxes; of equal ones, how far the pairs are apart."""
+        found = row.found
+        return found.theirs + found.ours - 2 * found.matched + (1 - found.iou if found.iou is not None else 0.0)
 
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
         """Boxes, scores and keypoints apart, and the outputs that the decoder does not read.

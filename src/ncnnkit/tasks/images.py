@@ -68,6 +68,10 @@ class Images(Task):
             "ssim": sum(known) / len(known) if known else None,
         }
 
+    def severity(self, row: Row) -> float:
+        """The mean squared error over the squared range."""
+        return row.error / max(row.values, 1)
+
 
 def ssim(ours: Array, theirs: Array, span: float) -> float | None:
     """The structural similarity of two images, the mean over channels and pixels.

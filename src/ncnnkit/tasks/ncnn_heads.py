@@ -110,9 +110,8 @@ def _yolov3(layer: Layer, shapes: Shapes) -> Decoder | None:
         return None
     if any(2 * box + 1 >= len(p.biases) for each in boxes for box in each):
         return None
-    sides = [int(scale) for scale in p.anchors_scale]
     sizes = [[(p.biases[2 * box], p.biases[2 * box + 1]) for box in each] for each in boxes]
-    made = _maps(layer, shapes, sizes, sides)
+    made = _maps(layer, shapes, sizes, p.anchors_scale)
     # A background class comes first: the layer adds 1 to the index.
     return made and replace(made, combination="ncnn", scores="sigmoid")
 
@@ -122,12 +121,12 @@ def _yolov2(layer: Layer, shapes: Shapes) -> Decoder | None:
     if len(p.biases) < 2 * p.num_box:
         return None
     sizes = [[(p.biases[2 * box], p.biases[2 * box + 1]) for box in range(p.num_box)]] * len(shapes)
-    made = _maps(layer, shapes, sizes, [1] * len(shapes))
+    made = _maps(layer, shapes, sizes, [1.0] * len(shapes))
     return made and replace(made, scores="softmax")
 
 
 def _maps(
-    layer: Layer, shapes: Shapes, sizes: Sequence[Sequence[tuple[float, float]]], cells: Sequence[int]
+    layer: Layer, shapes: Shapes, sizes: Sequence[Sequence[tuple[float, float]]], cells: Sequence[float]
 ) -> Decoder | None:
     """Maps of YOLO.
 
@@ -140,10 +139,11 @@ def _maps(
     p = layer.p
     grids = []
     for shape, boxes, cell in zip(shapes, sizes, cells):
-        if shape is None or len(shape) != 3 or cell <= 0 or shape[0] != p.num_box * (5 + p.num_class):
+        if shape is None or len(shape) != 3 or cell * min(shape) < 1 or shape[0] != p.num_box * (5 + p.num_class):
             return None
         _, height, width = shape
-        relative = tuple((w / (cell * width), h / (cell * height)) for w, h in boxes)
+        # ncnn cuts the sides of the image to whole numbers: 33.6 x 13 cells are 436.
+        relative = tuple((w / int(cell * width), h / int(cell * height)) for w, h in boxes)
         grids.append(Grid(height, width, (1 / height, 1 / width), (0.5 / height, 0.5 / width), relative))
     parts: tuple[Part, ...] = ("boxes", "objectness", "scores")
     return Decoder(

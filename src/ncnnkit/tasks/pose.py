@@ -41,7 +41,7 @@ class Pose(Detection):
     def compare(self, ours: Boxes, theirs: Boxes, truth: Boxes | None = None) -> Row:
         """The boxes and the keypoints of two networks."""
         row = super().compare(ours, theirs, truth)
-        one, other = ours.above(self.decoder.score_threshold), theirs.above(self.decoder.score_threshold)
+        one, other = ours.above(self.threshold), theirs.above(self.threshold)
         away: list[float] = []
         for mine, its, _ in pairs(one, other):
             if one.keypoints is not None and other.keypoints is not None:

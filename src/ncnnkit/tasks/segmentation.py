@@ -85,6 +85,10 @@ class Segmentation(Task):
             "pixels": ratio([(int(row.same.sum()), int(row.theirs.sum())) for row in rows]),
         }
 
+    def severity(self, row: Row) -> float:
+        """The share of pixels of another class."""
+        return 1 - int(row.same.sum()) / max(int(row.theirs.sum()), 1)
+
 
 def _count(classes: Array, count: int) -> NDArray[np.int64]:
     return np.bincount(classes, minlength=count).astype(np.int64)

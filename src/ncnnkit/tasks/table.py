@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -69,6 +69,23 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
             raise RecipeError("no decoder is known for the outputs of this network", where="task", hint=hint)
         return kind(decoder=decoder)
     return kind(**cast(Any, values))
+
+
+def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]]) -> Task | None:
+    """The task of a network with a decoder; None where the decoder does not tell it.
+
+    Args:
+        decoder: of the network.
+        shapes: of its outputs, without the batch axis.
+    """
+    (table, *_), axis = decoder.tables, decoder.axis
+    if decoder.kind == "boxes":
+        return (Pose if decoder.keypoints[0] else Detection)(decoder=decoder)
+    if decoder.kind == "ctc":
+        return Texts(output=table.output, axis=axis, blank=decoder.blank)
+    if decoder.kind == "points":
+        return Landmarks(output=table.output, dims=decoder.keypoints[1], apart=int(table.layout == "columns"))
+    return Segmentation(output=table.output, axis=axis) if len(shapes[table.output]) >= 3 else None
 
 
 def spelled(task: Task) -> str:

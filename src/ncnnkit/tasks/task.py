@@ -81,6 +81,10 @@ class Task(ABC):
             rows: what :meth:`compare` returned, in any order; one may occur several times.
         """
 
+    def severity(self, row: Any) -> float | None:
+        """How wrong the model is on one sample, from what :meth:`compare` returned; None: samples are not ranked."""
+        return None
+
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
         """The outputs, cut so that each part has values of one kind; their noise counts alike.
 
@@ -139,4 +143,4 @@ def estimates(task: Task, rows: Sequence[Any], *, draws: int = DRAWS) -> dict[st
 def ratio(parts: Sequence[tuple[float, float]]) -> float | None:
     """The sum of the first numbers over that of the second; None where that is zero."""
     total = sum(whole for _, whole in parts)
-    return sum(part for part, _ in parts) / total if total else None
+    return float(sum(part for part, _ in parts) / total) if total else None

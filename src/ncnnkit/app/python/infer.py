@@ -16,13 +16,22 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ncnnkit.onboard.picture import (
+    CHANNELS,
+    OPENCV,
+    Array,
+    normalised,
+    of_card,
+    places,
+    resize_as_opencv,
+    to_tensor,
+)
 from ncnnkit.onboard.storages import check_storages, layers_of
 
-Array = Any  # numpy.ndarray
 Facts = Dict[str, Any]
 
 
@@ -102,54 +111,39 @@ def nearest_places(before: int, after: int) -> Array:
     return np.where(places < before, places, -1)
 
 
-def margin(size: int, crop: int) -> int:
-    """Where a centred crop begins: torchvision's rounding."""
-    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+def prepare(pixels: Array, how: Facts, tile: Optional[int] = None) -> Array:
+    """The network's input, float32, from uint8 (H, W) or (H, W, C)."""
+    pixels = in_color(pixels, CHANNELS[how["color"]])
+    try:
+        found = places(*of_card(how), *pixels.shape[:2])
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    if (tile or 0) >= len(found) or (tile is None and len(found) > 1):
+        raise Failure("is cut into tiles: choose one with --tile=0 to --tile=%d" % (len(found) - 1))
+    place = found[tile or 0]
+    height, width = place.resized
+    if how["interpolation"] == OPENCV:
+        pixels = resize_as_opencv(pixels, height, width)
+    elif (height, width) != pixels.shape[:2]:
+        pixels = resize(pixels, height, width, how["interpolation"], how["may_swap"])
+    return to_tensor(pixels, place, how)
 
 
-def to_tensor(pixels: Array, how: Facts) -> Array:
-    """The network's input, float32 (C, H, W), from uint8 (H, W) or (H, W, 3)."""
-    pixels = in_color(pixels, how["color"] == "gray")
-    height, width = pixels.shape[:2]
-    size = how["resize"]
-    if isinstance(size, int):
-        longer = int(size * max(height, width) / min(height, width))
-        if size * longer > 100_000_000:
-            raise Failure("is too long and thin (%dx%d) to resize" % (height, width))
-        size = (size, longer) if height <= width else (longer, size)
-    if size and tuple(size) != (height, width):
-        pixels = resize(pixels, size[0], size[1], how["interpolation"], how["may_swap"])
-    if how["crop"]:
-        pixels = cropped(pixels, *how["crop"])
-    planes = pixels.transpose(2, 0, 1)
-    tensor = planes[:: -1 if how["color"] == "bgr" else 1].astype(np.float32, order="C")
-    tensor /= np.float32(how["divisor"])
-    tensor -= np.asarray(how["mean"], np.float32)[:, None, None]
-    tensor /= np.asarray(how["std"], np.float32)[:, None, None]
-    return tensor
-
-
-def in_color(pixels: Array, gray: bool) -> Array:
-    """uint8 (H, W, 1) or (H, W, 3); luma in Pillow's fixed point."""
-    if gray and pixels.ndim == 3:
-        red, green, blue = pixels.astype(np.uint32).transpose(2, 0, 1)
-        pixels = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)
+def in_color(pixels: Array, channels: int) -> Array:
+    """uint8 (H, W, channels); luma in Pillow's fixed point, and opaque where there is no alpha."""
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
-    return pixels if gray or pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
-
-
-def cropped(pixels: Array, height: int, width: int) -> Array:
-    """The middle; black where the image is smaller."""
-    top, left = margin(pixels.shape[0], height), margin(pixels.shape[1], width)
-    out = np.zeros((height, width, pixels.shape[2]), np.uint8)
-    inner = pixels[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
-    at = (max(-top, 0), max(-left, 0))
-    out[at[0] : at[0] + inner.shape[0], at[1] : at[1] + inner.shape[1]] = inner
-    return out
+    if channels == 1 and pixels.shape[2] > 1:
+        red, green, blue = pixels.astype(np.uint32).transpose(2, 0, 1)[:3]
+        pixels = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[:, :, None]
+    if channels > 1 and pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    if channels == 4 and pixels.shape[2] == 3:
+        pixels = np.concatenate([pixels, np.full_like(pixels[:, :, :1], 255)], axis=2)
+    return pixels[:, :, :channels]
 
 
 def decode(path: Path) -> Array:
-    """uint8 (H, W) or (H, W, 3)."""
+    """uint8 (H, W), (H, W, 3) or (H, W, 4)."""
     data = path.read_bytes()
     if data[:2] in (b"P5", b"P6"):
         return decode_pnm(data)
@@ -179,7 +173,9 @@ def from_pillow(image: Any) -> Array:
         return np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return np.asarray(image.convert("RGBA"))
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def decode_pnm(data: bytes) -> Array:
@@ -225,7 +221,7 @@ def read_array(path: Path) -> Array:
     return values
 
 
-def read_input(path: Path, facts: Facts) -> Array:
+def read_input(path: Path, facts: Facts, tile: Optional[int] = None) -> Array:
     """The network's input, float32 of its shape."""
     shape = tuple(facts["input"]["shape"])
     if is_array(path):
@@ -233,10 +229,11 @@ def read_input(path: Path, facts: Facts) -> Array:
         fits = values.shape in (shape, (1, *shape)) if path.suffix == ".npy" else values.size == math.prod(shape)
         if not fits:
             raise Failure("has shape %s, the network takes %s" % (times(values.shape), times(shape)))
-        return np.ascontiguousarray(values.reshape(shape))
-    if facts["preprocess"] is None:
+        values = np.ascontiguousarray(values.reshape(shape))
+        return normalised(values, facts["preprocess"]) if facts["preprocess"] else values
+    if not facts["takes_images"]:
         raise Failure("this model takes arrays (.npy or text), not images")
-    tensor = to_tensor(decode(path), {**facts["preprocess"], "may_swap": facts["may_swap"]})
+    tensor = prepare(decode(path), {**facts["preprocess"], "may_swap": facts["may_swap"]}, tile)
     if tensor.shape != shape:
         raise Failure("becomes %s, the network takes %s" % (times(tensor.shape), times(shape)))
     return tensor
@@ -388,7 +385,7 @@ def run(args: argparse.Namespace) -> None:
         raise Failure("--precision=%s: must be one of %s" % (precision, ", ".join(facts["precisions"])))
     start = time.perf_counter()
     try:
-        tensor = read_input(args.input, facts)
+        tensor = read_input(args.input, facts, args.tile)
     except Failure as failure:
         raise Failure("%s: %s" % (args.input, failure)) from None
     input_ms = (time.perf_counter() - start) * 1000
@@ -457,6 +454,7 @@ def main() -> int:
     parser.add_argument("--cluster", choices=("big", "little", "all"), default="big")
     parser.add_argument("--loop", type=positive, default=10, help="timed inferences, after a first one")
     parser.add_argument("--top", type=whole, default=5, help="best classes to print")
+    parser.add_argument("--tile", type=whole, help="which tile of the image, if it is cut into tiles")
     parser.add_argument("--json", action="store_true")
     try:
         run(parser.parse_args())

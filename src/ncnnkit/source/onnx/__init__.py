@@ -19,6 +19,7 @@ matrix         products of matrices
 reduce         sums and the like, softmax, normalisation
 recurrent      RNN, GRU, LSTM
 attention      scaled dot products, rotary embeddings
+spectra        Fourier transforms of real signals
 sequences      lists of tensors, and the control flow that is left
 contrib        what ONNX Runtime's optimiser writes: the domain com.microsoft
 groups         groups of nodes that compute one value from one other, as functions
@@ -42,7 +43,7 @@ from ...errors import ConvertError
 from ...model.graph import Graph
 from ...model.scales import LayerScales
 from ...samples.items import InputSpec
-from . import attention, axes, contrib, elementwise, indices, matrix, recurrent, reduce, sequences, windows  # noqa: F401  # they fill the table
+from . import attention, axes, contrib, elementwise, indices, matrix, recurrent, reduce, sequences, spectra, windows  # noqa: F401  # they fill the table
 from .hints import hint_for, place
 from .lowering import OPERATORS, Blob, Lowering, Node, Unsupported
 from .patterns import write
@@ -103,7 +104,7 @@ def lower_reading(reading: Reading, where: str = "") -> Lowered:
         try:
             write(at)
         except Unsupported as fault:
-            raise ConvertError(f"{place(at)} {fault}", where=where, hint=hint_for(at.op)) from None
+            raise ConvertError(f"{place(at)} {fault}", where=where, hint=hint_for(at)) from None
         if found := scales_of(node):
             scales |= {layer.name: found for layer in lowering.layers[before:] if layer.op.int8}
     made = lowering.graph([str(value.name) for value in graph.outputs])

@@ -15,6 +15,8 @@ _RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or
 _SCALES = "ncnnkit reads it with constant scales only: give the network before quantisation"
 _TEXT = "ncnn has no texts: tokenise outside the network"
 
+_SPECTRA = "ncnnkit computes spectra of real signals with a constant window: compute others outside the network"
+
 HINTS: dict[str, str] = {
     "ArgMax": _SORTS, "ArgMin": _SORTS, "Hardmax": _SORTS, "TopK": _SORTS, "Unique": _SORTS,
     "NonMaxSuppression": _COUNTS, "NonZero": _COUNTS, "Compress": _COUNTS,
@@ -29,8 +31,7 @@ HINTS: dict[str, str] = {
     "StringNormalizer": _TEXT, "StringConcat": _TEXT, "StringSplit": _TEXT, "TfIdfVectorizer": _TEXT,
     "RoiAlign": "ncnn's nearest layer is ROIAlign, which takes one box: end the network before it",
     "MaxRoiPool": "ncnn's nearest layer is ROIPooling, which takes one box: end the network before it",
-    "STFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",
-    "DFT": "ncnn's nearest layer is Spectrogram: compute the spectrum outside the network",
+    "STFT": _SPECTRA, "DFT": _SPECTRA,
     "MaxUnpool": "ncnn's nearest layer is Interp: replace it by an interpolation",
     "Det": "compute it outside the network",
     "QuantizeLinear": _SCALES, "DequantizeLinear": _SCALES, "QLinearConv": _SCALES, "QLinearMatMul": _SCALES,
@@ -41,9 +42,30 @@ Some of them can be lowered in part: Gather, where its indices are constant.
 """
 
 
-def hint_for(operator: str) -> str:
-    """What a user can do about an operator that cannot be lowered."""
-    return HINTS.get(operator, "end the network before it (--outputs), or replace it in the model")
+def hint_for(node: Node) -> str:
+    """What a user can do about a node that cannot be lowered."""
+    if numbers := _numbers_for(node):
+        given = " ".join(f"--fix {name}=NUMBER" for name in numbers)
+        return f"it depends on a number that the network is fed with: give that number, {given}"
+    return HINTS.get(node.op, "end the network before it (--outputs), or replace it in the model")
+
+
+def _numbers_for(node: Node) -> list[str]:
+    """The network's inputs of one whole number that a node's whole numbers are computed from."""
+    reading = node.lowering.reading
+    wanted, seen = [node.source], dict[str, None]()
+    for each in wanted:  # it grows
+        for value in each.inputs:
+            name = str(value.name) if value is not None else ""
+            if value is None or name in seen or name in reading.constants or reading.kinds.get(name) not in _WHOLES:
+                continue
+            seen[name] = None
+            if (maker := value.producer()) is not None:
+                wanted.append(maker)
+    return [name for name in reading.numbers if name in seen]
+
+
+_WHOLES = ("i", "u", "b")
 
 
 def place(node: Node) -> str:

@@ -161,6 +161,10 @@ class Lowering:
         """The whole network: outputs are called out0, out1 and so on, and Splits stand where a blob has two readers."""
         for index, name in enumerate(outputs):
             shape = self.reading.shapes[name]
+            if 0 in shape:
+                given = " ".join(f"--fix {number}=NUMBER" for number in self.reading.numbers)
+                hint = f"does it depend on a number that the network is fed with? Give it: {given}" if given else ""
+                raise ConvertError(f"its output {name!r} has no elements for noise, but {list(shape)}", hint=hint)
             if name in self.reading.constants:
                 raise ConvertError(f"its output {name!r} does not depend on its inputs", hint="export it without it")
             if name not in self.blobs:

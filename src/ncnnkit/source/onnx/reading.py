@@ -10,6 +10,7 @@ on the inputs: handing out the values themselves takes as much memory as all of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,12 @@ class Reading:
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Array]
     kinds: Mapping[str, str]
+
+    @property
+    def numbers(self) -> list[str]:
+        """The inputs of one whole number: options such as a sampling rate, or a count."""
+        names = (str(value.name) for value in fed(self.model.graph))
+        return [name for name in names if self.kinds[name] in "iu" and math.prod(self.shapes[name]) == 1]
 
 
 def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:

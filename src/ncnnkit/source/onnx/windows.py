@@ -150,7 +150,7 @@ def _deconvolved(node: Node, x: Blob) -> Blob:
 
 @operator("GlobalAveragePool", "GlobalMaxPool")
 def global_pooling(node: Node) -> None:
-    node.gives(each_of_batch(node, lambda x: _pooled_whole(node, x)))
+    node.gives(_pooled_whole(node, _channels(node)))
 
 
 def _pooled_whole(node: Node, x: Blob) -> Blob:
@@ -163,12 +163,10 @@ def _pooled_whole(node: Node, x: Blob) -> Blob:
 def global_norm_pooling(node: Node) -> None:
     p = float(node.attr("p", 2))
 
-    def pooled(x: Blob) -> Blob:
-        image = node.lowering.view(x, (x.shape[0], math.prod(x.shape[1:])))
-        powers = raised(node, node.emit("AbsVal", [image], image.shape), p)
-        return raised(node, reduced_over(node, powers, 0, (1,)), 1 / p)
-
-    node.gives(each_of_batch(node, pooled))
+    x = _channels(node)
+    image = node.lowering.view(x, (x.shape[0], math.prod(x.shape[1:])))
+    powers = raised(node, node.emit("AbsVal", [image], image.shape), p)
+    node.gives(raised(node, reduced_over(node, powers, 0, (1,)), 1 / p))
 
 
 @operator("LpPool")
@@ -176,17 +174,21 @@ def norm_pooling(node: Node) -> None:
     """The root of a sum of powers: an average times the size of the window."""
     p, size = float(node.attr("p", 2)), math.prod(node.attr("kernel_shape"))
 
-    def pooled(x: Blob) -> Blob:
-        average = _pooled(node, raised(node, node.emit("AbsVal", [x], x.shape), p))
-        total = node.emit("BinaryOp", [average], average.shape, op_type=2, with_scalar=1, b=float(size))
-        return raised(node, total, 1 / p)
-
-    node.gives(each_of_batch(node, pooled))
+    x = _channels(node)
+    average = _pooled(node, raised(node, node.emit("AbsVal", [x], x.shape), p))
+    total = node.emit("BinaryOp", [average], average.shape, op_type=2, with_scalar=1, b=float(size))
+    node.gives(raised(node, total, 1 / p))
 
 
 @operator("MaxPool", "AveragePool")
 def pooling(node: Node) -> None:
-    node.gives(each_of_batch(node, lambda x: _pooled(node, x)))
+    node.gives(_pooled(node, _channels(node)))
+
+
+def _channels(node: Node) -> Blob:
+    """The images of a batch as channels of one: each is pooled by itself."""
+    batch, channels, *sides = node.shape(0)
+    return node.blob(0, (batch * channels, *sides))
 
 
 def _pooled(node: Node, x: Blob) -> Blob:

@@ -5,21 +5,43 @@
 
 #include "resize.h"
 
-enum class Color { rgb, bgr, gray };
+enum class Color { rgb, bgr, gray, rgba, bgra, array }; // array: no image
 
-// How an image becomes the network's input. Pixels are resized, cropped about the centre and put in order; then
+enum class Way { none, letterbox, right, multiple };
+enum class Rounding { nearest, down, up }; // nearest: half to even
+
+// A way to resize an image for an input that has another aspect ratio. letterbox: as large as fits, padded. right: to
+// the height, padded to the right, squeezed where it is too wide. multiple: to sides that are multiples.
+struct Fit {
+    Way way;
+    int height, width; // of the input; 0: the image's own
+    bool centre; // else in the upper left corner
+    bool filled; // padded with a pixel, preprocessed like all others; else the tensor is 0 there
+    int fill[4]; // this pixel, by channel
+    bool grow; // whether a letterbox enlarges small images
+    Rounding rounding;
+    int multiple; // what sides are multiples of
+    int shorter, longer; // limits of the way multiple; 0: none
+};
+
+// How an image becomes the network's input. Pixels are resized, cropped and put in order; then
 // (pixel / divisor - mean) / std.
 struct Preprocess {
     int shorter_side; // becomes this long; 0: see height
     int height, width; // resize to exactly this, whatever the aspect ratio; 0: do not resize
+    Fit fit; // instead of both
     Filter filter;
     bool may_swap; // of resizing's passes, see resize.h
-    int crop_height, crop_width; // 0: no crop
+    int crop_height, crop_width; // about the centre; 0: no crop
+    bool tiles; // crops of that size side by side instead
+    int overlap; // of tiles, at least
     Color color;
+    bool channels_last; // of the tensor's axes
+    bool arrays; // whether inputs that are arrays are normalised, too
     float divisor;
-    float mean[3], std[3];
+    std::vector<float> mean, std; // one value a channel
 
-    int channels() const { return color == Color::gray ? 1 : 3; }
+    int channels() const { return static_cast<int>(mean.size()); }
 };
 
 // ncnn's options for a precision, as the cards of the models say.
@@ -62,5 +84,5 @@ struct Model {
     std::vector<int> shape; // of the input, channels first, without a batch axis
     std::vector<Output> outputs;
     bool takes_images;
-    Preprocess preprocess; // where it does
+    Preprocess preprocess; // of images; and of arrays, where it says so
 };

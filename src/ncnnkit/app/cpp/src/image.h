@@ -8,7 +8,7 @@
 struct Image {
     int width = 0;
     int height = 0;
-    int channels = 0; // 1: grey, 3: RGB
+    int channels = 0; // 1: grey, 3: RGB, 4: RGB and alpha
     std::vector<std::uint8_t> pixels; // row by row, the channels of a pixel side by side
 
     Image() = default;
@@ -17,6 +17,6 @@ struct Image {
     const std::uint8_t* row(int y) const { return pixels.data() + std::size_t(y) * width * channels; }
 };
 
-// An image file's pixels, as Pillow decodes them: alpha is dropped, 16 bits become 8, EXIF's orientation is not applied.
+// An image file's pixels, as Pillow decodes them: 16 bits become 8, EXIF's orientation is not applied.
 // Throws Failure, naming the image by `name`.
 Image decode(const std::vector<std::uint8_t>& file, const std::string& name);

@@ -22,17 +22,17 @@ double since(Clock::time_point start)
     return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-ncnn::Mat read_input(const std::string& path)
+ncnn::Mat read_input(const std::string& path, int tile)
 {
     if (is_array(path))
-        return read_tensor(path, kModel.shape);
+        return prepare_array(path, kModel.preprocess, kModel.shape);
     if (path == "-")
         throw Failure("-: images from stdin are for --streams");
     if (is_folder(path))
         throw Failure(path + ": is a folder: --streams runs all its images");
     if (!kModel.takes_images)
         throw Failure(path + ": this model takes arrays (.npy or text), not images");
-    return Preprocessor(kModel.preprocess, kModel.shape)(decode(read_file(path), path), path);
+    return Preprocessor(kModel.preprocess, kModel.shape)(decode(read_file(path), path), path, tile);
 }
 
 // The file of an output: the name as given, or, of several, with a name of its own before its ending.
@@ -49,7 +49,7 @@ void one(const Options& options, const Settings& settings, const ModelFiles& fil
 {
     // The input first: what is wrong with it shows before a large model is loaded.
     const auto start = Clock::now();
-    const ncnn::Mat input = read_input(options.input);
+    const ncnn::Mat input = read_input(options.input, options.tile);
     const double input_ms = since(start);
     stay_on(options.cluster);
     const Engine engine(files, settings);

@@ -22,6 +22,7 @@ const char kUsage[] =
     "  --cluster=NAME     big (default), little or all: the cores to stay on\n"
     "  --loop=N           timed inferences, after a first one (default 10)\n"
     "  --top=N            best classes to print (default 5)\n"
+    "  --tile=N           which tile of the image, if it is cut into tiles: from 0\n"
     "  --compare=FILE     also print the mean squared error from this output (.npy or text)\n"
     "  --streams[=SPLIT]  throughput: workers side by side, as all:1,all:1 or big:4,little:4,gpu;\n"
     "                     without SPLIT, the fastest one is found by measuring\n"
@@ -92,6 +93,7 @@ Options parse(const std::vector<std::string>& arguments)
         {"--cluster", [&](const std::string& v) { options.cluster = cluster(v); }},
         {"--loop", [&](const std::string& v) { options.loop = count("--loop", v, 1, 1000000); }},
         {"--top", [&](const std::string& v) { options.top = count("--top", v, 0, 1000000); }},
+        {"--tile", [&](const std::string& v) { options.tile = count("--tile", v, 0, 1000000); }},
         {"--compare", [&](const std::string& v) { options.compare = v; }},
         {"--streams", [&](const std::string& v) { options.streams = true; options.split = v; }},
         {"--json", [&](const std::string& v) { nothing("--json", v); options.json = true; }},

@@ -17,6 +17,7 @@ struct Options {
     int threads = 0; // 0: as many as the cluster has cores
     int loop = 10;
     int top = 5;
+    int tile = -1; // of the image; -1: it must be one
     bool json = false;
     bool plain = false;
     bool streams = false;

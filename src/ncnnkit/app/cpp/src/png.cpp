@@ -48,16 +48,22 @@ void run(Decoding& d)
     const int type = png_get_color_type(d.png, d.info);
     const bool grey = !(type & PNG_COLOR_MASK_COLOR);
     const bool wide = type == PNG_COLOR_TYPE_GRAY && bits == 16;
+    const bool keyed = png_get_valid(d.png, d.info, PNG_INFO_tRNS);
+    const bool alpha = !wide && (keyed || (type & PNG_COLOR_MASK_ALPHA));
     if (type == PNG_COLOR_TYPE_PALETTE)
         png_set_palette_to_rgb(d.png);
     if (grey && bits < 8)
         png_set_expand_gray_1_2_4_to_8(d.png);
     if (bits == 16 && !wide)
         png_set_strip_16(d.png); // the higher byte, as Pillow does
-    png_set_strip_alpha(d.png);
+    if (alpha && keyed)
+        png_set_tRNS_to_alpha(d.png);
+    if (alpha && grey)
+        png_set_gray_to_rgb(d.png);
     png_set_interlace_handling(d.png);
     png_read_update_info(d.png, d.info);
-    d.image = new_image(png_get_image_width(d.png, d.info), png_get_image_height(d.png, d.info), grey ? 1 : 3);
+    d.image = new_image(png_get_image_width(d.png, d.info), png_get_image_height(d.png, d.info),
+                        alpha ? 4 : grey ? 1 : 3);
     const std::size_t stride = png_get_rowbytes(d.png, d.info);
     d.wide.resize(wide ? stride * d.image.height : 0);
     for (int y = 0; y < d.image.height; y++)

@@ -3,98 +3,110 @@
 #include <algorithm>
 
 #include "failure.h"
+#include "tensor.h"
 
 namespace {
 
-constexpr long long kLargest = 100000000; // pixels after resizing; a strip of 1x5000 would ask for gigabytes
-
-// Where a centred crop begins: torchvision's rounding, half to even where it fits, down where black is added.
-int margin(int size, int crop)
+// Three statements: each operation rounds to float once, as numpy's do.
+float normalised(float value, const Preprocess& how, std::size_t channel)
 {
-    if (size < crop)
-        return -((crop - size) / 2);
-    const int half = (size - crop) / 2;
-    return (size - crop) % 2 ? half + half % 2 : half;
-}
-
-std::string times(int height, int width)
-{
-    return std::to_string(height) + "x" + std::to_string(width);
+    const float scaled = value / how.divisor;
+    const float centred = scaled - how.mean[channel];
+    return centred / how.std[channel];
 }
 
 } // namespace
 
 Preprocessor::Preprocessor(const Preprocess& preprocess, const std::vector<int>& shape) : how_(preprocess), shape_(shape)
 {
-    for (int c = 0; c < how_.channels(); c++)
-        for (int pixel = 0; pixel < 256; pixel++) {
-            // Three statements: each operation rounds to float once, as numpy's do.
-            const float scaled = static_cast<float>(pixel) / how_.divisor;
-            const float centred = scaled - how_.mean[c];
-            values_[c][pixel] = centred / how_.std[c];
-        }
+    // What a letterbox leaves is its fill, and what lies outside of a crop is black.
+    const bool fits = how_.fit.way != Way::none;
+    for (std::size_t c = 0; c < how_.mean.size(); c++) {
+        values_.emplace_back();
+        for (int pixel = 0; pixel < 256; pixel++)
+            values_[c][pixel] = normalised(static_cast<float>(pixel), how_, c);
+        outside_.push_back(fits && !how_.fit.filled ? 0.0f : values_[c][fits ? how_.fit.fill[c] : 0]);
+    }
     tensor_.create(shape_[2], shape_[1], shape_[0]);
 }
 
-const ncnn::Mat& Preprocessor::operator()(const Image& image, const std::string& name)
+const ncnn::Mat& Preprocessor::operator()(const Image& image, const std::string& name, int tile)
 {
-    const Image& ready = resized(in_color(image), name);
-    const int height = how_.crop_height ? how_.crop_height : ready.height;
-    const int width = how_.crop_width ? how_.crop_width : ready.width;
-    if (height != shape_[1] || width != shape_[2])
-        throw Failure(name + ": becomes " + times(height, width) + ", the network takes " + times(shape_[1], shape_[2]));
-    fill(ready);
+    const std::vector<Placement> found = places(how_, image.height, image.width, name);
+    const int count = static_cast<int>(found.size());
+    if (tile >= count || (tile < 0 && count > 1))
+        throw Failure(name + ": is cut into tiles: choose one with --tile=0 to --tile=" + std::to_string(count - 1));
+    const Placement& place = found[std::max(tile, 0)];
+    std::vector<int> becomes{place.input_height, place.input_width};
+    becomes.insert(how_.channels_last ? becomes.end() : becomes.begin(), how_.channels());
+    if (becomes != shape_)
+        throw Failure(name + ": becomes " + times(becomes) + ", the network takes " + times(shape_));
+    fill(resized(in_color(image), place), place);
     return tensor_;
 }
 
 const Image& Preprocessor::in_color(const Image& image)
 {
-    if (image.channels == how_.channels())
+    const int channels = how_.channels();
+    if (image.channels == channels)
         return image;
     colored_.width = image.width;
     colored_.height = image.height;
-    colored_.channels = how_.channels();
+    colored_.channels = channels;
     const std::size_t count = std::size_t(image.width) * image.height;
-    colored_.pixels.resize(count * colored_.channels);
+    colored_.pixels.resize(count * channels);
     const std::uint8_t* from = image.pixels.data();
     std::uint8_t* to = colored_.pixels.data();
-    if (image.channels == 1)
-        for (std::size_t i = 0; i < count; i++, to += 3)
-            std::fill(to, to + 3, from[i]);
-    else // ITU-R 601-2 luma, in Pillow's fixed point
-        for (std::size_t i = 0; i < count; i++, from += 3)
-            to[i] = static_cast<std::uint8_t>((from[0] * 19595 + from[1] * 38470 + from[2] * 7471 + 0x8000) >> 16);
+    for (std::size_t i = 0; i < count; i++, from += image.channels, to += channels) {
+        const bool gray = image.channels == 1;
+        const int red = from[0], green = from[gray ? 0 : 1], blue = from[gray ? 0 : 2];
+        if (channels == 1) { // ITU-R 601-2 luma, in Pillow's fixed point
+            to[0] = static_cast<std::uint8_t>((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16);
+            continue;
+        }
+        to[0] = static_cast<std::uint8_t>(red);
+        to[1] = static_cast<std::uint8_t>(green);
+        to[2] = static_cast<std::uint8_t>(blue);
+        if (channels == 4)
+            to[3] = image.channels == 4 ? from[3] : 255;
+    }
     return colored_;
 }
 
-const Image& Preprocessor::resized(const Image& image, const std::string& name)
+const Image& Preprocessor::resized(const Image& image, const Placement& place)
 {
-    int height = how_.height, width = how_.width;
-    if (how_.shorter_side) {
-        const long long side = how_.shorter_side;
-        const int shorter = std::min(image.height, image.width), longer = std::max(image.height, image.width);
-        const long long other = static_cast<long long>(static_cast<double>(side * longer) / shorter);
-        if (side * other > kLargest)
-            throw Failure(name + ": is too long and thin (" + times(image.height, image.width) + ") to resize");
-        height = static_cast<int>(image.height <= image.width ? side : other);
-        width = static_cast<int>(image.height <= image.width ? other : side);
-    }
-    if (height == 0 || (height == image.height && width == image.width))
+    if (place.height == image.height && place.width == image.width)
         return image;
-    resize(image, width, height, how_.filter, how_.may_swap, resized_);
+    resize(image, place.width, place.height, how_.filter, how_.may_swap, resized_);
     return resized_;
 }
 
-void Preprocessor::fill(const Image& image)
+void Preprocessor::fill(const Image& image, const Placement& place)
 {
-    const int top = margin(image.height, shape_[1]), left = margin(image.width, shape_[2]);
-    for (int c = 0; c < shape_[0]; c++) {
-        const int channel = how_.color == Color::bgr ? 2 - c : c;
-        float* to = tensor_.channel(c);
-        for (int y = top; y < top + shape_[1]; y++)
-            for (int x = left; x < left + shape_[2]; x++) {
-                const bool inside = y >= 0 && y < image.height && x >= 0 && x < image.width;
-                *to++ = values_[c][inside ? image.row(y)[std::size_t(x) * image.channels + channel] : 0];
+    const bool reversed = how_.color == Color::bgr || how_.color == Color::bgra;
+    for (int c = 0; c < how_.channels(); c++) {
+        const int channel = reversed && c < 3 ? 2 - c : c;
+        for (int y = 0; y < place.input_height; y++) {
+            float* to = how_.channels_last ? static_cast<float*>(tensor_.channel(y)) + c : tensor_.channel(c).row(y);
+            const int step = how_.channels_last ? how_.channels() : 1;
+            const int row = y - place.top;
+            for (int x = 0; x < place.input_width; x++, to += step) {
+                const int column = x - place.left;
+                const bool inside = row >= 0 && row < image.height && column >= 0 && column < image.width;
+                *to = inside ? values_[c][image.row(row)[std::size_t(column) * image.channels + channel]] : outside_[c];
             }
+        }
     }
+}
+
+ncnn::Mat prepare_array(const std::string& path, const Preprocess& how, const std::vector<int>& shape)
+{
+    ncnn::Mat array = read_tensor(path, shape);
+    const std::size_t plane = std::size_t(array.w) * array.h * array.d, total = how.arrays ? plane * array.c : 0;
+    const std::size_t channels = how.mean.size();
+    for (std::size_t i = 0; i < total; i++) {
+        float& value = static_cast<float*>(array.channel(static_cast<int>(i / plane)))[i % plane];
+        value = normalised(value, how, how.channels_last ? i % channels : i / (total / channels));
+    }
+    return array;
 }

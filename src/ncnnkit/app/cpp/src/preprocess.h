@@ -9,23 +9,29 @@
 
 #include "description.h"
 #include "image.h"
+#include "placing.h"
 
 class Preprocessor {
 public:
     Preprocessor(const Preprocess& preprocess, const std::vector<int>& shape);
 
-    // The tensor of an image; it lives until the next call, which uses its memory again. Throws Failure where the
-    // image, so prepared, does not have the network's input shape.
-    const ncnn::Mat& operator()(const Image& image, const std::string& name);
+    // The tensor of an image, or of a tile of it; it lives until the next call, which uses its memory again. tile: which
+    // one; -1: the image must be one tile. Throws Failure where the image, so prepared, does not have the network's
+    // input shape, or has no such tile.
+    const ncnn::Mat& operator()(const Image& image, const std::string& name, int tile = -1);
 
 private:
     const Image& in_color(const Image& image);
-    const Image& resized(const Image& image, const std::string& name);
-    void fill(const Image& image);
+    const Image& resized(const Image& image, const Placement& place);
+    void fill(const Image& image, const Placement& place);
 
     Preprocess how_;
     std::vector<int> shape_;
-    std::array<std::array<float, 256>, 3> values_; // of every pixel value, by channel
+    std::vector<std::array<float, 256>> values_; // of every pixel value, by channel
+    std::vector<float> outside_; // what the image does not cover, by channel
     Image colored_, resized_;
     ncnn::Mat tensor_;
 };
+
+// The tensor of an array in a file, which is normalised where `how` says so. Throws Failure.
+ncnn::Mat prepare_array(const std::string& path, const Preprocess& how, const std::vector<int>& shape);

@@ -171,6 +171,65 @@ void nearest(const Image& from, Image& to)
     }
 }
 
+// Of each new pixel of a line: the pixel before it, which may be -1, and the weights of that one and of the next.
+struct Neighbours {
+    int first, before, after;
+};
+
+constexpr int kFraction = 2048; // of these weights: OpenCV's INTER_RESIZE_COEF_SCALE
+
+std::vector<Neighbours> neighbours(int from, int to)
+{
+    const double scale = 1.0 / (static_cast<double>(to) / from);
+    std::vector<Neighbours> found;
+    for (int i = 0; i < to; i++) {
+        const float place = static_cast<float>((i + 0.5) * scale - 0.5);
+        const float first = std::floor(place), part = place - first, rest = 1.0f - part;
+        found.push_back({static_cast<int>(first), static_cast<int>(std::nearbyint(rest * kFraction)),
+                         static_cast<int>(std::nearbyint(part * kFraction))});
+    }
+    return found;
+}
+
+// OpenCV's INTER_LINEAR of 8 bits (resize.cpp of its imgproc). Halving both sides is a mean of four pixels there.
+void opencv(const Image& from, Image& to)
+{
+    const int channels = from.channels;
+    if (from.height == 2 * to.height && from.width == 2 * to.width) {
+        for (int y = 0; y < to.height; y++)
+            for (int x = 0; x < to.width * channels; x++) {
+                const std::size_t at = std::size_t(x / channels) * 2 * channels + x % channels;
+                const std::uint8_t *upper = from.row(2 * y) + at, *lower = from.row(2 * y + 1) + at;
+                to.row(y)[x] = static_cast<std::uint8_t>((upper[0] + upper[channels] + lower[0] + lower[channels] + 2) >> 2);
+            }
+        return;
+    }
+    std::vector<Neighbours> columns = neighbours(from.width, to.width);
+    // OpenCV gives the outer half of the first and last columns one pixel, but that of the rows twice the same one.
+    for (Neighbours& column : columns)
+        if (column.first < 0 || column.first >= from.width - 1)
+            column = {std::clamp(column.first, 0, from.width - 1), kFraction, 0};
+    const std::vector<Neighbours> rows = neighbours(from.height, to.height);
+    std::vector<int> lines[2] = {std::vector<int>(to.width * channels), std::vector<int>(to.width * channels)};
+    for (int y = 0; y < to.height; y++) {
+        for (int k = 0; k < 2; k++) {
+            const std::uint8_t* in = from.row(std::clamp(rows[y].first + k, 0, from.height - 1));
+            int* line = lines[k].data();
+            for (const Neighbours& column : columns) {
+                const std::uint8_t* first = in + std::size_t(column.first) * channels;
+                const std::uint8_t* next = in + std::size_t(std::min(column.first + 1, from.width - 1)) * channels;
+                for (int c = 0; c < channels; c++)
+                    *line++ = (first[c] * column.before + next[c] * column.after) >> 4;
+            }
+        }
+        std::uint8_t* out = to.row(y);
+        for (int x = 0; x < to.width * channels; x++) {
+            const int sum = ((lines[0][x] * rows[y].before) >> 16) + ((lines[1][x] * rows[y].after) >> 16);
+            out[x] = static_cast<std::uint8_t>((sum + 2) >> 2);
+        }
+    }
+}
+
 void reshape(Image& image, int width, int height, int channels)
 {
     image.width = width;
@@ -188,10 +247,16 @@ void resize(const Image& from, int width, int height, Filter filter, bool may_sw
         nearest(from, to);
         return;
     }
+    if (filter == Filter::opencv) {
+        reshape(to, width, height, from.channels);
+        opencv(from, to);
+        return;
+    }
     static thread_local Image between; // the passes; kept for the next image
     const auto across = [&](const Image& in, Image& out) {
         reshape(out, width, in.height, in.channels);
-        (in.channels == 1 ? horizontal<1> : horizontal<3>)(in, plan(in.width, width, kernel(filter)), out);
+        const auto pass = in.channels == 1 ? horizontal<1> : in.channels == 3 ? horizontal<3> : horizontal<4>;
+        pass(in, plan(in.width, width, kernel(filter)), out);
     };
     const auto down = [&](const Image& in, Image& out) {
         reshape(out, in.width, height, in.channels);

@@ -83,7 +83,7 @@ private:
     ncnn::Mat input(const Frame& frame)
     {
         if (frame.file.empty() && is_array(frame.name))
-            return read_tensor(frame.name, kModel.shape);
+            return prepare_array(frame.name, kModel.preprocess, kModel.shape);
         if (!preprocessor_)
             throw Failure(frame.name + ": this model takes arrays (.npy or text), not images");
         return (*preprocessor_)(decode(frame.file.empty() ? read_file(frame.name) : frame.file, frame.name), frame.name);

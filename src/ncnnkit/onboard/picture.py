@@ -1,0 +1,355 @@
+"""From the pixels of an image to a network's input: where the image lies in it, OpenCV's resizing, and the values.
+
+The host prepares images with these functions. The app in Python contains the code of this file (``standalone`` in
+``app/writing.py``). ``placing.cpp``, ``resize.cpp`` and ``preprocess.cpp`` of the app in C++ do the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+Array = Any  # numpy.ndarray
+
+LARGEST_IMAGE = 100_000_000  # pixels after resizing; a 1x5000 strip would otherwise ask for gigabytes
+
+CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1, "rgba": 4, "bgra": 4}
+"""Orders of channels, and how many there are."""
+
+OPENCV = "opencv"
+"""The interpolation that is OpenCV's INTER_LINEAR; the others are Pillow's filters."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A way to resize an image for an input that has another aspect ratio.
+
+    Attributes:
+        way: ``letterbox``: as large as fits into ``size`` at the image's own aspect ratio; the rest is padded.
+            ``right``: to the height of ``size`` at that ratio, padded to the right; an image that is too wide for
+            ``size`` is squeezed into it (lines of text). ``multiple``: to about its own size, each side a multiple of
+            ``multiple``; nothing is padded (fully convolutional networks).
+        size: of the input, (height, width) in pixels, for letterbox and right. None: the size of the network's input.
+        align: where a letterboxed image lies: ``centre`` (an odd pixel of padding is below or to the right), or
+            ``corner``: the upper left.
+        fill: the padding as a pixel from 0 to 255, one value, or one per channel in the order of the colours. None: the
+            tensor is zero there.
+        grow: whether letterbox enlarges images that are smaller than ``size``.
+        rounding: of the resized sides to whole pixels: ``nearest`` (half to even), ``down`` or ``up``.
+        multiple: sides are multiples of it. Letterbox then pads each side only to its next multiple instead of to
+            ``size``, which must have such sides.
+        shorter: way multiple: images whose shorter side is less are enlarged to it. None: none are.
+        longer: way multiple: images whose longer side is more are reduced to it. None: none are.
+    """
+
+    way: str
+    size: Optional[Tuple[int, int]] = None
+    align: str = "centre"
+    fill: Optional[Tuple[int, ...]] = None
+    grow: bool = True
+    rounding: str = "nearest"
+    multiple: int = 1
+    shorter: Optional[int] = None
+    longer: Optional[int] = None
+
+    def fault(self) -> str:
+        """What is wrong with it, as a clause; "" where nothing is."""
+        known = (
+            ("way", ("letterbox", "right", "multiple")), ("align", ("centre", "corner")),
+            ("rounding", tuple(ROUNDINGS)),
+        )  # fmt: skip
+        for name, words in known:
+            if getattr(self, name) not in words:
+                return "%s must be one of %s, not %r" % (name, ", ".join(words), getattr(self, name))
+        if not (self.size is None or is_size(self.size)):
+            return "size must be height,width in pixels, not %r" % (self.size,)
+        if not (self.fill is None or (isinstance(self.fill, tuple) and self.fill and all(map(_is_pixel, self.fill)))):
+            return "fill must be none, or pixels from 0 to 255, not %r" % (self.fill,)
+        if not isinstance(self.grow, bool):
+            return "grow must be true or false, not %r" % (self.grow,)
+        for name in ("multiple", "shorter", "longer"):
+            value = getattr(self, name)
+            if not (is_pixels(value) or (value is None and name != "multiple")):
+                return "%s must be a whole number of pixels, not %r" % (name, value)
+        if self.way == "letterbox" and self.size and any(side % self.multiple for side in self.size):
+            return "size %dx%d is no multiple of %d" % (*self.size, self.multiple)
+        if self.way == "multiple" and self.size:
+            return "the size of the way multiple is that of the image"
+        return ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Crops of one size that cover an image, each of them a sample. Networks that take a part of an image use them.
+
+    Tiles are spread evenly and stay inside the image. What an image lacks to one tile is black, below and to the right.
+
+    Attributes:
+        size: of a tile, (height, width) in pixels. None: the size of the network's input.
+        overlap: the least number of pixels that neighbouring tiles share.
+    """
+
+    size: Optional[Tuple[int, int]] = None
+    overlap: int = 0
+
+    def fault(self) -> str:
+        """What is wrong with it, as a clause; "" where nothing is."""
+        if not (self.size is None or is_size(self.size)):
+            return "size must be height,width in pixels, not %r" % (self.size,)
+        if type(self.overlap) is not int or self.overlap < 0:
+            return "overlap must be a whole number of pixels, not %r" % (self.overlap,)
+        if self.size and self.overlap >= min(self.size):
+            return "an overlap of %d leaves nothing of a tile of %dx%d" % (self.overlap, *self.size)
+        return ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image lies in a network's input. Sizes are (height, width) in pixels.
+
+    Attributes:
+        image: the size of the image.
+        resized: its size after resizing.
+        top, left: where the resized image begins in the input; negative where it is cropped.
+        input: the size of the input.
+
+    Example:
+        >>> found = Placement(image=(480, 640), resized=(240, 320), top=40, left=0, input=(320, 320))
+        >>> found.to_image([[160.0, 160.0]]).tolist()
+        [[320.0, 240.0]]
+    """
+
+    image: Tuple[int, int]
+    resized: Tuple[int, int]
+    top: int
+    left: int
+    input: Tuple[int, int]
+
+    @property
+    def scale(self) -> Tuple[float, float]:
+        """(horizontal, vertical): pixels of the image in a pixel of the input."""
+        return self.image[1] / self.resized[1], self.image[0] / self.resized[0]
+
+    def to_image(self, points: Any) -> Array:
+        """Points of the input as points of the image, which may lie outside it.
+
+        Args:
+            points: (..., 2): x, y in pixels; x 0 is the left edge of the first column, and x 1 its right edge.
+
+        Returns:
+            float64 of the same shape.
+        """
+        return (np.asarray(points, np.float64) - (self.left, self.top)) * self.scale
+
+    def to_input(self, points: Any) -> Array:
+        """Points of the image as points of the input; the inverse of :meth:`to_image`."""
+        return np.asarray(points, np.float64) / self.scale + (self.left, self.top)
+
+
+Resize = Union[int, Tuple[int, int], Fit, None]
+Crop = Union[Tuple[int, int], Tiles, None]
+
+
+def of_card(how: Dict[str, Any]) -> Tuple[Resize, Crop]:
+    """(resize, crop) of ``preprocess`` in a card, which is JSON."""
+    resize, crop = ({k: _immutable(v) for k, v in given.items()} if isinstance(given, dict) else _immutable(given)
+                    for given in (how["resize"], how["crop"]))  # fmt: skip
+    return (Fit(**resize) if isinstance(resize, dict) else resize), (Tiles(**crop) if isinstance(crop, dict) else crop)
+
+
+def _immutable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def is_pixels(value: Any) -> bool:
+    """Whether it is a possible number of pixels of a side."""
+    return type(value) is int and 0 < value <= LARGEST_IMAGE  # True is an int to isinstance
+
+
+def is_size(value: Any) -> bool:
+    """Whether it is a possible (height, width)."""
+    return isinstance(value, tuple) and len(value) == 2 and all(map(is_pixels, value))
+
+
+def _is_pixel(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255
+
+
+ROUNDINGS: Dict[str, Callable[[float], int]] = {"nearest": round, "down": math.floor, "up": math.ceil}
+"""How a number of pixels becomes a whole one."""
+
+
+def places(resize: Resize, crop: Crop, height: int, width: int) -> List[Placement]:
+    """Where an image lies in the network's input: one placement, or one for each tile.
+
+    Args:
+        resize, crop: how its size changes; None: not.
+        height, width: of the image.
+
+    Raises:
+        ValueError: the image is too long and thin to be resized.
+    """
+    image = (height, width)
+    if isinstance(resize, Fit):
+        resized, size = _fitted(resize, height, width)
+    else:
+        resized = size = _resized(resize, height, width)
+    if max(resized[0] * resized[1], size[0] * size[1]) > LARGEST_IMAGE:
+        raise ValueError("is too long and thin (%dx%d) to resize to %dx%d" % (width, height, *resized[::-1]))
+    if isinstance(crop, Tiles):
+        tile = crop.size or size
+        tops, lefts = (_starts(length, side, crop.overlap) for length, side in zip(resized, tile))
+        return [Placement(image, resized, -top, -left, tile) for top in tops for left in lefts]
+    if crop:
+        return [Placement(image, resized, -_margin(resized[0], crop[0]), -_margin(resized[1], crop[1]), crop)]
+    centred = isinstance(resize, Fit) and resize.way == "letterbox" and resize.align == "centre"
+    top, left = ((size[0] - resized[0]) // 2, (size[1] - resized[1]) // 2) if centred else (0, 0)
+    return [Placement(image, resized, top, left, size)]
+
+
+def _resized(resize: Union[int, Tuple[int, int], None], height: int, width: int) -> Tuple[int, int]:
+    if resize is None:
+        return height, width
+    if not isinstance(resize, int):
+        return resize
+    longer = int(resize * max(height, width) / min(height, width))
+    return (resize, longer) if height <= width else (longer, resize)
+
+
+def _fitted(fit: Fit, height: int, width: int) -> Tuple[Tuple[int, int], Tuple[int, int]]:
+    """The size of the resized image, and that of the input."""
+    to_whole = ROUNDINGS[fit.rounding]
+    if fit.way == "multiple":
+        scale = max(1.0, fit.shorter / min(height, width)) if fit.shorter else 1.0
+        scale = min(scale, fit.longer / max(height, width)) if fit.longer else scale
+        # Cut to whole pixels first, as PaddleOCR does.
+        found = [max(1, to_whole(int(side * scale) / fit.multiple)) * fit.multiple for side in (height, width)]
+        return (found[0], found[1]), (found[0], found[1])
+    size = fit.size or (height, width)
+    if fit.way == "right":
+        return (size[0], max(1, min(to_whole(size[0] * (width / height)), size[1]))), size
+    scale = min(size[0] / height, size[1] / width)
+    scale = scale if fit.grow else min(scale, 1.0)
+    rows, columns = (max(1, min(to_whole(side * scale), most)) for side, most in zip((height, width), size))
+    if fit.multiple > 1:
+        size = (-(-rows // fit.multiple) * fit.multiple, -(-columns // fit.multiple) * fit.multiple)
+    return (rows, columns), size
+
+
+def _margin(size: int, crop: int) -> int:
+    """Where a centred crop begins: torchvision's rounding, half to even where it fits, down where black is added."""
+    return round((size - crop) / 2.0) if size >= crop else -((crop - size) // 2)
+
+
+def _starts(length: int, tile: int, overlap: int) -> List[int]:
+    """Where tiles begin on a side."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [(length - tile) * i // (count - 1) for i in range(count)]
+
+
+# --------------------------------------------------------------------------------------------------------- resizing
+
+_FRACTION = 2048  # OpenCV's INTER_RESIZE_COEF_SCALE
+
+
+def resize_as_opencv(pixels: Array, height: int, width: int) -> Array:
+    """OpenCV's ``resize(..., interpolation=INTER_LINEAR)`` of 8-bit pixels, equal to the bit on x86.
+
+    It does not antialias: reducing reads two pixels of a line, however many there are. Weights have 11 bits
+    (``resize.cpp`` of OpenCV's imgproc). Halving both sides is a mean of four pixels there, and here.
+
+    Args:
+        pixels: uint8 (H, W, C).
+        height, width: the new size.
+
+    Returns:
+        uint8 (height, width, C).
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if pixels.shape[:2] == (2 * height, 2 * width):
+        four = [pixels[i::2, j::2].astype(np.int32) for i in (0, 1) for j in (0, 1)]
+        return ((sum(four) + 2) >> 2).astype(np.uint8)
+    column, before_x, after_x = _neighbours(pixels.shape[1], width)
+    # OpenCV gives the outer half of the first and last columns one pixel, but that of the rows twice the same one.
+    alone = (column < 0) | (column >= pixels.shape[1] - 1)
+    before_x[alone], after_x[alone] = _FRACTION, 0
+    row, before_y, after_y = _neighbours(pixels.shape[0], height)
+    lines = []
+    for rows in (row, row + 1):
+        line = pixels[np.clip(rows, 0, pixels.shape[0] - 1)]
+        first, second = (line[:, np.clip(at, 0, pixels.shape[1] - 1)].astype(np.int32) for at in (column, column + 1))
+        lines.append((first * before_x[:, None] + second * after_x[:, None]) >> 4)
+    total = ((lines[0] * before_y[:, None, None]) >> 16) + ((lines[1] * after_y[:, None, None]) >> 16)
+    return ((total + 2) >> 2).astype(np.uint8)
+
+
+def _neighbours(before: int, after: int) -> Tuple[Array, Array, Array]:
+    """(which pixel of a line comes before each new one, its weight, the weight of the next one); -1 is possible."""
+    place = ((np.arange(after) + 0.5) * (1.0 / (after / before)) - 0.5).astype(np.float32)
+    first = np.floor(place)
+    part = place - first
+    weights = [np.rint(share * np.float32(_FRACTION)).astype(np.int32) for share in (np.float32(1) - part, part)]
+    return first.astype(np.int64), weights[0], weights[1]
+
+
+# ----------------------------------------------------------------------------------------------------------- values
+
+
+def to_tensor(pixels: Array, place: Placement, how: Dict[str, Any]) -> Array:
+    """The network's input from the resized image.
+
+    Args:
+        pixels: uint8 (H, W, C) of size ``place.resized``, the colours in the order red, green, blue, alpha.
+        place: where they lie in the input.
+        how: ``preprocess`` of the model's card.
+
+    Returns:
+        C-contiguous float32 (channels, height, width), or (height, width, channels) if ``how["layout"]`` is hwc.
+    """
+    count = pixels.shape[2]
+    order = [2, 1, 0, 3][:count] if how["color"].startswith("bgr") else list(range(count))
+    rows, columns = (_shared(*line) for line in zip((place.top, place.left), place.resized, place.input))
+    inner = np.ascontiguousarray(pixels[rows[1], columns[1]].transpose(2, 0, 1)[order], np.float32)
+    _normalise(inner, how)
+    fill = how["resize"].get("fill") if isinstance(how["resize"], dict) else [0]
+    outside = np.zeros((count, 1, 1), np.float32)
+    if fill is not None:
+        outside[:, 0, 0] = fill
+        _normalise(outside, how)
+    tensor = np.empty((count, *place.input), np.float32)
+    tensor[:] = outside
+    tensor[:, rows[0], columns[0]] = inner
+    return np.ascontiguousarray(tensor.transpose(1, 2, 0)) if how["layout"] == "hwc" else tensor
+
+
+def _shared(start: int, length: int, size: int) -> Tuple[slice, slice]:
+    """Which part of an input's side lies in an image that begins at ``start``, and which part of the image that is."""
+    first, last = max(start, 0), max(min(start + length, size), max(start, 0))
+    return slice(first, last), slice(first - start, last - start)
+
+
+def normalised(array: Array, how: Dict[str, Any]) -> Array:
+    """A sample that is an array, float32; normalised if ``how``, ``preprocess`` of the model's card, says so."""
+    values = np.array(array, np.float32, order="C")
+    if how["arrays"]:
+        _normalise(np.moveaxis(values, -1, 0) if how["layout"] == "hwc" else values, how)
+    return values
+
+
+def _normalise(planes: Array, how: Dict[str, Any]) -> None:
+    """Normalise float32 (channels, ...) in place, in this order: each of torchvision's operations rounds once."""
+    planes /= np.float32(how["divisor"])
+    planes -= _a_channel(how["mean"], planes)
+    planes /= _a_channel(how["std"], planes)
+
+
+def _a_channel(values: Sequence[float], planes: Array) -> Array:
+    if len(values) == 1:
+        return np.float32(values[0])
+    return np.asarray(values, np.float32).reshape(-1, *[1] * (planes.ndim - 1))

@@ -1,0 +1,43 @@
+"""Which axes of an input's shape are an image's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+IMAGE_CHANNELS = (1, 3, 4)
+"""How many channels an image can have: grey, red-green-blue, and these with alpha."""
+
+
+@dataclass(frozen=True)
+class ImageAxes:
+    """The shape of an input that takes images, by meaning.
+
+    Attributes:
+        channels, height, width: sizes.
+        layout: the order of the axes: ``chw`` or ``hwc``.
+    """
+
+    channels: int
+    height: int
+    width: int
+    layout: str
+
+
+def image_axes(shape: Sequence[int]) -> ImageAxes | None:
+    """What the axes of an input mean; None where it takes no image. Channels first is tried first.
+
+    Example:
+        >>> image_axes((224, 320, 3))
+        ImageAxes(channels=3, height=224, width=320, layout='hwc')
+    """
+    if len(shape) != 3:
+        return None
+    if shape[0] in IMAGE_CHANNELS:
+        return ImageAxes(shape[0], shape[1], shape[2], "chw")
+    return ImageAxes(shape[2], shape[0], shape[1], "hwc") if shape[2] in IMAGE_CHANNELS else None
+
+
+def likely_layout(shape: Sequence[int]) -> str:
+    """The order of the axes of an input that takes no image: channels are the fewest."""
+    return "hwc" if len(shape) == 3 and shape[2] < shape[0] else "chw"
