@@ -16,6 +16,7 @@ from ncnnkit import pipeline
 from ncnnkit.artifact import Artifact
 from ncnnkit.comparison.judge import Judge
 from ncnnkit.device import LOCAL
+from ncnnkit.device.serving import CheckedChild
 from ncnnkit.device.session import Session
 from ncnnkit.device.sites import Site, look_at
 from ncnnkit.measure import variants
@@ -224,6 +225,23 @@ def test_a_layer_that_takes_long_is_timed_in_few_rounds(tmp_path: Path, monkeypa
     assert len(runs) == 2
     network.time_nets({**asked_for, "nets": [row] * 3}, [])
     assert len({id(inputs["in0"]) for inputs in runs[2:]}) == 1, "inputs of one shape are held once"
+
+
+def test_many_large_nets_are_timed_in_little_memory(tmp_path: Path) -> None:
+    """The workspace of each would stay taken; noise that was freed too early crashed at this size."""
+    graph = network("Input in0 0 1 in0\nConvolution c 1 1 in0 out0 0=16 1=3 4=1 5=1 6=2304")
+    param = tmp_path / "net.param"
+    ncnnfile.save(graph, param)
+    row = {"param": str(param), "bin": str(param.with_suffix(".bin")), "inputs": [("in0", (16, 700, 700))],
+           "ready": [], "outputs": ["out0"]}  # fmt: skip
+    limits = {"threads": 1, "options": PRECISIONS["fp32"].options, "rounds": 1, "least": 1, "seconds": 0.0}
+    peaks = []
+    for count in (1, 12):
+        with CheckedChild() as child:
+            child.ask("time_nets", nets=[row] * count, **limits)
+            peaks.append(child.ask("memory")[0].peak_mb)
+    one, twelve = peaks
+    assert twelve < 1.3 * one
 
 
 def test_a_plan_is_verified_as_often_as_the_budget_allows(

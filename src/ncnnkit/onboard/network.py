@@ -62,7 +62,7 @@ class Network:
         self.channels: Dict[str, Any] = {}
         self.rows: List[List[float]] = []
         self.rss_before_mb = 0.0
-        self.pool: Any = None
+        self.pools: List[Any] = []  # of blobs, and of what layers need while they compute
         self.may_be_empty: Dict[str, int] = {}
 
     def machine(self, _: Message, __: Arrays) -> Tuple[MachineAnswer, Arrays]:
@@ -279,12 +279,17 @@ class Network:
 
     @contextlib.contextmanager
     def _raw_extractor(self, net: Any, inputs: Dict[str, Any]) -> Iterator[Any]:
-        """An extractor of a pool of its own: blobs in the network's own pool would be copied on their way out."""
+        """An extractor with pools that all networks share.
+
+        Blobs in the network's own pool would be copied on their way out. Each network would keep its own workspace
+        while it is loaded: the layers of a full-HD network would take 22 GB.
+        """
         import ncnn
 
-        self.pool = self.pool or ncnn.PoolAllocator()
+        self.pools = self.pools or [ncnn.PoolAllocator(), ncnn.PoolAllocator()]
         with net.create_extractor() as extractor:
-            extractor.set_blob_allocator(self.pool)
+            extractor.set_blob_allocator(self.pools[0])
+            extractor.set_workspace_allocator(self.pools[1])
             for name, mat in inputs.items():
                 extractor.input(name, mat)
             yield extractor
@@ -300,9 +305,9 @@ class Network:
         import ncnn
 
         whole = [name in self.whole for name in self.inputs]
-        self.last = [
-            ncnn.Mat(array.astype(np.int32) if is_whole else array).clone() for array, is_whole in zip(arrays, whole)
-        ]
+        # Kept in a list meanwhile: a Mat does not keep its array alive.
+        typed = [array.astype(np.int32) if is_whole else array for array, is_whole in zip(arrays, whole)]
+        self.last = [ncnn.Mat(array).clone() for array in typed]
 
     def _each(self, names: Sequence[str], use: Callable[[str, Any], None]) -> None:
         """One inference; ``use`` gets each blob's name and array, ncnn's own memory that is gone when it returns."""
@@ -399,4 +404,5 @@ def timed(extractor: Any, blob: str, may_be_empty: bool = False) -> Tuple[float,
 def _noise(shape: Sequence[int], rng: Any) -> Any:
     import ncnn
 
-    return ncnn.Mat(rng.standard_normal(shape, np.float32)).clone()  # a Mat does not keep its array alive
+    array = rng.standard_normal(shape, np.float32)  # with a name: a Mat does not keep its array alive
+    return ncnn.Mat(array).clone()
