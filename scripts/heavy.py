@@ -224,7 +224,8 @@ def main() -> None:
             process.start()
             process.join()
             if not path.is_file():
-                sys.exit(f"{name}: the process ended with status {process.exitcode}")
+                print(f"{name}: the process ended with status {process.exitcode}", file=sys.stderr)
+                continue
             text = path.read_text()
         results[name] = _read(text)
         with given.results.open("a") as file:

@@ -202,8 +202,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 latencies = [[*rows, row] for rows, row in zip(latencies, timed)]
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
-            wanted = min(LAYER_IMAGES, len(inputs))
-            few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=2)))
+            wanted = min(LAYER_IMAGES, len(inputs))  # of two networks, all of whose blobs are brought here
+            few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=4)))
             layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
         with stages("compare the images"):
             alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None

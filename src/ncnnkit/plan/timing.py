@@ -367,7 +367,8 @@ def time_graphs(
     """
     samples: dict[str, list[float]] = {}
     what = "timed inferences of each uniform model"
-    least = budget.take(what, rounds * LEAST_TIMED, runs=max(len(graphs), 1))
+    # Each is also run once before that, and judged afterwards.
+    least = budget.take(what, rounds * LEAST_TIMED, runs=2 * max(len(graphs), 1))
     rounds = min(rounds, least)
     with Scratch() as folder, _failing("networks"), ExitStack() as stack:
         children = {}

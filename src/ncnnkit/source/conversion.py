@@ -314,7 +314,8 @@ def convert_source(
     def compare(graph: Graph) -> list[Compared]:
         if not expected:
             return []
-        runs = 2 * len(expected)  # the original's and the network's, at each shape
+        # At each shape, the network's, the original's, and two more of the original where the two differ.
+        runs = 4 * len(expected)
         most = Budget.of(gmac, graph, source.shapes).take("samples of the check", CHECKED_SAMPLES, runs=runs)
         return [original.compare(at_shapes(graph, each), threads, most) for each, original in expected]
 
