@@ -31,6 +31,8 @@ from ncnnkit.comparison.guessing import Purpose, find_task
 from ncnnkit.model.graph import Graph
 from ncnnkit.progress import silent
 from ncnnkit.quantization import quantize_images
+from ncnnkit.report.pictures import as_picture
+from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import KeptSamples, keep
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import convert_source
@@ -106,12 +108,14 @@ class Prepared:
     evaluation: KeptSamples
     reference: Any
     purpose: Purpose
+    preprocess: Preprocess
 
     @classmethod
     def of(cls, network: Network, args: argparse.Namespace, folder: Path) -> Prepared:
         """Open and convert it."""
         source = open_model(str(args.packages / network.file), shapes=[network.shape])
         preprocess, _ = choose_preprocess(source, network.preset, network.preprocess)
+        assert preprocess is not None
         kept = []
         for number, digits in enumerate(("0", "26")):
             files = folder / f"images{number}.txt"
@@ -125,7 +129,7 @@ class Prepared:
         graph.set_input_shapes([spec.shape for spec in source.inputs])
         reference = reference_outputs(source, conversion.graph, kept[1], folder / "reference", silent)
         purpose = find_task(reference, source.evidence(labelled=False), task=network.task)
-        return cls(network, source, graph, kept[0], kept[1], reference, purpose)
+        return cls(network, source, graph, kept[0], kept[1], reference, purpose, preprocess)
 
     def errors(self, graph: Graph, precision: str) -> Errors:
         """Of a version against the original."""
@@ -192,14 +196,20 @@ def show(name: str, row: str, errors: Errors) -> None:
 
 
 def native(found: Prepared, tools: Path, folder: Path) -> Graph:
-    """The model of ncnn's own tools, from the same tensors."""
+    """The model of ncnn's own tools, from the same images as PNG files: ncnn2table of 2023 reads no arrays."""
+    how = found.preprocess
     nk.save(found.graph, folder / "fp32.param")
     for index, (sample,) in enumerate(found.calibration):
-        np.save(folder / f"{index:04}.npy", sample)
-    (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.npy\n" for i in range(len(found.calibration))))
-    shape = ",".join(map(str, found.network.shape[::-1]))
+        as_picture(sample, how).save(folder / f"{index:04}.png")
+    (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.png\n" for i in range(len(found.calibration))))
+    lists = {
+        "mean": [mean * how.divisor for mean in how.mean],
+        "norm": [1 / (std * how.divisor) for std in how.std],
+        "shape": found.network.shape[::-1],
+    }
+    options = [f"{key}=[{','.join(f'{v:.8g}' for v in values)}]" for key, values in lists.items()]
     paths = [str(folder / name) for name in ("fp32.param", "fp32.bin", "samples.txt", "n.table")]
-    table = [str(tools / "ncnn2table"), *paths, f"shape=[{shape}]", "thread=2", "method=kl", "type=1"]
+    table = [str(tools / "ncnn2table"), *paths, *options, f"pixel={how.color.upper()}", "thread=2", "method=kl"]
     subprocess.run(table, check=True, capture_output=True)
     made = folder / "native.param"
     both = [*paths[:2], str(made), str(made.with_suffix(".bin")), paths[3]]

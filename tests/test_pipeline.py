@@ -20,7 +20,7 @@ from PIL import Image
 from test_recommendation import variant
 
 import ncnnkit as nk
-from ncnnkit.comparison.guessing import Purpose, check_labels
+from ncnnkit.comparison.guessing import Purpose, truths
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.device import LOCAL
 from ncnnkit.device.sites import Site, look_at
@@ -620,9 +620,9 @@ def test_labels_are_read_before_the_work(recipe: nk.Recipe, tmp_path: Path) -> N
 )
 def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[int], said: str) -> None:
     purpose = Purpose(Classification(((classes,),)) if classes else Tensors(), "it was said")
-    check_labels(None, purpose)
+    assert truths(None, purpose) is None
     with pytest.raises(ImageError, match=said):
-        check_labels(np.array(labels), purpose)
+        truths(labels, purpose)
 
 
 def test_without_an_original_the_report_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:

@@ -283,6 +283,7 @@ def sample_run() -> dict[str, Any]:
             "name": "classification",
             "why": "the model brings a name for each value",
             "requires": [{"figure": "cosine", "bound": 0.999, "text": "cosine ≥ 0.999"}],
+            "original": {"top1": 0.8667},
         },
         "conversion": {
             "route": "pnnx",
@@ -427,7 +428,11 @@ def test_what_may_be_null_may() -> None:
         ("variants[3].accuracy.outputs[0]", 0, "variants[3].accuracy.outputs[0]: expected an object, found a whole"),
         ("variants", {}, "variants: expected a list, found an object"),
         ("model.inputs[0].shape[1]", None, "model.inputs[0].shape[1]: expected a whole number, found null"),
-        ("preprocess.resize", "256", "preprocess.resize: expected a whole number, a list or null, found text"),
+        (
+            "preprocess.resize",
+            "256",
+            "preprocess.resize: expected a whole number, an object, a list or null, found text",
+        ),
         ("preprocess.resize", ["256", 1], "preprocess.resize[0]: expected a whole number, found text"),
         ("preprocess.std", [0.0], "std must not be zero"),
         ("recipe.method", "guess", "unknown method 'guess'"),

@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from .artifact import Tensor
 from .codec import as_read
-from .comparison.guessing import Purpose, check_labels, find_task
+from .comparison.accuracy import errors_of
+from .comparison.guessing import Label, Purpose, find_task, truths
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.outputs import Outputs
 from .comparison.wrong import why_blind
@@ -46,7 +48,9 @@ from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Varia
 from .record.stages import Stages
 from .report import write_report
 from .report.pictures import draw_worst
+from .samples.boxes import holds_boxes, read_boxes
 from .samples.doubts import preprocessing_doubts
+from .samples.images import ImageSet
 from .samples.items import times
 from .samples.labels import read_labels
 from .samples.sets import open_image_sets
@@ -57,6 +61,7 @@ from .source.model import example_arrays
 from .source.normalisation import fold_normalisation
 from .source.opening import as_used, choose_preprocess, settle_random_weights
 from .source.reference import reference_outputs
+from .tasks import Task
 from .tasks.table import spelled
 from .verdict import reduced_said, top5, warn
 
@@ -110,7 +115,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 stages.progress("look at the images"),
             )
             preprocess, origin = as_used(preprocess, origin, images, evaluation)
-            labels = read_labels(Path(recipe.labels), evaluation.names, source.labels) if recipe.labels else None
+            labels = labels_of(evaluation, recipe.labels, source) if recipe.labels else None
             source = settle_random_weights(recipe, source, images)
         with stages("convert"):
             conversion = convert_source(
@@ -129,7 +134,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("read images"):
             budget = EFFORTS[recipe.effort].budget(graph, evaluation[0])
             kept = evaluated(recipe, len(evaluation), budget)
-            evaluation, labels = evaluation.subset(kept), None if labels is None else labels[kept]
+            evaluation, labels = evaluation.subset(kept), [labels[i] for i in kept] if labels else None
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
@@ -143,11 +148,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 reference_outputs(original, conversion.graph, taken, folder / "quantised", shown) if original else None
             )
             blind = why_blind(reference)
-            purpose = find_task(
-                reference, source.evidence(labelled=labels is not None), task=recipe.task, metric=recipe.metric
-            )
-            check_labels(labels, purpose)
-            requirements = requirements.of(purpose.task)
+            evidence = source.evidence(labelled=bool(labels) and not holds_boxes(recipe.labels))
+            purpose = find_task(reference, evidence, task=recipe.task, metric=recipe.metric)
+            truth = truths(labels, purpose)
+            by_labels = figures_by_labels(reference, purpose.task, truth)
+            requirements = requirements.of(purpose.task).against(by_labels)
         quantized: dict[str, Quantized] = {}
         efforts = efforts_by_target(recipe, sites, software=allows_software(recipe, budget))
         for target, effort in efforts.items() if quantizable(graph) else ():
@@ -204,7 +209,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):
             rows = [
-                variant_record(spec, r, reference, purpose.task, labels, layers, at, quantised)
+                variant_record(spec, r, reference, purpose.task, truth, layers, at, quantised)
                 for spec, r, at in zip(specs, results, latencies)
             ]
             rows = refuse_copies_of_the_cpu(rows, results)
@@ -242,7 +247,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
-                    task=task_record(purpose, requirements),
+                    task=task_record(purpose, requirements, by_labels),
                     passes=rewrites,
                     quantisation=quantisation,
                     plan=planned,
@@ -272,9 +277,26 @@ def device_record(site: Site, variants: Sequence[Variant], requirements: Require
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
 
 
-def task_record(purpose: Purpose, requirements: Requirements) -> TaskRecord:
+def labels_of(evaluation: ImageSet, path: str, source: ModelSource) -> list[Label]:
+    """The labels of the evaluation images: a class or boxes for each."""
+    if not holds_boxes(path):
+        return [int(label) for label in read_labels(Path(path), evaluation.names, source.labels)]
+    placements = [evaluation.placement(index) for index in range(len(evaluation))]
+    return list[Label](read_boxes(path, evaluation.names, placements, source.labels))
+
+
+def figures_by_labels(reference: Outputs, task: Task, truth: Sequence[Any] | None) -> dict[str, float]:
+    """The original's own figures against the labels, by their names."""
+    if truth is None:
+        return {}
+    found = errors_of(reference, reference, task, truth).figures()
+    return {name: value for name in task.figures if task.figures[name].labelled and (value := found[name]) is not None}
+
+
+def task_record(purpose: Purpose, requirements: Requirements, by_labels: dict[str, float]) -> TaskRecord:
     """What the network is for, and what its models must satisfy for that."""
-    return TaskRecord(name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures])
+    requires = [r.record() for r in requirements.figures]
+    return TaskRecord(name=purpose.task.name, why=purpose.why, requires=requires, original=by_labels)
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -72,7 +72,11 @@ class Recipe:
     )
     images: str = _key("", "Calibration images: a folder, a list file, an image, a .npy or a .npz file.")
     eval_images: str = _key("", "Evaluation images, in the same forms. Empty: every fifth of the images is held out.")
-    labels: str = _key("", "True classes of the evaluation images: a file with lines 'file class'. Empty: none.")
+    labels: str = _key(
+        "",
+        "The truth about the evaluation images. Classes: a file with lines 'file class'. Boxes: a .json file as COCO "
+        "writes it, or a folder with a .txt (YOLO) or .xml (Pascal VOC) file for each image. Empty: none.",
+    )
     shapes: tuple[tuple[int, ...], ...] = _key(
         (),
         "Shape of an input without the batch axis, such as 3,224,224; once per input. Empty: the shape in the model.",

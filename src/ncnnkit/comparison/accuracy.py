@@ -27,6 +27,7 @@ class Errors(Noise):
     Args:
         task: what the network is for; it adds figures, and says which parts of the outputs count alike in
             :attr:`relative`. By default nothing is known.
+        figures: whether the task's figures are needed. Without them nothing is decoded, and they are not known.
 
     Attributes:
         samples: the number of samples added.
@@ -38,10 +39,10 @@ class Errors(Noise):
         (26.0, 0.005)
     """
 
-    def __init__(self, task: Task | None = None) -> None:
+    def __init__(self, task: Task | None = None, *, figures: bool = True) -> None:
         super().__init__()
         self.samples = 0
-        self._task = task or Tensors()
+        self._task, self._decoded = task or Tensors(), figures
         self._rows: list[Any] = []  # what the task says of each sample
         self._parts = Noise()
         self._powers: list[float] = []  # Σ output² of each output
@@ -73,8 +74,9 @@ class Errors(Noise):
             self._products[index] += float(ours @ theirs)
             largest = float(np.max(np.abs(ours - theirs), initial=0.0))
             self._largest[index] = max(self._largest[index], largest if math.isfinite(largest) else math.inf)
-        predict = self._task.predict
-        self._rows.append(self._task.compare(predict(outputs), predict(reference), truth))
+        if self._decoded:
+            predict = self._task.predict
+            self._rows.append(self._task.compare(predict(outputs), predict(reference), truth))
 
     @property
     def relative(self) -> float:

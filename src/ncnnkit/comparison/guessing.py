@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..tasks import Decoder, Task
+from ..samples.boxes import LabelledBoxes
+from ..tasks import Boxes, Decoder, Task
 from ..tasks.classification import Classification
+from ..tasks.detection import Detection
 from ..tasks.embedding import Embedding
 from ..tasks.images import Images
 from ..tasks.own import own_metric
@@ -61,7 +64,7 @@ class Evidence:
         names: class names that the model brings.
         classes: the number of classes that its library states.
         image: (channels, height, width) of the only input, where that is an image; () otherwise.
-        labelled: whether there are labels of the images.
+        labelled: whether there is a class for each image.
     """
 
     decoder: Decoder | None = None
@@ -187,13 +190,28 @@ def _map(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Evid
     return None
 
 
-def check_labels(labels: NDArray[np.int64] | None, purpose: Purpose) -> None:
-    """Raises ImageError where labels are given that the network's outputs cannot be compared with."""
+Label = int | LabelledBoxes
+"""The truth about one sample: a class, or boxes."""
+
+
+def truths(labels: Sequence[Label] | None, purpose: Purpose) -> Sequence[Any] | None:
+    """Labels as :meth:`Task.compare` takes them.
+
+    Raises:
+        ImageError: the network's outputs cannot be compared with them.
+    """
     if labels is None:
-        return
+        return None
+    boxes = [each for each in labels if isinstance(each, LabelledBoxes)]
+    if boxes and not isinstance(purpose.task, Detection):
+        raise ImageError("boxes are given as labels, but the network is no detector", hint="leave --labels out")
+    if boxes:
+        return [Boxes(each.xyxy, np.ones(len(each.labels), np.float32), each.labels) for each in boxes]
+    classes = [each for each in labels if isinstance(each, int)]
     if not purpose.classes:
         raise ImageError("labels are given, but the network is not a classifier", hint="leave --labels out")
-    if labels.max() >= purpose.classes:
+    if max(classes) >= purpose.classes:
         raise ImageError(
-            f"class {labels.max()} is given, but the network has {purpose.classes} classes (0 to {purpose.classes - 1})"
+            f"class {max(classes)} is given, but the network has {purpose.classes} classes (0 to {purpose.classes - 1})"
         )
+    return classes

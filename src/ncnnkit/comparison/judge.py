@@ -71,13 +71,18 @@ class Judge:
         self._stack.close()
 
     def errors(self, model: Artifact | Graph) -> Errors:
-        """The errors of one version on this machine. Raises RuntimeFailure: ncnn crashed, or refuses to run it."""
+        """The errors of one version on this machine, without the figures of the task.
+
+        Raises:
+            RuntimeFailure: ncnn crashed, or refuses to run it.
+        """
         with Session(model, threads=self._cores) as net:
-            return self._errors(net, self.samples)
+            return self._errors(net, self.samples, figures=False)
 
     def here(
-        self, graphs: Sequence[Graph], precision: str = "fp32", *, most: int | None = None, progress: Progress = silent
-    ) -> list[Errors]:
+        self, graphs: Sequence[Graph], precision: str = "fp32", *, most: int | None = None, figures: bool = False,
+        progress: Progress = silent,
+    ) -> list[Errors]:  # fmt: skip
         """The errors of each graph on this machine, in as many processes as there are cores.
 
         A graph that ncnn refuses to run, or that crashes it, has infinite errors.
@@ -86,24 +91,26 @@ class Judge:
             graphs: versions of the network with the same outputs.
             precision: at which they are loaded.
             most: the number of samples to use; by default all.
+            figures: whether those of the task are needed; decoding may take longer than the network.
 
         Raises:
             RuntimeFailure: the device does not answer.
         """
         processes = min(self._cores, len(graphs)) or 1
-        return self._all(graphs, precision, LOCAL, processes, self._cores // processes, most, progress)
+        return self._all(graphs, precision, LOCAL, processes, self._cores // processes, most, figures, progress)
 
     def there(
-        self, graphs: Sequence[Graph], precision: str = "mixed", *, most: int | None = None, progress: Progress = silent
-    ) -> list[Errors]:
+        self, graphs: Sequence[Graph], precision: str = "mixed", *, most: int | None = None, figures: bool = False,
+        progress: Progress = silent,
+    ) -> list[Errors]:  # fmt: skip
         """The errors of each graph on the device, whose arithmetic this machine need not have; see :meth:`here`."""
         if self._device.address == LOCAL.address:
-            return self.here(graphs, precision, most=most, progress=progress)
-        return self._all(graphs, precision, self._device, 1, self._threads, most, progress)
+            return self.here(graphs, precision, most=most, figures=figures, progress=progress)
+        return self._all(graphs, precision, self._device, 1, self._threads, most, figures, progress)
 
     def _all(
         self, graphs: Sequence[Graph], precision: str, device: Device, processes: int, threads: int | None,
-        most: int | None, progress: Progress,
+        most: int | None, figures: bool, progress: Progress,
     ) -> list[Errors]:  # fmt: skip
         if not graphs:
             return []
@@ -130,7 +137,7 @@ class Judge:
                 session = idle.pop()
                 try:
                     session.load(model)
-                    errors = self._errors(session, samples)
+                    errors = self._errors(session, samples, figures)
                 except RuntimeFailure:
                     if ended.is_set():
                         raise
@@ -151,8 +158,8 @@ class Judge:
                         session.kill()
                     raise
 
-    def _errors(self, session: Session, samples: Samples) -> Errors:
-        errors = Errors(self._task)
+    def _errors(self, session: Session, samples: Samples, figures: bool) -> Errors:
+        errors = Errors(self._task, figures=figures)
         for sample, reference in zip(samples, self._reference):
             errors.add(session.blobs(*sample, names=session.artifact.graph.outputs), reference)
         return errors

@@ -257,7 +257,7 @@ def variant_record(
     result: VariantResult,
     reference: Outputs | None,
     task: Task | None,
-    labels: NDArray[np.int64] | None,
+    labels: Sequence[Any] | None,
     layers: list[LayerError],
     latency_at: Sequence[LatencyAt] = (),
     quantised: Outputs | None = None,
@@ -267,7 +267,7 @@ def variant_record(
     Args:
         reference: the original's outputs; None: nothing to compare with.
         task: what the network is for; None: only the values of its outputs count.
-        labels: the right class of each sample, where known.
+        labels: the truth about each sample, where known.
         layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
         latency_at: its latencies at other input shapes, see :func:`time_at`.
         quantised: the outputs of a quantised original as it is; ``reference`` is the same in floating point.

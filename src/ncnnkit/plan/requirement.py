@@ -25,6 +25,7 @@ class Requirement:
     Attributes:
         figure: which.
         bound: the least value allowed, or the largest where less is better; in the figure's unit, a share as 0 to 1.
+        relative: whether the bound is a difference from the original's own value: -0.01 may lose one percent.
 
     Example:
         >>> requirement = Requirement.parse("cosine>=0.999")
@@ -34,10 +35,13 @@ class Requirement:
 
     figure: Figure
     bound: float
+    relative: bool = False
 
     @classmethod
     def parse(cls, text: str, figures: Mapping[str, Figure] | None = None) -> Requirement:
         """A requirement as the user writes it: ``cosine>=0.999``, ``mse<=0.01``, ``top1_agreement>=99.5%``.
+
+        A bound below zero of a figure against labels is relative to the original: ``top1>=-1%`` may lose one percent.
 
         Args:
             text: a figure, a relation and a bound.
@@ -65,11 +69,23 @@ class Requirement:
             raise RecipeError(f"{number!r} is not a number", where=where, hint=examples) from None
         if percent and figure.unit != "share":
             raise RecipeError(f"{name} is not measured in percent", where=where, hint=examples)
-        if not math.isfinite(bound) or not figure.possible(bound):
+        relative = figure.labelled and number.startswith("-")
+        if not math.isfinite(bound) or not figure.possible(-bound if relative else bound):
             raise RecipeError(f"no model that rounds values can have {name} {figure.text(bound)}", where=where)
         if figure.needs and find_spec(figure.needs) is None:
             raise RecipeError(f"{name} needs {figure.needs}", where=where, hint=f"pip install {figure.needs}")
-        return cls(figure, bound)
+        return cls(figure, bound, relative)
+
+    def against(self, original: Mapping[str, float | None]) -> Requirement:
+        """The same with its bound as a value.
+
+        Args:
+            original: the original's own figures, by their names.
+        """
+        value = original.get(self.figure.name)
+        if not self.relative or value is None:
+            return self
+        return Requirement(self.figure, max(value + self.bound, 0.0))
 
     def holds(self, value: float | None) -> bool:
         """Whether a value of the figure satisfies the bound. An unknown value or NaN does not."""
@@ -192,6 +208,10 @@ class Requirements:
                     f"{requirement.figure.name} is no figure of the task {task.name}", where="require", hint=hint
                 )
         return self
+
+    def against(self, original: Mapping[str, float | None]) -> Requirements:
+        """The same with all bounds as values; see :meth:`Requirement.against`."""
+        return Requirements(tuple(each.against(original) for each in self.figures), self.max_latency_ms)
 
     def unmet(self, figures: Mapping[str, float | None], latency_ms: float | None) -> list[str]:
         """The requirements that a model does not satisfy, a clause each; empty if it satisfies all.

@@ -87,7 +87,9 @@ def find_plan(
         if "fp32" not in latencies:
             raise RuntimeFailure("the network does not run in fp32 as a mixed model is run", where=device.name)
         costs = calibrated(costs, exact, latencies)
-        whole = dict(zip(models, judge.there(list(models.values()), progress=of_step(progress, "uniform models"))))
+        whole = dict(
+            zip(models, judge.there(list(models.values()), figures=True, progress=of_step(progress, "uniform models")))
+        )
         relative = {choice: errors.relative for choice, errors in whole.items()}
         shown = of_step(progress, "overflowing layers")
         errors = int8 | float_errors(forms, costs, judge, relative, int8, shown, budget=budget)
@@ -142,7 +144,7 @@ class _Problem:
             progress("verify", repairs, most)
             found = self._best(requirements.max_latency_ms, budget, points, last=repairs == most)
             graph = mixed_graph(self.forms, found.choices, self.costs)
-            (errors,) = judge.there([graph])
+            (errors,) = judge.there([graph], figures=True)
             excess = max(requirements.excess(errors.figures()), 0.0 if math.isfinite(errors.relative) else math.inf)
             enough = MARGIN if repairs < most - 1 else 1.0
             if requirements.max_latency_ms is not None or excess <= enough or repairs == most:

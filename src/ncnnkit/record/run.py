@@ -453,11 +453,13 @@ class TaskRecord:
         name: such as ``detection``; ``tensor`` if nothing is known.
         why: how that is known, a clause.
         requires: the requirements for its models: those of the recipe, or the task's own.
+        original: the original's own figures against the labels, by their names; empty without labels.
     """
 
     name: str
     why: str
     requires: list[RequirementRecord]
+    original: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

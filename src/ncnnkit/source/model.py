@@ -136,7 +136,7 @@ class ModelSource:
         return self.path
 
     def evidence(self, *, labelled: bool) -> Evidence:
-        """What says what the network is for. ``labelled``: whether there are labels of the images."""
+        """What says what the network is for. ``labelled``: whether there is a class for each image."""
         image = self.shapes[0] if len(self.inputs) == 1 and len(self.shapes[0]) == 3 else ()
         return Evidence(self.decoder, self.decoder_origin, self.labels, self.classes, image, labelled)
 

@@ -30,11 +30,17 @@ class Row:
     found: Agreement
     ours: Boxes
     theirs: Boxes
+    truth: Boxes | None
 
     @cached_property
     def matches(self) -> dict[int, Any] | None:
-        """See :func:`ncnnkit.tasks.coco.matches`."""
+        """With the original's boxes; see :func:`ncnnkit.tasks.coco.matches`."""
         return matches(self.ours, self.theirs)
+
+    @cached_property
+    def right(self) -> dict[int, Any] | None:
+        """The same with the labelled boxes; None without them."""
+        return None if self.truth is None else matches(self.ours, self.truth)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Detection(Task):
         share("kept", "boxes kept"),
         fault("new", "new boxes"),
         share("iou", "mean IoU"),
+        share("label_map50_95", "mAP50-95 by labels", labelled=True, needs=PACKAGE),
+        share("label_map50", "mAP50 by labels", labelled=True, needs=PACKAGE),
     )
     requires: ClassVar[tuple[str, ...]] = ("kept>=0.95", "new<=0.05", "iou>=0.9")
 
@@ -74,7 +82,7 @@ class Detection(Task):
         """The boxes of two networks, at the working threshold and with all scores."""
         threshold = self.threshold
         exact = theirs.above(threshold)
-        return Row(agreement(ours.above(threshold), exact), ours, exact)
+        return Row(agreement(ours.above(threshold), exact), ours, exact, truth)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
         """The figures; None where the original has no box at all, except for ``new``."""
@@ -83,6 +91,7 @@ class Detection(Task):
         new = sum(each.ours - each.matched for each in found)
         return {
             **average_precision([row.matches for row in rows]),
+            **{f"label_{name}": value for name, value in average_precision([row.right for row in rows]).items()},
             "kept": ratio([(each.matched, each.theirs) for each in found]),
             "new": new / theirs if theirs else 0.0 if not new else None,
             "iou": ratio([((each.iou or 0.0) * each.matched, each.matched) for each in found]),

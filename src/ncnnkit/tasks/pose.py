@@ -49,7 +49,7 @@ class Pose(Detection):
                 seen = exact[:, 2] >= LEAST_VISIBLE if exact.shape[1] > 2 else np.ones(len(exact), bool)
                 size = float(np.hypot(*(other.xyxy[its, 2:] - other.xyxy[its, :2])))
                 away += (np.hypot(*(points - exact)[seen, :2].T) / max(size, 1e-6)).tolist()
-        return Row(row.found, row.ours, row.theirs, sum(away), len(away))
+        return Row(row.found, row.ours, row.theirs, row.truth, sum(away), len(away))
 
     def summarise(self, rows: Sequence[Any]) -> dict[str, float | None]:
         """The figures; None where there is nothing to compare."""
