@@ -234,7 +234,13 @@ def test_many_large_nets_are_timed_in_little_memory(tmp_path: Path) -> None:
     ncnnfile.save(graph, param)
     row = {"param": str(param), "bin": str(param.with_suffix(".bin")), "inputs": [("in0", (16, 700, 700))],
            "ready": [], "outputs": ["out0"]}  # fmt: skip
-    limits = {"threads": 1, "options": PRECISIONS["fp32"].options, "rounds": 1, "least": 1, "seconds": 0.0}
+    limits: dict[str, Any] = {
+        "threads": 1,
+        "options": PRECISIONS["fp32"].options,
+        "rounds": 1,
+        "least": 1,
+        "seconds": 0.0,
+    }
     peaks = []
     for count in (1, 12):
         with CheckedChild() as child:
