@@ -171,6 +171,8 @@ def test_images_are_compared_as_they_would_be_saved() -> None:
     assert 33 < (figures["psnr"] or 0) < 35
     assert unmet == [f"PSNR {figures['psnr']:.6g} dB is below 40 dB"]
     assert judged(Images(), [[image]], [[image]])[0]["psnr"] == math.inf
+    exact = estimates(Images(), [Images().compare(image, image)] * 3)["psnr"]
+    assert (exact.value, exact.low, exact.high) == (math.inf, math.inf, math.inf)
     over = judged(Images(), [[np.where(image > 0.5, 3.0, -2.0)]], [[np.where(image > 0.5, 1.0, 0.0)]])[0]
     assert over["psnr"] == math.inf
     assert judged(Images(), [[np.full_like(image, np.nan)]], [[image]])[0]["psnr"] == 0.0

@@ -135,7 +135,9 @@ def estimates(task: Task, rows: Sequence[Any], *, draws: int = DRAWS) -> dict[st
     found = {}
     for name, value in whole.items():
         values = [v for each in drawn if (v := each[name]) is not None]
-        low, high = np.percentile(values, [2.5, 97.5]).tolist() if values and value is not None else (None, None)
+        # Of an infinite PSNR a percentile would be the difference of infinities; the nearest sample is one of them.
+        ends = np.percentile(values, [2.5, 97.5], method="nearest").tolist() if values and value is not None else None
+        low, high = ends or (None, None)
         found[name] = Estimate(value, low, high, len(rows))
     return found
 
