@@ -196,7 +196,7 @@ def test_a_layers_name_cannot_leave_the_strip() -> None:
 def test_the_headline_is_the_recommendation_in_plain_words(sample: Page) -> None:
     assert "Use int8-cpu . It takes 5.23 ms for one input" in sample.text
     assert "with 2 threads; fp32-cpu takes 10.2 ms." in sample.text
-    assert "on 30 images: top-1 agreement % 96.7" in sample.text
+    assert "on 30 images: top-1 agreement 96.7 %" in sample.text
     assert "The reason: int8-cpu is the fastest of the 5" in sample.text
 
 
@@ -662,7 +662,7 @@ def test_two_models_compared() -> None:
     assert variant.accuracy is not None
     text = shown(comparison_table(Comparison(variant.accuracy, variant.layers)))
     assert "0.0187" in text
-    assert "over 30 images; top-1 agreement % 96.7" in text
+    assert "over 30 images; top-1 agreement 96.7 %" in text
     assert re.search(r"conv_0\s+Convolution\s+–", text)
     assert "conv_23" in text
     assert "conv_0" not in shown(comparison_table(Comparison(variant.accuracy, [])))

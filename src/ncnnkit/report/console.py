@@ -23,7 +23,7 @@ from ..record.run import (
 )
 from ..samples.items import times
 from ..tasks.decoding import NOUNS
-from .figures import figure_text, task_figures, with_unit
+from .figures import figure_text, said, task_figures, with_unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -268,7 +268,7 @@ def comparison_table(found: Comparison) -> RenderableType:
     rows: list[tuple[str, OutputError | Accuracy]] = [(row.name, row) for row in accuracy.outputs]
     for name, row in rows if len(rows) == 1 else [*rows, ("all together", accuracy)]:
         outputs.add_row(Text(name), exact(row.mse), decibel(row.sqnr_db), cosine(row.cosine), exact(row.max_error))
-    says = "".join(f"; {with_unit(figure.title, figure)} {figure_text(figure)}" for figure in accuracy.task)
+    says = "".join(f"; {said(figure)}" for figure in accuracy.task)
     parts: list[RenderableType] = [outputs, f"over {accuracy.images} images{says}"]
     parts += [Text(said) for said in accuracy.other_shapes()]
     if not found.layers:

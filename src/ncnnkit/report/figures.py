@@ -29,6 +29,11 @@ def figure_text(figure: FigureValue | None) -> str:
     return decibel(figure.value) if figure.unit == "dB" else cosine(figure.value, 4)
 
 
+def said(figure: FigureValue) -> str:
+    """A figure in a sentence: ``boxes kept 97.2 %``."""
+    return with_unit(f"{figure.title} {figure_text(figure)}", figure)
+
+
 def interval_text(figure: FigureValue) -> str:
     """The 95 % interval of a figure, without its unit; empty where it is one value."""
     low, high = (figure_text(replace(figure, value=end)) for end in (figure.low, figure.high))

@@ -16,7 +16,7 @@ from ..plan.requirement import Requirements
 from ..record.run import FittedLayer, Picture, PlannedLayer, Run, Variant, baseline, shared, speed_up
 from ..source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from . import plots
-from .figures import figure_text, interval_text, task_figures, with_unit
+from .figures import figure_text, interval_text, said, task_figures, with_unit
 
 GAINED = 10
 """Fitted layers that are shown: those that gained most."""
@@ -73,6 +73,7 @@ def render(run: Run, folder: Path | None = None) -> str:
         "show": _show,
         "heading": lambda figure: with_unit(figure.title, figure),
         "figure": figure_text,
+        "said": said,
         "interval": interval_text,
         "times": lambda factor: formatting.NOTHING if factor is None else f"{factor:.2f} ×",
         "speed_up": lambda variant: speed_up(run.variants, variant),
