@@ -338,7 +338,7 @@ def test_the_file_of_fp32_serves_all_that_needs_no_int8(tmp_path: Path) -> None:
         model.at("fp8")
 
 
-@pytest.mark.parametrize("change", ["weights", "structure", "precision", "field", "target", "end"])
+@pytest.mark.parametrize("change", ["weights", "structure", "precision", "field", "target", "task", "decoder", "end"])
 def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path) -> None:
     param = tmp_path / "m.param"
     Artifact.made(small(), "fp16").save(param)
@@ -352,9 +352,10 @@ def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path
     elif change == "end":
         card_of(param).write_bytes(card_of(param).read_bytes()[:300])
     else:
-        card |= {"precision": {"precisions": ["fp9"]}, "field": {"inputs": 5}, "target": {"target": "$(touch x)"}}[
-            change
-        ]
+        card |= {
+            "precision": {"precisions": ["fp9"]}, "field": {"inputs": 5}, "target": {"target": "$(touch x)"},
+            "task": {"task": "segmentation:axis=x"}, "decoder": {"task": "detection"},
+        }[change]  # fmt: skip
         card_of(param).write_text(json.dumps(card))
     with pytest.warns(UserWarning, match="this card is ignored"):
         found = Artifact.load(param)

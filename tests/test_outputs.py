@@ -175,5 +175,8 @@ def test_the_user_overrules_a_guess(tmp_path: Path) -> None:
         find_task(outputs, Evidence(), task="detecting")
     with pytest.raises(RecipeError, match="'level=1' is not an attribute of segmentation"):
         find_task(outputs, Evidence(), task="segmentation:level=1")
+    for beyond in ("segmentation:axis=9", "text:output=4"):
+        with pytest.raises(RecipeError, match=r"task .*: it cannot read the outputs of this network"):
+            find_task(outputs, Evidence(), task=beyond)
     with pytest.raises(RecipeError, match="no decoder is known"):
         find_task(outputs, Evidence(), task="detection")

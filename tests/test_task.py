@@ -239,6 +239,13 @@ def test_a_figure_of_another_task_is_refused() -> None:
         Requirements.parse(["kept>=0.9"]).of(Texts())
 
 
+def test_a_figure_is_called_as_its_task_calls_it() -> None:
+    """Pose and landmarks both have nme."""
+    asked = Requirements.parse(["nme<=0.1"])
+    assert [str(r) for r in asked.of(Landmarks()).figures] == ["landmark error ≤ 10 %"]
+    assert [str(r) for r in asked.of(Pose(decoder=YOLO)).figures] == ["keypoint error ≤ 10 %"]
+
+
 def test_tasks_and_functions_of_ones_own(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_figures.py").write_text(
         "from ncnnkit.tasks import Task, named, share\n"

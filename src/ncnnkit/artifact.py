@@ -104,7 +104,14 @@ class Card:
         sides = [side for tensor in (*self.inputs, *self.outputs) for side in tensor.shape]
         if not all(0 < side <= _LARGEST_SIDE for side in sides):
             return f"a side of a shape must be from 1 to {_LARGEST_SIDE}"
-        return self.decoder.fault(len(self.outputs)) if self.decoder else ""
+        if self.decoder and (fault := self.decoder.fault(len(self.outputs))):
+            return fault
+        try:
+            if self.task.partition(":")[0] in TASKS:
+                named_task(self.task, self.decoder)
+        except RecipeError as error:
+            return f"its task: {error.what}"
+        return ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError
+from ..errors import ImageError, RecipeError
 from ..samples.boxes import LabelledBoxes
 from ..tasks import Boxes, Decoder, Task
 from ..tasks.classification import Classification
@@ -84,7 +84,7 @@ def find_task(reference: Outputs, known: Evidence, *, task: str = "", metric: st
         task, metric: as in the recipe; empty where not given.
 
     Raises:
-        RecipeError: they name no task.
+        RecipeError: they name no task, or one that cannot read these outputs.
     """
     if metric:
         found = Purpose(own_metric(metric), f"--metric {metric} was given")
@@ -92,7 +92,20 @@ def find_task(reference: Outputs, known: Evidence, *, task: str = "", metric: st
         found = Purpose(named_task(task, known.decoder), f"--task {task} was given")
     else:
         found = guess_task(reference, known)
-    return replace(found, task=replace(found.task, shapes=tuple(reference.shapes.values())))
+    made = replace(found.task, shapes=tuple(reference.shapes.values()))
+    if task or metric:
+        _try(made, reference)
+    return replace(found, task=made)
+
+
+def _try(task: Task, reference: Outputs) -> None:
+    """Raises RecipeError where a task that the user chose fails on the original's own outputs."""
+    try:
+        prediction = task.predict(task.shaped(reference[0]))
+        task.summarise([task.compare(prediction, prediction)])
+    except Exception as error:  # a task that a user wrote may raise anything
+        said = f"{type(error).__name__}: {error}"
+        raise RecipeError(f"it cannot read the outputs of this network: {said}", where=f"task {task.name}") from None
 
 
 def guess_task(reference: Outputs, known: Evidence) -> Purpose:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from ..errors import RecipeError
@@ -207,7 +207,9 @@ class Requirements:
                 raise RecipeError(
                     f"{requirement.figure.name} is no figure of the task {task.name}", where="require", hint=hint
                 )
-        return self
+        # Two tasks may have figures of one name: the task's own says what it is called.
+        own = (replace(requirement, figure=known[requirement.figure.name]) for requirement in self.figures)
+        return Requirements(tuple(own), self.max_latency_ms)
 
     def against(self, original: Mapping[str, float | None]) -> Requirements:
         """The same with all bounds as values; see :meth:`Requirement.against`."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
+from ..importing import imported
 from ..samples.items import fit
 from ..samples.preprocess import Preprocess
 from ..samples.presets import from_timm, from_torchvision
@@ -193,13 +191,8 @@ def build_from_module(reference: str, weights: str) -> Built:
     """
     import torch
 
-    module_name, _, attribute = reference.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as python -m does; it stays, the function may import more later
     try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        found = imported(reference)
 
         def build() -> Any:
             return found if isinstance(found, torch.nn.Module) else found()
@@ -211,7 +204,7 @@ def build_from_module(reference: str, weights: str) -> Built:
         raise ModelError(f"{type(error).__name__}: {say(error)}", where=reference) from None
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"gives {type(module).__name__}, not a torch.nn.Module", where=reference)
-    return Built(module, file_safe(attribute))
+    return Built(module, file_safe(reference.partition(":")[2]))
 
 
 BUILDERS: dict[str, Callable[[str, str], Built]] = {"torchvision": _build_from_torchvision, "timm": _build_from_timm}

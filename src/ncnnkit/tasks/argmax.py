@@ -21,6 +21,6 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> ClassMap:
     """
     values = np.asarray(outputs[decoder.tables[0].output])
     if decoder.classes != 1:
-        return ClassMap(values.argmax(decoder.axis))
+        return ClassMap(np.where(np.isnan(values), -np.inf, values).argmax(decoder.axis))
     scores = activated(decoder.scores, values)
     return ClassMap((scores > decoder.score_threshold).astype(np.int64))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
+from ..importing import imported
 from .decoder import Array
 from .figures import Figure, named
 from .task import Task
@@ -73,14 +71,9 @@ def _imported(reference: str, where: str) -> Any:
     module, _, name = reference.partition(":")
     if not module or not name.isidentifier():
         raise RecipeError(f"{reference!r} is not package.module:name", where=where)
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module), name)
+        return imported(reference)
     except AttributeError:
         raise RecipeError(f"module {module} has no {name!r}", where=where) from None
     except Exception as error:  # the user's module may raise anything
         raise RecipeError(f"{module} cannot be imported: {type(error).__name__}: {error}", where=where) from None
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)

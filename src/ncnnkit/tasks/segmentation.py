@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .decoder import Array
+from . import argmax
+from .decoder import Array, Decoder, Table
 from .figures import named, share
 from .predictions import ClassMap
 from .task import Task, ratio
@@ -55,10 +56,9 @@ class Segmentation(Task):
 
     def predict(self, outputs: Sequence[Array]) -> ClassMap:
         """The class of each pixel."""
-        values = np.asarray(outputs[self.output])
-        if self.axis < 0:
-            return ClassMap((values > self.threshold).astype(np.int64))
-        return ClassMap(np.where(np.isnan(values), -np.inf, values).argmax(self.axis))
+        classes = 1 if self.axis < 0 else 0  # 0: as many as there are along the axis
+        decoder = Decoder("argmax", (Table(self.output),), classes, axis=self.axis, score_threshold=self.threshold)
+        return argmax.decode(decoder, outputs)
 
     def compare(self, ours: ClassMap, theirs: ClassMap, truth: ClassMap | None = None) -> Row:
         """The pixels of each class."""

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .decoder import Array
+from . import ctc
+from .decoder import Array, Decoder, Table
 from .figures import fault, named, share
 from .task import Task, ratio
 
@@ -50,10 +51,9 @@ class Texts(Task):
 
     def predict(self, outputs: Sequence[Array]) -> tuple[int, ...]:
         """The classes of the characters."""
-        values = np.moveaxis(np.asarray(outputs[self.output]), self.axis, -1)
-        steps = np.where(np.isnan(values), -np.inf, values).reshape(-1, values.shape[-1]).argmax(1)
-        kept = (steps != self.blank) & (np.diff(steps, prepend=-1) != 0)
-        return tuple(steps[kept].tolist())
+        classes = np.shape(outputs[self.output])[self.axis]
+        decoder = Decoder("ctc", (Table(self.output),), classes, axis=self.axis, blank=self.blank)
+        return tuple(ctc.decode(decoder, outputs).codes.tolist())
 
     def compare(self, ours: Sequence[int], theirs: Sequence[int], truth: Sequence[int] | None = None) -> Row:
         """How far two texts are apart."""
