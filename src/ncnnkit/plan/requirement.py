@@ -179,7 +179,7 @@ class Requirements:
         made = tuple(Requirement.parse(text, figures) for text in require)
         for requirement in made:
             if requirement.figure.labelled and not labelled:
-                hint = "give --labels, a file with the true classes of the evaluation images"
+                hint = "give --labels, the truth about the evaluation images"
                 raise RecipeError(f"{requirement.figure.name} needs labels", where="require", hint=hint)
         names = [requirement.figure.name for requirement in made]
         twice = next((name for name in names if names.count(name) > 1), None)
