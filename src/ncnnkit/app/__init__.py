@@ -81,8 +81,8 @@ def make_app(
 def write_models(shipped: Shipment, models: Path) -> None:
     """Write the models' files, the class names, ``variants.txt`` and ``checksums.txt``.
 
-    A line of ``variants.txt`` is name, precision, backend and model. One of ``checksums.txt`` is the CRC-32 and the name
-    of a ``.param`` or ``.bin``; the program checks it when it loads that file.
+    A line of ``variants.txt`` is name, precision, backend and model. One of ``checksums.txt`` is the CRC-32 and the
+    name of a ``.param`` or ``.bin``; the program checks it when it loads that file.
 
     Raises:
         FormatError: a model's file is missing.
