@@ -18,6 +18,7 @@ from ..tasks.classification import Classification
 from ..tasks.detection import Detection
 from ..tasks.embedding import Embedding
 from ..tasks.images import Images
+from ..tasks.instances import Instances
 from ..tasks.own import own_metric
 from ..tasks.segmentation import Segmentation
 from ..tasks.table import decoded_task, named_task
@@ -218,6 +219,9 @@ def truths(labels: Sequence[Label] | None, purpose: Purpose) -> Sequence[Any] | 
     boxes = [each for each in labels if isinstance(each, LabelledBoxes)]
     if boxes and not isinstance(purpose.task, Detection):
         raise ImageError("boxes are given as labels, but the network is no detector", hint="leave --labels out")
+    if boxes and isinstance(purpose.task, Instances):
+        hint = "--task detection compares the boxes"
+        raise ImageError("boxes are given as labels, but the network is judged by its masks", hint=hint)
     if boxes:
         return [Boxes(each.xyxy, np.ones(len(each.labels), np.float32), each.labels) for each in boxes]
     classes = [each for each in labels if isinstance(each, int)]
