@@ -17,6 +17,7 @@ from .comparison.outputs import Outputs
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
+from .measure.examples import choose_examples
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
@@ -42,6 +43,7 @@ from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
 from .recipe import AUTO, Recipe, save_recipe
 from .recommendation import recommend
 from .record.environment import environment, installed
+from .record.examples import EXAMPLES
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
 from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Variant
@@ -228,7 +230,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 if best
                 else []
             )  # fmt: skip
+            measured = {r.name: Outputs.opened(r.outputs).first(len(reference.rows)) for r in results if r.outputs}
+            examples = choose_examples(evaluation, reference, measured)
             remove_scratch(folder, models, pictures)
+            examples.save(folder / EXAMPLES)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
@@ -303,7 +308,7 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
     stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
     made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
-    return [RUN, REPORT, RECIPE, *([LABELS] if source.labels else []), *made]
+    return [RUN, REPORT, RECIPE, EXAMPLES, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models, pictures: Sequence[Picture]) -> None:
