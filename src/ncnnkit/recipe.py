@@ -238,8 +238,8 @@ def _is_of_type(name: str, value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     # A path that is not UTF-8 comes as lone surrogates, which no recipe file could hold.
-    texts = [value] if isinstance(value, str) else value if isinstance(value, tuple | Mapping) else ()
-    return all(text == readable(text) for text in texts)
+    texts = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]
+    return all(text == readable(text) for text in texts if isinstance(text, str))
 
 
 def _check(name: str, value: Any, key: Key) -> None:
