@@ -113,7 +113,9 @@ def draw(task: Task, prediction: Any, seen: Image.Image, labels: Sequence[str]) 
     scale = min(1.0, SIDE / max(picture.size)) if isinstance(task, Images) else SIDE / max(picture.size)
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size])
     if isinstance(prediction, Boxes) and isinstance(task, Detection):
-        _add_boxes(picture, prediction.above(task.threshold), scale, labels)
+        boxes = prediction.above(task.threshold)
+        picture = _with_masks(picture, boxes)
+        _add_boxes(picture, boxes, scale, labels)
     return picture
 
 
@@ -124,6 +126,20 @@ def _with_map(classes: NDArray[np.int64], seen: Image.Image) -> Image.Image:
     colours = np.array([(0, 0, 0), *map(ImageColor.getrgb, _COLOURS)], np.uint8)
     over = Pillow.fromarray(colours[np.where(classes > 0, (classes - 1) % len(_COLOURS) + 1, 0)])
     return Pillow.blend(seen, over.resize(seen.size, Pillow.Resampling.NEAREST), 0.5)
+
+
+def _with_masks(picture: Image.Image, boxes: Boxes) -> Image.Image:
+    """Each mask in the colour of its class; the best one on top."""
+    from PIL import Image as Pillow
+    from PIL import ImageColor
+
+    for mask, label in zip([] if boxes.masks is None else boxes.masks[::-1], boxes.labels[::-1].tolist()):
+        shade = Pillow.fromarray(mask.astype(np.uint8) * _SHADE).resize(picture.size)
+        picture.paste(ImageColor.getrgb(_COLOURS[label % len(_COLOURS)]), mask=shade)
+    return picture
+
+
+_SHADE = 110  # of 255: how much a mask covers
 
 
 def _add_boxes(picture: Image.Image, boxes: Boxes, scale: float, labels: Sequence[str]) -> None:

@@ -73,10 +73,13 @@ void one(const Options& options, const Settings& settings, const ModelFiles& fil
         Json out;
         out.add("model", quoted(kModel.name)).add("precision", quoted(settings.precision->name));
         out.add("backend", quoted(backend)).add("device", quoted(engine.device())).add("threads", settings.threads);
+        out.add("ncnn", quoted(version_of_ncnn())).add("measured_ncnn", quoted(kModel.ncnn));
+        out.add("warm", engine.warm() ? "true" : "false");
         out.add("load_ms", engine.load_ms()).add("input_ms", input_ms).add("latency_ms", json(timed));
         out.add("peak_memory_mb", peak_memory_mb());
         if (!options.compare.empty())
             out.add("mse", error);
+        out.add("notes", json(engine.notes()));
         std::puts(out.add("top", json(scores)).text().c_str());
         return;
     }
@@ -86,6 +89,8 @@ void one(const Options& options, const Settings& settings, const ModelFiles& fil
                 rounded(input_ms).c_str(), rounded(peak_memory_mb()).c_str());
     std::printf("latency: first %s ms; then min %s, median %s, p90 %s ms of %d\n", rounded(timed.first).c_str(),
                 rounded(timed.min).c_str(), rounded(timed.median).c_str(), rounded(timed.p90).c_str(), timed.runs);
+    for (const std::string& note : engine.notes())
+        std::printf("note: %s\n", note.c_str());
     if (!options.compare.empty())
         std::printf("mean squared error %s\n", rounded(error).c_str());
     for (const Score& score : scores)
@@ -104,7 +109,6 @@ Settings settings_of(const Options& options, const ModelFiles& files)
     settings.precision = options.precision ? options.precision : precision_named(files.precision);
     settings.gpu = options.gpu;
     settings.threads = options.threads ? options.threads : available;
-    settings.plain = options.plain;
     return settings;
 }
 
@@ -115,7 +119,7 @@ int run(const std::vector<std::string>& arguments)
         std::fputs(kUsage, stdout);
         return 0;
     }
-    const ModelFiles files = options.param.empty() ? embedded_model() : open_model(options.param, options.bin);
+    const ModelFiles files = options.param.empty() ? own_model(options.checked) : open_model(options.param, options.bin, options.checked);
     const Settings settings = settings_of(options, files);
     if (options.streams)
         return stream(options, settings, files);

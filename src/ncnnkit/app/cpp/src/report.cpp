@@ -95,6 +95,14 @@ std::string json(const Latency& l)
     return Json().add("first", l.first).add("min", l.min).add("median", l.median).add("p90", l.p90).add("runs", l.runs).text();
 }
 
+std::string json(const std::vector<std::string>& texts)
+{
+    std::string out;
+    for (const std::string& text : texts)
+        out += (out.empty() ? "" : ", ") + quoted(text);
+    return "[" + out + "]";
+}
+
 std::string rounded(double value)
 {
     return format(std::fabs(value) >= 1000 ? "%.0f" : "%.4g", value);

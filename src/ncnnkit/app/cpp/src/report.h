@@ -36,6 +36,7 @@ private:
 std::string quoted(const std::string& text);
 std::string json(const std::vector<Score>& scores);
 std::string json(const Latency& latency);
+std::string json(const std::vector<std::string>& texts);
 
 // A number as people read it: four digits.
 std::string rounded(double value);
