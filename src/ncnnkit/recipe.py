@@ -74,7 +74,7 @@ class Recipe:
         "",
         "Calibration samples: a folder or a list file (.txt) of images, recordings (.wav) or arrays, or one such file. "
         "For several inputs: NAME=FOLDER once per input, a .csv file with a column per input, or .npz files.",
-        "a path, or a table of paths by the names of the inputs, such as {left = \"left/\", right = \"right/\"}",
+        'a path, or a table of paths by the names of the inputs, such as {left = "left/", right = "right/"}',
     )
     eval_images: str | Mapping[str, str] = _key(
         "",
