@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
 from ncnnkit.record.examples import CHECKED, EXAMPLES, MOST, Examples, checked
-from ncnnkit.samples.images import ImageSet, open_images
+from ncnnkit.samples.finding import open_images
+from ncnnkit.samples.images import ImageSet
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.preprocess import Preprocess
 
@@ -54,6 +56,18 @@ def test_examples_are_the_files_and_what_the_original_made_of_them(images: Image
     assert found.sqnr_db["fp32-cpu"] == math.inf
     signal = sum(float(np.sum(exact[i].astype(float) ** 2)) for i in (0, 2, 4))
     assert found.sqnr_db["int8-cpu"] == pytest.approx(10 * math.log10(signal / (30 * 0.01**2)), abs=1e-3)
+
+
+def test_an_array_is_kept_as_a_program_takes_it(tmp_path: Path) -> None:
+    """A program normalises arrays itself where the card says so."""
+    given = np.full((2, 3, 4, 4), 3.0, np.float32)
+    np.save(tmp_path / "x.npy", given)
+    how = Preprocess(mean=(1.0,), std=(2.0,), divisor=1.0, color="array", arrays=True)
+    images = open_images(tmp_path / "x.npy", how, [InputSpec("in0", (3, 4, 4))])
+    assert images[0][0].max() == 1.0
+    reference = outputs([np.zeros(10, np.float32)] * len(images), tmp_path / "a")
+    found = choose_examples(images, reference, {}).rows[0]
+    np.testing.assert_array_equal(np.load(io.BytesIO(found.content)), given[0])
 
 
 def test_what_is_too_large_is_no_example(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

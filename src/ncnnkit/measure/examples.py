@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..comparison.noise import Noise, sqnr_db
 from ..comparison.outputs import Outputs
 from ..record.examples import FILE_BYTES, MOST, OUTPUT_BYTES, Example, Examples, checked, content_of, near
 from ..samples.images import ImageSet
-from ..samples.items import Picture
+from ..samples.items import ArrayFile, Picture, Row
 
 
 def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[str, Outputs]) -> Examples:
@@ -29,7 +30,9 @@ def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[
         picture = item if isinstance(item, Picture) else None
         if (picture and picture.tile is not None) or sum(output.nbytes for output in outputs) > OUTPUT_BYTES:
             continue
-        ending, content = content_of(Path(picture.path) if picture else None, evaluation[index])
+        # A program normalises an array itself.
+        inputs = replace(item, preprocess=None).load() if isinstance(item, (ArrayFile, Row)) else item.load()
+        ending, content = content_of(Path(picture.path) if picture else None, inputs)
         if len(content) <= FILE_BYTES and len(rows) < MOST:
             rows[index] = Example(ending, content, outputs, evaluation.placement(index))
     return Examples(tuple(rows.values()), {name: _sqnr(list(rows), each, reference) for name, each in measured.items()})
