@@ -11,6 +11,9 @@ using Bytes = std::vector<std::uint8_t>;
 // The content of a file. Throws Failure.
 Bytes read_file(const std::string& path);
 
+// Writes a file. Throws Failure.
+void write_file(const std::string& path, const Bytes& bytes);
+
 bool is_folder(const std::string& path);
 
 // A file's pages, read by the kernel when they are touched and given back by it when memory is short.

@@ -5,14 +5,17 @@
 #include <map>
 
 #include "failure.h"
+#include "image.h"
 #include "model.h"
+#include "tensor.h"
 
 const char kUsage[] =
     "infer [MODEL.param MODEL.bin] INPUT [OUTPUT] [options]\n"
     "\n"
     "INPUT   a JPEG, PNG or PPM image; an array in a .npy, or as text in a .txt or .csv;\n"
     "        with --streams, a folder of images, or - for PPM images on stdin\n"
-    "OUTPUT  .npy or text; of several outputs, each gets a file of its own\n"
+    "OUTPUT  .npy or text of what the network puts out, of several outputs a file each; or, where\n"
+    "        the network makes an image or a mask, .png, .jpg, .ppm or .pgm\n"
     "The model may be left out where one is part of the program.\n"
     "\n"
     "  --cpu              run on the CPU (default)\n"
@@ -22,7 +25,8 @@ const char kUsage[] =
     "  --cluster=NAME     big (default), little or all: the cores to stay on\n"
     "  --loop=N           timed inferences, after a first one (default 10)\n"
     "  --top=N            best classes to print (default 5)\n"
-    "  --tile=N           which tile of the image, if it is cut into tiles: from 0\n"
+    "  --tile=N           only this tile of the image, if it is cut into tiles: from 0\n"
+    "  --draw=FILE        draw the answer onto the image: .png, .jpg or .ppm\n"
     "  --compare=FILE     also print the mean squared error from this output (.npy or text)\n"
     "  --streams[=SPLIT]  throughput: workers side by side, as all:1,all:1 or big:4,little:4,gpu;\n"
     "                     without SPLIT, the fastest one is found by measuring\n"
@@ -62,6 +66,13 @@ Gpu gpu(const std::string& value)
     return value.empty() ? Gpu::real : Gpu::any;
 }
 
+std::string image_path(const std::string& name, const std::string& value)
+{
+    if (!is_image(value))
+        throw UsageError(name + "=" + value + ": must end in .png, .jpg or .ppm");
+    return value;
+}
+
 void nothing(const std::string& name, const std::string& value)
 {
     if (!value.empty())
@@ -81,6 +92,19 @@ const Precision* precision_named(const std::string& value)
     throw UsageError("--precision=" + value + ": must be one of " + names);
 }
 
+Settings settings_of(const Options& options, const ModelFiles& files)
+{
+    const int available = cores(options.cluster);
+    if (available == 0)
+        throw Failure("--cluster: this machine has no such cores");
+    Settings settings;
+    settings.precision = options.precision ? options.precision : precision_named(files.precision);
+    settings.gpu = options.gpu;
+    settings.threads = options.threads ? options.threads : available;
+    settings.plain = options.plain;
+    return settings;
+}
+
 Options parse(const std::vector<std::string>& arguments)
 {
     Options options;
@@ -94,6 +118,7 @@ Options parse(const std::vector<std::string>& arguments)
         {"--loop", [&](const std::string& v) { options.loop = count("--loop", v, 1, 1000000); }},
         {"--top", [&](const std::string& v) { options.top = count("--top", v, 0, 1000000); }},
         {"--tile", [&](const std::string& v) { options.tile = count("--tile", v, 0, 1000000); }},
+        {"--draw", [&](const std::string& v) { options.draw = image_path("--draw", v); }},
         {"--compare", [&](const std::string& v) { options.compare = v; }},
         {"--streams", [&](const std::string& v) { options.streams = true; options.split = v; }},
         {"--json", [&](const std::string& v) { nothing("--json", v); options.json = true; }},
@@ -126,7 +151,9 @@ Options parse(const std::vector<std::string>& arguments)
         throw UsageError(kPlaces);
     options.input = places[0];
     options.output = places.size() > 1 ? places[1] : "";
-    if (options.streams && !(options.output.empty() && options.compare.empty()))
-        throw UsageError("--streams prints its answers: it takes no OUTPUT and no --compare");
+    if (options.streams && !(options.output.empty() && options.compare.empty() && options.draw.empty()))
+        throw UsageError("--streams prints its answers: it takes no OUTPUT, no --compare and no --draw");
+    if (!options.draw.empty() && is_array(options.input))
+        throw UsageError("--draw draws onto an image, and INPUT is an array");
     return options;
 }
