@@ -517,7 +517,7 @@ def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_pa
     magic, counts, *layers = path.read_text().replace(" out0", " last").splitlines()
     layers.append("Cast cast 1 1 last out0 0=4 1=1 31=7")
     path.write_text("\n".join([magic, " ".join(str(int(n) + 1) for n in counts.split()), *layers]) + "\n")
-    done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
+    done = infer(tmp_path / "app", picture(tmp_path / "a.png"), "--no-check")
     assert done.returncode == 1
     for text in (
         "layer fc outputs float, but Cast cast reads bf16", f"here: ncnn {ncnn.__version__}, --precision=fp32",
@@ -525,6 +525,27 @@ def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_pa
     ):  # fmt: skip
         assert text in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_python_refuses_an_altered_file(run_folder: Path, tmp_path: Path) -> None:
+    make_app(run_folder, tmp_path / "app", variant="fp32", lang="python")
+    path = tmp_path / "app/models/m-fp32.bin"
+    altered = bytearray(path.read_bytes())
+    altered[100] ^= 1
+    path.write_bytes(altered)
+    done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
+    assert done.returncode == 1
+    assert "m-fp32.bin: is not the file that was written: its CRC-32 is " in done.stderr
+    assert infer(tmp_path / "app", picture(tmp_path / "a.png"), "--no-check").returncode == 0
+
+
+def test_python_names_an_older_ncnn(own_run: Path, tmp_path: Path) -> None:
+    document = json.loads((own_run / "run.json").read_text())
+    document["devices"][0]["machine"]["ncnn"] = "1.0.20991231"
+    edit(own_run, devices=document["devices"])
+    make_app(own_run, tmp_path / "app", variant="fp32", lang="python")
+    said = infer(tmp_path / "app", picture(tmp_path / "a.png")).stdout
+    assert f"note: this ncnn, {ncnn.__version__}, is older than 1.0.20991231, with which the model was measured" in said
 
 
 def test_python_for_people(python_app: Path, tmp_path: Path) -> None:

@@ -162,6 +162,8 @@ def test_what_outputs_show_of_images_maps_and_texts(tmp_path: Path) -> None:
     assert task_of(kept(tmp_path / "m", map_[..., :2, :2]), **photo) == "tensor"
     assert task_of(kept(tmp_path / "c", image - 1), **photo, names=["sky", "sea", "road"]) == "image"
     assert task_of(kept(tmp_path / "c", 9 * image - 30), **photo, names=["sky", "sea", "road"]) == "segmentation"
+    assert task_of(kept(tmp_path / "s", 9 * image - 4), **photo) == "tensor", "scores of three classes, too"
+    assert task_of(kept(tmp_path / "s", 9 * image - 4), **photo, names=["sky", "sea", "road"]) == "segmentation"
     assert task_of(kept(tmp_path / "t", steps), image=(3, 48, 320)) == "text"
     assert task_of(kept(tmp_path / "t", steps)) == "tensor"
 

@@ -50,6 +50,7 @@ from .report import write_report
 from .report.pictures import draw_worst
 from .samples.boxes import holds_boxes, read_boxes
 from .samples.doubts import preprocessing_doubts
+from .samples.finding import in_words, paths
 from .samples.images import ImageSet
 from .samples.items import times
 from .samples.labels import read_labels
@@ -91,7 +92,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
     requirements = Requirements.parse(
         recipe.require, recipe.max_latency, own_figures(recipe.task, recipe.metric), labelled=bool(recipe.labels)
     )
-    reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
+    reads = (recipe.model, *paths(recipe.images), *paths(recipe.eval_images), recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
@@ -182,6 +183,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
                 pillow=installed("Pillow"), decoder=source.decoder, task=spelled(purpose.task),
+                fed=source.input_names,
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
@@ -240,7 +242,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     preprocess=preprocess,
                     preprocess_origin=origin,
                     images=images_record(
-                        recipe.images, images, evaluation,
+                        in_words(recipe.images), images, evaluation,
                         fitted=first.fitted_samples if first else 0, held_back=len(first.held) if first else 0,
                     ),
                     environment=environment(look_at() if recipe.on else sites[0].machine),

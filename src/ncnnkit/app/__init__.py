@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from ..artifact import Artifact
 from ..errors import FormatError, RecipeError, StorageError
 from ..model.graph import Graph
 from ..record.folder import LABELS, content, save_labels, staging
-from .facts import facts_of
+from .facts import RELEASE, facts_of
 from .models import Shipment, Shipped, shipment
 from .writing import files_in, write_project
 
@@ -70,7 +71,7 @@ def make_app(
     facts = facts_of(shipped)
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
-        values = {"facts": facts, "preprocess": facts.preprocess, "embed": embed}
+        values = {"facts": facts, "preprocess": facts.preprocess, "embed": embed, "release": RELEASE}
         write_project(_HOME / lang, new, values)
         if lang == "cpp":
             write_project(_HOME / "tasks" / facts.task.kind, new, values)
@@ -79,7 +80,10 @@ def make_app(
 
 
 def write_models(shipped: Shipment, models: Path) -> None:
-    """Write the models' files, the class names, and ``variants.txt``: name, precision, backend and model a line.
+    """Write the models' files, the class names, ``variants.txt`` and ``checksums.txt``.
+
+    A line of ``variants.txt`` is name, precision, backend and model. One of ``checksums.txt`` is the CRC-32 and the
+    name of a ``.param`` or ``.bin``; the program checks it when it loads that file.
 
     Raises:
         FormatError: a model's file is missing.
@@ -94,6 +98,9 @@ def write_models(shipped: Shipment, models: Path) -> None:
             _copy(row.model.param.with_suffix(ending), param.with_suffix(ending))
     lines = [f"{row.name} {row.model.precision} {row.backend} {row.stem}\n" for row in shipped.models]
     (models / "variants.txt").write_text("".join(lines), encoding="utf-8")
+    checked = sorted(path for path in models.iterdir() if path.suffix in (".param", ".bin"))
+    sums = [f"{zlib.crc32(path.read_bytes()):08x} {path.name}\n" for path in checked]
+    (models / "checksums.txt").write_text("".join(sums), encoding="utf-8")
     save_labels(shipped.chosen.model.labels, models / LABELS)
 
 

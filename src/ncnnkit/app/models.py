@@ -86,7 +86,16 @@ def of_run(out: Path, name: str | None) -> Shipment:
     chosen = choose(run, name, home)
     rows = [row for row in run.variants if row.files and row.device == chosen.device]
     rows.sort(key=lambda row: (row.precision, row.backend) != ("fp32", "cpu"))  # what others are compared with
-    models = {row.name: Shipped(artifact_of(run, row, home), row.backend, param_of(row, home).stem) for row in rows}
+    # A card knows the first device's ncnn.
+    ncnn = next((device.machine.ncnn for device in run.devices if device.name == chosen.device), "")
+    models = {
+        row.name: Shipped(
+            replace(artifact_of(run, row, home), ncnn=ncnn or run.environment.machine.ncnn),
+            row.backend,
+            param_of(row, home).stem,
+        )
+        for row in rows
+    }
     return Shipment(run.model.name, models[chosen.name], list(models.values()))
 
 

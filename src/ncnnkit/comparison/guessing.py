@@ -18,6 +18,7 @@ from ..tasks.classification import Classification
 from ..tasks.detection import Detection
 from ..tasks.embedding import Embedding
 from ..tasks.images import Images
+from ..tasks.instances import Instances
 from ..tasks.own import own_metric
 from ..tasks.segmentation import Segmentation
 from ..tasks.table import decoded_task, named_task
@@ -30,6 +31,7 @@ LOOKED_AT_VALUES = 1 << 20  # of all these samples
 SUM = 1e-3  # how far probabilities may be from adding up to one
 LENGTH = 1e-3  # how far the length of a vector may be from one
 OVER = 0.05  # how far an image's values may be out of range: networks overshoot at edges
+USED = 0.125  # of its range, a share that an image's values use: scores of some classes are from -10 to 10, not to 255
 LEAST_CHARACTERS = 10  # of a text reader
 MAP_SHARE = 8  # a map has at least an eighth of the input's width and height
 
@@ -183,7 +185,7 @@ def _image(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Ev
     low, high = min(row.min() for row in few), max(row.max() for row in few)
     for bottom, top in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
         span = top - bottom
-        if low >= bottom - OVER * span and high <= top + OVER * span:
+        if low >= bottom - OVER * span and high <= top + OVER * span and high - low >= USED * span:
             size = "as large as" if factor == 1 else f"{factor:g} times as large as"
             why = f"its output is an image {size} the input, with values of {bottom:g} to {top:g}"
             return Purpose(Images(low=bottom, high=top), why)
@@ -218,6 +220,9 @@ def truths(labels: Sequence[Label] | None, purpose: Purpose) -> Sequence[Any] | 
     boxes = [each for each in labels if isinstance(each, LabelledBoxes)]
     if boxes and not isinstance(purpose.task, Detection):
         raise ImageError("boxes are given as labels, but the network is no detector", hint="leave --labels out")
+    if boxes and isinstance(purpose.task, Instances):
+        hint = "--task detection compares the boxes"
+        raise ImageError("boxes are given as labels, but the network is judged by its masks", hint=hint)
     if boxes:
         return [Boxes(each.xyxy, np.ones(len(each.labels), np.float32), each.labels) for each in boxes]
     classes = [each for each in labels if isinstance(each, int)]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..comparison.outputs import Outputs
 from ..record.run import Picture
+from ..samples.axes import image_axes
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
 from ..tasks import Boxes, ClassMap, Task
@@ -53,6 +54,8 @@ def draw_worst(
     """
     if preprocess is None or preprocess.channels not in (1, 3):
         return []
+    if not any(_is_image(each, preprocess) for each in samples[0]):
+        return []
     found: list[tuple[float, int]] = []
     for number, (ours, theirs) in enumerate(zip(outputs, reference)):
         row = task.compare(*(task.predict(task.shaped(list(each))) for each in (ours, theirs)))
@@ -62,8 +65,8 @@ def draw_worst(
         found.append((severity, number))
     drawn: list[Picture] = []
     for severity, number in sorted(found, key=lambda pair: -pair[0])[:MOST]:
-        (sample, *_) = samples[number]
-        seen = as_picture(sample, preprocess)
+        # Of several inputs, the first that is an image is shown.
+        seen = next(as_picture(each, preprocess) for each in samples[number] if _is_image(each, preprocess))
         sides = [
             draw(task, task.predict(task.shaped(list(each[number]))), seen, labels) for each in (reference, outputs)
         ]
@@ -71,6 +74,11 @@ def draw_worst(
         beside(sides).save(folder / file, quality=_QUALITY)
         drawn.append(Picture(image=names[number], file=file, severity=severity))
     return drawn
+
+
+def _is_image(sample: NDArray[np.float32], preprocess: Preprocess) -> bool:
+    axes = image_axes(sample.shape)
+    return axes is not None and axes.channels == preprocess.channels
 
 
 def as_picture(sample: NDArray[np.float32], preprocess: Preprocess) -> Image.Image:
@@ -105,7 +113,9 @@ def draw(task: Task, prediction: Any, seen: Image.Image, labels: Sequence[str]) 
     scale = min(1.0, SIDE / max(picture.size)) if isinstance(task, Images) else SIDE / max(picture.size)
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size])
     if isinstance(prediction, Boxes) and isinstance(task, Detection):
-        _add_boxes(picture, prediction.above(task.threshold), scale, labels)
+        boxes = prediction.above(task.threshold)
+        picture = _with_masks(picture, boxes)
+        _add_boxes(picture, boxes, scale, labels)
     return picture
 
 
@@ -116,6 +126,20 @@ def _with_map(classes: NDArray[np.int64], seen: Image.Image) -> Image.Image:
     colours = np.array([(0, 0, 0), *map(ImageColor.getrgb, _COLOURS)], np.uint8)
     over = Pillow.fromarray(colours[np.where(classes > 0, (classes - 1) % len(_COLOURS) + 1, 0)])
     return Pillow.blend(seen, over.resize(seen.size, Pillow.Resampling.NEAREST), 0.5)
+
+
+def _with_masks(picture: Image.Image, boxes: Boxes) -> Image.Image:
+    """Each mask in the colour of its class; the best one on top."""
+    from PIL import Image as Pillow
+    from PIL import ImageColor
+
+    for mask, label in zip([] if boxes.masks is None else boxes.masks[::-1], boxes.labels[::-1].tolist()):
+        shade = Pillow.fromarray(mask.astype(np.uint8) * _SHADE).resize(picture.size)
+        picture.paste(ImageColor.getrgb(_COLOURS[label % len(_COLOURS)]), mask=shade)
+    return picture
+
+
+_SHADE = 110  # of 255: how much a mask covers
 
 
 def _add_boxes(picture: Image.Image, boxes: Boxes, scale: float, labels: Sequence[str]) -> None:

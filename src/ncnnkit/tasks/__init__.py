@@ -11,6 +11,7 @@ classification  the best class
 detection       boxes with scores and labels; ``coco``: their average precision
 pose            boxes with keypoints
 segmentation    a class for each pixel
+instances       boxes with a mask each
 landmarks       points on one object
 images          images as outputs
 text            a text for each image

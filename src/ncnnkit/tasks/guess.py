@@ -185,6 +185,35 @@ def _ultralytics(known: Known) -> Guess | None:
     return presets.ultralytics(classes, shape), said + points
 
 
+def _instances(known: Known) -> Guess | None:
+    """One of the tables of boxes, the weights of prototypes as its last columns, and the prototypes as maps."""
+    flat = [_flat(output) for output in known.outputs]
+    shapes = [np.shape(output) for output in known.outputs]
+    maps = [i for i, shape in enumerate(shapes) if shape[-2:] == _quarter(known.size) and flat[i].ndim == 3]
+    if len(known.outputs) != 2 or len(maps) != 1 or flat[1 - maps[0]].ndim != 2:
+        return None
+    count, values = len(flat[maps[0]]), flat[1 - maps[0]]
+    told = {**known.metadata, **({"task": "detect"} if known.metadata.get("task") == "segment" else {})}
+    for find, axis in ((_ultralytics, 0), (_found_rows, 1), (_decoded_columns, 0), (_objectness_rows, 1)):
+        if values.shape[axis] <= count:
+            continue
+        boxes, _ = np.split(values, [values.shape[axis] - count], axis)
+        found = find(replace(known, outputs=[boxes], metadata=told))
+        if found:
+            (table,) = found[0].tables
+            there = replace(found[0], tables=(replace(table, output=1 - maps[0]),))
+            said = found[1].replace("says detect", "says segment")
+            made = presets.with_masks(there, count, maps[0])
+            return made, f"{said}, beside {count} weights of as many prototypes of masks"
+    return None
+
+
+def _quarter(size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of prototypes."""
+    step = int(Decoder.prototype_step)
+    return size[0] // step, size[1] // step
+
+
 def _found_rows(known: Known) -> Guess | None:
     """Rows of corners, score and label (and keypoints): told by the metadata, or by their values."""
     values, task = _table(known), known.metadata.get("task")
@@ -539,6 +568,7 @@ class Head:
 
 HEADS = (
     Head("Ultralytics v8, 11, 12, with poses", _ultralytics),
+    Head("instances of Ultralytics and YOLOv5", _instances),
     Head("Ultralytics v10, 26 end to end", _found_rows),
     Head("Ultralytics without metadata", _decoded_columns),
     Head("YOLOv5, v6, v7, YOLOX", _objectness_rows),

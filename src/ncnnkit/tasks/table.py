@@ -14,6 +14,7 @@ from .detection import Detection
 from .embedding import Embedding
 from .figures import OUTPUTS, Figure
 from .images import Images
+from .instances import Instances
 from .landmarks import Landmarks
 from .own import own_task
 from .pose import Pose
@@ -22,12 +23,10 @@ from .task import Task
 from .tensor import Tensors
 from .text import Texts
 
-TASKS: Mapping[str, type[Task]] = MappingProxyType(
-    {
-        task.name: task
-        for task in (Classification, Detection, Pose, Segmentation, Landmarks, Images, Texts, Embedding, Tensors)
-    }
-)
+_ALL: tuple[type[Task], ...] = (
+    Classification, Detection, Pose, Segmentation, Instances, Landmarks, Images, Texts, Embedding, Tensors,
+)  # fmt: skip
+TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in _ALL})
 """Name -> task, as ``--task`` takes it."""
 
 
@@ -67,6 +66,8 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
         if decoder is None or decoder.kind != "boxes":
             hint = "give --task with a class of your own that decodes them"
             raise RecipeError("no decoder is known for the outputs of this network", where="task", hint=hint)
+        if missing := next((part for part in kind.reads if part not in decoder.parts), ""):
+            raise RecipeError(f"the decoder of this network reads no {missing}", where="task", hint="--task detection")
         return kind(decoder=decoder)
     return kind(**cast(Any, values))
 
@@ -80,7 +81,7 @@ def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]]) -> Task | 
     """
     (table, *_), axis = decoder.tables, decoder.axis
     if decoder.kind == "boxes":
-        return (Pose if decoder.keypoints[0] else Detection)(decoder=decoder)
+        return (Pose if decoder.keypoints[0] else Instances if decoder.prototypes else Detection)(decoder=decoder)
     if decoder.kind == "ctc":
         return Texts(output=table.output, axis=axis, blank=decoder.blank)
     if decoder.kind == "points":

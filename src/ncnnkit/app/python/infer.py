@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -253,6 +254,32 @@ def write_output(path: Path, values: Array) -> None:
 # ------------------------------------------------------------------------------------------------------- the network
 
 
+def numbers(version: str) -> List[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def notes(ncnn: Any, facts: Facts) -> List[str]:
+    """What is not as it was when the model was measured."""
+    if not facts["ncnn"] or numbers(ncnn.__version__) >= numbers(facts["ncnn"]):
+        return []
+    text = "this ncnn, %s, is older than %s, with which the model was measured: answers and times may differ"
+    return [text % (ncnn.__version__, facts["ncnn"])]
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Refuse model files that are not as checksums.txt beside them says."""
+    for path in paths:
+        try:
+            lines = path.with_name("checksums.txt").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            continue
+        written = {name: crc for crc, _, name in (line.partition(" ") for line in lines)}
+        found = "%08x" % zlib.crc32(path.read_bytes())
+        if written.get(path.name, found) != found:
+            text = "%s: is not the file that was written: its CRC-32 is %s, not %s; copy it again, or give --no-check"
+            raise Failure(text % (path, found, written[path.name]))
+
+
 def cluster_cores(ncnn: Any, cluster: str) -> int:
     count = {"all": ncnn.get_cpu_count, "little": ncnn.get_little_cpu_count, "big": ncnn.get_big_cpu_count}[cluster]()
     if count == 0:
@@ -374,6 +401,8 @@ def run(args: argparse.Namespace) -> None:
             raise Failure("%s: is a folder" % path)
         if not path.is_file() or not path.stat().st_size:
             raise Failure("%s: no such file, or an empty one" % path)
+    if not args.no_check:
+        check_files((args.param, args.bin))
     facts: Facts = json.loads(beside(Path(__file__), "infer.json"))
     labels = beside(args.param, "labels.txt").splitlines()
     variants = [line.split() for line in beside(args.param, "variants.txt").splitlines()]
@@ -413,6 +442,7 @@ def run(args: argparse.Namespace) -> None:
         "model": facts["model"], "precision": precision, "backend": "vulkan" if device else "cpu", "device": device,
         "threads": args.threads, "load_ms": load_ms, "input_ms": input_ms,
         "latency_ms": {"first": first, "min": low, "median": median, "p90": high, "runs": args.loop},
+        "ncnn": ncnn.__version__, "measured_ncnn": facts["ncnn"], "notes": notes(ncnn, facts),
         "top": best(outputs[0], labels, args.top),
     }  # fmt: skip
     if args.json:
@@ -423,6 +453,8 @@ def run(args: argparse.Namespace) -> None:
     print(
         "latency: first %.4g ms; then min %.4g, median %.4g, p90 %.4g ms of %d" % (first, low, median, high, args.loop)
     )
+    for note in report["notes"]:
+        print("note: " + note)
     for row in report["top"]:
         print("%8.4g  %s" % (row["score"], row["label"]))
 
@@ -456,6 +488,7 @@ def main() -> int:
     parser.add_argument("--top", type=whole, default=5, help="best classes to print")
     parser.add_argument("--tile", type=whole, help="which tile of the image, if it is cut into tiles")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--no-check", action="store_true", help="also run files that are not as checksums.txt says")
     try:
         run(parser.parse_args())
     except (Failure, OSError) as failure:

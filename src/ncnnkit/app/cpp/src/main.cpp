@@ -18,7 +18,7 @@ int run(const std::vector<std::string>& arguments)
         std::fputs(kUsage, stdout);
         return 0;
     }
-    const ModelFiles files = options.param.empty() ? embedded_model() : open_model(options.param, options.bin);
+    const ModelFiles files = options.param.empty() ? own_model(options.checked) : open_model(options.param, options.bin, options.checked);
     const Settings settings = settings_of(options, files);
     if (options.streams)
         return stream(options, settings, files);

@@ -7,7 +7,7 @@
 #include "engine.h"
 
 struct Options {
-    std::string param, bin; // empty: the embedded model
+    std::string param, bin; // empty: the program's own model
     std::string input;
     std::string output; // empty: not written
     std::string compare; // empty: with nothing
@@ -20,7 +20,7 @@ struct Options {
     int tile = -1; // of the image; -1: all
     std::string draw; // empty: nothing is drawn
     bool json = false;
-    bool plain = false;
+    bool checked = true; // model files must be as they were written
     bool streams = false;
     std::string split; // of the streams; empty: the fastest is found by measuring
     bool help = false;

@@ -86,10 +86,16 @@ void tell(const Prediction& found, const Timed& timed, const Engine& engine, con
         times.add("first", l.first).add("min", l.min).add("median", l.median).add("p90", l.p90).add("runs", l.runs);
         out.add("model", quoted(kModel.name)).add("precision", quoted(settings.precision->name));
         out.add("backend", quoted(backend)).add("device", quoted(engine.device())).add("threads", settings.threads);
+        out.add("ncnn", quoted(version_of_ncnn())).add("measured_ncnn", quoted(kModel.ncnn));
+        out.add("warm", engine.warm() ? "true" : "false");
         out.add("load_ms", engine.load_ms()).add("input_ms", timed.input_ms).add("latency_ms", times.text());
         out.add("peak_memory_mb", peak_memory_mb());
         if (error >= 0)
             out.add("mse", error);
+        std::vector<std::string> notes;
+        for (const std::string& note : engine.notes())
+            notes.push_back(quoted(note));
+        out.add("notes", listed(notes));
         describe(found, files.labels, options.top, out);
         if (*kPicture)
             out.add(kPicture, is_image(options.output) ? quoted(options.output) : "null");
@@ -102,6 +108,8 @@ void tell(const Prediction& found, const Timed& timed, const Engine& engine, con
                 rounded(timed.input_ms).c_str(), rounded(peak_memory_mb()).c_str());
     std::printf("latency: first %s ms; then min %s, median %s, p90 %s ms of %d\n", rounded(l.first).c_str(),
                 rounded(l.min).c_str(), rounded(l.median).c_str(), rounded(l.p90).c_str(), l.runs);
+    for (const std::string& note : engine.notes())
+        std::printf("note: %s\n", note.c_str());
     if (error >= 0)
         std::printf("mean squared error %s\n", rounded(error).c_str());
     for (const std::string& line : lines(found, files.labels, options.top))
