@@ -1,4 +1,4 @@
-"""What a program does with the outputs of its network: the facts from which its ``decoder.h`` or ``infer.json`` is made."""
+"""What a program does with the outputs of its network: the facts in its ``decoder.h`` or ``infer.json``."""
 
 from __future__ import annotations
 
