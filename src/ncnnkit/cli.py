@@ -47,6 +47,7 @@ from .arguments import (
     takes_recipe,
     to_numbers,
     to_shapes,
+    to_sources,
     to_words,
 )
 from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
@@ -376,6 +377,7 @@ def _open(param: Path, shape: list[str] | None, most: int | None = None, **optio
     from .recipe import make_recipe
     from .source.opening import open_with_images
 
+    options["images"] = to_sources(options["images"])
     recipe = make_recipe({"model": str(param), "shapes": to_shapes(shape), **options})
     model, samples, said = open_with_images(recipe, most)
     for sentence in said:
@@ -436,7 +438,9 @@ def quantize(
     param: Fp32Param,
     output: ParamToWrite,
     table: Annotated[Path | None, typer.Option(help="A table of scales, as ncnn2table writes it.")] = None,
-    images: Annotated[str | None, typer.Option(help="Calibration images, instead of a table.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Option(help="Calibration samples, instead of a table, as for `run`.")
+    ] = None,
     method: Method = None,
     effort: Effort = None,
     target: Target = None,
@@ -465,14 +469,14 @@ def quantize(
     from .report import trials_table
 
     _check_param(output, param)
-    if table is not None and images is not None:
+    if table is not None and images:
         raise RecipeError("give --table or --images", hint="one of them")
     if table is not None and (method or effort or shape or prepared):
         raise RecipeError(
             "--method, --effort, --shape and the preprocessing need --images",
             hint="a table contains the scales",
         )
-    if images is not None:
+    if images:
         chosen = EFFORTS.get(effort or "default")
         limit = chosen.images if chosen else None
         model, samples = _open(

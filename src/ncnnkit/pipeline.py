@@ -17,6 +17,7 @@ from .comparison.outputs import Outputs
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
+from .measure.examples import choose_examples
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
@@ -42,6 +43,7 @@ from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
 from .recipe import AUTO, Recipe, save_recipe
 from .recommendation import recommend
 from .record.environment import environment, installed
+from .record.examples import EXAMPLES
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
 from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Variant
@@ -50,6 +52,7 @@ from .report import write_report
 from .report.pictures import draw_worst
 from .samples.boxes import holds_boxes, read_boxes
 from .samples.doubts import preprocessing_doubts
+from .samples.finding import in_words, paths
 from .samples.images import ImageSet
 from .samples.items import times
 from .samples.labels import read_labels
@@ -91,7 +94,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
     requirements = Requirements.parse(
         recipe.require, recipe.max_latency, own_figures(recipe.task, recipe.metric), labelled=bool(recipe.labels)
     )
-    reads = (recipe.model, recipe.images, recipe.eval_images, recipe.labels)
+    reads = (recipe.model, *paths(recipe.images), *paths(recipe.eval_images), recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
@@ -182,6 +185,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
                 pillow=installed("Pillow"), decoder=purpose.decoder, task=spelled(purpose.task),
+                fed=source.input_names,
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
         with stages("measure"):
@@ -228,7 +232,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 if best
                 else []
             )  # fmt: skip
+            measured = {r.name: Outputs.opened(r.outputs).first(len(reference.rows)) for r in results if r.outputs}
+            examples = choose_examples(evaluation, reference, measured)
             remove_scratch(folder, models, pictures)
+            examples.save(folder / EXAMPLES)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
@@ -240,7 +247,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     preprocess=preprocess,
                     preprocess_origin=origin,
                     images=images_record(
-                        recipe.images, images, evaluation,
+                        in_words(recipe.images), images, evaluation,
                         fitted=first.fitted_samples if first else 0, held_back=len(first.held) if first else 0,
                     ),
                     environment=environment(look_at() if recipe.on else sites[0].machine),
@@ -303,7 +310,7 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
     stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
     made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
-    return [RUN, REPORT, RECIPE, *([LABELS] if source.labels else []), *made]
+    return [RUN, REPORT, RECIPE, EXAMPLES, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models, pictures: Sequence[Picture]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..comparison.outputs import Outputs
 from ..record.run import Picture
+from ..samples.axes import image_axes
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
 from ..tasks import Boxes, ClassMap, Task
@@ -53,6 +54,8 @@ def draw_worst(
     """
     if preprocess is None or preprocess.channels not in (1, 3):
         return []
+    if not any(_is_image(each, preprocess) for each in samples[0]):
+        return []
     found: list[tuple[float, int]] = []
     for number, (ours, theirs) in enumerate(zip(outputs, reference)):
         row = task.compare(*(task.predict(task.shaped(list(each))) for each in (ours, theirs)))
@@ -62,8 +65,8 @@ def draw_worst(
         found.append((severity, number))
     drawn: list[Picture] = []
     for severity, number in sorted(found, key=lambda pair: -pair[0])[:MOST]:
-        (sample, *_) = samples[number]
-        seen = as_picture(sample, preprocess)
+        # Of several inputs, the first that is an image is shown.
+        seen = next(as_picture(each, preprocess) for each in samples[number] if _is_image(each, preprocess))
         sides = [
             draw(task, task.predict(task.shaped(list(each[number]))), seen, labels) for each in (reference, outputs)
         ]
@@ -71,6 +74,11 @@ def draw_worst(
         beside(sides).save(folder / file, quality=_QUALITY)
         drawn.append(Picture(image=names[number], file=file, severity=severity))
     return drawn
+
+
+def _is_image(sample: NDArray[np.float32], preprocess: Preprocess) -> bool:
+    axes = image_axes(sample.shape)
+    return axes is not None and axes.channels == preprocess.channels
 
 
 def as_picture(sample: NDArray[np.float32], preprocess: Preprocess) -> Image.Image:

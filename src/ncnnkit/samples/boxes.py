@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..onboard.picture import Placement
-from .images import text_lines
+from .finding import text_lines
 
 Found = list[tuple[float, float, float, float, int]]
 """Boxes of one image: left, top, right, bottom in pixels of the image, and the class."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from .images import text_lines
+from .finding import text_lines
 
 _QUOTES = "\"'"
 

@@ -130,6 +130,11 @@ class ModelSource:
         return replace(self, run=self.quantised.run) if self.quantised and self.quantised.run else None
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        return tuple(spec.name for spec in self.inputs)
+
+    @property
     def file(self) -> Path:
         """The path of an original that is a file."""
         assert self.path is not None, self.kind
