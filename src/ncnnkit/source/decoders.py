@@ -11,7 +11,7 @@ import numpy as np
 from ..device.session import Session
 from ..errors import NcnnkitError, RecipeError
 from ..model import ncnnfile
-from ..samples.images import text_lines
+from ..samples.finding import text_lines
 from ..samples.items import image_input
 from ..samples.stream import ArraySamples
 from ..tasks import TASKS, Decoder
