@@ -103,7 +103,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("open the model"):
             source = open_model(
                 recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
-                outputs=recipe.outputs, fix=recipe.fix,
+                outputs=recipe.outputs, fix=recipe.fix, task=recipe.task,
             )  # fmt: skip
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
@@ -151,8 +151,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 reference_outputs(original, conversion.graph, taken, folder / "quantised", shown) if original else None
             )
             blind = why_blind(reference)
-            evidence = source.evidence(labelled=bool(labels) and not holds_boxes(recipe.labels))
-            purpose = find_task(reference, evidence, task=recipe.task, metric=recipe.metric)
+            known = source.known(labelled=bool(labels) and not holds_boxes(recipe.labels))
+            purpose = find_task(reference, known, task=recipe.task, metric=recipe.metric)
             truth = truths(labels, purpose)
             by_labels = figures_by_labels(reference, purpose.task, truth)
             requirements = requirements.of(purpose.task).against(by_labels)
@@ -184,7 +184,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
-                pillow=installed("Pillow"), decoder=source.decoder, task=spelled(purpose.task),
+                pillow=installed("Pillow"), decoder=purpose.decoder, task=spelled(purpose.task),
                 fed=source.input_names,
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip

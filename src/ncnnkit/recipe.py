@@ -174,7 +174,8 @@ class Recipe:
     task: str = _key(
         "",
         f"What the network is for: {', '.join(TASKS)}, or package.module:Name, a class of your own. Attributes follow "
-        "a colon: segmentation:threshold=0.3. Empty: a guess from what is known of the network.",
+        "a colon: segmentation:threshold=0.3, detection:head=yolox, text:alphabet=FILE. Empty: a guess from what is "
+        "known of the network.",
     )
     metric: str = _key(
         "",

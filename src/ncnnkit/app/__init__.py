@@ -82,7 +82,7 @@ def make_app(
         values = {"facts": facts, "preprocess": facts.preprocess, "embed": embed, "release": RELEASE}
         write_project(_HOME / lang, new, values)
         if lang == "cpp":
-            write_project(_HOME / "tasks" / facts.task.kind, new, values)
+            write_project(_HOME / "cpp_tasks" / facts.task.kind, new, values)
         (new / RECORD).write_text(json.dumps(hashes(new), indent=2) + "\n", encoding="utf-8")
     return shipped.chosen
 
