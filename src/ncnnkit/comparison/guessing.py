@@ -6,19 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError, RecipeError
-from ..samples.boxes import LabelledBoxes
-from ..tasks import Boxes, Decoder, Task
+from ..errors import RecipeError
+from ..tasks import Decoder, Task
 from ..tasks.classification import Classification
-from ..tasks.detection import Detection
 from ..tasks.embedding import Embedding
 from ..tasks.images import Images
-from ..tasks.instances import Instances
 from ..tasks.own import own_metric
 from ..tasks.segmentation import Segmentation
 from ..tasks.table import decoded_task, named_task
@@ -203,33 +199,3 @@ def _map(shape: tuple[int, ...], few: Sequence[NDArray[np.float64]], known: Evid
     if len(shape) == 3 and known.names is not None and len(known.names) == shape[0] > 1:
         return Purpose(Segmentation(axis=0), "its output has one map for each class name")
     return None
-
-
-Label = int | LabelledBoxes
-"""The truth about one sample: a class, or boxes."""
-
-
-def truths(labels: Sequence[Label] | None, purpose: Purpose) -> Sequence[Any] | None:
-    """Labels as :meth:`Task.compare` takes them.
-
-    Raises:
-        ImageError: the network's outputs cannot be compared with them.
-    """
-    if labels is None:
-        return None
-    boxes = [each for each in labels if isinstance(each, LabelledBoxes)]
-    if boxes and not isinstance(purpose.task, Detection):
-        raise ImageError("boxes are given as labels, but the network is no detector", hint="leave --labels out")
-    if boxes and isinstance(purpose.task, Instances):
-        hint = "--task detection compares the boxes"
-        raise ImageError("boxes are given as labels, but the network is judged by its masks", hint=hint)
-    if boxes:
-        return [Boxes(each.xyxy, np.ones(len(each.labels), np.float32), each.labels) for each in boxes]
-    classes = [each for each in labels if isinstance(each, int)]
-    if not purpose.classes:
-        raise ImageError("labels are given, but the network is not a classifier", hint="leave --labels out")
-    if max(classes) >= purpose.classes:
-        raise ImageError(
-            f"class {max(classes)} is given, but the network has {purpose.classes} classes (0 to {purpose.classes - 1})"
-        )
-    return classes

@@ -140,10 +140,20 @@ class ModelSource:
         assert self.path is not None, self.kind
         return self.path
 
+    @property
+    def image(self) -> tuple[int, ...]:
+        """(channels, height, width) of the only input, if it may be an image; () otherwise."""
+        return self.shapes[0] if len(self.inputs) == 1 and len(self.shapes[0]) == 3 else ()
+
+    @property
+    def alphabet(self) -> tuple[str, ...]:
+        """The characters of a network that reads a text, as far as the model says; empty where they are not known."""
+        decoder = self.decoder
+        return decoder.alphabet if decoder and decoder.kind == "ctc" else self.labels or ()
+
     def evidence(self, *, labelled: bool) -> Evidence:
         """What says what the network is for. ``labelled``: whether there is a class for each image."""
-        image = self.shapes[0] if len(self.inputs) == 1 and len(self.shapes[0]) == 3 else ()
-        return Evidence(self.decoder, self.decoder_origin, self.labels, self.classes, image, labelled)
+        return Evidence(self.decoder, self.decoder_origin, self.labels, self.classes, self.image, labelled)
 
     def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
         """The network as run.json holds it.

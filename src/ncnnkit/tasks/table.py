@@ -16,7 +16,7 @@ from .figures import OUTPUTS, Figure
 from .images import Images
 from .instances import Instances
 from .landmarks import Landmarks
-from .own import own_task
+from .own import own_metric, own_task
 from .pose import Pose
 from .segmentation import Segmentation
 from .task import Task
@@ -45,14 +45,31 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
         >>> named_task("segmentation:threshold=0.3,axis=-1", None).threshold
         0.3
     """
+    kind, values = chosen_task(text)
+    if issubclass(kind, Detection):
+        if decoder is None or decoder.kind != "boxes":
+            hint = "give --task with a class of your own that decodes them"
+            raise RecipeError("no decoder is known for the outputs of this network", where="task", hint=hint)
+        if missing := next((part for part in kind.reads if part not in decoder.parts), ""):
+            raise RecipeError(f"the decoder of this network reads no {missing}", where="task", hint="--task detection")
+        return kind(decoder=decoder)
+    return kind(**cast(Any, values))
+
+
+def chosen_task(text: str) -> tuple[type[Task], dict[str, float]]:
+    """The class of the task that a user names, and its attributes; see :func:`named_task`.
+
+    Raises:
+        RecipeError: there is no such task or attribute, or a value is not of its type.
+    """
     name, _, rest = text.partition(":")
     if name not in TASKS:
         if rest:
-            return own_task(text)()
+            return own_task(text), {}
         raise RecipeError(f"unknown task {text!r}", where="task", hint=f"{', '.join(TASKS)}, or package.module:Name")
     kind = TASKS[name]
     fields = {field.name: field.default for field in dataclasses.fields(kind) if isinstance(field.default, int | float)}
-    values = {}
+    values: dict[str, float] = {}
     for item in filter(None, rest.split(",")):
         key, equals, number = item.partition("=")
         if key not in fields or not equals:
@@ -62,14 +79,23 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
             values[key] = type(fields[key])(number)
         except ValueError:
             raise RecipeError(f"{item!r}: {number!r} is not a number of its kind", where="task") from None
-    if issubclass(kind, Detection):
-        if decoder is None or decoder.kind != "boxes":
-            hint = "give --task with a class of your own that decodes them"
-            raise RecipeError("no decoder is known for the outputs of this network", where="task", hint=hint)
-        if missing := next((part for part in kind.reads if part not in decoder.parts), ""):
-            raise RecipeError(f"the decoder of this network reads no {missing}", where="task", hint="--task detection")
-        return kind(decoder=decoder)
-    return kind(**cast(Any, values))
+    return kind, values
+
+
+def asked_task(task: str, metric: str) -> Task | type[Task] | None:
+    """What the user says of the task, before anything is known of the network; None where that is nothing.
+
+    Args:
+        task, metric: as in a recipe.
+
+    Raises:
+        RecipeError: there is no such task or function, or both are given.
+    """
+    if task and metric:
+        raise RecipeError("--task and --metric exclude each other", hint="a task of your own has any figures")
+    if metric:
+        return own_metric(metric)
+    return chosen_task(task)[0] if task else None
 
 
 def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]]) -> Task | None:
