@@ -18,8 +18,9 @@ from ncnnkit.plan.requirement import Requirements
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import open_model
 from ncnnkit.tasks import Boxes, Decoder, Table, decode, named_task, presets
-from ncnnkit.tasks.guess import Known, guess
+from ncnnkit.tasks.guess import guess
 from ncnnkit.tasks.instances import Instances
+from ncnnkit.tasks.known import Known
 from ncnnkit.tasks.predictions import shared_areas
 
 Array = NDArray[Any]
@@ -130,7 +131,7 @@ def test_a_mask_without_a_pixel_is_compared_by_its_box() -> None:
 
 def known(*arrays: Array, **metadata: str) -> Known:
     names = tuple(f"class {i}" for i in range(2)) if metadata else ()
-    return Known(arrays, SIZE, metadata, names)
+    return Known([arrays], SIZE, metadata, names)
 
 
 def near_cells(columns: int, each: int = 1) -> Array:
@@ -154,6 +155,7 @@ def test_what_is_guessed() -> None:
     assert plain[0] == segmenter(), "without metadata"
     swapped = guess(known(maps, table))
     assert swapped is not None
+    assert isinstance(swapped[0], Decoder)
     assert [t.output for t in swapped[0].tables] == [1, 0]
     assert guess(known(table, maps[:, :-1])) is None, "not a quarter of the input"
     assert guess(known(table[:6], maps, task="segment")) is None, "no weights"

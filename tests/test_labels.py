@@ -205,7 +205,7 @@ def test_an_image_is_judged_by_the_one_to_make(tmp_path: Path) -> None:
     path = picture(tmp_path / "t.png", pixels)
     task = Images(((3, 32, 32),), low=-1, high=1)
     label = lying(path, (8, 16), top=4, input=(16, 16))  # enlarged twice, with 4 rows that are no image
-    truth = truths(Labels("pictures", [label], "hr"), task, input=(3, 16, 16))
+    truth = truths(Labels("pictures", [label], "hr"), task, size=(16, 16))
     exact = np.zeros((3, 32, 32), np.float32)
     exact[:, 8:24] = 0.8 - 1  # 102 of 255
     found = errors_of([[exact + 0.02]], [[exact]], task, truth).figures()
@@ -213,7 +213,7 @@ def test_an_image_is_judged_by_the_one_to_make(tmp_path: Path) -> None:
     assert found["label_psnr"] == pytest.approx(40, rel=1e-5)
     assert 0.9 < (found["label_ssim"] or 0) < 1
     with pytest.raises(ImageError, match="3x30x32, is no image a whole number of times as large"):
-        truths(Labels("pictures", [label], "hr"), Images(((3, 30, 32),)), input=(3, 16, 16))
+        truths(Labels("pictures", [label], "hr"), Images(((3, 30, 32),)), size=(16, 16))
 
 
 # ---------------------------------------------------------------------------------------------------------- texts
@@ -244,7 +244,7 @@ def test_a_text_is_judged_by_its_label() -> None:
     read = np.eye(4, dtype=np.float32)[[1, 0, 2, 2, 3]]  # abc
     labels = Labels("texts", ["abc", "abd"], "t.txt")
     for alphabet in (("", "a", "b", "c"), ("a", "b", "c")):
-        truth = truths(labels, task, alphabet=alphabet)
+        truth = truths(labels, task, names=alphabet)
         found = errors_of([[read]] * 2, [[read]] * 2, task, truth).figures()
         assert (found["texts"], found["label_texts"]) == (1, 0.5)
         assert found["label_cer"] == pytest.approx(1 / 6)

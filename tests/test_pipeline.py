@@ -100,7 +100,8 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
     models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin", "json")}
-    assert left == models | {"run.json", "report.html", "recipe.toml"}, "no pnnx.log: nothing was converted"
+    others = {"run.json", "report.html", "recipe.toml", "examples.npz"}
+    assert left == models | others, "no pnnx.log: nothing was converted"
     assert document.files == sorted(left)
     html = (tmp_path / "out/report.html").read_text()
     assert "int8-cpu" in html
@@ -607,6 +608,7 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
         "run.json",
         "report.html",
         "recipe.toml",
+        "examples.npz",
     }
     assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log", "pnnx.log"}
     with pytest.raises(StorageError, match=r"model-fp32\.param is an input of this run"):

@@ -23,8 +23,9 @@ from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recommendation import recommend
-from ncnnkit.record.run import LayerError, ShapeCheck
+from ncnnkit.record.run import DecodedCheck, LayerError, ShapeCheck
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
+from ncnnkit.report.console import decoded_line
 from ncnnkit.tasks.tensor import Tensors
 from ncnnkit.verdict import warn
 
@@ -723,3 +724,23 @@ def test_one_long_name_is_shortened() -> None:
     figure = plots.layer_sqnr([LayerError(name="a" * 60, type="Convolution", sqnr_db=20.0)])
     assert figure
     assert figure["layout"]["yaxis"]["ticktext"] == ["aaaaaaaaaa…aaaaaaaaaa "]
+
+
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ((1, 1, 1), "the network has the only box of the original; mean IoU 1.0000, scores within 1.0e-06"),
+        ((21, 21, 21), "the network has all 21 boxes of the original; mean IoU 1.0000, scores within 1.0e-06"),
+        ((19, 21, 20), "the network has 19 of the 21 boxes of the original, and 1 other; mean IoU 1.0000, scores"),
+        ((0, 2, 2), "the network has none of the 2 boxes of the original, and 2 others"),
+        ((0, 0, 3), "the network has 3 boxes, the original none"),
+        ((0, 0, 0), "neither the network nor the original has any boxes"),
+    ],
+)
+def test_what_is_said_of_decoded_predictions(counts: tuple[int, int, int], says: str) -> None:
+    matched, original, network = counts
+    exact = (1.0, 1e-6) if matched else (None, None)
+    check = DecodedCheck(
+        decoder="boxes", original=original, network=network, matched=matched, iou=exact[0], score_error=exact[1]
+    )
+    assert decoded_line(check).startswith(f"decoded: {says}")

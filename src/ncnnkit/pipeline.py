@@ -18,6 +18,7 @@ from .comparison.truths import truths
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
+from .measure.examples import choose_examples
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
     Models,
@@ -43,6 +44,7 @@ from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
 from .recipe import AUTO, Recipe, save_recipe
 from .recommendation import recommend
 from .record.environment import environment, installed
+from .record.examples import EXAMPLES
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
 from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Variant
@@ -99,7 +101,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("open the model"):
             source = open_model(
                 recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
-                outputs=recipe.outputs, fix=recipe.fix,
+                outputs=recipe.outputs, fix=recipe.fix, task=recipe.task,
             )  # fmt: skip
             refuse_to_replace(out, files_to_come(recipe, source))
             preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
@@ -147,9 +149,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 reference_outputs(original, conversion.graph, taken, folder / "quantised", shown) if original else None
             )
             blind = why_blind(reference)
-            evidence = source.evidence(labelled=labels is not None and labels.kind == "classes")
-            purpose = find_task(reference, evidence, task=recipe.task, metric=recipe.metric)
-            truth = truths(labels, purpose.task, input=source.image, alphabet=source.alphabet, preprocess=preprocess)
+            known = source.known(labelled=labels is not None and labels.kind == "classes")
+            purpose = find_task(reference, known, task=recipe.task, metric=recipe.metric)
+            truth = truths(labels, purpose.task, size=known.size, names=source.labels or (), preprocess=preprocess)
             by_labels = figures_by_labels(reference, purpose.task, truth)
             requirements = requirements.of(purpose.task).against(by_labels)
         quantized: dict[str, Quantized] = {}
@@ -180,7 +182,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             models = write_models(
                 recipe, graph, quantized, mixed, source.name, folder,
                 preprocess=preprocess, labels=tuple(source.labels or ()), ncnn=sites[0].machine.ncnn,
-                pillow=installed("Pillow"), decoder=source.decoder, task=spelled(purpose.task),
+                pillow=installed("Pillow"), decoder=purpose.decoder, task=spelled(purpose.task),
                 fed=source.input_names,
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
@@ -228,7 +230,10 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 if best
                 else []
             )  # fmt: skip
+            measured = {r.name: Outputs.opened(r.outputs).first(len(reference.rows)) for r in results if r.outputs}
+            examples = choose_examples(evaluation, reference, measured)
             remove_scratch(folder, models, pictures)
+            examples.save(folder / EXAMPLES)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
             save_recipe(recipe, folder / RECIPE)
@@ -299,7 +304,7 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     """Files that the run will make for certain, so that one of the user's shows before any work is done."""
     stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
     made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
-    return [RUN, REPORT, RECIPE, *([LABELS] if source.labels else []), *made]
+    return [RUN, REPORT, RECIPE, EXAMPLES, *([LABELS] if source.labels else []), *made]
 
 
 def remove_scratch(folder: Path, models: Models, pictures: Sequence[Picture]) -> None:

@@ -84,7 +84,7 @@ class Recipe:
     labels: str = _key(
         "",
         "The truth about the evaluation samples. Classes: a file with lines 'file class'. Boxes: a .json file as COCO "
-        "writes it, or a folder with a .txt (YOLO) or .xml (Pascal VOC) file for each image. Masks, and images to make: "
+        "writes it, or a folder with a .txt (YOLO) or .xml (Pascal VOC) file for each image. Masks, or images to make: "
         "a folder of pictures with the names of the images. Texts: a file with lines 'file<tab>text'. Empty: none.",
     )
     shapes: tuple[tuple[int, ...], ...] = _key(
@@ -175,7 +175,8 @@ class Recipe:
     task: str = _key(
         "",
         f"What the network is for: {', '.join(TASKS)}, or package.module:Name, a class of your own. Attributes follow "
-        "a colon: segmentation:threshold=0.3. Empty: a guess from what is known of the network.",
+        "a colon: segmentation:threshold=0.3, detection:head=yolox, text:alphabet=FILE. Empty: a guess from what is "
+        "known of the network.",
     )
     metric: str = _key(
         "",

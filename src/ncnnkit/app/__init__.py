@@ -71,9 +71,10 @@ def make_app(
     facts = facts_of(shipped)
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
-        write_project(
-            _HOME / lang, new, {"facts": facts, "preprocess": facts.preprocess, "embed": embed, "release": RELEASE}
-        )
+        values = {"facts": facts, "preprocess": facts.preprocess, "embed": embed, "release": RELEASE}
+        write_project(_HOME / lang, new, values)
+        if lang == "cpp":
+            write_project(_HOME / "tasks" / facts.task.kind, new, values)
         (new / RECORD).write_text(json.dumps(hashes(new), indent=2) + "\n", encoding="utf-8")
     return shipped.chosen
 

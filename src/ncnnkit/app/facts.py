@@ -14,6 +14,7 @@ from ..onboard.storages import REQUANTISED, WIDENS
 from ..samples.preprocess import NO_IMAGE, Preprocess
 from ..source.model import file_safe
 from .models import Shipment
+from .purpose import Purpose, purpose_of
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Facts:
         target: the kernels that it was made for; empty: any.
         input: blob and shape.
         outputs: in the model's order.
+        task: what the program does with the outputs.
         takes_images: whether an image can become the input.
         preprocess: how an image or an array becomes the input; None: arrays are fed as they are.
         may_swap: whether resizing swaps its passes as Pillow does from version 13 on.
@@ -130,6 +132,7 @@ class Facts:
     target: str
     input: Tensor
     outputs: tuple[Output, ...]
+    task: Purpose
     takes_images: bool
     preprocess: Preprocess | None
     may_swap: bool
@@ -157,6 +160,7 @@ def facts_of(shipped: Shipment) -> Facts:
             Output(blob, name if unique else str(i), FOUND_NOTHING.get(uses.producer(blob).type, 0))
             for i, (blob, name) in enumerate(zip(outputs, names))
         ),
+        purpose_of(model),
         model.preprocess is not None and model.preprocess.color != NO_IMAGE, model.preprocess,
         may_swap_passes(model.pillow),
         # The chosen model's options go before those of the others.

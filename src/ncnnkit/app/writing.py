@@ -27,7 +27,8 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
     )
     # Nothing that a card or a run.json says stands in a file of code but through one of these.
     environment.filters |= {
-        "float32": float32_literal, "cpp": cpp_literal, "cmake": cmake_argument, "shell": shlex.quote,
+        "float32": float32_literal, "float64": float64_literal, "cpp": cpp_literal,
+        "cmake": cmake_argument, "shell": shlex.quote,
         "json": lambda facts: json.dumps(asdict(facts), indent=2),
     }  # fmt: skip
     for path in files_in(source):
@@ -73,6 +74,13 @@ def float32_literal(value: float) -> str:
     if not np.isfinite(number):
         raise ValueError(f"{value} is no float32")
     return f"{number!s}f"
+
+
+def float64_literal(value: float) -> str:
+    """The shortest C++ literal of a number. Raises ValueError where that is infinite or none."""
+    if not np.isfinite(value):
+        raise ValueError(f"{value} is no number")
+    return repr(float(value))
 
 
 def cpp_literal(text: str) -> str:

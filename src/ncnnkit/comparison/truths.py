@@ -16,7 +16,7 @@ from ..samples.preprocess import Preprocess
 from ..samples.targets import LabelPicture
 from ..tasks import Boxes, ClassMap, Task
 from ..tasks.classification import Classification
-from ..tasks.guess import with_blank
+from ..tasks.guess_others import with_blank
 from ..tasks.images import Images, Target
 from ..tasks.segmentation import Segmentation
 from ..tasks.text import Texts
@@ -41,7 +41,7 @@ class Read(Sequence[Any]):
 
 
 def truths(
-    labels: Labels | None, task: Task, *, input: Sequence[int] = (), alphabet: Sequence[str] = (),
+    labels: Labels | None, task: Task, *, size: tuple[int, int] = (0, 0), names: Sequence[str] = (),
     preprocess: Preprocess | None = None,
 ) -> Sequence[Any] | None:  # fmt: skip
     """Labels as :meth:`Task.compare` takes them.
@@ -49,8 +49,8 @@ def truths(
     Args:
         labels: None where there are none.
         task: of the network, with the shapes of its outputs.
-        input: (channels, height, width) of the image that the network takes; () where it takes none.
-        alphabet: the character of each class of a text, with the blank or without.
+        size: (height, width) of the image that the network takes.
+        names: of the classes: the characters of a text, where the task has no alphabet.
         preprocess: how the images were prepared.
 
     Raises:
@@ -67,11 +67,11 @@ def truths(
             where=labels.path,
             hint=f"give {KINDS[task.labels].expects}; or name the task with --task",
         )
-    return Read(labels.values, _maker(labels, task, input, alphabet, preprocess))
+    return Read(labels.values, _maker(labels, task, size, names, preprocess))
 
 
 def _maker(
-    labels: Labels, task: Task, input: Sequence[int], alphabet: Sequence[str], preprocess: Preprocess | None
+    labels: Labels, task: Task, size: tuple[int, int], names: Sequence[str], preprocess: Preprocess | None
 ) -> Callable[[Any], Any]:
     if isinstance(task, Classification):
         count, most = math.prod(task.shapes[0]), max(cast(Sequence[int], labels.values))
@@ -81,10 +81,11 @@ def _maker(
         return int
     if isinstance(task, Texts):
         classes = task.shapes[task.output][task.axis]
-        codes = alphabet if len(alphabet) == classes else with_blank(alphabet, classes)
+        characters = task.alphabet or names
+        codes = characters if len(characters) == classes else with_blank(characters, classes)
         known = {character: code for code, character in enumerate(codes) if character and code != task.blank}
         if not known:
-            hint = "the characters must be in the metadata of the model, as PaddleOCR writes them"
+            hint = "--task text:alphabet=FILE, a file with the characters, one a line"
             raise ImageError("the characters of the network are not known, so texts cannot be compared", hint=hint)
         return lambda text: tuple(known.get(character, -1) for character in text)
     if isinstance(task, Segmentation):
@@ -93,8 +94,8 @@ def _maker(
     if isinstance(task, Images):
         shape = task.shapes[task.output]
         channels, (height, width) = shape[0] if len(shape) == 3 else 1, shape[-2:]
-        scale = height // input[1] if len(input) == 3 and input[1] else 0
-        if not scale or (height, width) != (input[1] * scale, input[2] * scale) or channels not in (1, 3):
+        scale = height // size[0] if size[0] else 0
+        if not scale or (height, width) != (size[0] * scale, size[1] * scale) or channels not in (1, 3):
             had = "x".join(map(str, shape))
             raise ImageError(
                 f"the output, {had}, is no image a whole number of times as large as the input", where=labels.path

@@ -169,4 +169,11 @@ def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet)
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
     (sample,) = in_memory(images.subset(range(min(len(images), statistics_count(images[0][0].shape)))))
-    return open_model(recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights="none", statistics=sample)
+    return open_model(
+        recipe.model,
+        shapes=recipe.shapes,
+        shape_too=recipe.shape_too,
+        weights="none",
+        statistics=sample,
+        task=recipe.task,
+    )

@@ -26,7 +26,8 @@ boxes           the arithmetic of boxes: tables, formats, anchors, scores, suppr
 argmax          the kind ``argmax``: the best class at each place
 ctc             the kind ``ctc``: text
 points          the kind ``points``: landmarks of one object
-guess           which decoder a network needs
+guess           :data:`HEADS`: what a network is taken for; its rules: ``guess_boxes``, ``guess_others``
+known           :class:`Known`: what a guess rests on
 presets         the heads of known detectors
 ncnn_heads      ncnn's own layers of detection
 ==============  =======================================================================

@@ -252,7 +252,7 @@ def corners(decoder: Decoder, numbers: Array, anchors: Anchors | None, weights: 
         return _f32(boxes * np.array(decoder.scale * 2, np.float32))
 
 
-_ORIGINS: dict[PointOrigin, float] = {"centre": 0.0, "corner": -0.5}
+POINT_ORIGINS: dict[PointOrigin, float] = {"centre": 0.0, "corner": -0.5}
 """Origin of keypoints -> where it is, in sizes of the anchor from its centre."""
 
 
@@ -267,7 +267,7 @@ def placed(decoder: Decoder, points: Float, anchors: Anchors | None, weights: Fl
     """
     made = np.array(points, np.float32)
     if anchors is not None and decoder.origin != "image":
-        shift = made[..., :2] / (1 if weights is None else weights[:, None, :2]) + _ORIGINS[decoder.origin]
+        shift = made[..., :2] / (1 if weights is None else weights[:, None, :2]) + POINT_ORIGINS[decoder.origin]
         made[..., :2] = anchors.centre[:, None] + shift * anchors.size[:, None]
     made[..., :2] *= np.array(decoder.scale, np.float32)
     return made

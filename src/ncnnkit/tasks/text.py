@@ -42,6 +42,7 @@ class Texts(Task):
         output: index of the output.
         axis: of the classes in it; the other axis is that of the steps.
         blank: the class that is no character (Graves et al., "Connectionist Temporal Classification").
+        alphabet: the character of each class; () where they are not known.
 
     Example:
         >>> task = Texts()
@@ -59,12 +60,19 @@ class Texts(Task):
     output: int = 0
     axis: int = -1
     blank: int = 0
+    alphabet: tuple[str, ...] = ()
 
     def predict(self, outputs: Sequence[Array]) -> tuple[int, ...]:
         """The classes of the characters."""
         classes = np.shape(outputs[self.output])[self.axis]
         decoder = Decoder("ctc", (Table(self.output),), classes, axis=self.axis, blank=self.blank)
         return tuple(ctc.decode(decoder, outputs).codes.tolist())
+
+    def written(self, codes: Sequence[int]) -> str:
+        """A text in characters; the numbers of its classes where the alphabet is not known."""
+        if not self.alphabet:
+            return " ".join(map(str, codes))
+        return "".join(self.alphabet[code] if code < len(self.alphabet) else "\ufffd" for code in codes)
 
     def compare(self, ours: Sequence[int], theirs: Sequence[int], truth: Sequence[int] | None = None) -> Row:
         """How far two texts are apart."""

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
@@ -93,6 +94,16 @@ Bytes read_file(const std::string& path)
         done += static_cast<std::size_t>(count);
     }
     return bytes;
+}
+
+void write_file(const std::string& path, const Bytes& bytes)
+{
+    std::FILE* file = std::fopen(path.c_str(), "wb");
+    bool written = file && std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
+    const int error = errno;
+    written = file && std::fclose(file) == 0 && written;
+    if (!written)
+        throw Failure(path + ": cannot be written: " + std::strerror(error ? error : errno));
 }
 
 Bytes read_if_there(const std::string& path)

@@ -11,7 +11,10 @@ using Bytes = std::vector<std::uint8_t>;
 // The content of a file. Throws Failure.
 Bytes read_file(const std::string& path);
 
-// The same; empty where it cannot be read.
+// Writes a file. Throws Failure.
+void write_file(const std::string& path, const Bytes& bytes);
+
+// The content of a file; empty where it cannot be read.
 Bytes read_if_there(const std::string& path);
 
 // Writes a file, and the folders it is in, so that nobody sees half of it. Does nothing where that is not possible.

@@ -5,14 +5,17 @@
 #include <map>
 
 #include "failure.h"
+#include "image.h"
 #include "model.h"
+#include "tensor.h"
 
 const char kUsage[] =
     "infer [MODEL.param MODEL.bin] INPUT [OUTPUT] [options]\n"
     "\n"
     "INPUT   a JPEG, PNG or PPM image; an array in a .npy, or as text in a .txt or .csv;\n"
     "        with --streams, a folder of images, or - for PPM images on stdin\n"
-    "OUTPUT  .npy or text; of several outputs, each gets a file of its own\n"
+    "OUTPUT  .npy or text of what the network puts out, of several outputs a file each; or, where\n"
+    "        the network makes an image or a mask, .png, .jpg, .ppm or .pgm\n"
     "Without a model, the program runs the one that it was made for, in models/ beside it or above.\n"
     "\n"
     "  --cpu              run on the CPU (default)\n"
@@ -22,7 +25,8 @@ const char kUsage[] =
     "  --cluster=NAME     big (default), little or all: the cores to stay on\n"
     "  --loop=N           timed inferences, after a first one (default 10)\n"
     "  --top=N            best classes to print (default 5)\n"
-    "  --tile=N           which tile of the image, if it is cut into tiles: from 0\n"
+    "  --tile=N           only this tile of the image, if it is cut into tiles: from 0\n"
+    "  --draw=FILE        draw the answer onto the image: .png, .jpg or .ppm\n"
     "  --compare=FILE     also print the mean squared error from this output (.npy or text)\n"
     "  --streams[=SPLIT]  throughput: workers side by side, as all:1,all:1 or big:4,little:4,gpu;\n"
     "                     without SPLIT, the fastest one is found by measuring\n"
@@ -58,6 +62,13 @@ Gpu gpu(const std::string& value)
     return value.empty() ? Gpu::real : Gpu::any;
 }
 
+std::string image_path(const std::string& name, const std::string& value)
+{
+    if (!is_image(value))
+        throw UsageError(name + "=" + value + ": must end in .png, .jpg or .ppm");
+    return value;
+}
+
 // What an option of the command line takes, and what it does with it. Optional values are part of its word, as --gpu=any.
 enum class Value { none, needed, optional };
 struct Known {
@@ -78,6 +89,18 @@ const Precision* precision_named(const std::string& value)
     throw UsageError("--precision=" + value + ": must be one of " + names);
 }
 
+Settings settings_of(const Options& options, const ModelFiles& files)
+{
+    const int available = cores(options.cluster);
+    if (available == 0)
+        throw Failure("--cluster: this machine has no such cores");
+    Settings settings;
+    settings.precision = options.precision ? options.precision : precision_named(files.precision);
+    settings.gpu = options.gpu;
+    settings.threads = options.threads ? options.threads : available;
+    return settings;
+}
+
 Options parse(const std::vector<std::string>& arguments)
 {
     Options options;
@@ -90,6 +113,7 @@ Options parse(const std::vector<std::string>& arguments)
         {"--loop", {Value::needed, [&](const std::string& v) { options.loop = count("--loop", v, 1, 1000000); }}},
         {"--top", {Value::needed, [&](const std::string& v) { options.top = count("--top", v, 0, 1000000); }}},
         {"--tile", {Value::needed, [&](const std::string& v) { options.tile = count("--tile", v, 0, 1000000); }}},
+        {"--draw", {Value::needed, [&](const std::string& v) { options.draw = image_path("--draw", v); }}},
         {"--compare", {Value::needed, [&](const std::string& v) { options.compare = v; }}},
         {"--streams", {Value::optional, [&](const std::string& v) { options.streams = true; options.split = v; }}},
         {"--json", {Value::none, [&](const std::string&) { options.json = true; }}},
@@ -129,7 +153,9 @@ Options parse(const std::vector<std::string>& arguments)
         throw UsageError("give [MODEL.param MODEL.bin] INPUT [OUTPUT]; --help tells more");
     options.input = places[0];
     options.output = places.size() > 1 ? places[1] : "";
-    if (options.streams && !(options.output.empty() && options.compare.empty()))
-        throw UsageError("--streams prints its answers: it takes no OUTPUT and no --compare");
+    if (options.streams && !(options.output.empty() && options.compare.empty() && options.draw.empty()))
+        throw UsageError("--streams prints its answers: it takes no OUTPUT, no --compare and no --draw");
+    if (!options.draw.empty() && is_array(options.input))
+        throw UsageError("--draw draws onto an image, and INPUT is an array");
     return options;
 }

@@ -17,7 +17,8 @@ struct Options {
     int threads = 0; // 0: as many as the cluster has cores
     int loop = 10;
     int top = 5;
-    int tile = -1; // of the image; -1: it must be one
+    int tile = -1; // of the image; -1: all
+    std::string draw; // empty: nothing is drawn
     bool json = false;
     bool checked = true; // model files must be as they were written
     bool streams = false;
@@ -29,4 +30,5 @@ extern const char kUsage[];
 
 // Throws UsageError.
 const Precision* precision_named(const std::string& name);
+Settings settings_of(const Options& options, const ModelFiles& files);
 Options parse(const std::vector<std::string>& arguments);
