@@ -23,7 +23,7 @@ from ncnnkit.tasks.images import Images, ssim
 from ncnnkit.tasks.landmarks import Landmarks
 from ncnnkit.tasks.pose import Pose
 from ncnnkit.tasks.segmentation import Segmentation
-from ncnnkit.tasks.table import all_figures, asked_task, spelled
+from ncnnkit.tasks.table import all_figures, asked_task, decoded_task, spelled
 from ncnnkit.tasks.text import Texts, edits
 
 Array = NDArray[np.float32]
@@ -225,6 +225,16 @@ def test_keypoints_of_boxes() -> None:
     assert figures["kept"] == 1.0
     assert 0.05 < (figures["nme"] or 0) < 0.2
     assert len(unmet) == 1
+
+
+@pytest.mark.parametrize("axis", [0, -3, 2, -1])
+def test_a_map_of_classes_has_as_many_as_its_decoder(axis: int) -> None:
+    """An axis that is counted from the end is not the sign of a single map."""
+    decoder = Decoder("argmax", (Table(0),), 3, axis=axis)
+    values = np.moveaxis(np.eye(3)[[[0, 1], [2, 2]]], -1, axis)
+    for task in (decoded_task(decoder), decoded_task(decoder, [values.shape]), named_task("segmentation", decoder)):
+        assert task is not None
+        assert task.predict([values]).classes.tolist() == [[0, 1], [2, 2]]
 
 
 # ---------------------------------------------------------------------------------------------- tasks of the user

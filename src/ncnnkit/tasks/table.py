@@ -166,7 +166,8 @@ def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]] = ()) -> Ta
         least = decoder.score_threshold
         values = math.log(least / (1 - least)) if decoder.scores == "sigmoid" and 0 < least < 1 else least
         return Segmentation(output=table.output, axis=-1, threshold=values)
-    return Segmentation(output=table.output, axis=axis)
+    sides = len(shapes[table.output]) if shapes else 3  # counted from the front: -1 says that there is one map
+    return Segmentation(output=table.output, axis=axis % sides)
 
 
 def spelled(task: Task) -> str:
