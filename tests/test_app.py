@@ -51,7 +51,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         home / "out",
     )  # fmt: skip
-    edit_cards(home / "out", preprocess=PREPROCESS.to_dict(), labels=[f"name {i}" for i in range(10)])
+    named = [f"name {i}" for i in range(10)]
+    edit_cards(home / "out", preprocess=PREPROCESS.to_dict(), labels=named, task="classification")
     return home / "out"
 
 
@@ -592,7 +593,7 @@ def test_python_prepares_images_to_the_bit(mode: str, interpolation: str, script
             picture(path, mode, size)
         with Image.open(path) as image:
             expected = how.apply(image)
-        found = script.prepare(script.decode(path), {**how.to_dict(), "may_swap": SWAPS})
+        (found,), _ = script.prepare(script.read_image(path), {**how.to_dict(), "may_swap": SWAPS})
         np.testing.assert_array_equal(found, expected, err_msg=f"{size} {how}")
 
 
@@ -616,7 +617,7 @@ def test_python_fits_images_to_the_bit(mode: str, script: ModuleType, tmp_path: 
             with Image.open(path) as image:
                 expected = how.apply(image)
             card = json.loads(json.dumps(how.to_dict()))
-            found = script.prepare(script.decode(path), {**card, "may_swap": SWAPS})
+            (found,), _ = script.prepare(script.read_image(path), {**card, "may_swap": SWAPS})
             np.testing.assert_array_equal(found, expected, err_msg=f"{size} {how}")
 
 
@@ -626,11 +627,11 @@ def test_python_cuts_tiles(script: ModuleType, tmp_path: Path) -> None:
     card = {**json.loads(json.dumps(how.to_dict())), "may_swap": SWAPS}
     with Image.open(path) as image:
         for tile in range(len(how.places(30, 40))):
-            found = script.prepare(script.decode(path), card, tile)
+            (found,), _ = script.prepare(script.read_image(path), card, tile)
             np.testing.assert_array_equal(found, how.apply(image, tile))
     for wrong in (None, 99):
         with pytest.raises(script.Failure, match="is cut into tiles: choose one with --tile=0 to --tile=5"):
-            script.prepare(script.decode(path), card, wrong)
+            script.prepare(script.read_image(path), card, wrong)
 
 
 def test_an_app_for_arrays_that_it_normalises(tmp_path: Path) -> None:

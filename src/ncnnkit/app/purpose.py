@@ -22,7 +22,7 @@ class Purpose:
 
     Attributes:
         name: of the task, as ``--task`` takes it.
-        kind: the folder in ``app/tasks`` and the module in ``app/python`` that do it.
+        kind: the folder in ``app/cpp_tasks`` and the module in ``app/python_tasks`` that do it.
         decoder: how outputs become a prediction; None for kinds that need none.
         output: index of the output that counts.
         shape: of that output, without the batch axis; () where that is not known.

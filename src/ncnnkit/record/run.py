@@ -453,12 +453,14 @@ class TaskRecord:
         name: such as ``detection``; ``tensor`` if nothing is known.
         why: how that is known, a clause.
         requires: the requirements for its models: those of the recipe, or the task's own.
+        labels: what was read as labels, for how many samples, and from where; empty without labels.
         original: the original's own figures against the labels, by their names; empty without labels.
     """
 
     name: str
     why: str
     requires: list[RequirementRecord]
+    labels: str
     original: dict[str, float]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .boxes import Float, anchors_for, best_first, chosen, class_scores, corners, gather, placed
-from .decoder import Array, Decoder
+from .decoder import Array, Decoder, Part
 from .predictions import Boxes
 
 
@@ -32,8 +32,28 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
         ModelError: an output does not have the shape that the decoder reads.
     """
     found = gather(decoder, outputs)
+    boxes, rows = candidates(decoder, found)
+    kept = chosen(decoder, boxes)
+    boxes = boxes.where(kept)
+    if "prototypes" not in found:
+        return boxes
+    height, width = np.shape(outputs[_prototypes(decoder)])[-2:]
+    maps = np.asarray(found["prototypes"], np.float32).T.reshape(-1, height, width)
+    return replace(boxes, masks=_masks(decoder, found["coefficients"][rows[kept]], maps, boxes.xyxy))
+
+
+def candidates(decoder: Decoder, found: dict[Part, Array]) -> tuple[Boxes, NDArray[np.intp]]:
+    """All boxes whose score is high enough, before those that overlap a better one are dropped.
+
+    Args:
+        decoder: as in :func:`decode`.
+        found: what :func:`~ncnnkit.tasks.boxes.gather` returns.
+
+    Returns:
+        The boxes, and the row of each in ``found``.
+    """
     anchors, weights = anchors_for(decoder, found)
-    rows, labels, scores = _candidates(decoder, class_scores(decoder, found))
+    rows, labels, scores = _considered(decoder, class_scores(decoder, found))
     if "label" in found:
         labels = np.nan_to_num(found["label"].reshape(-1)[rows], posinf=0, neginf=0)
     anchors = None if anchors is None else anchors[rows]
@@ -45,13 +65,7 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
         points = placed(decoder, found["keypoints"][rows].reshape(-1, *decoder.keypoints), anchors, weights)
     whole = Boxes(boxes, scores, labels.astype(np.int64) + decoder.first_label, points)
     finite = np.flatnonzero(np.isfinite(boxes).all(1) & np.isfinite(numbers).all(1))
-    kept = finite[chosen(decoder, whole.where(finite))]
-    found_boxes = whole.where(kept)
-    if "prototypes" not in found:
-        return found_boxes
-    height, width = np.shape(outputs[_prototypes(decoder)])[-2:]
-    maps = np.asarray(found["prototypes"], np.float32).T.reshape(-1, height, width)
-    return replace(found_boxes, masks=_masks(decoder, found["coefficients"][rows[kept]], maps, found_boxes.xyxy))
+    return whole.where(finite), rows[finite]
 
 
 def _prototypes(decoder: Decoder) -> int:
@@ -80,7 +94,7 @@ def _masks(decoder: Decoder, weights: Array, maps: Float, corners: Float) -> NDA
     return np.asarray(inside & rows[:, :, None] & columns[:, None, :])
 
 
-def _candidates(decoder: Decoder, scores: Float) -> tuple[NDArray[np.intp], Array, Float]:
+def _considered(decoder: Decoder, scores: Float) -> tuple[NDArray[np.intp], Array, Float]:
     """The row, the class and the score of what is considered, each (M,)."""
     if decoder.multi_label:
         flat = scores.reshape(-1)

@@ -354,7 +354,8 @@ void Engine::compare_with_measured(const ModelFiles& files)
 {
     const bool gpu = settings_.gpu != Gpu::none;
     const std::string version = version_of_ncnn(), here = this_ncnn();
-    if (*kModel.ncnn && is_older(version, kModel.ncnn))
+    older_ = *kModel.ncnn && is_older(version, kModel.ncnn);
+    if (older_)
         notes_.push_back(here + "is older than " + kModel.ncnn + ", with which the model was measured: answers and times may differ");
     if (gpu && has_int8(files.param) && is_older(version, "1.0.20260617"))
         notes_.push_back(here + "has no int8 kernels for GPUs: int8 layers run on the CPU");

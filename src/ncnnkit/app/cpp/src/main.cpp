@@ -7,6 +7,7 @@
 #include "options.h"
 #include "predictor.h"
 #include "report.h"
+#include "selftest.h"
 #include "streams.h"
 
 namespace {
@@ -20,6 +21,8 @@ int run(const std::vector<std::string>& arguments)
     }
     const ModelFiles files = options.param.empty() ? own_model(options.checked) : open_model(options.param, options.bin, options.checked);
     const Settings settings = settings_of(options, files);
+    if (options.self_test)
+        return self_test(options, settings, files);
     if (options.streams)
         return stream(options, settings, files);
 

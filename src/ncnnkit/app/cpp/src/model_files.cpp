@@ -116,19 +116,19 @@ std::string text(const Bytes& bytes)
 }
 
 // None where there is no such file.
-std::vector<std::string> lines_beside(const std::string& path)
+std::vector<std::string> lines_of(const std::string& path)
 {
     return lines(text(read_if_there(path)));
 }
 
 // What a model is to run with: as the program's own variant, where that is one of those it is the file of; else as the
-// first of these. `variants` are lines of name, precision, backend and model.
+// first of these. `variants`: see ModelFiles.
 std::string precision_of(const std::string& param, const std::vector<std::string>& variants)
 {
     std::string first;
     for (const std::string& line : variants) {
         const std::vector<std::string> row = words(line);
-        if (row.size() != 4 || row[3] + ".param" != param)
+        if (row.size() < 4 || row[3] + ".param" != param)
             continue;
         if (row[1] == kModel.precision)
             return row[1];
@@ -209,9 +209,10 @@ ModelFiles open_model(const std::string& param, const std::string& bin, bool che
     ModelFiles files;
     files.name = param;
     files.param = text(read_file(param));
-    const std::size_t slash = param.rfind('/') + 1; // 0 where there is none
+    files.folder = param.substr(0, param.rfind('/') + 1); // empty where there is no slash
+    files.variants = lines_of(files.folder + "variants.txt");
     if (checked) {
-        const std::vector<std::string> checksums = lines_beside(param.substr(0, slash) + "checksums.txt");
+        const std::vector<std::string> checksums = lines_of(files.folder + "checksums.txt");
         Crc32 crc;
         crc.add(reinterpret_cast<const std::uint8_t*>(files.param.data()), files.param.size());
         check_crc(param, crc.value(), crc_of(param, checksums));
@@ -222,10 +223,25 @@ ModelFiles open_model(const std::string& param, const std::string& bin, bool che
     files.mapped = std::make_shared<const MappedFile>(bin);
     files.weights = files.mapped->data();
     files.size = files.mapped->size();
-    files.labels = lines_beside(param.substr(0, slash) + "labels.txt");
-    files.precision = precision_of(param.substr(slash), lines_beside(param.substr(0, slash) + "variants.txt"));
+    files.labels = lines_of(files.folder + "labels.txt");
+    files.precision = precision_of(param.substr(files.folder.size()), files.variants);
     return files;
 }
+
+namespace {
+
+// models/ beside this program or in a folder above, as of build/native; empty: there is none.
+std::string models_folder()
+{
+    std::error_code error;
+    std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+    for (int up = 0; up < 4; up++, folder = folder.parent_path())
+        if (std::filesystem::is_regular_file(folder / "models" / "variants.txt", error))
+            return (folder / "models" / "").string();
+    return "";
+}
+
+} // namespace
 
 #if INFER_EMBED
 
@@ -247,6 +263,8 @@ ModelFiles own_model(bool)
     files.weights = infer_bin;
     files.size = static_cast<std::size_t>(infer_bin_end - infer_bin);
     files.labels = lines(std::string(infer_labels, infer_labels_end));
+    files.folder = models_folder();
+    files.variants = lines_of(files.folder + "variants.txt");
     files.precision = kModel.precision;
     check(files);
     return files;
@@ -256,14 +274,10 @@ ModelFiles own_model(bool)
 
 ModelFiles own_model(bool checked)
 {
-    std::error_code error;
-    std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
-    for (int up = 0; up < 4; up++, folder = folder.parent_path()) { // 2: of build/native
-        const std::string model = (folder / "models" / kModel.stem).string();
-        if (std::filesystem::is_regular_file(model + ".param", error))
-            return open_model(model + ".param", model + ".bin", checked);
-    }
-    throw Failure(std::string("models/") + kModel.stem + ".param is neither beside this program nor above: give MODEL.param MODEL.bin");
+    const std::string model = models_folder() + kModel.stem;
+    if (model == kModel.stem)
+        throw Failure("models/ is neither beside this program nor above: give MODEL.param MODEL.bin");
+    return open_model(model + ".param", model + ".bin", checked);
 }
 
 #endif

@@ -30,6 +30,8 @@ const char kUsage[] =
     "  --compare=FILE     also print the mean squared error from this output (.npy or text)\n"
     "  --streams[=SPLIT]  throughput: workers side by side, as all:1,all:1 or big:4,little:4,gpu;\n"
     "                     without SPLIT, the fastest one is found by measuring\n"
+    "  --self-test        run the examples beside models/ instead of INPUT, and tell whether the answers are\n"
+    "                     the original's: exit status 0, or 3 if not\n"
     "  --json             print JSON\n"
     "  --no-check         also run model files that are not as checksums.txt says\n"
     "An option and its value may also be two words: --loop 20.\n";
@@ -116,6 +118,7 @@ Options parse(const std::vector<std::string>& arguments)
         {"--draw", {Value::needed, [&](const std::string& v) { options.draw = image_path("--draw", v); }}},
         {"--compare", {Value::needed, [&](const std::string& v) { options.compare = v; }}},
         {"--streams", {Value::optional, [&](const std::string& v) { options.streams = true; options.split = v; }}},
+        {"--self-test", {Value::none, [&](const std::string&) { options.self_test = true; }}},
         {"--json", {Value::none, [&](const std::string&) { options.json = true; }}},
         {"--no-check", {Value::none, [&](const std::string&) { options.checked = false; }}},
         {"--help", {Value::none, [&](const std::string&) { options.help = true; }}},
@@ -149,9 +152,9 @@ Options parse(const std::vector<std::string>& arguments)
         options.bin = places[1];
         places.erase(places.begin(), places.begin() + 2);
     }
-    if (places.empty() || places.size() > 2 || (files && options.param.empty()))
-        throw UsageError("give [MODEL.param MODEL.bin] INPUT [OUTPUT]; --help tells more");
-    options.input = places[0];
+    if (options.self_test ? !places.empty() : places.empty() || places.size() > 2 || (files && options.param.empty()))
+        throw UsageError("give [MODEL.param MODEL.bin] INPUT [OUTPUT], or --self-test without INPUT; --help tells more");
+    options.input = places.empty() ? "" : places[0];
     options.output = places.size() > 1 ? places[1] : "";
     if (options.streams && !(options.output.empty() && options.compare.empty() && options.draw.empty()))
         throw UsageError("--streams prints its answers: it takes no OUTPUT, no --compare and no --draw");

@@ -19,6 +19,7 @@ struct Options {
     int top = 5;
     int tile = -1; // of the image; -1: all
     std::string draw; // empty: nothing is drawn
+    bool self_test = false;
     bool json = false;
     bool checked = true; // model files must be as they were written
     bool streams = false;
