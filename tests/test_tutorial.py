@@ -96,12 +96,16 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "model-int8.json").exists()
 
 
+def printing(page: str) -> list[tuple[str, str]]:
+    """The Python of a page that is followed by what it prints, and that."""
+    return re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", page, re.DOTALL)
+
+
 def test_the_python_of_the_page_on_preprocessing_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
-    block = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
-    assert block is not None
-    exec(block[1], {})
-    assert capsys.readouterr().out == block[2]
+    ((code, printed),) = printing(page)
+    exec(code, {})
+    assert capsys.readouterr().out == printed
 
 
 def test_the_recipe_of_the_page_on_preprocessing_is_one(tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ def test_the_page_on_preprocessing_lists_every_preset_and_setting() -> None:
 
 def test_the_python_of_the_page_on_tasks_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
+    blocks = printing(page)
     assert len(blocks) == 2
     for code, printed in blocks:
         exec(code, {"__name__": "page"})
@@ -168,7 +172,7 @@ def test_the_example_on_the_page_of_a_task_prints_what_it_says(
 ) -> None:
     pytest.importorskip("torch")
     page = (ROOT / f"docs/tasks/{name}.md").read_text(encoding="utf-8")
-    ((code, printed),) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
+    ((code, printed),) = printing(page)
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of torch's exporter
