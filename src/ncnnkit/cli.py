@@ -234,6 +234,8 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
     out.print(console_table(document.variants, document.recommended, out.width))
     for line in converted(document.conversion, document.reference.origin):
         out.print(line, markup=False, soft_wrap=True)
+    if document.task.labels:
+        out.print(f"labels: {document.task.labels}", markup=False, soft_wrap=True)
     for guess in document.top5:
         best = ", ".join(f"{row.label} ({row.score:.1f})" for row in guess.recommended)
         out.print(f"top-5 of {guess.image}: {best}", markup=False)
