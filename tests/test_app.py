@@ -243,11 +243,8 @@ def test_a_part_is_there_where_it_is_asked_for(run_folder: Path, tmp_path: Path)
 
 
 def test_how_an_app_resizes_is_all_it_can(own_run: Path, tmp_path: Path) -> None:
-    for interpolation, word in (
-        ("bicubic", "lanczos(double"),
-        ("nearest", "nearest_places("),
-        ("opencv", "neighbours("),
-    ):
+    ways = {"bicubic": "lanczos(double", "nearest": "nearest_places(", "opencv": "neighbours("}
+    for interpolation, word in ways.items():
         edit_cards(own_run, preprocess=replace(PREPROCESS, interpolation=interpolation).to_dict())
         make_app(own_run, tmp_path / interpolation)
         text = (tmp_path / interpolation / "src/resize.cpp").read_text()
