@@ -209,7 +209,7 @@ class _Problem:
             excess = max(requirements.excess(errors.figures()), 0.0 if math.isfinite(errors.relative) else math.inf)
             enough = MARGIN if repairs < most - 1 else 1.0
             tried = _Tried(found, graph, errors, budget, excess)
-            if requirements.max_latency_ms is not None or repairs == most and not bracket.holds:
+            if requirements.max_latency_ms is not None or (repairs == most and not bracket.holds):
                 best = tried
                 break
             bracket.add(tried, holds=excess <= enough)

@@ -60,15 +60,8 @@ class Effort:
             held: samples that judge each method that is tried, and fewer samples where there is advice.
         """
         observed = 1 + len(self.strengths) + 2 * self.biases + 2 * self.by_output + 3 * len(self.fits)
-        tried = (
-            1
-            + len(self.unclipped)
-            + len(self.strengths)
-            + self.zero_points
-            + self.by_output
-            + self.biases
-            + len(self.fits)
-        )
+        scales = 1 + len(self.unclipped) + len(self.strengths) + self.zero_points + self.by_output
+        tried = scales + self.biases + len(self.fits)
         return used * observed + held * (1 + tried + 6 * self.advice)
 
 
