@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure an app: precision × backend, streams against one stream, memory with and without what saves it.
+"""Measure an app: precision × backend, streams against one stream, memory, starts.
 
     scripts/bench_app.py model.onnx APP --images DIR [--infer APP/build/native/infer] [--every 10] [--rounds 5]
 
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +43,22 @@ def main() -> None:
     images = sorted(path for path in args.images.rglob("*") if path.is_file())[:: args.every]
     report_variants(args, variants, images)
     report_memory(args, variants, images[0])
+    report_starts(args, variants, images[0])
     report_streams(args, variants)
 
 
-def infer(args: argparse.Namespace, variant: list[str], *words: str | Path) -> dict[str, Any]:
+def infer(args: argparse.Namespace, variant: list[str], *words: str | Path, cache: str = "") -> dict[str, Any]:
     """What the program's last line of JSON says."""
     _, precision, backend, model = variant
     files = [args.app / f"models/{model}{ending}" for ending in (".param", ".bin")]
     own = [f"--precision={precision}", "--gpu" if backend == "vulkan" else "--cpu", "--json"]
     line = [args.infer, *files, *words, *own]
-    done = subprocess.run(list(map(str, line)), check=True, capture_output=True, text=True)
+    # A driver's cache of its own would make a cold start warm.
+    cold = (
+        {"XDG_CACHE_HOME": cache, "__GL_SHADER_DISK_CACHE_PATH": cache, "MESA_SHADER_CACHE_DIR": cache} if cache else {}
+    )
+    env = {**os.environ, **cold}
+    done = subprocess.run(list(map(str, line)), check=True, capture_output=True, text=True, env=env)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -87,14 +95,26 @@ def mean_squared_errors(
 
 
 def report_memory(args: argparse.Namespace, variants: list[list[str]], image: Path) -> None:
-    print(f"\n{'peak MB':14}{'saving':>10}{'plain':>10}{'ratio':>8}")
+    print(f"\n{'peak MB':14}{'median':>10}")
     for variant in variants:
-        peaks: list[list[float]] = [[], []]
+        peaks = [infer(args, variant, image, "--loop=20")["peak_memory_mb"] for _ in range(args.rounds)]
+        print(f"{variant[0]:14}{statistics.median(peaks):10.1f}")
+
+
+def report_starts(args: argparse.Namespace, variants: list[list[str]], image: Path) -> None:
+    """The first start, which compiles a GPU's pipelines, and the next one: all of the process, and what loads."""
+    print(f"\n{'start':14}{'cold ms':>10}{'load':>10}{'first':>10}{'warm ms':>10}{'load':>10}{'first':>10}")
+    for variant in variants:
+        rows: list[list[tuple[float, float, float]]] = [[], []]
         for _ in range(args.rounds):
-            for index, words in enumerate(([], ["--plain"])):
-                peaks[index].append(infer(args, variant, image, "--loop=20", *words)["peak_memory_mb"])
-        saving, plain = map(statistics.median, peaks)
-        print(f"{variant[0]:14}{saving:10.1f}{plain:10.1f}{saving / plain:8.2f}")
+            with tempfile.TemporaryDirectory() as cache:  # drivers have caches of their own, some in it
+                for row in rows:
+                    start = time.perf_counter()
+                    said = infer(args, variant, image, "--loop=1", cache=cache)
+                    whole = (time.perf_counter() - start) * 1000
+                    row.append((whole, said["load_ms"], said["latency_ms"]["first"]))
+        figures = [statistics.median(column) for row in rows for column in zip(*row)]
+        print(f"{variant[0]:14}" + "".join(f"{figure:10.1f}" for figure in figures))
 
 
 def report_streams(args: argparse.Namespace, variants: list[list[str]]) -> None:

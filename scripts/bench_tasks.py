@@ -128,7 +128,7 @@ class Prepared:
     @classmethod
     def of(cls, network: Network, args: argparse.Namespace, folder: Path) -> Prepared:
         """Open and convert it."""
-        source = open_model(str(args.packages / network.file), shapes=[network.shape])
+        source = open_model(str(args.packages / network.file), shapes=[network.shape], task=network.task)
         preprocess, _ = choose_preprocess(source, network.preset, network.preprocess)
         assert preprocess is not None
         kept = []
@@ -143,7 +143,7 @@ class Prepared:
         graph = nk.optimize(conversion.graph)
         graph.set_input_shapes([spec.shape for spec in source.inputs])
         reference = reference_outputs(source, conversion.graph, kept[1], folder / "reference", silent)
-        purpose = find_task(reference, source.evidence(labelled=False), task=network.task)
+        purpose = find_task(reference, source.known(), task=network.task)
         return cls(network, source, graph, kept[0], kept[1], reference, purpose, preprocess)
 
     def errors(self, model: Artifact) -> Errors:

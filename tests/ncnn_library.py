@@ -12,7 +12,7 @@ CACHE = cache_folder()
 
 
 def installed(kind: str) -> Path | None:
-    """Where the library of a kind, ``native``, ``aarch64`` or ``newest``, is installed; None where it is not."""
+    """Where the library of a kind, ``native``, ``aarch64`` or ``current``, is installed; None where it is not."""
     return next(iter(sorted(CACHE.glob(f"ncnn-*/{kind}"))), None)
 
 
@@ -22,11 +22,17 @@ def native() -> Path:
     return found
 
 
+def library_options(kind: str) -> list[str]:
+    """What CMake must be told to build an app with a library, also one that is older than was measured."""
+    prefix = installed(kind)
+    assert prefix is not None
+    return [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DINFER_NCNN=1.0.{prefix.parent.name.removeprefix('ncnn-')}"]
+
+
 def build(source: Path, folder: Path, *options: str, library: str = "native") -> Path:
     """Configure and build a CMake project with a library, warnings as errors; returns the folder it was built in."""
     flags = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
-    home = [f"-DCMAKE_PREFIX_PATH={installed(library)}"]
-    run("cmake", "-S", source, "-B", folder, "-G", "Ninja", *flags, *home, *options)
+    run("cmake", "-S", source, "-B", folder, "-G", "Ninja", *flags, *library_options(library), *options)
     run("cmake", "--build", folder)
     return folder
 

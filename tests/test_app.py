@@ -51,7 +51,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         home / "out",
     )  # fmt: skip
-    edit_cards(home / "out", preprocess=PREPROCESS.to_dict(), labels=[f"name {i}" for i in range(10)])
+    named = [f"name {i}" for i in range(10)]
+    edit_cards(home / "out", preprocess=PREPROCESS.to_dict(), labels=named, task="classification")
     return home / "out"
 
 
@@ -517,7 +518,7 @@ def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_pa
     magic, counts, *layers = path.read_text().replace(" out0", " last").splitlines()
     layers.append("Cast cast 1 1 last out0 0=4 1=1 31=7")
     path.write_text("\n".join([magic, " ".join(str(int(n) + 1) for n in counts.split()), *layers]) + "\n")
-    done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
+    done = infer(tmp_path / "app", picture(tmp_path / "a.png"), "--no-check")
     assert done.returncode == 1
     for text in (
         "layer fc outputs float, but Cast cast reads bf16", f"here: ncnn {ncnn.__version__}, --precision=fp32",
@@ -525,6 +526,27 @@ def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_pa
     ):  # fmt: skip
         assert text in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_python_refuses_an_altered_file(run_folder: Path, tmp_path: Path) -> None:
+    make_app(run_folder, tmp_path / "app", variant="fp32", lang="python")
+    path = tmp_path / "app/models/m-fp32.bin"
+    altered = bytearray(path.read_bytes())
+    altered[100] ^= 1
+    path.write_bytes(altered)
+    done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
+    assert done.returncode == 1
+    assert "m-fp32.bin: is not the file that was written: its CRC-32 is " in done.stderr
+    assert infer(tmp_path / "app", picture(tmp_path / "a.png"), "--no-check").returncode == 0
+
+
+def test_python_names_an_older_ncnn(own_run: Path, tmp_path: Path) -> None:
+    document = json.loads((own_run / "run.json").read_text())
+    document["devices"][0]["machine"]["ncnn"] = "1.0.20991231"
+    edit(own_run, devices=document["devices"])
+    make_app(own_run, tmp_path / "app", variant="fp32", lang="python")
+    said = infer(tmp_path / "app", picture(tmp_path / "a.png")).stdout
+    assert f"note: this ncnn, {ncnn.__version__}, is older than 1.0.20991231, with which the model was measured" in said
 
 
 def test_python_for_people(python_app: Path, tmp_path: Path) -> None:
@@ -571,7 +593,7 @@ def test_python_prepares_images_to_the_bit(mode: str, interpolation: str, script
             picture(path, mode, size)
         with Image.open(path) as image:
             expected = how.apply(image)
-        found = script.prepare(script.decode(path), {**how.to_dict(), "may_swap": SWAPS})
+        (found,), _ = script.prepare(script.read_image(path), {**how.to_dict(), "may_swap": SWAPS})
         np.testing.assert_array_equal(found, expected, err_msg=f"{size} {how}")
 
 
@@ -595,7 +617,7 @@ def test_python_fits_images_to_the_bit(mode: str, script: ModuleType, tmp_path: 
             with Image.open(path) as image:
                 expected = how.apply(image)
             card = json.loads(json.dumps(how.to_dict()))
-            found = script.prepare(script.decode(path), {**card, "may_swap": SWAPS})
+            (found,), _ = script.prepare(script.read_image(path), {**card, "may_swap": SWAPS})
             np.testing.assert_array_equal(found, expected, err_msg=f"{size} {how}")
 
 
@@ -605,11 +627,11 @@ def test_python_cuts_tiles(script: ModuleType, tmp_path: Path) -> None:
     card = {**json.loads(json.dumps(how.to_dict())), "may_swap": SWAPS}
     with Image.open(path) as image:
         for tile in range(len(how.places(30, 40))):
-            found = script.prepare(script.decode(path), card, tile)
+            (found,), _ = script.prepare(script.read_image(path), card, tile)
             np.testing.assert_array_equal(found, how.apply(image, tile))
     for wrong in (None, 99):
         with pytest.raises(script.Failure, match="is cut into tiles: choose one with --tile=0 to --tile=5"):
-            script.prepare(script.decode(path), card, wrong)
+            script.prepare(script.read_image(path), card, wrong)
 
 
 def test_an_app_for_arrays_that_it_normalises(tmp_path: Path) -> None:

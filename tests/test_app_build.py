@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
-from ncnn_library import build, installed, run
+from ncnn_library import build, installed, library_options, run
 from networks import small
 from numpy.typing import NDArray
 from PIL import Image
@@ -160,12 +160,6 @@ def test_the_error_against_an_output(app: Path, tmp_path: Path) -> None:
     expected = np.load(tmp_path / "y.npy")
     np.save(tmp_path / "other.npy", expected + np.float32(0.5))
     assert answer(app, CAT, f"--compare={tmp_path}/other.npy")["mse"] == pytest.approx(0.25, rel=1e-5)
-
-
-def test_plain_loading_gives_the_same(app: Path, tmp_path: Path) -> None:
-    for name, words in (("a", []), ("b", ["--plain"])):
-        answer(app, CAT, tmp_path / f"{name}.npy", *words)
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
 
 
 # ---------------------------------------------------------------------------------------------------- preprocessing
@@ -660,7 +654,7 @@ def arm(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arm") / "lite0"
     make_app(lite0, folder, variant="int8")
     line = ["cmake", "--preset", "aarch64-linux", "-G", "Ninja", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
-    run(*line, f"-DCMAKE_PREFIX_PATH={installed('aarch64')}", cwd=folder)
+    run(*line, *library_options("aarch64"), cwd=folder)
     run("cmake", "--build", "--preset", "aarch64-linux", cwd=folder)
     return folder
 

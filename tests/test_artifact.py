@@ -182,7 +182,7 @@ def test_a_mixed_model_gives_the_same_outputs_whatever_runs_it(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The C++ app of a mixed model, made and built once with a library: ``native``, ``newest`` or ``aarch64``."""
+    """The C++ app of a mixed model, made and built once with a library: ``native``, ``current`` or ``aarch64``."""
     from ncnn_library import build, installed
 
     home = tmp_path_factory.mktemp("cpp")
@@ -211,7 +211,7 @@ def by_cpp_app(program: Path, model: Path, x: Array, home: Path) -> subprocess.C
 
 @pytest.mark.app
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("library", "storage"), [("native", "fp32"), ("newest", "fp32"), ("newest", "bf16")])
+@pytest.mark.parametrize(("library", "storage"), [("native", "fp32"), ("current", "fp32"), ("current", "bf16")])
 def test_a_mixed_model_in_the_cpp_app(library: str, storage: str, built: Callable[[str], Path], tmp_path: Path) -> None:
     """Int8 and floating point; in bf16 with its Casts, where the library has bf16 on this CPU."""
     model = Artifact.made(mixed(storage)[1], "mixed").save(tmp_path / "m.param")
@@ -254,7 +254,7 @@ def test_the_cpp_app_says_what_is_here_and_what_is_needed(built: Callable[[str],
 
 @pytest.mark.app
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("library", ["newest", "aarch64"])
+@pytest.mark.parametrize("library", ["current", "aarch64"])
 def test_the_cpp_app_refuses_a_mask_that_forbids_what_it_is_handed(
     library: str, built: Callable[[str], Path], tmp_path: Path
 ) -> None:

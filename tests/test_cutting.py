@@ -15,7 +15,7 @@ from onnx import helper
 from PIL import Image
 
 from ncnnkit.errors import ConvertError, ModelError
-from ncnnkit.samples.images import find_images
+from ncnnkit.samples.finding import find_images
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import ModelSource, open_model

@@ -13,8 +13,8 @@ from networks import network, samples, small
 
 from ncnnkit.errors import ImageError
 from ncnnkit.model.graph import Graph
+from ncnnkit.samples.finding import open_images
 from ncnnkit.samples.given import as_samples
-from ncnnkit.samples.images import open_images
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import ArraySamples
 

@@ -12,10 +12,15 @@ from lowered import model
 from numpy.typing import NDArray
 from onnx.helper import make_node as node
 
+from ncnnkit.errors import RecipeError
 from ncnnkit.model import ncnnfile
 from ncnnkit.source import open_model
-from ncnnkit.tasks import Decoder, Table, presets
-from ncnnkit.tasks.guess import HEADS, Known, guess, with_blank
+from ncnnkit.tasks import Decoder, Table, named_task, presets
+from ncnnkit.tasks.guess import HEADS, guess
+from ncnnkit.tasks.guess_others import with_blank
+from ncnnkit.tasks.known import Known
+from ncnnkit.tasks.segmentation import Segmentation
+from ncnnkit.tasks.text import Texts
 
 Array = NDArray[Any]
 SIZE = (64, 96)
@@ -50,7 +55,8 @@ def found(
     *outputs: Array, size: tuple[int, int] = SIZE, labels: int = 0, task: str = "", name: str = "", **metadata: str
 ) -> Any:
     """(decoder, reason), or None."""
-    return guess(Known(outputs, size, metadata, names(labels), name), task)
+    made = guess(Known([outputs], size, metadata, names(labels), name), task)
+    return made if made and isinstance(made[0], Decoder) else None
 
 
 def saved(folder: Path, nodes: list[onnx.NodeProto], constants: dict[str, Array], metadata: dict[str, str]) -> Path:
@@ -65,22 +71,22 @@ CELLS = len(centres())
 
 
 def test_ultralytics_by_its_metadata() -> None:
-    decoder, why = guess(Known([decoded(7).T], SIZE, {"task": "detect"}, names(3))) or (None, "")
+    decoder, why = guess(Known([[decoded(7).T]], SIZE, {"task": "detect"}, names(3))) or (None, "")
     assert decoder == presets.ultralytics(3)
     assert why == "Ultralytics' metadata says detect, and its output has 4 + 3 rows"
-    assert guess(Known([decoded(7).T], SIZE, {"task": "detect"}, names(4))) is None
-    assert guess(Known([decoded(7).T], SIZE, {"task": "obb"}, names(2))) is None
+    assert guess(Known([[decoded(7).T]], SIZE, {"task": "detect"}, names(4))) is None
+    assert guess(Known([[decoded(7).T]], SIZE, {"task": "obb"}, names(2))) is None
 
 
 def test_ultralytics_poses() -> None:
     points = RNG.uniform(0, 90, (CELLS, 51)).astype(np.float32)
     table = np.concatenate([decoded(5), points], 1).T
-    known = Known([table], SIZE, {"task": "pose", "kpt_shape": "[17, 3]"}, names(1))
+    known = Known([[table]], SIZE, {"task": "pose", "kpt_shape": "[17, 3]"}, names(1))
     decoder, why = guess(known) or (None, "")
     assert decoder == presets.ultralytics(1, (17, 3))
     assert "17 x 3 of keypoints" in why
-    assert guess(Known([table], SIZE, {"task": "pose"}, names(1))) is None
-    assert guess(Known([table], SIZE, {"task": "pose", "kpt_shape": "__import__('os')"}, names(1))) is None
+    assert guess(Known([[table]], SIZE, {"task": "pose"}, names(1))) is None
+    assert guess(Known([[table]], SIZE, {"task": "pose", "kpt_shape": "__import__('os')"}, names(1))) is None
 
 
 def rows_found(count: int = 300, columns: int = 6) -> Array:
@@ -96,11 +102,11 @@ def test_rows_that_the_network_chose() -> None:
     assert decoder == presets.found_rows()
     assert why == "its scores are in order, and its output has rows of corners, score and label"
     end_to_end = {"task": "detect", "end2end": "True"}
-    decoder, why = guess(Known([rows_found()], SIZE, end_to_end, names(80))) or (None, "")
+    decoder, why = guess(Known([[rows_found()]], SIZE, end_to_end, names(80))) or (None, "")
     assert decoder == presets.found_rows()
     assert why.startswith("Ultralytics' metadata says that it chooses its boxes itself")
     pose = {"task": "pose", "end2end": "True", "kpt_shape": "[17, 3]"}
-    decoder, _ = guess(Known([rows_found(columns=57)], SIZE, pose, names(1))) or (None, "")
+    decoder, _ = guess(Known([[rows_found(columns=57)]], SIZE, pose, names(1))) or (None, "")
     assert decoder == presets.found_rows((17, 3))
 
 
@@ -108,7 +114,7 @@ def test_rows_that_are_empty_for_noise_are_told_by_the_metadata() -> None:
     silent = np.zeros((300, 6), np.float32)
     assert found(silent) is None
     suppressed = {"task": "detect", "args": "{'nms': True}"}
-    decoder, _ = guess(Known([silent], SIZE, suppressed, names(80))) or (None, "")
+    decoder, _ = guess(Known([[silent]], SIZE, suppressed, names(80))) or (None, "")
     assert decoder == presets.found_rows()
 
 
@@ -324,8 +330,90 @@ def test_networks_for_other_things_are_no_detectors(shape: tuple[int, ...], valu
     assert found() is None
 
 
-def test_every_head_has_another_name() -> None:
-    assert len({head.name for head in HEADS}) == len(HEADS)
+def test_rows_of_one_name_are_for_one_task() -> None:
+    assert len({head.name for head in HEADS}) == len({(head.name, head.task) for head in HEADS})
+
+
+# --------------------------------------------------------------------------------------------------- what the user says
+
+
+def constant(folder: Path, values: Array, metadata: dict[str, str] | None = None) -> str:
+    """A model whose output is nearly these values, whatever it is fed with."""
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["means"]),
+        node("Conv", ["means", "w"], ["mean"]),
+        node("Reshape", ["mean", "flat"], ["m"]),
+        node("Add", ["m", "table"], ["y"]),
+    ]
+    given = {
+        "table": values[None], "w": np.full((1, 3, 1, 1), 1e-6, np.float32), "flat": np.ones(values.ndim + 1, np.int64)
+    }  # fmt: skip
+    return str(saved(folder, nodes, given, metadata or {}))
+
+
+def test_the_user_names_the_head(tmp_path: Path) -> None:
+    """The same shape is that of three heads; values and metadata do not count where the user says which it is."""
+    relative = decoded(9)
+    relative[:, :4] = RNG.normal(0, 1, (CELLS, 4))
+    file = constant(tmp_path, relative)
+    assert open_model(file).decoder is None, "its values do not tell: no names of 4 classes"
+    named = {head: open_model(file, task=f"detection:head={head}") for head in ("yolox", "yolov6")}
+    assert named["yolox"].decoder == presets.yolox(SIZE, 4)
+    assert named["yolov6"].decoder == presets.yolov5(4)
+    assert named["yolox"].decoder_origin == "--task detection:head=yolox was given"
+    told = {"task": "detect", "names": str(dict(enumerate("abcde")))}
+    wrong = constant(tmp_path, decoded(9).T.copy(), told)
+    assert open_model(wrong).decoder == presets.ultralytics(5)
+    with pytest.raises(RecipeError, match=f"not those of the head yolox: their shapes are 9x{CELLS}") as failed:
+        open_model(wrong, task="detection:head=yolox")
+    assert failed.value.hint == "heads of these shapes: ultralytics"
+    with pytest.raises(RecipeError, match="unknown head 'yolo99'"):
+        open_model(wrong, task="detection:head=yolo99")
+    with pytest.raises(RecipeError, match="'head=yolox' is not an attribute of text"):
+        open_model(wrong, task="text:head=yolox")
+
+
+def test_the_user_gives_the_alphabet(tmp_path: Path) -> None:
+    steps = np.log(RNG.dirichlet(np.ones(6), 20)).astype(np.float32)
+    file = constant(tmp_path, steps)
+    (tmp_path / "chars.txt").write_text("a\nb\n\u00e9\nd\n", encoding="utf-8")
+    source = open_model(file, task=f"text:alphabet={tmp_path / 'chars.txt'}")
+    assert source.decoder is not None
+    assert source.decoder.alphabet == ("", "a", "b", "\u00e9", "d", " ")
+    task = named_task(f"text:alphabet={tmp_path / 'chars.txt'}", source.decoder)
+    assert isinstance(task, Texts)
+    assert task.written((3, 1, 5, 2)) == "\u00e9a b"
+    assert Texts().written((3, 1)) == "3 1"
+    (tmp_path / "few.txt").write_text("a\n")
+    with pytest.raises(RecipeError, match="has 1 characters, and the network 6 classes"):
+        open_model(file, task=f"text:alphabet={tmp_path / 'few.txt'}")
+
+
+def test_a_named_task_takes_its_attributes_from_the_outputs(tmp_path: Path) -> None:
+    """One map needs no axis of classes, and logits a threshold of 0."""
+    source = open_model(constant(tmp_path, RNG.normal(0, 1, (1, 16, 24)).astype("f4")), task="segmentation")
+    assert named_task("segmentation", source.decoder) == Segmentation(axis=-1, threshold=0.0)
+    assert named_task("segmentation:threshold=0.5", source.decoder) == Segmentation(axis=-1, threshold=0.5)
+
+
+# ---------------------------------------------------------------------------------------------------------------- faces
+
+
+def test_the_stages_of_mtcnn() -> None:
+    """The first stage of 64 x 96 pixels has 27 x 43 cells: its pooling rounds up."""
+    boxes, logits = RNG.normal(0, 0.1, (4, 27, 43)).astype("f4"), RNG.normal(0, 2, (2, 27, 43))
+    shares = (np.exp(logits) / np.exp(logits).sum(0)).astype("f4")
+    decoder, _ = found(boxes, shares)
+    assert decoder == presets.mtcnn_proposals((27, 43), (Table(0, ("boxes",), "maps"), Table(1, ("scores",), "maps")))
+    assert found(boxes, shares, size=(64, 64)) is None
+    assert found(boxes, logits.astype("f4")) is None
+    score, shift, points = (np.array(v, np.float32) for v in ([0.3, 0.7], [0.1, 0, 0, 0.1], [0.5] * 10))
+    decoder, _ = found(shift, score, points, size=(48, 48))
+    assert decoder == presets.mtcnn_crop(
+        (48, 48), (Table(0, ("boxes",)), Table(1, ("scores",)), Table(2, ("keypoints",)))
+    )
+    assert found(shift, score, size=(24, 24))[0].keypoints == (0, 2)
+    assert found(shift, score, size=(32, 32)) is None
 
 
 # -------------------------------------------------------------------------------------------------------------- opened

@@ -16,7 +16,8 @@ from PIL import Image, ImageFile
 
 import ncnnkit as nk
 from ncnnkit.errors import ImageError, RecipeError
-from ncnnkit.samples.images import ImageSet, apart, dropped_copies, find_images, open_images
+from ncnnkit.samples.finding import find_images, open_images
+from ncnnkit.samples.images import ImageSet, apart, dropped_copies
 from ncnnkit.samples.items import InputSpec, Picture
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import evenly, in_memory

@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from ncnnkit.comparison.accuracy import errors_of
-from ncnnkit.comparison.guessing import Evidence, find_task, guess_task
+from ncnnkit.comparison.guessing import find_task
 from ncnnkit.comparison.outputs import Outputs, equal, keep_outputs
 from ncnnkit.comparison.wrong import why_blind
 from ncnnkit.errors import RecipeError
+from ncnnkit.tasks.known import Known
 from ncnnkit.tasks.segmentation import Segmentation
 
 
@@ -26,6 +27,11 @@ def test_outputs_are_kept_and_read_one_sample_at_a_time(tmp_path: Path) -> None:
     assert all(np.array_equal(ours, theirs) for row, *both in zip(outputs, a, b) for ours, theirs in zip(row, both))
     assert np.array_equal(outputs[4][1], b[4])
     assert outputs.first(1).shapes == {"a": (3, 4)}
+
+
+def known_as(*, image: tuple[int, ...] = (0, 0, 0), names: list[str] | None = None, **further: Any) -> Known:
+    """What is known besides outputs; ``image``: the shape of the input."""
+    return Known((), (image[1], image[2]), labels=names or (), channels=image[0], **further)
 
 
 def detected(*counts: int) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -40,7 +46,7 @@ def test_an_output_that_changes_its_shape_is_kept_and_read(tmp_path: Path) -> No
     assert [float(b.sum()) for _, b in outputs] == [12, 0, 54]
     alone = Outputs({"b": outputs.rows["b"]})
     assert why_blind(alone) == ""
-    assert guess_task(alone, Evidence(labelled=True)).task.name == "tensor"
+    assert find_task(alone, known_as(labelled=True)).task.name == "tensor"
 
 
 def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
@@ -84,7 +90,7 @@ def test_dense_outputs_pass_through_one_sample_at_a_time(tmp_path: Path) -> None
         reference = keep_outputs(["map"], ([exact + np.float32(i)] for i in range(48)), tmp_path / "exact")
         outputs = keep_outputs(["map"], ([exact + np.float32(i + 0.5)] for i in range(48)), tmp_path / "int8")
         blind, same = why_blind(reference), equal(reference, outputs)
-        purpose = guess_task(reference, Evidence())
+        purpose = find_task(reference, known_as())
         errors = errors_of(outputs, reference, purpose.task)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -109,11 +115,11 @@ LANDMARKS = np.random.default_rng(1).random((6, 10))
 
 
 def task_of(outputs: Outputs, **known: Any) -> str:
-    return guess_task(outputs, Evidence(**known)).task.name
+    return find_task(outputs, known_as(**known)).task.name
 
 
 def test_logits_without_names_are_not_known_to_be_classes(tmp_path: Path) -> None:
-    found = guess_task(kept(tmp_path, LOGITS), Evidence())
+    found = find_task(kept(tmp_path, LOGITS), known_as())
     assert found.task.name == "tensor"
     assert found.doubt == (
         "the output is a vector of 1000 values, but nothing says that these are scores of classes; top-1 is not "
@@ -125,7 +131,7 @@ def test_the_evidence_for_a_classifier(tmp_path: Path) -> None:
     logits = kept(tmp_path / "logits", LOGITS)
     for known in ({"names": ["a"] * 1000}, {"classes": 1000}, {"labelled": True}):
         assert task_of(logits, **known) == "classification"
-    assert find_task(logits, Evidence(labelled=True)).classes == 1000
+    assert find_task(logits, known_as(labelled=True)).classes == 1000
     assert task_of(kept(tmp_path / "softmax", PROBABILITIES)) == "classification"
     assert task_of(kept(tmp_path / "1x1", PROBABILITIES[:, :, None, None])) == "classification"
 
@@ -133,14 +139,14 @@ def test_the_evidence_for_a_classifier(tmp_path: Path) -> None:
 def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path) -> None:
     embedding, landmarks = kept(tmp_path / "e", EMBEDDING), kept(tmp_path / "l", LANDMARKS)
     assert task_of(embedding, names=["person"] * 80, classes=80) == "embedding"
-    found = guess_task(landmarks, Evidence(names=["person"] * 80, classes=80))
+    found = find_task(landmarks, known_as(names=["person"] * 80, classes=80))
     assert found.task.name == "tensor"
     assert ": there are 80 class names; " in found.doubt
 
 
 @pytest.mark.parametrize("shape", [(6, 1), (6, 10, 7), (6, 3, 8, 8), (6,)], ids=["one value", "boxes", "map", "scalar"])
 def test_what_is_no_vector_has_no_classes(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    found = guess_task(kept(tmp_path, np.zeros(shape)), Evidence(classes=10, labelled=True))
+    found = find_task(kept(tmp_path, np.zeros(shape)), known_as(classes=10, labelled=True))
     assert (found.task.name, found.classes, found.doubt) == ("tensor", 0, "")
 
 
@@ -160,23 +166,25 @@ def test_what_outputs_show_of_images_maps_and_texts(tmp_path: Path) -> None:
     assert task_of(kept(tmp_path / "m", map_), **photo) == "segmentation"
     assert task_of(kept(tmp_path / "m", map_ - 1), **photo) == "tensor"
     assert task_of(kept(tmp_path / "m", map_[..., :2, :2]), **photo) == "tensor"
-    assert task_of(kept(tmp_path / "c", image - 1), **photo, names=["sky", "sea", "road"]) == "image"
+    assert task_of(kept(tmp_path / "c", image - 1), **photo, names=["sky", "sea", "road"]) == "segmentation"
     assert task_of(kept(tmp_path / "c", 9 * image - 30), **photo, names=["sky", "sea", "road"]) == "segmentation"
+    assert task_of(kept(tmp_path / "s", 9 * image - 4), **photo) == "tensor", "scores of three classes, too"
+    assert task_of(kept(tmp_path / "s", 9 * image - 4), **photo, names=["sky", "sea", "road"]) == "segmentation"
     assert task_of(kept(tmp_path / "t", steps), image=(3, 48, 320)) == "text"
     assert task_of(kept(tmp_path / "t", steps)) == "tensor"
 
 
 def test_the_user_overrules_a_guess(tmp_path: Path) -> None:
     outputs = kept(tmp_path, LOGITS)
-    assert find_task(outputs, Evidence(), task="embedding").task.name == "embedding"
-    found = find_task(kept(tmp_path, LOGITS[:, None]), Evidence(), task="segmentation:threshold=0.3,axis=-1").task
+    assert find_task(outputs, known_as(), task="embedding").task.name == "embedding"
+    found = find_task(kept(tmp_path, LOGITS[:, None]), known_as(), task="segmentation:threshold=0.3,axis=-1").task
     assert found == Segmentation(shapes=((1, 1000),), axis=-1, threshold=0.3)
     with pytest.raises(RecipeError, match="unknown task 'detecting'"):
-        find_task(outputs, Evidence(), task="detecting")
+        find_task(outputs, known_as(), task="detecting")
     with pytest.raises(RecipeError, match="'level=1' is not an attribute of segmentation"):
-        find_task(outputs, Evidence(), task="segmentation:level=1")
+        find_task(outputs, known_as(), task="segmentation:level=1")
     for beyond in ("segmentation:axis=9", "text:output=4"):
         with pytest.raises(RecipeError, match=r"task .*: it cannot read the outputs of this network"):
-            find_task(outputs, Evidence(), task=beyond)
+            find_task(outputs, known_as(), task=beyond)
     with pytest.raises(RecipeError, match="no decoder is known"):
-        find_task(outputs, Evidence(), task="detection")
+        find_task(outputs, known_as(), task="detection")

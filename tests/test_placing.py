@@ -24,7 +24,7 @@ from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save
 from ncnnkit.onboard.picture import Placement, places, resize_as_opencv
 from ncnnkit.recipe import Recipe, make_recipe, save_recipe
-from ncnnkit.samples.images import find_images, open_images
+from ncnnkit.samples.finding import find_images, open_images
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.presets import PRESETS
 from ncnnkit.source import ModelSource, open_model

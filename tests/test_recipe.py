@@ -171,7 +171,9 @@ WRONG = [
     ("force", "1", "force must be true or false, not 1"),
     ("force", '"no"', "force must be true or false, not the text 'no'"),
     ("model", "3", "model must be text, not 3"),
-    ("images", '["a", "b"]', "images must be text, not ['a', 'b']"),
+    ("labels", '["a", "b"]', "labels must be text, not ['a', 'b']"),
+    ("images", '["a", "b"]', f"images must be {KEYS['images'].expects}, not ['a', 'b']"),
+    ("images", "{left = 1}", f"images must be {KEYS['images'].expects}, not {{'left': 1}}"),
     ("labels", "1979-05-27", "labels must be text, not 1979-05-27"),
     ("method", '"median"', "unknown method 'median' (one of auto, own, mse, kl, aciq, minmax)"),
     ("cluster", '"4-"', "unknown cluster '4-' (one of all, big, middle, little, or cores such as 4-7 or 0,2)"),
@@ -260,8 +262,11 @@ def test_a_recipe_needs_a_model(tmp_path: Path) -> None:
 
 def test_text_no_file_could_hold_is_refused() -> None:
     # How Python spells a file name that is not UTF-8.
-    with pytest.raises(RecipeError, match="images must be text"):
-        Recipe("m.onnx", images="\udcff.jpg")
+    with pytest.raises(RecipeError, match="labels must be text"):
+        Recipe("m.onnx", labels="\udcff.jpg")
+    for images in ("\udcff.jpg", {"left": "a", "right": "\udcff.jpg"}):
+        with pytest.raises(RecipeError, match="images must be a path"):
+            Recipe("m.onnx", images=images)
 
 
 @pytest.mark.parametrize(

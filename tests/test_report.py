@@ -23,8 +23,9 @@ from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recommendation import recommend
-from ncnnkit.record.run import LayerError, ShapeCheck
+from ncnnkit.record.run import DecodedCheck, LayerError, Picture, ShapeCheck
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
+from ncnnkit.report.console import decoded_line
 from ncnnkit.tasks.tensor import Tensors
 from ncnnkit.verdict import warn
 
@@ -723,3 +724,42 @@ def test_one_long_name_is_shortened() -> None:
     figure = plots.layer_sqnr([LayerError(name="a" * 60, type="Convolution", sqnr_db=20.0)])
     assert figure
     assert figure["layout"]["yaxis"]["ticktext"] == ["aaaaaaaaaa…aaaaaaaaaa "]
+
+
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ((1, 1, 1), "the network has the only box of the original; mean IoU 1.0000, scores within 1.0e-06"),
+        ((21, 21, 21), "the network has all 21 boxes of the original; mean IoU 1.0000, scores within 1.0e-06"),
+        ((19, 21, 20), "the network has 19 of the 21 boxes of the original, and 1 other; mean IoU 1.0000, scores"),
+        ((0, 2, 2), "the network has none of the 2 boxes of the original, and 2 others"),
+        ((0, 0, 3), "the network has 3 boxes, the original none"),
+        ((0, 0, 0), "neither the network nor the original has any boxes"),
+    ],
+)
+def test_what_is_said_of_decoded_predictions(counts: tuple[int, int, int], says: str) -> None:
+    matched, original, network = counts
+    exact = (1.0, 1e-6) if matched else (None, None)
+    check = DecodedCheck(
+        decoder="boxes", original=original, network=network, matched=matched, iou=exact[0], score_error=exact[1]
+    )
+    assert decoded_line(check).startswith(f"decoded: {says}")
+
+
+def test_the_variant_whose_worst_images_are_shown_is_picked(tmp_path: Path) -> None:
+    (tmp_path / "p.jpg").write_bytes(b"jpeg")
+    run = as_run(sample_run())
+    pictures = [
+        Picture(variant=v, image="a.jpg", file="p.jpg", severity=0.5, original_text="cat <", text=text)
+        for v, text in (("int8-cpu", "cat <"), ("fp32-cpu", "car"))
+    ]
+    text = dataclasses.replace(run, pictures=pictures, task=dataclasses.replace(run.task, name="text"))
+    page = html.render(text, tmp_path)
+    radios = re.findall(r'<input type="radio" name="picked" id="pick-(\d)"( checked)?>', page)
+    assert radios == [("1", " checked"), ("2", "")]
+    assert re.findall(r'<label for="pick-\d">([\w-]+)', page) == ["int8-cpu", "fp32-cpu"]
+    assert re.search(r"#pick-1:checked ~ #picked-1,\s*#pick-2:checked ~ #picked-2\s*\{ display: grid; \}", page)
+    assert page.count("data:image/jpeg;base64,anBlZw==") == 2
+    assert "original: <q>cat &lt;</q><br>int8-cpu: <q>cat &lt;</q>" in page
+    assert '<q class="differs">car</q>' in page
+    assert 'id="pictures"' not in html.render(dataclasses.replace(run, pictures=[]), tmp_path)

@@ -23,7 +23,7 @@ from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.shapes import expression
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
-from ncnnkit.samples.images import open_images
+from ncnnkit.samples.finding import open_images
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import ArraySamples, Samples

@@ -14,7 +14,7 @@ from .pipeline import run
 from .quantization import correct_bias, quantize
 from .quantization.calibration import ActivationStats, calibrate
 from .recipe import Recipe
-from .samples.images import open_images
+from .samples.finding import open_images
 from .samples.items import InputSpec
 from .samples.preprocess import Preprocess
 from .samples.presets import preset

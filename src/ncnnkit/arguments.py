@@ -46,7 +46,7 @@ OnePrecision = Annotated[
 Effort = Annotated[str | None, asked_for("effort")]
 FixClocks = Annotated[bool, asked_for("fix_clocks", "--fix-clocks")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Images = Annotated[str, asked_for("images")]
+Images = Annotated[list[str], asked_for("images")]
 OnOne = Annotated[str | None, typer.Option("--on", help="Device: ssh://user@board, adb://serial or a name.")]
 Param = Annotated[Path, typer.Argument(help="A .param file with its .bin beside it.")]
 Fp32Param = Annotated[Path, typer.Argument(help="The fp32 .param file, optimised.")]
@@ -141,6 +141,8 @@ def _field(name: str, value: Any) -> Any:
     """What an option's text means as a field of a recipe."""
     if name in ("shapes", "shape_too"):
         return to_shapes(value)
+    if name in ("images", "eval_images"):
+        return to_sources(value, name)
     if name == "fix":
         return to_numbers(value)
     return to_words(value) if get_origin(key_types()[name]) is tuple and isinstance(value, str) else value
@@ -210,6 +212,27 @@ def to_numbers(texts: Sequence[str] | None) -> dict[str, float] | None:
         if found.setdefault(name, value) != value:
             raise RecipeError(f"--fix gives {name!r} two numbers")
     return found or None
+
+
+def to_sources(texts: Sequence[str] | None, option: str = "images") -> str | dict[str, str] | None:
+    """``["calib/"]`` -> ``"calib/"``; ``["left=a/", "right=b/"]`` -> ``{"left": "a/", "right": "b/"}``.
+
+    None where nothing is given. Raises RecipeError.
+    """
+    if not texts:
+        return None
+    if len(texts) == 1:
+        return texts[0]
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            flag = f"--{option.replace('_', '-')}"
+            raise RecipeError(f"{flag} {text!r} is not NAME=FOLDER", hint=f"one {flag}, or one for each input")
+        if name in found:
+            raise RecipeError(f"two sources are given for input {name!r}")
+        found[name] = path
+    return found
 
 
 def to_words(text: str | None) -> tuple[str, ...] | None:

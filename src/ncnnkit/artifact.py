@@ -59,6 +59,7 @@ class Card:
         scales: layer name -> how a quantised original quantised that layer; empty where there is none to keep.
         decoder: how the outputs become a prediction; None where that is not known.
         task: what the network is for, as :func:`ncnnkit.tasks.named_task` takes it; empty where that is not known.
+        fed: the names of the inputs in the original, by which a user gives samples for them; empty: those of the blobs.
         schema: the format of this file.
     """
 
@@ -75,6 +76,7 @@ class Card:
     scales: dict[str, LayerScales] = field(default_factory=dict)
     decoder: Decoder | None = None
     task: str = ""
+    fed: tuple[str, ...] = ()
     schema: str = SCHEMA
 
     def fault(self) -> str:
@@ -104,6 +106,8 @@ class Card:
         sides = [side for tensor in (*self.inputs, *self.outputs) for side in tensor.shape]
         if not all(0 < side <= _LARGEST_SIDE for side in sides):
             return f"a side of a shape must be from 1 to {_LARGEST_SIDE}"
+        if self.fed and (len(self.fed) != len(self.inputs) or len(set(self.fed)) < len(self.fed)):
+            return "it names other inputs in the original"
         if self.decoder and (fault := self.decoder.fault(len(self.outputs))):
             return fault
         try:
@@ -124,7 +128,7 @@ class Artifact:
         param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
         how: where the precision comes from, a clause for the user.
         derived: whether the precision was derived from the network, because there is no card.
-        inputs, outputs, target, preprocess, labels, ncnn, pillow, decoder, task: as in :class:`Card`.
+        inputs, outputs, target, preprocess, labels, ncnn, pillow, decoder, task, fed: as in :class:`Card`.
         settings: precision -> the fields of ``ncnn::Option``.
 
     Example:
@@ -148,6 +152,7 @@ class Artifact:
     pillow: str = ""
     decoder: Decoder | None = None
     task: str = ""
+    fed: tuple[str, ...] = ()
     given: Graph | None = field(default=None, repr=False)
 
     @classmethod
@@ -168,7 +173,7 @@ class Artifact:
         return cls(
             card.precisions[0], card.precisions, card.inputs, card.outputs, card.options, param.absolute(),
             f"its card says {card.precisions[0]}", False, card.target, card.preprocess, card.labels, card.ncnn,
-            card.pillow, card.decoder, card.task,
+            card.pillow, card.decoder, card.task, card.fed,
         )  # fmt: skip
 
     @classmethod
@@ -216,7 +221,7 @@ class Artifact:
             precision: what it was made for; by default this model's.
             facts: further attributes that change.
         """
-        kept = ("target", "preprocess", "labels", "ncnn", "pillow", "decoder", "task")
+        kept = ("target", "preprocess", "labels", "ncnn", "pillow", "decoder", "task", "fed")
         return Artifact.made(graph, precision or self.precision, **{**{n: getattr(self, n) for n in kept}, **facts})
 
     @cached_property
@@ -313,7 +318,7 @@ class Artifact:
         card = Card(
             own, {name: dict(self.settings[name]) for name in own}, self.inputs, self.outputs, {},
             self.target, self.preprocess, self.labels, self.ncnn, self.pillow, self.graph.scales, self.decoder,
-            self.task,
+            self.task, self.fed,
         )  # fmt: skip
         if fault := card.fault():
             raise ModelError(f"its card cannot be written: {fault}", where=str(param))

@@ -70,12 +70,22 @@ class Recipe:
         "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), a folder by Ultralytics' export to ncnn, "
         "torchvision:NAME, timm:NAME or package.module:function.",
     )
-    images: str = _key("", "Calibration images: a folder, a list file, an image, a .npy or a .npz file.")
-    eval_images: str = _key("", "Evaluation images, in the same forms. Empty: every fifth of the images is held out.")
+    images: str | Mapping[str, str] = _key(
+        "",
+        "Calibration samples: a folder or a list file (.txt) of images, recordings (.wav) or arrays, or one such file. "
+        "For several inputs: NAME=FOLDER once per input, a .csv file with a column per input, or .npz files.",
+        'a path, or a table of paths by the names of the inputs, such as {left = "left/", right = "right/"}',
+    )
+    eval_images: str | Mapping[str, str] = _key(
+        "",
+        "Evaluation samples, in the same forms. Empty: every fifth of the samples is held out.",
+        "a path, or a table of paths by the names of the inputs",
+    )
     labels: str = _key(
         "",
-        "The truth about the evaluation images. Classes: a file with lines 'file class'. Boxes: a .json file as COCO "
-        "writes it, or a folder with a .txt (YOLO) or .xml (Pascal VOC) file for each image. Empty: none.",
+        "The truth about the evaluation samples. Classes: a file with lines 'file class'. Boxes: a .json file as COCO "
+        "writes it, or a folder with a .txt (YOLO) or .xml (Pascal VOC) file for each image. Masks, or images to make: "
+        "a folder of pictures with the names of the images. Texts: a file with lines 'file<tab>text'. Empty: none.",
     )
     shapes: tuple[tuple[int, ...], ...] = _key(
         (),
@@ -165,7 +175,8 @@ class Recipe:
     task: str = _key(
         "",
         f"What the network is for: {', '.join(TASKS)}, or package.module:Name, a class of your own. Attributes follow "
-        "a colon: segmentation:threshold=0.3. Empty: a guess from what is known of the network.",
+        "a colon: segmentation:threshold=0.3, detection:head=yolox, text:alphabet=FILE. Empty: a guess from what is "
+        "known of the network.",
     )
     metric: str = _key(
         "",
@@ -229,8 +240,8 @@ def _is_of_type(name: str, value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     # A path that is not UTF-8 comes as lone surrogates, which no recipe file could hold.
-    texts = [value] if isinstance(value, str) else value if isinstance(value, tuple | Mapping) else ()
-    return all(text == readable(text) for text in texts)
+    texts = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]
+    return all(text == readable(text) for text in texts if isinstance(text, str))
 
 
 def _check(name: str, value: Any, key: Key) -> None:

@@ -28,6 +28,12 @@ T number(std::istream& words)
     return static_cast<T>(value);
 }
 
+ncnn::Mat prepared(const std::string& from, int tile, const Preprocess& how, const std::vector<int>& shape)
+{
+    const Image image = decode(read_file(from), from);
+    return Preprocessor(how, shape)(image, places(how, image.height, image.width, from)[tile]).clone();
+}
+
 } // namespace
 
 int main()
@@ -58,7 +64,7 @@ int main()
             if (is_array(from))
                 write_tensor(to, prepare_array(from, how, shape));
             else
-                write_tensor(to, Preprocessor(how, shape)(decode(read_file(from), from), from, tile));
+                write_tensor(to, prepared(from, tile, how, shape));
         } catch (const Failure& failure) {
             std::cerr << failure.what() << std::endl;
             return 1;

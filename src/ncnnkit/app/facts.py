@@ -14,6 +14,7 @@ from ..onboard.storages import REQUANTISED, WIDENS
 from ..samples.preprocess import NO_IMAGE, Preprocess
 from ..source.model import file_safe
 from .models import Shipment
+from .purpose import Purpose, purpose_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,30 @@ class StorageIds:
 
 
 @dataclass(frozen=True)
+class Release:
+    """A release of ncnn that can be built from source.
+
+    Attributes:
+        version: of ncnn.
+        source: the address of its source, with that of glslang.
+        sha256: of that file.
+    """
+
+    version: str
+    source: str
+    sha256: str
+
+
+RELEASE = Release(
+    "1.0.20261020",
+    "https://files.pythonhosted.org/packages/b7/50/32b5172afe7d3e0dce410b7d8f4a5b7b84b942a0d69affbaedf669de52bc/"
+    "ncnn-1.0.20261020.tar.gz",
+    "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200",
+)
+"""What a C++ app builds where no ncnn is installed: the source of the Python package that ncnnkit is tested with."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a program knows of its model.
 
@@ -85,10 +110,11 @@ class Facts:
         variant: precision and backend.
         precision: the precision at which it runs by default.
         stem: its files' name in ``models/``.
-        ncnn: the version of ncnn that it was made with; empty: not known.
+        ncnn: the version of ncnn that it was measured with; empty: not known.
         target: the kernels that it was made for; empty: any.
         input: blob and shape.
         outputs: in the model's order.
+        task: what the program does with the outputs.
         takes_images: whether an image can become the input.
         preprocess: how an image or an array becomes the input; None: arrays are fed as they are.
         may_swap: whether resizing swaps its passes as Pillow does from version 13 on.
@@ -106,6 +132,7 @@ class Facts:
     target: str
     input: Tensor
     outputs: tuple[Output, ...]
+    task: Purpose
     takes_images: bool
     preprocess: Preprocess | None
     may_swap: bool
@@ -133,6 +160,7 @@ def facts_of(shipped: Shipment) -> Facts:
             Output(blob, name if unique else str(i), FOUND_NOTHING.get(uses.producer(blob).type, 0))
             for i, (blob, name) in enumerate(zip(outputs, names))
         ),
+        purpose_of(model),
         model.preprocess is not None and model.preprocess.color != NO_IMAGE, model.preprocess,
         may_swap_passes(model.pillow),
         # The chosen model's options go before those of the others.

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..artifact import Artifact
 from ..errors import FormatError, ModelError, RecipeError
 from ..model.graph import Graph
+from ..record.examples import EXAMPLES, Examples
 from ..record.folder import LABELS, RUN, load_run
 from ..record.run import Run, Variant
 from ..source.model import file_safe
@@ -23,11 +24,13 @@ class Shipped:
         backend: where it is to run, ``cpu`` or ``vulkan``.
         stem: the name of its files in ``models/``, without the endings: of characters that mean nothing to a shell, to
             CMake or to C++.
+        variant: of a run: its name there, which is unlike :attr:`name` on further devices; else empty.
     """
 
     model: Artifact
     backend: str
     stem: str
+    variant: str = ""
 
     @property
     def name(self) -> str:
@@ -43,11 +46,13 @@ class Shipment:
         name: of the network.
         chosen: the model that the program runs by default.
         models: all models, the chosen one among them.
+        examples: what the program is tested with.
     """
 
     name: str
     chosen: Shipped
     models: Sequence[Shipped]
+    examples: Examples
 
 
 def shipment(model: Artifact | Graph | str | Path, variant: str | None = None) -> Shipment:
@@ -76,7 +81,7 @@ def of_artifact(model: Artifact) -> Shipment:
     stem = file_safe(model.param.stem) if model.param else "model"
     own = (model.precision, *(name for name in model.precisions if name != model.precision))
     models = [Shipped(model.at(precision), backend, stem) for precision in own]
-    return Shipment(stem, models[0], models)
+    return Shipment(stem, models[0], models, Examples())
 
 
 def of_run(out: Path, name: str | None) -> Shipment:
@@ -86,8 +91,19 @@ def of_run(out: Path, name: str | None) -> Shipment:
     chosen = choose(run, name, home)
     rows = [row for row in run.variants if row.files and row.device == chosen.device]
     rows.sort(key=lambda row: (row.precision, row.backend) != ("fp32", "cpu"))  # what others are compared with
-    models = {row.name: Shipped(artifact_of(run, row, home), row.backend, param_of(row, home).stem) for row in rows}
-    return Shipment(run.model.name, models[chosen.name], list(models.values()))
+    # A card knows the first device's ncnn.
+    ncnn = next((device.machine.ncnn for device in run.devices if device.name == chosen.device), "")
+    models = {
+        row.name: Shipped(
+            replace(artifact_of(run, row, home), ncnn=ncnn or run.environment.machine.ncnn),
+            row.backend,
+            param_of(row, home).stem,
+            row.name,
+        )
+        for row in rows
+    }
+    examples = Examples.load(home / EXAMPLES)
+    return Shipment(run.model.name, models[chosen.name], list(models.values()), examples)
 
 
 def choose(run: Run, name: str | None, home: Path) -> Variant:

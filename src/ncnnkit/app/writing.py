@@ -1,8 +1,7 @@
-"""Writes the files of an app: templates, literals that mean nothing else, and the file in Python that stands alone."""
+"""Writes the files of an app: templates, and literals that mean nothing else."""
 
 from __future__ import annotations
 
-import ast
 import json
 import shlex
 import shutil
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import onboard
 from ..record.run import PLAIN_NAME
+from .bundling import standalone
 
 
 def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None:
@@ -27,7 +26,8 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
     )
     # Nothing that a card or a run.json says stands in a file of code but through one of these.
     environment.filters |= {
-        "float32": float32_literal, "cpp": cpp_literal, "cmake": cmake_argument, "shell": shlex.quote,
+        "float32": float32_literal, "float64": float64_literal, "cpp": cpp_literal,
+        "cmake": cmake_argument, "shell": shlex.quote,
         "json": lambda facts: json.dumps(asdict(facts), indent=2),
     }  # fmt: skip
     for path in files_in(source):
@@ -37,28 +37,11 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
         if name.endswith(".jinja"):
             to.write_text(environment.get_template(name).render(values), encoding="utf-8")
         elif path.suffix == ".py":
-            to.write_text(standalone(path.read_text(encoding="utf-8")), encoding="utf-8")
+            to.write_text(standalone(path.read_text(encoding="utf-8"), values["facts"].task.kind), encoding="utf-8")
         else:
             shutil.copyfile(path, to)
         if to.suffix in (".sh", ".py"):
             to.chmod(0o755)  # a wheel does not keep it
-
-
-def standalone(text: str) -> str:
-    """A file in Python with the code of the modules of ``onboard/`` in the place of their imports."""
-    lines = text.splitlines(keepends=True)
-    for node in reversed(ast.parse(text).body):
-        package, _, name = (node.module or "").rpartition(".") if isinstance(node, ast.ImportFrom) else ("", "", "")
-        if package == onboard.__name__:
-            lines[node.lineno - 1 : node.end_lineno] = ["\n", *_code_of(name)]
-    return "".join(lines)
-
-
-def _code_of(name: str) -> list[str]:
-    """The lines of a module of ``onboard/`` without its docstring and ``from __future__``, which begin a file."""
-    code = Path(onboard.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    begin = next(node.end_lineno for node in ast.parse(code).body if isinstance(node, ast.ImportFrom))
-    return code.splitlines(keepends=True)[begin:]
 
 
 def files_in(folder: Path) -> Iterator[Path]:
@@ -73,6 +56,13 @@ def float32_literal(value: float) -> str:
     if not np.isfinite(number):
         raise ValueError(f"{value} is no float32")
     return f"{number!s}f"
+
+
+def float64_literal(value: float) -> str:
+    """The shortest C++ literal of a number. Raises ValueError where that is infinite or none."""
+    if not np.isfinite(value):
+        raise ValueError(f"{value} is no number")
+    return repr(float(value))
 
 
 def cpp_literal(text: str) -> str:

@@ -1,7 +1,7 @@
 """From the pixels of an image to a network's input: where the image lies in it, OpenCV's resizing, and the values.
 
 The host prepares images with these functions. The app in Python contains the code of this file (``standalone`` in
-``app/writing.py``). ``placing.cpp``, ``resize.cpp`` and ``preprocess.cpp`` of the app in C++ do the same.
+``app/bundling.py``). ``placing.cpp``, ``resize.cpp`` and ``preprocess.cpp`` of the app in C++ do the same.
 """
 
 from __future__ import annotations

@@ -453,12 +453,14 @@ class TaskRecord:
         name: such as ``detection``; ``tensor`` if nothing is known.
         why: how that is known, a clause.
         requires: the requirements for its models: those of the recipe, or the task's own.
+        labels: what was read as labels, for how many samples, and from where; empty without labels.
         original: the original's own figures against the labels, by their names; empty without labels.
     """
 
     name: str
     why: str
     requires: list[RequirementRecord]
+    labels: str
     original: dict[str, float]
 
 
@@ -852,18 +854,25 @@ class Guess:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A sample on which the recommended variant differs most from the original.
+    """A sample on which a variant differs most from the original.
 
     Attributes:
+        variant: the name of the variant.
         image: the name of the evaluation image.
-        file: a JPEG in the run folder: the original's prediction on the left, the variant's on the right.
+        file: a JPEG in the run folder: the original's prediction on the left, the variant's beside it, and, for images,
+            their difference ten times enlarged. For texts it is the image alone.
         severity: how far it differs: for boxes, the boxes lost and the new ones; for maps, the share of other pixels;
-            for images, the mean squared error over the squared range.
+            for images, the mean squared error over the squared range; for texts, the characters to change over those
+            of the original; for points, their mean error.
+        original_text, text: what the original and the variant read; empty for all but texts.
     """
 
+    variant: str
     image: str
     file: PlainName
     severity: float
+    original_text: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -904,7 +913,8 @@ class Run:
         recommended: ``name`` of the recommended variant; null if there is none.
         why: the reason for the recommendation, or why there is none.
         top5: the best classes of an example image; empty for networks without class names.
-        pictures: the worst evaluation images, drawn; empty for tasks without pictures, and if nothing is recommended.
+        pictures: the worst evaluation images of each variant, drawn, those of the recommended variant first; empty for
+            tasks without pictures.
         warnings: the warnings, a sentence each.
         stages: the duration of each stage, in order.
     """

@@ -64,7 +64,7 @@ def converted(check: ConversionCheck, origin: str) -> list[str]:
         f"{_only_exact_to(each.original_sqnr_db)}"
         for each in check.shapes
     ]
-    decoded = [_decoded(check.decoded)] if check.decoded else []
+    decoded = [decoded_line(check.decoded)] if check.decoded else []
     return [taken, *decoded, *shapes, *(f"  {_attempted(attempt)}" for attempt in others)]
 
 
@@ -84,16 +84,21 @@ def said_of(shapes: Sequence[tuple[int, ...]]) -> str:
     return " and ".join(map(times, shapes))
 
 
-def _decoded(check: DecodedCheck) -> str:
+def decoded_line(check: DecodedCheck) -> str:
     """The predictions of a converted network beside those of the original, one line."""
-    of = NOUNS.get(check.decoder, "boxes")
+    one, several = NOUNS.get(check.decoder, NOUNS["boxes"])
     if not check.original and not check.network:
-        return f"decoded ({check.decoder}): neither the network nor the original has any {of}"
-    exact = "" if check.iou is None else f", mean IoU {check.iou:.4f}, scores within {check.score_error:.1e}"
-    return (
-        f"decoded ({check.decoder}): {check.matched} of the original's {check.original} {of} matched by "
-        f"{check.network}{exact}"
-    )
+        return f"decoded: neither the network nor the original has any {several}"
+    others = check.network - check.matched
+    if not check.original:
+        return f"decoded: the network has {check.network} {one if check.network == 1 else several}, the original none"
+    if check.matched == check.original:
+        shared = f"all {check.original} {several}" if check.original != 1 else f"the only {one}"
+    else:
+        shared = f"{check.matched or 'none'} of the {check.original} {several}"
+    more = f", and {others} {'other' if others == 1 else 'others'}" if others else ""
+    exact = "" if check.iou is None else f"; mean IoU {check.iou:.4f}, scores within {check.score_error:.1e}"
+    return f"decoded: the network has {shared} of the original{more}{exact}"
 
 
 def _attempted(attempt: Attempt) -> str:

@@ -15,7 +15,7 @@ from ..errors import ImageError
 from ..model.graph import Graph
 from ..onboard.rows import Rows, RowWriter
 from ..onboard.scratch import Scratch
-from .images import open_images
+from .finding import open_images
 from .items import InputSpec, times
 from .preprocess import Preprocess
 from .stream import ArraySamples, Samples
@@ -30,7 +30,8 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
         given: one of
 
             - :class:`~ncnnkit.samples.stream.Samples`, for example an ImageSet: returned as they are;
-            - the path of a folder or file, as :func:`ncnnkit.open_images` takes it;
+            - the path of a folder or file, or a mapping from the inputs' names to paths, as
+              :func:`ncnnkit.open_images` takes it;
             - an array or tensor (N, …), or a sequence with one of these for each network input, or a mapping from the
               inputs' names to them;
             - an iterable of batches, for example a PyTorch DataLoader. A batch is an array or tensor (n, …), or a
@@ -52,8 +53,8 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
     """
     specs = [InputSpec(name, shape) for name, shape in zip(graph.inputs, graph.input_shapes(), strict=True)]
     samples: Samples
-    if isinstance(given, str | Path):
-        samples = open_images(Path(given), preprocess, specs)
+    if isinstance(given, str | Path) or _is_paths(given):
+        samples = open_images(given, preprocess, specs)
     elif hasattr(given, "subset") and hasattr(given, "__getitem__"):
         samples = given
     elif _is_array(given) or isinstance(given, Mapping) or _is_a_column_for_each(given, specs):
@@ -137,6 +138,10 @@ def _column(given: Any, spec: InputSpec, where: str) -> NDArray[Any]:
 
 def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__") and hasattr(value, "shape")
+
+
+def _is_paths(given: Any) -> bool:
+    return isinstance(given, Mapping) and bool(given) and all(isinstance(path, str | Path) for path in given.values())
 
 
 def _is_a_column_for_each(given: Any, specs: Sequence[InputSpec]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from ..errors import ImageError
 from ..onboard.picture import Placement
 from .axes import ImageAxes, image_axes
 from .preprocess import Preprocess
+from .sounds import window_of
 from .stream import Sample
 
 _HEAD = 4096  # bytes: what tells most files apart without reading them whole
@@ -39,6 +41,11 @@ class InputSpec:
     dtype: str = "float32"
     channels_last: bool = False
     original: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of values."""
+        return math.prod(self.shape)
 
     @property
     def original_shape(self) -> tuple[int, ...]:
@@ -76,6 +83,13 @@ def completed(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Pre
     return fit(preprocess, inputs) if preprocess.waits_for_size else in_layout(preprocess, axes)
 
 
+def fed(preprocess: Preprocess, spec: InputSpec) -> Preprocess:
+    """The preprocessing of the images of one of several inputs: scaled to it. Arrays are fed as they are."""
+    fitted = fit(preprocess, (spec,))
+    assert fitted is not None
+    return replace(fitted, arrays=False)
+
+
 def in_layout(preprocess: Preprocess, axes: ImageAxes) -> Preprocess:
     """The preprocessing with the input's order of axes, if its channels are as many."""
     return replace(preprocess, layout=axes.layout) if preprocess.channels == axes.channels else preprocess
@@ -92,8 +106,15 @@ class Item(Protocol):
     What all items of a set have in common, such as ``folder``, is one object of them all.
     """
 
-    picture: ClassVar[bool]
-    """Whether it is an image, and no array."""
+    @property
+    def picture(self) -> bool:
+        """Whether an image is in it: it needs preprocessing."""
+        ...
+
+    @property
+    def rate(self) -> int:
+        """Samples a second of the recording in it; 0 where there is none."""
+        ...
 
     @property
     def name(self) -> str:
@@ -107,6 +128,14 @@ class Item(Protocol):
 
     def load(self) -> Sample:
         """Read it."""
+        ...
+
+    def placement(self) -> Placement | None:
+        """Where the image lies in the sample; None where there is no image."""
+        ...
+
+    def prepared(self, preprocess: Preprocess) -> Item:
+        """The same with its images prepared in another way."""
         ...
 
     def digest(self, whole: bool) -> bytes:
@@ -132,6 +161,7 @@ class Picture:
     preprocess: Preprocess
     tile: int | None = None
     picture: ClassVar[bool] = True
+    rate: ClassVar[int] = 0
 
     @property
     def name(self) -> str:
@@ -154,6 +184,9 @@ class Picture:
         with Image.open(self.path) as image:
             return self.preprocess.places(image.height, image.width)[self.tile or 0]
 
+    def prepared(self, preprocess: Preprocess) -> Picture:
+        return replace(self, preprocess=preprocess)
+
     def digest(self, whole: bool) -> bytes:
         return _short(hashlib.sha256(b"%d " % (self.tile or 0) + _file_digest(self.path, whole)))
 
@@ -170,15 +203,31 @@ class Picture:
         return None
 
 
+class _NoImage:
+    """What items without an image have in common."""
+
+    __slots__ = ()
+    picture: ClassVar[bool] = False
+
+    def placement(self) -> None:
+        return None
+
+    def prepared(self, preprocess: Preprocess) -> Self:
+        return self
+
+    def damage(self) -> str | None:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
-class ArrayFile:
+class ArrayFile(_NoImage):
     """A ``.npy`` or ``.npz`` file of one sample: ``name`` within ``folder``."""
 
     name: str
     folder: str
     inputs: tuple[InputSpec, ...]
     preprocess: Preprocess | None
-    picture: ClassVar[bool] = False
+    rate: ClassVar[int] = 0
 
     @property
     def file(self) -> str:
@@ -194,12 +243,9 @@ class ArrayFile:
     def digest(self, whole: bool) -> bytes:
         return _file_digest(self.path, whole)
 
-    def damage(self) -> str | None:
-        return None
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class Row(_NoImage):
     """A row of arrays that hold many samples.
 
     Attributes:
@@ -213,7 +259,7 @@ class Row:
     arrays: tuple[NDArray[Any], ...]
     index: int
     preprocess: Preprocess | None
-    picture: ClassVar[bool] = False
+    rate: ClassVar[int] = 0
 
     @property
     def name(self) -> str:
@@ -230,8 +276,77 @@ class Row:
         parts = (array[self.index].reshape(-1)[: None if whole else _HEAD] for array in self.arrays)
         return _short(hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)))
 
+
+@dataclass(frozen=True, slots=True)
+class Window(_NoImage):
+    """A window of a recording: as many samples as the input takes.
+
+    Attributes:
+        file: its name within ``folder``.
+        index: of the window. The windows of a recording follow each other and do not overlap.
+        shape: of the input; samples are along its last axis.
+        rate: samples a second.
+    """
+
+    file: str
+    folder: str
+    index: int
+    shape: tuple[int, ...]
+    rate: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}[{self.index}]"
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.folder, self.file)
+
+    def load(self) -> Sample:
+        return (window_of(self.path, self.index, self.shape),)
+
+    def digest(self, whole: bool) -> bytes:
+        return _short(hashlib.sha256(b"%d " % self.index + _file_digest(self.path, whole)))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A sample for several inputs: an item for each of them.
+
+    Attributes:
+        name: of the item that the others belong to.
+        file: of that item.
+        parts: the items, in the order of the inputs.
+        inputs: the inputs.
+    """
+
+    name: str
+    file: str
+    parts: tuple[Item, ...]
+    inputs: tuple[InputSpec, ...]
+
+    @property
+    def picture(self) -> bool:
+        return any(part.picture for part in self.parts)
+
+    @property
+    def rate(self) -> int:
+        return max(part.rate for part in self.parts)
+
+    def load(self) -> Sample:
+        return tuple(array for part in self.parts for array in part.load())
+
+    def placement(self) -> Placement | None:
+        return next((part.placement() for part in self.parts if part.picture), None)
+
+    def prepared(self, preprocess: Preprocess) -> Group:
+        return replace(self, parts=tuple(p.prepared(fed(preprocess, s)) for p, s in zip(self.parts, self.inputs)))
+
+    def digest(self, whole: bool) -> bytes:
+        return _short(hashlib.sha256(b"".join(part.digest(whole) for part in self.parts)))
+
     def damage(self) -> str | None:
-        return None
+        return next((damage for part in self.parts if (damage := part.damage())), None)
 
 
 def _file_digest(path: str, whole: bool) -> bytes:

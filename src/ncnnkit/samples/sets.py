@@ -7,14 +7,15 @@ from pathlib import Path
 
 from ..errors import ImageError
 from ..progress import Progress
-from .images import ImageSet, apart, find_images
+from .finding import Sources, find_images, in_words, paths
+from .images import ImageSet, apart
 from .items import InputSpec
 from .preprocess import Preprocess
 
 
 def open_image_sets(
-    images: str,
-    eval_images: str,
+    images: Sources,
+    eval_images: Sources,
     preprocess: Preprocess | None,
     specs: Sequence[InputSpec],
     most: int,
@@ -23,7 +24,7 @@ def open_image_sets(
     """(images to calibrate with, images to evaluate with); no image is in both.
 
     Args:
-        images: a folder or file.
+        images: a folder or file, or one for each input.
         eval_images: another to evaluate with; empty: a part of the images is kept for that.
         most: so many are enough to calibrate with. They are chosen before any image is decoded.
         progress: called with (images looked at, images to look at).
@@ -33,12 +34,13 @@ def open_image_sets(
             "no images are given",
             hint="--images FOLDER with a few dozen photographs like those that the model will see",
         )
-    found = find_images(Path(images), preprocess, specs, progress).distinct()
+    found = find_images(images, preprocess, specs, progress).distinct()
     if eval_images:
-        if Path(eval_images).resolve() == Path(images).resolve():
+        ours, theirs = ([Path(path).resolve() for path in paths(each)] for each in (images, eval_images))
+        if ours == theirs:
             hint = "leave --eval-images out"
-            raise ImageError("are also the calibration images", where=eval_images, hint=hint)
-        evaluation = find_images(Path(eval_images), preprocess, specs, progress).distinct()
+            raise ImageError("are also the calibration images", where=in_words(eval_images), hint=hint)
+        evaluation = find_images(eval_images, preprocess, specs, progress).distinct()
         found, evaluation = apart(found, evaluation)
     else:
         found, evaluation = found.split()

@@ -47,6 +47,7 @@ def open_model(
     outputs: Sequence[str] = (),
     fix: Mapping[str, float] | None = None,
     statistics: NDArray[np.float32] | None = None,
+    task: str = "",
 ) -> ModelSource:
     """Find out what a reference means, and open the original.
 
@@ -62,14 +63,16 @@ def open_model(
         fix: name of an input of an ONNX file -> the number that it always is. The network has no such input then.
         statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
             random network are set from them. See :func:`set_batchnorm_statistics`.
+        task: as in the recipe: it may name the head of a detector, or the alphabet of a text reader.
 
     Raises:
+        RecipeError: the task is none, or its head does not fit.
         ModelError: the reference, its weights or the shapes cannot be used.
         FormatError: a ``.param`` file is corrupt.
     """
 
     def opened(at: Sequence[tuple[int, ...]], batch: NDArray[np.float32] | None = None) -> ModelSource:
-        return _open(reference, at, weights, outputs, fix, batch)
+        return with_decoder(_open(reference, at, weights, outputs, fix, batch), task)
 
     source = opened(shapes, statistics)
     count = max(len(source.inputs), 1)
@@ -107,7 +110,7 @@ def _open(
     if not isinstance(reference, (str, Path)):
         if fix:
             raise _cannot_fix(type(reference).__name__)
-        return with_decoder(trim(_open_module(reference, shapes, weights), outputs))
+        return trim(_open_module(reference, shapes, weights), outputs)
     path, reference = Path(reference), str(reference)
     path = model_in(path) if path.is_dir() else path
     opener = READERS.get(path.suffix.lower())
@@ -118,7 +121,7 @@ def _open(
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
         source = _open_fixed(reference, path, shapes, fix) if fix else opener(reference, path, shapes)
-        return with_decoder(trim(settle_batch(source), outputs))
+        return trim(settle_batch(source), outputs)
     if fix:
         raise _cannot_fix(reference)
     if path.exists():
@@ -135,7 +138,7 @@ def _open(
         torch.manual_seed(0)
         found = BUILDERS.get(library, build_from_module)(reference, weights)
         made = open_module(reference, found, shapes, statistics if weights == "none" else None)
-        return with_decoder(trim(made, outputs))
+        return trim(made, outputs)
 
 
 def _open_fixed(reference: str, path: Path, shapes: Sequence[tuple[int, ...]], fix: Mapping[str, float]) -> ModelSource:

@@ -253,6 +253,7 @@ def convert_opened(
         "labels": source.labels or (),
         "decoder": source.decoder,
         "ncnn": installed("ncnn"),
+        "fed": source.input_names,
     }
     start = Artifact.load(source.file) if source.kind == "ncnn" else Artifact.made(done.graph, "fp32")
     return start.having(fed.graph, **facts), done.record()

@@ -236,7 +236,7 @@ def _without_precision(stem: str) -> str:
 def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     model = Artifact.load(path)
     exported = read_export(path.with_name(EXPORT))
-    names = [tensor.name for tensor in model.inputs]
+    names = model.fed or [tensor.name for tensor in model.inputs]
     known = [tensor.shape for tensor in model.inputs]
     if exported and len(known) == 1 and not known[0]:
         known = [exported.shape]

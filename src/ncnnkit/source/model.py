@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ..artifact import Tensor
 from ..codec import readable
-from ..comparison.guessing import Evidence
 from ..errors import ModelError, NcnnkitError
 from ..formatting import shape_option
 from ..model.graph import Graph
@@ -30,6 +29,7 @@ from ..samples.preprocess import Preprocess
 from ..samples.presets import stretched, ultralytics
 from ..samples.stream import Samples
 from ..tasks import Decoder, Prediction
+from ..tasks.known import Known
 
 Array = NDArray[Any]
 Original = Callable[[list[Array]], list[Any]]
@@ -130,15 +130,31 @@ class ModelSource:
         return replace(self, run=self.quantised.run) if self.quantised and self.quantised.run else None
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        return tuple(spec.name for spec in self.inputs)
+
+    @property
     def file(self) -> Path:
         """The path of an original that is a file."""
         assert self.path is not None, self.kind
         return self.path
 
-    def evidence(self, *, labelled: bool) -> Evidence:
-        """What says what the network is for. ``labelled``: whether there is a class for each image."""
-        image = self.shapes[0] if len(self.inputs) == 1 and len(self.shapes[0]) == 3 else ()
-        return Evidence(self.decoder, self.decoder_origin, self.labels, self.classes, image, labelled)
+    def known(self, samples: Sequence[Sequence[Array]] = (), *, labelled: bool = False) -> Known:
+        """What says what the network is for.
+
+        Args:
+            samples: its outputs for some samples.
+            labelled: whether there is a class for each image.
+        """
+        axes, shape = image_input(self.inputs), self.shapes[0] if len(self.inputs) == 1 else ()
+        size, channels = ((axes.height, axes.width), axes.channels) if axes else ((0, 0), 0)
+        if not axes and len(shape) == 3:  # such as several images as the channels of one
+            channels, size = shape[0], (shape[1], shape[2])
+        return Known(
+            samples, size, self.metadata, self.labels or (), self.name, channels, self.classes, labelled,
+            self.decoder, self.decoder_origin,
+        )  # fmt: skip
 
     def record(self, graph: Graph, outputs: Mapping[str, tuple[int, ...]], classes: int) -> Model:
         """The network as run.json holds it.

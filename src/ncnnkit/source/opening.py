@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact
-from ..errors import ModelError, RecipeError
+from ..errors import ImageError, ModelError, RecipeError
 from ..recipe import Recipe
 from ..record.environment import installed
-from ..samples.axes import likely_layout
+from ..samples.axes import image_axes, likely_layout
 from ..samples.doubts import copies_said, preprocessing_doubts
-from ..samples.images import ImageSet, find_images
-from ..samples.items import completed, fit, image_input
+from ..samples.finding import find_images
+from ..samples.images import ImageSet
+from ..samples.items import InputSpec, completed, fit, image_input
+from ..samples.labels import Labels, read_labels
 from ..samples.preprocess import NO_IMAGE, Preprocess
 from ..samples.presets import default_preprocess, preset
 from ..samples.stream import in_memory
+from ..tasks import Task
 from . import ModelSource, open_model
 from .torch_models import BUILDERS
 
@@ -30,6 +33,9 @@ GUESS = f"{GUESSED}resized to the input's size, RGB, ImageNet's mean and std"
 ARRAYS = "none: the inputs are arrays"
 """The origin where samples are no images."""
 
+WAVEFORMS = "none: the inputs are recordings with {} samples a second, from -1 to 1"
+"""The origin where samples are recordings."""
+
 STATISTICS_IMAGES = 16  # at most, for the batch-norm statistics of a network with random weights
 STATISTICS_PIXELS = STATISTICS_IMAGES * 224 * 224  # so many say enough
 
@@ -37,19 +43,20 @@ STATISTICS_PIXELS = STATISTICS_IMAGES * 224 * 224  # so many say enough
 def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any]) -> tuple[Preprocess | None, str]:
     """The preprocessing and a sentence saying where it came from: the user, the model itself, or a guess.
 
+    Of several inputs, the first that takes images counts; the images of the others are scaled to their own sizes.
+
     Args:
         name: of a preset; empty where none is asked for.
         fields: of Preprocess, that the user gave; they go before all others.
     """
-    if fields and len(source.inputs) != 1:
-        raise RecipeError(
-            f"{', '.join(sorted(fields))} cannot be given to a network with {len(source.inputs)} inputs",
-            hint="prepare the arrays before saving them, and leave these options out",
-        )
-    axes = image_input(source.inputs)
+    several = len(source.inputs) > 1
+    inputs = tuple(spec for spec in source.inputs if image_axes(spec.shape))[:1] if several else source.inputs
+    if fields and not inputs:
+        raise _for_arrays(fields, source.inputs)
+    axes = image_input(inputs)
     if name:
         named = preset(name)
-        found, origin = fit(named, source.inputs) or named, f"the preset {name}"
+        found, origin = fit(named, inputs) or named, f"the preset {name}"
         if axes and found != named:
             origin += f", scaled to {axes.height}x{axes.width}"
     elif source.preprocess is not None:
@@ -57,7 +64,7 @@ def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any])
     elif axes:
         found, origin = default_preprocess(axes), GUESS
     elif fields:  # for arrays
-        found, origin = Preprocess(color=NO_IMAGE, layout=likely_layout(source.inputs[0].shape)), GUESS
+        found, origin = Preprocess(color=NO_IMAGE, layout=likely_layout(inputs[0].shape)), GUESS
     else:
         return None, ARRAYS
     if fields:
@@ -66,14 +73,68 @@ def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any])
         found = Preprocess.from_dict({**found.to_dict(), **arrays, **fields})
         given = ", ".join(sorted(fields))
         origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
-    return completed(found, source.inputs) or found, origin
+    return completed(found, inputs) or found, origin
+
+
+def _for_arrays(fields: Iterable[str], inputs: Sequence[InputSpec]) -> RecipeError:
+    return RecipeError(
+        f"{', '.join(sorted(fields))} cannot be given to a network with {len(inputs)} inputs that take arrays",
+        hint="prepare the arrays before saving them, and leave these options out",
+    )
 
 
 def as_used(preprocess: Preprocess | None, origin: str, *sets: ImageSet) -> tuple[Preprocess | None, str]:
-    """The preprocessing and its origin, as far as the samples of these sets need it."""
-    if any(images.pictures for images in sets) or (preprocess is not None and preprocess.arrays):
+    """The preprocessing and its origin, as far as the samples of these sets need it.
+
+    Raises:
+        ImageError: recordings of the sets have different rates.
+        RecipeError: several inputs take arrays, and options say how these are normalised.
+    """
+    inputs = sets[0].inputs
+    rates = sorted(set().union(*(images.rates for images in sets)))
+    if len(rates) > 1:
+        said = " and ".join(map(str, rates))
+        raise ImageError(f"the recordings have {said} samples a second", hint="resample them to one rate")
+    if any(images.pictures for images in sets):
         return preprocess, origin
-    return None, ARRAYS
+    if preprocess is not None and preprocess.arrays:
+        if len(inputs) > 1:
+            raise _for_arrays(("divisor", "mean", "std"), inputs)
+        if not rates:
+            return preprocess, origin
+        raise RecipeError("the recordings are fed as they are", hint="leave --divisor, --mean and --std out")
+    return None, WAVEFORMS.format(*rates) if rates else ARRAYS
+
+
+KINDS_BY_DECODER = {"boxes": "boxes", "ctc": "texts"}
+"""Kind of a decoder -> the kind of labels that its predictions are compared with, where the task is not known yet."""
+
+
+def open_labels(
+    path: str,
+    samples: ImageSet,
+    source: ModelSource,
+    task: Task | type[Task] | None,
+    preprocess: Preprocess | None,
+) -> Labels | None:
+    """The labels of a recipe; None where it has none.
+
+    Args:
+        path: of the recipe.
+        samples: which they are about.
+        source: the network.
+        task: that the user named, if any.
+        preprocess: of the images.
+
+    Raises:
+        ImageError: they cannot be read, or are of another kind than the task compares with.
+    """
+    if not path:
+        return None
+    if task is not None and not task.labels:
+        raise ImageError(f"labels are given, and the task {task.name} compares with none", hint="leave --labels out")
+    kind = task.labels if task else KINDS_BY_DECODER.get(source.decoder.kind, "") if source.decoder else ""
+    return read_labels(path, samples, kind=kind, names=source.labels, preprocess=preprocess)
 
 
 def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:
@@ -108,4 +169,11 @@ def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet)
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source
     (sample,) = in_memory(images.subset(range(min(len(images), statistics_count(images[0][0].shape)))))
-    return open_model(recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights="none", statistics=sample)
+    return open_model(
+        recipe.model,
+        shapes=recipe.shapes,
+        shape_too=recipe.shape_too,
+        weights="none",
+        statistics=sample,
+        task=recipe.task,
+    )

@@ -21,7 +21,7 @@ from ..onboard.scratch import Scratch
 from ..samples.items import InputSpec, image_input, times
 from ..samples.presets import stretched
 from ..tasks import Decoder, Prediction
-from ..tasks.guess import told_keypoints
+from ..tasks.known import told_keypoints
 from .exporting import export_classic
 from .files import READERS, onnx_run, onnx_session
 from .model import Array, ModelSource, QuantisedOriginal

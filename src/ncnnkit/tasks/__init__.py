@@ -11,6 +11,7 @@ classification  the best class
 detection       boxes with scores and labels; ``coco``: their average precision
 pose            boxes with keypoints
 segmentation    a class for each pixel
+instances       boxes with a mask each
 landmarks       points on one object
 images          images as outputs
 text            a text for each image
@@ -25,7 +26,8 @@ boxes           the arithmetic of boxes: tables, formats, anchors, scores, suppr
 argmax          the kind ``argmax``: the best class at each place
 ctc             the kind ``ctc``: text
 points          the kind ``points``: landmarks of one object
-guess           which decoder a network needs
+guess           :data:`HEADS`: what a network is taken for; its rules: ``guess_boxes``, ``guess_others``
+known           :class:`Known`: what a guess rests on
 presets         the heads of known detectors
 ncnn_heads      ncnn's own layers of detection
 ==============  =======================================================================

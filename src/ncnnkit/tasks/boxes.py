@@ -76,7 +76,8 @@ def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
         outputs: all outputs of the network.
 
     Returns:
-        Part -> (boxes, columns of the part). Priors may have twice as many rows: their variances follow.
+        Part -> (boxes, columns of the part). Priors may have twice as many rows: their variances follow. Prototypes
+        have a row for each pixel.
 
     Raises:
         ModelError: there is no such output, an output has another shape, or the parts have different numbers of rows.
@@ -91,7 +92,8 @@ def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
         if table.output >= len(outputs):
             raise ModelError(f"the decoder reads output {table.output}, and there are {len(outputs)}")
         level = len(found.get(table.parts[0], ()))
-        each = len(decoder.anchors[level].sizes) if level < len(decoder.anchors) else 1
+        on_anchors = level < len(decoder.anchors) and table.parts != ("prototypes",)
+        each = len(decoder.anchors[level].sizes) if on_anchors else 1
         widths = [decoder.width(part) for part in table.parts]
         values = np.asarray(outputs[table.output])
         values = values.reshape(-1) if table.parts == ("priors",) else values  # ncnn has all priors in a row
@@ -99,11 +101,15 @@ def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
         for part, columns in zip(table.parts, np.split(rows, np.cumsum(widths)[:-1], axis=1)):
             found.setdefault(part, []).append(columns)
     whole = {part: np.concatenate(parts) if len(parts) > 1 else parts[0] for part, parts in found.items()}
-    counts = {part: len(rows) for part, rows in whole.items() if part != "priors"}
+    counts = {part: len(rows) for part, rows in whole.items() if part not in _NOT_OF_BOXES}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{part} has {count}" for part, count in counts.items())
         raise ModelError(f"the outputs have different numbers of boxes: {said}")
     return whole
+
+
+_NOT_OF_BOXES: tuple[Part, ...] = ("priors", "prototypes")
+"""Parts that need not have a row for each box."""
 
 
 # ----------------------------------------------------------------------------------------------------------- anchors
@@ -246,7 +252,7 @@ def corners(decoder: Decoder, numbers: Array, anchors: Anchors | None, weights: 
         return _f32(boxes * np.array(decoder.scale * 2, np.float32))
 
 
-_ORIGINS: dict[PointOrigin, float] = {"centre": 0.0, "corner": -0.5}
+POINT_ORIGINS: dict[PointOrigin, float] = {"centre": 0.0, "corner": -0.5}
 """Origin of keypoints -> where it is, in sizes of the anchor from its centre."""
 
 
@@ -261,7 +267,7 @@ def placed(decoder: Decoder, points: Float, anchors: Anchors | None, weights: Fl
     """
     made = np.array(points, np.float32)
     if anchors is not None and decoder.origin != "image":
-        shift = made[..., :2] / (1 if weights is None else weights[:, None, :2]) + _ORIGINS[decoder.origin]
+        shift = made[..., :2] / (1 if weights is None else weights[:, None, :2]) + POINT_ORIGINS[decoder.origin]
         made[..., :2] = anchors.centre[:, None] + shift * anchors.size[:, None]
     made[..., :2] *= np.array(decoder.scale, np.float32)
     return made
@@ -320,8 +326,8 @@ def best_first(scores: Array, most: int = 0) -> NDArray[np.intp]:
     return order[:most] if most else order
 
 
-def suppressed(decoder: Decoder, found: Boxes) -> Boxes:
-    """The boxes that are left when those that overlap a better one are dropped.
+def chosen(decoder: Decoder, found: Boxes) -> NDArray[np.intp]:
+    """Indices of the boxes that are left when those that overlap a better one are dropped, the best first.
 
     Greedy non-maximum suppression, as torchvision's ``batched_nms``.
 
@@ -329,7 +335,8 @@ def suppressed(decoder: Decoder, found: Boxes) -> Boxes:
         decoder: its ``iou_threshold``, ``agnostic``, ``most`` and ``most_per_class`` count.
         found: the boxes.
     """
-    found = found.where(best_first(found.scores))
+    order = best_first(found.scores)
+    found = found.where(order)
     groups = np.zeros(len(found), np.int64) if decoder.agnostic else found.labels
     rivals = {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
     free = np.ones(len(found), bool)
@@ -349,4 +356,4 @@ def suppressed(decoder: Decoder, found: Boxes) -> Boxes:
             others = rivals[int(groups[best])]
             others = others[(others > best) & free[others]]
             free[others[overlaps(found.xyxy[best], found.xyxy[others]) > decoder.iou_threshold]] = False
-    return found.where(np.array(kept, np.intp))
+    return order[np.array(kept, np.intp)]

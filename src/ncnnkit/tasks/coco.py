@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .predictions import Boxes
 
@@ -17,8 +18,13 @@ MOST = 100
 _ANY_AREA = (0.0, 1e10)
 
 
-def matches(ours: Boxes, truth: Boxes) -> dict[int, Any] | None:
+def matches(ours: Boxes, truth: Boxes, shared: NDArray[np.float64]) -> dict[int, Any] | None:
     """How the boxes of one image match its true boxes, at each of COCO's IoU thresholds.
+
+    Args:
+        ours, truth: the boxes. Only their scores and labels count.
+        shared: the intersection over union of each of the first with each of the second, (N, M): of the boxes
+            (``iouType="bbox"`` in pycocotools), or of their masks (``"segm"``).
 
     Returns:
         class -> what ``COCOeval.evaluateImg`` returns; None where pycocotools is not installed.
@@ -29,33 +35,25 @@ def matches(ours: Boxes, truth: Boxes) -> dict[int, Any] | None:
     evaluation.params.maxDets = [MOST]
     classes = sorted({*ours.labels.tolist(), *truth.labels.tolist()})
     for label in classes:
-        evaluation._gts[0, label] = [
-            {"id": n + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "ignore": 0}
-            for n, box in enumerate(_sized(truth, label))
-        ]
-        scores = ours.scores[ours.labels == label]
+        true = np.flatnonzero(truth.labels == label)
+        mine = np.flatnonzero(ours.labels == label)
+        mine = mine[np.argsort(-ours.scores[mine], kind="stable")][:MOST]
+        evaluation._gts[0, label] = [{"id": n + 1, "area": 1.0, "iscrowd": 0, "ignore": 0} for n in range(len(true))]
         evaluation._dts[0, label] = [
-            {"id": n + 1, "bbox": box, "area": box[2] * box[3], "score": float(score)}
-            for n, (box, score) in enumerate(zip(_sized(ours, label), scores))
+            {"id": n + 1, "area": 1.0, "score": score} for n, score in enumerate(ours.scores[mine].tolist())
         ]
-        evaluation.ious[0, label] = evaluation.computeIoU(0, label)
+        evaluation.ious[0, label] = shared[np.ix_(mine, true)]
     return {label: evaluation.evaluateImg(0, label, list(_ANY_AREA), MOST) for label in classes}
 
 
 def _evaluation() -> Any:
-    """An empty evaluation of boxes; None where pycocotools is not installed."""
+    """An empty evaluation; None where pycocotools is not installed."""
     try:
         from pycocotools.cocoeval import COCOeval
     except ImportError:
         return None
     with contextlib.redirect_stdout(io.StringIO()):  # it warns that it has no truth
         return COCOeval(iouType="bbox")
-
-
-def _sized(boxes: Boxes, label: int) -> list[list[float]]:
-    """The boxes of one class: left, top, width, height."""
-    corners = np.asarray(boxes.xyxy[boxes.labels == label], np.float64)
-    return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in corners.tolist()]
 
 
 def average_precision(images: Sequence[dict[int, Any] | None]) -> dict[str, float | None]:

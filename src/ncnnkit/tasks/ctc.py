@@ -27,12 +27,19 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Text:
     Raises:
         ModelError: the output has another number of classes.
     """
-    values = np.moveaxis(np.asarray(outputs[decoder.tables[0].output]), decoder.axis, -1)
-    if values.shape[-1] != decoder.classes:
+    output = np.asarray(outputs[decoder.tables[0].output])
+    if output.shape[decoder.axis] != decoder.classes:
         raise ModelError(
-            f"the text has {values.shape[-1]} classes, and its decoder {decoder.classes}", hint="give it its alphabet"
+            f"the text has {output.shape[decoder.axis]} classes, and its decoder {decoder.classes}",
+            hint="give it its alphabet",
         )
-    scores = activated(decoder.scores, values.reshape(-1, decoder.classes))
+    return best_path(decoder, output)
+
+
+def best_path(decoder: Decoder, output: Array) -> Text:
+    """The text of the output that has the classes along ``decoder.axis``, however many there are."""
+    values = np.moveaxis(output, decoder.axis, -1)
+    scores = activated(decoder.scores, values.reshape(-1, values.shape[-1]))
     best = np.where(np.isnan(scores).any(1), decoder.blank, scores.argmax(1))
     chosen = best != decoder.blank
     chosen[1:] &= best[1:] != best[:-1]

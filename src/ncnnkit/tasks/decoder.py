@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 Kind = Literal["boxes", "argmax", "ctc", "points"]
-Part = Literal["boxes", "scores", "objectness", "label", "keypoints", "priors", "other"]
+Part = Literal[
+    "boxes", "scores", "objectness", "label", "keypoints", "coefficients", "prototypes", "priors", "other"
+]  # fmt: skip
 Layout = Literal["rows", "columns", "maps", "planes", "stacks"]
 BoxFormat = Literal["xyxy", "cxcywh", "deltas", "distances", "edges", "yolov3", "yolov5"]
 PointOrigin = Literal["image", "centre", "corner"]
@@ -61,7 +63,9 @@ class Table:
         output: its index among the outputs of the network.
         parts: what the columns are, in their order: the numbers of the box (``boxes``), a score for each class
             (``scores``), a factor of all scores (``objectness``), the index of the class (``label``), points with the
-            box (``keypoints``), the anchor (``priors``), or numbers that are not read (``other``).
+            box (``keypoints``), the weights of the prototypes in the mask of the box (``coefficients``), the anchor
+            (``priors``), or numbers that are not read (``other``). ``prototypes`` are no columns of boxes: they are
+            maps of the whole image, (prototypes, height, width), in an output of their own.
         layout: ``rows`` (boxes, columns), where the boxes may be on several axes; ``columns`` (columns, boxes);
             ``maps`` (boxes of a cell x columns, height, width); ``planes`` (columns x boxes of a cell, height, width);
             ``stacks`` (boxes of a cell, height, width, columns).
@@ -100,6 +104,8 @@ class Decoder:
         weights: what the four ``deltas`` are divided by; the first two are those of keypoints, too.
         largest_growth: bound of the logarithm by which an anchor grows; 0: there is none.
         keypoints: (number, 2 or 3) of the keypoints of a box, and of their numbers: x, y and perhaps a visibility.
+        prototypes: number of the maps that the mask of a box is a weighted sum of; 0: boxes have no masks.
+        prototype_step: side of a pixel of these maps, pixels of the network's input.
         origin: where the coordinates of keypoints begin: at the corner of the image, or, in sizes of the anchor, at
             the anchor's centre or upper left corner.
         score_threshold: a score must be above it.
@@ -136,6 +142,8 @@ class Decoder:
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     largest_growth: float = 0.0
     keypoints: tuple[int, int] = (0, 2)
+    prototypes: int = 0
+    prototype_step: float = 4.0
     origin: PointOrigin = "image"
     score_threshold: float = 0.0
     iou_threshold: float = 1.0
@@ -160,6 +168,8 @@ class Decoder:
             "boxes": 4 * self.bins,
             "scores": self.classes,
             "keypoints": self.keypoints[0] * self.keypoints[1],
+            "coefficients": self.prototypes,
+            "prototypes": self.prototypes,
             "priors": 4,
         }
         return widths.get(part, 1)
@@ -169,7 +179,10 @@ class Decoder:
         read = [table.output for table in self.tables]
         if not read or not all(0 <= index < outputs for index in read):
             return f"its decoder reads outputs {read}, and the network has {outputs}"
-        counts = (self.classes, self.candidates, self.most, self.most_per_class, self.keypoints[0], self.blank)
+        counts = [
+            self.classes, self.candidates, self.most, self.most_per_class, self.keypoints[0], self.prototypes,
+            self.blank,
+        ]  # fmt: skip
         if min(counts) < 0 or max(counts) > _MOST or not -1 <= self.background < max(self.classes, 1):
             return "its decoder has a count out of range"
         if not 1 <= self.bins <= _MOST_BINS or self.keypoints[1] not in (2, 3):
@@ -178,6 +191,10 @@ class Decoder:
             return "its decoder reads no boxes or no scores"
         if self.kind == "boxes" and not all(self.width(part) for table in self.tables for part in table.parts):
             return "its decoder reads a part without columns"
+        if len({"coefficients", "prototypes"} & self.parts) == 1:
+            return "its decoder reads coefficients without prototypes, or prototypes without coefficients"
+        if "prototypes" in self.parts and not (self.prototypes and self.prototype_step > 0):
+            return "its decoder has prototypes without a number or a step"
         if self.boxes not in ("xyxy", "cxcywh") and not (self.anchors or "priors" in self.parts):
             return "its decoder has no anchors"
         if sum(max(grid.rows, 0) * max(grid.columns, 0) * len(grid.sizes) for grid in self.anchors) > _MOST:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from . import argmax, ctc, heads, points
 from .decoder import Array, Decoder, Kind
@@ -16,8 +17,15 @@ DECODERS: dict[Kind, Callable[[Decoder, Sequence[Array]], Prediction]] = {
 }
 """Kind -> the function that decodes one sample: it gets all outputs of the network."""
 
-NOUNS: dict[str, str] = {"boxes": "boxes", "argmax": "places", "ctc": "characters", "points": "points"}
-"""Kind -> what there are several of in a prediction, for sentences."""
+NOUNS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "boxes": ("box", "boxes"),
+        "argmax": ("place", "places"),
+        "ctc": ("character", "characters"),
+        "points": ("point", "points"),
+    }
+)
+"""Kind -> what a prediction consists of, one and several, for sentences."""
 
 
 def decode(decoder: Decoder, outputs: Sequence[Array]) -> Prediction:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ModelError
 from .boxes import class_scores, gather
 from .coco import PACKAGE, average_precision, matches
-from .decoder import Array, Decoder, Table
+from .decoder import Array, Decoder, Part, Table
 from .decoding import decode
-from .figures import fault, named, share
-from .predictions import Agreement, Boxes, agreement
+from .figures import Figure, by_labels, fault, named, share
+from .predictions import Agreement, Boxes, agreement, shared_areas
 from .task import Task, ratio
 
 USUAL_SCORE = 0.25
@@ -24,23 +25,54 @@ LEAST_SCORE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One sample: its boxes at the working threshold compared, and all boxes for the average precision."""
+class Beside:
+    """All boxes of one sample beside true ones, for the average precision. Masks are not kept: they are large.
 
-    found: Agreement
+    Attributes:
+        ours, truth: the boxes.
+        shared: their intersections over unions, (ours, truth).
+    """
+
     ours: Boxes
-    theirs: Boxes
-    truth: Boxes | None
+    truth: Boxes
+    shared: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, ours: Boxes, truth: Boxes) -> Beside:
+        """Compare them."""
+        return cls(replace(ours, masks=None), replace(truth, masks=None), shared_areas(ours, truth))
 
     @cached_property
     def matches(self) -> dict[int, Any] | None:
-        """With the original's boxes; see :func:`ncnnkit.tasks.coco.matches`."""
-        return matches(self.ours, self.theirs)
+        """See :func:`ncnnkit.tasks.coco.matches`."""
+        return matches(self.ours, self.truth, self.shared)
 
-    @cached_property
-    def right(self) -> dict[int, Any] | None:
-        """The same with the labelled boxes; None without them."""
-        return None if self.truth is None else matches(self.ours, self.truth)
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One sample.
+
+    Attributes:
+        found: the boxes at the working threshold compared with the original's.
+        exact: all boxes beside the original's at the working threshold.
+        right: all boxes beside the labelled ones; None without labels.
+    """
+
+    found: Agreement
+    exact: Beside
+    right: Beside | None
+
+
+def found_figures(nouns: str) -> Mapping[str, Figure]:
+    """The figures of a network that finds several things, which are called so."""
+    precision = (share("map50_95", "mAP50-95", needs=PACKAGE), share("map50", "mAP50", needs=PACKAGE))
+    return named(
+        *precision,
+        share("kept", f"{nouns} kept"),
+        fault("new", f"new {nouns}"),
+        share("iou", "mean IoU"),
+        *by_labels(*precision),
+    )
 
 
 @dataclass(frozen=True)
@@ -55,16 +87,11 @@ class Detection(Task):
     """
 
     name = "detection"
-    figures = named(
-        share("map50_95", "mAP50-95", needs=PACKAGE),
-        share("map50", "mAP50", needs=PACKAGE),
-        share("kept", "boxes kept"),
-        fault("new", "new boxes"),
-        share("iou", "mean IoU"),
-        share("label_map50_95", "mAP50-95 by labels", labelled=True, needs=PACKAGE),
-        share("label_map50", "mAP50 by labels", labelled=True, needs=PACKAGE),
-    )
+    figures = found_figures("boxes")
     requires: ClassVar[tuple[str, ...]] = ("kept>=0.95", "new<=0.05", "iou>=0.9")
+    labels = "boxes"
+    reads: ClassVar[tuple[Part, ...]] = ()
+    """Parts that the decoder must have besides boxes and scores."""
 
     decoder: Decoder = field(default_factory=lambda: Decoder("boxes", (Table(0, ("boxes", "scores")),), 1))
 
@@ -76,22 +103,25 @@ class Detection(Task):
     def predict(self, outputs: Sequence[Array]) -> Boxes:
         """The boxes, far below the working threshold, too."""
         low = replace(self.decoder, score_threshold=self.threshold * LEAST_SCORE)
-        return cast(Boxes, decode(low, outputs))
+        found = cast(Boxes, decode(low, outputs))
+        return found if "prototypes" in self.reads else replace(found, masks=None)
 
     def compare(self, ours: Boxes, theirs: Boxes, truth: Boxes | None = None) -> Row:
         """The boxes of two networks, at the working threshold and with all scores."""
         threshold = self.threshold
         exact = theirs.above(threshold)
-        return Row(agreement(ours.above(threshold), exact), ours, exact, truth)
+        right = None if truth is None else Beside.of(ours, truth)
+        return Row(agreement(ours.above(threshold), exact), Beside.of(ours, exact), right)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
         """The figures; None where the original has no box at all, except for ``new``."""
         found = [row.found for row in rows]
+        labelled = [row.right.matches if row.right else None for row in rows]
         theirs = sum(each.theirs for each in found)
         new = sum(each.ours - each.matched for each in found)
         return {
-            **average_precision([row.matches for row in rows]),
-            **{f"label_{name}": value for name, value in average_precision([row.right for row in rows]).items()},
+            **average_precision([row.exact.matches for row in rows]),
+            **{f"label_{name}": value for name, value in average_precision(labelled).items()},
             "kept": ratio([(each.matched, each.theirs) for each in found]),
             "new": new / theirs if theirs else 0.0 if not new else None,
             "iou": ratio([((each.iou or 0.0) * each.matched, each.matched) for each in found]),
@@ -103,7 +133,7 @@ class Detection(Task):
         return found.theirs + found.ours - 2 * found.matched + (1 - found.iou if found.iou is not None else 0.0)
 
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
-        """Boxes, scores and keypoints apart, and the outputs that the decoder does not read.
+        """Boxes, scores, keypoints and what masks are made of apart, and the outputs that the decoder does not read.
 
         The scores are those that a threshold is compared with. An output of another shape than the decoder reads, as
         detections have that ncnn chose itself, stays whole.
@@ -117,5 +147,9 @@ class Detection(Task):
         others = [output for index, output in enumerate(outputs) if index not in read]
         broken = not all(np.isfinite(rows).all() for rows in found.values())
         scores = np.where(np.isfinite(scores), scores, np.nan if broken else 0.0)
-        kept = [rows for part, rows in found.items() if part in ("boxes", "keypoints")]
+        kept = [rows for part, rows in found.items() if part in _SIGNALS]
         return [*kept, scores, *others]
+
+
+_SIGNALS: tuple[Part, ...] = ("boxes", "keypoints", "coefficients", "prototypes")
+"""Parts whose own noise counts. That of the scores counts after their activation."""

@@ -1,18 +1,20 @@
 """Boxes: what detectors, detectors of faces and poses, and their relatives find.
 
 All heads go the same way: the parts of the outputs become one row for each box, the scores of the classes become
-candidates, the candidates become corners and keypoints, and boxes that overlap a better one are dropped.
+candidates, the candidates become corners and keypoints, and boxes that overlap a better one are dropped. Those that are
+left get their masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .boxes import Float, anchors_for, best_first, class_scores, corners, gather, placed, suppressed
-from .decoder import Array, Decoder
+from .boxes import Float, anchors_for, best_first, chosen, class_scores, corners, gather, placed
+from .decoder import Array, Decoder, Part
 from .predictions import Boxes
 
 
@@ -30,8 +32,28 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
         ModelError: an output does not have the shape that the decoder reads.
     """
     found = gather(decoder, outputs)
+    boxes, rows = candidates(decoder, found)
+    kept = chosen(decoder, boxes)
+    boxes = boxes.where(kept)
+    if "prototypes" not in found:
+        return boxes
+    height, width = np.shape(outputs[_prototypes(decoder)])[-2:]
+    maps = np.asarray(found["prototypes"], np.float32).T.reshape(-1, height, width)
+    return replace(boxes, masks=_masks(decoder, found["coefficients"][rows[kept]], maps, boxes.xyxy))
+
+
+def candidates(decoder: Decoder, found: dict[Part, Array]) -> tuple[Boxes, NDArray[np.intp]]:
+    """All boxes whose score is high enough, before those that overlap a better one are dropped.
+
+    Args:
+        decoder: as in :func:`decode`.
+        found: what :func:`~ncnnkit.tasks.boxes.gather` returns.
+
+    Returns:
+        The boxes, and the row of each in ``found``.
+    """
     anchors, weights = anchors_for(decoder, found)
-    rows, labels, scores = _candidates(decoder, class_scores(decoder, found))
+    rows, labels, scores = _considered(decoder, class_scores(decoder, found))
     if "label" in found:
         labels = np.nan_to_num(found["label"].reshape(-1)[rows], posinf=0, neginf=0)
     anchors = None if anchors is None else anchors[rows]
@@ -42,11 +64,37 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
     if "keypoints" in found:
         points = placed(decoder, found["keypoints"][rows].reshape(-1, *decoder.keypoints), anchors, weights)
     whole = Boxes(boxes, scores, labels.astype(np.int64) + decoder.first_label, points)
-    finite = np.isfinite(boxes).all(1) & np.isfinite(numbers).all(1)
-    return suppressed(decoder, whole.where(np.flatnonzero(finite)))
+    finite = np.flatnonzero(np.isfinite(boxes).all(1) & np.isfinite(numbers).all(1))
+    return whole.where(finite), rows[finite]
 
 
-def _candidates(decoder: Decoder, scores: Float) -> tuple[NDArray[np.intp], Array, Float]:
+def _prototypes(decoder: Decoder) -> int:
+    """The index of the output with the prototypes."""
+    return next(table.output for table in decoder.tables if table.parts == ("prototypes",))
+
+
+def _masks(decoder: Decoder, weights: Array, maps: Float, corners: Float) -> NDArray[np.bool_]:
+    """The pixels of each box that belong to the object, in the resolution of the prototypes.
+
+    Source: ``process_mask`` of Ultralytics with ``upsample=False``.
+
+    Args:
+        decoder: its ``prototype_step`` counts.
+        weights: of the prototypes, (N, prototypes).
+        maps: the prototypes, (prototypes, height, width).
+        corners: of the boxes, (N, 4), pixels of the input.
+    """
+    height, width = maps.shape[1:]
+    with np.errstate(invalid="ignore", over="ignore"):  # what is no number belongs to no object
+        inside = (np.asarray(weights, np.float32) @ maps.reshape(len(maps), -1)).reshape(-1, height, width) > 0
+    x1, y1, x2, y2 = (corners / np.float32(decoder.prototype_step)).T
+    x, y = np.arange(width), np.arange(height)
+    columns = (x >= x1[:, None]) & (x < x2[:, None])
+    rows = (y >= y1[:, None]) & (y < y2[:, None])
+    return np.asarray(inside & rows[:, :, None] & columns[:, None, :])
+
+
+def _considered(decoder: Decoder, scores: Float) -> tuple[NDArray[np.intp], Array, Float]:
     """The row, the class and the score of what is considered, each (M,)."""
     if decoder.multi_label:
         flat = scores.reshape(-1)

@@ -11,7 +11,7 @@ import numpy as np
 from . import detection
 from .detection import Detection
 from .figures import fault, named
-from .predictions import Boxes, pairs
+from .predictions import Boxes, pairs, shared_areas
 from .task import ratio
 
 LEAST_VISIBLE = 0.5
@@ -37,19 +37,20 @@ class Pose(Detection):
     name = "pose"
     figures = named(*Detection.figures.values(), fault("nme", "keypoint error"))
     requires = (*Detection.requires, "nme<=0.02")
+    reads = ("keypoints",)
 
     def compare(self, ours: Boxes, theirs: Boxes, truth: Boxes | None = None) -> Row:
         """The boxes and the keypoints of two networks."""
         row = super().compare(ours, theirs, truth)
         one, other = ours.above(self.threshold), theirs.above(self.threshold)
         away: list[float] = []
-        for mine, its, _ in pairs(one, other):
+        for mine, its, _ in pairs(one, other, shared_areas(one, other)):
             if one.keypoints is not None and other.keypoints is not None:
                 points, exact = one.keypoints[mine], other.keypoints[its]
                 seen = exact[:, 2] >= LEAST_VISIBLE if exact.shape[1] > 2 else np.ones(len(exact), bool)
                 size = float(np.hypot(*(other.xyxy[its, 2:] - other.xyxy[its, :2])))
                 away += (np.hypot(*(points - exact)[seen, :2].T) / max(size, 1e-6)).tolist()
-        return Row(row.found, row.ours, row.theirs, row.truth, sum(away), len(away))
+        return Row(row.found, row.exact, row.right, sum(away), len(away))
 
     def summarise(self, rows: Sequence[Any]) -> dict[str, float | None]:
         """The figures; None where there is nothing to compare."""

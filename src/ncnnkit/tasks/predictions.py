@@ -26,12 +26,15 @@ class Boxes:
         labels: int64 (N,): index of the class, as the original model counts.
         keypoints: float32 (N, keypoints, 2 or 3): x and y in pixels, and how visible a point is, from 0 to 1; None
             where there are none.
+        masks: bool (N, height, width): the pixels of each object, in a resolution of their own that covers the input;
+            None where there are none.
     """
 
     xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
     keypoints: NDArray[np.float32] | None = None
+    masks: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -39,7 +42,8 @@ class Boxes:
     def where(self, chosen: Array) -> Boxes:
         """Some of the boxes: ``chosen`` is a mask (N,), or indices."""
         points = None if self.keypoints is None else self.keypoints[chosen]
-        return Boxes(self.xyxy[chosen], self.scores[chosen], self.labels[chosen], points)
+        masks = None if self.masks is None else self.masks[chosen]
+        return Boxes(self.xyxy[chosen], self.scores[chosen], self.labels[chosen], points, masks)
 
     def above(self, threshold: float) -> Boxes:
         """Those whose score is above a threshold."""
@@ -95,6 +99,28 @@ class Landmarks:
 Prediction = Boxes | ClassMap | Text | Landmarks
 
 
+def shared_areas(ours: Boxes, theirs: Boxes) -> NDArray[np.float64]:
+    """Intersection over union of each object of one prediction with each of another, (N, M).
+
+    Where both have masks of one resolution, it is that of the masks. A mask without a pixel is compared by its box.
+    """
+    found = np.zeros((len(ours), len(theirs)))
+    if not found.size:
+        return found
+    a, b = (np.asarray(each.xyxy, np.float64) for each in (ours, theirs))
+    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(2)
+    union = (a[:, 2:] - a[:, :2]).prod(1)[:, None] + (b[:, 2:] - b[:, :2]).prod(1) - shared
+    np.divide(shared, union, out=found, where=union > 0)
+    found[np.abs(a[:, None] - b).max(2) <= _EQUAL] = 1.0  # a box without area overlaps nothing, even itself
+    if ours.masks is not None and theirs.masks is not None and ours.masks.shape[1:] == theirs.masks.shape[1:]:
+        one, other = (masks.reshape(len(masks), -1).astype(np.float32) for masks in (ours.masks, theirs.masks))
+        both = (one @ other.T).astype(np.float64)
+        either = one.sum(1)[:, None] + other.sum(1) - both
+        np.divide(both, either, out=found, where=either > 0)
+    return found
+
+
 def overlaps(box: Array, others: Array) -> NDArray[np.float32]:
     """Intersection over union of one box, (4,), with others, (N, 4), all x1, y1, x2, y2; 0 where both are empty."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
@@ -110,8 +136,9 @@ class Agreement:
     Attributes:
         ours: boxes of the first prediction, or places, characters or points.
         theirs: those of the second.
-        matched: pairs of boxes of the same class with an IoU of 0.5 or more, each box in one pair at most; places of
-            the same class; characters in the same order; points at most a pixel apart.
+        matched: pairs of boxes of the same class with an IoU of 0.5 or more, each box in one pair at most; the IoU is
+            that of their masks where there are any; places of the same class; characters in the same order; points
+            at most a pixel apart.
         iou: mean intersection over union of the pairs; None where there are none, and for all but boxes.
         score_error: the largest difference of the scores of a pair; None as above.
     """
@@ -163,24 +190,27 @@ def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
         return Agreement(len(ours), len(theirs), same)
     if not (isinstance(ours, Boxes) and isinstance(theirs, Boxes)):
         raise ValueError(f"{type(ours).__name__} and {type(theirs).__name__} cannot be compared")
-    found = pairs(ours, theirs)
+    found = pairs(ours, theirs, shared_areas(ours, theirs))
     errors = [abs(float(ours.scores[one]) - float(theirs.scores[other])) for one, other, _ in found]
     mean = sum(iou for *_, iou in found) / len(found) if found else None
     return Agreement(len(ours), len(theirs), len(found), mean, max(errors, default=None))
 
 
-def pairs(ours: Boxes, theirs: Boxes) -> list[tuple[int, int, float]]:
+def pairs(ours: Boxes, theirs: Boxes, shared: Array) -> list[tuple[int, int, float]]:
     """Boxes of one class with an IoU of 0.5 or more: (index in the first, index in the second, IoU).
 
     Each box of the first, the best first, gets the free box of the second that it overlaps most.
+
+    Args:
+        ours, theirs: the boxes.
+        shared: what :func:`shared_areas` says of them.
     """
     free = np.ones(len(theirs), bool)
     found = []
-    for number, (box, label) in enumerate(zip(ours.xyxy, ours.labels)):
-        equal = np.abs(theirs.xyxy - box).max(1) <= _EQUAL  # a box without area overlaps nothing, even itself
-        shared = np.where(free & (theirs.labels == label), np.where(equal, 1.0, overlaps(box, theirs.xyxy)), -1.0)
-        best = int(shared.argmax()) if len(shared) else -1
-        if best >= 0 and shared[best] >= SAME_BOX:
+    for number, label in enumerate(ours.labels):
+        areas = np.where(free & (theirs.labels == label), shared[number], -1.0)
+        best = int(areas.argmax()) if len(areas) else -1
+        if best >= 0 and areas[best] >= SAME_BOX:
             free[best] = False
-            found.append((number, best, float(shared[best])))
+            found.append((number, best, float(areas[best])))
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .decoder import Decoder, Grid, Layout, Part, Table
 
@@ -82,6 +83,25 @@ def ultralytics_logits(
         "boxes", tables, classes, boxes="distances", bins=16, scores="sigmoid", anchors=pyramid(size, strides),
         score_threshold=0.25, iou_threshold=0.45,
     )  # fmt: skip
+
+
+def with_masks(decoder: Decoder, prototypes: int, output: int = 1) -> Decoder:
+    """A decoder of boxes, with the weights of prototypes as the last columns of its table.
+
+    Source: ``process_mask`` of Ultralytics; YOLOv5's segmentation models are alike.
+
+    Args:
+        decoder: of one table.
+        prototypes: their number.
+        output: index of the output that holds them.
+
+    Example:
+        >>> with_masks(ultralytics(80), 32).prototypes
+        32
+    """
+    (table,) = decoder.tables
+    tables = (replace(table, parts=(*table.parts, "coefficients")), Table(output, ("prototypes",), "maps"))
+    return replace(decoder, tables=tables, prototypes=prototypes)
 
 
 def found_rows(keypoints: tuple[int, int] = (0, 2)) -> Decoder:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -13,22 +15,86 @@ from .decoder import Decoder
 from .detection import Detection
 from .embedding import Embedding
 from .figures import OUTPUTS, Figure
+from .guess import DETECTORS
 from .images import Images
+from .instances import Instances
 from .landmarks import Landmarks
-from .own import own_task
+from .own import own_metric, own_task
 from .pose import Pose
 from .segmentation import Segmentation
 from .task import Task
 from .tensor import Tensors
 from .text import Texts
 
-TASKS: Mapping[str, type[Task]] = MappingProxyType(
-    {
-        task.name: task
-        for task in (Classification, Detection, Pose, Segmentation, Landmarks, Images, Texts, Embedding, Tensors)
-    }
-)
+_ALL: tuple[type[Task], ...] = (
+    Classification, Detection, Pose, Segmentation, Instances, Landmarks, Images, Texts, Embedding, Tensors,
+)  # fmt: skip
+TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in _ALL})
 """Name -> task, as ``--task`` takes it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What ``--task`` says.
+
+    Attributes:
+        name: of the task; empty: nothing was asked for.
+        values: attribute -> its value.
+        head: the head of a detector, by its name.
+        alphabet: a file with the characters of a text reader, one a line.
+    """
+
+    name: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    head: str = ""
+    alphabet: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Asked:
+        """Read it. Of a user's own class, as ``package.module:Name``, only the name is known.
+
+        Raises:
+            RecipeError: there is no such task, attribute or head, or a value is not of its type.
+
+        Example:
+            >>> Asked.of("detection:head=yolox").head
+            'yolox'
+        """
+        name, _, rest = text.partition(":")
+        if name not in TASKS:
+            if not text or rest:
+                return cls(text)
+            hint = f"{', '.join(TASKS)}, or package.module:Name"
+            raise RecipeError(f"unknown task {text!r}", where="task", hint=hint)
+        kind = TASKS[name]
+        numbers = _numbers(kind)
+        words = ["head"] if issubclass(kind, Detection) else ["alphabet"] if kind is Texts else []
+        values: dict[str, float] = {}
+        said: dict[str, str] = {}
+        for item in filter(None, rest.split(",")):
+            key, equals, value = item.partition("=")
+            if key not in (*numbers, *words) or not equals:
+                hint = f"attributes: {', '.join((*numbers, *words)) or 'none'}"
+                raise RecipeError(f"{item!r} is not an attribute of {name}", where="task", hint=hint)
+            try:
+                if key in words:
+                    said[key] = value
+                else:
+                    values[key] = type(numbers[key])(value)
+            except ValueError:
+                raise RecipeError(f"{item!r}: {value!r} is not a number of its kind", where="task") from None
+        if said.get("head", DETECTORS[0]) not in DETECTORS:
+            raise RecipeError(f"unknown head {said['head']!r}", where="task", hint=", ".join(DETECTORS))
+        return cls(name, values, **said)
+
+    def applied(self, task: Task) -> Task:
+        """A task with the attributes that the user gave."""
+        return dataclasses.replace(task, **cast(Any, self.values))
+
+
+def _numbers(kind: type[Task]) -> dict[str, float]:
+    """The attributes of a task that are numbers, with their defaults."""
+    return {each.name: each.default for each in dataclasses.fields(kind) if isinstance(each.default, int | float)}
 
 
 def named_task(text: str, decoder: Decoder | None) -> Task:
@@ -37,7 +103,8 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
     Args:
         text: a name of :data:`TASKS`, with values for its attributes behind a colon; or a class, as
             ``package.module:Name``.
-        decoder: of the network, where one is known.
+        decoder: of the network, where one is known. It says what the user does not: which axis has the classes, or
+            the alphabet. A head or an alphabet in ``text`` was used to find it.
 
     Raises:
         RecipeError: there is no such task or attribute, a value is not of its type, or a detector has no decoder.
@@ -46,46 +113,61 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
         >>> named_task("segmentation:threshold=0.3,axis=-1", None).threshold
         0.3
     """
-    name, _, rest = text.partition(":")
-    if name not in TASKS:
-        if rest:
-            return own_task(text)()
-        raise RecipeError(f"unknown task {text!r}", where="task", hint=f"{', '.join(TASKS)}, or package.module:Name")
-    kind = TASKS[name]
-    fields = {field.name: field.default for field in dataclasses.fields(kind) if isinstance(field.default, int | float)}
-    values = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, number = item.partition("=")
-        if key not in fields or not equals:
-            known = ", ".join(fields) or "none"
-            raise RecipeError(f"{item!r} is not an attribute of {name}", where="task", hint=f"attributes: {known}")
-        try:
-            values[key] = type(fields[key])(number)
-        except ValueError:
-            raise RecipeError(f"{item!r}: {number!r} is not a number of its kind", where="task") from None
+    asked = Asked.of(text)
+    if asked.name not in TASKS:
+        return own_task(text)()
+    kind = TASKS[asked.name]
     if issubclass(kind, Detection):
         if decoder is None or decoder.kind != "boxes":
-            hint = "give --task with a class of your own that decodes them"
+            hint = f"--task {asked.name}:head=NAME ({', '.join(DETECTORS)}), or a class of your own that decodes them"
             raise RecipeError("no decoder is known for the outputs of this network", where="task", hint=hint)
+        if missing := next((part for part in kind.reads if part not in decoder.parts), ""):
+            raise RecipeError(f"the decoder of this network reads no {missing}", where="task", hint="--task detection")
         return kind(decoder=decoder)
-    return kind(**cast(Any, values))
+    known = decoded_task(decoder) if decoder else None
+    return asked.applied(known if isinstance(known, kind) else kind())
 
 
-def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]]) -> Task | None:
+def asked_task(task: str, metric: str) -> Task | type[Task] | None:
+    """What the user says of the task, before anything is known of the network; None where that is nothing.
+
+    Args:
+        task, metric: as in a recipe.
+
+    Raises:
+        RecipeError: there is no such task, attribute or function, or both are given.
+    """
+    if task and metric:
+        raise RecipeError("--task and --metric exclude each other", hint="a task of your own has any figures")
+    if metric:
+        return own_metric(metric)
+    name = Asked.of(task).name
+    return TASKS.get(name) or own_task(task) if name else None
+
+
+def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]] = ()) -> Task | None:
     """The task of a network with a decoder; None where the decoder does not tell it.
 
     Args:
         decoder: of the network.
-        shapes: of its outputs, without the batch axis.
+        shapes: of its outputs, without the batch axis, where they are known: the best classes of a vector or of a
+            sequence are no map.
     """
     (table, *_), axis = decoder.tables, decoder.axis
     if decoder.kind == "boxes":
-        return (Pose if decoder.keypoints[0] else Detection)(decoder=decoder)
+        return (Pose if decoder.keypoints[0] else Instances if decoder.prototypes else Detection)(decoder=decoder)
     if decoder.kind == "ctc":
-        return Texts(output=table.output, axis=axis, blank=decoder.blank)
+        return Texts(output=table.output, axis=axis, blank=decoder.blank, alphabet=decoder.alphabet)
     if decoder.kind == "points":
         return Landmarks(output=table.output, dims=decoder.keypoints[1], apart=int(table.layout == "columns"))
-    return Segmentation(output=table.output, axis=axis) if len(shapes[table.output]) >= 3 else None
+    if shapes and len(shapes[table.output]) < 3:
+        return None
+    if decoder.classes == 1:
+        least = decoder.score_threshold
+        values = math.log(least / (1 - least)) if decoder.scores == "sigmoid" and 0 < least < 1 else least
+        return Segmentation(output=table.output, axis=-1, threshold=values)
+    sides = len(shapes[table.output]) if shapes else 3  # counted from the front: -1 says that there is one map
+    return Segmentation(output=table.output, axis=axis % sides)
 
 
 def spelled(task: Task) -> str:
@@ -97,8 +179,8 @@ def spelled(task: Task) -> str:
     """
     if type(task) not in TASKS.values():
         return ""
-    fields = [field for field in dataclasses.fields(task) if isinstance(field.default, int | float)]
-    changed = {f.name: value for f in fields if (value := getattr(task, f.name)) != f.default}
+    numbers = _numbers(type(task))
+    changed = {key: value for key, default in numbers.items() if (value := getattr(task, key)) != default}
     return ":".join(filter(None, [task.name, ",".join(f"{key}={value:g}" for key, value in changed.items())]))
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs the model on one input and prints the best classes: infer.py MODEL.param MODEL.bin INPUT [OUTPUT] [options].
+"""Runs the model on one input and prints the answer: infer.py MODEL.param MODEL.bin INPUT [OUTPUT] [options].
 
 INPUT is an image, or an array: .npy, or text in a .txt or .csv. OUTPUT is .npy or text. Needs ncnn and numpy; PPM and
-PGM images are read here, other formats by Pillow, where that is installed. What is known of the model comes from the
+PGM images are read here; other formats, masks, images and --draw need Pillow. What is known of the model comes from the
 infer.json beside this file. Python 3.9 or newer.
 """
 
@@ -15,15 +15,21 @@ import math
 import os
 import sys
 import time
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ncnnkit.app.python_tasks.classification import JOINS_TILES, PICTURE, answer, describe, draw, lines, picture
+from ncnnkit.app.python_tasks.common import Failure, Tile, times
+from ncnnkit.errors import NcnnkitError
 from ncnnkit.onboard.picture import (
     CHANNELS,
     OPENCV,
     Array,
+    Placement,
     normalised,
     of_card,
     places,
@@ -33,10 +39,6 @@ from ncnnkit.onboard.picture import (
 from ncnnkit.onboard.storages import check_storages, layers_of
 
 Facts = Dict[str, Any]
-
-
-class Failure(Exception):
-    """What a user can mend: it ends the program with one line on stderr and exit status 1."""
 
 
 # ----------------------------------------------------------------------------------------------------------- images
@@ -111,22 +113,22 @@ def nearest_places(before: int, after: int) -> Array:
     return np.where(places < before, places, -1)
 
 
-def prepare(pixels: Array, how: Facts, tile: Optional[int] = None) -> Array:
-    """The network's input, float32, from uint8 (H, W) or (H, W, C)."""
+def prepare(pixels: Array, how: Facts, tile: Optional[int] = None) -> Tuple[List[Array], List[Placement]]:
+    """The network's inputs, float32, from uint8 (H, W) or (H, W, C): one, or one for each tile; and where each lies."""
     pixels = in_color(pixels, CHANNELS[how["color"]])
     try:
         found = places(*of_card(how), *pixels.shape[:2])
     except ValueError as error:
         raise Failure(str(error)) from None
-    if (tile or 0) >= len(found) or (tile is None and len(found) > 1):
+    if (tile or 0) >= len(found) or (tile is None and len(found) > 1 and not JOINS_TILES):
         raise Failure("is cut into tiles: choose one with --tile=0 to --tile=%d" % (len(found) - 1))
-    place = found[tile or 0]
-    height, width = place.resized
+    found = found if tile is None else [found[tile]]
+    height, width = found[0].resized
     if how["interpolation"] == OPENCV:
         pixels = resize_as_opencv(pixels, height, width)
     elif (height, width) != pixels.shape[:2]:
         pixels = resize(pixels, height, width, how["interpolation"], how["may_swap"])
-    return to_tensor(pixels, place, how)
+    return [to_tensor(pixels, place, how) for place in found], found
 
 
 def in_color(pixels: Array, channels: int) -> Array:
@@ -142,7 +144,7 @@ def in_color(pixels: Array, channels: int) -> Array:
     return pixels[:, :, :channels]
 
 
-def decode(path: Path) -> Array:
+def read_image(path: Path) -> Array:
     """uint8 (H, W), (H, W, 3) or (H, W, 4)."""
     data = path.read_bytes()
     if data[:2] in (b"P5", b"P6"):
@@ -221,8 +223,22 @@ def read_array(path: Path) -> Array:
     return values
 
 
-def read_input(path: Path, facts: Facts, tile: Optional[int] = None) -> Array:
-    """The network's input, float32 of its shape."""
+@dataclass
+class Input:
+    """What is fed to the network.
+
+    Attributes:
+        tensors: float32 of the shape of the network's input; of an image that is cut into tiles, one for each.
+        places: where the image lies in each.
+        pixels: of the image; None for an array.
+    """
+
+    tensors: List[Array]
+    places: List[Placement]
+    pixels: Optional[Array] = None
+
+
+def read_input(path: Path, facts: Facts, tile: Optional[int] = None) -> Input:
     shape = tuple(facts["input"]["shape"])
     if is_array(path):
         values = read_array(path)
@@ -230,17 +246,23 @@ def read_input(path: Path, facts: Facts, tile: Optional[int] = None) -> Array:
         if not fits:
             raise Failure("has shape %s, the network takes %s" % (times(values.shape), times(shape)))
         values = np.ascontiguousarray(values.reshape(shape))
-        return normalised(values, facts["preprocess"]) if facts["preprocess"] else values
+        values = normalised(values, facts["preprocess"]) if facts["preprocess"] else values
+        return Input([values], [whole_input(facts)])
     if not facts["takes_images"]:
         raise Failure("this model takes arrays (.npy or text), not images")
-    tensor = prepare(decode(path), {**facts["preprocess"], "may_swap": facts["may_swap"]}, tile)
-    if tensor.shape != shape:
-        raise Failure("becomes %s, the network takes %s" % (times(tensor.shape), times(shape)))
-    return tensor
+    pixels = read_image(path)
+    tensors, found = prepare(pixels, {**facts["preprocess"], "may_swap": facts["may_swap"]}, tile)
+    if tensors[0].shape != shape:
+        raise Failure("becomes %s, the network takes %s" % (times(tensors[0].shape), times(shape)))
+    return Input(tensors, found, pixels)
 
 
-def times(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
+def whole_input(facts: Facts) -> Placement:
+    """The place of an array: it is the network's input itself."""
+    shape = (1, *facts["input"]["shape"])
+    last = len(shape) == 4 and (facts["preprocess"] or {}).get("layout") == "hwc"
+    size = shape[1:3] if last else shape[-2:]
+    return Placement(size, size, 0, 0, size)
 
 
 def write_output(path: Path, values: Array) -> None:
@@ -251,6 +273,32 @@ def write_output(path: Path, values: Array) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- the network
+
+
+def numbers(version: str) -> List[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def notes(ncnn: Any, facts: Facts) -> List[str]:
+    """What is not as it was when the model was measured."""
+    if not facts["ncnn"] or numbers(ncnn.__version__) >= numbers(facts["ncnn"]):
+        return []
+    text = "this ncnn, %s, is older than %s, with which the model was measured: answers and times may differ"
+    return [text % (ncnn.__version__, facts["ncnn"])]
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Refuse model files that are not as checksums.txt beside them says."""
+    for path in paths:
+        try:
+            lines = path.with_name("checksums.txt").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            continue
+        written = {name: crc for crc, _, name in (line.partition(" ") for line in lines)}
+        found = "%08x" % zlib.crc32(path.read_bytes())
+        if written.get(path.name, found) != found:
+            text = "%s: is not the file that was written: its CRC-32 is %s, not %s; copy it again, or give --no-check"
+            raise Failure(text % (path, found, written[path.name]))
 
 
 def cluster_cores(ncnn: Any, cluster: str) -> int:
@@ -326,6 +374,11 @@ def open_net(ncnn: Any, args: argparse.Namespace, facts: Facts, precision: str, 
     return net, device
 
 
+def own_mat(ncnn: Any, tensor: Array) -> Any:
+    """A tensor in ncnn's own memory: on numpy's, layers that work in place crash in light mode."""
+    return ncnn.Mat(tensor).clone()
+
+
 def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
     """The outputs of one inference, float32."""
     with net.create_extractor() as extractor:
@@ -343,14 +396,55 @@ def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
         return outputs
 
 
-def best(scores: Array, labels: Sequence[str], count: int) -> List[Dict[str, Any]]:
-    """The best classes, best first; none where the output is no vector of scores."""
-    if scores.size < 2 or max(scores.shape) != scores.size:
-        return []
-    flat = scores.reshape(-1)
-    order = np.argsort(-flat, kind="stable")[:count]
-    named = len(labels) == flat.size
-    return [{"index": int(i), "label": labels[i] if named else "class %d" % i, "score": float(flat[i])} for i in order]
+def predict(ncnn: Any, net: Any, given: Input, facts: Facts) -> Any:
+    """The prediction for an input, of all its tiles together."""
+    tiles = []
+    for tensor, place in zip(given.tensors, given.places):
+        outputs = infer(ncnn, net, own_mat(ncnn, tensor), facts)
+        if not all(np.isfinite(values).all() for values in outputs):
+            raise Failure("the output holds NaN or infinity")
+        tiles.append(Tile(outputs, place))
+    return answer(tiles, facts)
+
+
+def timed(ncnn: Any, net: Any, tensor: Array, facts: Facts, count: int) -> Tuple[List[float], List[Array]]:
+    """Milliseconds of each inference, the first one apart; and the outputs."""
+    mat, samples, outputs = own_mat(ncnn, tensor), [], []
+    for _ in range(count + 1):
+        start = time.perf_counter()
+        outputs = infer(ncnn, net, mat, facts)
+        samples.append((time.perf_counter() - start) * 1000)
+    return samples, outputs
+
+
+def save(
+    found: Any, given: Input, outputs: List[Array], args: argparse.Namespace, facts: Facts, labels: List[str]
+) -> None:
+    """Write OUTPUT and --draw."""
+    if is_picture(args.output):
+        if not PICTURE:
+            raise Failure("%s: this model makes no image: give a .npy or .txt, or --draw" % args.output)
+        as_image(picture(found)).save(args.output)
+    elif args.output:
+        for row, values in zip(facts["outputs"], outputs):
+            named = args.output.with_name("%s-%s%s" % (args.output.stem, row["file"], args.output.suffix))
+            write_output(named if len(outputs) > 1 else args.output, values)
+    if args.draw and given.pixels is not None:
+        image = as_image(in_color(given.pixels, 3))
+        draw(found, labels, image)
+        image.save(args.draw)
+
+
+def is_picture(path: Optional[Path]) -> bool:
+    return path is not None and path.suffix in (".png", ".jpg", ".jpeg", ".ppm", ".pgm")
+
+
+def as_image(pixels: Array) -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise Failure("writing images needs Pillow (pip install Pillow)") from None
+    return Image.fromarray(pixels)
 
 
 def beside(path: Path, name: str) -> str:
@@ -374,6 +468,8 @@ def run(args: argparse.Namespace) -> None:
             raise Failure("%s: is a folder" % path)
         if not path.is_file() or not path.stat().st_size:
             raise Failure("%s: no such file, or an empty one" % path)
+    if not args.no_check:
+        check_files((args.param, args.bin))
     facts: Facts = json.loads(beside(Path(__file__), "infer.json"))
     labels = beside(args.param, "labels.txt").splitlines()
     variants = [line.split() for line in beside(args.param, "variants.txt").splitlines()]
@@ -385,7 +481,7 @@ def run(args: argparse.Namespace) -> None:
         raise Failure("--precision=%s: must be one of %s" % (precision, ", ".join(facts["precisions"])))
     start = time.perf_counter()
     try:
-        tensor = read_input(args.input, facts, args.tile)
+        given = read_input(args.input, facts, args.tile)
     except Failure as failure:
         raise Failure("%s: %s" % (args.input, failure)) from None
     input_ms = (time.perf_counter() - start) * 1000
@@ -394,27 +490,20 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     net, device = open_net(ncnn, args, facts, precision, own)
     load_ms = (time.perf_counter() - start) * 1000
-    mat = ncnn.Mat(tensor).clone()  # ncnn's own memory: on numpy's, layers that work in place crash in light mode
-    samples, outputs = [], []
-    for _ in range(args.loop + 1):
-        start = time.perf_counter()
-        outputs = infer(ncnn, net, mat, facts)
-        samples.append((time.perf_counter() - start) * 1000)
-    if not all(np.isfinite(values).all() for values in outputs):
-        raise Failure("the output holds NaN or infinity")
-    if args.output:
-        for row, values in zip(facts["outputs"], outputs):
-            several = len(outputs) > 1
-            named = args.output.with_name("%s-%s%s" % (args.output.stem, row["file"], args.output.suffix))
-            write_output(named if several else args.output, values)
+    samples, outputs = timed(ncnn, net, given.tensors[0], facts, args.loop)
+    found = predict(ncnn, net, given, facts)
+    save(found, given, outputs, args, facts, labels)
     first, low = samples[0], min(samples[1:])
     median, high = np.percentile(samples[1:], [50, 90]).tolist()
     report: Dict[str, Any] = {
         "model": facts["model"], "precision": precision, "backend": "vulkan" if device else "cpu", "device": device,
         "threads": args.threads, "load_ms": load_ms, "input_ms": input_ms,
         "latency_ms": {"first": first, "min": low, "median": median, "p90": high, "runs": args.loop},
-        "top": best(outputs[0], labels, args.top),
+        "ncnn": ncnn.__version__, "measured_ncnn": facts["ncnn"], "notes": notes(ncnn, facts),
+        **describe(found, labels, args.top),
     }  # fmt: skip
+    if PICTURE:
+        report[PICTURE] = str(args.output) if is_picture(args.output) else None
     if args.json:
         print(json.dumps(report))
         return
@@ -423,8 +512,10 @@ def run(args: argparse.Namespace) -> None:
     print(
         "latency: first %.4g ms; then min %.4g, median %.4g, p90 %.4g ms of %d" % (first, low, median, high, args.loop)
     )
-    for row in report["top"]:
-        print("%8.4g  %s" % (row["score"], row["label"]))
+    for note in report["notes"]:
+        print("note: " + note)
+    for line in lines(found, labels, args.top):
+        print(line)
 
 
 def whole(text: str) -> int:
@@ -439,6 +530,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def drawable(text: str) -> Path:
+    if not is_picture(Path(text)):
+        raise argparse.ArgumentTypeError("must end in .png, .jpg or .ppm, not %r" % text)
+    return Path(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("param", type=Path)
@@ -446,19 +543,20 @@ def main() -> int:
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path, nargs="?")
     parser.add_argument("--cpu", dest="gpu", action="store_const", const="", help="run on the CPU (default)")
-    parser.add_argument(
-        "--gpu", nargs="?", choices=("real", "any"), const="real", default="", help="by Vulkan, or fail"
-    )
+    parser.add_argument("--gpu", action="store_const", const="real", default="", help="by Vulkan, or fail")
+    parser.add_argument("--gpu=any", dest="gpu", action="store_const", const="any", help="or by a software device")
     parser.add_argument("--precision", help="a precision of models/variants.txt; default: the model's")
     parser.add_argument("--threads", type=positive, help="default: the cluster's cores")
     parser.add_argument("--cluster", choices=("big", "little", "all"), default="big")
     parser.add_argument("--loop", type=positive, default=10, help="timed inferences, after a first one")
     parser.add_argument("--top", type=whole, default=5, help="best classes to print")
-    parser.add_argument("--tile", type=whole, help="which tile of the image, if it is cut into tiles")
+    parser.add_argument("--tile", type=whole, help="only this tile of the image, if it is cut into tiles")
+    parser.add_argument("--draw", type=drawable, help="draw the answer onto the image: .png, .jpg or .ppm")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--no-check", action="store_true", help="also run files that are not as checksums.txt says")
     try:
         run(parser.parse_args())
-    except (Failure, OSError) as failure:
+    except (Failure, NcnnkitError, OSError) as failure:
         print("infer: %s" % failure, file=sys.stderr)
         return 1
     return 0

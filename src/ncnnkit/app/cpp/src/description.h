@@ -78,7 +78,8 @@ struct Output {
 struct Model {
     const char* name;
     const char* precision; // what it runs at, if no other is asked for
-    const char* ncnn; // the version it was made with; empty: not known
+    const char* stem; // its files' name in models/
+    const char* ncnn; // the version it was measured with; empty: not known
     const char* target; // the kernels it was made for; empty: any
     const char* input; // blob
     std::vector<int> shape; // of the input, channels first, without a batch axis

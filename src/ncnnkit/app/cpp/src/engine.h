@@ -1,10 +1,12 @@
 // The network, loaded; and inferences of it, one in each thread.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <net.h>
+#include <pipelinecache.h>
 
 #include "description.h"
 #include "model_files.h"
@@ -30,8 +32,10 @@ struct Settings {
     const Precision* precision;
     Gpu gpu = Gpu::none;
     int threads = 1;
-    bool plain = false; // nothing that saves memory: to measure against
 };
+
+// The version of the ncnn that this program runs with, as 1.0.20260526.
+std::string version_of_ncnn();
 
 class Engine {
 public:
@@ -44,18 +48,26 @@ public:
     const Settings& settings() const { return settings_; }
     const std::string& device() const { return device_; } // the GPU's name; empty on the CPU
     double load_ms() const { return load_ms_; }
-    // Types of layers that the GPU has no kernel for, and which run on the CPU.
-    const std::vector<std::string>& without_gpu() const { return without_gpu_; }
+    // Whether the GPU's pipelines came from a file.
+    bool warm() const { return warm_; }
+    // Whether this ncnn is older than that with which the model was measured.
+    bool older() const { return older_; }
+    // What is not as it was when the model was measured, a sentence each.
+    const std::vector<std::string>& notes() const { return notes_; }
 
 private:
     void load(const ModelFiles& files);
-    void look_at_layers();
+    void compare_with_measured(const ModelFiles& files);
 
     Settings settings_;
+#if NCNN_VULKAN
+    std::unique_ptr<ncnn::PipelineCache> pipelines_; // before the network, whose layers use it to their end
+#endif
     ncnn::Net net_;
     std::string device_;
     double load_ms_ = 0.0;
-    std::vector<std::string> without_gpu_;
+    bool warm_ = false, older_ = false;
+    std::vector<std::string> notes_;
 };
 
 // What one thread needs to run an Engine over and over: pools of memory that are used again.

@@ -1,8 +1,12 @@
 #include "files.h"
 
+#include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <fcntl.h>
+#include <filesystem>
+#include <fstream>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -44,7 +48,37 @@ struct File {
     std::size_t size = 0;
 };
 
+// Row k: the CRC of each byte with k bytes of zeros behind it, so that eight bytes are looked up at once.
+constexpr std::array<std::array<std::uint32_t, 256>, 8> crc_table()
+{
+    std::array<std::array<std::uint32_t, 256>, 8> table{};
+    for (std::uint32_t byte = 0; byte < 256; byte++) {
+        std::uint32_t value = byte;
+        for (int bit = 0; bit < 8; bit++)
+            value = value >> 1 ^ (value & 1 ? 0xEDB88320u : 0u);
+        table[0][byte] = value;
+    }
+    for (std::size_t k = 1; k < 8; k++)
+        for (std::size_t byte = 0; byte < 256; byte++)
+            table[k][byte] = table[k - 1][byte] >> 8 ^ table[0][table[k - 1][byte] & 255];
+    return table;
+}
+
+constexpr auto kCrc = crc_table();
+
 } // namespace
+
+void Crc32::add(const std::uint8_t* bytes, std::size_t size)
+{
+    for (; size >= 8; bytes += 8, size -= 8) {
+        std::uint32_t next = 0;
+        for (int k = 0; k < 4; k++)
+            next ^= kCrc[7 - k][(bytes[k] ^ state_ >> 8 * k) & 255] ^ kCrc[3 - k][bytes[4 + k]];
+        state_ = next;
+    }
+    for (; size > 0; bytes++, size--)
+        state_ = state_ >> 8 ^ kCrc[0][(state_ ^ *bytes) & 255];
+}
 
 Bytes read_file(const std::string& path)
 {
@@ -60,6 +94,36 @@ Bytes read_file(const std::string& path)
         done += static_cast<std::size_t>(count);
     }
     return bytes;
+}
+
+void write_file(const std::string& path, const Bytes& bytes)
+{
+    std::FILE* file = std::fopen(path.c_str(), "wb");
+    bool written = file && std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
+    const int error = errno;
+    written = file && std::fclose(file) == 0 && written;
+    if (!written)
+        throw Failure(path + ": cannot be written: " + std::strerror(error ? error : errno));
+}
+
+Bytes read_if_there(const std::string& path)
+{
+    try {
+        return read_file(path);
+    } catch (const Failure&) {
+        return {};
+    }
+}
+
+void write_if_possible(const std::string& path, const Bytes& bytes)
+{
+    std::error_code error;
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
+    const std::string part = path + "." + std::to_string(getpid());
+    std::ofstream(part, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), std::streamsize(bytes.size()));
+    if (std::filesystem::file_size(part, error) == bytes.size() && !error)
+        std::filesystem::rename(part, path, error);
+    std::filesystem::remove(part, error);
 }
 
 bool is_folder(const std::string& path)

@@ -11,6 +11,15 @@ using Bytes = std::vector<std::uint8_t>;
 // The content of a file. Throws Failure.
 Bytes read_file(const std::string& path);
 
+// Writes a file. Throws Failure.
+void write_file(const std::string& path, const Bytes& bytes);
+
+// The content of a file; empty where it cannot be read.
+Bytes read_if_there(const std::string& path);
+
+// Writes a file, and the folders it is in, so that nobody sees half of it. Does nothing where that is not possible.
+void write_if_possible(const std::string& path, const Bytes& bytes);
+
 bool is_folder(const std::string& path);
 
 // A file's pages, read by the kernel when they are touched and given back by it when memory is short.
@@ -31,4 +40,14 @@ public:
 private:
     const std::uint8_t* data_ = nullptr;
     std::size_t size_ = 0;
+};
+
+// CRC-32, as in gzip and zip, of bytes that come in pieces.
+class Crc32 {
+public:
+    void add(const std::uint8_t* bytes, std::size_t size);
+    std::uint32_t value() const { return ~state_; }
+
+private:
+    std::uint32_t state_ = ~std::uint32_t(0);
 };

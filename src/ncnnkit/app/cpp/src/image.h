@@ -20,3 +20,12 @@ struct Image {
 // An image file's pixels, as Pillow decodes them: 16 bits become 8, EXIF's orientation is not applied.
 // Throws Failure, naming the image by `name`.
 Image decode(const std::vector<std::uint8_t>& file, const std::string& name);
+
+// Whether a file is written as an image: its name ends in .png, .jpg, .jpeg, .ppm or .pgm.
+bool is_image(const std::string& path);
+
+// Writes an image in the format of the file's name. Throws Failure.
+void write_image(const std::string& path, const Image& image);
+
+// The image in so many channels: 1: grey as Pillow computes it, 3: RGB, 4: RGB and opaque where it has no alpha.
+void in_channels(const Image& image, int channels, Image& made);

@@ -5,6 +5,7 @@
 
 #include <csetjmp>
 #include <cstdio>
+#include <cstdlib>
 
 #include <jerror.h>
 #include <jpeglib.h>
@@ -86,11 +87,46 @@ Image decode_jpeg(const Bytes& file)
     return std::move(d.image);
 }
 
+Bytes encode_jpeg(const Image& image)
+{
+    struct Encoding { // must outlive a longjmp
+        jpeg_compress_struct info{};
+        Errors errors{};
+        unsigned char* file = nullptr;
+        unsigned long size = 0;
+        ~Encoding() { jpeg_destroy_compress(&info); std::free(file); }
+    } e;
+    e.info.err = jpeg_std_error(&e.errors.manager);
+    e.errors.manager.error_exit = leave;
+    if (setjmp(e.errors.back) != 0)
+        throw Failure(std::string("cannot be encoded: ") + e.errors.message);
+    jpeg_create_compress(&e.info);
+    jpeg_mem_dest(&e.info, &e.file, &e.size);
+    e.info.image_width = static_cast<JDIMENSION>(image.width);
+    e.info.image_height = static_cast<JDIMENSION>(image.height);
+    e.info.input_components = image.channels;
+    e.info.in_color_space = image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
+    jpeg_set_defaults(&e.info);
+    jpeg_set_quality(&e.info, 90, TRUE);
+    jpeg_start_compress(&e.info, TRUE);
+    while (e.info.next_scanline < e.info.image_height) {
+        JSAMPROW row = const_cast<JSAMPROW>(image.row(static_cast<int>(e.info.next_scanline)));
+        jpeg_write_scanlines(&e.info, &row, 1);
+    }
+    jpeg_finish_compress(&e.info);
+    return Bytes(e.file, e.file + e.size);
+}
+
 #else
 
 Image decode_jpeg(const Bytes&)
 {
     throw Failure("is a JPEG, and libjpeg-turbo was not found when this program was built");
+}
+
+Bytes encode_jpeg(const Image&)
+{
+    throw Failure("would be a JPEG, and libjpeg-turbo was not found when this program was built: take .ppm");
 }
 
 #endif

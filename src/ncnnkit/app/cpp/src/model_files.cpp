@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <set>
 #include <sstream>
@@ -109,30 +110,25 @@ std::vector<std::string> lines(const std::string& text)
     return found;
 }
 
-std::string text_of(const std::string& path)
+std::string text(const Bytes& bytes)
 {
-    const Bytes bytes = read_file(path);
     return std::string(bytes.begin(), bytes.end());
 }
 
 // None where there is no such file.
-std::vector<std::string> lines_beside(const std::string& path)
+std::vector<std::string> lines_of(const std::string& path)
 {
-    try {
-        return lines(text_of(path));
-    } catch (const Failure&) {
-        return {};
-    }
+    return lines(text(read_if_there(path)));
 }
 
 // What a model is to run with: as the program's own variant, where that is one of those it is the file of; else as the
-// first of these. `variants` are lines of name, precision, backend and model.
+// first of these. `variants`: see ModelFiles.
 std::string precision_of(const std::string& param, const std::vector<std::string>& variants)
 {
     std::string first;
     for (const std::string& line : variants) {
         const std::vector<std::string> row = words(line);
-        if (row.size() != 4 || row[3] + ".param" != param)
+        if (row.size() < 4 || row[3] + ".param" != param)
             continue;
         if (row[1] == kModel.precision)
             return row[1];
@@ -166,6 +162,31 @@ void try_to_load(const std::string& param)
     throw Failure(std::string("ncnn cannot load it: ") + (reason[0] ? reason : "it gives no reason"));
 }
 
+std::string hexadecimal(std::uint32_t number)
+{
+    char text[9];
+    std::snprintf(text, sizeof text, "%08x", static_cast<unsigned>(number));
+    return text;
+}
+
+// The CRC-32 that `checksums`, lines of CRC and name, give of a file; empty where there is none.
+std::string crc_of(const std::string& path, const std::vector<std::string>& checksums)
+{
+    const std::string name = path.substr(path.rfind('/') + 1);
+    for (const std::string& line : checksums)
+        if (const std::vector<std::string> row = words(line); row.size() == 2 && row[1] == name)
+            return row[0];
+    return "";
+}
+
+// Throws Failure where a file is not as it was written.
+void check_crc(const std::string& path, std::uint32_t found, const std::string& written)
+{
+    if (!written.empty() && hexadecimal(found) != written)
+        throw Failure(path + ": is not the file that was written: its CRC-32 is " + hexadecimal(found) + ", not " + written
+                      + "; copy it again, or give --no-check if you changed it");
+}
+
 void check(const ModelFiles& files)
 {
     try {
@@ -178,21 +199,49 @@ void check(const ModelFiles& files)
 
 } // namespace
 
-ModelFiles open_model(const std::string& param, const std::string& bin)
+void ModelFiles::check_weights(std::uint32_t found) const
+{
+    check_crc(bin, found, crc);
+}
+
+ModelFiles open_model(const std::string& param, const std::string& bin, bool checked)
 {
     ModelFiles files;
     files.name = param;
-    files.param = text_of(param);
+    files.param = text(read_file(param));
+    files.folder = param.substr(0, param.rfind('/') + 1); // empty where there is no slash
+    files.variants = lines_of(files.folder + "variants.txt");
+    if (checked) {
+        const std::vector<std::string> checksums = lines_of(files.folder + "checksums.txt");
+        Crc32 crc;
+        crc.add(reinterpret_cast<const std::uint8_t*>(files.param.data()), files.param.size());
+        check_crc(param, crc.value(), crc_of(param, checksums));
+        files.crc = crc_of(bin, checksums);
+    }
     check(files);
     files.bin = bin;
     files.mapped = std::make_shared<const MappedFile>(bin);
     files.weights = files.mapped->data();
     files.size = files.mapped->size();
-    const std::size_t slash = param.rfind('/') + 1; // 0 where there is none
-    files.labels = lines_beside(param.substr(0, slash) + "labels.txt");
-    files.precision = precision_of(param.substr(slash), lines_beside(param.substr(0, slash) + "variants.txt"));
+    files.labels = lines_of(files.folder + "labels.txt");
+    files.precision = precision_of(param.substr(files.folder.size()), files.variants);
     return files;
 }
+
+namespace {
+
+// models/ beside this program or in a folder above, as of build/native; empty: there is none.
+std::string models_folder()
+{
+    std::error_code error;
+    std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+    for (int up = 0; up < 4; up++, folder = folder.parent_path())
+        if (std::filesystem::is_regular_file(folder / "models" / "variants.txt", error))
+            return (folder / "models" / "").string();
+    return "";
+}
+
+} // namespace
 
 #if INFER_EMBED
 
@@ -206,12 +255,7 @@ EMBED(infer_param, INFER_EMBED_PARAM)
 EMBED(infer_bin, INFER_EMBED_BIN)
 EMBED(infer_labels, INFER_EMBED_LABELS)
 
-bool has_embedded_model()
-{
-    return true;
-}
-
-ModelFiles embedded_model()
+ModelFiles own_model(bool)
 {
     ModelFiles files;
     files.name = "the embedded model";
@@ -219,6 +263,8 @@ ModelFiles embedded_model()
     files.weights = infer_bin;
     files.size = static_cast<std::size_t>(infer_bin_end - infer_bin);
     files.labels = lines(std::string(infer_labels, infer_labels_end));
+    files.folder = models_folder();
+    files.variants = lines_of(files.folder + "variants.txt");
     files.precision = kModel.precision;
     check(files);
     return files;
@@ -226,14 +272,12 @@ ModelFiles embedded_model()
 
 #else
 
-bool has_embedded_model()
+ModelFiles own_model(bool checked)
 {
-    return false;
-}
-
-ModelFiles embedded_model()
-{
-    throw Failure("no model is part of this program: configure it with -DINFER_EMBED=ON");
+    const std::string model = models_folder() + kModel.stem;
+    if (model == kModel.stem)
+        throw Failure("models/ is neither beside this program nor above: give MODEL.param MODEL.bin");
+    return open_model(model + ".param", model + ".bin", checked);
 }
 
 #endif

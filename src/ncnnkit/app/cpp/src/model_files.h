@@ -16,12 +16,18 @@ struct ModelFiles {
     std::size_t size = 0;
     std::shared_ptr<const MappedFile> mapped; // what `weights` points into; none where they are part of the program
     std::vector<std::string> labels; // of the classes; none where there is no labels.txt
+    std::string folder; // models/, which also holds the texts beside the models; ends in / or is empty
+    std::vector<std::string> variants; // lines of variants.txt: name, precision, backend, model, and bounds
     std::string precision; // to run it with, where nobody says another
+    std::string crc; // of the weights as they were written, in hexadecimal; empty: not known, or not asked for
+
+    // Throws Failure where the weights are not what was written.
+    void check_weights(std::uint32_t found) const;
 };
 
-// The files of a model, and what labels.txt and variants.txt beside them say. Throws Failure.
-ModelFiles open_model(const std::string& param, const std::string& bin);
+// The files of a model, and what labels.txt, variants.txt and checksums.txt beside them say. checked: whether the files
+// must be as checksums.txt says. Throws Failure.
+ModelFiles open_model(const std::string& param, const std::string& bin, bool checked);
 
-// The model that is part of the program. Throws Failure where none is.
-ModelFiles embedded_model();
-bool has_embedded_model();
+// The model that the program was made for: part of it, or in models/ beside it or above. Throws Failure.
+ModelFiles own_model(bool checked);

@@ -7,7 +7,7 @@
 #include "engine.h"
 
 struct Options {
-    std::string param, bin; // empty: the embedded model
+    std::string param, bin; // empty: the program's own model
     std::string input;
     std::string output; // empty: not written
     std::string compare; // empty: with nothing
@@ -17,9 +17,11 @@ struct Options {
     int threads = 0; // 0: as many as the cluster has cores
     int loop = 10;
     int top = 5;
-    int tile = -1; // of the image; -1: it must be one
+    int tile = -1; // of the image; -1: all
+    std::string draw; // empty: nothing is drawn
+    bool self_test = false;
     bool json = false;
-    bool plain = false;
+    bool checked = true; // model files must be as they were written
     bool streams = false;
     std::string split; // of the streams; empty: the fastest is found by measuring
     bool help = false;
@@ -29,4 +31,5 @@ extern const char kUsage[];
 
 // Throws UsageError.
 const Precision* precision_named(const std::string& name);
+Settings settings_of(const Options& options, const ModelFiles& files);
 Options parse(const std::vector<std::string>& arguments);

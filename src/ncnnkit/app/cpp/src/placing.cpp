@@ -102,14 +102,14 @@ std::vector<Placement> places(const Preprocess& how, int height, int width, cons
         std::vector<Placement> found;
         for (int top : starts(rows, how.crop_height, how.overlap))
             for (int left : starts(columns, how.crop_width, how.overlap))
-                found.push_back({rows, columns, -top, -left, how.crop_height, how.crop_width});
+                found.push_back({rows, columns, -top, -left, how.crop_height, how.crop_width, height, width});
         return found;
     }
     if (how.crop_height)
         return {{rows, columns, -margin(rows, how.crop_height), -margin(columns, how.crop_width), how.crop_height,
-                 how.crop_width}};
+                 how.crop_width, height, width}};
     const int high = static_cast<int>(input.height), wide = static_cast<int>(input.width);
     if (how.fit.way == Way::letterbox && how.fit.centre)
-        return {{rows, columns, (high - rows) / 2, (wide - columns) / 2, high, wide}};
-    return {{rows, columns, 0, 0, high, wide}};
+        return {{rows, columns, (high - rows) / 2, (wide - columns) / 2, high, wide, height, width}};
+    return {{rows, columns, 0, 0, high, wide, height, width}};
 }

@@ -92,11 +92,31 @@ Image decode_png(const Bytes& file)
     return std::move(d.image);
 }
 
+Bytes encode_png(const Image& image)
+{
+    png_image how{};
+    how.version = PNG_IMAGE_VERSION;
+    how.width = static_cast<png_uint_32>(image.width);
+    how.height = static_cast<png_uint_32>(image.height);
+    how.format = image.channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
+    png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(how);
+    Bytes file(size);
+    if (!png_image_write_to_memory(&how, file.data(), &size, 0, image.pixels.data(), 0, nullptr))
+        throw Failure(std::string("cannot be encoded: ") + how.message);
+    file.resize(size);
+    return file;
+}
+
 #else
 
 Image decode_png(const Bytes&)
 {
     throw Failure("is a PNG, and libpng was not found when this program was built");
+}
+
+Bytes encode_png(const Image&)
+{
+    throw Failure("would be a PNG, and libpng was not found when this program was built: take .ppm");
 }
 
 #endif

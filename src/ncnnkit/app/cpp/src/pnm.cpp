@@ -26,6 +26,15 @@ long long number(const Bytes& file, std::size_t& at)
 
 } // namespace
 
+Bytes encode_pnm(const Image& image)
+{
+    const std::string header = (image.channels == 1 ? "P5\n" : "P6\n") + std::to_string(image.width) + " "
+                               + std::to_string(image.height) + "\n255\n";
+    Bytes file(header.begin(), header.end());
+    file.insert(file.end(), image.pixels.begin(), image.pixels.end());
+    return file;
+}
+
 Image decode_pnm(const Bytes& file)
 {
     std::size_t at = 2;

@@ -17,7 +17,7 @@ float normalised(float value, const Preprocess& how, std::size_t channel)
 
 } // namespace
 
-Preprocessor::Preprocessor(const Preprocess& preprocess, const std::vector<int>& shape) : how_(preprocess), shape_(shape)
+Preprocessor::Preprocessor(const Preprocess& preprocess, const std::vector<int>& shape) : how_(preprocess)
 {
     // What a letterbox leaves is its fill, and what lies outside of a crop is black.
     const bool fits = how_.fit.way != Way::none;
@@ -27,49 +27,20 @@ Preprocessor::Preprocessor(const Preprocess& preprocess, const std::vector<int>&
             values_[c][pixel] = normalised(static_cast<float>(pixel), how_, c);
         outside_.push_back(fits && !how_.fit.filled ? 0.0f : values_[c][fits ? how_.fit.fill[c] : 0]);
     }
-    tensor_.create(shape_[2], shape_[1], shape_[0]);
+    tensor_.create(shape[2], shape[1], shape[0]);
 }
 
-const ncnn::Mat& Preprocessor::operator()(const Image& image, const std::string& name, int tile)
+const ncnn::Mat& Preprocessor::operator()(const Image& image, const Placement& place)
 {
-    const std::vector<Placement> found = places(how_, image.height, image.width, name);
-    const int count = static_cast<int>(found.size());
-    if (tile >= count || (tile < 0 && count > 1))
-        throw Failure(name + ": is cut into tiles: choose one with --tile=0 to --tile=" + std::to_string(count - 1));
-    const Placement& place = found[std::max(tile, 0)];
-    std::vector<int> becomes{place.input_height, place.input_width};
-    becomes.insert(how_.channels_last ? becomes.end() : becomes.begin(), how_.channels());
-    if (becomes != shape_)
-        throw Failure(name + ": becomes " + times(becomes) + ", the network takes " + times(shape_));
     fill(resized(in_color(image), place), place);
     return tensor_;
 }
 
 const Image& Preprocessor::in_color(const Image& image)
 {
-    const int channels = how_.channels();
-    if (image.channels == channels)
+    if (image.channels == how_.channels())
         return image;
-    colored_.width = image.width;
-    colored_.height = image.height;
-    colored_.channels = channels;
-    const std::size_t count = std::size_t(image.width) * image.height;
-    colored_.pixels.resize(count * channels);
-    const std::uint8_t* from = image.pixels.data();
-    std::uint8_t* to = colored_.pixels.data();
-    for (std::size_t i = 0; i < count; i++, from += image.channels, to += channels) {
-        const bool gray = image.channels == 1;
-        const int red = from[0], green = from[gray ? 0 : 1], blue = from[gray ? 0 : 2];
-        if (channels == 1) { // ITU-R 601-2 luma, in Pillow's fixed point
-            to[0] = static_cast<std::uint8_t>((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16);
-            continue;
-        }
-        to[0] = static_cast<std::uint8_t>(red);
-        to[1] = static_cast<std::uint8_t>(green);
-        to[2] = static_cast<std::uint8_t>(blue);
-        if (channels == 4)
-            to[3] = image.channels == 4 ? from[3] : 255;
-    }
+    in_channels(image, how_.channels(), colored_);
     return colored_;
 }
 

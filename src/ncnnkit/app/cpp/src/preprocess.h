@@ -15,10 +15,9 @@ class Preprocessor {
 public:
     Preprocessor(const Preprocess& preprocess, const std::vector<int>& shape);
 
-    // The tensor of an image, or of a tile of it; it lives until the next call, which uses its memory again. tile: which
-    // one; -1: the image must be one tile. Throws Failure where the image, so prepared, does not have the network's
-    // input shape, or has no such tile.
-    const ncnn::Mat& operator()(const Image& image, const std::string& name, int tile = -1);
+    // The tensor of an image that lies so in the input, whose shape it must have; it lives until the next call, which
+    // uses its memory again.
+    const ncnn::Mat& operator()(const Image& image, const Placement& place);
 
 private:
     const Image& in_color(const Image& image);
@@ -26,7 +25,6 @@ private:
     void fill(const Image& image, const Placement& place);
 
     Preprocess how_;
-    std::vector<int> shape_;
     std::vector<std::array<float, 256>> values_; // of every pixel value, by channel
     std::vector<float> outside_; // what the image does not cover, by channel
     Image colored_, resized_;

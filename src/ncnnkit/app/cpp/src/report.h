@@ -1,44 +1,28 @@
-// What is printed.
+// What is written and printed of one input.
 #pragma once
 
-#include <string>
-#include <vector>
-
-#include <mat.h>
-
-struct Score {
-    int index;
-    std::string label;
-    float value;
-};
-
-// The best classes of an output, best first; none where the output is no vector of scores.
-std::vector<Score> best(const ncnn::Mat& output, const std::vector<std::string>& labels, int count);
+#include "engine.h"
+#include "input.h"
+#include "options.h"
+#include "predictor.h"
 
 struct Latency {
     double first, min, median, p90; // ms; all but `first` without the first
     int runs;
 };
 
-Latency latency(const std::vector<double>& samples);
+Latency latency(const std::vector<double>& samples_ms);
 
-// A JSON object, written field by field. Values are JSON already.
-class Json {
-public:
-    Json& add(const std::string& name, const std::string& value);
-    Json& add(const std::string& name, double value);
-    std::string text() const { return "{" + fields_ + "}"; }
+// What ran, where and how fast, for programs.
+Json about(const Engine& engine, double input_ms, const Latency& timed);
 
-private:
-    std::string fields_;
-};
+// How long it took, and what is not as it was when the model was measured; for people.
+void print(const Engine& engine, double input_ms, const Latency& timed);
 
-std::string quoted(const std::string& text);
-std::string json(const std::vector<Score>& scores);
-std::string json(const Latency& latency);
+// Writes OUTPUT and --draw. Throws Failure.
+void save(const Prediction& found, const Input& input, const Timed& timed, const Options& options,
+          const ModelFiles& files);
 
-// A number as people read it: four digits.
-std::string rounded(double value);
-
-// The most memory this process had resident so far; MB (10^6 bytes). 0 where the system does not tell.
-double peak_memory_mb();
+// Prints the prediction, how long it took, and with --compare the error of the outputs. Throws Failure.
+void tell(const Prediction& found, const Timed& timed, const Engine& engine, const Options& options,
+          const ModelFiles& files);

@@ -6,18 +6,15 @@
 #include <csignal>
 #include <cstdio>
 #include <map>
-#include <optional>
 #include <thread>
 
 #include "failure.h"
-#include "image.h"
-#include "model.h"
+#include "input.h"
+#include "json.h"
 #include "ordered_queue.h"
-#include "preprocess.h"
-#include "report.h"
+#include "predictor.h"
 #include "source.h"
 #include "split.h"
-#include "tensor.h"
 
 namespace {
 
@@ -27,7 +24,7 @@ volatile std::sig_atomic_t interrupted = 0;
 
 struct Answer {
     std::string name;
-    std::vector<Score> top;
+    Prediction found;
     std::string failure; // why there is none
 };
 
@@ -59,59 +56,32 @@ private:
     std::map<std::pair<bool, int>, std::unique_ptr<Engine>> engines_;
 };
 
-// One worker's own: nothing here is shared with another thread.
-class Worker {
-public:
-    Worker(const Engine& engine, const ModelFiles& files, int top) : inference_(engine), files_(files), top_(top)
-    {
-        if (kModel.takes_images)
-            preprocessor_.emplace(kModel.preprocess, kModel.shape);
+Answer answer(Predictor& predict, const Frame& frame)
+{
+    try {
+        return {frame.name, predict(read_input(frame.name, frame.file)), ""};
+    } catch (const std::exception& error) {
+        return {frame.name, {}, error.what()};
     }
-
-    Answer operator()(const Frame& frame)
-    {
-        try {
-            const std::vector<ncnn::Mat>& outputs = inference_.run(input(frame));
-            check_finite(outputs);
-            return {frame.name, best(outputs.front(), files_.labels, top_), ""};
-        } catch (const std::exception& error) {
-            return {frame.name, {}, error.what()};
-        }
-    }
-
-private:
-    ncnn::Mat input(const Frame& frame)
-    {
-        if (frame.file.empty() && is_array(frame.name))
-            return prepare_array(frame.name, kModel.preprocess, kModel.shape);
-        if (!preprocessor_)
-            throw Failure(frame.name + ": this model takes arrays (.npy or text), not images");
-        return (*preprocessor_)(decode(frame.file.empty() ? read_file(frame.name) : frame.file, frame.name), frame.name);
-    }
-
-    Inference inference_;
-    std::optional<Preprocessor> preprocessor_;
-    const ModelFiles& files_;
-    const int top_;
-};
+}
 
 // The threads of a split. They end when the queue is closed and empty; whatever happens, they are waited for.
 class Workers {
 public:
-    Workers(const Split& split, Engines& engines, const ModelFiles& files, int top, Queue& queue) : queue_(queue)
+    Workers(const Split& split, Engines& engines, Queue& queue) : queue_(queue)
     {
         std::vector<const Engine*> loaded; // before any thread starts: this may fail
         for (const Lane& lane : split)
             loaded.push_back(&engines.of(lane));
         for (std::size_t i = 0; i < split.size(); i++)
-            threads_.emplace_back([this, lane = split[i], engine = loaded[i], &files, top] {
+            threads_.emplace_back([this, lane = split[i], engine = loaded[i]] {
                 {
                     const std::lock_guard<std::mutex> lock(affinity_);
                     stay_on(lane.cluster);
                 }
-                Worker work(*engine, files, top);
+                Predictor predict(*engine);
                 for (std::pair<std::size_t, Frame> numbered; queue_.take(numbered);)
-                    queue_.deliver(numbered.first, work(numbered.second));
+                    queue_.deliver(numbered.first, answer(predict, numbered.second));
             });
     }
     ~Workers()
@@ -135,7 +105,7 @@ std::size_t capacity(const Split& split)
 }
 
 // Images per second of a split: the frames go round and round for a while, of which the beginning does not count.
-double measure(const Split& split, Engines& engines, const ModelFiles& files, const std::vector<Frame>& frames)
+double measure(const Split& split, Engines& engines, const std::vector<Frame>& frames)
 {
     constexpr double warm_up = 0.2, seconds = 0.8;
     const auto start = Clock::now();
@@ -152,7 +122,7 @@ double measure(const Split& split, Engines& engines, const ModelFiles& files, co
             counted++;
     });
     {
-        Workers workers(split, engines, files, 0, queue);
+        Workers workers(split, engines, queue);
         for (std::size_t i = 0; !interrupted && (i < frames.size() || elapsed() < warm_up + seconds); i++)
             queue.put(frames[i % frames.size()]);
     }
@@ -165,13 +135,13 @@ struct Measured {
 };
 
 // The splits worth trying, each with its median of three turns; the turns of all are interleaved.
-std::vector<Measured> measure_all(const std::vector<Split>& splits, Engines& engines, const ModelFiles& files,
+std::vector<Measured> measure_all(const std::vector<Split>& splits, Engines& engines,
                                   const std::vector<Frame>& frames)
 {
     std::vector<std::vector<double>> turns(splits.size());
     for (int turn = 0; turn < 3; turn++)
         for (std::size_t i = 0; i < splits.size(); i++)
-            turns[i].push_back(measure(splits[i], engines, files, frames));
+            turns[i].push_back(measure(splits[i], engines, frames));
     std::vector<Measured> measured;
     for (std::size_t i = 0; i < splits.size(); i++) {
         std::sort(turns[i].begin(), turns[i].end());
@@ -189,20 +159,22 @@ std::string json(const std::vector<Measured>& measured)
     return "[" + out + "]";
 }
 
-void print(const Answer& answer, bool as_json)
+void print(const Answer& answer, const std::vector<std::string>& labels, const Options& options)
 {
     if (!answer.failure.empty())
         std::fprintf(stderr, "infer: %s\n", answer.failure.c_str());
-    if (as_json) {
+    if (options.json) {
         Json out;
-        out.add("input", quoted(answer.name)).add("top", ::json(answer.top));
-        if (!answer.failure.empty())
+        out.add("input", quoted(answer.name));
+        if (answer.failure.empty())
+            describe(answer.found, labels, options.top, out);
+        else
             out.add("error", quoted(answer.failure));
         std::puts(out.text().c_str());
     } else if (answer.failure.empty()) {
         std::printf("%s", answer.name.c_str());
-        for (const Score& score : answer.top)
-            std::printf("\t%s\t%s", score.label.c_str(), rounded(score.value).c_str());
+        for (const std::string& line : lines(answer.found, labels, options.top))
+            std::printf("\t%s", line.c_str());
         std::putchar('\n');
     }
     std::fflush(stdout); // whoever reads a pipe from a camera waits for each line
@@ -227,7 +199,7 @@ int stream(const Options& options, const Settings& settings, const ModelFiles& f
             first.push_back(std::move(frame));
         if (first.empty())
             throw Failure(options.input + ": holds no images");
-        measured = measure_all(candidates(options.cluster, settings.threads, settings.gpu != Gpu::none), engines, files, first);
+        measured = measure_all(candidates(options.cluster, settings.threads, settings.gpu != Gpu::none), engines, first);
         const auto slower = [](const Measured& a, const Measured& b) { return a.images_per_second < b.images_per_second; };
         const auto fastest = std::max_element(measured.begin(), measured.end(), slower);
         split = fastest->split;
@@ -241,11 +213,11 @@ int stream(const Options& options, const Settings& settings, const ModelFiles& f
     const auto start = Clock::now();
     {
         Queue queue(capacity(split), [&](const Answer& answer) {
-            print(answer, options.json);
+            print(answer, files.labels, options);
             count++;
             failures += !answer.failure.empty();
         });
-        Workers workers(split, engines, files, options.top, queue);
+        Workers workers(split, engines, queue);
         for (Frame& frame : first)
             if (!interrupted)
                 queue.put(std::move(frame));

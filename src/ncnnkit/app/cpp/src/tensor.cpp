@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "failure.h"
 #include "files.h"
@@ -163,10 +162,6 @@ std::size_t plane(const ncnn::Mat& mat)
     return std::size_t(mat.w) * mat.h * mat.d;
 }
 
-struct Closing {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-};
-
 } // namespace
 
 bool is_array(const std::string& path)
@@ -221,10 +216,11 @@ std::vector<int> shape_of(const ncnn::Mat& mat)
 
 void write_tensor(const std::string& path, const ncnn::Mat& mat)
 {
-    std::unique_ptr<std::FILE, Closing> file(std::fopen(path.c_str(), "wb"));
-    if (!file)
-        throw Failure(path + ": cannot be written: " + std::strerror(errno));
     const std::vector<float> values = values_of(mat);
+    Bytes file;
+    const auto add = [&](const void* bytes, std::size_t size) {
+        file.insert(file.end(), static_cast<const std::uint8_t*>(bytes), static_cast<const std::uint8_t*>(bytes) + size);
+    };
     if (ends_with(path, ".npy")) {
         std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (";
         for (int size : shape_of(mat))
@@ -233,16 +229,15 @@ void write_tensor(const std::string& path, const ncnn::Mat& mat)
         header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' '); // what follows is aligned to 64 bytes
         header += '\n';
         const char start[] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, char(header.size() & 255), char(header.size() >> 8)};
-        std::fwrite(start, 1, sizeof start, file.get());
-        std::fwrite(header.data(), 1, header.size(), file.get());
-        if (!values.empty())
-            std::fwrite(values.data(), sizeof(float), values.size(), file.get());
+        add(start, sizeof start);
+        add(header.data(), header.size());
+        add(values.data(), values.size() * sizeof(float));
     } else {
+        char line[32];
         for (float value : values)
-            std::fprintf(file.get(), "%.9g\n", static_cast<double>(value));
+            add(line, static_cast<std::size_t>(std::snprintf(line, sizeof line, "%.9g\n", static_cast<double>(value))));
     }
-    if (std::fflush(file.get()) != 0 || std::ferror(file.get()))
-        throw Failure(path + ": cannot be written: " + std::strerror(errno));
+    write_file(path, file);
 }
 
 double mean_squared_error(const ncnn::Mat& mat, const std::string& path)

@@ -1,0 +1,52 @@
+// Embedding: a vector of which the direction counts. Two inputs are as alike as the sum of the products of their vectors.
+#include "task.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "decoder.h"
+#include "failure.h"
+#include "tensor.h"
+
+const char kPicture[] = "";
+const bool kJoinsTiles = false;
+
+Prediction decode(const std::vector<Part>& parts)
+{
+    Prediction found;
+    found.embedding = values_of(parts.front().outputs[kOutput]);
+    double squares = 0;
+    for (float value : found.embedding)
+        squares += double(value) * value;
+    const auto length = static_cast<float>(std::sqrt(squares));
+    for (float& value : found.embedding)
+        value = length > 0 && std::isfinite(length) ? value / length : 0; // zeros have no direction
+    return found;
+}
+
+double agreement(const Prediction& ours, const Prediction& theirs)
+{
+    const std::vector<float>&a = ours.embedding, &b = theirs.embedding;
+    return a.size() == b.size() ? std::inner_product(a.begin(), a.end(), b.begin(), 0.0) : 0.0;
+}
+
+std::vector<std::string> lines(const Prediction& found, const std::vector<std::string>&, int)
+{
+    std::string text = "a vector of " + std::to_string(found.embedding.size()) + " numbers:";
+    for (std::size_t i = 0; i < found.embedding.size() && i < 4; i++)
+        text += " " + rounded(found.embedding[i]);
+    return {text + (found.embedding.size() > 4 ? " …" : "")};
+}
+
+void describe(const Prediction& found, const std::vector<std::string>&, int, Json& json)
+{
+    std::vector<std::string> numbers;
+    for (float value : found.embedding)
+        numbers.push_back(number(value));
+    json.add("embedding", listed(numbers));
+}
+
+void draw(const Prediction&, const std::vector<std::string>&, Image&)
+{
+    throw Failure("--draw: a vector cannot be drawn");
+}

@@ -1,0 +1,14 @@
+"""What the app in Python does with the outputs: a module for each kind of task. The app's file contains the chosen one.
+
+Each has the same names:
+
+- ``PICTURE``: what ``--json`` calls the image that it makes, ``mask`` or ``image``; empty: it makes none.
+- ``JOINS_TILES``: whether the predictions for the tiles of an image become one.
+- ``answer(tiles, facts)``: the prediction from the outputs for an image or its tiles; ``facts`` are ``infer.json``.
+- ``lines(found, labels, top)``: a prediction in words.
+- ``describe(found, labels, top)``: for ``--json``.
+- ``draw(found, labels, image)``: onto a Pillow image.
+- ``picture(found)``: the image that it makes, uint8.
+
+``cpp_tasks`` has the same in C++.
+"""

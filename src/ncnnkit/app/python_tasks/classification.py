@@ -1,0 +1,41 @@
+"""Classification: one vector of scores, the best of which names the class."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+
+from ncnnkit.app.python_tasks.common import Tile, class_name, label_at, rounded
+from ncnnkit.onboard.picture import Array
+
+PICTURE = ""
+JOINS_TILES = False
+
+
+def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
+    """The scores, (classes,)."""
+    return tiles[0].outputs[0].reshape(-1)
+
+
+def best(found: Array, labels: Sequence[str], top: int) -> List[Dict[str, Any]]:
+    named = labels if len(labels) == len(found) else ()  # names that are not one for each class are of something else
+    order = np.argsort(-found, kind="stable")[:top].tolist()
+    return [{"index": i, "label": class_name(named, i), "score": float(found[i])} for i in order]
+
+
+def lines(found: Array, labels: Sequence[str], top: int) -> List[str]:
+    return ["%s\t%s" % (rounded(row["score"]), row["label"]) for row in best(found, labels, top)]
+
+
+def describe(found: Array, labels: Sequence[str], top: int) -> Dict[str, Any]:
+    return {"top": best(found, labels, top)}
+
+
+def draw(found: Array, labels: Sequence[str], image: Any) -> None:
+    (row,) = best(found, labels, 1)
+    label_at(image, 0, 0, "%s %s" % (row["label"], rounded(row["score"])), row["index"])
+
+
+def picture(found: Array) -> Any:
+    return None

@@ -1,0 +1,61 @@
+"""What the tasks have in common."""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from ncnnkit.onboard.picture import Array, Placement
+
+
+class Failure(Exception):
+    """What a user can mend: it ends the program with one line on stderr and exit status 1."""
+
+
+@dataclass
+class Tile:
+    """The outputs for an image, or for a tile of it, and where that lies in the input."""
+
+    outputs: List[Array]
+    place: Placement
+
+
+def class_name(labels: Sequence[str], index: int) -> str:
+    return labels[index] if 0 <= index < len(labels) else "class %d" % index
+
+
+def colour_of(index: int) -> Tuple[int, int, int]:
+    """A colour for each class; neighbouring classes differ."""
+    red, green, blue = colorsys.hsv_to_rgb(abs(index) * 0.618034 % 1, 1, 1)
+    return int(255 * red), int(255 * green), int(255 * blue)
+
+
+def label_at(image: Any, x: float, y: float, text: str, index: int) -> None:
+    """Write a text onto a Pillow image, on the colour of a class."""
+    from PIL import ImageDraw
+
+    pen, colour = ImageDraw.Draw(image), colour_of(index)
+    pen.rectangle(pen.textbbox((x, y), text), fill=colour)
+    pen.text((x, y), text, fill="black" if np.dot(colour, (3, 6, 1)) > 1275 else "white")
+
+
+def shaped(output: Array, task: Dict[str, Any]) -> Array:
+    """An output in the shape of the original's, where it has as many values: ncnn drops axes of length 1."""
+    shape = tuple(task["shape"])
+    return output.reshape(shape) if shape and output.size == np.prod(shape) else output
+
+
+def immutable(value: Any) -> Any:
+    """Lists, and lists in lists, as tuples."""
+    return tuple(map(immutable, value)) if isinstance(value, list) else value
+
+
+def rounded(value: float) -> str:
+    return ("%.0f" if abs(value) >= 1000 else "%.4g") % value
+
+
+def times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

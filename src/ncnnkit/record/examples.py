@@ -1,0 +1,126 @@
+"""A few samples of a run with the original's outputs: what a program on a board is tested with."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from ..onboard.picture import Placement
+
+EXAMPLES = "examples.npz"
+"""The file of a run folder that holds them."""
+MOST = 3
+"""Examples at most."""
+FILE_BYTES = 1 << 20
+"""The largest image file that becomes an example."""
+OUTPUT_BYTES = 4 << 20
+"""The most that the outputs for one example may take; a network with larger ones has no examples."""
+CHECKED = 1024
+"""Values of an output that a program compares, evenly spread over it."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A sample and what the original makes of it.
+
+    Attributes:
+        ending: of its file, as ``.jpg``; ``.npy`` for an array.
+        content: the bytes of that file.
+        outputs: the original's, without a batch axis.
+        placement: where the image lies in the input; None for an array.
+    """
+
+    ending: str
+    content: bytes
+    outputs: tuple[Array, ...]
+    placement: Placement | None
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Examples, and how near the measured variants came.
+
+    Attributes:
+        rows: the examples; empty where none are small enough.
+        sqnr_db: variant -> SQNR of its measured outputs over all examples, of the checked values, in dB; infinite where
+            they are equal.
+    """
+
+    rows: tuple[Example, ...] = ()
+    sqnr_db: Mapping[str, float] | None = None
+
+    def save(self, path: Path) -> None:
+        """Write them."""
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for i, row in enumerate(self.rows):
+            arrays[f"{i}{row.ending}"] = np.frombuffer(row.content, np.uint8)
+            for k, output in enumerate(row.outputs):
+                arrays[f"{i}-output-{k}"] = output
+            if row.placement:
+                place = row.placement
+                numbers = [*place.image, *place.resized, place.top, place.left, *place.input]
+                arrays[f"{i}-placement"] = np.array(numbers, np.int64)
+        for name, value in (self.sqnr_db or {}).items():
+            arrays[f"db {name}"] = np.array(value)
+        np.savez_compressed(path, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Examples:
+        """Read them; none where there is no such file. Raises FormatError."""
+        if not path.is_file():
+            return cls()
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return _read(dict(arrays))
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise FormatError(f"does not hold examples: {error}", where=str(path), hint="run again") from None
+
+
+def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:
+    rows = []
+    contents = {int(name.partition(".")[0]): name for name in arrays if "." in name and name[0].isdecimal()}
+    for i in range(len(contents)):
+        ending = "." + contents[i].partition(".")[2]
+        if not ending[1:].isalnum():
+            raise ValueError(f"{ending!r} is no ending")
+        outputs: list[Array] = []
+        while (output := arrays.get(f"{i}-output-{len(outputs)}")) is not None:
+            outputs.append(np.asarray(output, np.float32))
+        place = arrays.get(f"{i}-placement")
+        placement = None
+        if place is not None:
+            n = [int(number) for number in place.tolist()]
+            placement = Placement((n[0], n[1]), (n[2], n[3]), n[4], n[5], (n[6], n[7]))
+        rows.append(Example(ending, arrays[contents[i]].tobytes(), tuple(outputs), placement))
+    prefix = "db "
+    found = {name.removeprefix(prefix): float(value) for name, value in arrays.items() if name.startswith(prefix)}
+    return Examples(tuple(rows), found)
+
+
+def content_of(file: Path | None, inputs: Sequence[Array]) -> tuple[str, bytes]:
+    """The ending and the bytes of a sample's file; those of a ``.npy`` of its input where it has none."""
+    if file is not None:
+        return file.suffix.lower(), file.read_bytes()
+    stream = io.BytesIO()
+    np.save(stream, inputs[0])
+    return ".npy", stream.getvalue()
+
+
+def checked(output: NDArray[np.generic]) -> NDArray[np.float64]:
+    """The values of an output that are compared."""
+    flat = np.asarray(output, np.float64).reshape(-1)
+    return flat[:: max(1, flat.size // CHECKED)][:CHECKED]
+
+
+def near(db: float | None) -> float:
+    """An SQNR as a number: infinite where there is no noise."""
+    return math.inf if db is None else db

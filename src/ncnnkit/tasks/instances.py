@@ -1,0 +1,22 @@
+"""Instances: boxes with the mask of each object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .detection import Detection, found_figures
+
+
+@dataclass(frozen=True)
+class Instances(Detection):
+    """A network that finds objects and the pixels of each.
+
+    Its figures are those of :class:`~ncnnkit.tasks.detection.Detection`, and each intersection over union is that of
+    two masks: COCO's protocol with ``iouType="segm"``. Masks are compared in the resolution of the network's
+    prototypes, mostly a quarter of the input's.
+    """
+
+    name = "instances"
+    figures = found_figures("objects")
+    labels = ""  # no labels hold masks of objects; of the boxes, --task detection has the figures
+    reads = ("coefficients", "prototypes")
