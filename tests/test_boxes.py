@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from ncnnkit.comparison.accuracy import errors_of
-from ncnnkit.comparison.guessing import Purpose, truths
+from ncnnkit.comparison.truths import truths
 from ncnnkit.errors import ImageError, RecipeError
 from ncnnkit.onboard.picture import Placement
 from ncnnkit.plan.requirement import Requirements
-from ncnnkit.samples.boxes import LabelledBoxes, holds_boxes, read_boxes
+from ncnnkit.samples.boxes import LabelledBoxes, read_boxes
+from ncnnkit.samples.labels import Labels
 from ncnnkit.tasks import Decoder, Table
 from ncnnkit.tasks.classification import Classification
 from ncnnkit.tasks.detection import Detection
@@ -54,11 +55,9 @@ def test_three_formats_are_the_same_boxes(tmp_path: Path) -> None:
     (tmp_path / "voc").mkdir()
     (tmp_path / "voc/one.xml").write_text(voc(("dog", 41, 21, 140, 80)))
     for path in (coco(tmp_path / "l.json"), tmp_path / "yolo", tmp_path / "voc"):
-        assert holds_boxes(path)
         first, second = read_boxes(path, NAMES, [HALF, SAME], CLASSES)
         assert first.xyxy == pytest.approx(np.array([[20, 60, 70, 90]])), path
         assert (first.labels.tolist(), len(second.labels)) == ([1], 0)
-    assert not holds_boxes(tmp_path / "labels.txt")
     assert read_boxes(coco(tmp_path / "l.json"), NAMES, [HALF, SAME])[0].labels.tolist() == [1], "in order of numbers"
 
 
@@ -93,9 +92,9 @@ def test_labels_that_do_not_fit_the_network(tmp_path: Path) -> None:
         (tmp_path / "d/one.xml").write_text(text)
         with pytest.raises(ImageError, match=says):
             read_boxes(tmp_path / "d", NAMES, [HALF, SAME], CLASSES)
-    boxes = read_boxes(coco(tmp_path / "l.json"), NAMES, [HALF, SAME], CLASSES)
-    with pytest.raises(ImageError, match="the network is no detector"):
-        truths(boxes, Purpose(Classification(((2,),)), ""))
+    boxes = Labels("boxes", read_boxes(coco(tmp_path / "l.json"), NAMES, [HALF, SAME], CLASSES), "l.json")
+    with pytest.raises(ImageError, match=r"l\.json: holds boxes, and the task classification is compared with classes"):
+        truths(boxes, Classification(((2,),)))
 
 
 def test_a_model_may_lose_a_percent_of_what_the_original_gets_right() -> None:
@@ -104,8 +103,7 @@ def test_a_model_may_lose_a_percent_of_what_the_original_gets_right() -> None:
     task = Detection(decoder=decoder)
     exact = np.array([[0, 0, 40, 40, 0.9], [60, 60, 99, 99, 0.8]], np.float32)
     moved = exact + np.array([4, 0, 4, 0, 0], np.float32)
-    purpose = Purpose(task, "")
-    truth = truths([LabelledBoxes(exact[:, :4], np.zeros(2, np.int64))], purpose)
+    truth = truths(Labels("boxes", [LabelledBoxes(exact[:, :4], np.zeros(2, np.int64))], "l.json"), task)
     original = errors_of([[exact]], [[exact]], task, truth).figures()
     assert (original["label_map50_95"], original["map50_95"]) == (1.0, 1.0)
     found = errors_of([[moved]], [[exact]], task, truth).figures()

@@ -20,8 +20,8 @@ from PIL import Image
 from test_recommendation import variant
 
 import ncnnkit as nk
-from ncnnkit.comparison.guessing import Purpose, truths
 from ncnnkit.comparison.outputs import keep_outputs
+from ncnnkit.comparison.truths import truths
 from ncnnkit.device import LOCAL
 from ncnnkit.device.sites import Site, look_at
 from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, VerificationError
@@ -33,6 +33,7 @@ from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
+from ncnnkit.samples.labels import Labels
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import open_model
 from ncnnkit.source.conversion import convert_source
@@ -352,6 +353,24 @@ def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: nk.R
     assert not told
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"task": "segmentation", "require": ("map50>=0.9",)}, "map50 is no figure of the task segmentation"),
+        ({"task": "segmentatoin"}, "unknown task 'segmentatoin'"),
+        ({"task": "segmentation:treshold=0.3"}, "'treshold=0.3' is not an attribute of segmentation"),
+        ({"metric": "math:hypot", "require": ("miou>=0.9",)}, "miou is no figure of the task metric"),
+    ],
+)
+def test_what_does_not_go_with_the_task_is_refused_before_any_work(
+    fields: dict[str, Any], says: str, recipe: nk.Recipe, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    with pytest.raises(RecipeError, match=says):
+        nk.run(changed(recipe, **fields), tmp_path / "out", lambda stage, *_: told.append(stage))
+    assert not told
+
+
 def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recipe, tmp_path: Path) -> None:
     """ncnn's bf16 grouped convolution is wrong on x86; elsewhere the row is right."""
     grouped = network(
@@ -618,13 +637,13 @@ def test_labels_are_read_before_the_work(recipe: nk.Recipe, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("classes", "labels", "said"),
-    [(4, [0, 4], r"class 4 is given, but the network has 4"), (0, [0, 1], "the network is not a classifier")],
+    [(4, [0, 4], r"class 4 is given, but the network has 4"), (0, [0, 1], "the task tensor has no figures by labels")],
 )
 def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[int], said: str) -> None:
-    purpose = Purpose(Classification(((classes,),)) if classes else Tensors(), "it was said")
-    assert truths(None, purpose) is None
+    task = Classification(((classes,),)) if classes else Tensors()
+    assert truths(None, task) is None
     with pytest.raises(ImageError, match=said):
-        truths(labels, purpose)
+        truths(Labels("classes", labels, "labels.txt"), task)
 
 
 def test_without_an_original_the_report_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:

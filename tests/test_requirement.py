@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.errors import RecipeError
 from ncnnkit.plan.requirement import Requirement, Requirements
-from ncnnkit.tasks import Figure
+from ncnnkit.tasks import Figure, named
 from ncnnkit.tasks.classification import Classification
 from ncnnkit.tasks.table import all_figures
+from ncnnkit.tasks.tensor import Tensors
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,11 @@ def test_what_is_not_kept_to_is_said_in_words() -> None:
 
 def test_a_task_brings_figures_of_its_own() -> None:
     map60 = Figure("map60", "mAP at 0.6", "share", True, lambda v: (1 - v) ** 2, lambda v: 0 <= v <= 1)
-    found = Requirements.parse(["map60>=98%"], figures={**all_figures(), "map60": map60})
+
+    class Own(Tensors):
+        figures = named(map60)
+
+    found = Requirements.parse(["map60>=98%"], task=Own)
     assert found.unmet({"map60": 0.9}, None) == ["mAP at 0.6 90 % is below 98 %"]
     with pytest.raises(RecipeError, match="one of cosine, sqnr"):
         Requirements.parse(["map60>=98%"])

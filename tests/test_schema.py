@@ -283,6 +283,7 @@ def sample_run() -> dict[str, Any]:
             "name": "classification",
             "why": "the model brings a name for each value",
             "requires": [{"figure": "cosine", "bound": 0.999, "text": "cosine ≥ 0.999"}],
+            "labels": "classes of 60 samples, from labels.txt",
             "original": {"top1": 0.8667},
         },
         "conversion": {

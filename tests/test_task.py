@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ncnnkit.comparison.accuracy import errors_of
 from ncnnkit.errors import RecipeError
-from ncnnkit.plan.requirement import Requirements, own_figures
+from ncnnkit.plan.requirement import Requirements
 from ncnnkit.tasks import TASKS, Boxes, Decoder, Table, Task, estimates, named_task, presets
 from ncnnkit.tasks.classification import Classification
 from ncnnkit.tasks.detection import Detection
@@ -23,7 +23,7 @@ from ncnnkit.tasks.images import Images, ssim
 from ncnnkit.tasks.landmarks import Landmarks
 from ncnnkit.tasks.pose import Pose
 from ncnnkit.tasks.segmentation import Segmentation
-from ncnnkit.tasks.table import spelled
+from ncnnkit.tasks.table import all_figures, asked_task, decoded_task, spelled
 from ncnnkit.tasks.text import Texts, edits
 
 Array = NDArray[np.float32]
@@ -227,6 +227,16 @@ def test_keypoints_of_boxes() -> None:
     assert len(unmet) == 1
 
 
+@pytest.mark.parametrize("axis", [0, -3, 2, -1])
+def test_a_map_of_classes_has_as_many_as_its_decoder(axis: int) -> None:
+    """An axis that is counted from the end is not the sign of a single map."""
+    decoder = Decoder("argmax", (Table(0),), 3, axis=axis)
+    values = np.moveaxis(np.eye(3)[[[0, 1], [2, 2]]], -1, axis)
+    for task in (decoded_task(decoder), decoded_task(decoder, [values.shape]), named_task("segmentation", decoder)):
+        assert task is not None
+        assert task.predict([values]).classes.tolist() == [[0, 1], [2, 2]]
+
+
 # ---------------------------------------------------------------------------------------------- tasks of the user
 
 
@@ -234,7 +244,7 @@ def test_keypoints_of_boxes() -> None:
 def test_each_task_asks_for_figures_that_it_has(name: str) -> None:
     task = named_task(name, READS.get(name, YOLO))
     asked = Requirements().of(task)
-    assert all(r.figure.name in {**own_figures("", ""), **task.figures} for r in asked.figures)
+    assert all(r.figure.name in {**all_figures(), **task.figures} for r in asked.figures)
     assert named_task(spelled(task), getattr(task, "decoder", None)) == task
     assert asked.of(task) == asked
 
@@ -266,7 +276,7 @@ def test_tasks_and_functions_of_ones_own(tmp_path: Any, monkeypatch: pytest.Monk
     task = named_task("own_figures:Signs", None)
     theirs = [np.array([1.0, -1, 1, -1], np.float32)]
     assert judged(task, [[theirs[0] * [1, 1, 1, -1]]], [theirs])[1] == ["equal signs 75 % is below 90 %"]
-    assert Requirements.parse(["same>=70%"], figures=own_figures("own_figures:Signs", "")).of(task)
+    assert Requirements.parse(["same>=70%"], task=asked_task("own_figures:Signs", "")).of(task)
     assert spelled(task) == "", "a card of a stranger must not import code"
     from ncnnkit.tasks.own import own_metric
 
@@ -276,4 +286,4 @@ def test_tasks_and_functions_of_ones_own(tmp_path: Any, monkeypatch: pytest.Monk
         with pytest.raises(RecipeError, match=says):
             named_task(wrong, None)
     with pytest.raises(RecipeError, match="exclude each other"):
-        own_figures("text", "own_figures:near")
+        asked_task("text", "own_figures:near")

@@ -50,7 +50,7 @@ from .arguments import (
     to_sources,
     to_words,
 )
-from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError
+from .errors import INTERRUPTED, OK, NcnnkitError, RecipeError, StorageError, VerificationError
 from .progress import StepProgress, of_step
 from .recipe import AUTO, KEYS, OWN
 
@@ -234,6 +234,8 @@ def _print_run(document: Any, output: Path, as_json: bool) -> None:
     out.print(console_table(document.variants, document.recommended, out.width))
     for line in converted(document.conversion, document.reference.origin):
         out.print(line, markup=False, soft_wrap=True)
+    if document.task.labels:
+        out.print(f"labels: {document.task.labels}", markup=False, soft_wrap=True)
     for guess in document.top5:
         best = ", ".join(f"{row.label} ({row.score:.1f})" for row in guess.recommended)
         out.print(f"top-5 of {guess.image}: {best}", markup=False)
@@ -709,13 +711,54 @@ def make_app(
     ] = None,
     lang: Annotated[str, typer.Option(help="Language: cpp or python.")] = "cpp",
     embed: Annotated[bool, typer.Option("--embed", help="Make the model part of the program.")] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="For a .param: images for the self-test. A run has its own examples.")
+    ] = None,
+    extras: Annotated[
+        str | None, typer.Option("--with", help="Parts that not everybody needs: streams, camera or both with a comma.")
+    ] = None,
 ) -> None:
     """Write a program that runs a model: a C++ project, or one Python file."""
     from .app import make_app as write_app
 
-    chosen = write_app(model, output, variant=variant, lang=lang, embed=embed)
+    chosen = write_app(
+        model, output, variant=variant, lang=lang, embed=embed, images=images, extras=to_words(extras) or ()
+    )
     out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
     _say_how(chosen.model)
+
+
+@command("verify")
+def verify_app(
+    app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of a C++ app.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(help="After --: options of infer, such as --gpu or --threads=2.")
+    ] = None,
+    device: Annotated[str, typer.Option("--on", help="A name, local, ssh://user@host or adb://serial.")] = "local",
+    infer: Annotated[
+        Path | None, typer.Option(help="An infer compiled for that device. Default: it is built there, or from build/.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run an app's self-test on a device and write receipt.json: figures, bounds, versions, hashes."""
+    from .app.verify import RECEIPT, check_options
+    from .app.verify import verify_app as verify
+
+    with _progress() as progress:
+        receipt = verify(app_folder, device, program=infer, options=check_options(options or []), progress=progress)
+    if as_json:
+        print((app_folder / RECEIPT).read_text(encoding="utf-8"), end="")
+    elif receipt.test:
+        test = receipt.test
+        where = test.device or receipt.cpu or receipt.system
+        out.print(f"{test.model}, {test.precision}, on {receipt.on}: {where}", markup=False, soft_wrap=True)
+        for figure in test.figures:
+            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}"
+            verdict = "pass" if figure.passed else "FAIL"
+            out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}", markup=False)
+        out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms", markup=False)
+    if not receipt.passed:
+        raise VerificationError(receipt.why, where=str(app_folder), hint=f"{RECEIPT} tells more")
 
 
 @command()

@@ -11,9 +11,10 @@ from typing import Any
 from .artifact import Tensor
 from .codec import as_read
 from .comparison.accuracy import errors_of
-from .comparison.guessing import Label, Purpose, find_task, truths
+from .comparison.guessing import Purpose, find_task
 from .comparison.layers import LAYER_IMAGES, layer_errors
 from .comparison.outputs import Outputs
+from .comparison.truths import truths
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
@@ -34,7 +35,7 @@ from .measure.variants import (
 from .model.precision import PRECISIONS, has_int8
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
-from .plan.requirement import Requirements, own_figures
+from .plan.requirement import Requirements
 from .plan.search import find_plan
 from .progress import StepProgress, silent_steps
 from .quantization import Quantized, quantize_images
@@ -50,22 +51,20 @@ from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Varia
 from .record.stages import Stages
 from .report import write_report
 from .report.pictures import draw_worst
-from .samples.boxes import holds_boxes, read_boxes
 from .samples.doubts import preprocessing_doubts
 from .samples.finding import in_words, paths
-from .samples.images import ImageSet
 from .samples.items import times
-from .samples.labels import read_labels
+from .samples.labels import Labels
 from .samples.sets import open_image_sets
 from .samples.stream import keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
 from .source.model import example_arrays
 from .source.normalisation import fold_normalisation
-from .source.opening import as_used, choose_preprocess, settle_random_weights
+from .source.opening import as_used, choose_preprocess, open_labels, settle_random_weights
 from .source.reference import reference_outputs
 from .tasks import Task
-from .tasks.table import spelled
+from .tasks.table import asked_task, spelled
 from .verdict import reduced_said, top5, warn
 
 
@@ -91,9 +90,8 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         'mixed-cpu'
     """
     stages = Stages(progress)
-    requirements = Requirements.parse(
-        recipe.require, recipe.max_latency, own_figures(recipe.task, recipe.metric), labelled=bool(recipe.labels)
-    )
+    asked = asked_task(recipe.task, recipe.metric)
+    requirements = Requirements.parse(recipe.require, recipe.max_latency, asked, labelled=bool(recipe.labels))
     reads = (recipe.model, *paths(recipe.images), *paths(recipe.eval_images), recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -118,7 +116,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 stages.progress("look at the images"),
             )
             preprocess, origin = as_used(preprocess, origin, images, evaluation)
-            labels = labels_of(evaluation, recipe.labels, source) if recipe.labels else None
+            labels = open_labels(recipe.labels, evaluation, source, asked, preprocess)
             source = settle_random_weights(recipe, source, images)
         with stages("convert"):
             conversion = convert_source(
@@ -137,7 +135,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         with stages("read images"):
             budget = EFFORTS[recipe.effort].budget(graph, evaluation[0])
             kept = evaluated(recipe, len(evaluation), budget)
-            evaluation, labels = evaluation.subset(kept), [labels[i] for i in kept] if labels else None
+            evaluation, labels = evaluation.subset(kept), labels.subset(kept) if labels else None
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
@@ -151,9 +149,9 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 reference_outputs(original, conversion.graph, taken, folder / "quantised", shown) if original else None
             )
             blind = why_blind(reference)
-            known = source.known(labelled=bool(labels) and not holds_boxes(recipe.labels))
+            known = source.known(labelled=labels is not None and labels.kind == "classes")
             purpose = find_task(reference, known, task=recipe.task, metric=recipe.metric)
-            truth = truths(labels, purpose)
+            truth = truths(labels, purpose.task, size=known.size, names=source.labels or (), preprocess=preprocess)
             by_labels = figures_by_labels(reference, purpose.task, truth)
             requirements = requirements.of(purpose.task).against(by_labels)
         quantized: dict[str, Quantized] = {}
@@ -223,16 +221,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, purpose, recommended, results)
-            best = next((result for result in results if result.name == recommended), None)
-            pictures = (
-                draw_worst(
-                    purpose.task, Outputs.opened(best.outputs).first(len(reference.rows)), reference, inputs,
-                    evaluation.names, preprocess, source.labels or (), folder,
-                )
-                if best
-                else []
-            )  # fmt: skip
             measured = {r.name: Outputs.opened(r.outputs).first(len(reference.rows)) for r in results if r.outputs}
+            pictures = draw_worst(
+                purpose.task, dict(sorted(measured.items(), key=lambda row: row[0] != recommended)), reference, inputs,
+                evaluation.names, preprocess, source.labels or (), folder,
+            )  # fmt: skip
             examples = choose_examples(evaluation, reference, measured)
             remove_scratch(folder, models, pictures)
             examples.save(folder / EXAMPLES)
@@ -254,7 +247,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                     devices=[device_record(site, variants, requirements, blind) for site in sites],
                     reference=source.engine_record(),
                     conversion=check,
-                    task=task_record(purpose, requirements, by_labels),
+                    task=task_record(purpose, requirements, labels, by_labels),
                     passes=rewrites,
                     quantisation=quantisation,
                     plan=planned,
@@ -284,14 +277,6 @@ def device_record(site: Site, variants: Sequence[Variant], requirements: Require
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
 
 
-def labels_of(evaluation: ImageSet, path: str, source: ModelSource) -> list[Label]:
-    """The labels of the evaluation images: a class or boxes for each."""
-    if not holds_boxes(path):
-        return [int(label) for label in read_labels(Path(path), evaluation.names, source.labels)]
-    placements = [evaluation.placement(index) for index in range(len(evaluation))]
-    return list[Label](read_boxes(path, evaluation.names, placements, source.labels))
-
-
 def figures_by_labels(reference: Outputs, task: Task, truth: Sequence[Any] | None) -> dict[str, float]:
     """The original's own figures against the labels, by their names."""
     if truth is None:
@@ -300,10 +285,14 @@ def figures_by_labels(reference: Outputs, task: Task, truth: Sequence[Any] | Non
     return {name: value for name in task.figures if task.figures[name].labelled and (value := found[name]) is not None}
 
 
-def task_record(purpose: Purpose, requirements: Requirements, by_labels: dict[str, float]) -> TaskRecord:
+def task_record(
+    purpose: Purpose, requirements: Requirements, labels: Labels | None, by_labels: dict[str, float]
+) -> TaskRecord:
     """What the network is for, and what its models must satisfy for that."""
-    requires = [r.record() for r in requirements.figures]
-    return TaskRecord(name=purpose.task.name, why=purpose.why, requires=requires, original=by_labels)
+    return TaskRecord(
+        name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures],
+        labels=labels.in_words() if labels else "", original=by_labels,
+    )  # fmt: skip
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -83,8 +83,9 @@ class Recipe:
     )
     labels: str = _key(
         "",
-        "The truth about the evaluation images. Classes: a file with lines 'file class'. Boxes: a .json file as COCO "
-        "writes it, or a folder with a .txt (YOLO) or .xml (Pascal VOC) file for each image. Empty: none.",
+        "The truth about the evaluation samples. Classes: a file with lines 'file class'. Boxes: a .json file as COCO "
+        "writes it, or a folder with a .txt (YOLO) or .xml (Pascal VOC) file for each image. Masks, or images to make: "
+        "a folder of pictures with the names of the images. Texts: a file with lines 'file<tab>text'. Empty: none.",
     )
     shapes: tuple[tuple[int, ...], ...] = _key(
         (),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -17,8 +19,10 @@ from ..artifact import Artifact
 from ..errors import FormatError, RecipeError, StorageError
 from ..model.graph import Graph
 from ..record.folder import LABELS, content, save_labels, staging
+from .examples import FOLDER, bounds, examples_of_images, words, write_examples
 from .facts import RELEASE, facts_of
 from .models import Shipment, Shipped, shipment
+from .parts import parts_of
 from .writing import files_in, write_project
 
 Language = Literal["cpp", "python"]
@@ -37,6 +41,8 @@ def make_app(
     variant: str | None = None,
     lang: str = "cpp",
     embed: bool = False,
+    images: str | Path | None = None,
+    extras: Sequence[str] = (),
 ) -> Shipped:
     """Write the project of a program that runs a model.
 
@@ -49,6 +55,9 @@ def make_app(
             it is the recommended one.
         lang: ``cpp`` or ``python``.
         embed: the model becomes part of the program by default; ``cpp`` only.
+        images: of a model that is no run: a few of them become the examples of the program's self-test, with what the
+            model makes of them on this machine. A run has examples of its own, with the original's outputs.
+        extras: parts of a C++ program that not everybody needs: ``streams`` or ``camera``.
 
     Returns:
         The model that the program runs by default.
@@ -68,10 +77,14 @@ def make_app(
     if embed and lang != "cpp":
         raise RecipeError("--embed is for C++ only", hint="leave it out, or --lang cpp")
     shipped = shipment(model, variant)
+    if images is not None:
+        shipped = replace(shipped, examples=examples_of_images(shipped.chosen.model, images))
     facts = facts_of(shipped)
+    parts = parts_of(shipped, embed, tuple(extras))
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
-        values = {"facts": facts, "preprocess": facts.preprocess, "embed": embed, "release": RELEASE}
+        write_examples(shipped.examples, shipped.chosen.model, facts.task, new / FOLDER)
+        values = {"facts": facts, "preprocess": facts.preprocess, "parts": parts, "release": RELEASE}
         write_project(_HOME / lang, new, values)
         if lang == "cpp":
             write_project(_HOME / "cpp_tasks" / facts.task.kind, new, values)
@@ -82,8 +95,9 @@ def make_app(
 def write_models(shipped: Shipment, models: Path) -> None:
     """Write the models' files, the class names, ``variants.txt`` and ``checksums.txt``.
 
-    A line of ``variants.txt`` is name, precision, backend and model. One of ``checksums.txt`` is the CRC-32 and the
-    name of a ``.param`` or ``.bin``; the program checks it when it loads that file.
+    A line of ``variants.txt`` is name, precision, backend, model, and the bounds of its self-test. One of
+    ``checksums.txt`` is the CRC-32 and the name of a ``.param`` or ``.bin``; the program checks it when it loads that
+    file.
 
     Raises:
         FormatError: a model's file is missing.
@@ -96,7 +110,10 @@ def write_models(shipped: Shipment, models: Path) -> None:
             continue
         for ending in (".param", ".bin", *([] if row.model.derived else [".json"])):
             _copy(row.model.param.with_suffix(ending), param.with_suffix(ending))
-    lines = [f"{row.name} {row.model.precision} {row.backend} {row.stem}\n" for row in shipped.models]
+    lines = [
+        f"{row.name} {row.model.precision} {row.backend} {row.stem} {words(bounds(row, shipped.examples))}\n"
+        for row in shipped.models
+    ]
     (models / "variants.txt").write_text("".join(lines), encoding="utf-8")
     checked = sorted(path for path in models.iterdir() if path.suffix in (".param", ".bin"))
     sums = [f"{zlib.crc32(path.read_bytes()):08x} {path.name}\n" for path in checked]

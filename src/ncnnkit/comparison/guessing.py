@@ -8,15 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
-from ..errors import ImageError, RecipeError
-from ..samples.boxes import LabelledBoxes
-from ..tasks import Boxes, Decoder, Task
+from ..errors import RecipeError
+from ..tasks import Decoder, Task
 from ..tasks.classification import Classification
-from ..tasks.detection import Detection
 from ..tasks.guess import doubt, guess
-from ..tasks.instances import Instances
 from ..tasks.known import Known
 from ..tasks.own import own_metric
 from ..tasks.table import TASKS, Asked, decoded_task, named_task
@@ -130,33 +125,3 @@ def guess_task(known: Known, shapes: Sequence[tuple[int, ...]]) -> Purpose:
         said = f"it has {len(shapes)} outputs, and nothing says what they are"
         return Purpose(Tensors(), said, decoder=known.decoder)
     return Purpose(Tensors(), "nothing says what its output is", doubt(known), known.decoder)
-
-
-Label = int | LabelledBoxes
-"""The truth about one sample: a class, or boxes."""
-
-
-def truths(labels: Sequence[Label] | None, purpose: Purpose) -> Sequence[Any] | None:
-    """Labels as :meth:`Task.compare` takes them.
-
-    Raises:
-        ImageError: the network's outputs cannot be compared with them.
-    """
-    if labels is None:
-        return None
-    boxes = [each for each in labels if isinstance(each, LabelledBoxes)]
-    if boxes and not isinstance(purpose.task, Detection):
-        raise ImageError("boxes are given as labels, but the network is no detector", hint="leave --labels out")
-    if boxes and isinstance(purpose.task, Instances):
-        hint = "--task detection compares the boxes"
-        raise ImageError("boxes are given as labels, but the network is judged by its masks", hint=hint)
-    if boxes:
-        return [Boxes(each.xyxy, np.ones(len(each.labels), np.float32), each.labels) for each in boxes]
-    classes = [each for each in labels if isinstance(each, int)]
-    if not purpose.classes:
-        raise ImageError("labels are given, but the network is not a classifier", hint="leave --labels out")
-    if max(classes) >= purpose.classes:
-        raise ImageError(
-            f"class {max(classes)} is given, but the network has {purpose.classes} classes (0 to {purpose.classes - 1})"
-        )
-    return classes

@@ -11,8 +11,7 @@ from importlib.util import find_spec
 from ..errors import RecipeError
 from ..record.run import RequirementRecord
 from ..tasks import OUTPUTS, Figure, Task
-from ..tasks.own import own_metric, own_task
-from ..tasks.table import TASKS, all_figures
+from ..tasks.table import all_figures
 
 _REQUIREMENT = re.compile(r"\s*([a-z0-9_]+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*(%?)\s*", re.ASCII)
 _LATENCY = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms)?\s*", re.ASCII)
@@ -41,7 +40,8 @@ class Requirement:
     def parse(cls, text: str, figures: Mapping[str, Figure] | None = None) -> Requirement:
         """A requirement as the user writes it: ``cosine>=0.999``, ``mse<=0.01``, ``top1_agreement>=99.5%``.
 
-        A bound below zero of a figure against labels is relative to the original: ``top1>=-1%`` may lose one percent.
+        A bound with a sign, of a figure against labels, is relative to the original: ``top1>=-1%`` may lose one
+        percent, and ``label_cer<=+1%`` may be one percent worse.
 
         Args:
             text: a figure, a relation and a bound.
@@ -69,8 +69,8 @@ class Requirement:
             raise RecipeError(f"{number!r} is not a number", where=where, hint=examples) from None
         if percent and figure.unit != "share":
             raise RecipeError(f"{name} is not measured in percent", where=where, hint=examples)
-        relative = figure.labelled and number.startswith("-")
-        if not math.isfinite(bound) or not figure.possible(-bound if relative else bound):
+        relative = figure.labelled and number.startswith("-" if figure.at_least else "+")
+        if not math.isfinite(bound) or not figure.possible(abs(bound) if relative else bound):
             raise RecipeError(f"no model that rounds values can have {name} {figure.text(bound)}", where=where)
         if figure.needs and find_spec(figure.needs) is None:
             raise RecipeError(f"{name} needs {figure.needs}", where=where, hint=f"pip install {figure.needs}")
@@ -125,20 +125,6 @@ class Requirement:
         return f"{self.figure.title} {'≥' if self.figure.at_least else '≤'} {self.figure.text(self.bound)}"
 
 
-def own_figures(task: str, metric: str) -> Mapping[str, Figure]:
-    """The figures that a requirement may name, with those of the user's own task or function.
-
-    Raises:
-        RecipeError: there is no such task or function, or both are given.
-    """
-    if task and metric:
-        raise RecipeError("--task and --metric exclude each other", hint="a task of your own has any figures")
-    if metric:
-        return all_figures(own_metric(metric))
-    name, colon, _ = task.partition(":")
-    return all_figures(own_task(task)) if colon and name not in TASKS else all_figures()
-
-
 @dataclass(frozen=True)
 class Requirements:
     """All requirements for a model.
@@ -161,7 +147,7 @@ class Requirements:
         cls,
         require: Sequence[str],
         max_latency: str = "",
-        figures: Mapping[str, Figure] | None = None,
+        task: Task | type[Task] | None = None,
         *,
         labelled: bool = True,
     ) -> Requirements:
@@ -170,13 +156,17 @@ class Requirements:
         Args:
             require: such as ``["cosine>=0.999"]``.
             max_latency: such as ``20ms``; empty: any.
-            figures: those there are; by default those of all tasks.
+            task: that the user named; None: it is guessed later, and any may be meant.
             labelled: whether the evaluation samples have labels.
 
         Raises:
-            RecipeError: one of them is none, a figure has two bounds, or needs labels that are not given.
+            RecipeError: one of them is none, is a figure of another task, a figure has two bounds, or needs labels
+                that are not given.
         """
-        made = tuple(Requirement.parse(text, figures) for text in require)
+        known = all_figures() if task is None else all_figures(task)
+        made = tuple(Requirement.parse(text, known) for text in require)
+        if task is not None:
+            cls(made).check(task)
         for requirement in made:
             if requirement.figure.labelled and not labelled:
                 hint = "give --labels, the truth about the evaluation images"
@@ -201,15 +191,20 @@ class Requirements:
         known = {**OUTPUTS, **task.figures}
         if not self.figures:
             return Requirements(tuple(Requirement.parse(each, known) for each in task.requires), self.max_latency_ms)
+        self.check(task)
+        # Two tasks may have figures of one name: the task's own says what it is called.
+        own = (replace(requirement, figure=known[requirement.figure.name]) for requirement in self.figures)
+        return Requirements(tuple(own), self.max_latency_ms)
+
+    def check(self, task: Task | type[Task]) -> None:
+        """Raises RecipeError where a task has no figure that is required."""
+        known = {**OUTPUTS, **task.figures}
         for requirement in self.figures:
             if requirement.figure.name not in known:
                 hint = f"its figures: {', '.join(known)}; --task names another task"
                 raise RecipeError(
                     f"{requirement.figure.name} is no figure of the task {task.name}", where="require", hint=hint
                 )
-        # Two tasks may have figures of one name: the task's own says what it is called.
-        own = (replace(requirement, figure=known[requirement.figure.name]) for requirement in self.figures)
-        return Requirements(tuple(own), self.max_latency_ms)
 
     def against(self, original: Mapping[str, float | None]) -> Requirements:
         """The same with all bounds as values; see :meth:`Requirement.against`."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..onboard.picture import Placement
-from .finding import text_lines
+from .finding import files_of, text_lines
 
 Found = list[tuple[float, float, float, float, int]]
 """Boxes of one image: left, top, right, bottom in pixels of the image, and the class."""
@@ -32,11 +32,6 @@ class LabelledBoxes:
 
     xyxy: NDArray[np.float32]
     labels: NDArray[np.int64]
-
-
-def holds_boxes(path: str | Path) -> bool:
-    """Whether labels are boxes: a ``.json`` file, or a folder with a file for each image."""
-    return Path(path).suffix.lower() == ".json" or Path(path).is_dir()
 
 
 def read_boxes(
@@ -103,16 +98,8 @@ def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Fo
 def _folder(
     folder: Path, names: Sequence[str], placements: Sequence[Placement], known: Mapping[str, int]
 ) -> list[Found]:
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    counts = Counter(PurePosixPath(stem).name for stem in stems)
-    found: list[Found] = []
-    for stem, placement in zip(stems, placements):
-        last = PurePosixPath(stem).name
-        places = [folder / stem, *([folder / last] if counts[last] == 1 else [])]
-        files = [place.parent / (place.name + end) for place in places for end in READERS]
-        file = next((file for file in files if file.is_file()), None)
-        found.append(READERS[file.suffix](file, placement.image, known) if file else [])
-    return found
+    files = files_of(folder, names, READERS)
+    return [READERS[file.suffix](file, at.image, known) if file else [] for file, at in zip(files, placements)]
 
 
 def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int]) -> Found:

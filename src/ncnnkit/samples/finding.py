@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -400,6 +401,25 @@ def _listed(source: Path) -> list[str]:
                 raise ImageError(f"no such file: {name}", where=f"{source}:{number}")
             files.append(name)
     return files
+
+
+def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> list[Path | None]:
+    """The file of each sample in a folder of labels: the sample's name with another ending; None where there is none.
+
+    Args:
+        folder: of the labels; it repeats the folders of the samples, or holds all files if their names are unique.
+        names: of the samples.
+        endings: those that count, the preferred ones first.
+    """
+    stems = [_stem(name) for name in names]  # of a tile or window of a file, too: they end behind the dot
+    last = [PurePosixPath(stem).name for stem in stems]
+    folders = Counter(name for _, name in {*zip(stems, last)})
+    found: list[Path | None] = []
+    for stem, name in zip(stems, last):
+        places = [folder / stem, *([folder / name] if folders[name] == 1 else [])]
+        files = (place.parent / (place.name + end) for place in places for end in endings)
+        found.append(next((file for file in files if file.is_file()), None))
+    return found
 
 
 def text_lines(path: Path) -> list[str]:

@@ -1,112 +1,119 @@
-"""Class labels of images, from text files."""
+"""The truth about samples, as ``--labels`` gives it: classes, boxes, texts or pictures."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from ..errors import ImageError
-from .finding import text_lines
+from ..formatting import counted
+from .boxes import READERS, LabelledBoxes, read_boxes
+from .classes import read_classes
+from .images import ImageSet
+from .preprocess import Preprocess
+from .targets import ENDINGS, LabelPicture, read_pictures
+from .texts import ENDING, read_texts
 
-_QUOTES = "\"'"
+Label = int | LabelledBoxes | str | LabelPicture
+"""The truth about one sample: a class, boxes, a text, or a picture: a mask, or the image to make."""
 
 
-def read_labels(path: str | Path, names: Sequence[str], classes: Sequence[str] | None = None) -> NDArray[np.int64]:
-    """The right class of each image.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of labels.
+
+    Attributes:
+        expects: the files that hold them.
+        forms: of the files, as :func:`_forms` names them.
+    """
+
+    expects: str
+    forms: frozenset[str]
+
+
+LINES, JSON = "a text file", "a .json file"
+
+KINDS = {
+    "classes": Kind("a file with lines 'file class'", frozenset({LINES})),
+    "boxes": Kind(
+        "a .json file as COCO writes it, or a folder with a .txt (YOLO) or .xml (Pascal VOC) file for each image",
+        frozenset({JSON, *READERS}),
+    ),
+    "pictures": Kind("a folder with a picture for each image, which has the image's name", frozenset(ENDINGS)),
+    "texts": Kind(
+        "a file with lines 'file<tab>text', or a folder with a .txt file for each sample", frozenset({LINES, ENDING})
+    ),
+}
+"""The kinds of labels by their names. Where nothing is known of the task, the first kind that fits the files counts."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The truth about some samples.
+
+    Attributes:
+        kind: a key of :data:`KINDS`.
+        values: of each sample.
+        path: where they are from.
+    """
+
+    kind: str
+    values: Sequence[Label]
+    path: str
+
+    def subset(self, indices: Sequence[int]) -> Labels:
+        """Those of the samples at these positions, in this order."""
+        return replace(self, values=[self.values[index] for index in indices])
+
+    def in_words(self) -> str:
+        """What was read: ``boxes of 12 samples, from val/instances.json``."""
+        return f"{self.kind} of {counted(len(self.values), 'sample')}, from {self.path}"
+
+
+def read_labels(
+    path: str | Path, samples: ImageSet, *, kind: str = "", names: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+) -> Labels:  # fmt: skip
+    """The truth about each sample. Pictures are only looked for, and read when they are needed.
 
     Args:
-        path: a text file. Either a line per image, ``file name<space, tab or comma>class`` (in any order; lines about
-            other files are ignored), or just a class index a line, in the order of ``names``.
-        names: the images, as ``ImageSet.names``. A line may give the bare file name where that is unique.
-        classes: class names, so that a class may be written as its name; else it must be an index. Where names are
-            numbers themselves, such as the digits of "1, 2, …, 9, 0", a number that means one class as an index and
-            another as a name is refused; a number in quotes is a name.
-
-    Returns:
-        int64 array (N,) of class indices.
+        path: a file or folder.
+        samples: the samples.
+        kind: which labels the network can be compared with, a key of :data:`KINDS`; empty: the files tell.
+        names: of the network's classes, where they are known.
+        preprocess: how the images are prepared.
 
     Raises:
-        ImageError: with the line number: a class that does not exist, an image named twice with different classes, or
-            a file that is about other images; an image without a label.
+        ImageError: the files are none of this kind, a line or file is wrong, or a sample has no label.
     """
     path = Path(path)
-    lines = [(number, line.strip()) for number, line in enumerate(text_lines(path), 1) if line.strip()]
-    if not lines:
-        raise ImageError("contains no labels", where=str(path))
-    known = {name.casefold(): index for index, name in enumerate(classes or ())}
-    counts = Counter(name.casefold() for name in classes or ())
-
-    def parse(text: str, number: int) -> int:
-        where = f"{path}:{number}"
-        quoted, text = text[:1] in _QUOTES, text.strip(_QUOTES)
-        named = known.get(text.casefold())
-        if re.fullmatch(r"-?\d+", text) and not (quoted and named is not None):
-            if named is not None and 0 <= int(text) < len(classes or ()) and named != int(text):
-                raise ImageError(
-                    f"class {text} means two classes: class {named} by its name, and class {text} by its index, which "
-                    f"is called {(classes or ())[int(text)]!r}",
-                    where=where,
-                    hint=f'write names in quotes ("{text}"), here and on the other lines',
-                )
-            if named is not None:
-                return named
-            if int(text) < 0 or (classes and int(text) >= len(classes)):
-                limit = f"0 to {len(classes) - 1}" if classes else "0 or above"
-                raise ImageError(f"class {text} is out of range ({limit})", where=where)
-            return int(text)
-        name = text.casefold()
-        if counts[name] > 1:
-            raise ImageError(f"several classes have the name {text!r}", where=where, hint="give the index")
-        if name not in known:
-            hint = "give a class index or one of the model's class names" if classes else "give a class index"
-            raise ImageError(f"no class is called {text!r}", where=where, hint=hint)
-        return known[name]
-
-    if all(re.fullmatch(r"""(["']?)-?\d+\1""", line) for _, line in lines):
-        if len(lines) != len(names):
-            raise ImageError(
-                f"{len(lines)} labels for {len(names)} images",
-                where=f"{path}:{lines[min(len(lines), len(names) + 1) - 1][0]}",
-                hint="write lines 'file name, class' if some images were skipped or dropped as duplicates",
-            )
-        return np.array([parse(line, number) for number, line in lines], np.int64)
-
-    places = _places(names)
-    found: dict[int, int] = {}
-    for number, line in lines:
-        place, text = _divide(line, places)
-        if place is None:
-            if not re.search(r"[\s,]", line):
-                raise ImageError("is neither 'file name, class' nor a class index", where=f"{path}:{number}")
-            continue
-        label = parse(text, number)
-        if found.setdefault(place, label) != label:
-            raise ImageError(f"{names[place]} has another class on an earlier line", where=f"{path}:{number}")
-    missing = [name for index, name in enumerate(names) if index not in found]
-    if not found:
-        raise ImageError("names no image of the set", where=f"{path}:{lines[0][0]}", hint=f"the first is {names[0]}")
-    if missing:
-        raise ImageError(f"has no label for {missing[0]} ({len(missing)} of {len(names)} images)", where=str(path))
-    return np.array([found[index] for index in range(len(names))], np.int64)
+    forms = _forms(path)
+    fitting = [each for each, row in KINDS.items() if row.forms & forms]
+    if (kind and kind not in fitting) or not fitting:
+        expected = KINDS[kind].expects if kind else "; ".join(f"{each}: {row.expects}" for each, row in KINDS.items())
+        found = "a folder with files " + ", ".join(sorted(forms)) if path.is_dir() else next(iter(forms))
+        found = found if forms else "an empty folder"
+        raise ImageError(f"is {found}, which holds no {kind or 'labels'}", where=str(path), hint=f"give {expected}")
+    kind = kind or fitting[0]
+    placements = [samples.placement(index) for index in range(len(samples))] if kind in ("boxes", "pictures") else []
+    values: Sequence[Any]
+    if kind == "classes":
+        values = [int(label) for label in read_classes(path, samples.names, names)]
+    elif kind == "boxes":
+        values = read_boxes(path, samples.names, placements, names)
+    elif kind == "texts":
+        values = read_texts(path, samples.names)
+    else:
+        values = read_pictures(path, samples.names, placements, preprocess.interpolation if preprocess else "bilinear")
+    return Labels(kind, values, str(path))
 
 
-def _places(names: Sequence[str]) -> dict[str, int]:
-    """What a label line may call an image -> its position."""
-    base = [name.rsplit("/", 1)[-1] for name in names]
-    counts = Counter(base)
-    places = {name: index for index, name in enumerate(base) if counts[name] == 1}
-    return places | {name: index for index, name in enumerate(names)}
-
-
-def _divide(line: str, places: Mapping[str, int]) -> tuple[int | None, str]:
-    # File names and class names may both hold spaces and commas: the file name is the shortest start that is an image.
-    for match in re.finditer(r"[\s,]+", line):
-        name = line[: match.start()].strip("\"'").removeprefix("./")
-        if name in places:
-            return places[name], line[match.end() :].strip()
-    return None, ""
+def _forms(path: Path) -> frozenset[str]:
+    """What a path holds: one of :data:`LINES` and :data:`JSON`, or the endings of the files in a folder."""
+    if path.is_dir():
+        return frozenset(file.suffix.lower() for file in path.rglob("*") if file.suffix and file.is_file())
+    if not path.exists():
+        raise ImageError("no such file or folder", where=str(path))
+    return frozenset({JSON if path.suffix.lower() == ".json" else LINES})

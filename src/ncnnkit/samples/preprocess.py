@@ -195,7 +195,7 @@ class Preprocess:
             raise ValueError("is an image, and the input takes arrays")
         image = _eight_bit(image).convert(_PILLOWS_MODES[self.channels])
         place = self.places(image.height, image.width)[tile]
-        tensor: NDArray[np.float32] = to_tensor(_resized(image, place.resized, self.interpolation), place, asdict(self))
+        tensor: NDArray[np.float32] = to_tensor(resized(image, place.resized, self.interpolation), place, asdict(self))
         return tensor
 
     def apply_to_array(self, array: NDArray[Any]) -> NDArray[np.float32]:
@@ -277,7 +277,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
+def resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
     """The pixels of an image of this (height, width), (H, W, C)."""
     # Each channel alone: of an image with alpha, Pillow would multiply the colours by it.
     bands = image.split() if image.mode == "RGBA" else (image,)

@@ -17,9 +17,11 @@ from ..samples.doubts import copies_said, preprocessing_doubts
 from ..samples.finding import find_images
 from ..samples.images import ImageSet
 from ..samples.items import InputSpec, completed, fit, image_input
+from ..samples.labels import Labels, read_labels
 from ..samples.preprocess import NO_IMAGE, Preprocess
 from ..samples.presets import default_preprocess, preset
 from ..samples.stream import in_memory
+from ..tasks import Task
 from . import ModelSource, open_model
 from .torch_models import BUILDERS
 
@@ -102,6 +104,37 @@ def as_used(preprocess: Preprocess | None, origin: str, *sets: ImageSet) -> tupl
             return preprocess, origin
         raise RecipeError("the recordings are fed as they are", hint="leave --divisor, --mean and --std out")
     return None, WAVEFORMS.format(*rates) if rates else ARRAYS
+
+
+KINDS_BY_DECODER = {"boxes": "boxes", "ctc": "texts"}
+"""Kind of a decoder -> the kind of labels that its predictions are compared with, where the task is not known yet."""
+
+
+def open_labels(
+    path: str,
+    samples: ImageSet,
+    source: ModelSource,
+    task: Task | type[Task] | None,
+    preprocess: Preprocess | None,
+) -> Labels | None:
+    """The labels of a recipe; None where it has none.
+
+    Args:
+        path: of the recipe.
+        samples: which they are about.
+        source: the network.
+        task: that the user named, if any.
+        preprocess: of the images.
+
+    Raises:
+        ImageError: they cannot be read, or are of another kind than the task compares with.
+    """
+    if not path:
+        return None
+    if task is not None and not task.labels:
+        raise ImageError(f"labels are given, and the task {task.name} compares with none", hint="leave --labels out")
+    kind = task.labels if task else KINDS_BY_DECODER.get(source.decoder.kind, "") if source.decoder else ""
+    return read_labels(path, samples, kind=kind, names=source.labels, preprocess=preprocess)
 
 
 def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:

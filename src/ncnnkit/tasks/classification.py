@@ -53,6 +53,7 @@ class Classification(Task):
         share("top5", "top-5 accuracy", labelled=True),
     )
     requires = ("cosine>=0.999",)
+    labels = "classes"
 
     def predict(self, outputs: Sequence[Array]) -> Array:
         """The scores, (classes,)."""

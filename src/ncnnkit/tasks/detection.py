@@ -15,7 +15,7 @@ from .boxes import class_scores, gather
 from .coco import PACKAGE, average_precision, matches
 from .decoder import Array, Decoder, Part, Table
 from .decoding import decode
-from .figures import Figure, fault, named, share
+from .figures import Figure, by_labels, fault, named, share
 from .predictions import Agreement, Boxes, agreement, shared_areas
 from .task import Task, ratio
 
@@ -65,14 +65,13 @@ class Row:
 
 def found_figures(nouns: str) -> Mapping[str, Figure]:
     """The figures of a network that finds several things, which are called so."""
+    precision = (share("map50_95", "mAP50-95", needs=PACKAGE), share("map50", "mAP50", needs=PACKAGE))
     return named(
-        share("map50_95", "mAP50-95", needs=PACKAGE),
-        share("map50", "mAP50", needs=PACKAGE),
+        *precision,
         share("kept", f"{nouns} kept"),
         fault("new", f"new {nouns}"),
         share("iou", "mean IoU"),
-        share("label_map50_95", "mAP50-95 by labels", labelled=True, needs=PACKAGE),
-        share("label_map50", "mAP50 by labels", labelled=True, needs=PACKAGE),
+        *by_labels(*precision),
     )
 
 
@@ -90,6 +89,7 @@ class Detection(Task):
     name = "detection"
     figures = found_figures("boxes")
     requires: ClassVar[tuple[str, ...]] = ("kept>=0.95", "new<=0.05", "iou>=0.9")
+    labels = "boxes"
     reads: ClassVar[tuple[Part, ...]] = ()
     """Parts that the decoder must have besides boxes and scores."""
 

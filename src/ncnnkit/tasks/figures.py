@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -67,6 +67,14 @@ def fault(name: str, title: str) -> Figure:
 def decibels(name: str, title: str) -> Figure:
     """A ratio of signal power to noise power, dB; infinite where there is no noise."""
     return Figure(name, title, "dB", True, lambda v: 10 ** (-v / 10), lambda v: abs(v) <= 300)
+
+
+def by_labels(*figures: Figure) -> tuple[Figure, ...]:
+    """The same figures with labels as the truth: ``label_`` before the name."""
+    return tuple(
+        replace(figure, name=f"label_{figure.name}", title=f"{figure.title} by labels", labelled=True)
+        for figure in figures
+    )
 
 
 OUTPUTS: Mapping[str, Figure] = named(

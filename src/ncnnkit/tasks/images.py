@@ -8,21 +8,53 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .decoder import Array
-from .figures import decibels, named, share
+from .figures import by_labels, decibels, named, share
 from .task import Task
 
 _WINDOW = 11  # pixels; the standard deviation of its Gaussian is 1.5
 _SIGMA = 1.5
 
 
-class Row(NamedTuple):
-    """One sample: the squared error over the squared range, the number of values, and the SSIM (None: too small)."""
+class Fidelity(NamedTuple):
+    """An image beside the right one: the squared error over the squared range, the number of values, and the SSIM
+    (None: too small)."""
 
     error: float
     values: int
     ssim: float | None
+
+
+class Row(NamedTuple):
+    """One sample: the image beside the original's, and beside the labelled one; None without a label."""
+
+    exact: Fidelity
+    right: Fidelity | None
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The right image, or the part of it that the output shows.
+
+    Attributes:
+        values: (channels, height, width), from black to white as the output's.
+        top, left: where it begins in the output.
+    """
+
+    values: NDArray[np.float64]
+    top: int = 0
+    left: int = 0
+
+    def of(self, image: Array) -> Array:
+        """The part of an output that it is the truth of, (channels, height, width)."""
+        height, width = self.values.shape[-2:]
+        part = image[..., self.top : self.top + height, self.left : self.left + width]
+        return part.reshape(-1, *part.shape[-2:])
+
+
+_FIGURES = (decibels("psnr", "PSNR"), share("ssim", "SSIM"))
 
 
 @dataclass(frozen=True)
@@ -41,8 +73,9 @@ class Images(Task):
     """
 
     name = "image"
-    figures = named(decibels("psnr", "PSNR"), share("ssim", "SSIM"))
+    figures = named(*_FIGURES, *by_labels(*_FIGURES))
     requires = ("psnr>=40",)
+    labels = "pictures"
 
     output: int = 0
     low: float = 0.0
@@ -52,25 +85,35 @@ class Images(Task):
         """The image, clipped."""
         return np.clip(np.asarray(outputs[self.output], np.float64), self.low, self.high)
 
-    def compare(self, ours: Array, theirs: Array, truth: Array | None = None) -> Row:
+    def compare(self, ours: Array, theirs: Array, truth: Target | None = None) -> Row:
         """The error of an image. One of another size, or with NaN, is as wrong as can be."""
-        if ours.shape != theirs.shape or not np.isfinite(ours).all():
-            return Row(float(theirs.size), theirs.size, -1.0)
-        difference = (ours - theirs) / (self.high - self.low)
-        return Row(float((difference**2).sum()), theirs.size, ssim(ours, theirs, self.high - self.low))
+        right = None if truth is None else self._beside(truth.of(ours), truth.values)
+        return Row(self._beside(ours, theirs), right)
+
+    def _beside(self, ours: Array, right: Array) -> Fidelity:
+        if ours.shape != right.shape or not np.isfinite(ours).all():
+            return Fidelity(float(right.size), right.size, -1.0)
+        difference = (ours - right) / (self.high - self.low)
+        return Fidelity(float((difference**2).sum()), right.size, ssim(ours, right, self.high - self.low))
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
         """PSNR of all values together, and the mean SSIM of the images."""
-        error, values = sum(row.error for row in rows), sum(row.values for row in rows)
-        known = [row.ssim for row in rows if row.ssim is not None]
-        return {
-            "psnr": (math.inf if not error else 10 * math.log10(values / error)) if values else None,
-            "ssim": sum(known) / len(known) if known else None,
-        }
+        exact = _summary([row.exact for row in rows])
+        right = _summary([row.right for row in rows if row.right is not None])
+        return {**exact, **{f"label_{name}": value for name, value in right.items()}}
 
     def severity(self, row: Row) -> float:
         """The mean squared error over the squared range."""
-        return row.error / max(row.values, 1)
+        return row.exact.error / max(row.exact.values, 1)
+
+
+def _summary(images: Sequence[Fidelity]) -> dict[str, float | None]:
+    error, values = sum(each.error for each in images), sum(each.values for each in images)
+    known = [each.ssim for each in images if each.ssim is not None]
+    return {
+        "psnr": (math.inf if not error else 10 * math.log10(values / error)) if values else None,
+        "ssim": sum(known) / len(known) if known else None,
+    }
 
 
 def ssim(ours: Array, theirs: Array, span: float) -> float | None:

@@ -18,4 +18,5 @@ class Instances(Detection):
 
     name = "instances"
     figures = found_figures("objects")
+    labels = ""  # no labels hold masks of objects; of the boxes, --task detection has the figures
     reads = ("coefficients", "prototypes")

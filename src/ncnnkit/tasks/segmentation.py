@@ -11,22 +11,32 @@ from numpy.typing import NDArray
 
 from . import argmax
 from .decoder import Array, Decoder, Table
-from .figures import named, share
+from .figures import by_labels, named, share
 from .predictions import ClassMap
 from .task import Task, ratio
 
 
-class Row(NamedTuple):
-    """One sample.
+class Overlap(NamedTuple):
+    """A map beside the right one, (classes,) each.
 
     Attributes:
-        same: number of pixels of each class in both maps, (classes,).
-        ours, theirs: number of pixels of each class in each map, (classes,).
+        same: number of pixels of each class in both maps.
+        ours, right: number of pixels of each class in each map.
     """
 
     same: NDArray[np.int64]
     ours: NDArray[np.int64]
-    theirs: NDArray[np.int64]
+    right: NDArray[np.int64]
+
+
+class Row(NamedTuple):
+    """One sample: the map beside the original's, and beside the labelled one; None without a label."""
+
+    exact: Overlap
+    right: Overlap | None
+
+
+_FIGURES = (share("miou", "mean IoU"), share("pixels", "equal pixels"))
 
 
 @dataclass(frozen=True)
@@ -43,12 +53,13 @@ class Segmentation(Task):
         >>> ours, theirs = ([np.array([[[3.0, 0.0]], [[1.0, 1.0]]])], [np.array([[[3.0, 2.0]], [[1.0, 1.0]]])])
         >>> row = task.compare(task.predict(ours), task.predict(theirs))
         >>> task.summarise([row])
-        {'miou': 0.5, 'pixels': 0.5}
+        {'miou': 0.5, 'pixels': 0.5, 'label_miou': None, 'label_pixels': None}
     """
 
     name = "segmentation"
-    figures = named(share("miou", "mean IoU"), share("pixels", "equal pixels"))
+    figures = named(*_FIGURES, *by_labels(*_FIGURES))
     requires = ("miou>=0.95",)
+    labels = "pictures"
 
     output: int = 0
     axis: int = 0
@@ -61,33 +72,60 @@ class Segmentation(Task):
         return argmax.decode(decoder, outputs)
 
     def compare(self, ours: ClassMap, theirs: ClassMap, truth: ClassMap | None = None) -> Row:
-        """The pixels of each class."""
-        one, other = ours.classes.reshape(-1), theirs.classes.reshape(-1)
-        if one.size != other.size:
-            one = np.full_like(other, -1)
-        count = int(max(one.max(initial=0), other.max(initial=0))) + 1
-        return Row(_count(other[one == other], count), _count(one[one >= 0], count), _count(other, count))
+        """The pixels of each class.
+
+        Args:
+            ours, theirs: of the model and of the original.
+            truth: of the size of the network's input; -1 where a pixel does not count.
+        """
+        right = None
+        if truth is not None:
+            shape = theirs.classes.shape
+            size = shape[:2] if len(shape) == 3 and shape[2] == 1 else shape[-2:]
+            right = overlap(ours, ClassMap(_at_size(truth.classes, size)))
+        return Row(overlap(ours, theirs), right)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """The mean over the classes of the original's maps of shared pixels over all pixels of either.
+        """The mean over the classes of the right maps of shared pixels over all pixels of either.
 
         The background of a single map, class 0, is no class: it would hide how small a text is.
         """
-        classes = max((len(row.same) for row in rows), default=0)
-        same, ours, theirs = (
+        exact = self._summary([row.exact for row in rows])
+        right = self._summary([row.right for row in rows if row.right is not None])
+        return {**exact, **{f"label_{name}": value for name, value in right.items()}}
+
+    def _summary(self, overlaps: Sequence[Overlap]) -> dict[str, float | None]:
+        classes = max((len(each.same) for each in overlaps), default=0)
+        same, ours, right = (
             sum((np.pad(each, (0, classes - len(each))) for each in column), np.zeros(classes, np.int64))
-            for column in (zip(*rows) if rows else ([], [], []))
+            for column in (zip(*overlaps) if overlaps else ([], [], []))
         )
-        counted = (theirs > 0) & (np.arange(classes) > 0 if self.axis < 0 else True)
-        either = (ours + theirs - same)[counted]
+        counted = (right > 0) & (np.arange(classes) > 0 if self.axis < 0 else True)
+        either = (ours + right - same)[counted]
         return {
             "miou": float((same[counted] / either).mean()) if counted.any() else None,
-            "pixels": ratio([(int(row.same.sum()), int(row.theirs.sum())) for row in rows]),
+            "pixels": ratio([(int(each.same.sum()), int(each.right.sum())) for each in overlaps]),
         }
 
     def severity(self, row: Row) -> float:
         """The share of pixels of another class."""
-        return 1 - int(row.same.sum()) / max(int(row.theirs.sum()), 1)
+        return 1 - int(row.exact.same.sum()) / max(int(row.exact.right.sum()), 1)
+
+
+def overlap(ours: ClassMap, right: ClassMap) -> Overlap:
+    """The pixels of each class. Pixels whose right class is below zero do not count."""
+    one, other = ours.classes.reshape(-1), right.classes.reshape(-1)
+    if one.size != other.size:
+        one = np.full_like(other, -1)
+    one, other = one[other >= 0], other[other >= 0]
+    count = int(max(one.max(initial=0), other.max(initial=0))) + 1
+    return Overlap(_count(other[one == other], count), _count(one[one >= 0], count), _count(other, count))
+
+
+def _at_size(classes: NDArray[np.int64], size: tuple[int, ...]) -> NDArray[np.int64]:
+    """A map at another (height, width): each place has the class of the pixel at its centre."""
+    rows, columns = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(size, classes.shape))
+    return classes[np.ix_(rows, columns)]
 
 
 def _count(classes: Array, count: int) -> NDArray[np.int64]:

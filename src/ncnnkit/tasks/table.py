@@ -19,7 +19,7 @@ from .guess import DETECTORS
 from .images import Images
 from .instances import Instances
 from .landmarks import Landmarks
-from .own import own_task
+from .own import own_metric, own_task
 from .pose import Pose
 from .segmentation import Segmentation
 from .task import Task
@@ -128,6 +128,23 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
     return asked.applied(known if isinstance(known, kind) else kind())
 
 
+def asked_task(task: str, metric: str) -> Task | type[Task] | None:
+    """What the user says of the task, before anything is known of the network; None where that is nothing.
+
+    Args:
+        task, metric: as in a recipe.
+
+    Raises:
+        RecipeError: there is no such task, attribute or function, or both are given.
+    """
+    if task and metric:
+        raise RecipeError("--task and --metric exclude each other", hint="a task of your own has any figures")
+    if metric:
+        return own_metric(metric)
+    name = Asked.of(task).name
+    return TASKS.get(name) or own_task(task) if name else None
+
+
 def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]] = ()) -> Task | None:
     """The task of a network with a decoder; None where the decoder does not tell it.
 
@@ -149,7 +166,8 @@ def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]] = ()) -> Ta
         least = decoder.score_threshold
         values = math.log(least / (1 - least)) if decoder.scores == "sigmoid" and 0 < least < 1 else least
         return Segmentation(output=table.output, axis=-1, threshold=values)
-    return Segmentation(output=table.output, axis=axis)
+    sides = len(shapes[table.output]) if shapes else 3  # counted from the front: -1 says that there is one map
+    return Segmentation(output=table.output, axis=axis % sides)
 
 
 def spelled(task: Task) -> str:

@@ -27,6 +27,8 @@ class Task(ABC):
         name: as ``--task`` gives it.
         figures: the numbers that :meth:`summarise` returns, by their names, the most telling first.
         requires: the requirements of a user who gives none: what a practitioner calls no visible loss.
+        labels: the kind of labels that :meth:`compare` takes as the truth: ``classes``, ``boxes``, ``texts`` or
+            ``pictures``; empty: none.
         shapes: of the original's outputs, without the batch axis; () where they are not known. Outputs that have as
             many values are given these shapes: ncnn drops axes of length 1.
 
@@ -52,6 +54,7 @@ class Task(ABC):
     name: ClassVar[str]
     figures: ClassVar[Mapping[str, Figure]]
     requires: ClassVar[tuple[str, ...]]
+    labels: ClassVar[str] = ""
 
     shapes: tuple[tuple[int, ...], ...] = ()
 

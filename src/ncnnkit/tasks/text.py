@@ -10,16 +10,26 @@ import numpy as np
 
 from . import ctc
 from .decoder import Array, Decoder, Table
-from .figures import fault, named, share
+from .figures import by_labels, fault, named, share
 from .task import Task, ratio
 
 
-class Row(NamedTuple):
-    """One sample: whether the texts are equal, the characters to change, and the length of the original's text."""
+class Reading(NamedTuple):
+    """A text beside the right one: whether they are equal, the characters to change, the right one's length."""
 
     equal: bool
     changes: int
     length: int
+
+
+class Row(NamedTuple):
+    """One sample: the text beside the original's, and beside the labelled one; None without a label."""
+
+    exact: Reading
+    right: Reading | None
+
+
+_FIGURES = (share("texts", "equal texts"), fault("cer", "character error rate"))
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,13 @@ class Texts(Task):
         >>> task.predict([np.eye(4)[[0, 1, 1, 0, 1, 3]]])
         (1, 1, 3)
         >>> task.summarise([task.compare((1, 1, 2), (1, 1, 3))])
-        {'texts': 0.0, 'cer': 0.3333333333333333}
+        {'texts': 0.0, 'cer': 0.3333333333333333, 'label_texts': None, 'label_cer': None}
     """
 
     name = "text"
-    figures = named(share("texts", "equal texts"), fault("cer", "character error rate"))
+    figures = named(*_FIGURES, *by_labels(*_FIGURES))
     requires = ("texts>=0.98",)
+    labels = "texts"
 
     output: int = 0
     axis: int = -1
@@ -65,14 +76,28 @@ class Texts(Task):
 
     def compare(self, ours: Sequence[int], theirs: Sequence[int], truth: Sequence[int] | None = None) -> Row:
         """How far two texts are apart."""
-        return Row(tuple(ours) == tuple(theirs), edits(ours, theirs), len(theirs))
+        return Row(_read(ours, theirs), None if truth is None else _read(ours, truth))
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """The share of equal texts, and the characters to change over the characters of the original."""
-        return {
-            "texts": ratio([(row.equal, 1) for row in rows]),
-            "cer": ratio([(row.changes, row.length) for row in rows]),
-        }
+        """The share of equal texts, and the characters to change over the characters of the right texts."""
+        exact = _summary([row.exact for row in rows])
+        right = _summary([row.right for row in rows if row.right is not None])
+        return {**exact, **{f"label_{name}": value for name, value in right.items()}}
+
+    def severity(self, row: Row) -> float:
+        """The characters to change over those of the original."""
+        return row.exact.changes / max(row.exact.length, 1)
+
+
+def _read(ours: Sequence[int], right: Sequence[int]) -> Reading:
+    return Reading(tuple(ours) == tuple(right), edits(ours, right), len(right))
+
+
+def _summary(readings: Sequence[Reading]) -> dict[str, float | None]:
+    return {
+        "texts": ratio([(each.equal, 1) for each in readings]),
+        "cer": ratio([(each.changes, each.length) for each in readings]),
+    }
 
 
 def edits(ours: Sequence[int], theirs: Sequence[int]) -> int:

@@ -25,7 +25,7 @@ ran=
 field() { sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" "$work/json"; }
 
 printf '%-16s %10s %10s %10s %10s %10s %12s\n' variant 'load ms' 'first ms' 'median ms' 'p90 ms' 'memory MB' MSE
-while read -r name precision backend model <&3; do
+while read -r name precision backend model bounds <&3; do
     [ "$backend" = cpu ] && on=--cpu || on=--gpu
     if "$infer" "$home/models/$model.param" "$home/models/$model.bin" "$input" "$work/output.npy" --loop=50 --json \
         "--precision=$precision" $on ${reference:+"--compare=$reference"} "$@" >"$work/json" 2>"$work/error"; then

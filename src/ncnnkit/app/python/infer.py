@@ -456,7 +456,7 @@ def beside(path: Path, name: str) -> str:
 
 def precision_of(param: Path, variants: Sequence[Sequence[str]], own: str) -> str:
     """What a model is to run with: as the program's own variant, if that is its file, else as the first it is of."""
-    found = [precision for _, precision, _, model in variants if model == param.stem]
+    found = [precision for _, precision, _, model, *_ in variants if model == param.stem]
     return own if own in found or not found else found[0]
 
 

@@ -50,6 +50,8 @@ public:
     double load_ms() const { return load_ms_; }
     // Whether the GPU's pipelines came from a file.
     bool warm() const { return warm_; }
+    // Whether this ncnn is older than that with which the model was measured.
+    bool older() const { return older_; }
     // What is not as it was when the model was measured, a sentence each.
     const std::vector<std::string>& notes() const { return notes_; }
 
@@ -64,7 +66,7 @@ private:
     ncnn::Net net_;
     std::string device_;
     double load_ms_ = 0.0;
-    bool warm_ = false;
+    bool warm_ = false, older_ = false;
     std::vector<std::string> notes_;
 };
 

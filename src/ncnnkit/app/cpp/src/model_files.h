@@ -16,9 +16,13 @@ struct ModelFiles {
     std::size_t size = 0;
     std::shared_ptr<const MappedFile> mapped; // what `weights` points into; none where they are part of the program
     std::vector<std::string> labels; // of the classes; none where there is no labels.txt
+    std::string folder; // models/, which also holds the texts beside the models; ends in / or is empty
+    std::vector<std::string> variants; // lines of variants.txt: name, precision, backend, model, and bounds
     std::string precision; // to run it with, where nobody says another
     std::string crc; // of the weights as they were written, in hexadecimal; empty: not known, or not asked for
 
+    // Whether a variant is of these files and has this precision, or no variant is of these files.
+    bool runs_at(const std::string& name) const;
     // Throws Failure where the weights are not what was written.
     void check_weights(std::uint32_t found) const;
 };

@@ -6,6 +6,19 @@
 #include "options.h"
 #include "predictor.h"
 
+struct Latency {
+    double first, min, median, p90; // ms; all but `first` without the first
+    int runs;
+};
+
+Latency latency(const std::vector<double>& samples_ms);
+
+// What ran, where and how fast, for programs.
+Json about(const Engine& engine, double input_ms, const Latency& timed);
+
+// How long it took, and what is not as it was when the model was measured; for people.
+void print(const Engine& engine, double input_ms, const Latency& timed);
+
 // Writes OUTPUT and --draw. Throws Failure.
 void save(const Prediction& found, const Input& input, const Timed& timed, const Options& options,
           const ModelFiles& files);

@@ -1,0 +1,336 @@
+"""The receipt of an app: its self-test, run on a device (``ncnnkit verify``)."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+from ..codec import decode
+from ..device.names import resolve
+from ..device.transport import TRANSPORTS, Refused, Transport
+from ..errors import DeviceError, FormatError, NcnnkitError, RecipeError
+from ..onboard.scratch import Scratch
+from ..progress import StepProgress, silent_steps
+from .writing import files_in
+
+RECEIPT = "receipt.json"
+SCHEMA = "ncnnkit-receipt/1"
+BUILD_TIMEOUT = 3600.0  # seconds: ncnn itself may be built, on a slow board
+RUN_TIMEOUT = 1800.0
+FAILED = 3
+"""The exit status of a self-test with a figure outside its bound."""
+
+MACHINES = {62: "x86_64", 183: "aarch64", 40: "arm", 243: "riscv64"}
+"""ELF's e_machine -> what ``uname -m`` prints, or begins with."""
+
+
+@dataclass(frozen=True)
+class TestedFigure:
+    """A figure of a self-test.
+
+    Attributes:
+        name: what it is.
+        value: on the device; null: not a number.
+        bound: the least value that passes.
+        unit: ``dB``, or empty.
+        passed: whether it did.
+    """
+
+    name: str
+    value: float | None
+    bound: float
+    unit: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What ``infer --self-test --json`` prints.
+
+    Attributes:
+        model, precision, backend, device, threads: what ran, and where.
+        ncnn, measured_ncnn: the version that the program has, and that with which the model was measured.
+        notes: what is not as it was when the model was measured.
+        load_ms, input_ms: duration of loading, and of decoding and preparing an input.
+        latency_ms: ``first``, ``min``, ``median``, ``p90`` and ``runs``.
+        peak_memory_mb: resident memory; 10^6 bytes.
+        examples: their number.
+        figures: each with its bound.
+        passed: whether all figures did.
+    """
+
+    model: str
+    precision: str
+    backend: str
+    device: str
+    threads: int
+    ncnn: str
+    measured_ncnn: str
+    notes: list[str]
+    load_ms: float
+    input_ms: float
+    latency_ms: dict[str, float]
+    peak_memory_mb: float
+    examples: int
+    figures: list[TestedFigure]
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What an app did on a device: ``receipt.json``.
+
+    Attributes:
+        passed: whether all figures of the self-test are within their bounds, and no file of the app was changed.
+        why: the reason if not.
+        made: when, UTC.
+        on: the name or address of the device.
+        system: what ``uname`` says there.
+        cpu: the name of its processor; empty where Linux does not tell.
+        built_there: whether the program was compiled on the device.
+        changed: files of the app that are not as ncnnkit wrote them.
+        sha256: of the program, and of each file of the app that the self-test uses.
+        versions: of ncnnkit, of ncnn in the program, and of the ncnn with which the model was measured.
+        test: the self-test; null: it did not come to its end.
+        conditions: clocks, temperatures and load, before and after: what the device's files say.
+        schema: of this file.
+    """
+
+    passed: bool
+    why: str
+    made: str
+    on: str
+    system: str
+    cpu: str
+    built_there: bool
+    changed: list[str]
+    sha256: dict[str, str]
+    versions: dict[str, str]
+    test: SelfTest | None
+    conditions: dict[str, dict[str, str]] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+
+class Here(Transport):
+    """This machine, as if it were a device."""
+
+    address = "local"
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        return list(words)
+
+    def explained(self, words: Sequence[str], status: int, said: str) -> DeviceError:
+        lines = [line for line in said.splitlines() if line.strip()]
+        return Refused(lines[-1] if lines else f"{words[0]} ended with status {status}", where=self.address)
+
+
+def open_transport(name: str) -> Transport:
+    """The way to a device by its name or address. Raises RecipeError."""
+    address = resolve(name)
+    return Here() if address == "local" else TRANSPORTS[address.partition("://")[0]](address)
+
+
+def verify_app(
+    app: str | Path, on: str = "local", *, program: str | Path | None = None, options: Sequence[str] = (),
+    progress: StepProgress = silent_steps,
+) -> Receipt:  # fmt: skip
+    """Run an app's self-test on a device, and write what came out into its ``receipt.json``.
+
+    The app's files are copied there. Its program is built there if there is CMake and a compiler; otherwise one that
+    was compiled for that processor is sent: ``program``, or what is in the app's ``build`` folder.
+
+    Args:
+        app: the folder of a C++ app.
+        on: the device: a name, ``local``, ``ssh://…`` or ``adb://…``.
+        program: an ``infer`` for that device; None: see above.
+        options: of ``infer``, as ``--gpu`` or ``--threads=2``.
+        progress: called with each step.
+
+    Returns:
+        The receipt. It is written whether the test passed or not.
+
+    Raises:
+        FormatError: the folder holds no C++ app.
+        RecipeError: no such device.
+        DeviceError: the device cannot be reached, or there is no program for it.
+
+    Example:
+        >>> verify_app("myapp", "rock5b").passed  # doctest: +SKIP
+        True
+    """
+    app = Path(app)
+    written = written_files(app)
+    with open_transport(on) as transport:
+        board = _Board(transport, on)
+        built_there = program is None and board.has_compiler
+        chosen = None if built_there else Path(program) if program else fitting(app, board)
+        files = {name: app / name for name in written if (app / name).is_file()}
+        if chosen is not None:
+            files["infer"] = chosen
+        hashes = {name: _sha256(path) for name, path in files.items()}
+        changed = sorted(name for name, digest in written.items() if hashes.get(name) != digest)
+        progress("copy the app", 0, 0)
+        board.send(files, hashes)
+        if built_there:
+            progress("build it there", 0, 0)
+            board.build()
+        progress("self-test", 0, 0)
+        before = board.conditions()
+        test, why = board.self_test(options)
+        conditions = {"before": before, "after": board.conditions()}
+        used = {name: hashes[name] for name in sorted(hashes) if name.partition("/")[0] in ("models", "examples")}
+        used["infer"] = board.sha256_of_program()
+    if test is not None and not test.passed:
+        why = "; ".join(f"{f.name} is {f.value}, below {f.bound:.4g}" for f in test.figures if not f.passed)
+    if changed and not why:
+        why = f"{changed[0]} is not as ncnnkit wrote it"
+    receipt = Receipt(
+        passed=test is not None and not why, why=why, made=datetime.now(UTC).isoformat(timespec="seconds"),
+        on=on, system=board.system, cpu=board.cpu, built_there=built_there, changed=changed, sha256=used,
+        versions={
+            "ncnnkit": version("ncnnkit"), "ncnn": test.ncnn if test else "",
+            "measured_ncnn": test.measured_ncnn if test else "",
+        },
+        test=test, conditions=conditions,
+    )  # fmt: skip
+    (app / RECEIPT).write_text(json.dumps(asdict(receipt), indent=2) + "\n", encoding="utf-8")
+    return receipt
+
+
+def written_files(app: Path) -> dict[str, str]:
+    """Path of each file that ncnnkit wrote into an app -> its SHA-256. Raises FormatError."""
+    from . import RECORD
+
+    try:
+        written = decode((app / RECORD).read_bytes(), dict[str, str])
+    except OSError:
+        raise FormatError("contains no app", where=str(app), hint="ncnnkit app writes one") from None
+    if "CMakeLists.txt" not in written:
+        raise FormatError("is no C++ app", where=str(app), hint="ncnnkit app --lang cpp writes one")
+    folder = app.resolve()
+    for name in written:
+        if not (app / name).resolve().is_relative_to(folder):
+            raise FormatError(f"names {name!r}, which is outside the app", where=str(app / RECORD))
+    return written
+
+
+def machine_of(program: Path) -> str:
+    """The processor that a program is for, as ``uname -m`` names it; empty: it is no program."""
+    head = program.read_bytes()[:20] if program.is_file() else b""
+    return MACHINES.get(struct.unpack_from("<H", head, 18)[0], "") if head[:4] == b"\x7fELF" and len(head) == 20 else ""
+
+
+def fitting(app: Path, board: _Board) -> Path:
+    """The newest program in the app's ``build`` folder that is for the board's processor. Raises DeviceError."""
+    found = [
+        path
+        for path in files_in(app / "build")
+        if path.name == "infer" and board.machine.startswith(machine_of(path) or "-")
+    ]
+    if not found:
+        hint = "cmake --preset aarch64-linux builds one, or --infer names it; or install cmake and g++ there"
+        raise DeviceError(f"has no compiler, and build/ no infer for {board.machine}", where=board.name, hint=hint)
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _sha256(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+_HELLO = r"""
+umask 077
+mkdir -p "{cache}/apps" && cd "{cache}/apps" || exit 1
+compiler=no
+command -v cmake >/dev/null && {{ command -v c++ || command -v g++ || command -v clang++; }} >/dev/null && compiler=yes
+cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
+model=$(tr -d '\000' 2>/dev/null </proc/device-tree/model || true)
+printf '\036%s\037%s\037%s\037%s\037%s\036' "$PWD" "$compiler" "$(uname -m)" "$(uname -srvm)" "${{model:-$cpu}}"
+"""
+_CONDITIONS = r"""
+cpus=/sys/devices/system/cpu/cpufreq
+for file in $cpus/policy*/scaling_governor $cpus/policy*/scaling_cur_freq /sys/class/thermal/thermal_zone*/temp \
+        /proc/loadavg; do
+    [ -r "$file" ] && printf '%s=%s\n' "$file" "$(head -n 1 "$file" 2>/dev/null)"
+done
+true
+"""
+_SUM = 'cd "$1" && { sha256sum "$2" 2>/dev/null || shasum -a 256 "$2"; } | cut -c1-64'
+
+
+class _Board:
+    """The folder of an app on a device. All of it raises DeviceError."""
+
+    def __init__(self, transport: Transport, name: str) -> None:
+        self.name = name
+        self._transport = transport
+        said = self._run(["sh", "-c", _HELLO.format(cache=transport.cache)]).split("\x1e")
+        if len(said) < 3 or said[1].count("\x1f") != 4:
+            raise DeviceError("has no Unix shell", where=name)
+        self._home, compiler, self.machine, self.system, self.cpu = said[1].split("\x1f")
+        self.has_compiler = compiler == "yes"
+        self._folder = ""
+        self._program = "infer"
+
+    def send(self, files: dict[str, Path], hashes: dict[str, str]) -> None:
+        """Bring the files into a folder of their own, named by their content."""
+        digest = sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()[:16]
+        self._folder = f"{self._home}/{digest}"
+        with Scratch() as work:
+            archive = Path(work) / "app.tar"
+            with tarfile.open(archive, "w") as tar:
+                for name, path in files.items():
+                    data = path.read_bytes()
+                    member = tarfile.TarInfo(name)
+                    member.size, member.mode = len(data), 0o755 if name.endswith(".sh") or name == "infer" else 0o644
+                    tar.addfile(member, io.BytesIO(data))
+            unpack = 'rm -rf "$1" && mkdir -p "$1" && tar -C "$1" -xf -'
+            self._run(["sh", "-c", unpack, "sh", self._folder], archive.read_bytes(), RUN_TIMEOUT)
+
+    def build(self) -> None:
+        """Compile the program."""
+        line = 'cd "$1" && { cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build --parallel; } >&2'
+        self._run(["sh", "-c", line, "sh", self._folder], timeout=BUILD_TIMEOUT)
+        self._program = "build/infer"
+
+    def self_test(self, options: Sequence[str]) -> tuple[SelfTest | None, str]:
+        """What the program says, and why it says nothing."""
+        line = f'cd "$1" && shift && ./{self._program} --self-test --json "$@" || [ $? -eq {FAILED} ]'
+        try:
+            said = self._run(["sh", "-c", line, "sh", self._folder, *options], timeout=RUN_TIMEOUT)
+            return decode(said.splitlines()[-1].encode(), SelfTest), ""
+        except Refused as error:
+            return None, error.what
+        except (FormatError, LookupError) as error:
+            return None, f"the program's answer cannot be read: {error}"
+
+    def conditions(self) -> dict[str, str]:
+        """File of the system -> its first line."""
+        lines = self._run(["sh", "-c", _CONDITIONS]).splitlines()
+        return {name: value for name, found, value in (line.partition("=") for line in lines[:200]) if found}
+
+    def sha256_of_program(self) -> str:
+        return self._run(["sh", "-c", _SUM, "sh", self._folder, self._program]).strip()
+
+    def _run(self, words: Sequence[str], data: bytes = b"", timeout: float = 60.0) -> str:
+        try:
+            return self._transport.run(words, data, timeout).decode(errors="replace")
+        except Refused as error:
+            raise type(error)(error.what, where=self.name, hint=error.hint) from None
+        except NcnnkitError as error:
+            raise DeviceError(error.what, where=self.name, hint=error.hint) from None
+
+
+def check_options(options: Sequence[str]) -> list[str]:
+    """Options for the program, which may not name files. Raises RecipeError."""
+    strange = next((word for word in options if not word.startswith("--")), None)
+    if strange is not None:
+        raise RecipeError(f"{strange!r} is no option of infer", hint="as --gpu or --threads=2")
+    return list(options)

@@ -1,0 +1,147 @@
+"""Labels that are pictures: a mask of classes, or the image that a network should make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError
+from ..onboard.picture import Placement
+from .finding import files_of
+from .preprocess import resized
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
+UNKNOWN = 255
+"""The value of a mask whose pixels do not count, as in Pascal VOC and Cityscapes."""
+NO_CLASS = -1
+"""The class of a pixel that does not count."""
+
+
+@dataclass(frozen=True)
+class LabelPicture:
+    """The picture that belongs to an image.
+
+    Attributes:
+        path: of its file.
+        placement: where the image lies in the network's input.
+        interpolation: the filter that resized the image.
+    """
+
+    path: str
+    placement: Placement
+    interpolation: str
+
+    def mask(self, classes: int) -> NDArray[np.int64]:
+        """The class of each pixel of the network's input; :data:`NO_CLASS` beside the image, and where not known.
+
+        Args:
+            classes: how many there are; 1: what is looked for and what is not. A mask then has 0 for the background.
+
+        Raises:
+            ImageError: it is no mask of this image, or has other classes.
+        """
+        picture = self._opened()
+        values = np.asarray(picture)
+        height, width = self.placement.image
+        if values.ndim != 2 or values.dtype.kind not in "bui":
+            hint = "a mask is a PNG file in grey or with a palette, whose pixels are indices of classes"
+            raise ImageError(f"has pixels of {picture.mode}, not classes", where=self.path, hint=hint)
+        if values.shape != (height, width):
+            had = f"{picture.width}x{picture.height} pixels, and its image has {width}x{height}"
+            raise ImageError(f"has {had}", where=self.path)
+        found = values.astype(np.int64)
+        if classes == 1:
+            unknown = (found == UNKNOWN) & bool((found == 1).any())  # a mask of 0 and 255 is one, too
+            found = np.where(unknown, NO_CLASS, found > 0)
+        else:
+            found[found == UNKNOWN] = NO_CLASS
+            if found.max(initial=0) >= classes:
+                most = int(found.max())
+                raise ImageError(f"has class {most}, and the network has 0 to {classes - 1}", where=self.path)
+        rows, row = _sources(self.placement.input[0], self.placement.top, self.placement.resized[0], height)
+        columns, column = _sources(self.placement.input[1], self.placement.left, self.placement.resized[1], width)
+        return np.where(row[:, None] & column, found[np.ix_(rows, columns)], NO_CLASS)
+
+    def target(self, channels: int, scale: int, *, bgr: bool = False) -> tuple[NDArray[np.uint8], int, int]:
+        """The part of the network's output that is to be like it.
+
+        Args:
+            channels: of the output, 1 or 3.
+            scale: how many times the output is larger than the input.
+            bgr: whether the output begins with blue.
+
+        Returns:
+            (pixels (channels, height, width); the row and the column of the output where they begin).
+
+        Raises:
+            ImageError: it is not so many times as large as the image.
+        """
+        place = self.placement
+        picture = self._opened().convert("L" if channels == 1 else "RGB")
+        wanted = (place.image[0] * scale, place.image[1] * scale)
+        if (picture.height, picture.width) != wanted:
+            had = f"{picture.width}x{picture.height} pixels; its image has {place.image[1]}x{place.image[0]}"
+            raise ImageError(
+                f"has {had}, and the network enlarges {scale} times: {wanted[1]}x{wanted[0]} are expected",
+                where=self.path,
+            )
+        size = (place.resized[0] * scale, place.resized[1] * scale)
+        values = np.asarray(picture if size == wanted else resized(picture, size, self.interpolation))
+        values = np.atleast_3d(values)
+        top, left = place.top * scale, place.left * scale
+        height, width = place.input[0] * scale, place.input[1] * scale
+        values = values[max(0, -top) : height - top, max(0, -left) : width - left]
+        pixels = np.moveaxis(values[..., ::-1] if bgr else values, -1, 0)
+        return np.ascontiguousarray(pixels), max(0, top), max(0, left)
+
+    def _opened(self) -> Image.Image:
+        from PIL import Image
+
+        try:
+            picture = Image.open(self.path)
+            picture.load()
+        except Exception as error:  # whatever a decoder trips over in a damaged file
+            raise ImageError(f"cannot be read: {error}", where=self.path) from None
+        return picture
+
+
+def _sources(count: int, start: int, resized: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(position in the picture of each position in the input, whether there is one), along one axis."""
+    places = np.arange(count) - start
+    inside = (places >= 0) & (places < resized)
+    return np.clip(((places + 0.5) * size / resized).astype(np.int64), 0, size - 1), inside
+
+
+def read_pictures(
+    folder: str | Path, names: Sequence[str], placements: Sequence[Placement | None], interpolation: str
+) -> list[LabelPicture]:
+    """The picture of each image: a file with the image's name, the ending aside.
+
+    Args:
+        folder: of the pictures.
+        names: the images, as ``ImageSet.names``.
+        placements: where each image lies in the network's input.
+        interpolation: the filter that resized the images.
+
+    Raises:
+        ImageError: an image has no picture, or a sample is no image.
+    """
+    folder = Path(folder)
+    files = files_of(folder, names, ENDINGS)
+    found: list[LabelPicture] = []
+    for name, file, placement in zip(names, files, placements):
+        if placement is None:
+            raise ImageError("pictures as labels need images, and some samples are arrays", where=str(folder))
+        if file is None:
+            count = sum(each is None for each in files)
+            raise ImageError(f"has no picture for {name} ({count} of {len(names)} images)", where=str(folder))
+        found.append(LabelPicture(str(file), placement, interpolation))
+    return found
