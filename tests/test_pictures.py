@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from ncnnkit.comparison.outputs import Outputs, keep_outputs
-from ncnnkit.report.pictures import as_picture, draw_worst
+from ncnnkit.report.pictures import MODELS, as_picture, draw, draw_worst, panels
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import ArraySamples
-from ncnnkit.tasks import Decoder, Table, Task
+from ncnnkit.tasks import Boxes, Decoder, Table, Task, presets
 from ncnnkit.tasks.detection import Detection
 from ncnnkit.tasks.images import Images
+from ncnnkit.tasks.instances import Instances
+from ncnnkit.tasks.landmarks import Landmarks
 from ncnnkit.tasks.segmentation import Segmentation
 from ncnnkit.tasks.tensor import Tensors
+from ncnnkit.tasks.text import Texts
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -38,9 +41,10 @@ def drawn(task: Task, ours: list[np.ndarray], theirs: list[np.ndarray], folder: 
     both: list[Outputs] = [
         keep_outputs(["y"], ([row] for row in rows), folder / f"kept{i}") for i, rows in enumerate((ours, theirs))
     ]
-    found = draw_worst(task, both[0], both[1], samples, NAMES, HOW, ["cat", "dög \u4e2d"], folder)
+    found = draw_worst(task, {"int8-cpu": both[0]}, both[1], samples, NAMES, HOW, ["cat", "dög \u4e2d"], folder)
     for picture in found:
         assert Image.open(folder / picture.file).format == "JPEG"
+        assert picture.variant == "int8-cpu"
     return [(picture.image, picture.severity) for picture in found]
 
 
@@ -69,3 +73,52 @@ def test_maps_and_images(tmp_path: Path) -> None:
 
 def test_what_has_no_pictures(tmp_path: Path) -> None:
     assert drawn(Tensors(), [np.ones(3)] * 3, [np.ones(3)] * 3, tmp_path / "out") == []
+
+
+def sizes(folder: Path) -> list[tuple[int, int]]:
+    return [Image.open(file).size for file in sorted(folder.glob("picture-*.jpg"))]
+
+
+def test_images_are_shown_with_their_difference(tmp_path: Path) -> None:
+    exact = np.full((3, 40, 60), 0.5)
+    shown = panels(Images(), exact + 0.02, exact, Image.new("RGB", (60, 40)), [])
+    assert [np.asarray(each)[0, 0, 0] for each in shown] == [128, 133, 51]
+    assert [each.size for each in shown] == [(60, 40)] * 3, "a small image is not enlarged"
+    assert panels(Images(), np.zeros((3, 900, 1800)), np.zeros((3, 900, 1800)), shown[0], [])[0].size == (360, 180)
+
+
+def test_texts_are_shown_with_what_is_read(tmp_path: Path) -> None:
+    task = Texts(alphabet=("", "c", "a", "t", "r"))
+    exact = np.eye(5, dtype=np.float32)[[1, 0, 2, 3]]
+    other = np.eye(5, dtype=np.float32)[[1, 0, 2, 4]]
+    ((name, severity), *_) = drawn(task, [exact, other, exact], [exact] * 3, tmp_path / "t")
+    assert (name, severity) == ("b.jpg", 1 / 3)
+    samples = ArraySamples((np.zeros((1, 3, 40, 60), np.float32),))
+    kept = [keep_outputs(["y"], [[row]], tmp_path / f"k{i}") for i, row in enumerate((other, exact))]
+    (found,) = draw_worst(task, {"x": kept[0]}, kept[1], samples, NAMES, HOW, [], tmp_path)
+    assert (found.original_text, found.text) == ("cat", "car")
+    assert sizes(tmp_path) == [(360, 240)]
+
+
+def test_masks_and_points(tmp_path: Path) -> None:
+    plain = Image.new("RGB", (60, 40), "white")
+    masks = np.zeros((1, 10, 15), bool)
+    masks[0, :5] = True
+    box = Boxes(np.array([[0, 0, 60, 40]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), None, masks)
+    decoder = presets.with_masks(presets.ultralytics(1), 8)
+    shown = np.asarray(draw(Instances(decoder=decoder), box, plain, ["cat"]))
+    assert shown[100, 180].tolist() != [255, 255, 255]
+    assert shown[200, 180].tolist() == [255, 255, 255]
+    for points in (np.array([[0.5, 0.5]]), np.array([[30.0, 20.0]])):  # parts of the image, and pixels
+        assert np.asarray(draw(Landmarks(), points, plain, []))[120, 180].tolist() == [230, 25, 75]
+
+
+def test_so_many_models_are_drawn(tmp_path: Path) -> None:
+    maps = np.zeros((3, 1, 20, 30), np.float32)
+    kept = keep_outputs(["y"], ([row] for row in maps), tmp_path / "kept")
+    samples = ArraySamples((np.zeros((3, 3, 40, 60), np.float32),))
+    found = draw_worst(
+        Segmentation(axis=-1), {f"m{i}": kept for i in range(MODELS + 3)}, kept, samples, NAMES, HOW, [], tmp_path
+    )
+    assert list(dict.fromkeys(picture.variant for picture in found)) == [f"m{i}" for i in range(MODELS)]
+    assert len(sizes(tmp_path)) == 3 * MODELS

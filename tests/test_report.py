@@ -23,7 +23,7 @@ from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recommendation import recommend
-from ncnnkit.record.run import DecodedCheck, LayerError, ShapeCheck
+from ncnnkit.record.run import DecodedCheck, LayerError, Picture, ShapeCheck
 from ncnnkit.report import comparison_table, console_table, converted, headline, html, plots, shipping, write_report
 from ncnnkit.report.console import decoded_line
 from ncnnkit.tasks.tensor import Tensors
@@ -341,11 +341,11 @@ def test_the_plan_and_what_came_of_it(sample: Page) -> None:
     assert "Requirement: cosine ≥ 0.9999. On the held-back images the model satisfies it." in sample.text
     assert "Latency, ms 5.42 5.61 1.04 ×" in sample.text
     assert "0.0038 0.00402 1.06 ×" in sample.text
-    assert "was corrected once" in sample.text
+    assert "was changed once" in sample.text
     broken = page(planned(holds=False, measured_ms=None, repairs=0, predicted_noise=0.0)).text
     assert "the model does not satisfy it" in broken
     assert "Latency, ms 5.42 – –" in broken
-    assert "was corrected" not in broken
+    assert "was changed" not in broken
     assert "hollow point" not in broken
     late = page(planned(requirements="latency ≤ 2 ms", holds=False, unmet=["latency 3 ms is above 2 ms"])).text
     assert "the model does not satisfy it: latency 3 ms is above 2 ms." in late
@@ -744,3 +744,22 @@ def test_what_is_said_of_decoded_predictions(counts: tuple[int, int, int], says:
         decoder="boxes", original=original, network=network, matched=matched, iou=exact[0], score_error=exact[1]
     )
     assert decoded_line(check).startswith(f"decoded: {says}")
+
+
+def test_the_variant_whose_worst_images_are_shown_is_picked(tmp_path: Path) -> None:
+    (tmp_path / "p.jpg").write_bytes(b"jpeg")
+    run = as_run(sample_run())
+    pictures = [
+        Picture(variant=v, image="a.jpg", file="p.jpg", severity=0.5, original_text="cat <", text=text)
+        for v, text in (("int8-cpu", "cat <"), ("fp32-cpu", "car"))
+    ]
+    text = dataclasses.replace(run, pictures=pictures, task=dataclasses.replace(run.task, name="text"))
+    page = html.render(text, tmp_path)
+    radios = re.findall(r'<input type="radio" name="picked" id="pick-(\d)"( checked)?>', page)
+    assert radios == [("1", " checked"), ("2", "")]
+    assert re.findall(r'<label for="pick-\d">([\w-]+)', page) == ["int8-cpu", "fp32-cpu"]
+    assert re.search(r"#pick-1:checked ~ #picked-1,\s*#pick-2:checked ~ #picked-2\s*\{ display: grid; \}", page)
+    assert page.count("data:image/jpeg;base64,anBlZw==") == 2
+    assert "original: <q>cat &lt;</q><br>int8-cpu: <q>cat &lt;</q>" in page
+    assert '<q class="differs">car</q>' in page
+    assert 'id="pictures"' not in html.render(dataclasses.replace(run, pictures=[]), tmp_path)

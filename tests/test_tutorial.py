@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from ncnnkit.onboard.picture import Fit
 from ncnnkit.recipe import make_recipe
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.presets import PRESETS
-from ncnnkit.tasks import TASKS
+from ncnnkit.tasks import OUTPUTS, TASKS
+from ncnnkit.tasks.guess import DETECTORS
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "src/ncnnkit/data"
@@ -55,7 +57,7 @@ def test_a_newcomers_whole_way(tmp_path: Path) -> None:
 def command_lines() -> list[tuple[str, str]]:
     """(page, command line) of every command of ncnnkit in code, on one line or in a block, in README.md and docs/."""
     found = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
@@ -94,12 +96,16 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "model-int8.json").exists()
 
 
+def printing(page: str) -> list[tuple[str, str]]:
+    """The Python of a page that is followed by what it prints, and that."""
+    return re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", page, re.DOTALL)
+
+
 def test_the_python_of_the_page_on_preprocessing_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
-    block = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
-    assert block is not None
-    exec(block[1], {})
-    assert capsys.readouterr().out == block[2]
+    ((code, printed),) = printing(page)
+    exec(code, {})
+    assert capsys.readouterr().out == printed
 
 
 def test_the_recipe_of_the_page_on_preprocessing_is_one(tmp_path: Path) -> None:
@@ -124,7 +130,7 @@ def test_the_page_on_preprocessing_lists_every_preset_and_setting() -> None:
 
 def test_the_python_of_the_page_on_tasks_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
+    blocks = printing(page)
     assert len(blocks) == 2
     for code, printed in blocks:
         exec(code, {"__name__": "page"})
@@ -134,9 +140,41 @@ def test_the_python_of_the_page_on_tasks_prints_what_it_says(capsys: pytest.Capt
 def test_the_page_on_tasks_lists_every_task_figure_and_attribute() -> None:
     page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
     for name, task in TASKS.items():
-        row = re.search(rf"^\| `{name}` \|.*\|.*\| (.*) \|$", page, re.MULTILINE)
+        row = re.search(rf"^\| \[`{name}`\]\(tasks/{name}.md\) \|.*\|.*\| (.*) \|$", page, re.MULTILINE)
         assert row is not None, name
         assert set(re.findall(r"`([^`]+)`", row[1])) <= {*task.requires, "detection"}
         assert set(task.figures) <= set(re.findall(r"`(\w+)`", page)), name
-        attributes = [f.name for f in dataclasses.fields(task) if isinstance(f.default, int | float)]
-        assert all(re.search(rf"`{attribute}\b", page) for attribute in attributes), name
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_page_of_a_task_lists_its_figures_attributes_and_requirements(name: str) -> None:
+    page, task = (ROOT / f"docs/tasks/{name}.md").read_text(encoding="utf-8"), TASKS[name]
+    assert set(task.figures or OUTPUTS) <= set(re.findall(r"`(\w+)`", page))
+    attributes = {f.name for f in dataclasses.fields(task) if isinstance(f.default, int | float)}
+    assert attributes <= set(re.findall(r"`(\w+)`", page))
+    (required,) = re.findall(r"Required by default: (.*?)[.,] ", page.replace("\n", " "))
+    assert task.requires[0] in re.findall(r"`([^`]+)`", required)
+    assert all(f"`{each}`" in page for each in task.requires)
+    for heading in ("How it is recognised", "Figures", "Labels", "Where int8 loses too much", "Example"):
+        assert f"## {heading}\n" in page
+
+
+def test_the_page_on_detection_lists_every_head() -> None:
+    page = (ROOT / "docs/tasks/detection.md").read_text(encoding="utf-8")
+    listed = [re.findall(r"`([^`]+)`", row) for row in re.findall(r"^\| (`.*?) \| .* \|$", page, re.MULTILINE)]
+    assert set(DETECTORS) <= {name for row in listed for name in row}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", TASKS)
+def test_the_example_on_the_page_of_a_task_prints_what_it_says(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    page = (ROOT / f"docs/tasks/{name}.md").read_text(encoding="utf-8")
+    ((code, printed),) = printing(page)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch's exporter
+        exec(code, {"__name__": "page"})
+    assert capsys.readouterr().out == printed

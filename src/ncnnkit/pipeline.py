@@ -221,16 +221,11 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
             planned = mixed[sites[0]].record(requirements, sites[0], variants) if sites[0] in mixed else None
             guesses = top5(source, evaluation, reference, purpose, recommended, results)
-            best = next((result for result in results if result.name == recommended), None)
-            pictures = (
-                draw_worst(
-                    purpose.task, Outputs.opened(best.outputs).first(len(reference.rows)), reference, inputs,
-                    evaluation.names, preprocess, source.labels or (), folder,
-                )
-                if best
-                else []
-            )  # fmt: skip
             measured = {r.name: Outputs.opened(r.outputs).first(len(reference.rows)) for r in results if r.outputs}
+            pictures = draw_worst(
+                purpose.task, dict(sorted(measured.items(), key=lambda row: row[0] != recommended)), reference, inputs,
+                evaluation.names, preprocess, source.labels or (), folder,
+            )  # fmt: skip
             examples = choose_examples(evaluation, reference, measured)
             remove_scratch(folder, models, pictures)
             examples.save(folder / EXAMPLES)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..comparison.accuracy import Errors
 from ..comparison.judge import Judge
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
+from ..model.graph import Graph
 from ..model.precision import FLOATS, INT8, PRECISIONS, WINOGRAD
 from ..model.work import UNBOUNDED, Budget
 from ..onboard.facts import Machine
@@ -34,6 +35,8 @@ from .timing import DeviceTiming, Timing, blob_shapes
 FRONT_POINTS = 10
 REPAIRS = 5
 MARGIN = 0.9  # of the noise allowed: what holds on a few held-back samples must hold on others
+CLOSE = 1.5  # ratio of two noises between which no further plan is looked for
+_LEAST_NOISE = 1e-12
 BROKEN_SHRINK = 0.1  # of the noise allowed, where the plan's outputs are not numbers
 
 
@@ -115,6 +118,62 @@ def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> f
 
 
 @dataclass(frozen=True, eq=False)
+class _Tried:
+    """A plan that was run.
+
+    Attributes:
+        found: the plan.
+        graph: its model.
+        errors: of the model.
+        budget: the noise that it was allowed.
+        excess: see :meth:`Requirements.excess`.
+    """
+
+    found: Assignment
+    graph: Graph
+    errors: Errors
+    budget: float
+    excess: float
+
+
+@dataclass(eq=False)
+class _Bracket:
+    """The noise that a plan may have lies between the largest that held and the smallest that did not."""
+
+    holds: list[_Tried] = field(default_factory=list)
+    fails: list[_Tried] = field(default_factory=list)
+
+    def add(self, tried: _Tried, *, holds: bool) -> None:
+        (self.holds if holds else self.fails).append(tried)
+
+    @property
+    def best(self) -> _Tried:
+        """The fastest that held."""
+        return min(self.holds, key=lambda tried: tried.found.ms)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing better is to be found: the first plan held, or the two ends are close together."""
+        return bool(self.holds) and (not self.fails or self._low * CLOSE >= self._high)
+
+    def next(self) -> float:
+        """The noise to try next: halfway, in the logarithm; without a lower end, as much less as there was too much."""
+        if self.holds:
+            return math.sqrt(self._low * self._high)
+        last = self.fails[-1]
+        shrink = MARGIN / last.excess * MARGIN if math.isfinite(last.excess) else BROKEN_SHRINK
+        return min(last.budget, last.found.error) * shrink
+
+    @property
+    def _low(self) -> float:
+        return max(max(tried.found.error for tried in self.holds), _LEAST_NOISE)
+
+    @property
+    def _high(self) -> float:
+        return min(min(tried.budget, tried.found.error) for tried in self.fails)
+
+
+@dataclass(frozen=True, eq=False)
 class _Problem:
     """What a plan is looked for with."""
 
@@ -127,9 +186,10 @@ class _Problem:
     def settle(
         self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], most: int, progress: StepProgress
     ) -> MixedPlan:
-        """Solve, run what was found, and correct the prediction until the requirements hold.
+        """Solve, run what was found, and move the noise allowed until the requirements just hold.
 
-        After the last correction the most exact plan is taken.
+        The noise is lowered until a plan holds, and then looked for between the largest that held and the smallest that
+        did not. Where none held before the last correction, the most exact plan is taken.
 
         Args:
             models: uniform models, for :func:`allowed_noise`.
@@ -140,19 +200,25 @@ class _Problem:
         if not points:
             raise RuntimeFailure("no precisions of the layers fit together", hint="remove mixed from --precision")
         budget, repairs = MARGIN * allowed_noise(requirements, models), 0
+        bracket = _Bracket()
         while True:
             progress("verify", repairs, most)
-            found = self._best(requirements.max_latency_ms, budget, points, last=repairs == most)
+            found = self._best(requirements.max_latency_ms, budget, points, last=repairs == most and not bracket.holds)
             graph = mixed_graph(self.forms, found.choices, self.costs)
             (errors,) = judge.there([graph], figures=True)
             excess = max(requirements.excess(errors.figures()), 0.0 if math.isfinite(errors.relative) else math.inf)
             enough = MARGIN if repairs < most - 1 else 1.0
-            if requirements.max_latency_ms is not None or excess <= enough or repairs == most:
+            tried = _Tried(found, graph, errors, budget, excess)
+            if requirements.max_latency_ms is not None or (repairs == most and not bracket.holds):
+                best = tried
                 break
-            # As much less noise as there was too much, and a little less each time.
-            shrink = MARGIN / excess * MARGIN if math.isfinite(excess) else BROKEN_SHRINK
-            budget = min(budget, found.error) * shrink
+            bracket.add(tried, holds=excess <= enough)
+            if bracket.settled or repairs == most:
+                best = bracket.best
+                break
+            budget = bracket.next()
             repairs += 1
+        found, graph, errors = best.found, best.graph, best.errors
         ms = predict(self.forms.exact, self.costs, found.choices)
         unmet = requirements.unmet(errors.figures(), ms)
         if not math.isfinite(errors.relative):

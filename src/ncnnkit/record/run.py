@@ -707,8 +707,8 @@ class Likeness:
 class Quantisation:
     """How int8 was made.
 
-    The effort limits the number of calibration images. Every fifth of them was held back: no scale, weight or bias was
-    fitted to it, and it decided which methods were kept. If fewer than five were given, all of them had both roles. Of
+    The effort limits the number of calibration images. Every fourth of them was held back: no scale, weight or bias was
+    fitted to it, and it decided which methods were kept. If fewer than four were given, all of them had both roles. Of
     a heavy network that few images are taken for, one was held back.
 
     Attributes:
@@ -802,7 +802,7 @@ class Plan:
         requirements: the requirements as a text, such as ``cosine ≥ 0.999``; empty if there are none.
         holds: whether the plan satisfies them, measured on the held-back images on the device; a latency is predicted.
         unmet: the requirements that it does not satisfy, a clause each, such as ``cosine 0.99 is below 0.999``.
-        repairs: how often the prediction was corrected, because a run of the plan showed a larger error than allowed.
+        repairs: how often the noise allowed was changed, because a run of the plan showed a larger error than allowed.
         predicted_ms: latency of one inference, ms, the sum of the layers' times, at the speed of the machine when
             fp32-cpu was measured.
         measured_ms: the median latency of the ``mixed-cpu`` variant, ms; null if it was not timed.
@@ -854,18 +854,25 @@ class Guess:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A sample on which the recommended variant differs most from the original.
+    """A sample on which a variant differs most from the original.
 
     Attributes:
+        variant: the name of the variant.
         image: the name of the evaluation image.
-        file: a JPEG in the run folder: the original's prediction on the left, the variant's on the right.
+        file: a JPEG in the run folder: the original's prediction on the left, the variant's beside it, and, for images,
+            their difference ten times enlarged. For texts it is the image alone.
         severity: how far it differs: for boxes, the boxes lost and the new ones; for maps, the share of other pixels;
-            for images, the mean squared error over the squared range.
+            for images, the mean squared error over the squared range; for texts, the characters to change over those
+            of the original; for points, their mean error.
+        original_text, text: what the original and the variant read; empty for all but texts.
     """
 
+    variant: str
     image: str
     file: PlainName
     severity: float
+    original_text: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -906,7 +913,8 @@ class Run:
         recommended: ``name`` of the recommended variant; null if there is none.
         why: the reason for the recommendation, or why there is none.
         top5: the best classes of an example image; empty for networks without class names.
-        pictures: the worst evaluation images, drawn; empty for tasks without pictures, and if nothing is recommended.
+        pictures: the worst evaluation images of each variant, drawn, those of the recommended variant first; empty for
+            tasks without pictures.
         warnings: the warnings, a sentence each.
         stages: the duration of each stage, in order.
     """

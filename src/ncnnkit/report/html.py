@@ -17,6 +17,7 @@ from ..record.run import FittedLayer, Picture, PlannedLayer, Run, Variant, basel
 from ..source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from . import plots
 from .figures import figure_text, interval_text, said, task_figures, with_unit
+from .pictures import ENLARGED
 
 GAINED = 10
 """Fitted layers that are shown: those that gained most."""
@@ -100,6 +101,7 @@ def render(run: Run, folder: Path | None = None) -> str:
         precisions=_precisions(plan.layers) if plan else [],
         front=embed(plots.pareto_front(plan), "front") if plan else None,
         pictures=_pictures(run, folder),
+        enlarged=ENLARGED,
         layers=[
             {
                 "variant": v,
@@ -155,14 +157,14 @@ def _watched(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     return rows if seen else []
 
 
-def _pictures(run: Run, folder: Path | None) -> list[tuple[Picture, str]]:
-    """The pictures with their files as data URIs, so that the report is one file."""
-    found = []
+def _pictures(run: Run, folder: Path | None) -> dict[str, list[tuple[Picture, str]]]:
+    """The pictures of each variant with their files as data URIs, so that the report is one file."""
+    found: dict[str, list[tuple[Picture, str]]] = {}
     for picture in run.pictures if folder else []:
         assert folder is not None
         with suppress(OSError):
             content = base64.b64encode((folder / picture.file).read_bytes()).decode("ascii")
-            found.append((picture, f"data:image/jpeg;base64,{content}"))
+            found.setdefault(picture.variant, []).append((picture, f"data:image/jpeg;base64,{content}"))
     return found
 
 

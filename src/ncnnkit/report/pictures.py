@@ -1,8 +1,8 @@
-"""The samples on which the recommended variant differs most: both predictions drawn on what the network sees."""
+"""The samples on which a model differs most: both predictions drawn on what the network sees."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +11,25 @@ from numpy.typing import NDArray
 
 from ..comparison.outputs import Outputs
 from ..record.run import Picture
-from ..samples.axes import image_axes
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
 from ..tasks import Boxes, ClassMap, Task
 from ..tasks.detection import Detection
 from ..tasks.images import Images
+from ..tasks.landmarks import Landmarks
+from ..tasks.text import Texts
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MOST = 6
-"""Samples that are drawn."""
+"""Samples that are drawn of a model."""
+MODELS = 8
+"""Models of which samples are drawn, so that the report stays small."""
 SIDE = 360
 """The longest side of one picture, pixels."""
+ENLARGED = 10
+"""What the difference of two images is multiplied by, to be seen."""
 _GAP = 6
 _QUALITY = 80
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6")
@@ -32,7 +37,7 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#
 
 def draw_worst(
     task: Task,
-    outputs: Outputs,
+    measured: Mapping[str, Outputs],
     reference: Outputs,
     samples: Samples,
     names: Sequence[str],
@@ -40,11 +45,11 @@ def draw_worst(
     labels: Sequence[str],
     folder: Path,
 ) -> list[Picture]:
-    """Write a picture for each of the worst samples: the original's prediction on the left, the model's on the right.
+    """Write a picture for each of the worst samples of some models: see :func:`panels`.
 
     Args:
-        task: of the network; only boxes, maps of classes and images are drawn.
-        outputs: of the model.
+        task: of the network. Only boxes, maps of classes, images, texts and points are drawn.
+        measured: the outputs of each model, by its name, the most interesting first. Those of :data:`MODELS` are drawn.
         reference: of the original.
         samples: the inputs.
         names: of the samples.
@@ -54,8 +59,26 @@ def draw_worst(
     """
     if preprocess is None or preprocess.channels not in (1, 3):
         return []
-    if not any(_is_image(each, preprocess) for each in samples[0]):
-        return []
+    drawn: list[Picture] = []
+    for variant, outputs in list(measured.items())[:MODELS]:
+        for severity, number in _worst(task, outputs, reference):
+            ours, theirs = (task.predict(task.shaped(list(each[number]))) for each in (outputs, reference))
+            (sample, *_) = samples[number]
+            file = f"picture-{len(drawn) + 1}.jpg"
+            made = panels(task, ours, theirs, as_picture(sample, preprocess), labels)
+            beside(made).save(folder / file, quality=_QUALITY)
+            texts = [task.written(each) if isinstance(task, Texts) else "" for each in (theirs, ours)]
+            drawn.append(
+                Picture(
+                    variant=variant, image=names[number], file=file, severity=severity,
+                    original_text=texts[0], text=texts[1],
+                )
+            )  # fmt: skip
+    return drawn
+
+
+def _worst(task: Task, outputs: Outputs, reference: Outputs) -> list[tuple[float, int]]:
+    """How wrong a model is on its worst samples, and their numbers, the worst first; none where they have no order."""
     found: list[tuple[float, int]] = []
     for number, (ours, theirs) in enumerate(zip(outputs, reference)):
         row = task.compare(*(task.predict(task.shaped(list(each))) for each in (ours, theirs)))
@@ -63,22 +86,25 @@ def draw_worst(
         if severity is None:
             return []
         found.append((severity, number))
-    drawn: list[Picture] = []
-    for severity, number in sorted(found, key=lambda pair: -pair[0])[:MOST]:
-        # Of several inputs, the first that is an image is shown.
-        seen = next(as_picture(each, preprocess) for each in samples[number] if _is_image(each, preprocess))
-        sides = [
-            draw(task, task.predict(task.shaped(list(each[number]))), seen, labels) for each in (reference, outputs)
-        ]
-        file = f"picture-{len(drawn) + 1}.jpg"
-        beside(sides).save(folder / file, quality=_QUALITY)
-        drawn.append(Picture(image=names[number], file=file, severity=severity))
-    return drawn
+    return sorted(found, key=lambda pair: -pair[0])[:MOST]
 
 
-def _is_image(sample: NDArray[np.float32], preprocess: Preprocess) -> bool:
-    axes = image_axes(sample.shape)
-    return axes is not None and axes.channels == preprocess.channels
+def panels(task: Task, ours: Any, theirs: Any, seen: Image.Image, labels: Sequence[str]) -> list[Image.Image]:
+    """The original's prediction and a model's; of images also their difference, and of texts only what is read.
+
+    Args:
+        task: of the network.
+        ours, theirs: the predictions of the model and of the original.
+        seen: what the network sees.
+        labels: class names; empty where there are none.
+    """
+    if isinstance(task, Texts):
+        return [_sized(seen)[0]]
+    both = [draw(task, each, seen, labels) for each in (theirs, ours)]
+    if isinstance(task, Images) and np.shape(ours) == np.shape(theirs):
+        difference = ENLARGED * np.abs(np.asarray(ours) - np.asarray(theirs))
+        both.append(draw(task, task.low + np.minimum(difference, task.high - task.low), seen, labels))
+    return both
 
 
 def as_picture(sample: NDArray[np.float32], preprocess: Preprocess) -> Image.Image:
@@ -106,17 +132,28 @@ def draw(task: Task, prediction: Any, seen: Image.Image, labels: Sequence[str]) 
         pixels = np.clip(np.nan_to_num((prediction - task.low) / (task.high - task.low)), 0, 1)
         pixels = np.rint(255 * np.atleast_3d(np.moveaxis(pixels, 0, -1))).astype(np.uint8)
         picture = Pillow.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).convert("RGB")
-    elif isinstance(prediction, ClassMap) and prediction.classes.squeeze().ndim == 2:
-        picture = _with_map(prediction.classes.squeeze(), seen)
-    else:
-        picture = seen.copy()
-    scale = min(1.0, SIDE / max(picture.size)) if isinstance(task, Images) else SIDE / max(picture.size)
-    picture = picture.resize([max(1, round(side * scale)) for side in picture.size])
+        return _sized(picture, enlarge=False)[0]
+    if isinstance(prediction, ClassMap) and prediction.classes.squeeze().ndim == 2:
+        return _sized(_with_map(prediction.classes.squeeze(), seen))[0]
+    picture, scale = _sized(seen)
     if isinstance(prediction, Boxes) and isinstance(task, Detection):
         boxes = prediction.above(task.threshold)
         picture = _with_masks(picture, boxes)
         _add_boxes(picture, boxes, scale, labels)
+    if isinstance(task, Landmarks):
+        parts = np.abs(prediction).max(initial=0) <= _LARGEST_PART
+        _add_points(picture, prediction * (picture.size if parts else scale), _COLOURS[0])
     return picture
+
+
+_LARGEST_PART = 2.0  # points that are nearer to 0 are parts of the image, not pixels
+
+
+def _sized(picture: Image.Image, *, enlarge: bool = True) -> tuple[Image.Image, float]:
+    """A picture at most :data:`SIDE` pixels high and wide, and how much it was enlarged."""
+    scale = SIDE / max(picture.size)
+    scale = scale if enlarge else min(1.0, scale)
+    return picture.resize([max(1, round(side * scale)) for side in picture.size]), scale
 
 
 def _with_map(classes: NDArray[np.int64], seen: Image.Image) -> Image.Image:
@@ -156,8 +193,16 @@ def _add_boxes(picture: Image.Image, boxes: Boxes, scale: float, labels: Sequenc
         left, top, right, bottom = canvas.textbbox((max(corners[0], 0) + 2, max(corners[1], 0) + 1), text)
         canvas.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=colour)
         canvas.text((left, top), text, fill="white", anchor="lt")
-        for x, y, *_ in boxes.keypoints[number].tolist() if boxes.keypoints is not None else []:
-            canvas.ellipse((x * scale - 2, y * scale - 2, x * scale + 2, y * scale + 2), fill=colour)
+        if boxes.keypoints is not None:
+            _add_points(picture, boxes.keypoints[number][:, :2] * scale, colour)
+
+
+def _add_points(picture: Image.Image, points: NDArray[Any], colour: str) -> None:
+    from PIL import ImageDraw
+
+    canvas = ImageDraw.Draw(picture)
+    for x, y in points[np.isfinite(points).all(1)].tolist():
+        canvas.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
 
 
 def beside(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -58,3 +58,7 @@ class Landmarks(Task):
             return {"nme": None, "near": None}
         away = np.concatenate(rows)
         return {"nme": float(away.mean()), "near": float((away <= NEAR).mean())}
+
+    def severity(self, row: Array) -> float:
+        """The mean distance over the size of the object."""
+        return float(row.mean()) if len(row) else 0.0

@@ -84,6 +84,10 @@ class Texts(Task):
         right = _summary([row.right for row in rows if row.right is not None])
         return {**exact, **{f"label_{name}": value for name, value in right.items()}}
 
+    def severity(self, row: Row) -> float:
+        """The characters to change over those of the original."""
+        return row.exact.changes / max(row.exact.length, 1)
+
 
 def _read(ours: Sequence[int], right: Sequence[int]) -> Reading:
     return Reading(tuple(ours) == tuple(right), edits(ours, right), len(right))
