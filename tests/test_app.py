@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.picture import Fit, Tiles
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
+from ncnnkit.record.examples import EXAMPLES, Examples
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.presets import PRESETS
 
@@ -86,7 +88,14 @@ def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
             assert (models / (name + ending)).read_bytes() == (run_folder / (name + ending)).read_bytes()
     assert (models / "labels.txt").read_text().splitlines()[3] == "name 3"
     rows = [line.split() for line in (models / "variants.txt").read_text().splitlines()]
-    assert rows == [[f"{p}-cpu", p, "cpu", f"m-{p}"] for p in ("fp32", "fp16", "int8")]
+    assert [row[:4] for row in rows] == [[f"{p}-cpu", p, "cpu", f"m-{p}"] for p in ("fp32", "fp16", "int8")]
+    # The bounds of the self-test: 3 dB less than was measured of the examples, 60 dB at most.
+    measured = Examples.load(run_folder / EXAMPLES).sqnr_db
+    assert measured is not None
+    least = {row[1]: float(row[4]) for row in rows}
+    assert least == {p: pytest.approx(min(measured[f"{p}-cpu"] - 3, 60), rel=1e-6) for p in ("fp32", "fp16", "int8")}
+    assert [row[5] for row in rows] == ["0.9", "0.9", "0.5"]
+    assert (tmp_path / "app/examples/1.npy").is_file()
     assert (tmp_path / "app/run.sh").stat().st_mode & 0o111
     assert not list((tmp_path / "app").rglob("*.jinja"))
 
@@ -99,7 +108,7 @@ def test_of_several_devices_the_variants_of_one(own_run: Path, tmp_path: Path) -
     for name, variant in (("a", "int8"), ("b", "int8-cpu@my board")):
         assert make_app(own_run, tmp_path / name, variant=variant).name == "int8-cpu"
         rows = (tmp_path / name / "models/variants.txt").read_text().splitlines()
-        assert rows == [f"{p}-cpu {p} cpu m-{p}" for p in ("fp32", "fp16", "int8")]
+        assert [row.rsplit(" ", 2)[0] for row in rows] == [f"{p}-cpu {p} cpu m-{p}" for p in ("fp32", "fp16", "int8")]
 
 
 def test_the_recommended_variant_by_default(own_run: Path, tmp_path: Path) -> None:
@@ -146,7 +155,8 @@ def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
     make_app(made, tmp_path / "b")
     for folder, stem in (("a", "net"), ("b", "model")):
         rows = (tmp_path / folder / "models/variants.txt").read_text().splitlines()
-        assert rows == [f"{p}-cpu {p} cpu {stem}" for p in ("fp32", "fp16", "bf16")]
+        least = {"fp32": 60, "fp16": 20, "bf16": 10}  # nothing was measured: what its precision must have
+        assert rows == [f"{p}-cpu {p} cpu {stem} {db} 0.9" for p, db in least.items()]
         assert (tmp_path / folder / "models/labels.txt").read_text() == "a b\nc d\n"
         assert Artifact.load(tmp_path / folder / f"models/{stem}.param").preprocess == PREPROCESS
         header = (tmp_path / folder / "src/model.h").read_text()
@@ -209,8 +219,36 @@ def test_without_class_names(own_run: Path, tmp_path: Path) -> None:
 def test_embedded(run_folder: Path, tmp_path: Path) -> None:
     make_app(run_folder, tmp_path / "app", variant="int8", embed=True)
     cmake = (tmp_path / "app/CMakeLists.txt").read_text()
-    assert 'option(INFER_EMBED "make the model part of the program" ON)' in cmake
-    assert 'INFER_MODEL "m-int8"' in cmake
+    assert "/models/m-int8)" in cmake
+    assert "INFER_EMBED_BIN" in cmake
+    assert ".incbin" in (tmp_path / "app/src/model_files.cpp").read_text()
+    make_app(run_folder, tmp_path / "other", variant="int8")
+    assert ".incbin" not in (tmp_path / "other/src/model_files.cpp").read_text()
+
+
+def sources(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "src").iterdir()}
+
+
+def test_a_part_is_there_where_it_is_asked_for(run_folder: Path, tmp_path: Path) -> None:
+    make_app(run_folder, tmp_path / "plain")
+    make_app(run_folder, tmp_path / "full", extras=("streams", "camera"))
+    assert sources(tmp_path / "full") - sources(tmp_path / "plain") == {
+        "streams.cpp", "streams.h", "camera.cpp", "camera.h",
+    }  # fmt: skip
+    assert "--streams" not in (tmp_path / "plain/src/options.cpp").read_text()
+    assert "--streams" in (tmp_path / "full/src/options.cpp").read_text()
+    with pytest.raises(RecipeError, match="there is no part 'video' of an app"):
+        make_app(run_folder, tmp_path / "x", extras=("video",))
+
+
+def test_how_an_app_resizes_is_all_it_can(own_run: Path, tmp_path: Path) -> None:
+    ways = {"bicubic": "lanczos(double", "nearest": "nearest_places(", "opencv": "neighbours("}
+    for interpolation, word in ways.items():
+        edit_cards(own_run, preprocess=replace(PREPROCESS, interpolation=interpolation).to_dict())
+        make_app(own_run, tmp_path / interpolation)
+        text = (tmp_path / interpolation / "src/resize.cpp").read_text()
+        assert [found for found in ways.values() if found in text] == [word]
 
 
 def test_writing_an_app_again_keeps_what_was_built(run_folder: Path, tmp_path: Path) -> None:

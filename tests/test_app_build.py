@@ -20,7 +20,12 @@ from networks import small
 from numpy.typing import NDArray
 from PIL import Image
 
+import ncnnkit.app
 from ncnnkit.app import make_app
+from ncnnkit.app.facts import RELEASE, facts_of
+from ncnnkit.app.models import shipment
+from ncnnkit.app.parts import ALL
+from ncnnkit.app.writing import write_project
 from ncnnkit.device.session import Session
 from ncnnkit.onboard.picture import Fit, Tiles
 from ncnnkit.pipeline import run as run_pipeline
@@ -56,7 +61,7 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def app(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app, built."""
     folder = tmp_path_factory.mktemp("app") / "lite0"
-    make_app(lite0, folder, variant="int8")
+    make_app(lite0, folder, variant="int8", extras=("streams",))
     build(folder, folder / "build/native")
     return folder
 
@@ -65,7 +70,7 @@ def app(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sanitized(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app with an embedded int8 model, built with AddressSanitizer and UBSan."""
     folder = tmp_path_factory.mktemp("sanitized") / "lite0"
-    make_app(lite0, folder, variant="int8", embed=True)
+    make_app(lite0, folder, variant="int8", embed=True, extras=("streams",))
     flags = "-g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
     build(folder, folder / "build/native", "-DCMAKE_BUILD_TYPE=", f"-DCMAKE_CXX_FLAGS={flags}")
     return folder
@@ -174,7 +179,11 @@ Prepare = Callable[[list[Case]], list[Array]]
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
     """The app's own preparing of images, as a function."""
     folder = tmp_path_factory.mktemp("prepare")
-    make_app(small(), folder / "app")
+    shipped = shipment(small())
+    facts, home = facts_of(shipped), Path(ncnnkit.app.__file__).parent
+    values = {"facts": facts, "preprocess": None, "parts": ALL, "release": RELEASE}
+    for source in (home / "cpp", home / "cpp_tasks" / facts.task.kind):
+        write_project(source, folder / "app", values)
     program = build(Path(__file__).parent / "app", folder / "build", f"-DAPP={folder / 'app'}") / "prepare"
 
     def apply(cases: list[Case]) -> list[Array]:
@@ -410,7 +419,7 @@ def make_inputs(folder: Path, app: Path) -> None:
 FAULTS: dict[str, tuple[list[str], str]] = {
     "no such image": (["nowhere.jpg"], "nowhere.jpg: cannot be read: No such file"),
     "an empty image": (["empty.jpg"], "empty.jpg: cannot be read: the file is empty"),
-    "a folder": (["folder"], "folder: is a folder"),
+    "an empty folder": (["folder"], "folder: holds no files"),
     "a device": (["/dev/zero"], "/dev/zero: cannot be read: not a file"),
     "no image": (["text.jpg"], "text.jpg: is not a JPEG, PNG, PPM or PGM image"),
     "a truncated JPEG": (["cut.jpg"], "cut.jpg: is a broken JPEG"),
@@ -448,7 +457,11 @@ MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
     "a long bin": ("good.param", "long.bin", "its .bin is too long by 8 bytes"),
     "an empty bin": ("good.param", "empty.bin", "the file is empty"),
     "noise": ("good.param", "noise.bin", ""),
-    "a Cast of bf16 where there is fp32": ("cast.param", "good.bin", "outputs fp32, but Cast cast reads bf16"),
+    "a Cast of bf16 where there is fp32": (
+        "cast.param",
+        "good.bin",
+        "is a Cast: this program is for models without them",
+    ),
     "an int8 bin": ("good.param", "int8.bin", "its .bin is truncated or another model's"),
 }
 USAGE_FAULTS = {

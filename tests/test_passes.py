@@ -21,6 +21,7 @@ from networks import network, with_weights
 from numpy.typing import NDArray
 
 from ncnnkit import passes
+from ncnnkit.device.session import Session
 from ncnnkit.errors import FormatError
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import EncodedWeight, Graph, Layer
@@ -290,6 +291,15 @@ def test_a_pass_that_breaks_the_graph_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 # ---------------------------------------------------------------------------------------------------- fp16 storage
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_masked_attention_is_a_number_in_16_bits(precision: str) -> None:
+    graph, _ = read_case(Path(__file__).parent / "cases/bound_penalties-softmax.param")
+    scores, mask = np.zeros((5, 6), np.float32), np.array([1, 1, 0, 0, 1, -1], np.float32)
+    with Session(optimize(graph), precision=precision) as net:
+        attention, _ = net.run(scores, mask)
+    assert attention[0] == pytest.approx(np.array([1, 1, 0, 0, 1, 0]) / 3, abs=2e-3)
 
 
 def test_fp16_storage(tmp_path: Path) -> None:

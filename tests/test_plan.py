@@ -35,9 +35,9 @@ from ncnnkit.plan.costs import Costs, predict, uniform
 from ncnnkit.plan.mixed import MixedPlan
 from ncnnkit.plan.options import make_edges, make_options
 from ncnnkit.plan.requirement import Requirements
-from ncnnkit.plan.search import allowed_noise, find_plan, float_choices
+from ncnnkit.plan.search import _Bracket, _Tried, allowed_noise, find_plan, float_choices
 from ncnnkit.plan.sensitivity import float_errors, int8_errors
-from ncnnkit.plan.solve import Option, total
+from ncnnkit.plan.solve import Assignment, Option, total
 from ncnnkit.plan.timing import Shape, blob_shapes, measure_costs, time_graphs, without_broken
 from ncnnkit.quantization import Quantized, apply_table, make_table
 from ncnnkit.quantization.calibration import calibrate
@@ -90,7 +90,7 @@ def forms_of(exact: Graph, fitted: Graph, inputs: Array) -> Forms:
 
 def quantized_of(exact: Graph, fitted: Graph, inputs: Array) -> Quantized:
     given = ArraySamples((inputs,))
-    return Quantized(exact, fitted, exact, fitted, given, given)
+    return Quantized(exact, fitted, exact, fitted, given, given, given)
 
 
 def outputs_of(graph: Graph, inputs: Array) -> Array:
@@ -406,6 +406,29 @@ def test_each_output_counts_relative_to_its_own_signal() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ whole plans
+
+
+def searched(holds_up_to: float, first: float, most: int = 5) -> list[float]:
+    """The noises that are tried where every noise above one fails by the noise's ratio to it."""
+    bracket, noise, noises = _Bracket(), first, list[float]()
+    while len(noises) <= most and not bracket.settled:
+        noises.append(noise)
+        found = Assignment({}, ms=1 / noise, error=noise)
+        bracket.add(_Tried(found, Graph(), Errors(), noise, noise / holds_up_to), holds=noise <= holds_up_to)
+        noise = math.nan if bracket.settled else bracket.next()
+    assert not bracket.holds or bracket.best.found.error == max(n for n in noises if n <= holds_up_to)
+    return noises
+
+
+def test_the_noise_is_bracketed_between_what_held_and_what_did_not() -> None:
+    assert searched(1.0, first=0.5) == [0.5], "the first holds"
+    noises = searched(1.0, first=100.0)
+    assert noises[:2] == [100.0, pytest.approx(0.81)]
+    assert noises[2] == pytest.approx(9.0)
+    assert noises[3] == pytest.approx(2.7)
+    assert noises[4] == pytest.approx(1.479, rel=1e-3)
+    assert noises[5] == pytest.approx(1.095, rel=1e-3)
+    assert len(noises) == 6
 
 
 class Given:

@@ -341,11 +341,11 @@ def test_the_plan_and_what_came_of_it(sample: Page) -> None:
     assert "Requirement: cosine ≥ 0.9999. On the held-back images the model satisfies it." in sample.text
     assert "Latency, ms 5.42 5.61 1.04 ×" in sample.text
     assert "0.0038 0.00402 1.06 ×" in sample.text
-    assert "was corrected once" in sample.text
+    assert "was changed once" in sample.text
     broken = page(planned(holds=False, measured_ms=None, repairs=0, predicted_noise=0.0)).text
     assert "the model does not satisfy it" in broken
     assert "Latency, ms 5.42 – –" in broken
-    assert "was corrected" not in broken
+    assert "was changed" not in broken
     assert "hollow point" not in broken
     late = page(planned(requirements="latency ≤ 2 ms", holds=False, unmet=["latency 3 ms is above 2 ms"])).text
     assert "the model does not satisfy it: latency 3 ms is above 2 ms." in late

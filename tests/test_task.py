@@ -227,6 +227,17 @@ def test_keypoints_of_boxes() -> None:
     assert len(unmet) == 1
 
 
+def test_the_interval_of_embeddings_that_are_all_found_is_exact() -> None:
+    """A bootstrap takes a sample several times, and its products with itself are rounded in several ways."""
+    vectors = np.random.default_rng(0).normal(size=(61, 384)).astype(np.float32)
+    task = Embedding()
+    rows = [task.compare(task.predict([v + 1e-5]), task.predict([v])) for v in vectors]
+    found = estimates(task, rows)["recall1"]
+    assert (found.low, found.value, found.high) == (1, 1, 1)
+    one = [task.compare(row.theirs, row.theirs) for row in (rows[0], rows[0], rows[1])]
+    assert task.summarise(one)["recall1"] == 1
+
+
 @pytest.mark.parametrize("axis", [0, -3, 2, -1])
 def test_a_map_of_classes_has_as_many_as_its_decoder(axis: int) -> None:
     """An axis that is counted from the end is not the sign of a single map."""

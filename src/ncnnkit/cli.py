@@ -714,11 +714,16 @@ def make_app(
     images: Annotated[
         Path | None, typer.Option(help="For a .param: images for the self-test. A run has its own examples.")
     ] = None,
+    extras: Annotated[
+        str | None, typer.Option("--with", help="Parts that not everybody needs: streams, camera or both with a comma.")
+    ] = None,
 ) -> None:
     """Write a program that runs a model: a C++ project, or one Python file."""
     from .app import make_app as write_app
 
-    chosen = write_app(model, output, variant=variant, lang=lang, embed=embed, images=images)
+    chosen = write_app(
+        model, output, variant=variant, lang=lang, embed=embed, images=images, extras=to_words(extras) or ()
+    )
     out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
     _say_how(chosen.model)
 

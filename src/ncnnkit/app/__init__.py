@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..record.folder import LABELS, content, save_labels, staging
 from .examples import FOLDER, bounds, examples_of_images, words, write_examples
 from .facts import RELEASE, facts_of
 from .models import Shipment, Shipped, shipment
+from .parts import parts_of
 from .writing import files_in, write_project
 
 Language = Literal["cpp", "python"]
@@ -40,6 +42,7 @@ def make_app(
     lang: str = "cpp",
     embed: bool = False,
     images: str | Path | None = None,
+    extras: Sequence[str] = (),
 ) -> Shipped:
     """Write the project of a program that runs a model.
 
@@ -54,6 +57,7 @@ def make_app(
         embed: the model becomes part of the program by default; ``cpp`` only.
         images: of a model that is no run: a few of them become the examples of the program's self-test, with what the
             model makes of them on this machine. A run has examples of its own, with the original's outputs.
+        extras: parts of a C++ program that not everybody needs: ``streams`` or ``camera``.
 
     Returns:
         The model that the program runs by default.
@@ -76,10 +80,11 @@ def make_app(
     if images is not None:
         shipped = replace(shipped, examples=examples_of_images(shipped.chosen.model, images))
     facts = facts_of(shipped)
+    parts = parts_of(shipped, embed, tuple(extras))
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
         write_examples(shipped.examples, shipped.chosen.model, facts.task, new / FOLDER)
-        values = {"facts": facts, "preprocess": facts.preprocess, "embed": embed, "release": RELEASE}
+        values = {"facts": facts, "preprocess": facts.preprocess, "parts": parts, "release": RELEASE}
         write_project(_HOME / lang, new, values)
         if lang == "cpp":
             write_project(_HOME / "cpp_tasks" / facts.task.kind, new, values)

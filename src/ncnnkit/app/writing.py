@@ -15,10 +15,14 @@ import numpy as np
 
 from ..record.run import PLAIN_NAME
 from .bundling import standalone
+from .parts import FILES
 
 
 def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None:
-    """Copy a project's files; those that end in ``.jinja`` are rendered with ``values`` and lose that ending."""
+    """Copy a project's files, without those of parts that are not wanted.
+
+    Those that end in ``.jinja`` are rendered with ``values`` and lose that ending.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -32,6 +36,8 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
     }  # fmt: skip
     for path in files_in(source):
         name = path.relative_to(source).as_posix()
+        if FILES.get(name, "") not in {"", *values["parts"]}:
+            continue
         to = target / name.removesuffix(".jinja")
         to.parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".jinja"):

@@ -12,6 +12,7 @@ eliminate              layers that change nothing
 replace                layers that have a cheaper or more fusable equal
 affine                 batch norm, scale, bias, … into the layer before
 activation             activations into the layer before
+penalties              the masks of attention, in numbers that 16 bits hold
 storage                fp16 weights
 shapes, wires          what is known of the blobs' shapes; who makes and who reads a blob
 =====================  =========================================================================
@@ -29,6 +30,7 @@ from .activation import fuse_activation
 from .affine import fuse_affine
 from .constants import drop_unread_constants, fold_scalar, fuse_scaled_add
 from .eliminate import eliminate_flatten, eliminate_identity, eliminate_reshape_before_binaryop
+from .penalties import bound_penalties
 from .replace import replace_convolution_on_vector, replace_prelu, replace_reduction
 from .storage import store_fp16
 
@@ -38,6 +40,7 @@ Pass = Callable[[Graph], int]
 
 PASSES: tuple[Pass, ...] = (
     fold_scalar,
+    bound_penalties,
     eliminate_identity,
     replace_prelu,
     replace_reduction,

@@ -27,7 +27,7 @@ class MixedPlan:
         errors: on the held-back samples, measured where the model will run.
         unmet: the requirements that it does not satisfy on the held-back samples, in words; a latency is predicted.
         front: from the fastest to the most exact, predicted.
-        repairs: how often the prediction had to be corrected.
+        repairs: how often the noise allowed was changed, because a run showed a larger error than allowed.
         uniform_ms: precision -> latency of the model that has it everywhere, measured while planning. A machine's speed
             changes: what was predicted holds at the speed of these.
     """

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..comparison.accuracy import Errors
 from ..comparison.judge import Judge
 from ..device import LOCAL, Device
 from ..errors import RuntimeFailure
+from ..model.graph import Graph
 from ..model.precision import FLOATS, INT8, PRECISIONS, WINOGRAD
 from ..model.work import UNBOUNDED, Budget
 from ..onboard.facts import Machine
 from ..progress import StepProgress, of_step, silent_steps
 from ..quantization import Quantized
 from ..record.run import FrontPoint
+from ..samples.stream import Samples
 from .build import Forms, make_forms, mixed_graph
 from .costs import Costs, calibrated, predict, uniform
 from .mixed import MixedPlan
@@ -34,6 +36,9 @@ from .timing import DeviceTiming, Timing, blob_shapes
 FRONT_POINTS = 10
 REPAIRS = 5
 MARGIN = 0.9  # of the noise allowed: what holds on a few held-back samples must hold on others
+KEPT_BYTES = 2**30  # of the samples that judge and of the exact outputs, on disk
+CLOSE = 1.5  # ratio of two noises between which no further plan is looked for
+_LEAST_NOISE = 1e-12
 BROKEN_SHRINK = 0.1  # of the noise allowed, where the plan's outputs are not numbers
 
 
@@ -57,7 +62,9 @@ def find_plan(
     """The fastest mixed model that satisfies the requirements; with a latency, the most accurate one within it.
 
     Args:
-        quantized: the network in fp32 and in int8. The samples that were held back judge the plan.
+        quantized: the network in fp32 and in int8. All its samples judge the plan, those that were held back first:
+            figures that count predictions need many samples. What int8 errs less on the samples it was fitted to is
+            added to the errors.
         requirements: of the outputs against those in fp32, and of the latency. Those that need labels are left to the
             evaluation.
         machine: the facts about the device.
@@ -74,7 +81,7 @@ def find_plan(
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device, budget)
     exact, fitted = quantized.exact, quantized.fitted
-    with Judge(exact, quantized.held, quantized.task, threads=threads, device=device) as judge:
+    with Judge(exact, _judging(quantized, budget), quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
         int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
@@ -94,9 +101,23 @@ def find_plan(
         shown = of_step(progress, "overflowing layers")
         errors = int8 | float_errors(forms, costs, judge, relative, int8, shown, budget=budget)
         options = make_options(exact, costs, errors, relative["int8"])
-        problem = _Problem(forms, costs, options, make_edges(exact, costs), latencies)
+        (held,) = judge.there([models["int8"]], most=len(quantized.held))
+        unseen = max(1.0, ratio) if math.isfinite(ratio := held.relative / (relative["int8"] or 1.0)) else 1.0
+        problem = _Problem(forms, costs, options, make_edges(exact, costs), latencies, unseen)
         verified = budget.take("plans verified", REPAIRS + 1, runs=len(judge.samples), least=2)
         return problem.settle(requirements.without_labels(), judge, whole, verified - 1, progress)
+
+
+def _judging(quantized: Quantized, budget: Budget) -> Samples:
+    """As many of the samples as the budget and the disk allow; at least those held back."""
+    first = quantized.judging[0]
+    shapes = blob_shapes(quantized.exact, first)
+    kept = sum(array.nbytes for array in first) + 4 * sum(math.prod(shapes[name]) for name in quantized.exact.outputs)
+    wanted = max(len(quantized.held), min(len(quantized.judging), KEPT_BYTES // max(kept, 1)))
+    runs = REPAIRS + 1 + len(FLOATS) + 1
+    return quantized.judging.subset(
+        range(budget.take("samples that judge plans", wanted, runs=runs, least=len(quantized.held)))
+    )
 
 
 def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> float:
@@ -115,21 +136,83 @@ def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> f
 
 
 @dataclass(frozen=True, eq=False)
+class _Tried:
+    """A plan that was run.
+
+    Attributes:
+        found: the plan.
+        graph: its model.
+        errors: of the model.
+        budget: the noise that it was allowed.
+        excess: see :meth:`Requirements.excess`.
+    """
+
+    found: Assignment
+    graph: Graph
+    errors: Errors
+    budget: float
+    excess: float
+
+
+@dataclass(eq=False)
+class _Bracket:
+    """The noise that a plan may have lies between the largest that held and the smallest that did not."""
+
+    holds: list[_Tried] = field(default_factory=list)
+    fails: list[_Tried] = field(default_factory=list)
+
+    def add(self, tried: _Tried, *, holds: bool) -> None:
+        (self.holds if holds else self.fails).append(tried)
+
+    @property
+    def best(self) -> _Tried:
+        """The fastest that held."""
+        return min(self.holds, key=lambda tried: tried.found.ms)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing better is to be found: the first plan held, or the two ends are close together."""
+        return bool(self.holds) and (not self.fails or self._low * CLOSE >= self._high)
+
+    def next(self) -> float:
+        """The noise to try next: halfway, in the logarithm; without a lower end, as much less as there was too much."""
+        if self.holds:
+            return math.sqrt(self._low * self._high)
+        last = self.fails[-1]
+        shrink = MARGIN / last.excess * MARGIN if math.isfinite(last.excess) else BROKEN_SHRINK
+        return min(last.budget, last.found.error) * shrink
+
+    @property
+    def _low(self) -> float:
+        return max(max(tried.found.error for tried in self.holds), _LEAST_NOISE)
+
+    @property
+    def _high(self) -> float:
+        return min(min(tried.budget, tried.found.error) for tried in self.fails)
+
+
+@dataclass(frozen=True, eq=False)
 class _Problem:
-    """What a plan is looked for with."""
+    """What a plan is looked for with.
+
+    Attributes:
+        unseen: the noise of int8 on samples that it was not fitted to, over that on all that judge; at least 1.
+    """
 
     forms: Forms
     costs: Costs
     options: Mapping[str, list[Option]]
     edges: list[Edge]
     uniform_ms: Mapping[str, float]
+    unseen: float
 
     def settle(
         self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], most: int, progress: StepProgress
     ) -> MixedPlan:
-        """Solve, run what was found, and correct the prediction until the requirements hold.
+        """Solve, run what was found, and move the noise allowed until the requirements just hold.
 
-        After the last correction the most exact plan is taken.
+        The noise is lowered until a plan holds, and then looked for between the largest that held and the smallest that
+        did not. Where none held before the last correction, the most exact plan is taken.
 
         Args:
             models: uniform models, for :func:`allowed_noise`.
@@ -140,19 +223,26 @@ class _Problem:
         if not points:
             raise RuntimeFailure("no precisions of the layers fit together", hint="remove mixed from --precision")
         budget, repairs = MARGIN * allowed_noise(requirements, models), 0
+        bracket = _Bracket()
         while True:
             progress("verify", repairs, most)
-            found = self._best(requirements.max_latency_ms, budget, points, last=repairs == most)
+            found = self._best(requirements.max_latency_ms, budget, points, last=repairs == most and not bracket.holds)
             graph = mixed_graph(self.forms, found.choices, self.costs)
             (errors,) = judge.there([graph], figures=True)
-            excess = max(requirements.excess(errors.figures()), 0.0 if math.isfinite(errors.relative) else math.inf)
+            finite = 0.0 if math.isfinite(errors.relative) else math.inf
+            excess = max(self.unseen * requirements.excess(errors.figures()), finite)
             enough = MARGIN if repairs < most - 1 else 1.0
-            if requirements.max_latency_ms is not None or excess <= enough or repairs == most:
+            tried = _Tried(found, graph, errors, budget, excess)
+            if requirements.max_latency_ms is not None or (repairs == most and not bracket.holds):
+                best = tried
                 break
-            # As much less noise as there was too much, and a little less each time.
-            shrink = MARGIN / excess * MARGIN if math.isfinite(excess) else BROKEN_SHRINK
-            budget = min(budget, found.error) * shrink
+            bracket.add(tried, holds=excess <= enough)
+            if bracket.settled or repairs == most:
+                best = bracket.best
+                break
+            budget = bracket.next()
             repairs += 1
+        found, graph, errors = best.found, best.graph, best.errors
         ms = predict(self.forms.exact, self.costs, found.choices)
         unmet = requirements.unmet(errors.figures(), ms)
         if not math.isfinite(errors.relative):

@@ -26,6 +26,7 @@ class Effort:
             that would compute more takes fewer samples, or measures less often; see :class:`Budget`. Two cores compute
             20 to 50 in a second.
         strengths: of channel migration, those tried.
+        unclipped: thresholds that clip less, those tried; see :func:`ncnnkit.quantization.int8.make_table`.
         zero_points: whether one-sided activations are moved to the middle of int8's range.
         by_output: whether thresholds are moved to where the layers that read them err least.
         biases: whether biases are corrected against each layer's own fp32 input, all in one pass.
@@ -37,6 +38,7 @@ class Effort:
 
     images: int
     gmac: float = math.inf
+    unclipped: tuple[float, ...] = (0.5, 1.0)
     strengths: tuple[float, ...] = ()
     zero_points: bool = True
     by_output: bool = False
@@ -58,7 +60,8 @@ class Effort:
             held: samples that judge each method that is tried, and fewer samples where there is advice.
         """
         observed = 1 + len(self.strengths) + 2 * self.biases + 2 * self.by_output + 3 * len(self.fits)
-        tried = 1 + len(self.strengths) + self.zero_points + self.by_output + self.biases + len(self.fits)
+        scales = 1 + len(self.unclipped) + len(self.strengths) + self.zero_points + self.by_output
+        tried = scales + self.biases + len(self.fits)
         return used * observed + held * (1 + tried + 6 * self.advice)
 
 
@@ -66,8 +69,8 @@ _ROUND, _ALL = frozenset({"rounding", "bias"}), frozenset({"rounding", "bias", "
 
 EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
     {
-        "fast": Effort(20, 1_000, advice=False),
-        "default": Effort(80, 20_000, strengths=(0.5,), fits=(_ROUND,), rows=4096),
+        "fast": Effort(32, 1_000, advice=False),
+        "default": Effort(100, 20_000, strengths=(0.5,), fits=(_ROUND,), rows=4096),
         "best": Effort(400, strengths=(0.25, 0.5), by_output=True, fits=(_ROUND, _ALL), rows=16384),
     }
 )

@@ -53,13 +53,17 @@ def check_request(graph: Graph, target: str, skip: Collection[str]) -> None:
         raise RecipeError(f"no layer is called {min(unknown)!r}")
 
 
-def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = None) -> Table:
+def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = None, unclipped: float = 0.0) -> Table:
     """Choose the scales of every layer ncnn can run in int8.
 
     Layers that read the same blob, through a Split, get the same scale: what requantises for them can write one only.
 
     Weights have 8 bits: 3x3 layers too, whose Winograd :func:`apply_table` then switches off where the target has
     it. The native methods ``kl`` and ``aciq`` give those 6 bits, as ncnn2table does.
+
+    Args:
+        unclipped: how far the thresholds of activations are moved from those of the method (0) to the largest values
+            seen (1), in the logarithm.
     """
     method = method or stats.method
     if method not in METHODS:
@@ -75,7 +79,7 @@ def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = Non
         if root not in stats.blobs:
             hint = "calibrate this very graph"
             raise ModelError(f"layer {name} reads blob {root!r}, which was not calibrated", hint=hint)
-    blob_scales = {root: activation_scale(stats.blobs[root], method, stats.images) for root in readers}
+    blob_scales = {root: activation_scale(stats.blobs[root], method, stats.images, unclipped) for root in readers}
     weights = {}
     for layer in layers:
         steps = WINOGRAD_STEPS if method in NATIVE_METHODS and runs_winograd(layer) else STEPS

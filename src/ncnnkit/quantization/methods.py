@@ -22,20 +22,20 @@ from ..samples.stream import Samples, evenly
 from ..tasks import Task
 from .advice import BATCHES, Advice, enough, error_by_count, likeness, stretching
 from .bias import correct_bias
-from .calibration import ActivationStats, Observed, observe
+from .calibration import ActivationStats, BlobStats, Observed, observe
 from .efforts import EFFORTS, Effort
 from .equalize import SAMPLES, migrate
 from .int8 import NATIVE_METHODS, apply_table, finished, make_table, rounded_weights
 from .layerwise import Kept, fit_layers
 from .own import apply_own, settled_method
-from .scales import STEPS, mse_threshold
+from .scales import STEPS, mse_threshold, widened
 from .table import Table
 from .thresholds import by_output_error
 from .trials import Trials
 from .zeropoint import Group, Lowering
 
 LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
-HELD = 5  # every fifth sample takes no part in choosing, and judges
+HELD = 4  # every fourth sample takes no part in choosing, and judges
 FEWEST = 3  # samples that a heavy network is quantised with: two to choose by, and one to judge
 
 
@@ -51,6 +51,7 @@ class Quantized:
         used: the samples that scales, weights and biases were chosen with; where ``own`` is true, only a plan uses
             them.
         held: the samples that were held back, and judged.
+        judging: the same, and behind them the samples used.
         trials: what was tried, in order.
         layers: what was kept in each layer; empty where nothing was fitted layer by layer.
         advice: on the calibration images.
@@ -65,6 +66,7 @@ class Quantized:
     fitted: Graph
     used: Samples
     held: Samples
+    judging: Samples
     trials: list[Trial] = field(default_factory=list)
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=Advice)
@@ -185,6 +187,8 @@ class _Quantizer:
         self.native = method in NATIVE_METHODS
         self.chosen, held = choose(len(samples), effort, budget)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
+        self.judging = samples.subset([*held, *sorted(set(self.chosen) - set(held))])
+        self.unclipped = 0.0
         self.judge = Judge(graph, self.held, task, threads=threads)
         self.trials = Trials(self.judge, guards=effort.guards)
 
@@ -195,13 +199,14 @@ class _Quantizer:
                 return self._own()
             best, advice = self._thresholds()
             if not self.native:
+                best = self._less_clipping(best)
                 best = self._migration(best)
                 best = self._zero_points(best)
                 best = self._output_thresholds(best)
             best, layers = self._fitted(best)
         return Quantized(
-            self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.trials.rows, layers,
-            advice, task=self.task,
+            self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.judging,
+            self.trials.rows, layers, advice, task=self.task,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ the methods
@@ -212,8 +217,8 @@ class _Quantizer:
             own = apply_own(self.graph, target=self.target, skip=self.skip)
             keeps(own.int8)
         return Quantized(
-            self.graph, finished(own.int8), own.exact, own.int8, self.used, self.held, self.trials.rows, own=True,
-            lost=own.lost, task=self.task,
+            self.graph, finished(own.int8), own.exact, own.int8, self.used, self.held, self.judging, self.trials.rows,
+            own=True, lost=own.lost, task=self.task,
         )  # fmt: skip
 
     def _thresholds(self) -> tuple[_Version, Advice]:
@@ -243,13 +248,26 @@ class _Quantizer:
         worst = [replace(each, image=self.chosen[each.image]) for each in stretching(seen.ranges)]
         return Advice(counts, worst, seen.ranges)
 
+    def _less_clipping(self, best: _Version) -> _Version:
+        """Thresholds nearer to the largest values.
+
+        The threshold of least error clips what is rare. In a detector rare values are the objects, and their scores
+        shrink.
+        """
+        for unclipped in self.effort.unclipped if self.method != "minmax" else ():
+            with self._trial(f"thresholds, {unclipped:.0%} of the way to the largest values") as keeps:
+                version = self._scaled(self.graph, self.stats, unclipped)
+                if keeps(version.int8):
+                    best, self.unclipped = version, unclipped
+        return best
+
     def _migration(self, best: _Version) -> _Version:
         """Channels of one tensor to more equal ranges."""
         for strength in self.effort.strengths:
             with self._trial(f"channel migration {strength:g}") as keeps:
                 graph = migrate(self.graph, self.channels, strength)
                 stats = self._observe(graph).whole
-                version = self._scaled(graph, stats)
+                version = self._scaled(graph, stats, self.unclipped)
                 if keeps(version.int8):
                     best, self.stats = version, stats
         return best
@@ -276,7 +294,10 @@ class _Quantizer:
     def _offset(self, group: Group) -> float:
         """Half of the range that is worth covering, over what int8 layers read of a group."""
         read = [self.stats.blobs[blob] for blob in group.blobs if blob in self.stats.blobs]
-        return max((mse_threshold(blob, 2 * STEPS) for blob in read), default=0.0) / 2
+        return max(map(self._range, read), default=0.0) / 2
+
+    def _range(self, blob: BlobStats) -> float:
+        return widened(mse_threshold(blob, 2 * STEPS), blob, self.unclipped)
 
     def _output_thresholds(self, best: _Version) -> _Version:
         """Thresholds by the error they cause at the output of the layers behind."""
@@ -325,8 +346,9 @@ class _Quantizer:
         progress = of_step(self.progress, "calibrate")
         return observe(graph, self.used, method=self.method, threads=self.threads, progress=progress, **wanted)
 
-    def _scaled(self, graph: Graph, stats: ActivationStats) -> _Version:
-        return self._version(graph, make_table(graph, stats).without(self.skip), graph)
+    def _scaled(self, graph: Graph, stats: ActivationStats, unclipped: float = 0.0) -> _Version:
+        table = make_table(graph, stats, unclipped=unclipped)
+        return self._version(graph, table.without(self.skip), graph)
 
     def _version(self, exact: Graph, table: Table, whole: Graph) -> _Version:
         return _Version(exact, table, whole, apply_table(whole, table, target=self.target, finish=False))
@@ -344,7 +366,7 @@ def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[
 
 
 def _split(count: int, most: int) -> tuple[list[int], list[int]]:
-    """Every fifth of the samples is held back; of a few that were chosen from more, one; fewer have both roles."""
+    """Every fourth of the samples is held back; of a few that were chosen from more, one; fewer have both roles."""
     chosen = evenly(count, most)
     if len(chosen) < HELD:
         return (chosen[:-1], chosen[-1:]) if count > most else (chosen, chosen)

@@ -134,11 +134,21 @@ THRESHOLDS: MappingProxyType[str, Callable[[BlobStats, int], float]] = MappingPr
 """Method -> threshold of an activation, from its statistics and the number of images."""
 
 
-def activation_scale(stats: BlobStats, method: str, images: int) -> float:
-    """Scale of an activation. 1 for a blob that was zero on every image: any finite scale is right, infinity is not."""
+def widened(threshold: float, stats: BlobStats, unclipped: float) -> float:
+    """A threshold moved towards the largest value seen, to which ``unclipped`` 1 moves it, in the logarithm."""
+    return float(threshold ** (1 - unclipped) * stats.absmax**unclipped)
+
+
+def activation_scale(stats: BlobStats, method: str, images: int, unclipped: float = 0.0) -> float:
+    """Scale of an activation. 1 for a blob that was zero on every image: any finite scale is right, infinity is not.
+
+    Args:
+        unclipped: where the threshold lies between that of the method (0) and the largest value seen (1), in the
+            logarithm.
+    """
     if stats.absmax < DEAD:
         return 1.0
-    return STEPS / THRESHOLDS[method](stats, images)
+    return STEPS / widened(THRESHOLDS[method](stats, images), stats, unclipped)
 
 
 def runs_winograd(layer: Layer) -> bool:

@@ -707,8 +707,8 @@ class Likeness:
 class Quantisation:
     """How int8 was made.
 
-    The effort limits the number of calibration images. Every fifth of them was held back: no scale, weight or bias was
-    fitted to it, and it decided which methods were kept. If fewer than five were given, all of them had both roles. Of
+    The effort limits the number of calibration images. Every fourth of them was held back: no scale, weight or bias was
+    fitted to it, and it decided which methods were kept. If fewer than four were given, all of them had both roles. Of
     a heavy network that few images are taken for, one was held back.
 
     Attributes:
@@ -802,7 +802,7 @@ class Plan:
         requirements: the requirements as a text, such as ``cosine ≥ 0.999``; empty if there are none.
         holds: whether the plan satisfies them, measured on the held-back images on the device; a latency is predicted.
         unmet: the requirements that it does not satisfy, a clause each, such as ``cosine 0.99 is below 0.999``.
-        repairs: how often the prediction was corrected, because a run of the plan showed a larger error than allowed.
+        repairs: how often the noise allowed was changed, because a run of the plan showed a larger error than allowed.
         predicted_ms: latency of one inference, ms, the sum of the layers' times, at the speed of the machine when
             fp32-cpu was measured.
         measured_ms: the median latency of the ``mixed-cpu`` variant, ms; null if it was not timed.

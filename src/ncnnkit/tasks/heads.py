@@ -37,9 +37,7 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
     boxes = boxes.where(kept)
     if "prototypes" not in found:
         return boxes
-    height, width = np.shape(outputs[_prototypes(decoder)])[-2:]
-    maps = np.asarray(found["prototypes"], np.float32).T.reshape(-1, height, width)
-    return replace(boxes, masks=_masks(decoder, found["coefficients"][rows[kept]], maps, boxes.xyxy))
+    return replace(boxes, masks=masks(decoder, outputs, found, rows[kept], boxes.xyxy))
 
 
 def candidates(decoder: Decoder, found: dict[Part, Array]) -> tuple[Boxes, NDArray[np.intp]]:
@@ -68,22 +66,23 @@ def candidates(decoder: Decoder, found: dict[Part, Array]) -> tuple[Boxes, NDArr
     return whole.where(finite), rows[finite]
 
 
-def _prototypes(decoder: Decoder) -> int:
-    """The index of the output with the prototypes."""
-    return next(table.output for table in decoder.tables if table.parts == ("prototypes",))
-
-
-def _masks(decoder: Decoder, weights: Array, maps: Float, corners: Float) -> NDArray[np.bool_]:
+def masks(
+    decoder: Decoder, outputs: Sequence[Array], found: dict[Part, Array], rows: Array, corners: Float
+) -> NDArray[np.bool_]:
     """The pixels of each box that belong to the object, in the resolution of the prototypes.
 
     Source: ``process_mask`` of Ultralytics with ``upsample=False``.
 
     Args:
-        decoder: its ``prototype_step`` counts.
-        weights: of the prototypes, (N, prototypes).
-        maps: the prototypes, (prototypes, height, width).
+        decoder: its ``prototype_step`` and the output of its prototypes count.
+        outputs: all outputs of the network.
+        found: what :func:`~ncnnkit.tasks.boxes.gather` returns.
+        rows: of the boxes in ``found``, (N,).
         corners: of the boxes, (N, 4), pixels of the input.
     """
+    output = next(table.output for table in decoder.tables if table.parts == ("prototypes",))
+    weights = found["coefficients"][rows]
+    maps = np.asarray(found["prototypes"], np.float32).T.reshape(-1, *np.shape(outputs[output])[-2:])
     height, width = maps.shape[1:]
     with np.errstate(invalid="ignore", over="ignore"):  # what is no number belongs to no object
         inside = (np.asarray(weights, np.float32) @ maps.reshape(len(maps), -1)).reshape(-1, height, width) > 0

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from ncnnkit.app.python_tasks.classification import JOINS_TILES, PICTURE, answer, describe, draw, lines, picture
+from ncnnkit.app.python_tasks.classification import JOINS_TILES, answer, describe, draw, lines, makes, picture
 from ncnnkit.app.python_tasks.common import Failure, Tile, times
 from ncnnkit.errors import NcnnkitError
 from ncnnkit.onboard.picture import (
@@ -422,7 +422,7 @@ def save(
 ) -> None:
     """Write OUTPUT and --draw."""
     if is_picture(args.output):
-        if not PICTURE:
+        if not makes(facts):
             raise Failure("%s: this model makes no image: give a .npy or .txt, or --draw" % args.output)
         as_image(picture(found)).save(args.output)
     elif args.output:
@@ -456,7 +456,7 @@ def beside(path: Path, name: str) -> str:
 
 def precision_of(param: Path, variants: Sequence[Sequence[str]], own: str) -> str:
     """What a model is to run with: as the program's own variant, if that is its file, else as the first it is of."""
-    found = [precision for _, precision, _, model in variants if model == param.stem]
+    found = [precision for _, precision, _, model, *_ in variants if model == param.stem]
     return own if own in found or not found else found[0]
 
 
@@ -502,8 +502,8 @@ def run(args: argparse.Namespace) -> None:
         "ncnn": ncnn.__version__, "measured_ncnn": facts["ncnn"], "notes": notes(ncnn, facts),
         **describe(found, labels, args.top),
     }  # fmt: skip
-    if PICTURE:
-        report[PICTURE] = str(args.output) if is_picture(args.output) else None
+    if makes(facts):
+        report[makes(facts)] = str(args.output) if is_picture(args.output) else None
     if args.json:
         print(json.dumps(report))
         return

@@ -2,8 +2,8 @@
 
 Each has the same names:
 
-- ``PICTURE``: what ``--json`` calls the image that it makes, ``mask`` or ``image``; empty: it makes none.
 - ``JOINS_TILES``: whether the predictions for the tiles of an image become one.
+- ``makes(facts)``: what ``--json`` calls the image that it makes, ``mask`` or ``image``; empty: it makes none.
 - ``answer(tiles, facts)``: the prediction from the outputs for an image or its tiles; ``facts`` are ``infer.json``.
 - ``lines(found, labels, top)``: a prediction in words.
 - ``describe(found, labels, top)``: for ``--json``.

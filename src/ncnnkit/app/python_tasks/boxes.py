@@ -2,81 +2,143 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from ncnnkit.app.python_tasks.common import Tile, class_name, colour_of, immutable, label_at, rounded
+from ncnnkit.onboard.picture import Array, Placement
 from ncnnkit.tasks.boxes import chosen, gather
 from ncnnkit.tasks.decoder import Decoder, Grid, Table
-from ncnnkit.tasks.heads import candidates
+from ncnnkit.tasks.heads import candidates, masks
 from ncnnkit.tasks.predictions import Boxes
 
-PICTURE = ""
 JOINS_TILES = True
 
 
-def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Boxes:
-    """The boxes in pixels of the image, float64, the best first; those in the padding are left out."""
-    task = facts["task"]
-    given = {name: immutable(value) for name, value in task["decoder"].items()}
-    given["tables"] = tuple(Table(**{k: immutable(v) for k, v in table.items()}) for table in given["tables"])
-    given["anchors"] = tuple(Grid(**{k: immutable(v) for k, v in grid.items()}) for grid in given["anchors"])
-    decoder, first = Decoder(**given), tiles[0].place
-    found: List[Boxes] = []
-    for tile in tiles:
-        boxes, _ = candidates(decoder, gather(decoder, tile.outputs))
-        shift = np.array([first.left - tile.place.left, first.top - tile.place.top], np.float32)  # to the first tile
-        points = boxes.keypoints
-        if points is not None:
-            points = np.concatenate([points[..., :2] + shift, points[..., 2:]], -1)
-        found.append(Boxes(boxes.xyxy + np.tile(shift, 2), boxes.scores, boxes.labels, points))
-    several = [boxes.keypoints for boxes in found if boxes.keypoints is not None]
-    whole = Boxes(
-        np.concatenate([boxes.xyxy for boxes in found]), np.concatenate([boxes.scores for boxes in found]),
-        np.concatenate([boxes.labels for boxes in found]), np.concatenate(several) if several else None,
-    )  # fmt: skip
-    best = whole.where(chosen(decoder, whole))
-    height, width = first.image
-    corners = np.clip(first.to_image(best.xyxy.reshape(-1, 2, 2)), 0, (width, height)).reshape(-1, 4)
+class Found(NamedTuple):
+    """The boxes in pixels of the image, the best first; and the number of the object of each pixel, from 1."""
+
+    boxes: Boxes
+    mask: Optional[Array]
+
+
+def makes(facts: Dict[str, Any]) -> str:
+    return "mask" if facts["task"]["decoder"]["prototypes"] else ""
+
+
+def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Found:
+    """What was found in an image; boxes in the padding are left out."""
+    decoder, first = decoder_of(facts["task"]["decoder"]), tiles[0].place
+    gathered = [gather(decoder, tile.outputs) for tile in tiles]
+    shifts = [np.array((first.left - at.left, first.top - at.top), np.float32) for at in (tile.place for tile in tiles)]
+    found, rows = zip(*(candidates(decoder, parts) for parts in gathered))
+    tile_of = np.repeat(np.arange(len(tiles)), [len(boxes) for boxes in found])
+    whole = joined([moved(boxes, shift) for boxes, shift in zip(found, shifts)])  # to where they are in the first tile
+    kept = chosen(decoder, whole)
+    corners = corners_on_image(whole.xyxy[kept], first)
+    kept = kept[(corners[:, 2:] > corners[:, :2]).all(1)]
+    best, row_of, tile_of = whole.where(kept), np.concatenate(rows)[kept], tile_of[kept]
+    mask = None
+    if decoder.prototypes:
+        mask = np.zeros(first.image, np.uint8)
+        for number in reversed(range(min(len(best), 255))):  # the best on top
+            index = int(tile_of[number])
+            tile, box = tiles[index], best.xyxy[[number]] - np.tile(shifts[index], 2)
+            (inside,) = masks(decoder, tile.outputs, gathered[index], row_of[[number]], box)
+            paint(mask, number + 1, inside, decoder.prototype_step, tile.place)
     points = best.keypoints
     if points is not None:
         points = np.concatenate([first.to_image(points[..., :2]), points[..., 2:]], -1)
-    return Boxes(corners, best.scores, best.labels, points).where((corners[:, 2:] > corners[:, :2]).all(1))
+    return Found(Boxes(corners_on_image(best.xyxy, first), best.scores, best.labels, points), mask)
 
 
-def lines(found: Boxes, labels: Sequence[str], top: int) -> List[str]:
-    rows = zip(found.labels.tolist(), found.scores.tolist(), found.xyxy.tolist())
+def decoder_of(facts: Dict[str, Any]) -> Decoder:
+    """The decoder from JSON."""
+    given = {name: immutable(value) for name, value in facts.items()}
+    given["tables"] = tuple(Table(**{k: immutable(v) for k, v in table.items()}) for table in given["tables"])
+    given["anchors"] = tuple(Grid(**{k: immutable(v) for k, v in grid.items()}) for grid in given["anchors"])
+    return Decoder(**given)
+
+
+def moved(boxes: Boxes, shift: Array) -> Boxes:
+    """Boxes elsewhere: ``shift`` is (x, y) in pixels."""
+    points = boxes.keypoints
+    if points is not None:
+        points = np.concatenate([points[..., :2] + shift, points[..., 2:]], -1)
+    return Boxes(boxes.xyxy + np.tile(shift, 2), boxes.scores, boxes.labels, points)
+
+
+def joined(parts: Sequence[Boxes]) -> Boxes:
+    points = [boxes.keypoints for boxes in parts if boxes.keypoints is not None]
+    return Boxes(
+        np.concatenate([boxes.xyxy for boxes in parts]), np.concatenate([boxes.scores for boxes in parts]),
+        np.concatenate([boxes.labels for boxes in parts]), np.concatenate(points) if points else None,
+    )  # fmt: skip
+
+
+def corners_on_image(xyxy: Array, place: Placement) -> Array:
+    """Corners in pixels of the image, float64 (N, 4), inside it."""
+    height, width = place.image
+    return np.clip(place.to_image(xyxy.reshape(-1, 2, 2)), 0, (width, height)).reshape(-1, 4)
+
+
+def paint(mask: Array, number: int, inside: Array, step: float, place: Placement) -> None:
+    """Give the pixels of an object a number in the mask of the image.
+
+    Args:
+        mask: uint8 (height, width) of the image.
+        number: of the object.
+        inside: bool, whether a pixel of the prototypes belongs to it.
+        step: side of such a pixel, in pixels of the input.
+        place: where the image lies in the input.
+    """
+    axes, valid = [], []
+    for length, resized, begin, count in zip(mask.shape, place.resized, (place.top, place.left), inside.shape):
+        at = np.floor(((np.arange(length) + 0.5) * resized / length + begin) / step).astype(int)
+        axes.append(np.clip(at, 0, count - 1))
+        valid.append((at >= 0) & (at < count))
+    mask[inside[np.ix_(*axes)] & valid[0][:, None] & valid[1][None, :]] = number
+
+
+def lines(found: Found, labels: Sequence[str], top: int) -> List[str]:
+    rows = zip(found.boxes.labels.tolist(), found.boxes.scores.tolist(), found.boxes.xyxy.tolist())
     return [
         "%s %s at %s,%s to %s,%s" % (class_name(labels, label), rounded(score), *map(rounded, box))
         for label, score, box in rows
     ] or ["nothing was found"]
 
 
-def describe(found: Boxes, labels: Sequence[str], top: int) -> Dict[str, Any]:
+def describe(found: Found, labels: Sequence[str], top: int) -> Dict[str, Any]:
     rows: List[Dict[str, Any]] = []
     for number, (label, score, box) in enumerate(
-        zip(found.labels.tolist(), found.scores.tolist(), found.xyxy.tolist())
+        zip(found.boxes.labels.tolist(), found.boxes.scores.tolist(), found.boxes.xyxy.tolist())
     ):
         corners = dict(zip(("x1", "y1", "x2", "y2"), box))
         rows.append({"label": class_name(labels, label), "index": label, "score": score, **corners})
-        if found.keypoints is not None:
-            rows[-1]["keypoints"] = [(*point, 1.0)[:3] for point in found.keypoints[number].tolist()]
+        if found.boxes.keypoints is not None:
+            rows[-1]["keypoints"] = [(*point, 1.0)[:3] for point in found.boxes.keypoints[number].tolist()]
     return {"boxes": rows}
 
 
-def draw(found: Boxes, labels: Sequence[str], image: Any) -> None:
-    from PIL import ImageDraw
+def draw(found: Found, labels: Sequence[str], image: Any) -> None:
+    from PIL import Image, ImageDraw
 
+    if found.mask is not None:
+        colours = np.array([colour_of(number) for number in range(256)], np.uint16)
+        mixed = np.where(found.mask[..., None] > 0, (np.asarray(image) + colours[found.mask]) // 2, np.asarray(image))
+        image.paste(Image.fromarray(mixed.astype(np.uint8)))
     pen, wide = ImageDraw.Draw(image), 1 + max(image.size) // 400
-    for number in reversed(range(len(found))):  # the best on top
-        box, label = found.xyxy[number].tolist(), int(found.labels[number])
+    for number in reversed(range(len(found.boxes))):  # the best on top
+        box, label = found.boxes.xyxy[number].tolist(), int(found.boxes.labels[number])
         pen.rectangle(box, outline=colour_of(label), width=wide)
-        for x, y, *seen in [] if found.keypoints is None else found.keypoints[number].tolist():
+        for x, y, *seen in [] if found.boxes.keypoints is None else found.boxes.keypoints[number].tolist():
             if not seen or seen[0] >= 0.5:
                 pen.ellipse((x - wide, y - wide, x + wide, y + wide), fill=colour_of(label))
-        label_at(image, box[0], box[1], "%s %s" % (class_name(labels, label), rounded(found.scores[number])), label)
+        label_at(
+            image, box[0], box[1], "%s %s" % (class_name(labels, label), rounded(found.boxes.scores[number])), label
+        )
 
 
-def picture(found: Boxes) -> Any:
-    return None
+def picture(found: Found) -> Any:
+    return found.mask

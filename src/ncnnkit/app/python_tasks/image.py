@@ -9,8 +9,11 @@ import numpy as np
 from ncnnkit.app.python_tasks.common import Failure, Tile, shaped, times
 from ncnnkit.onboard.picture import Array
 
-PICTURE = "image"
 JOINS_TILES = True
+
+
+def makes(facts: Dict[str, Any]) -> str:
+    return "image"
 
 
 def planes_of(output: Array) -> Array:

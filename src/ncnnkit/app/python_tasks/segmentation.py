@@ -9,8 +9,11 @@ import numpy as np
 from ncnnkit.app.python_tasks.common import Failure, Tile, class_name, colour_of, rounded, shaped, times
 from ncnnkit.onboard.picture import Array
 
-PICTURE = "mask"
 JOINS_TILES = True
+
+
+def makes(facts: Dict[str, Any]) -> str:
+    return "mask"
 
 
 def class_map(output: Array, task: Dict[str, Any]) -> Array:

@@ -9,8 +9,11 @@ from ncnnkit.tasks.ctc import best_path
 from ncnnkit.tasks.decoder import Decoder, Table
 from ncnnkit.tasks.predictions import Text
 
-PICTURE = ""
 JOINS_TILES = False
+
+
+def makes(facts: Dict[str, Any]) -> str:
+    return ""
 
 
 def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Text:

@@ -7,7 +7,9 @@
 #include <cpu.h>
 #include <layer.h>
 
+#include "engine.h"
 #include "failure.h"
+#include "layers.h"
 #include "model.h"
 
 namespace {
@@ -74,11 +76,7 @@ bool is(const char* type, Storage storage)
 
 std::string here(const std::string& precision)
 {
-#ifdef NCNN_VERSION_STRING
-    return std::string("ncnn ") + NCNN_VERSION_STRING + ", --precision=" + precision;
-#else
-    return "an old ncnn, --precision=" + precision;
-#endif
+    return "ncnn " + version_of_ncnn() + ", --precision=" + precision;
 }
 
 std::string needed(const std::string& precision)
@@ -89,21 +87,6 @@ std::string needed(const std::string& precision)
 }
 
 } // namespace
-
-double Params::operator[](int id) const
-{
-    const std::string key = " " + std::to_string(id) + "=";
-    const std::size_t at = line_.find(key);
-    return at == std::string::npos ? 0.0 : std::strtod(line_.c_str() + at + key.size(), nullptr);
-}
-
-const Int8Type* int8_type(const std::string& line)
-{
-    for (const Int8Type& type : kInt8Types)
-        if (line.rfind(std::string(type.name) + " ", 0) == 0)
-            return &type;
-    return nullptr;
-}
 
 void check_storages(const std::string& param, const ncnn::Net& net, const Precisions& precisions, bool on_gpu)
 {

@@ -4,29 +4,183 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <functional>
 #include <map>
+#include <mutex>
+#include <set>
+#include <sstream>
 #include <thread>
 
 #include "failure.h"
-#include "input.h"
+#include "frames.h"
 #include "json.h"
-#include "ordered_queue.h"
 #include "predictor.h"
-#include "source.h"
-#include "split.h"
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-volatile std::sig_atomic_t interrupted = 0;
-
-struct Answer {
-    std::string name;
-    Prediction found;
-    std::string failure; // why there is none
+struct Lane {
+    bool gpu;
+    Cluster cluster; // of the thread, also where it only feeds the GPU
+    int threads;
 };
+
+// How the machine is split among workers.
+using Split = std::vector<Lane>;
+
+
+struct Name {
+    const char* text;
+    Cluster cluster;
+};
+constexpr Name kNames[] = {{"all", Cluster::all}, {"big", Cluster::big}, {"little", Cluster::little}};
+
+Lane parse_lane(const std::string& text)
+{
+    if (text == "gpu")
+        return {true, Cluster::all, 1};
+    const std::size_t colon = text.find(':');
+    for (const Name& name : kNames) {
+        if (text.substr(0, colon) != name.text)
+            continue;
+        const int available = cores(name.cluster);
+        if (available == 0)
+            throw Failure("--streams: this machine has no " + std::string(name.text) + " cores");
+        const int threads = colon == std::string::npos ? available : std::atoi(text.c_str() + colon + 1);
+        if (threads >= 1 && threads <= 256)
+            return {false, name.cluster, threads};
+    }
+    throw UsageError("--streams: '" + text + "' is no worker: big:4, little:4, all:8 or gpu");
+}
+
+Split joined(Split first, const Split& second)
+{
+    first.insert(first.end(), second.begin(), second.end());
+    return first;
+}
+
+// The ways to use a cluster's cores: one worker with all of them, workers of two, workers of one.
+std::vector<Split> ways(Cluster cluster)
+{
+    const int available = cores(cluster);
+    std::vector<Split> found;
+    for (int threads : {available, 2, 1})
+        if (threads >= 1 && threads <= available)
+            found.push_back(Split(static_cast<std::size_t>(available / threads), Lane{false, cluster, threads}));
+    return found;
+}
+
+
+// As big:4,little:4,gpu. Throws UsageError.
+Split parse_split(const std::string& text)
+{
+    Split split;
+    std::istringstream stream(text);
+    for (std::string lane; std::getline(stream, lane, ',');)
+        split.push_back(parse_lane(lane));
+    return split;
+}
+
+std::string to_text(const Split& split)
+{
+    std::string text;
+    for (const Lane& lane : split) {
+        text += text.empty() ? "" : ",";
+        const auto is_it = [&](const Name& name) { return name.cluster == lane.cluster; };
+        text += lane.gpu ? "gpu" : std::find_if(kNames, kNames + 3, is_it)->text + (":" + std::to_string(lane.threads));
+    }
+    return text;
+}
+
+// Splits worth measuring on this machine; the first is one stream, as `--cluster` and `--threads` ask for it.
+std::vector<Split> candidates(Cluster cluster, int threads, bool gpu)
+{
+    std::vector<Split> found = {{{false, cluster, threads}}};
+    const bool one_kind = cores(Cluster::little) == 0 || cores(Cluster::big) == cores(Cluster::all);
+    for (const Split& big : ways(one_kind ? cluster : Cluster::big)) {
+        found.push_back(big);
+        if (!one_kind)
+            for (const Split& little : ways(Cluster::little))
+                found.push_back(joined(big, little));
+    }
+    if (gpu) {
+        const std::vector<Split> on_cpu = found;
+        found.push_back({{true, Cluster::all, 1}});
+        for (const Split& split : on_cpu)
+            found.push_back(joined(split, {{true, Cluster::all, 1}}));
+    }
+    std::set<std::string> seen;
+    const auto again = [&](const Split& split) { return !seen.insert(to_text(split)).second; };
+    found.erase(std::remove_if(found.begin(), found.end(), again), found.end());
+    return found;
+}
+
+// A bounded queue between one producer and many workers, whose results come out in the order the items went in.
+template <typename Item, typename Result>
+class OrderedQueue {
+public:
+    // `sink` gets the results, one at a time and in order. At most `capacity` items are on their way: waiting, at work,
+    // or done and waiting for an earlier one.
+    OrderedQueue(std::size_t capacity, std::function<void(Result)> sink) : capacity_(capacity), sink_(std::move(sink)) {}
+
+    // Waits while the queue is full.
+    void put(Item item)
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+        room_.wait(lock, [&] { return next_in_ - next_out_ < capacity_; });
+        waiting_.emplace_back(next_in_++, std::move(item));
+        work_.notify_one();
+    }
+
+    // Nothing more will be put.
+    void close()
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        closed_ = true;
+        work_.notify_all();
+    }
+
+    // The next item and its number; waits for one. False when the queue is closed and empty.
+    bool take(std::pair<std::size_t, Item>& numbered)
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+        work_.wait(lock, [&] { return closed_ || !waiting_.empty(); });
+        if (waiting_.empty())
+            return false;
+        numbered = std::move(waiting_.front());
+        waiting_.pop_front();
+        return true;
+    }
+
+    void deliver(std::size_t number, Result result)
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        done_.emplace(number, std::move(result));
+        for (auto first = done_.find(next_out_); first != done_.end(); first = done_.find(next_out_)) {
+            sink_(std::move(first->second));
+            done_.erase(first);
+            next_out_++;
+        }
+        room_.notify_one();
+    }
+
+private:
+    const std::size_t capacity_;
+    const std::function<void(Result)> sink_;
+    std::mutex mutex_;
+    std::condition_variable room_, work_;
+    std::deque<std::pair<std::size_t, Item>> waiting_;
+    std::map<std::size_t, Result> done_;
+    std::size_t next_in_ = 0, next_out_ = 0;
+    bool closed_ = false;
+};
+
+volatile std::sig_atomic_t interrupted = 0;
 
 using Queue = OrderedQueue<Frame, Answer>;
 
@@ -55,15 +209,6 @@ private:
     const Settings settings_;
     std::map<std::pair<bool, int>, std::unique_ptr<Engine>> engines_;
 };
-
-Answer answer(Predictor& predict, const Frame& frame)
-{
-    try {
-        return {frame.name, predict(read_input(frame.name, frame.file)), ""};
-    } catch (const std::exception& error) {
-        return {frame.name, {}, error.what()};
-    }
-}
 
 // The threads of a split. They end when the queue is closed and empty; whatever happens, they are waited for.
 class Workers {
@@ -159,27 +304,6 @@ std::string json(const std::vector<Measured>& measured)
     return "[" + out + "]";
 }
 
-void print(const Answer& answer, const std::vector<std::string>& labels, const Options& options)
-{
-    if (!answer.failure.empty())
-        std::fprintf(stderr, "infer: %s\n", answer.failure.c_str());
-    if (options.json) {
-        Json out;
-        out.add("input", quoted(answer.name));
-        if (answer.failure.empty())
-            describe(answer.found, labels, options.top, out);
-        else
-            out.add("error", quoted(answer.failure));
-        std::puts(out.text().c_str());
-    } else if (answer.failure.empty()) {
-        std::printf("%s", answer.name.c_str());
-        for (const std::string& line : lines(answer.found, labels, options.top))
-            std::printf("\t%s", line.c_str());
-        std::putchar('\n');
-    }
-    std::fflush(stdout); // whoever reads a pipe from a camera waits for each line
-}
-
 } // namespace
 
 int stream(const Options& options, const Settings& settings, const ModelFiles& files)
@@ -190,7 +314,7 @@ int stream(const Options& options, const Settings& settings, const ModelFiles& f
     sigaction(SIGTERM, &action, nullptr);
 
     Split split = parse_split(options.split);
-    const std::unique_ptr<Source> source = open_source(options.input);
+    const std::unique_ptr<Source> source = open_source(options);
     Engines engines(files, settings);
     std::vector<Frame> first; // read ahead, to measure with
     std::vector<Measured> measured;

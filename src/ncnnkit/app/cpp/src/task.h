@@ -45,7 +45,7 @@ struct Prediction {
 };
 
 // What --json calls the image that the task makes: "mask" or "image"; empty: it makes none.
-extern const char kPicture[];
+extern const char* const kPicture;
 
 // Whether the predictions for the tiles of an image become one.
 extern const bool kJoinsTiles;

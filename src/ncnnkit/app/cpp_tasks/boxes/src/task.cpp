@@ -14,7 +14,7 @@
 #include "failure.h"
 #include "tensor.h"
 
-const char kPicture[] = "";
+const char* const kPicture = kDecoder.prototypes ? "mask" : "";
 const bool kJoinsTiles = true;
 
 namespace {
@@ -27,6 +27,8 @@ int width_of(Column column)
     case Column::boxes: return 4 * kDecoder.bins;
     case Column::scores: return kDecoder.classes;
     case Column::keypoints: return kDecoder.keypoints * kDecoder.numbers;
+    case Column::coefficients:
+    case Column::prototypes: return kDecoder.prototypes;
     case Column::priors: return 4;
     default: return 1;
     }
@@ -81,7 +83,8 @@ Parts gather(const std::vector<ncnn::Mat>& outputs)
         const std::vector<float> values = values_of(outputs[table.output]);
         const bool priors = table.columns.front() == Column::priors; // ncnn has them all in a row
         const std::size_t level = levels[table.columns.front()]++;
-        const std::size_t each = level < kDecoder.anchors.size() ? kDecoder.anchors[level].sizes.size() : 1;
+        const bool on_anchors = level < kDecoder.anchors.size() && table.columns.front() != Column::prototypes;
+        const std::size_t each = on_anchors ? kDecoder.anchors[level].sizes.size() : 1;
         int wide = 0;
         for (Column column : table.columns)
             wide += width_of(column);
@@ -102,7 +105,7 @@ Parts gather(const std::vector<ncnn::Mat>& outputs)
         }
     }
     for (const auto& [column, rows] : parts)
-        if (column != Column::priors && rows.count() != parts[Column::boxes].count())
+        if (column != Column::priors && column != Column::prototypes && rows.count() != parts[Column::boxes].count())
             throw Failure("the outputs have different numbers of boxes");
     return parts;
 }
@@ -347,13 +350,18 @@ void set_points(Box& box, const float* numbers, const Anchor* a)
     }
 }
 
-// The boxes of an image or a tile, in pixels of the input.
-std::vector<Box> boxes_of(const std::vector<ncnn::Mat>& outputs)
+// A box, where it comes from, and which row it was.
+struct Found {
+    Box box;
+    std::size_t tile, row;
+};
+
+// The boxes of a tile, in pixels of the input.
+std::vector<Found> boxes_of(const Parts& parts, std::size_t tile)
 {
-    const Parts parts = gather(outputs);
     const std::vector<Anchor> anchors = anchors_for(parts);
     const Rows& numbers = parts.at(Column::boxes);
-    std::vector<Box> found;
+    std::vector<Found> found;
     for (const Candidate& candidate : candidates(parts)) {
         const Anchor* anchor = anchors.empty() ? nullptr : &anchors[candidate.row];
         const float* of_box = numbers[candidate.row];
@@ -368,7 +376,7 @@ std::vector<Box> boxes_of(const std::vector<ncnn::Mat>& outputs)
             set_points(box, points->second[candidate.row], anchor);
         const auto finite = [](float value) { return std::isfinite(value); };
         if (std::all_of(of_box, of_box + numbers.wide, finite) && finite(box.x1) && finite(box.y1) && finite(box.x2) && finite(box.y2))
-            found.push_back(box);
+            found.push_back({box, tile, candidate.row});
     }
     return found;
 }
@@ -389,63 +397,131 @@ float overlap(const Box& a, const Box& b)
 }
 
 // Greedy non-maximum suppression, as torchvision's batched_nms.
-std::vector<Box> suppressed(std::vector<Box> found)
+std::vector<Found> suppressed(std::vector<Found> found)
 {
-    std::stable_sort(found.begin(), found.end(), [](const Box& a, const Box& b) { return a.score > b.score; });
+    const auto better = [](const Found& a, const Found& b) { return a.box.score > b.box.score; };
+    std::stable_sort(found.begin(), found.end(), better);
     std::vector<bool> free(found.size(), true);
     std::map<int, int> of_class;
-    std::vector<Box> kept;
+    std::vector<Found> kept;
     for (std::size_t best = 0; best < found.size(); best++) {
         if (!free[best])
             continue;
         kept.push_back(found[best]);
         if (static_cast<int>(kept.size()) == kDecoder.most)
             break;
-        const int label = found[best].index;
+        const int label = found[best].box.index;
         const bool full = ++of_class[label] == kDecoder.most_per_class;
         for (std::size_t other = best + 1; other < found.size(); other++) {
-            const bool same = found[other].index == label;
+            const bool same = found[other].box.index == label;
             const bool rival = kDecoder.iou_threshold < 1 && (same || kDecoder.agnostic);
-            if ((same && full) || (rival && free[other] && overlap(found[best], found[other]) > kDecoder.iou_threshold))
+            if ((same && full) || (rival && free[other] && overlap(found[best].box, found[other].box) > kDecoder.iou_threshold))
                 free[other] = false;
         }
     }
     return kept;
 }
 
+// ------------------------------------------------------------------------------------------------------------- masks
+
+// The prototypes of a tile, and their size.
+struct Prototypes {
+    const Rows* pixels;
+    int height, width;
+};
+
+// Gives the pixels of an object a number in the mask of the image: where the sum of the prototypes, weighted by the box's
+// coefficients, is above zero inside the box. Source: process_mask of Ultralytics. `box` is in pixels of the tile's input.
+void paint(Image& mask, std::uint8_t number, const Box& box, const float* weights, const Prototypes& from, const Placement& place)
+{
+    const float step = kDecoder.prototype_step;
+    std::vector<bool> inside(std::size_t(from.height) * from.width);
+    for (int y = 0; y < from.height; y++)
+        for (int x = 0; x < from.width; x++) {
+            const auto column = static_cast<float>(x), row = static_cast<float>(y);
+            if (column < box.x1 / step || column >= box.x2 / step || row < box.y1 / step || row >= box.y2 / step)
+                continue;
+            const std::size_t at = std::size_t(y) * from.width + x;
+            inside[at] = std::inner_product(weights, weights + kDecoder.prototypes, (*from.pixels)[at], 0.0f) > 0;
+        }
+    for (int row = 0; row < mask.height; row++) {
+        const double y = std::floor(((row + 0.5) * place.height / mask.height + place.top) / step);
+        for (int column = 0; column < mask.width && y >= 0 && y < from.height; column++) {
+            const double x = std::floor(((column + 0.5) * place.width / mask.width + place.left) / step);
+            if (x >= 0 && x < from.width && inside[std::size_t(y) * from.width + std::size_t(x)])
+                mask.row(row)[column] = number;
+        }
+    }
+}
+
+// The mask of an image: the number of the object of each pixel, from 1; 0: none. Of objects beyond 255 there is no mask.
+Image masks_of(const std::vector<Found>& found, const std::vector<Part>& tiles, const std::vector<Parts>& gathered)
+{
+    int output = 0;
+    for (const Table& table : kDecoder.tables)
+        if (table.columns.front() == Column::prototypes)
+            output = table.output;
+    const Placement& first = tiles.front().place;
+    Image mask(first.image_width, first.image_height, 1);
+    for (std::size_t number = std::min<std::size_t>(found.size(), 255); number > 0; number--) { // the best on top
+        const auto& [moved, tile, row] = found[number - 1];
+        const Placement& place = tiles[tile].place;
+        const auto right = static_cast<float>(place.left - first.left), down = static_cast<float>(place.top - first.top);
+        const Box box{0, 0, moved.x1 + right, moved.y1 + down, moved.x2 + right, moved.y2 + down, {}};
+        const ncnn::Mat& maps = tiles[tile].outputs[output];
+        const Prototypes from{&gathered[tile].at(Column::prototypes), maps.h, maps.w};
+        paint(mask, static_cast<std::uint8_t>(number), box, gathered[tile].at(Column::coefficients)[row], from, place);
+    }
+    return mask;
+}
+
+// A box of the first tile's input in pixels of the image, of which it is a part.
+Box on_image(Box box, const Placement& place)
+{
+    const auto x = [&](float at) { return static_cast<float>(place.image_x(at)); };
+    const auto y = [&](float at) { return static_cast<float>(place.image_y(at)); };
+    const auto width = static_cast<float>(place.image_width), height = static_cast<float>(place.image_height);
+    box.x1 = std::clamp(x(box.x1), 0.0f, width);
+    box.x2 = std::clamp(x(box.x2), 0.0f, width);
+    box.y1 = std::clamp(y(box.y1), 0.0f, height);
+    box.y2 = std::clamp(y(box.y2), 0.0f, height);
+    for (Point& point : box.points)
+        point = {x(point.x), y(point.y), point.seen};
+    return box;
+}
+
 } // namespace
 
 // ---------------------------------------------------------------------------------------------------------- the task
 
-Prediction decode(const std::vector<Part>& parts)
+Prediction decode(const std::vector<Part>& tiles)
 {
-    std::vector<Box> all;
-    const Placement& first = parts.front().place;
-    for (const Part& part : parts) {
-        const auto right = static_cast<float>(first.left - part.place.left), down = static_cast<float>(first.top - part.place.top);
-        for (Box& box : boxes_of(part.outputs)) { // where they would be in the first tile
+    std::vector<Parts> gathered;
+    std::vector<Found> all;
+    const Placement& first = tiles.front().place;
+    for (const auto& [outputs, place] : tiles) {
+        gathered.push_back(gather(outputs));
+        const auto right = static_cast<float>(first.left - place.left), down = static_cast<float>(first.top - place.top);
+        for (Found& found : boxes_of(gathered.back(), gathered.size() - 1)) { // where they would be in the first tile
+            Box& box = found.box;
             box.x1 += right, box.x2 += right, box.y1 += down, box.y2 += down;
             for (Point& point : box.points)
                 point.x += right, point.y += down;
-            all.push_back(box);
+            all.push_back(found);
         }
     }
-    Prediction found;
-    found.boxes = suppressed(std::move(all));
-    const auto x = [&](float at) { return static_cast<float>(first.image_x(at)); };
-    const auto y = [&](float at) { return static_cast<float>(first.image_y(at)); };
-    for (Box& box : found.boxes) {
-        box.x1 = std::clamp(x(box.x1), 0.0f, static_cast<float>(first.image_width));
-        box.x2 = std::clamp(x(box.x2), 0.0f, static_cast<float>(first.image_width));
-        box.y1 = std::clamp(y(box.y1), 0.0f, static_cast<float>(first.image_height));
-        box.y2 = std::clamp(y(box.y2), 0.0f, static_cast<float>(first.image_height));
-        for (Point& point : box.points)
-            point = {x(point.x), y(point.y), point.seen};
-    }
-    // A box in the padding has no area left.
-    const auto outside = [](const Box& box) { return box.x1 >= box.x2 || box.y1 >= box.y2; };
-    found.boxes.erase(std::remove_if(found.boxes.begin(), found.boxes.end(), outside), found.boxes.end());
-    return found;
+    std::vector<Found> kept = suppressed(std::move(all));
+    const auto in_padding = [&](const Found& found) {
+        const Box box = on_image(found.box, first);
+        return box.x1 >= box.x2 || box.y1 >= box.y2;
+    };
+    kept.erase(std::remove_if(kept.begin(), kept.end(), in_padding), kept.end());
+    Prediction prediction;
+    if (kDecoder.prototypes)
+        prediction.image = masks_of(kept, tiles, gathered);
+    for (const Found& found : kept)
+        prediction.boxes.push_back(on_image(found.box, first));
+    return prediction;
 }
 
 double agreement(const Prediction& ours, const Prediction& theirs)
@@ -493,6 +569,10 @@ void describe(const Prediction& found, const std::vector<std::string>& labels, i
 
 void draw(const Prediction& found, const std::vector<std::string>& labels, Image& image)
 {
+    for (std::size_t i = 0; i < found.image.pixels.size(); i++)
+        if (const int number = found.image.pixels[i])
+            for (int c = 0; c < 3; c++)
+                image.pixels[3 * i + c] = static_cast<std::uint8_t>((image.pixels[3 * i + c] + colour_of(number)[c]) / 2);
     for (auto box = found.boxes.rbegin(); box != found.boxes.rend(); ++box) { // the best on top
         const Colour colour = colour_of(box->index);
         outline(image, box->x1, box->y1, box->x2, box->y2, colour);

@@ -7,7 +7,7 @@
 #include "draw.h"
 #include "tensor.h"
 
-const char kPicture[] = "";
+const char* const kPicture = "";
 const bool kJoinsTiles = false;
 
 Prediction decode(const std::vector<Part>& parts)

@@ -9,7 +9,7 @@
 #include "failure.h"
 #include "tensor.h"
 
-const char kPicture[] = "image";
+const char* const kPicture = "image";
 const bool kJoinsTiles = true;
 
 namespace {

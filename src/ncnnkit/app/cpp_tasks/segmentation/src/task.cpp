@@ -10,7 +10,7 @@
 #include "failure.h"
 #include "tensor.h"
 
-const char kPicture[] = "mask";
+const char* const kPicture = "mask";
 const bool kJoinsTiles = true;
 
 namespace {

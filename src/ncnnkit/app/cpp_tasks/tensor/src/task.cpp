@@ -9,7 +9,7 @@
 #include "model.h"
 #include "tensor.h"
 
-const char kPicture[] = "";
+const char* const kPicture = "";
 const bool kJoinsTiles = false;
 
 Prediction decode(const std::vector<Part>& parts)

@@ -10,7 +10,7 @@
 #include "failure.h"
 #include "tensor.h"
 
-const char kPicture[] = "";
+const char* const kPicture = "";
 const bool kJoinsTiles = false;
 
 namespace {

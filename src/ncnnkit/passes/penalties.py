@@ -1,0 +1,59 @@
+"""What attention adds to the scores of what must not be seen."""
+
+from __future__ import annotations
+
+from ..model.graph import Graph, Layer, Uses
+from .wires import is_float
+
+_ADD, _MULTIPLY = 0, 2
+FP16_MOST = 65504.0
+PENALTY = 2.0**15
+"""fp16 and bf16 hold it, and e to its negative is zero in fp32."""
+
+_CARRIERS = frozenset({"Reshape", "Permute", "ExpandDims", "Squeeze", "Flatten", "Crop", "Tile", "Concat"})
+"""Layers that hand values on as they are, in another order or shape."""
+
+_MASK = 3
+"""The input of SDPA that is added to the scores."""
+
+
+def bound_penalties(graph: Graph) -> int:
+    """Make the penalty of a mask one that 16 bits hold.
+
+    Exports of transformers multiply ``1 - mask`` by the lowest number of fp32. In fp16 and bf16 this is infinity, and
+    infinity times zero is not a number: all outputs are lost. Behind a Softmax -32768 does the same, because e^-32768
+    is zero. The result differs only where all that there is must not be seen.
+
+    A factor that fp16 cannot hold is taken for a penalty if all that follows from the product is added to the scores
+    of a Softmax or an SDPA.
+    """
+    rewrites = 0
+    uses = Uses(graph)
+    for layer in graph.layers:
+        p = layer.p
+        if (
+            layer.type == "BinaryOp"
+            and (p.op_type, p.with_scalar) == (_MULTIPLY, 1)
+            and p.b < -FP16_MOST
+            and is_float(layer)
+            and _only_penalises(layer.outputs[0], uses)
+        ):
+            layer.params["b"] = -PENALTY
+            rewrites += 1
+    return rewrites
+
+
+def _only_penalises(blob: str, uses: Uses) -> bool:
+    """Whether a value ends in the scores of attention, and nowhere else."""
+    readers = uses.readers(blob)
+    return bool(readers) and not uses.is_output(blob) and all(_penalises(each, blob, uses) for each in readers)
+
+
+def _penalises(layer: Layer, blob: str, uses: Uses) -> bool:
+    if layer.type == "Softmax":
+        return True
+    if layer.type == "SDPA":
+        places = [index for index, source in enumerate(layer.inputs) if uses.root(source) == uses.root(blob)]
+        return bool(layer.p.attn_mask) and places == [_MASK]
+    adds = layer.type == "BinaryOp" and layer.p.op_type == _ADD
+    return (adds or layer.type in _CARRIERS) and _only_penalises(layer.outputs[0], uses)

@@ -1,0 +1,344 @@
+"""What the apps make of outputs: in C++ the same as in Python, and in Python the same as ncnnkit's own tasks."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ncnn_library import build, run
+from networks import network
+from numpy.typing import NDArray
+from PIL import Image
+
+from ncnnkit.app import make_app
+from ncnnkit.app.facts import facts_of
+from ncnnkit.app.models import shipment
+from ncnnkit.app.python_tasks.common import Tile
+from ncnnkit.artifact import Artifact, Tensor
+from ncnnkit.model.graph import Graph
+from ncnnkit.onboard.picture import Placement
+from ncnnkit.tasks import Decoder, Table, decode, presets
+from ncnnkit.tasks.decoder import Grid
+from ncnnkit.tasks.detection import Detection
+
+Array = NDArray[Any]
+SIZE = (64, 64)
+LETTERBOX = Placement((90, 120), (48, 64), 8, 0, SIZE)
+TILES = [Placement((64, 100), (64, 100), 0, left, SIZE) for left in (0, -18, -36)]
+WHOLE, SQUEEZED = Placement(SIZE, SIZE, 0, 0, SIZE), Placement((30, 200), SIZE, 0, 0, SIZE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task, and what outputs for it look like: their shapes, and the numbers from which they are drawn."""
+
+    task: str
+    decoder: Decoder | None
+    shapes: tuple[tuple[int, ...], ...]
+    low: float = -3.0
+    high: float = 3.0
+
+
+def columns(decoder: Decoder, table: Table) -> int:
+    return sum(decoder.width(part) for part in table.parts)
+
+
+def detector(decoder: Decoder, task: str = "detection", rows: int = 40, **numbers: float) -> Case:
+    """A detector with as many boxes as there are anchors, or ``rows``."""
+    shapes: list[tuple[int, ...]] = []
+    levels: dict[Any, int] = {}
+    for table in decoder.tables:
+        level = levels[table.parts] = levels.get(table.parts, -1) + 1
+        wide = columns(decoder, table)
+        if table.parts == ("prototypes",):
+            shapes.append((wide, 16, 16))
+            continue
+        if table.parts == ("priors",):
+            shapes.append((2, rows * 4))
+            continue
+        grid = decoder.anchors[level] if level < len(decoder.anchors) else Grid(1, rows, (1, 1), (0, 0), ((1, 1),))
+        each = len(grid.sizes)
+        levelled = sum(other.parts == table.parts for other in decoder.tables) > 1
+        count = grid.count if levelled or not decoder.anchors else sum(g.count for g in decoder.anchors)
+        shapes.append(
+            {
+                "rows": (count, wide), "columns": (wide, count), "maps": (each * wide, grid.rows, grid.columns),
+                "planes": (wide * each, grid.rows, grid.columns), "stacks": (each, grid.rows, grid.columns, wide),
+            }[table.layout]
+        )  # fmt: skip
+    return Case(task, decoder, tuple(shapes), **numbers)
+
+
+TWO = (Table(0, ("boxes",)), Table(1, ("scores",)))
+POINTS = (*TWO, Table(2, ("keypoints",)))
+LEVELS = tuple(Table(level, ("boxes", "scores")) for level in range(3))
+SSD = Decoder(
+    "boxes", (Table(0, ("boxes",)), Table(1, ("scores",)), Table(2, ("priors",))), 3, boxes="deltas", background=0,
+    score_threshold=0.3, iou_threshold=0.45, candidates=7, group="class", multi_label=True, most=12, scores="softmax",
+)  # fmt: skip
+YOLOV3 = Decoder(
+    "boxes", (Table(0, ("boxes", "objectness", "scores"), "maps"),), 3, boxes="yolov3", combination="ncnn",
+    scores="sigmoid", first_label=1, anchors=(Grid(4, 4, (0.25, 0.25), (0.125, 0.125), ((0.2, 0.3), (0.5, 0.4))),),
+    score_threshold=0.4, iou_threshold=0.45, agnostic=True, scale=(64.0, 64.0),
+)  # fmt: skip
+GRID = presets.pyramid(SIZE)
+CASES = {
+    "ultralytics": detector(presets.ultralytics(3), low=0, high=40),
+    "poses": detector(presets.ultralytics(1, (4, 3)), "pose", low=0, high=40),
+    "masks": detector(presets.with_masks(presets.ultralytics(2), 4), "instances", low=-8, high=40),
+    "logits": detector(presets.ultralytics_logits(SIZE, 2, LEVELS)),
+    "end_to_end": detector(presets.found_rows(), low=0, high=2),
+    "yolov5": detector(presets.yolov5(3), low=0, high=30),
+    "yolov5_maps": detector(presets.yolov5_maps(SIZE, 2)),
+    "yolov5_stacks": detector(presets.yolov5_maps(SIZE, 2, layout="stacks")),
+    "planes": detector(replace(presets.yolov5_maps(SIZE, 2), tables=tuple(
+        Table(level, ("boxes", "objectness", "scores"), "planes") for level in range(3)))),
+    "yolox": detector(presets.yolox(SIZE, 2), low=-1, high=1.5),
+    "nanodet": detector(presets.nanodet(SIZE, 2, LEVELS, (8, 16, 32), plus=True), low=0, high=1),
+    "scrfd": detector(presets.scrfd(SIZE, POINTS), "pose", low=-2, high=2),
+    "retinaface": detector(presets.retinaface(SIZE, POINTS), "pose", low=0, high=1),
+    "mtcnn": detector(presets.mtcnn_proposals((20, 20), TWO), low=0, high=1),
+    "onet": detector(presets.mtcnn_crop(SIZE, POINTS), "pose", low=0, high=1),
+    "ssd": detector(SSD, low=0.1, high=3),
+    "yolov3": detector(YOLOV3),
+    "levels": detector(
+        Decoder("boxes", LEVELS, 2, boxes="distances", scores="sigmoid", anchors=GRID, candidates=5, group="level",
+                score_threshold=0.3, iou_threshold=0.5, most_per_class=4, combination="root")),
+    "segmentation": Case("segmentation", None, ((5, 32, 32),)),
+    "last_axis": Case("segmentation:axis=2", None, ((64, 64, 3),)),
+    "one_map": Case("segmentation:axis=-1,threshold=0.4", None, ((1, 16, 16),)),
+    "landmarks": Case("landmarks", None, ((1, 10),), 0, 64),
+    "apart": Case("landmarks:apart=1,dims=3", None, ((15,),), 0, 64),
+    "points": Case("landmarks", Decoder(
+        "points", (Table(0, ("keypoints",)),), keypoints=(5, 2), origin="corner", scale=(2.0, 0.5),
+        anchors=(Grid(1, 1, SIZE, (32, 32), ((64, 64),)),)), ((10,),), 0, 1),
+    "image": Case("image", None, ((3, 128, 128),), -0.2, 1.2),
+    "grey": Case("image:low=-1", None, ((1, 64, 64),), -1, 1),
+    "text": Case("text", Decoder("ctc", (Table(0),), 5, axis=-1, alphabet=("", "a", "é", '"', "\\")), ((30, 5),)),
+    "steps": Case("text:axis=0,blank=2", Decoder("ctc", (Table(0),), 5, scores="softmax"), ((5, 30),)),
+    "embedding": Case("embedding", None, ((1, 32),)),
+    "classification": Case("classification", None, ((2,),)),
+    "tensor": Case("tensor", None, ((3, 4, 5), (7,))),
+}  # fmt: skip
+PLACES = {"letterbox": [LETTERBOX], "whole": [WHOLE], "squeezed": [SQUEEZED], "tiles": TILES}
+
+
+def model(case: Case) -> Artifact:
+    """A network with as many outputs, which have another shape: only the card counts here."""
+    count = len(case.shapes)
+    names = [f"o{i}" for i in range(count)]
+    splits = [] if count == 1 else [f"Split split 1 {count} in0 {' '.join(f's{i}' for i in range(count))}"]
+    lines = [f"ReLU r{i} 1 1 {'in0' if count == 1 else f's{i}'} {name}" for i, name in enumerate(names)]
+    graph: Graph = network("\n".join(["Input in0 0 1 in0 0=64 1=64 2=3", *splits, *lines]))
+    outputs = tuple(Tensor(name, shape) for name, shape in zip(names, case.shapes))
+    return replace(Artifact.made(graph, "fp32", decoder=case.decoder, task=case.task), outputs=outputs)
+
+
+def outputs_of(case: Case, seed: int) -> list[Array]:
+    """Random outputs. Where a decoder reads labels or corners, they are some."""
+    rng = np.random.default_rng(seed)
+    made = [rng.uniform(case.low, case.high, shape).astype(np.float32) for shape in case.shapes]
+    if case.decoder is None:
+        return made
+    decoder = case.decoder
+    for table, values in zip(decoder.tables, made):
+        if table.layout == "columns" and "scores" in table.parts and case.high > 4:  # pixels; scores from 0 to 1
+            values[4 : 4 + decoder.classes] = rng.random(values[4 : 4 + decoder.classes].shape)
+            if "keypoints" in table.parts:
+                values[4 + decoder.classes :] %= 64
+        if table.parts == ("boxes", "objectness", "scores") and case.high > 4:
+            values[:, 4:] = rng.random(values[:, 4:].shape)
+        if "label" in table.parts:
+            values[:, :4] = np.sort(rng.uniform(0, 64, (len(values), 2, 2)), 1).reshape(-1, 4)
+            values[:, 5] = rng.integers(0, 3, len(values))
+        if table.parts == ("priors",):
+            low = rng.uniform(0, 40, (values.shape[1] // 4, 2))
+            values[0] = np.concatenate([low, low + rng.uniform(5, 24, low.shape)], 1).reshape(-1)
+            values[1] = 0.2
+    return made
+
+
+def facts(case: Case) -> dict[str, Any]:
+    """The facts as the Python app reads them."""
+    return dict(json.loads(json.dumps(asdict(facts_of(shipment(model(case)))))))
+
+
+def answers(case: Case, tiles: list[Tile]) -> tuple[dict[str, Any], Any]:
+    """What the Python app says, and the image that it makes."""
+    known = facts(case)
+    module = importlib.import_module(f"ncnnkit.app.python_tasks.{known['task']['kind']}")
+    found = module.answer(tiles, known)
+    assert module.lines(found, ("first", "second"), 5)
+    return json.loads(json.dumps(module.describe(found, ("first", "second"), 5))), module.picture(found)
+
+
+def samples(case: Case) -> Iterator[tuple[str, list[Tile]]]:
+    for place, tiles in PLACES.items():
+        kind = facts(case)["task"]["kind"]
+        if len(tiles) == 1 or importlib.import_module(f"ncnnkit.app.python_tasks.{kind}").JOINS_TILES:
+            for seed in range(3):
+                yield f"{place} {seed}", [Tile(outputs_of(case, seed + 10 * i), at) for i, at in enumerate(tiles)]
+
+
+def line(tiles: list[Tile], folder: Path) -> str:
+    words: list[Any] = [folder / "picture.png", len(tiles)]
+    for number, tile in enumerate(tiles):
+        p = tile.place
+        words += [*p.resized, p.top, p.left, *p.input, *p.image, len(tile.outputs)]
+        for index, values in enumerate(tile.outputs):
+            squeezed = values[0] if values.ndim > 1 and len(values) == 1 else values  # as ncnn drops axes of length 1
+            np.save(folder / f"{number}-{index}.npy", squeezed)
+            words += [folder / f"{number}-{index}.npy", squeezed.ndim, *squeezed.shape]
+    return " ".join(map(str, words)) + "\n"
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program with the decoding of all cases."""
+    folder = tmp_path_factory.mktemp("tasks")
+    cases, rows = [], []
+    for name, case in CASES.items():
+        make_app(model(case), folder / "app")  # the last one stays: its model.h counts
+        (folder / name).mkdir()
+        for file in {"decoder.h", "task.cpp"} & {path.name for path in (folder / "app/src").iterdir()}:
+            shutil.copy(folder / "app/src" / file, folder / name)
+        cases.append(f'namespace {name} {{\n#include "{folder / name}/task.cpp"\n}}\n')
+        rows.append(f'{{"{name}", {{{name}::decode, {name}::agreement, {name}::describe, {name}::kPicture}}}},\n')
+    table = f"const std::map<std::string, Case> kCases = {{\n{''.join(rows)}}};\n"
+    (folder / "cases.inc").write_text("".join(cases) + table)
+    options = [f"-DAPP={folder / 'app'}", f"-DCASES={folder / 'cases.inc'}", "-DCMAKE_BUILD_TYPE="]
+    return build(Path(__file__).parent / "app_tasks", folder / "build", *options) / "decode"
+
+
+@pytest.mark.app
+@pytest.mark.slow  # it compiles C++
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", CASES)
+def test_decoding_in_c_is_that_in_python(name: str, program: Path, tmp_path: Path) -> None:
+    for what, tiles in samples(CASES[name]):
+        said, picture = answers(CASES[name], tiles)
+        found = json.loads(run(program, input=f"{name} {line(tiles, tmp_path)}"))
+        same(found, said, f"{name} {what}")
+        if picture is not None:
+            with Image.open(tmp_path / "picture.png") as image:
+                drawn = np.asarray(image).astype(int)
+            assert drawn.shape == picture.shape, what
+            wrong = np.abs(drawn - picture) > (1 if name in ("image", "grey") else 0)
+            # The sign of a sum of products depends on the order of adding where it is nearly zero.
+            assert wrong.mean() <= (1e-3 if name == "masks" else 0), what
+
+
+def same(ours: Any, theirs: Any, what: str) -> None:
+    """Two answers: what is said must be equal, and numbers must be near: pixels within a hundredth."""
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), what
+        for key in theirs:
+            same(ours[key], theirs[key], f"{what} {key}")
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs), what
+        for one, other in zip(ours, theirs):
+            same(one, other, what)
+    elif isinstance(theirs, float):
+        assert math.isclose(
+            ours, theirs, rel_tol=1e-5, abs_tol=0.005 if what[-2:] in ("x1", "y1", "x2", "y2") else 1e-5
+        ), (what, ours, theirs)
+    else:
+        assert ours == theirs, what
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if case.decoder and case.decoder.kind == "boxes"]
+)
+def test_boxes_in_the_app_are_those_of_the_task(name: str) -> None:
+    """Where the image is the input itself, all boxes are those that ncnnkit decodes, cut to the image."""
+    case = CASES[name]
+    several = 0
+    for seed in range(3):
+        outputs = outputs_of(case, seed)
+        purpose = model(case).purpose
+        assert isinstance(purpose, Detection)
+        expected: Any = decode(replace(purpose.decoder, score_threshold=purpose.threshold), outputs)
+        corners = np.clip(expected.xyxy, 0, 64)
+        kept = (corners[:, 2:] > corners[:, :2]).all(1)
+        said, mask = answers(case, [Tile(outputs, WHOLE)])
+        found = [[row[key] for key in ("x1", "y1", "x2", "y2")] for row in said["boxes"]]
+        np.testing.assert_allclose(np.reshape(found, (-1, 4)), corners[kept], atol=1e-4)
+        assert [row["index"] for row in said["boxes"]] == expected.labels[kept].tolist()
+        assert [row["label"] for row in said["boxes"][:1]] == [
+            ("first", "second")[i] if i < 2 else f"class {i}" for i in expected.labels[kept].tolist()[:1]
+        ]
+        several += len(found)
+        if expected.masks is not None:
+            best = expected.masks[kept][0].repeat(4, 0).repeat(4, 1)
+            np.testing.assert_array_equal(mask == 1, best)
+    assert several > 1, "the case shows nothing"
+
+
+def test_a_task_that_a_user_wrote_prints_numbers() -> None:
+    known = facts(Case("my.tasks:Defects", None, ((3,),)))
+    assert known["task"]["kind"] == "tensor"
+
+
+@pytest.mark.parametrize("name", ["segmentation", "last_axis", "one_map"])
+def test_masks_are_the_tasks_classes(name: str) -> None:
+    case = CASES[name]
+    (outputs,) = outputs_of(case, 0)
+    purpose = model(case).purpose
+    assert purpose is not None
+    classes = purpose.predict([outputs]).classes.reshape(-1, outputs.shape[1])
+    scale = 64 // classes.shape[0]
+    _, mask = answers(case, [Tile([outputs], WHOLE)])
+    np.testing.assert_array_equal(mask, classes.repeat(scale, 0).repeat(scale, 1))
+    _, cut = answers(case, [Tile([outputs], LETTERBOX)])
+    assert cut.shape == LETTERBOX.image
+    row, column = 45, 60  # the middle of the image is that of the input
+    assert cut[row, column] == mask[32, 32]
+
+
+def test_tiles_of_an_image_become_one_without_seams() -> None:
+    """Tiles of one picture are blended to that picture."""
+    case = CASES["image"]
+    whole = np.linspace(0, 1, 3 * 128 * 200, dtype=np.float32).reshape(3, 128, 200)
+    tiles = [Tile([whole[:, :, -2 * at.left : -2 * at.left + 128]], at) for at in TILES]
+    _, picture = answers(case, tiles)
+    expected = (whole.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)
+    assert picture.shape == (128, 200, 3)
+    np.testing.assert_allclose(picture.astype(int), expected, atol=1)
+
+
+def test_a_letterboxed_image_is_cut_out() -> None:
+    case = CASES["image"]
+    values = np.zeros((3, 128, 128), np.float32)
+    values[:, 16:112] = 1.0  # the image; the rest is padding
+    _, picture = answers(case, [Tile([values], LETTERBOX)])
+    assert picture.shape == (96, 128, 3)
+    assert picture.min() == 255
+
+
+def test_text_and_vectors_are_the_tasks() -> None:
+    case = CASES["text"]
+    values = np.zeros((4, 5), np.float32)
+    values[[0, 1, 2, 3], [1, 1, 0, 2]] = 0.75
+    assert answers(case, [Tile([values], WHOLE)])[0] == {"text": "aé", "score": 0.75, "codes": [1, 2]}
+    vector = np.zeros(32, np.float32)
+    vector[:2] = 3, 4
+    said, _ = answers(CASES["embedding"], [Tile([vector], WHOLE)])
+    np.testing.assert_allclose(said["embedding"][:3], [0.6, 0.8, 0], atol=1e-7)
+
+
+def test_points_are_where_the_decoder_says() -> None:
+    case = CASES["points"]
+    assert case.decoder is not None
+    (values,) = outputs_of(case, 1)
+    expected: Any = decode(case.decoder, [values])
+    said, _ = answers(case, [Tile([values], SQUEEZED)])
+    points = expected.points * (200 / 64, 30 / 64)
+    np.testing.assert_allclose([row[:2] for row in said["points"]], points, rtol=1e-5)
