@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -11,16 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ncnn_library import build, installed, native
+from ncnn_library import build, installed, native, run
 from networks import samples, small
+from numpy.typing import NDArray
+from PIL import Image
 
 from ncnnkit.app import make_app
 from ncnnkit.app.facts import RELEASE
 from ncnnkit.artifact import Artifact
+from ncnnkit.samples.preprocess import Preprocess
 
 pytestmark = [pytest.mark.app, pytest.mark.slow]
 
 OLD, NEW = "1.0.20230719", "1.0.20261020"
+FAKE = Path(__file__).parent / "app/camera.c"
 Done = subprocess.CompletedProcess[str]
 
 
@@ -28,8 +33,9 @@ Done = subprocess.CompletedProcess[str]
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An app of a small network, measured with a newer ncnn than it is built with."""
     folder = tmp_path_factory.mktemp("ship") / "app"
-    make_app(replace(Artifact.of(small()), ncnn=NEW), folder)
-    build(folder, folder / "build/native")
+    model = replace(Artifact.of(small()), ncnn=NEW, preprocess=Preprocess(resize=(16, 16)), task="classification")
+    make_app(model, folder, extras=("camera",))
+    build(folder, folder / "build/native", "-DCMAKE_BUILD_TYPE=Debug")
     np.save(folder.parent / "x.npy", samples(1)[0])
     return folder
 
@@ -133,7 +139,7 @@ def test_a_gpus_pipelines_are_compiled_once(app: Path, tmp_path: Path, monkeypat
     """By an ncnn that can store them."""
     if installed("current") is None:
         pytest.skip("needs scripts/ncnn-library current")
-    program = build(app, tmp_path / "build", library="current") / "infer"
+    program = build(app, tmp_path / "build", "-DCMAKE_BUILD_TYPE=Debug", library="current") / "infer"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def start() -> dict[str, Any]:
@@ -148,3 +154,81 @@ def test_a_gpus_pipelines_are_compiled_once(app: Path, tmp_path: Path, monkeypat
     stored.write_bytes(stored.read_bytes()[:-100])
     assert start()["warm"] is False, "a damaged file is not used"
     assert start()["warm"] is True, "and replaced"
+
+
+# -------------------------------------------------------------------------------------------------------- many inputs
+
+WIDTH, HEIGHT = 64, 48
+
+
+def yuyv(number: int) -> NDArray[np.uint8]:
+    """A frame as tests/app/camera.c makes it, (height, width, 2)."""
+    values = (number * 40 + np.arange(HEIGHT * WIDTH * 2) % 199) % 256
+    return values.astype(np.uint8).reshape(HEIGHT, WIDTH, 2)
+
+
+def rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """BT.601 for video, in whole numbers."""
+    y = 298 * (frame[..., 0].astype(int) - 16)
+    u, v = (np.repeat(frame[:, start::2, 1].astype(int) - 128, 2, axis=1) for start in (0, 1))
+    planes = (y + 409 * v, y - 100 * u - 208 * v, y + 516 * u)
+    return np.asarray(np.clip(np.stack(planes, axis=-1) + 128 >> 8, 0, 255), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(app: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The answers to the frames as images in a folder, which are answered one after the other."""
+    folder = tmp_path_factory.mktemp("frames")
+    for number in range(3):
+        Image.fromarray(rgb(yuyv(number))).save(folder / f"{number}.ppm")
+    done = infer(app, folder, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(row["input"]).name for row in rows] == ["0.ppm", "1.ppm", "2.ppm"]
+    return [row["top"] for row in rows]
+
+
+def answers(done: Done) -> list[Any]:
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["input"] for row in rows] == ["frame 1", "frame 2", "frame 3"]
+    return [row["top"] for row in rows]
+
+
+def test_a_file_of_raw_frames(app: Path, expected: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "a.yuyv").write_bytes(b"".join(yuyv(number).tobytes() for number in range(3)))
+    done = infer(app, tmp_path / "a.yuyv", "--camera=64x48", "--json")
+    assert done.returncode == 0
+    assert answers(done) == expected
+    done = infer(app, tmp_path / "a.yuyv", "--camera=64x50")
+    assert "a.yuyv: is no file of YUYV frames of this size" in done.stderr
+    for value in ("64", "64x", "x48", "1x1", "64x48x3"):
+        assert infer(app, tmp_path / "a.yuyv", f"--camera={value}").returncode == 2
+
+
+def test_a_v4l2_camera(app: Path, expected: list[Any], tmp_path: Path) -> None:
+    """A fake one, which has rows that are longer than a frame is wide, and ends after three frames."""
+    run("gcc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "camera.so", FAKE, "-ldl")
+    os.mkfifo(tmp_path / "video0")
+    line = [app / "build/native/infer", tmp_path / "video0", "--camera=640x480", "--json"]
+    done = subprocess.run(
+        list(map(str, line)), capture_output=True, text=True, check=False,
+        env={**os.environ, "LD_PRELOAD": str(tmp_path / "camera.so")},
+    )  # fmt: skip
+    assert answers(done) == expected
+    assert done.returncode == 1
+    assert "video0: gave no frame for 10 s" in done.stderr
+
+
+def test_what_is_no_camera(app: Path) -> None:
+    assert "/dev/null: is no camera: " in infer(app, "/dev/null", "--camera=64x48").stderr
+    assert "nowhere: cannot be opened: No such file" in infer(app, "nowhere", "--camera=64x48").stderr
+
+
+def test_a_bad_image_in_a_folder(app: Path, tmp_path: Path) -> None:
+    Image.fromarray(rgb(yuyv(0))).save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_text("no image")
+    Image.fromarray(rgb(yuyv(1))).save(tmp_path / "c.png")
+    done = infer(app, tmp_path)
+    assert done.returncode == 1
+    assert [Path(line.split("\t")[0]).name for line in done.stdout.splitlines()] == ["a.png", "c.png"]
+    assert "b.jpg: is not a JPEG" in done.stderr

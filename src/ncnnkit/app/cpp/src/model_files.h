@@ -20,6 +20,7 @@ struct ModelFiles {
     std::vector<std::string> variants; // lines of variants.txt: name, precision, backend, model, and bounds
     std::string precision; // to run it with, where nobody says another
     std::string crc; // of the weights as they were written, in hexadecimal; empty: not known, or not asked for
+    bool known = false; // whether the files must be as they were written; else they may hold anything
 
     // Whether a variant is of these files and has this precision, or no variant is of these files.
     bool runs_at(const std::string& name) const;

@@ -17,14 +17,6 @@ namespace {
 
 constexpr std::size_t kChecked = 1024; // values of an output that are compared, evenly spread over it
 
-// An example, as N.txt says it: a line each for the file, the original's outputs and what it found.
-struct Example {
-    std::string file;
-    std::vector<std::vector<double>> outputs; // the compared values of each
-    bool answered = false; // whether it tells what was found
-    Prediction found;
-};
-
 std::vector<double> numbers(std::istream& stream)
 {
     std::vector<double> found;
@@ -33,7 +25,8 @@ std::vector<double> numbers(std::istream& stream)
     return found;
 }
 
-// Throws Failure where a line has other numbers than it must.
+} // namespace
+
 Example read_example(const std::string& path)
 {
     Example example;
@@ -79,6 +72,8 @@ Example read_example(const std::string& path)
     }
     return example;
 }
+
+namespace {
 
 std::vector<Example> read_examples(const ModelFiles& files)
 {
