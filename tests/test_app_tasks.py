@@ -210,8 +210,14 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for file in {"decoder.h", "task.cpp"} & {path.name for path in (folder / "app/src").iterdir()}:
             shutil.copy(folder / "app/src" / file, folder / name)
-        cases.append(f'namespace {name} {{\n#include "{folder / name}/task.cpp"\n}}\n')
-        rows.append(f'{{"{name}", {{{name}::decode, {name}::agreement, {name}::describe, {name}::kPicture}}}},\n')
+        shutil.copy(folder / "app/tests/task_test.cpp", folder / name)
+        test = f'#define main unit_test\n#include "{folder / name}/task_test.cpp"\n#undef main'
+        cases.append(
+            f'namespace {name} {{\n#include "{folder / name}/task.cpp"\nnamespace of_test {{\n{test}\n}}\n}}\n'
+        )
+        rows.append(
+            f'{{"{name}", {{{name}::decode, {name}::agreement, {name}::describe, {name}::kPicture, {name}::of_test::unit_test}}}},\n'
+        )
     table = f"const std::map<std::string, Case> kCases = {{\n{''.join(rows)}}};\n"
     (folder / "cases.inc").write_text("".join(cases) + table)
     options = [f"-DAPP={folder / 'app'}", f"-DCASES={folder / 'cases.inc'}", "-DCMAKE_BUILD_TYPE="]

@@ -90,7 +90,7 @@ def forms_of(exact: Graph, fitted: Graph, inputs: Array) -> Forms:
 
 def quantized_of(exact: Graph, fitted: Graph, inputs: Array) -> Quantized:
     given = ArraySamples((inputs,))
-    return Quantized(exact, fitted, exact, fitted, given, given)
+    return Quantized(exact, fitted, exact, fitted, given, given, given)
 
 
 def outputs_of(graph: Graph, inputs: Array) -> Array:

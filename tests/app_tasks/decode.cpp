@@ -23,6 +23,7 @@ struct Case {
     double (*agreement)(const Prediction&, const Prediction&);
     void (*describe)(const Prediction&, const std::vector<std::string>&, int, Json&);
     const char* picture;
+    int (*unit_test)(); // the app's own
 };
 
 #include CASES // and kCases: name -> Case
@@ -67,6 +68,8 @@ int main()
             return 2;
         try {
             const Case& task = kCases.at(name);
+            if (task.unit_test() != 0)
+                throw Failure("the app's own test fails");
             const Prediction found = task.decode(tiles);
             if (task.agreement(found, found) < 0.999)
                 throw Failure("a prediction does not agree with itself");

@@ -23,6 +23,7 @@ from ..onboard.facts import Machine
 from ..progress import StepProgress, of_step, silent_steps
 from ..quantization import Quantized
 from ..record.run import FrontPoint
+from ..samples.stream import Samples
 from .build import Forms, make_forms, mixed_graph
 from .costs import Costs, calibrated, predict, uniform
 from .mixed import MixedPlan
@@ -35,6 +36,7 @@ from .timing import DeviceTiming, Timing, blob_shapes
 FRONT_POINTS = 10
 REPAIRS = 5
 MARGIN = 0.9  # of the noise allowed: what holds on a few held-back samples must hold on others
+KEPT_BYTES = 2**30  # of the samples that judge and of the exact outputs, on disk
 CLOSE = 1.5  # ratio of two noises between which no further plan is looked for
 _LEAST_NOISE = 1e-12
 BROKEN_SHRINK = 0.1  # of the noise allowed, where the plan's outputs are not numbers
@@ -60,7 +62,9 @@ def find_plan(
     """The fastest mixed model that satisfies the requirements; with a latency, the most accurate one within it.
 
     Args:
-        quantized: the network in fp32 and in int8. The samples that were held back judge the plan.
+        quantized: the network in fp32 and in int8. All its samples judge the plan, those that were held back first:
+            figures that count predictions need many samples. What int8 errs less on the samples it was fitted to is
+            added to the errors.
         requirements: of the outputs against those in fp32, and of the latency. Those that need labels are left to the
             evaluation.
         machine: the facts about the device.
@@ -77,7 +81,7 @@ def find_plan(
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device, budget)
     exact, fitted = quantized.exact, quantized.fitted
-    with Judge(exact, quantized.held, quantized.task, threads=threads, device=device) as judge:
+    with Judge(exact, _judging(quantized, budget), quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
         int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
@@ -97,9 +101,23 @@ def find_plan(
         shown = of_step(progress, "overflowing layers")
         errors = int8 | float_errors(forms, costs, judge, relative, int8, shown, budget=budget)
         options = make_options(exact, costs, errors, relative["int8"])
-        problem = _Problem(forms, costs, options, make_edges(exact, costs), latencies)
+        (held,) = judge.there([models["int8"]], most=len(quantized.held))
+        unseen = max(1.0, ratio) if math.isfinite(ratio := held.relative / (relative["int8"] or 1.0)) else 1.0
+        problem = _Problem(forms, costs, options, make_edges(exact, costs), latencies, unseen)
         verified = budget.take("plans verified", REPAIRS + 1, runs=len(judge.samples), least=2)
         return problem.settle(requirements.without_labels(), judge, whole, verified - 1, progress)
+
+
+def _judging(quantized: Quantized, budget: Budget) -> Samples:
+    """As many of the samples as the budget and the disk allow; at least those held back."""
+    first = quantized.judging[0]
+    shapes = blob_shapes(quantized.exact, first)
+    kept = sum(array.nbytes for array in first) + 4 * sum(math.prod(shapes[name]) for name in quantized.exact.outputs)
+    wanted = max(len(quantized.held), min(len(quantized.judging), KEPT_BYTES // max(kept, 1)))
+    runs = REPAIRS + 1 + len(FLOATS) + 1
+    return quantized.judging.subset(
+        range(budget.take("samples that judge plans", wanted, runs=runs, least=len(quantized.held)))
+    )
 
 
 def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> float:
@@ -175,13 +193,18 @@ class _Bracket:
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """What a plan is looked for with."""
+    """What a plan is looked for with.
+
+    Attributes:
+        unseen: the noise of int8 on samples that it was not fitted to, over that on all that judge; at least 1.
+    """
 
     forms: Forms
     costs: Costs
     options: Mapping[str, list[Option]]
     edges: list[Edge]
     uniform_ms: Mapping[str, float]
+    unseen: float
 
     def settle(
         self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], most: int, progress: StepProgress
@@ -206,7 +229,8 @@ class _Problem:
             found = self._best(requirements.max_latency_ms, budget, points, last=repairs == most and not bracket.holds)
             graph = mixed_graph(self.forms, found.choices, self.costs)
             (errors,) = judge.there([graph], figures=True)
-            excess = max(requirements.excess(errors.figures()), 0.0 if math.isfinite(errors.relative) else math.inf)
+            finite = 0.0 if math.isfinite(errors.relative) else math.inf
+            excess = max(self.unseen * requirements.excess(errors.cautious()), finite)
             enough = MARGIN if repairs < most - 1 else 1.0
             tried = _Tried(found, graph, errors, budget, excess)
             if requirements.max_latency_ms is not None or (repairs == most and not bracket.holds):

@@ -51,6 +51,7 @@ class Quantized:
         used: the samples that scales, weights and biases were chosen with; where ``own`` is true, only a plan uses
             them.
         held: the samples that were held back, and judged.
+        judging: the same, and behind them the samples used.
         trials: what was tried, in order.
         layers: what was kept in each layer; empty where nothing was fitted layer by layer.
         advice: on the calibration images.
@@ -65,6 +66,7 @@ class Quantized:
     fitted: Graph
     used: Samples
     held: Samples
+    judging: Samples
     trials: list[Trial] = field(default_factory=list)
     layers: list[Kept] = field(default_factory=list)
     advice: Advice = field(default_factory=Advice)
@@ -185,6 +187,7 @@ class _Quantizer:
         self.native = method in NATIVE_METHODS
         self.chosen, held = choose(len(samples), effort, budget)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
+        self.judging = samples.subset([*held, *sorted(set(self.chosen) - set(held))])
         self.unclipped = 0.0
         self.judge = Judge(graph, self.held, task, threads=threads)
         self.trials = Trials(self.judge, guards=effort.guards)
@@ -202,8 +205,8 @@ class _Quantizer:
                 best = self._output_thresholds(best)
             best, layers = self._fitted(best)
         return Quantized(
-            self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.trials.rows, layers,
-            advice, task=self.task,
+            self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.judging,
+            self.trials.rows, layers, advice, task=self.task,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ the methods
@@ -214,8 +217,8 @@ class _Quantizer:
             own = apply_own(self.graph, target=self.target, skip=self.skip)
             keeps(own.int8)
         return Quantized(
-            self.graph, finished(own.int8), own.exact, own.int8, self.used, self.held, self.trials.rows, own=True,
-            lost=own.lost, task=self.task,
+            self.graph, finished(own.int8), own.exact, own.int8, self.used, self.held, self.judging, self.trials.rows,
+            own=True, lost=own.lost, task=self.task,
         )  # fmt: skip
 
     def _thresholds(self) -> tuple[_Version, Advice]:
