@@ -15,8 +15,20 @@
 #include "draw.h"
 #include "failure.h"
 #include "model.h"
-#include "task.h"
 #include "tensor.h"
+
+// The functions that task.h declares are those of each case alone.
+#define decode declared_decode
+#define agreement declared_agreement
+#define lines declared_lines
+#define describe declared_describe
+#define draw declared_draw
+#include "task.h"
+#undef decode
+#undef agreement
+#undef lines
+#undef describe
+#undef draw
 
 struct Case {
     Prediction (*decode)(const std::vector<Part>&);

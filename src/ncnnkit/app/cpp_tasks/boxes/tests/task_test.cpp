@@ -42,8 +42,8 @@ float number(Column part, int column, bool found)
     switch (part) {
     case Column::boxes: return kDecoder.bins > 1 ? 0.0f : corners[column];
     case Column::priors: return corners[column];
-    case Column::scores: return found && column == kClass ? (logits ? 20.0f : 1.0f) : (logits ? -20.0f : 0.0f);
-    case Column::objectness: return logits ? 20.0f : 1.0f;
+    case Column::scores: return column == (found ? kClass : kDecoder.background) ? (logits ? 20.0f : 1.0f) : (logits ? -20.0f : 0.0f);
+    case Column::objectness: return logits ? (found ? 5.0f : -20.0f) : found; // of a larger one no part is left to differ
     default: return 0.0f;
     }
 }
