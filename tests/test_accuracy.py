@@ -271,3 +271,14 @@ def test_the_cosine_of_outputs_that_are_far_too_large() -> None:
     opposite = Errors()
     opposite.add([np.array([-1e20, -1e20])], [np.array([1.0, 1.0])])
     assert opposite.cosine(0) == pytest.approx(-1.0)
+
+
+def test_cautious_figures_are_one_standard_error_worse() -> None:
+    """Of 100 samples 10 have another class: the standard error of the share is 0.03."""
+    errors = Errors(Classification())
+    for number in range(100):
+        errors.add([np.eye(3)[int(number < 10)]], [np.eye(3)[0]])
+    plain, cautious = errors.figures(), errors.cautious()
+    assert plain["top1_agreement"] == pytest.approx(0.9)
+    assert cautious["top1_agreement"] == pytest.approx(0.87, abs=0.011)
+    assert cautious["mse"] == plain["mse"], "a figure of outputs has no interval"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -403,7 +404,7 @@ def transformer(folder: Path) -> str:
     ]
     return saved(
         folder / "tokens.onnx", {"ids": (np.int64, (1, 8)), "mask": (np.int64, (1, 8))}, nodes,
-        table=random(20, size) * 4, one=np.array(1, np.float32), far=np.array(-1e4, np.float32),
+        table=random(20, size) * 4, one=np.array(1, np.float32), far=np.array(np.finfo(np.float32).min),
         axis=np.array([1], np.int64), **weights,
     )  # fmt: skip
 
@@ -414,9 +415,16 @@ def test_token_ids_and_masks(tmp_path: Path) -> None:
     mask = (np.arange(8) < lengths[:, None]).astype(np.int64)
     ids = draws.integers(1, 20, (20, 8)) * mask
     np.savez(tmp_path / "samples.npz", ids=ids, mask=mask)
-    recipe = nk.Recipe(transformer(tmp_path), images=str(tmp_path / "samples.npz"), task="embedding", **QUICK)
-    document = nk.run(recipe, tmp_path / "out")
+    wanted = {**QUICK, "precisions": ("fp32", "bf16", "int8")}
+    recipe = nk.Recipe(transformer(tmp_path), images=str(tmp_path / "samples.npz"), task="embedding", **wanted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # the mask's factor is the lowest number of fp32
+        document = nk.run(recipe, tmp_path / "out")
     judged(document, least_db=15)
+    bf16 = document.variants[1].accuracy
+    assert bf16 is not None
+    assert bf16.sqnr_db is not None
+    assert bf16.sqnr_db > 30
     assert document.preprocess_origin == "none: the inputs are arrays"
     fp32 = document.variants[0].accuracy
     assert fp32 is not None

@@ -132,6 +132,19 @@ class Errors(Noise):
             **self._task.summarise(self._rows),
         }
 
+    def cautious(self) -> dict[str, float | None]:
+        """The same, with those of the task one standard error worse.
+
+        What holds with one standard error to spare on few samples holds on others more often than not. (The rule of
+        one standard error of Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3.)
+        """
+        worse = {
+            name: found.near[0] if self._task.figures[name].at_least else found.near[1]
+            for name, found in estimates(self._task, self._rows).items()
+            if found.near is not None
+        }
+        return self.figures() | worse
+
     def _or_by_noise(self, figure: float | None, index: int, exact: float, wrong: float) -> float:
         if figure is not None:
             return figure

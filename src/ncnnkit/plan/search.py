@@ -230,7 +230,7 @@ class _Problem:
             graph = mixed_graph(self.forms, found.choices, self.costs)
             (errors,) = judge.there([graph], figures=True)
             finite = 0.0 if math.isfinite(errors.relative) else math.inf
-            excess = max(self.unseen * requirements.excess(errors.figures()), finite)
+            excess = max(self.unseen * requirements.excess(errors.cautious()), finite)
             enough = MARGIN if repairs < most - 1 else 1.0
             tried = _Tried(found, graph, errors, budget, excess)
             if requirements.max_latency_ms is not None or (repairs == most and not bracket.holds):

@@ -111,12 +111,14 @@ class Estimate:
     Attributes:
         value: over all of them; None where it cannot be computed.
         low, high: of the 95 % interval; None as ``value``.
+        near: the ends of the 68 % interval, one standard error from the value; None as ``value``.
         samples: their number.
     """
 
     value: float | None
     low: float | None
     high: float | None
+    near: tuple[float, float] | None
     samples: int
 
 
@@ -139,9 +141,11 @@ def estimates(task: Task, rows: Sequence[Any], *, draws: int = DRAWS) -> dict[st
     for name, value in whole.items():
         values = [v for each in drawn if (v := each[name]) is not None]
         # Of an infinite PSNR a percentile would be the difference of infinities; the nearest sample is one of them.
-        ends = np.percentile(values, [2.5, 97.5], method="nearest").tolist() if values and value is not None else None
-        low, high = ends or (None, None)
-        found[name] = Estimate(value, low, high, len(rows))
+        if not values or value is None:
+            found[name] = Estimate(value, None, None, None, len(rows))
+            continue
+        low, left, right, high = np.percentile(values, [2.5, 16, 84, 97.5], method="nearest").tolist()
+        found[name] = Estimate(value, low, high, (left, right), len(rows))
     return found
 
 

@@ -171,7 +171,8 @@ def _activations(group: Group) -> Iterator[tuple[Activation, dict[str, float]]]:
 
     made = function(_GRID)
     for each in ACTIVATIONS:
-        params = {name: float(np.float32(value)) for name, value in each.fit(function).items()}
+        with np.errstate(over="ignore"):  # it becomes infinity, which is no param
+            params = {name: float(np.float32(value)) for name, value in each.fit(function).items()}
         if not all(value and math.isfinite(value) for value in params.values()):
             continue
         if _agree(made, each.function(_GRID, **params), _CLOSE * (1 + np.abs(_GRID))):
