@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncnnkit.app import make_app
+from ncnnkit.app.examples import answer
 from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
 from ncnnkit.app.python_tasks.common import Tile
 from ncnnkit.artifact import Artifact, Tensor
 from ncnnkit.device.session import Session
 from ncnnkit.model.graph import Graph
-from ncnnkit.onboard.picture import Placement
+from ncnnkit.onboard.picture import Fit, Placement
+from ncnnkit.record.examples import Example
+from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.presets import PRESETS
 from ncnnkit.tasks import Decoder, Table, decode, presets
 from ncnnkit.tasks.decoder import Grid
@@ -414,3 +417,48 @@ def test_points_are_where_the_decoder_says() -> None:
     said, _ = answers(case, [Tile([values], SQUEEZED)])
     points = expected.points * (200 / 64, 30 / 64)
     np.testing.assert_allclose([row[:2] for row in said["points"]], points, rtol=1e-5)
+
+
+WORDS = {
+    "boxes": "box", "segmentation": "picture", "image": "picture", "landmarks": "points", "text": "score",
+    "embedding": "embedding", "classification": "score",
+}  # fmt: skip
+"""Kind of task -> what a line of an example begins with."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_examples_say_what_the_original_found(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    known = facts_of(shipment(model(case)))
+    place = Placement((48, 64), (48, 64), 8, 0, (64, 64))
+    found = list(answer(Example(".jpg", b"", tuple(outputs_of(case, 0)), place), known, tmp_path / "1-answer.png"))
+    if known.task.kind == "tensor":
+        assert found == []
+        return
+    assert {line.split()[0] for line in found} - {"picture"} <= {WORDS[known.task.kind]}
+    assert found
+    if "picture 1-answer.png" in found:
+        with Image.open(tmp_path / "1-answer.png") as image:
+            assert image.mode in ("L", "RGB")
+
+
+def test_the_lines_that_a_detectors_owner_reads(tmp_path: Path) -> None:
+    """It must not grow: whoever takes over the app reads all of it."""
+    made = replace(model(CASES["ultralytics"]), preprocess=Preprocess(resize=Fit("letterbox", size=(64, 64))))
+    make_app(made, tmp_path / "app")
+    make_app(made, tmp_path / "full", extras=("streams", "camera"))
+    lines = {
+        folder: sum(len(path.read_text().splitlines()) for path in (tmp_path / folder / "src").iterdir())
+        for folder in ("app", "full")
+    }
+    assert lines["app"] <= 4300
+    assert 500 < lines["full"] - lines["app"] < 700, "what is not asked for is not there"
+    included = {
+        path.name: {line.split('"')[1] for line in path.read_text().splitlines() if line.startswith('#include "')}
+        for path in (tmp_path / "full/src").glob("*.h")
+    }
+    left = dict(included)
+    while ready := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert left == {}, "headers include each other in a circle"

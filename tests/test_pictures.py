@@ -113,6 +113,16 @@ def test_masks_and_points(tmp_path: Path) -> None:
         assert np.asarray(draw(Landmarks(), points, plain, []))[120, 180].tolist() == [230, 25, 75]
 
 
+def test_of_several_inputs_the_image_is_shown(tmp_path: Path) -> None:
+    maps = np.zeros((1, 1, 20, 30), np.float32)
+    kept = keep_outputs(["y"], ([row] for row in maps), tmp_path / "kept")
+    state, image = np.zeros((1, 5), np.float32), np.zeros((1, 3, 40, 60), np.float32)
+    task = Segmentation(axis=-1)
+    for arrays, count in (((state, image), 1), ((image, state), 1), ((state, state), 0)):
+        found = draw_worst(task, {"x": kept}, kept, ArraySamples(arrays), NAMES, HOW, [], tmp_path)
+        assert len(found) == count
+
+
 def test_so_many_models_are_drawn(tmp_path: Path) -> None:
     maps = np.zeros((3, 1, 20, 30), np.float32)
     kept = keep_outputs(["y"], ([row] for row in maps), tmp_path / "kept")

@@ -83,7 +83,7 @@ def make_app(
     parts = parts_of(shipped, embed, tuple(extras))
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
-        write_examples(shipped.examples, shipped.chosen.model, facts.task, new / FOLDER)
+        write_examples(shipped.examples, facts, new / FOLDER)
         values = {"facts": facts, "preprocess": facts.preprocess, "parts": parts, "release": RELEASE}
         write_project(_HOME / lang, new, values)
         if lang == "cpp":

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +18,14 @@ from ..device.session import Session
 from ..errors import ImageError
 from ..measure.examples import choose_examples
 from ..model.precision import PRECISIONS
+from ..onboard.picture import Placement
 from ..onboard.scratch import Scratch
 from ..record.examples import MOST, Example, Examples, checked
 from ..samples.finding import open_images
 from ..samples.items import InputSpec
-from ..tasks.classification import Classification
-from ..tasks.embedding import Embedding
-from ..tasks.predictions import Boxes, Landmarks, Text
+from .facts import Facts
 from .models import Shipped
-from .purpose import Purpose
+from .python_tasks.common import Tile
 
 FOLDER = "examples"
 """Where they are in an app: N.txt, and the file that it names."""
@@ -64,12 +67,12 @@ def bounds(row: Shipped, examples: Examples) -> tuple[float, float]:
     return least, 0.5 if precision.int8 else 0.9
 
 
-def write_examples(examples: Examples, model: Artifact, purpose: Purpose, folder: Path) -> None:
+def write_examples(examples: Examples, facts: Facts, folder: Path) -> None:
     """Write the examples of an app: a text for each, and its input beside it.
 
     A line of a text is a word and what it is about: ``file`` the input's, ``output`` the compared values of an output
-    (:func:`~ncnnkit.record.examples.checked`), and what the original found: ``score``, ``box``, ``points`` or
-    ``embedding``, as ``src/selftest.cpp`` reads it.
+    (:func:`~ncnnkit.record.examples.checked`), and what the original found: ``score``, ``box``, ``points``,
+    ``embedding`` or ``picture``, a file, as ``src/selftest.cpp`` reads it.
     """
     if not examples.rows:
         return
@@ -79,7 +82,7 @@ def write_examples(examples: Examples, model: Artifact, purpose: Purpose, folder
         (folder / file).write_bytes(example.content)
         lines = [f"file {file}"]
         lines += [f"output {words(checked(output))}" for output in example.outputs]
-        lines += answer(example, model, purpose)
+        lines += answer(example, facts, folder / f"{number}-answer.png")
         (folder / f"{number}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -88,34 +91,38 @@ def words(values: object) -> str:
     return " ".join(f"{value:.9g}" for value in np.asarray(values, np.float64).reshape(-1).tolist())
 
 
-def answer(example: Example, model: Artifact, purpose: Purpose) -> Iterator[str]:
-    """What the original found, a line each. Nothing for a task whose answer is an image: its outputs count alone."""
-    task = model.purpose or (Classification() if purpose.kind == "classification" else None)
-    if task is None:
-        return
-    found = task.predict(task.shaped(list(example.outputs)))
-    if isinstance(task, Classification):
-        best = int(np.argmax(found))
-        yield f"score {best} {words(found[best])}"
-    elif isinstance(task, Embedding):
-        yield f"embedding {words(found / (np.linalg.norm(found) or 1.0))}"
-    elif isinstance(found, Boxes):
-        for i in range(len(found)):
-            corners = _in_image(found.xyxy[i].reshape(2, 2), example)
-            points = "" if found.keypoints is None else " " + _points(found.keypoints[i], example)
-            yield f"box {int(found.labels[i])} {words(found.scores[i])} {words(corners)}{points}"
-    elif isinstance(found, Text):
-        for code in found.codes.tolist():
-            yield f"score {code} 1"
-    elif isinstance(found, Landmarks):
-        yield f"points {_points(found.points, example)}"
+def answer(example: Example, facts: Facts, picture: Path) -> Iterator[str]:
+    """What the original found, a line each, as the Python app decodes it. An image that it makes is written."""
+    module = importlib.import_module(f".python_tasks.{facts.task.kind}", __package__)
+    found = module.answer([Tile(list(example.outputs), example.placement or whole(facts))], as_read(facts))
+    said = module.describe(found, (), 1)
+    for row in said.get("top", ()):
+        yield f"score {row['index']} {words(row['score'])}"
+    for row in said.get("boxes", ()):
+        numbers = [row["score"], row["x1"], row["y1"], row["x2"], row["y2"], *sum(row.get("keypoints", []), ())]
+        yield f"box {row['index']} {words(numbers)}"
+    for code in said.get("codes", ()):
+        yield f"score {code} 1"
+    if points := said.get("points"):
+        yield f"points {words(points)}"
+    if vector := said.get("embedding"):
+        yield f"embedding {words(vector)}"
+    pixels = module.picture(found)
+    if pixels is not None:
+        from PIL import Image
+
+        Image.fromarray(pixels).save(picture)
+        yield f"picture {picture.name}"
 
 
-def _in_image(points: object, example: Example) -> object:
-    return example.placement.to_image(points) if example.placement else points
+def as_read(facts: Facts) -> dict[str, Any]:
+    """The facts as the Python app reads them."""
+    return dict(json.loads(json.dumps(asdict(facts))))
 
 
-def _points(points: np.ndarray[tuple[int, ...], np.dtype[np.float32]], example: Example) -> str:
-    places = np.asarray(_in_image(points[:, :2], example))
-    seen = points[:, 2] if points.shape[1] > 2 else np.ones(len(points))
-    return words(np.column_stack([places, seen]))
+def whole(facts: Facts) -> Placement:
+    """Where an array lies in the input: everywhere."""
+    shape = facts.input.shape
+    last = facts.preprocess is not None and facts.preprocess.layout == "hwc"
+    height, width = (shape[:2] if last else shape[-2:]) if len(shape) > 1 else (1, *shape)
+    return Placement((height, width), (height, width), 0, 0, (height, width))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..comparison.outputs import Outputs
 from ..record.run import Picture
+from ..samples.axes import image_axes
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
 from ..tasks import Boxes, ClassMap, Task
@@ -63,9 +64,12 @@ def draw_worst(
     for variant, outputs in list(measured.items())[:MODELS]:
         for severity, number in _worst(task, outputs, reference):
             ours, theirs = (task.predict(task.shaped(list(each[number]))) for each in (outputs, reference))
-            (sample, *_) = samples[number]
+            # Of several inputs, the first that is an image is shown.
+            seen = next((as_picture(each, preprocess) for each in samples[number] if _is_image(each, preprocess)), None)
+            if seen is None:
+                return []
             file = f"picture-{len(drawn) + 1}.jpg"
-            made = panels(task, ours, theirs, as_picture(sample, preprocess), labels)
+            made = panels(task, ours, theirs, seen, labels)
             beside(made).save(folder / file, quality=_QUALITY)
             texts = [task.written(each) if isinstance(task, Texts) else "" for each in (theirs, ours)]
             drawn.append(
@@ -105,6 +109,11 @@ def panels(task: Task, ours: Any, theirs: Any, seen: Image.Image, labels: Sequen
         difference = ENLARGED * np.abs(np.asarray(ours) - np.asarray(theirs))
         both.append(draw(task, task.low + np.minimum(difference, task.high - task.low), seen, labels))
     return both
+
+
+def _is_image(sample: NDArray[np.float32], preprocess: Preprocess) -> bool:
+    axes = image_axes(sample.shape)
+    return axes is not None and axes.channels == preprocess.channels
 
 
 def as_picture(sample: NDArray[np.float32], preprocess: Preprocess) -> Image.Image:
