@@ -5,7 +5,7 @@ A blob of 16 bits does not say whether it holds fp16 or bf16. ncnn takes it for 
 layer whose mask forbids the right one reads garbage, and a Cast believes its ``type_from``. ncnn checks none of this;
 :func:`check_storages` does.
 
-The app in Python contains the code of this file (``standalone`` in ``app/writing.py``). ``storages.cpp`` of the app in
+The app in Python contains the code of this file (``standalone`` in ``app/bundling.py``). ``storages.cpp`` of the app in
 C++ does the same, with the facts that ncnnkit writes into its ``model.h``.
 """
 
