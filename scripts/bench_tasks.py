@@ -39,7 +39,9 @@ from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
 from ncnnkit.progress import silent
-from ncnnkit.quantization import Quantized, quantize_images
+from ncnnkit.quantization import Quantized, make_table, quantize_images
+from ncnnkit.quantization.calibration import calibrate
+from ncnnkit.quantization.int8 import rounded_weights
 from ncnnkit.report.pictures import as_picture
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import KeptSamples, keep
@@ -212,10 +214,13 @@ def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
     versions = {"fp32": Artifact.made(found.graph, "fp32"), "bf16": Artifact.made(found.graph, "bf16")}
     if args.native and found.preprocess is not None:
         versions["ncnn2table KL"] = Artifact.made(native(found, args.native, folder), "int8")
+    few = calibrate(found.graph, found.calibration.subset(range(2)))
+    rounded = rounded_weights(found.graph, make_table(found.graph, few))  # the best that int8 could do
+    versions["int8 weights only"] = Artifact.made(rounded, "fp32")
     for row, model in versions.items():
         show(name, row, found.errors(model))
     made = None
-    for effort in args.efforts.split(","):
+    for effort in filter(None, args.efforts.split(",")):
         for known in (None, task) if args.blind else (task,):
             made = quantize_images(found.graph, found.calibration, target="x86", effort=effort, task=known)
             row = effort if known else f"{effort}, blind"
@@ -234,7 +239,7 @@ def planned(found: Prepared, made: Quantized) -> Graph:
     requirements = Requirements.parse([found.network.requires])
     plan = find_plan(made, requirements.of(found.purpose.task), local_site().machine, threads=THREADS)
     says = "holds" if plan.holds else "; ".join(plan.unmet)
-    print(f"    {requirements} on {len(made.held)} held-back samples: {says}, after {plan.repairs} corrections")
+    print(f"    {requirements} on {len(made.judging)} calibration samples: {says}, after {plan.repairs} corrections")
     print(f"    {dict(Counter(plan.choices.values()))}, predicted {plan.predicted_ms:.2f} ms", flush=True)
     return plan.graph
 

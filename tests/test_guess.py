@@ -12,6 +12,7 @@ from lowered import model
 from numpy.typing import NDArray
 from onnx.helper import make_node as node
 
+import ncnnkit as nk
 from ncnnkit.errors import RecipeError
 from ncnnkit.model import ncnnfile
 from ncnnkit.source import open_model
@@ -462,3 +463,14 @@ def test_nudenet_without_its_metadata(tmp_path: Path) -> None:
     onnx.save(proto, str(tmp_path / "n.onnx"))
     source = open_model(tmp_path / "n.onnx", shapes=[(3, 320, 320)])
     assert source.decoder == presets.ultralytics(18)
+
+
+def test_the_card_of_a_converted_model_says_what_it_is_for(tmp_path: Path) -> None:
+    (tmp_path / "chars.txt").write_text("a\nb\nc\nd\n")
+    file = constant(tmp_path, np.log(RNG.dirichlet(np.ones(6), 20)).astype(np.float32))
+    made = nk.convert(file, task=f"text:alphabet={tmp_path / 'chars.txt'}")
+    nk.save(made, tmp_path / "net.param")
+    loaded = nk.Artifact.load(tmp_path / "net.param")
+    assert loaded.task == "text"
+    assert isinstance(loaded.purpose, Texts)
+    assert loaded.purpose.alphabet == ("", "a", "b", "c", "d", " ")

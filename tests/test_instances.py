@@ -169,6 +169,34 @@ def test_what_is_guessed() -> None:
     assert decoder == presets.with_masks(presets.found_rows(), COUNT)
 
 
+def test_masks_before_decoding() -> None:
+    """As ncnn's example yolov8_seg.cpp reads them: logits, weights and prototypes are three outputs."""
+    rng = np.random.default_rng(0)
+    cells = sum(grid.count for grid in presets.pyramid(SIZE))
+    logits, weights = rng.normal(0, 2, (cells, 64 + 2)), rng.normal(0, 1, (cells, COUNT))
+    maps = outputs()[1]
+    arrays = [array.astype("f4") for array in (weights, logits)]
+    found = guess(Known([[*arrays, maps]], SIZE, labels=("a", "b")))
+    assert found is not None
+    decoder, why = found
+    assert isinstance(decoder, Decoder)
+    assert decoder.fault(3) == ""
+    assert why.endswith("as Ultralytics' before decoding, beside 8 weights of as many prototypes of masks")
+    plain = presets.ultralytics_logits(SIZE, 2, (Table(0, ("boxes", "scores")),))
+    boxes, exact = decode(decoder, [*arrays, maps]), decode(plain, [arrays[1]])
+    assert isinstance(boxes, Boxes)
+    assert isinstance(exact, Boxes)
+    np.testing.assert_array_equal(boxes.xyxy, exact.xyxy)
+    assert boxes.masks is not None
+    assert len(boxes) > 20
+    best = int(arrays[1][:, 64:].max(1).argmax())
+    whole = np.tensordot(arrays[0][best], maps, 1) > 0
+    x1, y1, x2, y2 = boxes.xyxy[0] / 4
+    y, x = np.mgrid[:16, :24]
+    np.testing.assert_array_equal(boxes.masks[0], whole & (x >= x1) & (x < x2) & (y >= y1) & (y < y2))
+    assert guess(Known([[arrays[0][:, 1:], arrays[1], maps]], SIZE, labels=("a", "b"))) is None
+
+
 def test_a_decoder_with_half_of_the_masks_is_refused() -> None:
     whole = segmenter()
     assert whole.fault(2) == ""

@@ -118,6 +118,15 @@ def test_coco_has_the_last_word_on_average_precision() -> None:
     assert task.summarise(rows)["new"] == 0.5
 
 
+def test_a_network_with_many_boxes_equals_itself() -> None:
+    """COCO counts 100 boxes of a class of an image; here are 150."""
+    pytest.importorskip("pycocotools")
+    corners = np.repeat(np.arange(150, dtype=np.float32)[:, None] * 20, 4, 1) + np.array([0, 0, 9, 9], np.float32)
+    scores = np.linspace(0.9, 0.3, 150, dtype=np.float32)
+    boxes = Boxes(corners, scores, np.zeros(150, np.int64))
+    assert DETECTION.summarise([DETECTION.compare(boxes, boxes)])["map50_95"] == 1.0
+
+
 def test_the_interval_covers_the_figure_and_shrinks_with_samples() -> None:
     noise = np.random.default_rng(0)
     rows = [Classification().compare(np.eye(3)[noise.integers(2)], np.eye(3)[0]) for _ in range(400)]

@@ -41,6 +41,7 @@ from .arguments import (
     Shape,
     ShapeToo,
     Target,
+    TaskName,
     Threads,
     Weights,
     takes_images,
@@ -261,6 +262,7 @@ def convert(
     force: Force = False,
     outputs: Outputs = None,
     fix: Fix = None,
+    task: TaskName = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the error of each layer, and the first wrong one.")
     ] = False,
@@ -285,18 +287,19 @@ def convert(
         {
             "model": model, "shapes": to_shapes(shape), "shape_too": to_shapes(shape_too, "shape-too"),
             "weights": weights, "outputs": to_words(outputs), "fix": to_numbers(fix), "route": route, "force": force,
-            **prepared,
+            "task": task, **prepared,
         }
     )  # fmt: skip
     with _progress() as progress:
         source = open_model(
             recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
-            outputs=recipe.outputs, fix=recipe.fix,
+            outputs=recipe.outputs, fix=recipe.fix, task=recipe.task,
         )  # fmt: skip
         changes: list[str] = []
         made, check = convert_opened(
             source, preset=recipe.preset, preprocess=recipe.preprocess, route=recipe.route, force=recipe.force,
-            tell=changes.append, progress=lambda step, done, total: progress(f"convert: {step}", done, total),
+            task=recipe.task, tell=changes.append,
+            progress=lambda step, done, total: progress(f"convert: {step}", done, total),
         )  # fmt: skip
         made.save(output)
     for change in changes:

@@ -27,6 +27,7 @@ from ..samples.images import ImageSet
 from ..samples.items import InputSpec, times
 from ..samples.stream import ArraySamples, Samples
 from ..tasks import Agreement
+from ..tasks.table import named_task, spelled
 from . import ModelSource, open_model
 from .bisection import said_of_first_wrong
 from .dynamic import merge, probe_shapes
@@ -185,6 +186,7 @@ def convert(
     preprocess: Mapping[str, Any] | None = None,
     route: str = AUTO,
     force: bool = False,
+    task: str = "",
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> Artifact:
     """Convert a model to ncnn, fp32, without optimisation, and compare it with the original on a sample of noise.
@@ -204,6 +206,7 @@ def convert(
         preprocess: fields of :class:`ncnnkit.Preprocess` that replace those of the preset or the model.
         route: the only way to ncnn to try; see :mod:`ncnnkit.source.routes`. By default all, until one is exact.
         force: accept a network that differs from the original.
+        task: what the network is for, as in a recipe; the card holds it. By default its decoder is guessed.
         tell: called with a sentence for each difference between the network and the model's file: where it was cut,
             what it is fed with, and a normalisation that became part of the preprocessing.
 
@@ -221,8 +224,12 @@ def convert(
         >>> model = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
         >>> save(model, "conv.param")  # doctest: +SKIP
     """
-    source = open_model(model, shapes=shapes, shape_too=shape_too, weights=weights, outputs=outputs, fix=fix)
-    return convert_opened(source, preset=preset, preprocess=preprocess, route=route, force=force, tell=tell)[0]
+    source = open_model(
+        model, shapes=shapes, shape_too=shape_too, weights=weights, outputs=outputs, fix=fix, task=task
+    )  # fmt: skip
+    return convert_opened(
+        source, preset=preset, preprocess=preprocess, route=route, force=force, task=task, tell=tell
+    )[0]  # fmt: skip
 
 
 def convert_opened(
@@ -232,6 +239,7 @@ def convert_opened(
     preprocess: Mapping[str, Any] | None = None,
     route: str = AUTO,
     force: bool = False,
+    task: str = "",
     tell: Callable[[str], None] = lambda sentence: None,
     progress: StepProgress = silent_steps,
 ) -> tuple[Artifact, ConversionCheck]:
@@ -252,6 +260,7 @@ def convert_opened(
         "preprocess": fed.preprocess,
         "labels": source.labels or (),
         "decoder": source.decoder,
+        "task": spelled(named_task(task, source.decoder)) if task else "",
         "ncnn": installed("ncnn"),
         "fed": source.input_names,
     }

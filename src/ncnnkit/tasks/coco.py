@@ -46,6 +46,15 @@ def matches(ours: Boxes, truth: Boxes, shared: NDArray[np.float64]) -> dict[int,
     return {label: evaluation.evaluateImg(0, label, list(_ANY_AREA), MOST) for label in classes}
 
 
+def countable(boxes: Boxes) -> Boxes:
+    """The best :data:`MOST` boxes of each class: as a truth with more of them, a prediction could not equal itself."""
+    rank = np.zeros(len(boxes), np.int64)
+    for label in np.unique(boxes.labels):
+        rows = np.flatnonzero(boxes.labels == label)
+        rank[rows[np.argsort(-boxes.scores[rows], kind="stable")]] = np.arange(len(rows))
+    return boxes.where(rank < MOST)
+
+
 def _evaluation() -> Any:
     """An empty evaluation; None where pycocotools is not installed."""
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError
 from .boxes import class_scores, gather
-from .coco import PACKAGE, average_precision, matches
+from .coco import PACKAGE, average_precision, countable, matches
 from .decoder import Array, Decoder, Part, Table
 from .decoding import decode
 from .figures import Figure, by_labels, fault, named, share
@@ -111,7 +111,7 @@ class Detection(Task):
         threshold = self.threshold
         exact = theirs.above(threshold)
         right = None if truth is None else Beside.of(ours, truth)
-        return Row(agreement(ours.above(threshold), exact), Beside.of(ours, exact), right)
+        return Row(agreement(ours.above(threshold), exact), Beside.of(ours, countable(exact)), right)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
         """The figures; None where the original has no box at all, except for ``new``."""

@@ -46,6 +46,7 @@ _V7 = boxes.three_maps(("yolov7",), presets.YOLOV7_ANCHORS)
 HEADS = (
     Head("ultralytics", "detection", boxes.ultralytics),
     Head("instances", "detection", boxes.instances),
+    Head("instances", "detection", boxes.raw_instances),
     Head("end2end", "detection", boxes.found_rows),
     Head("ultralytics", "detection", boxes.decoded_columns),
     Head("yolov5", "detection", boxes.three_boxes),

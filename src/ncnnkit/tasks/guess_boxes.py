@@ -67,6 +67,26 @@ def instances(known: Known) -> Guess | None:
     return None
 
 
+def raw_instances(known: Known) -> Guess | None:
+    """Ultralytics' boxes before decoding, weights of prototypes (N, prototypes) beside them, and the prototypes."""
+    flats = [flat(output) for output in known.outputs]
+    maps = [i for i, array in enumerate(flats) if array.ndim == 3 and array.shape[1:] == _quarter(known.size)]
+    tables = [i for i, array in enumerate(flats) if array.ndim == 2]
+    if len(flats) != 3 or len(maps) != 1 or len(tables) != 2 or len(flats[tables[0]]) != len(flats[tables[1]]):
+        return None
+    count = len(flats[maps[0]])
+    for boxes, weights in (tables, tables[::-1]):
+        found = ultralytics_logits(replace(known, samples=[[flats[boxes]]]))
+        if found and flats[weights].shape[1] == count:
+            read = (
+                Table(boxes, found[0].tables[0].parts), Table(weights, ("coefficients",)),
+                Table(maps[0], ("prototypes",), "maps"),
+            )  # fmt: skip
+            said = f"{found[1]}, beside {count} weights of as many prototypes of masks"
+            return replace(found[0], tables=read, prototypes=count), said
+    return None
+
+
 def _quarter(size: tuple[int, int]) -> tuple[int, int]:
     """The (height, width) of prototypes."""
     step = int(Decoder.prototype_step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .detection import Detection, found_figures
+from .figures import named
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,6 @@ class Instances(Detection):
     """
 
     name = "instances"
-    figures = found_figures("objects")
+    figures = named(*(figure for figure in found_figures("objects").values() if not figure.labelled))
     labels = ""  # no labels hold masks of objects; of the boxes, --task detection has the figures
     reads = ("coefficients", "prototypes")
