@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,10 +25,12 @@ from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
 from ncnnkit.app.python_tasks.common import Tile
 from ncnnkit.artifact import Artifact, Tensor
+from ncnnkit.device.session import Session
 from ncnnkit.model.graph import Graph
 from ncnnkit.onboard.picture import Fit, Placement
 from ncnnkit.record.examples import Example
 from ncnnkit.samples.preprocess import Preprocess
+from ncnnkit.samples.presets import PRESETS
 from ncnnkit.tasks import Decoder, Table, decode, presets
 from ncnnkit.tasks.decoder import Grid
 from ncnnkit.tasks.detection import Detection
@@ -213,8 +216,14 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for file in {"decoder.h", "task.cpp"} & {path.name for path in (folder / "app/src").iterdir()}:
             shutil.copy(folder / "app/src" / file, folder / name)
-        cases.append(f'namespace {name} {{\n#include "{folder / name}/task.cpp"\n}}\n')
-        rows.append(f'{{"{name}", {{{name}::decode, {name}::agreement, {name}::describe, {name}::kPicture}}}},\n')
+        shutil.copy(folder / "app/tests/task_test.cpp", folder / name)
+        test = f'#define main unit_test\n#include "{folder / name}/task_test.cpp"\n#undef main'
+        code = f'#include "{folder / name}/task.cpp"\nnamespace of_test {{\n{test}\n}}'
+        cases.append(f"namespace {name} {{\n{code}\n}}\n")
+        functions = [
+            f"{name}::{what}" for what in ("decode", "agreement", "describe", "kPicture", "of_test::unit_test")
+        ]
+        rows.append(f'{{"{name}", {{{", ".join(functions)}}}}},\n')
     table = f"const std::map<std::string, Case> kCases = {{\n{''.join(rows)}}};\n"
     (folder / "cases.inc").write_text("".join(cases) + table)
     options = [f"-DAPP={folder / 'app'}", f"-DCASES={folder / 'cases.inc'}", "-DCMAKE_BUILD_TYPE="]
@@ -255,6 +264,69 @@ def same(ours: Any, theirs: Any, what: str) -> None:
         ), (what, ours, theirs)
     else:
         assert ours == theirs, what
+
+
+@pytest.mark.app
+@pytest.mark.slow  # it compiles the app
+@pytest.mark.timeout(900)
+def test_a_detector_on_images_of_many_sizes(tmp_path: Path) -> None:
+    """The whole apps at fp32: the same boxes, to a hundredth of a pixel."""
+    graph = network(
+        """
+        Input       in0 0 1 in0 0=64 1=64 2=3
+        Convolution c1  1 1 in0 b1 0=8 1=8 3=8 5=1 6=1536 9=1
+        Convolution c2  1 1 b1 b2 0=7 1=1 5=1 6=56
+        Reshape     r   1 1 b2 out0 0=64 1=7
+        """
+    )
+    table = (Table(0, ("boxes", "scores"), "columns"),)
+    decoder = replace(presets.yolox(SIZE, 3, (8,)), tables=table, scores="sigmoid", score_threshold=0.6)
+    how = replace(PRESETS["yolo"].fitted(*SIZE), std=(1.0,), divisor=1.0)
+    made = Artifact.made(
+        graph, "fp32", decoder=decoder, task="detection", preprocess=how, labels=("cat", "dog", "red bus")
+    )
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(200):
+        width, height = (int(side) for side in np.exp(rng.uniform(np.log(8), np.log(500), 2)))
+        ramp = np.linspace(0, 255, width)[None, :, None] + rng.normal(0, 60, (height, width, 3))
+        Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8)).save(folder / f"{number:03}.png")
+    for lang in ("cpp", "python"):
+        make_app(made, tmp_path / lang, lang=lang)
+    build(tmp_path / "cpp", tmp_path / "build")
+    run("ctest", "--test-dir", tmp_path / "build")
+    files = [tmp_path / f"cpp/models/model{ending}" for ending in (".param", ".bin")]
+    said = [json.loads(row) for row in run(tmp_path / "build/infer", *files, folder, "--json").splitlines()]
+    found = {row["input"]: row["boxes"] for row in said if "boxes" in row}
+    assert len(found) == 200
+    script = imported(tmp_path / "python/infer.py")
+    known = json.loads((tmp_path / "python/infer.json").read_text())
+    total = 0
+    with Session(made, precision="fp32", threads=1) as net:
+        for path, boxes in found.items():
+            given = script.read_input(Path(path), known)
+            (place,) = given.places
+            outputs = [np.asarray(net.run(given.tensors[0]))]
+            expected = script.describe(script.answer([script.Tile(outputs, place)], known), made.labels, 5)["boxes"]
+            assert [(row["label"], row["index"]) for row in boxes] == [(r["label"], r["index"]) for r in expected], path
+            for ours, theirs in zip(boxes, expected):
+                corners = [[row[key] for key in ("x1", "y1", "x2", "y2")] for row in (ours, theirs)]
+                np.testing.assert_allclose(corners[0], corners[1], atol=0.01, err_msg=path)
+                assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+            total += len(boxes)
+    assert total > 500
+
+
+def imported(path: Path) -> Any:
+    """The Python app as a module."""
+    spec = importlib.util.spec_from_file_location("detector_infer", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["detector_infer"] = module  # its dataclasses look for themselves there
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize(

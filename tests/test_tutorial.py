@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -12,9 +13,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
-from ncnn_library import installed, run
+from ncnn_library import library_options, run
+from PIL import Image
+from small_heads import detector
 
 from ncnnkit.cli import app
 from ncnnkit.onboard.picture import Fit
@@ -32,26 +36,55 @@ DATA = ROOT / "src/ncnnkit/data"
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_newcomers_whole_way(tmp_path: Path) -> None:
-    block = re.search(r"```sh\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)
-    assert block is not None
     shutil.copy(DATA / "efficientnet-lite0.onnx", tmp_path)
     shutil.copytree(DATA / "images/calibration", tmp_path / "calibration")
     shutil.copy(DATA / "images/evaluation/chelsea-1.jpg", tmp_path / "cat.jpg")
-    command = tmp_path / "bin/ncnnkit"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ncnnkit.cli "$@"\n')
-    command.chmod(0o755)
-    env = {
-        **os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "CMAKE_PREFIX_PATH": str(installed("native")),
-        "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja",
-    }  # fmt: skip
-    said = run("sh", "-e", "-c", block[1], cwd=tmp_path, env=env)
+    said = run_block(0, tmp_path)
     *_, first, second, third, _, _ = said.splitlines()
     assert {line.split(None, 1)[1] for line in (first, second, third)} == {"tiger cat", "Egyptian cat", "tabby"}
     shutil.rmtree(tmp_path / "myapp/models")
     moved = shutil.move(tmp_path / "myapp/build/infer", tmp_path / "infer")
     alone = subprocess.run([moved, tmp_path / "cat.jpg"], capture_output=True, text=True)
     assert "tiger cat" in alone.stdout, "the model is part of the program"
+
+
+def run_block(number: int, folder: Path) -> str:
+    """Run a block of commands of the tutorial in a folder, with this ncnnkit; returns what they print."""
+    block = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)[number]
+    command = folder / "bin/ncnnkit"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ncnnkit.cli "$@"\n')
+    command.chmod(0o755)
+    env = {
+        **os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja",
+    }  # fmt: skip
+    block = block.replace(
+        "cmake -S", f"cmake {' '.join(library_options('native'))} -S"
+    )  # an older one than is measured
+    return run("sh", "-e", "-c", block, cwd=folder, env=env)
+
+
+@pytest.mark.app
+@pytest.mark.slow  # it compiles the app
+@pytest.mark.timeout(900)
+def test_a_detector_from_onnx_to_boxes(tmp_path: Path) -> None:
+    """With a small network of the same outputs and metadata as Ultralytics' files."""
+    detector(tmp_path / "yolov8n.onnx")
+    shutil.copytree(DATA / "images/evaluation", tmp_path / "street")
+    shutil.copy(DATA / "images/evaluation/coffee-5.jpg", tmp_path / "street.jpg")
+    *_, last = run_block(1, tmp_path).splitlines()
+    boxes = json.loads(last)["boxes"]
+    with Image.open(tmp_path / "found.png") as drawn, Image.open(tmp_path / "street.jpg") as image:
+        assert drawn.size == image.size
+        changed = np.abs(np.asarray(drawn).astype(int) - np.asarray(image)).max(2) > 0
+        width, height = image.size
+    assert boxes
+    assert {row["label"] for row in boxes} <= {"class 0", "class 1"}
+    for row in boxes:
+        assert 0 <= row["x1"] < row["x2"] <= width
+        assert 0 <= row["y1"] < row["y2"] <= height
+        assert changed[int(row["y1"]) : int(row["y2"]) + 1, int(row["x1"]) : int(row["x2"]) + 1].any()
 
 
 def command_lines() -> list[tuple[str, str]]:

@@ -40,6 +40,36 @@ class Purpose:
     offset: tuple[float, float] = (0.0, 0.0)
     factor: tuple[float, float] = (1.0, 1.0)
 
+    @property
+    def answer(self) -> str:
+        """What the program prints, for people."""
+        masks = self.decoder is not None and self.decoder.prototypes
+        return ANSWERS["masks" if masks else self.kind]
+
+
+ANSWERS = {
+    "boxes": "Boxes, the best first: class, score, and corners in pixels of the image. `--json` has them in `boxes`: "
+    "`label`, `index`, `score`, `x1`, `y1`, `x2`, `y2`, and `keypoints` (x, y, how visible) where the network finds "
+    "some. `--draw FILE` draws them onto the image. An image that is cut into tiles has the boxes of all tiles.",
+    "masks": "Objects, the best first: class, score, and the corners of a box in pixels of the image (`boxes` in "
+    "`--json`). Give a `.png` as OUTPUT to write their mask: each pixel has the number of its object in `boxes`, from "
+    "1, and 0 where there is none. `--draw FILE` draws both.",
+    "segmentation": "The share of each class (`classes` in `--json`). Give a `.png` as OUTPUT to write the mask: an "
+    "image of 8 bits as large as the input, in which each pixel has the index of its class. What the network did not "
+    "see, because the image was cropped, is of class 0. `--draw FILE` colours the image.",
+    "landmarks": "Points in pixels of the image (`points` in `--json`: x, y, how visible). `--draw FILE` draws them.",
+    "image": "An image: give a `.png`, `.jpg` or `.ppm` as OUTPUT to write it. Padding is cut off. An image that is "
+    "cut into tiles is put together again; where tiles overlap, they are blended.",
+    "text": "The text and the mean score of its characters (`text`, `score` and the classes `codes` in `--json`).",
+    "embedding": "A vector of length 1, whole in `--json` (`embedding`). Two inputs are as alike as the sum of the "
+    "products of their vectors.",
+    "classification": "The best classes and their scores, as the network puts them out (`top` in `--json`; `--top N` "
+    "says how many).",
+    "tensor": "Shape, least value, largest value and mean of each output (`outputs` in `--json`): it is not known what "
+    "they mean. Give a `.npy` or `.txt` as OUTPUT to write the values.",
+}
+"""Kind, or ``masks`` -> what its program prints."""
+
 
 def purpose_of(model: Artifact) -> Purpose:
     """What the program of a model does: its task, or, where none is known, classes of a vector and else numbers."""
