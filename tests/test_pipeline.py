@@ -138,16 +138,16 @@ def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path:
 
 
 def test_the_record_says_what_each_image_was_used_for(recipe: nk.Recipe, tmp_path: Path) -> None:
-    """Of 40 images, one a copy and eight to evaluate on, effort fast takes 20: 16 to fit, and four that choose."""
-    images = photographs(tmp_path / "images", 40)
+    """Of 50 images, one a copy and ten to evaluate on, effort fast takes 32: 24 to fit, and eight that choose."""
+    images = photographs(tmp_path / "images", 50)
     (images / "copy.png").write_bytes((images / "07.png").read_bytes())
     asked = changed(
         recipe, images=str(images), preprocess={"mean": 0.5, "std": 0.25}, precisions=("fp32", "int8"), effort="fast"
     )
     document = nk.run(asked, tmp_path / "out")
     used = document.images
-    assert (used.available, used.calibration, used.evaluation) == (32, 20, 8)
-    assert (used.fitted, used.held_back) == (16, 4)
+    assert (used.available, used.calibration, used.evaluation) == (40, 32, 10)
+    assert (used.fitted, used.held_back) == (24, 8)
     assert [(copy.name, copy.of) for copy in used.copies] == [("copy.png", "07.png")]
     assert "one sample was dropped as a copy of another: copy.png holds what 07.png holds" in document.warnings
     assert not list((tmp_path / "out").rglob("*.npy")), "inputs and outputs kept on disk go with the run"

@@ -39,4 +39,4 @@ Answer answer(Predictor& predict, const Frame& frame);
 void print(const Answer& answer, const std::vector<std::string>& labels, const Options& options);
 
 // Answers frame after frame. Returns the exit status: 1 where a frame could not be used. Throws Failure.
-int answer_all(const Options& options, Predictor& predict, const std::vector<std::string>& labels);
+int answer_all(Source& source, Predictor& predict, const std::vector<std::string>& labels, const Options& options);
