@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .detection import Detection, found_figures
+from .detection import Detection, Row, found_figures
 from .figures import named
 
 
@@ -21,3 +22,8 @@ class Instances(Detection):
     figures = named(*(figure for figure in found_figures("objects").values() if not figure.labelled))
     labels = ""  # no labels hold masks of objects; of the boxes, --task detection has the figures
     reads = ("coefficients", "prototypes")
+
+    def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
+        """Those of a detector that need no labels."""
+        found = super().summarise(rows)
+        return {name: found[name] for name in self.figures}
