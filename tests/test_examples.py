@@ -40,6 +40,17 @@ def outputs(arrays: Sequence[NDArray[np.float32]], folder: Path) -> Outputs:
     return keep_outputs(["out0"], ([array] for array in arrays), folder)
 
 
+def test_a_slow_variant_is_compared_on_the_samples_that_it_ran(images: ImageSet, tmp_path: Path) -> None:
+    exact = [np.arange(10, dtype=np.float32) + i for i in range(7)]
+    reference = outputs(exact, tmp_path / "a")
+    two = [array + np.float32(0.01) for array in exact[:2]]
+    found = choose_examples(images, reference, {"int8-vulkan": outputs(two, tmp_path / "b")})
+    assert len(found.rows) == MOST
+    assert found.sqnr_db is not None
+    signal = float(np.sum(exact[0].astype(float) ** 2))
+    assert found.sqnr_db["int8-vulkan"] == pytest.approx(10 * math.log10(signal / (10 * 0.01**2)), abs=1e-3)
+
+
 def test_examples_are_the_files_and_what_the_original_made_of_them(images: ImageSet, tmp_path: Path) -> None:
     exact = [np.arange(10, dtype=np.float32) + i for i in range(7)]
     near = [array + np.float32(0.01) for array in exact]

@@ -19,7 +19,7 @@ def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[
     Args:
         evaluation: the samples of the networks with one input. Tiles of an image are no examples: a program runs all.
         reference: the original's outputs for them.
-        measured: variant -> its outputs.
+        measured: variant -> its outputs. A slow variant may have run only the first samples.
     """
     if len(evaluation.inputs) != 1 or not len(evaluation):
         return Examples()
@@ -35,7 +35,11 @@ def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[
         ending, content = content_of(Path(picture.path) if picture else None, inputs)
         if len(content) <= FILE_BYTES and len(rows) < MOST:
             rows[index] = Example(ending, content, outputs, evaluation.placement(index))
-    return Examples(tuple(rows.values()), {name: _sqnr(list(rows), each, reference) for name, each in measured.items()})
+    ran = {name: [index for index in rows if index < len(each)] for name, each in measured.items()}
+    return Examples(
+        tuple(rows.values()),
+        {name: _sqnr(indices, measured[name], reference) for name, indices in ran.items() if indices},
+    )
 
 
 def _sqnr(indices: list[int], outputs: Outputs, reference: Outputs) -> float:
