@@ -483,8 +483,14 @@ def test_a_given_mean_is_kept_whatever_the_input_takes(
     assert as_used(found, origin, images) == (found, origin)
 
 
+def test_of_several_inputs_the_one_that_takes_images_has_the_preprocessing(tmp_path: Path) -> None:
+    found, _ = choose_preprocess(source_of(tmp_path, (5,), (3, 8, 9)), "", {"mean": (0.5,)})
+    assert found is not None
+    assert (found.resize, set(found.mean)) == ((8, 9), {0.5})
+
+
 def test_options_that_no_input_could_use_are_refused(tmp_path: Path) -> None:
-    source = source_of(tmp_path, (3, 8, 9), (5,))
+    source = source_of(tmp_path, (7,), (5,))
     assert choose_preprocess(source, "", {}) == (None, ARRAYS)
-    with pytest.raises(RecipeError, match="mean cannot be given to a network with 2 inputs"):
+    with pytest.raises(RecipeError, match="mean cannot be given to a network with 2 inputs that take arrays"):
         choose_preprocess(source, "", {"mean": (0.5,)})
