@@ -184,7 +184,8 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
     values = {"facts": facts, "preprocess": None, "parts": ALL, "release": RELEASE}
     for source in (home / "cpp", home / "cpp_tasks" / facts.task.kind):
         write_project(source, folder / "app", values)
-    program = build(Path(__file__).parent / "app", folder / "build", f"-DAPP={folder / 'app'}") / "prepare"
+    options = ["-DPROGRAM=prepare", f"-DAPP={folder / 'app'}"]
+    program = build(Path(__file__).parent / "app", folder / "build", *options) / "prepare"
 
     def apply(cases: list[Case]) -> list[Array]:
         lines = [line(case, folder / f"{i}.npy") for i, case in enumerate(cases)]

@@ -226,8 +226,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f'{{"{name}", {{{", ".join(functions)}}}}},\n')
     table = f"const std::map<std::string, Case> kCases = {{\n{''.join(rows)}}};\n"
     (folder / "cases.inc").write_text("".join(cases) + table)
-    options = [f"-DAPP={folder / 'app'}", f"-DCASES={folder / 'cases.inc'}", "-DCMAKE_BUILD_TYPE="]
-    return build(Path(__file__).parent / "app_tasks", folder / "build", *options) / "decode"
+    options = ["-DPROGRAM=decode", f"-DAPP={folder / 'app'}", f"-DCASES={folder / 'cases.inc'}", "-DCMAKE_BUILD_TYPE="]
+    return build(Path(__file__).parent / "app", folder / "build", *options) / "decode"
 
 
 @pytest.mark.app

@@ -21,19 +21,6 @@ namespace {
 
 // ------------------------------------------------------------------------------------------------------------ tables
 
-int width_of(Column column)
-{
-    switch (column) {
-    case Column::boxes: return 4 * kDecoder.bins;
-    case Column::scores: return kDecoder.classes;
-    case Column::keypoints: return kDecoder.keypoints * kDecoder.numbers;
-    case Column::coefficients:
-    case Column::prototypes: return kDecoder.prototypes;
-    case Column::priors: return 4;
-    default: return 1;
-    }
-}
-
 struct Rows {
     int wide = 0;
     std::vector<float> values;

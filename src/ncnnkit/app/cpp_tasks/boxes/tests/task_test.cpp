@@ -1,38 +1,16 @@
 // Outputs in which one box has a high score become that box, and no other.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <map>
 
+#include "expect.h"
 #include "decoder.h"
 #include "task.h"
 
 namespace {
 
-int failures = 0;
-
-void check(bool holds, const char* what)
-{
-    if (!holds)
-        std::printf("FAILED: %s\n", what);
-    failures += !holds;
-}
-
 // The first class that is not the background.
 const int kClass = kDecoder.background == 0 ? 1 : 0;
-
-int width_of(Column column)
-{
-    switch (column) {
-    case Column::boxes: return 4 * kDecoder.bins;
-    case Column::scores: return kDecoder.classes;
-    case Column::keypoints: return kDecoder.keypoints * kDecoder.numbers;
-    case Column::coefficients:
-    case Column::prototypes: return kDecoder.prototypes;
-    case Column::priors: return 4;
-    default: return 1;
-    }
-}
 
 // The number in a column of a part, in the row of the box or in others.
 float number(Column part, int column, bool found)
@@ -107,18 +85,18 @@ int main()
     }
     const int side = 1 << 12; // so large that every anchor lies in it
     const Prediction found = decode({{outputs, {side, side, 0, 0, side, side, side, side}}});
-    check(found.boxes.size() == 1, "one box");
+    expect(found.boxes.size() == 1, "one box");
     if (found.boxes.size() == 1) {
         const Box& box = found.boxes.front();
         const bool labelled = std::any_of(kDecoder.tables.begin(), kDecoder.tables.end(), [](const Table& table) {
             return std::find(table.columns.begin(), table.columns.end(), Column::label) != table.columns.end();
         });
-        check(box.index == (labelled ? 0 : kClass) + kDecoder.first_label, "its class");
-        check(box.score > 0.9f, "its score");
-        check(box.x1 < box.x2 && box.y1 < box.y2, "its corners");
-        check(static_cast<int>(box.points.size()) == kDecoder.keypoints, "its keypoints");
+        expect(box.index == (labelled ? 0 : kClass) + kDecoder.first_label, "its class");
+        expect(box.score > 0.9f, "its score");
+        expect(box.x1 < box.x2 && box.y1 < box.y2, "its corners");
+        expect(static_cast<int>(box.points.size()) == kDecoder.keypoints, "its keypoints");
     }
-    check(agreement(found, found) == 1.0, "a prediction agrees with itself");
-    check(agreement(found, Prediction()) == 0.0, "and not with none");
+    expect(agreement(found, found) == 1.0, "a prediction agrees with itself");
+    expect(agreement(found, Prediction()) == 0.0, "and not with none");
     return failures ? 1 : 0;
 }

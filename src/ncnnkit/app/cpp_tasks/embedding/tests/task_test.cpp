@@ -1,22 +1,9 @@
 // The vector gets length 1.
 #include <cmath>
-#include <cstdio>
 
+#include "expect.h"
 #include "decoder.h"
 #include "task.h"
-
-namespace {
-
-int failures = 0;
-
-void check(bool holds, const char* what)
-{
-    if (!holds)
-        std::printf("FAILED: %s\n", what);
-    failures += !holds;
-}
-
-} // namespace
 
 int main()
 {
@@ -26,7 +13,7 @@ int main()
     std::vector<ncnn::Mat> outputs(kOutput + 1);
     outputs[kOutput] = mat;
     const Prediction found = decode({{outputs, {1, 1, 0, 0, 1, 1, 1, 1}}});
-    check(std::fabs(found.embedding[0] - 0.6f) < 1e-6f && std::fabs(found.embedding[1] - 0.8f) < 1e-6f, "the vector");
-    check(std::fabs(agreement(found, found) - 1.0) < 1e-6, "a prediction agrees with itself");
+    expect(std::fabs(found.embedding[0] - 0.6f) < 1e-6f && std::fabs(found.embedding[1] - 0.8f) < 1e-6f, "the vector");
+    expect(std::fabs(agreement(found, found) - 1.0) < 1e-6, "a prediction agrees with itself");
     return failures ? 1 : 0;
 }

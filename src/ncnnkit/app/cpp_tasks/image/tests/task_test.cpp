@@ -1,21 +1,8 @@
 // Values become pixels, and padding is cut off.
-#include <cstdio>
 
+#include "expect.h"
 #include "decoder.h"
 #include "task.h"
-
-namespace {
-
-int failures = 0;
-
-void check(bool holds, const char* what)
-{
-    if (!holds)
-        std::printf("FAILED: %s\n", what);
-    failures += !holds;
-}
-
-} // namespace
 
 int main()
 {
@@ -27,8 +14,8 @@ int main()
     outputs[kOutput] = mat;
     // The image is the upper three of four rows, and becomes as it is.
     const Prediction found = decode({{outputs, {3, 4, 0, 0, 4, 4, 3, 4}}});
-    check(found.image.width == 4 && found.image.height == 3 && found.image.channels == 3, "the size");
-    check(found.image.row(1)[0] == 255 && found.image.row(2)[0] == 0, "white and black");
-    check(agreement(found, found) == 1.0, "a prediction agrees with itself");
+    expect(found.image.width == 4 && found.image.height == 3 && found.image.channels == 3, "the size");
+    expect(found.image.row(1)[0] == 255 && found.image.row(2)[0] == 0, "white and black");
+    expect(agreement(found, found) == 1.0, "a prediction agrees with itself");
     return failures ? 1 : 0;
 }

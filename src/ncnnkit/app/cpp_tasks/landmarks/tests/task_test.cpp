@@ -1,22 +1,9 @@
 // Points become pixels of the image.
 #include <cmath>
-#include <cstdio>
 
+#include "expect.h"
 #include "decoder.h"
 #include "task.h"
-
-namespace {
-
-int failures = 0;
-
-void check(bool holds, const char* what)
-{
-    if (!holds)
-        std::printf("FAILED: %s\n", what);
-    failures += !holds;
-}
-
-} // namespace
 
 int main()
 {
@@ -27,10 +14,10 @@ int main()
     outputs[kOutput] = mat;
     // The image is twice as large as it lies in the input, from (3, 5) on.
     const Prediction found = decode({{outputs, {50, 50, 5, 3, 60, 60, 100, 100}}});
-    check(found.points.size() == 2, "two points");
+    expect(found.points.size() == 2, "two points");
     const float first_y = kApart ? 3.0f : 2.0f;
-    check(std::fabs(found.points[0].x - 2 * (kOffset[0] + kFactor[0] - 3)) < 1e-3f, "x");
-    check(std::fabs(found.points[0].y - 2 * (kOffset[1] + kFactor[1] * first_y - 5)) < 1e-3f, "y");
-    check(agreement(found, found) == 1.0, "a prediction agrees with itself");
+    expect(std::fabs(found.points[0].x - 2 * (kOffset[0] + kFactor[0] - 3)) < 1e-3f, "x");
+    expect(std::fabs(found.points[0].y - 2 * (kOffset[1] + kFactor[1] * first_y - 5)) < 1e-3f, "y");
+    expect(agreement(found, found) == 1.0, "a prediction agrees with itself");
     return failures ? 1 : 0;
 }

@@ -1,22 +1,9 @@
 // Where one class is the best, the mask has that class.
 #include <algorithm>
-#include <cstdio>
 
+#include "expect.h"
 #include "decoder.h"
 #include "task.h"
-
-namespace {
-
-int failures = 0;
-
-void check(bool holds, const char* what)
-{
-    if (!holds)
-        std::printf("FAILED: %s\n", what);
-    failures += !holds;
-}
-
-} // namespace
 
 int main()
 {
@@ -40,10 +27,10 @@ int main()
     outputs[kOutput] = mat;
     // An image of 4x6 pixels, which becomes 2x3.
     const Prediction found = decode({{outputs, {2, 3, 0, 0, 2, 3, 4, 6}}});
-    check(found.image.width == 6 && found.image.height == 4, "the mask is as large as the image");
+    expect(found.image.width == 6 && found.image.height == 4, "the mask is as large as the image");
     for (int y = 0; y < found.image.height; y++)
         for (int x = 0; x < found.image.width; x++)
-            check(found.image.row(y)[x] == (x >= 4), "the class of a pixel");
-    check(agreement(found, found) == 1.0, "a prediction agrees with itself");
+            expect(found.image.row(y)[x] == (x >= 4), "the class of a pixel");
+    expect(agreement(found, found) == 1.0, "a prediction agrees with itself");
     return failures ? 1 : 0;
 }

@@ -1,21 +1,8 @@
 // Shapes and values are told.
 #include <algorithm>
-#include <cstdio>
 
+#include "expect.h"
 #include "task.h"
-
-namespace {
-
-int failures = 0;
-
-void check(bool holds, const char* what)
-{
-    if (!holds)
-        std::printf("FAILED: %s\n", what);
-    failures += !holds;
-}
-
-} // namespace
 
 int main()
 {
@@ -24,7 +11,7 @@ int main()
     std::copy(values, values + 4, static_cast<float*>(mat));
     const Prediction found = decode({{{mat}, {1, 1, 0, 0, 1, 1, 1, 1}}});
     const Summary& output = found.outputs.front();
-    check(output.shape == std::vector<int>{2, 2} && output.min == 1 && output.mean == 3 && output.max == 6, "the values");
-    check(agreement(found, found) == 1.0, "a prediction agrees with itself");
+    expect(output.shape == std::vector<int>{2, 2} && output.min == 1 && output.mean == 3 && output.max == 6, "the values");
+    expect(agreement(found, found) == 1.0, "a prediction agrees with itself");
     return failures ? 1 : 0;
 }

@@ -1,22 +1,9 @@
 // Repeats count once, and blanks separate.
 #include <algorithm>
-#include <cstdio>
 
+#include "expect.h"
 #include "decoder.h"
 #include "task.h"
-
-namespace {
-
-int failures = 0;
-
-void check(bool holds, const char* what)
-{
-    if (!holds)
-        std::printf("FAILED: %s\n", what);
-    failures += !holds;
-}
-
-} // namespace
 
 int main()
 {
@@ -34,8 +21,8 @@ int main()
     std::vector<int> codes;
     for (const Score& character : found.scores)
         codes.push_back(character.index);
-    check(codes == std::vector<int>{a, a, b}, "the characters");
-    check(!found.text.empty() && found.text_score > 0, "the text");
-    check(agreement(found, found) == 1.0, "a prediction agrees with itself");
+    expect(codes == std::vector<int>{a, a, b}, "the characters");
+    expect(!found.text.empty() && found.text_score > 0, "the text");
+    expect(agreement(found, found) == 1.0, "a prediction agrees with itself");
     return failures ? 1 : 0;
 }

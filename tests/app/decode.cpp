@@ -1,5 +1,5 @@
-// A line of stdin: the case, a file for the task's image, how many tiles; of each the fields of its Placement, how many outputs; of
-// each a .npy and its shape. Prints the prediction as JSON.
+// A line of stdin: the case, a file for the task's image, how many tiles; of each the fields of its Placement, how many
+// outputs; of each a .npy and its shape. Prints the prediction as JSON.
 // Each task.cpp is in a namespace of its own, so all that they include comes before.
 #include <algorithm>
 #include <array>
@@ -12,6 +12,7 @@
 #include <sstream>
 #include <utility>
 
+#include "expect.h"
 #include "draw.h"
 #include "failure.h"
 #include "model.h"
