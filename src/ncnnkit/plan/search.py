@@ -31,7 +31,7 @@ from .options import make_edges, make_options
 from .requirement import Requirements
 from .sensitivity import float_errors, int8_errors
 from .solve import Assignment, Edge, Option, front, solve, total
-from .timing import DeviceTiming, Timing, blob_shapes
+from .timing import DeviceTiming, Shape, Timing, blob_shapes
 
 FRONT_POINTS = 10
 REPAIRS = 5
@@ -81,12 +81,13 @@ def find_plan(
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device, budget)
     exact, fitted = quantized.exact, quantized.fitted
-    with Judge(exact, _judging(quantized, budget), quantized.task, threads=threads, device=device) as judge:
+    shapes = blob_shapes(exact, quantized.judging[0])
+    with Judge(exact, _judging(quantized, shapes, budget), quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
         int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
         progress("layer costs", 0, 0)
-        costs = timing.layers(exact, fitted, blob_shapes(exact, judge.samples[0]), choices)
+        costs = timing.layers(exact, fitted, shapes, choices)
         uniforms = [choice for choice in choices if choice != WINOGRAD]
         models = {choice: mixed_graph(forms, uniform(exact, costs, choice), costs) for choice in uniforms}
         progress("uniform models", 0, 0)
@@ -108,11 +109,10 @@ def find_plan(
         return problem.settle(requirements.without_labels(), judge, whole, verified - 1, progress)
 
 
-def _judging(quantized: Quantized, budget: Budget) -> Samples:
+def _judging(quantized: Quantized, shapes: Mapping[str, Shape], budget: Budget) -> Samples:
     """As many of the samples as the budget and the disk allow; at least those held back."""
-    first = quantized.judging[0]
-    shapes = blob_shapes(quantized.exact, first)
-    kept = sum(array.nbytes for array in first) + 4 * sum(math.prod(shapes[name]) for name in quantized.exact.outputs)
+    inputs = (layer.outputs[0] for layer in quantized.exact.layers if layer.type == "Input")
+    kept = sum(4 * math.prod(shapes[name]) for name in (*inputs, *quantized.exact.outputs))
     wanted = max(len(quantized.held), min(len(quantized.judging), KEPT_BYTES // max(kept, 1)))
     runs = REPAIRS + 1 + len(FLOATS) + 1
     return quantized.judging.subset(
