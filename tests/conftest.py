@@ -58,7 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help=f"markers whose tests must not be skipped: {','.join(NEEDS)}")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:  # a process for each file, whose fixtures are made once; one for the only board
+        on_board = item.get_closest_marker("board")
+        item.add_marker(pytest.mark.xdist_group("board" if on_board else item.path.name))
     required = [name for name in config.getoption("--require").split(",") if name]
     for marker, (available, reason) in NEEDS.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
