@@ -164,7 +164,7 @@ def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
             assert text in header, text
     bare = make_app(small(), tmp_path / "c", lang="python")
     assert bare.model.preprocess is None
-    assert json.loads((tmp_path / "c/infer.json").read_text())["preprocess"] is None
+    assert json.loads((tmp_path / "c/infer.json").read_text())["inputs"][0]["preprocess"] is None
 
 
 def test_a_variant_is_a_runs(tmp_path: Path) -> None:

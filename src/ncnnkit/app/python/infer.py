@@ -239,19 +239,19 @@ class Input:
 
 
 def read_input(path: Path, facts: Facts, tile: Optional[int] = None) -> Input:
-    shape = tuple(facts["input"]["shape"])
+    shape, how = tuple(facts["inputs"][0]["shape"]), facts["inputs"][0]["preprocess"]
     if is_array(path):
         values = read_array(path)
         fits = values.shape in (shape, (1, *shape)) if path.suffix == ".npy" else values.size == math.prod(shape)
         if not fits:
             raise Failure("has shape %s, the network takes %s" % (times(values.shape), times(shape)))
         values = np.ascontiguousarray(values.reshape(shape))
-        values = normalised(values, facts["preprocess"]) if facts["preprocess"] else values
+        values = normalised(values, how) if how else values
         return Input([values], [whole_input(facts)])
-    if not facts["takes_images"]:
+    if not how or how["color"] == "array":
         raise Failure("this model takes arrays (.npy or text), not images")
     pixels = read_image(path)
-    tensors, found = prepare(pixels, {**facts["preprocess"], "may_swap": facts["may_swap"]}, tile)
+    tensors, found = prepare(pixels, {**how, "may_swap": facts["may_swap"]}, tile)
     if tensors[0].shape != shape:
         raise Failure("becomes %s, the network takes %s" % (times(tensors[0].shape), times(shape)))
     return Input(tensors, found, pixels)
@@ -259,8 +259,8 @@ def read_input(path: Path, facts: Facts, tile: Optional[int] = None) -> Input:
 
 def whole_input(facts: Facts) -> Placement:
     """The place of an array: it is the network's input itself."""
-    shape = (1, *facts["input"]["shape"])
-    last = len(shape) == 4 and (facts["preprocess"] or {}).get("layout") == "hwc"
+    shape = (1, *facts["inputs"][0]["shape"])
+    last = len(shape) == 4 and (facts["inputs"][0]["preprocess"] or {}).get("layout") == "hwc"
     size = shape[1:3] if last else shape[-2:]
     return Placement(size, size, 0, 0, size)
 
@@ -382,8 +382,8 @@ def own_mat(ncnn: Any, tensor: Array) -> Any:
 def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
     """The outputs of one inference, float32."""
     with net.create_extractor() as extractor:
-        if extractor.input(facts["input"]["name"], mat) != 0:
-            raise Failure("the model has no input %s: is it another one?" % facts["input"]["name"])
+        if extractor.input(facts["inputs"][0]["name"], mat) != 0:
+            raise Failure("the model has no input %s: is it another one?" % facts["inputs"][0]["name"])
         outputs = []
         for row in facts["outputs"]:
             status, output = extractor.extract(row["blob"])
