@@ -122,7 +122,8 @@ def as_read(facts: Facts) -> dict[str, Any]:
 
 def whole(facts: Facts) -> Placement:
     """Where an array lies in the input: everywhere."""
-    shape = facts.input.shape
-    last = facts.preprocess is not None and facts.preprocess.layout == "hwc"
+    main = facts.inputs[facts.main]
+    shape = main.shape
+    last = main.preprocess is not None and main.preprocess.layout == "hwc"
     height, width = (shape[:2] if last else shape[-2:]) if len(shape) > 1 else (1, *shape)
     return Placement((height, width), (height, width), 0, 0, (height, width))
