@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, cast, get_origin
 import typer
 
 from ..model.precision import PRECISIONS
-from ..model.targets import TARGETS
+from ..model.targets import KERNELS, TARGETS
 from ..recipe import KEYS, key_types
 from .values import preprocess_field, recipe_field
 
@@ -77,8 +77,12 @@ Method = Annotated[str | None, asked_for("method")]
 Effort = Annotated[str | None, asked_for("effort")]
 Target = Annotated[
     str | None,
-    option("Precision", "NAME", f"Kernels to make int8 for: {', '.join(TARGETS)}. Default: arm.", "--target"),
-]
+    option(
+        "Precision", "NAME",
+        f"Kernels to make int8 for: {', '.join(KERNELS)}, or a board or chip, such as rk3588. Default: arm.",
+        "--target", autocompletion=_completing(tuple(TARGETS)),
+    ),
+]  # fmt: skip
 Skip = Annotated[list[str] | None, option("Precision", "LAYER", "Layers that stay in floating point.", "--skip")]
 Precision = Annotated[
     list[str] | None,
