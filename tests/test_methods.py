@@ -24,7 +24,7 @@ from ncnnkit.samples.stream import Sample
 
 Array = NDArray[Any]
 
-BRIEF = Effort(40, strengths=(0.5,), fits=(frozenset({"rounding", "bias"}),), rows=256)
+BRIEF = Effort(40, strengths=(0.5,), fits=EFFORTS["default"].fits, first_fit=True, rows=256)
 
 TWO = """
     Input in0 0 1 in0 0=6 1=5 2=4
@@ -144,8 +144,11 @@ def test_one_pass_is_compared_with_layer_by_layer(worse: str, monkeypatch: pytes
 
     monkeypatch.setattr(methods, worse, spoilt)
     made = quantize_images(small(), images(), target="x86", threads=1)
-    kept = {trial.method: trial.kept for trial in made.trials[-2:]}
-    assert kept == {"bias correction": worse == "fit_layers", "layer by layer: bias, rounding": worse == "correct_bias"}
+    kept = {trial.method: trial.kept for trial in made.trials[5:]}
+    fits_lost = worse == "fit_layers"
+    # Gains are tried where fitting without them lost.
+    gains = {"layer by layer: bias, gain, rounding": False} if fits_lost else {}
+    assert kept == {"bias correction": fits_lost, "layer by layer: bias, rounding": not fits_lost, **gains}
     assert bool(made.layers) == (worse == "correct_bias")
     assert_guarded(made)
 
@@ -180,6 +183,7 @@ def test_what_hurts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     first, *others = made.trials
     assert [trial.method for trial in others] == [
         "channel migration 0.5", "zero points", "bias correction", "layer by layer: bias, rounding",
+        "layer by layer: bias, gain, rounding",
     ]  # fmt: skip
     assert all(not trial.kept and noise(trial) > 10 * noise(first) for trial in others)
     assert made.layers == []

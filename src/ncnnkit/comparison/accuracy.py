@@ -31,6 +31,7 @@ class Errors(Noise):
 
     Attributes:
         samples: the number of samples added.
+        rows: what ``task.compare`` says of each sample, where figures are needed.
 
     Example:
         >>> errors = Errors()
@@ -43,7 +44,7 @@ class Errors(Noise):
         super().__init__()
         self.samples = 0
         self._task, self._decoded = task or Tensors(), figures
-        self._rows: list[Any] = []  # what the task says of each sample
+        self.rows: list[Any] = []
         self._parts = Noise()
         self._powers: list[float] = []  # Σ output² of each output
         self._products: list[float] = []  # Σ output · reference of each output
@@ -76,7 +77,7 @@ class Errors(Noise):
             self._largest[index] = max(self._largest[index], largest if math.isfinite(largest) else math.inf)
         if self._decoded:
             predict = self._task.predict
-            self._rows.append(self._task.compare(predict(outputs), predict(reference), truth))
+            self.rows.append(self._task.compare(predict(outputs), predict(reference), truth))
 
     @property
     def relative(self) -> float:
@@ -129,7 +130,7 @@ class Errors(Noise):
             "sqnr": min((self._or_by_noise(self.sqnr_db(i), i, math.inf, -math.inf) for i in rows), default=math.inf),
             "mse": max((_finite(self.noise[i] / max(self.values[i], 1)) for i in rows), default=0.0),
             "max_error": max(self._largest, default=0.0),
-            **self._task.summarise(self._rows),
+            **self._task.summarise(self.rows),
         }
 
     def cautious(self) -> dict[str, float | None]:
@@ -140,7 +141,7 @@ class Errors(Noise):
         """
         worse = {
             name: found.near[0] if self._task.figures[name].at_least else found.near[1]
-            for name, found in estimates(self._task, self._rows).items()
+            for name, found in estimates(self._task, self.rows).items()
             if found.near is not None
         }
         return self.figures() | worse
@@ -177,7 +178,7 @@ class Errors(Noise):
                 FigureValue(
                     name=name, title=figure.title, unit=figure.unit, value=found.value, low=found.low, high=found.high
                 )
-                for name, found in estimates(self._task, self._rows).items()
+                for name, found in estimates(self._task, self.rows).items()
                 for figure in [self._task.figures[name]]
                 if found.value is not None
             ],

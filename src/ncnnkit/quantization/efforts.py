@@ -31,6 +31,7 @@ class Effort:
         by_output: whether thresholds are moved to where the layers that read them err least.
         biases: whether biases are corrected against each layer's own fp32 input, all in one pass.
         fits: what is fitted layer by layer (:func:`ncnnkit.quantization.layerwise.fit_layers`), those tried.
+        first_fit: whether the first of ``fits`` that helps is enough. Each takes as long as all else together.
         rows: places each layer is fitted on.
         advice: whether to look at what the calibration images were worth.
         guards: whether a method that does not lower the error is left out. Off only to see what each does.
@@ -44,6 +45,7 @@ class Effort:
     by_output: bool = False
     biases: bool = True
     fits: tuple[frozenset[str], ...] = ()
+    first_fit: bool = False
     rows: int = 0
     advice: bool = True
     guards: bool = True
@@ -70,7 +72,7 @@ _ROUND, _ALL = frozenset({"rounding", "bias"}), frozenset({"rounding", "bias", "
 EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
     {
         "fast": Effort(32, 1_000, advice=False),
-        "default": Effort(100, 20_000, strengths=(0.5,), fits=(_ROUND,), rows=4096),
+        "default": Effort(100, 20_000, strengths=(0.5,), fits=(_ROUND, _ALL), first_fit=True, rows=4096),
         "best": Effort(400, strengths=(0.25, 0.5), by_output=True, fits=(_ROUND, _ALL), rows=16384),
     }
 )

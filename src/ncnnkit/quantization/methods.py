@@ -329,8 +329,11 @@ class _Quantizer:
                     start.exact, start.int8, self.used, methods, threads=self.threads, rows=self.effort.rows,
                     progress=of_step(self.progress, "layer by layer"),
                 )  # fmt: skip
-                if keeps(int8):
+                helps = keeps(int8)
+                if helps:
                     best, layers = replace(start, int8=int8), kept
+            if helps and self.effort.first_fit:
+                break
         return best, layers
 
     # ---------------------------------------------------------------------------------------------- what they share
