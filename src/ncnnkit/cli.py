@@ -721,7 +721,7 @@ def make_app(
         str | None, typer.Option("--with", help="Parts that not everybody needs: streams, camera or both with a comma.")
     ] = None,
 ) -> None:
-    """Write a program that runs a model: a C++ project, or one Python file."""
+    """Write a program that runs a model: a project in C++, or in Python."""
     from .app import make_app as write_app
 
     chosen = write_app(
@@ -733,13 +733,14 @@ def make_app(
 
 @command("verify")
 def verify_app(
-    app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of a C++ app.")],
+    app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of an app.")],
     options: Annotated[
         list[str] | None, typer.Argument(help="After --: options of infer, such as --gpu or --threads=2.")
     ] = None,
     device: Annotated[str, typer.Option("--on", help="A name, local, ssh://user@host or adb://serial.")] = "local",
     infer: Annotated[
-        Path | None, typer.Option(help="An infer compiled for that device. Default: it is built there, or from build/.")
+        Path | None,
+        typer.Option(help="C++: an infer for that device. Default: it is built there, or from build/."),
     ] = None,
     as_json: Json = False,
 ) -> None:
