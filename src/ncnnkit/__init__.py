@@ -1,7 +1,6 @@
 """ncnnkit: convert trained networks for edge boards with ncnn, quantise, measure and explain them."""
 
-# This import loads numpy and nothing heavier. Functions import torch, onnxruntime, Pillow and plotly when they need
-# them.
+# This import loads numpy and nothing heavier. Functions import torch, onnxruntime and Pillow when they need them.
 from .app import make_app
 from .artifact import Artifact, save
 from .device.session import Session
