@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..artifact import Artifact
-from ..errors import FormatError, RecipeError, StorageError
+from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.graph import Graph
 from ..record.folder import LABELS, content, save_labels, staging
 from .examples import FOLDER, bounds, examples_of_images, words, write_examples
@@ -80,11 +80,14 @@ def make_app(
     if images is not None:
         shipped = replace(shipped, examples=examples_of_images(shipped.chosen.model, images))
     facts = facts_of(shipped)
+    if len(facts.inputs) > 1:
+        names = ", ".join(each.name for each in facts.inputs)
+        raise ModelError(f"an app feeds one input, this network has {len(facts.inputs)} ({names})", where=shipped.name)
     parts = parts_of(shipped, embed, tuple(extras))
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
         write_examples(shipped.examples, facts, new / FOLDER)
-        values = {"facts": facts, "preprocess": facts.preprocess, "parts": parts, "release": RELEASE}
+        values = {"facts": facts, "preprocess": facts.inputs[facts.main].preprocess, "parts": parts, "release": RELEASE}
         write_project(_HOME / lang, new, values)
         if lang == "cpp":
             write_project(_HOME / "cpp_tasks" / facts.task.kind, new, values)

@@ -6,15 +6,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from ..artifact import Artifact, Tensor
+from ..artifact import Artifact
 from ..errors import ModelError
 from ..model.ops import CAST_TYPES, OPS, Mask
 from ..onboard.network import FOUND_NOTHING
 from ..onboard.storages import REQUANTISED, WIDENS
+from ..samples.axes import image_axes
+from ..samples.items import InputSpec, fed
 from ..samples.preprocess import NO_IMAGE, Preprocess
 from ..source.model import file_safe
 from .models import Shipment
 from .purpose import Purpose, purpose_of
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the network.
+
+    Attributes:
+        blob: its name in ncnn; any characters.
+        name: by which a user gives it: that in the original.
+        shape: without a batch axis.
+        preprocess: how an image or an array becomes it; None: it takes arrays, which are fed as they are.
+    """
+
+    blob: str
+    name: str
+    shape: tuple[int, ...]
+    preprocess: Preprocess | None
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an image can become it."""
+        return self.preprocess is not None and self.preprocess.color != NO_IMAGE
 
 
 @dataclass(frozen=True)
@@ -112,11 +136,10 @@ class Facts:
         stem: its files' name in ``models/``.
         ncnn: the version of ncnn that it was measured with; empty: not known.
         target: the kernels that it was made for; empty: any.
-        input: blob and shape.
+        inputs: in the model's order.
+        main: index of the input that the answer is about: the first that takes images, else the first.
         outputs: in the model's order.
         task: what the program does with the outputs.
-        takes_images: whether an image can become the input.
-        preprocess: how an image or an array becomes the input; None: arrays are fed as they are.
         may_swap: whether resizing swaps its passes as Pillow does from version 13 on.
         precisions: precision -> ncnn's options, of all models in the app.
         int8_types: the types of layers that can hold weights of 8 bits.
@@ -130,11 +153,10 @@ class Facts:
     stem: str
     ncnn: str
     target: str
-    input: Tensor
+    inputs: tuple[Input, ...]
+    main: int
     outputs: tuple[Output, ...]
     task: Purpose
-    takes_images: bool
-    preprocess: Preprocess | None
     may_swap: bool
     precisions: dict[str, dict[str, bool]]
     int8_types: tuple[Int8Type, ...]
@@ -147,21 +169,22 @@ def facts_of(shipped: Shipment) -> Facts:
 
     Raises:
         FormatError: the model's files are corrupt.
-        ModelError: the network takes several inputs, or one whose shape is not known or does not fit.
+        ModelError: the shape of an input is not known or does not fit.
     """
     chosen, model = shipped.chosen, shipped.chosen.model
+    inputs = inputs_of(model)
     # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
     outputs = model.graph.outputs[: len(model.outputs)]
     names, uses = [file_safe(blob) for blob in outputs], model.graph.uses()
     unique = len(set(names)) == len(names)
     return Facts(
-        shipped.name, chosen.name, model.precision, chosen.stem, model.ncnn, model.target, input_of(model),
+        shipped.name, chosen.name, model.precision, chosen.stem, model.ncnn, model.target, inputs,
+        next((i for i, each in enumerate(inputs) if each.takes_images), 0),
         tuple(
             Output(blob, name if unique else str(i), FOUND_NOTHING.get(uses.producer(blob).type, 0))
             for i, (blob, name) in enumerate(zip(outputs, names))
         ),
         purpose_of(model),
-        model.preprocess is not None and model.preprocess.color != NO_IMAGE, model.preprocess,
         may_swap_passes(model.pillow),
         # The chosen model's options go before those of the others.
         {row.model.precision: row.model.options for row in (*shipped.models, chosen)},
@@ -169,19 +192,29 @@ def facts_of(shipped: Shipment) -> Facts:
     )  # fmt: skip
 
 
-def input_of(model: Artifact) -> Tensor:
-    """The network's input: its name as in the file, its shape as the card says."""
-    names = model.graph.inputs
-    if len(names) != 1:
-        raise ModelError(
-            f"an app feeds one input, this network has {len(names)} ({', '.join(names)})", where=model.name
-        )
-    shapes = [tensor.shape for tensor in model.inputs] or [()]
-    if not shapes[0]:
-        hint = "ncnnkit convert --shape writes it into the .param"
-        raise ModelError(f"the shape of the input {names[0]} is not known", where=model.name, hint=hint)
+def inputs_of(model: Artifact) -> tuple[Input, ...]:
+    """The network's inputs: names as in the file, shapes as the card says; of several, images are scaled to each.
+
+    Raises:
+        ModelError: the shape of an input is not known or does not fit.
+    """
+    blobs = model.graph.inputs
+    shapes = [tensor.shape for tensor in model.inputs] or [()] * len(blobs)
+    for blob, shape in zip(blobs, shapes):
+        if not shape:
+            hint = "ncnnkit convert --shape writes it into the .param"
+            raise ModelError(f"the shape of the input {blob} is not known", where=model.name, hint=hint)
     model.graph.check_input_shapes(shapes)
-    return Tensor(names[0], shapes[0])
+    specs = [InputSpec(name, shape) for name, shape in zip(model.fed or blobs, shapes)]
+    return tuple(Input(blob, spec.name, spec.shape, how_of(model, spec)) for blob, spec in zip(blobs, specs))
+
+
+def how_of(model: Artifact, spec: InputSpec) -> Preprocess | None:
+    """The preprocessing of an input; of several, those have it that take as many channels as it gives."""
+    how, axes = model.preprocess, image_axes(spec.shape)
+    if how is None or len(model.graph.inputs) == 1:
+        return how
+    return fed(how, spec) if axes is not None and axes.channels == how.channels else None
 
 
 def may_swap_passes(pillow: str) -> bool:

@@ -61,7 +61,8 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
     black, white = np.float32(task["low"]), np.float32(task["high"])
     values = np.clip((total / weights - black) / (white - black), 0, 1)
     pixels = (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-    reversed_colours = facts["preprocess"] is not None and facts["preprocess"]["color"].startswith("bgr")
+    how = facts["inputs"][facts["main"]]["preprocess"]
+    reversed_colours = how is not None and how["color"].startswith("bgr")
     return pixels[:, :, ::-1] if reversed_colours else pixels
 
 
