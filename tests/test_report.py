@@ -148,8 +148,9 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written"):
-        write_report(as_run(sample_run()), tmp_path / "absent" / "report.html")
+        write_report(as_run(sample_run()), tmp_path / "file" / "report.html")
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
