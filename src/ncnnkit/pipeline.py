@@ -12,7 +12,7 @@ from .artifact import Tensor
 from .codec import as_read
 from .comparison.accuracy import errors_of
 from .comparison.guessing import Purpose, find_task
-from .comparison.layers import LAYER_IMAGES, layer_errors
+from .comparison.layers import LAYER_IMAGES, errors_by_variant
 from .comparison.outputs import Outputs
 from .comparison.truths import truths
 from .comparison.wrong import why_blind
@@ -24,6 +24,7 @@ from .measure.variants import (
     Models,
     allows_software,
     check_usable,
+    compared_layer_by_layer,
     evaluated,
     list_variants,
     measure,
@@ -37,6 +38,7 @@ from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
+from .plan.timing import blob_shapes
 from .progress import StageProgress, silent_stages
 from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
@@ -47,6 +49,7 @@ from .record.environment import environment, installed
 from .record.examples import EXAMPLES
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
+from .record.network import network_record
 from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Variant
 from .record.stages import Stages
 from .report import write_report
@@ -204,14 +207,16 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
                 latencies = [[*rows, row] for rows, row in zip(latencies, timed)]
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
-            wanted = min(LAYER_IMAGES, len(inputs))  # of two networks, all of whose blobs are brought here
-            few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=4)))
-            layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
+            compared = compared_layer_by_layer(specs)
+            wanted, runs = min(LAYER_IMAGES, len(inputs)), 2 * (1 + len(compared))  # all blobs are brought here
+            few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=runs)))
+            layers = errors_by_variant(graph, compared, few)
+            network = network_record(graph, blob_shapes(graph, inputs[0]), first.int8_layers() if first else {})
         with stages("compare the images"):
             alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):
             rows = [
-                variant_record(spec, r, reference, purpose.task, truth, layers, at, quantised)
+                variant_record(spec, r, reference, purpose.task, truth, layers.get(spec.name, ()), at, quantised)
                 for spec, r, at in zip(specs, results, latencies)
             ]
             rows = refuse_copies_of_the_cpu(rows, results)
@@ -264,6 +269,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
                         random_weights=recipe.weights == "none",
                     ),
                     stages=stages.rows(),
+                    network=network,
                 )
             )  # fmt: skip
             save_run(document, folder / RUN)

@@ -65,7 +65,7 @@ def make_app(
     Raises:
         FormatError: there is neither a run nor a model, or its files are missing or corrupt.
         RecipeError: no such variant or language.
-        ModelError: the variant has no model, or the network takes several inputs, or one of unknown shape.
+        ModelError: the variant has no model, or an input has an unknown shape, or there are several in C++.
         StorageError: ``folder`` holds something else or an app that was changed, or cannot be written.
 
     Example:
@@ -80,9 +80,10 @@ def make_app(
     if images is not None:
         shipped = replace(shipped, examples=examples_of_images(shipped.chosen.model, images))
     facts = facts_of(shipped)
-    if len(facts.inputs) > 1:
+    if len(facts.inputs) > 1 and lang == "cpp":
         names = ", ".join(each.name for each in facts.inputs)
-        raise ModelError(f"an app feeds one input, this network has {len(facts.inputs)} ({names})", where=shipped.name)
+        what = f"an app in C++ feeds one input, this network has {len(facts.inputs)} ({names})"
+        raise ModelError(what, where=shipped.name, hint="--lang python")
     parts = parts_of(shipped, embed, tuple(extras))
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
@@ -106,7 +107,9 @@ def write_models(shipped: Shipment, models: Path) -> None:
         FormatError: a model's file is missing.
     """
     models.mkdir()
-    for row in {row.stem: row for row in shipped.models}.values():
+    for row in {
+        row.stem: row for row in (*shipped.models, shipped.chosen)
+    }.values():  # one card says what it is made for
         param = models / f"{row.stem}.param"
         if row.model.param is None:
             row.model.save(param)

@@ -73,7 +73,7 @@ def write_examples(examples: Examples, facts: Facts, folder: Path) -> None:
 
     A line of a text is a word and what it is about: ``file`` that of an input, ``output`` the compared values of
     an output (:func:`~ncnnkit.record.examples.checked`), and what the original found: ``score``, ``box``, ``points``,
-    ``embedding`` or ``picture``, a file, as ``src/selftest.cpp`` reads it.
+    ``embedding``, ``picture``, a file, or ``nothing``, as ``src/selftest.cpp`` reads it.
     """
     if not examples.rows:
         return
@@ -106,6 +106,8 @@ def answer(example: Example, facts: Facts, picture: Path) -> Iterator[str]:
         yield f"box {row['index']} {words(numbers)}"
     for code in said.get("codes", ()):
         yield f"score {code} 1"
+    if not said.get("boxes", True) or not said.get("codes", True):
+        yield "nothing"
     if points := said.get("points"):
         yield f"points {words(points)}"
     if vector := said.get("embedding"):

@@ -47,7 +47,7 @@ def make_app(
         list[str] | None, option("Output", "NAME", "Parts that not everybody needs: streams, camera.", "--with")
     ] = None,
 ) -> None:
-    """Write a program that runs a model: a C++ project, or one Python file."""
+    """Write a program that runs a model: a project in C++, or in Python."""
     from ..app import make_app as write_app
 
     chosen = write_app(
@@ -63,7 +63,7 @@ def make_app(
     "ncnnkit verify myapp/ --on rock5b -- --threads=4",
 )  # fmt: skip
 def verify_app(
-    app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of a C++ app.")],
+    app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of an app.")],
     options: Annotated[
         list[str] | None, typer.Argument(help="After --: options of infer, such as --gpu or --threads=2.")
     ] = None,
@@ -73,7 +73,7 @@ def verify_app(
     infer: Annotated[
         Path | None,
         option(
-            "Model", "FILE", "An infer compiled for that device. Default: it is built there, or from build/.", "--infer"
+            "Model", "FILE", "C++: an infer for that device. Default: it is built there, or from build/.", "--infer"
         ),
     ] = None,
     as_json: Json = False,

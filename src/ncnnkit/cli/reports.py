@@ -75,6 +75,7 @@ def print_run(document: Any, output: Path, as_json: bool) -> None:
     for reason in reasons(document.variants, "skipped"):
         out.print(f"skipped: {reason}", markup=False)
     out.print(f"[bold]{escape(headline(document))}[/]")
-    if document.recommended is not None:
-        out.print(shipping(document), markup=False)
+    ship = shipping(document, str(output))
+    if ship is not None:
+        out.print(ship.text(), markup=False, soft_wrap=True)
     out.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)

@@ -9,11 +9,11 @@ from .console import (
     layer_table,
     plan_table,
     profile_table,
-    shipping,
     trials_table,
     tuning_table,
 )
 from .html import write_report
+from .ship import shipping
 
 __all__ = [
     "bisection_table",

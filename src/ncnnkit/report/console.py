@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..comparison.layers import Comparison
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
-from ..model.precision import PRECISIONS
 from ..record.run import (
     Accuracy,
     Attempt,
@@ -105,15 +104,6 @@ def _attempted(attempt: Attempt) -> str:
     """A route that was tried and not taken, one line."""
     sqnr = f"{decibel(attempt.sqnr_db)} dB, {attempt.layers} layers"
     return f"route {attempt.route} {attempt.outcome}: {attempt.reason or sqnr} ({plain(attempt.seconds)} s)"
-
-
-def shipping(run: Run) -> str:
-    """The recommended variant's files, and the options of ``ncnn::Net`` it was measured with; empty without one."""
-    best = run.variant(run.recommended)
-    if best is None or best.files is None:
-        return ""
-    gpu = "opt.use_vulkan_compute = true, " if best.backend == "vulkan" else ""
-    return f"ship {best.files.param} and {best.files.bin}, loaded with {gpu}{PRECISIONS[best.precision].cpp}"
 
 
 SPARE = ("RAM MB", "p90", "load ms", "MSE", "speed")
