@@ -84,7 +84,7 @@ def layer_table(run: Run) -> LayerTable | None:
         cells = [_cell(precision, plan, known.get(precision, {}).get(name)) for precision in precisions]
         rows.append(Row(name, kind, shape, plan.choice if plan else "", plan.why if plan else "", cells))
     best = run.variant(run.recommended)
-    wanted = [best.precision if best else "", "mixed", "int8"]
+    wanted = [best.precision if best and best.precision != "fp32" else "", "mixed", "int8"]
     first = next((precisions.index(name) for name in wanted if name in precisions), 0)
     return LayerTable(precisions, first, rows)
 
