@@ -24,12 +24,14 @@ class Input:
     """An input of the network.
 
     Attributes:
-        name: of its blob.
+        name: as the user of the original knows it.
+        blob: its name in ncnn; any characters.
         shape: without a batch axis.
         preprocess: how an image or an array becomes it; None: it takes arrays, which are fed as they are.
     """
 
     name: str
+    blob: str
     shape: tuple[int, ...]
     preprocess: Preprocess | None
 
@@ -196,8 +198,9 @@ def inputs_of(model: Artifact) -> tuple[Input, ...]:
     Raises:
         ModelError: the shape of an input is not known or does not fit.
     """
-    names = model.graph.inputs
-    shapes = [tensor.shape for tensor in model.inputs] or [()] * len(names)
+    blobs = model.graph.inputs
+    names = model.fed or blobs
+    shapes = [tensor.shape for tensor in model.inputs] or [()] * len(blobs)
     for name, shape in zip(names, shapes):
         if not shape:
             hint = "ncnnkit convert --shape writes it into the .param"
@@ -205,11 +208,10 @@ def inputs_of(model: Artifact) -> tuple[Input, ...]:
     model.graph.check_input_shapes(shapes)
     how = model.preprocess
     if how is None or len(names) == 1:
-        return tuple(Input(name, shape, how) for name, shape in zip(names, shapes))
-    return tuple(
-        Input(name, shape, fed(how, InputSpec(name, shape)) if image_axes(shape) else None)
-        for name, shape in zip(names, shapes)
-    )
+        own: list[Preprocess | None] = [how] * len(names)
+    else:
+        own = [fed(how, InputSpec(name, shape)) if image_axes(shape) else None for name, shape in zip(names, shapes)]
+    return tuple(map(Input, names, blobs, shapes, own))
 
 
 def may_swap_passes(pillow: str) -> bool:

@@ -382,8 +382,8 @@ def own_mat(ncnn: Any, tensor: Array) -> Any:
 def infer(ncnn: Any, net: Any, mat: Any, facts: Facts) -> List[Array]:
     """The outputs of one inference, float32."""
     with net.create_extractor() as extractor:
-        if extractor.input(facts["inputs"][0]["name"], mat) != 0:
-            raise Failure("the model has no input %s: is it another one?" % facts["inputs"][0]["name"])
+        if extractor.input(facts["inputs"][0]["blob"], mat) != 0:
+            raise Failure("the model has no input %s: is it another one?" % facts["inputs"][0]["blob"])
         outputs = []
         for row in facts["outputs"]:
             status, output = extractor.extract(row["blob"])
