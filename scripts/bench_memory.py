@@ -139,7 +139,7 @@ def main() -> None:
             out = folder / f"out-{count}"
             peak = watch(
                 [
-                    sys.executable, "-m", "ncnnkit.cli", "run", str(param), "--images", str(images), "--out", str(out),
+                    sys.executable, "-m", "ncnnkit", "run", str(param), "--images", str(images), "--out", str(out),
                     "--backend", "cpu", "--precision", "fp32,int8", "--effort", args.effort, "--threads", "1",
                     "--mean", "0.5", "--std", "0.25", "--resize", "32,32",
                 ]

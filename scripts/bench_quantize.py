@@ -208,7 +208,7 @@ def _report_calibrating(args: argparse.Namespace, found: Prepared) -> None:
 
 def _command(args: argparse.Namespace, command: str, folder: Path, *options: str | Path) -> None:
     words: Sequence[str | Path] = (
-        sys.executable, "-m", "ncnnkit.cli", command, folder / "fp32.param", "--images", folder / "samples.txt",
+        sys.executable, "-m", "ncnnkit", command, folder / "fp32.param", "--images", folder / "samples.txt",
         *options, "--threads", str(args.threads),
     )  # fmt: skip
     subprocess.run([str(word) for word in words], check=True, capture_output=True)

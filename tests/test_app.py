@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -633,6 +634,54 @@ def test_python_prepares_images_to_the_bit(mode: str, interpolation: str, script
             expected = how.apply(image)
         (found,), _ = script.prepare(script.read_image(path), {**how.to_dict(), "may_swap": SWAPS})
         np.testing.assert_array_equal(found, expected, err_msg=f"{size} {how}")
+
+
+MODES = ["1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "F", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "keyed", "GIF"]
+
+
+def image_of_mode(mode: str, path: Path) -> None:
+    """A file that Pillow opens as an image of a mode; ``keyed`` and ``GIF`` have one transparent colour."""
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8))
+    if mode == "I;16B":
+        path.write_bytes(big_endian_tiff(rng.integers(0, 65536, (9, 7), np.uint16)))
+    elif mode in ("I", "I;16", "F"):
+        kind, low, high = {"I": (np.int32, -5, 2**31), "I;16": (np.uint16, 0, 65536), "F": (np.float32, -20, 300)}[mode]
+        Image.fromarray(rng.uniform(low, high, (9, 7)).astype(kind)).save(path, "TIFF")
+    elif mode == "LAB":
+        Image.frombytes("LAB", (7, 9), rng.bytes(7 * 9 * 3)).save(path, "TIFF")
+    elif mode in ("keyed", "GIF"):
+        image = colours.convert("P" if mode == "GIF" else "RGB")
+        image.save(path, "GIF" if mode == "GIF" else "PNG", transparency=3 if mode == "GIF" else (1, 2, 3))
+    elif mode in ("LA", "PA"):
+        colours.putalpha(Image.fromarray(rng.integers(0, 256, (9, 7), np.uint8)))
+        colours.convert("LA").convert(mode).save(path, "TIFF")
+    else:
+        colours.convert(mode).save(path, "TIFF")
+
+
+def big_endian_tiff(values: np.ndarray[Any, Any]) -> bytes:
+    height, width = values.shape
+    data = values.astype(">u2").tobytes() + bytes(-values.size * 2 % 4)
+    tags = ((256, width), (257, height), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, height))
+    rows = [struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in (*tags, (279, values.size * 2))]
+    directory = struct.pack(">H", len(rows)) + b"".join(rows) + bytes(4)
+    return b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + directory
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_python_reads_every_mode_as_the_host(mode: str, script: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    image_of_mode(mode, path)
+    with Image.open(path) as image:
+        assert image.mode == {"keyed": "RGB", "GIF": "P"}.get(mode, mode)
+    for color in ("rgb", "gray", "rgba"):
+        how = Preprocess(color=color)
+        with Image.open(path) as image:
+            expected = how.apply(image)
+        (found,), _ = script.prepare(script.read_image(path), {**how.to_dict(), "may_swap": SWAPS})
+        np.testing.assert_array_equal(found, expected, err_msg=color)
+        assert np.unique(found).size > 1
 
 
 WAYS = [

@@ -431,7 +431,7 @@ def test_examples_say_what_the_original_found(name: str, tmp_path: Path) -> None
     case = CASES[name]
     known = facts_of(shipment(model(case)))
     place = Placement((48, 64), (48, 64), 8, 0, (64, 64))
-    found = list(answer(Example(".jpg", b"", tuple(outputs_of(case, 0)), place), known, tmp_path / "1-answer.png"))
+    found = list(answer(Example(((".jpg", b""),), tuple(outputs_of(case, 0)), place), known, tmp_path / "1-answer.png"))
     if known.task.kind == "tensor":
         assert found == []
         return

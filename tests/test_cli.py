@@ -5,24 +5,29 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_origin
 
 import numpy as np
 import PIL
 import pytest
+import typer
 from networks import samples, small
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 import ncnnkit
 from ncnnkit.artifact import Artifact
-from ncnnkit.cli import app
+from ncnnkit.cli import COMMANDS, app
 from ncnnkit.codec import decode, encode
 from ncnnkit.measure import tune as tuning
 from ncnnkit.model import ncnnfile
+from ncnnkit.recipe import key_types
 from ncnnkit.record.run import Run
 
 
@@ -41,6 +46,11 @@ def nk(line: str) -> Result:
     return CliRunner().invoke(app, line.split(), env={"COLUMNS": "200"})
 
 
+def the(name: str) -> Any:
+    """A command."""
+    return typer.main.get_command(app).resolve_command(None, [name])[1]  # type: ignore[attr-defined]
+
+
 def ok(line: str) -> str:
     result = nk(line)
     assert result.exit_code == 0, result.output
@@ -52,11 +62,102 @@ def ok(line: str) -> str:
 
 def test_requirements_of_a_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[ncnnkit.Recipe] = []
-    monkeypatch.setattr("ncnnkit.cli._run", lambda recipe, *_: asked.append(recipe))
+    monkeypatch.setattr("ncnnkit.cli.runs._run", lambda recipe, *_: asked.append(recipe))
     ok("run m.param --images x.npy --require sqnr>=30 --require cosine>=0.99 --max-latency 20ms")
     ok("run m.param --images x.npy")
     assert (asked[0].require, asked[0].max_latency) == (("sqnr>=30", "cosine>=0.99"), "20ms")
     assert (asked[1].require, asked[1].max_latency) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "values"),
+    [
+        ("--precision fp32 --precision int8", "precisions", ("fp32", "int8")),
+        ("--precision fp32,mixed --precision int8", "precisions", ("fp32", "mixed", "int8")),
+        ("--backend cpu --backend vulkan", "backends", ("cpu", "vulkan")),
+        ("--outputs a,b --outputs c", "outputs", ("a", "b", "c")),
+        ("--on a --on b", "on", ("a", "b")),
+        ("--shape 3,8,8 --shape 3,4,4", "shapes", ((3, 8, 8), (3, 4, 4))),
+        ("--fix a=1 --fix b=2", "fix", {"a": 1.0, "b": 2.0}),
+        ("--mean 1,2 --mean 3", "preprocess", {"mean": (1.0, 2.0, 3.0)}),
+    ],
+)
+def test_an_option_that_takes_a_list_adds_up(
+    line: str, field: str, values: object, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[ncnnkit.Recipe] = []
+    monkeypatch.setattr("ncnnkit.cli.runs._run", lambda recipe, *_: asked.append(recipe))
+    ok(f"run m.param --images x.npy {line}")
+    assert getattr(asked[0], field) == values
+
+
+def test_every_field_of_a_recipe_that_is_a_list_takes_a_list() -> None:
+    several = {name for name, kind in key_types().items() if get_origin(kind) is tuple}
+    parameters = {parameter.name: parameter for parameter in the("run").params}
+    assert several, "there are some"
+    assert all(parameters[name].multiple for name in several)
+
+
+def test_steps_add_up_too(home: Path) -> None:
+    """And make the folders that they write into."""
+    ok("calibrate m.param --images x.npy -o tables/m.table")
+    assert "3 of 9 layers in int8" in ok("quantize m.param --table tables/m.table --skip fc --skip c1 -o a/b/q.param")
+    assert (home / "a/b/q.param").is_file()
+    rows = json.loads(ok("bench m.param --backend cpu --precision fp32 --precision fp16 --seconds 0.1 --json"))
+    assert [row["precision"] for row in rows] == ["fp32", "fp16"]
+
+
+@pytest.mark.parametrize("name", ["run", "demo", "convert", "optimize", "calibrate", "quantize", "app"])
+def test_what_is_written_is_named_alike(name: str) -> None:
+    (option,) = (parameter for parameter in the(name).params if parameter.name == "output")
+    assert option.opts == ["-o", "--out"]
+
+
+COMMAND_LINES = [
+    pytest.param(name, line, id=line)
+    for name in [row.name for row in COMMANDS]
+    for line in the(name).epilog.splitlines()[1:]
+]
+
+
+def test_every_command_has_an_example() -> None:
+    assert {parameter.values[0] for parameter in COMMAND_LINES} == {row.name for row in COMMANDS}
+    assert all("Examples:" in ok(f"devices {name} --help") for name in ("add", "remove", "clean"))
+
+
+@pytest.mark.parametrize(("name", "line"), COMMAND_LINES)
+def test_an_example_is_a_command_line(name: str, line: str) -> None:
+    program, typed, *words = shlex.split(line)
+    assert (program, typed) == ("ncnnkit", name)
+    the(name).make_context(name, words)
+
+
+def test_the_help_of_a_run_is_in_panels() -> None:
+    said = ok("run --help")
+    heads = re.findall(r"^╭─ (\w+) ─", said, re.MULTILINE)
+    assert heads == ["Arguments", "Model", "Images", "Task", "Precision", "Measuring", "Output"]
+    assert not re.search(r"<(bool|list|int range|float range)", said), "short types"
+
+
+def test_versions() -> None:
+    assert re.fullmatch(r"ncnnkit \S+, ncnn \S+, Python \S+\n", ok("--version"))
+    done = subprocess.run([sys.executable, "-m", "ncnnkit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == ok("--version")
+
+
+def test_shell_completion_knows_commands_and_words() -> None:
+    assert completed("ncnnkit qua") == ["quantize"]
+    assert completed("ncnnkit run m.param --effort ") == ["fast", "default", "best"]
+    assert completed("ncnnkit run m.param --precision fp32,in") == ["fp32,int8"]
+
+
+def completed(line: str) -> list[str]:
+    """What bash offers at the end of a line."""
+    environment = {**os.environ, "_NCNNKIT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "9"}
+    environment["COMP_CWORD"] = str(len(line.split(" ")) - 1)
+    code = "from ncnnkit.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    return done.stdout.split()
 
 
 def test_a_requirement_that_is_none_ends_a_run_before_any_work(home: Path) -> None:
@@ -239,7 +340,6 @@ BAD = [
     ("optimize m.param -o o.param", _edit("0=8 1=3", "0=8 1=x"), 3, "m.param:4"),
     ("optimize m.param -o o.param", _edit("BinaryOp", "BinaryFoo"), 3, "BinaryFoo"),
     ("optimize absent.param -o o.param", None, 3, "absent.param"),
-    ("optimize m.param -o nowhere/o.param", None, 4, "nowhere"),
     ("convert absent.onnx -o o.param", None, 3, "absent.onnx: no such file"),
     ("convert nothing -o o.param", None, 3, "torchvision:NAME"),
     ("convert m.bin -o o.param", None, 3, "m.bin"),
@@ -252,7 +352,7 @@ BAD = [
     ("quantize m.param --table absent.table -o o.param", None, 3, "absent.table: no such file"),
     ("quantize m.param --images x.npy --skip nothing -o o.param", None, 3, "no layer is called 'nothing'"),
     ("quantize m.param --images x.npy --target z80 -o o.param", None, 3, "unknown target 'z80'"),
-    ("quantize m.param --images x.npy -o nowhere/o.param", None, 4, "nowhere: no such folder"),
+    ("quantize m.param --images x.npy -o m.bin/q/o.param", None, 4, "m.bin: is not a folder"),
     ("quantize m.param --images x.npy -o o.param", _in_int8, 3, "its card says int8; start from the fp32 model"),
     ("compare m.param absent.param --images x.npy", None, 3, "absent.param"),
     ("bench absent.param", None, 3, "absent.param"),
@@ -301,7 +401,7 @@ def test_a_wrong_command_line_is_exit_code_2(home: Path) -> None:
 
 def test_a_folder_whose_name_is_not_utf8_is_printed(home: Path) -> None:
     out = os.fsdecode(b"out\xe9")
-    line = [sys.executable, "-m", "ncnnkit.cli", "run", "m.param", "--images", "x.npy", "--backend", "cpu"]
+    line = [sys.executable, "-m", "ncnnkit", "run", "m.param", "--images", "x.npy", "--backend", "cpu"]
     line += ["--precision", "fp32", "--out", out]
     done = subprocess.run(line, cwd=home, capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -330,7 +430,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
 
 def test_importing_and_asking_for_help_load_nothing_heavy() -> None:
     code = (
-        "import sys, ncnnkit, ncnnkit.onboard.child; "
+        "import sys, ncnnkit, ncnnkit.onboard.child; all_of_it = [getattr(ncnnkit, n) for n in ncnnkit.__all__]; "
         "print([m for m in ('PIL', 'torch', 'onnxruntime', 'plotly', 'rich', 'ncnn', 'typer') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -60,7 +60,7 @@ def test_examples_are_the_files_and_what_the_original_made_of_them(images: Image
     found = Examples.load(tmp_path / EXAMPLES)
     assert len(found.rows) == MOST
     for row, index in zip(found.rows, (0, 2, 4)):
-        assert (row.ending, row.content) == (".png", (tmp_path / f"images/{index}.png").read_bytes())
+        assert row.files == ((".png", (tmp_path / f"images/{index}.png").read_bytes()),)
         np.testing.assert_array_equal(row.outputs[0], exact[index])
         assert row.placement == images.placement(index)
     assert found.sqnr_db is not None
@@ -78,7 +78,33 @@ def test_an_array_is_kept_as_a_program_takes_it(tmp_path: Path) -> None:
     assert images[0][0].max() == 1.0
     reference = outputs([np.zeros(10, np.float32)] * len(images), tmp_path / "a")
     found = choose_examples(images, reference, {}).rows[0]
-    np.testing.assert_array_equal(np.load(io.BytesIO(found.content)), given[0])
+    np.testing.assert_array_equal(np.load(io.BytesIO(found.files[0][1])), given[0])
+
+
+def test_of_several_inputs_each_has_a_file(images: ImageSet, tmp_path: Path) -> None:
+    """An image and the row of an array."""
+    np.save(tmp_path / "n.npy", np.arange(7, dtype=np.float32)[:, None])
+    specs = [InputSpec("image", (3, 16, 16)), InputSpec("number", (1,))]
+    given = {"image": str(tmp_path / "images"), "number": str(tmp_path / "n.npy")}
+    reference = outputs([np.zeros(10, np.float32)] * 7, tmp_path / "a")
+    choose_examples(open_images(given, HOW, specs), reference, {}).save(tmp_path / EXAMPLES)
+    found = Examples.load(tmp_path / EXAMPLES).rows
+    for row, index in zip(found, (0, 2, 4), strict=True):
+        (ending, picture), (_, number) = row.files
+        assert (ending, picture) == (".png", (tmp_path / f"images/{index}.png").read_bytes())
+        assert np.load(io.BytesIO(number)).tolist() == [index]
+        assert row.placement == images.placement(index)
+
+
+def test_an_image_without_an_ending_is_an_example(images: ImageSet, tmp_path: Path) -> None:
+    names = ("a", "b.x y", "c.PNG")
+    for i, name in enumerate(names):
+        (tmp_path / f"images/{i}.png").rename(tmp_path / "images" / name)
+    found = open_images(tmp_path / "images", HOW, [InputSpec("in0", (3, 16, 16))])
+    chosen = found.subset([found.names.index(name) for name in names])
+    reference = outputs([np.zeros(10, np.float32)] * 3, tmp_path / "a")
+    choose_examples(chosen, reference, {}).save(tmp_path / EXAMPLES)
+    assert [row.files[0][0] for row in Examples.load(tmp_path / EXAMPLES).rows] == [".img", ".img", ".png"]
 
 
 def test_what_is_too_large_is_no_example(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +129,7 @@ def test_a_run_keeps_examples(tmp_path: Path) -> None:
     document = run(recipe, tmp_path / "out")
     assert EXAMPLES in document.files
     found = Examples.load(tmp_path / "out" / EXAMPLES)
-    assert [row.ending for row in found.rows] == [".npy"] * len(found.rows)
+    assert [row.files[0][0] for row in found.rows] == [".npy"] * len(found.rows)
     assert found.rows
     assert found.sqnr_db is not None
     assert found.sqnr_db["fp32-cpu"] > 80 > found.sqnr_db["int8-cpu"] > 10

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import ncnnkit
-from ncnnkit.arguments import to_numbers
+from ncnnkit.cli.values import to_numbers
 from ncnnkit.errors import ConvertError, ModelError, RecipeError
 from ncnnkit.source import open_model
 

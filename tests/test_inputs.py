@@ -17,8 +17,8 @@ from scipy.io import wavfile
 from typer.testing import CliRunner
 
 import ncnnkit as nk
-from ncnnkit.arguments import to_sources
 from ncnnkit.cli import app
+from ncnnkit.cli.values import to_sources
 from ncnnkit.errors import ImageError, RecipeError
 from ncnnkit.onboard.picture import Tiles
 from ncnnkit.recipe import make_recipe, save_recipe

@@ -25,6 +25,7 @@ BOUND = 5.0
 TELLING = """
     import sys
     import ncnnkit.cli, ncnnkit.device.sites, ncnnkit.measure.variants as variants
+    from ncnnkit.cli import measuring, models, runs
     from contextlib import contextmanager
     from ncnnkit.device import local, board
 
@@ -42,7 +43,8 @@ TELLING = """
 
     local.Local.run_job = telling(local.Local.run_job)
     board.Board.run_job = telling(board.Board.run_job)
-    ncnnkit.cli._progress = progress
+    for module in (runs, models, measuring):
+        module.shown_progress = progress
     ncnnkit.cli.main()
 """
 """The command line, which prints the stage it is in."""

@@ -18,7 +18,7 @@ from PIL import Image
 
 import ncnnkit as nk
 from ncnnkit import Fit, Preprocess, Tiles
-from ncnnkit.arguments import preprocess_field
+from ncnnkit.cli.values import preprocess_field
 from ncnnkit.errors import ImageError, RecipeError
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ncnnfile import save

@@ -119,8 +119,9 @@ def test_a_recipe_is_plain_json() -> None:
 
 
 def test_a_recipe_that_cannot_be_saved(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written"):
-        save_recipe(FULL, tmp_path / "missing" / "recipe.toml")
+        save_recipe(FULL, tmp_path / "file" / "recipe.toml")
 
 
 # --------------------------------------------------------------------------------------------- options and the file
@@ -331,7 +332,8 @@ def test_every_field_is_an_option_of_run_and_in_the_documents() -> None:
     from ncnnkit.cli import app
 
     command: Any = get_command(app)
-    options = {parameter.name: parameter for parameter in command.commands["run"].params}
+    _, run, _ = command.resolve_command(None, ["run"])
+    options = {parameter.name: parameter for parameter in run.params}
     page = (Path(__file__).parent.parent / "docs/run-json.md").read_text(encoding="utf-8")
     for name, key in KEYS.items():
         if name != "preprocess":  # one option for each of its fields

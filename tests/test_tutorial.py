@@ -53,7 +53,7 @@ def run_block(number: int, folder: Path) -> str:
     block = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)[number]
     command = folder / "bin/ncnnkit"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ncnnkit.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ncnnkit "$@"\n')
     command.chmod(0o755)
     env = {
         **os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}",

@@ -1,24 +1,28 @@
 """ncnnkit: convert trained networks for edge boards with ncnn, quantise, measure and explain them."""
 
-# This import loads numpy and nothing heavier. Functions import torch, onnxruntime, Pillow and plotly when they need
-# them.
-from .app import make_app
-from .artifact import Artifact, save
-from .device.session import Session
-from .errors import NcnnkitError
-from .model.graph import Graph, Layer
-from .model.ncnnfile import load
-from .onboard.picture import Fit, Tiles
-from .passes import optimize
-from .pipeline import run
-from .quantization import correct_bias, quantize
-from .quantization.calibration import ActivationStats, calibrate
-from .recipe import Recipe
-from .samples.finding import open_images
-from .samples.items import InputSpec
-from .samples.preprocess import Preprocess
-from .samples.presets import preset
-from .source.conversion import convert
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .app import make_app
+    from .artifact import Artifact, save
+    from .device.session import Session
+    from .errors import NcnnkitError
+    from .model.graph import Graph, Layer
+    from .model.ncnnfile import load
+    from .onboard.picture import Fit, Tiles
+    from .passes import optimize
+    from .pipeline import run
+    from .quantization import correct_bias, quantize
+    from .quantization.calibration import ActivationStats, calibrate
+    from .recipe import Recipe
+    from .samples.finding import open_images
+    from .samples.items import InputSpec
+    from .samples.preprocess import Preprocess
+    from .samples.presets import preset
+    from .source.conversion import convert
 
 __all__ = [
     "ActivationStats",
@@ -44,3 +48,38 @@ __all__ = [
     "run",
     "save",
 ]
+
+# Module -> the names that come from it. A module is imported when one of its names is used, so that `import ncnnkit`
+# costs next to nothing. No module loads anything heavier than numpy: functions import torch, onnxruntime, Pillow and
+# plotly when they need them.
+_HOMES = {
+    ".app": ("make_app",),
+    ".artifact": ("Artifact", "save"),
+    ".device.session": ("Session",),
+    ".errors": ("NcnnkitError",),
+    ".model.graph": ("Graph", "Layer"),
+    ".model.ncnnfile": ("load",),
+    ".onboard.picture": ("Fit", "Tiles"),
+    ".passes": ("optimize",),
+    ".pipeline": ("run",),
+    ".quantization": ("correct_bias", "quantize"),
+    ".quantization.calibration": ("ActivationStats", "calibrate"),
+    ".recipe": ("Recipe",),
+    ".samples.finding": ("open_images",),
+    ".samples.items": ("InputSpec",),
+    ".samples.preprocess": ("Preprocess",),
+    ".samples.presets": ("preset",),
+    ".source.conversion": ("convert",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(home, __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

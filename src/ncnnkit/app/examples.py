@@ -42,14 +42,15 @@ def examples_of_images(model: Artifact, images: str | Path) -> Examples:
         ImageError: there is no usable image.
         RuntimeFailure: ncnn cannot run the model here.
     """
-    specs = [InputSpec(tensor.name, tensor.shape) for tensor in model.inputs]
+    names = model.fed or tuple(tensor.name for tensor in model.inputs)
+    specs = [InputSpec(name, tensor.shape) for name, tensor in zip(names, model.inputs)]
     found = open_images(images, model.preprocess, specs)
     chosen = found.subset(range(0, len(found), max(1, len(found) // MOST)))
     if not len(chosen):
         raise ImageError("contains no usable image", where=str(images))
-    names = model.graph.outputs[: len(model.outputs)]
+    blobs = model.graph.outputs[: len(model.outputs)]
     with Scratch() as work, Session(model) as net:
-        outputs = keep_outputs(names, (net.blobs(*sample, names=names) for sample in chosen), Path(work))
+        outputs = keep_outputs(blobs, (net.blobs(*sample, names=blobs) for sample in chosen), Path(work))
         return choose_examples(chosen, outputs, {})
 
 
@@ -68,19 +69,21 @@ def bounds(row: Shipped, examples: Examples) -> tuple[float, float]:
 
 
 def write_examples(examples: Examples, facts: Facts, folder: Path) -> None:
-    """Write the examples of an app: a text for each, and its input beside it.
+    """Write the examples of an app: a text for each, and its inputs beside it.
 
-    A line of a text is a word and what it is about: ``file`` the input's, ``output`` the compared values of an output
-    (:func:`~ncnnkit.record.examples.checked`), and what the original found: ``score``, ``box``, ``points``,
+    A line of a text is a word and what it is about: ``file`` that of an input, ``output`` the compared values of
+    an output (:func:`~ncnnkit.record.examples.checked`), and what the original found: ``score``, ``box``, ``points``,
     ``embedding`` or ``picture``, a file, as ``src/selftest.cpp`` reads it.
     """
     if not examples.rows:
         return
     folder.mkdir()
     for number, example in enumerate(examples.rows, 1):
-        file = f"{number}{example.ending}"
-        (folder / file).write_bytes(example.content)
-        lines = [f"file {file}"]
+        lines = []
+        for index, (ending, content) in enumerate(example.files):
+            file = f"{number}{f'-{index}' if index else ''}{ending}"
+            (folder / file).write_bytes(content)
+            lines.append(f"file {file}")
         lines += [f"output {words(checked(output))}" for output in example.outputs]
         lines += answer(example, facts, folder / f"{number}-answer.png")
         (folder / f"{number}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

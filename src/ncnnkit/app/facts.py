@@ -24,14 +24,14 @@ class Input:
     """An input of the network.
 
     Attributes:
-        name: as the user of the original knows it.
         blob: its name in ncnn; any characters.
+        name: by which a user gives it: that in the original.
         shape: without a batch axis.
         preprocess: how an image or an array becomes it; None: it takes arrays, which are fed as they are.
     """
 
-    name: str
     blob: str
+    name: str
     shape: tuple[int, ...]
     preprocess: Preprocess | None
 
@@ -199,19 +199,22 @@ def inputs_of(model: Artifact) -> tuple[Input, ...]:
         ModelError: the shape of an input is not known or does not fit.
     """
     blobs = model.graph.inputs
-    names = model.fed or blobs
     shapes = [tensor.shape for tensor in model.inputs] or [()] * len(blobs)
-    for name, shape in zip(names, shapes):
+    for blob, shape in zip(blobs, shapes):
         if not shape:
             hint = "ncnnkit convert --shape writes it into the .param"
-            raise ModelError(f"the shape of the input {name} is not known", where=model.name, hint=hint)
+            raise ModelError(f"the shape of the input {blob} is not known", where=model.name, hint=hint)
     model.graph.check_input_shapes(shapes)
-    how = model.preprocess
-    if how is None or len(names) == 1:
-        own: list[Preprocess | None] = [how] * len(names)
-    else:
-        own = [fed(how, InputSpec(name, shape)) if image_axes(shape) else None for name, shape in zip(names, shapes)]
-    return tuple(map(Input, names, blobs, shapes, own))
+    specs = [InputSpec(name, shape) for name, shape in zip(model.fed or blobs, shapes)]
+    return tuple(Input(blob, spec.name, spec.shape, how_of(model, spec)) for blob, spec in zip(blobs, specs))
+
+
+def how_of(model: Artifact, spec: InputSpec) -> Preprocess | None:
+    """The preprocessing of an input; of several, those have it that take as many channels as it gives."""
+    how, axes = model.preprocess, image_axes(spec.shape)
+    if how is None or len(model.graph.inputs) == 1:
+        return how
+    return fed(how, spec) if axes is not None and axes.channels == how.channels else None
 
 
 def may_swap_passes(pillow: str) -> bool:

@@ -8,38 +8,58 @@ from pathlib import Path
 
 from ..comparison.noise import Noise, sqnr_db
 from ..comparison.outputs import Outputs
-from ..record.examples import FILE_BYTES, MOST, OUTPUT_BYTES, Example, Examples, checked, content_of, near
+from ..record.examples import FILE_BYTES, MOST, OUTPUT_BYTES, Example, Examples, array_file, checked, near
 from ..samples.images import ImageSet
-from ..samples.items import ArrayFile, Picture, Row
+from ..samples.items import ArrayFile, Group, Item, Picture, Row
 
 
 def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[str, Outputs]) -> Examples:
     """The first samples that are small enough, evenly spread over the set.
 
     Args:
-        evaluation: the samples of the networks with one input. Tiles of an image are no examples: a program runs all.
+        evaluation: the samples. Tiles of an image are no examples: a program runs all.
         reference: the original's outputs for them.
         measured: variant -> its outputs. A slow variant may have run only the first samples.
     """
-    if len(evaluation.inputs) != 1 or not len(evaluation):
+    if not len(evaluation):
         return Examples()
     rows: dict[int, Example] = {}
     step = max(1, len(evaluation) // MOST)
     for index in range(0, len(evaluation), step):
         item, outputs = evaluation.items[index], reference[index]
-        picture = item if isinstance(item, Picture) else None
-        if (picture and picture.tile is not None) or sum(output.nbytes for output in outputs) > OUTPUT_BYTES:
+        if any(part.tile is not None for part in pictures_of(item)) or sum(o.nbytes for o in outputs) > OUTPUT_BYTES:
             continue
-        # A program normalises an array itself.
-        inputs = replace(item, preprocess=None).load() if isinstance(item, (ArrayFile, Row)) else item.load()
-        ending, content = content_of(Path(picture.path) if picture else None, inputs)
-        if len(content) <= FILE_BYTES and len(rows) < MOST:
-            rows[index] = Example(ending, content, outputs, evaluation.placement(index))
+        files = files_of(item)
+        if sum(len(content) for _, content in files) <= FILE_BYTES and len(rows) < MOST:
+            rows[index] = Example(files, outputs, evaluation.placement(index))
     ran = {name: [index for index in rows if index < len(each)] for name, each in measured.items()}
     return Examples(
         tuple(rows.values()),
         {name: _sqnr(indices, measured[name], reference) for name, indices in ran.items() if indices},
     )
+
+
+def pictures_of(item: Item) -> list[Picture]:
+    """The images of a sample."""
+    return [part for part in (item.parts if isinstance(item, Group) else (item,)) if isinstance(part, Picture)]
+
+
+def files_of(item: Item) -> tuple[tuple[str, bytes], ...]:
+    """The ending and the bytes of a file for each input of a sample."""
+    if isinstance(item, Group):
+        return tuple(file for part in item.parts for file in files_of(part))
+    if isinstance(item, Picture):
+        path = Path(item.path)
+        return ((ending_of(path), path.read_bytes()),)
+    # A program normalises an array itself.
+    raw = replace(item, preprocess=None) if isinstance(item, (ArrayFile, Row)) else item
+    return tuple(map(array_file, raw.load()))
+
+
+def ending_of(path: Path) -> str:
+    """The ending of an image file, by which a program tells it from an array; ``.img`` where it has no plain one."""
+    ending = path.suffix.lower()
+    return ending if ending[1:].isalnum() and ending.isascii() else ".img"
 
 
 def _sqnr(indices: list[int], outputs: Outputs, reference: Outputs) -> float:

@@ -298,6 +298,30 @@ def _neighbours(before: int, after: int) -> Tuple[Array, Array, Array]:
     return first.astype(np.int64), weights[0], weights[1]
 
 
+# ----------------------------------------------------------------------------------------------------- 8 bits a pixel
+
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+"""Pillow's modes of grey images that have more than 8 bits."""
+
+_WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)  # of numbers from 0 to 1, and of 8, 16 and 32 bits
+
+
+def eight_bits(values: Array, mode: str) -> Array:
+    """Deep grey as uint8, rounded. Pillow's own convert() clips 16 bits at 255: almost everything becomes white.
+
+    Args:
+        values: of the pixels.
+        mode: one of :data:`DEEP`. A file of 32 bits (``I``, ``F``) does not say what white is: it is the first usual
+            value that no pixel is more than twice of.
+    """
+    values = np.nan_to_num(np.asarray(values).astype(np.float64))
+    if mode in ("I", "F"):
+        usual = _WHITES if mode == "F" else _WHITES[1:]
+        white = next((white for white in usual if values.max(initial=0.0) <= 2 * white), _WHITES[-1])
+        return np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
+    return np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
+
+
 # ----------------------------------------------------------------------------------------------------------- values
 
 

@@ -22,7 +22,7 @@ TYPE_FROM, TYPE_TO, INT8_SCALE_TERM, FEATMASK = "0", "1", "8", "31"  # ids of pa
 INT8_TYPES = ("Convolution", "ConvolutionDepthWise", "InnerProduct")  # have an int8_scale_term, and read int8
 REQUANTISED = 100  # a layer with a larger int8_scale_term outputs int8
 
-WIDENS = {"InnerProduct": "int8", "MultiHeadAttention": "bf16"}
+WIDENS = {"InnerProduct": "int8", "MultiHeadAttention": "bf16", "SDPA": "bf16"}
 """Types of layers that output fp32 although they compute in this storage. Others output the type that they read."""
 
 SIXTEEN_BITS = ("fp16", "bf16")

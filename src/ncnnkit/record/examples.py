@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ EXAMPLES = "examples.npz"
 MOST = 3
 """Examples at most."""
 FILE_BYTES = 1 << 20
-"""The largest image file that becomes an example."""
+"""The most that the files of an example may take."""
 OUTPUT_BYTES = 4 << 20
 """The most that the outputs for one example may take; a network with larger ones has no examples."""
 CHECKED = 1024
@@ -33,14 +34,12 @@ class Example:
     """A sample and what the original makes of it.
 
     Attributes:
-        ending: of its file, as ``.jpg``; ``.npy`` for an array.
-        content: the bytes of that file.
+        files: of each input of the network, the ending of its file, as ``.jpg``, and the bytes; ``.npy`` for an array.
         outputs: the original's, without a batch axis.
-        placement: where the image lies in the input; None for an array.
+        placement: where the first image lies in its input; None where there are only arrays.
     """
 
-    ending: str
-    content: bytes
+    files: tuple[tuple[str, bytes], ...]
     outputs: tuple[Array, ...]
     placement: Placement | None
 
@@ -62,7 +61,8 @@ class Examples:
         """Write them."""
         arrays: dict[str, NDArray[np.generic]] = {}
         for i, row in enumerate(self.rows):
-            arrays[f"{i}{row.ending}"] = np.frombuffer(row.content, np.uint8)
+            for k, (ending, content) in enumerate(row.files):
+                arrays[f"{i}-input-{k}{ending}"] = np.frombuffer(content, np.uint8)
             for k, output in enumerate(row.outputs):
                 arrays[f"{i}-output-{k}"] = output
             if row.placement:
@@ -87,11 +87,10 @@ class Examples:
 
 def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:
     rows = []
-    contents = {int(name.partition(".")[0]): name for name in arrays if "." in name and name[0].isdecimal()}
-    for i in range(len(contents)):
-        ending = "." + contents[i].partition(".")[2]
-        if not ending[1:].isalnum():
-            raise ValueError(f"{ending!r} is no ending")
+    named = [match for match in map(_FILE.fullmatch, arrays) if match]
+    found = {(int(match[1]), int(match[2])): (match[3], arrays[match[0]].tobytes()) for match in named}
+    for i in range(len({number for number, _ in found})):
+        files = [found[key] for key in sorted(key for key in found if key[0] == i)]
         outputs: list[Array] = []
         while (output := arrays.get(f"{i}-output-{len(outputs)}")) is not None:
             outputs.append(np.asarray(output, np.float32))
@@ -100,18 +99,20 @@ def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:
         if place is not None:
             n = [int(number) for number in place.tolist()]
             placement = Placement((n[0], n[1]), (n[2], n[3]), n[4], n[5], (n[6], n[7]))
-        rows.append(Example(ending, arrays[contents[i]].tobytes(), tuple(outputs), placement))
+        rows.append(Example(tuple(files), tuple(outputs), placement))
     prefix = "db "
-    found = {name.removeprefix(prefix): float(value) for name, value in arrays.items() if name.startswith(prefix)}
-    return Examples(tuple(rows), found)
+    measured = {name.removeprefix(prefix): float(value) for name, value in arrays.items() if name.startswith(prefix)}
+    return Examples(tuple(rows), measured)
 
 
-def content_of(file: Path | None, inputs: Sequence[Array]) -> tuple[str, bytes]:
-    """The ending and the bytes of a sample's file; those of a ``.npy`` of its input where it has none."""
-    if file is not None:
-        return file.suffix.lower(), file.read_bytes()
+_FILE = re.compile(r"(\d+)-input-(\d+)(\.[0-9a-z]+)", re.ASCII)
+"""The name of a file of an example: numbers of the example and of the input, and the ending."""
+
+
+def array_file(values: Array) -> tuple[str, bytes]:
+    """The ending and the bytes of a ``.npy`` of an array."""
     stream = io.BytesIO()
-    np.save(stream, inputs[0])
+    np.save(stream, values)
     return ".npy", stream.getvalue()
 
 

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from ..errors import RecipeError
 from ..onboard.picture import (
     CHANNELS,
+    DEEP,
     OPENCV,
     Fit,
     Placement,
     Tiles,
+    eight_bits,
     is_pixels,
     is_size,
     normalised,
@@ -305,23 +307,10 @@ def _is_float32(value: float) -> bool:
 def _eight_bit(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    # Pillow's own convert() clips 16-bit grey at 255: almost everything becomes white.
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(_rounded(np.asarray(image).astype(np.float64) / 257.0))
-    if image.mode in ("I", "F"):
-        # Such a file does not say what white is: it is the first usual value that no pixel is more than twice of.
-        values = np.nan_to_num(np.asarray(image).astype(np.float64))
-        usual = _WHITES if image.mode == "F" else _WHITES[1:]
-        white = next((white for white in usual if values.max(initial=0.0) <= 2 * white), _WHITES[-1])
-        return Image.fromarray(_rounded(values * (255.0 / white)))
+    if image.mode in DEEP:
+        return Image.fromarray(eight_bits(image, image.mode))
     if image.mode == "P" and "transparency" in image.info:
         # Pillow drops transparency here either way; through RGBA it does not warn about it.
         return image.convert("RGBA")
-    return image
-
-
-_WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)  # of numbers from 0 to 1, and of 8, 16 and 32 bits
-
-
-def _rounded(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    # Pillow has no way from LAB to grey, and its grey of YCbCr is not that of the RGB image.
+    return image.convert("RGB") if image.mode in ("LAB", "YCbCr") else image

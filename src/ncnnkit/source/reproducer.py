@@ -44,12 +44,10 @@ def check_folder(folder: Path) -> None:
     """Raise before the work, not after it, if a reproducer cannot be written, or would replace other files.
 
     Raises:
-        StorageError: the folder is a file or not writable, its parent is missing, or it holds files of another kind.
+        StorageError: the folder is a file or not writable, or it holds files of another kind.
     """
     where = str(folder)
     if not folder.exists():
-        if not folder.absolute().parent.is_dir():
-            raise StorageError("no such folder", where=str(folder.parent), hint="make it first")
         return
     if not folder.is_dir():
         raise StorageError("is a file, not a folder", where=where, hint="give another name with --reproducer")

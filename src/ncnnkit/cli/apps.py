@@ -1,0 +1,99 @@
+"""Programs that run a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import VerificationError
+from .commands import command
+from .options import Json, option
+from .progress import shown_progress
+from .terminal import out, say_how
+from .values import listed
+
+group = typer.Typer()
+
+
+@command(
+    group, "app",
+    "ncnnkit app out/ -o myapp/",
+    "ncnnkit app out/ --variant int8 --lang python -o myapp/",
+    "ncnnkit app model.param --images examples/ --with streams --with camera -o myapp/",
+)  # fmt: skip
+def make_app(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run folder, its run.json, or a .param with its card.")
+    ],
+    output: Annotated[Path, option("Output", "FOLDER", "The folder to write.", "-o", "--out")],
+    variant: Annotated[
+        str | None,
+        option(
+            "Model",
+            "NAME",
+            "For a run: a variant, such as int8-vulkan, or a precision on the CPU. Default: the recommended one.",
+            "--variant",
+        ),
+    ] = None,
+    lang: Annotated[str, option("Output", "NAME", "Language: cpp or python.", "--lang")] = "cpp",
+    embed: Annotated[bool, option("Output", "", "Make the model part of the program.", "--embed")] = False,
+    images: Annotated[
+        Path | None,
+        option("Images", "PATH", "For a .param: images for the self-test. A run has its own examples.", "--images"),
+    ] = None,
+    extras: Annotated[
+        list[str] | None, option("Output", "NAME", "Parts that not everybody needs: streams, camera.", "--with")
+    ] = None,
+) -> None:
+    """Write a program that runs a model: a C++ project, or one Python file."""
+    from ..app import make_app as write_app
+
+    chosen = write_app(
+        model, output, variant=variant, lang=lang, embed=embed, images=images, extras=listed(extras) or ()
+    )
+    out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
+    say_how(chosen.model)
+
+
+@command(
+    group, "verify",
+    "ncnnkit verify myapp/",
+    "ncnnkit verify myapp/ --on rock5b -- --threads=4",
+)  # fmt: skip
+def verify_app(
+    app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of a C++ app.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(help="After --: options of infer, such as --gpu or --threads=2.")
+    ] = None,
+    device: Annotated[
+        str, option("Measuring", "DEVICE", "A name, local, ssh://user@host or adb://serial.", "--on")
+    ] = "local",
+    infer: Annotated[
+        Path | None,
+        option(
+            "Model", "FILE", "An infer compiled for that device. Default: it is built there, or from build/.", "--infer"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run an app's self-test on a device and write receipt.json: figures, bounds, versions, hashes."""
+    from ..app.verify import RECEIPT, check_options
+    from ..app.verify import verify_app as verify
+
+    with shown_progress() as progress:
+        receipt = verify(app_folder, device, program=infer, options=check_options(options or []), progress=progress)
+    if as_json:
+        print((app_folder / RECEIPT).read_text(encoding="utf-8"), end="")
+    elif receipt.test:
+        test = receipt.test
+        where = test.device or receipt.cpu or receipt.system
+        out.print(f"{test.model}, {test.precision}, on {receipt.on}: {where}", markup=False, soft_wrap=True)
+        for figure in test.figures:
+            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}"
+            verdict = "pass" if figure.passed else "FAIL"
+            out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}", markup=False)
+        out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms", markup=False)
+    if not receipt.passed:
+        raise VerificationError(receipt.why, where=str(app_folder), hint=f"{RECEIPT} tells more")

@@ -1,0 +1,91 @@
+"""This machine, and the boards that have names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.markup import escape
+
+from ..errors import OK
+from .commands import Group, command, guarded, shown_examples
+from .options import Json, On
+from .terminal import out
+
+group = typer.Typer()
+
+
+@command(group, "doctor", "ncnnkit doctor", "ncnnkit doctor --on ssh://rock@board")
+def doctor(on: On = None, as_json: Json = False) -> None:
+    """Check this machine or a board: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
+    from ..doctor import examine, examine_device
+
+    _print_findings([finding for name in on for finding in examine_device(name)] if on else examine(), as_json)
+
+
+def _print_findings(findings: Sequence[Any], as_json: bool) -> NoReturn:
+    from ..doctor import as_json as to_json
+
+    marks = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "problem": "[red]problem[/]"}
+    if as_json:
+        print(json.dumps(to_json(list(findings)), indent=2))
+    else:
+        for finding in findings:
+            subject, text = escape(finding.subject), escape(finding.text)
+            out.print(f"{marks[finding.level]} [bold]{subject}[/]  {text}", soft_wrap=True)
+    raise typer.Exit(4 if any(finding.level == "problem" for finding in findings) else OK)
+
+
+devices = typer.Typer(
+    cls=Group, epilog=shown_examples("ncnnkit devices", "ncnnkit devices add rock5b ssh://rock@board")
+)
+group.add_typer(devices, name="devices")
+
+DeviceName = Annotated[str, typer.Argument(metavar="NAME", help="The name.")]
+
+
+@devices.callback(invoke_without_command=True)
+@guarded
+def look_at_devices(context: typer.Context, as_json: Json = False) -> None:
+    """Manage the names of boards. Without a command: check each board that has a name."""
+    from ..device.names import load_names
+    from ..doctor import examine_device
+
+    if context.invoked_subcommand is not None:
+        return
+    names = load_names()
+    if not names and not as_json:
+        out.print("no device has a name; add one, such as: ncnnkit devices add rock5b ssh://user@rock5b")
+        return
+    _print_findings([finding for name in names for finding in examine_device(name)], as_json)
+
+
+@command(devices, "add", "ncnnkit devices add rock5b ssh://rock@192.168.1.7")
+def add_device(
+    name: DeviceName, address: Annotated[str, typer.Argument(help="Address: ssh://user@host or adb://serial.")]
+) -> None:
+    """Give a device a name."""
+    from ..device.names import add_name
+
+    add_name(name, address)
+    out.print(f"{name}: {address}", markup=False)
+
+
+@command(devices, "remove", "ncnnkit devices remove rock5b")
+def remove_device(name: DeviceName) -> None:
+    """Remove a name. The files on the device stay; `clean` removes them."""
+    from ..device.names import remove_name
+
+    remove_name(name)
+
+
+@command(devices, "clean", "ncnnkit devices clean rock5b")
+def clean_device(name: Annotated[str, typer.Argument(metavar="NAME", help="A name or an address.")]) -> None:
+    """Remove all files of ncnnkit from a device: Python packages, models, unfinished jobs."""
+    from ..device import open_device
+
+    with open_device(name) as device:
+        device.clean()
+    out.print(f"{name}: all files of ncnnkit are removed", markup=False)

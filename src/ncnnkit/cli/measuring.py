@@ -1,0 +1,157 @@
+"""Latency, memory, and where the time goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ..artifact import Artifact
+from ..progress import of_step
+from .commands import command
+from .options import (
+    Backend,
+    FixClocks,
+    Json,
+    On,
+    OneBackend,
+    OnePrecision,
+    OnOne,
+    Param,
+    Precision,
+    Shape,
+    Threads,
+    option,
+)
+from .progress import shown_progress
+from .terminal import out, print_json, print_notes, say_how
+from .values import listed, to_shapes
+
+group = typer.Typer()
+
+
+@command(
+    group, "bench", "ncnnkit bench model.param", "ncnnkit bench model.param --on rock5b --precision fp32,fp16 --json"
+)
+def bench(
+    param: Param,
+    on: On = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    shape: Shape = None,
+    seconds: Annotated[float, option("Measuring", "S", "Seconds of timing per row.", "--seconds", min=0.1)] = 3.0,
+    as_json: Json = False,
+) -> None:
+    """Measure the latency, load time and memory of an ncnn model, without images."""
+    from ..measure.variants import bench as bench_model
+    from ..measure.variants import check_usable
+    from ..report import console_table
+
+    model = Artifact.load(param)
+    with shown_progress() as progress:
+        rows = bench_model(
+            model, backends=listed(backend), precisions=listed(precision), threads=threads, on=on or (),
+            shapes=to_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
+        )  # fmt: skip
+    say_how(model)
+    if as_json:
+        print_json(rows)
+    else:
+        out.print(console_table(rows, width=out.width))
+        for variant in rows:
+            if variant.status != "ok":
+                out.print(f"{variant.name}: {variant.status}: {variant.reason}", markup=False, soft_wrap=True)
+    check_usable(rows, str(param))
+
+
+@command(group, "profile", "ncnnkit profile model.param --on rock5b --threads 4")
+def profile(
+    param: Param,
+    on: OnOne = None,
+    backend: OneBackend = "cpu",
+    precision: OnePrecision = None,
+    threads: Threads = None,
+    shape: Shape = None,
+    repeats: Annotated[int, option("Measuring", "N", "Number of inferences.", "--repeats", min=3)] = 50,
+    fix_clocks: FixClocks = False,
+    as_json: Json = False,
+) -> None:
+    """Show the time of each layer, the precision in which it ran, and the processor."""
+    from dataclasses import asdict
+
+    from ..measure.profiles import profile as profile_model
+    from ..report import profile_table
+
+    model = Artifact.load(param)
+    with _site(on) as (_, run_job):
+        found = profile_model(
+            model, run_job, precision=precision, backend=backend, threads=threads or 0,
+            shapes=to_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
+        )  # fmt: skip
+    say_how(model)
+    figures = asdict(found)
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    out.print(profile_table(figures["layers"]))
+    print_notes(found.notes)
+    out.print(found.how, markup=False)
+
+
+@command(group, "tune", "ncnnkit tune model.param --int8 model-int8.param --on rock5b")
+def tune(
+    param: Param,
+    int8: Annotated[
+        Path | None,
+        option("Model", "FILE", "The .param file of the same network in int8, as another candidate.", "--int8"),
+    ] = None,
+    on: OnOne = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    shape: Shape = None,
+    seconds: Annotated[
+        float,
+        option(
+            "Measuring", "S", "Seconds of timing for all candidates together, without loading.", "--seconds", min=0.1
+        ),
+    ] = 60.0,
+    fix_clocks: FixClocks = False,
+    as_json: Json = False,
+) -> None:
+    """Find the fastest cores, threads, backend, precision and ncnn switches, by successive halving."""
+    from ..measure.tune import tune as tune_model
+    from ..report import tuning_table
+
+    model, quantised = Artifact.load(param), int8 and Artifact.load(int8)
+    with _site(on) as (site, run_job):
+        found = tune_model(
+            model, run_job, site.machine, int8=quantised, precisions=listed(precision),
+            backends=listed(backend) or ("cpu", "vulkan"), shapes=to_shapes(shape) or (), seconds=seconds,
+            fix_clocks=fix_clocks,
+        )  # fmt: skip
+    say_how(model, quantised)
+    if as_json:
+        print_json(found)
+        return
+    out.print(tuning_table(found.candidates))
+    print_notes(found.notes)
+    out.print(f"[bold]{escape(found.settings.name)}[/]: {escape(found.why)}")
+
+
+@contextmanager
+def _site(on: str | None) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
+    """A device, and a function that runs a job there and shows its progress."""
+    from ..device.sites import open_sites
+
+    with open_sites([on] if on else []) as (site,), shown_progress() as progress:
+
+        def show(step: Any) -> None:
+            progress(step.stage, int(step.done), int(step.of))
+
+        yield site, lambda job: site.device.run_job(job, show)
