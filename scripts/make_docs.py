@@ -1,6 +1,9 @@
-"""Write docs/run-json.md and docs/run.schema.json from the dataclasses of run.json and their docstrings.
+"""Write the pages that are made from the code.
 
-python scripts/make_docs.py            # write both
+docs/run-json.md and docs/run.schema.json come from the dataclasses of run.json and their docstrings, docs/boards.md
+from the table of boards.
+
+python scripts/make_docs.py            # write them
 python scripts/make_docs.py --check    # exit 1 where one of them is not up to date
 """
 
@@ -18,6 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
+from ncnnkit.model.targets import BOARDS, TARGETS, features_of
 from ncnnkit.recipe import KEYS, Recipe
 from ncnnkit.record.run import SCHEMA, Run
 
@@ -47,6 +51,28 @@ print(best["name"], best["latency_ms"]["median"], "ms", best["files"]["param"])
 ```
 
 From Python, `ncnnkit.record.folder.load_run` reads and checks it, and gives a `ncnnkit.record.run.Run`.
+"""
+
+BOARDS_INTRODUCTION = """\
+# Boards
+
+<!-- Made by scripts/make_docs.py from BOARDS in src/ncnnkit/model/targets.py. Change that. -->
+
+Does your board compute int8 faster than fp32? That depends on the instructions of its cores. ncnn uses an instruction
+if *all* cores of the chip have it.
+
+- **int8 dot product**: int8 is usually the fastest precision. Without it, int8 is often no faster than fp32.
+- **fp16**: arithmetic in fp16, about twice as fast as fp32. Without it, fp16 only makes the model smaller.
+- **i8mm** and **bf16**: matrix products in int8 and in bf16.
+
+`ncnnkit doctor --on ssh://user@board` reads the same from your own board. `--target` takes a name of this table if you
+quantise without the board at hand. A run on a board (`--on`) finds the target by itself.
+
+ncnn has no int8 kernels for RISC-V: int8 models give the right result there, but slowly. For a phone take `arm`, or
+`arm-dotprod` if `asimddp` is among the features in its `/proc/cpuinfo`.
+
+| `--target` | cores | fp16 | int8 dot product | i8mm | bf16 | the same as `--target` |
+| --- | --- | --- | --- | --- | --- | --- |
 """
 
 _WORDS = {
@@ -182,8 +208,23 @@ def schema() -> str:
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
+def boards() -> str:
+    """docs/boards.md."""
+    rows = []
+    for name, cores in BOARDS.items():
+        told = " + ".join(f"{count} × {core}" for core, count in cores.items())
+        has = [_has(features_of(name), word) for word in ("fp16", "dotprod", "i8mm", "bf16")]
+        rows.append(f"| `{name}` | {told} | {' | '.join(has)} | `{TARGETS[name].name}` |\n")
+    return BOARDS_INTRODUCTION + "".join(rows)
+
+
+def _has(features: frozenset[str], word: str) -> str:
+    """A cell: whether a board has an instruction of Arm."""
+    return "" if "riscv" in features else "yes" if word in features else "no"
+
+
 def main() -> int:
-    made = {"run-json.md": page(), "run.schema.json": schema()}
+    made = {"run-json.md": page(), "run.schema.json": schema(), "boards.md": boards()}
     stale = [name for name, text in made.items() if not _is(DOCS / name, text)]
     if "--check" in sys.argv:
         for name in stale:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -18,10 +17,12 @@ import ncnn
 import numpy as np
 import PIL
 import pytest
+from app_parts import app_part
 from networks import SMALL, network, samples, small
 from PIL import Image
 
 from ncnnkit.app import make_app
+from ncnnkit.app.bundling import standalone
 from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
 from ncnnkit.app.writing import cpp_literal, float32_literal
@@ -166,6 +167,7 @@ def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
         assert "{0.485f, 0.456f, 0.406f}" in (tmp_path / folder / "src/preprocess.cpp").read_text()
     bare = make_app(small(), tmp_path / "c", lang="python")
     assert bare.model.preprocess is None
+    assert Artifact.load(tmp_path / "c/models/model.param").precision == bare.model.precision == "fp32"
     assert json.loads((tmp_path / "c/infer.json").read_text())["inputs"][0]["preprocess"] is None
 
 
@@ -603,14 +605,8 @@ def test_python_for_people(python_app: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def script(python_app: Path) -> ModuleType:
-    """The app's file as a module."""
-    spec = importlib.util.spec_from_file_location("infer", python_app / "infer.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["infer"] = module  # its dataclasses look for themselves there
-    spec.loader.exec_module(module)
-    return module
+    """The part of the app that reads inputs."""
+    return app_part(python_app, "inputs")
 
 
 SWAPS = int(PIL.__version__.partition(".")[0]) >= 13
@@ -750,7 +746,6 @@ FAULTS = {
     "a wrong shape": (["wrong.npy"], "has shape 3x8x8, the network takes 3x16x16"),
     "NaN": (["nan.txt"], "holds NaN or infinity"),
     "words": (["words.txt"], "does not hold numbers"),
-    "a precision": (["good.npy", "--precision=int4"], "must be one of"),
     "no GPU": (["good.npy", "--gpu"], "--gpu: "),
 }
 
@@ -778,7 +773,8 @@ def make_inputs(folder: Path) -> None:
     (folder / "words.txt").write_text("one two")
 
 
-def test_int8_made_for_cpus_is_not_run_on_a_gpu(script: ModuleType, python_app: Path, tmp_path: Path) -> None:
+def test_int8_made_for_cpus_is_not_run_on_a_gpu(python_app: Path, tmp_path: Path) -> None:
+    network_part = app_part(python_app, "network")
     facts = json.loads((python_app / "infer.json").read_text())
     for text, refused in (
         ("Convolution c 1 1 a b 0=8 1=3 4=1 8=2 18=1.270000e+02", True),
@@ -786,13 +782,32 @@ def test_int8_made_for_cpus_is_not_run_on_a_gpu(script: ModuleType, python_app: 
         ("Gemm c 1 1 a b 18=2", False),
     ):
         (tmp_path / "m.param").write_text(f"7767517\n1 1\n{text}\n")
-        assert script.only_for_cpus(tmp_path / "m.param", facts) is refused, text
+        assert network_part.only_for_cpus(tmp_path / "m.param", facts) is refused, text
     ncnnfile.save(network(SMALL), tmp_path / "m.param")
-    assert not script.only_for_cpus(tmp_path / "m.param", facts)
+    assert not network_part.only_for_cpus(tmp_path / "m.param", facts)
 
 
-def test_the_python_app_is_one_file_that_needs_nothing_of_ncnnkit(python_app: Path) -> None:
-    text = (python_app / "infer.py").read_text()
-    assert "ncnnkit" not in re.sub(r"#.*", "", text)
-    assert "def check_storages(" in text
-    assert [path.name for path in python_app.glob("*.py")] == ["infer.py"]
+def test_the_python_app_needs_nothing_of_ncnnkit(python_app: Path) -> None:
+    files = {path.relative_to(python_app).as_posix(): path.read_text() for path in python_app.rglob("*.py")}
+    assert not any(re.search(r"^\s*(from|import) ncnnkit", text, re.MULTILINE) for text in files.values())
+    assert "def check_storages(" in files["parts/storages.py"]
+    assert "def picture(" in files["parts/task.py"]
+    assert not {"parts/boxes.py", "parts/ctc.py"} & files.keys(), "of other tasks"
+
+
+def test_python_files_hold_what_is_used() -> None:
+    text = '''"""Main."""
+
+from __future__ import annotations
+
+from ncnnkit.onboard.picture import OPENCV, Placement
+
+print(OPENCV, Placement((1, 1), (1, 1), 0, 0, (1, 1)).scale)
+'''
+    files = standalone(text, "tensor")
+    assert files.keys() == {"", "parts/picture.py"}
+    assert "from parts.picture import OPENCV, Placement\n" in files[""]
+    part = files["parts/picture.py"]
+    assert "def scale(" in part
+    assert not re.search(r"def to_image|class Fit|import math|CHANNELS", part)
+    assert files[""].startswith('"""Main."""\n\nfrom __future__ import annotations\n\nfrom parts')

@@ -408,11 +408,11 @@ def test_tiles(prepare: Prepare, tmp_path: Path) -> None:
 
 
 def test_arrays_are_normalised_if_the_card_says_so(prepare: Prepare, tmp_path: Path) -> None:
-    cases = []
+    cases: list[Case] = []
     for shape, how in ARRAYS.items():
         path = tmp_path / f"{len(cases)}.npy"
         np.save(path, np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32))
-        cases.append((path, how))
+        cases.append((path, how, 0))
     check(prepare, cases)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import math
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from app_parts import app_part
 from ncnn_library import build, run
 from networks import network
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from ncnnkit.app import make_app
 from ncnnkit.app.examples import answer
 from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
+from ncnnkit.app.python_parts.selftest import read_example
 from ncnnkit.app.python_tasks.common import Tile
 from ncnnkit.artifact import Artifact, Tensor
 from ncnnkit.device.session import Session
@@ -340,15 +341,15 @@ def test_a_detector_on_images_of_many_sizes(tmp_path: Path) -> None:
     said = [json.loads(row) for row in run(tmp_path / "build/infer", *files, folder, "--json").splitlines()]
     found = {row["input"]: row["boxes"] for row in said if "boxes" in row}
     assert len(found) == 200
-    script = imported(tmp_path / "python/infer.py")
+    inputs, task = app_part(tmp_path / "python", "inputs"), app_part(tmp_path / "python", "task")
     known = json.loads((tmp_path / "python/infer.json").read_text())
     total = 0
     with Session(made, precision="fp32", threads=1) as net:
         for path, boxes in found.items():
-            given = script.read_input(Path(path), known)
+            given = inputs.read_inputs({"in0": Path(path)}, known)
             (place,) = given.places
-            outputs = [np.asarray(net.run(given.tensors[0]))]
-            expected = script.describe(script.answer([script.Tile(outputs, place)], known), made.labels, 5)["boxes"]
+            outputs = [np.asarray(net.run(*given.tiles[0]))]
+            expected = task.describe(task.answer([Tile(outputs, place)], known), made.labels, 5)["boxes"]
             assert [(row["label"], row["index"]) for row in boxes] == [(r["label"], r["index"]) for r in expected], path
             for ours, theirs in zip(boxes, expected):
                 corners = [[row[key] for key in ("x1", "y1", "x2", "y2")] for row in (ours, theirs)]
@@ -356,17 +357,6 @@ def test_a_detector_on_images_of_many_sizes(tmp_path: Path) -> None:
                 assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
             total += len(boxes)
     assert total > 500
-
-
-def imported(path: Path) -> Any:
-    """The Python app as a module."""
-    spec = importlib.util.spec_from_file_location("detector_infer", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["detector_infer"] = module  # its dataclasses look for themselves there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -464,6 +454,43 @@ WORDS = {
     "embedding": "embedding", "classification": "score",
 }  # fmt: skip
 """Kind of task -> what a line of an example begins with."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_python_app_agrees_with_its_examples(name: str, tmp_path: Path) -> None:
+    """To 1, and with those of other outputs to less."""
+    case = CASES[name]
+    known = facts_of(shipment(model(case)))
+    if known.task.kind == "tensor":
+        return
+    place = Placement((48, 64), (48, 64), 8, 0, (64, 64))
+    module = importlib.import_module(f"ncnnkit.app.python_tasks.{known.task.kind}")
+    agreed = []
+    for seed in (0, 1):
+        example = Example((("", b""),), tuple(outputs_of(case, seed)), place)
+        lines = ["file 1.jpg", *answer(example, known, tmp_path / "1-answer.png")]
+        (tmp_path / "1.txt").write_text("".join(f"{line}\n" for line in lines))
+        found = module.answer([Tile(outputs_of(case, 0), place)], facts(case))
+        agreed.append(module.agreement(found, read_example(tmp_path / "1.txt").found))
+    assert agreed[0] == pytest.approx(1, abs=1e-6)
+    assert agreed[1] < 0.95 or name == "classification"
+
+
+@pytest.mark.parametrize("name", ["ultralytics", "text"])
+def test_an_example_in_which_nothing_is_found_is_compared_too(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    known = facts_of(shipment(model(case)))
+    nothing = [np.zeros_like(each) for each in outputs_of(case, 0)]
+    if name == "text":
+        nothing[0][:, 0] = 1.0  # blank
+    said = list(answer(Example(((".jpg", b""),), tuple(nothing), WHOLE), known, tmp_path / "a.png"))
+    assert said == ["nothing"]
+    (tmp_path / "1.txt").write_text("file 1.jpg\nnothing\n")
+    wanted = read_example(tmp_path / "1.txt").found
+    assert wanted
+    module = importlib.import_module(f"ncnnkit.app.python_tasks.{known.task.kind}")
+    for outputs, expected in ((nothing, 1), (outputs_of(case, 0), 0)):
+        assert module.agreement(module.answer([Tile(outputs, WHOLE)], facts(case)), wanted) == expected
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -38,13 +38,12 @@ TELLING = """
         return wrapped
 
     @contextmanager
-    def progress():
+    def progress(plain):
         yield lambda stage, done, total: print(stage, done, flush=True)
 
     local.Local.run_job = telling(local.Local.run_job)
     board.Board.run_job = telling(board.Board.run_job)
-    for module in (runs, models, measuring):
-        module.shown_progress = progress
+    runs.shown_stages = models.shown_progress = measuring.shown_progress = progress
     ncnnkit.cli.main()
 """
 """The command line, which prints the stage it is in."""
@@ -169,7 +168,7 @@ STUCK = """
     import time
     import ncnnkit.cli
 
-    def work():
+    def work(**_):
         try:
             print("at work 0", flush=True)
             time.sleep(600)
@@ -193,8 +192,8 @@ def test_cleaning_up_that_never_ends_is_cut_short(tmp_path: Path) -> None:
 def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
     """As under nohup."""
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + textwrap.dedent(TELLING)
-    code = code.replace("ncnnkit.cli.main()", "ncnnkit.cli.app = lambda: print(signal.getsignal(signal.SIGHUP))\n") + (
-        "ncnnkit.cli.main()"
-    )
+    code = code.replace(
+        "ncnnkit.cli.main()", "ncnnkit.cli.app = lambda **_: print(signal.getsignal(signal.SIGHUP))\n"
+    ) + ("ncnnkit.cli.main()")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n" or "SIG_IGN" in done.stdout

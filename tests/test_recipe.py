@@ -181,7 +181,7 @@ WRONG = [
     ("effort", '"much"', "unknown effort 'much' (one of fast, default, best)"),
     ("require", '"mse<=1"', "require must be a list, such as [\"cosine>=0.999\"], not the text 'mse<=1'"),
     ("max_latency", "20", "max_latency must be text, not 20"),
-    ("target", '"riscv"', f"unknown target 'riscv' (one of {', '.join(('auto', *TARGETS))})"),
+    ("target", '"z80"', f"unknown target 'z80' (one of {', '.join(('auto', *TARGETS))})"),
     ("backends", '"cpu"', "backends must be a list, such as [\"cpu\"], not the text 'cpu'"),
     ("backends", "[1]", 'backends must be a list, such as ["cpu"], not [1]'),
     ("backends", "[]", "no backend is given (one of cpu, vulkan)"),

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -53,7 +54,7 @@ def test_class_names_that_are_not_utf8_are_shown_with_replacement_characters() -
 
 
 def test_importing_ncnnkit_stays_light() -> None:
-    heavy = {"PIL", "torch", "torchvision", "timm", "onnx", "onnxruntime", "ncnn", "plotly", "pnnx"}
+    heavy = {"PIL", "torch", "torchvision", "timm", "onnx", "onnxruntime", "ncnn", "pnnx"}
     done = subprocess.run(
         [sys.executable, "-c", "import sys, ncnnkit; print(*sys.modules)"], capture_output=True, text=True, check=True
     )
@@ -997,3 +998,23 @@ def test_a_module_is_a_model(tmp_path: Path, torch: Any) -> None:
         open_model(module)
     with pytest.raises(ModelError, match="a int is not a model"):
         open_model(5)
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("def build():\n    pass\n", "nets.mynet:build"),
+        ("import os\ndef _own(): ...\ndef load(path): ...\ndef small(width=1): ...\n", "nets.mynet:small"),
+        ("def need(*, width): ...\nclass Net: ...\n", "nets.mynet:Net"),
+        ("def broken(:\n", "nets.mynet:build"),
+    ],
+)
+def test_a_python_file_is_named_by_what_builds_the_network(
+    code: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/mynet.py").write_text(code)
+    for reference in ("nets/mynet.py", "nets/mynet.py:anything"):
+        with pytest.raises(ModelError, match=re.escape(f"such as {named}")):
+            open_model(reference)

@@ -24,7 +24,7 @@ from ncnnkit.device.sites import Site, local_site
 from ncnnkit.measure.judging import refuse_wrong_outputs
 from ncnnkit.measure.variants import VariantSpec
 from ncnnkit.model.graph import Graph
-from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.model.precision import MASKS, PRECISIONS
 from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.record.run import Variant
 from ncnnkit.samples.stream import ArraySamples
@@ -151,6 +151,20 @@ def test_noise_that_grows_from_layer_to_layer_is_no_layers_fault() -> None:
     inputs = few(3, (4, 5, 6))
     assert layer_errors(graph, rough, inputs, int8_only=False)[-1].sqnr_db == pytest.approx(4.5, abs=1)
     assert first_wrong_layer(graph, at("bf16", rough), inputs) == ""
+
+
+def test_int8_between_layers_of_a_mixed_network_is_compared() -> None:
+    """c2 hands int8 on to d1: where bf16 is allowed, ncnn gives it out as int8."""
+    graph = small()
+    int8 = nk.quantize(graph, nk.calibrate(graph, samples(8)))
+    for layer in int8.layers:
+        layer.params["featmask"] = layer.get("featmask") | MASKS["int8"]
+    mixed = Artifact.made(int8, "mixed")
+    found = {row.name: row.sqnr_db for row in layer_errors(graph, mixed, few(3), int8_only=False)}
+    alone = {row.name: row.sqnr_db for row in layer_errors(graph, int8, few(3), int8_only=False)}
+    assert any("output_scale" in layer.weights for layer in int8.layers)
+    assert found.keys() == alone.keys()
+    assert all((found[name] or 99) > (alone[name] or 99) - 6 for name in found)
 
 
 def test_right_precisions_have_no_wrong_layer() -> None:

@@ -19,7 +19,7 @@ from .codec import readable
 from .errors import RecipeError
 from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
-from .model.targets import TARGETS
+from .model.targets import KERNELS, TARGETS
 from .samples.preprocess import Preprocess
 from .samples.presets import PRESETS
 from .tasks.table import TASKS
@@ -157,7 +157,8 @@ class Recipe:
     )  # fmt: skip
     target: str = _key(
         "",
-        f"Kernels to make int8 for: {', '.join((AUTO, *TARGETS))}. Empty or {AUTO}: those of the device.",
+        f"Kernels to make int8 for: {', '.join(KERNELS)}, or a board or chip, such as rk3588 (docs/boards.md lists "
+        f"them). Empty or {AUTO}: those of the device.",
         allowed=("", AUTO, *TARGETS),
     )
     method: str = _key(

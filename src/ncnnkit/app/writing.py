@@ -36,7 +36,10 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
         if name.endswith(".jinja"):
             to.write_text(environment.get_template(name).render(values), encoding="utf-8")
         elif path.suffix == ".py":
-            to.write_text(standalone(path.read_text(encoding="utf-8"), values["facts"].task.kind), encoding="utf-8")
+            for part, code in standalone(path.read_text(encoding="utf-8"), values["facts"].task.kind).items():
+                file = to.parent / part if part else to
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(code, encoding="utf-8")
         else:
             shutil.copyfile(path, to)
         if to.suffix in (".sh", ".py"):

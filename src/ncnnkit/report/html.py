@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from ..plan.requirement import Requirements
 from ..record.run import FittedLayer, Picture, PlannedLayer, Run, Variant, baseline, shared, speed_up
 from ..source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from . import plots
+from .chart import Chart
 from .figures import figure_text, interval_text, said, task_figures, with_unit
+from .layers import details, drawing, errors_of_precisions, layer_table, network_of
 from .pictures import ENLARGED
+from .ship import shipping
 
 GAINED = 10
 """Fitted layers that are shown: those that gained most."""
@@ -31,7 +35,7 @@ def write_report(run: Run, path: Path) -> None:
         path: the .html file; appears when it is complete.
 
     Raises:
-        ToolError: jinja2 or plotly is not installed.
+        ToolError: jinja2 is not installed.
         StorageError: the file cannot be written.
     """
     text = render(run, path.parent)
@@ -50,10 +54,15 @@ def render(run: Run, folder: Path | None = None) -> str:
 
     try:
         import jinja2
-        import plotly.io  # noqa: F401
+        from markupsafe import Markup
     except ImportError as error:
         missing = str(error.name or error).partition(".")[0]
         raise ToolError(f"the report needs {missing}", hint=f"pip install {missing}") from None
+
+    def drawn(chart: Chart | None) -> Markup | None:
+        # Every text in it is escaped already.
+        return Markup(chart.svg()) if chart else None
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -61,7 +70,7 @@ def render(run: Run, folder: Path | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "plain": formatting.plain,
         "exact": lambda value: formatting.typeset(formatting.exact(value)),
         "megabytes": formatting.megabytes,
@@ -77,11 +86,14 @@ def render(run: Run, folder: Path | None = None) -> str:
         "said": said,
         "interval": interval_text,
         "times": lambda factor: formatting.NOTHING if factor is None else f"{factor:.2f} ×",
+        "sorted_by": _sorted_by,
+        "decibels": _decibels,
         "speed_up": lambda variant: speed_up(run.variants, variant),
     }
+    environment.filters |= filters
     best = run.variant(run.recommended)
-    embed = _Embed()
-    quantisation, plan = run.quantisation, run.plan
+    quantisation, plan, network = run.quantisation, run.plan, network_of(run)
+    errors = errors_of_precisions(run)
     requirements = [*(r.text for r in run.task.requires), *(Requirements.parse([], run.recipe.max_latency).texts)]
     cosine = next((r.bound for r in run.task.requires if r.figure == "cosine"), None)
     return environment.get_template("template.html").render(
@@ -92,26 +104,23 @@ def render(run: Run, folder: Path | None = None) -> str:
         remarks=_remarks(run),
         recipe=msgspec.to_builtins(run.recipe),
         fallbacks=any(v.status == "fallback" for v in run.variants),
-        tradeoff=embed(plots.latency_against_error(run.variants, run.recommended, cosine), "tradeoff"),
+        tradeoff=drawn(plots.latency_against_error(run.variants, run.recommended, cosine)),
         devices=run.devices,
         watched=_watched(run.variants),
         quantisation=quantisation,
         gained=_gained(quantisation.layers) if quantisation else [],
         plan=plan,
         precisions=_precisions(plan.layers) if plan else [],
-        front=embed(plots.pareto_front(plan), "front") if plan else None,
+        front=drawn(plots.pareto_front(plan)) if plan else None,
         pictures=_pictures(run, folder),
         enlarged=ENLARGED,
-        layers=[
-            {
-                "variant": v,
-                "plot": embed(plots.layer_sqnr(v.layers), f"layers-{i}"),
-                "worst": plots.worst(v.layers),
-                "blank": sum(layer.sqnr_db is None for layer in v.layers),
-            }
-            for i, v in enumerate(run.variants)
-            if v.layers
-        ],
+        ship=shipping(run, "."),
+        table=layer_table(run),
+        along=drawn(plots.along_the_network(errors, [layer.name for layer in network])),
+        compared=[(precision, plots.worst(rows)) for precision, rows in errors.items()],
+        network=Markup(drawing(network, {la.name: la.choice for la in plan.layers} if plan else {})),
+        details=Markup(details(network)),
+        script=Markup((Path(__file__).parent / "report.js").read_text(encoding="utf-8")),
         figures=task_figures(run.variants),
         several=[v for v in run.variants if v.accuracy and len(v.accuracy.outputs) > 1],
         ratio=formatting.ratio,
@@ -180,6 +189,18 @@ def _precisions(layers: Sequence[PlannedLayer]) -> list[tuple[str, int]]:
     return Counter(layer.choice for layer in layers).most_common()
 
 
+def _sorted_by(value: float | None) -> str:
+    """What a cell is sorted by, as JavaScript reads a number; what is not known comes last."""
+    return "" if value is None else f"{value:.4g}".replace("inf", "Infinity")
+
+
+def _decibels(value: float | None) -> str:
+    """An SQNR of which None is not known, and infinity is exact."""
+    if value is None:
+        return formatting.NOTHING
+    return "broken" if value == -math.inf else formatting.decibel(None if value == math.inf else value)
+
+
 def _show(value: Any) -> str:
     """A field of a recipe in words."""
     if isinstance(value, bool):
@@ -189,29 +210,3 @@ def _show(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join("×".join(map(str, v)) if isinstance(v, list) else str(v) for v in value) or formatting.NOTHING
     return str(value) if value not in ("", None) else formatting.NOTHING
-
-
-class _Embed:
-    """Figures as HTML; the first brings plotly.js with it."""
-
-    def __init__(self) -> None:
-        self._scripted = False
-
-    def __call__(self, figure: Mapping[str, Any] | None, name: str) -> Any:
-        import plotly.io
-        from markupsafe import Markup
-
-        if figure is None:
-            return None
-        html = plotly.io.to_html(
-            figure,
-            config={"responsive": True, "displayModeBar": False},
-            include_plotlyjs=not self._scripted,
-            full_html=False,
-            default_height=f"{figure['layout']['height']}px",
-            div_id=name,
-            validate=False,
-        )
-        self._scripted = True
-        # plotly writes <, > and / of its JSON as \u escapes: no text in a figure can end its script.
-        return Markup(html)

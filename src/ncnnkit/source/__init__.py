@@ -31,7 +31,7 @@ from .decoders import with_decoder
 from .files import READERS, model_in
 from .fixing import fix_inputs
 from .model import ModelSource
-from .torch_models import BUILDERS, Built, build_from_module, open_module, set_batchnorm_statistics
+from .torch_models import BUILDERS, Built, build_from_module, builder_in, open_module, set_batchnorm_statistics
 from .torchrun import import_torch, quiet
 from .trimming import trim
 
@@ -124,6 +124,10 @@ def _open(
         return trim(settle_batch(source), outputs)
     if fix:
         raise _cannot_fix(reference)
+    code = Path(reference.partition(":")[0])
+    if code.suffix == ".py" and code.is_file():
+        hint = f"give the function that builds the network by its import name, such as {builder_in(code)}"
+        raise ModelError("is Python code, not a model", where=reference, hint=hint)
     if path.exists():
         raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")

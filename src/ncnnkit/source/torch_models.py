@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -205,6 +206,28 @@ def build_from_module(reference: str, weights: str) -> Built:
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"gives {type(module).__name__}, not a torch.nn.Module", where=reference)
     return Built(module, file_safe(reference.partition(":")[2]))
+
+
+def builder_in(path: Path) -> str:
+    """The reference of what most probably builds the network in a Python file, such as ``nets.mynet:build``.
+
+    That is the first public function, or else class, that needs no arguments; ``build`` if there is none, or the file
+    cannot be parsed.
+    """
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        body = []
+    functions = [
+        node.name for node in body
+        if isinstance(node, ast.FunctionDef) and len(node.args.args) <= len(node.args.defaults)
+        and None not in node.args.kw_defaults
+    ]  # fmt: skip
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    public = [name for name in (*functions, *classes) if not name.startswith("_")]
+    inside = path.resolve().is_relative_to(Path.cwd())
+    module = path.resolve().relative_to(Path.cwd()).with_suffix("") if inside else Path(path.stem)
+    return f"{'.'.join(module.parts)}:{public[0] if public else 'build'}"
 
 
 BUILDERS: dict[str, Callable[[str, str], Built]] = {"torchvision": _build_from_torchvision, "timm": _build_from_timm}
