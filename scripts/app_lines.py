@@ -90,24 +90,28 @@ def is_code(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("//")
 
 
+def table() -> str:
+    """The lines of all tasks' apps, as a table in Markdown."""
+    head = ["task", *PURPOSES, "all", "without blank lines and comments"]
+    rows = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    for name in TASKS:
+        files = files_of(name)
+        own = [sum(len(files[file]) for file in files if Path(file).stem in names) for names in PURPOSES.values()]
+        every = [line for lines in files.values() for line in lines]
+        assert sum(own) == len(every), "each file is for something"
+        rows.append(f"| `{name}` | {' | '.join(map(str, own))} | {len(every)} | {sum(map(is_code, every))} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", metavar="TASK", choices=TASKS)
     only = parser.parse_args().files
-    if only:
-        for name, lines in sorted(files_of(only).items(), key=lambda row: -len(row[1])):
-            print(f"{len(lines):5} {sum(map(is_code, lines)):5}  {name}")
+    if only is None:
+        print(table())
         return
-    print(f"| task | {' | '.join(PURPOSES)} | all | without blank lines and comments |")
-    print(f"| --- |{' ---: |' * (len(PURPOSES) + 2)}")
-    for name in TASKS:
-        files = files_of(name)
-        row = [
-            sum(len(lines) for file, lines in files.items() if Path(file).stem in names) for names in PURPOSES.values()
-        ]
-        every = [line for lines in files.values() for line in lines]
-        assert sum(row) == len(every), "each file is for something"
-        print(f"| `{name}` | {' | '.join(map(str, row))} | {len(every)} | {sum(map(is_code, every))} |")
+    for name, lines in sorted(files_of(only).items(), key=lambda row: -len(row[1])):
+        print(f"{len(lines):5} {sum(map(is_code, lines)):5}  {name}")
 
 
 if __name__ == "__main__":

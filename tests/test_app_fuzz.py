@@ -111,7 +111,7 @@ def seeds(folder: Path, kind: str) -> list[bytes]:
     if kind == "txt":
         return [" ".join(f"{value:.4g}" for value in values.reshape(-1)[:768]).encode()]
     if kind == "example":
-        return [(folder / "app/examples/1.txt").read_bytes() + b"box 1 0.5 1 2 3 4 5 6 1\npoints 1 2 3\nembedding 1\n"]
+        return [(folder / "app/examples/1.txt").read_bytes() + b"score 1 0.5\n"]
     return [(folder / "app/models/model.param").read_bytes()]
 
 

@@ -3,6 +3,7 @@
 // Each task.cpp is in a namespace of its own, so all that they share comes before.
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <functional>
 #include <iostream>
@@ -13,7 +14,6 @@
 #include <utility>
 
 #include "arrays.h"
-#include "draw.h"
 #include "expect.h"
 #include "failure.h"
 #include "files.h"
