@@ -383,7 +383,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(home: Path, line: str, spoil: 
         spoil(home)
     before = sorted(path.relative_to(home) for path in home.rglob("*"))
     result = nk(line)
-    errors = [text for text in result.stderr.splitlines() if not text.startswith("preprocessing: ")]
+    errors = [text for text in result.stderr.splitlines() if not text.startswith(("preprocessing: ", "✓ ", "  Stage "))]
     assert result.exit_code == code, result.output
     assert len(errors) == 1, errors
     assert errors[0].startswith("error: ")

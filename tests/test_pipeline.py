@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import warnings
@@ -31,6 +32,7 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.facts import Board, Cluster
 from ncnnkit.onboard.protocol import VariantResult
+from ncnnkit.progress import Position
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
@@ -74,8 +76,8 @@ def photographs(folder: Path, count: int) -> Path:
 
 
 def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recipe, tmp_path: Path) -> None:
-    told: list[str] = []
-    document = nk.run(recipe, tmp_path / "out", lambda stage, done, total: told.append(stage))
+    told: list[Position] = []
+    document = nk.run(recipe, tmp_path / "out", lambda position, done, total: told.append(position))
     assert document == load_run(tmp_path / "out")
     assert [v.name for v in document.variants] == [
         "fp32-cpu", "fp16-cpu", "bf16-cpu", "int8-cpu", "mixed-cpu"
@@ -83,7 +85,9 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     assert {v.status for v in document.variants} == {"ok"}
     assert (document.images.calibration, document.images.evaluation) == (24, 6)
     assert document.reference.engine == "ncnn"
-    assert list(dict.fromkeys(told))[-1] == "write the report"
+    numbers = [number for number, _ in itertools.groupby(position.number for position in told)]
+    assert numbers == list(range(1, told[-1].of + 1)), "no stage is missing, and none comes twice"
+    assert told[-1].stage == "write the report"
     assert document.preprocess is None, "arrays are fed as they are"
     assert not [w for w in document.warnings if "ImageNet" in w]
 
@@ -374,7 +378,7 @@ def test_what_is_required_decides_what_is_recommended(recipe: nk.Recipe, tmp_pat
 def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: nk.Recipe, tmp_path: Path) -> None:
     told: list[str] = []
     with pytest.raises(RecipeError, match=r"require: top1 needs labels \(give --labels"):
-        nk.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda stage, *_: told.append(stage))
+        nk.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda at, *_: told.append(at.stage))
     assert not told
 
 
@@ -392,7 +396,7 @@ def test_what_does_not_go_with_the_task_is_refused_before_any_work(
 ) -> None:
     told: list[str] = []
     with pytest.raises(RecipeError, match=says):
-        nk.run(changed(recipe, **fields), tmp_path / "out", lambda stage, *_: told.append(stage))
+        nk.run(changed(recipe, **fields), tmp_path / "out", lambda at, *_: told.append(at.stage))
     assert not told
 
 
@@ -617,7 +621,7 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
     told: list[str] = []
     for name in ("recipe.toml", "model-int8.param"):
         with pytest.raises(StorageError, match=f"contains {name}, which ncnnkit did not write"):
-            nk.run(recipe, tmp_path, lambda stage, done, total: told.append(stage))
+            nk.run(recipe, tmp_path, lambda position, done, total: told.append(position.stage))
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
     assert "convert" not in told, "it is said before the work"
@@ -655,7 +659,7 @@ def test_labels_are_read_before_the_work(recipe: nk.Recipe, tmp_path: Path) -> N
     told: list[str] = []
     with pytest.raises(ImageError, match=r"labels\.txt"):
         nk.run(
-            changed(recipe, labels=str(tmp_path / "labels.txt")), tmp_path / "out", lambda stage, *_: told.append(stage)
+            changed(recipe, labels=str(tmp_path / "labels.txt")), tmp_path / "out", lambda at, *_: told.append(at.stage)
         )
     assert "calibrate" not in told
 

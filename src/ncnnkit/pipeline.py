@@ -39,7 +39,7 @@ from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
 from .plan.timing import blob_shapes
-from .progress import StepProgress, silent_steps
+from .progress import StageProgress, silent_stages
 from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
 from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
@@ -71,14 +71,14 @@ from .tasks.table import asked_task, spelled
 from .verdict import reduced_said, top5, warn
 
 
-def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
+def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> Run:
     """Make, measure and compare the models of a recipe, and write them with a report.
 
     Args:
         recipe: the request.
         out: the run folder. The models, run.json, report.html, recipe.toml and, if pnnx ran, its log
             appear there at the end.
-        progress: called with (name of the stage, steps done, steps in all).
+        progress: called with (position, done, total): the stage and its number, and how far its current step is.
 
     Returns:
         The content of run.json.
@@ -92,7 +92,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         >>> run(recipe, Path("out")).recommended  # doctest: +SKIP
         'mixed-cpu'
     """
-    stages = Stages(progress)
+    stages = Stages(stages_to_come(recipe), progress)
     asked = asked_task(recipe.task, recipe.metric)
     requirements = Requirements.parse(recipe.require, recipe.max_latency, asked, labelled=bool(recipe.labels))
     reads = (recipe.model, *paths(recipe.images), *paths(recipe.eval_images), recipe.labels)
@@ -299,6 +299,29 @@ def task_record(
         name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures],
         labels=labels.in_words() if labels else "", original=by_labels,
     )  # fmt: skip
+
+
+def stages_to_come(recipe: Recipe) -> list[str]:
+    """The stages of a run in their order. A stage for each device, target or shape counts as one."""
+    made = set(recipe.precisions)
+    return [
+        "look at the devices" if recipe.on else "look at this machine",
+        "open the model",
+        "look at the images",
+        "convert",
+        "optimise",
+        "read images",
+        "reference outputs",
+        *(["quantise"] if made & {"int8", "mixed"} else []),
+        *(["plan"] if "mixed" in made else []),
+        "write the models",
+        "measure",
+        *(["measure at"] if recipe.shape_too else []),
+        "layer errors",
+        "compare the images",
+        "judge the outputs",
+        "write the report",
+    ]
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import VerificationError
 from .commands import command
-from .options import Json, option
+from .options import Json, Quiet, option
 from .progress import shown_progress
 from .terminal import out, say_how
 from .values import listed
@@ -77,12 +77,13 @@ def verify_app(
         ),
     ] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run an app's self-test on a device and write receipt.json: figures, bounds, versions, hashes."""
     from ..app.verify import RECEIPT, check_options
     from ..app.verify import verify_app as verify
 
-    with shown_progress() as progress:
+    with shown_progress(quiet or as_json) as progress:
         receipt = verify(app_folder, device, program=infer, options=check_options(options or []), progress=progress)
     if as_json:
         print((app_folder / RECEIPT).read_text(encoding="utf-8"), end="")

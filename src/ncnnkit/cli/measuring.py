@@ -24,6 +24,7 @@ from .options import (
     OnOne,
     Param,
     Precision,
+    Quiet,
     Shape,
     Threads,
     option,
@@ -47,6 +48,7 @@ def bench(
     shape: Shape = None,
     seconds: Annotated[float, option("Measuring", "S", "Seconds of timing per row.", "--seconds", min=0.1)] = 3.0,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the latency, load time and memory of an ncnn model, without images."""
     from ..measure.variants import bench as bench_model
@@ -54,7 +56,7 @@ def bench(
     from ..report import console_table
 
     model = Artifact.load(param)
-    with shown_progress() as progress:
+    with shown_progress(quiet or as_json) as progress:
         rows = bench_model(
             model, backends=listed(backend), precisions=listed(precision), threads=threads, on=on or (),
             shapes=to_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
@@ -81,6 +83,7 @@ def profile(
     repeats: Annotated[int, option("Measuring", "N", "Number of inferences.", "--repeats", min=3)] = 50,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show the time of each layer, the precision in which it ran, and the processor."""
     from dataclasses import asdict
@@ -89,7 +92,7 @@ def profile(
     from ..report import profile_table
 
     model = Artifact.load(param)
-    with _site(on) as (_, run_job):
+    with _site(on, quiet or as_json) as (_, run_job):
         found = profile_model(
             model, run_job, precision=precision, backend=backend, threads=threads or 0,
             shapes=to_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
@@ -123,13 +126,14 @@ def tune(
     ] = 60.0,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find the fastest cores, threads, backend, precision and ncnn switches, by successive halving."""
     from ..measure.tune import tune as tune_model
     from ..report import tuning_table
 
     model, quantised = Artifact.load(param), int8 and Artifact.load(int8)
-    with _site(on) as (site, run_job):
+    with _site(on, quiet or as_json) as (site, run_job):
         found = tune_model(
             model, run_job, site.machine, int8=quantised, precisions=listed(precision),
             backends=listed(backend) or ("cpu", "vulkan"), shapes=to_shapes(shape) or (), seconds=seconds,
@@ -145,11 +149,11 @@ def tune(
 
 
 @contextmanager
-def _site(on: str | None) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
+def _site(on: str | None, quiet: bool) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
     """A device, and a function that runs a job there and shows its progress."""
     from ..device.sites import open_sites
 
-    with open_sites([on] if on else []) as (site,), shown_progress() as progress:
+    with open_sites([on] if on else []) as (site,), shown_progress(quiet) as progress:
 
         def show(step: Any) -> None:
             progress(step.stage, int(step.done), int(step.of))

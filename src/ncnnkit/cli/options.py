@@ -111,6 +111,9 @@ ParamToWrite = Annotated[
     Path, option("Output", "FILE", "The .param file to write. The .bin file is written beside it.", "-o", "--out")
 ]
 Json = Annotated[bool, option("Output", "", "Print JSON.", "--json")]
+Quiet = Annotated[
+    bool, option("Output", "", "Print a plain line for each finished stage, no progress bar.", "-q", "--quiet")
+]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=KEYS["model"].help)]
 ModelOrNone = Annotated[str | None, typer.Argument(metavar="MODEL", help=KEYS["model"].help)]

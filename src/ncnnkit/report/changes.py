@@ -49,8 +49,14 @@ def markdown(diff: Diff) -> str:
     """A summary for a pull request."""
     columns = shown(diff.measures)
     lines = [f"- {_cell(note)}" for note in diff.notes]
-    lines += ["", _line(["Variant", "Status", *(m.title for m in columns)]), _line(["---", "---", *("---:" for _ in columns)])]
-    lines += [_line([f"`{row.name}`", row.status, *(_changed(row, measure) for measure in columns)]) for row in diff.rows]
+    lines += [
+        "",
+        _line(["Variant", "Status", *(m.title for m in columns)]),
+        _line(["---", "---", *("---:" for _ in columns)]),
+    ]
+    lines += [
+        _line([f"`{row.name}`", row.status, *(_changed(row, measure) for measure in columns)]) for row in diff.rows
+    ]
     if diff.verdicts:
         lines += ["", _line(["Condition", "Result", ""]), _line(["---", "---", "---"])]
         lines += [_line([f"`{v.condition.text}`", "**fail**" if v.fails else "pass", v.why]) for v in diff.verdicts]

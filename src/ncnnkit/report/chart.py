@@ -180,7 +180,9 @@ class _Drawing:
         kind = escape(point.kind) + (" hollow" if point.hollow else "")
         title = escape(point.hover)
         choice = escape(point.kind)
-        self.parts.append(f'<circle class="{kind}" data-choice="{choice}" cx="{x}" cy="{y}" r="5.5"><title>{title}</title></circle>')
+        self.parts.append(
+            f'<circle class="{kind}" data-choice="{choice}" cx="{x}" cy="{y}" r="5.5"><title>{title}</title></circle>'
+        )
         if point.label:
             down, across = point.place.split()
             anchor, dx = {"left": ("end", -1), "center": ("middle", 0), "right": ("start", 1)}[across]

@@ -84,7 +84,7 @@ def render(run: Run, folder: Path | None = None) -> str:
     errors = errors_of_precisions(run)
     requirements = [*(r.text for r in run.task.requires), *(Requirements.parse([], run.recipe.max_latency).texts)]
     cosine = next((r.bound for r in run.task.requires if r.figure == "cosine"), None)
-    return environment.get_template("template.html").render(
+    text = environment.get_template("template.html").render(
         run=run,
         best=best,
         base=baseline(run.variants),
@@ -117,6 +117,7 @@ def render(run: Run, folder: Path | None = None) -> str:
         least_sqnr_db=LEAST_SQNR_DB,
         exact_sqnr_db=EXACT_SQNR_DB,
     )
+    return str(text)
 
 
 def page_environment() -> Any:

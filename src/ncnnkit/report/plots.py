@@ -97,7 +97,9 @@ def pareto_front(plan: Plan) -> Chart | None:
     times = [ms for ms, _, _ in front] + [ms for _, ms, _ in marked]
     air = 0.08 * (max(times) - min(times)) or 0.1 * abs(times[0]) or 1.0
     x = linear("latency, ms (predicted)", min(times) - air, max(times) + air)
-    y = logarithmic("noise over signal (predicted)", *decades([10 ** height(noise) for noise in noises], 0.3), power_text)
+    y = logarithmic(
+        "noise over signal (predicted)", *decades([10 ** height(noise) for noise in noises], 0.3), power_text
+    )
     if len(positive) < len(noises):
         bottom = math.log10(lowest)
         ticks = [(bottom, "0"), *((value, text) for value, text in y.ticks if value > bottom + math.log10(3))]
