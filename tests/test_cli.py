@@ -19,6 +19,7 @@ import pytest
 import typer
 from networks import samples, small
 from PIL import Image
+from test_schema import sample_run
 from typer.testing import CliRunner, Result
 
 import ncnnkit
@@ -29,6 +30,7 @@ from ncnnkit.measure import tune as tuning
 from ncnnkit.model import ncnnfile
 from ncnnkit.recipe import key_types
 from ncnnkit.record.run import Run
+from ncnnkit.report import LAYER_ORDERS
 
 
 @pytest.fixture
@@ -227,7 +229,17 @@ def test_a_command_replaces_no_file_that_it_did_not_write(line: str, says: str, 
 def test_bench(home: Path) -> None:
     (row,) = json.loads(ok("bench m.param --backend cpu --precision fp32 --seconds 0.1 --json"))
     assert row["latency_ms"]["samples"] > 2
-    assert "fp32-cpu" in ok("bench m.param --backend cpu --precision fp32 --seconds 0.1")
+    said = ok("bench m.param --backend cpu --precision fp32,fp16 --seconds 0.1")
+    assert "fp32-cpu" in said
+    assert "25–75 %" in said
+    assert any(answer in said for answer in ("is the fastest", "are equally fast", "too noisy to say"))
+
+
+def test_bench_of_a_backend_that_is_not_there_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
+    said = ok("bench m.param --precision fp32,fp16 --backend cpu,vulkan --seconds 0.1").splitlines()
+    assert [line for line in said if "vulkan" in line] == ["fp32-vulkan, fp16-vulkan: there is no Vulkan device"]
 
 
 def test_tune(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +281,18 @@ def test_run_and_report(home: Path) -> None:
     assert (home / "ncnnkit-out/report.html").read_text() == page
     printed = decode(ok("run m.param --recipe recipe.toml --precision fp32 --out o2 --json"), Run)
     assert encode(printed) == (home / "o2/run.json").read_bytes()
+
+
+def test_explain_layer(home: Path) -> None:
+    (home / "run.json").write_text(json.dumps(sample_run()))
+    shown = ok("explain-layer run.json --sort error").splitlines()
+    assert shown[0].split() == ["layer", "type", "choice", "ms", "error", "why"]
+    assert shown[1].startswith("conv_5")
+    assert "int8-winograd *" in ok("explain-layer run.json conv_5")
+    assert len(json.loads(ok("explain-layer run.json --json"))) == len(sample_run()["plan"]["layers"])
+    result = nk("explain-layer run.json --sort colour")
+    assert (result.exit_code, "one of network, name, type, choice, ms, error" in result.stderr) == (3, True)
+    assert set(LAYER_ORDERS) == {"network", "name", "type", "choice", "ms", "error"}
 
 
 def test_doctor(home: Path) -> None:

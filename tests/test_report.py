@@ -37,6 +37,7 @@ from ncnnkit.report import (
     headline,
     html,
     layers,
+    plan_table,
     plots,
     shipping,
     write_report,
@@ -442,9 +443,10 @@ def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), 
     quantised = "quantisation" in parts and run.quantisation
     quantisation = dataclasses.replace(quantised, lost=[]) if quantised else None
     plan = run.plan if "plan" in parts else None
+    variants = [row for row in run.variants if row.status == "ok"] if "variants" in parts else []
     taken, check = cast(Any, Images()), dataclasses.replace(run.conversion, own=None)
     return warn(
-        "torch", "the preset imagenet", taken, taken, check, [], purpose=Purpose(Tensors(), "nothing is known"),
+        "torch", "the preset imagenet", taken, taken, check, variants, purpose=Purpose(Tensors(), "nothing is known"),
         quantisation=quantisation, plan=plan, **said,
     )  # fmt: skip
 
@@ -493,9 +495,21 @@ def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
     (said,) = warnings(plan={**plan, "holds": False})
     assert said.startswith("the mixed model does not satisfy cosine ≥ 0.9999")
     for measured in (4.5, 6.5):
-        (said,) = warnings(plan={**plan, "measured_ms": measured})
+        (said,) = warnings(**taking(measured, spread=0.01))
         assert said.startswith(f"the mixed model takes {measured:.2f} ms, but 5.42 ms were predicted")
-    assert warnings(plan={**plan, "measured_ms": 6.2, "predicted_ms": 5.42}) == []
+        assert warnings(**taking(measured, spread=0.24)) == [], "noise explains it"
+    assert warnings(**taking(6.2, spread=0.01)) == []
+
+
+def taking(ms: float, spread: float) -> dict[str, Any]:
+    """Fields of a run whose mixed model takes so long, and in which each latency has a spread."""
+    run = sample_run()
+    for variant in run["variants"]:
+        if variant["latency_ms"]:
+            median = ms if variant["precision"] == "mixed" else variant["latency_ms"]["median"]
+            low, high = median * (1 - spread / 2), median * (1 + spread / 2)
+            variant["latency_ms"].update(p25=low, median=median, p75=high)
+    return {"variants": run["variants"], "plan": {**run["plan"], "measured_ms": ms, "predicted_ms": 5.42}}
 
 
 def test_the_mixed_model_can_be_recommended() -> None:
@@ -699,6 +713,45 @@ def shown(table: Any, width: int = 100) -> str:
 def table(run: dict[str, Any], width: int = 100) -> Any:
     read = as_run(run)
     return console_table(read.variants, read.recommended, width)
+
+
+def test_a_backend_that_is_not_there_has_no_rows() -> None:
+    run = sample_run()
+    for variant in run["variants"]:
+        if variant["backend"] == "vulkan":
+            variant.update(status="skipped", reason="there is no Vulkan device")
+    text = shown(table(run))
+    assert "vulkan" not in text
+    assert text.count("-cpu") == 5
+    run["variants"][-1].update(reason="a plan needs timings")
+    assert shown(table(run)).count("-vulkan") == 5, "several reasons need several rows"
+    run["variants"][-1].update(status="crashed", reason="there is no Vulkan device")
+    assert shown(table(run)).count("-vulkan") == 5, "one that crashed was there"
+
+
+def test_the_interval_of_a_latency_is_in_the_table() -> None:
+    text = shown(table(sample_run(), 200), 200)
+    assert "25–75 %" in text
+    latency = sample_run()["variants"][0]["latency_ms"]
+    assert f"{formatting.plain(latency['p25'])}–{formatting.plain(latency['p75'])}" in text
+
+
+def test_the_layers_of_a_plan_can_be_sorted() -> None:
+    layers_of_plan = as_run(sample_run()).plan.layers  # type: ignore[union-attr]
+
+    def column(number: int, order: str) -> list[str]:
+        lines = shown(plan_table(layers_of_plan, order), 200).splitlines()
+        return [line.split()[number] for line in lines[1 : len(layers_of_plan) + 1]]
+
+    assert column(0, "network") == [layer.name for layer in layers_of_plan]
+    assert column(0, "name") == sorted(column(0, "network"))
+    for number, order in ((3, "ms"), (4, "error")):
+        figures = [float(text) for text in column(number, order)]
+        assert figures == sorted(figures, reverse=True), "the largest first"
+        assert len(set(figures)) > 1
+    first = column(0, "error")[0]
+    (row,) = (line for line in shown(plan_table(layers_of_plan), 200).splitlines() if line.split()[0] == first)
+    assert row.split()[1:5] == ["Convolution", "int8-winograd", "0.170", "0.0009"]
 
 
 def test_the_table_fits_a_terminal() -> None:

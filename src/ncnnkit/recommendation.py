@@ -13,6 +13,12 @@ from .tasks import OUTPUTS
 
 _ORDER = list(PRECISIONS)
 
+NOISY = 0.5
+"""Interquartile range over the median from which a latency is too noisy to say which variant is the fastest."""
+
+OUTLYING = 5.0
+"""p90 over the median from which something else than the network took the time."""
+
 
 def recommend(variants: Sequence[Variant], requirements: Requirements, blind: str = "") -> tuple[str | None, str]:
     """The fastest variant that ran as requested and satisfies the requirements.
@@ -62,6 +68,42 @@ def tied(variants: Sequence[Variant]) -> list[Variant]:
     """
     end = min(v.latency_ms.p75 for v in variants if v.latency_ms)
     return [v for v in variants if v.latency_ms and v.latency_ms.p25 <= end]
+
+
+def compared(variants: Sequence[Variant]) -> list[str]:
+    """What timings allow to say: on each device, which variant is the fastest, or which ones may be; a sentence each.
+
+    "Too noisy" is one of the answers: it is given if the spread of a variant that may be the fastest exceeds
+    :data:`NOISY`. Latencies with outliers (:data:`OUTLYING`) are named.
+    """
+    timed = [v for v in variants if v.status == "ok" and v.latency_ms and EMULATED not in v.notes]
+    said = [
+        f"{v.name}: one of ten samples took at least {plain(_latency(v).p90 / _median(v))} times the median "
+        f"({plain(_latency(v).p90)} ms in place of {plain(_median(v))} ms): another program ran, or the clock changed"
+        for v in timed
+        if _latency(v).p90 > OUTLYING * _median(v)
+    ]
+    for device in dict.fromkeys(v.device for v in timed):
+        here = [v for v in timed if v.device == device]
+        said += [_compared(here)] if len(here) > 1 else []
+    return said
+
+
+def _compared(variants: Sequence[Variant]) -> str:
+    ties = sorted(tied(variants), key=_median)
+    noisy = [v for v in ties if _latency(v).spread > NOISY]
+    if noisy:
+        return (
+            f"too noisy to say which is the fastest (the middle half of the samples: {_ranges(noisy)}): stop other "
+            "programs, hold the clocks, or time for longer with --seconds"
+        )
+    if len(ties) > 1:
+        return f"{' and '.join(v.name for v in ties)} are equally fast: {_tie(ties)}"
+    best, second = sorted(variants, key=_median)[:2]
+    return (
+        f"{best.name} is the fastest, {_median(second) / _median(best):.2f} times as fast as {second.name} (the middle "
+        f"half of the samples: {_ranges([best, second])})"
+    )
 
 
 def _figures(variant: Variant) -> dict[str, float | None]:
@@ -138,5 +180,8 @@ def _better(best: Variant, ties: Sequence[Variant]) -> str:
 
 
 def _tie(ties: Sequence[Variant]) -> str:
-    ranges = ", ".join(f"{v.name} {plain(_latency(v).p25)} to {plain(_latency(v).p75)} ms" for v in ties)
-    return f"their latencies differ by less than their spread (the middle half of the samples: {ranges})"
+    return f"their latencies differ by less than their spread (the middle half of the samples: {_ranges(ties)})"
+
+
+def _ranges(variants: Sequence[Variant]) -> str:
+    return ", ".join(f"{v.name} {plain(_latency(v).p25)} to {plain(_latency(v).p75)} ms" for v in variants)

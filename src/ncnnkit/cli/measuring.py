@@ -53,6 +53,8 @@ def bench(
     """Measure the latency, load time and memory of an ncnn model, without images."""
     from ..measure.variants import bench as bench_model
     from ..measure.variants import check_usable
+    from ..recommendation import compared
+    from ..record.run import reasons
     from ..report import console_table
 
     model = Artifact.load(param)
@@ -66,9 +68,10 @@ def bench(
         print_json(rows)
     else:
         out.print(console_table(rows, width=out.width))
-        for variant in rows:
-            if variant.status != "ok":
-                out.print(f"{variant.name}: {variant.status}: {variant.reason}", markup=False, soft_wrap=True)
+        for reason in reasons(rows, "skipped", "fallback", "crashed"):
+            out.print(reason, markup=False, soft_wrap=True)
+        for sentence in compared(rows):
+            out.print(sentence, markup=False, soft_wrap=True)
     check_usable(rows, str(param))
 
 

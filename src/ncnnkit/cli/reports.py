@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ..errors import RecipeError, VerificationError
 from .commands import command
-from .options import Json, RunFolder, option
+from .options import Json, RunFolder, completing, option
 from .terminal import out, print_json
 
 group = typer.Typer()
@@ -106,15 +106,36 @@ def diff(
         raise VerificationError(f"{first}{rest}", where=str(after))
 
 
-@command(group, "explain-layer", "ncnnkit explain-layer out/", "ncnnkit explain-layer out/ conv_9")
+@command(
+    group, "explain-layer",
+    "ncnnkit explain-layer out/ --sort ms",
+    "ncnnkit explain-layer out/ conv_9",
+)  # fmt: skip
 def explain_layer(
     folder: RunFolder,
     layer: Annotated[str | None, typer.Argument(help="Name of the layer. Default: list all layers.")] = None,
+    order: Annotated[
+        str,
+        option(
+            "Output",
+            "COLUMN",
+            "Order of the layers: network, name, type, choice, ms or error.",
+            "--sort",
+            autocompletion=completing(("network", "name", "type", "choice", "ms", "error")),
+        ),
+    ] = "network",
     as_json: Json = False,
 ) -> None:
-    """Explain the precision of a layer in the mixed model."""
+    """Explain the precision of each layer in the mixed model, or of one layer.
+
+    The table shows the choice for each layer, its time, its part of the error, and the reason. For one layer, it shows
+    the other choices, too.
+    """
     from ..record.folder import load_run
-    from ..report import layer_table, plan_table
+    from ..report import LAYER_ORDERS, layer_table, plan_table
+
+    if order not in LAYER_ORDERS:
+        raise RecipeError(f"unknown --sort {order!r}", hint=f"one of {', '.join(LAYER_ORDERS)}")
 
     plan = load_run(folder).plan
     if plan is None:
@@ -128,7 +149,7 @@ def explain_layer(
         out.print(layer_table(rows[0]))
         out.print(rows[0].why, markup=False)
     else:
-        out.print(plan_table(rows))
+        out.print(plan_table(rows, order))
 
 
 def print_run(document: Any, output: Path, as_json: bool) -> None:

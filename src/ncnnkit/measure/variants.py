@@ -40,6 +40,7 @@ from .models import job_model
 
 Array = NDArray[Any]
 
+NO_VULKAN = "there is no Vulkan device"
 SOFTWARE_SECONDS = 1.0  # what evaluating on a software Vulkan device, and timing it, are worth
 SOFTWARE_COST = 200  # inferences on a CPU that one on a software Vulkan device takes as long as
 SOFTWARE_INFERENCES = 3  # of a variant there, at least: two samples, and one that is timed
@@ -131,6 +132,8 @@ def list_variants(
             skipped = unplanned[site]
         elif model is None:
             skipped = NOTHING_QUANTIZABLE
+        elif backend == "vulkan" and not site.machine.vulkan:
+            model, skipped = None, NO_VULKAN
         elif backend == "vulkan" and not site.has_gpu and not allows_software(recipe, budget):
             model, skipped = None, f"there is no GPU, and in software it would take minutes at --effort {recipe.effort}"
         cpus = site.cluster(recipe.cluster)

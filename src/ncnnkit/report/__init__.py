@@ -2,6 +2,7 @@
 
 from .changes import diff_table, junit, markdown
 from .console import (
+    LAYER_ORDERS,
     bisection_table,
     comparison_table,
     console_table,
@@ -18,6 +19,7 @@ from .several import NamedRun, write_comparison
 from .ship import shipping
 
 __all__ = [
+    "LAYER_ORDERS",
     "NamedRun",
     "bisection_table",
     "comparison_table",
