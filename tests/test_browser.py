@@ -16,7 +16,7 @@ from test_report import NASTY, failed_run, large_run, nasty_run
 from test_schema import as_run, sample_device, sample_run
 
 from ncnnkit.record.run import Picture, Run
-from ncnnkit.report import html
+from ncnnkit.report import NamedRun, html, write_comparison
 
 pytestmark = pytest.mark.browser
 
@@ -133,6 +133,22 @@ def test_every_kind_of_run_opens_without_an_error(report: Callable[..., Page], s
         # Nothing but a table or a box with a bar of its own is wider than the window.
         assert opened.run("document.documentElement.scrollWidth") <= width, width
     assert opened.errors == []
+
+
+def test_a_comparison_of_runs_opens_without_an_error(page: Page, tmp_path: Path) -> None:
+    runs = [
+        NamedRun(name, as_run(run())) for name, run in (("a", sample_run), ("b", several_devices), ("c", failed_run))
+    ]
+    write_comparison(runs, tmp_path / "comparison.html")
+    page.errors.clear()
+    page.open(tmp_path / "comparison.html", WIDTHS[0])
+    assert "a, b, c" in page.run("document.querySelector('h1').innerText")
+    for width in WIDTHS:
+        page.resize(width, 900)
+        assert page.run("document.documentElement.scrollWidth") <= width, width
+    fill = "[...document.querySelectorAll('svg.chart circle')].map(c => getComputedStyle(c).fill)"
+    assert len(set(page.run(fill))) == 2, "a and b; nothing ran in c"
+    assert page.errors == []
 
 
 def test_a_large_report_opens_at_once(report: Callable[..., Page]) -> None:

@@ -452,6 +452,21 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
     assert list(tiny_disk.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import ncnnkit", ("numpy", "ncnn", "typer")),
+        ("import ncnnkit.cli; ncnnkit.cli.app(['--help'], standalone_mode=False)", ("numpy", "ncnn", "msgspec")),
+        ("import ncnnkit.cli; ncnnkit.cli.app(['run', '--help'], standalone_mode=False)", ("PIL", "ncnn", "scipy")),
+    ],
+)
+def test_what_is_not_used_is_not_loaded(code: str, absent: tuple[str, ...]) -> None:
+    """Help and completion are quick only as long as this holds."""
+    code += f"; import sys; print([name for name in {absent} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_importing_and_asking_for_help_load_nothing_heavy() -> None:
     code = (
         "import sys, ncnnkit, ncnnkit.onboard.child; all_of_it = [getattr(ncnnkit, n) for n in ncnnkit.__all__]; "

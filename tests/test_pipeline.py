@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import math
 import os
@@ -100,7 +101,31 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     with nk.Session(param) as net, nk.Session(small()) as exact:
         errors = np.array([net.run(x) for x in held_out]) - np.array([exact.run(x) for x in held_out])
     assert int8.accuracy.mse == pytest.approx(float(np.mean(errors.astype(np.float64) ** 2)), rel=1e-3)
-    assert [layer.name for layer in int8.layers] == ["c1", "d1", "c2", "c3", "fc"]
+    computing = ["c1", "d1", "c2", "c3", "add", "gap", "fc"]
+    for row in document.variants[1:]:
+        assert [layer.name for layer in row.layers] == computing, row.name
+    assert document.variants[0].layers == [], "fp32 is what they are compared with"
+    for file, digest in int8.files.sha256.items():
+        assert hashlib.sha256((tmp_path / "out" / file).read_bytes()).hexdigest() == digest
+    assert len(int8.files.sha256) == 2
+
+    # So is what it says of the network.
+    shipped = {layer.name: layer for layer in nk.load(param).layers}
+    rows = {layer.name: layer for layer in document.network}
+    assert list(rows) == ["in0", *computing]
+    assert (rows["c3"].reads, rows["add"].reads) == (["c2"], ["c3", "c2"]), "the Split is left out"
+    for name, layer in rows.items():
+        found = layer.int8
+        assert (found is not None) == ("input_scale" in shipped[name].weights)
+        if found:
+            assert (found.high - found.low) / 2 == pytest.approx(127 / shipped[name].array("input_scale")[0])
+            assert (found.high + found.low) / 2 == pytest.approx(found.zero_point, abs=1e-6)
+            assert sum(found.weights.counts) == small().layer(name).array("weight").size
+            assert found.inputs
+            assert sum(found.inputs.counts) > 0
+    with nk.Session(small(), keep_blobs=True) as exact:
+        for layer in document.network:
+            assert exact.blobs(held_out[0], names=layer.outputs[:1])[0].shape == layer.shape
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
     models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin", "json")}

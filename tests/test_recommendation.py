@@ -241,6 +241,19 @@ def test_too_noisy_is_an_answer() -> None:
     assert said.startswith("bf16-cpu is the fastest"), "the noise of a row that is certainly slower does not matter"
 
 
+def test_a_latency_whose_samples_are_nearly_all_delayed_is_too_noisy() -> None:
+    """The middle half is narrow, as every inference waited for another program; one sample shows it."""
+    delayed = Latency(min=0.0451, p25=321.0, median=326.0, p75=355.0, p90=377.0, samples=12)
+    (said,) = compared([variant("fp32-cpu", delayed), variant("fp16-cpu", 0.0489)])
+    assert said.startswith("too noisy to say which is the fastest")
+    assert "the fastest sample: 0.0451 ms" in said
+    rows = [variant("fp32-cpu", delayed), variant("fp16-cpu", 0.0389)]
+    (said,) = compared(rows)
+    assert said.startswith("fp16-cpu is the fastest; fp32-cpu is too noisy to say by how much"), "it never was as fast"
+    _, why = recommend(rows, USUAL)
+    assert "times as fast as fp32-cpu" not in why, "6667 times is not true"
+
+
 def test_outliers_are_named() -> None:
     far = Latency(min=0.05, p25=0.055, median=0.056, p75=0.057, p90=95.2, samples=100)
     said = compared([variant("fp32-cpu", far)])

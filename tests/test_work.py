@@ -303,7 +303,7 @@ def test_measuring_runs_no_sample_twice(passes: list[str], tmp_path: Path) -> No
 
 
 def test_a_heavy_network_is_not_run_in_software() -> None:
-    site = Site(LOCAL, boards.machine(), "x86")
+    site = Site(LOCAL, boards.machine(vulkan=[boards.vulkan("cpu")]), "x86")
     assert not site.has_gpu
     model = Artifact.made(small(), "fp32")
     recipe = Recipe("net.onnx", effort="fast", precisions=("fp32",), backends=("cpu", "vulkan"))

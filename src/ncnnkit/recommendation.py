@@ -13,12 +13,6 @@ from .tasks import OUTPUTS
 
 _ORDER = list(PRECISIONS)
 
-NOISY = 0.5
-"""Interquartile range over the median from which a latency is too noisy to say which variant is the fastest."""
-
-OUTLYING = 5.0
-"""p90 over the median from which something else than the network took the time."""
-
 
 def recommend(variants: Sequence[Variant], requirements: Requirements, blind: str = "") -> tuple[str | None, str]:
     """The fastest variant that ran as requested and satisfies the requirements.
@@ -73,15 +67,15 @@ def tied(variants: Sequence[Variant]) -> list[Variant]:
 def compared(variants: Sequence[Variant]) -> list[str]:
     """What timings allow to say: on each device, which variant is the fastest, or which ones may be; a sentence each.
 
-    "Too noisy" is one of the answers: it is given if the spread of a variant that may be the fastest exceeds
-    :data:`NOISY`. Latencies with outliers (:data:`OUTLYING`) are named.
+    "Too noisy" is one of the answers: it is given if the samples of a variant that may be the fastest were disturbed
+    (:attr:`Latency.disturbed`). Latencies with outliers (:attr:`Latency.outlying`) are named.
     """
     timed = [v for v in variants if v.status == "ok" and v.latency_ms and EMULATED not in v.notes]
     said = [
         f"{v.name}: one of ten samples took at least {plain(_latency(v).p90 / _median(v))} times the median "
         f"({plain(_latency(v).p90)} ms in place of {plain(_median(v))} ms): another program ran, or the clock changed"
         for v in timed
-        if _latency(v).p90 > OUTLYING * _median(v)
+        if _latency(v).outlying
     ]
     for device in dict.fromkeys(v.device for v in timed):
         here = [v for v in timed if v.device == device]
@@ -91,15 +85,19 @@ def compared(variants: Sequence[Variant]) -> list[str]:
 
 def _compared(variants: Sequence[Variant]) -> str:
     ties = sorted(tied(variants), key=_median)
-    noisy = [v for v in ties if _latency(v).spread > NOISY]
+    end = max(_latency(v).p75 for v in ties)
+    noisy = [v for v in variants if _latency(v).disturbed and _latency(v).min <= end]
     if noisy:
+        least = ", ".join(f"{plain(_latency(v).min)} ms" for v in noisy)
         return (
-            f"too noisy to say which is the fastest (the middle half of the samples: {_ranges(noisy)}): stop other "
-            "programs, hold the clocks, or time for longer with --seconds"
+            f"too noisy to say which is the fastest (the middle half of the samples: {_ranges(noisy)}; the fastest "
+            f"sample: {least}): stop other programs, hold the clocks, or time for longer with --seconds"
         )
     if len(ties) > 1:
         return f"{' and '.join(v.name for v in ties)} are equally fast: {_tie(ties)}"
     best, second = sorted(variants, key=_median)[:2]
+    if _latency(second).disturbed:
+        return f"{best.name} is the fastest; {second.name} is too noisy to say by how much ({_ranges([second])})"
     return (
         f"{best.name} is the fastest, {_median(second) / _median(best):.2f} times as fast as {second.name} (the middle "
         f"half of the samples: {_ranges([best, second])})"
@@ -149,7 +147,7 @@ def _why(
     else:
         why = f"{best.name} is {_better(best, ties)} of the fastest that satisfy {requirements} ({found}); {_tie(ties)}"
     base = next((v for v in usable if (v.precision, v.backend, v.device) == ("fp32", "cpu", best.device)), None)
-    if base is not None and base not in ties:
+    if base is not None and base not in ties and not _latency(base).disturbed:
         why += f", {_median(base) / _median(best):.2f} times as fast as {base.name}"
     faster = [v for v in usable if v not in holding and _median(v) < _median(best)]
     if faster:

@@ -24,6 +24,7 @@ from .tasks.classification import top_k
 Array = NDArray[Any]
 
 LEAST_MATCHED = 0.99  # of the original's predictions: scores at a threshold may fall on either side of it
+RESTLESS = 0.25  # interquartile range over the median
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
 
 
@@ -102,9 +103,16 @@ def warn(
     if skipped:
         many = f"{len(skipped)} files are not usable images and were skipped, {min(skipped)} among them"
         said.append(many if len(skipped) > 1 else f"{min(skipped)} is not a usable image and was skipped")
-    restless = [v.name for v in variants if v.status == "ok" and v.latency_ms and v.latency_ms.spread > 0.25]
-    if restless:
+    timed = [(v.name, v.latency_ms) for v in variants if v.status == "ok" and v.latency_ms]
+    if restless := [name for name, ms in timed if ms.spread > RESTLESS and not ms.disturbed]:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
+    if disturbed := [name for name, ms in timed if ms.disturbed]:
+        said.append(
+            "the latency is too noisy to be compared, because something else took the time of most samples: "
+            + ", ".join(disturbed)
+        )
+    if outlying := [name for name, ms in timed if ms.outlying]:
+        said.append("one of ten samples took more than five times the median: " + ", ".join(outlying))
     return said + reasons(variants, "fallback", "crashed")
 
 

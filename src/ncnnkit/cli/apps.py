@@ -44,7 +44,7 @@ def make_app(
         option("Images", "PATH", "For a .param: images for the self-test. A run has its own examples.", "--images"),
     ] = None,
     extras: Annotated[
-        list[str] | None, option("Output", "NAME", "Parts that not everybody needs: streams, camera.", "--with")
+        list[str] | None, option("Output", "NAME", "Parts that not all need: streams, camera, gpu, arrays.", "--with")
     ] = None,
 ) -> None:
     """Write a program that runs a model: a project in C++, or in Python."""

@@ -362,6 +362,13 @@ class Files:
     sha256: dict[str, str] = field(default_factory=dict)
 
 
+NOISY = 0.5
+"""Interquartile range over the median from which a latency is too noisy to be compared."""
+
+OUTLYING = 5.0
+"""A sample over a typical one from which something else than the network took the time."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Latency:
     """The latency of one inference.
@@ -386,6 +393,20 @@ class Latency:
     def spread(self) -> float:
         """The interquartile range over the median."""
         return (self.p75 - self.p25) / self.median
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else than the network took the time of most samples, so that the median means little.
+
+        That is so if the middle half of the samples spreads over more than :data:`NOISY` of the median, or if the
+        median is more than :data:`OUTLYING` times the fastest sample: a busy machine may delay nearly all of them.
+        """
+        return self.spread > NOISY or self.median > OUTLYING * self.min
+
+    @property
+    def outlying(self) -> bool:
+        """Whether one of ten samples took more than :data:`OUTLYING` times the median."""
+        return self.p90 > OUTLYING * self.median
 
 
 @dataclass(frozen=True, kw_only=True)

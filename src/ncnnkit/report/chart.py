@@ -179,7 +179,10 @@ class _Drawing:
         x, y = self._across(point.x), self._down(point.y)
         kind = escape(point.kind) + (" hollow" if point.hollow else "")
         title = escape(point.hover)
-        self.parts.append(f'<circle class="{kind}" cx="{x}" cy="{y}" r="5.5"><title>{title}</title></circle>')
+        choice = escape(point.kind)
+        self.parts.append(
+            f'<circle class="{kind}" data-choice="{choice}" cx="{x}" cy="{y}" r="5.5"><title>{title}</title></circle>'
+        )
         if point.label:
             down, across = point.place.split()
             anchor, dx = {"left": ("end", -1), "center": ("middle", 0), "right": ("start", 1)}[across]

@@ -171,7 +171,7 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
     rows = [[text(variant) for _, text in columns] for variant in variants]
     shown = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]
     names = [variant.name + (" *" if variant.name == recommended else "") for variant in variants]
-    fixed = max(map(len, ["variant", *names])) + 2 + max(len(v.status) for v in variants)
+    fixed = max(map(len, ["variant", *names])) + 2 + max(map(len, ["status", *(v.status for v in variants)]))
     widths = [2 + max(map(len, [columns[i][0], *(row[i] for row in rows)])) for i in range(len(columns))]
     heads = [with_unit(each.name, each) for each in of_task]
     for spare in (MIDDLE, *heads[:0:-1], *SPARE, *heads[:1]):
@@ -288,7 +288,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:

@@ -52,24 +52,13 @@ def render(run: Run, folder: Path | None = None) -> str:
     """
     import msgspec
 
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as error:
-        missing = str(error.name or error).partition(".")[0]
-        raise ToolError(f"the report needs {missing}", hint=f"pip install {missing}") from None
+    environment = page_environment()
+    from markupsafe import Markup
 
     def drawn(chart: Chart | None) -> Markup | None:
         # Every text in it is escaped already.
         return Markup(chart.svg()) if chart else None
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     filters: dict[str, Callable[..., Any]] = {
         "plain": formatting.plain,
         "exact": lambda value: formatting.typeset(formatting.exact(value)),
@@ -78,7 +67,6 @@ def render(run: Run, folder: Path | None = None) -> str:
         "cosine": formatting.cosine,
         "percent": formatting.percent,
         "shape": lambda shape: " × ".join(map(str, shape)) or "1",
-        "images": lambda n: f"{n} image" if n == 1 else f"{n} images",
         "number": lambda value: f"{value:g}",
         "show": _show,
         "heading": lambda figure: with_unit(figure.title, figure),
@@ -96,7 +84,7 @@ def render(run: Run, folder: Path | None = None) -> str:
     errors = errors_of_precisions(run)
     requirements = [*(r.text for r in run.task.requires), *(Requirements.parse([], run.recipe.max_latency).texts)]
     cosine = next((r.bound for r in run.task.requires if r.figure == "cosine"), None)
-    return environment.get_template("template.html").render(
+    text = environment.get_template("template.html").render(
         run=run,
         best=best,
         base=baseline(run.variants),
@@ -129,6 +117,25 @@ def render(run: Run, folder: Path | None = None) -> str:
         least_sqnr_db=LEAST_SQNR_DB,
         exact_sqnr_db=EXACT_SQNR_DB,
     )
+    return str(text)
+
+
+def page_environment() -> Any:
+    """What renders the templates beside this module. Raises ToolError where jinja2 is missing."""
+    try:
+        import jinja2
+    except ImportError as error:
+        missing = str(error.name or error).partition(".")[0]
+        raise ToolError(f"the report needs {missing}", hint=f"pip install {missing}") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["images"] = lambda n: f"{n} image" if n == 1 else f"{n} images"
+    return environment
 
 
 def _remarks(run: Run) -> list[tuple[str, list[str]]]:

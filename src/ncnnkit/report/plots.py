@@ -31,7 +31,7 @@ def latency_against_error(variants: Sequence[Variant], recommended: str | None, 
     places = [(ms, max(FLOOR, 1 - found)) for _, ms, found in measured]
     wanted = [] if limit is None else [max(FLOOR, 1 - limit)]
     x = logarithmic("latency, ms (median)", *decades([ms for ms, _ in places], 0.15), "{:g}".format)
-    y = logarithmic("error, 1 − cosine", *decades([error for _, error in places] + wanted, 0.6), _power)
+    y = logarithmic("error, 1 − cosine", *decades([error for _, error in places] + wanted, 0.6), power_text)
     named = {
         v.name
         for (v, ms, _), (_, error) in zip(measured, places)
@@ -97,7 +97,9 @@ def pareto_front(plan: Plan) -> Chart | None:
     times = [ms for ms, _, _ in front] + [ms for _, ms, _ in marked]
     air = 0.08 * (max(times) - min(times)) or 0.1 * abs(times[0]) or 1.0
     x = linear("latency, ms (predicted)", min(times) - air, max(times) + air)
-    y = logarithmic("noise over signal (predicted)", *decades([10 ** height(noise) for noise in noises], 0.3), _power)
+    y = logarithmic(
+        "noise over signal (predicted)", *decades([10 ** height(noise) for noise in noises], 0.3), power_text
+    )
     if len(positive) < len(noises):
         bottom = math.log10(lowest)
         ticks = [(bottom, "0"), *((value, text) for value, text in y.ticks if value > bottom + math.log10(3))]
@@ -127,7 +129,8 @@ def _front_hover(point: FrontPoint) -> str:
     return f"{plain(point.ms)} ms, noise over signal {typeset(exact(point.noise))}\n{layers} in int8"
 
 
-def _power(value: float) -> str:
+def power_text(value: float) -> str:
+    """A tick of an axis of errors: a power of ten."""
     return ("≤ " if value <= FLOOR else "") + typeset(f"{value:.0e}").removeprefix("1·")
 
 
