@@ -9,7 +9,7 @@ import string
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,26 +17,19 @@ from ..record.run import PLAIN_NAME
 from .bundling import standalone
 from .parts import FILES
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 
 def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None:
     """Copy a project's files, without those of parts that are not wanted.
 
     Those that end in ``.jinja`` are rendered with ``values`` and lose that ending.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    # Nothing that a card or a run.json says stands in a file of code but through one of these.
-    environment.filters |= {
-        "float32": float32_literal, "float64": float64_literal, "cpp": cpp_literal,
-        "cmake": cmake_argument, "shell": shlex.quote,
-        "json": lambda facts: json.dumps(asdict(facts), indent=2),
-    }  # fmt: skip
+    environment = templates(source)
     for path in files_in(source):
         name = path.relative_to(source).as_posix()
-        if FILES.get(name, "") not in {"", *values["parts"]}:
+        if FILES.get(name.removesuffix(".jinja"), "") not in {"", *values["parts"]}:
             continue
         to = target / name.removesuffix(".jinja")
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +44,22 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
             shutil.copyfile(path, to)
         if to.suffix in (".sh", ".py"):
             to.chmod(0o755)  # a wheel does not keep it
+
+
+def templates(source: Path) -> Environment:
+    """The templates below a folder."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    # Nothing that a card or a run.json says stands in a file of code but through one of these.
+    environment.filters |= {
+        "float32": float32_literal, "float64": float64_literal, "cpp": cpp_literal,
+        "cmake": cmake_argument, "shell": shlex.quote,
+        "json": lambda facts: json.dumps(asdict(facts), indent=2),
+    }  # fmt: skip
+    return environment
 
 
 def files_in(folder: Path) -> Iterator[Path]:

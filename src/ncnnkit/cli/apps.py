@@ -44,7 +44,7 @@ def make_app(
         option("Images", "PATH", "For a .param: images for the self-test. A run has its own examples.", "--images"),
     ] = None,
     extras: Annotated[
-        list[str] | None, option("Output", "NAME", "Parts that not everybody needs: streams, camera.", "--with")
+        list[str] | None, option("Output", "NAME", "Parts that not all need: streams, camera, gpu, arrays.", "--with")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -95,7 +95,7 @@ def verify_app(
         where = test.device or receipt.cpu or receipt.system
         out.print(f"{test.model}, {test.precision}, on {receipt.on}: {where}", markup=False, soft_wrap=True)
         for figure in test.figures:
-            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}"
+            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}".rstrip()
             verdict = "pass" if figure.passed else "FAIL"
             out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}", markup=False)
         out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms", markup=False)
