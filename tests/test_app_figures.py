@@ -72,22 +72,23 @@ def figures_of(document: Run, name: str) -> dict[str, float]:
     return {each.name: each.value for each in variant.accuracy.task if each.value is not None}
 
 
-def python_answers(out: Path, images: Path, precision: str) -> dict[str, Any]:
+def python_answers(out: Path, images: Path, precision: str, *words: str) -> dict[str, Any]:
     app = out.parent / f"python-{precision}"
     make_app(out, app, variant=precision, lang="python")
-    return answers([sys.executable, app / "infer.py"], images, precision)
+    return answers([sys.executable, app / "infer.py", *words], images, precision)
 
 
-def cpp_answers(out: Path, images: Path, precision: str) -> dict[str, Any]:
+def cpp_answers(out: Path, images: Path, precision: str, *words: str) -> dict[str, Any]:
     app = out.parent / "cpp"
     make_app(out, app, variant=precision)
-    return answers([build(app, out.parent / "build", "-DCMAKE_BUILD_TYPE=Debug") / "infer"], images, precision, app)
+    program = build(app, out.parent / "build", "-DCMAKE_BUILD_TYPE=Debug") / "infer"
+    return answers([program, *words], images, precision, app)
 
 
 def answers(program: list[str | Path], images: Path, precision: str, app: Path | None = None) -> dict[str, Any]:
     """Name of an image -> what a program says of it."""
     files = [app / f"models/m-{precision}{ending}" for ending in (".param", ".bin")] if app else []
-    line = [*program, *files, images, "--json", "--top=10", "--threads=1"]
+    line = [*program, *files, images, "--json", "--threads=1"]
     done = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=True)
     rows = [json.loads(row) for row in done.stdout.splitlines()]
     return {Path(row["input"]).name: row for row in rows}
@@ -180,7 +181,7 @@ def classifier_run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
         network(CLASSIFIER), "fp32", task="classification", preprocess=Preprocess(80, "bicubic", crop=(SIDE, SIDE))
     )
     make_app(model, home / "app", lang="python")
-    said = answers([sys.executable, home / "app/infer.py"], images, "fp32")
+    said = answers([sys.executable, home / "app/infer.py", "--top=10"], images, "fp32")
     labels = {name: row["top"][number % 2]["index"] for number, (name, row) in enumerate(said.items())}
     (home / "labels.txt").write_text("".join(f"{name} {label}\n" for name, label in labels.items()))
     return home / "out", measured(model, images, home / "labels.txt", home), labels
@@ -200,7 +201,7 @@ def test_the_figures_of_a_classifier(
     out, document, labels = classifier_run
     expected = figures_of(document, f"{precision}-cpu")
     task = Classification()
-    found = {name: scores_of(row) for name, row in answered(out, images, precision).items()}
+    found = {name: scores_of(row) for name, row in answered(out, images, precision, "--top=10").items()}
     ours = task.summarise([task.compare(scores, scores, labels[name]) for name, scores in found.items()])
     assert 0.1 < expected["top1"] < 0.9, "the labels tell nothing"
     for name in ("top1", "top5"):
