@@ -92,7 +92,7 @@ def verify_app(
         where = test.device or receipt.cpu or receipt.system
         out.print(f"{test.model}, {test.precision}, on {receipt.on}: {where}", markup=False, soft_wrap=True)
         for figure in test.figures:
-            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}"
+            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}".rstrip()
             verdict = "pass" if figure.passed else "FAIL"
             out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}", markup=False)
         out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms", markup=False)
