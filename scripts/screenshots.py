@@ -39,7 +39,7 @@ Array = NDArray[Any]
 DOCS = Path(__file__).parent.parent / "docs" / "images"
 SIZES = {400: 1700, 800: 1400, 1400: 1200}
 """Width of a window -> its height, pixels."""
-LARGEST = 60_000  # bytes of a picture
+LARGEST = 60_000  # bytes of a picture, where its quality allows
 COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "grey")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz"
 CELL = (32, 20)  # (height, width) of a character, pixels
@@ -190,7 +190,7 @@ def runs() -> dict[str, Path]:
 
 
 def compressed(png: bytes) -> bytes:
-    """A picture as WebP, of at most :data:`LARGEST` bytes."""
+    """A picture as WebP: at the best of some qualities at which it has at most :data:`LARGEST` bytes, or at the last."""
     with Image.open(io.BytesIO(png)) as picture:
         for quality in (85, 75, 65, 50, 35):
             made = io.BytesIO()
