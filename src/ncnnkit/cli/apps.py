@@ -46,13 +46,16 @@ def make_app(
     extras: Annotated[
         list[str] | None, option("Output", "NAME", "Parts that not all need: streams, camera, gpu, arrays.", "--with")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write a program that runs a model: a project in C++, or in Python."""
     from ..app import make_app as write_app
 
-    chosen = write_app(
-        model, output, variant=variant, lang=lang, embed=embed, images=images, extras=listed(extras) or ()
-    )
+    with shown_progress(quiet) as progress:
+        progress("write the program", 0, 0)
+        chosen = write_app(
+            model, output, variant=variant, lang=lang, embed=embed, images=images, extras=listed(extras) or ()
+        )
     out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
     say_how(chosen.model)
 

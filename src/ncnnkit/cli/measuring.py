@@ -29,7 +29,7 @@ from .options import (
     Threads,
     option,
 )
-from .progress import shown_progress
+from .progress import looking, shown_progress
 from .terminal import out, print_json, print_notes, say_how
 from .values import listed, to_shapes
 
@@ -59,6 +59,7 @@ def bench(
 
     model = Artifact.load(param)
     with shown_progress(quiet or as_json) as progress:
+        progress(looking(on), 0, 0)
         rows = bench_model(
             model, backends=listed(backend), precisions=listed(precision), threads=threads, on=on or (),
             shapes=to_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
@@ -156,9 +157,11 @@ def _site(on: str | None, quiet: bool) -> Iterator[tuple[Any, Callable[[Any], An
     """A device, and a function that runs a job there and shows its progress."""
     from ..device.sites import open_sites
 
-    with open_sites([on] if on else []) as (site,), shown_progress(quiet) as progress:
+    with shown_progress(quiet) as progress:
+        progress(looking(on), 0, 0)
+        with open_sites([on] if on else []) as (site,):
 
-        def show(step: Any) -> None:
-            progress(step.stage, int(step.done), int(step.of))
+            def show(step: Any) -> None:
+                progress(step.stage, int(step.done), int(step.of))
 
-        yield site, lambda job: site.device.run_job(job, show)
+            yield site, lambda job: site.device.run_job(job, show)
