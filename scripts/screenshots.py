@@ -190,7 +190,7 @@ def runs() -> dict[str, Path]:
 
 
 def compressed(png: bytes) -> bytes:
-    """A picture as WebP: at the best of some qualities at which it has at most :data:`LARGEST` bytes, or at the last."""
+    """A picture as WebP: at the best quality at which it has at most :data:`LARGEST` bytes, or at the last."""
     with Image.open(io.BytesIO(png)) as picture:
         for quality in (85, 75, 65, 50, 35):
             made = io.BytesIO()
