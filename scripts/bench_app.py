@@ -119,7 +119,7 @@ def rows_of(app: Path, images: Path, wanted: set[str], gpu: bool) -> Iterator[Ro
         if (wanted and not wanted & {name, precision}) or (backend == "vulkan" and not gpu):
             continue
         words = [*program, *(str(app / f"models/{model}{ending}") for ending in (".param", ".bin"))]
-        options = [f"--precision={precision}", "--gpu" if backend == "vulkan" else "--cpu", "--json"]
+        options = [f"--precision={precision}", *(["--gpu"] if backend == "vulkan" else []), "--json"]
         yield Row(app, words, options, files, f"{app.name}, {'Python' if in_python else 'C++'}, {name}")
 
 
@@ -138,7 +138,7 @@ def measure(row: Row) -> None:
         row.add("memory", said["peak_memory_mb"])
         row.add("rate", rate(row, cache))
         if (row.app / "src/streams.cpp").is_file():
-            _, said = started(row, cache, str(row.images[0].parent), "--streams", "--top=0")
+            _, said = started(row, cache, str(row.images[0].parent), "--streams")
             best = max(said["measured"], key=lambda each: float(each["images_per_s"]))
             row.add("streams", best["images_per_s"])
             row.note = f"With --streams, {row.name} was fastest as {best['split']}."
@@ -176,7 +176,7 @@ def rate(row: Row, cache: str) -> float:
         for number in range(copies):
             for index, path in enumerate(row.images):
                 (Path(folder) / f"{number}-{index}{path.suffix}").symlink_to(path.resolve())
-        line = [*row.words, folder, *row.options, "--top=0"]
+        line = [*row.words, folder, *row.options]
         times = []
         with subprocess.Popen(line, stdout=subprocess.PIPE, env=environment(cache)) as process:
             assert process.stdout is not None
