@@ -82,6 +82,7 @@ def test_the_model_need_not_be_named(written: Path, tmp_path: Path) -> None:
 WRONG = {
     "nothing": ([], "give INPUT, or --self-test without INPUT"),
     "a .param alone": (["models/m.param"], "give MODEL.bin behind MODEL.param"),
+    "a .param and an image": (["models/m.param", "a.png"], "give MODEL.bin behind MODEL.param"),
     "three words": (["a", "b", "c"], "c: what is it?"),
     "a precision": (["a.png", "--precision=int4"], "--precision=int4: must be one of fp32"),
     "a loop": (["a.png", "--loop=0"], "argument --loop: must be a whole number above zero"),
@@ -91,7 +92,7 @@ WRONG = {
     "half an option": (["a.png", "--self"], "unrecognized arguments: --self"),
     "a self-test of an input": (["a.png", "--self-test"], "give INPUT, or --self-test without INPUT"),
     "drawing onto an array": (["x.npy", "--draw=x.png"], "--draw draws onto an image, and INPUT is an array"),
-    "an output of a folder": ([".", "y.npy"], "OUTPUT, --compare and --draw are for one input"),
+    "an output of a folder": ([".", "y.npy"], "OUTPUT and --draw are for one input"),
 }
 
 
@@ -104,14 +105,11 @@ def test_a_wrong_command_line_is_one_line(what: str, written: Path, tmp_path: Pa
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
-def test_the_error_against_an_output(written: Path, tmp_path: Path) -> None:
-    path, out = image(tmp_path), tmp_path / "y.npy"
-    assert "mse" not in answer(written, path, out)
-    np.save(out, np.load(out) + 2)
-    assert answer(written, path, f"--compare={out}")["mse"] == pytest.approx(4)
-    np.save(out, np.zeros(3))
-    done = infer(written, path, "--compare", out)
-    assert (done.returncode, "y.npy: has 3 values, the output 10" in done.stderr) == (1, True)
+def test_a_file_that_cannot_be_written_is_named(written: Path, tmp_path: Path) -> None:
+    for word in (tmp_path / "no/y.npy", f"--draw={tmp_path}/no/y.png"):
+        done = infer(written, image(tmp_path), word)
+        name = str(word).removeprefix("--draw=")
+        assert (done.returncode, done.stderr) == (1, f"infer: {name}: No such file or directory\n")
 
 
 def test_what_is_reported(written: Path, tmp_path: Path) -> None:
@@ -119,6 +117,47 @@ def test_what_is_reported(written: Path, tmp_path: Path) -> None:
     assert (said["threads"], said["backend"], said["latency_ms"]["runs"]) == (1, "cpu", 1)
     assert said["peak_memory_mb"] > 10
     assert said["ncnn"] == said["measured_ncnn"] == ncnn.__version__
+
+
+ODD = {
+    "complex.npy": "does not hold numbers, but complex64",
+    "empty.npz": "does not hold numbers: ",
+    "bomb.png": "is not an image: Image size (400000000 pixels) exceeds limit",
+    "half.png": "is not an image: image file is truncated",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_file_is_one_line(name: str, written: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "complex.npy":
+        np.save(path, np.zeros((3, 16, 16), np.complex64))
+    elif name == "empty.npz":
+        path.write_bytes(b"PK")
+    elif name == "bomb.png":
+        Image.new("1", (20000, 20000)).save(path)
+    else:
+        path.write_bytes(image(tmp_path).read_bytes()[:1000])
+    done = infer(written, path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"infer: {path}: {ODD[name]}")
+
+
+@pytest.mark.parametrize("name", ["infer.json", "models/labels.txt", "models/variants.txt", "models/model.bin"])
+def test_a_missing_file_of_the_app_is_one_line(name: str, app: Path, tmp_path: Path) -> None:
+    (app / name).unlink()
+    done = infer(app, image(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"infer: {app / name}: ")
+    assert "no such file" in done.stderr.lower()
+
+
+@pytest.mark.parametrize("name", ["infer.json", "models/variants.txt"])
+def test_a_damaged_file_of_the_app_is_one_line(name: str, app: Path, tmp_path: Path) -> None:
+    (app / name).write_text((app / name).read_text()[:20] + "\n{")
+    done = infer(app, image(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"infer: {app / name}: is damaged")
 
 
 # ------------------------------------------------------------------------------------------------------ several inputs

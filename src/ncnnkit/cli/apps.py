@@ -46,13 +46,16 @@ def make_app(
     extras: Annotated[
         list[str] | None, option("Output", "NAME", "Parts that not all need: streams, camera, gpu, arrays.", "--with")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write a program that runs a model: a project in C++, or in Python."""
     from ..app import make_app as write_app
 
-    chosen = write_app(
-        model, output, variant=variant, lang=lang, embed=embed, images=images, extras=listed(extras) or ()
-    )
+    with shown_progress(quiet) as progress:
+        progress("write the program", 0, 0)
+        chosen = write_app(
+            model, output, variant=variant, lang=lang, embed=embed, images=images, extras=listed(extras) or ()
+        )
     out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
     say_how(chosen.model)
 
@@ -92,7 +95,7 @@ def verify_app(
         where = test.device or receipt.cpu or receipt.system
         out.print(f"{test.model}, {test.precision}, on {receipt.on}: {where}", markup=False, soft_wrap=True)
         for figure in test.figures:
-            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}"
+            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}".rstrip()
             verdict = "pass" if figure.passed else "FAIL"
             out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}", markup=False)
         out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms", markup=False)

@@ -29,7 +29,7 @@ from .options import (
     Threads,
     option,
 )
-from .progress import shown_progress
+from .progress import looking, shown_progress
 from .terminal import out, print_json, print_notes, say_how
 from .values import listed, to_shapes
 
@@ -54,11 +54,12 @@ def bench(
     from ..measure.variants import bench as bench_model
     from ..measure.variants import check_usable
     from ..recommendation import compared
-    from ..record.run import reasons
+    from ..record.run import FAILED, reasons
     from ..report import console_table
 
     model = Artifact.load(param)
     with shown_progress(quiet or as_json) as progress:
+        progress(looking(on), 0, 0)
         rows = bench_model(
             model, backends=listed(backend), precisions=listed(precision), threads=threads, on=on or (),
             shapes=to_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
@@ -68,8 +69,9 @@ def bench(
         print_json(rows)
     else:
         out.print(console_table(rows, width=out.width))
-        for reason in reasons(rows, "skipped", "fallback", "crashed"):
-            out.print(reason, markup=False, soft_wrap=True)
+        for status in FAILED:
+            for reason in reasons(rows, status):
+                out.print(f"{status}: {reason}", markup=False, soft_wrap=True)
         for sentence in compared(rows):
             out.print(sentence, markup=False, soft_wrap=True)
     check_usable(rows, str(param))
@@ -156,9 +158,11 @@ def _site(on: str | None, quiet: bool) -> Iterator[tuple[Any, Callable[[Any], An
     """A device, and a function that runs a job there and shows its progress."""
     from ..device.sites import open_sites
 
-    with open_sites([on] if on else []) as (site,), shown_progress(quiet) as progress:
+    with shown_progress(quiet) as progress:
+        progress(looking(on), 0, 0)
+        with open_sites([on] if on else []) as (site,):
 
-        def show(step: Any) -> None:
-            progress(step.stage, int(step.done), int(step.of))
+            def show(step: Any) -> None:
+                progress(step.stage, int(step.done), int(step.of))
 
-        yield site, lambda job: site.device.run_job(job, show)
+            yield site, lambda job: site.device.run_job(job, show)

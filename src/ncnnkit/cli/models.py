@@ -93,6 +93,7 @@ def convert(
         }
     )  # fmt: skip
     with shown_progress(quiet) as progress:
+        progress("open the model", 0, 0)
         source = open_model(
             recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
             outputs=recipe.outputs, fix=recipe.fix, task=recipe.task,
@@ -177,8 +178,9 @@ def calibrate(
     if method == OWN:
         raise RecipeError(f"calibrate computes scales, and the method {OWN!r} takes those that the model has already")
     method = None if method == AUTO else method
-    model, samples = _open(param, shape, images=images, **prepared, method=method)
     with shown_progress(quiet) as progress:
+        progress("look at the images", 0, 0)
+        model, samples = _open(param, shape, images=images, **prepared, method=method)
         stats = collect(
             model, samples, method=method or "mse", threads=threads, progress=of_step(progress, "calibrate")
         )
@@ -242,13 +244,13 @@ def quantize(
     if images:
         chosen = EFFORTS.get(effort or "default")
         limit = chosen.images if chosen else None
-        model, samples = _open(
-            param, shape, limit, images=images, **prepared, method=method, target=target,
-            effort=effort,
-        )  # fmt: skip
-        graph = floating(model, "quantising")
-        check_request(graph, target or "arm", listed(skip) or ())
         with shown_progress(quiet) as progress:
+            progress("look at the images", 0, 0)
+            model, samples = _open(
+                param, shape, limit, images=images, **prepared, method=method, target=target, effort=effort
+            )
+            graph = floating(model, "quantising")
+            check_request(graph, target or "arm", listed(skip) or ())
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method, effort=effort or "default",
                 skip=listed(skip) or (), task=model.purpose, threads=threads, progress=progress,
@@ -294,9 +296,10 @@ def compare(
     from ..comparison.layers import compare_models
     from ..report import comparison_table
 
-    reference, samples = _open(first, shape, images=images, **prepared)
-    other = Artifact.load(second)
     with shown_progress(quiet or as_json) as progress:
+        progress("look at the images", 0, 0)
+        reference, samples = _open(first, shape, images=images, **prepared)
+        other = Artifact.load(second)
         figures = compare_models(reference, other, samples, layers=layers, progress=of_step(progress, "compare"))
     say_how(reference, other)
     print_json(figures) if as_json else out.print(comparison_table(figures))

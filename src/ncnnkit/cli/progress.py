@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -159,3 +159,9 @@ def shown_progress(plain: bool) -> Iterator[StepProgress]:
             shown(Position(stage, step=inner), done, total)
 
         yield progress
+
+
+def looking(on: str | Sequence[str] | None) -> str:
+    """The step in which devices are connected, which may take a board minutes the first time."""
+    names = [on] if isinstance(on, str) else on
+    return f"look at {', '.join(names)}" if names else "look at this machine"

@@ -26,7 +26,7 @@ from typing import Any, Dict, List, NoReturn, Optional
 import numpy as np
 
 from ncnnkit.app.python_parts.images import in_color
-from ncnnkit.app.python_parts.inputs import Input, each_input, named_files, read_array, read_inputs
+from ncnnkit.app.python_parts.inputs import Input, each_input, named_files, read_inputs
 from ncnnkit.app.python_parts.network import Model, Network, Settings, in_words, open_model
 from ncnnkit.app.python_parts.selftest import self_test
 from ncnnkit.app.python_tasks.classification import describe, draw, lines, makes, picture
@@ -84,9 +84,6 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     parser.add_argument("--top", type=whole, default=5, help="best classes to print")
     parser.add_argument("--tile", type=whole, help="only this tile of the image, if it is cut into tiles")
     parser.add_argument("--draw", type=drawable, help="draw the answer onto the image: .png, .jpg or .ppm")
-    parser.add_argument(
-        "--compare", type=Path, help="also print the mean squared error from this output (.npy or text)"
-    )
     parser.add_argument("--self-test", action="store_true", help="run the examples instead of INPUT, and tell whether "
                         "the answers are the original's: exit status 0, or 3 if not")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -95,7 +92,7 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     words: List[str] = args.words
     args.files = []
     if words and words[0].endswith(".param"):
-        if len(words) < 2:
+        if len(words) < 2 or not words[1].endswith(".bin"):
             raise UsageError("give MODEL.bin behind MODEL.param; --help tells more")
         args.files, args.words = [Path(word) for word in words[:2]], words[2:]
     if bool(args.words) == args.self_test:
@@ -135,8 +132,6 @@ def answer_one(args: argparse.Namespace, model: Model, settings: Settings) -> No
     found = network.predict(made)
     save(found, made, outputs, output, args.draw, model)
     report = network.about(input_ms, samples)
-    if args.compare:
-        report["mse"] = mean_squared_error(outputs[0], args.compare)
     if args.json:
         report.update(describe(found, model.labels, args.top))
         if makes(model.facts):
@@ -145,16 +140,14 @@ def answer_one(args: argparse.Namespace, model: Model, settings: Settings) -> No
         return
     for line in in_words(report):
         print(line)
-    if args.compare:
-        print("mean squared error %.4g" % report["mse"])
     for line in lines(found, model.labels, args.top):
         print(line)
 
 
 def answer_all(args: argparse.Namespace, model: Model, settings: Settings) -> int:
     """Run the files of a folder, or the images on stdin, and print a line for each; returns the exit status."""
-    if len(args.words) > 1 or args.draw or args.compare:
-        raise UsageError("OUTPUT, --compare and --draw are for one input")
+    if len(args.words) > 1 or args.draw:
+        raise UsageError("OUTPUT and --draw are for one input")
     if len(model.facts["inputs"]) > 1:
         raise UsageError("a folder or stdin is for a model with one input")
     network, status = Network(model, settings), 0
@@ -206,16 +199,6 @@ def as_image(pixels: Array) -> Any:
     return Image.fromarray(pixels)
 
 
-def mean_squared_error(values: Array, path: Path) -> float:
-    try:
-        expected = read_array(path)
-        if expected.size != values.size:
-            raise Failure("has %d values, the output %d" % (expected.size, values.size))
-    except Failure as failure:
-        raise Failure("%s: %s" % (path, failure)) from None
-    return float(np.mean((values.reshape(-1).astype(np.float64) - expected.reshape(-1)) ** 2))
-
-
 def run(arguments: List[str]) -> int:
     args = parse(arguments)
     model = open_model(Path(__file__).resolve().parent, args.files, not args.no_check)
@@ -234,8 +217,11 @@ def main() -> int:
     except UsageError as error:
         print("infer: %s" % error, file=sys.stderr)
         return 2
-    except (Failure, NcnnkitError, OSError) as failure:
+    except (Failure, NcnnkitError) as failure:
         print("infer: %s" % failure, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print("infer: %s" % ("%s: %s" % (error.filename, error.strerror) if error.filename else error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -138,6 +138,8 @@ def read_array(path: Path, name: str = "") -> Array:
             values = np.load(path, allow_pickle=False)
         else:
             values = np.array(path.read_text().replace(",", " ").replace(";", " ").split(), np.float32)
+        if values.dtype.kind not in "fiub":
+            raise Failure("does not hold numbers, but %s" % values.dtype)
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
     except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as error:

@@ -47,7 +47,10 @@ def open_model(home: Path, files: Sequence[Path], checked: bool) -> Model:
 
     ``checked``: its files must be as checksums.txt beside them says.
     """
-    facts = json.loads(beside(home, "infer.json"))
+    try:
+        facts = json.loads(beside(home, "infer.json"))
+    except ValueError as error:
+        raise Failure("%s: is damaged: %s" % (home / "infer.json", error)) from None
     own = home / "models" / facts["stem"]
     param, weights = files or (own.with_name(own.name + ".param"), own.with_name(own.name + ".bin"))
     for path in (param, weights):  # weights may be empty
@@ -57,6 +60,8 @@ def open_model(home: Path, files: Sequence[Path], checked: bool) -> Model:
             check_file(path)
     labels = beside(param.parent, "labels.txt").splitlines()
     variants = [line.split() for line in beside(param.parent, "variants.txt").splitlines()]
+    if any(len(row) < 4 for row in variants):
+        raise Failure("%s: is damaged" % param.with_name("variants.txt"))
     if weights.stem != param.stem and weights.stem in (row[3] for row in variants):
         raise Failure("%s: is another model's than %s" % (weights, param))
     # As the program's own variant, if that is its file, else as the first that it is of.
