@@ -467,7 +467,7 @@ def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
     words = ["bench", str(tmp_path / "m.param"), "--backend", "cpu", "--threads", "1", "--seconds", "0.1"]
     said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert said.exit_code == 5
-    assert "mixed-cpu: crashed: this model does not run here" in said.stdout
+    assert "crashed: mixed-cpu: this model does not run here" in said.stdout
     assert "nothing usable came out: mixed-cpu crashed: this model does not run here" in said.stderr
 
 

@@ -36,6 +36,7 @@ from ncnnkit.progress import Position
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
+from ncnnkit.report import shipping
 from ncnnkit.samples.labels import Labels
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import open_model
@@ -134,6 +135,24 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     assert document.files == sorted(left)
     html = (tmp_path / "out/report.html").read_text()
     assert "int8-cpu" in html
+
+
+@pytest.mark.parametrize("precision", ["bf16", "mixed"])
+def test_the_lines_of_what_to_ship_compute_what_the_variant_does(
+    precision: str, recipe: nk.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both need options that are not ncnn's own."""
+    import ncnn
+
+    document = nk.run(changed(recipe, precisions=("fp32", precision)), tmp_path / "out")
+    ship = shipping(dataclasses.replace(document, recommended=f"{precision}-cpu"), "out")
+    assert ship
+    monkeypatch.chdir(tmp_path / "out")
+    (image,) = samples(1)
+    found: dict[str, Any] = {"input": ncnn.Mat(image).clone()}
+    exec(ship.python, found)
+    with nk.Session(nk.Artifact.load(ship.files[0]).at(precision), threads=recipe.threads or None) as net:
+        np.testing.assert_allclose(np.array(found["output"]), net.run(image), rtol=1e-6, atol=1e-6)
 
 
 def test_the_recipe_in_the_folder_makes_the_same_run(recipe: nk.Recipe, tmp_path: Path) -> None:

@@ -980,3 +980,11 @@ def test_the_variant_whose_worst_images_are_shown_is_picked(tmp_path: Path) -> N
     assert "original: <q>cat &lt;</q><br>int8-cpu: <q>cat &lt;</q>" in page
     assert '<q class="differs">car</q>' in page
     assert 'id="pictures"' not in html.render(dataclasses.replace(run, pictures=[]), tmp_path)
+
+
+def test_the_pictures_of_the_documentation_are_there_and_small() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    named = set(re.findall(r"\]\((images/[\w.-]+)\)", (docs / "reports.md").read_text()))
+    assert named == {f"images/{path.name}" for path in (docs / "images").glob("report-*")}
+    assert len(named) == 10
+    assert all((docs / name).stat().st_size < 100_000 for name in named)

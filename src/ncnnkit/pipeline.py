@@ -38,7 +38,6 @@ from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
-from .plan.timing import blob_shapes
 from .progress import StageProgress, silent_stages
 from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
@@ -211,7 +210,8 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
             wanted, runs = min(LAYER_IMAGES, len(inputs)), 2 * (1 + len(compared))  # all blobs are brought here
             few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=runs)))
             layers = errors_by_variant(graph, compared, few)
-            network = network_record(graph, blob_shapes(graph, inputs[0]), first.int8_layers() if first else {})
+            fed_shapes = [array.shape for array in inputs[0]]
+            network = network_record(graph, fed_shapes, first.int8_layers() if first else {})
         with stages("compare the images"):
             alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):

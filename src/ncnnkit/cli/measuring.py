@@ -54,7 +54,7 @@ def bench(
     from ..measure.variants import bench as bench_model
     from ..measure.variants import check_usable
     from ..recommendation import compared
-    from ..record.run import reasons
+    from ..record.run import FAILED, reasons
     from ..report import console_table
 
     model = Artifact.load(param)
@@ -69,8 +69,9 @@ def bench(
         print_json(rows)
     else:
         out.print(console_table(rows, width=out.width))
-        for reason in reasons(rows, "skipped", "fallback", "crashed"):
-            out.print(reason, markup=False, soft_wrap=True)
+        for status in FAILED:
+            for reason in reasons(rows, status):
+                out.print(f"{status}: {reason}", markup=False, soft_wrap=True)
         for sentence in compared(rows):
             out.print(sentence, markup=False, soft_wrap=True)
     check_usable(rows, str(param))

@@ -28,6 +28,7 @@ Array = NDArray[Any]
 SURE = 0.9  # squared correlation of two versions of a channel
 OUTSTANDING = 10.0  # times the noise of what a layer reads: no right layer was seen to amplify noise as much
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
+MOST_BYTES = 1 << 28  # of blobs that one run brings here
 MOST_VALUES = 1 << 20  # of a blob that are compared: a full-HD image has 33 million in 16 channels
 
 
@@ -151,10 +152,12 @@ def _noise_over_signal(
         return []
     scale, moved = _blob_scales(coarse.graph), has_int8(coarse.graph)
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
+    number = {name: i for i, name in enumerate(names)}
     with Session(coarse, keep_blobs=True, **settings) as other:
-        for sample in samples:
-            pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
-            for i, (blob, ours, theirs) in enumerate(pairs):
+        runs = ((sample, part) for sample in samples for part in _parts(coarse.graph, names, sample))
+        for inputs, part in runs:
+            for blob, ours, theirs in zip(part, one.blobs(*inputs, names=part), other.blobs(*inputs, names=part)):
+                i = number[blob]
                 if not np.isfinite(theirs).all():
                     noise[i] = math.inf
                     continue
@@ -167,6 +170,21 @@ def _noise_over_signal(
                 noise[i] += float(np.sum((found - right) ** 2))
                 signal[i] += float(np.sum(right**2))
     return [math.inf if n == math.inf else n / s if s > 0 else None for n, s in zip(noise.tolist(), signal.tolist())]
+
+
+def _parts(graph: Graph, names: Sequence[str], sample: Sequence[Array]) -> list[list[str]]:
+    """The blobs in parts of at most :data:`MOST_BYTES`, so that a large image needs little memory: each is a run."""
+    shapes = graph.infer_shapes([array.shape for array in sample])
+    parts: list[list[str]] = []
+    room = 0
+    for name in names:
+        size = 4 * math.prod(side for side in shapes.get(name) or () if isinstance(side, int))
+        if not parts or size > room:
+            parts.append([])
+            room = MOST_BYTES
+        parts[-1].append(name)
+        room -= size
+    return parts
 
 
 def _thinned(blob: Array) -> Array:

@@ -1078,6 +1078,10 @@ def shared(variants: Iterable[Variant], texts: Callable[[Variant], Iterable[str]
     return said
 
 
+FAILED: tuple[Status, ...] = ("skipped", "fallback", "crashed")
+"""Every status of a variant that did not run as it was asked to."""
+
+
 def reasons(variants: Iterable[Variant], *statuses: Status) -> list[str]:
     """Why the variants of these statuses have them, a line for each reason."""
     found = shared((v for v in variants if v.status in statuses), lambda variant: [variant.reason])
