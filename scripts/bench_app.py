@@ -1,11 +1,22 @@
 #!/usr/bin/env python3
-"""Measure an app: precision × backend, streams against one stream, memory, starts.
+"""Measure apps: cold and warm starts, memory, images per second, and the self-test.
 
-    scripts/bench_app.py model.onnx APP --images DIR [--infer APP/build/native/infer] [--every 10] [--rounds 5]
+    scripts/bench_app.py APP [APP ...] --images DIR [DIR ...] [--variants fp32,int8] [--gpu] [--rounds 5]
 
-MODEL is the original of the run that APP was made from; the error is against its outputs, on every N-th image of DIR.
-All programs are started in turns, so that drift hits all alike; a latency is the median over the rounds of each start's
-median, with the least and the largest. A figure of another process at work is worth nothing: leave the machine alone.
+APP is the folder of an app: in C++ with its program in build/native, or in Python. DIR has the images of each app, or
+of all. A row of the table is a variant of an app. A figure is the median over the rounds, with the least and the
+largest.
+
+- cold, warm: duration of a process that answers one image. Before a cold start, the app's files leave the page cache,
+  and the caches of a GPU's pipelines are empty. The warm start follows it.
+- load, first, median: of the warm start, what --json says: loading, the first inference, the following ones.
+- MB: peak resident memory.
+- images/s: of a folder, by one stream, from the first answer to the last, with decoding and preprocessing; with
+  --streams, by the fastest split, if the app has that part.
+- SQNR: of the self-test's examples against the original, dB, as run.json has it.
+
+All programs start in turns, so that drift hits all alike. A figure of a machine at work is worth nothing: the script
+warns if the load is high.
 """
 
 from __future__ import annotations
@@ -15,118 +26,171 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+BUSY = 0.5
+"""The load average at which other processes disturb."""
+COLUMNS = {
+    "cold": "cold ms", "warm": "warm ms", "load": "load ms", "first": "first ms", "median": "median ms", "memory": "MB",
+    "rate": "images/s", "streams": "with --streams", "sqnr": "SQNR dB",
+}  # fmt: skip
+"""Figure -> the title of its column."""
 
-import ncnnkit as nk
-from ncnnkit.comparison.noise import Noise
-from ncnnkit.source import open_model
+
+@dataclass
+class Row:
+    """A variant of an app.
+
+    Attributes:
+        app: its folder.
+        words: the program and its model.
+        options: those of the variant.
+        images: to answer.
+        samples: figure -> its value in each round.
+        note: what is to be said of it.
+    """
+
+    app: Path
+    words: list[str]
+    options: list[str]
+    images: list[Path]
+    name: str
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    note: str = ""
+
+    def add(self, figure: str, value: float) -> None:
+        self.samples.setdefault(figure, []).append(value)
+
+    def cell(self, figure: str) -> str:
+        values = self.samples.get(figure)
+        if not values:
+            return ""
+        return f"{statistics.median(values):.4g} ({min(values):.4g}–{max(values):.4g})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("app", type=Path)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--infer", type=Path, help="default: APP/build/native/infer")
-    parser.add_argument("--every", type=int, default=10, help="which images are evaluated")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("apps", type=Path, nargs="+", metavar="APP")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="a folder for each app, or one for all")
+    parser.add_argument("--variants", default="", help="their names or precisions; default: those on the CPU")
     parser.add_argument("--gpu", action="store_true", help="the Vulkan variants, too")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    args.infer = args.infer or args.app / "build/native/infer"
-    rows = [line.split() for line in (args.app / "models/variants.txt").read_text().splitlines()]
-    variants = [row for row in rows if args.gpu or row[2] == "cpu"]
-    images = sorted(path for path in args.images.rglob("*") if path.is_file())[:: args.every]
-    report_variants(args, variants, images)
-    report_memory(args, variants, images[0])
-    report_starts(args, variants, images[0])
-    report_streams(args, variants)
+    folders = args.images if len(args.images) == len(args.apps) else args.images * len(args.apps)
+    if len(folders) != len(args.apps):
+        parser.error("--images must name a folder for each app, or one for all")
+    wanted = set(filter(None, args.variants.split(",")))
+    rows = [row for app, images in zip(args.apps, folders) for row in rows_of(app, images, wanted, args.gpu)]
+    if not rows:
+        parser.error("no app has such a variant")
+    load = os.getloadavg()[0]
+    for number in range(args.rounds + 1):
+        for index, row in enumerate(rows):
+            print(f"\rround {number} of {args.rounds}, {index + 1} of {len(rows)}", end="", file=sys.stderr, flush=True)
+            measure(row)
+            if not number:
+                row.samples.clear()  # the first round warms up
+    print(file=sys.stderr)
+    print(f"{args.rounds} rounds, {os.cpu_count()} CPUs, load {load:.2f} before")
+    if load > BUSY:
+        print("note: other processes were at work: do not trust these figures")
+    shown = [figure for figure in COLUMNS if any(figure in row.samples for row in rows)]
+    print("\n| app | " + " | ".join(COLUMNS[figure] for figure in shown) + " |")
+    print("| --- |" + " --- |" * len(shown))
+    for row in rows:
+        print(f"| {row.name} | " + " | ".join(row.cell(figure) for figure in shown) + " |")
+    for note in filter(None, dict.fromkeys(row.note for row in rows)):
+        print(f"\n{note}")
 
 
-def infer(args: argparse.Namespace, variant: list[str], *words: str | Path, cache: str = "") -> dict[str, Any]:
-    """What the program's last line of JSON says."""
-    _, precision, backend, model = variant
-    files = [args.app / f"models/{model}{ending}" for ending in (".param", ".bin")]
-    own = [f"--precision={precision}", "--gpu" if backend == "vulkan" else "--cpu", "--json"]
-    line = [args.infer, *files, *words, *own]
-    # A driver's cache of its own would make a cold start warm.
-    cold = (
-        {"XDG_CACHE_HOME": cache, "__GL_SHADER_DISK_CACHE_PATH": cache, "MESA_SHADER_CACHE_DIR": cache} if cache else {}
+def rows_of(app: Path, images: Path, wanted: set[str], gpu: bool) -> Iterator[Row]:
+    """The variants of an app that are to be measured."""
+    in_python = (app / "infer.py").is_file()
+    program = [sys.executable, str(app / "infer.py")] if in_python else [str(app / "build/native/infer")]
+    files = sorted(path for path in images.rglob("*") if path.is_file())
+    for line in (app / "models/variants.txt").read_text(encoding="utf-8").splitlines():
+        name, precision, backend, model, *_ = line.split()
+        if (wanted and not wanted & {name, precision}) or (backend == "vulkan" and not gpu):
+            continue
+        words = [*program, *(str(app / f"models/{model}{ending}") for ending in (".param", ".bin"))]
+        options = [f"--precision={precision}", *(["--gpu"] if backend == "vulkan" else []), "--json"]
+        yield Row(app, words, options, files, f"{app.name}, {'Python' if in_python else 'C++'}, {name}")
+
+
+def measure(row: Row) -> None:
+    """One round."""
+    with tempfile.TemporaryDirectory() as cache:
+        forget(row.app)
+        seconds, _ = started(row, cache, str(row.images[0]), "--loop=1")
+        row.add("cold", seconds * 1000)
+        seconds, _ = started(row, cache, str(row.images[0]), "--loop=1")
+        row.add("warm", seconds * 1000)
+        _, said = started(row, cache, str(row.images[0]), "--loop=50")
+        row.add("load", said["load_ms"])
+        row.add("first", said["latency_ms"]["first"])
+        row.add("median", said["latency_ms"]["median"])
+        row.add("memory", said["peak_memory_mb"])
+        row.add("rate", rate(row, cache))
+        if (row.app / "src/streams.cpp").is_file():
+            _, said = started(row, cache, str(row.images[0].parent), "--streams")
+            best = max(said["measured"], key=lambda each: float(each["images_per_s"]))
+            row.add("streams", best["images_per_s"])
+            row.note = f"With --streams, {row.name} was fastest as {best['split']}."
+        if (row.app / "examples").is_dir():
+            _, said = started(row, cache, "--self-test")
+            value = next(each["value"] for each in said["figures"] if each["unit"] == "dB")
+            row.add("sqnr", -1.0 if value is None else value)
+
+
+def forget(app: Path) -> None:
+    """Drop an app's files from the page cache."""
+    for path in app.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # only what is on the disk can leave
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def started(row: Row, cache: str, *words: str) -> tuple[float, dict[str, Any]]:
+    """Seconds of a process, and what its last line of JSON says. A self-test may fail."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [*row.words, *words, *row.options], capture_output=True, text=True, env=environment(cache), check=False
     )
-    env = {**os.environ, **cold}
-    done = subprocess.run(list(map(str, line)), check=True, capture_output=True, text=True, env=env)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    seconds = time.perf_counter() - start
+    if done.returncode not in (0, 3):
+        raise SystemExit(f"\n{row.name}: {done.stderr.strip()}")
+    return seconds, dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def report_variants(args: argparse.Namespace, variants: list[list[str]], images: list[Path]) -> None:
+def rate(row: Row, cache: str) -> float:
+    """Images per second of one stream over a folder, between the first answer and the last."""
     with tempfile.TemporaryDirectory() as folder:
-        errors = mean_squared_errors(args, variants, images, Path(folder))
-    times: dict[str, list[dict[str, Any]]] = {variant[0]: [] for variant in variants}
-    for _ in range(args.rounds + 1):
-        for variant in variants:
-            times[variant[0]].append(infer(args, variant, images[0], "--loop=100"))
-    print(f"{len(images)} images, {args.rounds} rounds of 100 inferences")
-    print(f"{'variant':14}{'median ms':>11}{'min':>8}{'max':>8}{'load ms':>9}{'MSE':>12}")
-    for name, (_, *runs) in times.items():  # the first round warms up
-        medians = [run["latency_ms"]["median"] for run in runs]
-        load = statistics.median(run["load_ms"] for run in runs)
-        figures = (statistics.median(medians), min(medians), max(medians))
-        print(f"{name:14}{figures[0]:11.2f}{figures[1]:8.2f}{figures[2]:8.2f}{load:9.1f}{errors[name]:12.3g}")
+        copies = -(-50 // len(row.images))  # 50 images or more, so that a second is long enough
+        for number in range(copies):
+            for index, path in enumerate(row.images):
+                (Path(folder) / f"{number}-{index}{path.suffix}").symlink_to(path.resolve())
+        line = [*row.words, folder, *row.options]
+        times = []
+        with subprocess.Popen(line, stdout=subprocess.PIPE, env=environment(cache)) as process:
+            assert process.stdout is not None
+            for _ in process.stdout:
+                times.append(time.perf_counter())
+        if process.returncode:
+            raise SystemExit(f"\n{row.name}: cannot answer all of {row.images[0].parent}")
+    return (len(times) - 1) / (times[-1] - times[0])
 
 
-def mean_squared_errors(
-    args: argparse.Namespace, variants: list[list[str]], images: list[Path], folder: Path
-) -> dict[str, float]:
-    """Of each variant's outputs against the original's, over all images."""
-    source = open_model(args.model)
-    preprocess = nk.Artifact.load(args.app / f"models/{variants[0][3]}.param").preprocess
-    (folder / "list.txt").write_text("".join(f"{path.resolve()}\n" for path in images))
-    inputs = nk.open_images(folder / "list.txt", preprocess, source.inputs)
-    errors = {variant[0]: Noise() for variant in variants}
-    for path, expected in zip(images, source.reference_outputs(inputs), strict=True):
-        for variant in variants:
-            infer(args, variant, path, folder / "y.npy", "--loop=1")
-            errors[variant[0]].add([np.load(folder / "y.npy")], expected[:1])
-    return {name: noise.mse for name, noise in errors.items()}
-
-
-def report_memory(args: argparse.Namespace, variants: list[list[str]], image: Path) -> None:
-    print(f"\n{'peak MB':14}{'median':>10}")
-    for variant in variants:
-        peaks = [infer(args, variant, image, "--loop=20")["peak_memory_mb"] for _ in range(args.rounds)]
-        print(f"{variant[0]:14}{statistics.median(peaks):10.1f}")
-
-
-def report_starts(args: argparse.Namespace, variants: list[list[str]], image: Path) -> None:
-    """The first start, which compiles a GPU's pipelines, and the next one: all of the process, and what loads."""
-    print(f"\n{'start':14}{'cold ms':>10}{'load':>10}{'first':>10}{'warm ms':>10}{'load':>10}{'first':>10}")
-    for variant in variants:
-        rows: list[list[tuple[float, float, float]]] = [[], []]
-        for _ in range(args.rounds):
-            with tempfile.TemporaryDirectory() as cache:  # drivers have caches of their own, some in it
-                for row in rows:
-                    start = time.perf_counter()
-                    said = infer(args, variant, image, "--loop=1", cache=cache)
-                    whole = (time.perf_counter() - start) * 1000
-                    row.append((whole, said["load_ms"], said["latency_ms"]["first"]))
-        figures = [statistics.median(column) for row in rows for column in zip(*row)]
-        print(f"{variant[0]:14}" + "".join(f"{figure:10.1f}" for figure in figures))
-
-
-def report_streams(args: argparse.Namespace, variants: list[list[str]]) -> None:
-    """Every split's images per second, over those of one stream in the same start."""
-    print(f"\n{'images/s':14}{'split':24}{'median':>9}{'of one stream, median (least to largest)':>44}")
-    for variant in variants:
-        runs = [infer(args, variant, args.images, "--streams", "--top=0")["measured"] for _ in range(args.rounds)]
-        for index, row in enumerate(runs[0]):
-            rates = [run[index]["images_per_s"] for run in runs]
-            ratios = [run[index]["images_per_s"] / run[0]["images_per_s"] for run in runs]
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"{variant[0]:14}{row['split']:24}{statistics.median(rates):9.1f}{spread:>44}")
+def environment(cache: str) -> dict[str, str]:
+    """With caches of a GPU's pipelines in a folder of their own, ours and the drivers'."""
+    names = ("XDG_CACHE_HOME", "__GL_SHADER_DISK_CACHE_PATH", "MESA_SHADER_CACHE_DIR")
+    return {**os.environ, **dict.fromkeys(names, cache)}
 
 
 if __name__ == "__main__":

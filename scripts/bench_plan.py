@@ -77,7 +77,7 @@ def main() -> None:
                 f"{latency.median:.2f} ms  p90 {latency.p90:.2f}  spread {latency.spread:.2f}  "
                 f"mixed over it {mixed / latency.median:.2f}"
             )
-        predicted = plan.predicted_at(medians[0])
+        predicted = plan.speed_at(medians[0]) * plan.predicted_ms
         print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
         outputs = outputs_of(plan.graph, found.evaluation, "mixed", folder / "outputs")
         same = errors_of(outputs, reference, Classification()).figures()["top1_agreement"]

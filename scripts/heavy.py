@@ -22,7 +22,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ncnnkit.progress import Position
 
 SAMPLES = 25  # of noise; every fifth evaluates
 SHOWN = 0.5  # seconds; what is shorter has no row of its own
@@ -121,7 +124,8 @@ class Watch:
         self.steps: list[Step] = []
         self._start = time.perf_counter()
 
-    def progress(self, step: str, done: int, total: int) -> None:
+    def progress(self, position: Position, done: int, total: int) -> None:
+        step = str(position)
         if self.steps and self.steps[-1].name == step:
             return
         self.end()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from hypothesis import HealthCheck, settings
 from ncnn_library import installed
 
 from ncnnkit.device.sites import look_at
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+from browser import NAMES as BROWSERS
 
 # A busy machine makes nothing wrong: no test of values is judged by its time.
 settings.register_profile("ncnnkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,11 +50,16 @@ def _has_library() -> bool:
     return installed("native") is not None
 
 
+def _has_browser() -> bool:
+    return any(map(shutil.which, BROWSERS))
+
+
 NEEDS = {
     "vulkan": (_has_vulkan, "no Vulkan device (Debian: mesa-vulkan-drivers libvulkan1)"),
     "torch": (_has_torch, "torch, torchvision or timm is missing"),
     "board": (_has_board, "no emulated board (as root: scripts/emulated-board up)"),
     "app": (_has_library, "ncnn's C++ library is missing (scripts/ncnn-library)"),
+    "browser": (_has_browser, "Chromium is missing (Debian: chromium)"),
 }
 """Marker -> whether its tests can run here, and what is missing where they cannot."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -18,10 +17,12 @@ import ncnn
 import numpy as np
 import PIL
 import pytest
+from app_parts import app_part
 from networks import SMALL, network, samples, small
 from PIL import Image
 
 from ncnnkit.app import make_app
+from ncnnkit.app.bundling import standalone
 from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
 from ncnnkit.app.writing import cpp_literal, float32_literal
@@ -123,14 +124,14 @@ def test_the_recommended_variant_by_default(own_run: Path, tmp_path: Path) -> No
 def test_the_program_knows_the_model(run_folder: Path, tmp_path: Path) -> None:
     make_app(run_folder, tmp_path / "app", variant="int8-cpu")
     header = (tmp_path / "app/src/model.h").read_text()
-    for text in (
-        '"in0"', "{3, 16, 16}", '{{"out0", "out0", 0}}', "20, // shorter side", "16, 16, // crop",
-        "Filter::bicubic", "Color::bgr", "255.0f", "{0.485f, 0.456f, 0.406f}", "{1.0f, 1.0f, 1.0f}",
-    ):  # fmt: skip
-        assert text in header, text
+    assert '{"in0", {3, 16, 16}, {20, 16, 16}},' in header
+    assert '{{"out0"}},' in header
+    prepared = (tmp_path / "app/src/preprocess.cpp").read_text() + (tmp_path / "app/src/resize.cpp").read_text()
+    for text in ("Bicubic", "2 - c; // blue comes first", "/ 255.0f", "{0.485f, 0.456f, 0.406f}", "{1.0f, 1.0f, 1.0f}"):
+        assert text in prepared, text
     assert '{"fp32", false, false, false, false, false}' in header
     assert '{"int8", true, true, true, false, false}' in header
-    options = re.search(r"bool (use_[^;]*);", (tmp_path / "app/src/description.h").read_text())
+    options = re.search(r"bool (use_[^;]*);", header)
     assert options is not None
     assert options[1].split(", ") == list(PRECISIONS["fp32"].options)
 
@@ -161,10 +162,12 @@ def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
         assert (tmp_path / folder / "models/labels.txt").read_text() == "a b\nc d\n"
         assert Artifact.load(tmp_path / folder / f"models/{stem}.param").preprocess == PREPROCESS
         header = (tmp_path / folder / "src/model.h").read_text()
-        for text in ("Filter::bicubic", "{0.485f, 0.456f, 0.406f}", '"1.0.2"', '"x86"', "{3, 16, 16}"):
+        for text in ('"1.0.2"', "{3, 16, 16}, {20, 16, 16}"):
             assert text in header, text
+        assert "{0.485f, 0.456f, 0.406f}" in (tmp_path / folder / "src/preprocess.cpp").read_text()
     bare = make_app(small(), tmp_path / "c", lang="python")
     assert bare.model.preprocess is None
+    assert Artifact.load(tmp_path / "c/models/model.param").precision == bare.model.precision == "fp32"
     assert json.loads((tmp_path / "c/infer.json").read_text())["inputs"][0]["preprocess"] is None
 
 
@@ -184,7 +187,7 @@ def test_a_run_tells_what_a_card_of_edited_files_does_not(own_run: Path, tmp_pat
 
 
 def test_the_facts_of_layer_types_are_those_of_the_table(tmp_path: Path) -> None:
-    make_app(small(), tmp_path / "app")
+    make_app(Artifact.made(small(), "mixed"), tmp_path / "app")
     header = (tmp_path / "app/src/model.h").read_text()
     for row in (
         '{"Convolution", 8, true, true, 18, ""}', '{"ConvolutionDepthWise", 8, true, true, 18, ""}',
@@ -207,7 +210,8 @@ def test_literals_are_the_nearest_float32(value: float) -> None:
 def test_a_run_on_arrays_takes_no_images(own_run: Path, tmp_path: Path) -> None:
     edit_cards(own_run, preprocess=None)
     make_app(own_run, tmp_path / "app", variant="fp32")
-    assert "    false,\n    {}," in (tmp_path / "app/src/model.h").read_text()
+    assert not {"image.cpp", "preprocess.cpp", "resize.cpp", "draw.cpp"} & sources(tmp_path / "app")
+    assert "arrays.cpp" in sources(tmp_path / "app")
     assert "An array of 3x16x16 float values" in (tmp_path / "app/README.md").read_text()
 
 
@@ -243,8 +247,8 @@ def test_a_part_is_there_where_it_is_asked_for(run_folder: Path, tmp_path: Path)
         make_app(run_folder, tmp_path / "x", extras=("video",))
 
 
-def test_how_an_app_resizes_is_all_it_can(own_run: Path, tmp_path: Path) -> None:
-    ways = {"bicubic": "lanczos(double", "nearest": "nearest_places(", "opencv": "neighbours("}
+def test_an_app_resizes_in_one_way(own_run: Path, tmp_path: Path) -> None:
+    ways = {"bicubic": "2.0) * x - (a", "lanczos": "sinc(x / 3)", "nearest": "nearest_places(", "opencv": "neighbours("}
     for interpolation, word in ways.items():
         edit_cards(own_run, preprocess=replace(PREPROCESS, interpolation=interpolation).to_dict())
         make_app(own_run, tmp_path / interpolation)
@@ -467,8 +471,11 @@ def test_a_variant_that_its_card_contradicts(own_run: Path, tmp_path: Path) -> N
 
 def test_several_inputs(tmp_path: Path) -> None:
     two = network("Input in0 0 1 in0 0=4\nInput in1 0 1 in1 0=4\nBinaryOp add 2 1 in0 in1 out0 0=0")
-    with pytest.raises(ModelError, match=r"an app feeds one input, this network has 2 \(in0, in1\)"):
-        make_app(two, tmp_path / "app")
+    made = replace(Artifact.of(two), fed=("left", 'right"'))
+    make_app(made, tmp_path / "app")
+    assert '{"left", "in0", {4}},' in (tmp_path / "app/src/model.h").read_text()
+    assert '"right\\042"' in (tmp_path / "app/src/model.h").read_text()
+    assert "frames.cpp" not in sources(tmp_path / "app")
 
 
 def test_an_input_of_unknown_shape(tmp_path: Path) -> None:
@@ -598,14 +605,8 @@ def test_python_for_people(python_app: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def script(python_app: Path) -> ModuleType:
-    """The app's file as a module."""
-    spec = importlib.util.spec_from_file_location("infer", python_app / "infer.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["infer"] = module  # its dataclasses look for themselves there
-    spec.loader.exec_module(module)
-    return module
+    """The part of the app that reads inputs."""
+    return app_part(python_app, "inputs")
 
 
 SWAPS = int(PIL.__version__.partition(".")[0]) >= 13
@@ -734,7 +735,7 @@ def test_an_app_for_arrays_that_it_normalises(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     assert "takes arrays" in infer(tmp_path / "app", tmp_path / "a.png", model="model").stderr
     make_app(made, tmp_path / "cpp")
-    assert "Color::array" in (tmp_path / "cpp/src/model.h").read_text()
+    assert "mean[] = {1.0f, 2.0f, 3.0f}" in (tmp_path / "cpp/src/arrays.cpp").read_text()
     assert "Its values are prepared as above." in (tmp_path / "cpp/README.md").read_text()
 
 
@@ -745,7 +746,6 @@ FAULTS = {
     "a wrong shape": (["wrong.npy"], "has shape 3x8x8, the network takes 3x16x16"),
     "NaN": (["nan.txt"], "holds NaN or infinity"),
     "words": (["words.txt"], "does not hold numbers"),
-    "a precision": (["good.npy", "--precision=int4"], "must be one of"),
     "no GPU": (["good.npy", "--gpu"], "--gpu: "),
 }
 
@@ -773,7 +773,8 @@ def make_inputs(folder: Path) -> None:
     (folder / "words.txt").write_text("one two")
 
 
-def test_int8_made_for_cpus_is_not_run_on_a_gpu(script: ModuleType, python_app: Path, tmp_path: Path) -> None:
+def test_int8_made_for_cpus_is_not_run_on_a_gpu(python_app: Path, tmp_path: Path) -> None:
+    network_part = app_part(python_app, "network")
     facts = json.loads((python_app / "infer.json").read_text())
     for text, refused in (
         ("Convolution c 1 1 a b 0=8 1=3 4=1 8=2 18=1.270000e+02", True),
@@ -781,13 +782,32 @@ def test_int8_made_for_cpus_is_not_run_on_a_gpu(script: ModuleType, python_app: 
         ("Gemm c 1 1 a b 18=2", False),
     ):
         (tmp_path / "m.param").write_text(f"7767517\n1 1\n{text}\n")
-        assert script.only_for_cpus(tmp_path / "m.param", facts) is refused, text
+        assert network_part.only_for_cpus(tmp_path / "m.param", facts) is refused, text
     ncnnfile.save(network(SMALL), tmp_path / "m.param")
-    assert not script.only_for_cpus(tmp_path / "m.param", facts)
+    assert not network_part.only_for_cpus(tmp_path / "m.param", facts)
 
 
-def test_the_python_app_is_one_file_that_needs_nothing_of_ncnnkit(python_app: Path) -> None:
-    text = (python_app / "infer.py").read_text()
-    assert "ncnnkit" not in re.sub(r"#.*", "", text)
-    assert "def check_storages(" in text
-    assert [path.name for path in python_app.glob("*.py")] == ["infer.py"]
+def test_the_python_app_needs_nothing_of_ncnnkit(python_app: Path) -> None:
+    files = {path.relative_to(python_app).as_posix(): path.read_text() for path in python_app.rglob("*.py")}
+    assert not any(re.search(r"^\s*(from|import) ncnnkit", text, re.MULTILINE) for text in files.values())
+    assert "def check_storages(" in files["parts/storages.py"]
+    assert "def picture(" in files["parts/task.py"]
+    assert not {"parts/boxes.py", "parts/ctc.py"} & files.keys(), "of other tasks"
+
+
+def test_python_files_hold_what_is_used() -> None:
+    text = '''"""Main."""
+
+from __future__ import annotations
+
+from ncnnkit.onboard.picture import OPENCV, Placement
+
+print(OPENCV, Placement((1, 1), (1, 1), 0, 0, (1, 1)).scale)
+'''
+    files = standalone(text, "tensor")
+    assert files.keys() == {"", "parts/picture.py"}
+    assert "from parts.picture import OPENCV, Placement\n" in files[""]
+    part = files["parts/picture.py"]
+    assert "def scale(" in part
+    assert not re.search(r"def to_image|class Fit|import math|CHANNELS", part)
+    assert files[""].startswith('"""Main."""\n\nfrom __future__ import annotations\n\nfrom parts')

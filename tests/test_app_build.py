@@ -9,11 +9,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import pytest
 from ncnn_library import build, installed, library_options, run
 from networks import small
@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import ncnnkit.app
-from ncnnkit.app import make_app
-from ncnnkit.app.facts import RELEASE, facts_of
+from ncnnkit.app import make_app, values_of
+from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
-from ncnnkit.app.parts import ALL
-from ncnnkit.app.writing import write_project
+from ncnnkit.app.steps import Steps
+from ncnnkit.app.writing import templates
+from ncnnkit.artifact import Artifact
 from ncnnkit.device.session import Session
 from ncnnkit.onboard.picture import Fit, Tiles
 from ncnnkit.pipeline import run as run_pipeline
@@ -61,7 +62,7 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def app(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app, built."""
     folder = tmp_path_factory.mktemp("app") / "lite0"
-    make_app(lite0, folder, variant="int8", extras=("streams",))
+    make_app(lite0, folder, variant="int8", extras=("streams", "arrays", "gpu"))
     build(folder, folder / "build/native")
     return folder
 
@@ -70,7 +71,7 @@ def app(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sanitized(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app with an embedded int8 model, built with AddressSanitizer and UBSan."""
     folder = tmp_path_factory.mktemp("sanitized") / "lite0"
-    make_app(lite0, folder, variant="int8", embed=True, extras=("streams",))
+    make_app(lite0, folder, variant="int8", embed=True, extras=("streams", "arrays"))
     flags = "-g -O1 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
     build(folder, folder / "build/native", "-DCMAKE_BUILD_TYPE=", f"-DCMAKE_CXX_FLAGS={flags}")
     return folder
@@ -159,14 +160,6 @@ def test_npy_of_every_type(kind: str, app: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "a-out.npy"), np.load(tmp_path / "b-out.npy"))
 
 
-def test_the_error_against_an_output(app: Path, tmp_path: Path) -> None:
-    answer(app, CAT, tmp_path / "y.npy")
-    assert answer(app, CAT, f"--compare={tmp_path}/y.npy")["mse"] == 0
-    expected = np.load(tmp_path / "y.npy")
-    np.save(tmp_path / "other.npy", expected + np.float32(0.5))
-    assert answer(app, CAT, f"--compare={tmp_path}/other.npy")["mse"] == pytest.approx(0.25, rel=1e-5)
-
-
 # ---------------------------------------------------------------------------------------------------- preprocessing
 
 
@@ -174,22 +167,129 @@ Case = tuple[Path, Preprocess, int]
 """An image or an array, how it is prepared, and which tile of it."""
 Prepare = Callable[[list[Case]], list[Array]]
 
+FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+RESIZED = {
+    interpolation: [
+        Preprocess(resize=resize, crop=crop, interpolation=interpolation, mean=(0.4,), std=(0.3,))
+        for resize in (None, 24, 256, (31, 17), (17, 31), (224, 224), (1, 1))
+        for crop in (None, (20, 22), (225, 3))
+    ]
+    for interpolation in FILTERS
+}
+PNG = {
+    color: Preprocess(resize=40, interpolation="bicubic", color=color, divisor=255.0, mean=(0.45,), std=(0.22,))
+    for color in ("rgb", "bgr", "gray")
+}
+JPEG = {color: Preprocess(color=color) for color in ("rgb", "gray")}
+FOR_PHOTOGRAPHS = [HOW, PRESETS["imagenet"], Preprocess((224, 224), "lanczos", color="bgr")]
+OF_PRESETS = {
+    preset: [PRESETS[preset]]
+    if preset == "paddleocr-det"
+    else [PRESETS[preset].fitted(*size) for size in ((96, 64), (33, 131))]
+    for preset in ("yolo", "yolox", "paddleocr-det", "paddleocr-rec", "mtcnn", "scrfd", "retinaface")
+}
+FITTED = [
+    Preprocess(fit, "opencv", mean=(0.4, 0.5, 0.6), std=(0.2,))
+    for fit in (
+        Fit("letterbox", (64, 96), fill=(1, 2, 3), grow=False), Fit("letterbox", (64, 96), rounding="up", multiple=32),
+        Fit("letterbox", (64, 96), align="corner", rounding="down"), Fit("right", (32, 100), fill=(255,)),
+        Fit("right", (32, 100), rounding="down"), Fit("multiple", multiple=32, shorter=100, longer=200),
+        Fit("multiple", multiple=8, rounding="up"), Fit("multiple", shorter=40),
+    )
+]  # fmt: skip
+COLOURED = {
+    color: [
+        Preprocess(resize, interpolation, color=color, layout=layout, mean=(0.4,), std=(0.3,))
+        for resize in ((24, 24), (31, 17), (112, 113), 33)
+        for interpolation, layout in (("opencv", "chw"), ("opencv", "hwc"), ("bicubic", "chw"))
+    ]
+    for color in ("rgb", "bgr", "gray", "rgba", "bgra")
+}
+TILED = Preprocess(crop=Tiles((16, 20), overlap=3), mean=(0.4,), std=(0.3,))
+ARRAYS = {
+    (6, 5, 7): Preprocess(color="array", mean=(1, 2, 3, 4, 5, 6), std=(0.5,), arrays=True),
+    (5, 7, 2): Preprocess(color="array", mean=(1, 2), std=(3, 4), layout="hwc", arrays=True),
+    (9,): Preprocess(color="array", mean=(0.5,), divisor=1, arrays=True),
+    (3, 4, 4): Preprocess(mean=(0.5,)),
+}
+"""Shape of an array -> how it is prepared."""
+PPM = Preprocess(resize=10)
+LISTS = (*RESIZED.values(), *OF_PRESETS.values(), *COLOURED.values(), FOR_PHOTOGRAPHS, FITTED)
+EVERY = list(dict.fromkeys([
+    *(how for hows in LISTS for how in hows), *PNG.values(), *JPEG.values(), TILED, *ARRAYS.values(), PPM,
+]))  # fmt: skip
+"""All of these."""
+
+OF_IMAGES = """
+ncnn::Mat prepare(const Preprocess& how, const std::string&, const Bytes& file, int tile, const std::vector<int>&)
+{
+    const Image image = decode(file);
+    return Preprocessor()(image, places(how, image.height, image.width).at(tile)).clone();
+}
+"""
+OF_ARRAYS = """
+ncnn::Mat prepare(const std::string& path, const Bytes& file, int, const std::vector<int>& shape)
+{
+    return read_array(path, file, shape);
+}
+"""
+"""The preparing of a case of tests/app/prepare.cpp."""
+
 
 @pytest.fixture(scope="session")
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
-    """The app's own preparing of images, as a function."""
+    """The app's own preparing of inputs, as a function. What differs in sizes only has its code once."""
     folder = tmp_path_factory.mktemp("prepare")
-    shipped = shipment(small())
-    facts, home = facts_of(shipped), Path(ncnnkit.app.__file__).parent
-    values = {"facts": facts, "preprocess": None, "parts": ALL, "release": RELEASE}
-    for source in (home / "cpp", home / "cpp_tasks" / facts.task.kind):
-        write_project(source, folder / "app", values)
-    options = ["-DPROGRAM=prepare", f"-DAPP={folder / 'app'}"]
+    home = Path(ncnnkit.app.__file__).parent / "cpp/src"
+    environment = templates(home)
+    spaces: dict[str, str] = {}  # code -> namespace
+    rows = []
+    for number, how in enumerate(EVERY):
+        of_arrays = how in ARRAYS.values()
+        facts = facts_of(shipment(replace(Artifact.of(small()), preprocess=how)))
+        values = values_of(facts, frozenset({"images", "arrays", "pixels", "tiles"}))
+        names = (
+            ["arrays.h", "arrays.cpp"] if of_arrays else ["preprocess.h", "resize.h", "preprocess.cpp", "resize.cpp"]
+        )
+        found = [name for name in names if f"{name}.jinja" in environment.list_templates()]
+        code = {name: environment.get_template(f"{name}.jinja").render(values) for name in found}
+        space = spaces.setdefault("".join(code.values()), f"case_{len(spaces)}")
+        if not (folder / space).is_dir():
+            (folder / space).mkdir()
+            (folder / space / "arrays.h").write_text(f"// {space}\n{(home / 'arrays.h').read_text()}")
+            for name, text in code.items():
+                (folder / space / name).write_text(f"// {space}\n{text}")  # equal headers would be included once
+            included = "".join(f'#include "{folder / space / name}"\n' for name in names)
+            steps = values["steps"]
+            sized = isinstance(steps, Steps) and steps.sizes(how)
+            answer = (
+                OF_ARRAYS
+                if of_arrays
+                else OF_IMAGES
+                if sized
+                else OF_IMAGES.replace("const Preprocess& how, ", "").replace("how, ", "")
+            )
+            with (folder / "cases.inc").open("a") as file:
+                file.write(f"namespace {space} {{\n{included}{answer}}}\n")
+        steps = values["steps"]
+        sizes = list(steps.sizes(how).values()) if isinstance(steps, Steps) and not of_arrays else []
+        given = f"{space}::Preprocess{{{', '.join(map(str, sizes))}}}, " if sizes else ""
+        call = f"[](auto& path, auto& file, int tile, auto& shape) {{ return {space}::prepare({given}"
+        call += "path, file, tile, shape); }"
+        rows.append(f'{{"{number}", {call}}},\n')
+    with (folder / "cases.inc").open("a") as file:
+        file.write(f"const std::map<std::string, Prepare> kCases = {{\n{''.join(rows)}}};\n")
+    every = replace(Artifact.of(small()), preprocess=COLOURED["rgba"][0])
+    make_app(every, folder / "app")
+    image = environment.get_template("image.cpp.jinja").render(
+        parts={"images", "pixels"}, steps={"channels": {1, 3, 4}}
+    )
+    (folder / "app/src/image.cpp").write_text(image)
+    options = ["-DPROGRAM=prepare", f"-DAPP={folder / 'app'}", f"-DCASES={folder / 'cases.inc'}", "-DCMAKE_BUILD_TYPE="]
     program = build(Path(__file__).parent / "app", folder / "build", *options) / "prepare"
 
     def apply(cases: list[Case]) -> list[Array]:
-        lines = [line(case, folder / f"{i}.npy") for i, case in enumerate(cases)]
-        run(program, input="\n".join(lines))
+        run(program, input="\n".join(line(case, folder / f"{i}.npy") for i, case in enumerate(cases)))
         return [np.load(folder / f"{i}.npy") for i in range(len(cases))]
 
     return apply
@@ -197,27 +297,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
 
 def line(case: Case, out: Path) -> str:
     path, how, tile = case
-    shape = expected_of(case).shape
-    filters = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming", "opencv")
-    fit = how.resize if isinstance(how.resize, Fit) else Fit("none")
-    tiles = how.crop if isinstance(how.crop, Tiles) else None
-    words = [
-        path, out, tile,
-        how.resize if isinstance(how.resize, int) else 0, *(how.resize if isinstance(how.resize, tuple) else (0, 0)),
-        ("none", "letterbox", "right", "multiple").index(fit.way), *(fit.size or (0, 0)), fit.align == "centre",
-        fit.fill is not None, *((fit.fill or (0,)) * 4)[:4], fit.grow, ("nearest", "down", "up").index(fit.rounding),
-        fit.multiple, fit.shorter or 0, fit.longer or 0,
-        filters.index(how.interpolation), int(PIL.__version__.split(".")[0]) >= 13,
-        *((tiles.size if tiles else None) or (how.crop if isinstance(how.crop, tuple) else (0, 0))),
-        tiles is not None, tiles.overlap if tiles else 0,
-        ("rgb", "bgr", "gray", "rgba", "bgra", "array").index(how.color), how.layout == "hwc", how.arrays, how.divisor,
-        *counted(how.mean), *counted(how.std), *counted(shape),
-    ]  # fmt: skip
-    return " ".join(str(int(word)) if isinstance(word, bool) else str(word) for word in words)
-
-
-def counted(values: Sequence[float]) -> list[float]:
-    return [len(values), *values]
+    return " ".join(map(str, [path, out, tile, EVERY.index(how), *expected_of(case).shape]))
 
 
 def expected_of(case: Case) -> Array:
@@ -242,7 +322,6 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8))
 
 
-FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 SIZES = [(1, 1), (2, 9), (7, 5), (16, 16), (64, 48), (47, 103), (300, 20), (20, 300), (223, 225), (640, 427)]
 
 
@@ -251,16 +330,12 @@ def test_resizing_is_pillows_to_the_bit(interpolation: str, prepare: Prepare, tm
     cases = []
     for number, size in enumerate(SIZES):
         noise(size, number).save(tmp_path / f"{number}.png")
-        for resize in (None, 24, 256, (31, 17), (17, 31), (224, 224), (1, 1)):
-            for crop in (None, (20, 22), (225, 3)):
-                how = Preprocess(resize=resize, crop=crop, interpolation=interpolation, mean=(0.4,), std=(0.3,))
-                cases.append((tmp_path / f"{number}.png", how))
+        cases += [(tmp_path / f"{number}.png", how) for how in RESIZED[interpolation]]
     check(prepare, cases)
 
 
 @pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
 def test_every_kind_of_png(color: str, prepare: Prepare, tmp_path: Path) -> None:
-    how = Preprocess(resize=40, interpolation="bicubic", color=color, divisor=255.0, mean=(0.45,), std=(0.22,))
     image = noise((70, 50))
     alpha = image.convert("L").rotate(90, expand=False)
     kinds = {
@@ -276,12 +351,11 @@ def test_every_kind_of_png(color: str, prepare: Prepare, tmp_path: Path) -> None
     kinds["palette"].save(tmp_path / "bits.png", bits=8)
     wide = np.random.default_rng(1).integers(0, 65536, (50, 70), np.uint16)
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    check(prepare, [(path, how) for path in sorted(tmp_path.glob("*.png"))])
+    check(prepare, [(path, PNG[color]) for path in sorted(tmp_path.glob("*.png"))])
 
 
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 def test_every_kind_of_jpeg(color: str, prepare: Prepare, tmp_path: Path) -> None:
-    how = Preprocess(color=color)
     for number, size in enumerate([(64, 48), (33, 17), (1, 7), (101, 99)]):
         image = noise(size, number)
         for quality in (30, 95):
@@ -294,52 +368,37 @@ def test_every_kind_of_jpeg(color: str, prepare: Prepare, tmp_path: Path) -> Non
         exif = Image.Exif()
         exif[0x0112] = 6  # turned by 90 degrees: neither applies it
         image.save(tmp_path / f"{number}-turned.jpg", exif=exif)
-    check(prepare, [(path, how) for path in sorted(tmp_path.glob("*.jpg"))])
+    check(prepare, [(path, JPEG[color]) for path in sorted(tmp_path.glob("*.jpg"))])
 
 
 def test_photographs_become_the_same_tensors(prepare: Prepare) -> None:
-    hows = (HOW, PRESETS["imagenet"], Preprocess(resize=(224, 224), interpolation="lanczos", color="bgr"))
-    check(prepare, [(path, how) for path in PHOTOGRAPHS for how in hows])
+    check(prepare, [(path, how) for path in PHOTOGRAPHS for how in FOR_PHOTOGRAPHS])
 
 
-@pytest.mark.parametrize("preset", ["yolo", "yolox", "paddleocr-det", "paddleocr-rec", "mtcnn", "scrfd", "retinaface"])
+@pytest.mark.parametrize("preset", OF_PRESETS)
 def test_presets_of_detectors_and_readers(preset: str, prepare: Prepare, tmp_path: Path) -> None:
     for number, size in enumerate(SIZES):
         noise(size, number).save(tmp_path / f"{number}.png")
-    how = PRESETS[preset]
-    hows = [how] if preset == "paddleocr-det" else [how.fitted(96, 64), how.fitted(33, 131)]
-    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in hows])
+    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in OF_PRESETS[preset]])
 
 
 def test_every_setting_of_a_fit(prepare: Prepare, tmp_path: Path) -> None:
     for number, size in enumerate(SIZES):
         noise(size, number).save(tmp_path / f"{number}.png")
-    fits = [
-        Fit("letterbox", (64, 96), fill=(1, 2, 3), grow=False), Fit("letterbox", (64, 96), rounding="up", multiple=32),
-        Fit("letterbox", (64, 96), align="corner", rounding="down"), Fit("right", (32, 100), fill=(255,)),
-        Fit("right", (32, 100), rounding="down"), Fit("multiple", multiple=32, shorter=100, longer=200),
-        Fit("multiple", multiple=8, rounding="up"), Fit("multiple", shorter=40),
-    ]  # fmt: skip
-    hows = [Preprocess(fit, "opencv", mean=(0.4, 0.5, 0.6), std=(0.2,)) for fit in fits]
-    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in hows])
+    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in FITTED])
 
 
-@pytest.mark.parametrize("color", ["rgb", "bgr", "gray", "rgba", "bgra"])
+@pytest.mark.parametrize("color", COLOURED)
 def test_opencvs_resizing_colours_and_layouts(color: str, prepare: Prepare, tmp_path: Path) -> None:
     for number, size in enumerate(SIZES):
         image = noise(size, number)
         image.putalpha(noise(size, number + 100).convert("L"))
         image.save(tmp_path / f"{number}.png")
-    hows = [
-        Preprocess(resize, interpolation, color=color, layout=layout, mean=(0.4,), std=(0.3,))
-        for resize in ((24, 24), (31, 17), (112, 113), 33)
-        for interpolation, layout in (("opencv", "chw"), ("opencv", "hwc"), ("bicubic", "chw"))
-    ]
-    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in hows])
+    check(prepare, [(path, how) for path in tmp_path.glob("*.png") for how in COLOURED[color]])
 
 
 def test_tiles(prepare: Prepare, tmp_path: Path) -> None:
-    how = Preprocess(crop=Tiles((16, 20), overlap=3), mean=(0.4,), std=(0.3,))
+    how = TILED
     cases: list[Case] = []
     for number, size in enumerate([(64, 48), (7, 5), (47, 103)]):
         noise(size, number).save(tmp_path / f"{number}.png")
@@ -349,23 +408,18 @@ def test_tiles(prepare: Prepare, tmp_path: Path) -> None:
 
 
 def test_arrays_are_normalised_if_the_card_says_so(prepare: Prepare, tmp_path: Path) -> None:
-    cases = []
-    for name, shape, how in [
-        ("six", (6, 5, 7), Preprocess(color="array", mean=(1, 2, 3, 4, 5, 6), std=(0.5,), arrays=True)),
-        ("last", (5, 7, 2), Preprocess(color="array", mean=(1, 2), std=(3, 4), layout="hwc", arrays=True)),
-        ("flat", (9,), Preprocess(color="array", mean=(0.5,), divisor=1, arrays=True)),
-        ("as they are", (3, 4, 4), Preprocess(mean=(0.5,))),
-    ]:
-        path = tmp_path / f"{name.replace(' ', '-')}.npy"
+    cases: list[Case] = []
+    for shape, how in ARRAYS.items():
+        path = tmp_path / f"{len(cases)}.npy"
         np.save(path, np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32))
-        cases.append((path, how))
+        cases.append((path, how, 0))
     check(prepare, cases)
 
 
 def test_ppm(prepare: Prepare, tmp_path: Path) -> None:
     noise((30, 20)).save(tmp_path / "a.ppm")
     noise((30, 20)).convert("L").save(tmp_path / "a.pgm")
-    check(prepare, [(path, Preprocess(resize=10)) for path in (tmp_path / "a.ppm", tmp_path / "a.pgm")])
+    check(prepare, [(path, PPM) for path in (tmp_path / "a.ppm", tmp_path / "a.pgm")])
 
 
 # ------------------------------------------------------------------------------------------------------------ faults
@@ -440,8 +494,6 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     "NaN as text": (["nan.txt"], "nan.txt: holds NaN or infinity"),
     "words": (["words.txt"], "words.txt: value 1 is not a number"),
     "no folder to write to": (["x.npy", "nowhere/y.npy"], "nowhere/y.npy: cannot be written: No such file"),
-    "another output to compare with": (["x.npy", "--compare=few.txt"], "few.txt: has 3 values, the output 1000"),
-    "a missing output to compare with": (["x.npy", "--compare=no.npy"], "no.npy: cannot be read"),
 }
 MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
     "no param": ("no.param", "good.bin", "no.param: cannot be read"),
@@ -723,14 +775,14 @@ def test_deploy_hands_no_word_to_a_shell(app: Path, tmp_path: Path) -> None:
     (tmp_path / "bin/ssh").chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "DEPLOY_TO": "it's $(touch a)"}
     image = shutil.copy(CAT, tmp_path / "a cat.$(touch b)'")
-    line = [app / "scripts/deploy.sh", "board", app / "build/native/infer", image, "--compare=$(touch c)", "--loop=1"]
+    line = [app / "scripts/deploy.sh", "board", app / "build/native/infer", image, "--cluster=$(touch c)", "--loop=1"]
     done = subprocess.run(list(map(str, line)), capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert "infer: $(touch c): cannot be read" in done.stderr
+    assert "infer: --cluster=$(touch c): must be big" in done.stderr
     assert (tmp_path / "it's $(touch a)/infer").is_file()
     assert not [name for name in "abc" if list(tmp_path.rglob(name))]
 
 
-def test_the_table_of_every_variant(app: Path) -> None:
+def test_the_table_of_every_variant(app: Path, tmp_path: Path) -> None:
     said = run(app / "run.sh", CAT, "--loop=2").splitlines()
     assert said[0].split() == [
         "variant", "load", "ms", "first", "ms", "median", "ms", "p90", "ms", "memory", "MB", "MSE",
@@ -739,6 +791,11 @@ def test_the_table_of_every_variant(app: Path) -> None:
     assert list(rows) == ["fp32-cpu", "fp16-cpu", "int8-cpu"]
     assert all(len(row) == 6 for name, row in rows.items() if name != "fp32-cpu")
     assert 0 < float(rows["fp16-cpu"][-1]) < float(rows["int8-cpu"][-1]) < 0.1
+    np.save(tmp_path / "reference.npy", np.full(1000, 0.5, np.float32))
+    infer(app, CAT, tmp_path / "y.npy")
+    expected = np.mean((np.load(tmp_path / "y.npy") - 0.5) ** 2)
+    said = run(app / "run.sh", CAT, tmp_path / "reference.npy", "--loop=2").splitlines()
+    assert float(said[1].split()[-1]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_without_an_installed_ncnn_a_release_is_fetched(app: Path, tmp_path: Path) -> None:

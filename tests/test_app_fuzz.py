@@ -73,7 +73,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / f"images/{i}.png")
     how = Preprocess(resize=(16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     model = replace(Artifact.of(small()), preprocess=how, task="classification")
-    make_app(model, folder / "app", images=folder / "images")
+    make_app(model, folder / "app", images=folder / "images", extras=("arrays",))
     cmake = folder / "app/CMakeLists.txt"
     source = Path(__file__).parent / "app/fuzz.cpp"
     cmake.write_text(f"{cmake.read_text()}\nadd_executable(fuzz {source})\ntarget_link_libraries(fuzz PRIVATE infer)\n")
@@ -111,7 +111,7 @@ def seeds(folder: Path, kind: str) -> list[bytes]:
     if kind == "txt":
         return [" ".join(f"{value:.4g}" for value in values.reshape(-1)[:768]).encode()]
     if kind == "example":
-        return [(folder / "app/examples/1.txt").read_bytes() + b"box 1 0.5 1 2 3 4 5 6 1\npoints 1 2 3\nembedding 1\n"]
+        return [(folder / "app/examples/1.txt").read_bytes() + b"score 1 0.5\n"]
     return [(folder / "app/models/model.param").read_bytes()]
 
 

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from ncnn_library import build, installed, native, run
-from networks import samples, small
+from networks import network, samples, small
 from numpy.typing import NDArray
 from PIL import Image
 
 from ncnnkit.app import make_app
-from ncnnkit.app.facts import RELEASE
+from ncnnkit.app.facts import RELEASE, facts_of
+from ncnnkit.app.models import shipment
 from ncnnkit.artifact import Artifact
+from ncnnkit.device.session import Session
+from ncnnkit.onboard.picture import Fit
 from ncnnkit.samples.preprocess import Preprocess
 
 pytestmark = [pytest.mark.app, pytest.mark.slow]
@@ -34,7 +37,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An app of a small network, measured with a newer ncnn than it is built with."""
     folder = tmp_path_factory.mktemp("ship") / "app"
     model = replace(Artifact.of(small()), ncnn=NEW, preprocess=Preprocess(resize=(16, 16)), task="classification")
-    make_app(model, folder, extras=("camera",))
+    make_app(model, folder, extras=("camera", "arrays", "gpu"))
     build(folder, folder / "build/native", "-DCMAKE_BUILD_TYPE=Debug")
     np.save(folder.parent / "x.npy", samples(1)[0])
     return folder
@@ -84,7 +87,6 @@ def test_the_fetched_release_is_no_older_than_the_package_that_measures() -> Non
         return [int(part) for part in version.split(".")]
 
     assert parts(RELEASE.version) >= parts(ncnn.__version__)
-    assert f"ncnn-{RELEASE.version}.tar.gz" in RELEASE.source
 
 
 def test_an_older_ncnn_is_named_by_the_program(app: Path) -> None:
@@ -222,6 +224,112 @@ def test_a_v4l2_camera(app: Path, expected: list[Any], tmp_path: Path) -> None:
 def test_what_is_no_camera(app: Path) -> None:
     assert "/dev/null: is no camera: " in infer(app, "/dev/null", "--camera=64x48").stderr
     assert "nowhere: cannot be opened: No such file" in infer(app, "nowhere", "--camera=64x48").stderr
+
+
+# ----------------------------------------------------------------------------------------------------- several inputs
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The app of a network that takes an image, a smaller one with its channels last, and four numbers; and samples."""
+    folder = tmp_path_factory.mktemp("several")
+    graph = network(
+        """
+        Input       left  0 1 in0 0=20 1=16 2=3
+        Input       right 0 1 in1 0=3 1=10 2=8
+        Input       shift 0 1 in2 0=4
+        Convolution c0    1 1 in0 a 0=4 1=3 5=1 6=108 9=1
+        Pooling     p0    1 1 a   b 0=1 4=1
+        Convolution c1    1 1 in1 c 0=4 1=1 5=1 6=32
+        Pooling     p1    1 1 c   d 0=1 4=1
+        BinaryOp    add   2 1 b d e 0=0
+        BinaryOp    sum   2 1 e in2 out0 0=0
+        """
+    )
+    how = Preprocess(Fit("letterbox", (16, 20), fill=(114,)), "opencv", mean=(0.5,), std=(0.25,))
+    made = replace(Artifact.made(graph, "fp32", preprocess=how, task="classification"), fed=("left", "right", "shift"))
+    rng = np.random.default_rng(0)
+    rows = ["left,right,shift"]
+    for i in range(3):
+        for name, size in (("left", (50, 40 + i)), ("right", (30, 20 + i))):
+            Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{name}-{i}.png")
+        np.save(folder / f"shift-{i}.npy", rng.normal(size=4).astype(np.float32))
+        rows.append(f"left-{i}.png,right-{i}.png,shift-{i}.npy")
+    (folder / "samples.csv").write_text("\n".join(rows) + "\n")
+    make_app(made, folder / "app", images=folder / "samples.csv")
+    build(folder / "app", folder / "app/build/native", "-DCMAKE_BUILD_TYPE=Debug")
+    inputs = facts_of(shipment(made)).inputs
+    with Session(made) as net:
+        for i in range(3):
+            tensors = [np.load(folder / f"shift-{i}.npy")]
+            for each in inputs[1::-1]:
+                assert each.preprocess is not None
+                with Image.open(folder / f"{each.name}-{i}.png") as image:
+                    tensors.insert(0, each.preprocess.apply(image))
+            np.save(folder / f"expected-{i}.npy", net.run(*tensors))
+            np.save(folder / f"left-{i}.npy", tensors[0])
+    return folder
+
+
+def test_a_file_for_each_input(several: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        words = [f"shift={several}/shift-{i}.npy", f"left={several}/left-{i}.png", f"right={several}/right-{i}.png"]
+        done = infer(several / "app", *words, tmp_path / "y.npy", "--json", f"--draw={tmp_path}/drawn.png")
+        assert done.returncode == 0, done.stderr
+        expected = np.load(several / f"expected-{i}.npy")
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)
+        assert json.loads(done.stdout)["top"][0]["index"] == expected.argmax()
+        with Image.open(tmp_path / "drawn.png") as drawn, Image.open(several / f"left-{i}.png") as left:
+            assert drawn.size == left.size, "it is drawn onto the first image"
+        words[1] = f"left={several}/left-{i}.npy"
+        assert infer(several / "app", *words, tmp_path / "z.npy").returncode == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), np.load(tmp_path / "y.npy"))
+
+
+def test_the_examples_of_several_inputs(several: Path) -> None:
+    done = infer(several / "app", "--self-test", "--json", "--loop=1")
+    said = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert said["examples"] == 3
+    assert [figure["passed"] for figure in said["figures"]] == [True] * 3
+
+
+def test_the_table_of_several_inputs(several: Path) -> None:
+    words = [f"{name}={several}/{name}-0.{ending}" for name, ending in WORDS]
+    rows = run(several / "app/run.sh", *words, "--loop=1").splitlines()
+    assert [row.split()[0] for row in rows] == ["variant", "fp32-cpu", "fp16-cpu", "bf16-cpu"]
+
+
+WORDS = (("left", "png"), ("right", "png"), ("shift", "npy"))
+WRONG = {
+    "one is missing": (["left=left-0.png", "right=right-0.png"], 2, "there is no shift=FILE"),
+    "one is unknown": (
+        ["left=left-0.png", "right=right-0.png", "shift=shift-0.npy", "y.npy", "up=left-0.png"],
+        2,
+        "is neither an input nor OUTPUT",
+    ),
+    "one is no file": (["left=no.png", "right=right-0.png", "shift=shift-0.npy"], 1, "no.png: cannot be read"),
+    "an image for an array": (
+        ["left=left-0.png", "right=right-0.png", "shift=left-0.png"],
+        1,
+        "shift=left-0.png: this input takes arrays (.npy or text), not images",
+    ),
+    "a wrong shape": (
+        ["left=left-0.png", "right=left-0.npy", "shift=shift-0.npy"],
+        1,
+        "right=left-0.npy: has shape 3x16x20, the network takes 8x10x3",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_wrong_files_for_inputs(fault: str, several: Path) -> None:
+    words, status, match = WRONG[fault]
+    line = [several / "app/build/native/infer", *words]
+    done = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=False, cwd=several)
+    assert done.returncode == status
+    assert match in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_bad_image_in_a_folder(app: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 import typer
 from networks import samples, small
 from PIL import Image
+from test_schema import sample_run
 from typer.testing import CliRunner, Result
 
 import ncnnkit
@@ -29,6 +30,7 @@ from ncnnkit.measure import tune as tuning
 from ncnnkit.model import ncnnfile
 from ncnnkit.recipe import key_types
 from ncnnkit.record.run import Run
+from ncnnkit.report import LAYER_ORDERS
 
 
 @pytest.fixture
@@ -192,6 +194,22 @@ def test_a_card_says_how_the_images_of_the_calibration_were_prepared(home: Path)
     assert found.pillow == PIL.__version__
 
 
+def test_no_work_is_silent(home: Path) -> None:
+    """Each command says what it does from its first second on; in a log, by the line of each finished step."""
+    for line, first in (
+        ("calibrate m.param --images x.npy -o m.table", "look at the images"),
+        ("quantize m.param --images x.npy --effort fast -o q.param", "look at the images"),
+        ("compare m.param m.param --images x.npy --json", "look at the images"),
+        ("bench m.param --backend cpu --precision fp32 --seconds 0.1 --json", "look at this machine"),
+        ("profile m.param --threads 1 --repeats 3", "look at this machine"),
+        ("doctor --json", "look at this machine"),
+    ):
+        result = nk(line)
+        assert result.exit_code in (0, 4), result.output
+        ticks = [text for text in result.stderr.splitlines() if text.startswith("✓ ")]
+        assert re.fullmatch(rf"✓ {first} \d+\.?\d* s", ticks[0]), (line, result.stderr)
+
+
 def test_optimize(home: Path) -> None:
     said = ok("optimize m.param -o o.param --fp16")
     assert "o.param: 9 layers became" in said
@@ -227,7 +245,19 @@ def test_a_command_replaces_no_file_that_it_did_not_write(line: str, says: str, 
 def test_bench(home: Path) -> None:
     (row,) = json.loads(ok("bench m.param --backend cpu --precision fp32 --seconds 0.1 --json"))
     assert row["latency_ms"]["samples"] > 2
-    assert "fp32-cpu" in ok("bench m.param --backend cpu --precision fp32 --seconds 0.1")
+    said = ok("bench m.param --backend cpu --precision fp32,fp16 --seconds 0.1")
+    assert "fp32-cpu" in said
+    assert "25–75 %" in said
+    assert any(answer in said for answer in ("is the fastest", "are equally fast", "too noisy to say"))
+
+
+def test_bench_of_a_backend_that_is_not_there_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
+    said = ok("bench m.param --precision fp32,fp16 --backend cpu,vulkan --seconds 0.1").splitlines()
+    assert [line for line in said if "vulkan" in line] == [
+        "skipped: fp32-vulkan, fp16-vulkan: there is no Vulkan device"
+    ]
 
 
 def test_tune(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,9 +289,9 @@ def test_run_and_report(home: Path) -> None:
     said = ok("run m.param --recipe recipe.toml --precision fp32,int8")
     assert "Recommended: " in said
     assert "conversion by route ncnn: not verified, because there is no original that can be run" in said
-    assert "ship m-" in said
+    assert "ship: m-" in said
     assert "int8-cpu" in said
-    assert "bf16" not in said
+    assert "bf16-cpu" not in said
     assert "ncnnkit-out/report.html" in said
     page = (home / "ncnnkit-out/report.html").read_text()
     (home / "ncnnkit-out/report.html").unlink()
@@ -269,6 +299,18 @@ def test_run_and_report(home: Path) -> None:
     assert (home / "ncnnkit-out/report.html").read_text() == page
     printed = decode(ok("run m.param --recipe recipe.toml --precision fp32 --out o2 --json"), Run)
     assert encode(printed) == (home / "o2/run.json").read_bytes()
+
+
+def test_explain_layer(home: Path) -> None:
+    (home / "run.json").write_text(json.dumps(sample_run()))
+    shown = ok("explain-layer run.json --sort error").splitlines()
+    assert shown[0].split() == ["layer", "type", "choice", "ms", "error", "why"]
+    assert shown[1].startswith("conv_5")
+    assert "int8-winograd *" in ok("explain-layer run.json conv_5")
+    assert len(json.loads(ok("explain-layer run.json --json"))) == len(sample_run()["plan"]["layers"])
+    result = nk("explain-layer run.json --sort colour")
+    assert (result.exit_code, "one of network, name, type, choice, ms, error" in result.stderr) == (3, True)
+    assert set(LAYER_ORDERS) == {"network", "name", "type", "choice", "ms", "error"}
 
 
 def test_doctor(home: Path) -> None:
@@ -383,7 +425,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(home: Path, line: str, spoil: 
         spoil(home)
     before = sorted(path.relative_to(home) for path in home.rglob("*"))
     result = nk(line)
-    errors = [text for text in result.stderr.splitlines() if not text.startswith("preprocessing: ")]
+    errors = [text for text in result.stderr.splitlines() if not text.startswith(("preprocessing: ", "✓ ", "  "))]
     assert result.exit_code == code, result.output
     assert len(errors) == 1, errors
     assert errors[0].startswith("error: ")
@@ -428,10 +470,25 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
     assert list(tiny_disk.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import ncnnkit", ("numpy", "ncnn", "typer")),
+        ("import ncnnkit.cli; ncnnkit.cli.app(['--help'], standalone_mode=False)", ("numpy", "ncnn", "msgspec")),
+        ("import ncnnkit.cli; ncnnkit.cli.app(['run', '--help'], standalone_mode=False)", ("PIL", "ncnn", "scipy")),
+    ],
+)
+def test_what_is_not_used_is_not_loaded(code: str, absent: tuple[str, ...]) -> None:
+    """Help and completion are quick only as long as this holds."""
+    code += f"; import sys; print([name for name in {absent} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_importing_and_asking_for_help_load_nothing_heavy() -> None:
     code = (
         "import sys, ncnnkit, ncnnkit.onboard.child; all_of_it = [getattr(ncnnkit, n) for n in ncnnkit.__all__]; "
-        "print([m for m in ('PIL', 'torch', 'onnxruntime', 'plotly', 'rich', 'ncnn', 'typer') if m in sys.modules])"
+        "print([m for m in ('PIL', 'torch', 'onnxruntime', 'rich', 'ncnn', 'typer') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

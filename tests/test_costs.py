@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from networks import network, samples, small, with_weights
@@ -13,9 +17,11 @@ from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
 from ncnnkit.model.precision import INT8, MASKS
+from ncnnkit.onboard.answers import NetTime
 from ncnnkit.plan import costs as costing
+from ncnnkit.plan import timing
 from ncnnkit.plan.costs import Costs, calibrated, chains, predict, uniform
-from ncnnkit.plan.timing import blob_shapes, measure_costs
+from ncnnkit.plan.timing import REPEATS, blob_shapes, measure_costs, settled
 
 CHOICES = ("fp32", "bf16", "int8", "int8-winograd")
 
@@ -162,3 +168,56 @@ def test_what_ncnn_cannot_run_is_said() -> None:
     shapes = {"in0": (4, 1, 0), "out0": (4, 1, 0)}  # nothing to read
     with pytest.raises(RuntimeFailure, match="timing layers"):
         measure_costs(graph, graph, shapes, ("fp32",), rounds=1, seconds=0.0)
+
+
+# ------------------------------------------------------------------------------------------------------------ outliers
+
+
+def net_time(ms: float) -> NetTime:
+    return NetTime(ms, ms, 0.1, [32], [32])
+
+
+def test_a_form_far_slower_than_its_siblings_is_timed_again() -> None:
+    asked: list[Sequence[int]] = []
+
+    def again(places: Sequence[int]) -> list[NetTime]:
+        asked.append(places)
+        return [net_time(0.12)] * len(places)
+
+    times = [net_time(ms) for ms in (0.1, 0.11, 56.0, 0.09, 30.0, 28.0, 31.0)]
+    alike = [("a",)] * 4 + [("b",)] * 3
+    found = settled(times, alike, again)
+    assert [time.undisturbed for time in found] == [0.1, 0.11, 0.12, 0.09, 30.0, 28.0, 31.0]
+    assert asked == [[2]], "only what is suspect, and not again once it is right"
+
+
+def test_a_form_that_stays_slow_is_slow() -> None:
+    asked: list[Sequence[int]] = []
+
+    def again(places: Sequence[int]) -> list[NetTime]:
+        asked.append(places)
+        return [net_time(58.0 - len(asked))] * len(places)
+
+    found = settled([net_time(ms) for ms in (0.1, 56.5, 0.1)], [("a",)] * 3, again)
+    assert [time.undisturbed for time in found] == [0.1, 56.0, 0.1], "the shortest counts"
+    assert len(asked) == REPEATS
+
+
+def test_a_form_without_siblings_is_believed() -> None:
+    assert settled([net_time(56.0), net_time(0.1)], [("a",), ("b",)], lambda _: []) == [net_time(56.0), net_time(0.1)]
+
+
+def test_costs_are_without_outliers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer of ncnn has one time that another program took."""
+    real = timing.settled
+    spoiled: list[NetTime] = []
+
+    def disturbed(times: Sequence[NetTime], *rest: Any) -> list[NetTime]:
+        spoiled.extend([replace(times[0], undisturbed=5600.0), *times[1:]])
+        return real(spoiled, *rest)
+
+    monkeypatch.setattr(timing, "settled", disturbed)
+    graph = small()
+    costs = measure_costs(graph, int8_twin(graph), blob_shapes(graph), CHOICES, rounds=2, seconds=0.0)
+    assert spoiled[0].undisturbed == 5600.0
+    assert max(costs.layers.values()) < 1000

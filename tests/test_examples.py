@@ -17,6 +17,7 @@ from ncnnkit.comparison.outputs import Outputs, keep_outputs
 from ncnnkit.errors import FormatError
 from ncnnkit.measure.examples import choose_examples
 from ncnnkit.model import ncnnfile
+from ncnnkit.onboard.picture import Tiles
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
 from ncnnkit.record.examples import CHECKED, EXAMPLES, MOST, Examples, checked
@@ -94,6 +95,16 @@ def test_of_several_inputs_each_has_a_file(images: ImageSet, tmp_path: Path) -> 
         assert (ending, picture) == (".png", (tmp_path / f"images/{index}.png").read_bytes())
         assert np.load(io.BytesIO(number)).tolist() == [index]
         assert row.placement == images.placement(index)
+
+
+def test_of_tiles_the_first_of_an_image_is_an_example(images: ImageSet, tmp_path: Path) -> None:
+    """Images of 40x30 are six tiles of 16x16."""
+    found = open_images(tmp_path / "images", Preprocess(crop=Tiles((16, 16))), [InputSpec("in0", (3, 16, 16))])
+    assert len(found) == 7 * 6
+    reference = outputs([np.full(10, i, np.float32) for i in range(len(found))], tmp_path / "a")
+    rows = choose_examples(found, reference, {}).rows
+    assert [int(row.outputs[0][0]) for row in rows] == [0, 12, 24]
+    assert [row.files[0][1] for row in rows] == [(tmp_path / f"images/{i}.png").read_bytes() for i in (0, 2, 4)]
 
 
 def test_an_image_without_an_ending_is_an_example(images: ImageSet, tmp_path: Path) -> None:

@@ -38,13 +38,12 @@ TELLING = """
         return wrapped
 
     @contextmanager
-    def progress():
+    def progress(plain):
         yield lambda stage, done, total: print(stage, done, flush=True)
 
     local.Local.run_job = telling(local.Local.run_job)
     board.Board.run_job = telling(board.Board.run_job)
-    for module in (runs, models, measuring):
-        module.shown_progress = progress
+    runs.shown_stages = models.shown_progress = measuring.shown_progress = progress
     ncnnkit.cli.main()
 """
 """The command line, which prints the stage it is in."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import math
 import os
 import warnings
@@ -30,9 +32,11 @@ from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.facts import Board, Cluster
 from ncnnkit.onboard.protocol import VariantResult
+from ncnnkit.progress import Position
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
+from ncnnkit.report import shipping
 from ncnnkit.samples.labels import Labels
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.source import open_model
@@ -73,8 +77,8 @@ def photographs(folder: Path, count: int) -> Path:
 
 
 def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recipe, tmp_path: Path) -> None:
-    told: list[str] = []
-    document = nk.run(recipe, tmp_path / "out", lambda stage, done, total: told.append(stage))
+    told: list[Position] = []
+    document = nk.run(recipe, tmp_path / "out", lambda position, done, total: told.append(position))
     assert document == load_run(tmp_path / "out")
     assert [v.name for v in document.variants] == [
         "fp32-cpu", "fp16-cpu", "bf16-cpu", "int8-cpu", "mixed-cpu"
@@ -82,7 +86,9 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     assert {v.status for v in document.variants} == {"ok"}
     assert (document.images.calibration, document.images.evaluation) == (24, 6)
     assert document.reference.engine == "ncnn"
-    assert list(dict.fromkeys(told))[-1] == "write the report"
+    numbers = [number for number, _ in itertools.groupby(position.number for position in told)]
+    assert numbers == list(range(1, told[-1].of + 1)), "no stage is missing, and none comes twice"
+    assert told[-1].stage == "write the report"
     assert document.preprocess is None, "arrays are fed as they are"
     assert not [w for w in document.warnings if "ImageNet" in w]
 
@@ -96,7 +102,31 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     with nk.Session(param) as net, nk.Session(small()) as exact:
         errors = np.array([net.run(x) for x in held_out]) - np.array([exact.run(x) for x in held_out])
     assert int8.accuracy.mse == pytest.approx(float(np.mean(errors.astype(np.float64) ** 2)), rel=1e-3)
-    assert [layer.name for layer in int8.layers] == ["c1", "d1", "c2", "c3", "fc"]
+    computing = ["c1", "d1", "c2", "c3", "add", "gap", "fc"]
+    for row in document.variants[1:]:
+        assert [layer.name for layer in row.layers] == computing, row.name
+    assert document.variants[0].layers == [], "fp32 is what they are compared with"
+    for file, digest in int8.files.sha256.items():
+        assert hashlib.sha256((tmp_path / "out" / file).read_bytes()).hexdigest() == digest
+    assert len(int8.files.sha256) == 2
+
+    # So is what it says of the network.
+    shipped = {layer.name: layer for layer in nk.load(param).layers}
+    rows = {layer.name: layer for layer in document.network}
+    assert list(rows) == ["in0", *computing]
+    assert (rows["c3"].reads, rows["add"].reads) == (["c2"], ["c3", "c2"]), "the Split is left out"
+    for name, layer in rows.items():
+        found = layer.int8
+        assert (found is not None) == ("input_scale" in shipped[name].weights)
+        if found:
+            assert (found.high - found.low) / 2 == pytest.approx(127 / shipped[name].array("input_scale")[0])
+            assert (found.high + found.low) / 2 == pytest.approx(found.zero_point, abs=1e-6)
+            assert sum(found.weights.counts) == small().layer(name).array("weight").size
+            assert found.inputs
+            assert sum(found.inputs.counts) > 0
+    with nk.Session(small(), keep_blobs=True) as exact:
+        for layer in document.network:
+            assert exact.blobs(held_out[0], names=layer.outputs[:1])[0].shape == layer.shape
 
     left = {path.name for path in (tmp_path / "out").iterdir()}
     models = {f"model-{p}.{end}" for p in ("fp32", "fp16", "int8", "mixed") for end in ("param", "bin", "json")}
@@ -105,6 +135,24 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
     assert document.files == sorted(left)
     html = (tmp_path / "out/report.html").read_text()
     assert "int8-cpu" in html
+
+
+@pytest.mark.parametrize("precision", ["bf16", "mixed"])
+def test_the_lines_of_what_to_ship_compute_what_the_variant_does(
+    precision: str, recipe: nk.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both need options that are not ncnn's own."""
+    import ncnn
+
+    document = nk.run(changed(recipe, precisions=("fp32", precision)), tmp_path / "out")
+    ship = shipping(dataclasses.replace(document, recommended=f"{precision}-cpu"), "out")
+    assert ship
+    monkeypatch.chdir(tmp_path / "out")
+    (image,) = samples(1)
+    found: dict[str, Any] = {"input": ncnn.Mat(image).clone()}
+    exec(ship.python, found)
+    with nk.Session(nk.Artifact.load(ship.files[0]).at(precision), threads=recipe.threads or None) as net:
+        np.testing.assert_allclose(np.array(found["output"]), net.run(image), rtol=1e-6, atol=1e-6)
 
 
 def test_the_recipe_in_the_folder_makes_the_same_run(recipe: nk.Recipe, tmp_path: Path) -> None:
@@ -349,7 +397,7 @@ def test_what_is_required_decides_what_is_recommended(recipe: nk.Recipe, tmp_pat
 def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: nk.Recipe, tmp_path: Path) -> None:
     told: list[str] = []
     with pytest.raises(RecipeError, match=r"require: top1 needs labels \(give --labels"):
-        nk.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda stage, *_: told.append(stage))
+        nk.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda at, *_: told.append(at.stage))
     assert not told
 
 
@@ -367,7 +415,7 @@ def test_what_does_not_go_with_the_task_is_refused_before_any_work(
 ) -> None:
     told: list[str] = []
     with pytest.raises(RecipeError, match=says):
-        nk.run(changed(recipe, **fields), tmp_path / "out", lambda stage, *_: told.append(stage))
+        nk.run(changed(recipe, **fields), tmp_path / "out", lambda at, *_: told.append(at.stage))
     assert not told
 
 
@@ -592,7 +640,7 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
     told: list[str] = []
     for name in ("recipe.toml", "model-int8.param"):
         with pytest.raises(StorageError, match=f"contains {name}, which ncnnkit did not write"):
-            nk.run(recipe, tmp_path, lambda stage, done, total: told.append(stage))
+            nk.run(recipe, tmp_path, lambda position, done, total: told.append(position.stage))
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
     assert "convert" not in told, "it is said before the work"
@@ -630,7 +678,7 @@ def test_labels_are_read_before_the_work(recipe: nk.Recipe, tmp_path: Path) -> N
     told: list[str] = []
     with pytest.raises(ImageError, match=r"labels\.txt"):
         nk.run(
-            changed(recipe, labels=str(tmp_path / "labels.txt")), tmp_path / "out", lambda stage, *_: told.append(stage)
+            changed(recipe, labels=str(tmp_path / "labels.txt")), tmp_path / "out", lambda at, *_: told.append(at.stage)
         )
     assert "calibrate" not in told
 

@@ -483,6 +483,21 @@ def test_a_given_mean_is_kept_whatever_the_input_takes(
     assert as_used(found, origin, images) == (found, origin)
 
 
+@pytest.mark.parametrize("crop", [Tiles(overlap=2), {"overlap": 2}])
+def test_tiles_are_of_the_image_at_its_own_size(tmp_path: Path, crop: Any) -> None:
+    """Unless the user resizes: a guessed stretch would leave one tile."""
+    found, _ = choose_preprocess(source_of(tmp_path, (3, 8, 9)), "", {"crop": crop})
+    assert found is not None
+    assert (found.resize, found.crop) == (None, Tiles((8, 9), 2))
+    assert len(found.places(30, 40)) > 1
+    found, _ = choose_preprocess(source_of(tmp_path, (3, 8, 9)), "", {"crop": crop, "resize": 16})
+    assert found is not None
+    assert found.resize == 16
+    found, _ = choose_preprocess(source_of(tmp_path, (3, 8, 9)), "yolo", {"crop": crop})
+    assert found is not None
+    assert found.resize is None
+
+
 def test_of_several_inputs_the_one_that_takes_images_has_the_preprocessing(tmp_path: Path) -> None:
     found, _ = choose_preprocess(source_of(tmp_path, (5,), (3, 8, 9)), "", {"mean": (0.5,)})
     assert found is not None

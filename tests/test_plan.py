@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import network, samples, small
 from numpy.typing import NDArray
+from test_schema import as_run, sample_run
 
 from ncnnkit.comparison import accuracy
 from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.comparison.judge import Judge
-from ncnnkit.device import open_device
+from ncnnkit.device import LOCAL, open_device
 from ncnnkit.device.serving import CheckedChild
 from ncnnkit.device.session import Session
-from ncnnkit.device.sites import look_at
+from ncnnkit.device.sites import Site, look_at
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask
@@ -464,6 +466,27 @@ def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], la
     noise = [p.noise for p in plan.front if p.noise is not None]
     assert noise == sorted(noise, reverse=True)
     assert len(noise) == len(plan.front)
+    assert not any(p.ms < plan.predicted_ms and noise < plan.predicted_noise for p, noise in zip(plan.front, noise))
+
+
+def test_a_record_of_a_plan_has_one_speed(mixed: Setting) -> None:
+    """Where the machine is three times as slow as while planning, every predicted time is three times as long."""
+    quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
+    requirements = Requirements.parse(["sqnr>=30"])
+    plan = find_plan(quantized, requirements, look_at(), threads=1, timing=Given(mixed.costs))
+    fp32 = as_run(sample_run()).variants[0]
+    assert (fp32.name, plan.uniform_ms["fp32"]) == ("fp32-cpu", 1.0)
+    assert fp32.latency_ms
+    slow = replace(fp32, latency_ms=replace(fp32.latency_ms, median=3.0))
+    found = plan.record(requirements, Site(LOCAL, look_at(), "x86"), [slow])
+    assert found.predicted_ms == pytest.approx(3 * plan.predicted_ms)
+    assert [point.ms for point in found.front] == pytest.approx([3 * point.ms for point in plan.front])
+    assert not any(p.ms < found.predicted_ms and (p.noise or 0) < plan.predicted_noise for p in found.front)
+    for layer in found.layers:
+        times = {option.choice: option.ms for option in layer.options}
+        assert times == pytest.approx({option.choice: 3 * option.ms for option in plan.options[layer.name]})
+        if "is the fastest option" in layer.why:
+            assert f"({times[layer.choice]:.3f} ms;" in layer.why
 
 
 def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:

@@ -181,6 +181,7 @@ WRONG = [
     ("effort", '"much"', "unknown effort 'much' (one of fast, default, best)"),
     ("require", '"mse<=1"', "require must be a list, such as [\"cosine>=0.999\"], not the text 'mse<=1'"),
     ("max_latency", "20", "max_latency must be text, not 20"),
+    ("target", '"rk3589"', "unknown target 'rk3589' (did you mean rk3588 or rk3568 or rk3528?)"),
     ("target", '"z80"', f"unknown target 'z80' (one of {', '.join(('auto', *TARGETS))})"),
     ("backends", '"cpu"', "backends must be a list, such as [\"cpu\"], not the text 'cpu'"),
     ("backends", "[1]", 'backends must be a list, such as ["cpu"], not [1]'),

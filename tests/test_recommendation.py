@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ncnnkit.plan.requirement import Requirements
-from ncnnkit.recommendation import recommend, tied
+from ncnnkit.recommendation import compared, recommend, tied
 from ncnnkit.record.run import EMULATED, Accuracy, Latency, OutputError, Variant
 
 USUAL = Requirements.parse(["cosine>=0.999"])
@@ -215,3 +215,56 @@ def recommended(rng: np.random.Generator, laws: Sequence[Law]) -> str | None:
 def test_two_runs_in_a_row_recommend_the_same(laws: list[Law], name: str) -> None:
     rng = np.random.default_rng(0)
     assert {recommended(rng, laws) for _ in range(300)} == {name}
+
+
+# ------------------------------------------------------------------------------------------- what timings allow to say
+
+
+def test_the_fastest_of_clear_timings() -> None:
+    (said,) = compared([variant("fp32-cpu", 10.0), variant("bf16-cpu", 8.0)])
+    assert said.startswith("bf16-cpu is the fastest, 1.25 times as fast as fp32-cpu (the middle half of the samples: ")
+    assert "bf16-cpu 7.96 to 8.04 ms" in said
+
+
+def test_timings_that_overlap_are_ties() -> None:
+    rows = [variant(name, latency(ms, 0.2)) for name, ms in (("fp32-cpu", 10.0), ("bf16-cpu", 9.5), ("int8-cpu", 20.0))]
+    (said,) = compared(rows)
+    assert said.startswith("bf16-cpu and fp32-cpu are equally fast: their latencies differ by less than their spread")
+    assert "int8" not in said
+
+
+def test_too_noisy_is_an_answer() -> None:
+    (said,) = compared([variant("fp32-cpu", latency(10.0, 1.5)), variant("bf16-cpu", 8.0)])
+    assert said.startswith("too noisy to say which is the fastest (the middle half of the samples: fp32-cpu 2.50")
+    assert "--seconds" in said
+    (said,) = compared([variant("fp32-cpu", latency(100.0, 1.5)), variant("bf16-cpu", 8.0)])
+    assert said.startswith("bf16-cpu is the fastest"), "the noise of a row that is certainly slower does not matter"
+
+
+def test_a_latency_whose_samples_are_nearly_all_delayed_is_too_noisy() -> None:
+    """The middle half is narrow, as every inference waited for another program; one sample shows it."""
+    delayed = Latency(min=0.0451, p25=321.0, median=326.0, p75=355.0, p90=377.0, samples=12)
+    (said,) = compared([variant("fp32-cpu", delayed), variant("fp16-cpu", 0.0489)])
+    assert said.startswith("too noisy to say which is the fastest")
+    assert "the fastest sample: 0.0451 ms" in said
+    rows = [variant("fp32-cpu", delayed), variant("fp16-cpu", 0.0389)]
+    (said,) = compared(rows)
+    assert said.startswith("fp16-cpu is the fastest; fp32-cpu is too noisy to say by how much"), "it never was as fast"
+    _, why = recommend(rows, USUAL)
+    assert "times as fast as fp32-cpu" not in why, "6667 times is not true"
+
+
+def test_outliers_are_named() -> None:
+    far = Latency(min=0.05, p25=0.055, median=0.056, p75=0.057, p90=95.2, samples=100)
+    said = compared([variant("fp32-cpu", far)])
+    assert said == [
+        "fp32-cpu: one of ten samples took at least 1700 times the median (95.2 ms in place of 0.0560 ms): another "
+        "program ran, or the clock changed"
+    ]
+
+
+def test_devices_are_compared_by_themselves() -> None:
+    rows = [variant(f"{p}-cpu@{d}", ms) for p, d, ms in (("fp32", "a", 9.0), ("int8", "a", 5.0), ("int8", "b", 1.0))]
+    (said,) = compared(rows)
+    assert said.startswith("int8-cpu@a is the fastest, 1.80 times as fast as fp32-cpu@a")
+    assert compared([variant("fp32-cpu", 9.0, notes=[EMULATED]), variant("int8-cpu", 5.0, notes=[EMULATED])]) == []

@@ -46,7 +46,11 @@ def sample_variant(
         "threads": 2,
         "status": "ok",
         "reason": "",
-        "files": {"param": f"tiny-{precision}.param", "bin": f"tiny-{precision}.bin"},
+        "files": {
+            "param": f"tiny-{precision}.param",
+            "bin": f"tiny-{precision}.bin",
+            "sha256": {f"tiny-{precision}.param": "ab" * 32, f"tiny-{precision}.bin": "cd" * 32},
+        },
         "size_bytes": int(mb * 1e6),
         "first_ms": 14.2,
         "cpus": [],
@@ -204,6 +208,32 @@ def sample_plan() -> dict[str, Any]:
     }
 
 
+def sample_network() -> list[dict[str, Any]]:
+    """24 convolutions; each third one reads the third before it, too."""
+    made: list[dict[str, Any]] = [
+        {"name": "in0", "type": "Input", "reads": [], "outputs": ["in0"], "shape": [3, 224, 224], "parameters": 0,
+         "int8": None}
+    ]  # fmt: skip
+    for i in range(24):
+        int8 = {
+            "low": -0.5, "high": 6.25, "zero_point": 2.875, "steps": [0.001, 0.01],
+            "inputs": {"low": 0.0, "high": 8.0, "counts": [9, 4, 1]},
+            "weights": {"low": -1.0, "high": 1.0, "counts": [1, 9, 1]},
+        }  # fmt: skip
+        made.append(
+            {
+                "name": f"conv_{i}",
+                "type": "ConvolutionDepthWise" if i % 3 == 1 else "Convolution",
+                "reads": [made[-1]["name"], *([made[-3]["name"]] if i % 3 == 2 else [])],
+                "outputs": [f"b{i}"],
+                "shape": [16, 112, 112],
+                "parameters": 2320,
+                "int8": int8,
+            }
+        )
+    return made
+
+
 def sample_run() -> dict[str, Any]:
     """A run as ``ncnnkit run`` leaves it: two backends, a software Vulkan device, one crash, two variants skipped."""
     exact = sample_errors(2.1e-12, 118.3, 0.999999999999, 4.8e-6)
@@ -319,6 +349,7 @@ def sample_run() -> dict[str, Any]:
         },
         "passes": {"fuse_affine": 49, "fuse_activation": 33, "eliminate_identity": 0},
         "quantisation": sample_quantisation(),
+        "network": sample_network(),
         "plan": sample_plan(),
         "variants": [
             sample_variant("fp32", "cpu", 10.15, 18.6, exact, **sample_watched()),

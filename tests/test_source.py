@@ -54,7 +54,7 @@ def test_class_names_that_are_not_utf8_are_shown_with_replacement_characters() -
 
 
 def test_importing_ncnnkit_stays_light() -> None:
-    heavy = {"PIL", "torch", "torchvision", "timm", "onnx", "onnxruntime", "ncnn", "plotly", "pnnx"}
+    heavy = {"PIL", "torch", "torchvision", "timm", "onnx", "onnxruntime", "ncnn", "pnnx"}
     done = subprocess.run(
         [sys.executable, "-c", "import sys, ncnnkit; print(*sys.modules)"], capture_output=True, text=True, check=True
     )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,20 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lowered
 import numpy as np
+import onnx
 import pytest
 import typer
-from ncnn_library import library_options, run
+from conftest import BOARD
+from ncnn_library import installed, library_options, run
+from onnx.helper import make_node as node
 from PIL import Image
 from small_heads import detector
 
+from ncnnkit.app.verify import Receipt
 from ncnnkit.cli import app
+from ncnnkit.codec import decode
 from ncnnkit.onboard.picture import Fit
 from ncnnkit.recipe import make_recipe
 from ncnnkit.samples.preprocess import Preprocess
@@ -48,34 +55,121 @@ def test_a_newcomers_whole_way(tmp_path: Path) -> None:
     assert "tiger cat" in alone.stdout, "the model is part of the program"
 
 
-def run_block(number: int, folder: Path) -> str:
-    """Run a block of commands of the tutorial in a folder, with this ncnnkit; returns what they print."""
-    block = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)[number]
+def run_block(
+    number: int, folder: Path, options: list[str] | None = None, board: str = "", page: str = "tutorial"
+) -> str:
+    """Run a block of commands of a page in a folder, with this ncnnkit; returns what they print.
+
+    Args:
+        number: of the block on the page.
+        folder: where to run it.
+        options: of CMake; None: this machine's library, which is older than the one that measures.
+        board: the address that takes the place of the tutorial's.
+        page: of docs/.
+    """
+    block = re.findall(r"```sh\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)[number]
     command = folder / "bin/ncnnkit"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ncnnkit "$@"\n')
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f"#!{sys.executable}\nfrom ncnnkit.cli import main\n\nmain()\n")
     command.chmod(0o755)
     env = {
-        **os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja",
+        **os.environ, "XDG_CONFIG_HOME": str(folder / "config"),
+        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja", "COLUMNS": "120",
     }  # fmt: skip
-    block = block.replace(
-        "cmake -S", f"cmake {' '.join(library_options('native'))} -S"
-    )  # an older one than is measured
+    given = shlex.join(library_options("native") if options is None else options)
+    block = block.replace("cmake -S", f"cmake {given} -S").replace("ssh://rock@192.168.1.7", board)
     return run("sh", "-e", "-c", block, cwd=folder, env=env)
+
+
+# ------------------------------------------------------------------------------------------------- the page on the app
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/, and two images to try."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "photos").mkdir()
+    for number, path in enumerate(sorted((DATA / "images/evaluation").iterdir())[:12]):
+        with Image.open(path) as image:
+            image.resize((100, 80)).save(folder / f"photos/{number}.png")
+    shutil.copy(folder / "photos/0.png", folder / "other.png")
+    with Image.open(DATA / "images/evaluation/coffee-5.jpg") as image:
+        image.resize((200, 150)).save(folder / "large.png")
+    return folder
+
+
+def save_onnx(path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, ...]], *weights: int) -> None:
+    """A small network: its nodes, the shapes of its inputs, and the shape of the weights ``w`` of a convolution."""
+    given = {"w": np.random.default_rng(0).normal(0, 0.2, weights).astype(np.float32)}
+    made = lowered.model(nodes, {name: np.zeros(shape, np.float32) for name, shape in inputs.items()}, ["y"], given)
+    onnx.save(made, str(path))
+
+
+@pytest.mark.slow  # a whole run, and so the next two
+def test_large_images_on_the_page_of_the_app(photos: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]), node("DepthToSpace", ["a"], ["b"], blocksize=2),
+        node("Sigmoid", ["b"], ["y"]),
+    ]  # fmt: skip
+    save_onnx(photos / "double.onnx", nodes, {"x": (1, 3, 32, 32)}, 12, 3, 3, 3)
+    said = run_block(0, photos, page="app").splitlines()
+    assert "an image of 400x300 pixels: give a .png as OUTPUT to keep it" in said
+    assert said[-1] == "passed: 2 examples"
+    with Image.open(photos / "larger.png") as image:
+        assert image.size == (400, 300)
+        seams = np.abs(np.diff(np.asarray(image).astype(float), axis=1)).mean((0, 2))
+    assert seams.max() < 3 * np.median(seams) + 10, "no column stands out"
+
+
+@pytest.mark.slow
+def test_a_detector_on_large_images_on_the_page_of_the_app(photos: Path) -> None:
+    detector(photos / "detector.onnx")
+    boxes = json.loads(run_block(1, photos, page="app").splitlines()[-1])["boxes"]
+    with Image.open(photos / "found.png") as image:
+        assert image.size == (200, 150)
+    assert max(box["x2"] for box in boxes) > 130 > 70 > min(box["x1"] for box in boxes), "boxes of several tiles"
+
+
+@pytest.mark.slow
+def test_several_inputs_on_the_page_of_the_app(photos: Path) -> None:
+    nodes = [
+        node("Sub", ["before", "after"], ["a"]), node("Conv", ["a", "w"], ["b"]),
+        node("GlobalAveragePool", ["b"], ["y"]),
+    ]  # fmt: skip
+    save_onnx(photos / "pair.onnx", nodes, {"before": (1, 3, 24, 24), "after": (1, 3, 24, 24)}, 4, 3, 3, 3)
+    assert run_block(2, photos, page="app").splitlines()[-1] == "passed: 2 examples"
+    assert np.load(photos / "y.npy").size == 4
+    assert np.abs(np.load(photos / "y.npy")).max() > 1e-3
+
+
+# -------------------------------------------------------------------------------------------------------- the tutorial
+
+
+@pytest.fixture(scope="module")
+def detector_app(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where the block on a detector was run, and what it printed.
+
+    The network is a small one with the same outputs and metadata as Ultralytics' files. The images are PPM, because the
+    board has no library for others.
+    """
+    folder = tmp_path_factory.mktemp("detector")
+    detector(folder / "yolov8n.onnx")
+    (folder / "street").mkdir()
+    for path in (DATA / "images/evaluation").iterdir():
+        with Image.open(path) as image:
+            image.resize((160, 120)).save(folder / f"street/{path.stem}.ppm")
+    shutil.copy(DATA / "images/evaluation/coffee-5.jpg", folder / "street.jpg")
+    return folder, run_block(1, folder)
 
 
 @pytest.mark.app
 @pytest.mark.slow  # it compiles the app
 @pytest.mark.timeout(900)
-def test_a_detector_from_onnx_to_boxes(tmp_path: Path) -> None:
-    """With a small network of the same outputs and metadata as Ultralytics' files."""
-    detector(tmp_path / "yolov8n.onnx")
-    shutil.copytree(DATA / "images/evaluation", tmp_path / "street")
-    shutil.copy(DATA / "images/evaluation/coffee-5.jpg", tmp_path / "street.jpg")
-    *_, last = run_block(1, tmp_path).splitlines()
-    boxes = json.loads(last)["boxes"]
-    with Image.open(tmp_path / "found.png") as drawn, Image.open(tmp_path / "street.jpg") as image:
+def test_a_detector_from_onnx_to_boxes(detector_app: tuple[Path, str]) -> None:
+    folder, said = detector_app
+    boxes = json.loads(said.splitlines()[-1])["boxes"]
+    with Image.open(folder / "found.png") as drawn, Image.open(folder / "street.jpg") as image:
         assert drawn.size == image.size
         changed = np.abs(np.asarray(drawn).astype(int) - np.asarray(image)).max(2) > 0
         width, height = image.size
@@ -85,6 +179,26 @@ def test_a_detector_from_onnx_to_boxes(tmp_path: Path) -> None:
         assert 0 <= row["x1"] < row["x2"] <= width
         assert 0 <= row["y1"] < row["y2"] <= height
         assert changed[int(row["y1"]) : int(row["y2"]) + 1, int(row["x1"]) : int(row["x2"]) + 1].any()
+
+
+@pytest.mark.app
+@pytest.mark.board
+@pytest.mark.slow  # it compiles the app again
+@pytest.mark.timeout(900)
+def test_its_receipt_from_the_board(detector_app: tuple[Path, str]) -> None:
+    """The block after it. The emulated board has no compiler, and no libgomp1."""
+    if installed("current-aarch64") is None:
+        pytest.skip("needs scripts/ncnn-library current-aarch64")
+    folder, _ = detector_app
+    openmp = run("aarch64-linux-gnu-gcc", "-print-file-name=libgomp.a").strip()
+    static = ["-DCMAKE_EXE_LINKER_FLAGS=-static", f"-DOpenMP_gomp_LIBRARY={openmp}"]
+    said = run_block(2, folder, [*library_options("current-aarch64"), *static], f"ssh://board@{BOARD}")
+    assert [line.split()[-1] for line in said.splitlines() if ", at least " in line] == ["pass"] * 3
+    receipt = decode((folder / "detect/receipt.json").read_bytes(), Receipt)
+    assert (receipt.passed, receipt.why, receipt.on, receipt.built_there) == (True, "", "rock5b", False)
+    assert "aarch64" in receipt.system
+    assert receipt.test is not None
+    assert receipt.test.ncnn == receipt.test.measured_ncnn
 
 
 def command_lines() -> list[tuple[str, str]]:
@@ -106,7 +220,7 @@ def test_every_command_and_option_of_the_pages_exists(page: str, line: str) -> N
         return
     known: Any = typer.main.get_command(app)
     while words and words[0] in getattr(known, "commands", {}):
-        known = known.commands[words.pop(0)]
+        known = known.resolve_command(None, [words.pop(0)])[1]  # its module is imported now
     assert known.name == "devices" or not hasattr(known, "commands"), f"{page}: no such command"
     options = {name for parameter in known.params for name in parameter.opts} | {"--help"}
     for word in re.findall(r"(?<![\w-])--?[a-z][\w-]*", line):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -36,14 +37,14 @@ OLD, NEW = "1.0.20230719", "1.0.20261020"
 HOW = Preprocess(resize=(16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
-def write_app(home: Path, graph: Graph | None = None) -> Path:
+def write_app(home: Path, graph: Graph | None = None, lang: str = "cpp") -> Path:
     """The app of a small classifier, with examples."""
     (home / "images").mkdir(parents=True)
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), np.uint8)):
         Image.fromarray(pixels).save(home / f"images/{i}.ppm")  # which every program reads
     labels = tuple(f"name {i}" for i in range(10))
     model = replace(Artifact.of(graph or small()), ncnn=OLD, preprocess=HOW, labels=labels, task="classification")
-    make_app(model, home / "app", images=home / "images")
+    make_app(model, home / "app", images=home / "images", lang=lang)
     return home / "app"
 
 
@@ -226,9 +227,56 @@ def test_on_a_board_that_has_no_compiler(tmp_path: Path) -> None:
 def test_a_folder_without_an_app(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="contains no app"):
         verify_app(tmp_path)
-    make_app(small(), tmp_path / "python", lang="python")
-    with pytest.raises(FormatError, match=r"is no C\+\+ app"):
-        verify_app(tmp_path / "python")
+
+
+class TestPython:
+    """Apps in Python, which need no compiler."""
+
+    @pytest.fixture
+    def app(self, tmp_path: Path) -> Path:
+        return write_app(tmp_path, lang="python")
+
+    def test_what_the_receipt_says(self, app: Path) -> None:
+        receipt = verify_app(app, options=["--threads=1", "--loop=1"])
+        assert receipt == receipt_of(app)
+        assert (receipt.passed, receipt.why, receipt.changed, receipt.built_there) == (True, "", [], False)
+        assert receipt.test is not None
+        assert (receipt.test.threads, receipt.test.examples) == (1, 3)
+        written = json.loads((app / "app.json").read_text())
+        for name in ("infer.py", "infer.json", "parts/task.py", "models/model.bin", "examples/1.ppm"):
+            assert receipt.sha256[name] == written[name]
+        assert "README.md" not in receipt.sha256
+
+    def test_what_fails(self, app: Path) -> None:
+        """A wrong preprocessing, a library that is too old, a corrupted file, a changed program."""
+        facts = json.loads((app / "infer.json").read_text())
+        facts["ncnn"] = "1.0.20991231"
+        facts["inputs"][0]["preprocess"]["color"] = "bgr"
+        (app / "infer.json").write_text(json.dumps(facts))
+        receipt = verify_app(app)
+        assert (receipt.passed, receipt.changed) == (False, ["infer.json"])
+        assert re.match(r"SQNR of the outputs is .*; ncnn as new as measured is 0.0, below 1", receipt.why)
+        (app / "models/model.bin").write_bytes(b"nothing")
+        receipt = verify_app(app)
+        assert (receipt.passed, receipt.test) == (False, None)
+        assert "model.bin: is not the file that was written" in receipt.why
+
+    def test_a_changed_program_is_no_pass(self, app: Path) -> None:
+        with (app / "parts/task.py").open("a") as file:
+            file.write("\n")
+        assert verify_app(app).why == "parts/task.py is not as ncnnkit wrote it"
+
+    def test_a_compiled_program_is_none_of_it(self, app: Path) -> None:
+        with pytest.raises(RecipeError, match="--infer is for an app in C"):
+            verify_app(app, program=app / "infer.py")
+
+    @pytest.mark.board
+    @pytest.mark.slow  # ncnn's wheels go there
+    @pytest.mark.timeout(600)
+    def test_on_a_board(self, app: Path) -> None:
+        receipt = verify_app(app, f"ssh://board@{BOARD}", options=["--threads=1", "--loop=1"])
+        assert (receipt.passed, receipt.why) == (True, "")
+        assert "aarch64" in receipt.system
 
 
 def test_an_app_that_names_files_outside_it(tmp_path: Path) -> None:

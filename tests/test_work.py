@@ -34,6 +34,7 @@ from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
 from ncnnkit.plan.sensitivity import float_errors, int8_errors
 from ncnnkit.plan.timing import blob_shapes, measure_costs, time_graphs
+from ncnnkit.progress import Position
 from ncnnkit.quantization import Quantized, quantize_images
 from ncnnkit.quantization.efforts import EFFORTS, Effort
 from ncnnkit.quantization.methods import choose
@@ -302,7 +303,7 @@ def test_measuring_runs_no_sample_twice(passes: list[str], tmp_path: Path) -> No
 
 
 def test_a_heavy_network_is_not_run_in_software() -> None:
-    site = Site(LOCAL, boards.machine(), "x86")
+    site = Site(LOCAL, boards.machine(vulkan=[boards.vulkan("cpu")]), "x86")
     assert not site.has_gpu
     model = Artifact.made(small(), "fp32")
     recipe = Recipe("net.onnx", effort="fast", precisions=("fp32",), backends=("cpu", "vulkan"))
@@ -344,10 +345,10 @@ def test_a_whole_run_keeps_every_stage_within_the_budget(
     stages: dict[str, int] = {}
     shown = [""]
 
-    def progress(stage: str, _: int, __: int) -> None:
+    def progress(position: Position, _: int, __: int) -> None:
         stages[shown[0]] = stages.get(shown[0], 0) + len(passes) - passes.count("time")
         passes.clear()
-        shown[0] = stage
+        shown[0] = str(position)
 
     document = pipeline.run(recipe, tmp_path / "out", progress)
     assert max(stages.values()) <= 10, stages

@@ -20,11 +20,12 @@ from ncnnkit.comparison import layers
 from ncnnkit.comparison.layers import first_wrong_layer, layer_errors
 from ncnnkit.comparison.noise import Noise, matched, sqnr_db
 from ncnnkit.comparison.wrong import Variation, what_is_wrong, worst_sqnr_db
+from ncnnkit.device.session import Session
 from ncnnkit.device.sites import Site, local_site
 from ncnnkit.measure.judging import refuse_wrong_outputs
 from ncnnkit.measure.variants import VariantSpec
 from ncnnkit.model.graph import Graph
-from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.model.precision import MASKS, PRECISIONS
 from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.record.run import Variant
 from ncnnkit.samples.stream import ArraySamples
@@ -151,6 +152,39 @@ def test_noise_that_grows_from_layer_to_layer_is_no_layers_fault() -> None:
     inputs = few(3, (4, 5, 6))
     assert layer_errors(graph, rough, inputs, int8_only=False)[-1].sqnr_db == pytest.approx(4.5, abs=1)
     assert first_wrong_layer(graph, at("bf16", rough), inputs) == ""
+
+
+def test_int8_between_layers_of_a_mixed_network_is_compared() -> None:
+    """c2 hands int8 on to d1: where bf16 is allowed, ncnn gives it out as int8."""
+    graph = small()
+    int8 = nk.quantize(graph, nk.calibrate(graph, samples(8)))
+    for layer in int8.layers:
+        layer.params["featmask"] = layer.get("featmask") | MASKS["int8"]
+    mixed = Artifact.made(int8, "mixed")
+    found = {row.name: row.sqnr_db for row in layer_errors(graph, mixed, few(3), int8_only=False)}
+    alone = {row.name: row.sqnr_db for row in layer_errors(graph, int8, few(3), int8_only=False)}
+    assert any("output_scale" in layer.weights for layer in int8.layers)
+    assert found.keys() == alone.keys()
+    assert all((found[name] or 99) > (alone[name] or 99) - 6 for name in found)
+
+
+def test_large_blobs_are_brought_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = small()
+    whole = layer_errors(graph, at("bf16", graph), few(2), int8_only=False)
+    asked: list[list[str]] = []
+    blobs = Session.blobs
+
+    def noted(net: Session, *arrays: Any, names: list[str]) -> Any:
+        asked.append(names)
+        return blobs(net, *arrays, names=names)
+
+    monkeypatch.setattr(layers, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(Session, "blobs", noted)
+    assert layer_errors(graph, at("bf16", graph), few(2), int8_only=False) == whole
+    assert len(asked) > 4, "more than one part for each of two samples and two networks"
+    assert [name for part in asked[: len(asked) // 2 : 2] for name in part] == [
+        layer.outputs[0] for layer in graph.layers if layer.type not in ("Input", "Split")
+    ]
 
 
 def test_right_precisions_have_no_wrong_layer() -> None:

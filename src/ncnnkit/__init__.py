@@ -50,8 +50,8 @@ __all__ = [
 ]
 
 # Module -> the names that come from it. A module is imported when one of its names is used, so that `import ncnnkit`
-# costs next to nothing. No module loads anything heavier than numpy: functions import torch, onnxruntime, Pillow and
-# plotly when they need them.
+# costs next to nothing. No module loads anything heavier than numpy: functions import torch, onnxruntime and Pillow
+# when they need them.
 _HOMES = {
     ".app": ("make_app",),
     ".artifact": ("Artifact", "save"),

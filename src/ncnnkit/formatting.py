@@ -77,3 +77,14 @@ def ratio(value: float | None, base: float | None) -> float | None:
 def shape_option(*sizes: int) -> str:
     """How a user gives the shape of an input: ``--shape 8,4, in Python shapes=[(8, 4)]``."""
     return f"--shape {','.join(map(str, sizes))}, in Python shapes=[{sizes}]"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 0.4 s, 12 s, 3 min 05 s, 1 h 02 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -12,7 +12,7 @@ from .artifact import Tensor
 from .codec import as_read
 from .comparison.accuracy import errors_of
 from .comparison.guessing import Purpose, find_task
-from .comparison.layers import LAYER_IMAGES, layer_errors
+from .comparison.layers import LAYER_IMAGES, errors_by_variant
 from .comparison.outputs import Outputs
 from .comparison.truths import truths
 from .comparison.wrong import why_blind
@@ -24,6 +24,7 @@ from .measure.variants import (
     Models,
     allows_software,
     check_usable,
+    compared_layer_by_layer,
     evaluated,
     list_variants,
     measure,
@@ -37,7 +38,7 @@ from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
-from .progress import StepProgress, silent_steps
+from .progress import StageProgress, silent_stages
 from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
 from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
@@ -47,6 +48,7 @@ from .record.environment import environment, installed
 from .record.examples import EXAMPLES
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
+from .record.network import network_record
 from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Variant
 from .record.stages import Stages
 from .report import write_report
@@ -68,14 +70,14 @@ from .tasks.table import asked_task, spelled
 from .verdict import reduced_said, top5, warn
 
 
-def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run:
+def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> Run:
     """Make, measure and compare the models of a recipe, and write them with a report.
 
     Args:
         recipe: the request.
         out: the run folder. The models, run.json, report.html, recipe.toml and, if pnnx ran, its log
             appear there at the end.
-        progress: called with (name of the stage, steps done, steps in all).
+        progress: called with (position, done, total): the stage and its number, and how far its current step is.
 
     Returns:
         The content of run.json.
@@ -89,7 +91,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
         >>> run(recipe, Path("out")).recommended  # doctest: +SKIP
         'mixed-cpu'
     """
-    stages = Stages(progress)
+    stages = Stages(stages_to_come(recipe), progress)
     asked = asked_task(recipe.task, recipe.metric)
     requirements = Requirements.parse(recipe.require, recipe.max_latency, asked, labelled=bool(recipe.labels))
     reads = (recipe.model, *paths(recipe.images), *paths(recipe.eval_images), recipe.labels)
@@ -204,14 +206,17 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                 latencies = [[*rows, row] for rows, row in zip(latencies, timed)]
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
-            wanted = min(LAYER_IMAGES, len(inputs))  # of two networks, all of whose blobs are brought here
-            few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=4)))
-            layers = layer_errors(graph, first.graph, few) if first and "int8" in recipe.precisions else []
+            compared = compared_layer_by_layer(specs)
+            wanted, runs = min(LAYER_IMAGES, len(inputs)), 2 * (1 + len(compared))  # all blobs are brought here
+            few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=runs)))
+            layers = errors_by_variant(graph, compared, few)
+            fed_shapes = [array.shape for array in inputs[0]]
+            network = network_record(graph, fed_shapes, first.int8_layers() if first else {})
         with stages("compare the images"):
             alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
         with stages("judge the outputs"):
             rows = [
-                variant_record(spec, r, reference, purpose.task, truth, layers, at, quantised)
+                variant_record(spec, r, reference, purpose.task, truth, layers.get(spec.name, ()), at, quantised)
                 for spec, r, at in zip(specs, results, latencies)
             ]
             rows = refuse_copies_of_the_cpu(rows, results)
@@ -264,6 +269,7 @@ def run(recipe: Recipe, out: Path, progress: StepProgress = silent_steps) -> Run
                         random_weights=recipe.weights == "none",
                     ),
                     stages=stages.rows(),
+                    network=network,
                 )
             )  # fmt: skip
             save_run(document, folder / RUN)
@@ -293,6 +299,29 @@ def task_record(
         name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures],
         labels=labels.in_words() if labels else "", original=by_labels,
     )  # fmt: skip
+
+
+def stages_to_come(recipe: Recipe) -> list[str]:
+    """The stages of a run in their order. A stage for each device, target or shape counts as one."""
+    made = set(recipe.precisions)
+    return [
+        "look at the devices" if recipe.on else "look at this machine",
+        "open the model",
+        "look at the images",
+        "convert",
+        "optimise",
+        "read images",
+        "reference outputs",
+        *(["quantise"] if made & {"int8", "mixed"} else []),
+        *(["plan"] if "mixed" in made else []),
+        "write the models",
+        "measure",
+        *(["measure at"] if recipe.shape_too else []),
+        "layer errors",
+        "compare the images",
+        "judge the outputs",
+        "write the report",
+    ]
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -11,12 +12,44 @@ StepProgress = Callable[[str, int, int], None]
 """Called with (step, done, total); total is 0 where it cannot be known."""
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a run is.
+
+    Attributes:
+        stage: its name, such as ``quantise``.
+        number: of the stage, from 1; 0 if the work is not counted in stages.
+        of: how many stages there are.
+        step: of the stage, such as ``calibrate``; empty if the stage has no steps.
+    """
+
+    stage: str
+    number: int = 0
+    of: int = 0
+    step: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.step}" if self.step else self.stage
+
+    def at(self, step: str) -> Position:
+        """A step of this stage."""
+        return replace(self, step=step)
+
+
+StageProgress = Callable[[Position, int, int], None]
+"""Called with (position, done, total), which count within the step; total is 0 where it cannot be known."""
+
+
 def silent(done: int, total: int) -> None:
     """A :data:`Progress` that says nothing."""
 
 
 def silent_steps(step: str, done: int, total: int) -> None:
     """A :data:`StepProgress` that says nothing."""
+
+
+def silent_stages(position: Position, done: int, total: int) -> None:
+    """A :data:`StageProgress` that says nothing."""
 
 
 def of_step(steps: StepProgress, step: str) -> Progress:

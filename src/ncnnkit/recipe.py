@@ -6,6 +6,7 @@ A recipe file is TOML with the names of the fields as keys. Options of the comma
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import re
@@ -29,6 +30,8 @@ EFFORTS = ("fast", "default", "best")
 BACKENDS = ("cpu", "vulkan")
 CLUSTERS = ("all", "big", "middle", "little")
 ROUTES = ("onnx", "pnnx", "classic", "dynamo", "torchscript", "ncnn")
+MANY = 20
+"""Words from which an error suggests those that are alike, and does not list them all."""
 AUTO = "auto"
 """The target of the device that is measured; the routes of the model, in order; the method that suits the model."""
 OWN = "own"
@@ -253,7 +256,9 @@ def _check(name: str, value: Any, key: Key) -> None:
     if key.allowed:
         for item in items:
             if item not in key.allowed:
-                raise RecipeError(f"unknown {word} {item!r}", hint="one of " + ", ".join(choices))
+                close = difflib.get_close_matches(item, choices, 3) if len(choices) > MANY else []
+                hint = f"did you mean {' or '.join(close)}?" if close else "one of " + ", ".join(choices)
+                raise RecipeError(f"unknown {word} {item!r}", hint=hint)
     if key.allowed and isinstance(value, tuple):
         if not value:
             raise RecipeError(f"no {word} is given", hint="one of " + ", ".join(choices))

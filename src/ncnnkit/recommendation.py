@@ -64,6 +64,46 @@ def tied(variants: Sequence[Variant]) -> list[Variant]:
     return [v for v in variants if v.latency_ms and v.latency_ms.p25 <= end]
 
 
+def compared(variants: Sequence[Variant]) -> list[str]:
+    """What timings allow to say: on each device, which variant is the fastest, or which ones may be; a sentence each.
+
+    "Too noisy" is one of the answers: it is given if the samples of a variant that may be the fastest were disturbed
+    (:attr:`Latency.disturbed`). Latencies with outliers (:attr:`Latency.outlying`) are named.
+    """
+    timed = [v for v in variants if v.status == "ok" and v.latency_ms and EMULATED not in v.notes]
+    said = [
+        f"{v.name}: one of ten samples took at least {plain(_latency(v).p90 / _median(v))} times the median "
+        f"({plain(_latency(v).p90)} ms in place of {plain(_median(v))} ms): another program ran, or the clock changed"
+        for v in timed
+        if _latency(v).outlying
+    ]
+    for device in dict.fromkeys(v.device for v in timed):
+        here = [v for v in timed if v.device == device]
+        said += [_compared(here)] if len(here) > 1 else []
+    return said
+
+
+def _compared(variants: Sequence[Variant]) -> str:
+    ties = sorted(tied(variants), key=_median)
+    end = max(_latency(v).p75 for v in ties)
+    noisy = [v for v in variants if _latency(v).disturbed and _latency(v).min <= end]
+    if noisy:
+        least = ", ".join(f"{plain(_latency(v).min)} ms" for v in noisy)
+        return (
+            f"too noisy to say which is the fastest (the middle half of the samples: {_ranges(noisy)}; the fastest "
+            f"sample: {least}): stop other programs, hold the clocks, or time for longer with --seconds"
+        )
+    if len(ties) > 1:
+        return f"{' and '.join(v.name for v in ties)} are equally fast: {_tie(ties)}"
+    best, second = sorted(variants, key=_median)[:2]
+    if _latency(second).disturbed:
+        return f"{best.name} is the fastest; {second.name} is too noisy to say by how much ({_ranges([second])})"
+    return (
+        f"{best.name} is the fastest, {_median(second) / _median(best):.2f} times as fast as {second.name} (the middle "
+        f"half of the samples: {_ranges([best, second])})"
+    )
+
+
 def _figures(variant: Variant) -> dict[str, float | None]:
     return variant.accuracy.figures() if variant.accuracy else {}
 
@@ -107,7 +147,7 @@ def _why(
     else:
         why = f"{best.name} is {_better(best, ties)} of the fastest that satisfy {requirements} ({found}); {_tie(ties)}"
     base = next((v for v in usable if (v.precision, v.backend, v.device) == ("fp32", "cpu", best.device)), None)
-    if base is not None and base not in ties:
+    if base is not None and base not in ties and not _latency(base).disturbed:
         why += f", {_median(base) / _median(best):.2f} times as fast as {base.name}"
     faster = [v for v in usable if v not in holding and _median(v) < _median(best)]
     if faster:
@@ -138,5 +178,8 @@ def _better(best: Variant, ties: Sequence[Variant]) -> str:
 
 
 def _tie(ties: Sequence[Variant]) -> str:
-    ranges = ", ".join(f"{v.name} {plain(_latency(v).p25)} to {plain(_latency(v).p75)} ms" for v in ties)
-    return f"their latencies differ by less than their spread (the middle half of the samples: {ranges})"
+    return f"their latencies differ by less than their spread (the middle half of the samples: {_ranges(ties)})"
+
+
+def _ranges(variants: Sequence[Variant]) -> str:
+    return ", ".join(f"{v.name} {plain(_latency(v).p25)} to {plain(_latency(v).p75)} ms" for v in variants)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .comparison.guessing import Purpose
 from .comparison.outputs import Outputs
-from .formatting import counted, decibel, plain, ratio
+from .formatting import counted, decibel, plain
 from .model.work import Budget
 from .onboard.protocol import VariantResult
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
@@ -24,6 +24,7 @@ from .tasks.classification import top_k
 Array = NDArray[Any]
 
 LEAST_MATCHED = 0.99  # of the original's predictions: scores at a threshold may fall on either side of it
+RESTLESS = 0.25  # interquartile range over the median
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
 
 
@@ -96,15 +97,22 @@ def warn(
     said += _about_the_reference(variants)
     if purpose.doubt:
         said.append(purpose.doubt)
-    said += [*_about_images(quantisation), *_about_plan(plan)]
+    said += [*_about_images(quantisation), *_about_plan(plan, variants)]
     skipped = dict(images.skipped + evaluation.skipped)
     said += copies_said(dropped_copies(images, evaluation))
     if skipped:
         many = f"{len(skipped)} files are not usable images and were skipped, {min(skipped)} among them"
         said.append(many if len(skipped) > 1 else f"{min(skipped)} is not a usable image and was skipped")
-    restless = [v.name for v in variants if v.status == "ok" and v.latency_ms and v.latency_ms.spread > 0.25]
-    if restless:
+    timed = [(v.name, v.latency_ms) for v in variants if v.status == "ok" and v.latency_ms]
+    if restless := [name for name, ms in timed if ms.spread > RESTLESS and not ms.disturbed]:
         said.append("the latency spreads by more than a quarter (other work on this machine?): " + ", ".join(restless))
+    if disturbed := [name for name, ms in timed if ms.disturbed]:
+        said.append(
+            "the latency is too noisy to be compared, because something else took the time of most samples: "
+            + ", ".join(disturbed)
+        )
+    if outlying := [name for name, ms in timed if ms.outlying]:
+        said.append("one of ten samples took more than five times the median: " + ", ".join(outlying))
     return said + reasons(variants, "fallback", "crashed")
 
 
@@ -148,17 +156,33 @@ def _about_images(quantisation: Quantisation | None) -> Iterator[str]:
         )
 
 
-def _about_plan(plan: Plan | None) -> Iterator[str]:
+def _about_plan(plan: Plan | None, variants: Sequence[Variant]) -> Iterator[str]:
     if plan is None:
         return
     if not plan.holds:
         yield (f"the mixed model does not satisfy {plan.requirements} on the held-back images: {'; '.join(plan.unmet)}")
-    found = ratio(plan.measured_ms, plan.predicted_ms)
-    if found is not None and abs(found - 1) > WRONG_LATENCY:
+    if not _explained(plan, variants):
         yield (
             f"the mixed model takes {plain(plan.measured_ms)} ms, but {plain(plan.predicted_ms)} ms were "
             "predicted: another choice of precisions may be better"
         )
+
+
+def _explained(plan: Plan, variants: Sequence[Variant]) -> bool:
+    """Whether noise explains how far the latency of a plan is from the predicted one.
+
+    The prediction has the spread of the fp32 samples, whose median is its speed, and may be off by
+    :data:`WRONG_LATENCY`; the latency has that of its own samples. Noise explains the difference if the middle halves
+    overlap.
+    """
+    times = {v.precision: v.latency_ms for v in variants if v.backend == "cpu" and v.device == variants[0].device}
+    mixed, base = times.get("mixed"), times.get("fp32")
+    if plan.measured_ms is None or mixed is None:
+        return True
+    fastest, slowest = (base.p25 / base.median, base.p75 / base.median) if base else (1.0, 1.0)
+    low = plan.predicted_ms * (1 - WRONG_LATENCY) * fastest
+    high = plan.predicted_ms * (1 + WRONG_LATENCY) * slowest
+    return mixed.p25 <= high and mixed.p75 >= low
 
 
 def reduced_said(effort: str, budget: Budget) -> list[str]:

@@ -1,8 +1,9 @@
 // A line of stdin: the case, a file for the task's image, how many tiles; of each the fields of its Placement, how many
 // outputs; of each a .npy and its shape. Prints the prediction as JSON.
-// Each task.cpp is in a namespace of its own, so all that they include comes before.
+// Each task.cpp is in a namespace of its own, so all that they share comes before.
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <functional>
 #include <iostream>
@@ -12,34 +13,26 @@
 #include <sstream>
 #include <utility>
 
+#include "arrays.h"
 #include "expect.h"
-#include "draw.h"
 #include "failure.h"
-#include "model.h"
+#include "files.h"
+#include "image.h"
+#include "json.h"
+#include "placing.h"
 #include "tensor.h"
 
-// The functions that task.h declares are those of each case alone.
-#define decode declared_decode
-#define agreement declared_agreement
-#define lines declared_lines
-#define describe declared_describe
-#define draw declared_draw
-#include "task.h"
-#undef decode
-#undef agreement
-#undef lines
-#undef describe
-#undef draw
+struct Tile {
+    std::vector<ncnn::Mat> outputs;
+    Placement place;
+};
 
 struct Case {
-    Prediction (*decode)(const std::vector<Part>&);
-    double (*agreement)(const Prediction&, const Prediction&);
-    void (*describe)(const Prediction&, const std::vector<std::string>&, int, Json&);
-    const char* picture;
+    std::string (*answer)(const std::vector<Tile>&, const std::string& picture); // as JSON
     int (*unit_test)(); // the app's own
 };
 
-#include CASES // and kCases: name -> Case
+#include CASES // each in a namespace of its own, and kCases: name -> Case
 
 namespace {
 
@@ -50,9 +43,9 @@ int number(std::istream& words)
     return value;
 }
 
-Part part(std::istream& words)
+Tile tile(std::istream& words)
 {
-    Part read;
+    Tile read;
     Placement& p = read.place;
     words >> p.height >> p.width >> p.top >> p.left >> p.input_height >> p.input_width >> p.image_height >> p.image_width;
     for (int left = number(words); left > 0; left--) {
@@ -61,7 +54,13 @@ Part part(std::istream& words)
         std::vector<int> shape(number(words));
         for (int& side : shape)
             words >> side;
-        read.outputs.push_back(shape[0] ? read_tensor(path, shape) : no_rows(shape[1]));
+        if (shape[0]) {
+            read.outputs.push_back(read_array(path, read_file(path), shape));
+        } else { // nothing was detected
+            ncnn::Mat none;
+            none.dims = 2, none.w = shape[1], none.h = 0, none.d = none.c = 1;
+            read.outputs.push_back(none);
+        }
     }
     return read;
 }
@@ -74,23 +73,16 @@ int main()
         std::istringstream words(line);
         std::string name, picture;
         words >> name >> picture;
-        std::vector<Part> tiles;
+        std::vector<Tile> tiles;
         for (int left = number(words); left > 0; left--)
-            tiles.push_back(part(words));
+            tiles.push_back(tile(words));
         if (!words)
             return 2;
         try {
             const Case& task = kCases.at(name);
             if (task.unit_test() != 0)
                 throw Failure("the app's own test fails");
-            const Prediction found = task.decode(tiles);
-            if (task.agreement(found, found) < 0.999)
-                throw Failure("a prediction does not agree with itself");
-            if (*task.picture)
-                write_image(picture, found.image);
-            Json json;
-            task.describe(found, {"first", "second"}, 5, json);
-            std::puts(json.text().c_str());
+            std::puts(task.answer(tiles, picture).c_str());
         } catch (const Failure& failure) {
             std::cerr << failure.what() << std::endl;
             return 1;

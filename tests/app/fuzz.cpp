@@ -5,20 +5,11 @@
 
 #include "engine.h"
 #include "failure.h"
-#include "input.h"
+#include "files.h"
 #include "json.h"
 #include "options.h"
 #include "predictor.h"
 #include "selftest.h"
-
-namespace {
-
-bool ends_in(const std::string& path, const std::string& ending)
-{
-    return path.size() > ending.size() && path.compare(path.size() - ending.size(), ending.size(), ending) == 0;
-}
-
-} // namespace
 
 int main(int, char** arguments)
 {
@@ -32,13 +23,13 @@ int main(int, char** arguments)
     for (std::string path; std::getline(std::cin, path); number++) {
         std::fprintf(stderr, "%s\n", path.c_str());
         try {
-            if (ends_in(path, ".param")) {
+            if (ends_with(path, ".param")) {
                 const ModelFiles other = open_model(path, bin, false);
                 const Engine loaded(other, settings);
-            } else if (ends_in(path, ".example")) {
+            } else if (ends_with(path, ".example")) {
                 read_example(path);
             } else {
-                predict(read_input(path));
+                predict(read_sample(path));
             }
             taken++;
         } catch (const Failure&) {

@@ -20,9 +20,11 @@ from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.graph import Graph
 from ..record.folder import LABELS, content, save_labels, staging
 from .examples import FOLDER, bounds, examples_of_images, words, write_examples
-from .facts import RELEASE, facts_of
+from .facts import RELEASE, Facts, facts_of
+from .head import box_head
 from .models import Shipment, Shipped, shipment
 from .parts import parts_of
+from .steps import steps_of
 from .writing import files_in, write_project
 
 Language = Literal["cpp", "python"]
@@ -65,7 +67,8 @@ def make_app(
     Raises:
         FormatError: there is neither a run nor a model, or its files are missing or corrupt.
         RecipeError: no such variant or language.
-        ModelError: the variant has no model, or the network takes several inputs, or one of unknown shape.
+        ModelError: the variant has no model, or an input has an unknown shape, or there are several and images are
+            cut into tiles, in C++.
         StorageError: ``folder`` holds something else or an app that was changed, or cannot be written.
 
     Example:
@@ -80,19 +83,31 @@ def make_app(
     if images is not None:
         shipped = replace(shipped, examples=examples_of_images(shipped.chosen.model, images))
     facts = facts_of(shipped)
-    if len(facts.inputs) > 1:
-        names = ", ".join(each.name for each in facts.inputs)
-        raise ModelError(f"an app feeds one input, this network has {len(facts.inputs)} ({names})", where=shipped.name)
-    parts = parts_of(shipped, embed, tuple(extras))
+    parts = parts_of(shipped, facts, embed, tuple(extras))
+    if lang == "cpp" and parts >= {"several", "tiles"}:
+        what = "an app in C++ cuts no images into tiles where the network has several inputs"
+        raise ModelError(what, where=shipped.name, hint="--lang python")
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
         write_examples(shipped.examples, facts, new / FOLDER)
-        values = {"facts": facts, "preprocess": facts.inputs[facts.main].preprocess, "parts": parts, "release": RELEASE}
+        values = values_of(facts, parts)
         write_project(_HOME / lang, new, values)
         if lang == "cpp":
             write_project(_HOME / "cpp_tasks" / facts.task.kind, new, values)
         (new / RECORD).write_text(json.dumps(hashes(new), indent=2) + "\n", encoding="utf-8")
     return shipped.chosen
+
+
+def values_of(facts: Facts, parts: frozenset[str]) -> dict[str, object]:
+    """What the templates of a program read."""
+    return {
+        "facts": facts,
+        "preprocess": facts.inputs[facts.main].preprocess,
+        "steps": steps_of(facts),
+        "head": box_head(facts.task.decoder) if facts.task.kind == "boxes" and facts.task.decoder else None,
+        "parts": parts,
+        "release": RELEASE,
+    }
 
 
 def write_models(shipped: Shipment, models: Path) -> None:
@@ -106,7 +121,8 @@ def write_models(shipped: Shipment, models: Path) -> None:
         FormatError: a model's file is missing.
     """
     models.mkdir()
-    for row in {row.stem: row for row in shipped.models}.values():
+    # Of several variants of a file, the card says the one that the app was made for.
+    for row in {row.stem: row for row in (*shipped.models, shipped.chosen)}.values():
         param = models / f"{row.stem}.param"
         if row.model.param is None:
             row.model.save(param)

@@ -1,120 +1,169 @@
-"""A file in Python that stands alone: what it imports from ncnnkit becomes part of it, as far as it is needed."""
+"""Python files that stand alone: the modules of ncnnkit that a file imports come along, as far as they are needed."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import onboard
+
+PARTS = "parts"
+"""The package that the modules become."""
 
 _SOURCES = Path(onboard.__file__).parents[1]
 _PACKAGE = __name__.partition(".")[0]
 _TASKS = f"{__name__.rpartition('.')[0]}.python_tasks"
 
 
-def standalone(text: str, kind: str) -> str:
-    """A file that needs nothing of ncnnkit.
-
-    Names are those of one module then: what two modules call alike must be the same.
+def standalone(text: str, kind: str) -> dict[str, str]:
+    """Files that need nothing of ncnnkit: path -> code. That of ``text`` has the path ``""``.
 
     Args:
-        text: the file. It imports the module ``classification`` of ``python_tasks``.
-        kind: the module of ``python_tasks`` that takes its place.
+        text: a file.
+        kind: the module of ``python_tasks`` that takes the place of ``classification``, as ``parts/task.py``.
     """
     bundle = _Bundle(kind)
-    code = bundle.with_imported(text, f"{_PACKAGE}.{Path(__file__).parent.name}.python")
-    code, used = _needed(code)
-    begin = "".join(text.splitlines(keepends=True)[: _after_future(text)])
-    return f"{begin}\n{_import_lines(bundle.imports, used)}\n\n{code.strip()}\n"
+    bundle.add("", text, f"{_PACKAGE}.{Path(__file__).parent.name}.python")
+    used = bundle.used()
+    files = {}
+    for name, module in bundle.modules.items():
+        code = _without_unused(module, name, used)
+        if code.strip():
+            imports = "".join(_import_lines(module, code))
+            files[f"{PARTS}/{name}.py" if name else ""] = f"{module.begin}{imports}\n\n{code.strip()}\n"
+    return files
+
+
+Use = tuple[str, str]
+"""A module and a name in it, or :data:`ANY` and the name of an attribute."""
+ANY = "."
+"""What stands for every object: whose attribute it is cannot be seen."""
+
+
+@dataclass
+class _Module:
+    """A module that becomes a file.
+
+    Attributes:
+        begin: its docstring's first paragraph, and ``from __future__``.
+        code: the rest, without its imports at the top.
+        imports: name of a module that is not ncnnkit's -> the names that are imported from it; "" for itself, and
+            "as NAME" for itself under that name.
+        parts: name of a module in :data:`PARTS` -> the names that are imported from it.
+    """
+
+    begin: str
+    code: str
+    imports: dict[str, set[str]] = field(default_factory=dict)
+    parts: dict[str, set[str]] = field(default_factory=dict)
 
 
 class _Bundle:
-    """What was collected of the modules so far.
-
-    Attributes:
-        imports: name of a module that is not ncnnkit's -> the names that are imported from it; "" for itself, and
-            "as NAME" for itself under that name.
-    """
+    """The modules collected so far, by their names in :data:`PARTS`."""
 
     def __init__(self, kind: str) -> None:
-        self.imports: dict[str, set[str]] = {}
-        self._done: set[str] = set()
+        self.modules: dict[str, _Module] = {}
+        self._names: dict[str, str] = {}  # of a module of ncnnkit -> in PARTS
         self._kind = kind
 
-    def with_imported(self, text: str, package: str) -> str:
-        """The code behind ``from __future__``, with that of modules of ncnnkit in the place of their imports.
+    def add(self, name: str, text: str, package: str) -> None:
+        """Add a module of a package, and those of ncnnkit that it imports."""
+        lines, body = text.splitlines(keepends=True), ast.parse(text).body
+        after = next(node.end_lineno or 0 for node in body if isinstance(node, ast.ImportFrom))
+        said = f'"""{(ast.get_docstring(ast.parse(text)) or "").partition(chr(10) * 2)[0]}"""'
+        begin = f"{said}\n\n{lines[after - 1]}" if name else "".join(lines[:after])
+        module = self.modules[name] = _Module(begin, "")
+        for node in body:
+            if node.lineno > after and isinstance(node, ast.Import | ast.ImportFrom):
+                self._take(node, module, package)
+                lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or 0) - node.lineno + 1)
+        module.code = "".join(lines[after:])
 
-        Args:
-            text: of a module.
-            package: that the module is in.
-        """
-        lines = text.splitlines(keepends=True)
-        after = _after_future(text)
-        for node in ast.parse(text).body:
-            if node.lineno <= after or not isinstance(node, ast.Import | ast.ImportFrom):
-                continue
-            code = self._code_of(node, package)
-            lines[node.lineno - 1 : node.end_lineno] = [code, *[""] * ((node.end_lineno or 0) - node.lineno)]
-        return "".join(lines[after:])
-
-    def _code_of(self, node: ast.Import | ast.ImportFrom, package: str) -> str:
-        """What takes the place of an import: the code of a module of ncnnkit; nothing for others, which it notes."""
+    def _take(self, node: ast.Import | ast.ImportFrom, module: _Module, package: str) -> None:
+        """Note an import, and add its module if that is ncnnkit's."""
         if isinstance(node, ast.Import):
             for alias in node.names:
-                self.imports.setdefault(alias.name, set()).add(f"as {alias.asname}" if alias.asname else "")
-            return ""
+                module.imports.setdefault(alias.name, set()).add(f"as {alias.asname}" if alias.asname else "")
+            return
         above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
         name = ".".join([*above, *filter(None, [node.module])])
+        names = {alias.name for alias in node.names}
         if name.partition(".")[0] != _PACKAGE:
-            name = {"collections.abc": "typing"}.get(name, name)  # one name comes from one module
-            self.imports.setdefault(name, set()).update(alias.name for alias in node.names)
-            return ""
-        name = f"{_TASKS}.{self._kind}" if name == f"{_TASKS}.classification" else name
-        if name in self._done:
-            return ""
-        self._done.add(name)
-        path = _SOURCES.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        return self.with_imported(path.read_text(encoding="utf-8"), name.rpartition(".")[0])
+            module.imports.setdefault(name, set()).update(names)
+            return
+        is_task = name == f"{_TASKS}.classification"
+        name = f"{_TASKS}.{self._kind}" if is_task else name
+        within, _, last = name.rpartition(".")
+        if name not in self._names:
+            self._names[name] = "task" if is_task else last
+            path = _SOURCES.joinpath(*name.split(".")[1:]).with_suffix(".py")
+            self.add(self._names[name], path.read_text(encoding="utf-8"), within)
+        module.parts.setdefault(self._names[name], set()).update(names)
+
+    def used(self) -> set[Use]:
+        """What is used by statements that do something, and what these use."""
+        uses: list[tuple[set[Use] | None, set[Use]]] = []
+        for name, module in self.modules.items():
+            origin = {each: part for part, names in module.parts.items() for each in names}
+            for node in ast.parse(module.code).body:
+                methods = _methods(node)
+                for part in (node, *methods):
+                    nodes = list(_walk(part, () if part in methods else methods))
+                    names = {(origin.get(each.id, name), each.id) for each in nodes if isinstance(each, ast.Name)}
+                    attributes = {(ANY, each.attr) for each in nodes if isinstance(each, ast.Attribute)}
+                    uses.append((_own(part, name, methods), names | attributes))
+        found: set[Use] = set()
+        while more := set().union(*(u for own, u in uses if own is None or own & found)) - found:
+            found |= more
+        return found
 
 
-def _after_future(text: str) -> int:
-    """The number of the line with ``from __future__``, behind which a module's code begins."""
-    return next(node.end_lineno or 0 for node in ast.parse(text).body if isinstance(node, ast.ImportFrom))
+def _import_lines(module: _Module, code: str) -> Iterator[str]:
+    """Import statements for the names that the code of a module uses: of Python, of others, of :data:`PARTS`."""
+    used = _names(ast.parse(code))
+    own: list[str] = []
+    others: list[str] = []
+    for name, names in sorted(module.imports.items()):
+        lines = own if name.partition(".")[0] != "numpy" else others
+        lines += [f"import {name}\n"] if "" in names and name.partition(".")[0] in used else []
+        lines += [f"import {name} {each}\n" for each in sorted(names) if each.startswith("as ") and each[3:] in used]
+    for name, names in sorted(module.imports.items()):
+        lines = own if name.partition(".")[0] != "numpy" else others
+        lines += [f"from {name} import {', '.join(sorted(names & used))}\n"] if names & used else []
+    parts = [
+        _wrapped(f"from {PARTS}.{name} import ", sorted(names & used))
+        for name, names in sorted(module.parts.items())
+        if names & used
+    ]
+    for lines in filter(None, (own, others, parts)):
+        yield "\n"
+        yield from lines
 
 
-def _import_lines(imports: dict[str, set[str]], used: set[str]) -> str:
-    """Import statements for those names that are used."""
-    whole, parts = [], []
-    for module, names in sorted(imports.items()):
-        plain = "" in names and module.partition(".")[0] in used
-        whole += [f"import {module}\n"] if plain else []
-        whole += [f"import {module} {n}\n" for n in sorted(names) if n.startswith("as ") and n[3:] in used]
-        chosen = sorted(names & used)
-        parts += [f"from {module} import {', '.join(chosen)}\n"] if chosen else []
-    return "".join([*whole, *parts])
+def _wrapped(begin: str, names: list[str]) -> str:
+    line = f"{begin}{', '.join(names)}\n"
+    return line if len(line) <= 121 else f"{begin}(\n    {', '.join(names)}\n)\n"
 
 
-def _needed(code: str) -> tuple[str, set[str]]:
-    """The code without functions, classes and constants that nothing uses; and the names that are used."""
-    body = ast.parse(code).body
-    defined = [_defined(node) for node in body]
-    uses = [{part.id for part in ast.walk(node) if isinstance(part, ast.Name)} for node in body]
-    used: set[str] = set()
-    while more := set().union(*(u for u, own in zip(uses, defined) if own is None or own & used)) - used:
-        used |= more
-    lines = code.splitlines(keepends=True)
+def _without_unused(module: _Module, name: str, used: set[Use]) -> str:
+    """The code of a module without functions, classes, methods and constants that nothing uses."""
+    lines = module.code.splitlines(keepends=True)
     dropped = False
-    for node, own in zip(body, defined):
+    for node in ast.parse(module.code).body:
+        own = _own(node, name, ())
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)  # of what is before it
         dropped = dropped if docstring else own is not None and not own & used
-        if dropped:
-            first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]) - 1
+        for part in [node] if dropped else [each for each in _methods(node) if (ANY, each.name) not in used]:
+            first = min([part.lineno, *(each.lineno for each in getattr(part, "decorator_list", []))]) - 1
             while first and lines[first - 1].startswith("#") and not _is_rule(lines[first - 1]):
                 first -= 1
-            lines[first : node.end_lineno] = [""] * ((node.end_lineno or 0) - first)
+            first -= part is not node  # a method, and the empty line before it
+            lines[first : part.end_lineno] = [""] * ((part.end_lineno or 0) - first)
     text = "".join(line for line in lines if not _is_rule(line))
-    return re.sub(r"\n{4,}", "\n\n\n", text), used
+    return re.sub(r"\n{4,}", "\n\n\n", text)
 
 
 def _is_rule(line: str) -> bool:
@@ -122,11 +171,30 @@ def _is_rule(line: str) -> bool:
     return line.startswith("# ----")
 
 
-def _defined(node: ast.stmt) -> set[str] | None:
-    """The names that a statement defines; None for one that does something."""
+def _names(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def _walk(node: ast.AST, without: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """A node and all in it, without some parts."""
+    yield node
+    for part in ast.iter_child_nodes(node):
+        if part not in without:
+            yield from _walk(part, without)
+
+
+def _methods(node: ast.stmt) -> list[ast.FunctionDef]:
+    """The methods of a class that somebody must call by their names: those of a base class, Python may call."""
+    if not isinstance(node, ast.ClassDef) or node.bases:
+        return []
+    return [each for each in node.body if isinstance(each, ast.FunctionDef) and not each.name.startswith("__")]
+
+
+def _own(node: ast.stmt, module: str, methods: Sequence[ast.stmt]) -> set[Use] | None:
+    """What a statement defines; None for one that does something."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return {node.name}
+        return {(ANY if node in methods else module, node.name)}
     if isinstance(node, ast.Assign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+        return {(module, part.id) for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
     return None

@@ -18,7 +18,7 @@ from ..device.session import Session
 from ..errors import ImageError
 from ..measure.examples import choose_examples
 from ..model.precision import PRECISIONS
-from ..onboard.picture import Placement
+from ..onboard.picture import Placement, Tiles
 from ..onboard.scratch import Scratch
 from ..record.examples import MOST, Example, Examples, checked
 from ..samples.finding import open_images
@@ -73,7 +73,7 @@ def write_examples(examples: Examples, facts: Facts, folder: Path) -> None:
 
     A line of a text is a word and what it is about: ``file`` that of an input, ``output`` the compared values of
     an output (:func:`~ncnnkit.record.examples.checked`), and what the original found: ``score``, ``box``, ``points``,
-    ``embedding`` or ``picture``, a file, as ``src/selftest.cpp`` reads it.
+    ``embedding``, ``picture``, a file, or ``nothing``, as ``src/selftest.cpp`` reads it.
     """
     if not examples.rows:
         return
@@ -85,8 +85,17 @@ def write_examples(examples: Examples, facts: Facts, folder: Path) -> None:
             (folder / file).write_bytes(content)
             lines.append(f"file {file}")
         lines += [f"output {words(checked(output))}" for output in example.outputs]
-        lines += answer(example, facts, folder / f"{number}-answer.png")
+        if is_whole(example, facts):
+            lines += answer(example, facts, folder / f"{number}-answer.png")
         (folder / f"{number}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def is_whole(example: Example, facts: Facts) -> bool:
+    """Whether the outputs are of the whole image; else of its first tile, and the program's answer is of all tiles."""
+    how, place = facts.inputs[facts.main].preprocess, example.placement
+    if how is None or place is None or not isinstance(how.crop, Tiles):
+        return True
+    return all(side <= size for side, size in zip(place.resized, place.input))
 
 
 def words(values: object) -> str:
@@ -106,6 +115,8 @@ def answer(example: Example, facts: Facts, picture: Path) -> Iterator[str]:
         yield f"box {row['index']} {words(numbers)}"
     for code in said.get("codes", ()):
         yield f"score {code} 1"
+    if not said.get("boxes", True) or not said.get("codes", True):
+        yield "nothing"
     if points := said.get("points"):
         yield f"points {words(points)}"
     if vector := said.get("embedding"):

@@ -12,7 +12,7 @@ from ..model.ops import CAST_TYPES, OPS, Mask
 from ..onboard.network import FOUND_NOTHING
 from ..onboard.storages import REQUANTISED, WIDENS
 from ..samples.axes import image_axes
-from ..samples.items import InputSpec, fed
+from ..samples.items import InputSpec, fed, fit
 from ..samples.preprocess import NO_IMAGE, Preprocess
 from ..source.model import file_safe
 from .models import Shipment
@@ -103,26 +103,19 @@ class StorageIds:
 
 @dataclass(frozen=True)
 class Release:
-    """A release of ncnn that can be built from source.
+    """A release of ncnn's Python package, whose source a C++ app can build.
 
     Attributes:
         version: of ncnn.
-        source: the address of its source, with that of glslang.
-        sha256: of that file.
+        sha256: of the archive of its source.
     """
 
     version: str
-    source: str
     sha256: str
 
 
-RELEASE = Release(
-    "1.0.20261020",
-    "https://files.pythonhosted.org/packages/b7/50/32b5172afe7d3e0dce410b7d8f4a5b7b84b942a0d69affbaedf669de52bc/"
-    "ncnn-1.0.20261020.tar.gz",
-    "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200",
-)
-"""What a C++ app builds where no ncnn is installed: the source of the Python package that ncnnkit is tested with."""
+RELEASE = Release("1.0.20261020", "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200")
+"""What a C++ app builds if no ncnn is installed: the release that ncnnkit is tested with. pip downloads it."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +206,7 @@ def how_of(model: Artifact, spec: InputSpec) -> Preprocess | None:
     """The preprocessing of an input; of several, those have it that take as many channels as it gives."""
     how, axes = model.preprocess, image_axes(spec.shape)
     if how is None or len(model.graph.inputs) == 1:
-        return how
+        return fit(how, (spec,)) if how and how.waits_for_size else how
     return fed(how, spec) if axes is not None and axes.channels == how.channels else None
 
 

@@ -41,10 +41,25 @@ class Purpose:
     factor: tuple[float, float] = (1.0, 1.0)
 
     @property
+    def makes(self) -> str:
+        """What OUTPUT may be as an image, and its name in JSON: ``mask`` or ``image``; empty: none."""
+        masks = self.decoder is not None and self.decoder.prototypes
+        return {"segmentation": "mask", "image": "image"}.get(self.kind, "mask" if masks else "")
+
+    @property
+    def draws(self) -> bool:
+        """Whether the answer can be drawn onto the image."""
+        return self.kind not in ("image", "embedding", "tensor")
+
+    @property
+    def joins_tiles(self) -> bool:
+        """Whether the answers for the tiles of an image become one."""
+        return self.kind in ("boxes", "segmentation", "image")
+
+    @property
     def answer(self) -> str:
         """What the program prints, for people."""
-        masks = self.decoder is not None and self.decoder.prototypes
-        return ANSWERS["masks" if masks else self.kind]
+        return ANSWERS["masks" if self.kind == "boxes" and self.makes else self.kind]
 
 
 ANSWERS = {

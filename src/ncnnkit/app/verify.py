@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,11 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..codec import decode
+from ..device.board import Board
 from ..device.names import resolve
 from ..device.transport import TRANSPORTS, Refused, Transport
 from ..errors import DeviceError, FormatError, NcnnkitError, RecipeError
 from ..onboard.scratch import Scratch
 from ..progress import StepProgress, silent_steps
+from .bundling import PARTS
 from .writing import files_in
 
 RECEIPT = "receipt.json"
@@ -27,6 +30,11 @@ BUILD_TIMEOUT = 3600.0  # seconds: ncnn itself may be built, on a slow board
 RUN_TIMEOUT = 1800.0
 FAILED = 3
 """The exit status of a self-test with a figure outside its bound."""
+
+SCRIPT = "infer.py"
+"""The program of an app in Python, beside its app.json."""
+PROGRAM_PARTS = (SCRIPT, PARTS, "infer.json")
+"""The files and folders that are that program."""
 
 MACHINES = {62: "x86_64", 183: "aarch64", 40: "arm", 243: "riscv64"}
 """ELF's e_machine -> what ``uname -m`` prints, or begins with."""
@@ -53,7 +61,7 @@ class TestedFigure:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What ``infer --self-test --json`` prints.
+    """What ``infer --self-test --json`` prints, in C++ and in Python.
 
     Attributes:
         model, precision, backend, device, threads: what ran, and where.
@@ -144,13 +152,14 @@ def verify_app(
 ) -> Receipt:  # fmt: skip
     """Run an app's self-test on a device, and write what came out into its ``receipt.json``.
 
-    The app's files are copied there. Its program is built there if there is CMake and a compiler; otherwise one that
-    was compiled for that processor is sent: ``program``, or what is in the app's ``build`` folder.
+    The app's files are copied there. A program in C++ is built there if there is CMake and a compiler; otherwise one
+    that was compiled for that processor is sent: ``program``, or what is in the app's ``build`` folder. A program in
+    Python runs in the device's own Python if that has ncnn and numpy; otherwise in ncnnkit's, which has no Pillow.
 
     Args:
-        app: the folder of a C++ app.
+        app: the folder of an app.
         on: the device: a name, ``local``, ``ssh://…`` or ``adb://…``.
-        program: an ``infer`` for that device; None: see above.
+        program: an ``infer`` for that device, of an app in C++; None: see above.
         options: of ``infer``, as ``--gpu`` or ``--threads=2``.
         progress: called with each step.
 
@@ -158,8 +167,8 @@ def verify_app(
         The receipt. It is written whether the test passed or not.
 
     Raises:
-        FormatError: the folder holds no C++ app.
-        RecipeError: no such device.
+        FormatError: the folder holds no app.
+        RecipeError: no such device, or a program for an app in Python.
         DeviceError: the device cannot be reached, or there is no program for it.
 
     Example:
@@ -168,13 +177,15 @@ def verify_app(
     """
     app = Path(app)
     written = written_files(app)
+    in_python = SCRIPT in written
+    if in_python and program is not None:
+        raise RecipeError("--infer is for an app in C++", where=str(app), hint="leave it out")
     with open_transport(on) as transport:
         board = _Board(transport, on)
-        built_there = program is None and board.has_compiler
-        chosen = None if built_there else Path(program) if program else fitting(app, board)
+        built_there = program is None and board.has_compiler and not in_python
         files = {name: app / name for name in written if (app / name).is_file()}
-        if chosen is not None:
-            files["infer"] = chosen
+        if not in_python and not built_there:
+            files["infer"] = Path(program) if program else fitting(app, board)
         hashes = {name: _sha256(path) for name, path in files.items()}
         changed = sorted(name for name, digest in written.items() if hashes.get(name) != digest)
         progress("copy the app", 0, 0)
@@ -182,12 +193,17 @@ def verify_app(
         if built_there:
             progress("build it there", 0, 0)
             board.build()
+        if in_python:
+            progress("find its Python", 0, 0)
+            board.find_python()
         progress("self-test", 0, 0)
         before = board.conditions()
         test, why = board.self_test(options)
         conditions = {"before": before, "after": board.conditions()}
-        used = {name: hashes[name] for name in sorted(hashes) if name.partition("/")[0] in ("models", "examples")}
-        used["infer"] = board.sha256_of_program()
+        folders = ("models", "examples", *(PROGRAM_PARTS if in_python else ()))
+        used = {name: hashes[name] for name in sorted(hashes) if name.partition("/")[0] in folders}
+        if not in_python:
+            used["infer"] = board.sha256_of_program()
     if test is not None and not test.passed:
         why = "; ".join(f"{f.name} is {f.value}, below {f.bound:.4g}" for f in test.figures if not f.passed)
     if changed and not why:
@@ -213,8 +229,6 @@ def written_files(app: Path) -> dict[str, str]:
         written = decode((app / RECORD).read_bytes(), dict[str, str])
     except OSError:
         raise FormatError("contains no app", where=str(app), hint="ncnnkit app writes one") from None
-    if "CMakeLists.txt" not in written:
-        raise FormatError("is no C++ app", where=str(app), hint="ncnnkit app --lang cpp writes one")
     folder = app.resolve()
     for name in written:
         if not (app / name).resolve().is_relative_to(folder):
@@ -262,6 +276,10 @@ for file in $cpus/policy*/scaling_governor $cpus/policy*/scaling_cur_freq /sys/c
 done
 true
 """
+_OWN_PYTHON = r"""
+python3 -c 'import ncnn, numpy' 2>/dev/null && command -v python3
+true
+"""
 _SUM = 'cd "$1" && { sha256sum "$2" 2>/dev/null || shasum -a 256 "$2"; } | cut -c1-64'
 
 
@@ -277,7 +295,7 @@ class _Board:
         self._home, compiler, self.machine, self.system, self.cpu = said[1].split("\x1f")
         self.has_compiler = compiler == "yes"
         self._folder = ""
-        self._program = "infer"
+        self._program = ["./infer"]
 
     def send(self, files: dict[str, Path], hashes: dict[str, str]) -> None:
         """Bring the files into a folder of their own, named by their content."""
@@ -289,7 +307,10 @@ class _Board:
                 for name, path in files.items():
                     data = path.read_bytes()
                     member = tarfile.TarInfo(name)
-                    member.size, member.mode = len(data), 0o755 if name.endswith(".sh") or name == "infer" else 0o644
+                    member.size, member.mode = (
+                        len(data),
+                        0o755 if name.endswith(".sh") or name in ("infer", SCRIPT) else 0o644,
+                    )
                     tar.addfile(member, io.BytesIO(data))
             unpack = 'rm -rf "$1" && mkdir -p "$1" && tar -C "$1" -xf -'
             self._run(["sh", "-c", unpack, "sh", self._folder], archive.read_bytes(), RUN_TIMEOUT)
@@ -298,13 +319,22 @@ class _Board:
         """Compile the program."""
         line = 'cd "$1" && { cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build --parallel; } >&2'
         self._run(["sh", "-c", line, "sh", self._folder], timeout=BUILD_TIMEOUT)
-        self._program = "build/infer"
+        self._program = ["./build/infer"]
+
+    def find_python(self) -> None:
+        """Choose the Python that runs ``infer.py``."""
+        if isinstance(self._transport, Here):
+            own = sys.executable
+        else:
+            own = self._run(["sh", "-c", _OWN_PYTHON]).strip() or Board(self._transport, self.name).python
+        self._program = [own, SCRIPT]
 
     def self_test(self, options: Sequence[str]) -> tuple[SelfTest | None, str]:
         """What the program says, and why it says nothing."""
-        line = f'cd "$1" && shift && ./{self._program} --self-test --json "$@" || [ $? -eq {FAILED} ]'
+        line = f'cd "$1" && shift && "$@" || [ $? -eq {FAILED} ]'
+        words = [*self._program, "--self-test", "--json", *options]
         try:
-            said = self._run(["sh", "-c", line, "sh", self._folder, *options], timeout=RUN_TIMEOUT)
+            said = self._run(["sh", "-c", line, "sh", self._folder, *words], timeout=RUN_TIMEOUT)
             return decode(said.splitlines()[-1].encode(), SelfTest), ""
         except Refused as error:
             return None, error.what
@@ -317,7 +347,7 @@ class _Board:
         return {name: value for name, found, value in (line.partition("=") for line in lines[:200]) if found}
 
     def sha256_of_program(self) -> str:
-        return self._run(["sh", "-c", _SUM, "sh", self._folder, self._program]).strip()
+        return self._run(["sh", "-c", _SUM, "sh", self._folder, *self._program]).strip()
 
     def _run(self, words: Sequence[str], data: bytes = b"", timeout: float = 60.0) -> str:
         try:

@@ -9,7 +9,7 @@ import string
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,12 +17,37 @@ from ..record.run import PLAIN_NAME
 from .bundling import standalone
 from .parts import FILES
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 
 def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None:
     """Copy a project's files, without those of parts that are not wanted.
 
     Those that end in ``.jinja`` are rendered with ``values`` and lose that ending.
     """
+    environment = templates(source)
+    for path in files_in(source):
+        name = path.relative_to(source).as_posix()
+        if FILES.get(name.removesuffix(".jinja"), "") not in {"", *values["parts"]}:
+            continue
+        to = target / name.removesuffix(".jinja")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".jinja"):
+            to.write_text(environment.get_template(name).render(values), encoding="utf-8")
+        elif path.suffix == ".py":
+            for part, code in standalone(path.read_text(encoding="utf-8"), values["facts"].task.kind).items():
+                file = to.parent / part if part else to
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(code, encoding="utf-8")
+        else:
+            shutil.copyfile(path, to)
+        if to.suffix in (".sh", ".py"):
+            to.chmod(0o755)  # a wheel does not keep it
+
+
+def templates(source: Path) -> Environment:
+    """The templates below a folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -34,20 +59,7 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
         "cmake": cmake_argument, "shell": shlex.quote,
         "json": lambda facts: json.dumps(asdict(facts), indent=2),
     }  # fmt: skip
-    for path in files_in(source):
-        name = path.relative_to(source).as_posix()
-        if FILES.get(name, "") not in {"", *values["parts"]}:
-            continue
-        to = target / name.removesuffix(".jinja")
-        to.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".jinja"):
-            to.write_text(environment.get_template(name).render(values), encoding="utf-8")
-        elif path.suffix == ".py":
-            to.write_text(standalone(path.read_text(encoding="utf-8"), values["facts"].task.kind), encoding="utf-8")
-        else:
-            shutil.copyfile(path, to)
-        if to.suffix in (".sh", ".py"):
-            to.chmod(0o755)  # a wheel does not keep it
+    return environment
 
 
 def files_in(folder: Path) -> Iterator[Path]:

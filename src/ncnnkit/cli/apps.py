@@ -9,7 +9,7 @@ import typer
 
 from ..errors import VerificationError
 from .commands import command
-from .options import Json, option
+from .options import Json, Quiet, option
 from .progress import shown_progress
 from .terminal import out, say_how
 from .values import listed
@@ -44,15 +44,18 @@ def make_app(
         option("Images", "PATH", "For a .param: images for the self-test. A run has its own examples.", "--images"),
     ] = None,
     extras: Annotated[
-        list[str] | None, option("Output", "NAME", "Parts that not everybody needs: streams, camera.", "--with")
+        list[str] | None, option("Output", "NAME", "Parts that not all need: streams, camera, gpu, arrays.", "--with")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Write a program that runs a model: a C++ project, or one Python file."""
+    """Write a program that runs a model: a project in C++, or in Python."""
     from ..app import make_app as write_app
 
-    chosen = write_app(
-        model, output, variant=variant, lang=lang, embed=embed, images=images, extras=listed(extras) or ()
-    )
+    with shown_progress(quiet) as progress:
+        progress("write the program", 0, 0)
+        chosen = write_app(
+            model, output, variant=variant, lang=lang, embed=embed, images=images, extras=listed(extras) or ()
+        )
     out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
     say_how(chosen.model)
 
@@ -63,7 +66,7 @@ def make_app(
     "ncnnkit verify myapp/ --on rock5b -- --threads=4",
 )  # fmt: skip
 def verify_app(
-    app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of a C++ app.")],
+    app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of an app.")],
     options: Annotated[
         list[str] | None, typer.Argument(help="After --: options of infer, such as --gpu or --threads=2.")
     ] = None,
@@ -73,16 +76,17 @@ def verify_app(
     infer: Annotated[
         Path | None,
         option(
-            "Model", "FILE", "An infer compiled for that device. Default: it is built there, or from build/.", "--infer"
+            "Model", "FILE", "C++: an infer for that device. Default: it is built there, or from build/.", "--infer"
         ),
     ] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run an app's self-test on a device and write receipt.json: figures, bounds, versions, hashes."""
     from ..app.verify import RECEIPT, check_options
     from ..app.verify import verify_app as verify
 
-    with shown_progress() as progress:
+    with shown_progress(quiet or as_json) as progress:
         receipt = verify(app_folder, device, program=infer, options=check_options(options or []), progress=progress)
     if as_json:
         print((app_folder / RECEIPT).read_text(encoding="utf-8"), end="")
@@ -91,7 +95,7 @@ def verify_app(
         where = test.device or receipt.cpu or receipt.system
         out.print(f"{test.model}, {test.precision}, on {receipt.on}: {where}", markup=False, soft_wrap=True)
         for figure in test.figures:
-            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}"
+            value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}".rstrip()
             verdict = "pass" if figure.passed else "FAIL"
             out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}", markup=False)
         out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms", markup=False)

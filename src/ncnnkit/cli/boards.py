@@ -11,18 +11,36 @@ from rich.markup import escape
 
 from ..errors import OK
 from .commands import Group, command, guarded, shown_examples
-from .options import Json, On
+from .options import Json, On, Quiet
+from .progress import looking, shown_progress
 from .terminal import out
 
 group = typer.Typer()
 
 
 @command(group, "doctor", "ncnnkit doctor", "ncnnkit doctor --on ssh://rock@board")
-def doctor(on: On = None, as_json: Json = False) -> None:
+def doctor(on: On = None, as_json: Json = False, quiet: Quiet = False) -> None:
     """Check this machine or a board: ncnn, pnnx, Vulkan devices and drivers, CPU features."""
-    from ..doctor import examine, examine_device
+    from ..doctor import examine
 
-    _print_findings([finding for name in on for finding in examine_device(name)] if on else examine(), as_json)
+    if on:
+        _print_findings(_examined(on, quiet or as_json), as_json)
+    with shown_progress(quiet or as_json) as progress:
+        progress(looking(None), 0, 0)
+        findings = examine()
+    _print_findings(findings, as_json)
+
+
+def _examined(names: Sequence[str], quiet: bool) -> list[Any]:
+    """What there is to say of each device."""
+    from ..doctor import examine_device
+
+    findings = []
+    with shown_progress(quiet) as progress:
+        for name in names:
+            progress(looking(name), 0, 0)
+            findings += examine_device(name)
+    return findings
 
 
 def _print_findings(findings: Sequence[Any], as_json: bool) -> NoReturn:
@@ -48,10 +66,9 @@ DeviceName = Annotated[str, typer.Argument(metavar="NAME", help="The name.")]
 
 @devices.callback(invoke_without_command=True)
 @guarded
-def look_at_devices(context: typer.Context, as_json: Json = False) -> None:
+def look_at_devices(context: typer.Context, as_json: Json = False, quiet: Quiet = False) -> None:
     """Manage the names of boards. Without a command: check each board that has a name."""
     from ..device.names import load_names
-    from ..doctor import examine_device
 
     if context.invoked_subcommand is not None:
         return
@@ -59,7 +76,7 @@ def look_at_devices(context: typer.Context, as_json: Json = False) -> None:
     if not names and not as_json:
         out.print("no device has a name; add one, such as: ncnnkit devices add rock5b ssh://user@rock5b")
         return
-    _print_findings([finding for name in names for finding in examine_device(name)], as_json)
+    _print_findings(_examined(list(names), quiet or as_json), as_json)
 
 
 @command(devices, "add", "ncnnkit devices add rock5b ssh://rock@192.168.1.7")

@@ -24,11 +24,12 @@ from .options import (
     OnOne,
     Param,
     Precision,
+    Quiet,
     Shape,
     Threads,
     option,
 )
-from .progress import shown_progress
+from .progress import looking, shown_progress
 from .terminal import out, print_json, print_notes, say_how
 from .values import listed, to_shapes
 
@@ -47,14 +48,18 @@ def bench(
     shape: Shape = None,
     seconds: Annotated[float, option("Measuring", "S", "Seconds of timing per row.", "--seconds", min=0.1)] = 3.0,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the latency, load time and memory of an ncnn model, without images."""
     from ..measure.variants import bench as bench_model
     from ..measure.variants import check_usable
+    from ..recommendation import compared
+    from ..record.run import FAILED, reasons
     from ..report import console_table
 
     model = Artifact.load(param)
-    with shown_progress() as progress:
+    with shown_progress(quiet or as_json) as progress:
+        progress(looking(on), 0, 0)
         rows = bench_model(
             model, backends=listed(backend), precisions=listed(precision), threads=threads, on=on or (),
             shapes=to_shapes(shape) or (), seconds=seconds, progress=of_step(progress, "measure"),
@@ -64,9 +69,11 @@ def bench(
         print_json(rows)
     else:
         out.print(console_table(rows, width=out.width))
-        for variant in rows:
-            if variant.status != "ok":
-                out.print(f"{variant.name}: {variant.status}: {variant.reason}", markup=False, soft_wrap=True)
+        for status in FAILED:
+            for reason in reasons(rows, status):
+                out.print(f"{status}: {reason}", markup=False, soft_wrap=True)
+        for sentence in compared(rows):
+            out.print(sentence, markup=False, soft_wrap=True)
     check_usable(rows, str(param))
 
 
@@ -81,6 +88,7 @@ def profile(
     repeats: Annotated[int, option("Measuring", "N", "Number of inferences.", "--repeats", min=3)] = 50,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show the time of each layer, the precision in which it ran, and the processor."""
     from dataclasses import asdict
@@ -89,7 +97,7 @@ def profile(
     from ..report import profile_table
 
     model = Artifact.load(param)
-    with _site(on) as (_, run_job):
+    with _site(on, quiet or as_json) as (_, run_job):
         found = profile_model(
             model, run_job, precision=precision, backend=backend, threads=threads or 0,
             shapes=to_shapes(shape) or (), repeats=repeats, fix_clocks=fix_clocks,
@@ -123,13 +131,14 @@ def tune(
     ] = 60.0,
     fix_clocks: FixClocks = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find the fastest cores, threads, backend, precision and ncnn switches, by successive halving."""
     from ..measure.tune import tune as tune_model
     from ..report import tuning_table
 
     model, quantised = Artifact.load(param), int8 and Artifact.load(int8)
-    with _site(on) as (site, run_job):
+    with _site(on, quiet or as_json) as (site, run_job):
         found = tune_model(
             model, run_job, site.machine, int8=quantised, precisions=listed(precision),
             backends=listed(backend) or ("cpu", "vulkan"), shapes=to_shapes(shape) or (), seconds=seconds,
@@ -145,13 +154,15 @@ def tune(
 
 
 @contextmanager
-def _site(on: str | None) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
+def _site(on: str | None, quiet: bool) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
     """A device, and a function that runs a job there and shows its progress."""
     from ..device.sites import open_sites
 
-    with open_sites([on] if on else []) as (site,), shown_progress() as progress:
+    with shown_progress(quiet) as progress:
+        progress(looking(on), 0, 0)
+        with open_sites([on] if on else []) as (site,):
 
-        def show(step: Any) -> None:
-            progress(step.stage, int(step.done), int(step.of))
+            def show(step: Any) -> None:
+                progress(step.stage, int(step.done), int(step.of))
 
-        yield site, lambda job: site.device.run_job(job, show)
+            yield site, lambda job: site.device.run_job(job, show)

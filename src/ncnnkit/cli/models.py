@@ -24,6 +24,7 @@ from .options import (
     Outputs,
     Param,
     ParamToWrite,
+    Quiet,
     RouteName,
     Shape,
     ShapeToo,
@@ -69,6 +70,7 @@ def convert(
             "Output", "FOLDER", "A folder that gets the first wrong layer by itself, for a bug report.", "--reproducer"
         ),
     ] = None,
+    quiet: Quiet = False,
     prepared: Any = None,
 ) -> None:
     """Convert a model to ncnn's .param and .bin, fp32, with a card that holds its preprocessing.
@@ -82,7 +84,7 @@ def convert(
 
     check_param(output, model)
     if explain or reproducer:
-        _explain(model, shape, weights, outputs, fix, route, reproducer)
+        _explain(model, shape, weights, outputs, fix, route, reproducer, quiet)
     recipe = make_recipe(
         {
             "model": model, "shapes": to_shapes(shape), "shape_too": to_shapes(shape_too, "shape-too"),
@@ -90,7 +92,8 @@ def convert(
             "task": task, **prepared,
         }
     )  # fmt: skip
-    with shown_progress() as progress:
+    with shown_progress(quiet) as progress:
+        progress("open the model", 0, 0)
         source = open_model(
             recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
             outputs=recipe.outputs, fix=recipe.fix, task=recipe.task,
@@ -117,12 +120,13 @@ def _explain(
     fix: list[str] | None,
     route: str | None,
     reproducer: Path | None,
+    quiet: bool,
 ) -> None:
     """Print the layers of a converted network beside those of the original."""
     from ..report import bisection_table
     from ..source.explaining import explain
 
-    with shown_progress() as progress:
+    with shown_progress(quiet) as progress:
         progress("explain", 0, 0)
         explanation = explain(
             model, shapes=to_shapes(shape) or (), weights=weights or "default", outputs=listed(outputs) or (),
@@ -163,28 +167,27 @@ def calibrate(
     method: Method = None,
     threads: Threads = None,
     shape: Shape = None,
+    quiet: Quiet = False,
     prepared: Any = None,
 ) -> None:
     """Compute the scales of int8 layers from images, and write them in ncnn2table's format."""
     from ..quantization import make_table, save_table
+    from ..quantization.calibration import calibrate as collect
 
     check_file(output, param)
     if method == OWN:
         raise RecipeError(f"calibrate computes scales, and the method {OWN!r} takes those that the model has already")
     method = None if method == AUTO else method
-    model, samples = _open(param, shape, images=images, **prepared, method=method)
-    stats = _calibrate(model, samples, method or "mse", threads)
+    with shown_progress(quiet) as progress:
+        progress("look at the images", 0, 0)
+        model, samples = _open(param, shape, images=images, **prepared, method=method)
+        stats = collect(
+            model, samples, method=method or "mse", threads=threads, progress=of_step(progress, "calibrate")
+        )
     save_table(make_table(model.graph, stats), output)
     out.print(
         f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False
     )
-
-
-def _calibrate(graph: Any, samples: Any, method: str, threads: int | None) -> Any:
-    from ..quantization.calibration import calibrate as count
-
-    with shown_progress() as progress:
-        return count(graph, samples, method=method, threads=threads, progress=of_step(progress, "calibrate"))
 
 
 @command(
@@ -209,6 +212,7 @@ def quantize(
     skip: Skip = None,
     threads: Threads = None,
     shape: Shape = None,
+    quiet: Quiet = False,
     prepared: Any = None,
 ) -> None:
     """Make an int8 model from an fp32 model, with images or with a table of scales.
@@ -240,13 +244,13 @@ def quantize(
     if images:
         chosen = EFFORTS.get(effort or "default")
         limit = chosen.images if chosen else None
-        model, samples = _open(
-            param, shape, limit, images=images, **prepared, method=method, target=target,
-            effort=effort,
-        )  # fmt: skip
-        graph = floating(model, "quantising")
-        check_request(graph, target or "arm", listed(skip) or ())
-        with shown_progress() as progress:
+        with shown_progress(quiet) as progress:
+            progress("look at the images", 0, 0)
+            model, samples = _open(
+                param, shape, limit, images=images, **prepared, method=method, target=target, effort=effort
+            )
+            graph = floating(model, "quantising")
+            check_request(graph, target or "arm", listed(skip) or ())
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method, effort=effort or "default",
                 skip=listed(skip) or (), task=model.purpose, threads=threads, progress=progress,
@@ -286,14 +290,16 @@ def compare(
     shape: Shape = None,
     prepared: Any = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how much the outputs of two ncnn models differ, on real images."""
     from ..comparison.layers import compare_models
     from ..report import comparison_table
 
-    reference, samples = _open(first, shape, images=images, **prepared)
-    other = Artifact.load(second)
-    with shown_progress() as progress:
+    with shown_progress(quiet or as_json) as progress:
+        progress("look at the images", 0, 0)
+        reference, samples = _open(first, shape, images=images, **prepared)
+        other = Artifact.load(second)
         figures = compare_models(reference, other, samples, layers=layers, progress=of_step(progress, "compare"))
     say_how(reference, other)
     print_json(figures) if as_json else out.print(comparison_table(figures))

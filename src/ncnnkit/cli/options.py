@@ -44,7 +44,7 @@ def asked_for(name: str, *flags: str, **settings: Any) -> Any:
     """The option of a field of a recipe. The field holds its help, its bounds and its words."""
     key, (panel, metavar) = KEYS[name], _PLACES[name]
     if key.allowed:
-        settings["autocompletion"] = _completing(key.allowed)
+        settings["autocompletion"] = completing(key.allowed)
     return option(panel, metavar, key.help, *(flags or (flag_of(name),)), **settings)
 
 
@@ -54,7 +54,7 @@ def flag_of(name: str) -> str:
     return f"--{name.removesuffix('s') if several else name}".replace("_", "-")
 
 
-def _completing(words: Sequence[str]) -> Callable[[str], list[str]]:
+def completing(words: Sequence[str]) -> Callable[[str], list[str]]:
     """What shell completion offers for some words: those that begin as typed; behind a comma, those of the next."""
 
     def complete(incomplete: str) -> list[str]:
@@ -80,7 +80,7 @@ Target = Annotated[
     option(
         "Precision", "NAME",
         f"Kernels to make int8 for: {', '.join(KERNELS)}, or a board or chip, such as rk3588. Default: arm.",
-        "--target", autocompletion=_completing(tuple(TARGETS)),
+        "--target", autocompletion=completing(tuple(TARGETS)),
     ),
 ]  # fmt: skip
 Skip = Annotated[list[str] | None, option("Precision", "LAYER", "Layers that stay in floating point.", "--skip")]
@@ -111,6 +111,9 @@ ParamToWrite = Annotated[
     Path, option("Output", "FILE", "The .param file to write. The .bin file is written beside it.", "-o", "--out")
 ]
 Json = Annotated[bool, option("Output", "", "Print JSON.", "--json")]
+Quiet = Annotated[
+    bool, option("Output", "", "Print a plain line for each finished stage, no progress bar.", "-q", "--quiet")
+]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=KEYS["model"].help)]
 ModelOrNone = Annotated[str | None, typer.Argument(metavar="MODEL", help=KEYS["model"].help)]

@@ -2,42 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from ..errors import RecipeError
+from ..errors import RecipeError, VerificationError
 from .commands import command
-from .options import Json, RunFolder
+from .options import Json, RunFolder, completing, option
 from .terminal import out, print_json
 
 group = typer.Typer()
 
 
-@command(group, "report", "ncnnkit report out/")
-def report(folder: RunFolder, as_json: Json = False) -> None:
-    """Write the report.html of a run again, and print its table."""
+COMPARISON = Path("comparison.html")
+
+
+@command(group, "report", "ncnnkit report out/", "ncnnkit report before/ after/ best/ -o comparison.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or their run.json files.")],
+    output: Annotated[
+        Path | None,
+        option("Output", "FILE", f"Where to write a comparison of several runs. Default: {COMPARISON}.", "-o", "--out"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report.html of a run again and print its table. Of several runs, write a page that compares them.
+
+    The first run is the one that the others are compared with.
+    """
     from ..record.folder import REPORT, load_run, replacing
-    from ..report import write_report
+    from ..report import NamedRun, headline, write_comparison, write_report
 
-    document = load_run(folder)
-    home = folder if folder.is_dir() else folder.parent
-    with replacing(home, REPORT) as path:
-        write_report(document, path)
-    print_run(document, home, as_json)
+    documents = [load_run(folder) for folder in runs]
+    if len(runs) == 1:
+        if output is not None:
+            hint = "give several runs, or leave --out away"
+            raise RecipeError("report.html of a run is written into its folder", where="--out", hint=hint)
+        home = runs[0] if runs[0].is_dir() else runs[0].parent
+        with replacing(home, REPORT) as path:
+            write_report(documents[0], path)
+        print_run(documents[0], home, as_json)
+        return
+    page = output or COMPARISON
+    named = [NamedRun(name, document) for name, document in zip(names_of(runs), documents)]
+    write_comparison(named, page)
+    if as_json:
+        print_json({each.name: each.run for each in named})
+        return
+    for each in named:
+        out.print(f"{each.name}: {headline(each.run)}", markup=False, soft_wrap=True)
+    out.print(f"comparison: {page}", markup=False, soft_wrap=True)
 
 
-@command(group, "explain-layer", "ncnnkit explain-layer out/", "ncnnkit explain-layer out/ conv_9")
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """What a comparison calls runs: the names of their folders, with as many parents as tell them apart."""
+    paths = [(run if run.is_dir() else run.parent).resolve() for run in runs]
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise RecipeError("the same run is given twice", where=str(runs[0]), hint="give different run folders")
+
+
+@command(
+    group, "diff", "ncnnkit diff before/ after/", "ncnnkit diff before/ after/ --fail-if 'int8.latency > 1.1x'",
+    "ncnnkit diff before/ after/ --fail-if 'recommended.top1_agreement < -0.5%' --junit diff.xml",
+)  # fmt: skip
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The run folder to compare with, or its run.json.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The run folder that is judged, or its run.json.")],
+    fail_if: Annotated[
+        list[str] | None,
+        option(
+            "Measuring",
+            "CONDITION",
+            "What must not be: VARIANT.FIGURE, one of > >= < <=, and a bound such as 1.1x, 20ms or -0.5dB. Repeatable.",
+        ),
+    ] = None,
+    markdown: Annotated[Path | None, option("Output", "FILE", "Write a summary in Markdown.")] = None,
+    junit: Annotated[Path | None, option("Output", "FILE", "Write the conditions as JUnit test cases.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs. The exit code is 5 if a condition is met, so a CI job can fail on it."""
+    from ..model.ncnnfile import atomic_write
+    from ..record.diff import compare_runs
+    from ..record.folder import load_run
+    from ..report import diff_table
+    from ..report import junit as as_junit
+    from ..report import markdown as as_markdown
+
+    found = compare_runs(load_run(before), load_run(after), fail_if or ())
+    for path, text in ((markdown, as_markdown), (junit, as_junit)):
+        if path is not None:
+            with atomic_write(path) as file:
+                file.write(text(found).encode())
+    print_json(found) if as_json else out.print(diff_table(found))
+    if found.failed:
+        first, *more = found.failed
+        rest = f"; {len(more)} more of {len(found.verdicts)} conditions" if more else ""
+        raise VerificationError(f"{first}{rest}", where=str(after))
+
+
+@command(
+    group, "explain-layer",
+    "ncnnkit explain-layer out/ --sort ms",
+    "ncnnkit explain-layer out/ conv_9",
+)  # fmt: skip
 def explain_layer(
     folder: RunFolder,
     layer: Annotated[str | None, typer.Argument(help="Name of the layer. Default: list all layers.")] = None,
+    order: Annotated[
+        str,
+        option(
+            "Output",
+            "COLUMN",
+            "Order of the layers: network, name, type, choice, ms or error.",
+            "--sort",
+            autocompletion=completing(("network", "name", "type", "choice", "ms", "error")),
+        ),
+    ] = "network",
     as_json: Json = False,
 ) -> None:
-    """Explain the precision of a layer in the mixed model."""
+    """Explain the precision of each layer in the mixed model, or of one layer.
+
+    The table shows the choice for each layer, its time, its part of the error, and the reason. For one layer, it shows
+    the other choices, too.
+    """
     from ..record.folder import load_run
-    from ..report import layer_table, plan_table
+    from ..report import LAYER_ORDERS, layer_table, plan_table
+
+    if order not in LAYER_ORDERS:
+        raise RecipeError(f"unknown --sort {order!r}", hint=f"one of {', '.join(LAYER_ORDERS)}")
 
     plan = load_run(folder).plan
     if plan is None:
@@ -51,7 +149,7 @@ def explain_layer(
         out.print(layer_table(rows[0]))
         out.print(rows[0].why, markup=False)
     else:
-        out.print(plan_table(rows))
+        out.print(plan_table(rows, order))
 
 
 def print_run(document: Any, output: Path, as_json: bool) -> None:
@@ -75,6 +173,7 @@ def print_run(document: Any, output: Path, as_json: bool) -> None:
     for reason in reasons(document.variants, "skipped"):
         out.print(f"skipped: {reason}", markup=False)
     out.print(f"[bold]{escape(headline(document))}[/]")
-    if document.recommended is not None:
-        out.print(shipping(document), markup=False)
+    ship = shipping(document, str(output))
+    if ship is not None:
+        out.print(ship.text(), markup=False, soft_wrap=True)
     out.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)

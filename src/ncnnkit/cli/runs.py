@@ -9,8 +9,8 @@ import typer
 
 from ..recipe import Recipe, make_recipe
 from .commands import command
-from .options import Json, ModelOrNone, RunFolderToWrite, option, takes_images, takes_recipe
-from .progress import shown_progress
+from .options import Json, ModelOrNone, Quiet, RunFolderToWrite, option, takes_images, takes_recipe
+from .progress import shown_stages
 from .reports import print_run
 
 group = typer.Typer()
@@ -31,15 +31,16 @@ def run(
     ] = None,
     output: RunFolderToWrite = Path("ncnnkit-out"),
     as_json: Json = False,
+    quiet: Quiet = False,
     asked: Any = None,
     prepared: Any = None,
 ) -> None:
     """Convert a trained model to ncnn at every precision, measure and compare the models, and write a report."""
-    _run(make_recipe({**asked, **prepared, "model": model}, recipe), output, as_json)
+    _run(make_recipe({**asked, **prepared, "model": model}, recipe), output, as_json, quiet)
 
 
 @command(group, "demo", "ncnnkit demo -o demo/")
-def demo(output: RunFolderToWrite = Path("ncnnkit-demo"), as_json: Json = False) -> None:
+def demo(output: RunFolderToWrite = Path("ncnnkit-demo"), as_json: Json = False, quiet: Quiet = False) -> None:
     """Do a whole run with EfficientNet-Lite0 and a few photographs, which come with ncnnkit."""
     data = Path(__file__).parents[1] / "data"
     images = data / "images"
@@ -49,12 +50,12 @@ def demo(output: RunFolderToWrite = Path("ncnnkit-demo"), as_json: Json = False)
         eval_images=str(images / "evaluation"),
         seconds=0.5,  # a demonstration: less timing than a run, so that it is over soon
     )
-    _run(recipe, output, as_json)
+    _run(recipe, output, as_json, quiet)
 
 
-def _run(recipe: Recipe, output: Path, as_json: bool) -> None:
+def _run(recipe: Recipe, output: Path, as_json: bool, quiet: bool) -> None:
     from ..pipeline import run as run_pipeline
 
-    with shown_progress() as progress:
+    with shown_stages(quiet or as_json) as progress:
         document = run_pipeline(recipe, output, progress)
     print_run(document, output, as_json)

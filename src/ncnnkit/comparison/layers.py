@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..device import LOCAL, Device
 from ..device.session import Session
-from ..errors import ModelError
+from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
 from ..progress import Progress
@@ -27,6 +28,7 @@ Array = NDArray[Any]
 SURE = 0.9  # squared correlation of two versions of a channel
 OUTSTANDING = 10.0  # times the noise of what a layer reads: no right layer was seen to amplify noise as much
 LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
+MOST_BYTES = 1 << 28  # of blobs that one run brings here
 MOST_VALUES = 1 << 20  # of a blob that are compared: a full-HD image has 33 million in 16 channels
 
 
@@ -45,10 +47,39 @@ def layer_errors(
         Each layer's, in order.
     """
     exact, coarse = Artifact.of(exact), Artifact.of(coarse)
+    with Session(exact, keep_blobs=True) as one:
+        return _layer_errors(one, exact, coarse, samples, int8_only=int8_only)
+
+
+def errors_by_variant(
+    exact: Artifact | Graph, variants: Mapping[str, Artifact], samples: Samples
+) -> dict[str, list[LayerError]]:
+    """SQNR of every layer's output in several versions of a network, by the versions' names.
+
+    A version that does not run here has no figures: where it will run, it may.
+
+    Args:
+        exact, samples: as for :func:`layer_errors`.
+        variants: name -> the version.
+    """
+    found: dict[str, list[LayerError]] = {}
+    if not variants:
+        return found
+    exact = Artifact.of(exact)
+    with Session(exact, keep_blobs=True) as one:
+        for name, coarse in variants.items():
+            with suppress(RuntimeFailure):
+                found[name] = _layer_errors(one, exact, coarse, samples, int8_only=False)
+    return found
+
+
+def _layer_errors(
+    one: Session, exact: Artifact, coarse: Artifact, samples: Samples, *, int8_only: bool
+) -> list[LayerError]:
     layers = [layer for layer in _in_both(exact.graph, coarse.graph) if is_int8(layer) or not int8_only]
     return [
         LayerError(name=layer.name, type=layer.type, sqnr_db=None if found is None else sqnr_db(found))
-        for layer, found in zip(layers, _noise_over_signal(exact, coarse, layers, samples))
+        for layer, found in zip(layers, _noise_over_signal(one, coarse, layers, samples))
     ]
 
 
@@ -81,7 +112,8 @@ def first_wrong_layer(
     """
     exact, coarse = Artifact.of(exact), Artifact.of(coarse)
     layers = _in_both(exact.graph, coarse.graph)
-    found = _noise_over_signal(exact, coarse, layers, samples, backend=backend, threads=threads, device=device)
+    with Session(exact, keep_blobs=True) as one:
+        found = _noise_over_signal(one, coarse, layers, samples, backend=backend, threads=threads, device=device)
     noise = {layer.name: ratio or 0.0 for layer, ratio in zip(layers, found)}
     allowed = 10 ** (-PRECISIONS[coarse.precision].least_sqnr_db / 10)
     carried: dict[str, float] = {}  # blob -> its noise over signal, that of a Split's or a Cast's input included
@@ -108,7 +140,7 @@ def _in_both(exact: Graph, coarse: Graph) -> list[Layer]:
 
 
 def _noise_over_signal(
-    exact: Artifact, coarse: Artifact, layers: Sequence[Layer], samples: Samples, **settings: Any
+    one: Session, coarse: Artifact, layers: Sequence[Layer], samples: Samples, **settings: Any
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
@@ -120,10 +152,12 @@ def _noise_over_signal(
         return []
     scale, moved = _blob_scales(coarse.graph), has_int8(coarse.graph)
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
-    with Session(exact, keep_blobs=True) as one, Session(coarse, keep_blobs=True, **settings) as other:
-        for sample in samples:
-            pairs = zip(names, one.blobs(*sample, names=names), other.blobs(*sample, names=names))
-            for i, (blob, ours, theirs) in enumerate(pairs):
+    number = {name: i for i, name in enumerate(names)}
+    with Session(coarse, keep_blobs=True, **settings) as other:
+        runs = ((sample, part) for sample in samples for part in _parts(coarse.graph, names, sample))
+        for inputs, part in runs:
+            for blob, ours, theirs in zip(part, one.blobs(*inputs, names=part), other.blobs(*inputs, names=part)):
+                i = number[blob]
                 if not np.isfinite(theirs).all():
                     noise[i] = math.inf
                     continue
@@ -136,6 +170,21 @@ def _noise_over_signal(
                 noise[i] += float(np.sum((found - right) ** 2))
                 signal[i] += float(np.sum(right**2))
     return [math.inf if n == math.inf else n / s if s > 0 else None for n, s in zip(noise.tolist(), signal.tolist())]
+
+
+def _parts(graph: Graph, names: Sequence[str], sample: Sequence[Array]) -> list[list[str]]:
+    """The blobs in parts of at most :data:`MOST_BYTES`, so that a large image needs little memory: each is a run."""
+    shapes = graph.infer_shapes([array.shape for array in sample])
+    parts: list[list[str]] = []
+    room = 0
+    for name in names:
+        size = 4 * math.prod(side for side in shapes.get(name) or () if isinstance(side, int))
+        if not parts or size > room:
+            parts.append([])
+            room = MOST_BYTES
+        parts[-1].append(name)
+        room -= size
+    return parts
 
 
 def _thinned(blob: Array) -> Array:

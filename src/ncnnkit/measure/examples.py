@@ -17,17 +17,17 @@ def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[
     """The first samples that are small enough, evenly spread over the set.
 
     Args:
-        evaluation: the samples. Tiles of an image are no examples: a program runs all.
+        evaluation: the samples. Of the tiles of an image the first one is: a program runs all, and compares that.
         reference: the original's outputs for them.
         measured: variant -> its outputs. A slow variant may have run only the first samples.
     """
     if not len(evaluation):
         return Examples()
     rows: dict[int, Example] = {}
-    step = max(1, len(evaluation) // MOST)
-    for index in range(0, len(evaluation), step):
+    starts = [i for i, item in enumerate(evaluation.items) if not any(part.tile for part in pictures_of(item))]
+    for index in starts[:: max(1, len(starts) // MOST)]:
         item, outputs = evaluation.items[index], reference[index]
-        if any(part.tile is not None for part in pictures_of(item)) or sum(o.nbytes for o in outputs) > OUTPUT_BYTES:
+        if sum(output.nbytes for output in outputs) > OUTPUT_BYTES:
             continue
         files = files_of(item)
         if sum(len(content) for _, content in files) <= FILE_BYTES and len(rows) < MOST:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..device.session import noise, save_arrays
 from ..errors import ModelError, RuntimeFailure
+from ..formatting import plain
 from ..model.graph import Graph
 from ..model.precision import FLOATS, PRECISIONS
 from ..onboard.child import WorkerError
@@ -41,6 +42,12 @@ SWITCHED: tuple[dict[str, bool], ...] = (
 """What is tried of ncnn's switches: each alone, and the two that choose between the kernels of a convolution."""
 
 BASE = "ncnn's defaults"
+
+NOISY = 0.5
+"""Interquartile range of the rounds' ratios over their median from which the final is too noisy to recommend by."""
+
+OUTLYING = 5.0
+"""A round's time over the median of the rounds from which something else than the network took the time."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +278,8 @@ def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tu
     final, base = result.final, next(settings for settings in tried if settings.name == BASE)
     low, ratio, high = (float(v) for v in np.percentile(final.ratio, (25, 50, 75)))
     apart = differences(result.winner, base)
-    clear = bool(apart) and low > 1.0
+    spread = (high - low) / ratio
+    clear = bool(apart) and low > 1.0 and spread <= NOISY
     chosen = replace(result.winner, name=_name(result.winner, tried)) if clear else base
     without = {part: float(np.median(final.without[part])) for part in apart if clear and part in final.without}
     ms = {"settings": float(np.median(final.winner if clear else final.base)), "base": float(np.median(final.base))}
@@ -290,9 +298,19 @@ def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tu
         notes.append("throttled: " + "; ".join(result.conditions.throttled_by))
     for name, reason in (result.clocks.refused if result.clocks else {}).items():
         notes.append(f"the clock of {name} was not fixed: {reason}")
-    spread = (high - low) / ratio
+    notes += _outliers("the winner", final.winner) + _outliers(BASE, final.base)
+    notes += _ties(result, chosen.name, spread) if clear else []
     cosine = result.cosine if clear else next(row.cosine for row in rows if row.name == BASE)
-    why = _why(chosen, base, ratio, spread, without) if clear else _nothing(base, ratio, bool(apart))
+    interval = f"the middle half of the {len(final.ratio)} rounds: {low:.2f} to {high:.2f}"
+    if clear:
+        why = _why(chosen, base, ratio, interval, without)
+    elif apart and spread > NOISY:
+        why = (
+            f"too noisy to recommend other settings than {_defaults(base)}: the best was {ratio:.2f} times as fast "
+            f"({interval}); stop other programs, hold the clocks (--fix-clocks), or give more --seconds"
+        )
+    else:
+        why = _nothing(base, ratio, bool(apart), interval)
     return Tuning(
         chosen, base, ratio if clear else 1.0, spread, without, ms, cosine, rows, why, notes,
         result.conditions, result.clocks,
@@ -305,15 +323,36 @@ def _name(winner: Settings, tried: Sequence[Settings]) -> str:
     return known[0] if known else f"{winner.name}, simplified"
 
 
-def _why(chosen: Settings, base: Settings, ratio: float, spread: float, without: Mapping[str, float]) -> str:
-    said = f"{ratio:.2f} times as fast as {_defaults(base)}, spread {spread * 100:.0f} %"
+def _outliers(name: str, times: Sequence[float]) -> list[str]:
+    """Rounds that took far longer than the others, in a sentence."""
+    median = float(np.median(times))
+    far = [ms for ms in times if ms > OUTLYING * median]
+    if not far:
+        return []
+    rounds = "one round" if len(far) == 1 else f"{len(far)} rounds"
+    return [
+        f"{name}: {rounds} of {len(times)} took up to {max(far) / median:.0f} times the median of {plain(median)} ms: "
+        "another program ran, or the clock changed"
+    ]
+
+
+def _ties(result: TuneResult, chosen: str, spread: float) -> list[str]:
+    """Which candidates of the last rung were as fast as the winner, within the spread of the final, in a sentence."""
+    scores = result.rungs[-1].scores if result.rungs else {}
+    bound = scores.get(chosen, 0.0) * (1 + spread)
+    ties = [name for name, score in scores.items() if name != chosen and score <= bound]
+    return [f"as fast within the spread: {', '.join(ties)}"] if ties else []
+
+
+def _why(chosen: Settings, base: Settings, ratio: float, interval: str, without: Mapping[str, float]) -> str:
+    said = f"{ratio:.2f} times as fast as {_defaults(base)} ({interval})"
     gains = [f"{_part(part, chosen)} {times:.2f}×" for part, times in sorted(without.items(), key=lambda p: -p[1])]
     return f"{said}; effect of each setting: {', '.join(gains)}" if gains else said
 
 
-def _nothing(base: Settings, ratio: float, other: bool) -> str:
+def _nothing(base: Settings, ratio: float, other: bool, interval: str) -> str:
     noise = ", which is within noise" if ratio >= 1 else ""
-    best = f"; the best other was {ratio:.2f} times as fast{noise}" if other else ""
+    best = f"; the best other was {ratio:.2f} times as fast ({interval}){noise}" if other else ""
     return f"nothing is clearly faster than {_defaults(base)}{best}"
 
 

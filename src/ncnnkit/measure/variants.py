@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact import Artifact
+from ..artifact import Artifact, read_card
 from ..comparison import accuracy
 from ..comparison.outputs import Outputs, equal
 from ..device.session import noise, save_arrays
@@ -40,6 +40,7 @@ from .models import job_model
 
 Array = NDArray[Any]
 
+NO_VULKAN = "there is no Vulkan device"
 SOFTWARE_SECONDS = 1.0  # what evaluating on a software Vulkan device, and timing it, are worth
 SOFTWARE_COST = 200  # inferences on a CPU that one on a software Vulkan device takes as long as
 SOFTWARE_INFERENCES = 3  # of a variant there, at least: two samples, and one that is timed
@@ -131,6 +132,8 @@ def list_variants(
             skipped = unplanned[site]
         elif model is None:
             skipped = NOTHING_QUANTIZABLE
+        elif backend == "vulkan" and not site.machine.vulkan:
+            model, skipped = None, NO_VULKAN
         elif backend == "vulkan" and not site.has_gpu and not allows_software(recipe, budget):
             model, skipped = None, f"there is no GPU, and in software it would take minutes at --effort {recipe.effort}"
         cpus = site.cluster(recipe.cluster)
@@ -258,7 +261,7 @@ def variant_record(
     reference: Outputs | None,
     task: Task | None,
     labels: Sequence[Any] | None,
-    layers: list[LayerError],
+    layers: Sequence[LayerError] = (),
     latency_at: Sequence[LatencyAt] = (),
     quantised: Outputs | None = None,
 ) -> Variant:
@@ -268,7 +271,7 @@ def variant_record(
         reference: the original's outputs; None: nothing to compare with.
         task: what the network is for; None: only the values of its outputs count.
         labels: the truth about each sample, where known.
-        layers: of int8 on the CPU, see :func:`ncnnkit.comparison.layers.layer_errors`.
+        layers: the errors of its layers, see :func:`ncnnkit.comparison.layers.errors_by_variant`.
         latency_at: its latencies at other input shapes, see :func:`time_at`.
         quantised: the outputs of a quantised original as it is; ``reference`` is the same in floating point.
     """
@@ -290,7 +293,6 @@ def variant_record(
                     as_quantised = accuracy.errors_of(outputs, quantised).result(list(outputs.rows)).sqnr_db
             else:
                 status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} contains NaN or infinity"
-    files = [param.with_suffix(end).name for end in (".param", ".bin")] if param else None
     return Variant(
         name=spec.name,
         precision=spec.precision,
@@ -300,7 +302,7 @@ def variant_record(
         threads=spec.threads,
         status=status,
         reason=reason,
-        files=Files(param=files[0], bin=files[1]) if files else None,
+        files=_files(param) if param else None,
         size_bytes=spec.model.size if spec.model else None,
         latency_ms=latency(result.samples) if result.samples else None,
         latency_at=list(latency_at),
@@ -312,9 +314,25 @@ def variant_record(
         peak_memory_mb=result.peak_memory_mb,
         accuracy=figures,
         quantised_sqnr_db=as_quantised,
-        layers=layers if spec.precision == "int8" and spec.model and spec.backend == "cpu" else [],
+        layers=list(layers),
         notes=[*notes(spec, result), *(figures.other_shapes() if figures else [])],
     )
+
+
+def _files(param: Path) -> Files:
+    """A model's files, with the hashes that its card holds."""
+    names = {end: param.with_suffix(f".{end}").name for end in ("param", "bin")}
+    card = read_card(param)
+    return Files(**names, sha256={names[end]: digest for end, digest in card.sha256.items()} if card else {})
+
+
+def compared_layer_by_layer(specs: Sequence[VariantSpec]) -> dict[str, Artifact]:
+    """The variants whose layers are compared with fp32, by name: the models of the first device for the CPU."""
+    return {
+        spec.name: spec.model
+        for spec in specs
+        if spec.model and spec.backend == "cpu" and spec.precision != "fp32" and spec.site is specs[0].site
+    }
 
 
 def _unfit(outputs: Outputs, reference: Outputs, varies: bool) -> str:

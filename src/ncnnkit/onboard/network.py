@@ -325,7 +325,9 @@ class Network:
                 if status != 0:
                     raise RuntimeError("could not compute blob %s (status %d)" % (name, status))
                 if not mat.empty():
-                    use(name, np.asarray(mat))
+                    values = np.asarray(mat)
+                    # Where bf16 is allowed, ncnn leaves int8 as it is; elsewhere it makes the same floats.
+                    use(name, values.astype(np.float32) if values.dtype == np.int8 else values)
                 elif name in self.may_be_empty:
                     use(name, np.zeros((0, self.may_be_empty[name]), np.float32))
                 else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..comparison.accuracy import Errors
 from ..device.sites import Site
@@ -26,7 +26,7 @@ class MixedPlan:
         predicted_noise: noise over signal, the mean over the outputs.
         errors: on the held-back samples, measured where the model will run.
         unmet: the requirements that it does not satisfy on the held-back samples, in words; a latency is predicted.
-        front: from the fastest to the most exact, predicted.
+        front: from the fastest to the most exact, predicted; none is better than the plan in time and noise both.
         repairs: how often the noise allowed was changed, because a run showed a larger error than allowed.
         uniform_ms: precision -> latency of the model that has it everywhere, measured while planning. A machine's speed
             changes: what was predicted holds at the speed of these.
@@ -48,9 +48,9 @@ class MixedPlan:
         """Whether all requirements that the held-back samples can judge are kept to."""
         return not self.unmet
 
-    def predicted_at(self, fp32_ms: float | None) -> float:
-        """The predicted latency where the fp32 model takes ``fp32_ms``."""
-        return self.predicted_ms * (fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0)
+    def speed_at(self, fp32_ms: float | None) -> float:
+        """What predicted times are multiplied by where the fp32 model takes ``fp32_ms``."""
+        return fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0
 
     def record(self, requirements: Requirements, site: Site, variants: Sequence[Variant]) -> Plan:
         """What run.json holds of it.
@@ -62,31 +62,37 @@ class MixedPlan:
         """
         medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
         mixed_ms, fp32_ms = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
+        speed = self.speed_at(fp32_ms)
         return Plan(
             requirements=str(requirements),
             holds=self.holds,
             unmet=list(self.unmet),
             repairs=self.repairs,
-            predicted_ms=self.predicted_at(fp32_ms),
+            predicted_ms=speed * self.predicted_ms,
             measured_ms=mixed_ms,
             predicted_noise=self.predicted_noise,
             measured_noise=self.errors.relative,
-            front=self.front,
+            front=[replace(point, ms=speed * point.ms) for point in self.front],
             layers=[
                 PlannedLayer(
                     name=name,
                     type=self.graph.layer(name).type,
                     choice=choice,
-                    options=[LayerOption(choice=o.choice, ms=o.ms, noise=o.error) for o in self.options[name]],
-                    why=self.why(name),
+                    options=[LayerOption(choice=o.choice, ms=speed * o.ms, noise=o.error) for o in self.options[name]],
+                    why=self.why(name, speed),
                 )
                 for name, choice in self.choices.items()
             ],
         )
 
-    def why(self, name: str) -> str:
-        """Why a layer got its precision, one sentence."""
-        options = {option.choice: option for option in self.options[name]}
+    def why(self, name: str, speed: float = 1.0) -> str:
+        """Why a layer got its precision, one sentence.
+
+        Args:
+            name: of the layer.
+            speed: see :meth:`speed_at`.
+        """
+        options = {option.choice: replace(option, ms=speed * option.ms) for option in self.options[name]}
         chosen = options[self.choices[name]]
         fastest = min(options.values(), key=lambda option: option.ms)
         share = chosen.error / self.predicted_noise if self.predicted_noise else 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..comparison.accuracy import Errors
 from ..comparison.judge import Judge
@@ -30,7 +30,7 @@ from .mixed import MixedPlan
 from .options import make_edges, make_options
 from .requirement import Requirements
 from .sensitivity import float_errors, int8_errors
-from .solve import Assignment, Edge, Option, front, solve, total
+from .solve import Assignment, Edge, Option, front, solve, total, undominated
 from .timing import DeviceTiming, Shape, Timing, blob_shapes
 
 FRONT_POINTS = 10
@@ -219,7 +219,7 @@ class _Problem:
             most: corrections.
         """
         progress("solve", 0, 0)
-        points = front(self.options, self.edges, points=FRONT_POINTS)
+        points = undominated([self._timed(p) for p in front(self.options, self.edges, points=FRONT_POINTS)])
         if not points:
             raise RuntimeFailure("no precisions of the layers fit together", hint="remove mixed from --precision")
         budget, repairs = MARGIN * allowed_noise(requirements, models), 0
@@ -243,14 +243,20 @@ class _Problem:
             budget = bracket.next()
             repairs += 1
         found, graph, errors = best.found, best.graph, best.errors
-        ms = predict(self.forms.exact, self.costs, found.choices)
-        unmet = requirements.unmet(errors.figures(), ms)
+        unmet = requirements.unmet(errors.figures(), found.ms)
         if not math.isfinite(errors.relative):
             unmet.append("the outputs contain NaN or infinity")
-        rows = [FrontPoint(ms=p.ms, noise=p.error, int8=sum(c in INT8 for c in p.choices.values())) for p in points]
+        rows = [
+            FrontPoint(ms=p.ms, noise=p.error, int8=sum(c in INT8 for c in p.choices.values()))
+            for p in undominated([*points, found])
+        ]
         return MixedPlan(
-            graph, found.choices, self.options, ms, found.error, errors, unmet, rows, repairs, self.uniform_ms
+            graph, found.choices, self.options, found.ms, found.error, errors, unmet, rows, repairs, self.uniform_ms
         )
+
+    def _timed(self, found: Assignment) -> Assignment:
+        """A plan with the time of its chains of int8, which the solver knows of pairs of layers only."""
+        return replace(found, ms=predict(self.forms.exact, self.costs, found.choices))
 
     def _best(self, max_ms: float | None, budget: float, points: list[Assignment], *, last: bool) -> Assignment:
         """The most exact within a time, else the fastest within a noise; the nearest to it where there is none.
@@ -259,10 +265,14 @@ class _Problem:
         precision, so the most exact of the points may be less exact than that.
         """
         if max_ms is not None:
-            return solve(self.options, self.edges, max_ms=max_ms) or points[0]
+            solved = solve(self.options, self.edges, max_ms=max_ms)
+            able = [p for p in [*points, *([self._timed(solved)] if solved else [])] if p.ms <= max_ms]
+            return min(able, key=lambda p: (p.error, p.ms), default=points[0])
         if last:
             exact = {
                 name: min(rows, key=lambda o: (o.error, o.choice != "fp32")) for name, rows in self.options.items()
             }
-            return total(self.options, self.edges, {name: option.choice for name, option in exact.items()})
-        return solve(self.options, self.edges, max_error=budget) or points[-1]
+            return self._timed(total(self.options, self.edges, {name: o.choice for name, o in exact.items()}))
+        solved = solve(self.options, self.edges, max_error=budget)
+        able = [p for p in [*points, *([self._timed(solved)] if solved else [])] if p.error <= budget]
+        return min(able, key=lambda p: (p.ms, p.error), default=points[-1])

@@ -16,7 +16,7 @@ from ..model.targets import TARGETS
 from ..model.work import UNBOUNDED, Budget
 from ..progress import StepProgress, of_step, silent_steps
 from ..recipe import OWN
-from ..record.run import FittedLayer, Likeness, Quantisation, StretchingImage, Trial, losses
+from ..record.run import FittedLayer, Int8Layer, Likeness, Quantisation, StretchingImage, Trial, losses
 from ..samples.given import as_samples
 from ..samples.stream import Samples, evenly
 from ..tasks import Task
@@ -28,6 +28,7 @@ from .equalize import SAMPLES, migrate
 from .int8 import NATIVE_METHODS, apply_table, finished, make_table, rounded_weights
 from .layerwise import Kept, fit_layers
 from .own import apply_own, settled_method
+from .ranges import int8_layers
 from .scales import STEPS, mse_threshold, widened
 from .table import Table
 from .thresholds import by_output_error
@@ -58,6 +59,8 @@ class Quantized:
         own: whether the scales and the weights are those of a quantised original.
         task: what the network is for, where that is known.
         lost: reason -> names of the layers in which int8 differs from that of a quantised original.
+        stats: of the inputs of int8 layers, before zero points moved them; None where they were not counted.
+        offsets: blob -> the constant that zero points took off it.
     """
 
     source: Graph
@@ -73,6 +76,12 @@ class Quantized:
     own: bool = False
     task: Task | None = None
     lost: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    stats: ActivationStats | None = None
+    offsets: Mapping[str, float] = field(default_factory=dict)
+
+    def int8_layers(self) -> dict[str, Int8Layer]:
+        """How each int8 layer computes, by its name."""
+        return int8_layers(self.exact, self.graph, self.stats, self.offsets)
 
     @property
     def fitted_samples(self) -> int:
@@ -189,6 +198,7 @@ class _Quantizer:
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
         self.judging = samples.subset([*held, *sorted(set(self.chosen) - set(held))])
         self.unclipped = 0.0
+        self.offsets: dict[str, float] = {}
         self.judge = Judge(graph, self.held, task, threads=threads)
         self.trials = Trials(self.judge, guards=effort.guards)
 
@@ -206,7 +216,7 @@ class _Quantizer:
             best, layers = self._fitted(best)
         return Quantized(
             self.graph, finished(best.int8), best.exact, best.int8, self.used, self.held, self.judging,
-            self.trials.rows, layers, advice, task=self.task,
+            self.trials.rows, layers, advice, task=self.task, stats=self.stats, offsets=self.offsets,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ the methods
@@ -289,7 +299,9 @@ class _Quantizer:
             table = Table(best.table.weights, inputs)
             whole = lowering.apply(offsets, rounded_weights(best.exact, table))
             version = self._version(lowering.apply(offsets), table, whole)
-            return version if keeps(version.int8) else best
+            if keeps(version.int8):
+                best, self.offsets = version, of
+            return best
 
     def _offset(self, group: Group) -> float:
         """Half of the range that is worth covering, over what int8 layers read of a group."""

@@ -354,10 +354,19 @@ class Files:
     Attributes:
         param: the network.
         bin: its weights.
+        sha256: the name of each of these files, with its SHA-256 in hexadecimal.
     """
 
     param: PlainName
     bin: PlainName
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+NOISY = 0.5
+"""Interquartile range over the median from which a latency is too noisy to be compared."""
+
+OUTLYING = 5.0
+"""A sample over a typical one from which something else than the network took the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,6 +393,20 @@ class Latency:
     def spread(self) -> float:
         """The interquartile range over the median."""
         return (self.p75 - self.p25) / self.median
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else than the network took the time of most samples, so that the median means little.
+
+        That is so if the middle half of the samples spreads over more than :data:`NOISY` of the median, or if the
+        median is more than :data:`OUTLYING` times the fastest sample: a busy machine may delay nearly all of them.
+        """
+        return self.spread > NOISY or self.median > OUTLYING * self.min
+
+    @property
+    def outlying(self) -> bool:
+        """Whether one of ten samples took more than :data:`OUTLYING` times the median."""
+        return self.p90 > OUTLYING * self.median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -524,7 +547,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerError:
-    """The error of a layer's output against that of the same layer in fp32.
+    """The error of a layer's output against that of the same layer in fp32. It includes the errors of earlier layers.
 
     Attributes:
         name: the layer's name in the ``.param`` file.
@@ -580,8 +603,8 @@ class Variant:
         accuracy: errors against the reference; null if there are no usable outputs.
         quantised_sqnr_db: SQNR against an original that is quantised, as it is: ``accuracy`` is against the same in
             floating point. Of the worst output, dB; null if the original is not quantised, or the outputs are equal.
-        layers: error of each int8 layer, on a few evaluation images, in the network's order; empty if not
-            measured.
+        layers: error of each layer, on a few evaluation images, in the network's order. It is measured for the CPU
+            variants of the first device, on the machine that converted; empty if not measured.
         notes: facts that a reader needs to interpret the figures.
     """
 
@@ -876,6 +899,66 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """How values are distributed, in bins of one width.
+
+    Attributes:
+        low: lower end of the first bin.
+        high: upper end of the last bin.
+        counts: number of values in each bin.
+    """
+
+    low: float
+    high: float
+    counts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Layer:
+    """How a layer computes in int8, for the first device.
+
+    Attributes:
+        low: the smallest input value that int8 can hold, in the unit of the input in fp32.
+        high: the largest one. Values beyond ``low`` and ``high`` are clipped.
+        zero_point: the input value of code 0. ncnn has no zero points; ncnnkit makes them part of the biases.
+        inputs: histogram of the absolute values of the input over the calibration images, without zeros; null if it is
+            not known.
+        weights: histogram of the weights in fp32.
+        steps: the smallest and the largest difference of two codes of a weight, over the output channels.
+    """
+
+    low: float
+    high: float
+    zero_point: float
+    inputs: Histogram | None
+    weights: Histogram
+    steps: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkLayer:
+    """A layer of the optimised network. Layers that only copy (``Split``) are left out.
+
+    Attributes:
+        name: the layer's name in the ``.param`` file.
+        type: the layer's type, as ncnn names it.
+        reads: names of the layers that make its inputs.
+        outputs: names of its output blobs.
+        shape: of its first output, without a batch axis; null if it is not known.
+        parameters: its weights, counted one by one.
+        int8: how it computes in int8; null if it does not.
+    """
+
+    name: str
+    type: str
+    reads: list[str]
+    outputs: list[str]
+    shape: tuple[int, ...] | None
+    parameters: int
+    int8: Int8Layer | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stage of the run.
 
@@ -917,6 +1000,7 @@ class Run:
             tasks without pictures.
         warnings: the warnings, a sentence each.
         stages: the duration of each stage, in order.
+        network: the layers of the optimised network in fp32, in order.
     """
 
     schema: int = SCHEMA
@@ -941,6 +1025,7 @@ class Run:
     pictures: list[Picture]
     warnings: list[str]
     stages: list[Stage]
+    network: list[NetworkLayer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_name("model.name", self.model.name)
@@ -991,6 +1076,10 @@ def shared(variants: Iterable[Variant], texts: Callable[[Variant], Iterable[str]
         for text in texts(variant):
             said.setdefault(text, []).append(variant.name)
     return said
+
+
+FAILED: tuple[Status, ...] = ("skipped", "fallback", "crashed")
+"""Every status of a variant that did not run as it was asked to."""
 
 
 def reasons(variants: Iterable[Variant], *statuses: Status) -> list[str]:

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..progress import Progress, StepProgress
+from ..progress import Position, Progress, StageProgress, StepProgress
 from .run import Stage
 
 
 class Stages:
-    """Names the stages of a run, times them, and passes progress on."""
+    """Numbers the stages of a run, times them, and passes progress on.
 
-    def __init__(self, progress: StepProgress) -> None:
+    Args:
+        expected: the stages in their order. Several stages in a row may begin with the name of one of these, such as
+            ``quantise`` and ``quantise for vulkan``; they have its number.
+        progress: gets the position.
+    """
+
+    def __init__(self, expected: Sequence[str], progress: StageProgress) -> None:
+        self._expected = expected
         self._progress = progress
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        self._progress(name, 0, 0)
+        self._progress(self._position(name), 0, 0)
         start = time.perf_counter()
         yield
         self._seconds[name] = time.perf_counter() - start
 
     def progress(self, name: str) -> Progress:
-        return lambda done, total: self._progress(name, done, total)
+        """The progress within a stage."""
+        position = self._position(name)
+        return lambda done, total: self._progress(position, done, total)
 
     def within(self, name: str) -> StepProgress:
         """The progress of the steps of a stage."""
-        return lambda step, done, total: self._progress(f"{name}: {step}", done, total)
+        position = self._position(name)
+        return lambda step, done, total: self._progress(position.at(step), done, total)
 
     def rows(self) -> list[Stage]:
         return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
+
+    def _position(self, name: str) -> Position:
+        known = max((stage for stage in self._expected if name.startswith(stage)), key=len)
+        return Position(name, self._expected.index(known) + 1, len(self._expected))

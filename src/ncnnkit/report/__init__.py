@@ -1,6 +1,8 @@
-"""What a person reads of a run: report.html, the table on the terminal, and the recommendation in a sentence."""
+"""What a person reads of a run, and of several: pages, tables on the terminal, and what to ship."""
 
+from .changes import diff_table, junit, markdown
 from .console import (
+    LAYER_ORDERS,
     bisection_table,
     comparison_table,
     console_table,
@@ -9,23 +11,30 @@ from .console import (
     layer_table,
     plan_table,
     profile_table,
-    shipping,
     trials_table,
     tuning_table,
 )
 from .html import write_report
+from .several import NamedRun, write_comparison
+from .ship import shipping
 
 __all__ = [
+    "LAYER_ORDERS",
+    "NamedRun",
     "bisection_table",
     "comparison_table",
     "console_table",
     "converted",
+    "diff_table",
     "headline",
+    "junit",
     "layer_table",
+    "markdown",
     "plan_table",
     "profile_table",
     "shipping",
     "trials_table",
     "tuning_table",
+    "write_comparison",
     "write_report",
 ]

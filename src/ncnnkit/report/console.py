@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..comparison.layers import Comparison
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
-from ..model.precision import PRECISIONS
 from ..record.run import (
     Accuracy,
     Attempt,
     ConversionCheck,
     DecodedCheck,
+    LayerOption,
     OutputError,
     PlannedLayer,
     Run,
@@ -107,18 +108,25 @@ def _attempted(attempt: Attempt) -> str:
     return f"route {attempt.route} {attempt.outcome}: {attempt.reason or sqnr} ({plain(attempt.seconds)} s)"
 
 
-def shipping(run: Run) -> str:
-    """The recommended variant's files, and the options of ``ncnn::Net`` it was measured with; empty without one."""
-    best = run.variant(run.recommended)
-    if best is None or best.files is None:
-        return ""
-    gpu = "opt.use_vulkan_compute = true, " if best.backend == "vulkan" else ""
-    return f"ship {best.files.param} and {best.files.bin}, loaded with {gpu}{PRECISIONS[best.precision].cpp}"
-
+MIDDLE = "25–75 %"
+"""The column with the middle half of the samples. It is the first that a narrow terminal goes without."""
 
 SPARE = ("RAM MB", "p90", "load ms", "MSE", "speed")
 """What a narrow terminal goes without, the first first. Before that go all figures of the task but the first, and after
 it that, too. run.json and the report have it all."""
+
+
+def there(variants: Sequence[Variant]) -> list[Variant]:
+    """The variants without those of a backend that a device does not have.
+
+    A GPU is not there if all variants on Vulkan were skipped or fell back to the CPU for the same reason. That reason
+    is a line of its own below the table, and not a row for each precision.
+    """
+    reasons: dict[tuple[str, str], set[str]] = {}
+    for row in variants:
+        ran = row.backend == "cpu" or row.status in ("ok", "crashed")
+        reasons.setdefault((row.device, row.backend), set()).add("" if ran else row.reason)
+    return [row for row in variants if len(found := reasons[row.device, row.backend]) > 1 or "" in found]
 
 
 def _task_figure(name: str, variant: Variant) -> str:
@@ -141,9 +149,11 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
     from rich.table import Table
     from rich.text import Text
 
+    variants = there(variants)
     of_task = task_figures(variants)
     columns: list[Column] = [
         ("ms", lambda v: plain(v.latency_ms.median if v.latency_ms else None)),
+        (MIDDLE, lambda v: f"{plain(v.latency_ms.p25)}–{plain(v.latency_ms.p75)}" if v.latency_ms else NOTHING),
         ("p90", lambda v: plain(v.latency_ms.p90 if v.latency_ms else None)),
         ("speed", lambda v: _times(speed_up(variants, v))),
         ("load ms", lambda v: plain(v.load_ms.cold if v.load_ms else None)),
@@ -161,10 +171,10 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
     rows = [[text(variant) for _, text in columns] for variant in variants]
     shown = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]
     names = [variant.name + (" *" if variant.name == recommended else "") for variant in variants]
-    fixed = max(map(len, ["variant", *names])) + 2 + max(len(v.status) for v in variants)
+    fixed = max(map(len, ["variant", *names])) + 2 + max(map(len, ["status", *(v.status for v in variants)]))
     widths = [2 + max(map(len, [columns[i][0], *(row[i] for row in rows)])) for i in range(len(columns))]
     heads = [with_unit(each.name, each) for each in of_task]
-    for spare in (*heads[:0:-1], *SPARE, *heads[:1]):
+    for spare in (MIDDLE, *heads[:0:-1], *SPARE, *heads[:1]):
         if fixed + sum(widths[i] for i in shown) > width:
             shown = [i for i in shown if columns[i][0] != spare]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -190,9 +200,36 @@ def trials_table(trials: Sequence[Trial]) -> Table:
     return _table(("method", "noise / signal (held-back images)", "dB", "kept", "s"), rows)
 
 
-def plan_table(layers: Sequence[PlannedLayer]) -> Table:
-    """The plan, a layer a row."""
-    return _table(("layer", "choice", "why"), [(la.name, la.choice, la.why) for la in layers], left=3)
+LAYER_ORDERS: dict[str, Callable[[PlannedLayer], Any]] = {
+    "network": lambda layer: 0,
+    "name": lambda layer: layer.name,
+    "type": lambda layer: layer.type,
+    "choice": lambda layer: layer.choice,
+    "ms": lambda layer: -(chosen(layer).ms or 0.0),
+    "error": lambda layer: -(math.inf if chosen(layer).noise is None else chosen(layer).noise or 0.0),
+}
+"""An order of a plan's layers -> its key; times and errors come with the largest first."""
+
+
+def chosen(layer: PlannedLayer) -> LayerOption:
+    """The option that a plan took for a layer."""
+    return next(option for option in layer.options if option.choice == layer.choice)
+
+
+def plan_table(layers: Sequence[PlannedLayer], order: str = "network") -> Table:
+    """The plan, a layer a row.
+
+    Args:
+        order: of :data:`LAYER_ORDERS`.
+    """
+    rows = [
+        (layer.name, layer.type, layer.choice, plain(chosen(layer).ms), exact(chosen(layer).noise), layer.why)
+        for layer in sorted(layers, key=LAYER_ORDERS[order])
+    ]
+    table = _table(("layer", "type", "choice", "ms", "error", "why"), rows, left=3)
+    table.columns[-1].justify = "left"
+    table.caption = "ms: of the layer alone. error: its part of the outputs' noise over signal. Both are predicted."
+    return table
 
 
 def layer_table(layer: PlannedLayer) -> Table:
@@ -251,7 +288,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from ..plan.requirement import Requirements
 from ..record.run import FittedLayer, Picture, PlannedLayer, Run, Variant, baseline, shared, speed_up
 from ..source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from . import plots
+from .chart import Chart
 from .figures import figure_text, interval_text, said, task_figures, with_unit
+from .layers import details, drawing, errors_of_precisions, layer_table, network_of
 from .pictures import ENLARGED
+from .ship import shipping
 
 GAINED = 10
 """Fitted layers that are shown: those that gained most."""
@@ -31,7 +35,7 @@ def write_report(run: Run, path: Path) -> None:
         path: the .html file; appears when it is complete.
 
     Raises:
-        ToolError: jinja2 or plotly is not installed.
+        ToolError: jinja2 is not installed.
         StorageError: the file cannot be written.
     """
     text = render(run, path.parent)
@@ -48,9 +52,78 @@ def render(run: Run, folder: Path | None = None) -> str:
     """
     import msgspec
 
+    environment = page_environment()
+    from markupsafe import Markup
+
+    def drawn(chart: Chart | None) -> Markup | None:
+        # Every text in it is escaped already.
+        return Markup(chart.svg()) if chart else None
+
+    filters: dict[str, Callable[..., Any]] = {
+        "plain": formatting.plain,
+        "exact": lambda value: formatting.typeset(formatting.exact(value)),
+        "megabytes": formatting.megabytes,
+        "decibel": formatting.decibel,
+        "cosine": formatting.cosine,
+        "percent": formatting.percent,
+        "shape": lambda shape: " × ".join(map(str, shape)) or "1",
+        "number": lambda value: f"{value:g}",
+        "show": _show,
+        "heading": lambda figure: with_unit(figure.title, figure),
+        "figure": figure_text,
+        "said": said,
+        "interval": interval_text,
+        "times": lambda factor: formatting.NOTHING if factor is None else f"{factor:.2f} ×",
+        "sorted_by": _sorted_by,
+        "decibels": _decibels,
+        "speed_up": lambda variant: speed_up(run.variants, variant),
+    }
+    environment.filters |= filters
+    best = run.variant(run.recommended)
+    quantisation, plan, network = run.quantisation, run.plan, network_of(run)
+    errors = errors_of_precisions(run)
+    requirements = [*(r.text for r in run.task.requires), *(Requirements.parse([], run.recipe.max_latency).texts)]
+    cosine = next((r.bound for r in run.task.requires if r.figure == "cosine"), None)
+    text = environment.get_template("template.html").render(
+        run=run,
+        best=best,
+        base=baseline(run.variants),
+        speed_up=speed_up(run.variants, best) if best else None,
+        remarks=_remarks(run),
+        recipe=msgspec.to_builtins(run.recipe),
+        fallbacks=any(v.status == "fallback" for v in run.variants),
+        tradeoff=drawn(plots.latency_against_error(run.variants, run.recommended, cosine)),
+        devices=run.devices,
+        watched=_watched(run.variants),
+        quantisation=quantisation,
+        gained=_gained(quantisation.layers) if quantisation else [],
+        plan=plan,
+        precisions=_precisions(plan.layers) if plan else [],
+        front=drawn(plots.pareto_front(plan)) if plan else None,
+        pictures=_pictures(run, folder),
+        enlarged=ENLARGED,
+        ship=shipping(run, "."),
+        table=layer_table(run),
+        along=drawn(plots.along_the_network(errors, [layer.name for layer in network])),
+        compared=[(precision, plots.worst(rows)) for precision, rows in errors.items()],
+        network=Markup(drawing(network, {la.name: la.choice for la in plan.layers} if plan else {})),
+        details=Markup(details(network)),
+        script=Markup((Path(__file__).parent / "report.js").read_text(encoding="utf-8")),
+        figures=task_figures(run.variants),
+        several=[v for v in run.variants if v.accuracy and len(v.accuracy.outputs) > 1],
+        ratio=formatting.ratio,
+        requirements=", ".join(requirements),
+        cosine=cosine,
+        least_sqnr_db=LEAST_SQNR_DB,
+        exact_sqnr_db=EXACT_SQNR_DB,
+    )
+    return str(text)
+
+
+def page_environment() -> Any:
+    """What renders the templates beside this module. Raises ToolError where jinja2 is missing."""
     try:
         import jinja2
-        import plotly.io  # noqa: F401
     except ImportError as error:
         missing = str(error.name or error).partition(".")[0]
         raise ToolError(f"the report needs {missing}", hint=f"pip install {missing}") from None
@@ -61,65 +134,8 @@ def render(run: Run, folder: Path | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "plain": formatting.plain,
-        "exact": lambda value: formatting.typeset(formatting.exact(value)),
-        "megabytes": formatting.megabytes,
-        "decibel": formatting.decibel,
-        "cosine": formatting.cosine,
-        "percent": formatting.percent,
-        "shape": lambda shape: " × ".join(map(str, shape)) or "1",
-        "images": lambda n: f"{n} image" if n == 1 else f"{n} images",
-        "number": lambda value: f"{value:g}",
-        "show": _show,
-        "heading": lambda figure: with_unit(figure.title, figure),
-        "figure": figure_text,
-        "said": said,
-        "interval": interval_text,
-        "times": lambda factor: formatting.NOTHING if factor is None else f"{factor:.2f} ×",
-        "speed_up": lambda variant: speed_up(run.variants, variant),
-    }
-    best = run.variant(run.recommended)
-    embed = _Embed()
-    quantisation, plan = run.quantisation, run.plan
-    requirements = [*(r.text for r in run.task.requires), *(Requirements.parse([], run.recipe.max_latency).texts)]
-    cosine = next((r.bound for r in run.task.requires if r.figure == "cosine"), None)
-    return environment.get_template("template.html").render(
-        run=run,
-        best=best,
-        base=baseline(run.variants),
-        speed_up=speed_up(run.variants, best) if best else None,
-        remarks=_remarks(run),
-        recipe=msgspec.to_builtins(run.recipe),
-        fallbacks=any(v.status == "fallback" for v in run.variants),
-        tradeoff=embed(plots.latency_against_error(run.variants, run.recommended, cosine), "tradeoff"),
-        devices=run.devices,
-        watched=_watched(run.variants),
-        quantisation=quantisation,
-        gained=_gained(quantisation.layers) if quantisation else [],
-        plan=plan,
-        precisions=_precisions(plan.layers) if plan else [],
-        front=embed(plots.pareto_front(plan), "front") if plan else None,
-        pictures=_pictures(run, folder),
-        enlarged=ENLARGED,
-        layers=[
-            {
-                "variant": v,
-                "plot": embed(plots.layer_sqnr(v.layers), f"layers-{i}"),
-                "worst": plots.worst(v.layers),
-                "blank": sum(layer.sqnr_db is None for layer in v.layers),
-            }
-            for i, v in enumerate(run.variants)
-            if v.layers
-        ],
-        figures=task_figures(run.variants),
-        several=[v for v in run.variants if v.accuracy and len(v.accuracy.outputs) > 1],
-        ratio=formatting.ratio,
-        requirements=", ".join(requirements),
-        cosine=cosine,
-        least_sqnr_db=LEAST_SQNR_DB,
-        exact_sqnr_db=EXACT_SQNR_DB,
-    )
+    environment.filters["images"] = lambda n: f"{n} image" if n == 1 else f"{n} images"
+    return environment
 
 
 def _remarks(run: Run) -> list[tuple[str, list[str]]]:
@@ -180,6 +196,18 @@ def _precisions(layers: Sequence[PlannedLayer]) -> list[tuple[str, int]]:
     return Counter(layer.choice for layer in layers).most_common()
 
 
+def _sorted_by(value: float | None) -> str:
+    """What a cell is sorted by, as JavaScript reads a number; what is not known comes last."""
+    return "" if value is None else f"{value:.4g}".replace("inf", "Infinity")
+
+
+def _decibels(value: float | None) -> str:
+    """An SQNR of which None is not known, and infinity is exact."""
+    if value is None:
+        return formatting.NOTHING
+    return "broken" if value == -math.inf else formatting.decibel(None if value == math.inf else value)
+
+
 def _show(value: Any) -> str:
     """A field of a recipe in words."""
     if isinstance(value, bool):
@@ -189,29 +217,3 @@ def _show(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join("×".join(map(str, v)) if isinstance(v, list) else str(v) for v in value) or formatting.NOTHING
     return str(value) if value not in ("", None) else formatting.NOTHING
-
-
-class _Embed:
-    """Figures as HTML; the first brings plotly.js with it."""
-
-    def __init__(self) -> None:
-        self._scripted = False
-
-    def __call__(self, figure: Mapping[str, Any] | None, name: str) -> Any:
-        import plotly.io
-        from markupsafe import Markup
-
-        if figure is None:
-            return None
-        html = plotly.io.to_html(
-            figure,
-            config={"responsive": True, "displayModeBar": False},
-            include_plotlyjs=not self._scripted,
-            full_html=False,
-            default_height=f"{figure['layout']['height']}px",
-            div_id=name,
-            validate=False,
-        )
-        self._scripted = True
-        # plotly writes <, > and / of its JSON as \u escapes: no text in a figure can end its script.
-        return Markup(html)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..artifact import Artifact
 from ..errors import ImageError, ModelError, RecipeError
+from ..onboard.picture import Tiles
 from ..recipe import Recipe
 from ..record.environment import installed
 from ..samples.axes import image_axes, likely_layout
@@ -69,8 +70,10 @@ def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any])
         return None, ARRAYS
     if fields:
         # Who gives these means them for arrays, too.
-        arrays = {"arrays": True} if {"divisor", "mean", "std"} & fields.keys() else {}
-        found = Preprocess.from_dict({**found.to_dict(), **arrays, **fields})
+        implied: dict[str, Any] = {"arrays": True} if {"divisor", "mean", "std"} & fields.keys() else {}
+        if isinstance(fields.get("crop"), Tiles | Mapping):
+            implied["resize"] = None  # tiles are of the image at its own size
+        found = Preprocess.from_dict({**found.to_dict(), **implied, **fields})
         given = ", ".join(sorted(fields))
         origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
     return completed(found, inputs) or found, origin

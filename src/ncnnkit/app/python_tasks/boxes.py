@@ -101,6 +101,25 @@ def paint(mask: Array, number: int, inside: Array, step: float, place: Placement
     mask[inside[np.ix_(*axes)] & valid[0][:, None] & valid[1][None, :]] = number
 
 
+def agreement(found: Found, wanted: Dict[str, Any]) -> float:
+    """The share of boxes that are in both: of the same class, and overlapping by half or more."""
+    free = list(range(len(found.boxes)))
+    for index, _, *corners in (row[:6] for row in wanted.get("box", [])):
+        same = (i for i in free if found.boxes.labels[i] == index and overlap(found.boxes.xyxy[i], corners) >= 0.5)
+        match = next(same, None)
+        if match is not None:
+            free.remove(match)
+    most = max(len(found.boxes), len(wanted.get("box", [])))
+    return (len(found.boxes) - len(free)) / most if most else 1.0
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    wide, high = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return wide * high / max(areas - wide * high, 1e-12)
+
+
 def lines(found: Found, labels: Sequence[str], top: int) -> List[str]:
     rows = zip(found.boxes.labels.tolist(), found.boxes.scores.tolist(), found.boxes.xyxy.tolist())
     return [

@@ -21,6 +21,12 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
     return tiles[0].outputs[0].reshape(-1)
 
 
+def agreement(found: Array, wanted: Dict[str, Any]) -> float:
+    """1: the best class is that of an example; else 0."""
+    best_score = max(wanted["score"], key=lambda row: row[1])
+    return float(int(found.argmax()) == best_score[0])
+
+
 def best(found: Array, labels: Sequence[str], top: int) -> List[Dict[str, Any]]:
     named = labels if len(labels) == len(found) else ()  # names that are not one for each class are of something else
     order = np.argsort(-found, kind="stable")[:top].tolist()

@@ -24,6 +24,12 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
     return vector / length if 0 < length < np.inf else np.zeros_like(vector)
 
 
+def agreement(found: Array, wanted: Dict[str, Any]) -> float:
+    """The cosine to the vector of an example."""
+    (vector,) = wanted["embedding"]
+    return float(np.dot(found, vector)) if len(found) == len(vector) else 0.0
+
+
 def lines(found: Array, labels: Sequence[str], top: int) -> List[str]:
     first = " ".join(map(rounded, found[:4].tolist()))
     return ["a vector of %d numbers: %s%s" % (found.size, first, " …" if found.size > 4 else "")]

@@ -66,6 +66,14 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
     return pixels[:, :, ::-1] if reversed_colours else pixels
 
 
+def agreement(found: Array, wanted: Dict[str, Any]) -> float:
+    """1 less the root of the mean squared difference from an example, of which white less black is 1."""
+    ours, theirs = picture(found), wanted["picture"]
+    if ours.shape != theirs.shape:
+        return 0.0
+    return 1 - float(np.sqrt(np.mean((ours / 255.0 - theirs / 255.0) ** 2)))
+
+
 def lines(found: Array, labels: Sequence[str], top: int) -> List[str]:
     return ["an image of %dx%d pixels: give a .png as OUTPUT to keep it" % found.shape[1::-1]]
 

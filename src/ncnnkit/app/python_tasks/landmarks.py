@@ -28,6 +28,15 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
     return np.concatenate([tiles[0].place.to_image(offset + factor * rows[:, :2]), rows[:, 2:3]], 1)
 
 
+def agreement(found: Array, wanted: Dict[str, Any]) -> float:
+    """The share of points that are nearer to those of an example than 5 % of the object's size."""
+    points = np.reshape(wanted["points"], (-1, 3))[:, :2]
+    if len(points) != len(found):
+        return 0.0
+    size = np.hypot(*(points.max(0) - points.min(0)))
+    return float((np.hypot(*(found[:, :2] - points).T) <= 0.05 * size).mean())
+
+
 def lines(found: Array, labels: Sequence[str], top: int) -> List[str]:
     return [" ".join([",".join(map(rounded, row[:2])), *map(rounded, row[2:])]) for row in found.tolist()]
 

@@ -53,6 +53,11 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
     return mask
 
 
+def agreement(found: Array, wanted: Dict[str, Any]) -> float:
+    """The share of pixels that have the class of an example."""
+    return float((found == wanted["picture"]).mean()) if found.shape == wanted["picture"].shape else 0.0
+
+
 def shares(found: Array) -> List[Any]:
     """(share, class), the largest first."""
     index, count = np.unique(found, return_counts=True)

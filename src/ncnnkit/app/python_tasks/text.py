@@ -24,6 +24,11 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Text:
     return best_path(Decoder(**{**given, "tables": (Table(task["output"]),)}), output)
 
 
+def agreement(found: Text, wanted: Dict[str, Any]) -> float:
+    """1: the text is that of an example; else 0."""
+    return float(found.codes.tolist() == [row[0] for row in wanted.get("score", [])])
+
+
 def lines(found: Text, labels: Sequence[str], top: int) -> List[str]:
     return ["%s\t%s" % (rounded(found.score), found.text)]
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <linux/videodev2.h>
+#include <memory>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -33,7 +34,7 @@ Bytes ppm_of(const std::uint8_t* yuyv, std::size_t stride, int width, int height
     return file;
 }
 
-class Camera : public Source {
+class Camera {
 public:
     Camera(const std::string& path, const FrameSize& size) : path_(path), descriptor_(open(path.c_str(), O_RDWR | O_CLOEXEC))
     {
@@ -74,11 +75,11 @@ public:
             throw;
         }
     }
-    ~Camera() override { release(); }
+    ~Camera() { release(); }
     Camera(const Camera&) = delete;
     Camera& operator=(const Camera&) = delete;
 
-    bool next(Frame& frame) override
+    bool next(Frame& frame)
     {
         pollfd waiting{descriptor_, POLLIN, 0};
         const int ready = poll(&waiting, 1, 10000);
@@ -136,7 +137,7 @@ private:
     std::array<Buffer, 4> buffers_;
 };
 
-class RawFile : public Source {
+class RawFile {
 public:
     RawFile(const std::string& path, const FrameSize& size) : path_(path), file_(path), size_(size)
     {
@@ -146,7 +147,7 @@ public:
             throw Failure(path + ": is no file of YUYV frames of this size");
     }
 
-    bool next(Frame& frame) override
+    bool next(Frame& frame)
     {
         if (at_ == file_.size())
             return false;
@@ -168,10 +169,11 @@ private:
 
 } // namespace
 
-std::unique_ptr<Source> open_camera(const std::string& path, const FrameSize& size)
+Source open_camera(const std::string& path, const FrameSize& size)
 {
+    const auto next_of = [](auto frames) { return [frames](Frame& frame) { return frames->next(frame); }; };
     struct stat status {};
     if (stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode))
-        return std::make_unique<RawFile>(path, size);
-    return std::make_unique<Camera>(path, size);
+        return next_of(std::make_shared<RawFile>(path, size));
+    return next_of(std::make_shared<Camera>(path, size));
 }

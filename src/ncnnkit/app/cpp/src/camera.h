@@ -1,11 +1,10 @@
 // Frames of a camera.
 #pragma once
 
-#include <memory>
 #include <string>
 
 #include "frames.h"
 
 // A V4L2 device, as /dev/video0, asked for YUYV frames of this size; or a file of such frames one after the other, as
 // `v4l2-ctl --stream-mmap --stream-to=FILE` writes them. Throws Failure.
-std::unique_ptr<Source> open_camera(const std::string& path, const FrameSize& size);
+Source open_camera(const std::string& path, const FrameSize& size);

@@ -14,13 +14,11 @@ Bytes read_file(const std::string& path);
 // Writes a file. Throws Failure.
 void write_file(const std::string& path, const Bytes& bytes);
 
-// The content of a file; empty where it cannot be read.
-Bytes read_if_there(const std::string& path);
-
-// Writes a file, and the folders it is in, so that nobody sees half of it. Does nothing where that is not possible.
-void write_if_possible(const std::string& path, const Bytes& bytes);
+// The lines of a text; none where it cannot be read.
+std::vector<std::string> lines_of(const std::string& path);
 
 bool is_folder(const std::string& path);
+bool ends_with(const std::string& text, const std::string& end);
 
 // A file's pages, read by the kernel when they are touched and given back by it when memory is short.
 class MappedFile {

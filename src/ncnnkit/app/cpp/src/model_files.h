@@ -8,6 +8,12 @@
 
 #include "files.h"
 
+// A line of variants.txt: a model of the app.
+struct Variant {
+    std::string name, precision, backend, stem; // stem: of its files
+    std::vector<double> bounds; // of its self-test: least SQNR in dB, least agreement
+};
+
 struct ModelFiles {
     std::string name; // for messages
     std::string param; // text
@@ -17,13 +23,11 @@ struct ModelFiles {
     std::shared_ptr<const MappedFile> mapped; // what `weights` points into; none where they are part of the program
     std::vector<std::string> labels; // of the classes; none where there is no labels.txt
     std::string folder; // models/, which also holds the texts beside the models; ends in / or is empty
-    std::vector<std::string> variants; // lines of variants.txt: name, precision, backend, model, and bounds
+    std::vector<Variant> variants; // of these files; none where variants.txt does not know them
     std::string precision; // to run it with, where nobody says another
     std::string crc; // of the weights as they were written, in hexadecimal; empty: not known, or not asked for
     bool known = false; // whether the files must be as they were written; else they may hold anything
 
-    // Whether a variant is of these files and has this precision, or no variant is of these files.
-    bool runs_at(const std::string& name) const;
     // Throws Failure where the weights are not what was written.
     void check_weights(std::uint32_t found) const;
 };

@@ -5,11 +5,7 @@
 #include <numeric>
 
 #include "decoder.h"
-#include "failure.h"
 #include "tensor.h"
-
-const char* const kPicture = "";
-const bool kJoinsTiles = false;
 
 Prediction decode(const std::vector<Part>& parts)
 {
@@ -30,7 +26,7 @@ double agreement(const Prediction& ours, const Prediction& theirs)
     return a.size() == b.size() ? std::inner_product(a.begin(), a.end(), b.begin(), 0.0) : 0.0;
 }
 
-std::vector<std::string> lines(const Prediction& found, const std::vector<std::string>&, int)
+std::vector<std::string> lines(const Prediction& found, const std::vector<std::string>&)
 {
     std::string text = "a vector of " + std::to_string(found.embedding.size()) + " numbers:";
     for (std::size_t i = 0; i < found.embedding.size() && i < 4; i++)
@@ -38,15 +34,10 @@ std::vector<std::string> lines(const Prediction& found, const std::vector<std::s
     return {text + (found.embedding.size() > 4 ? " …" : "")};
 }
 
-void describe(const Prediction& found, const std::vector<std::string>&, int, Json& json)
+void describe(const Prediction& found, const std::vector<std::string>&, Json& json)
 {
     std::vector<std::string> numbers;
     for (float value : found.embedding)
         numbers.push_back(number(value));
     json.add("embedding", listed(numbers));
-}
-
-void draw(const Prediction&, const std::vector<std::string>&, Image&)
-{
-    throw Failure("--draw: a vector cannot be drawn");
 }

@@ -9,9 +9,6 @@
 #include "failure.h"
 #include "tensor.h"
 
-const char* const kPicture = "image";
-const bool kJoinsTiles = true;
-
 namespace {
 
 // An output as channels, height, width; or with the channels last.
@@ -112,17 +109,12 @@ double agreement(const Prediction& ours, const Prediction& theirs)
     return 1 - std::sqrt(squares / double(a.size()));
 }
 
-std::vector<std::string> lines(const Prediction& found, const std::vector<std::string>&, int)
+std::vector<std::string> lines(const Prediction& found, const std::vector<std::string>&)
 {
     return {"an image of " + times({found.image.width, found.image.height}) + " pixels: give a .png as OUTPUT to keep it"};
 }
 
-void describe(const Prediction& found, const std::vector<std::string>&, int, Json& json)
+void describe(const Prediction& found, const std::vector<std::string>&, Json& json)
 {
     json.add("width", found.image.width).add("height", found.image.height);
-}
-
-void draw(const Prediction&, const std::vector<std::string>&, Image&)
-{
-    throw Failure("--draw: the answer is an image itself: give a .png as OUTPUT");
 }

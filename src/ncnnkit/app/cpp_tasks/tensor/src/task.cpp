@@ -5,12 +5,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "failure.h"
 #include "model.h"
 #include "tensor.h"
-
-const char* const kPicture = "";
-const bool kJoinsTiles = false;
 
 Prediction decode(const std::vector<Part>& parts)
 {
@@ -40,7 +36,7 @@ double agreement(const Prediction& ours, const Prediction& theirs)
     return share;
 }
 
-std::vector<std::string> lines(const Prediction& found, const std::vector<std::string>&, int)
+std::vector<std::string> lines(const Prediction& found, const std::vector<std::string>&)
 {
     std::vector<std::string> text;
     for (std::size_t i = 0; i < found.outputs.size(); i++) {
@@ -51,7 +47,7 @@ std::vector<std::string> lines(const Prediction& found, const std::vector<std::s
     return text;
 }
 
-void describe(const Prediction& found, const std::vector<std::string>&, int, Json& json)
+void describe(const Prediction& found, const std::vector<std::string>&, Json& json)
 {
     std::vector<std::string> rows;
     for (std::size_t i = 0; i < found.outputs.size(); i++) {
@@ -63,9 +59,4 @@ void describe(const Prediction& found, const std::vector<std::string>&, int, Jso
                            .add("mean", output.mean).add("max", output.max).text());
     }
     json.add("outputs", listed(rows));
-}
-
-void draw(const Prediction&, const std::vector<std::string>&, Image&)
-{
-    throw Failure("--draw: it is not known what the outputs mean");
 }
