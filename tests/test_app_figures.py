@@ -170,6 +170,23 @@ def test_the_figures_of_a_detector(
         assert ours[name] == pytest.approx(expected[name], abs=1e-6)
 
 
+@pytest.mark.app
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_that_nothing_is_found_is_an_answer(detector_run: tuple[Path, Run, dict[str, Boxes]], tmp_path: Path) -> None:
+    """The self-test of a program in C++ compares it, and does not take the example for damaged."""
+    make_app(detector_run[0], tmp_path / "app", variant="fp32")
+    for text in (tmp_path / "app/examples").glob("*.txt"):
+        lines = [line for line in text.read_text().splitlines() if not line.startswith("box")]
+        text.write_text("\n".join([*lines, "nothing", ""]))
+    program = build(tmp_path / "app", tmp_path / "build", "-DCMAKE_BUILD_TYPE=Debug") / "infer"
+    files = [str(tmp_path / f"app/models/m-fp32{ending}") for ending in (".param", ".bin")]
+    done = subprocess.run([str(program), *files, "--self-test"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("agreement of the answers")]
+    assert row.split()[4] == "0"
+
+
 # -------------------------------------------------------------------------------------------------------- a classifier
 
 

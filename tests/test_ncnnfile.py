@@ -723,12 +723,15 @@ def test_a_folder_in_the_way_is_found_before_anything_is_written(taken: str, tmp
     assert [path.name for path in tmp_path.iterdir()] == [taken]
 
 
-@pytest.mark.parametrize(
-    ("folder", "says"), [("missing", "No such file or directory"), ("file", "Not a directory")], ids=["missing", "file"]
-)
-def test_a_folder_that_is_none_is_refused(folder: str, says: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    save(linear(), tmp_path / "missing/folder/m.param")
+    assert load(tmp_path / "missing/folder/m.param") == linear()
+
+
+@pytest.mark.parametrize("folder", ["file", "file/folder"])
+def test_a_folder_that_is_none_is_refused(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=f"cannot be written: {says}"):
+    with pytest.raises(StorageError, match="cannot be written: Not a directory"):
         save(linear(), tmp_path / folder / "m.param")
     assert content(tmp_path) == {"file": b""}
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,17 +57,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def rebuilt(app: Path, before: str, after: str) -> Iterator[Path]:
-    """The program with another text in model.h, while the block lasts."""
-    header = app / "src/model.h"
-    text = header.read_text()
+def rebuilt(app: Path, file: str, before: str, after: str) -> Iterator[Path]:
+    """The program with another text in a source file, while the block lasts."""
+    source = app / "src" / file
+    text = source.read_text()
     assert before in text
-    header.write_text(text.replace(before, after))
+    source.write_text(text.replace(before, after))
     try:
         run("cmake", "--build", app / "build/native")
         yield infer(app)
     finally:
-        header.write_text(text)
+        source.write_text(text)
         run("cmake", "--build", app / "build/native")
 
 
@@ -119,6 +120,15 @@ class TestSelfTest:
         assert done.stderr.count("\n") == 1
         assert "1.txt: is damaged: 'box 1 2'" in done.stderr
 
+    @pytest.mark.parametrize("line", ["nothing", "score", "points 1 2 3"])
+    def test_what_a_classifier_does_not_find_is_damaged(self, line: str, app: Path) -> None:
+        text = (app / "examples/1.txt").read_text().splitlines()
+        kept = [each for each in text if not each.startswith("score")]
+        (app / "examples/1.txt").write_text("\n".join([*kept, line, ""]))
+        done = subprocess.run([infer(app), "--self-test"], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert f"1.txt: is damaged: '{line}'" in done.stderr
+
     def test_without_examples(self, app: Path) -> None:
         shutil.rmtree(app / "examples")
         done = subprocess.run([infer(app), "--self-test"], capture_output=True, text=True, check=False)
@@ -153,7 +163,7 @@ class TestReceipt:
 
     def test_an_older_library_fails(self, built: Path, app: Path) -> None:
         """The same network, measured with a newer ncnn than the program was built with."""
-        with rebuilt(built, OLD, NEW) as program:
+        with rebuilt(built, "model.h", OLD, NEW) as program:
             receipt = verify_app(app, program=program)
         assert not receipt.passed
         assert receipt.why == "ncnn as new as measured is 0.0, below 1"
@@ -171,7 +181,7 @@ class TestReceipt:
         assert "model.bin: is not the file that was written: its CRC-32 is " in receipt.why
 
     def test_a_wrong_preprocessing_fails(self, built: Path, app: Path) -> None:
-        with rebuilt(built, "Color::rgb", "Color::bgr") as program:
+        with rebuilt(built, "preprocess.cpp", "mean[] = {0.5f, 0.4f, 0.3f}", "mean[] = {0.3f, 0.4f, 0.5f}") as program:
             receipt = verify_app(app, program=program)
         assert not receipt.passed
         assert receipt.why.startswith("SQNR of the outputs is ")
@@ -260,6 +270,16 @@ class TestPython:
         receipt = verify_app(app)
         assert (receipt.passed, receipt.test) == (False, None)
         assert "model.bin: is not the file that was written" in receipt.why
+
+    @pytest.mark.parametrize("line", ["nothing", "score", "points 1 2 3"])
+    def test_what_a_classifier_does_not_find_is_damaged(self, line: str, app: Path) -> None:
+        text = (app / "examples/1.txt").read_text().splitlines()
+        kept = [each for each in text if not each.startswith("score")]
+        (app / "examples/1.txt").write_text("\n".join([*kept, line, ""]))
+        program = [sys.executable, str(app / "infer.py"), "--self-test"]
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "1.txt: is damaged" in done.stderr
 
     def test_a_changed_program_is_no_pass(self, app: Path) -> None:
         with (app / "parts/task.py").open("a") as file:

@@ -460,7 +460,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when it is complete. Its folder is made. Raises StorageError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # a file in the folder's place is told when the file is opened
+            path.parent.mkdir(parents=True)
         if path.is_dir():  # found now, and not when another file of the same network stands already
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with partial.open("wb", buffering=1 << 20) as file:

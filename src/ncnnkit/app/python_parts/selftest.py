@@ -31,11 +31,13 @@ class Example:
     """An example, as N.txt says it: a line each for the files, the original's outputs and what it found.
 
     Attributes:
+        path: N.txt.
         files: of the inputs.
         outputs: the compared values of each.
         found: ``score``, ``box``, ``points`` or ``embedding`` -> the numbers of each such line; ``picture`` -> pixels.
     """
 
+    path: Path
     files: List[Path]
     outputs: List[Array]
     found: Dict[str, Any]
@@ -70,7 +72,11 @@ def self_test(model: Model, settings: Settings, count: int, as_json: bool) -> in
         timed, outputs = network.timed(given, count)
         noise.add(outputs, example.outputs)
         if example.found:
-            agreed.append(agreement(network.predict(given), example.found))
+            found = network.predict(given)
+            try:
+                agreed.append(agreement(found, example.found))
+            except (KeyError, IndexError, TypeError, ValueError):  # not what this task finds
+                raise Failure("%s: is damaged" % example.path) from None
         samples += timed[1:] if samples else timed
     older = is_older(network.version, model.facts["ncnn"])
     figures = [
@@ -106,7 +112,7 @@ def read_examples(folder: Path) -> List[Example]:
 
 
 def read_example(path: Path) -> Example:
-    example = Example([], [], {})
+    example = Example(path, [], [], {})
     for line in path.read_text(encoding="utf-8").splitlines():
         word, _, rest = line.partition(" ")
         try:
