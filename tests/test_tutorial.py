@@ -77,8 +77,10 @@ def run_block(
         "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja", "COLUMNS": "120",
     }  # fmt: skip
-    given = shlex.join(library_options("native") if options is None else options)
-    block = block.replace("cmake -S", f"cmake {given} -S").replace("ssh://rock@192.168.1.7", board)
+    if "cmake -S" in block:  # only then a library is needed
+        given = shlex.join(library_options("native") if options is None else options)
+        block = block.replace("cmake -S", f"cmake {given} -S")
+    block = block.replace("ssh://rock@192.168.1.7", board)
     return run("sh", "-e", "-c", block, cwd=folder, env=env)
 
 
