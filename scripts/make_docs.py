@@ -1,7 +1,7 @@
 """Write the pages that are made from the code.
 
 docs/run-json.md and docs/run.schema.json come from the dataclasses of run.json and their docstrings, docs/boards.md
-from the table of boards.
+from the table of boards, docs/reference/commands.md from the command line.
 
 python scripts/make_docs.py            # write them
 python scripts/make_docs.py --check    # exit 1 where one of them is not up to date
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import command_pages
 import msgspec
 
 from ncnnkit.model.targets import BOARDS, TARGETS, features_of
@@ -224,7 +225,10 @@ def _has(features: frozenset[str], word: str) -> str:
 
 
 def main() -> int:
-    made = {"run-json.md": page(), "run.schema.json": schema(), "boards.md": boards()}
+    made = {
+        "run-json.md": page(), "run.schema.json": schema(), "boards.md": boards(),
+        "reference/commands.md": command_pages.page(),
+    }  # fmt: skip
     stale = [name for name, text in made.items() if not _is(DOCS / name, text)]
     if "--check" in sys.argv:
         for name in stale:
