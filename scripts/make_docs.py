@@ -1,7 +1,8 @@
 """Write the pages that are made from the code.
 
 docs/run-json.md and docs/run.schema.json come from the dataclasses of run.json and their docstrings, docs/boards.md
-from the table of boards, docs/reference/commands.md from the command line, the badges of the README from pyproject.toml.
+from the table of boards, docs/reference/commands.md from the command line, and the badges of the README
+from pyproject.toml.
 
 python scripts/make_docs.py            # write them
 python scripts/make_docs.py --check    # exit 1 where one of them is not up to date

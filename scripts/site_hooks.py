@@ -20,6 +20,7 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 """File at the root of the repository -> its page of the site."""
 
 _LINK = re.compile(r"(?P<mark>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\](?:\([^)]*\))?)*)\]\((?P<target>[^)\s]+)\)")
+_CODE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -58,5 +59,8 @@ def with_links(markdown: str, source: str, target: str, known: set[str]) -> str:
             return match[0] if posixpath.normpath(posixpath.join(source, path)).startswith("docs/") else text
         return f"{match['mark']}[{text}]({posixpath.relpath(place, target or '.')}{mark}{anchor})"
 
-    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
-    return "".join(part if part.startswith("```") else _LINK.sub(replaced, part) for part in parts)
+    made, at = [], 0
+    for block in _CODE.finditer(markdown):
+        made += [_LINK.sub(replaced, markdown[at : block.start()]), block[0]]
+        at = block.end()
+    return "".join([*made, _LINK.sub(replaced, markdown[at:])])
