@@ -66,7 +66,7 @@ def _command(made: Any, path: str, heading: str) -> Iterator[str]:
 
 
 def _as_typed(argument: Any) -> str:
-    word = (argument.metavar or argument.name.upper()) + ("…" if argument.nargs == -1 else "")
+    word = (argument.metavar or argument.name.upper()).removesuffix("...") + ("…" if argument.nargs == -1 else "")
     return word if argument.required else f"[{word}]"
 
 
