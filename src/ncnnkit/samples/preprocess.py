@@ -71,6 +71,11 @@ class Preprocess:
 
     Raises:
         RecipeError: a value is out of range.
+
+    Example:
+        >>> how = nk.Preprocess(resize=256, crop=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> how == nk.preset("imagenet")
+        True
     """
 
     resize: int | tuple[int, int] | Fit | None = None
