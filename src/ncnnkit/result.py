@@ -135,9 +135,9 @@ class Result:
             RecipeError: as for :meth:`variant`.
 
         Example:
-            >>> worst = min(nk.open_run("out").layers("int8"), key=lambda layer: layer.sqnr_db or 0)
-            >>> worst.precision
-            'int8'
+            >>> layers = [layer for layer in nk.open_run("out").layers("int8") if layer.precision == "int8"]
+            >>> min(layers, key=lambda layer: layer.sqnr_db).type
+            'Convolution'
         """
         from .report.layers import layer_table
 

@@ -198,6 +198,13 @@ class Graph:
 
     Example:
         >>> print(nk.load("model.param"))
+        Graph of 3 layers
+          inputs: in0 3x224x224
+          outputs: out0 10
+               2 Convolution
+               1 Pooling
+          parameters: 314
+          multiply-adds: 928,266
     """
 
     layers: list[Layer] = field(default_factory=list)

@@ -105,7 +105,7 @@ def open_images(
         For several inputs:
 
         >>> inputs = [nk.InputSpec("left", (3, 256, 512)), nk.InputSpec("right", (3, 256, 512))]
-        >>> pairs = nk.open_images({"left": "calib/", "right": "calib/"}, nk.Preprocess(), inputs)
+        >>> pairs = nk.open_images({"left": "calib/", "right": "calib/"}, nk.Preprocess((256, 512)), inputs)
         >>> pairs[0][1].shape
         (3, 256, 512)
     """

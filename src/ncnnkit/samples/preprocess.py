@@ -145,7 +145,7 @@ class Preprocess:
             RecipeError: the size of the input is not known yet, see :meth:`fitted`.
 
         Example:
-            >>> letterbox = Preprocess(Fit("letterbox", (320, 320)))
+            >>> letterbox = nk.Preprocess(nk.Fit("letterbox", (320, 320)))
             >>> letterbox.places(480, 640)[0].to_image([0, 40]).tolist()
             [0.0, 0.0]
         """
