@@ -261,7 +261,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, purpose=purpose,
                         doubts=[*source.changes, *fed.changes, *doubts, *reduced_said(recipe.effort, budget)],
-                        quantisation=quantisation, plan=planned,
+                        requirements=requirements, quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),

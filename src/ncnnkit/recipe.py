@@ -70,7 +70,7 @@ class Recipe:
 
     model: str = _key(
         dataclasses.MISSING,
-        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), a folder by Ultralytics' export to ncnn, "
+        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), a folder of Ultralytics' ncnn export, "
         "torchvision:NAME, timm:NAME or package.module:function.",
     )
     images: str | Mapping[str, str] = _key(
