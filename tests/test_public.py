@@ -32,7 +32,7 @@ def test_these_names_are_exported() -> None:
     assert sorted(ncnnkit.__all__) == NAMES
     assert set(NAMES) <= set(dir(ncnnkit))
     with pytest.raises(AttributeError, match="has no attribute 'quantise'"):
-        _ = ncnnkit.quantise
+        _ = ncnnkit.quantise  # type: ignore[attr-defined]
 
 
 def test_the_version_is_that_of_the_package() -> None:

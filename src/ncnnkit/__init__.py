@@ -76,17 +76,19 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version  # takes as long as half of numpy
+if not TYPE_CHECKING:  # type checkers refuse a name that is not there
 
-        globals()[name] = version("ncnnkit")
-        return globals()[name]
-    home = next((module for module, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(home, __name__), name)
-    return found
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version  # takes as long as half of numpy
+
+            globals()[name] = version("ncnnkit")
+            return globals()[name]
+        home = next((module for module, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(importlib.import_module(home, __name__), name)
+        return found
 
 
 def __dir__() -> list[str]:
