@@ -132,9 +132,9 @@ class Artifact:
         settings: precision -> the fields of ``ncnn::Option``.
 
     Example:
-        >>> model = Artifact.load("resnet50-mixed.param")
-        >>> model.precision
-        'mixed'
+        >>> model = nk.Artifact.load("model.param")
+        >>> model.precision, model.inputs[0].shape
+        ('fp32', (3, 224, 224))
     """
 
     precision: str
@@ -351,7 +351,9 @@ def save(model: Artifact | Graph, param: str | Path) -> None:
         StorageError: the disk is full or not writable, or another file than a card has the name of the card.
 
     Example:
-        >>> save(ncnnkit.optimize(model), "model.param")  # doctest: +SKIP
+        >>> nk.save(nk.optimize(nk.convert("model.onnx")), "small.param")
+        >>> nk.Artifact.load("small.param").how
+        'its card says fp32'
     """
     Artifact.of(model).save(param)
 
