@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -61,7 +62,8 @@ def run(
 ) -> Result:
     """Convert a network to ncnn at every precision, measure and compare the models, and write a report.
 
-    This is the command ``ncnnkit run`` in Python, with the same options and defaults.
+    This is the command ``ncnnkit run`` in Python, with the same options and defaults. ``help(ncnnkit.run)`` explains
+    those that are not explained here.
 
     Args:
         model: what the command takes, such as ``model.onnx`` or ``torchvision:resnet50``, or a ``torch.nn.Module``,
@@ -88,7 +90,6 @@ def run(
         out: the run folder, which is kept. A run in it is replaced by the new one.
         progress: True shows the stages on stderr; False shows nothing; a function is called with (position, done,
             total).
-        {options}
 
     Returns:
         The result. ``result.folder`` holds the models and the report.
@@ -159,10 +160,11 @@ def _shown(progress: bool | StageProgress) -> Any:
 
     from .progress_on_console import shown_on
 
-    return shown_on(Console(stderr=True, emoji=False, force_jupyter=False))
+    # A notebook asks for colours as if it were a terminal, and would keep every step of a moving bar.
+    return shown_on(Console(stderr=True, emoji=False, force_jupyter=False, force_terminal=sys.stderr.isatty()))
 
 
 if run.__doc__:  # python -OO has none
-    _own = {"model", "images", "eval_images", "preprocess", "task", "metric"}
-    _rest = [f"{name}: {key.help}" for name, key in KEYS.items() if name not in _own]
-    run.__doc__ = run.__doc__.replace("{options}", "\n        ".join(_rest))
+    _head, _args, _rest = run.__doc__.partition("\n    Returns:")
+    _options = [f"        {name}: {key.help}\n" for name, key in KEYS.items() if f"\n        {name}: " not in _head]
+    run.__doc__ = "".join([_head, *_options, _args, _rest])
