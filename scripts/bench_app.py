@@ -98,8 +98,8 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt):  # the rounds that were done are shown
         for number in range(args.rounds + 1):
             for index, row in enumerate(rows):
-                shown = f"\rround {number} of {args.rounds}, {index + 1} of {len(rows)}"
-                print(shown, end="", file=sys.stderr, flush=True)
+                progress = f"\rround {number} of {args.rounds}, {index + 1} of {len(rows)}"
+                print(progress, end="", file=sys.stderr, flush=True)
                 measure(row)
                 if not number:
                     row.samples.clear()  # the first round warms up
