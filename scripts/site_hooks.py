@@ -1,7 +1,7 @@
 """Hooks of MkDocs: what the site does with pages that are also read in the repository.
 
 README.md becomes the first page and CHANGELOG.md a page, so that each text exists once. A link to a file that is not
-part of the site, such as a source file, becomes its plain text.
+part of the site, such as a source file, becomes its plain text. A folder in the navigation stands for its pages.
 """
 
 from __future__ import annotations
@@ -21,6 +21,27 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 
 _LINK = re.compile(r"(?P<mark>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\](?:\([^)]*\))?)*)\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Replace folders in the navigation (``how-to/``) by their pages."""
+    config.nav = with_pages(config.nav, Path(config.docs_dir))
+    return config
+
+
+def with_pages(nav: Any, docs: Path) -> Any:
+    """A part of the navigation with each folder replaced by its pages, by name."""
+    if isinstance(nav, dict):
+        return {title: with_pages(part, docs) for title, part in nav.items()}
+    if not isinstance(nav, list):
+        return nav
+    made: list[Any] = []
+    for part in nav:
+        if isinstance(part, str) and part.endswith("/"):
+            made += sorted(path.relative_to(docs).as_posix() for path in (docs / part).glob("*.md"))
+        else:
+            made.append(with_pages(part, docs))
+    return made
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
