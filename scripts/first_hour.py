@@ -271,8 +271,8 @@ def main() -> None:
         parts = ", ".join(f"{name} {megabytes:.0f} MB" for name, megabytes in largest(environment))
     if not again:
         text = (
-            f"On {about}: `pip install .` into an empty environment took {seconds:.0f} s without pip's cache, most of it "
-            f"for the download, and the environment grew by {size:.0f} MB. The largest packages: {parts}.\n"
+            f"On {about}: `pip install .` into an empty environment took {seconds:.0f} s without pip's cache, "
+            f"download included, and the environment grew by {size:.0f} MB. The largest packages: {parts}.\n"
         )
         replaced(BENCHMARKS, "installation", text)
         PAGE.write_text(page(about, seconds, size, done), encoding="utf-8")

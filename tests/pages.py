@@ -24,7 +24,12 @@ def printing(page: str) -> list[tuple[str, str]]:
 
 
 def run_block(
-    number: int, folder: Path, options: list[str] | None = None, board: str = "", page: str = "tutorial"
+    number: int,
+    folder: Path,
+    options: list[str] | None = None,
+    board: str = "",
+    page: str = "tutorial",
+    swap: tuple[str, str] = ("", ""),
 ) -> str:
     """Run a block of commands of a page in a folder, with this ncnnkit; returns what they print.
 
@@ -34,8 +39,10 @@ def run_block(
         options: of CMake; None: this machine's library, which is older than the one that measures.
         board: the address that takes the place of the page's.
         page: of docs/.
+        swap: what the tests cannot run as it stands there, and what takes its place.
     """
     block = blocks(page)[number]
+    block = block.replace(*swap) if swap[0] else block
     command = folder / "bin/ncnnkit"
     command.parent.mkdir(exist_ok=True)
     command.write_text(f"#!{sys.executable}\nfrom ncnnkit.cli import main\n\nmain()\n")
