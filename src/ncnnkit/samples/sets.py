@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ImageError
+from ..errors import ImageError, meant_path
 from ..progress import Progress
 from .finding import Sources, find_images, in_words, paths
 from .images import ImageSet, apart
 from .items import InputSpec
 from .preprocess import Preprocess
+
+
+def check_given(images: Sources, eval_images: Sources) -> None:
+    """Whether there are images at all, which shows before a model is opened.
+
+    Raises:
+        ImageError: none are given, or a path does not exist.
+    """
+    if not images:
+        raise ImageError(
+            "no images are given",
+            hint="--images FOLDER with a few dozen photographs like those that the model will see",
+        )
+    for name in filter(None, (*paths(images), *paths(eval_images))):
+        path = Path(name)
+        if not path.exists():
+            raise ImageError("no such file or folder", where=name, hint=meant_path(path) or "give a folder of images")
 
 
 def open_image_sets(
@@ -29,11 +46,6 @@ def open_image_sets(
         most: so many are enough to calibrate with. They are chosen before any image is decoded.
         progress: called with (images looked at, images to look at).
     """
-    if not images:
-        raise ImageError(
-            "no images are given",
-            hint="--images FOLDER with a few dozen photographs like those that the model will see",
-        )
     found = find_images(images, preprocess, specs, progress).distinct()
     if eval_images:
         ours, theirs = ([Path(path).resolve() for path in paths(each)] for each in (images, eval_images))
