@@ -30,6 +30,7 @@ from ncnnkit.device.sites import local_site
 from ncnnkit.measure.variants import VariantSpec, measure, variant_record
 from ncnnkit.model.graph import Graph
 from ncnnkit.quantization import quantize_images
+from ncnnkit.recipe import Recipe
 from ncnnkit.samples.images import ImageSet
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import KeptSamples, Samples, keep
@@ -79,7 +80,7 @@ class Prepared:
 
 def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
     """Images whose number ends in 0 calibrate, those ending in one of ``digits`` evaluate."""
-    recipe = nk.Recipe(args.model, preset=args.preset, weights=args.weights)
+    recipe = Recipe(args.model, preset=args.preset, weights=args.weights)
     source = open_model(args.model, weights=args.weights)
     preprocess, _ = choose_preprocess(source, recipe.preset, recipe.preprocess)
     sets: list[ImageSet] = []

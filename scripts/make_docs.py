@@ -1,7 +1,8 @@
 """Write the pages that are made from the code.
 
 docs/run-json.md and docs/run.schema.json come from the dataclasses of run.json and their docstrings, docs/boards.md
-from the table of boards.
+from the table of boards, docs/reference/commands.md from the command line, and the badges of the README
+from pyproject.toml.
 
 python scripts/make_docs.py            # write them
 python scripts/make_docs.py --check    # exit 1 where one of them is not up to date
@@ -14,11 +15,13 @@ import inspect
 import json
 import re
 import sys
+import tomllib
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import command_pages
 import msgspec
 
 from ncnnkit.model.targets import BOARDS, TARGETS, features_of
@@ -223,8 +226,38 @@ def _has(features: frozenset[str], word: str) -> str:
     return "" if "riscv" in features else "yes" if word in features else "no"
 
 
+BADGE = """\
+<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{name}: {value}">
+<rect width="{left}" height="20" fill="#555"/><rect x="{left}" width="{right}" height="20" fill="#1d6d99"/>
+<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">
+<text x="{name_at}" y="14">{name}</text><text x="{value_at}" y="14">{value}</text></g></svg>
+"""
+
+
+def badge(name: str, value: str) -> str:
+    """A badge: a name and its value, drawn here so that no page loads anything from another host."""
+    left, right = (10 + 7 * len(text) for text in (name, value))
+    places = {"width": left + right, "left": left, "right": right, "name_at": left // 2, "value_at": left + right // 2}
+    return BADGE.format(name=name, value=value, **places)
+
+
+def badges() -> dict[str, str]:
+    """File -> badge, from pyproject.toml."""
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    classified = re.findall(r"Python :: (3\.\d+)", "\n".join(project.get("classifiers", ())))
+    oldest = project["requires-python"].removeprefix(">=")
+    versions = f"{classified[0]} – {classified[-1]}" if classified else f"{oldest} or newer"
+    return {
+        "images/badge-license.svg": badge("licence", project["license"]),
+        "images/badge-python.svg": badge("python", versions),
+    }
+
+
 def main() -> int:
-    made = {"run-json.md": page(), "run.schema.json": schema(), "boards.md": boards()}
+    made = {
+        "run-json.md": page(), "run.schema.json": schema(), "boards.md": boards(),
+        "reference/commands.md": command_pages.page(), **badges(),
+    }  # fmt: skip
     stale = [name for name, text in made.items() if not _is(DOCS / name, text)]
     if "--check" in sys.argv:
         for name in stale:

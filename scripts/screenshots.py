@@ -26,7 +26,8 @@ from onnx.helper import make_node as node
 from onnx.helper import set_model_props
 from PIL import Image, ImageDraw, ImageFont
 
-import ncnnkit as nk
+from ncnnkit import pipeline
+from ncnnkit.recipe import Recipe
 from ncnnkit.report import write_report
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -184,8 +185,8 @@ def runs() -> dict[str, Path]:
         "reader": {"images": "lines", "preprocess": line},
     }
     for name, options in asked.items():
-        recipe = nk.Recipe(f"{name}.onnx", backends=("cpu",), seconds=1.0, effort="fast", **options)
-        nk.run(recipe, Path(name))
+        recipe = Recipe(f"{name}.onnx", backends=("cpu",), seconds=1.0, effort="fast", **options)
+        pipeline.run(recipe, Path(name))
     return {name: Path(name) / "report.html" for name in asked}
 
 

@@ -17,6 +17,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import time
@@ -248,7 +249,7 @@ def page(rows: list[Row]) -> str:
         for name, found in networks.items():
             for row in found:
                 figures = " | ".join(_figure(row.sqnr_db.get(precision)) for precision in PRECISIONS)
-                cause = row.cause.replace("|", "/")
+                cause = re.sub(r"([*\[\]<`])", r"\\\1", row.cause.replace("|", "/"))  # it is text, not Markdown
                 lines.append(f"| {name} | {row.route} | {figures} | {row.layers or ''} | {cause} |")
     return "\n".join(lines) + "\n"
 

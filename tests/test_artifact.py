@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import ncnnkit as nk
+from ncnnkit import pipeline
 from ncnnkit.app import make_app
 from ncnnkit.artifact import Artifact, card_of
 from ncnnkit.cli import app
@@ -36,6 +37,7 @@ from ncnnkit.onboard.jobs import run_job
 from ncnnkit.onboard.protocol import JobVariant, MeasureJob, ProfileJob, ProfileResult, TuneJob, TuneResult
 from ncnnkit.passes import store_fp16
 from ncnnkit.quantization.efforts import efforts_by_target
+from ncnnkit.recipe import Recipe
 from ncnnkit.samples.stream import ArraySamples
 
 Array = NDArray[Any]
@@ -155,11 +157,11 @@ def infer(program: list[str], stem: str, x: Array, home: Path) -> Array:
 def run_with(model: Path, out: Path) -> Path:
     """A run folder one of whose variants is this mixed model."""
     np.save(out.parent / "images.npy", samples(10, (16, 16, 16)))
-    recipe = nk.Recipe(
+    recipe = Recipe(
         str(model.parent / "fp32.param"), images=str(out.parent / "images.npy"), backends=("cpu",),
         precisions=("fp32",), threads=1, seconds=0.02, rounds=1,
     )  # fmt: skip
-    nk.run(recipe, out)
+    pipeline.run(recipe, out)
     document = json.loads((out / "run.json").read_text())
     files = {end: f"m-mixed.{end}" for end in ("param", "bin")}
     (row,) = document["variants"]
@@ -473,7 +475,7 @@ def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
 
 def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", samples(10, (16, 16, 16)))
-    recipe = nk.Recipe(
+    recipe = Recipe(
         str(folder / "fp32.param"), images=str(tmp_path / "images.npy"), backends=("vulkan",), precisions=("fp32",),
         threads=1, seconds=0.02, rounds=1,
     )  # fmt: skip
@@ -481,7 +483,7 @@ def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path
         patch.setenv("VK_DRIVER_FILES", "/nonexistent")
         patch.setenv("VK_ICD_FILENAMES", "/nonexistent")
         with pytest.raises(VerificationError, match="came out: fp32-vulkan skipped: there is no Vulkan device"):
-            nk.run(recipe, tmp_path / "out")
+            pipeline.run(recipe, tmp_path / "out")
     assert (tmp_path / "out/report.html").is_file()
 
 
@@ -489,7 +491,7 @@ def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path
 def test_a_gpu_gets_an_int8_model_of_its_own(target: str, extra: bool) -> None:
     machine = boards.machine(vulkan=[boards.vulkan("integrated")])
     site = Site(LOCAL, machine, target or "x86")
-    efforts = efforts_by_target(nk.Recipe("m.onnx", target=target), [site])
+    efforts = efforts_by_target(Recipe("m.onnx", target=target), [site])
     assert "vulkan" in efforts
     assert len(efforts) == 1 + extra
 
@@ -497,7 +499,7 @@ def test_a_gpu_gets_an_int8_model_of_its_own(target: str, extra: bool) -> None:
 def test_no_gpu_gets_a_model_that_pads_as_cpus_do(tmp_path: Path) -> None:
     machine = boards.machine(vulkan=[boards.vulkan("integrated")], cores=2)
     model = Artifact.made(padding(), "int8", target="arm").save(tmp_path / "m.param")
-    recipe = nk.Recipe("m.onnx", precisions=("int8",), backends=("cpu", "vulkan"))
+    recipe = Recipe("m.onnx", precisions=("int8",), backends=("cpu", "vulkan"))
     on_cpu, on_gpu = list_variants(recipe, {("int8", "arm"): model}, [Site(LOCAL, machine, "arm")])
     assert on_cpu.model is model
     assert on_gpu.model is None

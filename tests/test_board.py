@@ -18,12 +18,14 @@ from networks import job_variant, mixed, network, samples, small
 from numpy.typing import NDArray
 
 import ncnnkit as nk
+from ncnnkit import pipeline
 from ncnnkit.comparison import accuracy
 from ncnnkit.device import Device, open_device
 from ncnnkit.doctor import examine_device
 from ncnnkit.errors import DeviceError
 from ncnnkit.model.graph import Graph
 from ncnnkit.onboard.protocol import MeasureJob
+from ncnnkit.recipe import Recipe
 from ncnnkit.record.run import EMULATED
 from ncnnkit.samples.stream import in_memory
 
@@ -80,11 +82,11 @@ def test_the_whole_job(tmp_path: Path) -> None:
     few.mkdir()
     for path in sorted((DATA / "images" / "evaluation").iterdir())[:2]:
         (few / path.name).symlink_to(path)
-    recipe = nk.Recipe(
+    recipe = Recipe(
         str(MODEL), images=str(DATA / "images" / "calibration"), eval_images=str(few), on=(f"ssh://{BOARD}",),
         backends=("cpu",), effort="fast",
     )  # fmt: skip
-    run = nk.run(recipe, tmp_path / "out")
+    run = pipeline.run(recipe, tmp_path / "out")
     rows = {str(variant.precision): variant for variant in run.variants}
     least = {"fp32": 100.0, "fp16": 30.0, "bf16": 25.0, "int8": 15.0}
     for precision, sqnr in least.items():

@@ -82,7 +82,7 @@ def test_labels_that_do_not_fit_the_network(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="some samples are arrays"):
         read_boxes(coco(tmp_path / "l.json"), NAMES, [HALF, None], CLASSES)
     (tmp_path / "d").mkdir()
-    wrong = {"5 0.5 0.5 0.1 0.1": "class 5 is out of range", "0 0.5 nan 1 1": r"one.txt:1: is not 'class x"}
+    wrong = {"5 0.5 0.5 0.1 0.1": "class 5 is out of range", "0 0.5 nan 1 1": r"one.txt:1: is neither a box nor a seg"}
     for text, says in wrong.items():
         (tmp_path / "d/one.txt").write_text(text)
         with pytest.raises(ImageError, match=says):
@@ -103,7 +103,9 @@ def test_a_model_may_lose_a_percent_of_what_the_original_gets_right() -> None:
     task = Detection(decoder=decoder)
     exact = np.array([[0, 0, 40, 40, 0.9], [60, 60, 99, 99, 0.8]], np.float32)
     moved = exact + np.array([4, 0, 4, 0, 0], np.float32)
-    truth = truths(Labels("boxes", [LabelledBoxes(exact[:, :4], np.zeros(2, np.int64))], "l.json"), task)
+    truth = truths(
+        Labels("boxes", [LabelledBoxes(exact[:, :4], np.zeros(2, np.int64), (None, None), SAME)], "l.json"), task
+    )
     original = errors_of([[exact]], [[exact]], task, truth).figures()
     assert (original["label_map50_95"], original["map50_95"]) == (1.0, 1.0)
     found = errors_of([[moved]], [[exact]], task, truth).figures()

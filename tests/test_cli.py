@@ -28,7 +28,7 @@ from ncnnkit.cli import COMMANDS, app
 from ncnnkit.codec import decode, encode
 from ncnnkit.measure import tune as tuning
 from ncnnkit.model import ncnnfile
-from ncnnkit.recipe import key_types
+from ncnnkit.recipe import Recipe, key_types
 from ncnnkit.record.run import Run
 from ncnnkit.report import LAYER_ORDERS
 
@@ -63,7 +63,7 @@ def ok(line: str) -> str:
 
 
 def test_requirements_of_a_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[ncnnkit.Recipe] = []
+    asked: list[Recipe] = []
     monkeypatch.setattr("ncnnkit.cli.runs._run", lambda recipe, *_: asked.append(recipe))
     ok("run m.param --images x.npy --require sqnr>=30 --require cosine>=0.99 --max-latency 20ms")
     ok("run m.param --images x.npy")
@@ -87,7 +87,7 @@ def test_requirements_of_a_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_option_that_takes_a_list_adds_up(
     line: str, field: str, values: object, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[ncnnkit.Recipe] = []
+    asked: list[Recipe] = []
     monkeypatch.setattr("ncnnkit.cli.runs._run", lambda recipe, *_: asked.append(recipe))
     ok(f"run m.param --images x.npy {line}")
     assert getattr(asked[0], field) == values

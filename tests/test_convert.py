@@ -461,9 +461,9 @@ pnnx.find_pnnx = None
 model, check = convert_opened(open_model({str(DEMO)!r}))
 model.save({str(tmp_path / "m.param")!r})
 print(check.route, check.sqnr_db)
-recipe = ncnnkit.Recipe({str(DEMO)!r}, images={str(DATA / "images" / "evaluation")!r}, backends=("cpu",),
-                        precisions=("fp32",), seconds=0.05, rounds=1)
-document = ncnnkit.run(recipe, Path({str(tmp_path / "out")!r}))
+result = ncnnkit.run({str(DEMO)!r}, images={str(DATA / "images" / "evaluation")!r}, backends="cpu", precisions="fp32",
+                     seconds=0.05, rounds=1, out={str(tmp_path / "out")!r}, progress=False)
+document = result.run
 print(document.conversion.route, document.conversion.sqnr_db)
 """
     env = {**os.environ, "PATH": "/nonexistent", "TMPDIR": str(tmp_path)}

@@ -113,7 +113,7 @@ def test_samples_stay_what_they_are(tmp_path: Path) -> None:
         (samples(2, (1, 16, 16)), "shape 2x1x16x16, but input 'in0' takes N x 3x16x16"),
         (np.array(["a"]), "not numbers"),
         (5, "int contains no samples"),
-        (None, "NoneType contains no samples"),
+        (None, "None contains no samples"),
         ([1.0, 2.0], "batch 0: a float cannot feed"),
         ({"other": samples(2)}, "no array for input 'in0'"),
         (iter([samples(2), samples(2, (1, 8, 8))]), "batch 1: an array has shape 2x1x8x8"),

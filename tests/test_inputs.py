@@ -17,11 +17,12 @@ from scipy.io import wavfile
 from typer.testing import CliRunner
 
 import ncnnkit as nk
+from ncnnkit import pipeline
 from ncnnkit.cli import app
 from ncnnkit.cli.values import to_sources
 from ncnnkit.errors import ImageError, RecipeError
 from ncnnkit.onboard.picture import Tiles
-from ncnnkit.recipe import make_recipe, save_recipe
+from ncnnkit.recipe import Recipe, make_recipe, save_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import Run
 from ncnnkit.samples.finding import open_images
@@ -372,8 +373,8 @@ def test_a_network_for_recordings_is_made_and_measured(tmp_path: Path) -> None:
     sound = {"x": (np.float32, (1, 1, 400))}
     model = saved(tmp_path / "sound.onnx", sound, nodes, w=random(8, 1, 16), v=random(8 * 49, 4, seed=1))
     folder = recordings(tmp_path / "w", 12)
-    recipe = nk.Recipe(model, images=str(folder), **QUICK)
-    document = nk.run(recipe, tmp_path / "out")
+    recipe = Recipe(model, images=str(folder), **QUICK)
+    document = pipeline.run(recipe, tmp_path / "out")
     judged(document, least_db=15)
     assert document.preprocess_origin == "none: the inputs are recordings with 8000 samples a second, from -1 to 1"
     assert (document.images.calibration, document.images.evaluation) == (20, 4)
@@ -416,10 +417,10 @@ def test_token_ids_and_masks(tmp_path: Path) -> None:
     ids = draws.integers(1, 20, (20, 8)) * mask
     np.savez(tmp_path / "samples.npz", ids=ids, mask=mask)
     wanted = {**QUICK, "precisions": ("fp32", "bf16", "int8")}
-    recipe = nk.Recipe(transformer(tmp_path), images=str(tmp_path / "samples.npz"), task="embedding", **wanted)
+    recipe = Recipe(transformer(tmp_path), images=str(tmp_path / "samples.npz"), task="embedding", **wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # the mask's factor is the lowest number of fp32
-        document = nk.run(recipe, tmp_path / "out")
+        document = pipeline.run(recipe, tmp_path / "out")
     judged(document, least_db=15)
     bf16 = document.variants[1].accuracy
     assert bf16 is not None

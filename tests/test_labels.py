@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from PIL import Image
 
-import ncnnkit as nk
+from ncnnkit import pipeline
 from ncnnkit.comparison.accuracy import errors_of
 from ncnnkit.comparison.truths import truths
 from ncnnkit.errors import ImageError
 from ncnnkit.onboard.picture import Fit, Placement
 from ncnnkit.plan.requirement import Requirements
+from ncnnkit.recipe import Recipe
 from ncnnkit.samples.finding import open_images
 from ncnnkit.samples.images import ImageSet
 from ncnnkit.samples.items import InputSpec
@@ -281,8 +282,8 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def figures_of(recipe: nk.Recipe, out: Path) -> tuple[Any, dict[str, float | None]]:
-    document = nk.run(recipe, out)
+def figures_of(recipe: Recipe, out: Path) -> tuple[Any, dict[str, float | None]]:
+    document = pipeline.run(recipe, out)
     accuracy = document.variants[0].accuracy
     assert accuracy is not None
     return document, accuracy.figures()
@@ -297,7 +298,7 @@ def test_a_segmentation_is_judged_by_masks(tmp_path: Path) -> None:
         mask = np.asarray(Image.open(path)).argmax(-1)
         mask[::8] = (mask[::8] + 1) % 3
         picture(tmp_path / "masks" / path.name, mask)
-    recipe = nk.Recipe(
+    recipe = Recipe(
         model, images=str(images), labels=str(tmp_path / "masks"), task="segmentation",
         require=("label_pixels>=-5%",), **QUICK,
     )  # fmt: skip
@@ -323,7 +324,7 @@ def test_a_network_that_enlarges_is_judged_by_the_large_images(tmp_path: Path) -
         pixels = np.asarray(Image.open(path)) // 2
         Image.fromarray(pixels).save(path)
         picture(tmp_path / "large" / path.name, pixels.repeat(2, 0).repeat(2, 1) + 10)
-    recipe = nk.Recipe(model, images=str(images), labels=str(tmp_path / "large"), task="image", **QUICK)
+    recipe = Recipe(model, images=str(images), labels=str(tmp_path / "large"), task="image", **QUICK)
     _, found = figures_of(recipe, tmp_path / "out")
     assert found["label_psnr"] == pytest.approx(20 * np.log10(255 / 10), rel=1e-4)
 

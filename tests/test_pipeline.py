@@ -22,6 +22,7 @@ from PIL import Image
 from test_recommendation import variant
 
 import ncnnkit as nk
+from ncnnkit import pipeline
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.comparison.truths import truths
 from ncnnkit.device import LOCAL
@@ -33,7 +34,7 @@ from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.facts import Board, Cluster
 from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.progress import Position
-from ncnnkit.recipe import make_recipe
+from ncnnkit.recipe import Recipe, make_recipe
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
 from ncnnkit.report import shipping
@@ -50,11 +51,11 @@ DATA = Path(nk.__file__).parent / "data"
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> nk.Recipe:
+def recipe(tmp_path: Path) -> Recipe:
     """A small network and arrays to feed it, measured for a moment on the CPU."""
     ncnnfile.save(small(), tmp_path / "model.param")
     np.save(tmp_path / "samples.npy", samples(30))
-    return nk.Recipe(
+    return Recipe(
         str(tmp_path / "model.param"),
         images=str(tmp_path / "samples.npy"),
         backends=("cpu",),
@@ -64,7 +65,7 @@ def recipe(tmp_path: Path) -> nk.Recipe:
     )
 
 
-def changed(recipe: nk.Recipe, **fields: Any) -> nk.Recipe:
+def changed(recipe: Recipe, **fields: Any) -> Recipe:
     return dataclasses.replace(recipe, **fields)
 
 
@@ -76,9 +77,9 @@ def photographs(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: Recipe, tmp_path: Path) -> None:
     told: list[Position] = []
-    document = nk.run(recipe, tmp_path / "out", lambda position, done, total: told.append(position))
+    document = pipeline.run(recipe, tmp_path / "out", lambda position, done, total: told.append(position))
     assert document == load_run(tmp_path / "out")
     assert [v.name for v in document.variants] == [
         "fp32-cpu", "fp16-cpu", "bf16-cpu", "int8-cpu", "mixed-cpu"
@@ -139,12 +140,12 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: nk.Recip
 
 @pytest.mark.parametrize("precision", ["bf16", "mixed"])
 def test_the_lines_of_what_to_ship_compute_what_the_variant_does(
-    precision: str, recipe: nk.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both need options that are not ncnn's own."""
     import ncnn
 
-    document = nk.run(changed(recipe, precisions=("fp32", precision)), tmp_path / "out")
+    document = pipeline.run(changed(recipe, precisions=("fp32", precision)), tmp_path / "out")
     ship = shipping(dataclasses.replace(document, recommended=f"{precision}-cpu"), "out")
     assert ship
     monkeypatch.chdir(tmp_path / "out")
@@ -155,12 +156,12 @@ def test_the_lines_of_what_to_ship_compute_what_the_variant_does(
         np.testing.assert_allclose(np.array(found["output"]), net.run(image), rtol=1e-6, atol=1e-6)
 
 
-def test_the_recipe_in_the_folder_makes_the_same_run(recipe: nk.Recipe, tmp_path: Path) -> None:
-    nk.run(recipe, tmp_path / "out")
+def test_the_recipe_in_the_folder_makes_the_same_run(recipe: Recipe, tmp_path: Path) -> None:
+    pipeline.run(recipe, tmp_path / "out")
     assert make_recipe({}, tmp_path / "out/recipe.toml") == recipe
 
 
-def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_images_labels_and_files_that_are_no_images(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 6)
     (images / "notes.txt").write_text("not an image")
     (images / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
@@ -174,7 +175,7 @@ def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path:
         recipe, images=str(images), eval_images=str(evaluation), labels=str(labels),
         preprocess={"mean": 0.0, "std": 1.0}, precisions=("fp32",),
     )  # fmt: skip
-    document = nk.run(asked, tmp_path / "out")
+    document = pipeline.run(asked, tmp_path / "out")
     accuracy = document.variants[0].accuracy
     assert accuracy is not None
     assert accuracy.figures()["top1"] == pytest.approx(2 / 3)
@@ -185,14 +186,14 @@ def test_images_labels_and_files_that_are_no_images(recipe: nk.Recipe, tmp_path:
     assert document.preprocess_origin == "mean, std as given"
 
 
-def test_the_record_says_what_each_image_was_used_for(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_the_record_says_what_each_image_was_used_for(recipe: Recipe, tmp_path: Path) -> None:
     """Of 50 images, one a copy and ten to evaluate on, effort fast takes 32: 24 to fit, and eight that choose."""
     images = photographs(tmp_path / "images", 50)
     (images / "copy.png").write_bytes((images / "07.png").read_bytes())
     asked = changed(
         recipe, images=str(images), preprocess={"mean": 0.5, "std": 0.25}, precisions=("fp32", "int8"), effort="fast"
     )
-    document = nk.run(asked, tmp_path / "out")
+    document = pipeline.run(asked, tmp_path / "out")
     used = document.images
     assert (used.available, used.calibration, used.evaluation) == (40, 32, 10)
     assert (used.fitted, used.held_back) == (24, 8)
@@ -201,7 +202,7 @@ def test_the_record_says_what_each_image_was_used_for(recipe: nk.Recipe, tmp_pat
     assert not list((tmp_path / "out").rglob("*.npy")), "inputs and outputs kept on disk go with the run"
 
 
-def test_images_in_both_sets_are_not_evaluated_on(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_images_in_both_sets_are_not_evaluated_on(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 12)
     (images / "calibration").mkdir()
     for number in range(7):
@@ -210,16 +211,16 @@ def test_images_in_both_sets_are_not_evaluated_on(recipe: nk.Recipe, tmp_path: P
         recipe, images=str(images / "calibration"), eval_images=str(images), preprocess={"mean": 0.5, "std": 0.25},
         precisions=("fp32",),
     )  # fmt: skip
-    document = nk.run(asked, tmp_path / "out")
+    document = pipeline.run(asked, tmp_path / "out")
     assert (document.images.calibration, document.images.evaluation) == (7, 5)
     assert len(document.images.copies) == 7
     assert any("7 samples were dropped as copies of others" in warning for warning in document.warnings)
 
 
-def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: Recipe, tmp_path: Path) -> None:
     """Random weights can do that: every variant is exact then, and none is right."""
     ncnnfile.save(with_weights(network(SMALL), values={"fc.weight": 0.0, "fc.bias": 0.0}), tmp_path / "model.param")
-    document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
+    document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     figures = document.variants[0].accuracy
     assert figures is not None
     assert (figures.cosine, figures.sqnr_db, figures.mse, figures.task) == (None, None, 0.0, [])
@@ -228,28 +229,28 @@ def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: nk.Recipe, tmp_pat
     assert len([warning for warning in document.warnings if "no variant can be judged" in warning]) == 1
 
 
-def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:
-    document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
+def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: Recipe, tmp_path: Path) -> None:
+    document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     figures = document.variants[0].accuracy
     assert figures is not None
     assert (document.model.classes, figures.task) == (0, [])
     assert any("a vector of 10 values, but nothing says" in warning for warning in document.warnings)
     softmax = SMALL.replace("b6 out0 0=10", "b6 b7 0=10") + "    Softmax p 1 1 b7 out0"
     ncnnfile.save(network(softmax), tmp_path / "model.param")
-    document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out2")
+    document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out2")
     figures = document.variants[0].accuracy
     assert figures is not None
     assert (document.model.classes, figures.figures()["top1_agreement"]) == (10, 1.0)
 
 
-def test_nonsense_preprocessing_is_warned_of(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_nonsense_preprocessing_is_warned_of(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 10)
     asked = changed(recipe, images=str(images), preprocess={"mean": 127.0, "std": 128.0}, precisions=("fp32",))
-    document = nk.run(asked, tmp_path / "out")
+    document = pipeline.run(asked, tmp_path / "out")
     assert any("the mean 127, 127, 127 is one of pixels" in warning for warning in document.warnings)
 
 
-def test_a_preset_is_scaled_to_the_networks_input(recipe: nk.Recipe) -> None:
+def test_a_preset_is_scaled_to_the_networks_input(recipe: Recipe) -> None:
     source = open_model(recipe.model)
     found, origin = choose_preprocess(source, "imagenet", {})
     assert found is not None
@@ -257,7 +258,7 @@ def test_a_preset_is_scaled_to_the_networks_input(recipe: nk.Recipe) -> None:
     assert origin == "the preset imagenet, scaled to 16x16"
 
 
-def pipeline_inputs(recipe: nk.Recipe) -> Any:
+def pipeline_inputs(recipe: Recipe) -> Any:
     return open_model(recipe.model).inputs
 
 
@@ -293,27 +294,27 @@ def poisoned(folder: Path) -> str:
     ],
 )
 def test_what_stops_a_run_leaves_the_folder_as_it_was(
-    recipe: nk.Recipe, tmp_path: Path, prepare: Callable[..., Any], error: type[Exception], said: str
+    recipe: Recipe, tmp_path: Path, prepare: Callable[..., Any], error: type[Exception], said: str
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
     older = '{"files": ["run.json"]}'
     (out / "run.json").write_text(older)
     with pytest.raises(error, match=said):
-        nk.run(prepare(recipe, tmp_path), out)
+        pipeline.run(prepare(recipe, tmp_path), out)
     assert [(p.name, p.read_text()) for p in out.iterdir()] == [("run.json", older)]
 
 
-def test_a_folder_that_cannot_be_made(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="is not a folder"):
-        nk.run(recipe, tmp_path / "file")
+        pipeline.run(recipe, tmp_path / "file")
 
 
 # ---------------------------------------------------------------------------------------------- single decisions
 
 
-def checked(run: Callable[[list[Any]], list[Any]], recipe: nk.Recipe, folder: Path, *, force: bool = False) -> Accuracy:
+def checked(run: Callable[[list[Any]], list[Any]], recipe: Recipe, folder: Path, *, force: bool = False) -> Accuracy:
     """The small network, converted and compared with an original that computes something of its own."""
     source = dataclasses.replace(open_model(recipe.model), engine="onnxruntime", run=run)
     found = convert_source(source, ArraySamples((samples(4),)), folder, force=force).taken.compared
@@ -321,7 +322,7 @@ def checked(run: Callable[[list[Any]], list[Any]], recipe: nk.Recipe, folder: Pa
     return found.errors
 
 
-def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: Recipe, tmp_path: Path) -> None:
     def other(inputs: list[Any]) -> list[Any]:
         return [np.cos(np.arange(10.0))[None]]
 
@@ -331,7 +332,7 @@ def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: nk.Recipe, tmp_p
     assert (checked(other, recipe, tmp_path, force=True).sqnr_db or 0) < 30
 
 
-def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(recipe: Recipe, tmp_path: Path) -> None:
     """A text detector's map is all but empty where there is no text: there, rounding is all there is of it."""
     rng = np.random.default_rng(0)
     text, blank = (scale * rng.random((1, 10)).astype(np.float32) for scale in (1.0, 1e-7))
@@ -351,17 +352,17 @@ def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(reci
     assert (figures.sqnr_db or 0) > 100
 
 
-def test_an_output_that_should_be_zero_and_is_not_is_no_conversion(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_an_output_that_should_be_zero_and_is_not_is_no_conversion(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="the original's is all zero, ncnn's is not"):
         checked(lambda inputs: [np.zeros((1, 10))], recipe, tmp_path)
 
 
-def test_a_conversion_with_other_outputs_is_refused(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_conversion_with_other_outputs_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="has 10 values, but the original's has 7"):
         checked(lambda inputs: [np.zeros((1, 7))], recipe, tmp_path)
 
 
-def test_where_the_preprocessing_comes_from(recipe: nk.Recipe) -> None:
+def test_where_the_preprocessing_comes_from(recipe: Recipe) -> None:
     onnx = str(DATA / "efficientnet-lite0.onnx")
     source = open_model(onnx)
     own, origin = choose_preprocess(source, "", {})
@@ -389,20 +390,20 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
     assert (status("a"), status("b")) == ("fallback", "ok")
 
 
-def test_what_is_required_decides_what_is_recommended(recipe: nk.Recipe, tmp_path: Path) -> None:
-    document = nk.run(changed(recipe, precisions=("fp32", "bf16"), require=("sqnr>=90",)), tmp_path / "out")
+def test_what_is_required_decides_what_is_recommended(recipe: Recipe, tmp_path: Path) -> None:
+    document = pipeline.run(changed(recipe, precisions=("fp32", "bf16"), require=("sqnr>=90",)), tmp_path / "out")
     assert document.recommended == "fp32-cpu"
     assert "satisfies SQNR ≥ 90 dB" in document.why
     assert document.devices[0].recommended == "fp32-cpu"
-    document = nk.run(changed(recipe, precisions=("fp32",), max_latency="0.000001ms"), tmp_path / "late")
+    document = pipeline.run(changed(recipe, precisions=("fp32",), max_latency="0.000001ms"), tmp_path / "late")
     assert document.recommended is None
     assert "fp32-cpu comes nearest: latency" in document.why
 
 
-def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: Recipe, tmp_path: Path) -> None:
     told: list[str] = []
     with pytest.raises(RecipeError, match=r"require: top1 needs labels \(give --labels"):
-        nk.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda at, *_: told.append(at.stage))
+        pipeline.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda at, *_: told.append(at.stage))
     assert not told
 
 
@@ -416,15 +417,15 @@ def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: nk.R
     ],
 )
 def test_what_does_not_go_with_the_task_is_refused_before_any_work(
-    fields: dict[str, Any], says: str, recipe: nk.Recipe, tmp_path: Path
+    fields: dict[str, Any], says: str, recipe: Recipe, tmp_path: Path
 ) -> None:
     told: list[str] = []
     with pytest.raises(RecipeError, match=says):
-        nk.run(changed(recipe, **fields), tmp_path / "out", lambda at, *_: told.append(at.stage))
+        pipeline.run(changed(recipe, **fields), tmp_path / "out", lambda at, *_: told.append(at.stage))
     assert not told
 
 
-def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: Recipe, tmp_path: Path) -> None:
     """ncnn's bf16 grouped convolution is wrong on x86; elsewhere the row is right."""
     grouped = network(
         """Input           in0 0 1 in0 0=16 1=16 2=3
@@ -433,7 +434,9 @@ def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: nk.Recip
         Pooling            p  1 1 b2 out0 0=1 4=1"""
     )
     ncnnfile.save(grouped, tmp_path / "model.param")
-    rows = {v.precision: v for v in nk.run(changed(recipe, precisions=("fp32", "bf16")), tmp_path / "out").variants}
+    rows = {
+        v.precision: v for v in pipeline.run(changed(recipe, precisions=("fp32", "bf16")), tmp_path / "out").variants
+    }
     assert rows["fp32"].status == "ok"
     if rows["bf16"].status == "ok":
         assert rows["bf16"].accuracy is not None
@@ -453,9 +456,7 @@ def test_the_cpus_to_pin_to() -> None:
             site.cluster(name)
 
 
-def test_names_that_are_not_utf8_work_and_are_shown_with_replacement_characters(
-    recipe: nk.Recipe, tmp_path: Path
-) -> None:
+def test_names_that_are_not_utf8_work_and_are_shown_with_replacement_characters(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 6)
     for old, new in (("00.png", b"caf\xe9.png"), ("01.png", b"\xfftorn.png")):
         os.rename(images / old, os.fsencode(images) + b"/" + new)
@@ -467,7 +468,7 @@ def test_names_that_are_not_utf8_work_and_are_shown_with_replacement_characters(
         recipe, images=str(images), labels=str(tmp_path / "labels.txt"), eval_images="", precisions=("fp32", "int8"),
         effort="fast",
     )  # fmt: skip
-    document = nk.run(asked, out)
+    document = pipeline.run(asked, out)
     assert {v.status for v in document.variants} == {"ok"}
     assert [skipped.name for skipped in document.images.skipped] == ["\ufffdtorn.png"]
     assert any("\ufffdtorn.png" in warning for warning in document.warnings)
@@ -485,7 +486,7 @@ def test_a_run_makes_names_that_its_record_may_hold(stem: str) -> None:
     assert len(name) <= 100
 
 
-def test_two_devices_whose_names_become_one_file_name(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_two_devices_whose_names_become_one_file_name(recipe: Recipe, tmp_path: Path) -> None:
     """A device may have any name. Its mixed model is called after it; the target on the card is that of its CPU."""
     sites = [Site(LOCAL, boards.machine(), "arm", f"@{name}") for name in ("a/b", "a:b", "a@b")]
     plans = {site: cast(Any, SimpleNamespace(graph=mixed()[1])) for site in sites}
@@ -507,7 +508,7 @@ def test_a_card_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     assert nk.Artifact.load(tmp_path / "m.param").ncnn == "1.0.20261020+cpu"
 
 
-def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: Recipe, tmp_path: Path) -> None:
     """fp16 overflows on some devices: the others' figures stand."""
     np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))
     spec = variants.VariantSpec("fp16-cpu", "fp16", "cpu", 1, Site(LOCAL, look_at(), "x86"), None)
@@ -518,17 +519,17 @@ def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: nk.Recipe, t
     assert "NaN" in row.reason
 
 
-def test_a_network_without_int8_layers_skips_that_row(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_network_without_int8_layers_skips_that_row(recipe: Recipe, tmp_path: Path) -> None:
     ncnnfile.save(network("ReLU r 1 1 in0 out0"), tmp_path / "model.param")
     np.save(tmp_path / "samples.npy", samples(10, (4, 5, 6)))
-    document = nk.run(recipe, tmp_path / "out")
+    document = pipeline.run(recipe, tmp_path / "out")
     row = document.variants[3]
     assert (row.name, row.status) == ("int8-cpu", "skipped")
     assert "no convolution or inner product" in row.reason
     assert (row.files, row.latency_ms, row.accuracy) == (None, None, None)
 
 
-def test_bench_times_a_model_without_images(recipe: nk.Recipe) -> None:
+def test_bench_times_a_model_without_images(recipe: Recipe) -> None:
     (row,) = variants.bench(Path(recipe.model), backends=["cpu"], precisions=["fp32"], seconds=0.1)
     assert (row.status, row.accuracy) == ("ok", None)
     assert row.latency_ms is not None
@@ -539,15 +540,15 @@ def test_bench_times_a_model_without_images(recipe: nk.Recipe) -> None:
 # -------------------------------------------------------------------------------------------------- real networks
 
 
-def on_the_photographs(model: str, **fields: Any) -> nk.Recipe:
+def on_the_photographs(model: str, **fields: Any) -> Recipe:
     calibration, evaluation = (str(DATA / "images" / name) for name in ("calibration", "evaluation"))
-    return nk.Recipe(model, images=calibration, eval_images=evaluation, rounds=2, **fields)
+    return Recipe(model, images=calibration, eval_images=evaluation, rounds=2, **fields)
 
 
 @pytest.mark.slow
 @pytest.mark.vulkan
 def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
-    document = nk.run(on_the_photographs(str(DATA / "efficientnet-lite0.onnx"), seconds=0.3), tmp_path / "out")
+    document = pipeline.run(on_the_photographs(str(DATA / "efficientnet-lite0.onnx"), seconds=0.3), tmp_path / "out")
     check_whole_way(document)
     rows = {v.name: v.accuracy for v in document.variants}
     assert rows["int8-cpu"] is not None
@@ -562,7 +563,7 @@ def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
 @pytest.mark.vulkan
 def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    document = nk.run(on_the_photographs("torchvision:resnet50", seconds=0.5, weights="none"), tmp_path / "out")
+    document = pipeline.run(on_the_photographs("torchvision:resnet50", seconds=0.5, weights="none"), tmp_path / "out")
     # With random weights, int8 of 50 layers errs by 7 to 10 dB of SQNR, and the batch-norm statistics of real images
     # keep it from more.
     check_whole_way(document, least_int8=0.9)
@@ -597,7 +598,7 @@ def check_whole_way(document: Run, least_int8: float = 0.95) -> None:
     assert rows[document.recommended or ""].status == "ok"
 
 
-def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: Recipe, tmp_path: Path) -> None:
     """To ncnn it is one: half of a chunk that the network does not use."""
     from onnx import TensorProto, checker, helper, numpy_helper, save
 
@@ -615,19 +616,17 @@ def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: nk.Recipe
     model.ir_version = 8
     checker.check_model(model)
     save(model, str(tmp_path / "half.onnx"))
-    document = nk.run(changed(recipe, model=str(tmp_path / "half.onnx")), tmp_path / "out")
+    document = pipeline.run(changed(recipe, model=str(tmp_path / "half.onnx")), tmp_path / "out")
     assert (document.conversion.cosine or 0) > 0.99999
     assert {v.status for v in document.variants} == {"ok"}
     assert [tensor.name for tensor in document.model.outputs] == ["z"]
 
 
-def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(
-    recipe: nk.Recipe, tmp_path: Path
-) -> None:
+def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 10)
     asked = changed(recipe, images=str(images), preprocess={"mean": 0.25, "std": 0.5}, precisions=("fp32",))
-    nk.run(asked, tmp_path / "out")
-    step = nk.Recipe(str(tmp_path / "out/model-fp32.param"), images=str(images))
+    pipeline.run(asked, tmp_path / "out")
+    step = Recipe(str(tmp_path / "out/model-fp32.param"), images=str(images))
     _, samples_of_step, said = open_with_images(step)
     assert "its card" in said[0]
     fresh = nk.open_images(images, nk.Preprocess(resize=(16, 16), mean=(0.25,), std=(0.5,)), pipeline_inputs(recipe))
@@ -638,21 +637,21 @@ def test_single_steps_take_the_preprocessing_from_the_run_that_made_the_model(
     assert said[0] == f"preprocessing: {GUESS}"
 
 
-def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_a_run_among_the_users_files_leaves_them(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "model-int8.param").write_text("mine")
     (tmp_path / "recipe.toml").write_text("mine")
     (tmp_path / "pnnx.log").write_text("mine")
     told: list[str] = []
     for name in ("recipe.toml", "model-int8.param"):
         with pytest.raises(StorageError, match=f"contains {name}, which ncnnkit did not write"):
-            nk.run(recipe, tmp_path, lambda position, done, total: told.append(position.stage))
+            pipeline.run(recipe, tmp_path, lambda position, done, total: told.append(position.stage))
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
     assert "convert" not in told, "it is said before the work"
     (tmp_path / "notes.log").write_text("mine")
     short = changed(recipe, precisions=("fp32",))
     for precisions in (("fp32", "fp16"), ("fp32",)):
-        nk.run(changed(short, precisions=precisions), tmp_path)
+        pipeline.run(changed(short, precisions=precisions), tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     made = {
         "model-fp32.param",
@@ -665,24 +664,24 @@ def test_a_run_among_the_users_files_leaves_them(recipe: nk.Recipe, tmp_path: Pa
     }
     assert left == made | {"model.param", "model.bin", "samples.npy", "notes.log", "pnnx.log"}
     with pytest.raises(StorageError, match=r"model-fp32\.param is an input of this run"):
-        nk.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
+        pipeline.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
 
 
-def test_an_int8_model_is_no_original(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_an_int8_model_is_no_original(recipe: Recipe, tmp_path: Path) -> None:
     ncnnfile.save(nk.quantize(small(), nk.calibrate(small(), samples(4))), tmp_path / "int8.param")
     with pytest.raises(ModelError, match="is an int8 model already"):
-        nk.run(changed(recipe, model=str(tmp_path / "int8.param")), tmp_path / "out")
+        pipeline.run(changed(recipe, model=str(tmp_path / "int8.param")), tmp_path / "out")
     with pytest.raises(ModelError, match=r"cannot run in fp32 \(it runs in int8; "):
         variants.bench(tmp_path / "int8.param", precisions=["fp32"])
     with pytest.raises(ModelError, match=r"cannot run in int8 \(it runs in fp32, fp16, bf16; "):
         variants.bench(Path(recipe.model), precisions=["int8"])
 
 
-def test_labels_are_read_before_the_work(recipe: nk.Recipe, tmp_path: Path) -> None:
+def test_labels_are_read_before_the_work(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("nonsense")
     told: list[str] = []
     with pytest.raises(ImageError, match=r"labels\.txt"):
-        nk.run(
+        pipeline.run(
             changed(recipe, labels=str(tmp_path / "labels.txt")), tmp_path / "out", lambda at, *_: told.append(at.stage)
         )
     assert "calibrate" not in told
@@ -699,6 +698,6 @@ def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[i
         truths(Labels("classes", labels, "labels.txt"), task)
 
 
-def test_without_an_original_the_report_says_so(recipe: nk.Recipe, tmp_path: Path) -> None:
-    document = nk.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
+def test_without_an_original_the_report_says_so(recipe: Recipe, tmp_path: Path) -> None:
+    document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     assert any("the original is unknown" in warning for warning in document.warnings)

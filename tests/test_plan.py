@@ -605,8 +605,12 @@ def test_a_graph_that_crashes_ncnn_is_infinitely_wrong_and_the_others_are_judged
 ) -> None:
     plans = [uniform(mixed.exact, mixed.costs, choice) for choice in ("fp32", "bf16", "bf16", "fp32", "int8")]
     with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
-        found = [errors.relative for errors in judge.here([mixed.graph(plan) for plan in plans], "mixed")]
-    assert [math.isfinite(noise) for noise in found] == [True, False, False, True, True]
+        found = judge.here([mixed.graph(plan) for plan in plans], "mixed")
+    assert [math.isfinite(errors.relative) for errors in found] == [True, False, False, True, True]
+    assert [bool(errors.refused) for errors in found] == [False, True, True, False, False]
+    (why,) = judge.refused
+    assert "SIGSEGV" in why
+    assert judge.refused[why] == 2
 
 
 def test_a_layer_that_crashes_ncnn_cannot_have_that_choice_and_a_plan_is_found(crashing: None) -> None:
@@ -619,6 +623,7 @@ def test_a_layer_that_crashes_ncnn_cannot_have_that_choice_and_a_plan_is_found(c
     plan = find_plan(quantized, Requirements.parse(["sqnr>=30"]), look_at(), threads=1)
     assert plan.holds
     assert plan.choices["c2"] != "bf16"
+    assert all("SIGSEGV" in why for why in plan.refused)
 
 
 def test_a_uniform_model_that_crashes_ncnn_does_not_end_the_plan(mixed: Setting, crashing: None) -> None:

@@ -84,7 +84,10 @@ def test_the_layers_add_up_to_the_network(tmp_path: Path, lite0: Graph, precisio
 @pytest.mark.slow
 @pytest.mark.vulkan
 def test_on_vulkan_they_add_up_too(tmp_path: Path, lite0: Graph) -> None:
-    """Submitting and downloading are taken off; as measured, the layers would be far above the whole on a GPU."""
+    """The time of submitting and downloading is subtracted.
+
+    Otherwise the layers would take longer than the whole on a GPU.
+    """
     ncnnfile.save(lite0, tmp_path / "m.param")
     off = []
     with undisturbed():

@@ -12,10 +12,10 @@ from networks import samples, small
 from rich.console import Console
 
 from ncnnkit import pipeline
-from ncnnkit.cli.progress import PATIENCE, Shown
 from ncnnkit.formatting import duration
 from ncnnkit.model import ncnnfile
 from ncnnkit.progress import Position
+from ncnnkit.progress_on_console import PATIENCE, Shown
 from ncnnkit.recipe import Recipe
 from ncnnkit.record.stages import Stages
 

@@ -45,6 +45,7 @@ from ncnnkit.report import (
 from ncnnkit.report.chart import Chart, place_labels
 from ncnnkit.report.console import decoded_line
 from ncnnkit.report.ship import Shipping
+from ncnnkit.tasks.detection import Detection
 from ncnnkit.tasks.tensor import Tensors
 from ncnnkit.verdict import warn
 
@@ -499,6 +500,48 @@ def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
         assert said.startswith(f"the mixed model takes {measured:.2f} ms, but 5.42 ms were predicted")
         assert warnings(**taking(measured, spread=0.24)) == [], "noise explains it"
     assert warnings(**taking(6.2, spread=0.01)) == []
+
+
+def test_a_plan_that_few_predictions_judged_is_warned_of() -> None:
+    """None of 16 boxes lost says little of a bound that lets 2 of 100 be lost."""
+    few = Requirements.parse(["map50_95>=0.98", "kept>=0.95", "iou>=0.9"], task=Detection).too_few(
+        {"map50_95": 16, "kept": 16, "new": 16}
+    )
+    (said,) = warnings(plan={**sample_run()["plan"], "few": few})
+    assert said == (
+        "the plan was judged on calibration samples, which hold only 16 boxes. Even if it loses none of them, it may "
+        "lose 19 % of others: mAP50-95 ≥ 98 % takes 150"
+    )
+    assert Requirements.parse(["kept>=0.95"], task=Detection).too_few({"kept": 60}) == []
+    assert Requirements.parse(["cosine>=0.999", "kept>=1"], task=Detection).too_few({"kept": 5}) == [], (
+        "no number of boxes shows it"
+    )
+
+
+def test_few_predictions_of_the_evaluation_are_warned_of() -> None:
+    run = sample_run()
+    figure = {
+        "name": "kept",
+        "title": "boxes kept",
+        "unit": "share",
+        "value": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "count": 12,
+    }
+    for variant in run["variants"]:
+        if variant["accuracy"]:
+            variant["accuracy"]["task"] = [figure]
+    (said,) = warnings(
+        variants=run["variants"], said={"requirements": Requirements.parse(["kept>=0.95"], task=Detection)}
+    )
+    assert said.startswith("a model is judged on the evaluation samples, which hold only 12 boxes. Even if")
+    assert said.endswith("it may lose 25 % of others: boxes kept ≥ 95 % takes 60")
+
+
+def test_models_that_did_not_run_while_planning_are_named() -> None:
+    (said,) = warnings(plan={**sample_run()["plan"], "refused": {"ncnn crashed (SIGSEGV)": 2}})
+    assert said == ("2 models tried for the plan did not run, so their choices were left out: ncnn crashed (SIGSEGV)")
 
 
 def taking(ms: float, spread: float) -> dict[str, Any]:

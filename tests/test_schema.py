@@ -192,6 +192,8 @@ def sample_plan() -> dict[str, Any]:
         "requirements": "cosine ≥ 0.9999",
         "unmet": [],
         "holds": True,
+        "few": [],
+        "refused": {},
         "repairs": 1,
         "predicted_ms": 5.42,
         "measured_ms": 5.61,

@@ -31,7 +31,7 @@ def test_one_output_is_an_array_and_several_are_a_tuple(tmp_path: Path) -> None:
         one = net.run(x)
         assert isinstance(one, np.ndarray)
         assert one.shape == (10,)
-        assert np.array_equal(net.run(x[None]), one), "a batch axis of 1 is taken off"
+        assert np.array_equal(net.run(x[None]), one), "a batch axis of 1 is removed"
     two = network("Split s 1 2 in0 a b\nReLU r 1 1 a out0\nSigmoid g 1 1 b out1")
     with Session(two) as net:
         relu, sigmoid = net.run(samples(1, (4, 5, 6))[0])

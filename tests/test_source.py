@@ -997,7 +997,7 @@ def test_a_module_is_a_model(tmp_path: Path, torch: Any) -> None:
     assert module[1].training
     with pytest.raises(ModelError, match="Sequential: the shape of its input is unknown"):
         open_model(module)
-    with pytest.raises(ModelError, match="a int is not a model"):
+    with pytest.raises(ModelError, match="an int is not a model"):
         open_model(5)
 
 

@@ -331,7 +331,7 @@ def test_clocks_temperatures_and_power_are_seen(tmp_path: Path) -> None:
     assert set(found["power_w"]) == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
     assert found["power_w"]["VDD_IN"]["mean"] == pytest.approx(5.04 * 1.2)
     assert (found["energy_of"], found["energy_mj"]) == ("VDD_IN", pytest.approx(60.48)), "W times ms"
-    assert (found["throttled"], found["throttled_by"]) == (False, []), "a fan is no throttling"
+    assert (found["throttled"], found["throttled_by"]) == (False, []), "a fan that turns is not throttling"
 
 
 def test_a_battery_tells_power_while_it_discharges(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_a_clock_that_a_governor_lowers_is_no_throttling_where_the_load_may_have
         (boards.laptop, "sys/devices/system/cpu/cpu3/thermal_throttle/core_throttle_count", "8\n", "counted thermal"),
     ],
 )  # fmt: skip
-def test_every_witness_of_throttling_is_heard(
+def test_every_sign_of_throttling_is_recognised(
     tmp_path: Path, make: Callable[[Path], Path], name: str, text: str, said: str
 ) -> None:
     root = make(tmp_path)

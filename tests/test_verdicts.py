@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from small_heads import detector, inputs
 
 import ncnnkit as nk
+from ncnnkit import pipeline
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.quantization import quantize_images
+from ncnnkit.recipe import Recipe
 
 Damage = Callable[[Graph], None]
 
@@ -101,12 +103,12 @@ def judged(
     monkeypatch.setattr("ncnnkit.pipeline.quantize_images", damaged)
     for name, part in {"calibration": samples[::2], "evaluation": samples[1::2]}.items():
         np.save(original.with_name(f"{name}.npy"), part)
-    recipe = nk.Recipe(
+    recipe = Recipe(
         str(original), images=str(original.with_name("calibration.npy")), backends=("cpu",), effort="fast",
         eval_images=str(original.with_name("evaluation.npy")), seconds=0.02, rounds=1, precisions=("int8",), threads=1,
         task=task,
     )  # fmt: skip
-    return nk.run(recipe, original.with_name("out"))
+    return pipeline.run(recipe, original.with_name("out"))
 
 
 def test_a_right_model_is_recommended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from .model.ncnnfile import load
     from .onboard.picture import Fit, Tiles
     from .passes import optimize
-    from .pipeline import run
     from .quantization import correct_bias, quantize
     from .quantization.calibration import ActivationStats, calibrate
-    from .recipe import Recipe
+    from .result import Result, open_run
+    from .runs import run
     from .samples.finding import open_images
     from .samples.items import InputSpec
     from .samples.preprocess import Preprocess
     from .samples.presets import preset
     from .source.conversion import convert
+
+    __version__: str
 
 __all__ = [
     "ActivationStats",
@@ -33,7 +35,7 @@ __all__ = [
     "Layer",
     "NcnnkitError",
     "Preprocess",
-    "Recipe",
+    "Result",
     "Session",
     "Tiles",
     "calibrate",
@@ -42,6 +44,7 @@ __all__ = [
     "load",
     "make_app",
     "open_images",
+    "open_run",
     "optimize",
     "preset",
     "quantize",
@@ -61,10 +64,10 @@ _HOMES = {
     ".model.ncnnfile": ("load",),
     ".onboard.picture": ("Fit", "Tiles"),
     ".passes": ("optimize",),
-    ".pipeline": ("run",),
     ".quantization": ("correct_bias", "quantize"),
     ".quantization.calibration": ("ActivationStats", "calibrate"),
-    ".recipe": ("Recipe",),
+    ".result": ("Result", "open_run"),
+    ".runs": ("run",),
     ".samples.finding": ("open_images",),
     ".samples.items": ("InputSpec",),
     ".samples.preprocess": ("Preprocess",),
@@ -73,12 +76,19 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = next((module for module, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(home, __name__), name)
-    return found
+if not TYPE_CHECKING:  # type checkers refuse a name that is not there
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version  # takes as long as half of numpy
+
+            globals()[name] = version("ncnnkit")
+            return globals()[name]
+        home = next((module for module, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(importlib.import_module(home, __name__), name)
+        return found
 
 
 def __dir__() -> list[str]:

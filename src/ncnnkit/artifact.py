@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FormatError, ModelError, RecipeError, StorageError
+from .formatting import counted
 from .model import ncnnfile
 from .model.graph import Graph
 from .model.precision import PRECISIONS, derive, is_int8, served
 from .model.scales import LayerScales
 from .onboard.facts import require_plain
 from .onboard.scratch import Scratch
+from .samples.items import times
 from .samples.preprocess import Preprocess
 from .tasks import TASKS, Decoder, Task, named_task
 from .tasks.table import decoded_task
@@ -118,9 +120,9 @@ class Card:
         return ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Artifact:
-    """A model and how to run it. Every command takes one.
+    """A model and how to run it. Every command takes one. ``print`` shows a summary.
 
     Attributes:
         precision: the precision at which it runs.
@@ -132,9 +134,9 @@ class Artifact:
         settings: precision -> the fields of ``ncnn::Option``.
 
     Example:
-        >>> model = Artifact.load("resnet50-mixed.param")
-        >>> model.precision
-        'mixed'
+        >>> model = nk.Artifact.load("model.param")
+        >>> model.precision, model.inputs[0].shape
+        ('fp32', (3, 224, 224))
     """
 
     precision: str
@@ -260,6 +262,23 @@ class Artifact:
             return f"this int8 model is made for CPUs: layer {padding[0]} pads with another value than 0"
         return ""
 
+    def __repr__(self) -> str:
+        """A summary: precisions, file, inputs, outputs, preprocessing, labels."""
+        others = [name for name in self.precisions if name != self.precision]
+        tensors = [
+            ", ".join(f"{t.name} {times(t.shape)}" if t.shape else t.name for t in each)
+            for each in (self.inputs, self.outputs)
+        ]
+        lines = [
+            f"Artifact in {self.precision}" + (f", also {', '.join(others)}" if others else ""),
+            f"file: {self.param or 'none, it is in memory'}",
+            f"inputs: {tensors[0]}",
+            f"outputs: {tensors[1]}",
+            *(f"{step}: {said}" for step, said in (self.preprocess.in_words() if self.preprocess else {}).items()),
+            *([f"labels: {counted(len(self.labels), 'class name')}"] if self.labels else []),
+        ]
+        return "\n  ".join(lines)
+
     def on(self, backend: str) -> Artifact:
         """The same model, if this backend can run it: ``cpu`` or ``vulkan``.
 
@@ -351,7 +370,9 @@ def save(model: Artifact | Graph, param: str | Path) -> None:
         StorageError: the disk is full or not writable, or another file than a card has the name of the card.
 
     Example:
-        >>> save(ncnnkit.optimize(model), "model.param")  # doctest: +SKIP
+        >>> nk.save(nk.optimize(nk.convert("model.onnx")), "small.param")
+        >>> nk.Artifact.load("small.param").how
+        'its card says fp32'
     """
     Artifact.of(model).save(param)
 

@@ -35,6 +35,13 @@ class NcnnkitError(Exception):
         what: one clause naming the problem.
         where: the file, line, layer or option it was found in.
         hint: what the user can do about it.
+
+    Example:
+        >>> try:
+        ...     nk.load("nowhere.param")
+        ... except nk.NcnnkitError as error:
+        ...     print(error)
+        nowhere.param: no such file
     """
 
     exit_code = BUG

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 NOTHING = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -88,3 +89,21 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def with_article(value: Any) -> str:
+    """The type of a value in a sentence: a list, an int, None."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def object_name(value: Any) -> str:
+    """What a recipe calls an object: ``<DataLoader>`` by its type, ``<module:name>`` for a function or a class.
+
+    Example:
+        >>> object_name([1, 2]), object_name(object_name)
+        ('<list>', '<ncnnkit.formatting:object_name>')
+    """
+    if hasattr(value, "__module__") and hasattr(value, "__qualname__"):
+        return f"<{value.__module__}:{value.__qualname__}>"
+    return f"<{type(value).__name__}>"

@@ -42,7 +42,7 @@ from .progress import StageProgress, silent_stages
 from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
 from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
-from .recipe import AUTO, Recipe, save_recipe
+from .recipe import AUTO, NO_OBJECTS, Objects, Recipe, save_recipe
 from .recommendation import recommend
 from .record.environment import environment, installed
 from .record.examples import EXAMPLES
@@ -70,7 +70,7 @@ from .tasks.table import asked_task, spelled
 from .verdict import reduced_said, top5, warn
 
 
-def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> Run:
+def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, objects: Objects = NO_OBJECTS) -> Run:
     """Make, measure and compare the models of a recipe, and write them with a report.
 
     Args:
@@ -78,6 +78,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
         out: the run folder. The models, run.json, report.html, recipe.toml and, if pnnx ran, its log
             appear there at the end.
         progress: called with (position, done, total): the stage and its number, and how far its current step is.
+        objects: what the recipe names and cannot hold.
 
     Returns:
         The content of run.json.
@@ -85,16 +86,12 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
     Raises:
         VerificationError: nothing usable came out; ``out`` holds the report that says why.
         NcnnkitError: any other error that a user can correct; ``out`` is then unchanged.
-
-    Example:
-        >>> recipe = Recipe("model.onnx", images="calib/", backends=("cpu",))  # doctest: +SKIP
-        >>> run(recipe, Path("out")).recommended  # doctest: +SKIP
-        'mixed-cpu'
     """
     stages = Stages(stages_to_come(recipe), progress)
-    asked = asked_task(recipe.task, recipe.metric)
+    given = objects.filled(recipe)
+    asked = asked_task(given.task, given.metric)
     requirements = Requirements.parse(recipe.require, recipe.max_latency, asked, labelled=bool(recipe.labels))
-    check_given(recipe.images, recipe.eval_images)
+    check_given(given.images, given.eval_images)
     reads = (recipe.model, *paths(recipe.images), *paths(recipe.eval_images), recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):
@@ -103,7 +100,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
                 site.cluster(recipe.cluster)  # one that is not there shows before any work
         with stages("open the model"):
             source = open_model(
-                recipe.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
+                given.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
                 outputs=recipe.outputs, fix=recipe.fix, task=recipe.task,
             )  # fmt: skip
             refuse_to_replace(out, files_to_come(recipe, source))
@@ -111,8 +108,8 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
         with stages("look at the images"):
             efforts = efforts_by_target(recipe, sites)
             images, evaluation = open_image_sets(
-                recipe.images,
-                recipe.eval_images,
+                given.images,
+                given.eval_images,
                 preprocess,
                 source.inputs,
                 images_needed(efforts),
@@ -153,7 +150,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
             )
             blind = why_blind(reference)
             known = source.known(labelled=labels is not None and labels.kind == "classes")
-            purpose = find_task(reference, known, task=recipe.task, metric=recipe.metric)
+            purpose = find_task(reference, known, task=given.task, metric=given.metric)
             truth = truths(labels, purpose.task, size=known.size, names=source.labels or (), preprocess=preprocess)
             by_labels = figures_by_labels(reference, purpose.task, truth)
             requirements = requirements.of(purpose.task).against(by_labels)
@@ -265,7 +262,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages) -> R
                     warnings=warn(
                         source.engine, origin, images, evaluation, check, variants, purpose=purpose,
                         doubts=[*source.changes, *fed.changes, *doubts, *reduced_said(recipe.effort, budget)],
-                        quantisation=quantisation, plan=planned,
+                        requirements=requirements, quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
                     ),

@@ -69,7 +69,7 @@ class Recipe:
 
     model: str = _key(
         dataclasses.MISSING,
-        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), a folder by Ultralytics' export to ncnn, "
+        "A .onnx, .param or TorchScript file (.pt, .pth, .jit, .torchscript), a folder of Ultralytics' ncnn export, "
         "torchvision:NAME, timm:NAME or package.module:function.",
     )
     images: str | Mapping[str, str] = _key(
@@ -217,6 +217,47 @@ class Recipe:
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
+@dataclass(frozen=True)
+class Objects:
+    """What a Python caller gave as objects. The recipe names each, as ``<DataLoader>``, and cannot hold it.
+
+    Attributes:
+        model: a ``torch.nn.Module``; None, here and below: the recipe says it.
+        images, eval_images: samples; see :func:`ncnnkit.samples.given.find_samples`.
+        task: a subclass of :class:`ncnnkit.tasks.Task`.
+        metric: a function.
+    """
+
+    model: Any = None
+    images: Any = None
+    eval_images: Any = None
+    task: Any = None
+    metric: Any = None
+
+    def filled(self, recipe: Recipe) -> Objects:
+        """The objects, with the values of a recipe for those that were not given.
+
+        Raises:
+            RecipeError: the recipe names an object, as that of an earlier run may, and there is none.
+        """
+        values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(self)}
+        given = {name: value for name in values if (value := getattr(self, name)) is not None}
+        for name in values.keys() - given.keys():
+            if names_object(values[name]):
+                what = f"{name} {values[name]} was an object in Python, which a recipe cannot hold"
+                raise RecipeError(what, hint=f"give {name}")
+        return Objects(**{**values, **given})
+
+
+NO_OBJECTS = Objects()
+"""The recipe says everything."""
+
+
+def names_object(value: Any) -> bool:
+    """Whether a value of a recipe is the name of an object."""
+    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
+
+
 KEYS: dict[str, Key] = {field.name: field.metadata["key"] for field in dataclasses.fields(Recipe)}
 """What the fields of a recipe mean."""
 
@@ -345,13 +386,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a recipe file that repeats the run. Raises StorageError."""
+    """Write a recipe file that repeats the run, as far as a file can. Raises StorageError."""
     import tomli_w
 
     values = recipe.to_dict()
     values["preprocess"] = _without_null(values["preprocess"])
+    objects = [name for name, value in values.items() if names_object(value)]
+    note = f"# Objects in Python, which this file only names: {', '.join(objects)}.\n" if objects else ""
     with atomic_write(path) as file:
-        file.write(tomli_w.dumps(values).encode())
+        file.write((note + tomli_w.dumps(values)).encode())
 
 
 def _without_null(value: Any) -> Any:

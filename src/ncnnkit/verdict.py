@@ -13,6 +13,7 @@ from .comparison.outputs import Outputs
 from .formatting import counted, decibel, plain
 from .model.work import Budget
 from .onboard.protocol import VariantResult
+from .plan.requirement import Requirements
 from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
 from .samples.doubts import copies_said
 from .samples.images import ImageSet, dropped_copies
@@ -23,6 +24,7 @@ from .tasks.classification import top_k
 
 Array = NDArray[Any]
 
+_NOTHING = Requirements()
 LEAST_MATCHED = 0.99  # of the original's predictions: scores at a threshold may fall on either side of it
 RESTLESS = 0.25  # interquartile range over the median
 WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
@@ -38,6 +40,7 @@ def warn(
     *,
     purpose: Purpose,
     doubts: Sequence[str] = (),
+    requirements: Requirements = _NOTHING,
     quantisation: Quantisation | None = None,
     plan: Plan | None = None,
     emulated: Sequence[str] = (),
@@ -49,6 +52,7 @@ def warn(
     Args:
         purpose: of the network.
         doubts: what looks wrong about its input tensors.
+        requirements: for its models.
         emulated: names of emulated devices.
         blind: why the outputs cannot be judged; empty where they can.
         random_weights: whether the network was not trained.
@@ -95,6 +99,10 @@ def warn(
     if len(evaluation) < 20:
         said.append(f"the errors were measured on {counted(len(evaluation), 'sample')} only")
     said += _about_the_reference(variants)
+    counts = next(({f.name: f.count for f in v.accuracy.task if f.count} for v in variants if v.accuracy), {})
+    said += [
+        f"a model is judged on the evaluation samples, which hold {clause}" for clause in requirements.too_few(counts)
+    ]
     if purpose.doubt:
         said.append(purpose.doubt)
     said += [*_about_images(quantisation), *_about_plan(plan, variants)]
@@ -161,6 +169,9 @@ def _about_plan(plan: Plan | None, variants: Sequence[Variant]) -> Iterator[str]
         return
     if not plan.holds:
         yield (f"the mixed model does not satisfy {plan.requirements} on the held-back images: {'; '.join(plan.unmet)}")
+    yield from (f"the plan was judged on calibration samples, which hold {clause}" for clause in plan.few)
+    for why, count in plan.refused.items():
+        yield f"{counted(count, 'model')} tried for the plan did not run, so their choices were left out: {why}"
     if not _explained(plan, variants):
         yield (
             f"the mixed model takes {plain(plan.measured_ms)} ms, but {plain(plan.predicted_ms)} ms were "

@@ -72,8 +72,8 @@ def make_app(
         StorageError: ``folder`` holds something else or an app that was changed, or cannot be written.
 
     Example:
-        >>> make_app("resnet50-int8.param", "myapp").name  # doctest: +SKIP
-        'int8-cpu'
+        >>> nk.make_app("model.param", "myapp", lang="python").name  # for the files of a run: nk.make_app("out", ...)
+        'fp32-cpu'
     """
     if lang not in LANGUAGES:
         raise RecipeError(f"unknown language {lang!r}", hint=" or ".join(LANGUAGES))

@@ -107,7 +107,15 @@ def of_run(out: Path, name: str | None) -> Shipment:
 
 
 def choose(run: Run, name: str | None, home: Path) -> Variant:
-    """The variant of this name or precision; the recommended one for None. Raises RecipeError and ModelError."""
+    """As :func:`find_variant`, but only a variant that has a model. Raises RecipeError and ModelError."""
+    variant = find_variant(run, name, home)
+    if variant.files is None:
+        raise ModelError(f"the variant {variant.name} has no model: {variant.reason}", where=str(home))
+    return variant
+
+
+def find_variant(run: Run, name: str | None, home: Path) -> Variant:
+    """The variant of this name or precision; the recommended one for None. Raises RecipeError."""
     by_name = {variant.name: variant for variant in run.variants}
     if name is None and run.recommended is None:
         raise RecipeError(
@@ -119,8 +127,6 @@ def choose(run: Run, name: str | None, home: Path) -> Variant:
     variant = by_name.get(name) or next(of_precision, None)
     if variant is None:
         raise RecipeError(f"the run has no variant {name!r}", where=str(home), hint=f"one of {', '.join(by_name)}")
-    if variant.files is None:
-        raise ModelError(f"the variant {variant.name} has no model: {variant.reason}", where=str(home))
     return variant
 
 

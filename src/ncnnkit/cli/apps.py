@@ -44,7 +44,7 @@ def make_app(
         option("Images", "PATH", "For a .param: images for the self-test. A run has its own examples.", "--images"),
     ] = None,
     extras: Annotated[
-        list[str] | None, option("Output", "NAME", "Parts that not all need: streams, camera, gpu, arrays.", "--with")
+        list[str] | None, option("Output", "NAME", "Optional parts: streams, camera, gpu, arrays.", "--with")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -76,7 +76,10 @@ def verify_app(
     infer: Annotated[
         Path | None,
         option(
-            "Model", "FILE", "C++: an infer for that device. Default: it is built there, or from build/.", "--infer"
+            "Model",
+            "FILE",
+            "C++: infer, built for that device. Default: build it there, or take that of build/.",
+            "--infer",
         ),
     ] = None,
     as_json: Json = False,

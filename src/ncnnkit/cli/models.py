@@ -67,7 +67,7 @@ def convert(
     reproducer: Annotated[
         Path | None,
         option(
-            "Output", "FOLDER", "A folder that gets the first wrong layer by itself, for a bug report.", "--reproducer"
+            "Output", "FOLDER", "Write the first wrong layer alone to this folder, for a bug report.", "--reproducer"
         ),
     ] = None,
     quiet: Quiet = False,

@@ -29,9 +29,9 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the report.html of a run again and print its table. Of several runs, write a page that compares them.
+    """Write the report.html of a finished run again and print its table, or compare several runs on one page.
 
-    The first run is the one that the others are compared with.
+    The other runs are compared with the first one.
     """
     from ..record.folder import REPORT, load_run, replacing
     from ..report import NamedRun, headline, write_comparison, write_report
@@ -79,7 +79,7 @@ def diff(
         option(
             "Measuring",
             "CONDITION",
-            "What must not be: VARIANT.FIGURE, one of > >= < <=, and a bound such as 1.1x, 20ms or -0.5dB. Repeatable.",
+            "Fail if this holds: VARIANT.FIGURE, one of > >= < <=, and a bound such as 1.1x, 20ms or -0.5dB.",
         ),
     ] = None,
     markdown: Annotated[Path | None, option("Output", "FILE", "Write a summary in Markdown.")] = None,

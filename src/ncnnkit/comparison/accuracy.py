@@ -32,6 +32,7 @@ class Errors(Noise):
     Attributes:
         samples: the number of samples added.
         rows: what ``task.compare`` says of each sample, where figures are needed.
+        refused: why the network did not run; empty where it did.
 
     Example:
         >>> errors = Errors()
@@ -43,6 +44,7 @@ class Errors(Noise):
     def __init__(self, task: Task | None = None, *, figures: bool = True) -> None:
         super().__init__()
         self.samples = 0
+        self.refused = ""
         self._task, self._decoded = task or Tensors(), figures
         self.rows: list[Any] = []
         self._parts = Noise()
@@ -146,6 +148,10 @@ class Errors(Noise):
         }
         return self.figures() | worse
 
+    def counts(self) -> dict[str, int]:
+        """How many things each figure is a share of; without those that are means of values."""
+        return {name: self._task.counted(self.rows) for name, figure in self._task.figures.items() if figure.counts}
+
     def _or_by_noise(self, figure: float | None, index: int, exact: float, wrong: float) -> float:
         if figure is not None:
             return figure
@@ -168,6 +174,7 @@ class Errors(Noise):
             )
             for index, name in enumerate(names)
         ]
+        counts = self.counts()
         return Accuracy(
             mse=max(output.mse for output in outputs),
             sqnr_db=min((output.sqnr_db for output in outputs if output.sqnr_db is not None), default=None),
@@ -176,7 +183,13 @@ class Errors(Noise):
             images=self.samples,
             task=[
                 FigureValue(
-                    name=name, title=figure.title, unit=figure.unit, value=found.value, low=found.low, high=found.high
+                    name=name,
+                    title=figure.title,
+                    unit=figure.unit,
+                    value=found.value,
+                    low=found.low,
+                    high=found.high,
+                    count=counts.get(name),
                 )
                 for name, found in estimates(self._task, self.rows).items()
                 for figure in [self._task.figures[name]]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from ..errors import RecipeError
+from ..errors import NcnnkitError, RecipeError
+from ..formatting import object_name
 from ..tasks import Decoder, Task
 from ..tasks.classification import Classification
 from ..tasks.guess import doubt, guess
 from ..tasks.known import Known
-from ..tasks.own import own_metric
+from ..tasks.own import own_metric, own_task
 from ..tasks.table import TASKS, Asked, decoded_task, named_task
 from ..tasks.tensor import Tensors
 from .outputs import Outputs
@@ -49,22 +50,23 @@ def find_task(
     known: Known,
     decoder: tuple[Decoder | None, str] = (None, ""),
     *,
-    task: str = "",
-    metric: str = "",
+    task: str | type[Task] = "",
+    metric: str | Callable[..., Any] = "",
 ) -> Purpose:
     """The task that the user names; without one, what the evidence says.
 
     Args:
         reference: the original's outputs.
         known: what else is known of the original; its ``samples`` are taken from ``reference``.
-        task, metric: as in the recipe; empty where not given.
+        task, metric: as in the recipe, or a class and a function; empty where not given.
 
     Raises:
         RecipeError: they name no task, or one that cannot read these outputs.
     """
     known = replace(known, samples=_few(reference))
     if metric:
-        found = Purpose(own_metric(metric), f"--metric {metric} was given", decoder=known.decoder)
+        own = own_metric(metric)
+        found = Purpose(own, f"--metric {own.function_name} was given", decoder=known.decoder)
     elif task:
         found = _asked(task, known)
     else:
@@ -81,8 +83,10 @@ def _few(reference: Outputs) -> list[Sequence[Any]]:
     return list(islice(reference, min(LOOKED_AT, max(1, LOOKED_AT_VALUES // max(values, 1)))))
 
 
-def _asked(text: str, known: Known) -> Purpose:
+def _asked(text: str | type[Task], known: Known) -> Purpose:
     """The task that the user names. What the user does not say of it is guessed: its decoder, or its attributes."""
+    if not isinstance(text, str):
+        return Purpose(own_task(text)(), f"--task {object_name(text)} was given", decoder=known.decoder)
     asked, decoder = Asked.of(text), known.decoder
     if decoder is None and asked.name in TASKS:
         found = guess(known, asked.name)
@@ -98,6 +102,8 @@ def _try(task: Task, reference: Outputs) -> None:
     try:
         prediction = task.predict(task.shaped(reference[0]))
         task.summarise([task.compare(prediction, prediction)])
+    except NcnnkitError:
+        raise
     except Exception as error:  # a task that a user wrote may raise anything
         said = f"{type(error).__name__}: {error}"
         raise RecipeError(f"it cannot read the outputs of this network: {said}", where=f"task {task.name}") from None

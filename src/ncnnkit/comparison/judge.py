@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -45,12 +46,14 @@ class Judge:
 
     Attributes:
         samples: the same samples, in files.
+        refused: why networks did not run -> how many did not for that reason. Their errors are infinite.
 
     Raises:
         RuntimeFailure: ncnn crashed.
     """
 
     samples: ArraySamples
+    refused: Counter[str]
 
     def __init__(
         self, exact: Graph, samples: Samples, task: Task | None = None, *, threads: int | None = None,
@@ -62,6 +65,7 @@ class Judge:
         cores = available_cores()
         self._cores = min(threads or cores, cores)
         self._stack = ExitStack()
+        self.refused = Counter()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -145,10 +149,11 @@ class Judge:
                 try:
                     session.load(model)
                     errors = self._errors(session, samples, figures)
-                except RuntimeFailure:
+                except RuntimeFailure as error:
                     if ended.is_set():
                         raise
-                    errors = self._wrong()
+                    errors = self._wrong(error.what)
+                    self.refused[error.what] += 1
                     if session.closed:  # a device that was lost does not load the fp32 network, either
                         session = begin()
                 idle.append(session)
@@ -171,9 +176,10 @@ class Judge:
             errors.add(session.blobs(*sample, names=judged_blobs(session.artifact.graph)), reference)
         return errors
 
-    def _wrong(self) -> Errors:
+    def _wrong(self, why: str) -> Errors:
         """Errors of outputs that are as wrong as outputs can be."""
         errors = Errors(self._task)
+        errors.refused = why
         errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
         return errors
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, overload
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..tasks import Boxes, ClassMap, Task
 from ..tasks.classification import Classification
 from ..tasks.guess_others import with_blank
 from ..tasks.images import Images, Target
+from ..tasks.instances import Instances
 from ..tasks.segmentation import Segmentation
 from ..tasks.text import Texts
 
@@ -107,11 +108,22 @@ def _maker(
             return Target(task.low + (task.high - task.low) * (pixels / 255.0), top, left)
 
         return target
+    if isinstance(task, Instances):
+
+        def objects(label: LabelledBoxes) -> Boxes:
+            try:
+                return replace(_boxes(label), masks=label.masks(task.mask_shape))
+            except ImageError as error:
+                raise ImageError(error.what, where=labels.path, hint=error.hint) from None
+
+        return objects
     return _plain
 
 
 def _plain(label: Any) -> Any:
     """A label for a detector, or for a task that a user wrote."""
-    if isinstance(label, LabelledBoxes):
-        return Boxes(label.xyxy, np.ones(len(label.labels), np.float32), label.labels)
-    return label
+    return _boxes(label) if isinstance(label, LabelledBoxes) else label
+
+
+def _boxes(label: LabelledBoxes) -> Boxes:
+    return Boxes(label.xyxy, np.ones(len(label.labels), np.float32), label.labels)

@@ -47,8 +47,9 @@ class Session:
         DeviceError: the device cannot be reached, or was lost.
 
     Example:
-        >>> with Session("resnet50-mixed.param") as net:
-        ...     scores = net.run(image)
+        >>> with nk.Session("model.param", threads=2) as net:
+        ...     net.run(np.zeros((3, 224, 224), np.float32)).shape
+        (10,)
     """
 
     def __init__(

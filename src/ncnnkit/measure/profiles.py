@@ -91,7 +91,7 @@ def profile(
 
     On the CPU, the blobs of one inference are asked for one after the other, and each takes as long as its layer. On
     Vulkan that would time submitting and downloading, too; every blob there is taken twice under two names
-    (:func:`tapped`), and the second time, which computes nothing, is taken off the first.
+    (:func:`tapped`), and the second time, which computes nothing, is subtracted from the first.
 
     Args:
         model: an Artifact, a Graph or the path of a ``.param``.

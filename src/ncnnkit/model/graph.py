@@ -9,7 +9,8 @@ never writes into one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, ModelError
 from . import shapes
+from .counting import multiply_adds
 from .ops import OPS, Op, Params, Slot, Value
 from .scales import LayerScales
 
@@ -78,6 +80,11 @@ class Layer:
         inputs, outputs: names of blobs.
         params: the params that the file gives, by name; :meth:`get` adds the defaults.
         weights: the weight arrays, by name: float32, float16, int8, or as the file encodes them.
+
+    Example:
+        >>> layer = nk.load("model.param").layers[1]
+        >>> layer.type, layer.get("kernel_w"), layer.array("weight").shape
+        ('Convolution', 3, (8, 3, 3, 3))
     """
 
     type: str
@@ -134,6 +141,17 @@ class Layer:
             if said != size:
                 raise FormatError(f"has weight_data_size={said}, but its other params require {size}", where=where)
 
+    def multiply_adds(self, known: Mapping[str, shapes.Shape | None]) -> int:
+        """How much one inference computes; see :func:`ncnnkit.model.counting.multiply_adds`.
+
+        Args:
+            known: blob -> its shape, as :meth:`Graph.infer_shapes` gives it.
+        """
+        if self.type == "Input" or self.op.copies:
+            return 0
+        reads, writes = ([known[blob] for blob in blobs] for blobs in (self.inputs, self.outputs))
+        return multiply_adds(self.type, reads, writes, max((math.prod(s) for _, s in self.slots()), default=0))
+
     def copy(self) -> Layer:
         """A layer that can be changed alone; the arrays are shared (they are never written into)."""
         return replace(
@@ -170,18 +188,23 @@ def _same(a: Weight, b: Weight) -> bool:
     return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-@dataclass(eq=True)
+@dataclass(eq=True, repr=False)
 class Graph:
-    """An ncnn network: its layers, in the order in which they run.
+    """An ncnn network: its layers, in the order in which they run. ``print`` shows a summary.
 
     Attributes:
         layers: in running order.
         scales: layer name -> how the original quantised that layer; empty for an original in floating point.
 
     Example:
-        >>> graph = ncnnkit.load("resnet50.param")  # doctest: +SKIP
-        >>> graph.inputs, graph.outputs  # doctest: +SKIP
-        (['in0'], ['out0'])
+        >>> print(nk.load("model.param"))
+        Graph of 3 layers
+          inputs: in0 3x224x224
+          outputs: out0 10
+               2 Convolution
+               1 Pooling
+          parameters: 314
+          multiply-adds: 928,266
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -323,6 +346,35 @@ class Graph:
             for axis in "whdc":
                 layer.params.pop(axis, None)
             layer.params.update(zip(axes[len(shape)], map(int, shape)))
+
+    def multiply_adds(self) -> int | None:
+        """How much one inference computes; None if the shapes are not known, or a layer cannot take them."""
+        try:
+            known = self.infer_shapes()
+            certain = all(shape is not None and all(isinstance(s, int) for s in shape) for shape in known.values())
+            return sum(layer.multiply_adds(known) for layer in self.layers) if certain else None
+        except (FormatError, ModelError):
+            return None
+
+    def __repr__(self) -> str:
+        """A summary: inputs, outputs, layers by their type, weights, multiply-adds."""
+        types = Counter(layer.type for layer in self.layers if layer.type != "Input")
+        work = self.multiply_adds()
+        known = self.infer_shapes() if work is not None else {}
+
+        def said(blob: str) -> str:
+            shape = known.get(blob)
+            return f"{blob} {shapes.written(shape)}" if shape else blob
+
+        lines = [
+            f"Graph of {sum(types.values())} layers",
+            f"inputs: {', '.join(map(said, self.inputs))}",
+            f"outputs: {', '.join(map(said, self.outputs))}",
+            *(f"{count:6} {kind}" for kind, count in types.most_common()),
+            *([] if types.keys() - OPS.keys() else [f"parameters: {self.parameters:,}"]),
+            *([] if work is None else [f"multiply-adds: {work:,}"]),
+        ]
+        return "\n  ".join(lines)
 
     def copy(self) -> Graph:
         """A graph whose layers can be changed; the weight arrays are shared."""

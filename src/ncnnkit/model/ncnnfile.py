@@ -72,6 +72,11 @@ def load(param: str | Path, weights: str | Path | None = None) -> Graph:
     Raises:
         FormatError: a file is missing, truncated or corrupt, or the network is malformed. The error names the line or
             the layer.
+
+    Example:
+        >>> graph = nk.load("model.param")
+        >>> graph.inputs, graph.outputs, graph.input_shapes()
+        (['in0'], ['out0'], [(3, 224, 224)])
     """
     param = Path(param)
     graph, idle = _parse(_read_text(param), str(param))

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from .graph import Graph, Layer
-from .shapes import Shape
+from .graph import Graph
 
 PLAIN_COST = 10
 """What a multiply-add costs in ncnn's plain loops, in multiply-adds of its fast kernels: r3d_18 computes 3.4·10⁹ in a
@@ -18,10 +17,8 @@ second on two cores, FCN-ResNet50 50·10⁹. Convolutions in three dimensions ha
 def work(graph: Graph, input_shapes: Sequence[tuple[int, ...]]) -> int:
     """The multiply-adds of one inference, as far as shapes follow from the inputs' shapes.
 
-    A layer with weights uses each of them once for every place of its output (a deconvolution: of its input). A product
-    of two blobs uses a row of one for every value of its output. Any other layer counts as one multiply-add for each
-    value that it writes. ncnn's fast convolutions (Winograd) do fewer. Where ncnn has no fast kernel, each counts as
-    :data:`PLAIN_COST`.
+    See :func:`~ncnnkit.model.counting.multiply_adds`. ncnn's fast convolutions (Winograd) do fewer. Where ncnn has no
+    fast kernel, each counts as :data:`PLAIN_COST`.
 
     Args:
         input_shapes: one for each input, without the batch axis.
@@ -34,7 +31,10 @@ def work(graph: Graph, input_shapes: Sequence[tuple[int, ...]]) -> int:
         4133742760
     """
     shapes = graph.infer_shapes(input_shapes)
-    return sum(_of_layer(layer, shapes) for layer in graph.layers if layer.type != "Input" and not layer.op.copies)
+    return sum(
+        layer.multiply_adds(shapes) * (PLAIN_COST if layer.weights and layer.type.endswith("3D") else 1)
+        for layer in graph.layers
+    )
 
 
 @dataclass(eq=False)
@@ -91,26 +91,3 @@ class Budget:
 
 UNBOUNDED = Budget()
 """For callers that bound nothing. Nothing is ever reduced, so it stays empty."""
-
-
-def _of_layer(layer: Layer, shapes: dict[str, Shape | None]) -> int:
-    made = sum(_size(shapes[blob]) for blob in layer.outputs)
-    weights = max((math.prod(weight.shape) for weight in layer.weights.values()), default=0)
-    if "MatMul" in layer.type or layer.type in ("Gemm", "SDPA", "MultiHeadAttention"):
-        read = shapes[layer.inputs[0]] if layer.inputs else None
-        return made * max(_sides(read)[-1:], default=1)
-    if not weights or not layer.inputs or len(layer.outputs) == 0:
-        return made
-    written = shapes[layer.inputs[0] if layer.type.startswith("Deconvolution") else layer.outputs[0]]
-    # Channels come first in the output of a convolution, and last in that of a matrix product or a recurrent layer.
-    sides = _sides(written)
-    places = sides[1:] if len(sides) > 2 else sides[:-1]
-    return max(made, math.prod(places) * weights) * (PLAIN_COST if layer.type.endswith("3D") else 1)
-
-
-def _sides(shape: Shape | None) -> list[int]:
-    return [side for side in shape or () if isinstance(side, int)]
-
-
-def _size(shape: Shape | None) -> int:
-    return math.prod(_sides(shape)) if shape else 0

@@ -208,13 +208,13 @@ class Network:
         """Time the layers inside their network, and the whole network for its ``outputs``, ``repeats`` times in turn.
 
         ``taps`` has a row for each layer in running order: a blob it makes, and for a GPU a second name of the same
-        blob. Taking the blobs of one inference one after the other, each waits for its layer alone. On a GPU that
-        includes submitting and bringing the blob here, which taking it a second time, under its other name, costs
-        again without the layer: this is taken off. As each blob has one reader, light mode frees none too early, and
-        layers that work in place do so.
+        blob. The blobs of one inference are extracted one after the other, so each extraction waits for one layer only.
+        On a GPU its time includes a submission and a download. Extracting the blob again, under its second name, takes
+        the same time without the layer; that time is subtracted. Each blob has one reader, so light mode frees no blob
+        too early, and layers that work in place do so.
 
-        The times of layers are medians, those of inferences the lowest decile: of layers most are over before another
-        process gets the CPU, of inferences on a busy machine few.
+        The time of a layer is the median, that of an inference the lowest decile: most layers end before another
+        process gets the CPU, but on a busy machine few inferences do.
         """
         self._feed(arrays)
         wholes: List[float] = []

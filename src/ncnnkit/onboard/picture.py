@@ -43,6 +43,11 @@ class Fit:
             ``size``, which must have such sides.
         shorter: way multiple: images whose shorter side is less are enlarged to it. None: none are.
         longer: way multiple: images whose longer side is more are reduced to it. None: none are.
+
+    Example:
+        >>> how = nk.Preprocess(resize=nk.Fit("letterbox", (320, 320), fill=(114,)))
+        >>> how.places(480, 640)[0].resized  # of an image of 480x640
+        (240, 320)
     """
 
     way: str
@@ -90,6 +95,11 @@ class Tiles:
     Attributes:
         size: of a tile, (height, width) in pixels. None: the size of the network's input.
         overlap: the least number of pixels that neighbouring tiles share.
+
+    Example:
+        >>> how = nk.Preprocess(crop=nk.Tiles((128, 128), overlap=16))
+        >>> len(how.places(200, 300))  # of an image of 200x300
+        6
     """
 
     size: Optional[Tuple[int, int]] = None

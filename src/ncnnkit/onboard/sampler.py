@@ -172,9 +172,9 @@ def _clocks(root: Path, groups: Sequence[Cluster]) -> List[_Clock]:
 
 
 class _Throttling:
-    """What tells that a chip has slowed down to save itself.
+    """Whether a chip reduces its clocks because of heat or power.
 
-    Five witnesses: a cap of a clock that was lowered, a clock that fell although it was fixed or under a pinned load,
+    Five signs are read: a lowered limit of a clock, a clock that fell although it was fixed or under a pinned load,
     a cooling device that slows something, counters of x86 CPUs, and the Raspberry Pi's firmware.
     """
 

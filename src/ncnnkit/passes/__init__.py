@@ -71,6 +71,11 @@ def optimize(model: M, *, fp16: bool = False) -> M:
 
     Raises:
         FormatError: the network is not well formed.
+
+    Example:
+        >>> model = nk.convert("model.onnx")
+        >>> len(nk.optimize(model).graph.layers) < len(model.graph.layers)
+        True
     """
     if isinstance(model, Artifact):
         return model.having(optimize_with_report(model.graph, fp16=fp16)[0])

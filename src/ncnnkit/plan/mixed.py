@@ -26,6 +26,8 @@ class MixedPlan:
         predicted_noise: noise over signal, the mean over the outputs.
         errors: on the held-back samples, measured where the model will run.
         unmet: the requirements that it does not satisfy on the held-back samples, in words; a latency is predicted.
+        few: the requirements that the samples which judged it are too few for; see :meth:`Requirements.too_few`.
+        refused: see :attr:`ncnnkit.comparison.judge.Judge.refused`.
         front: from the fastest to the most exact, predicted; none is better than the plan in time and noise both.
         repairs: how often the noise allowed was changed, because a run showed a larger error than allowed.
         uniform_ms: precision -> latency of the model that has it everywhere, measured while planning. A machine's speed
@@ -39,6 +41,8 @@ class MixedPlan:
     predicted_noise: float
     errors: Errors
     unmet: Sequence[str] = ()
+    few: Sequence[str] = ()
+    refused: Mapping[str, int] = field(default_factory=dict)
     front: list[FrontPoint] = field(default_factory=list)
     repairs: int = 0
     uniform_ms: Mapping[str, float] = field(default_factory=dict)
@@ -67,6 +71,8 @@ class MixedPlan:
             requirements=str(requirements),
             holds=self.holds,
             unmet=list(self.unmet),
+            few=list(self.few),
+            refused=dict(self.refused),
             repairs=self.repairs,
             predicted_ms=speed * self.predicted_ms,
             measured_ms=mixed_ms,

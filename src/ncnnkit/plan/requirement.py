@@ -17,6 +17,11 @@ _REQUIREMENT = re.compile(r"\s*([a-z0-9_]+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*(%?)\s*"
 _LATENCY = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms)?\s*", re.ASCII)
 
 
+RULE_OF_THREE = 3.0
+"""If none of n things is wrong, up to 3/n of others may be, with 95 % confidence. Source: Hanley and Lippman-Hand, "If
+nothing goes wrong, is everything all right?", JAMA 249, 1983."""
+
+
 @dataclass(frozen=True)
 class Requirement:
     """A figure with a bound.
@@ -104,6 +109,14 @@ class Requirement:
         if math.isnan(value):
             return f"{self.figure.title} is not a number"
         return f"{self.figure.title} {self.figure.text(value)} is {side} {self.figure.text(self.bound)}"
+
+    @property
+    def needed(self) -> int:
+        """How many things must be judged to show that it holds, if none is wrong; 0 if it counts nothing."""
+        allowed = 1 - self.bound if self.figure.at_least else self.bound
+        if not self.figure.counts or self.figure.labelled or allowed <= 0:
+            return 0
+        return math.ceil(round(RULE_OF_THREE / allowed, 6))
 
     def record(self) -> RequirementRecord:
         """What run.json holds of it."""
@@ -234,6 +247,32 @@ class Requirements:
         """The largest :meth:`Requirement.excess` of the known figures; 0 if there is none."""
         known = ((requirement, figures.get(requirement.figure.name)) for requirement in self.figures)
         return max((requirement.excess(value) for requirement, value in known if value is not None), default=0.0)
+
+    def too_few(self, counts: Mapping[str, int]) -> list[str]:
+        """The requirements that so few predictions cannot show, by the rule of three; a clause each.
+
+        Of requirements that count the same things, the one that needs most of them is named.
+
+        Args:
+            counts: figure -> how many things it is a share of, as
+                :meth:`ncnnkit.comparison.accuracy.Errors.counts` gives it.
+
+        Example:
+            >>> Requirements.parse(["texts>=0.95"]).too_few({"texts": 16})
+            ['only 16 texts. Even if it loses none of them, it may lose 19 % of others: equal texts ≥ 95 % takes 60']
+        """
+        clauses = []
+        about = [each for each in self.figures if counts.get(each.figure.name) and each.needed]
+        for noun in dict.fromkeys(each.figure.counts for each in about):
+            strictest = max((each for each in about if each.figure.counts == noun), key=lambda each: each.needed)
+            count = counts[strictest.figure.name]
+            if count < strictest.needed:
+                lost = 100 * min(RULE_OF_THREE / count, 1.0)
+                clauses.append(
+                    f"only {count} {noun}. Even if it loses none of them, it may lose {lost:.0f} % of others: "
+                    f"{strictest} takes {strictest.needed}"
+                )
+        return clauses
 
     def without_labels(self) -> Requirements:
         """Those that can be judged on samples without labels; the same latency."""

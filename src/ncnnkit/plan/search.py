@@ -244,15 +244,18 @@ class _Problem:
             repairs += 1
         found, graph, errors = best.found, best.graph, best.errors
         unmet = requirements.unmet(errors.figures(), found.ms)
-        if not math.isfinite(errors.relative):
+        if errors.refused:
+            unmet.append(f"it does not run: {errors.refused}")
+        elif not math.isfinite(errors.relative):
             unmet.append("the outputs contain NaN or infinity")
         rows = [
             FrontPoint(ms=p.ms, noise=p.error, int8=sum(c in INT8 for c in p.choices.values()))
             for p in undominated([*points, found])
         ]
         return MixedPlan(
-            graph, found.choices, self.options, found.ms, found.error, errors, unmet, rows, repairs, self.uniform_ms
-        )
+            graph, found.choices, self.options, found.ms, found.error, errors, unmet,
+            requirements.too_few(errors.counts()), judge.refused, rows, repairs, self.uniform_ms,
+        )  # fmt: skip
 
     def _timed(self, found: Assignment) -> Assignment:
         """A plan with the time of its chains of int8, which the solver knows of pairs of layers only."""

@@ -119,7 +119,10 @@ def quantize(
         FormatError: a table that does not fit the graph.
 
     Example:
-        >>> int8 = ncnnkit.quantize(graph, loader, target="arm")  # doctest: +SKIP
+        >>> samples = np.random.default_rng(0).normal(size=(20, 3, 224, 224)).astype(np.float32)
+        >>> int8 = nk.quantize(nk.load("model.param"), samples, target="arm", effort="fast")
+        >>> int8.layers[1].get("int8_scale_term") > 0
+        True
     """
     graph = floating(model, "quantising")
     check_request(graph, target, skip)

@@ -49,6 +49,14 @@ def correct_bias(
         ImageError: there are no samples, or they do not fit the network's inputs.
         VerificationError: a layer's output is NaN or infinite.
         RuntimeFailure: ncnn crashed.
+
+    Example:
+        >>> graph = nk.load("model.param")
+        >>> samples = np.random.default_rng(0).normal(size=(20, 3, 224, 224)).astype(np.float32)
+        >>> int8 = nk.quantize(graph, nk.calibrate(graph, samples))
+        >>> before, after = (net.layers[1].array("bias") for net in (int8, nk.correct_bias(graph, int8, samples)))
+        >>> bool((before != after).any())
+        True
     """
     corrected = quantized.copy()
     layers = [layer for layer in corrected.layers if layer.params.get("int8_scale_term")]

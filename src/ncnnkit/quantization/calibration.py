@@ -74,6 +74,13 @@ class ActivationStats:
         blobs: root blob name -> its statistics.
         images: number of samples seen.
         method: the method to choose thresholds for which the bins were made.
+
+    Example:
+        >>> samples = np.random.default_rng(0).normal(size=(20, 3, 224, 224)).astype(np.float32)
+        >>> first, second = (nk.calibrate("model.param", half) for half in (samples[:10], samples[10:]))
+        >>> both = first.merge(second)
+        >>> both.images, bool(both.blobs["in0"].absmax == abs(samples).max())
+        (20, True)
     """
 
     blobs: Mapping[str, BlobStats]
@@ -156,6 +163,12 @@ def calibrate(
         ImageError: there are no samples, or they do not fit the network's inputs.
         VerificationError: an activation is NaN or infinite.
         RuntimeFailure: ncnn crashed.
+
+    Example:
+        >>> stats = nk.calibrate("model.param", "calib/", nk.Preprocess(resize=(224, 224)))
+        >>> stats.images
+        20
+        >>> nk.save(nk.quantize("model.param", stats), "int8.param")
     """
     graph = floating(model, "calibration")
     samples = as_samples(images, graph, preprocess)

@@ -129,7 +129,7 @@ def _chained(graph: Graph, names: Collection[str]) -> set[str]:
 
 
 def _shifted(graph: Graph, shifts: Mapping[str, float]) -> Graph:
-    """The network with a constant taken off the inputs of some layers, and added again in their biases."""
+    """The network with a constant subtracted from the inputs of some layers and added again in their biases."""
     made, names = Graph([], dict(graph.scales)), Names(graph)
     for layer in (each.copy() for each in graph.layers):
         offset = shifts.get(layer.name)

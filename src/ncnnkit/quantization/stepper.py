@@ -160,7 +160,7 @@ def _outputs(target: Any, at: Window, places: Any) -> Any:
 def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
     """What the kernel sees at places of the output, (places, channels * kernel_h * kernel_w), as the weights lie."""
     if not _is_pixelwise(array, at):
-        # An InnerProduct takes a matrix row by row or as one long vector; its output tells which.
+        # An InnerProduct takes a matrix row by row or as one long vector; the shape of its output shows which.
         return array.reshape(len(np.atleast_2d(target)), -1)[places].astype(np.float32)
     height, width = array.shape[1:]
     spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}

@@ -1,17 +1,17 @@
 """Zero points for an engine that has none: the ranges of one-sided activations are moved to the middle.
 
-ncnn's int8 is symmetric, and half of its 254 steps are never used by what a ReLU or ReLU6 hands on. But a constant can
-be taken off such a blob at no cost when running: the producer's bias and the bounds of its activation go down by it (a
-ReLU becomes a Clip), the biases of the layers that read the blob take it up again, and ``pad_value`` stands where zeros
-were padded. The network computes what it did, and its activations fill the steps of both signs: a quarter of the
-rounding error. Between two int8 layers the Clip is then what int8's saturation does anyway, and goes away.
+ncnn's int8 is symmetric, so the output of a ReLU or ReLU6 never uses half of its 254 steps. But a constant can be
+subtracted from such a blob at no cost: it is subtracted from the producer's bias and from the bounds of its activation
+(a ReLU becomes a Clip), and added again in the biases of the layers that read the blob; ``pad_value`` replaces padded
+zeros. The network computes the same, and its activations use the steps of both signs, which leaves a quarter of
+the rounding noise. Between two int8 layers, saturation of int8 does the work of the Clip, so the Clip is removed.
 
 (Asymmetric activations as in Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", 2018, with the zero points folded into biases.)
 
 ncnn's x86 kernels pad int8 blobs wrongly with a negative value (``Padding_x86::forward_int8`` repeats the value's byte
-by OR-ing shifted copies, which loses all but the first byte of a negative one). So where a blob is padded it is turned
-round as well: ``offset - x`` in the place of ``x - offset``, whose zeros are positive.
+by OR-ing shifted copies, which loses all but the first byte of a negative one). So a padded blob is also negated: it
+holds ``offset - x`` instead of ``x - offset``, and its zeros are positive.
 """
 
 from __future__ import annotations

@@ -443,6 +443,7 @@ class FigureValue:
         value: the figure; null if it is infinite, as the PSNR of equal images.
         low: lower end of the 95 % interval (percentile bootstrap over the images); null if it is not finite.
         high: upper end of that interval; null if it is not finite.
+        count: how many things it is a share of: the original's boxes, or the samples; null if it is a mean of values.
     """
 
     name: str
@@ -451,6 +452,7 @@ class FigureValue:
     value: float | None
     low: float | None
     high: float | None
+    count: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -825,6 +827,8 @@ class Plan:
         requirements: the requirements as a text, such as ``cosine ≥ 0.999``; empty if there are none.
         holds: whether the plan satisfies them, measured on the held-back images on the device; a latency is predicted.
         unmet: the requirements that it does not satisfy, a clause each, such as ``cosine 0.99 is below 0.999``.
+        few: the requirements that the images which judged the plan are too few for, a clause each.
+        refused: what ncnn said of models that it did not run while the plan was made -> how many there were.
         repairs: how often the noise allowed was changed, because a run of the plan showed a larger error than allowed.
         predicted_ms: latency of one inference, ms, the sum of the layers' times, at the speed of the machine when
             fp32-cpu was measured.
@@ -838,6 +842,8 @@ class Plan:
     requirements: str
     holds: bool
     unmet: list[str]
+    few: list[str]
+    refused: dict[str, int]
     repairs: int
     predicted_ms: float
     measured_ms: float | None

@@ -233,7 +233,7 @@ def plan_table(layers: Sequence[PlannedLayer], order: str = "network") -> Table:
 
 
 def layer_table(layer: PlannedLayer) -> Table:
-    """What a layer could have been."""
+    """The choices for a layer, with the predicted time and noise of each."""
     rows = [(o.choice + (" *" if o.choice == layer.choice else ""), plain(o.ms), exact(o.noise)) for o in layer.options]
     return _table((layer.name, "ms", "noise over signal"), rows)
 

@@ -212,7 +212,7 @@
       + "channel.", panel);
     const marks = [[int8.low, "threshold"], [int8.high, "threshold"]].filter(([x]) => x >= 0);
     if (int8.zero) marks.push([int8.zero, "zero point"]);
-    if (int8.inputs) panel.append(histogram("Absolute values of the input, by the root of their number", int8.inputs, marks));
-    panel.append(histogram("Weights in fp32, by the root of their number", int8.weights, []));
+    if (int8.inputs) panel.append(histogram("Absolute values of the input (bar height: square root of the count)", int8.inputs, marks));
+    panel.append(histogram("Weights in fp32 (bar height: square root of the count)", int8.weights, []));
   };
 })();

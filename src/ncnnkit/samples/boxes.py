@@ -1,4 +1,4 @@
-"""Labelled boxes of images: COCO's JSON, YOLO's text files, Pascal VOC's XML files."""
+"""Labelled objects of images: COCO's JSON, YOLO's text files, Pascal VOC's XML files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,9 +15,26 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..onboard.picture import Placement
 from .finding import files_of, text_lines
+from .outlines import Outline, polygon
 
-Found = list[tuple[float, float, float, float, int]]
-"""Boxes of one image: left, top, right, bottom in pixels of the image, and the class."""
+
+@dataclass(frozen=True)
+class LabelledObject:
+    """An object of an image.
+
+    Attributes:
+        box: left, top, right, bottom in pixels of the image.
+        label: its class.
+        outline: its pixels, where they are labelled.
+    """
+
+    box: tuple[float, float, float, float]
+    label: int
+    outline: Outline | None = None
+
+
+Found = list[LabelledObject]
+"""The objects of one image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +44,37 @@ class LabelledBoxes:
     Attributes:
         xyxy: float32 (N, 4): left, top, right, bottom in pixels of the network's input.
         labels: int64 (N,).
+        outlines: of each object, in pixels of the image; None where only the box is labelled.
+        placement: where the image lies in the network's input.
     """
 
     xyxy: NDArray[np.float32]
     labels: NDArray[np.int64]
+    outlines: tuple[Outline | None, ...]
+    placement: Placement
+
+    def masks(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """The pixels of each object, (N, height, width).
+
+        Args:
+            shape: (height, width) of a grid that covers the network's input.
+
+        Raises:
+            ImageError: an object has no outline, or see :meth:`Outline.mask`.
+        """
+        found = np.zeros((len(self.labels), *shape), bool)
+        for mask, outline in zip(found, self.outlines):
+            if outline is None:
+                hint = "label the outlines of all objects; or --task detection, which compares the boxes"
+                raise ImageError("a labelled object has a box and no outline", hint=hint)
+            mask[:] = outline.mask(self.placement, shape)
+        return found
 
 
 def read_boxes(
-    path: str | Path, names: Sequence[str], placements: Sequence[Placement | None], classes: Sequence[str] | None = None
-) -> list[LabelledBoxes]:
+    path: str | Path, names: Sequence[str], placements: Sequence[Placement | None],
+    classes: Sequence[str] | None = None, *, posed: bool = False,
+) -> list[LabelledBoxes]:  # fmt: skip
     """The labelled boxes of each image.
 
     Args:
@@ -47,6 +85,7 @@ def read_boxes(
         placements: where each image lies in the network's input.
         classes: class names; COCO's categories and VOC's names are looked up in them. Without them, COCO's categories
             count in the order of their numbers, and VOC's files cannot be read.
+        posed: whether keypoints follow the box in a line of YOLO's; else more than a box is a segment.
 
     Raises:
         ImageError: a file is not of its format, a class is not one of the network's, or a sample is no image.
@@ -56,19 +95,20 @@ def read_boxes(
     if len(placed) < len(names):
         raise ImageError("labelled boxes need images, and some samples are arrays", where=str(path))
     known = {name.casefold(): index for index, name in enumerate(classes or ())}
-    found = _coco(path, names, known) if path.suffix.lower() == ".json" else _folder(path, names, placed, known)
+    found = _coco(path, names, known) if path.suffix.lower() == ".json" else _folder(path, names, placed, known, posed)
     if not any(found):
         raise ImageError("labels no box of these images", where=str(path), hint=f"the first image is {names[0]}")
-    most = max(label for rows in found for *_, label in rows)
+    most = max(each.label for rows in found for each in rows)
     if classes and most >= len(classes):
         raise ImageError(f"class {most} is out of range (0 to {len(classes) - 1})", where=str(path))
     return [_in_input(rows, placement) for rows, placement in zip(found, placed)]
 
 
 def _in_input(rows: Found, placement: Placement) -> LabelledBoxes:
-    corners = np.array([row[:4] for row in rows], np.float64).reshape(-1, 2, 2)
-    moved = placement.to_input(corners).reshape(-1, 4)
-    return LabelledBoxes(moved.astype(np.float32), np.array([row[4] for row in rows], np.int64))
+    corners = np.array([each.box for each in rows], np.float64).reshape(-1, 2, 2)
+    moved = placement.to_input(corners).reshape(-1, 4).astype(np.float32)
+    labels = np.array([each.label for each in rows], np.int64)
+    return LabelledBoxes(moved, labels, tuple(each.outline for each in rows), placement)
 
 
 def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Found]:
@@ -82,13 +122,13 @@ def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Fo
         for each in content["annotations"]:
             if not each.get("iscrowd"):
                 left, top, width, height = map(float, each["bbox"])
-                boxes[files[each["image_id"]]].append(
-                    (left, top, left + width, top + height, labels[each["category_id"]])
-                )
+                box, label = (left, top, left + width, top + height), labels[each["category_id"]]
+                outline = Outline.of_coco(each.get("segmentation"))
+                boxes[files[each["image_id"]]].append(LabelledObject(box, label, outline))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ImageError(f"is no file of COCO's format: {type(error).__name__}: {error}", where=str(path)) from None
     unknown = {c["id"]: c["name"] for c in numbers if labels[c["id"]] < 0}
-    if unknown and any(label < 0 for rows in boxes.values() for *_, label in rows):
+    if unknown and any(one.label < 0 for rows in boxes.values() for one in rows):
         raise ImageError(f"the network has no class {next(iter(unknown.values()))!r}", where=str(path))
     exact = dict(boxes)
     last = {name.rsplit("/", 1)[-1]: rows for name, rows in boxes.items()}
@@ -96,30 +136,44 @@ def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Fo
 
 
 def _folder(
-    folder: Path, names: Sequence[str], placements: Sequence[Placement], known: Mapping[str, int]
+    folder: Path, names: Sequence[str], placements: Sequence[Placement], known: Mapping[str, int], posed: bool
 ) -> list[Found]:
     files = files_of(folder, names, READERS)
-    return [READERS[file.suffix](file, at.image, known) if file else [] for file, at in zip(files, placements)]
+    return [READERS[file.suffix](file, at.image, known, posed) if file else [] for file, at in zip(files, placements)]
 
 
-def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int]) -> Found:
-    """Lines ``class x y width height``, the box's centre and size in parts of the image; Ultralytics' documentation."""
+def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
+    """Lines ``class x y width height``, the box's centre and size in parts of the image, or ``class x1 y1 x2 y2 …``, a
+    segment of three or more points. With ``posed``, keypoints follow the box, and are not read.
+
+    Source: Ultralytics' documentation of data sets.
+    """
     height, width = size
     rows: Found = []
     for number, line in enumerate(text_lines(file), 1):
         if not line.strip():
             continue
         try:
-            label, x, y, w, h = int(line.split()[0]), *map(float, line.split()[1:5])
-            if label < 0 or not np.isfinite([x, y, w, h]).all():
+            label, values = int(line.split()[0]), [float(word) for word in line.split()[1:]]
+            outline = None
+            if len(values) > 4 and not posed:
+                points = polygon(values) * (width, height)
+                (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+                outline = Outline((points,))
+            else:
+                x, y, w, h = values[:4]
+                left, right, top, bottom = x - w / 2, x + w / 2, y - h / 2, y + h / 2
+                left, right, top, bottom = left * width, right * width, top * height, bottom * height
+            if label < 0 or not np.isfinite([left, top, right, bottom]).all():
                 raise ValueError
         except ValueError:
-            raise ImageError("is not 'class x y width height'", where=f"{file}:{number}") from None
-        rows.append(((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height, label))
+            hint = "a line is 'class x y width height', or 'class x1 y1 x2 y2 x3 y3 …'"
+            raise ImageError("is neither a box nor a segment", where=f"{file}:{number}", hint=hint) from None
+        rows.append(LabelledObject((left, top, right, bottom), label, outline))
     return rows
 
 
-def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int]) -> Found:
+def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
     """``object`` elements with a ``name`` and a ``bndbox``, whose first pixel is 1."""
     rows: Found = []
     try:
@@ -128,7 +182,7 @@ def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int]) -> Found:
             left, top, right, bottom = (float(each.findtext(f"bndbox/{e}") or "") for e in _SIDES)
             if name.casefold() not in known:
                 raise ImageError(f"the network has no class {name!r}", where=str(file))
-            rows.append((left - 1, top - 1, right, bottom, known[name.casefold()]))
+            rows.append(LabelledObject((left - 1, top - 1, right, bottom), known[name.casefold()]))
     except (ElementTree.ParseError, ValueError) as error:
         raise ImageError(f"is no file of Pascal VOC's format: {error}", where=str(file)) from None
     return rows
@@ -136,5 +190,6 @@ def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int]) -> Found:
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
-READERS: dict[str, Callable[[Path, tuple[int, int], Mapping[str, int]], Any]] = {".txt": _yolo, ".xml": _voc}
-"""Ending of a file of one image's labels -> what reads it: (file, size of the image, classes by name) -> boxes."""
+READERS: dict[str, Callable[[Path, tuple[int, int], Mapping[str, int], bool], Found]] = {".txt": _yolo, ".xml": _voc}
+"""Ending of a file of one image's labels -> what reads it: (file, size of the image, classes by name, whether keypoints
+follow the box) -> objects."""

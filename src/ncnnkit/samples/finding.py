@@ -98,9 +98,15 @@ def open_images(
         RecipeError: an unknown preset.
 
     Example:
-        >>> images = open_images("calib/", "imagenet", [InputSpec("in0", (3, 224, 224))])  # doctest: +SKIP
-        >>> pairs = {"left": "left/", "right": "right/"}
-        >>> open_images(pairs, nk.Preprocess(), specs)[0][1].shape  # doctest: +SKIP
+        >>> images = nk.open_images("calib/", "imagenet", [nk.InputSpec("in0", (3, 224, 224))])
+        >>> len(images), images.names[0], images[0][0].shape
+        (20, '00.png', (3, 224, 224))
+
+        For several inputs:
+
+        >>> inputs = [nk.InputSpec("left", (3, 256, 512)), nk.InputSpec("right", (3, 256, 512))]
+        >>> pairs = nk.open_images({"left": "calib/", "right": "calib/"}, nk.Preprocess((256, 512)), inputs)
+        >>> pairs[0][1].shape
         (3, 256, 512)
     """
     if isinstance(preprocess, str):
@@ -137,6 +143,27 @@ def find_images(
         raise ImageError("contains no files", where=str(source), hint="give a folder of images")
     look = _Looker.into(source if source.is_dir() else source.parent, inputs, preprocess, str(source))
     return _walked(names, look, names, inputs, str(source), progress)
+
+
+def find_files(
+    files: Sequence[str],
+    preprocess: Preprocess | None,
+    inputs: Sequence[InputSpec],
+    progress: Progress | None = None,
+    *,
+    where: str,
+) -> ImageSet:
+    """The samples of files in the given order, as those of a list file; otherwise as :func:`find_images`.
+
+    Args:
+        where: what an error calls the files together.
+    """
+    inputs = tuple(inputs)
+    missing = next((file for file in files if not Path(file).is_file()), None)
+    if missing is not None:
+        raise ImageError(f"no such file: {missing}", where=where)
+    look = _Looker.into(Path(), inputs, completed(preprocess, inputs), where)
+    return _walked(files, look, files, inputs, where, progress)
 
 
 def _is_list(source: Path) -> bool:

@@ -1,10 +1,10 @@
-"""What a caller may give as samples, made one thing: :func:`as_samples`."""
+"""What a caller may give as samples: :func:`as_samples` for a network, :func:`find_samples` for a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import ExitStack
-from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..formatting import with_article
 from ..model.graph import Graph
 from ..onboard.rows import Rows, RowWriter
 from ..onboard.scratch import Scratch
-from .finding import open_images
-from .items import InputSpec, times
+from ..progress import Progress, silent
+from .finding import find_files, find_images, open_images
+from .images import ImageSet
+from .items import InputSpec, Row, times
 from .preprocess import Preprocess
 from .stream import ArraySamples, Samples
 
-HINT = "give arrays (N, …), an ImageSet, or an iterable of batches such as a DataLoader"
+HINT = "give arrays (N, …), or an iterable of arrays or batches such as a DataLoader"
 
 
 def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -> Samples:
@@ -53,14 +56,12 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
     """
     specs = [InputSpec(name, shape) for name, shape in zip(graph.inputs, graph.input_shapes(), strict=True)]
     samples: Samples
-    if isinstance(given, str | Path) or _is_paths(given):
+    if is_named(given):
         samples = open_images(given, preprocess, specs)
     elif hasattr(given, "subset") and hasattr(given, "__getitem__"):
         samples = given
-    elif _is_array(given) or isinstance(given, Mapping) or _is_a_column_for_each(given, specs):
-        samples = ArraySamples(tuple(_columns(given, specs, "")))
     else:
-        samples = _spooled(given, specs)
+        samples = ArraySamples(_arrays(given, specs))
     if not len(samples):
         raise ImageError("there are no samples", hint=HINT)
     if len(samples[0]) != len(specs):
@@ -68,19 +69,79 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
     return samples
 
 
-@dataclass(frozen=True, eq=False)
-class _Spooled(ArraySamples):
-    """Samples in files that go when nobody has the samples any more."""
+def is_named(given: Any) -> bool:
+    """Whether samples are named by a path, or by a path for each input, and not given themselves."""
+    return isinstance(given, str | Path) or (
+        isinstance(given, Mapping) and bool(given) and all(isinstance(path, str | Path) for path in given.values())
+    )
 
-    folder: Scratch | None = None
+
+def find_samples(
+    given: Any,
+    preprocess: Preprocess | None,
+    inputs: Sequence[InputSpec],
+    progress: Progress = silent,
+    name: str = "images",
+) -> ImageSet:
+    """The samples of a run, from a source that a recipe can name or from Python objects.
+
+    Args:
+        given: one of
+
+            - what :func:`ncnnkit.samples.finding.find_images` takes: a path, or a path for each input;
+            - a sequence of paths of images, recordings or arrays;
+            - arrays, or an iterable of arrays or batches, as :func:`as_samples` takes them. Like those of a ``.npy``
+              file, they are fed to the network as they are, unless ``preprocess.arrays`` says that they are normalised.
+        preprocess: how images become tensors.
+        inputs: of the network.
+        progress: called with (files or batches looked at, of how many), 0 if that is not known.
+        name: what errors and reports call the samples of an array.
+
+    Raises:
+        ImageError: nothing is given, or what is given does not fit the network's inputs.
+    """
+    inputs = tuple(inputs)
+    if is_named(given):
+        return find_images(given, preprocess, inputs, progress)
+    if isinstance(given, ImageSet):
+        hint = "give the path that they were opened from; preset and preprocess say how images become tensors"
+        raise ImageError("samples that are opened already are not taken", where=name, hint=hint)
+    if isinstance(given, list | tuple) and given and all(isinstance(each, str | PathLike) for each in given):
+        return find_files([fspath(each) for each in given], preprocess, inputs, progress, where=name)
+    try:
+        arrays = _arrays(given, inputs, progress)
+    except ImageError as error:
+        where = ", ".join(filter(None, (name, error.where)))
+        raise ImageError(error.what, where=where, hint=error.hint) from None
+    if not len(arrays[0]):
+        raise ImageError("there are no samples", where=name, hint="an iterator can be read only once" if given else "")
+    return ImageSet(inputs, tuple(Row(name, arrays, index, preprocess) for index in range(len(arrays[0]))))
 
 
-def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
+def _arrays(given: Any, specs: Sequence[InputSpec], progress: Progress = silent) -> tuple[NDArray[Any] | Rows, ...]:
+    """One array (N, …) for each network input; those of an iterable are in files."""
+    if _is_array(given) or isinstance(given, Mapping) or _is_a_column_for_each(given, specs):
+        return tuple(_columns(given, specs, ""))
+    return _spooled(given, specs, progress)
+
+
+class _SpooledRows(Rows):
+    """Rows of a file in a temporary folder, which goes when nobody has the rows any more."""
+
+    def __init__(self, path: Path, folder: Scratch) -> None:
+        super().__init__(path)
+        self._folder = folder
+
+
+def _spooled(batches: Any, specs: Sequence[InputSpec], progress: Progress) -> tuple[Rows, ...]:
     """The samples of an iterable of batches, written to disk as they come."""
     try:
+        if isinstance(batches, bytes | bytearray):
+            raise TypeError
         found = iter(batches)
     except TypeError:
-        raise ImageError(f"a {type(batches).__name__} contains no samples", hint=HINT) from None
+        raise ImageError(f"{with_article(batches)} contains no samples", hint=HINT) from None
+    total = len(batches) if isinstance(batches, Sized) else 0
     folder = Scratch()
     files = [Path(folder.name) / f"input-{number}.npy" for number in range(len(specs))]
     firsts: dict[str, tuple[int, ...]] = {}  # file -> the shape of its first row
@@ -95,7 +156,8 @@ def _spooled(batches: Any, specs: Sequence[InputSpec]) -> Samples:
                     if row.shape != first:
                         raise ImageError(f"a row has shape {row.shape}, but the first has {first}", where=where)
                     writer.append(row)
-    return _Spooled(tuple(Rows(file) for file in files), None, folder)
+            progress(number + 1, total)
+    return tuple(_SpooledRows(file, folder) for file in files)
 
 
 def _columns(given: Any, specs: Sequence[InputSpec], where: str) -> list[NDArray[Any]]:
@@ -110,7 +172,7 @@ def _columns(given: Any, specs: Sequence[InputSpec], where: str) -> list[NDArray
     else:
         found = list(given)[: len(specs)] if isinstance(given, list | tuple) else []
     if len(found) != len(specs) or not all(map(_is_array, found)):
-        what = f"{len(found)} arrays" if found and all(map(_is_array, found)) else f"a {type(given).__name__}"
+        what = f"{len(found)} arrays" if found and all(map(_is_array, found)) else with_article(given)
         raise ImageError(f"{what} cannot feed the network's {len(specs)} inputs", where=where, hint=HINT)
     columns = [_column(array, spec, where) for array, spec in zip(found, specs)]
     counts = sorted({len(column) for column in columns})
@@ -126,22 +188,22 @@ def _column(given: Any, spec: InputSpec, where: str) -> NDArray[Any]:
     array: NDArray[Any] = np.asarray(given)
     if array.dtype.kind not in "fiub":
         raise ImageError(f"an array contains {array.dtype}, not numbers", where=where)
+    array = spec.turned(array)
+    if array.shape == spec.original:  # the original has no batch axis, or more axes than a blob of ncnn
+        array = array.reshape(1, *spec.shape)
     if spec.shape and array.shape == spec.shape:
         array = array[None]
     if not array.ndim or (spec.shape and array.shape[1:] != spec.shape):
         raise ImageError(
             f"an array has shape {times(array.shape)}, but input {spec.name!r} takes N x {times(spec.shape)}",
             where=where,
+            hint="arrays are not preprocessed; files of images are",
         )
     return array
 
 
 def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__") and hasattr(value, "shape")
-
-
-def _is_paths(given: Any) -> bool:
-    return isinstance(given, Mapping) and bool(given) and all(isinstance(path, str | Path) for path in given.values())
 
 
 def _is_a_column_for_each(given: Any, specs: Sequence[InputSpec]) -> bool:

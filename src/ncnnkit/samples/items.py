@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..onboard.picture import Placement
+from ..onboard.rows import Rows
 from .axes import ImageAxes, image_axes
 from .preprocess import Preprocess
 from .sounds import window_of
@@ -34,6 +35,10 @@ class InputSpec:
         channels_last: whether the model's file takes (height, width, channels). Arrays of that shape are transposed.
         original: the shape in the original, if that is not ``shape`` behind a batch axis of 1: the original has no
             batch axis, or more axes than a blob of ncnn.
+
+    Example:
+        >>> nk.InputSpec("in0", (3, 224, 224)).size
+        150528
     """
 
     name: str
@@ -249,14 +254,14 @@ class Row(_NoImage):
     """A row of arrays that hold many samples.
 
     Attributes:
-        source: the name of their file.
-        arrays: (N, …) for each network input.
+        source: the name of their file, or of the argument in which they were given.
+        arrays: (N, …) for each network input, in memory or in files.
         index: of the row.
         preprocess: says whether values are normalised; None: they are not.
     """
 
     source: str
-    arrays: tuple[NDArray[Any], ...]
+    arrays: tuple[NDArray[Any] | Rows, ...]
     index: int
     preprocess: Preprocess | None
     rate: ClassVar[int] = 0

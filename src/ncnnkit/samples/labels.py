@@ -74,7 +74,7 @@ class Labels:
 
 def read_labels(
     path: str | Path, samples: ImageSet, *, kind: str = "", names: Sequence[str] | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | None = None, posed: bool = False,
 ) -> Labels:  # fmt: skip
     """The truth about each sample. Pictures are only looked for, and read when they are needed.
 
@@ -84,6 +84,7 @@ def read_labels(
         kind: which labels the network can be compared with, a key of :data:`KINDS`; empty: the files tell.
         names: of the network's classes, where they are known.
         preprocess: how the images are prepared.
+        posed: whether the network finds keypoints; see :func:`~ncnnkit.samples.boxes.read_boxes`.
 
     Raises:
         ImageError: the files are none of this kind, a line or file is wrong, or a sample has no label.
@@ -102,7 +103,7 @@ def read_labels(
     if kind == "classes":
         values = [int(label) for label in read_classes(path, samples.names, names)]
     elif kind == "boxes":
-        values = read_boxes(path, samples.names, placements, names)
+        values = read_boxes(path, samples.names, placements, names, posed=posed)
     elif kind == "texts":
         values = read_texts(path, samples.names)
     else:

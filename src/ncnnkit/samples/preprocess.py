@@ -71,6 +71,11 @@ class Preprocess:
 
     Raises:
         RecipeError: a value is out of range.
+
+    Example:
+        >>> how = nk.Preprocess(resize=256, crop=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> how == nk.preset("imagenet")
+        True
     """
 
     resize: int | tuple[int, int] | Fit | None = None
@@ -140,7 +145,7 @@ class Preprocess:
             RecipeError: the size of the input is not known yet, see :meth:`fitted`.
 
         Example:
-            >>> letterbox = Preprocess(Fit("letterbox", (320, 320)))
+            >>> letterbox = nk.Preprocess(nk.Fit("letterbox", (320, 320)))
             >>> letterbox.places(480, 640)[0].to_image([0, 40]).tolist()
             [0.0, 0.0]
         """

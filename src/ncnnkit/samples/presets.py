@@ -65,6 +65,10 @@ def preset(name: str) -> Preprocess:
     Raises:
         RecipeError: no such preset, or one that a Preprocess cannot express.
         ModelError: the library is not installed or has no such model.
+
+    Example:
+        >>> nk.preset("yolo").resize.way
+        'letterbox'
     """
     library, _, model = name.partition(":")
     if model and library in _LIBRARIES:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError, meant_path
+from ..formatting import with_article
 from ..onboard.scratch import Scratch
 from ..samples.items import times
 from .batch import settle_batch
@@ -163,7 +164,7 @@ def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str) -
     torch = import_torch(name)
     if not isinstance(module, torch.nn.Module):
         hint = "give a path, a reference as torchvision:NAME, or a torch.nn.Module"
-        raise ModelError(f"a {name} is not a model", hint=hint)
+        raise ModelError(f"{with_article(module)} is not a model", hint=hint)
     if weights != "default":
         raise ModelError(
             "a module contains its own weights", where=name, hint="load them into the module, and give no weights"

@@ -221,8 +221,13 @@ def convert(
         VerificationError: ncnn computes something other than the original.
 
     Example:
-        >>> model = convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])  # doctest: +SKIP
-        >>> save(model, "conv.param")  # doctest: +SKIP
+        >>> nk.convert("model.onnx").inputs
+        (Tensor(name='in0', shape=(3, 224, 224)),)
+
+        A network of your own:
+
+        >>> model = nk.convert(torch.nn.Conv2d(3, 8, 3), shapes=[(3, 32, 32)])
+        >>> nk.save(model, "conv.param")
     """
     source = open_model(
         model, shapes=shapes, shape_too=shape_too, weights=weights, outputs=outputs, fix=fix, task=task

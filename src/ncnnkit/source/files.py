@@ -327,7 +327,7 @@ def model_in(folder: Path) -> Path:
         raise ModelError(
             "is a folder, not a model",
             where=str(folder),
-            hint=f"give a file, or a folder by Ultralytics' export to ncnn: one .param file and {EXPORT}",
+            hint=f"give a file, or a folder of Ultralytics' ncnn export: one .param file and {EXPORT}",
         )
     return params[0]
 

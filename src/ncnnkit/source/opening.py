@@ -23,6 +23,7 @@ from ..samples.preprocess import NO_IMAGE, Preprocess
 from ..samples.presets import default_preprocess, preset
 from ..samples.stream import in_memory
 from ..tasks import Task
+from ..tasks.pose import Pose
 from . import ModelSource, open_model
 from .torch_models import BUILDERS
 
@@ -137,7 +138,8 @@ def open_labels(
     if task is not None and not task.labels:
         raise ImageError(f"labels are given, and the task {task.name} compares with none", hint="leave --labels out")
     kind = task.labels if task else KINDS_BY_DECODER.get(source.decoder.kind, "") if source.decoder else ""
-    return read_labels(path, samples, kind=kind, names=source.labels, preprocess=preprocess)
+    posed = task.name == Pose.name if task else source.decoder is not None and source.decoder.keypoints[0] > 0
+    return read_labels(path, samples, kind=kind, names=source.labels, preprocess=preprocess, posed=posed)
 
 
 def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:

@@ -47,8 +47,8 @@ class Classification(Task):
 
     name = "classification"
     figures = named(
-        share("top1_agreement", "top-1 agreement"),
-        share("top5_agreement", "top-5 agreement"),
+        share("top1_agreement", "top-1 agreement", counts="samples"),
+        share("top5_agreement", "top-5 agreement", counts="samples"),
         share("top1", "top-1 accuracy", labelled=True),
         share("top5", "top-5 accuracy", labelled=True),
     )

@@ -63,13 +63,16 @@ class Row:
     right: Beside | None
 
 
+_PRECISION = (("map50_95", "mAP50-95"), ("map50", "mAP50"))
+
+
 def found_figures(nouns: str) -> Mapping[str, Figure]:
     """The figures of a network that finds several things, which are called so."""
-    precision = (share("map50_95", "mAP50-95", needs=PACKAGE), share("map50", "mAP50", needs=PACKAGE))
+    precision = [share(name, title, needs=PACKAGE, counts=nouns) for name, title in _PRECISION]
     return named(
         *precision,
-        share("kept", f"{nouns} kept"),
-        fault("new", f"new {nouns}"),
+        share("kept", f"{nouns} kept", counts=nouns),
+        fault("new", f"new {nouns}", counts=nouns),
         share("iou", "mean IoU"),
         *by_labels(*precision),
     )
@@ -126,6 +129,10 @@ class Detection(Task):
             "new": new / theirs if theirs else 0.0 if not new else None,
             "iou": ratio([((each.iou or 0.0) * each.matched, each.matched) for each in found]),
         }
+
+    def counted(self, rows: Sequence[Row]) -> int:
+        """The original's boxes."""
+        return sum(row.found.theirs for row in rows)
 
     def severity(self, row: Row) -> float:
         """Boxes lost and new boxes; of equal ones, how far the pairs are apart."""

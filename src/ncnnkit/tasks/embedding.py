@@ -41,7 +41,7 @@ class Embedding(Task):
 
     name = "embedding"
     figures = named(
-        share("recall1", "recall@1"),
+        share("recall1", "recall@1", counts="samples"),
         Figure("similarity", "mean cosine", "", True, lambda v: 1 - v, lambda v: -1 <= v < 1),
     )
     requires = ("recall1>=0.99",)

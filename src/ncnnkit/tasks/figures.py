@@ -23,6 +23,7 @@ class Figure:
         possible: whether a bound makes sense.
         labelled: whether it needs labels of the samples.
         needs: the package that computes it, where that is an extra.
+        counts: the things that it is a share of, such as ``boxes``; empty where it is a mean of values.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Figure:
     possible: Callable[[float], bool]
     labelled: bool = False
     needs: str = ""
+    counts: str = ""
 
     def text(self, value: float) -> str:
         """A value with its unit."""
@@ -51,17 +53,17 @@ def named(*figures: Figure) -> Mapping[str, Figure]:
     return MappingProxyType({figure.name: figure for figure in figures})
 
 
-def share(name: str, title: str, *, labelled: bool = False, needs: str = "") -> Figure:
+def share(name: str, title: str, *, labelled: bool = False, needs: str = "", counts: str = "") -> Figure:
     """A share of something that should be 1.
 
     What is lost of it is about in proportion to the size of an error, and its square to the noise power.
     """
-    return Figure(name, title, "share", True, lambda v: (1 - v) ** 2, lambda v: 0 <= v <= 1, labelled, needs)
+    return Figure(name, title, "share", True, lambda v: (1 - v) ** 2, lambda v: 0 <= v <= 1, labelled, needs, counts)
 
 
-def fault(name: str, title: str) -> Figure:
+def fault(name: str, title: str, *, counts: str = "") -> Figure:
     """A share of something that should be 0; see :func:`share`."""
-    return Figure(name, title, "share", False, lambda v: v**2, lambda v: v >= 0)
+    return Figure(name, title, "share", False, lambda v: v**2, lambda v: v >= 0, counts=counts)
 
 
 def decibels(name: str, title: str) -> Figure:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .detection import Detection, Row, found_figures
-from .figures import named
+from .detection import Detection, found_figures
 
 
 @dataclass(frozen=True)
@@ -19,11 +17,12 @@ class Instances(Detection):
     """
 
     name = "instances"
-    figures = named(*(figure for figure in found_figures("objects").values() if not figure.labelled))
-    labels = ""  # no labels hold masks of objects; of the boxes, --task detection has the figures
+    figures = found_figures("objects")
     reads = ("coefficients", "prototypes")
 
-    def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """Those of a detector that need no labels."""
-        found = super().summarise(rows)
-        return {name: found[name] for name in self.figures}
+    @property
+    def mask_shape(self) -> tuple[int, int]:
+        """(height, width) of the masks; (0, 0) where the shapes of the outputs are not known."""
+        output = next(table.output for table in self.decoder.tables if table.parts == ("prototypes",))
+        height, width = self.shapes[output][-2:] if output < len(self.shapes) else (0, 0)
+        return height, width

@@ -1,12 +1,18 @@
-"""Tasks and figures that a user wrote: ``--task package.module:Name`` and ``--metric package.module:function``."""
+"""Tasks and figures that a user wrote: ``--task package.module:Name`` and ``--metric package.module:function``.
+
+In Python, they may also be the class and the function themselves.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RecipeError, meant
+from ..formatting import object_name, with_article
 from ..importing import NotThere, imported
 from .decoder import Array
 from .figures import Figure, named
@@ -35,21 +41,39 @@ class Metric(Task):
         return outputs
 
     def compare(self, ours: Sequence[Array], theirs: Sequence[Array], truth: Any = None) -> float:
-        """The function's value."""
-        return float(self.function(ours, theirs))
+        """The function's value.
+
+        Raises:
+            RecipeError: the function raises, or returns no number.
+        """
+        try:
+            found = self.function(ours, theirs)
+        except Exception as error:  # the user's function may raise anything
+            raise self._wrong(f"raises {type(error).__name__}: {error}") from error
+        try:
+            return float(found)
+        except (TypeError, ValueError):
+            raise self._wrong(f"returns {with_article(found)}, not a number") from None
+
+    def _wrong(self, what: str) -> RecipeError:
+        hint = (
+            "it gets two lists of arrays, the model's outputs and the original's for one sample, and returns a number"
+        )
+        return RecipeError(f"{self.function_name} {what}", where="metric", hint=hint)
 
     def summarise(self, rows: Sequence[float]) -> dict[str, float | None]:
         """The mean."""
         return {"score": sum(rows) / len(rows) if rows else None}
 
 
-def own_task(reference: str) -> type[Task]:
-    """The class that a user wrote.
+def own_task(given: str | type[Task]) -> type[Task]:
+    """The class that a user wrote, by its name as ``package.module:Name`` or itself.
 
     Raises:
         RecipeError: it cannot be imported, or is no subclass of :class:`~ncnnkit.tasks.Task`.
     """
-    found = _imported(reference, "task")
+    found = _imported(given, "task") if isinstance(given, str) else given
+    reference = given if isinstance(given, str) else object_name(given)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise RecipeError(f"{reference} is not a subclass of ncnnkit.tasks.Task", where="task")
     missing = [name for name in ("name", "figures", "requires") if not hasattr(found, name)]
@@ -58,12 +82,22 @@ def own_task(reference: str) -> type[Task]:
     return found
 
 
-def own_metric(reference: str) -> Metric:
-    """The task of a user's function. Raises RecipeError where it cannot be imported or called."""
-    found = _imported(reference, "metric")
+def own_metric(given: str | Callable[..., Any]) -> Metric:
+    """The task of a user's function, by its name as ``package.module:function`` or itself.
+
+    Raises:
+        RecipeError: it cannot be imported, or not be called with two arguments.
+    """
+    found = _imported(given, "metric") if isinstance(given, str) else given
+    made = Metric(function=found, function_name=given if isinstance(given, str) else object_name(given))
     if not callable(found):
-        raise RecipeError(f"{reference} is not a function", where="metric")
-    return Metric(function=found, function_name=reference)
+        raise made._wrong("is not a function")
+    with suppress(ValueError):  # some built-in functions have no signature
+        try:
+            inspect.signature(found).bind((), ())
+        except TypeError as error:
+            raise made._wrong(f"cannot be called with two arguments: {error}") from None
+    return made
 
 
 def _imported(reference: str, where: str) -> Any:

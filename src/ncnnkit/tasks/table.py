@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
@@ -128,11 +128,11 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
     return asked.applied(known if isinstance(known, kind) else kind())
 
 
-def asked_task(task: str, metric: str) -> Task | type[Task] | None:
+def asked_task(task: str | type[Task], metric: str | Callable[..., Any]) -> Task | type[Task] | None:
     """What the user says of the task, before anything is known of the network; None where that is nothing.
 
     Args:
-        task, metric: as in a recipe.
+        task, metric: as in a recipe, or a class and a function.
 
     Raises:
         RecipeError: there is no such task, attribute or function, or both are given.
@@ -141,6 +141,8 @@ def asked_task(task: str, metric: str) -> Task | type[Task] | None:
         raise RecipeError("--task and --metric exclude each other", hint="a task of your own has any figures")
     if metric:
         return own_metric(metric)
+    if not isinstance(task, str):
+        return own_task(task)
     name = Asked.of(task).name
     return TASKS.get(name) or own_task(task) if name else None
 

@@ -84,6 +84,14 @@ class Task(ABC):
             rows: what :meth:`compare` returned, in any order; one may occur several times.
         """
 
+    def counted(self, rows: Sequence[Any]) -> int:
+        """The number of things that the figures with :attr:`Figure.counts` are shares of; by default the samples.
+
+        Args:
+            rows: as of :meth:`summarise`.
+        """
+        return len(rows)
+
     def severity(self, row: Any) -> float | None:
         """How wrong the model is on one sample, from what :meth:`compare` returned; None: samples are not ranked."""
         return None

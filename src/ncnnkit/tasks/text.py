@@ -29,7 +29,7 @@ class Row(NamedTuple):
     right: Reading | None
 
 
-_FIGURES = (share("texts", "equal texts"), fault("cer", "character error rate"))
+_FIGURES = (share("texts", "equal texts", counts="texts"), fault("cer", "character error rate"))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,149 @@
+"""How far the work is, on a console: a bar that moves, and a line for each stage that is finished."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
+from rich.text import Text
+
+from .formatting import duration
+from .progress import Position, StageProgress
+
+PATIENCE = 5.0
+"""Seconds after which a log gets a line, even if nothing has happened."""
+
+CREDIBLE = 2.0
+"""Seconds after which the speed so far tells how long the rest takes."""
+
+
+class Shown:
+    """Shows positions on a console.
+
+    On a terminal a bar shows the stage, how far its step is, how long the stage has taken and how long the step will
+    still take. Otherwise there are plain lines: one for each finished stage, and one after each :data:`PATIENCE`
+    without any.
+
+    Args:
+        console: where to.
+        live: whether there is a bar.
+        clock: gives seconds.
+    """
+
+    def __init__(self, console: Console, live: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._live, self._clock = console, live, clock
+        self._at: Position | None = None
+        self._done = self._total = 0
+        self._stage_began = self._step_began = self._said = clock()
+        self._lock = threading.RLock()
+        columns = (SpinnerColumn(), _Where(self), BarColumn(bar_width=24), _HowFar(self))
+        self._bar = Progress(*columns, console=console, transient=True, disable=not live, get_time=clock)
+        self._task: TaskID | None = None
+
+    def __call__(self, position: Position, done: int, total: int) -> None:
+        """Take a position; its stage begins if it is another than before."""
+        with self._lock:
+            before = self._at
+            if before is None or (before.stage, before.number) != (position.stage, position.number):
+                self.finish()
+                self._stage_began = self._clock()
+            if position != before or total != self._total:
+                # A new task: Rich keeps the total of the last one where the new total is not known.
+                self._step_began = self._clock()
+                if self._task is not None:
+                    self._bar.remove_task(self._task)
+                self._task = self._bar.add_task("", total=total or None)
+            self._at, self._done, self._total = position, done, total
+            if self._task is not None:
+                self._bar.update(self._task, completed=done)
+
+    def finish(self) -> None:
+        """Say that the stage is finished, and how long it took."""
+        with self._lock:
+            if self._at is not None:
+                took = duration(self._clock() - self._stage_began)
+                self._say(Text.assemble(("✓ ", "green"), f"{_numbered(self._at)}{self._at.stage} ", (took, "dim")))
+            self._at = None
+
+    def beat(self) -> None:
+        """Say where the work is, if nothing has been said for :data:`PATIENCE` and there is no bar."""
+        with self._lock:
+            if self._at is not None and not self._live and self._clock() - self._said >= PATIENCE:
+                self._say(Text(f"  {self.where()}, {self.how_far()}"))
+
+    def where(self) -> str:
+        """The stage, its number and its step: ``Stage 5/11 quantise: calibrate``."""
+        if self._at is None:
+            return ""
+        return f"Stage {_numbered(self._at)}{self._at}" if self._at.number else str(self._at)
+
+    def how_far(self) -> str:
+        """What is done of the step, how long the stage has taken, and how long the step will take: ``40/96, 12 s``."""
+        now = self._clock()
+        parts = [f"{self._done}/{self._total}"] if self._total else []
+        parts.append(duration(now - self._stage_began))
+        spent = now - self._step_began
+        if 0 < self._done < self._total and spent >= CREDIBLE:
+            parts.append(f"{duration(spent / self._done * (self._total - self._done))} left")
+        return ", ".join(parts)
+
+    def _say(self, line: Text) -> None:
+        self._said = self._clock()
+        self._console.print(line, soft_wrap=True)
+
+    @contextmanager
+    def running(self) -> Iterator[Shown]:
+        """Show the bar, or the lines, until the block ends; a stage that fails is not finished."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(PATIENCE / 5):
+                self.beat()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            with self._bar:
+                yield self
+                self.finish()
+        finally:
+            over.set()
+            watcher.join()
+
+
+class _Where(ProgressColumn):
+    """The stage and its step."""
+
+    def __init__(self, shown: Shown) -> None:
+        super().__init__()
+        self._shown = shown
+
+    def render(self, task: Task) -> Text:
+        return Text(self._shown.where())
+
+
+class _HowFar(_Where):
+    """Counts and times; they go on while nothing happens."""
+
+    def render(self, task: Task) -> Text:
+        return Text(self._shown.how_far())
+
+
+def _numbered(position: Position) -> str:
+    return f"{position.number}/{position.of} " if position.number else ""
+
+
+@contextmanager
+def shown_on(console: Console, plain: bool = False) -> Iterator[StageProgress]:
+    """Show the progress of a run on a console.
+
+    Args:
+        console: where to.
+        plain: lines instead of a bar, also on a terminal.
+    """
+    with Shown(console, live=console.is_terminal and not plain).running() as shown:
+        yield shown
