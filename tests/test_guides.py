@@ -17,6 +17,8 @@ import ncnnkit as nk
 from ncnnkit.app.facts import RELEASE
 from ncnnkit.device.board import OLDEST_PYTHON
 from ncnnkit.device.wheels import OLDEST_GLIBC
+from ncnnkit.pipeline import run
+from ncnnkit.recipe import Recipe
 
 DATA = ROOT / "src/ncnnkit/data"
 HOW_TO = sorted(path.stem for path in (ROOT / "docs/how-to").glob("*.md"))
@@ -34,11 +36,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = np.random.default_rng(0).normal(0, 1, (8, 3, 224, 224)).astype(np.float32)
     np.save(folder / "samples.npy", samples)
     np.save(folder / "x.npy", samples[0])
-    recipe = nk.Recipe(
+    recipe = Recipe(
         str(folder / "model.onnx"), images=str(folder / "calib"), eval_images=str(folder / "eval"), backends=("cpu",),
         precisions=("fp32", "int8", "mixed"), effort="fast", seconds=0.05, rounds=1,
     )  # fmt: skip
-    nk.run(recipe, folder / "out")
+    run(recipe, folder / "out")
     return folder
 
 
@@ -98,7 +100,7 @@ def test_the_way_of_resnet50_step_by_step(resnet50: tuple[Path, str]) -> None:
     (layers,) = re.findall(r"^`(138 layers became \d+)`", page, re.MULTILINE)
     assert layers in said
     for name in ("resnet50", "resnet50-opt", "resnet50-from-table", "resnet50-int8"):
-        assert nk.load(folder / f"{name}.param").outputs == ("out0",)
+        assert nk.load(folder / f"{name}.param").outputs == ["out0"]
     assert (folder / "out/report.html").exists()
 
 
