@@ -541,6 +541,7 @@ def on_the_photographs(model: str, **fields: Any) -> Recipe:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.vulkan
 def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
     document = pipeline.run(on_the_photographs(str(DATA / "efficientnet-lite0.onnx"), seconds=0.3), tmp_path / "out")
@@ -554,6 +555,7 @@ def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.torch
 @pytest.mark.vulkan
 def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
