@@ -282,6 +282,11 @@ def poisoned(folder: Path) -> str:
         (lambda r, d: changed(r, shapes=((4, 16, 16),)), ModelError, "expects 3 channels, but gets 4x16x16"),
         (lambda r, d: changed(r, images=str(d / "nowhere")), ImageError, "no such file or folder"),
         (
+            lambda r, d: changed(r, eval_images=str(d / "nowhere"), model="none.onnx"),
+            ImageError,
+            "no such file or folder",
+        ),
+        (
             lambda r, d: changed(r, model=poisoned(d)),
             VerificationError,
             "'out0' contains NaN or infinity",

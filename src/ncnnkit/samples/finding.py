@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from ..errors import ImageError
+from ..errors import ImageError, meant_path
 from ..formatting import counted
 from ..onboard.picture import Placement, Tiles
 from ..progress import Progress
@@ -130,7 +130,7 @@ def find_images(
     source = Path(source)
     preprocess = completed(preprocess, inputs)
     if not source.exists():
-        hint = "give a folder of images"
+        hint = meant_path(source) or "give a folder of images"
         if len(inputs) > 1:
             hint += f" for each input: {_each(inputs)}"
         raise ImageError("no such file or folder", where=str(source), hint=hint)
