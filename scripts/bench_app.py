@@ -22,6 +22,7 @@ warns if the load is high.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -67,6 +68,10 @@ class Row:
     def add(self, figure: str, value: float) -> None:
         self.samples.setdefault(figure, []).append(value)
 
+    def rounds(self) -> int:
+        """How many were measured."""
+        return len(self.samples.get("cold", ()))
+
     def cell(self, figure: str) -> str:
         values = self.samples.get(figure)
         if not values:
@@ -90,14 +95,16 @@ def main() -> None:
     if not rows:
         parser.error("no app has such a variant")
     load = os.getloadavg()[0]
-    for number in range(args.rounds + 1):
-        for index, row in enumerate(rows):
-            print(f"\rround {number} of {args.rounds}, {index + 1} of {len(rows)}", end="", file=sys.stderr, flush=True)
-            measure(row)
-            if not number:
-                row.samples.clear()  # the first round warms up
+    with contextlib.suppress(KeyboardInterrupt):  # the rounds that were done are shown
+        for number in range(args.rounds + 1):
+            for index, row in enumerate(rows):
+                progress = f"\rround {number} of {args.rounds}, {index + 1} of {len(rows)}"
+                print(progress, end="", file=sys.stderr, flush=True)
+                measure(row)
+                if not number:
+                    row.samples.clear()  # the first round warms up
     print(file=sys.stderr)
-    print(f"{args.rounds} rounds, {os.cpu_count()} CPUs, load {load:.2f} before")
+    print(f"{max(map(Row.rounds, rows))} rounds, {os.cpu_count()} CPUs, load {load:.2f} before")
     if load > BUSY:
         print("note: other processes were at work: do not trust these figures")
     shown = [figure for figure in COLUMNS if any(figure in row.samples for row in rows)]

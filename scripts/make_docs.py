@@ -53,7 +53,7 @@ best = next(v for v in run["variants"] if v["name"] == run["recommended"])
 print(best["name"], best["latency_ms"]["median"], "ms", best["files"]["param"])
 ```
 
-From Python, `ncnnkit.record.folder.load_run` reads and checks it, and gives a `ncnnkit.record.run.Run`.
+In Python, `ncnnkit.open_run(folder).run` reads and checks it, and gives these fields as attributes.
 """
 
 BOARDS_INTRODUCTION = """\

@@ -1,7 +1,8 @@
 """Hooks of MkDocs: what the site does with pages that are also read in the repository.
 
 README.md becomes the first page and CHANGELOG.md a page, so that each text exists once. A link to a file that is not
-part of the site, such as a source file, becomes its plain text.
+part of the site, such as a source file, becomes its plain text. In the
+navigation, a folder means its pages, and ``*`` the pages of docs/ that have no other place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,40 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 
 _LINK = re.compile(r"(?P<mark>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\](?:\([^)]*\))?)*)\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the pages into the navigation that it does not name one by one."""
+    docs = Path(config.docs_dir)
+    named = set(PAGES.values()) | set(names(config.nav))
+    other = [path.name for path in sorted(docs.glob("*.md")) if path.name not in named]
+    config.nav = with_pages(config.nav, docs, other)
+    return config
+
+
+def names(nav: Any) -> list[str]:
+    """The pages and folders that a part of the navigation names."""
+    if isinstance(nav, str):
+        return [nav]
+    parts = nav.values() if isinstance(nav, dict) else nav
+    return [name for part in parts for name in names(part)]
+
+
+def with_pages(nav: Any, docs: Path, other: list[str]) -> Any:
+    """A part of the navigation with each folder (``how-to/``) and ``*`` replaced by their pages."""
+    if isinstance(nav, dict):
+        return {title: with_pages(part, docs, other) for title, part in nav.items()}
+    if not isinstance(nav, list):
+        return nav
+    made: list[Any] = []
+    for part in nav:
+        if part == "*":
+            made += other
+        elif isinstance(part, str) and part.endswith("/"):
+            made += sorted(path.relative_to(docs).as_posix() for path in (docs / part).glob("*.md"))
+        else:
+            made.append(with_pages(part, docs, other))
+    return made
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

@@ -2,7 +2,7 @@
 
 Every network runs in a process of its own, and its row is added to a file as soon as it is there: a run that was
 stopped goes on where it ended. Torch's networks have random weights, the same every time; a head of zeros gets noise,
-because an output of zeros tells nothing. What counts is SQNR on noise as input. With random weights, int8 figures say
+because an output of zeros shows nothing. What counts is SQNR on noise as input. With random weights, int8 figures say
 only that the model runs.
 
     python scripts/zoo.py --jobs 12                         # all that is missing, then docs/zoo.md
@@ -220,7 +220,7 @@ def page(rows: list[Row]) -> str:
     lines = [
         "# The zoo: what converts",
         "",
-        "Made by `scripts/zoo.py` from `docs/zoo.jsonl`. SQNR in dB of the worst output, ncnn beside the original, on "
+        "Made by `scripts/zoo.py` from `docs/zoo.jsonl`. SQNR in dB of the worst output, against the original, on "
         "noise as input. Torch's networks have random weights: their int8 figures say only that the model runs, and "
         "*exact* may mean that the outputs hardly depend on the input. `nan` in bf16 is ncnn's grouped convolution on "
         "processors with AVX512-BF16.",

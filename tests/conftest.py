@@ -10,11 +10,17 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from ncnn_library import installed
+from networks import samples, small
+from small_run import PREPROCESS, edit_cards
 
 from ncnnkit.device.sites import look_at
+from ncnnkit.model import ncnnfile
+from ncnnkit.pipeline import run
+from ncnnkit.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from browser import NAMES as BROWSERS
@@ -73,6 +79,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:  # a process for each file, whose fixtures are made once; one for the only board
         on_board = item.get_closest_marker("board")
         item.add_marker(pytest.mark.xdist_group("board" if on_board else item.path.name))
+        if on_board:  # beside other tests, jobs on the emulated board died now and then
+            item.add_marker(pytest.mark.alone)
     required = [name for name in config.getoption("--require").split(",") if name]
     for marker, (available, reason) in NEEDS.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
@@ -81,3 +89,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 raise pytest.UsageError(f"--require {marker}: {reason}")
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a small network whose inputs are 3x16x16, with preprocessing and ten class names."""
+    home = tmp_path_factory.mktemp("run")
+    ncnnfile.save(small(), home / "m.param")
+    np.save(home / "x.npy", samples(10))
+    run(
+        Recipe(
+            str(home / "m.param"), images=str(home / "x.npy"), backends=("cpu",), precisions=("fp32", "fp16", "int8"),
+            threads=1, seconds=0.05, rounds=1, effort="fast",
+        ),
+        home / "out",
+    )  # fmt: skip
+    named = [f"name {i}" for i in range(10)]
+    edit_cards(home / "out", preprocess=PREPROCESS.to_dict(), labels=named, task="classification")
+    return home / "out"
+
+
+@pytest.fixture
+def own_run(run_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to change."""
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))

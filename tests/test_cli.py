@@ -382,6 +382,8 @@ BAD = [
     ("optimize m.param -o o.param", _edit("0=8 1=3", "0=8 1=x"), 3, "m.param:4"),
     ("optimize m.param -o o.param", _edit("BinaryOp", "BinaryFoo"), 3, "BinaryFoo"),
     ("optimize absent.param -o o.param", None, 3, "absent.param"),
+    ("optimize mm.param -o o.param", None, 3, "mm.param: no such file (did you mean m.param?)"),
+    ("bench m.bin", None, 3, "m.bin: is not text (give m.param)"),
     ("convert absent.onnx -o o.param", None, 3, "absent.onnx: no such file"),
     ("convert nothing -o o.param", None, 3, "torchvision:NAME"),
     ("convert m.bin -o o.param", None, 3, "m.bin"),

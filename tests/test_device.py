@@ -611,7 +611,7 @@ def test_a_board_answers_for_its_own_variants_alone(
     monkeypatch.setattr("ncnnkit.measure.variants.run_jobs", lambda jobs, notify: answers)
     first, second = measure(specs, [], tmp_path, seconds=0.1, rounds=1)
     assert first is good
-    assert (second.name, second.status, second.reason) == ("fp32-cpu@bad", "crashed", "local told nothing of it")
+    assert (second.name, second.status, second.reason) == ("fp32-cpu@bad", "crashed", "localreturned no result for it")
 
 
 def test_a_new_program_does_not_take_up_what_an_old_one_made(

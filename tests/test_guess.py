@@ -201,7 +201,7 @@ def test_yolov5_before_decoding_by_its_name(name: str, anchors: Any, layout: Any
         outputs = [array.transpose(0, 3, 1, 2).reshape(255, *array.shape[1:3]) for array in outputs]
     decoder, why = found(*outputs, name=name)
     assert decoder == presets.yolov5_maps(SIZE, 80, anchors, layout)
-    assert why.endswith("its name tells the anchors")
+    assert why.endswith("its name says which anchors")
     assert found(*outputs, name="detector") is None
 
 

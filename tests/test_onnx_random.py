@@ -606,7 +606,7 @@ def test_split(case: Case, operator: str) -> Any:
     axis = case.number(0, len(shape) - 1)
     x = case.f(*shape[:axis], sum(sizes), *shape[axis + 1 :])
     model, fed = one_node(operator, [x], {1: np.array(sizes)}, outputs=len(sizes), axis=axis)
-    if len(sizes) > 1 and case.maybe():  # a part that nobody reads
+    if len(sizes) > 1 and case.maybe():  # a part that no layer reads
         del model.graph.output[case.number(0, len(sizes) - 1)]
     return model, fed
 

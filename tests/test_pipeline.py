@@ -282,6 +282,11 @@ def poisoned(folder: Path) -> str:
         (lambda r, d: changed(r, shapes=((4, 16, 16),)), ModelError, "expects 3 channels, but gets 4x16x16"),
         (lambda r, d: changed(r, images=str(d / "nowhere")), ImageError, "no such file or folder"),
         (
+            lambda r, d: changed(r, eval_images=str(d / "nowhere"), model="none.onnx"),
+            ImageError,
+            "no such file or folder",
+        ),
+        (
             lambda r, d: changed(r, model=poisoned(d)),
             VerificationError,
             "'out0' contains NaN or infinity",
@@ -541,6 +546,7 @@ def on_the_photographs(model: str, **fields: Any) -> Recipe:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.vulkan
 def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
     document = pipeline.run(on_the_photographs(str(DATA / "efficientnet-lite0.onnx"), seconds=0.3), tmp_path / "out")
@@ -554,6 +560,7 @@ def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.torch
 @pytest.mark.vulkan
 def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:

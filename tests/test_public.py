@@ -107,6 +107,14 @@ def test_an_example_runs(name: str) -> None:
         assert runner.run(test, out=said.append).failed == 0, "".join(said)
 
 
+@pytest.mark.usefixtures("here")
+def test_an_artifact_prints_a_summary() -> None:
+    lines = repr(nk.Artifact.load("model.param")).splitlines()
+    assert lines[0] == "Artifact in fp32, also fp16, bf16"
+    assert "  inputs: in0 3x224x224" in lines
+    assert lines[1] == f"  file: {Path('model.param').absolute()}"
+
+
 # --------------------------------------------------------------------------------------------- the options of a run
 
 

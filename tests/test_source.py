@@ -674,7 +674,8 @@ def test_nested_outputs_are_named_and_what_is_left_out_is_left_out(code: Path) -
         ("networks:make", [(4, 16, 16)], "torch cannot run it with input 4,16,16: .*expected input"),
         ("networks:Nested", [(3, 4, 4)], "torch cannot run it with input 3,4,4: .*factor"),
         ("networks:Stringly", [(3, 4, 4)], "torch cannot run it .*returns str where a tensor is expected"),
-        ("networks:none", [], "AttributeError: .*has no attribute 'none'"),
+        ("networks:none", [], "networks has no 'none'"),
+        ("networks:rises", [], r"networks has no 'rises' \(did you mean raises.*\?\)"),
         ("networks:returns_string", [], r"gives str, not a torch\.nn\.Module"),
         ("networks:number", [], "TypeError: 'int' object is not callable"),
         ("networks:raises", [], "RuntimeError: no luck today"),
@@ -1018,3 +1019,13 @@ def test_a_python_file_is_named_by_what_builds_the_network(
     for reference in ("nets/mynet.py", "nets/mynet.py:anything"):
         with pytest.raises(ModelError, match=re.escape(f"such as {named}")):
             open_model(reference)
+
+
+def test_a_name_that_is_almost_right_gets_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").touch()
+    Path("mynet.py").write_text("def make():\n    pass\n")
+    for reference, hint in (("modle.onnx", "did you mean model.onnx?"), ("mynet", "did you mean mynet:make?")):
+        with pytest.raises(ModelError) as caught:
+            opened(reference)
+        assert caught.value.hint == hint

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import typer
 from conftest import BOARD
 from ncnn_library import installed, library_options, run
 from onnx.helper import make_node as node
+from pages import ROOT, printing, run_block
 from PIL import Image
 from small_heads import detector
 
@@ -35,7 +33,6 @@ from ncnnkit.samples.presets import PRESETS
 from ncnnkit.tasks import OUTPUTS, TASKS
 from ncnnkit.tasks.guess import DETECTORS
 
-ROOT = Path(__file__).parents[1]
 DATA = ROOT / "src/ncnnkit/data"
 
 
@@ -53,35 +50,6 @@ def test_a_newcomers_whole_way(tmp_path: Path) -> None:
     moved = shutil.move(tmp_path / "myapp/build/infer", tmp_path / "infer")
     alone = subprocess.run([moved, tmp_path / "cat.jpg"], capture_output=True, text=True)
     assert "tiger cat" in alone.stdout, "the model is part of the program"
-
-
-def run_block(
-    number: int, folder: Path, options: list[str] | None = None, board: str = "", page: str = "tutorial"
-) -> str:
-    """Run a block of commands of a page in a folder, with this ncnnkit; returns what they print.
-
-    Args:
-        number: of the block on the page.
-        folder: where to run it.
-        options: of CMake; None: this machine's library, which is older than the one that measures.
-        board: the address that takes the place of the tutorial's.
-        page: of docs/.
-    """
-    block = re.findall(r"```sh\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)[number]
-    command = folder / "bin/ncnnkit"
-    command.parent.mkdir(exist_ok=True)
-    command.write_text(f"#!{sys.executable}\nfrom ncnnkit.cli import main\n\nmain()\n")
-    command.chmod(0o755)
-    env = {
-        **os.environ, "XDG_CONFIG_HOME": str(folder / "config"),
-        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja", "COLUMNS": "120",
-    }  # fmt: skip
-    if "cmake -S" in block:  # only then a library is needed
-        given = shlex.join(library_options("native") if options is None else options)
-        block = block.replace("cmake -S", f"cmake {given} -S")
-    block = block.replace("ssh://rock@192.168.1.7", board)
-    return run("sh", "-e", "-c", block, cwd=folder, env=env)
 
 
 # ------------------------------------------------------------------------------------------------- the page on the app
@@ -245,11 +213,6 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert names["y"].shape == (1000,)
     assert (tmp_path / "out/report.html").exists()
     assert (tmp_path / "myapp/CMakeLists.txt").exists()
-
-
-def printing(page: str) -> list[tuple[str, str]]:
-    """The Python of a page that is followed by what it prints, and that."""
-    return re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", page, re.DOTALL)
 
 
 def test_the_python_of_the_page_on_preprocessing_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ class TestReceipt:
         (app / "models/model.bin").write_bytes(b"nothing")
         done = CliRunner().invoke(command, ["verify", str(app), "--infer", str(infer(app))])
         assert done.exit_code == 5
-        assert "receipt.json tells more" in " ".join(done.output.split())
+        assert "see receipt.json" in " ".join(done.output.split())
 
 
 @pytest.mark.board

@@ -161,7 +161,7 @@ class Artifact:
     def load(cls, param: str | Path) -> Artifact:
         """The model in a ``.param`` and the ``.bin`` beside it.
 
-        The card tells how to run it. Without a card, or with one of other files (a warning says so), that is derived
+        The card says how to run it. Without a card, or with one of other files (a warning says so), that is derived
         from the network by :func:`~ncnnkit.model.precision.derive`.
 
         Raises:

@@ -19,6 +19,9 @@ escapes is a bug in ncnnkit and ends with exit code 1 and a traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 OK = 0
 BUG = 1
 USAGE = 2  # chosen by Typer/Click for a bad command line
@@ -98,3 +101,25 @@ class VerificationError(NcnnkitError):
     """A model runs, but its outputs must not be trusted."""
 
     exit_code = 5
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """A hint that names what is written most alike; empty if nothing is.
+
+    Example:
+        >>> meant("modle", ["model", "images"])
+        'did you mean model?'
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), 3)
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def meant_path(path: Path) -> str:
+    """A hint that names what lies in the same folder under a similar name; empty if nothing does."""
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return ""
+    return meant(path.name, names)

@@ -8,10 +8,28 @@ import sys
 from typing import Any
 
 
+class NotThere(AttributeError):
+    """A module, or what it holds, has no such name.
+
+    Attributes:
+        name: that is not there.
+        known: the public names that are.
+    """
+
+    name: str
+
+    def __init__(self, owner: str, name: str, known: list[str]) -> None:
+        super().__init__(f"{owner} has no {name!r}", name=name)
+        self.known = known
+
+
 def imported(reference: str) -> Any:
     """The object that ``package.module:name`` names; modules in the current folder are found, as by ``python -m``.
 
     The folder stays in ``sys.path``, because the module may import more later. Whatever the module raises comes out.
+
+    Raises:
+        NotThere: the module was imported, and has no such name.
 
     Example:
         >>> imported("math:pi") > 3
@@ -22,5 +40,8 @@ def imported(reference: str) -> Any:
         sys.path.insert(0, os.getcwd())
     found: Any = importlib.import_module(module)
     for part in name.split("."):
+        if not hasattr(found, part):
+            public = [each for each in dir(found) if not each.startswith("_")]
+            raise NotThere(getattr(found, "__name__", module), part, public)
         found = getattr(found, part)
     return found

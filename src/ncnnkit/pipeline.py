@@ -57,7 +57,7 @@ from .samples.doubts import preprocessing_doubts
 from .samples.finding import in_words, paths
 from .samples.items import times
 from .samples.labels import Labels
-from .samples.sets import open_image_sets
+from .samples.sets import check_given, open_image_sets
 from .samples.stream import keep
 from .source import ModelSource, open_model
 from .source.conversion import convert_source
@@ -91,6 +91,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
     given = objects.filled(recipe)
     asked = asked_task(given.task, given.metric)
     requirements = Requirements.parse(recipe.require, recipe.max_latency, asked, labelled=bool(recipe.labels))
+    check_given(given.images, given.eval_images)
     reads = (recipe.model, *paths(recipe.images), *paths(recipe.eval_images), recipe.labels)
     with staging(out, reads=reads) as folder, ExitStack() as opened:
         with stages("look at the devices" if recipe.on else "look at this machine"):

@@ -6,7 +6,6 @@ A recipe file is TOML with the names of the fields as keys. Options of the comma
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import re
@@ -16,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
 from .codec import readable
-from .errors import RecipeError
+from .errors import RecipeError, meant
 from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import KERNELS, TARGETS
@@ -297,8 +296,8 @@ def _check(name: str, value: Any, key: Key) -> None:
     if key.allowed:
         for item in items:
             if item not in key.allowed:
-                close = difflib.get_close_matches(item, choices, 3) if len(choices) > MANY else []
-                hint = f"did you mean {' or '.join(close)}?" if close else "one of " + ", ".join(choices)
+                near = meant(item, choices) if len(choices) > MANY else ""
+                hint = near or "one of " + ", ".join(choices)
                 raise RecipeError(f"unknown {word} {item!r}", hint=hint)
     if key.allowed and isinstance(value, tuple):
         if not value:

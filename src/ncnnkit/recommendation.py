@@ -53,7 +53,7 @@ def recommend(variants: Sequence[Variant], requirements: Requirements, blind: st
 
 
 def tied(variants: Sequence[Variant]) -> list[Variant]:
-    """The variants that may be the fastest, as far as their samples tell.
+    """The variants that may be the fastest, judged by their samples.
 
     The middle half of a variant's samples lies between its quartiles ``p25`` and ``p75``. A variant is out where its
     middle half begins above the end of some other's, so that the two do not overlap; all others are tied. The rule

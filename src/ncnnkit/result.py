@@ -198,8 +198,9 @@ class Result:
             ToolError: pandas is not installed.
 
         Example:
-            >>> nk.open_run("out").to_pandas().loc["int8-cpu", "cosine"] > 0.9
-            True
+            >>> table = nk.open_run("out").to_pandas()
+            >>> list(table.index), table["latency_ms"].dtype
+            (['fp32-cpu', 'int8-cpu'], dtype('float64'))
         """
         try:
             import pandas

@@ -78,7 +78,7 @@ def warn(
     if check.sqnr_db is not None and check.original_sqnr_db is not None:
         said.append(
             f"the conversion's SQNR is {check.sqnr_db:.0f} dB, but the original itself is only exact to "
-            f"{check.original_sqnr_db:.0f} dB on these samples; samples with larger outputs would tell more"
+            f"{check.original_sqnr_db:.0f} dB on these samples; samples with larger outputs would show more"
         )
     elif check.sqnr_db is not None and check.sqnr_db < LEAST_SQNR_DB:
         said.append(f"the converted model differs from the original (SQNR {check.sqnr_db:.1f} dB); --force continued")

@@ -49,7 +49,7 @@ def make_app(
     """Write the project of a program that runs a model.
 
     Args:
-        model: an Artifact, a Graph, or the path of a ``.param``, whose card tells the options, the preprocessing and
+        model: an Artifact, a Graph, or the path of a ``.param``, whose card holds the options, the preprocessing and
             the class names. Or a run folder or its run.json: then the app holds all models of the variant's device.
         folder: where to write: a new or empty folder, or an app's as it was written, which is replaced. What else lies
             beside its files and folders, as ``build``, stays.

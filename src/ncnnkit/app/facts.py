@@ -166,7 +166,7 @@ def facts_of(shipped: Shipment) -> Facts:
     """
     chosen, model = shipped.chosen, shipped.chosen.model
     inputs = inputs_of(model)
-    # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
+    # Blobs that no layer reads count as outputs in ncnn, too; they come after the model's own.
     outputs = model.graph.outputs[: len(model.outputs)]
     names, uses = [file_safe(blob) for blob in outputs], model.graph.uses()
     unique = len(set(names)) == len(names)

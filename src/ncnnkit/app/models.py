@@ -137,7 +137,7 @@ def param_of(variant: Variant, home: Path) -> Path:
 
 
 def artifact_of(run: Run, variant: Variant, home: Path) -> Artifact:
-    """A variant's model. Where its card is gone, or the files were edited since, the run tells what the card would."""
+    """A variant's model. Where its card is gone, or the files were edited since, run.json replaces it."""
     model = Artifact.load(param_of(variant, home))
     if model.derived:
         names = (home / LABELS).read_text(encoding="utf-8").splitlines() if (home / LABELS).is_file() else []

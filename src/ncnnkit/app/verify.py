@@ -103,7 +103,7 @@ class Receipt:
         made: when, UTC.
         on: the name or address of the device.
         system: what ``uname`` says there.
-        cpu: the name of its processor; empty where Linux does not tell.
+        cpu: the name of its processor; empty if Linux does not report it.
         built_there: whether the program was compiled on the device.
         changed: files of the app that are not as ncnnkit wrote them.
         sha256: of the program, and of each file of the app that the self-test uses.

@@ -103,4 +103,4 @@ def verify_app(
             out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}", markup=False)
         out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms", markup=False)
     if not receipt.passed:
-        raise VerificationError(receipt.why, where=str(app_folder), hint=f"{RECEIPT} tells more")
+        raise VerificationError(receipt.why, where=str(app_folder), hint=f"see {RECEIPT}")

@@ -58,7 +58,7 @@ def report(
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    """What a comparison calls runs: the names of their folders, with as many parents as tell them apart."""
+    """What a comparison calls runs: the names of their folders, with as many parents as make them unique."""
     paths = [(run if run.is_dir() else run.parent).resolve() for run in runs]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]

@@ -201,7 +201,7 @@ def _moved_back(values: Array, ours: Array) -> Array:
     """A blob of a quantised network as it was before it was migrated: see ``quantize.equalize`` and ``zeropoint``.
 
     Migration divides a channel by a power of two, turns a blob round, and takes a constant off it. All three are read
-    off the blobs; an error of a whole blob's mean cannot be told from such a constant, and does not count.
+    off the blobs; an error of a whole blob's mean cannot be distinguished from such a constant, and does not count.
     """
     shape = (len(ours), -1) if ours.ndim > 1 else (1, -1)  # of a vector's channels there is but one value each
     rows, theirs = ours.reshape(shape).astype(np.float64), values.reshape(shape).astype(np.float64)

@@ -53,7 +53,7 @@ class Outputs:
         return zip(*self.rows.values())
 
     def first(self, count: int) -> Outputs:
-        """The first ``count`` outputs. In ncnn, blobs that nobody reads count as outputs and follow the model's own."""
+        """The first ``count`` outputs. In ncnn, unread blobs count as outputs and follow the model's own."""
         return Outputs(dict(list(self.rows.items())[:count]))
 
 
@@ -78,7 +78,7 @@ def keep_outputs(names: Sequence[str], outputs: Iterable[Sequence[Array]], folde
 def equal(ours: Outputs, theirs: Outputs) -> bool:
     """Whether the outputs of two networks are bitwise equal, over the samples that both have.
 
-    Outputs without any value, of detectors that detect nothing, are not: they tell nothing.
+    Outputs without any value, of detectors that detect nothing, are not: they show nothing.
     """
     values = 0
     for a, b in zip(ours, theirs):

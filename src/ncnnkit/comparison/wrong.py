@@ -1,4 +1,4 @@
-"""Wrong outputs, told from those that are only less exact; and references that let nothing be told.
+"""Which outputs are wrong, and which are only less exact; and references that cannot judge outputs.
 
 Outputs are judged by their noise over the signal of the whole set of samples. A mean of the samples' own cosines would
 not do: where some samples' outputs are almost empty, right outputs reach 0.5.
@@ -94,7 +94,7 @@ class Variation:
         ]
 
     def why_blind(self) -> str:
-        """Why no output lets one tell a right network from a wrong one, as a clause; empty where one does."""
+        """Why no output can show whether a network is right, as a clause; empty if one can."""
         if not self._means or len(self.still) < len(self._means):
             return ""
         nothing = not any(self._signals)

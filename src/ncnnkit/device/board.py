@@ -72,7 +72,7 @@ except OSError:
 
 @dataclass(frozen=True)
 class _There:
-    """What the first words with a board told."""
+    """What the first request to a board returned."""
 
     python: str
     folder: str

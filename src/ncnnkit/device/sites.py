@@ -23,9 +23,9 @@ class Site:
 
     Attributes:
         device: where it is.
-        machine: what ncnn and Linux tell there.
+        machine: what ncnn and Linux report there.
         target: the kernels of its CPU (:data:`ncnnkit.quantization.TARGETS`).
-        label: tells its variants from another device's; empty where there is one device.
+        label: distinguishes its variants from those of other devices; empty if there is one device.
     """
 
     device: Device
@@ -111,7 +111,7 @@ def local_site() -> Site:
 
 
 def look_at(device: Device = LOCAL) -> Machine:
-    """What ncnn and Linux tell of a device; by default of this machine.
+    """What ncnn and Linux report about a device; by default of this machine.
 
     Raises:
         DeviceError: asking failed, as with a broken Vulkan driver, or a field of the answer is wrong; names the first.

@@ -57,7 +57,7 @@ def files_of(item: Item) -> tuple[tuple[str, bytes], ...]:
 
 
 def ending_of(path: Path) -> str:
-    """The ending of an image file, by which a program tells it from an array; ``.img`` where it has no plain one."""
+    """The ending of an image file, which distinguishes it from an array; ``.img`` if it has no plain one."""
     ending = path.suffix.lower()
     return ending if ending[1:].isalnum() and ending.isascii() else ".img"
 

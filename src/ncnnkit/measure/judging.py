@@ -78,7 +78,7 @@ def _sqnr(variant: Variant) -> float | None:
 
 
 def _where(spec: VariantSpec, exact: Graph, few: Samples) -> str:
-    """The first wrong layer, as the end of a sentence; empty where it cannot be told."""
+    """The first wrong layer, as the end of a sentence; empty if it is not known."""
     if spec.model is None:
         return ""
     try:

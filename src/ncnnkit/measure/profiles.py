@@ -134,7 +134,7 @@ def profile(
 
 
 def tapped(graph: Graph, layers: Sequence[Layer]) -> tuple[Graph, list[list[str]]]:
-    """The graph with the first output of each of ``layers`` split in three: for its readers, and two that nobody reads.
+    """The graph with the first output of each of ``layers`` split in three: for its readers, and two without readers.
 
     A Split hands its blob on as it is. A layer that works in place copies such a blob first, so networks with such
     layers (activations that are not fused) take a little longer so.
@@ -196,7 +196,7 @@ def _how(total: float, whole: float, measuring: float, asked_for_gpu: bool) -> s
 
 
 def _precision(layer: Layer, bits: int, asked: str) -> str:
-    """What a layer computed in, as its weights and what it made tell."""
+    """The precision in which a layer computed, from its weights and its output."""
     mask = layer.get("featmask")
     if (is_int8(layer) and not mask & Mask.NO_INT8) or bits == 8:
         return "int8"

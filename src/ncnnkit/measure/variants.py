@@ -217,7 +217,7 @@ def measure(
 
     results = {p.name: VariantResult(p.name, "skipped", p.skipped) for p in specs}
     for site, found in run_jobs(jobs, step).items():
-        reason = str(found) if isinstance(found, DeviceError) else f"{site.device.name} told nothing of it"
+        reason = str(found) if isinstance(found, DeviceError) else f"{site.device.name}returned no result for it"
         told = [] if isinstance(found, DeviceError) else found.variants
         answers = {result.name: result for result in told}
         for variant in todo[site]:  # a board can answer for its own variants alone
@@ -279,7 +279,7 @@ def variant_record(
     param = spec.model.param if spec.model else None
     figures = as_quantised = None
     if result.outputs and reference is not None:
-        # Blobs that nobody reads are outputs in ncnn, too, and follow the model's own.
+        # Blobs that no layer reads are outputs in ncnn, too, and follow the model's own.
         outputs = Outputs.opened(result.outputs).first(len(reference.rows))
         reason = _unfit(outputs, reference, varies=spec.model is not None and spec.model.graph.varies)
         if reason:

@@ -219,7 +219,7 @@ class Graph:
     def outputs(self) -> list[str]:
         """Names of the blobs no layer consumes, in file order.
 
-        A Noop nobody reads from is a mark on blobs that are outputs, no consumer.
+        A Noop without readers is a mark on blobs that are outputs, no consumer.
         """
         read = {blob for layer in self.layers for blob in layer.inputs}
         layers = [layer for layer in self.layers if layer.type != "Noop" or not read.isdisjoint(layer.outputs)]
@@ -304,7 +304,7 @@ class Graph:
         not read; others are taken where every shape in the network follows from them.
 
         Raises:
-            ModelError: a layer cannot take what it would be given, or the file says other shapes and nobody can tell
+            ModelError: a layer cannot take what it would be given, or the file says other shapes and it is not known
                 whether these fit.
         """
         if len(given) != len(self.inputs):

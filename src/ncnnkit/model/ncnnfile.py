@@ -36,7 +36,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, StorageError
+from ..errors import FormatError, StorageError, meant_path
 from ..formatting import first_few
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
 from .ops import MAX_PARAMS, OPS, Param, Value
@@ -94,11 +94,14 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise FormatError("no such file", where=str(path)) from None
+        raise FormatError("no such file", where=str(path), hint=meant_path(path)) from None
     except IsADirectoryError:
         raise FormatError("is a folder, not a .param file", where=str(path)) from None
     except UnicodeDecodeError:
-        raise FormatError("is not text", where=str(path), hint="binary .param.bin files are not supported") from None
+        param = path.with_suffix(".param")
+        weights = path.suffix == ".bin" and param.exists()
+        hint = f"give {param.name}" if weights else "binary .param.bin files are not supported"
+        raise FormatError("is not text", where=str(path), hint=hint) from None
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
 

@@ -76,7 +76,7 @@ class Budget:
 
         Args:
             what: they are, as a user reads it: a plural, such as "evaluation samples".
-            least: so many are had in any case, because fewer tell nothing.
+            least: so many are had in any case, because fewer show nothing.
         """
         fitting = self.inferences / runs
         taken = wanted if fitting >= wanted else min(wanted, max(least, int(fitting)))

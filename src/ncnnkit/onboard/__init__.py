@@ -20,7 +20,7 @@ profiling   the job profile
 tuning      the job tune
 variants    how a variant is loaded, and what is done around timing it
 protocol    what jobs answer with
-facts       what a machine tells of itself and of what was timed on it
+facts       what a machine reports about itself and of what was timed on it
 machine     what this machine is
 process     what a process can do to itself: its CPUs, its memory, its end
 sysfs       the files of /proc and /sys that the next four read

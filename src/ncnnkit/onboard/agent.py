@@ -65,7 +65,7 @@ def missing(*_: str) -> None:
 
 
 def _evict_files(needed: Set[str]) -> None:
-    """Remove the files that were used least recently, so that no more than :data:`KEEP_BYTES` are kept for nobody."""
+    """Remove the files that were used least recently, so that at most :data:`KEEP_BYTES` of unused files are kept."""
     for path in JOBS.glob("*/job.json"):
         needed |= set(re.findall("[0-9a-f]{64}", path.read_text()))
     left = min(KEEP_BYTES, shutil.disk_usage(str(HOME)).total // 4)

@@ -33,7 +33,7 @@ class Done(Answer):
 
 @dataclass(frozen=True)
 class MachineAnswer(Done):
-    """What ncnn and Linux tell of the machine."""
+    """What ncnn and Linux report about the machine."""
 
     machine: Machine
 

@@ -30,7 +30,7 @@ MOST_WORDS = 3  # lines of ncnn's in an error
 
 
 class WorkerError(Exception):
-    """A request failed. ``crashed`` tells a dead process from a refusal."""
+    """A request failed. ``crashed``: the process died; otherwise it refused."""
 
     def __init__(self, message: str, crashed: bool = False) -> None:
         super().__init__(message)
@@ -140,7 +140,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self.kill()
             return "closed its output during %r" % op
-        number = status - 128 if status > 128 else -status  # a shell tells of a signal by a status above 128
+        number = status - 128 if status > 128 else -status  # a shell reports a signal by a status above 128
         tail = self.log().strip().splitlines()[-1:]
         said = "; last words: " + tail[0] if tail else ""
         if number == signal.SIGKILL:

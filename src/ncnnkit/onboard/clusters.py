@@ -115,7 +115,7 @@ def _cpus(root: Path, usable: Optional[Collection[int]]) -> List[_Cpu]:
 
 
 def _core_type(midr: str, told: Dict[str, str]) -> Optional[str]:
-    """From the register MIDR_EL1 as Linux shows it, else from what cpuinfo tells of the CPU."""
+    """From the register MIDR_EL1 as Linux shows it, else from cpuinfo."""
     try:
         register = int(midr, 16)
         implementer, part = register >> 24 & 0xFF, register >> 4 & 0xFFF

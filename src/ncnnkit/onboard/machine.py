@@ -43,7 +43,7 @@ _NAMES_OF_ARM = ("aarch64",)
 
 
 def this_machine() -> Machine:
-    """What ncnn and Linux tell of this machine."""
+    """What ncnn and Linux report about this machine."""
     import ncnn
     import numpy
 
@@ -64,7 +64,7 @@ def this_machine() -> Machine:
 
 
 def this_board(root: str = "/", usable: Optional[Collection[int]] = None, machine: str = "") -> Board:
-    """What Linux tells of this board.
+    """What Linux reports about this board.
 
     Args:
         root: the folder in which ``proc`` and ``sys`` lie.
@@ -131,7 +131,7 @@ def _family(machine: str) -> str:
 
 
 def _virtual(root: Path, compatible: Sequence[str]) -> Optional[str]:
-    """What tells that this is a virtual machine: its clocks and cores are shared with others."""
+    """Why this is taken for a virtual machine, whose clocks and cores are shared with others."""
     if "linux,dummy-virt" in compatible:
         return "the device tree is QEMU's"
     kind = read_text(root / "sys/hypervisor/type")
@@ -147,7 +147,7 @@ def _virtual(root: Path, compatible: Sequence[str]) -> Optional[str]:
 
 
 def _gpu(root: Path) -> Optional[Gpu]:
-    """The GPU as Linux's driver shows it; which Vulkan driver there is, ncnn tells."""
+    """The GPU as Linux's driver shows it; ncnn reports the Vulkan driver."""
     clock = devfreq(root, GPU_CLOCK)
     nodes = [clock] if clock else []
     nodes += by_number((root / "sys/class/drm").glob("renderD*"))
@@ -200,7 +200,7 @@ def cpu_features() -> List[str]:
 
 
 def cpu_name(clusters: Sequence[Cluster]) -> str:
-    """The processor as its maker calls it; where Linux tells none, as on Arm, its cores: "4 × Cortex-A55 + …"."""
+    """The processor as its maker calls it; if Linux names none, as on Arm, its cores: "4 × Cortex-A55 + …"."""
     cores = " + ".join(f"{len(c.cores)} × {c.core}" for c in clusters if c.core)
     return _told("model name") or _told("Hardware") or cores or platform.processor() or platform.machine()
 

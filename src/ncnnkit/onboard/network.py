@@ -66,7 +66,7 @@ class Network:
         self.may_be_empty: Dict[str, int] = {}
 
     def machine(self, _: Message, __: Arrays) -> Tuple[MachineAnswer, Arrays]:
-        """What ncnn and Linux tell of this machine."""
+        """What ncnn and Linux report about this machine."""
         return MachineAnswer(this_machine()), []
 
     def load(self, request: Message, _: Arrays) -> Tuple[Loaded, Arrays]:

@@ -76,10 +76,10 @@ def drop_file_cache(path: str) -> None:
 
 
 def guarded(work: Callable[[], None]) -> NoReturn:
-    """Do the work in a child process, which ends at once when stdin does: then nobody waits for it any more.
+    """Do the work in a child process, which ends at once when stdin does: then its result is no longer needed.
 
     ncnn's binding holds Python's lock while it computes, so a process at work can watch nothing. This process watches,
-    and ends as its child did; of a signal it tells as a shell does, with an exit status above 128.
+    and ends as its child did; it reports a signal as a shell does, by an exit status above 128.
     """
     ours, childs = os.pipe()  # the child alone holds the other end: it breaks when the child ends
     child = os.fork()

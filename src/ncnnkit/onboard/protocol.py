@@ -391,7 +391,7 @@ class ProfileJob(Job[ProfileResult]):
 
     def check(self, result: ProfileResult) -> None:
         if not len(result.layers) == len(result.bits) == len(self.taps):
-            raise ValueError("it tells of %d layers, not %d" % (len(result.layers), len(self.taps)))
+            raise ValueError("it has %d layers, not %d" % (len(result.layers), len(self.taps)))
 
 
 @dataclass(frozen=True)

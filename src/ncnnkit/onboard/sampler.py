@@ -25,7 +25,7 @@ from .sysfs import (
 )
 
 _SLOWING = re.compile(r"cpufreq|devfreq|^Processor$|powerclamp|throttle|thermal-idle", re.IGNORECASE)
-"""Types of cooling devices that cool by slowing down; fans cool, too, and harm nobody."""
+"""Types of cooling devices that cool by slowing down; fans cool, too, but slow nothing down."""
 
 _RASPBERRY_BITS = {0: "the supply's voltage is too low", 1: "the firmware caps the clock", 2: "the firmware throttles",
                    3: "the soft temperature limit is active"}  # fmt: skip
@@ -43,7 +43,7 @@ class Sampler:
     Args:
         root: as for :func:`~ncnnkit.onboard.machine.this_board`.
         cpus: those the load is pinned to; by default it may be anywhere.
-        on_gpu: the load is the GPU's, so that CPUs that slow down tell nothing.
+        on_gpu: the load is the GPU's, so CPUs that slow down do not matter.
         interval: seconds; a look is some dozens of small files, about a millisecond.
     """
 

@@ -130,7 +130,7 @@ def _battery(supply: Path) -> Callable[[], Optional[float]]:
 
 
 def _pmic(tool: Path) -> Callable[[], Optional[float]]:
-    """The Raspberry Pi 5's rails together, as its firmware tells a program; what USB takes is not among them.
+    """The Raspberry Pi 5's rails together, as its firmware reports them; what USB takes is not among them.
 
     Once a second: starting a program disturbs more than reading a file.
     """

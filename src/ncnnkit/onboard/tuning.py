@@ -76,8 +76,8 @@ def tune(job: TuneJob, notify: Notify) -> TuneResult:
 
     Every rung goes through its candidates in blocks, as many at once as the memory allows, each with the defaults among
     them: scores are times of the defaults' time in the same block and turn, so that a machine that gets slower in
-    between favours nobody. In the final, the winner runs in turn with itself without each thing that sets it apart from
-    the defaults; what makes no clear difference is put back, so that nobody carries a switch for nothing.
+    between favours no candidate. In the final, each setting of the winner that differs from the
+    defaults is reset by itself; one without a clear effect stays reset.
 
     Args:
         job: the candidates, and how long.

@@ -80,7 +80,7 @@ def _factor(maker: Layer, reader: Layer) -> Layer | None:
 
 
 def drop_unread_constants(graph: Graph) -> int:
-    """Drop constants nobody reads.
+    """Drop constants that no layer reads.
 
     A constant that is an output of the network by intention has one of the names pnnx gives outputs (out0, out1, …)
     and stays.

@@ -66,7 +66,7 @@ class Wires:
         pairs = list(zip(layer.inputs, layer.outputs, strict=True))
         if any(after not in self.reader for _, after in pairs):
             # An output of the network keeps its name, so what makes the blob before it must make it instead. What a
-            # Noop makes and nobody reads is no output of the network, and must not become one.
+            # Noop makes and no layer reads is no output of the network, and must not become one.
             maker = self.maker[layer.inputs[0]]
             if len(pairs) > 1 or len(maker.outputs) > 1 or maker.type == "Input" or layer.type == "Noop":
                 return False
@@ -98,7 +98,7 @@ class Wires:
                 self.unread(before)
 
     def drop(self, layer: Layer) -> None:
-        """Drop a layer whose outputs nobody reads any more."""
+        """Drop a layer whose outputs no layer reads any more."""
         for blob in layer.outputs:
             del self.maker[blob]
         self._gone.add(id(layer))

@@ -19,7 +19,7 @@ from ..model.graph import Graph, Layer
 from ..model.ops import CAST_TYPES
 from ..model.precision import FLOATS, INT8, MASKS, WINOGRAD
 
-_CREDIBLE = (0.5, 2.0)  # factors of a calibration; beyond, a choice has too small a part in its network to tell
+_CREDIBLE = (0.5, 2.0)  # factors of a calibration; beyond, a choice has too small a part in its network to be measured
 
 Kind = str
 """How the values of a blob are stored: ``float`` (32 bits), ``fp16``, ``bf16`` or ``int8``."""

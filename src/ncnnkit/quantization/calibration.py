@@ -98,7 +98,7 @@ class ActivationStats:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What one pass over the samples tells of the blobs that int8 layers would read.
+    """What one pass over the samples records about the blobs that int8 layers would read.
 
     Attributes:
         batches: statistics of disjoint batches: the i-th of the samples i, i + batches, …

@@ -154,7 +154,7 @@ def quantize_images(
             rest only biases are corrected.
         effort: ``fast``, ``default`` or ``best``, or one of your own.
         skip: layers that stay in floating point.
-        task: what the network is for. Methods are judged by the parts of its outputs that the task tells apart; by
+        task: what the network is for. Methods are judged by the parts of its outputs that the task distinguishes; by
             default by the outputs.
         threads: processes; by default one a core.
         budget: how often the network may be run; by default that of the effort.

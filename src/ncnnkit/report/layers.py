@@ -159,7 +159,7 @@ def _box(index: int, layer: NetworkLayer, choice: str | None, x: float, y: float
 
 
 def _short(layer: NetworkLayer) -> str:
-    """What stands in a layer's box: the end of its name, which tells it from others, or its type."""
+    """What stands in a layer's box: the end of its name, by which it differs from others, or its type."""
     return layer.name if len(layer.name) <= NAMES else f"…{layer.name[-NAMES + 1 :]}"
 
 

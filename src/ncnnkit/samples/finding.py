@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from ..errors import ImageError
+from ..errors import ImageError, meant_path
 from ..formatting import counted
 from ..onboard.picture import Placement, Tiles
 from ..progress import Progress
@@ -130,7 +130,7 @@ def find_images(
     source = Path(source)
     preprocess = completed(preprocess, inputs)
     if not source.exists():
-        hint = "give a folder of images"
+        hint = meant_path(source) or "give a folder of images"
         if len(inputs) > 1:
             hint += f" for each input: {_each(inputs)}"
         raise ImageError("no such file or folder", where=str(source), hint=hint)
@@ -377,7 +377,7 @@ def _table(
         _Looker.into(source.parent, (s,), _fed(preprocess, s, len(inputs)), f"{source}, column {s.name}")
         for s in inputs
     ]
-    # A sample is called as the first column that tells all of them apart.
+    # The first column without duplicates gives the samples their names.
     apart = next((column for column in zip(*entries) if len(set(column)) == len(entries)), None)
     called = apart or [f"{source.name}:{number}" for number, _ in lines]
 
@@ -491,7 +491,7 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], where:
 def _look_at_image(
     path: Path, preprocess: Preprocess | None, axes: ImageAxes | None, misfit: ImageError | None
 ) -> list[Placement] | str:
-    """Where an image lies in its samples, as far as the beginning of its file tells; why it cannot be used, if so.
+    """Where an image lies in its samples, as far as the beginning of its file shows; why it cannot be used, if so.
 
     Raises ImageError where the file is fine and the options are not.
     """

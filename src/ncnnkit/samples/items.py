@@ -22,7 +22,7 @@ from .preprocess import Preprocess
 from .sounds import window_of
 from .stream import Sample
 
-_HEAD = 4096  # bytes: what tells most files apart without reading them whole
+_HEAD = 4096  # bytes: enough to distinguish most files without reading all of them
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ def _file_digest(path: str, whole: bool) -> bytes:
 
 
 def _short(digest: Any) -> bytes:
-    """Half of a SHA-256: many thousands are held at a time, and 128 bits tell as many apart."""
+    """Half of a SHA-256: many thousands are held at a time, and 128 bits are enough to distinguish them."""
     return bytes(digest.digest()[:16])
 
 

@@ -81,7 +81,7 @@ def read_labels(
     Args:
         path: a file or folder.
         samples: the samples.
-        kind: which labels the network can be compared with, a key of :data:`KINDS`; empty: the files tell.
+        kind: which labels the network can be compared with, a key of :data:`KINDS`; empty: it follows from the files.
         names: of the network's classes, where they are known.
         preprocess: how the images are prepared.
         posed: whether the network finds keypoints; see :func:`~ncnnkit.samples.boxes.read_boxes`.

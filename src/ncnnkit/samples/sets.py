@@ -6,13 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ImageError
+from ..errors import ImageError, meant_path
 from ..progress import Progress
 from .finding import in_words, paths
 from .given import find_samples, is_named
 from .images import ImageSet, apart
 from .items import InputSpec
 from .preprocess import Preprocess
+
+
+def check_given(images: Any, eval_images: Any) -> None:
+    """Whether there are images at all, which shows before a model is opened.
+
+    Raises:
+        ImageError: none are given, or a path does not exist.
+    """
+    if is_named(images) and not images:
+        raise ImageError(
+            "no images are given",
+            hint="--images FOLDER with a few dozen photographs like those that the model will see",
+        )
+    for name in (name for each in (images, eval_images) if is_named(each) and each for name in paths(each)):
+        path = Path(name)
+        if not path.exists():
+            raise ImageError("no such file or folder", where=name, hint=meant_path(path) or "give a folder of images")
 
 
 def open_image_sets(
@@ -31,11 +48,6 @@ def open_image_sets(
         most: so many are enough to calibrate with. They are chosen before any image is decoded.
         progress: called with (images looked at, images to look at).
     """
-    if is_named(images) and not images:
-        raise ImageError(
-            "no images are given",
-            hint="--images FOLDER with a few dozen photographs like those that the model will see",
-        )
     found = find_samples(images, preprocess, specs, progress).distinct()
     if is_named(eval_images) and not eval_images:
         found, evaluation = found.split()

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError
+from ..errors import ModelError, meant_path
 from ..formatting import with_article
 from ..onboard.scratch import Scratch
 from ..samples.items import times
@@ -118,7 +118,7 @@ def _open(
     shapes = [tuple(shape) for shape in shapes]
     if opener is not None:
         if not path.is_file():
-            raise ModelError("no such file", where=reference)
+            raise ModelError("no such file", where=reference, hint=meant_path(path))
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
         source = _open_fixed(reference, path, shapes, fix) if fix else opener(reference, path, shapes)
@@ -133,11 +133,10 @@ def _open(
         raise ModelError("is not a model that ncnnkit can read", where=reference, hint=f"one of {', '.join(READERS)}")
     library, colon, name = reference.partition(":")
     if not (colon and library and name):
-        raise ModelError(
-            "no such file or model",
-            where=reference,
-            hint="a path, torchvision:NAME, timm:NAME or package.module:function",
-        )
+        code = Path(f"{reference}.py")
+        hint = "a path, torchvision:NAME, timm:NAME or package.module:function"
+        hint = f"did you mean {builder_in(code)}?" if code.is_file() else hint
+        raise ModelError("no such file or model", where=reference, hint=hint)
     torch = import_torch(reference)
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)

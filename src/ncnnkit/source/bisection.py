@@ -2,7 +2,7 @@
 
 Inner tensors of the original are compared with ncnn's blobs, for one sample. The tensors of an ONNX file come from ONNX
 Runtime, those of a torch module from forward hooks. ncnnkit's own front end knows which tensor lies in which blob. Of
-other networks nobody knows it; there, a blob belongs to the tensor that is most like it among those of its size.
+other networks this is not known: there, a blob belongs to the most similar tensor of its size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .model import Array, ModelSource
 from .reference import LEAST_SQNR_DB
 
 _LEAST = 10 ** (-LEAST_SQNR_DB / 10)  # noise over signal that a layer in fp32 may have
-_ALIKE = 0.01  # noise over signal (20 dB) up to which a blob is taken for a tensor that nobody said it is
+_ALIKE = 0.01  # noise over signal (20 dB) up to which a blob is taken for a tensor without being recorded as it
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def bisect(source: ModelSource, graph: Graph, sample: Sequence[Array]) -> Bisect
     with Session(graph, precision="fp32", keep_blobs=True) as net:
         made = dict(zip(blobs, net.blobs(*sample, names=blobs)))
     found = _known(tensors, places, made) if places else _likest(tensors, graph, made)
-    carried: dict[str, float] = {}  # blob -> its noise over signal; of what nobody can tell, that of what it is made of
+    carried: dict[str, float] = {}  # blob -> its noise over signal; if it is not known, that of the blobs it is made of
     rows = []
     for layer in graph.layers:
         read = max((carried[blob] for blob in layer.inputs), default=0.0)
@@ -126,7 +126,7 @@ def bisect(source: ModelSource, graph: Graph, sample: Sequence[Array]) -> Bisect
 
 
 def said_of_first_wrong(source: ModelSource, graph: Graph | None, sample: Sequence[Array]) -> str:
-    """The first wrong layer as the end of an error; empty where there is no network, or nobody can tell."""
+    """The first wrong layer as the end of an error; empty if there is no network, or if it is not known."""
     try:
         check = bisect(source, graph, sample).first_wrong if graph is not None else None
     except NcnnkitError:

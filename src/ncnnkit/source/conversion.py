@@ -460,7 +460,7 @@ def _check_inputs(graph: Graph, inputs: Sequence[InputSpec]) -> None:
 def _order_outputs(graph: Graph) -> None:
     """Put the outputs into the order of the model: out0, out1 and so on. In ncnn it is the order in the file.
 
-    What layers compute and nobody reads, such as the other half of a chunk, counts as an output in ncnn; it comes last.
+    Blobs that no layer reads, such as the other half of a chunk, count as outputs in ncnn; they come last.
     """
 
     def rank(blob: str) -> float:

@@ -1,4 +1,4 @@
-"""Which decoder an opened model gets, where nothing has told it yet."""
+"""Which decoder an opened model gets, if none is known yet."""
 
 from __future__ import annotations
 

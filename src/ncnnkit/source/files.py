@@ -139,7 +139,7 @@ def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ..
 
 
 def _module_outputs(reference: str, module: Any, inputs: Sequence[InputSpec]) -> tuple[str, ...]:
-    """Names of the outputs; none without torch: nobody can say how many there are until pnnx has read the file."""
+    """Names of the outputs; none without torch: their number is unknown until pnnx has read the file."""
     if module is None:
         return ()
     try:

@@ -83,7 +83,7 @@ def _work(work: Callable[[], object], answer: int, folder: Path) -> NoReturn:
     """The child. It ends here, whatever happens: nothing of the parent's is cleaned up or flushed a second time."""
     status = 1
     try:
-        faulthandler.disable()  # the parent tells of a crash
+        faulthandler.disable()  # the parent reports a crash
         gc.freeze()  # the parent's garbage: a session of ONNX Runtime would wait here for threads that it has there
         die_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -219,7 +219,7 @@ def _shortest(value: float, std: float) -> float:
 
 
 def _plain_pixels(found: _Normalisation) -> tuple[float, str] | None:
-    """The divisor of pixels that a normalisation is made for, and their range; None where it does not tell."""
+    """The divisor of pixels that a normalisation is made for, and their range; None if it does not show."""
     mean, std = -found.offset / found.scale, 1 / found.scale
     if max(np.abs(mean).max(), np.abs(std).max()) > _OF_PIXELS:
         return 1.0, "0 to 255"

@@ -28,7 +28,7 @@ from . import ModelSource, open_model
 from .torch_models import BUILDERS
 
 GUESSED = "a guess: "
-"""What the origin of a preprocessing that nobody gave begins with."""
+"""What the origin of a guessed preprocessing begins with."""
 
 GUESS = f"{GUESSED}resized to the input's size, RGB, ImageNet's mean and std"
 

@@ -74,7 +74,7 @@ def convert_file(path: Path, inputs: Sequence[InputSpec], folder: Path) -> Graph
         folder: pnnx works below it, and its log stays there.
 
     Returns:
-        Its inputs are called in0, in1 and so on, its outputs out0, out1; what nobody reads is an output, too.
+        Its inputs are called in0, in1 and so on, its outputs out0, out1; a blob that no layer reads is an output, too.
 
     Raises:
         ConvertError: pnnx is missing or fails, its network cannot be read, or ncnn has no layer for an operator.

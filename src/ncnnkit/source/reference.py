@@ -85,7 +85,7 @@ def compare_outputs(
     """The errors of ncnn in fp32 against the original.
 
     What counts is the noise over the signal of all samples, for each output by itself. An output of the original that
-    contains NaN or infinity counts as exact: it tells nothing.
+    contains NaN or infinity counts as exact: it shows nothing.
 
     Args:
         graph: the converted network.
@@ -99,7 +99,7 @@ def compare_outputs(
     """
     errors = Errors()
     with Session(graph, precision="fp32", threads=threads) as net:
-        # Blobs that nobody reads count as outputs in ncnn, too; they come after the model's own.
+        # Blobs that no layer reads count as outputs in ncnn, too; they come after the model's own.
         names = net.outputs[: len(reference[0])]
         if len(names) != len(reference[0]):
             raise VerificationError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError, NcnnkitError
+from ..errors import ModelError, NcnnkitError, meant
 from ..formatting import shape_option
-from ..importing import imported
+from ..importing import NotThere, imported
 from ..samples.items import fit
 from ..samples.preprocess import Preprocess
 from ..samples.presets import from_timm, from_torchvision
@@ -201,6 +200,8 @@ def build_from_module(reference: str, weights: str) -> Built:
         module = build() if weights in ("default", "none") else load_weights(build, Path(weights))
     except NcnnkitError:
         raise
+    except NotThere as error:
+        raise ModelError(str(error), where=reference, hint=meant(error.name, error.known)) from None
     except Exception as error:  # the user's own code: whatever it raises is the message
         raise ModelError(f"{type(error).__name__}: {say(error)}", where=reference) from None
     if not isinstance(module, torch.nn.Module):
@@ -234,8 +235,7 @@ BUILDERS: dict[str, Callable[[str, str], Built]] = {"torchvision": _build_from_t
 
 
 def _unknown(library: str, reference: str, names: Iterable[str]) -> ModelError:
-    close = difflib.get_close_matches(reference.partition(":")[2], list(names), 3)
-    hint = f"did you mean {', '.join(close)}?" if close else ""
+    hint = meant(reference.partition(":")[2], names)
     return ModelError(f"{library} has no such model", where=reference, hint=hint)
 
 

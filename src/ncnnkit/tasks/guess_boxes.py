@@ -223,7 +223,7 @@ _ULTRALYTICS_BINS = 16
 
 
 def three_maps(names: Sequence[str], anchors: Sequence[presets.Sizes]) -> Find:
-    """Three maps of logits for three anchors; which anchors, only the name of the model tells."""
+    """Three maps of logits for three anchors; only the name of the model says which anchors."""
 
     def find(known: Known) -> Guess | None:
         classes = len(known.labels) or COCO
@@ -236,7 +236,7 @@ def three_maps(names: Sequence[str], anchors: Sequence[presets.Sizes]) -> Find:
         made = presets.yolov5_maps(known.size, classes, anchors, tables[0].layout)
         ordered = tuple(replace(table, parts=made.tables[0].parts) for table in tables)
         said = f"its outputs are maps of three boxes with {classes} classes for each cell"
-        return replace(made, tables=ordered), f"{said}, and its name tells the anchors"
+        return replace(made, tables=ordered), f"{said}, and its name says which anchors"
 
     return find
 

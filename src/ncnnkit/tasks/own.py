@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import RecipeError
+from ..errors import RecipeError, meant
 from ..formatting import object_name, with_article
-from ..importing import imported
+from ..importing import NotThere, imported
 from .decoder import Array
 from .figures import Figure, named
 from .task import Task
@@ -107,7 +107,7 @@ def _imported(reference: str, where: str) -> Any:
         raise RecipeError(f"{reference!r} is not package.module:name", where=where)
     try:
         return imported(reference)
-    except AttributeError:
-        raise RecipeError(f"module {module} has no {name!r}", where=where) from None
+    except NotThere as error:
+        raise RecipeError(f"module {module} has no {name!r}", where=where, hint=meant(name, error.known)) from None
     except Exception as error:  # the user's module may raise anything
         raise RecipeError(f"{module} cannot be imported: {type(error).__name__}: {error}", where=where) from None

@@ -148,7 +148,7 @@ def asked_task(task: str | type[Task], metric: str | Callable[..., Any]) -> Task
 
 
 def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]] = ()) -> Task | None:
-    """The task of a network with a decoder; None where the decoder does not tell it.
+    """The task of a network with a decoder; None if the decoder does not determine it.
 
     Args:
         decoder: of the network.

@@ -84,7 +84,7 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     parser.add_argument("--top", type=whole, default=5, help="best classes to print")
     parser.add_argument("--tile", type=whole, help="only this tile of the image, if it is cut into tiles")
     parser.add_argument("--draw", type=drawable, help="draw the answer onto the image: .png, .jpg or .ppm")
-    parser.add_argument("--self-test", action="store_true", help="run the examples instead of INPUT, and tell whether "
+    parser.add_argument("--self-test", action="store_true", help="run the examples instead of INPUT, and say whether "
                         "the answers are the original's: exit status 0, or 3 if not")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--no-check", action="store_true", help="also run files that are not as checksums.txt says")
@@ -93,10 +93,10 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     args.files = []
     if words and words[0].endswith(".param"):
         if len(words) < 2 or not words[1].endswith(".bin"):
-            raise UsageError("give MODEL.bin behind MODEL.param; --help tells more")
+            raise UsageError("give MODEL.bin behind MODEL.param; see --help")
         args.files, args.words = [Path(word) for word in words[:2]], words[2:]
     if bool(args.words) == args.self_test:
-        raise UsageError("give INPUT, or --self-test without INPUT; --help tells more")
+        raise UsageError("give INPUT, or --self-test without INPUT; see --help")
     return args
 
 
@@ -118,7 +118,7 @@ def answer_one(args: argparse.Namespace, model: Model, settings: Settings) -> No
     """Run one input and print, write and draw what came out."""
     given, rest = named_files(args.words, model.facts)
     if len(rest) > 1:
-        raise UsageError("%s: what is it? Give INPUT and OUTPUT; --help tells more" % rest[1])
+        raise UsageError("%s: what is it? Give INPUT and OUTPUT; see --help" % rest[1])
     output = Path(rest[0]) if rest else None
     if is_picture(output) and not makes(model.facts):
         raise Failure("%s: this model makes no image: give a .npy or .txt, or --draw=%s" % (output, output))

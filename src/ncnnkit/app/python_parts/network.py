@@ -261,7 +261,7 @@ def notes(version: str, measured: str) -> List[str]:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process had resident so far; 10^6 bytes. 0: the system does not tell."""
+    """The most memory that this process had resident so far; 10^6 bytes. 0: the system does not report it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -50,7 +50,7 @@ def attention(node: Node) -> None:
     if node.is_read(3):
         raise Unsupported("hands out its scores")
     if node.has(6):
-        raise Unsupported("is told the number of its keys while it runs")
+        raise Unsupported("gets the number of its keys while it runs")
     if unknown := node.attributes - _ATTRIBUTES:
         raise Unsupported(f"has {', '.join(sorted(unknown))}")
     shapes = [node.shape(i) for i in range(3)]

@@ -338,7 +338,7 @@ def _behind_identities(value: ir.Value | None) -> ir.Value | None:
 
 
 def _between(value: ir.Value, rewriter: Rewriter) -> tuple[float, float]:
-    """The least and the largest number of a value, as far as the operators before it tell."""
+    """The least and the largest number of a value, as far as the operators before it determine them."""
     node = value.producer()
     if node is None or node.domain:
         return -math.inf, math.inf

@@ -242,7 +242,7 @@ def one_hot(node: Node) -> None:
 def arg_max(node: Node) -> None:
     """The largest of numbers that fall from place to place, where the value is the largest one."""
     if node.is_final:
-        raise Unsupported("is the end of the network: the scores tell more")
+        raise Unsupported("is the end of the network: the scores contain more")
     shape = node.shape(0)
     axis = int(node.attr("axis", 0)) % len(shape)
     view, (place,) = with_axes_kept(shape, [axis])

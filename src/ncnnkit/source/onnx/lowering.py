@@ -193,11 +193,11 @@ _SIDES: dict[int, tuple[str, ...]] = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w
 
 
 _OPTIONAL_STATES = ("RNN", "GRU", "LSTM")
-"""Layers that leave out the outputs at the end which nobody asks for."""
+"""Layers that leave out the outputs at the end that are not needed."""
 
 
 def _used(layers: list[Layer], outputs: int) -> list[Layer]:
-    """The layers that an output needs, and the Inputs; final states that nobody reads are not handed out."""
+    """The layers that an output needs, and the Inputs; final states that no layer reads are not handed out."""
     needed = {f"out{index}" for index in range(outputs)}
     kept: list[Layer] = []
     for layer in reversed(layers):
@@ -210,7 +210,7 @@ def _used(layers: list[Layer], outputs: int) -> list[Layer]:
 
 
 def _cut_what_is_read(layers: list[Layer]) -> list[Layer]:
-    """Crops for a Slice that makes parts that nobody reads: an unread blob would be an output of the network."""
+    """Crops for a Slice that makes parts that no layer reads: an unread blob would be an output of the network."""
     read = {blob for layer in layers for blob in layer.inputs}
     made: list[Layer] = []
     for layer in layers:
@@ -229,7 +229,7 @@ def _cut_what_is_read(layers: list[Layer]) -> list[Layer]:
 
 
 def _drop_single_splits(layers: list[Layer]) -> list[Layer]:
-    """Let the layer that computes an output write it itself, where nobody else reads that blob."""
+    """Let the layer that computes an output write it itself, if nothing else reads that blob."""
     readers: dict[str, int] = {}
     for layer in layers:
         for blob in layer.inputs:
@@ -446,7 +446,7 @@ class Node:
         return self.lowering.emit("Slice", self.name, [x], shapes, slices=tuple(sizes), axis=axis)
 
     def gives(self, *blobs: Blob | None) -> None:
-        """What the node's outputs are, in their order; None for one that nobody reads."""
+        """What the node's outputs are, in their order; None for one that no layer reads."""
         for value, blob in zip(self._node.outputs, blobs):
             if blob is None or not value.name or value.name not in self.lowering.reading.shapes:
                 continue

@@ -3,7 +3,7 @@
 A quantised model becomes one in floating point that keeps the scales: see :mod:`.quantized`.
 
 Two things are asked of ONNX Runtime rather than computed here: the shape of every value and the values of those that
-do not depend on the inputs. One run tells both, whatever way the exporter took to write them, and there is no second
+do not depend on the inputs. One run gives both, whatever way the exporter took to write them, and there is no second
 implementation of shape inference and of constant folding to keep right. That run hands out shapes only of what depends
 on the inputs: handing out the values themselves takes as much memory as all of them together.
 """

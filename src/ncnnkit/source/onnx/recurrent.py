@@ -81,7 +81,7 @@ def _layer(
     """One recurrent layer: its outputs at every step, and its last states.
 
     The last state is cut from the outputs, except an LSTM's cell, which is no part of them: a blob of the layer that
-    nobody reads would become an output of the network.
+    no layer reads would become an output of the network.
     """
     cell = node.op == "LSTM" and node.is_read(2)
     y, *states = node.lowering.emit(node.op, node.name, inputs, shapes if cell else shapes[:1], weights, **params)

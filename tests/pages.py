@@ -1,0 +1,59 @@
+"""The commands of a page of docs/, run as a reader types them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from ncnn_library import library_options, run
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(page: str) -> list[str]:
+    """The blocks of commands of a page that are to be run: those that begin with ```sh."""
+    return re.findall(r"```sh\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def printing(page: str) -> list[tuple[str, str]]:
+    """The Python of a page that is followed by what it prints, and that."""
+    return re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", page, re.DOTALL)
+
+
+def run_block(
+    number: int,
+    folder: Path,
+    options: list[str] | None = None,
+    board: str = "",
+    page: str = "tutorial",
+    swap: tuple[str, str] = ("", ""),
+) -> str:
+    """Run a block of commands of a page in a folder, with this ncnnkit; returns what they print.
+
+    Args:
+        number: of the block on the page.
+        folder: where to run it.
+        options: of CMake; None: this machine's library, which is older than the one that measures.
+        board: the address that takes the place of the page's.
+        page: of docs/.
+        swap: what the tests cannot run as it stands there, and what takes its place.
+    """
+    block = blocks(page)[number]
+    block = block.replace(*swap) if swap[0] else block
+    command = folder / "bin/ncnnkit"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f"#!{sys.executable}\nfrom ncnnkit.cli import main\n\nmain()\n")
+    command.chmod(0o755)
+    env = {
+        **os.environ, "XDG_CONFIG_HOME": str(folder / "config"),
+        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja", "COLUMNS": "120",
+    }  # fmt: skip
+    if "cmake -S" in block:  # only then a library is needed
+        given = shlex.join(library_options("native") if options is None else options)
+        block = block.replace("cmake -S", f"cmake {given} -S")
+    block = block.replace("ssh://rock@192.168.1.7", board)
+    return run("sh", "-e", "-c", block, cwd=folder, env=env)
