@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from ncnnkit.older import Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 60.0  # for one answer, on a busy machine

@@ -15,7 +15,6 @@ import inspect
 import json
 import re
 import sys
-import tomllib
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ import command_pages
 import msgspec
 
 from ncnnkit.model.targets import BOARDS, TARGETS, features_of
+from ncnnkit.older import tomllib
 from ncnnkit.recipe import KEYS, Recipe
 from ncnnkit.record.run import SCHEMA, Run
 

@@ -21,12 +21,13 @@ import re
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ncnnkit.older import tomllib
 
 ROOT = Path(__file__).parent.parent
 GROUPS: dict[str, list[str]] = tomllib.loads((ROOT / "scripts" / "zoo.toml").read_text())

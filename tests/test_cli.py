@@ -477,7 +477,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
     [
         ("import ncnnkit", ("numpy", "ncnn", "typer")),
         ("import ncnnkit.cli; ncnnkit.cli.app(['--help'], standalone_mode=False)", ("numpy", "ncnn", "msgspec")),
-        ("import ncnnkit.cli; ncnnkit.cli.app(['run', '--help'], standalone_mode=False)", ("PIL", "ncnn", "scipy")),
+        ("import ncnnkit.cli; ncnnkit.cli.app(['run', '--help'], standalone_mode=False)", ("PIL", "ncnn", "highspy")),
     ],
 )
 def test_what_is_not_used_is_not_loaded(code: str, absent: tuple[str, ...]) -> None:

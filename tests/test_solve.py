@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize
 
 from ncnnkit.errors import RuntimeFailure
+from ncnnkit.plan import solve as solving
 from ncnnkit.plan.solve import Assignment, Edge, Option, front, solve, total, undominated
 
 Instance = tuple[dict[str, list[Option]], list[Edge]]
@@ -173,18 +173,17 @@ def test_pairs_that_leave_no_plan_give_an_empty_front() -> None:
 
 def test_too_little_time_is_not_taken_for_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, edges = chain(60, 4)
-    answers: list[int] = []
-    milp = optimize.milp
+    limits: list[float] = []
+    highs = solving._highs
 
-    def noted(*args: Any, **options: Any) -> Any:
-        answer = milp(*args, **options)
-        answers.append(answer.status)
-        return answer
+    def noted(program: Any, gap: float, seconds: float) -> Any:
+        limits.append(seconds)
+        return highs(program, gap, 0.0)
 
-    monkeypatch.setattr(optimize, "milp", noted)
-    with pytest.raises(RuntimeFailure, match="no plan was found"):
-        solve(layers, edges, max_error=1e-4, seconds=0.0)
-    assert answers == [1, 1]
+    monkeypatch.setattr(solving, "_highs", noted)
+    with pytest.raises(RuntimeFailure, match="no plan was found: the solver ended with kTimeLimit"):
+        solve(layers, edges, max_error=1e-4, seconds=0.5)
+    assert limits == [0.5, 0.5 * solving.PATIENCE]
 
 
 def test_dominated_plans_are_left_out() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from .model import ncnnfile
 from .model.graph import Graph
 from .model.precision import PRECISIONS, derive, is_int8, served
 from .model.scales import LayerScales
+from .older import file_digest
 from .onboard.facts import require_plain
 from .onboard.scratch import Scratch
 from .samples.items import times
@@ -434,7 +434,7 @@ def _hashes(param: Path) -> dict[str, str]:
         path = param.with_suffix(f".{key}")
         if path.is_file():  # a network without weights may have no .bin
             with path.open("rb") as file:
-                found[key] = file_digest(file, "sha256").hexdigest()
+                found[key] = file_digest(file).hexdigest()
     return found
 
 

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -20,6 +19,7 @@ from .errors import RecipeError, meant
 from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import KERNELS, TARGETS
+from .older import tomllib
 from .samples.preprocess import Preprocess
 from .samples.presets import PRESETS
 from .tasks.table import TASKS

@@ -9,7 +9,7 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..device.board import Board
 from ..device.names import resolve
 from ..device.transport import TRANSPORTS, Refused, Transport
 from ..errors import DeviceError, FormatError, NcnnkitError, RecipeError
+from ..older import UTC
 from ..onboard.scratch import Scratch
 from ..progress import StepProgress, silent_steps
 from .bundling import PARTS

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ..device import LOCAL, Device
 from ..device.session import Session
 from ..errors import RuntimeFailure
 from ..model.graph import Graph
+from ..older import Self
 from ..onboard.process import available_cores
 from ..onboard.scratch import Scratch
 from ..progress import Progress, silent

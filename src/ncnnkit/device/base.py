@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 from ..codec import decode
 from ..errors import DeviceError, FormatError
+from ..older import Self
 from ..onboard.child import Child, WorkerError
 from ..onboard.protocol import Failure, Job, MeasureResult, Notify, R, Result, Step, VariantResult
 

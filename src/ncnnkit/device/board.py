@@ -17,11 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from ..errors import DeviceError
+from ..older import Self
 from ..onboard import agent
 from ..onboard.child import Child
 from ..onboard.facts import Platform

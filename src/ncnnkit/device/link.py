@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import IO, Any, TypeVar, cast
 
 from ..codec import decode
 from ..errors import DeviceError, FormatError
+from ..older import file_digest
 from ..onboard import MARK
 from ..onboard.agent import BEAT
 from ..onboard.protocol import Ended, Line, Step
@@ -185,4 +185,4 @@ class _Tar:
 def digest(path: Path) -> str:
     """A file's SHA-256."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(file).hexdigest()

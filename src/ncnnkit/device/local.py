@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from ..codec import decode
+from ..older import Self
 from ..onboard.child import PROGRAM, Child
 from ..onboard.protocol import Job, Line, MeasureJob, Notify, R
 from ..onboard.scratch import Scratch

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 
 from ..errors import RecipeError
 from ..model.ncnnfile import atomic_write
+from ..older import tomllib
 from .transport import TRANSPORTS, parse_ssh
 
 

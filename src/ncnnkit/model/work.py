@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
+from ..older import Self
 from .graph import Graph
 
 PLAIN_COST = 10

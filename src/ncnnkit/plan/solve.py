@@ -30,7 +30,6 @@ GAP = 1e-3  # how far from the best, relatively, a plan may be
 SECONDS = 2.0  # for one plan; the best found by then is taken
 PATIENCE = 20  # times as many seconds are given where none was found by then
 _FINE = 1e-3
-_OUT_OF_TIME, _INFEASIBLE = 1, 2  # scipy's milp: OptimizeResult.status
 
 
 @dataclass(frozen=True)
@@ -162,11 +161,6 @@ class _Rows:
             self.value.append(value)
         self.bound.append(bound)
 
-    def matrix(self, columns: int) -> Any:
-        from scipy.sparse import csr_matrix
-
-        return csr_matrix((self.value, (self.row, self.column)), shape=(len(self.bound), columns))
-
 
 class _Program:
     """The linear program: a binary variable for each option of each layer, then a flow for each pair of an edge.
@@ -235,32 +229,78 @@ class _Program:
     def _run(
         self, by_error: bool, max_error: float, max_ms: float | None, gap: float, seconds: float
     ) -> Assignment | None:
-        from scipy.optimize import Bounds, LinearConstraint, milp
+        from highspy import HighsModelStatus as Status
 
         too_large = self._errors > max_error  # left out, and out of the sum, where they would hide the small ones
         errors = np.where(too_large, 0.0, self._errors / self._scale(max_error))
-        constraints = [LinearConstraint(self._rows.matrix(len(self._ms)), self._rows.bound, self._rows.bound)]
+        bounded = []
         if math.isfinite(max_error):
-            constraints.append(LinearConstraint(errors[None, :], -np.inf, max_error / self._scale(max_error)))
+            bounded.append((errors, max_error / self._scale(max_error)))
         if max_ms is not None and math.isfinite(max_ms):
-            constraints.append(LinearConstraint(self._ms[None, :], -np.inf, max_ms))
+            bounded.append((self._ms, max_ms))
+        upper = np.where(too_large, 0.0, self._upper)
+        program = _as_highs(errors if by_error else self._ms, upper, len(self._options), self._rows, bounded)
         for limit in (seconds, PATIENCE * seconds):
-            with _quiet():
-                answer = milp(
-                    errors if by_error else self._ms,
-                    integrality=np.arange(len(self._ms)) < len(self._options),
-                    bounds=Bounds(0, np.where(too_large, 0.0, self._upper)),
-                    constraints=constraints,
-                    options={"mip_rel_gap": gap, "time_limit": limit},
-                )
-            if answer.x is not None:
-                pairs = zip(self._options, answer.x)
+            status, values = _highs(program, gap, limit)
+            if values is not None:
+                pairs = zip(self._options, values)
                 return total(self.layers, self.edges, {name: o.choice for (name, o), taken in pairs if taken > 0.5})
-            if answer.status == _INFEASIBLE:
+            if status == Status.kInfeasible:
                 return None
-            if answer.status != _OUT_OF_TIME:
+            if status != Status.kTimeLimit:
                 break
-        raise RuntimeFailure(f"no plan was found: {answer.message}", hint="fewer precisions make an easier problem")
+        raise RuntimeFailure(
+            f"no plan was found: the solver ended with {status.name}",
+            hint="fewer precisions make an easier problem",
+        )
+
+
+def _as_highs(costs: Vector, upper: Vector, binaries: int, rows: _Rows, bounded: Sequence[tuple[Vector, float]]) -> Any:
+    """The program as a ``highspy.HighsLp``.
+
+    Args:
+        costs: of each variable; their sum is made small.
+        upper: the largest value of each variable; the smallest is 0.
+        binaries: how many variables, from the first on, are whole numbers.
+        rows: sums that have a value.
+        bounded: values to multiply the variables with, and what their sum may be at most.
+    """
+    import highspy
+
+    places = [np.flatnonzero(values) for values, _ in bounded]
+    order = np.argsort(np.array(rows.row, int), kind="stable")
+    lengths = [*np.bincount(np.array(rows.row, int), minlength=len(rows.bound)), *map(len, places)]
+    program = highspy.HighsLp()
+    program.num_col_, program.num_row_ = len(costs), len(lengths)
+    program.col_cost_, program.col_lower_, program.col_upper_ = costs, np.zeros(len(costs)), upper
+    program.row_lower_ = np.array([*rows.bound, *[-np.inf] * len(bounded)])
+    program.row_upper_ = np.array([*rows.bound, *[bound for _, bound in bounded]])
+    kinds = highspy.HighsVarType
+    program.integrality_ = [kinds.kInteger] * binaries + [kinds.kContinuous] * (len(costs) - binaries)
+    matrix = program.a_matrix_
+    matrix.format_ = highspy.MatrixFormat.kRowwise
+    matrix.start_ = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    matrix.index_ = np.concatenate([np.array(rows.column, int)[order], *places]).astype(np.int32)
+    given = [values[place] for place, (values, _) in zip(places, bounded)]
+    matrix.value_ = np.concatenate([np.array(rows.value)[order], *given])
+    return program
+
+
+def _highs(program: Any, gap: float, seconds: float) -> tuple[Any, list[float] | None]:
+    """How HiGHS ended, and the best values it found for the variables, or None."""
+    import highspy
+
+    with _quiet():
+        solver = highspy.Highs()
+        solver.setOptionValue("output_flag", False)
+        solver.setOptionValue("mip_rel_gap", gap)
+        solver.setOptionValue("time_limit", seconds)
+        if solver.passModel(program) == highspy.HighsStatus.kError:
+            return highspy.HighsModelStatus.kModelError, None
+        solver.run()
+        status, info = solver.getModelStatus(), solver.getInfo()
+        feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+        return status, list(solver.getSolution().col_value) if feasible else None
 
 
 @contextmanager

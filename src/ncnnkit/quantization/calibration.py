@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from ..errors import FormatError, ModelError, RuntimeFailure, VerificationError
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS
+from ..older import Self
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..onboard.process import available_cores
 from ..onboard.scratch import Scratch

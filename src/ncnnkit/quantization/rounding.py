@@ -11,7 +11,7 @@ Array = NDArray[np.float32]
 
 DAMPING = 0.01  # of the mean of the covariance's diagonal, added to all of it
 BLOCK = 128  # columns after which the ones behind are brought up to date
-SMALL = 64  # inputs up to which many matrices at once are quicker than one after the other
+SMALL = 64  # inputs up to which a matrix is inverted as a whole
 
 
 def nearest(scaled: Array, steps: int = STEPS) -> Array:
@@ -63,11 +63,18 @@ def _upper_of_inverse(matrix: Array) -> Array:
 
     Turned end for end, the matrix is LLᵀ; its inverse's factor is then L⁻¹ turned back.
     """
-    from scipy.linalg.lapack import spotrf, strtri
+    lower = np.linalg.cholesky(matrix[:, ::-1, ::-1])
+    return np.ascontiguousarray(_inverse_of_lower(lower)[:, ::-1, ::-1])
 
-    turned = matrix[:, ::-1, ::-1]
-    if matrix.shape[1] <= SMALL:
-        inverse = np.linalg.inv(np.linalg.cholesky(turned))
-    else:
-        inverse = np.stack([strtri(spotrf(each, lower=1, clean=1)[0], lower=1)[0] for each in turned])
-    return np.ascontiguousarray(inverse[:, ::-1, ::-1])
+
+def _inverse_of_lower(lower: Array) -> Array:
+    """The inverses of lower triangular matrices, half by half: most of the work is in products of matrices."""
+    size = lower.shape[1]
+    if size <= SMALL:
+        return np.linalg.inv(lower)
+    half = size // 2
+    result = np.zeros_like(lower)
+    result[:, :half, :half] = first = _inverse_of_lower(lower[:, :half, :half])
+    result[:, half:, half:] = second = _inverse_of_lower(lower[:, half:, half:])
+    result[:, half:, :half] = -(second @ lower[:, half:, :half] @ first)
+    return result

@@ -264,9 +264,9 @@ class _Looker:
         channels = spec.size // spec.shape[-1]
         if recording.channels != channels:
             return f"has {counted(recording.channels, 'channel')}, and input {spec.name!r} takes {channels}"
-        if not len(recording.values):
+        if not recording.samples:
             return "contains no samples"
-        count = windows(len(recording.values), spec.shape[-1])
+        count = windows(recording.samples, spec.shape[-1])
         return [Window(name, self.folder, index, spec.shape, recording.rate) for index in range(count)]
 
 

@@ -8,12 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..older import Self, file_digest
 from ..onboard.picture import Placement
 from ..onboard.rows import Rows
 from .axes import ImageAxes, image_axes
@@ -357,7 +358,7 @@ class Group:
 def _file_digest(path: str, whole: bool) -> bytes:
     with open(path, "rb") as file:
         if whole:
-            return _short(hashlib.file_digest(file, "sha256"))
+            return _short(file_digest(file))
         return _short(hashlib.sha256(b"%d " % os.fstat(file.fileno()).st_size + file.read(_HEAD)))
 
 

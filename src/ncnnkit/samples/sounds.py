@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,55 +20,38 @@ class Recording:
 
     Attributes:
         rate: samples a second.
-        values: (samples, channels), in the file's own type.
+        samples: their number, in each channel.
+        channels: their number.
     """
 
     rate: int
-    values: NDArray[Any]
-
-    @property
-    def channels(self) -> int:
-        """Their number."""
-        return int(self.values.shape[1])
+    samples: int
+    channels: int
 
 
 def read_recording(path: str) -> Recording:
-    """Open a ``.wav`` file of whole numbers or floats. Most are mapped, and read where they are used.
+    """What a ``.wav`` file of whole numbers or floats holds. Its samples are read where they are used.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no such file.
     """
-    from scipy.io import wavfile
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about chunks of the file that hold no samples
-        try:
-            try:
-                rate, values = wavfile.read(path, mmap=True)
-            except ValueError:  # 24 bits cannot be mapped
-                rate, values = wavfile.read(path)
-        except OSError:
-            raise
-        except Exception as error:  # SciPy trips over damaged files in many ways
-            raise ValueError(f"is no .wav file that can be read: {error}") from None
-    return Recording(int(rate), values.reshape(len(values), -1))
+    with _opened(path) as file:
+        return Recording(file.samplerate, file.frames, file.channels)
 
 
-def waveform(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Samples from -1 to 1, whatever type a file has. Whole numbers are divided by 2 to the bits less one.
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """The file as a ``soundfile.SoundFile``. Raises as :func:`read_recording` does."""
+    import soundfile
 
-    torchaudio and soundfile return the same.
-
-    Example:
-        >>> waveform(np.array([-32768, 16384], np.int16)).tolist()
-        [-1.0, 0.5]
-    """
-    if values.dtype.kind == "f":
-        return values.astype(np.float32)
-    half = float(2 ** (8 * values.dtype.itemsize - 1))
-    shifted = values.astype(np.float64) - (half if values.dtype.kind == "u" else 0.0)  # only 8 bits are unsigned
-    return np.asarray(shifted / half, np.float32)
+    with open(path, "rb"):  # a file that cannot be opened says so as any other does
+        pass
+    try:
+        with soundfile.SoundFile(path) as file:
+            yield file
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"is no .wav file that can be read: {error.error_string}") from None
 
 
 def takes_sound(shape: Sequence[int]) -> bool:
@@ -98,5 +81,8 @@ def window_of(path: str, index: int, shape: Sequence[int]) -> NDArray[np.float32
         OSError, ValueError: see :func:`read_recording`.
     """
     length = shape[-1]
-    part = waveform(read_recording(path).values[index * length : (index + 1) * length])
+    with _opened(path) as file:
+        file.seek(min(index * length, file.frames))
+        # Floats from -1 to 1: whole numbers are divided by 2 to the bits less one.
+        part = file.read(length, dtype="float32", always_2d=True)
     return np.ascontiguousarray(np.pad(part, ((0, length - len(part)), (0, 0))).T.reshape(shape))
