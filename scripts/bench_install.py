@@ -58,7 +58,17 @@ def main() -> None:
     pythons = parser.parse_args().pythons
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", work, ROOT]
+        build: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            work,
+            ROOT,
+        ]
         subprocess.run(build, check=True)
         (wheel,) = work.glob("*.whl")
         print(f"The wheel: {wheel.stat().st_size / MB:.1f} MB\n")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 from pages import ROOT, blocks, printing, run_block
 from PIL import Image
 from small_heads import detector

@@ -25,7 +25,7 @@ def test_sources_are_of_python_310(path: Path) -> None:
         if isinstance(node, ast.Import):
             used |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            used |= {(node.module, alias.name) for alias in node.names}
+            used |= {(node.module or "", alias.name) for alias in node.names}
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             used.add((node.value.id, node.attr))
     assert not used & NEWER, "take it from ncnnkit.older"

@@ -185,4 +185,4 @@ class _Tar:
 def digest(path: Path) -> str:
     """A file's SHA-256."""
     with path.open("rb") as file:
-        return file_digest(file).hexdigest()
+        return str(file_digest(file).hexdigest())
