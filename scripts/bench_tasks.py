@@ -215,7 +215,7 @@ def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
     """Print the figures of each version."""
     name, task = found.network.name, found.purpose.task
     print(f"{name}: {task.name}, because {found.purpose.why}; {len(found.evaluation)} samples", flush=True)
-    versions = {"fp32": Artifact.made(found.graph, "fp32"), "bf16": Artifact.made(found.graph, "bf16")}
+    versions = {precision: Artifact.made(found.graph, precision) for precision in ("fp32", "fp16", "bf16")}
     if args.native and found.preprocess is not None:
         versions["ncnn2table KL"] = Artifact.made(native(found, args.native, folder), "int8")
     few = calibrate(found.graph, found.calibration.subset(range(2)))
