@@ -1,6 +1,9 @@
-"""What installing ncnnkit costs: time, size, and the largest packages, for each Python given.
+#!/usr/bin/env python3
+"""What installing ncnnkit costs: time, size, and the largest packages, for each Python.
 
-python scripts/bench_install.py [PYTHON ...]
+    scripts/bench_install.py [PYTHON ...]
+
+Without arguments: each of python3.10 to python3.14 that is on the PATH and works.
 
 The wheel is built once. Each Python gets a new virtual environment with it; ncnnkit is imported there, asked for help,
 and converts the network that comes with it. Sizes are of what lies on the disk, without pip: as unpacked, and with the
@@ -10,16 +13,19 @@ bytecode that pip compiles. Times depend on the network.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 1 << 20
 NOT_OURS = {"pip", "setuptools", "pkg_resources", "_distutils_hack"}
+NAMES = [f"python3.{minor}" for minor in range(10, 15)]
 LOCATE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 
@@ -52,23 +58,21 @@ def install(python: str, wheel: Path, folder: Path) -> None:
     print(", ".join(f"{name} {whole[name] / MB:.0f}" for name in largest), "|", flush=True)
 
 
+def found() -> Iterator[str]:
+    """The Pythons on the PATH under which ncnnkit should work."""
+    for name in NAMES:
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run([name, "-c", "import ensurepip, venv"], check=True, capture_output=True)
+            yield name
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pythons", nargs="*", default=[sys.executable], metavar="PYTHON")
-    pythons = parser.parse_args().pythons
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pythons", nargs="*", metavar="PYTHON")
+    pythons = parser.parse_args().pythons or list(found()) or [sys.executable]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        build: list[str | Path] = [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--wheel-dir",
-            work,
-            ROOT,
-        ]
+        build = [pythons[0], "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", name, str(ROOT)]
         subprocess.run(build, check=True)
         (wheel,) = work.glob("*.whl")
         print(f"The wheel: {wheel.stat().st_size / MB:.1f} MB\n")
