@@ -617,7 +617,10 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(run))
     with pytest.raises(FormatError) as error:
         load_run(tmp_path)
-    assert error.value.line() == (f"{tmp_path}/run.json: variants[0].threads: expected a whole number, found text")
+    assert error.value.line() == (
+        f"{tmp_path}/run.json: variants[0].threads: expected a whole number, found text "
+        "(it was edited, or another version of ncnnkit wrote it: make the run again)"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- exit codes

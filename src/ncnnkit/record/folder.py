@@ -417,4 +417,5 @@ def load_run(out: Path) -> Run:
         return decode(data, Run)
     except FormatError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
-        raise FormatError(what, where=str(path), hint=error.hint) from None
+        hint = error.hint or "it was edited, or another version of ncnnkit wrote it: make the run again"
+        raise FormatError(what, where=str(path), hint=hint) from None
