@@ -76,10 +76,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:  # a process for each file, whose fixtures are made once; one for the only board
-        on_board = item.get_closest_marker("board")
-        item.add_marker(pytest.mark.xdist_group("board" if on_board else item.path.name))
-        if on_board:  # beside other tests, jobs on the emulated board died now and then
+    for item in items:
+        if item.get_closest_marker("board"):  # there is one board, and beside other tests its jobs died now and then
             item.add_marker(pytest.mark.alone)
     required = [name for name in config.getoption("--require").split(",") if name]
     for marker, (available, reason) in NEEDS.items():
