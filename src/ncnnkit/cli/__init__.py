@@ -19,7 +19,8 @@ __all__ = ["COMMANDS", "app", "main"]
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a bug in ncnnkit; 2 a wrong command line; 3 an input that cannot be used; 4 a tool "
-    "failed (pnnx, ncnn, the disk); 5 it ran, but the result must not be trusted; 130 interrupted."
+    "failed (pnnx, ncnn, the disk); 5 it ran, but the result must not be trusted, or a condition of diff is met; "
+    "130 interrupted."
 )
 
 app = typer.Typer(
