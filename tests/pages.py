@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ncnn_library import library_options, run
+from ncnn_library import installed, library_options, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,6 +52,8 @@ def run_block(
         "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja", "COLUMNS": "120",
     }  # fmt: skip
+    if current := installed("current"):  # else ncnnkit verify fetches and builds ncnn
+        env["CMAKE_PREFIX_PATH"] = str(current)
     if "cmake -S" in block:  # only then a library is needed
         given = shlex.join(library_options("native") if options is None else options)
         block = block.replace("cmake -S", f"cmake {given} -S")

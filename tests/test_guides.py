@@ -116,6 +116,7 @@ def test_the_program_of_resnet50(resnet50: tuple[Path, str]) -> None:
     assert (folder / "myapp/run.sh").exists()
 
 
+@pytest.mark.app
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_detector_on_the_page_of_yolo(tmp_path: Path) -> None:
