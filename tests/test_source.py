@@ -276,9 +276,9 @@ def test_metadata_that_cannot_be_read(tmp_path: Path, metadata: dict[str, str]) 
 @pytest.mark.parametrize(
     ("reference", "options", "message"),
     [
-        ("none.onnx", {}, r"none\.onnx: no such file$"),
-        ("none.pt", {}, r"none\.pt: no such file$"),
-        ("folder.onnx", {}, r"folder\.onnx: is a folder, not a model \(give a file, or a folder by Ultralytics"),
+        ("nowhere.onnx", {}, r"nowhere\.onnx: no such file$"),
+        ("nowhere.pt", {}, r"nowhere\.pt: no such file$"),
+        ("folder.onnx", {}, r"folder\.onnx: is a folder, not a model \(give a file, or a folder of Ultralytics"),
         (
             "notes.txt",
             {},

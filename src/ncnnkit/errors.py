@@ -19,7 +19,7 @@ escapes is a bug in ncnnkit and ends with exit code 1 and a traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 OK = 0
@@ -110,16 +110,29 @@ def meant(name: str, known: Iterable[str]) -> str:
         >>> meant("modle", ["model", "images"])
         'did you mean model?'
     """
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, list(known), 3)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    return _did_you_mean(_close(name, known))
 
 
 def meant_path(path: Path) -> str:
-    """A hint that names what lies in the same folder under a similar name; empty if nothing does."""
+    """A hint that names what lies in the same folder under a similar name; empty if nothing does.
+
+    Endings make no names alike; of names that are, those with the same ending are meant.
+    """
     try:
-        names = [each.name for each in path.parent.iterdir()]
+        names = sorted(path.parent.iterdir())
     except OSError:
         return ""
-    return meant(path.name, names)
+    close = _close(path.stem, {each.stem for each in names})
+    alike = [each for stem in close for each in names if each.stem == stem]
+    same = [each for each in alike if each.suffix == path.suffix]
+    return _did_you_mean([each.name for each in same or alike][:3])
+
+
+def _close(name: str, known: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches  # only errors need it
+
+    return get_close_matches(name, list(known), 3)
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(names)}?" if names else ""
