@@ -22,7 +22,7 @@ __all__ = ["UTC", "Self", "file_digest", "tomllib"]
 
 UTC = timezone.utc
 
-_PART = 1 << 20  # bytes read at a time
+_PART = 1 << 16  # bytes read at a time
 
 
 def file_digest(file: IO[bytes]) -> Any:
