@@ -72,7 +72,9 @@ def main() -> None:
     pythons = parser.parse_args().pythons or list(found()) or [sys.executable]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        build = [pythons[0], "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", name, str(ROOT)]
+        # Debian's python3 has no pip of its own, but its environments do.
+        subprocess.run([pythons[0], "-m", "venv", work / "build"], check=True)
+        build: list[str | Path] = [work / "build/bin/pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", work, ROOT]
         subprocess.run(build, check=True)
         (wheel,) = work.glob("*.whl")
         print(f"The wheel: {wheel.stat().st_size / MB:.1f} MB\n")
