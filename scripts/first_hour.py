@@ -275,9 +275,8 @@ def main() -> None:
             f"download included, and the environment grew by {size:.0f} MB. The largest packages: {parts}.\n"
         )
         replaced(BENCHMARKS, "installation", text)
-        PAGE.write_text(page(about, seconds, size, done), encoding="utf-8")
-    else:
-        (folder / "first-hour.md").write_text(page(about, seconds, size, done), encoding="utf-8")
+    target = folder / "first-hour.md" if again else PAGE
+    target.write_text(page(about, seconds, size, done), encoding="utf-8")
     if wrong:
         raise SystemExit("\n".join(wrong))
 

@@ -5,12 +5,33 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 from ncnn_library import installed, library_options, run
+from PIL import Image
+from small_heads import detector
 
 ROOT = Path(__file__).parents[1]
+DATA = ROOT / "src/ncnnkit/data"
+
+
+def yolo_and_photographs(folder: Path, kind: str) -> None:
+    """Make what the pages on a detector start from: yolov8n.onnx, images in street/, and street.jpg to try.
+
+    Args:
+        folder: where to make them.
+        kind: the ending of the images in street/, such as ``png``.
+
+    The network is a small one with the same outputs and metadata as Ultralytics' files.
+    """
+    detector(folder / "yolov8n.onnx")
+    (folder / "street").mkdir()
+    for path in (DATA / "images/evaluation").iterdir():
+        with Image.open(path) as image:
+            image.resize((160, 120)).save(folder / f"street/{path.stem}.{kind}")
+    shutil.copy(DATA / "images/evaluation/coffee-5.jpg", folder / "street.jpg")
 
 
 def blocks(page: str) -> list[str]:

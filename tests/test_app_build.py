@@ -19,6 +19,7 @@ from ncnn_library import build, installed, library_options, run
 from networks import small
 from numpy.typing import NDArray
 from PIL import Image
+from program_faults import check_fault
 
 import ncnnkit.app
 from ncnnkit.app import make_app, values_of
@@ -542,14 +543,6 @@ def inputs(app: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(f"{model}-fp32.bin", folder / "swapped.param")
     shutil.copy(f"{model}-int8.bin", folder / "int8.bin")
     return folder
-
-
-def check_fault(done: Done, match: str, status: int = 1) -> None:
-    assert done.returncode == status, f"{done.returncode}: {done.stderr}"
-    assert done.stderr.startswith("infer: "), done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert match in done.stderr
-    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("program", ["app", "sanitized"])

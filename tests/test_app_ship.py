@@ -16,6 +16,7 @@ from ncnn_library import build, installed, native, run
 from networks import network, samples, small
 from numpy.typing import NDArray
 from PIL import Image
+from program_faults import check_fault
 
 from ncnnkit.app import make_app
 from ncnnkit.app.facts import RELEASE, facts_of
@@ -327,9 +328,7 @@ def test_wrong_files_for_inputs(fault: str, several: Path) -> None:
     words, status, match = WRONG[fault]
     line = [several / "app/build/native/infer", *words]
     done = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=False, cwd=several)
-    assert done.returncode == status
-    assert match in done.stderr
-    assert done.stderr.count("\n") == 1
+    check_fault(done, match, status)
 
 
 def test_a_bad_image_in_a_folder(app: Path, tmp_path: Path) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomllib
-from pages import ROOT, blocks, printing, run_block
-from PIL import Image
-from small_heads import detector
+from pages import DATA, ROOT, blocks, printing, run_block, yolo_and_photographs
 
 import ncnnkit as nk
 from ncnnkit.app.facts import RELEASE
@@ -20,7 +18,6 @@ from ncnnkit.device.wheels import OLDEST_GLIBC
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe
 
-DATA = ROOT / "src/ncnnkit/data"
 HOW_TO = sorted(path.stem for path in (ROOT / "docs/how-to").glob("*.md"))
 
 
@@ -120,12 +117,7 @@ def test_the_program_of_resnet50(resnet50: tuple[Path, str]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_detector_on_the_page_of_yolo(tmp_path: Path) -> None:
-    detector(tmp_path / "yolov8n.onnx")
-    (tmp_path / "street").mkdir()
-    for path in (DATA / "images/evaluation").iterdir():
-        with Image.open(path) as image:
-            image.resize((160, 120)).save(tmp_path / f"street/{path.stem}.png")
-    shutil.copy(DATA / "images/evaluation/coffee-5.jpg", tmp_path / "street.jpg")
+    yolo_and_photographs(tmp_path, "png")
     for number in range(len(blocks("yolo-on-a-board"))):
         run_block(number, tmp_path, page="yolo-on-a-board")
     assert (tmp_path / "found.png").exists()

@@ -18,6 +18,7 @@ import pytest
 from app_parts import app_part
 from networks import SMALL, network, samples, small
 from PIL import Image
+from program_faults import check_fault
 from small_run import PREPROCESS, edit
 
 from ncnnkit.app import make_app
@@ -277,11 +278,7 @@ def test_python_faults_are_one_line(
     monkeypatch.chdir(tmp_path)
     make_inputs(tmp_path)
     words, match = FAULTS[fault]
-    done = infer(python_app, *words)
-    assert done.returncode == 1
-    assert match in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stdout == ""
+    check_fault(infer(python_app, *words), match)
 
 
 def make_inputs(folder: Path) -> None:

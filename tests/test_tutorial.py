@@ -19,7 +19,7 @@ import typer
 from conftest import BOARD
 from ncnn_library import installed, library_options, run
 from onnx.helper import make_node as node
-from pages import ROOT, printing, run_block
+from pages import DATA, ROOT, printing, run_block, yolo_and_photographs
 from PIL import Image
 from small_heads import detector
 
@@ -32,8 +32,6 @@ from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.presets import PRESETS
 from ncnnkit.tasks import OUTPUTS, TASKS
 from ncnnkit.tasks.guess import DETECTORS
-
-DATA = ROOT / "src/ncnnkit/data"
 
 
 @pytest.mark.app
@@ -120,16 +118,10 @@ def test_several_inputs_on_the_page_of_the_app(photos: Path) -> None:
 def detector_app(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where the block on a detector was run, and what it printed.
 
-    The network is a small one with the same outputs and metadata as Ultralytics' files. The images are PPM, because the
-    board has no library for others.
+    The images are PPM, because the board has no library for others.
     """
     folder = tmp_path_factory.mktemp("detector")
-    detector(folder / "yolov8n.onnx")
-    (folder / "street").mkdir()
-    for path in (DATA / "images/evaluation").iterdir():
-        with Image.open(path) as image:
-            image.resize((160, 120)).save(folder / f"street/{path.stem}.ppm")
-    shutil.copy(DATA / "images/evaluation/coffee-5.jpg", folder / "street.jpg")
+    yolo_and_photographs(folder, "ppm")
     return folder, run_block(1, folder)
 
 
