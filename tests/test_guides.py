@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the how-tos start from: model.onnx, calib/, eval/, samples.npy, x.npy and a run in out/."""
     folder = tmp_path_factory.mktemp("guides")
     shutil.copy(DATA / "efficientnet-lite0.onnx", folder / "model.onnx")
-    for name, source, every in (("calib", "calibration", 3), ("eval", "evaluation", 4)):
+    for name, source, every in (("calib", "calibration", 5), ("eval", "evaluation", 8)):
         (folder / name).mkdir()
         for path in sorted((DATA / "images" / source).iterdir())[::every]:
             shutil.copy(path, folder / name)
