@@ -18,7 +18,7 @@ _NUMBERS = {"mean": float, "std": float, "resize": int, "crop": int}
 def listed(texts: Sequence[str] | None) -> tuple[str, ...] | None:
     """The items of an option that takes a list: each of its texts may hold several, separated by commas.
 
-    ``["fp32,int8", "mixed"]`` -> ``("fp32", "int8", "mixed")``; None where nothing is given.
+    ``["fp32,int8", "mixed"]`` -> ``("fp32", "int8", "mixed")``; None if nothing is given.
     """
     if not texts:
         return None
@@ -84,12 +84,12 @@ def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, 
 
 
 def to_shapes(shape: Sequence[str] | None, option: str = "shape") -> tuple[tuple[int, ...], ...] | None:
-    """``("3,224,224",)`` -> ``((3, 224, 224),)``; None where nothing is given. Raises RecipeError."""
+    """``("3,224,224",)`` -> ``((3, 224, 224),)``; None if nothing is given. Raises RecipeError."""
     return tuple(_numbers(text, option, int) for text in shape) if shape else None
 
 
 def to_numbers(texts: Sequence[str] | None) -> dict[str, float] | None:
-    """``["sr=16000"]`` -> ``{"sr": 16000.0}``; None where nothing is given. Raises RecipeError."""
+    """``["sr=16000"]`` -> ``{"sr": 16000.0}``; None if nothing is given. Raises RecipeError."""
     found: dict[str, float] = {}
     for text in texts or ():
         name, _, number = text.rpartition("=")
@@ -107,7 +107,7 @@ def to_numbers(texts: Sequence[str] | None) -> dict[str, float] | None:
 def to_sources(texts: Sequence[str] | None, option: str = "images") -> str | dict[str, str] | None:
     """``["calib/"]`` -> ``"calib/"``; ``["left=a/", "right=b/"]`` -> ``{"left": "a/", "right": "b/"}``.
 
-    None where nothing is given. Raises RecipeError.
+    None if nothing is given. Raises RecipeError.
     """
     if not texts:
         return None

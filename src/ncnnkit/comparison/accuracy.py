@@ -32,7 +32,7 @@ class Errors(Noise):
     Attributes:
         samples: the number of samples added.
         rows: what ``task.compare`` says of each sample, where figures are needed.
-        refused: why the network did not run; empty where it did.
+        refused: why the network did not run; empty if it did.
 
     Example:
         >>> errors = Errors()
@@ -87,13 +87,13 @@ class Errors(Noise):
         return self._parts.relative
 
     def broken(self) -> int | None:
-        """The first output that held NaN or infinity; None where none did."""
+        """The first output that held NaN or infinity; None if none did."""
         return next((i for i, power in enumerate(self._powers) if not math.isfinite(power)), None)
 
     def cosine(self, index: int) -> float | None:
         """Σ output · reference / √(Σ output² · Σ reference²) of an output, over all samples.
 
-        None where the reference is zero throughout: there is nothing to compare with.
+        None if the reference is zero throughout: there is nothing to compare with.
         """
         ours, theirs = self._powers[index], self.signal[index]
         if theirs == 0:
@@ -111,7 +111,7 @@ class Errors(Noise):
         return min(1.0, max(-1.0, cosine))
 
     def sqnr_db(self, index: int) -> float | None:
-        """10·log10(Σ reference² / Σ error²) of an output over all samples, dB; None where one of the two is zero."""
+        """10·log10(Σ reference² / Σ error²) of an output over all samples, dB; None if one of the two is zero."""
         signal, noise = self.signal[index], self.noise[index]
         if not math.isfinite(noise):
             return -math.inf if signal else None
@@ -248,5 +248,5 @@ def cosine(outputs: Array, reference: Array) -> float | None:
 
 
 def top1_agreement(outputs: Array, reference: Array) -> float | None:
-    """The share of samples with the same best class; None where the reference prefers no class for any."""
+    """The share of samples with the same best class; None if the reference prefers no class for any."""
     return array_errors(outputs, reference).figures()["top1_agreement"]

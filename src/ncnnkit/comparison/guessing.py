@@ -30,8 +30,8 @@ class Purpose:
     Attributes:
         task: the task.
         why: the evidence, a clause.
-        doubt: what could be meant, but is not sure: a sentence for the user; empty where there is none.
-        decoder: how the outputs become a prediction; None where that is not known.
+        doubt: what could be meant, but is not sure: a sentence for the user; empty if there is none.
+        decoder: how the outputs become a prediction; None if unknown.
     """
 
     task: Task

@@ -105,7 +105,7 @@ def first_wrong_layer(
         backend, threads, device: how and where it was run, see :class:`Session`.
 
     Returns:
-        ``NAME (TYPE)``; empty where no single layer stands out.
+        ``NAME (TYPE)``; empty if no single layer stands out.
 
     Raises:
         RuntimeFailure: ncnn crashed or could not load a model.
@@ -144,7 +144,7 @@ def _noise_over_signal(
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
-    Infinite where it contains NaN or infinity; None where there is no signal, and noise of finite size. Where a layer
+    Infinite where it contains NaN or infinity; None if there is no signal, and noise of finite size. Where a layer
     detects another number of things, its whole output is noise.
     """
     names = [layer.outputs[0] for layer in layers]
@@ -226,7 +226,7 @@ class Comparison:
 
     Attributes:
         accuracy: the errors of the outputs.
-        layers: the error of each layer; empty where that was not asked for.
+        layers: the error of each layer; empty if that was not asked for.
     """
 
     accuracy: Accuracy

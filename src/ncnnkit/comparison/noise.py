@@ -91,7 +91,7 @@ def matched(output: Array, reference: Array) -> tuple[NDArray[np.float64], NDArr
 
 
 def sqnr_db(relative: float) -> float | None:
-    """Noise over signal as an SQNR in dB; None where that is infinite, because there is no noise."""
+    """Noise over signal as an SQNR in dB; None if that is infinite, because there is no noise."""
     if relative <= 0:
         return None
     return -10 * math.log10(relative) if math.isfinite(relative) else -math.inf

@@ -48,7 +48,7 @@ def truths(
     """Labels as :meth:`Task.compare` takes them.
 
     Args:
-        labels: None where there are none.
+        labels: None if there are none.
         task: of the network, with the shapes of its outputs.
         size: (height, width) of the image that the network takes.
         names: of the classes: the characters of a text, where the task has no alphabet.

@@ -26,11 +26,11 @@ STILL = 1e-10
 
 
 def what_is_wrong(precision: str, found: float, others: Sequence[float] = ()) -> str:
-    """Why outputs of this SQNR are wrong, as a clause; empty where they are right or only less exact.
+    """Why outputs of this SQNR are wrong, as a clause; empty if they are right or only less exact.
 
     Args:
         precision: what the network ran in.
-        found: SQNR of the outputs against the original, dB; of the worst output; infinite where they are equal.
+        found: SQNR of the outputs against the original, dB; of the worst output; infinite if they are equal.
         others: SQNRs of what explains as much noise: the same precision on the CPU of the same device, the conversion.
             One that is wrong itself explains nothing and must not be among them.
 
@@ -110,7 +110,7 @@ def why_blind(samples: Iterable[Sequence[Array]]) -> str:
 
 
 def worst_sqnr_db(pairs: Sequence[tuple[float, float | None]]) -> float | None:
-    """The SQNR of the worst output, dB; None where no output has a signal.
+    """The SQNR of the worst output, dB; None if no output has a signal.
 
     Args:
         pairs: MSE and SQNR of each output; an SQNR of None means an MSE of zero, or a reference that is zero.

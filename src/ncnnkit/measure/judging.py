@@ -38,7 +38,7 @@ def refuse_wrong_outputs(
         results: of the job that measured them, in the same order.
         exact: the network in fp32.
         few: samples to compare layer by layer.
-        conversion_db: SQNR of the converted network in fp32 against the original; None where they are equal.
+        conversion_db: SQNR of the converted network in fp32 against the original; None if they are equal.
     """
     explained = [] if conversion_db is None else [conversion_db]
     right: dict[tuple[str, str], float] = {}  # (device, precision) -> SQNR on the CPU
@@ -78,7 +78,7 @@ def _sqnr(variant: Variant) -> float | None:
 
 
 def _where(spec: VariantSpec, exact: Graph, few: Samples) -> str:
-    """The first wrong layer, as the end of a sentence; empty if it is not known."""
+    """The first wrong layer, as the end of a sentence; empty if unknown."""
     if spec.model is None:
         return ""
     try:

@@ -31,7 +31,7 @@ class LayerTime:
         ms: median.
         share: of the sum over all layers.
         bits: of one output value: 32, 16 or 8; None on a GPU, whose blobs arrive here as fp32 whatever they were.
-        precision: it computed in, or with fp16 and bf16: its blobs are stored in; None where that cannot be seen.
+        precision: it computed in, or with fp16 and bf16: its blobs are stored in; None if that cannot be seen.
         runs_on: ``CPU`` or ``Vulkan``.
     """
 

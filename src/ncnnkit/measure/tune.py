@@ -158,7 +158,7 @@ class Candidate(CandidateResult):
     """A candidate, and how it did.
 
     Attributes:
-        rungs: in how many it was of the better half; None where it was dropped.
+        rungs: in how many it was of the better half; None if it was dropped.
     """
 
     rungs: int | None = None

@@ -336,7 +336,7 @@ def compared_layer_by_layer(specs: Sequence[VariantSpec]) -> dict[str, Artifact]
 
 
 def _unfit(outputs: Outputs, reference: Outputs, varies: bool) -> str:
-    """Why outputs, which may be a board's, cannot be compared with the reference, a clause; "" where they can.
+    """Why outputs, which may be a board's, cannot be compared with the reference, a clause; "" if they can.
 
     Args:
         varies: whether the shapes may differ from sample to sample.

@@ -1,4 +1,4 @@
-"""A serving process, seen from outside."""
+"""The parent's side of a serving process."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PROGRAM = os.path.dirname(os.path.abspath(__file__))
 
 LOAD_TIMEOUT = 600.0  # seconds; the first load on a GPU compiles every pipeline
 RUN_TIMEOUT = 120.0
-DYING = 5.0  # seconds for a process to end that closed its output
+DYING = 5.0  # seconds that a process has to end after it closed its output
 PRINTING = 0.1  # seconds
-MOST_WORDS = 3  # lines of ncnn's in an error
+MOST_WORDS = 3  # lines of ncnn's output in an error
 
 
 class WorkerError(Exception):
-    """A request failed. ``crashed``: the process died; otherwise it refused."""
+    """A request failed. ``crashed``: whether the process died; otherwise it refused the request."""
 
     def __init__(self, message: str, crashed: bool = False) -> None:
         super().__init__(message)
@@ -38,25 +38,25 @@ class WorkerError(Exception):
 
     @property
     def sentence(self) -> str:
-        """The failure in words that say whose it is."""
+        """The failure as a sentence that says which program failed."""
         return "ncnn%s: %s" % (" died" if self.crashed else "", self)
 
 
 class Child:
-    """A serving process, seen from outside. A context manager; leaving it ends the process.
+    """A serving process. A context manager; leaving it ends the process.
 
-    The process also ends when this one does, however that may be.
+    The process also ends when its parent ends or is killed.
 
     Args:
-        command: what starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
-        caches: a folder for compiled shaders. By default one of its own, empty at first, so that a cold load compiles
-            whatever ran on this machine before.
+        command: the command that starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
+        caches: a folder for compiled shaders. By default a new folder, so that a cold load compiles all shaders, even
+            if the machine has compiled them before.
     """
 
     def __init__(self, command: Optional[Sequence[str]] = None, caches: Optional[str] = None) -> None:
         self._scratch = Scratch()
         shaders = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), caches or self._scratch.name)
-        # Open as long as the process lives.
+        # Open until the process ends.
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
             list(command or [sys.executable, PROGRAM, "serve"]),
@@ -65,12 +65,12 @@ class Child:
             stderr=self._log,
             bufsize=0,
             env=dict(os.environ, **shaders),
-            start_new_session=True,  # a Ctrl-C is for the parent, which ends the children itself
+            start_new_session=True,  # Ctrl-C goes to the parent only, which ends its children
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin.fileno(), Reader(self._process.stdout.fileno())
-        os.set_blocking(self._requests, False)  # one that reads no more must not hold us
+        os.set_blocking(self._requests, False)  # a process that has stopped reading must not block its parent
 
     def __enter__(self) -> Child:
         return self
@@ -79,7 +79,7 @@ class Child:
         self.close()
 
     def kill(self) -> None:
-        """End the process, also while another thread waits for its answer: that one gets a WorkerError."""
+        """End the process. A thread that waits for its answer gets a WorkerError."""
         if self._process.poll() is None:
             self._process.kill()
 
@@ -96,10 +96,10 @@ class Child:
     def ask(
         self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT, **fields: Any
     ) -> Tuple[Any, Arrays]:
-        """Send a request and wait for its answer, of the class that :data:`ANSWERS` names.
+        """Send a request and wait for its answer, an object of the class in :data:`ANSWERS`.
 
         Raises:
-            WorkerError: it is refused, late, answered with nonsense, or kills the process.
+            WorkerError: the process refuses the request, does not answer in time, gives an invalid answer, or dies.
         """
         deadline = time.monotonic() + timeout
         heard = self._log_size()
@@ -126,7 +126,7 @@ class Child:
         return record, results
 
     def _read(self, message: Message, kind: Type[Answer]) -> Answer:
-        """An answer as a dataclass. Raises ProtocolError where it is none."""
+        """A message as an answer. Raises ProtocolError if it is not a valid one."""
         record: Answer = from_json(message, kind)
         return record
 
@@ -140,7 +140,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self.kill()
             return "closed its output during %r" % op
-        number = status - 128 if status > 128 else -status  # a shell reports a signal by a status above 128
+        number = status - 128 if status > 128 else -status  # a shell reports a signal as a status above 128
         tail = self.log().strip().splitlines()[-1:]
         said = "; last words: " + tail[0] if tail else ""
         if number == signal.SIGKILL:
@@ -150,11 +150,12 @@ class Child:
         return "exit status %d during %r%s" % (status, op, said)
 
     def log(self) -> str:
-        """What ncnn and the driver printed so far."""
+        """What ncnn and the driver have printed so far."""
         return self._log_from(0)
 
     def _words(self, start: int) -> str:
-        """What was printed since the log had this size, each line once. It may come just after the answer, over SSH."""
+        """What was printed since the log had this size, each line once. Over SSH it may arrive just after the
+        answer."""
         end = time.monotonic() + PRINTING
         while self._log_size() == start and time.monotonic() < end:
             time.sleep(PRINTING / 10)
@@ -169,7 +170,7 @@ class Child:
 
 
 class _Within:
-    """A pipe that takes all that is written, or raises TimeoutError at a deadline."""
+    """A pipe for writing that raises TimeoutError if the data is not written by a deadline."""
 
     def __init__(self, descriptor: int, deadline: float) -> None:
         self._descriptor, self._deadline = descriptor, deadline

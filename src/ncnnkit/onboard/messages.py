@@ -1,8 +1,8 @@
-"""What a serving process and its parent say to each other.
+"""The messages between a serving process and its parent.
 
-A message is a line of JSON, then the raw bytes of the arrays that its ``arrays`` field describes. What is answered with
-is a dataclass of :mod:`ncnnkit.onboard.answers`. :data:`MARK` comes before the first answer. :func:`serve` is one side,
-:class:`ncnnkit.onboard.child.Child` the other.
+A message is a line of JSON, followed by the raw bytes of the arrays that its ``arrays`` field describes. An answer is a
+dataclass of :mod:`ncnnkit.onboard.answers`. :data:`MARK` comes before the first answer. :func:`serve` is one side of
+the connection, :class:`ncnnkit.onboard.child.Child` the other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Opti
     """Read one message; None at the end of the stream.
 
     Raises:
-        ProtocolError: this is no message.
+        ProtocolError: the data is not a valid message.
     """
     line = readline()
     if not line:
@@ -56,7 +56,7 @@ def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Opti
 
 
 def _parse(line: bytes) -> Tuple[Message, List[Tuple[np.dtype[Any], List[int]]]]:
-    """The message of a line, and the type and shape of each of its arrays."""
+    """The message in a line, and the type and shape of each of its arrays."""
     try:
         message = json.loads(line, parse_constant=_refuse, parse_float=_finite)
         kinds = [(np.dtype(str(dtype)), [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
@@ -81,8 +81,8 @@ def _finite(text: str) -> float:
 
 
 def serve(subject: object) -> None:
-    """Answer requests until stdin ends, each by the method of ``subject`` that it names."""
-    # ncnn and its drivers print to stdout: the protocol keeps a descriptor of its own.
+    """Answer requests until stdin ends. Each request names a method of ``subject``."""
+    # The protocol has its own file descriptor, because ncnn and the drivers print to stdout.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     answers.write(MARK)
@@ -98,5 +98,5 @@ def serve(subject: object) -> None:
             answer = asdict(record)
         except Exception as error:
             answer, results = {"error": str(error) or type(error).__name__}, []
-        sys.stderr.flush()  # the words of a failure are there before it is told
+        sys.stderr.flush()  # what ncnn printed must arrive before the answer
         send(answers, answer, results)

@@ -89,7 +89,7 @@ def fuse_affine(graph: Graph) -> int:
 
 
 def _output(layer: Layer, shapes: dict[str, Shape | None]) -> Output | None:
-    """Where ``layer`` can take up an affine map; None where it cannot."""
+    """Where ``layer`` can take up an affine map; None if it cannot."""
     slot = FOLDED.get(layer.type)
     if slot not in layer.weights or not is_float(layer) or layer.params.get("activation_type"):
         return None
@@ -206,4 +206,4 @@ READERS: dict[str, Callable[[Layer, Output, Wires], Affine | None]] = {
     "Dropout": _dropout,
     "BinaryOp": _binary_op,
 }
-"""Follower type -> what it does to a blob, read as an affine map; None where it is none, or not along the channels."""
+"""Follower type -> what it does to a blob, read as an affine map; None if it is none, or not along the channels."""

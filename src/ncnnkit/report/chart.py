@@ -68,7 +68,7 @@ class Line:
     Attributes:
         points: (x, y) in the axes' coordinates, from left to right.
         kind: as in Point; it is also the ``data-choice`` of the line.
-        name: for the legend; empty where there is none.
+        name: for the legend; empty if there is none.
     """
 
     points: Sequence[tuple[float, float]]

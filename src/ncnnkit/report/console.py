@@ -74,7 +74,7 @@ def _exact(sqnr_db: float | None) -> str:
 
 
 def _only_exact_to(original_sqnr_db: float | None) -> str:
-    """The noise of the original itself, a clause; empty where it explains nothing."""
+    """The noise of the original itself, a clause; empty if it explains nothing."""
     if original_sqnr_db is None:
         return ""
     return f", which itself is only exact to {decibel(original_sqnr_db)} dB on these samples"

@@ -25,7 +25,7 @@ class ImageAxes:
 
 
 def image_axes(shape: Sequence[int]) -> ImageAxes | None:
-    """What the axes of an input mean; None where it takes no image. Channels first is tried first.
+    """What the axes of an input mean; None if it takes no image. Channels first is tried first.
 
     Example:
         >>> image_axes((224, 320, 3))

@@ -431,7 +431,7 @@ def _listed(source: Path) -> list[str]:
 
 
 def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> list[Path | None]:
-    """The file of each sample in a folder of labels: the sample's name with another ending; None where there is none.
+    """The file of each sample in a folder of labels: the sample's name with another ending; None if there is none.
 
     Args:
         folder: of the labels; it repeats the folders of the samples, or holds all files if their names are unique.
@@ -464,7 +464,7 @@ def text_lines(path: Path) -> list[str]:
 
 
 def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], where: str) -> ImageError | None:
-    """Why no image could feed this network as it is prepared; None where one can."""
+    """Why no image could feed this network as it is prepared; None if one can."""
     if len(inputs) != 1:
         return _several_inputs("images", inputs, where)
     spec, axes = inputs[0], image_input(inputs)

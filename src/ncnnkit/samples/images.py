@@ -52,7 +52,7 @@ class ImageSet:
 
     @property
     def rates(self) -> set[int]:
-        """How many samples a second its recordings have; empty where there are none."""
+        """How many samples a second its recordings have; empty if there are none."""
         return {item.rate for item in self.items if item.rate}
 
     @property
@@ -107,7 +107,7 @@ class ImageSet:
         return replace(self, items=tuple(item.prepared(preprocess) for item in self.items))
 
     def resized(self, inputs: Sequence[InputSpec]) -> ImageSet | None:
-        """The same images for inputs of another size; None where some samples are arrays, tiles, or not resized."""
+        """The same images for inputs of another size; None if some samples are arrays, tiles, or not resized."""
         inputs, items = tuple(inputs), list[Item]()
         for item in self.items:
             if not (isinstance(item, Picture) and image_input(inputs)):

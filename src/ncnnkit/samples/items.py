@@ -69,7 +69,7 @@ class InputSpec:
 
 
 def image_input(inputs: Sequence[InputSpec]) -> ImageAxes | None:
-    """The axes of a network's only input; None where there are several, or it takes no image."""
+    """The axes of a network's only input; None if there are several, or it takes no image."""
     return image_axes(inputs[0].shape) if len(inputs) == 1 else None
 
 
@@ -137,7 +137,7 @@ class Item(Protocol):
         ...
 
     def placement(self) -> Placement | None:
-        """Where the image lies in the sample; None where there is no image."""
+        """Where the image lies in the sample; None if there is no image."""
         ...
 
     def prepared(self, preprocess: Preprocess) -> Item:
@@ -149,7 +149,7 @@ class Item(Protocol):
         ...
 
     def damage(self) -> str | None:
-        """Why it cannot be read to its end; None where it can. Decodes all of it."""
+        """Why it cannot be read to its end; None if it can. Decodes all of it."""
         ...
 
 
@@ -159,7 +159,7 @@ class Picture:
 
     Attributes:
         file: its name within ``folder``.
-        tile: which of the tiles that ``preprocess`` cuts the image into; None where it does not.
+        tile: which of the tiles that ``preprocess`` cuts the image into; None if it does not.
     """
 
     file: str

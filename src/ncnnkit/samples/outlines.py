@@ -30,7 +30,7 @@ class Outline:
 
     @classmethod
     def of_coco(cls, found: Any) -> Outline | None:
-        """``segmentation`` of COCO's format; None where there is none.
+        """``segmentation`` of COCO's format; None if there is none.
 
         Raises:
             ValueError: it is neither polygons nor run lengths.

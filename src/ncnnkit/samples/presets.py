@@ -119,7 +119,7 @@ def _torchvision_preset(name: str) -> Preprocess | None:
 
 
 def from_torchvision(weights: Any) -> Preprocess | None:
-    """Preprocessing of a torchvision weights enum member; None where it has none for single images."""
+    """Preprocessing of a torchvision weights enum member; None if it has none for single images."""
     transform: Any = weights.transforms() if weights is not None else None
     kind = type(transform).__name__
     if kind not in ("ImageClassification", "SemanticSegmentation"):
@@ -145,7 +145,7 @@ def _timm_preset(name: str) -> Preprocess | None:
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocess | None:
-    """Preprocessing of a timm data config, as ``timm.data.create_transform(**config)`` does it; None where it cannot be
+    """Preprocessing of a timm data config, as ``timm.data.create_transform(**config)`` does it; None if it cannot be
     expressed (letterboxing, non-square centre crops)."""
     _, height, width = config["input_size"]
     scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))

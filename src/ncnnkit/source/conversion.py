@@ -49,9 +49,9 @@ class RouteResult:
 
     Attributes:
         route: its name.
-        graph: fp32, not optimised; None where the route failed.
+        graph: fp32, not optimised; None if the route failed.
         layers: of the optimised network.
-        compared: the network beside the original; None where there was nothing to compare.
+        compared: the network beside the original; None if there was nothing to compare.
         at_others: the same for each of the original's further input shapes.
         fault: why the route failed.
         seconds: how long it took, the comparison included.
@@ -67,7 +67,7 @@ class RouteResult:
 
     @property
     def sqnr_db(self) -> float:
-        """The SQNR of the worst output at any shape, dB; infinite where it is exact, or nothing is known."""
+        """The SQNR of the worst output at any shape, dB; infinite if it is exact, or nothing is known."""
         found = [self.compared, *(compared for _, compared in self.at_others)]
         return min((compared.sqnr_db for compared in found if compared is not None), default=math.inf)
 
@@ -94,7 +94,7 @@ class RouteResult:
 
     @property
     def reason(self) -> str:
-        """Why its network is not good; empty where it is."""
+        """Why its network is not good; empty if it is."""
         if self.fault is not None:
             return self.fault.what
         said = [self.compared.shortfall if self.compared else ""]
@@ -113,7 +113,7 @@ class Conversion:
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
         own: what is known of the quantisation of the original; None for one in floating point.
-        decoded: the predictions of the network and of the original; None where there is nothing to compare.
+        decoded: the predictions of the network and of the original; None if there is nothing to compare.
         decoder: the kind of the decoder of both.
     """
 

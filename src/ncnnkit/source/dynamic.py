@@ -226,7 +226,7 @@ _RULES: Mapping[str, Callable[[_At], Params]] = {
 def probe_shapes(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int, ...]]:
     """Input shapes that tell apart sides that are equal at each of the given ones, such as those of squares.
 
-    The varying sides of an input are taken from the given shapes in turn. Empty where that is one of them.
+    The varying sides of an input are taken from the given shapes in turn. Empty if that is one of them.
     """
     made = []
     for each in zip(*shapes):

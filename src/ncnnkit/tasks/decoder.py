@@ -117,7 +117,7 @@ class Decoder:
         most: number of boxes that are kept at most; 0: all.
         most_per_class: number of boxes of one class that are kept at most when they suppress each other; 0: all.
         axis: the axis of the classes, counted without the batch axis.
-        alphabet: the character of each class of a text; empty where it is not known.
+        alphabet: the character of each class of a text; empty if unknown.
         blank: the class that separates characters.
 
     Example:
@@ -175,7 +175,7 @@ class Decoder:
         return widths.get(part, 1)
 
     def fault(self, outputs: int) -> str:
-        """What is wrong with it for a network of so many outputs, as a clause; "" where nothing is."""
+        """What is wrong with it for a network of so many outputs, as a clause; "" if nothing is."""
         read = [table.output for table in self.tables]
         if not read or not all(0 <= index < outputs for index in read):
             return f"its decoder reads outputs {read}, and the network has {outputs}"

@@ -117,7 +117,7 @@ class Detection(Task):
         return Row(agreement(ours.above(threshold), exact), Beside.of(ours, countable(exact)), right)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """The figures; None where the original has no box at all, except for ``new``."""
+        """The figures; None if the original has no box at all, except for ``new``."""
         found = [row.found for row in rows]
         labelled = [row.right.matches if row.right else None for row in rows]
         theirs = sum(each.theirs for each in found)

@@ -17,13 +17,13 @@ class Figure:
     Attributes:
         name: as it is written in a requirement.
         title: as a text for people names it.
-        unit: ``dB``, ``share`` (0 to 1; may be written in percent), or empty where it is the output's own or none.
+        unit: ``dB``, ``share`` (0 to 1; may be written in percent), or empty if it is the output's own or none.
         at_least: whether a larger number is better.
         power: the figure -> a number in proportion to the noise power that causes it, 0 where the outputs are exact.
         possible: whether a bound makes sense.
         labelled: whether it needs labels of the samples.
         needs: the package that computes it, where that is an extra.
-        counts: the things that it is a share of, such as ``boxes``; empty where it is a mean of values.
+        counts: the things that it is a share of, such as ``boxes``; empty if it is a mean of values.
     """
 
     name: str
@@ -67,7 +67,7 @@ def fault(name: str, title: str, *, counts: str = "") -> Figure:
 
 
 def decibels(name: str, title: str) -> Figure:
-    """A ratio of signal power to noise power, dB; infinite where there is no noise."""
+    """A ratio of signal power to noise power, dB; infinite if there is no noise."""
     return Figure(name, title, "dB", True, lambda v: 10 ** (-v / 10), lambda v: abs(v) <= 300)
 
 

@@ -91,7 +91,7 @@ def guess(known: Known, task: str = "", head: str = "") -> Guess | None:
         head: the name of the head that the user says it has; its values are not looked at then.
 
     Returns:
-        The decoder or the task, and what the guess rests on; None where no head is certain.
+        The decoder or the task, and what the guess rests on; None if no head is certain.
 
     Example:
         >>> import numpy as np

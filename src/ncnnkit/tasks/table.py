@@ -129,7 +129,7 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
 
 
 def asked_task(task: str | type[Task], metric: str | Callable[..., Any]) -> Task | type[Task] | None:
-    """What the user says of the task, before anything is known of the network; None where that is nothing.
+    """What the user says of the task, before anything is known of the network; None if that is nothing.
 
     Args:
         task, metric: as in a recipe, or a class and a function.

@@ -78,7 +78,7 @@ class Task(ABC):
 
     @abstractmethod
     def summarise(self, rows: Sequence[Any]) -> dict[str, float | None]:
-        """The value of each figure over some samples; None where it cannot be computed.
+        """The value of each figure over some samples; None if it cannot be computed.
 
         Args:
             rows: what :meth:`compare` returned, in any order; one may occur several times.
@@ -117,7 +117,7 @@ class Estimate:
     """A figure over some samples.
 
     Attributes:
-        value: over all of them; None where it cannot be computed.
+        value: over all of them; None if it cannot be computed.
         low, high: of the 95 % interval; None as ``value``.
         near: the ends of the 68 % interval, one standard error from the value; None as ``value``.
         samples: their number.
@@ -158,6 +158,6 @@ def estimates(task: Task, rows: Sequence[Any], *, draws: int = DRAWS) -> dict[st
 
 
 def ratio(parts: Sequence[tuple[float, float]]) -> float | None:
-    """The sum of the first numbers over that of the second; None where that is zero."""
+    """The sum of the first numbers over that of the second; None if that is zero."""
     total = sum(whole for _, whole in parts)
     return float(sum(part for part, _ in parts) / total) if total else None

@@ -171,7 +171,7 @@ class Rewriter:
     def grid(
         self, scale: ir.Value | None, zero: ir.Value | None, axis: int = 0, blocked: int = 0, dtype: Any = None
     ) -> Grid | None:
-        """The grid of these inputs; None where they are not constant, or no whole numbers."""
+        """The grid of these inputs; None if they are not constant, or no whole numbers."""
         scales, zeros = self.constant(scale), self.constant(zero)
         if scales is None or (zeros is None and zero is not None):
             return None

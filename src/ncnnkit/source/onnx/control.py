@@ -152,7 +152,7 @@ def _loop(at: _Place) -> list[ir.Value] | None:
 
 
 def _steps(at: _Place, body: ir.Graph) -> int | None:
-    """The number of steps of a Loop, or one above MOST_STEPS; None where it depends on the inputs."""
+    """The number of steps of a Loop, or one above MOST_STEPS; None if it depends on the inputs."""
     most, goes_on = at.constant(0), at.constant(1)
     if (at.has(0) and most is None) or (at.has(1) and goes_on is None):
         return None
@@ -263,4 +263,4 @@ def _scan(at: _Place) -> list[ir.Value] | None:
 
 
 _RESOLVED = {"If": _branch, "Loop": _loop, "Scan": _scan}
-"""Operator -> the function that puts its nodes in its place, and returns its outputs; None where it cannot."""
+"""Operator -> the function that puts its nodes in its place, and returns its outputs; None if it cannot."""

@@ -61,7 +61,7 @@ _MOST_RUNS = 256
 
 
 def _along_axis(index: Array, axis: int, shape: Shape) -> list[int] | None:
-    """The places along an axis, where they are the same for all others; None where they are not."""
+    """The places along an axis, where they are the same for all others; None if they are not."""
     if any(a != b for i, (a, b) in enumerate(zip(index.shape, shape)) if i != axis):
         return None
     rows = np.moveaxis(index % shape[axis], axis, 0).reshape(index.shape[axis], -1)
@@ -157,7 +157,7 @@ def _overwritten(sources: list[tuple[Blob, int]], blob: Blob, places: list[int])
 
 
 def _box(index: Array, shape: Shape) -> list[range] | None:
-    """The ranges of the first axes of which tuples of indices name every place, in order; None where they do not."""
+    """The ranges of the first axes of which tuples of indices name every place, in order; None if they do not."""
     flat = index.reshape(-1, index.shape[-1]) % np.array(shape[: index.shape[-1]])
     ranges = [range(int(column.min()), int(column.max()) + 1) for column in flat.T]
     if math.prod(len(r) for r in ranges) != len(flat):

@@ -111,7 +111,7 @@ def _last(node: Node, y: Blob, shape: Shape, direction: int) -> Blob:
 
 
 def _what_ncnn_lacks(node: Node, both: int) -> str:
-    """How a node differs from ncnn's layer of its name, "" where it does not."""
+    """How a node differs from ncnn's layer of its name, "" if it does not."""
     said = [name.lower() for name in node.attr("activations", ()) or ()]
     if said and said != _ACTIVATIONS[node.op] * both:
         return f"has the activations {', '.join(said)}"
