@@ -1,4 +1,4 @@
-"""The wheels of ncnn and numpy for a board's Python, fetched here: the board needs no internet."""
+"""Downloads the wheels of ncnn and numpy for a board's Python on this machine, so the board needs no internet."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ OLDEST_GLIBC = 17  # 2.17: manylinux2014
 
 
 def cache_folder() -> Path:
-    """Where what is costly to make is kept: ``$XDG_CACHE_HOME/ncnnkit``, by default ``~/.cache/ncnnkit``."""
+    """The folder for files that are expensive to make: ``$XDG_CACHE_HOME/ncnnkit``, by default ``~/.cache/ncnnkit``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
 
 
 def fetch_wheels(board: Platform, where: str, begun: Begun) -> list[Path]:
-    """The wheels for a board, from the cache or by pip.
+    """The wheels for a board, from the cache or downloaded with pip.
 
     Args:
-        board: what it is.
-        where: what the board is called, for errors.
-        begun: gets pip's process, which takes a while.
+        board: the facts about the board.
+        where: the name of the board, for errors.
+        begun: gets pip's process, so that it can be ended.
 
     Raises:
-        DeviceError: pip is missing or finds no wheels for such a board.
+        DeviceError: pip is missing, or finds no wheels for such a board.
     """
     major, minor = board.python[:2]
     folder = cache_folder() / "wheels" / f"ncnn-{version('ncnn')}-py{major}{minor}-{_platform(board)}"
@@ -43,7 +43,7 @@ def fetch_wheels(board: Platform, where: str, begun: Begun) -> list[Path]:
             _download(board, where, part, begun)
             part.replace(folder)
         except OSError:
-            if not folder.is_dir():  # else somebody else fetched them meanwhile
+            if not folder.is_dir():  # otherwise another process has fetched them meanwhile
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -54,9 +54,9 @@ def _download(board: Platform, where: str, folder: Path, begun: Begun) -> None:
     major, minor = board.python[:2]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     there = ["--only-binary=:all:", "--implementation", "cp", "--python-version", f"{major}.{minor}"]
-    # pip takes every platform tag by its name only: all those that an older glibc made good for this one.
+    # pip compares platform tags by name only, so it needs the tags of all older glibc versions, too.
     there += [word for tag in _tags(board) for word in ("--platform", tag)]
-    # The very ncnn that is used here: what was quantised and verified with it is what runs there.
+    # The same version of ncnn as on this machine, because models were quantised and verified with it.
     wanted = [f"ncnn=={version('ncnn')}", "numpy"]
     command = [*pip, *there, "--dest", str(folder), *wanted]
     with begun.add(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
