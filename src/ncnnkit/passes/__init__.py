@@ -2,8 +2,8 @@
 
 A pass is a function ``(graph) -> int``. It changes the graph where that is certainly correct, and returns the number of
 changes. :data:`PASSES` lists all passes, in order. They do what ncnn's ncnnoptimize does, with more checks: if a
-rewrite
-is only correct for some shapes, types or numbers, these are checked. Layers that compute in int8 are not changed.
+rewrite is only correct for some shapes, types or numbers, these are checked. Layers that compute in int8 are not
+changed.
 
 =====================  =========================================================================
 module                 what is in it

@@ -2,8 +2,7 @@
 
 There are two tables: how a follower is read as ``y = a * x + b`` (:data:`READERS`), and which weights of a producer are
 multiplied by ``a`` (:data:`FOLDED`). ``b`` is added to the bias. A chain of followers is first composed in float64, so
-the
-weights are rounded only once.
+the weights are rounded only once.
 """
 
 from __future__ import annotations

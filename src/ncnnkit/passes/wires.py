@@ -15,8 +15,7 @@ class Wires:
     """A graph while a pass changes it. Use it in a ``with`` block.
 
     Iterating gives the layers in the order of execution, without dropped ones. Dropped layers are removed from the
-    graph
-    at the end of the block. In a valid graph, a blob has at most one reader.
+    graph at the end of the block. In a valid graph, a blob has at most one reader.
     """
 
     def __init__(self, graph: Graph) -> None:

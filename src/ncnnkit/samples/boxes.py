@@ -79,10 +79,8 @@ def read_boxes(
 
     Args:
         path: a JSON file in COCO's format (crowds are ignored), or a folder with a file for each image, with the
-            image's
-                name and another extension: ``.txt`` (YOLO's format) or ``.xml`` (Pascal VOC's). An image without a file
-                    has
-                no boxes, as in YOLO's data sets.
+            image's name and another extension: ``.txt`` (YOLO's format) or ``.xml`` (Pascal VOC's). An image without a
+            file has no boxes, as in YOLO's data sets.
         names: the names of the images, as ``ImageSet.names``.
         placements: the position of each image in the network's input.
         classes: class names, in which COCO's categories and VOC's names are looked up. Without them, COCO's categories

@@ -24,9 +24,8 @@ def read_classes(path: str | Path, names: Sequence[str], classes: Sequence[str] 
                 other files are ignored), or one class index per line, in the order of ``names``.
         names: the names of the images, as ``ImageSet.names``. A line may have the bare file name if it is unique.
         classes: class names, so that a line may have the name of a class. Otherwise it must be an index. If names are
-                numbers, such as the digits "1, 2, …, 9, 0", a number that is one class as an index and another as a
-                name is
-                refused; a number in quotes is a name.
+            numbers, such as the digits "1, 2, …, 9, 0", a number that is one class as an index and another as a name is
+            refused; a number in quotes is a name.
 
     Returns:
         int64 array (N,) of class indices.
