@@ -268,10 +268,13 @@ class Result:
 
 
 def open_run(folder: str | Path) -> Result:
-    """The result of an earlier run.
+    """Open the result of an earlier run.
 
     Args:
         folder: the run folder, or its run.json.
+
+    Returns:
+        The result, with the same contents as the one that :func:`ncnnkit.run` returned.
 
     Raises:
         FormatError: there is no run in the folder, or its run.json is not valid.

@@ -62,6 +62,9 @@ def preset(name: str) -> Preprocess:
         name: a key of ``PRESETS``, or ``torchvision:NAME`` or ``timm:NAME`` for the preprocessing of that library's
             model (the library must be installed; nothing is downloaded).
 
+    Returns:
+        The preprocessing. :meth:`Preprocess.fitted` scales it to the input of a network.
+
     Raises:
         RecipeError: there is no such preset, or a Preprocess cannot express it.
         ModelError: the library is not installed or has no such model.

@@ -1,4 +1,4 @@
-"""Embeddings: a vector for each sample, of which the direction counts."""
+"""Embeddings: a vector for each sample; only its direction matters."""
 
 from __future__ import annotations
 
