@@ -25,8 +25,10 @@ from ..errors import DeviceError
 from ..older import Self
 from ..onboard import agent
 from ..onboard.child import Child
+from ..onboard.engines import ENGINES
+from ..onboard.engines.base import Engine
 from ..onboard.facts import Platform
-from ..onboard.protocol import Ended, Job, MeasureJob, Notify, R
+from ..onboard.protocol import NCNN, Ended, Job, MeasureJob, Notify, R
 from ..onboard.rows import Rows
 from ..onboard.scratch import Scratch
 from .base import GOODBYE, RECORD, ignore, job_files, measured, read_result
@@ -39,8 +41,9 @@ OUTPUTS = "outputs"  # the folder of outputs in a job's folder
 OLDEST_PYTHON = (3, 9)
 SETUP_TIMEOUT = 600.0  # seconds; unpacking and compiling may be slow on an SD card
 
-PROGRAM = tuple(sorted(Path(agent.__file__).parent.glob("*.py")))
-"""The files of ``onboard/``, which run on a board."""
+_ONBOARD = Path(agent.__file__).parent
+PROGRAM = {str(path.relative_to(_ONBOARD)): path for path in sorted(_ONBOARD.rglob("*.py"))}
+"""The files of ``onboard/``, which run on a board: path relative to the program's folder there -> the file here."""
 
 # Find a Python, make the folder, and print whether the program is there, after a mark (a login shell may print more).
 _HELLO = """
@@ -119,7 +122,7 @@ class Board:
     @cached_property
     def _there(self) -> _There:
         """Copy the program to the board. Raises DeviceError."""
-        files = {path.name: path.read_bytes() for path in PROGRAM}
+        files = {name: path.read_bytes() for name, path in PROGRAM.items()}
         name = "program-" + hashlib.sha256(repr(files).encode()).hexdigest()[:16]
         cache = self._link.transport.cache
         hello = _HELLO.format(oldest=", ".join(map(str, OLDEST_PYTHON)), cache=f'"{cache}"')
@@ -149,7 +152,13 @@ class Board:
     @cached_property
     def python(self) -> str:
         """The Python on the board with ncnn and numpy, which are installed if necessary. Raises DeviceError."""
+        return self._python_with([])
+
+    def _python_with(self, packages: Sequence[str]) -> str:
+        """The Python on the board that also has these packages (requirements for pip). Raises DeviceError."""
         wheels = fetch_wheels(self.about, self.name, self._link.begun)
+        for package in packages:
+            wheels += fetch_wheels(self.about, self.name, self._link.begun, [package])
         hashes = [digest(path) for path in wheels]
         name = "venv-" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
         if not self._agent.ask(bool, "venv", name):
@@ -169,6 +178,15 @@ class Board:
         words = [self.python, f"{self._there.folder}/{self._there.program}", "serve"]
         return self._link.begun.add(CheckedChild(self._link.transport.command(words)))
 
+    def lacks(self, engine: Engine) -> str:
+        try:
+            fetch_wheels(self.about, self.name, self._link.begun, [_as_here(engine)])
+        except Lost:
+            raise
+        except DeviceError as error:
+            return error.what
+        return ""
+
     def put(self, files: Sequence[Path]) -> list[str]:
         return [f"{self._there.folder}/files/{name}" for name in self._agent.send(files)]
 
@@ -178,7 +196,9 @@ class Board:
         The name of a job is a hash of the job, of the program and of its Python. If the connection is lost, the job
         goes on. The next call with the same job follows it, or fetches its result.
         """
-        python = self.python
+        variants = job.variants if isinstance(job, MeasureJob) else []
+        others = sorted({variant.model.engine for variant in variants} - {NCNN})
+        python = self._python_with([_as_here(ENGINES[name]) for name in others]) if others else self.python
         files = job_files(job)
         there = dict(zip(map(str, files), self.put(files)))
         sent: Job[Any] = job.with_files(lambda path: there[path])
@@ -262,6 +282,11 @@ class Board:
                     return
         with suppress(DeviceError):
             self._agent.tell("forget", name, asked.number, timeout=patience)
+
+
+def _as_here(engine: Engine) -> str:
+    """An engine's package in the version that is installed here, as pip takes it: its models are made for that."""
+    return f"{engine.package}=={engine.version()}"
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:

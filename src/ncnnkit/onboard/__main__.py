@@ -22,7 +22,7 @@ def _make_package() -> None:
     spec.loader.exec_module(sys.modules[PACKAGE])
 
 
-COMMANDS = {"serve": "serving", "job": "jobs", "agent": "agent"}
+COMMANDS = {"serve": "serving", "job": "jobs", "agent": "agent", "make": "engines.making"}
 """Command -> the module that has its ``main``, which takes the other arguments of the command line."""
 
 if __name__ == "__main__":

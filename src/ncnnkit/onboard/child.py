@@ -50,16 +50,20 @@ class Child:
     Args:
         command: the command that starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
         caches: a folder for compiled shaders. By default a new folder, so that a cold load compiles all shaders, even
-            if the machine has compiled them before.
+            if
+                the machine has compiled them before.
+        engine: the engine of the default command.
     """
 
-    def __init__(self, command: Optional[Sequence[str]] = None, caches: Optional[str] = None) -> None:
+    def __init__(
+        self, command: Optional[Sequence[str]] = None, caches: Optional[str] = None, engine: str = "ncnn"
+    ) -> None:
         self._scratch = Scratch()
         shaders = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), caches or self._scratch.name)
         # Open until the process ends.
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            list(command or [sys.executable, PROGRAM, "serve"]),
+            list(command or [sys.executable, PROGRAM, "serve", engine]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
