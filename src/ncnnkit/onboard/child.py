@@ -14,7 +14,7 @@ from typing import Any, Optional, Sequence, Tuple, Type
 import numpy as np
 
 from .answers import ANSWERS, Answer, Arrays
-from .messages import Message, receive, send
+from .messages import SO_FAR, Message, Tell, receive, send, untold
 from .reading import ProtocolError, Reader
 from .records import from_json
 from .scratch import Scratch
@@ -94,9 +94,12 @@ class Child:
         self._scratch.cleanup()
 
     def ask(
-        self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT, **fields: Any
-    ) -> Tuple[Any, Arrays]:
+        self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT,
+        progress: Tell = untold, **fields: Any,
+    ) -> Tuple[Any, Arrays]:  # fmt: skip
         """Send a request and wait for its answer, of the class that :data:`ANSWERS` names.
+
+        ``progress`` is called with what the process says of how far it is, if it says anything.
 
         Raises:
             WorkerError: it is refused, late, answered with nonsense, or kills the process.
@@ -105,7 +108,10 @@ class Child:
         heard = self._log_size()
         try:
             send(_Within(self._requests, deadline), dict(fields, op=op), arrays)  # type: ignore[arg-type]
-            answer = receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
+            answer = self._receive(deadline)
+            while answer is not None and SO_FAR in answer[0]:
+                progress(*_counts(answer[0][SO_FAR]))
+                answer = self._receive(deadline)
         except BrokenPipeError:
             answer = None
         except TimeoutError:
@@ -124,6 +130,9 @@ class Child:
         except (ProtocolError, ValueError) as error:
             raise self._broken(op, error) from None
         return record, results
+
+    def _receive(self, deadline: float) -> Optional[Tuple[Message, Arrays]]:
+        return receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
 
     def _read(self, message: Message, kind: Type[Answer]) -> Answer:
         """An answer as a dataclass. Raises ProtocolError where it is none."""
@@ -166,6 +175,13 @@ class Child:
 
     def _log_from(self, start: int) -> str:
         return os.pread(self._log.fileno(), self._log_size(), start).decode(errors="replace")
+
+
+def _counts(found: object) -> Tuple[int, int]:
+    """(done, total) of a message. Raises ProtocolError where it is nonsense."""
+    if not (isinstance(found, list) and [type(each) for each in found] == [int, int] and 0 <= found[0] <= found[1]):
+        raise ProtocolError("it is as far as %r" % (found,))
+    return found[0], found[1]
 
 
 class _Within:

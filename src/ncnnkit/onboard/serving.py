@@ -13,4 +13,4 @@ def _serve() -> None:
     from .messages import serve
     from .network import Network
 
-    serve(Network())
+    serve(Network)

@@ -343,4 +343,4 @@ class Stepper:
 
 
 if __name__ == "__main__":
-    guarded(lambda: serve(Blobs()))
+    guarded(lambda: serve(lambda _: Blobs()))
