@@ -62,8 +62,9 @@ def run(
 ) -> Result:
     """Convert a network to ncnn at every precision, measure and compare the models, and write a report.
 
-    This is the command ``ncnnkit run`` in Python, with the same options and defaults. ``help(ncnnkit.run)`` explains
-    those that are not explained here.
+    This is the command ``ncnnkit run`` in Python, with the same options and defaults. Its ``--backend``, ``--precision``
+    and ``--shape`` are ``backends``, ``precisions`` and ``shapes`` here. ``help(ncnnkit.run)`` explains those that are
+    not explained here.
 
     Args:
         model: what the command takes, such as ``model.onnx`` or ``torchvision:resnet50``, or a ``torch.nn.Module``,
