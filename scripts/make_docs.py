@@ -33,7 +33,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 INTRODUCTION = f"""\
 # run.json
 
-<!-- Made by scripts/make_docs.py from the docstrings of the classes in src/ncnnkit/record/run.py. Change those. -->
+<!-- Made by scripts/make_docs.py from the docstrings of the classes in src/ncnnkit/record. Change those. -->
 
 `ncnnkit run` leaves one `run.json` in the run folder. It holds every figure that `report.html` and the terminal show,
 and more. It is UTF-8 JSON. [run.schema.json](run.schema.json) describes it to programs (JSON Schema).

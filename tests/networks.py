@@ -63,7 +63,9 @@ SMALL = """
 def job_variant(param: Path, precision: str = "fp32", name: str = "", **how: Any) -> JobVariant:
     """A model in a file, run in one thread at a precision, by default under its name."""
     files = str(param), str(param.with_suffix(".bin"))
-    return JobVariant(name or precision, JobModel(*files, precision, PRECISIONS[precision].options), threads=1, **how)
+    return JobVariant(
+        name or precision, JobModel(list(files), precision, PRECISIONS[precision].options), threads=1, **how
+    )
 
 
 def small(seed: int = 0) -> Graph:

@@ -21,7 +21,7 @@ from ncnnkit.comparison.accuracy import (
     sqnr_db,
     top1_agreement,
 )
-from ncnnkit.record.run import Accuracy
+from ncnnkit.record.variant import Accuracy
 from ncnnkit.tasks import Task
 from ncnnkit.tasks.classification import Classification, top_k
 

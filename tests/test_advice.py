@@ -13,7 +13,7 @@ from ncnnkit.device.session import Session
 from ncnnkit.model.graph import Graph
 from ncnnkit.quantization.advice import enough, error_by_count, likeness, stretching
 from ncnnkit.quantization.calibration import ActivationStats, BlobStats, calibrate, observe
-from ncnnkit.record.run import Count
+from ncnnkit.record.quantisation import Count
 
 Array = NDArray[Any]
 

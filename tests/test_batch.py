@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ncnnkit.record.run import ConversionCheck
+from ncnnkit.record.conversion import ConversionCheck
 from ncnnkit.samples.items import InputSpec, array_sample
 from ncnnkit.source import ModelSource, open_model
 from ncnnkit.source.conversion import convert_opened

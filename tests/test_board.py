@@ -26,7 +26,7 @@ from ncnnkit.errors import DeviceError
 from ncnnkit.model.graph import Graph
 from ncnnkit.onboard.protocol import MeasureJob
 from ncnnkit.recipe import Recipe
-from ncnnkit.record.run import EMULATED
+from ncnnkit.record.variant import EMULATED
 from ncnnkit.samples.stream import in_memory
 
 pytestmark = [pytest.mark.board, pytest.mark.slow]
@@ -207,7 +207,7 @@ def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
 def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
     """As the kernel does where memory runs out: the variant's row says it, the job goes on."""
     rows = job(tmp_path, rounds=4, seconds=4.0)
-    second = job_variant(Path(rows.variants[0].model.param), "bf16", "bf16-cpu")
+    second = job_variant(Path(rows.variants[0].model.files[0]), "bf16", "bf16-cpu")
     killed: list[Any] = []
 
     def kill(message: Any) -> None:

@@ -635,7 +635,7 @@ def test_a_new_program_does_not_take_up_what_an_old_one_made(
     monkeypatch.setattr(Board, "python", str(python))
     assert here.run_job(asked).variants[0].status == "ok"
     assert old.exists(), "it was another job"
-    monkeypatch.setattr(board, "PROGRAM", (*board.PROGRAM, Path(__file__)))
+    monkeypatch.setattr(board, "PROGRAM", {**board.PROGRAM, "test.py": Path(__file__)})
     with Board(transport, "the board") as upgraded:
         assert upgraded.run_job(asked).variants[0].status == "ok"
         assert upgraded._there.program != here._there.program
@@ -724,13 +724,13 @@ def children_of(pid: int) -> list[str]:
 
 
 def test_the_files_of_a_job_are_found_and_changed() -> None:
-    variant = JobVariant("param", JobModel("p", "b", "fp32", {}))
-    reference = JobVariant("bin", JobModel("q", "c", "fp32", {}))
+    variant = JobVariant("param", JobModel(["p", "b"], "fp32", {}))
+    reference = JobVariant("bin", JobModel(["q", "c"], "fp32", {}))
     rows = TuneJob([variant, variant], "param", reference, ["i"], 1.0, 1.0, 1)
     assert set(map(str, job_files(rows))) == {"b", "c", "i", "p", "q"}
     changed = rows.with_files(str.upper)
-    assert changed.candidates == [JobVariant("param", JobModel("P", "B", "fp32", {}))] * 2
-    assert (changed.reference.model.param, changed.inputs, changed.base) == ("Q", ["I"], "param")
+    assert changed.candidates == [JobVariant("param", JobModel(["P", "B"], "fp32", {}))] * 2
+    assert (changed.reference.model.files[0], changed.inputs, changed.base) == ("Q", ["I"], "param")
 
 
 def platform(machine: str, libc: list[str]) -> Platform:

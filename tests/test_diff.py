@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ncnnkit.cli import app
 from ncnnkit.errors import RecipeError
 from ncnnkit.record.diff import Condition, compare_runs, measures
-from ncnnkit.record.run import EMULATED
+from ncnnkit.record.variant import EMULATED
 from ncnnkit.report import junit, markdown
 from ncnnkit.report.several import NamedRun, render_comparison, tradeoff
 

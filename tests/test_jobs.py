@@ -139,8 +139,9 @@ def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
 def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
     folder = tmp_path / "anywhere"
     folder.mkdir()
-    for path in PROGRAM:
-        shutil.copy(path, folder / path.name)
+    for name, path in PROGRAM.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(path, folder / name)
     (tmp_path / "job.json").write_text(job(tmp_path, model, ["fp32"]).text())
     command = [sys.executable, str(folder), "job", "job.json", "result.json"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

@@ -19,7 +19,7 @@ from ncnnkit.errors import RecipeError
 from ncnnkit.model.graph import Graph
 from ncnnkit.quantization import EFFORTS, Effort, Quantized, correct_bias, methods, quantize_images
 from ncnnkit.quantization.layerwise import Kept
-from ncnnkit.record.run import Trial
+from ncnnkit.record.quantisation import Trial
 from ncnnkit.samples.stream import Sample
 
 Array = NDArray[Any]

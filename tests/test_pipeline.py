@@ -36,7 +36,9 @@ from ncnnkit.onboard.protocol import VariantResult
 from ncnnkit.progress import Position
 from ncnnkit.recipe import Recipe, make_recipe
 from ncnnkit.record.folder import load_run
-from ncnnkit.record.run import PLAIN_NAME, Accuracy, Run
+from ncnnkit.record.names import PLAIN_NAME
+from ncnnkit.record.run import Run
+from ncnnkit.record.variant import Accuracy
 from ncnnkit.report import shipping
 from ncnnkit.samples.labels import Labels
 from ncnnkit.samples.stream import ArraySamples

@@ -37,6 +37,7 @@ FULL = Recipe(
     backends=("vulkan",),
     precisions=("int8", "fp32"),
     threads=3,
+    engines=("onnxruntime",),
     cluster="big",
     fix_clocks=True,
     sustained=60.0,

@@ -11,7 +11,7 @@ import pytest
 
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recommendation import compared, recommend, tied
-from ncnnkit.record.run import EMULATED, Accuracy, Latency, OutputError, Variant
+from ncnnkit.record.variant import EMULATED, Accuracy, Latency, OutputError, Variant
 
 USUAL = Requirements.parse(["cosine>=0.999"])
 

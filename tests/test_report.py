@@ -28,7 +28,8 @@ from ncnnkit.comparison.layers import Comparison
 from ncnnkit.errors import StorageError, ToolError
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recommendation import recommend
-from ncnnkit.record.run import DecodedCheck, Picture, ShapeCheck
+from ncnnkit.record.conversion import DecodedCheck, ShapeCheck
+from ncnnkit.record.run import Picture
 from ncnnkit.report import (
     comparison_table,
     console_table,
@@ -224,7 +225,7 @@ def test_every_variant_stands_in_the_table(sample: Page) -> None:
     for variant in sample_run()["variants"]:
         assert f"{variant['name']} {variant['status']}" in sample.text
     assert len(sample.having("tr", **{"class": "ok best"})) == 1
-    assert sample.text.count("fallback not a GPU figure") == 2
+    assert sample.text.count("fallback not as requested") == 2
     assert "bf16-vulkan: signal 11 (SIGSEGV) during 'run'" in sample.text
     assert "10.2 9.64 – 11.2 4.0 %, 142" in sample.text
     assert "31.2 12.5" in sample.text

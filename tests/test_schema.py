@@ -34,11 +34,19 @@ def sample_errors(mse: float, sqnr_db: float | None, cosine: float, max_error: f
     return {"mse": mse, "sqnr_db": sqnr_db, "cosine": cosine, "max_error": max_error}
 
 
+def sample_engine() -> dict[str, Any]:
+    made = {"kind": "float", "settings": {"fp32": "precision high"}, "files": {"tiny-mnn-fp32.mnn": "ef" * 32}}
+    none = {"kind": "int8", "settings": {"int8": "KL"}, "files": {}, "seconds": 1.0, "reason": "its tools crashed"}
+    models = [{**made, "seconds": 0.5, "reason": ""}, none]
+    return {"name": "mnn", "title": "MNN", "version": "3.6.1", "tools": {"onnx": "1.23.2"}, "models": models}
+
+
 def sample_variant(
     precision: str, backend: str, ms: float, mb: float, errors: dict[str, Any], **changes: Any
 ) -> dict[str, Any]:
     return {
         "name": f"{precision}-{backend}",
+        "engine": "ncnn",
         "precision": precision,
         "backend": backend,
         "device": "local",
@@ -352,6 +360,8 @@ def sample_run() -> dict[str, Any]:
         "passes": {"fuse_affine": 49, "fuse_activation": 33, "eliminate_identity": 0},
         "quantisation": sample_quantisation(),
         "network": sample_network(),
+        "engines": [sample_engine()],
+        "engines_compared": ["ncnn is the fastest choice here: int8-cpu (5.23 ms) is twice as fast as mnn-fp32-cpu."],
         "plan": sample_plan(),
         "variants": [
             sample_variant("fp32", "cpu", 10.15, 18.6, exact, **sample_watched()),

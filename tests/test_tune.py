@@ -151,8 +151,8 @@ def test_halving_goes_on_where_candidates_drop_out() -> None:
 
 
 def test_one_part_at_a_time_is_put_back() -> None:
-    base = JobVariant("base", JobModel("a", "b", "fp16", {"a": True}, 1.0), threads=4)
-    int8 = JobModel("q", "r", "int8", {"a": False}, 1.0)
+    base = JobVariant("base", JobModel(["a", "b"], "fp16", {"a": True}, 1.0), threads=4)
+    int8 = JobModel(["q", "r"], "int8", {"a": False}, 1.0)
     best = replace(base, model=int8, cpus=[4, 5], switches={"winograd": False, "sgemm": False})
     assert differences(base.settings, base.settings) == []
     parts = differences(best.settings, base.settings)

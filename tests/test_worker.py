@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,27 @@ def test_messages_arrive_as_they_were_sent(message: dict[str, Any], kinds: list[
     assert messages.receive(stream.read, stream.readline) is None
 
 
-@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.stem)
+def packages(nodes: Iterable[ast.AST]) -> set[str]:
+    """The packages that are imported there by their full names."""
+    found = {name.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    return found | {(n.module or "").split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+
+
+@pytest.mark.parametrize("path", PROGRAM.values(), ids=PROGRAM)
 def test_what_a_board_gets_needs_only_numpy_ncnn_and_the_standard_library(path: Path) -> None:
+    """A module of an engine needs that engine too, within its functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    found |= {(node.module or "").split(".")[0] for node in froms if not node.level}
-    assert found - set(sys.stdlib_module_names) <= {"numpy", "ncnn"}
-    assert {node.level for node in froms} <= {0, 1}
-    assert {node.module for node in froms if node.level} <= {None, *(path.stem for path in PROGRAM)}
+    within = [node for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)]
+    inner = [*within] if path.parent.name == "engines" else []
+    assert packages([n for n in ast.walk(tree) if n not in inner]) - set(sys.stdlib_module_names) <= {"numpy", "ncnn"}
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    depth = 2 if path.parent.name == "engines" else 1
+    assert {node.level for node in froms} <= set(range(1, depth + 1))
+    names = {path.stem for path in PROGRAM.values()}
+    assert {(node.module or "").split(".")[0] for node in froms} <= {"", *names, "engines"}
 
 
-@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PROGRAM.values(), ids=PROGRAM)
 def test_what_a_board_gets_is_written_for_python_3_9(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Match)]

@@ -27,7 +27,7 @@ from ncnnkit.measure.variants import VariantSpec
 from ncnnkit.model.graph import Graph
 from ncnnkit.model.precision import MASKS, PRECISIONS
 from ncnnkit.onboard.protocol import VariantResult
-from ncnnkit.record.run import Variant
+from ncnnkit.record.variant import Variant
 from ncnnkit.samples.stream import ArraySamples
 
 

@@ -12,7 +12,7 @@ from .device.sites import look_at
 from .errors import NcnnkitError
 from .model.targets import machine_target
 from .onboard.facts import Machine, VulkanDevice
-from .record.run import EMULATED
+from .record.variant import EMULATED
 from .source.pnnx import INSTALL_HINT, find_pnnx
 
 

@@ -18,6 +18,7 @@ from .comparison.truths import truths
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
+from .measure.engines import NO_ENGINES, OtherEngines, chosen_engines, prepare_engines
 from .measure.examples import choose_examples
 from .measure.judging import refuse_wrong_outputs
 from .measure.variants import (
@@ -28,12 +29,14 @@ from .measure.variants import (
     evaluated,
     list_variants,
     measure,
+    refuse_copies_of_fp32,
     refuse_copies_of_the_cpu,
     time_at,
     variant_record,
     write_models,
 )
 from .model.precision import PRECISIONS, has_int8
+from .onboard.protocol import NCNN
 from .passes import optimize_with_report
 from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
@@ -43,14 +46,15 @@ from .quantization import Quantized, quantize_images
 from .quantization.calibration import quantizable
 from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
 from .recipe import AUTO, NO_OBJECTS, Objects, Recipe, save_recipe
-from .recommendation import recommend
+from .recommendation import compare_engines, recommend
 from .record.environment import environment, installed
 from .record.examples import EXAMPLES
 from .record.folder import LABELS, LOG, RECIPE, REPORT, RUN, refuse_to_replace, save_labels, save_run, staging
 from .record.images import images_record
 from .record.network import network_record
-from .record.run import DeviceRecord, LatencyAt, Picture, Run, TaskRecord, Variant
+from .record.run import DeviceRecord, Picture, Run, TaskRecord
 from .record.stages import Stages
+from .record.variant import LatencyAt, Variant
 from .report import write_report
 from .report.pictures import draw_worst
 from .samples.doubts import preprocessing_doubts
@@ -90,6 +94,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
     stages = Stages(stages_to_come(recipe), progress)
     given = objects.filled(recipe)
     asked = asked_task(given.task, given.metric)
+    engines = chosen_engines(recipe.engines)
     requirements = Requirements.parse(recipe.require, recipe.max_latency, asked, labelled=bool(recipe.labels))
     check_given(given.images, given.eval_images)
     reads = (recipe.model, *paths(recipe.images), *paths(recipe.eval_images), recipe.labels)
@@ -186,13 +191,22 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
                 fed=source.input_names,
                 outputs=tuple(map(Tensor, graph.outputs[: len(source.outputs)])),
             )  # fmt: skip
+        others = NO_ENGINES
+        if engines:
+            with stages("other engines"):
+                others = prepare_engines(
+                    engines, recipe, source, reference.shapes, images.prepared(fed.original), taken, sites, folder,
+                    budget=budget, progress=stages.progress("other engines"),
+                )  # fmt: skip
         with stages("measure"):
             specs = list_variants(recipe, models, sites, unplanned, budget)
+            beside = others.variants(recipe, sites)
             shown = stages.progress("measure")
-            results = measure(
-                specs, inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds, sustained=recipe.sustained,
-                fix_clocks=recipe.fix_clocks, budget=budget, progress=shown,
+            every = measure(
+                [*specs, *beside], inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds,
+                sustained=recipe.sustained, fix_clocks=recipe.fix_clocks, budget=budget, progress=shown,
             )  # fmt: skip
+            results = every[: len(specs)]
         latencies: list[list[LatencyAt]] = [[] for _ in specs]
         for other in source.others:
             stage = f"measure at {' and '.join(map(times, other.shapes))}"
@@ -215,10 +229,11 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
         with stages("judge the outputs"):
             rows = [
                 variant_record(spec, r, reference, purpose.task, truth, layers.get(spec.name, ()), at, quantised)
-                for spec, r, at in zip(specs, results, latencies)
+                for spec, r, at in zip([*specs, *beside], every, [*latencies, *([] for _ in beside)])
             ]
-            rows = refuse_copies_of_the_cpu(rows, results)
-            variants = refuse_wrong_outputs(rows, specs, results, graph, few, check.sqnr_db)
+            rows = refuse_copies_of_fp32(refuse_copies_of_the_cpu(rows, every), every)
+            measured_all = refuse_wrong_outputs(rows, [*specs, *beside], every, graph, few, check.sqnr_db)
+            variants = measured_all[: len(specs)]
         recommended, why = recommend(variants, requirements, blind)
         with stages("write the report"):
             quantisation = first.record(recipe.effort, images.names, alike) if first else None
@@ -230,7 +245,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
                 evaluation.names, preprocess, source.labels or (), folder,
             )  # fmt: skip
             examples = choose_examples(evaluation, reference, measured)
-            remove_scratch(folder, models, pictures)
+            remove_scratch(folder, models, pictures, others)
             examples.save(folder / EXAMPLES)
             if source.labels:
                 save_labels(source.labels, folder / LABELS)
@@ -254,7 +269,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
                     passes=rewrites,
                     quantisation=quantisation,
                     plan=planned,
-                    variants=variants,
+                    variants=measured_all,
                     recommended=recommended,
                     why=why,
                     top5=guesses,
@@ -268,17 +283,29 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
                     ),
                     stages=stages.rows(),
                     network=network,
+                    engines=others.records(),
+                    engines_compared=[
+                        said for site in sites if (said := compare_on(site, measured_all, requirements, blind))
+                    ],
                 )
             )  # fmt: skip
             save_run(document, folder / RUN)
             write_report(document, folder / REPORT)
-    check_usable(document.variants, str(out))
+    check_usable(variants, str(out))
     return document
 
 
 def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> DeviceRecord:
     """A device, and what is recommended for it."""
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
+
+
+def compare_on(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> str:
+    """How other engines compare with ncnn on a device, as sentences; empty where none was measured."""
+    here = [v for v in variants if v.device == site.device.name]
+    ours, _ = recommend([v for v in here if v.engine == NCNN], requirements, blind)
+    said = "" if blind else compare_engines(here, ours, requirements)
+    return f"{site.device.name}: {said}" if said and site.label else said
 
 
 def figures_by_labels(reference: Outputs, task: Task, truth: Sequence[Any] | None) -> dict[str, float]:
@@ -313,6 +340,7 @@ def stages_to_come(recipe: Recipe) -> list[str]:
         *(["quantise"] if made & {"int8", "mixed"} else []),
         *(["plan"] if "mixed" in made else []),
         "write the models",
+        *(["other engines"] if recipe.engines else []),
         "measure",
         *(["measure at"] if recipe.shape_too else []),
         "layer errors",
@@ -329,11 +357,11 @@ def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
     return [RUN, REPORT, RECIPE, EXAMPLES, *([LABELS] if source.labels else []), *made]
 
 
-def remove_scratch(folder: Path, models: Models, pictures: Sequence[Picture]) -> None:
+def remove_scratch(folder: Path, models: Models, pictures: Sequence[Picture], others: OtherEngines) -> None:
     """Leave only the models, the pictures and pnnx's log in the staging folder."""
     params = {model.param for model in models.values() if model.param}
     keep = {param.with_suffix(end) for param in params for end in (".param", ".bin", ".json")}
-    keep |= {folder / picture.file for picture in pictures}
+    keep |= {folder / picture.file for picture in pictures} | set(others.files)
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

@@ -20,6 +20,7 @@ from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import KERNELS, TARGETS
 from .older import tomllib
+from .onboard.engines import ENGINES
 from .samples.preprocess import Preprocess
 from .samples.presets import PRESETS
 from .tasks.table import TASKS
@@ -31,6 +32,8 @@ CLUSTERS = ("all", "big", "middle", "little")
 ROUTES = ("onnx", "pnnx", "classic", "dynamo", "torchscript", "ncnn")
 MANY = 20
 """Words from which an error suggests those that are alike, and does not list them all."""
+ALL = "all"
+"""Of engines: those that are installed."""
 AUTO = "auto"
 """The target of the device that is measured; the routes of the model, in order; the method that suits the model."""
 OWN = "own"
@@ -142,6 +145,12 @@ class Recipe:
         tuple(PRECISIONS),
         f"Precisions to make: {','.join(PRECISIONS)}.",
         'a list, such as ["fp32", "int8"]', allowed=PRECISIONS
+    )  # fmt: skip
+    engines: tuple[str, ...] = _key(
+        (),
+        f"Other engines to measure beside ncnn, in the same rounds: {', '.join(ENGINES)}, or {ALL} that are installed. "
+        "Each makes its own models from the original, int8 by its own quantiser. Empty: none.",
+        'a list, such as ["onnxruntime"]', allowed=("", *ENGINES, "all"),
     )  # fmt: skip
     threads: int = _key(
         0, "Number of CPU threads. 0: all cores, or all cores of the cluster.", "a whole number", least=0
@@ -300,7 +309,7 @@ def _check(name: str, value: Any, key: Key) -> None:
                 hint = near or "one of " + ", ".join(choices)
                 raise RecipeError(f"unknown {word} {item!r}", hint=hint)
     if key.allowed and isinstance(value, tuple):
-        if not value:
+        if not value and "" not in key.allowed:
             raise RecipeError(f"no {word} is given", hint="one of " + ", ".join(choices))
         twice = [item for item in value if value.count(item) > 1]
         if twice:

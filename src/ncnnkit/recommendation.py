@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .formatting import cosine, plain
+from .formatting import cosine, decibel, plain
 from .model.precision import PRECISIONS
+from .onboard.protocol import NCNN
 from .plan.requirement import Requirements
-from .record.run import EMULATED, Latency, Variant
+from .record.variant import EMULATED, Latency, Variant
 from .tasks import OUTPUTS
 
 _ORDER = list(PRECISIONS)
@@ -50,6 +51,59 @@ def recommend(variants: Sequence[Variant], requirements: Requirements, blind: st
     ties = tied(holding)
     best = min(ties, key=_preference)
     return best.name, _why(best, ties, holding, usable, requirements)
+
+
+def compare_engines(variants: Sequence[Variant], recommended: str | None, requirements: Requirements) -> str:
+    """How other engines compare with ncnn on one device, as sentences; empty where none of them was measured.
+
+    Only variants that satisfy the requirements are compared. What :func:`tied` calls a tie is one here, too.
+
+    Args:
+        variants: of one device, those of all engines.
+        recommended: the name of ncnn's recommended variant.
+        requirements: of the recipe.
+    """
+    timed = [v for v in variants if v.status == "ok" and v.latency_ms and v.accuracy and EMULATED not in v.notes]
+    others = [v for v in timed if v.engine != NCNN]
+    if not others:
+        return ""
+    ours = next((v for v in timed if v.name == recommended), None)
+    holding = [v for v in others if requirements.hold(_figures(v), _median(v))]
+    if ours is None and not holding:
+        return f"No variant of any engine satisfies {requirements}."
+    if not holding:
+        nearest = min(others, key=lambda v: _excess(v, requirements))
+        unmet = " and ".join(requirements.unmet(_figures(nearest), _median(nearest)))
+        return f"No other engine satisfies {requirements}; {nearest.name} comes nearest: {unmet}."
+    best = min(holding, key=_median)
+    if ours is None:
+        return f"ncnn is not the best choice here: no variant of it satisfies {requirements}, {_row(best)} does."
+    ties = tied([ours, *holding])
+    if ours not in ties:
+        faster = _median(ours) / _median(best)
+        said = (
+            f"ncnn is not the fastest choice here: {_row(best)} is {faster:.2f} times as fast as {_row(ours)}; both "
+            f"satisfy {requirements}"
+        )
+    elif len(ties) > 1:
+        rows = ", ".join(map(_row, sorted(ties, key=_median)))
+        said = f"ncnn and other engines tie here: {rows} differ in latency by less than their spread"
+    else:
+        ahead = _median(best) / _median(ours)
+        said = f"ncnn is the fastest choice here: {_row(ours)} is {ahead:.2f} times as fast as {_row(best)}"
+    quick = [v for v in others if v not in holding and _median(v) < min(_median(ours), _median(best))]
+    if quick:
+        first = min(quick, key=_median)
+        unmet = " and its ".join(requirements.unmet(_figures(first), _median(first)))
+        said += f". {first.name} is faster ({plain(_median(first))} ms), but its {unmet}"
+    return f"{said}."
+
+
+def _row(variant: Variant) -> str:
+    """A variant with its latency and its error."""
+    sqnr = _figures(variant).get("sqnr")
+    error = "exact" if sqnr is None or math.isinf(sqnr) else f"SQNR {decibel(sqnr)} dB"
+    return f"{variant.name} ({plain(_median(variant))} ms, {error})"
 
 
 def tied(variants: Sequence[Variant]) -> list[Variant]:

@@ -14,7 +14,8 @@ from .artifact import Artifact
 from .errors import StorageError, ToolError
 from .formatting import NOTHING, cosine, decibel, megabytes, plain
 from .record.folder import REPORT, load_run
-from .record.run import Run, Variant, speed_up
+from .record.run import Run
+from .record.variant import Variant, speed_up
 from .report.figures import figure_text, task_figures, with_unit
 
 if TYPE_CHECKING:

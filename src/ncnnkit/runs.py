@@ -22,7 +22,7 @@ from .samples.preprocess import Preprocess
 if TYPE_CHECKING:
     from .tasks import Task
 
-_ONE_OR_SEVERAL = ("outputs", "on", "backends", "precisions", "require")
+_ONE_OR_SEVERAL = ("outputs", "on", "backends", "precisions", "engines", "require")
 """Options of several words, which may be given as one word, too."""
 
 
@@ -40,6 +40,7 @@ def run(
     max_latency: str = "",
     precisions: str | Sequence[str] = tuple(PRECISIONS),
     backends: str | Sequence[str] = BACKENDS,
+    engines: str | Sequence[str] = (),
     on: str | Sequence[str] = (),
     effort: str = "default",
     method: str = AUTO,

@@ -14,7 +14,11 @@ from .formatting import counted, decibel, plain
 from .model.work import Budget
 from .onboard.protocol import VariantResult
 from .plan.requirement import Requirements
-from .record.run import EMULATED, ConversionCheck, Guess, Plan, Quantisation, Score, Variant, reasons
+from .record.conversion import ConversionCheck
+from .record.plan import Plan
+from .record.quantisation import Quantisation
+from .record.run import Guess, Score
+from .record.variant import EMULATED, Variant, reasons
 from .samples.doubts import copies_said
 from .samples.images import ImageSet, dropped_copies
 from .source import ModelSource

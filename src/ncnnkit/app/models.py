@@ -9,9 +9,11 @@ from pathlib import Path
 from ..artifact import Artifact
 from ..errors import FormatError, ModelError, RecipeError
 from ..model.graph import Graph
+from ..onboard.protocol import NCNN
 from ..record.examples import EXAMPLES, Examples
 from ..record.folder import LABELS, RUN, load_run
-from ..record.run import Run, Variant
+from ..record.run import Run
+from ..record.variant import Variant
 from ..source.model import file_safe
 
 
@@ -109,6 +111,9 @@ def of_run(out: Path, name: str | None) -> Shipment:
 def choose(run: Run, name: str | None, home: Path) -> Variant:
     """As :func:`find_variant`, but only a variant that has a model. Raises RecipeError and ModelError."""
     variant = find_variant(run, name, home)
+    if variant.engine != NCNN:
+        what = f"the variant {variant.name} is computed by another engine, and programs are made for ncnn"
+        raise ModelError(what, where=str(home), hint="its files are in the run folder; run.json names them")
     if variant.files is None:
         raise ModelError(f"the variant {variant.name} has no model: {variant.reason}", where=str(home))
     return variant

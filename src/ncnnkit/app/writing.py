@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..record.run import PLAIN_NAME
+from ..record.names import PLAIN_NAME
 from .bundling import standalone
 from .parts import FILES
 

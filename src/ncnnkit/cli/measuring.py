@@ -54,7 +54,7 @@ def bench(
     from ..measure.variants import bench as bench_model
     from ..measure.variants import check_usable
     from ..recommendation import compared
-    from ..record.run import FAILED, reasons
+    from ..record.variant import FAILED, reasons
     from ..report import console_table
 
     model = Artifact.load(param)

@@ -230,7 +230,7 @@ def quantize(
         settle_without_samples,
     )
     from ..quantization import quantize as to_int8
-    from ..record.run import losses
+    from ..record.quantisation import losses
     from ..report import trials_table
 
     check_param(output, param)

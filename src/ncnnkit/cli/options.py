@@ -26,8 +26,8 @@ RECIPE = {
     "Task": {"task": "NAME", "metric": "MODULE:NAME", "require": "FIGURE>=X", "max_latency": "TIME"},
     "Precision": {"precisions": "NAME", "method": "NAME", "effort": "LEVEL", "target": "NAME"},
     "Measuring": {
-        "on": "DEVICE", "backends": "NAME", "threads": "N", "cluster": "CORES", "fix_clocks": "", "seconds": "S",
-        "rounds": "N", "sustained": "S",
+        "on": "DEVICE", "backends": "NAME", "engines": "NAME", "threads": "N", "cluster": "CORES", "fix_clocks": "",
+        "seconds": "S", "rounds": "N", "sustained": "S",
     },
 }  # fmt: skip
 """Panel -> the fields of a recipe that are its options, each with what help shows for its value; a flag has none."""
@@ -50,7 +50,7 @@ def asked_for(name: str, *flags: str, **settings: Any) -> Any:
 
 def flag_of(name: str) -> str:
     """``eval_images`` -> ``--eval-images``; of a list of words the word alone: ``precisions`` -> ``--precision``."""
-    several = get_origin(key_types()[name]) is tuple and name != "outputs"
+    several = get_origin(key_types()[name]) is tuple and name not in ("outputs", "engines")
     return f"--{name.removesuffix('s') if several else name}".replace("_", "-")
 
 

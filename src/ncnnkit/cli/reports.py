@@ -155,8 +155,8 @@ def explain_layer(
 
 def print_run(document: Any, output: Path, as_json: bool) -> None:
     """Print a Run: its table and what is recommended, or all of it as JSON."""
-    from ..record.run import reasons
-    from ..report import console_table, converted, headline, shipping
+    from ..record.variant import reasons
+    from ..report import console_table, converted, headline, npus, shipping
 
     if as_json:
         print_json(document)
@@ -174,6 +174,8 @@ def print_run(document: Any, output: Path, as_json: bool) -> None:
     for reason in reasons(document.variants, "skipped"):
         out.print(f"skipped: {reason}", markup=False)
     out.print(f"[bold]{escape(headline(document))}[/]")
+    for said in [*document.engines_compared, *npus(document)]:
+        out.print(said, markup=False)
     ship = shipping(document, str(output))
     if ship is not None:
         out.print(ship.text(), markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..record.run import Accuracy, FigureValue, OutputError
+from ..record.variant import Accuracy, FigureValue, OutputError
 from ..tasks import Task, estimates
 from ..tasks.classification import Classification
 from ..tasks.tensor import Tensors

@@ -18,7 +18,7 @@ from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
 from ..progress import Progress, silent
-from ..record.run import Accuracy, LayerError
+from ..record.variant import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
 from .noise import matched, sqnr_db

@@ -10,6 +10,7 @@ from ..codec import decode
 from ..errors import DeviceError, FormatError
 from ..older import Self
 from ..onboard.child import Child, WorkerError
+from ..onboard.engines.base import Engine
 from ..onboard.protocol import Failure, Job, MeasureResult, Notify, R, Result, Step, VariantResult
 
 GOODBYE = 1.2  # seconds that an interrupted job is waited for, while it puts the clocks back and ends
@@ -46,6 +47,10 @@ class Device(Protocol):
 
     def clean(self) -> None:
         """Remove all that was brought there. Raises DeviceError."""
+        ...
+
+    def lacks(self, engine: Engine) -> str:
+        """Why an engine other than ncnn cannot run there, as a clause; empty where it can."""
         ...
 
     def put(self, files: Sequence[Path]) -> list[str]:

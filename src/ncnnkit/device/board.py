@@ -25,8 +25,10 @@ from ..errors import DeviceError
 from ..older import Self
 from ..onboard import agent
 from ..onboard.child import Child
+from ..onboard.engines import ENGINES
+from ..onboard.engines.base import Engine
 from ..onboard.facts import Platform
-from ..onboard.protocol import Ended, Job, MeasureJob, Notify, R
+from ..onboard.protocol import NCNN, Ended, Job, MeasureJob, Notify, R
 from ..onboard.rows import Rows
 from ..onboard.scratch import Scratch
 from .base import GOODBYE, RECORD, ignore, job_files, measured, read_result
@@ -39,8 +41,9 @@ OUTPUTS = "outputs"  # in a job's folder
 OLDEST_PYTHON = (3, 9)
 SETUP_TIMEOUT = 600.0  # seconds: unpacking and compiling on a slow card
 
-PROGRAM = tuple(sorted(Path(agent.__file__).parent.glob("*.py")))
-"""What runs on a board: all of ``onboard/``."""
+_ONBOARD = Path(agent.__file__).parent
+PROGRAM = {str(path.relative_to(_ONBOARD)): path for path in sorted(_ONBOARD.rglob("*.py"))}
+"""What runs on a board, all of ``onboard/``: a path below a folder there -> its file here."""
 
 # Find a Python, make the folder, and say whether the program is there. Marks: a login shell may print a greeting.
 _HELLO = """
@@ -119,7 +122,7 @@ class Board:
     @cached_property
     def _there(self) -> _There:
         """Brings the program there. Raises DeviceError."""
-        files = {path.name: path.read_bytes() for path in PROGRAM}
+        files = {name: path.read_bytes() for name, path in PROGRAM.items()}
         name = "program-" + hashlib.sha256(repr(files).encode()).hexdigest()[:16]
         cache = self._link.transport.cache
         hello = _HELLO.format(oldest=", ".join(map(str, OLDEST_PYTHON)), cache=f'"{cache}"')
@@ -149,7 +152,13 @@ class Board:
     @cached_property
     def python(self) -> str:
         """The Python there that has ncnn and numpy, brought there where it was not. Raises DeviceError."""
+        return self._python_with([])
+
+    def _python_with(self, packages: Sequence[str]) -> str:
+        """The Python there that also has these packages, each as pip takes it. Raises DeviceError."""
         wheels = fetch_wheels(self.about, self.name, self._link.begun)
+        for package in packages:
+            wheels += fetch_wheels(self.about, self.name, self._link.begun, [package])
         hashes = [digest(path) for path in wheels]
         name = "venv-" + hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
         if not self._agent.ask(bool, "venv", name):
@@ -169,6 +178,15 @@ class Board:
         words = [self.python, f"{self._there.folder}/{self._there.program}", "serve"]
         return self._link.begun.add(CheckedChild(self._link.transport.command(words)))
 
+    def lacks(self, engine: Engine) -> str:
+        try:
+            fetch_wheels(self.about, self.name, self._link.begun, [_as_here(engine)])
+        except Lost:
+            raise
+        except DeviceError as error:
+            return error.what
+        return ""
+
     def put(self, files: Sequence[Path]) -> list[str]:
         return [f"{self._there.folder}/files/{name}" for name in self._agent.send(files)]
 
@@ -178,7 +196,9 @@ class Board:
         A job's name is a hash of it, of the program that does it and of the Python it runs in. A job whose connection
         was lost goes on there; asking for the same again takes it up, or what it made.
         """
-        python = self.python
+        variants = job.variants if isinstance(job, MeasureJob) else []
+        others = sorted({variant.model.engine for variant in variants} - {NCNN})
+        python = self._python_with([_as_here(ENGINES[name]) for name in others]) if others else self.python
         files = job_files(job)
         there = dict(zip(map(str, files), self.put(files)))
         sent: Job[Any] = job.with_files(lambda path: there[path])
@@ -262,6 +282,11 @@ class Board:
                     return
         with suppress(DeviceError):
             self._agent.tell("forget", name, asked.number, timeout=patience)
+
+
+def _as_here(engine: Engine) -> str:
+    """An engine's package in the version that is installed here, as pip takes it: its models are made for that."""
+    return f"{engine.package}=={engine.version()}"
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:

@@ -15,6 +15,7 @@ from typing import IO, Any
 from ..codec import decode
 from ..older import Self
 from ..onboard.child import PROGRAM, Child
+from ..onboard.engines.base import Engine
 from ..onboard.protocol import Job, Line, MeasureJob, Notify, R
 from ..onboard.scratch import Scratch
 from .base import GOODBYE, RECORD, RESULT, ignore, last_words, read_result
@@ -44,6 +45,9 @@ class Local:
 
     def clean(self) -> None:
         """Nothing is brought here."""
+
+    def lacks(self, engine: Engine) -> str:
+        return "" if engine.version() else f"{engine.package} is not installed"
 
     def put(self, files: Sequence[Path]) -> list[str]:
         return [str(path) for path in files]

@@ -1,4 +1,4 @@
-"""The wheels of ncnn and numpy for a board's Python, fetched here: the board needs no internet."""
+"""Wheels for a board's Python, fetched here: the board needs no internet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from ..errors import DeviceError
 from ..onboard.facts import Platform
 from .begun import Begun
 
-PACKAGES = ("ncnn", "numpy")
 OLDEST_GLIBC = 17  # 2.17: manylinux2014
 
 
@@ -23,24 +23,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
 
 
-def fetch_wheels(board: Platform, where: str, begun: Begun) -> list[Path]:
+def fetch_wheels(board: Platform, where: str, begun: Begun, packages: Sequence[str] = ()) -> list[Path]:
     """The wheels for a board, from the cache or by pip.
 
     Args:
         board: what it is.
         where: what the board is called, for errors.
         begun: gets pip's process, which takes a while.
+        packages: what to fetch, as pip takes it; by default ncnn, in the version that is used here (what was quantised
+            and verified with it is what runs there), and numpy.
 
     Raises:
         DeviceError: pip is missing or finds no wheels for such a board.
     """
     major, minor = board.python[:2]
-    folder = cache_folder() / "wheels" / f"ncnn-{version('ncnn')}-py{major}{minor}-{_platform(board)}"
+    packages = packages or [f"ncnn=={version('ncnn')}", "numpy"]
+    folder = cache_folder() / "wheels" / f"{packages[0].replace('==', '-')}-py{major}{minor}-{_platform(board)}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
         try:
-            _download(board, where, part, begun)
+            _download(board, where, part, begun, packages)
             part.replace(folder)
         except OSError:
             if not folder.is_dir():  # else somebody else fetched them meanwhile
@@ -50,15 +53,13 @@ def fetch_wheels(board: Platform, where: str, begun: Begun) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def _download(board: Platform, where: str, folder: Path, begun: Begun) -> None:
+def _download(board: Platform, where: str, folder: Path, begun: Begun, packages: Sequence[str]) -> None:
     major, minor = board.python[:2]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     there = ["--only-binary=:all:", "--implementation", "cp", "--python-version", f"{major}.{minor}"]
     # pip takes every platform tag by its name only: all those that an older glibc made good for this one.
     there += [word for tag in _tags(board) for word in ("--platform", tag)]
-    # The very ncnn that is used here: what was quantised and verified with it is what runs there.
-    wanted = [f"ncnn=={version('ncnn')}", "numpy"]
-    command = [*pip, *there, "--dest", str(folder), *wanted]
+    command = [*pip, *there, "--dest", str(folder), *packages]
     with begun.add(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         try:
             _, errors = process.communicate()
@@ -67,8 +68,8 @@ def _download(board: Platform, where: str, folder: Path, begun: Begun) -> None:
     if process.returncode:
         said = [line for line in errors.splitlines() if line.strip()] or ["pip failed"]
         raise DeviceError(
-            f"no wheels for Python {major}.{minor} on {_platform(board)}: {said[-1]}", where=where,
-            hint="the first connection needs pip and a package index on this machine",
+            f"no wheels of {' and '.join(packages)} for Python {major}.{minor} on {_platform(board)}: {said[-1]}",
+            where=where, hint="the first connection needs pip and a package index on this machine",
         )  # fmt: skip
 
 

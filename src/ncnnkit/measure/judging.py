@@ -10,7 +10,7 @@ from ..comparison.wrong import what_is_wrong, worst_sqnr_db
 from ..errors import NcnnkitError
 from ..model.graph import Graph
 from ..onboard.protocol import VariantResult
-from ..record.run import Variant
+from ..record.variant import Variant
 from ..samples.stream import Samples
 from .variants import VariantSpec
 
@@ -41,16 +41,17 @@ def refuse_wrong_outputs(
         conversion_db: SQNR of the converted network in fp32 against the original; None where they are equal.
     """
     explained = [] if conversion_db is None else [conversion_db]
-    right: dict[tuple[str, str], float] = {}  # (device, precision) -> SQNR on the CPU
+    right: dict[tuple[str, str, str], float] = {}  # (engine, device, precision) -> SQNR on the CPU
     judged: dict[str, Variant] = {}
     rows = sorted(zip(variants, specs, results), key=lambda row: row[0].backend != "cpu")
     for variant, spec, result in rows:
-        others = [right[key] for key in [(variant.device, variant.precision)] if key in right]
+        key = (variant.engine, variant.device, variant.precision)
+        others = [right[key]] if key in right else []
         why = _what_is_wrong(variant, result, explained + others)
         if why:
             variant = replace(variant, status="crashed", reason=why + _where(spec, exact, few))
         elif variant.status == "ok" and variant.backend == "cpu" and _sqnr(variant) is not None:
-            right[variant.device, variant.precision] = _sqnr(variant)  # type: ignore[assignment]
+            right[key] = _sqnr(variant)  # type: ignore[assignment]
         judged[variant.name] = variant
     return [judged[variant.name] for variant in variants]
 

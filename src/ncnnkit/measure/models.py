@@ -11,8 +11,7 @@ def job_model(model: Artifact) -> JobModel:
     """A model, which must lie in files, at its precision."""
     assert model.param is not None
     return JobModel(
-        param=str(model.param),
-        bin=str(model.param.with_suffix(".bin")),
+        files=[str(model.param), str(model.param.with_suffix(".bin"))],
         precision=model.precision,
         options=model.options,
         least_sqnr_db=PRECISIONS[model.precision].least_sqnr_db,

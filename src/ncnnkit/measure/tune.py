@@ -26,7 +26,7 @@ from ..onboard.facts import Cluster, Conditions, Machine
 from ..onboard.protocol import CandidateResult, ClocksReport, JobVariant, Settings, TuneJob, TuneResult
 from ..onboard.scratch import Scratch
 from ..onboard.tuning import differences
-from ..record.run import EMULATED
+from ..record.variant import EMULATED
 from .models import job_model
 
 Array = NDArray[Any]

@@ -24,7 +24,7 @@ from ..formatting import counted
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
 from ..model.work import UNBOUNDED, Budget
-from ..onboard.protocol import JobVariant, MeasureJob, VariantResult
+from ..onboard.protocol import NCNN, JobModel, JobVariant, MeasureJob, VariantResult
 from ..onboard.scratch import Scratch
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
@@ -32,7 +32,7 @@ from ..progress import Progress, silent
 from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
-from ..record.run import EMULATED, Backend, Files, Latency, LatencyAt, LayerError, Variant
+from ..record.variant import EMULATED, Backend, Files, Latency, LatencyAt, LayerError, Variant
 from ..samples.stream import evenly
 from ..source.model import file_safe
 from ..tasks import Task
@@ -96,7 +96,16 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class VariantSpec:
-    """A variant to measure, or why it is not."""
+    """A variant to measure, or why it is not.
+
+    Attributes:
+        model: of ncnn; None: there is none.
+        skipped: why it is not measured.
+        cpus: the CPUs to which it is pinned.
+        engine: what computes it.
+        other: the model, if that is another engine; None: there is none.
+        inputs: the files of its samples, where it is fed something else than the others.
+    """
 
     name: str
     precision: str
@@ -106,6 +115,23 @@ class VariantSpec:
     model: Artifact | None
     skipped: str = ""
     cpus: tuple[int, ...] = ()
+    engine: str = NCNN
+    other: JobModel | None = None
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def job_model(self) -> JobModel | None:
+        """The model as a job names it; None where there is none to run."""
+        if self.other:
+            return self.other
+        return job_model(self.model) if self.model and self.model.param else None
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the model's files."""
+        if self.other:
+            return sum(Path(file).stat().st_size for file in self.other.files)
+        return self.model.size if self.model else None
 
 
 def list_variants(
@@ -187,9 +213,10 @@ def measure(
     scratch.mkdir()
     todo: dict[Site, list[JobVariant]] = {}
     for p in specs:
-        if p.model is not None and p.model.param is not None:
-            model = job_model(p.model)
-            todo.setdefault(p.site, []).append(JobVariant(p.name, model, p.backend, p.threads, list(p.cpus)))
+        model = p.job_model
+        if model is not None:
+            variant = JobVariant(p.name, model, p.backend, p.threads, list(p.cpus), inputs=list(p.inputs))
+            todo.setdefault(p.site, []).append(variant)
     most = max(map(len, todo.values()), default=1)
     timed = budget.take("timed inferences of each variant", rounds * LEAST_TIMED, runs=most, least=2)
     rounds = min(rounds, timed)
@@ -295,6 +322,7 @@ def variant_record(
                 status, reason = "crashed", f"output {list(outputs.rows)[broken]!r} contains NaN or infinity"
     return Variant(
         name=spec.name,
+        engine=spec.engine,
         precision=spec.precision,
         backend=cast(Backend, spec.backend),
         device=spec.site.device.name,
@@ -303,7 +331,7 @@ def variant_record(
         status=status,
         reason=reason,
         files=_files(param) if param else None,
-        size_bytes=spec.model.size if spec.model else None,
+        size_bytes=spec.size,
         latency_ms=latency(result.samples) if result.samples else None,
         latency_at=list(latency_at),
         load_ms=result.load_ms,
@@ -360,7 +388,7 @@ def latency(samples: Sequence[float]) -> Latency:
 def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
     """What a reader must know to read this variant's figures right."""
     features = set(spec.site.machine.cpu_features)
-    on_cpu = spec.backend == "cpu"
+    on_cpu = spec.backend == "cpu" and spec.engine == NCNN
     said = [EMULATED] if spec.site.emulated and result.samples else []
     if on_cpu and spec.precision == "fp16" and "fp16-arithmetic" not in features:
         said.append(
@@ -377,17 +405,40 @@ def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
 
 def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
     """A Vulkan variant whose outputs are bitwise equal to the CPU's did not run on the GPU, despite the driver."""
-    on_cpu = {(v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
+    on_cpu = {(v.engine, v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
 
     def is_copy(variant: Variant, result: VariantResult) -> bool:
-        twin = on_cpu.get((variant.device, variant.precision))
-        if variant.backend != "vulkan" or variant.status != "ok" or twin is None or not twin.outputs:
+        twin = on_cpu.get((variant.engine, variant.device, variant.precision))
+        if variant.backend == "cpu" or variant.status != "ok" or twin is None or not twin.outputs:
             return False
         return equal(Outputs.opened(result.outputs), Outputs.opened(twin.outputs))
 
     reason = "the outputs are bitwise equal to the CPU's, so this ran on the CPU"
     return [
         replace(variant, status="fallback", reason=reason) if is_copy(variant, result) else variant
+        for variant, result in zip(variants, results)
+    ]
+
+
+def refuse_copies_of_fp32(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
+    """An fp16 or bf16 variant of another engine whose outputs are bitwise equal to its fp32's computed in fp32.
+
+    Engines take a precision as a hint, and do not say whether they follow it. A model of ncnn stores its weights in
+    the precision, so its outputs differ.
+    """
+    exact = {(v.engine, v.device, v.backend): r for v, r in zip(variants, results) if v.precision == "fp32"}
+
+    def is_copy(variant: Variant, result: VariantResult) -> bool:
+        twin = exact.get((variant.engine, variant.device, variant.backend))
+        if variant.engine == NCNN or variant.precision not in ("fp16", "bf16") or variant.status != "ok":
+            return False
+        return twin is not None and bool(twin.outputs) and equal(*map(Outputs.opened, (result.outputs, twin.outputs)))
+
+    said = "the outputs are bitwise equal to those of fp32: this engine has no {} arithmetic here"
+    return [
+        replace(variant, status="fallback", reason=said.format(variant.precision))
+        if is_copy(variant, result)
+        else variant
         for variant, result in zip(variants, results)
     ]
 

@@ -22,7 +22,7 @@ def _make_package() -> None:
     spec.loader.exec_module(sys.modules[PACKAGE])
 
 
-COMMANDS = {"serve": "serving", "job": "jobs", "agent": "agent"}
+COMMANDS = {"serve": "serving", "job": "jobs", "agent": "agent", "make": "engines.making"}
 """What the program can do -> the module whose ``main`` does it, with the other words of the command."""
 
 if __name__ == "__main__":

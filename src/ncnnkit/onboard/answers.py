@@ -48,6 +48,7 @@ class Loaded(Done):
         threads: of the CPU.
         inputs, outputs: the names of the network's blobs.
         without_vulkan: types of layers that run on the CPU although Vulkan was asked for.
+        instead: what computes in place of what was asked for, and why; empty: nothing does.
     """
 
     load_ms: float
@@ -56,6 +57,7 @@ class Loaded(Done):
     inputs: List[str]
     outputs: List[str]
     without_vulkan: List[str]
+    instead: str = ""
 
     def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
         super().check(asked, arrays)

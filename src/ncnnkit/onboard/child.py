@@ -51,15 +51,18 @@ class Child:
         command: what starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
         caches: a folder for compiled shaders. By default one of its own, empty at first, so that a cold load compiles
             whatever ran on this machine before.
+        engine: what computes, where ``command`` does not say it.
     """
 
-    def __init__(self, command: Optional[Sequence[str]] = None, caches: Optional[str] = None) -> None:
+    def __init__(
+        self, command: Optional[Sequence[str]] = None, caches: Optional[str] = None, engine: str = "ncnn"
+    ) -> None:
         self._scratch = Scratch()
         shaders = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), caches or self._scratch.name)
         # Open as long as the process lives.
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            list(command or [sys.executable, PROGRAM, "serve"]),
+            list(command or [sys.executable, PROGRAM, "serve", engine]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

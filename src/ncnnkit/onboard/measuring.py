@@ -35,15 +35,15 @@ def measure(job: MeasureJob, notify: Notify) -> MeasureResult:
         job: what to measure, and how long.
         notify: called with progress, one message a step.
     """
-    inputs = [Rows(path) for path in job.inputs]
+    inputs = [[Rows(path) for path in variant.inputs or job.inputs] for variant in job.variants]
     results = [VariantResult(variant.name) for variant in job.variants]
     rows = list(zip(job.variants, results))
     with contextlib.ExitStack() as stack:
         clocks = stack.enter_context(held_clocks(job))
-        contenders = [stack.enter_context(_Contender(variant, result, inputs)) for variant, result in rows]
+        contenders = [stack.enter_context(_Contender(*row, fed)) for row, fed in zip(rows, inputs)]
         for number, each in enumerate(contenders):
             notify(Step("evaluate", each.variant.name, number, len(contenders)))
-            each.do(_load_and_evaluate, each.variant, number, inputs, job)
+            each.do(_load_and_evaluate, each.variant, number, each.inputs, job)
             _record(job, results)
         for round_number in range(job.rounds):
             notify(Step("time", done=round_number + 1, of=job.rounds))
@@ -68,7 +68,7 @@ class _Contender:
     def __init__(self, variant: JobVariant, result: VariantResult, inputs: Sequence[Rows]) -> None:
         self.variant, self.result = variant, result
         self.watch = watching(variant)
-        self._inputs = inputs
+        self.inputs = inputs
         self._caches = Scratch()  # a GPU's compiled shaders outlive the process
         self._process = KeptOpen(self._begin)
         self._evaluated = False
@@ -101,13 +101,14 @@ class _Contender:
 
     def _begin(self) -> Child:
         """A process; one that is opened again has run the sample that is timed."""
-        return begin(self._caches.name, *([self._load, self._run_last] if self._evaluated else []))
+        ready = [self._load, self._run_last] if self._evaluated else []
+        return begin(self._caches.name, *ready, engine=self.variant.model.engine)
 
     def _load(self, child: Child) -> None:
         child.ask("load", timeout=LOAD_TIMEOUT, **loading(self.variant))
 
     def _run_last(self, child: Child) -> None:
-        child.ask("run", [np.asarray(rows[len(rows) - 1], np.float32) for rows in self._inputs])
+        child.ask("run", [np.asarray(rows[len(rows) - 1], np.float32) for rows in self.inputs])
 
 
 def _record(job: MeasureJob, results: List[VariantResult]) -> None:
@@ -127,14 +128,13 @@ def _load_and_evaluate(
     result.load_ms = Load(cold.load_ms, warm.load_ms)
     result.first_ms = first[0].ms
     result.without_vulkan = cold.without_vulkan
-    software = on_the_cpu(variant, device)
+    software = bool(cold.instead) or on_the_cpu(variant, device)
     seconds = job.slow_seconds if software else float("inf")
     result.outputs = _evaluate(child, inputs, first, Path(job.folder), number, seconds)
     if software:
         result.status = "fallback"
-        result.reason = (
-            "runs in software on the CPU: " + device.name if device else "no Vulkan device: ncnn ran it on the CPU"
-        )
+        found = "runs in software on the CPU: " + device.name if device else "no Vulkan device: ncnn ran it on the CPU"
+        result.reason = cold.instead or found
 
 
 def _evaluate(

@@ -256,6 +256,9 @@ def _require_above_zero(values: Sequence[float]) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- jobs
 
+NCNN = "ncnn"
+"""The engine of a model that names no other."""
+
 R = TypeVar("R", bound="Result")
 J = TypeVar("J", bound="Job")  # type: ignore[type-arg]
 Change = Callable[[str], str]
@@ -266,25 +269,35 @@ class JobModel:
     """A model of a job.
 
     Attributes:
-        param, bin: its files.
+        files: its files, in the order in which its engine reads them. Those of ncnn are a .param and a .bin.
         precision: what it is run in.
-        options: the fields of ``ncnn::Option`` that this takes.
+        options: the fields of ``ncnn::Option`` that this takes; empty for another engine.
         least_sqnr_db: what its worst output must reach against the right ones, dB.
+        engine: what computes it: ``ncnn``, or one of :data:`ncnnkit.onboard.engines.ENGINES`.
+        inputs, outputs: the names of the network's inputs and outputs, in its order; empty for ncnn, which knows them.
+        shapes: name of an input or output: its shape with the batch axis; empty for ncnn.
     """
 
-    param: str
-    bin: str
+    files: List[str]
     precision: str
-    options: Dict[str, bool]
+    options: Dict[str, bool] = field(default_factory=dict)
     least_sqnr_db: float = 0.0
+    engine: str = NCNN
+    inputs: List[str] = field(default_factory=list)
+    outputs: List[str] = field(default_factory=list)
+    shapes: Dict[str, List[int]] = field(default_factory=dict)
 
     def with_files(self, change: Change) -> JobModel:
-        return replace(self, param=change(self.param), bin=change(self.bin))
+        return replace(self, files=list(map(change, self.files)))
 
 
 @dataclass(frozen=True)
 class JobVariant:
-    """A model and how it is run; all but ``model`` as in :class:`Settings`."""
+    """A model and how it is run; all but ``model`` and ``inputs`` as in :class:`Settings`.
+
+    Attributes:
+        inputs: a .npy file (N, …) for each network input, where it is fed something else than the others of its job.
+    """
 
     name: str
     model: JobModel
@@ -292,13 +305,14 @@ class JobVariant:
     threads: int = 0
     cpus: List[int] = field(default_factory=list)
     switches: Dict[str, bool] = field(default_factory=dict)
+    inputs: List[str] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
         return Settings(self.name, self.model.precision, self.backend, self.threads, self.cpus, self.switches)
 
     def with_files(self, change: Change) -> JobVariant:
-        return replace(self, model=self.model.with_files(change))
+        return replace(self, model=self.model.with_files(change), inputs=list(map(change, self.inputs)))
 
 
 class Job(ABC, Generic[R]):

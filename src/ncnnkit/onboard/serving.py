@@ -1,16 +1,26 @@
-"""The command ``serve``: a process that serves one network, see :class:`ncnnkit.onboard.network.Network`."""
+"""The command ``serve``: a process that serves one network.
+
+See :class:`ncnnkit.onboard.network.Network`, and :class:`ncnnkit.onboard.engines.network.EngineNetwork` for engines
+other than ncnn.
+"""
 
 from __future__ import annotations
 
 from .process import guarded
 
 
-def main() -> None:
-    guarded(_serve)
+def main(engine: str = "ncnn") -> None:
+    guarded(lambda: _serve(engine))
 
 
-def _serve() -> None:
+def _serve(engine: str) -> None:
     from .messages import serve
-    from .network import Network
 
-    serve(Network)
+    if engine == "ncnn":
+        from .network import Network
+
+        serve(Network)
+    else:
+        from .engines.network import EngineNetwork
+
+        serve(lambda _: EngineNetwork(engine))

@@ -13,7 +13,7 @@ from .child import Child
 from .clocks import fixed_clocks, restore_clocks
 from .facts import VulkanDevice
 from .messages import Message
-from .protocol import ClocksReport, JobVariant, MeasureJob, ProfileJob, TuneJob
+from .protocol import NCNN, ClocksReport, JobVariant, MeasureJob, ProfileJob, TuneJob
 from .sampler import Sampler
 from .sysfs import system_memory_mb
 
@@ -69,9 +69,9 @@ class KeptOpen:
             self._child = None
 
 
-def begin(caches: str, *steps: Callable[[Child], object]) -> Child:
+def begin(caches: str, *steps: Callable[[Child], object], engine: str = NCNN) -> Child:
     """A new serving process that has done these steps; where one of them fails, there is none."""
-    child = Child(caches=caches)
+    child = Child(caches=caches, engine=engine)
     try:
         for step in steps:
             step(child)
@@ -102,10 +102,14 @@ def watching(variant: JobVariant) -> Sampler:
 def loading(variant: JobVariant) -> Message:
     """The fields of the request ``load`` for a variant."""
     model = variant.model
-    return {
-        "param": model.param, "bin": model.bin, "options": model.options, "backend": variant.backend,
-        "threads": variant.threads, "cpus": variant.cpus, "switches": variant.switches,
-    }  # fmt: skip
+    common = {"backend": variant.backend, "threads": variant.threads, "cpus": variant.cpus}
+    if model.engine == NCNN:
+        param, weights = model.files
+        return dict(common, param=param, bin=weights, options=model.options, switches=variant.switches)
+    return dict(
+        common, files=model.files, precision=model.precision, inputs=model.inputs, outputs=model.outputs,
+        shapes=model.shapes,
+    )  # fmt: skip
 
 
 def on_the_cpu(variant: JobVariant, device: Optional[VulkanDevice]) -> bool:

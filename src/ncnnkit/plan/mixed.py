@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from ..comparison.accuracy import Errors
 from ..device.sites import Site
 from ..model.graph import Graph
-from ..record.run import FrontPoint, LayerOption, Plan, PlannedLayer, Variant
+from ..record.plan import FrontPoint, LayerOption, Plan, PlannedLayer
+from ..record.variant import Variant
 from .requirement import Requirements
 from .solve import Option
 

@@ -22,7 +22,7 @@ from ..model.work import UNBOUNDED, Budget
 from ..onboard.facts import Machine
 from ..progress import StepProgress, of_step, silent_steps
 from ..quantization import Quantized
-from ..record.run import FrontPoint
+from ..record.plan import FrontPoint
 from ..samples.stream import Samples
 from .build import Forms, make_forms, mixed_graph
 from .costs import Costs, calibrated, predict, uniform

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..record.run import Count, Likeness
+from ..record.quantisation import Count, Likeness
 from .calibration import ActivationStats, merge_all
 
 BATCHES = 4

@@ -16,7 +16,8 @@ from ..model.targets import TARGETS
 from ..model.work import UNBOUNDED, Budget
 from ..progress import StepProgress, of_step, silent_steps
 from ..recipe import OWN
-from ..record.run import FittedLayer, Int8Layer, Likeness, Quantisation, StretchingImage, Trial, losses
+from ..record.network import Int8Layer
+from ..record.quantisation import FittedLayer, Likeness, Quantisation, StretchingImage, Trial, losses
 from ..samples.given import as_samples
 from ..samples.stream import Samples, evenly
 from ..tasks import Task

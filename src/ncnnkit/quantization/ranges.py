@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..model.graph import Graph
 from ..model.precision import is_int8
-from ..record.run import Histogram, Int8Layer
+from ..record.network import Histogram, Int8Layer
 from .calibration import ActivationStats, BlobStats
 from .scales import STEPS
 

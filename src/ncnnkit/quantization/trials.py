@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ..comparison.judge import Judge
 from ..comparison.noise import sqnr_db
 from ..model.graph import Graph
-from ..record.run import Trial
+from ..record.quantisation import Trial
 
 
 class Trials:

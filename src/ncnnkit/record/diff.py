@@ -17,7 +17,8 @@ from ..errors import RecipeError
 from ..formatting import cosine, exact, plain
 from ..tasks import OUTPUTS
 from ..tasks.table import all_figures
-from .run import EMULATED, Run, Variant
+from .run import Run
+from .variant import EMULATED, Variant
 
 RECOMMENDED = "recommended"
 """The word of a condition for the variant that each run recommends."""

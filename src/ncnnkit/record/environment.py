@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from ..onboard.facts import Machine
-from .run import Environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The machine that converted and quantised, and its software.
+
+    Attributes:
+        ncnnkit: version.
+        pillow: version. The rounding of resized images depends on it.
+        machine: the machine, and its software.
+    """
+
+    ncnnkit: str
+    pillow: str
+    machine: Machine
 
 
 def installed(package: str) -> str:

@@ -2,8 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from ..samples.images import ImageSet, dropped_copies
-from .run import CopiedFile, Images, SkippedFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedFile:
+    """A file that could not be used.
+
+    Attributes:
+        name: the file.
+        reason: why it was skipped.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiedFile:
+    """A sample that was dropped as a duplicate.
+
+    Attributes:
+        name: the sample.
+        of: the sample that was kept.
+    """
+
+    name: str
+    of: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images for calibration and evaluation.
+
+    No sample is in both sets: samples in both were removed from the larger set.
+
+    Attributes:
+        source: the recipe's ``images``.
+        available: number of images given for calibration.
+        calibration: number of images chosen from these: as many as the effort uses, evenly spread. Only these were
+            decoded.
+        fitted: number of chosen images to which thresholds, weights and biases were fitted. 0: nothing was quantised.
+        held_back: number of chosen images that decided which methods were kept, and that measured the accuracy of
+            plans. If fewer than five were given, they are the same as the fitted images.
+        evaluation: number of images that were used for none of this. The errors of the variants were measured on them.
+        skipped: files that could not be used.
+        copies: samples that were dropped as duplicates.
+    """
+
+    source: str
+    calibration: int
+    evaluation: int
+    skipped: list[SkippedFile]
+    available: int = 0
+    fitted: int = 0
+    held_back: int = 0
+    copies: list[CopiedFile] = field(default_factory=list)
 
 
 def images_record(source: str, images: ImageSet, evaluation: ImageSet, *, fitted: int, held_back: int) -> Images:

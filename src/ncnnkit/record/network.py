@@ -3,10 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ..model.graph import Graph
 from ..model.shapes import Shape
-from .run import Int8Layer, NetworkLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """How values are distributed, in bins of one width.
+
+    Attributes:
+        low: lower end of the first bin.
+        high: upper end of the last bin.
+        counts: number of values in each bin.
+    """
+
+    low: float
+    high: float
+    counts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Layer:
+    """How a layer computes in int8, for the first device.
+
+    Attributes:
+        low: the smallest input value that int8 can hold, in the unit of the input in fp32.
+        high: the largest one. Values beyond ``low`` and ``high`` are clipped.
+        zero_point: the input value of code 0. ncnn has no zero points; ncnnkit makes them part of the biases.
+        inputs: histogram of the absolute values of the input over the calibration images, without zeros; null if it is
+            not known.
+        weights: histogram of the weights in fp32.
+        steps: the smallest and the largest difference of two codes of a weight, over the output channels.
+    """
+
+    low: float
+    high: float
+    zero_point: float
+    inputs: Histogram | None
+    weights: Histogram
+    steps: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkLayer:
+    """A layer of the optimised network. Layers that only copy (``Split``) are left out.
+
+    Attributes:
+        name: the layer's name in the ``.param`` file.
+        type: the layer's type, as ncnn names it.
+        reads: names of the layers that make its inputs.
+        outputs: names of its output blobs.
+        shape: of its first output, without a batch axis; null if it is not known.
+        parameters: its weights, counted one by one.
+        int8: how it computes in int8; null if it does not.
+    """
+
+    name: str
+    type: str
+    reads: list[str]
+    outputs: list[str]
+    shape: tuple[int, ...] | None
+    parameters: int
+    int8: Int8Layer | None
 
 
 def network_record(

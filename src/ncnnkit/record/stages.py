@@ -5,9 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ..progress import Position, Progress, StageProgress, StepProgress
-from .run import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the run.
+
+    Attributes:
+        name: the name.
+        seconds: the duration.
+    """
+
+    name: str
+    seconds: float
 
 
 class Stages:

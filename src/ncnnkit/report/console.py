@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..comparison.layers import Comparison
 from ..formatting import NOTHING, cosine, decibel, exact, megabytes, percent, plain
-from ..record.run import (
-    Accuracy,
-    Attempt,
-    ConversionCheck,
-    DecodedCheck,
-    LayerOption,
-    OutputError,
-    PlannedLayer,
-    Run,
-    Trial,
-    Variant,
-    speed_up,
-)
+from ..model.npus import about_npu
+from ..record.conversion import Attempt, ConversionCheck, DecodedCheck
+from ..record.plan import LayerOption, PlannedLayer
+from ..record.quantisation import Trial
+from ..record.run import Run
+from ..record.variant import Accuracy, OutputError, Variant, speed_up
 from ..samples.items import times
 from ..tasks.decoding import NOUNS
 from .figures import figure_text, said, task_figures, with_unit
@@ -43,6 +36,12 @@ def headline(run: Run) -> str:
         return f"No recommendation: {why}."
     rest = why.removeprefix(f"{name} ")
     return f"Recommended: {name}. It {rest}." if rest != why else f"Recommended: {name}: {why}."
+
+
+def npus(run: Run) -> list[str]:
+    """What the NPUs of the devices would offer, a paragraph each; see :mod:`ncnnkit.model.npus`."""
+    chips = dict.fromkeys(device.machine.board.soc for device in run.devices)
+    return [said for chip in chips if (said := about_npu(chip))]
 
 
 def converted(check: ConversionCheck, origin: str) -> list[str]:

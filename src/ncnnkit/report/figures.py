@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..formatting import NOTHING, cosine, decibel, percent
-from ..record.run import FigureValue, Variant
+from ..record.variant import FigureValue, Variant
 
 
 def task_figures(variants: Sequence[Variant]) -> list[FigureValue]:

@@ -14,10 +14,14 @@ from .. import formatting
 from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
 from ..plan.requirement import Requirements
-from ..record.run import FittedLayer, Picture, PlannedLayer, Run, Variant, baseline, shared, speed_up
+from ..record.plan import PlannedLayer
+from ..record.quantisation import FittedLayer
+from ..record.run import Picture, Run
+from ..record.variant import Variant, baseline, shared, speed_up
 from ..source.reference import EXACT_SQNR_DB, LEAST_SQNR_DB
 from . import plots
 from .chart import Chart
+from .console import npus
 from .figures import figure_text, interval_text, said, task_figures, with_unit
 from .layers import details, drawing, errors_of_precisions, layer_table, network_of
 from .pictures import ENLARGED
@@ -94,6 +98,7 @@ def render(run: Run, folder: Path | None = None) -> str:
         fallbacks=any(v.status == "fallback" for v in run.variants),
         tradeoff=drawn(plots.latency_against_error(run.variants, run.recommended, cosine)),
         devices=run.devices,
+        npus=npus(run),
         watched=_watched(run.variants),
         quantisation=quantisation,
         gained=_gained(quantisation.layers) if quantisation else [],

@@ -10,7 +10,10 @@ from html import escape
 from typing import Any
 
 from ..model.precision import PRECISIONS, WINOGRAD
-from ..record.run import Histogram, LayerError, NetworkLayer, PlannedLayer, Run
+from ..record.network import Histogram, NetworkLayer
+from ..record.plan import PlannedLayer
+from ..record.run import Run
+from ..record.variant import LayerError
 from .drawing import HEIGHT, WIDTH, draw, path
 
 NAMES = 21
@@ -37,7 +40,7 @@ class Row:
     """A layer.
 
     Attributes:
-        name, type, shape: see :class:`~ncnnkit.record.run.NetworkLayer`.
+        name, type, shape: see :class:`~ncnnkit.record.network.NetworkLayer`.
         choice, why: in the mixed model; empty where there is none, or where the layer does not compute.
         cells: in the order of :attr:`LayerTable.precisions`.
     """

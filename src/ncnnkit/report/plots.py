@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..formatting import cosine, exact, plain, typeset
-from ..record.run import FrontPoint, LayerError, Plan, Variant
+from ..record.plan import FrontPoint, Plan
+from ..record.variant import LayerError, Variant
 from .chart import Chart, Line, Point, decades, linear, logarithmic
 
 FLOOR = 1e-12  # errors under it are drawn on it: a logarithmic axis has no zero
@@ -136,4 +137,4 @@ def power_text(value: float) -> str:
 
 def _latency_hover(variant: Variant, ms: float, found: float) -> str:
     said = f"{variant.name}\n{plain(ms)} ms, cosine {cosine(found)}"
-    return said + ("\nnot a GPU figure" if variant.status == "fallback" else "")
+    return said + ("\nnot as requested" if variant.status == "fallback" else "")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ..formatting import megabytes
 from ..model.precision import PRECISIONS
-from ..record.run import Run, Variant
+from ..record.run import Run
+from ..record.variant import Variant
 
 
 @dataclass(frozen=True)

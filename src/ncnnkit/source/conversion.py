@@ -20,9 +20,10 @@ from ..onboard.scratch import Scratch
 from ..passes import optimize
 from ..progress import StepProgress, silent_steps
 from ..recipe import AUTO
+from ..record.conversion import Attempt, ConversionCheck, DecodedCheck, OwnQuantisation, ShapeCheck
 from ..record.environment import installed
 from ..record.folder import LOG
-from ..record.run import Attempt, ConversionCheck, DecodedCheck, OwnQuantisation, ShapeCheck, losses
+from ..record.quantisation import losses
 from ..samples.images import ImageSet
 from ..samples.items import InputSpec, times
 from ..samples.stream import ArraySamples, Samples

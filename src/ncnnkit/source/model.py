@@ -247,7 +247,7 @@ def say(error: BaseException) -> str:
 
 
 def file_safe(name: str) -> str:
-    """A name that is safe in file names on every system, and that run.json may hold (``record.run.PLAIN_NAME``)."""
+    """A name that is safe in file names on every system, and that run.json may hold (``record.names.PLAIN_NAME``)."""
     # A file name may have 255 bytes; precision, device and ending come behind.
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:_LONGEST_NAME].strip("-.") or "model"
 

@@ -20,7 +20,7 @@ from ..errors import ConvertError, VerificationError
 from ..formatting import counted
 from ..model.graph import Graph
 from ..progress import Progress
-from ..record.run import Accuracy, OutputError
+from ..record.variant import Accuracy, OutputError
 from ..samples.stream import ArraySamples, Samples, in_memory
 from ..tasks import Agreement, agreement, decode
 from . import ModelSource

@@ -1,0 +1,44 @@
+"""Other engines than ncnn, as run.json holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineModelRecord:
+    """A model of another engine, or why there is none.
+
+    Attributes:
+        kind: ``float`` (for every precision in floating point) or ``int8``.
+        settings: precision: how the engine makes and runs such a model.
+        files: names of its files in the run folder, with the SHA-256 of each in hexadecimal; empty: there is none.
+        seconds: the time that making it took.
+        reason: why there is none; empty otherwise.
+    """
+
+    kind: Literal["float", "int8"]
+    settings: dict[str, str]
+    files: dict[str, str]
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """An engine that was measured beside ncnn.
+
+    Attributes:
+        name: as in ``variants``.
+        title: its name as its makers write it.
+        version: of its package.
+        tools: package that made its models: version.
+        models: its models.
+    """
+
+    name: str
+    title: str
+    version: str
+    tools: dict[str, str]
+    models: list[EngineModelRecord]

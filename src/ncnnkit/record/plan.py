@@ -1,0 +1,91 @@
+"""How a mixed model was planned, as run.json holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontPoint:
+    """A plan between the fastest and the most accurate, as predicted.
+
+    Attributes:
+        ms: predicted latency, ms.
+        noise: predicted noise over signal of the outputs; null if it is infinite.
+        int8: number of layers in int8.
+    """
+
+    ms: float
+    noise: float | None
+    int8: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOption:
+    """A precision that a layer could have had.
+
+    Attributes:
+        choice: as the layer's ``choice``.
+        ms: predicted time of the layer alone, ms, without conversions between neighbours.
+        noise: predicted part of the outputs' noise over signal; null if it is infinite.
+    """
+
+    choice: str
+    ms: float | None
+    noise: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLayer:
+    """A layer that computes something, and its precision.
+
+    Attributes:
+        name: the layer's name in the ``.param`` file.
+        type: the layer's type, as ncnn names it.
+        choice: ``fp32``, ``fp16``, ``bf16``, ``int8``, or ``int8-winograd``: int8 with Winograd's faster, less
+            accurate kernels.
+        options: the possible precisions, including the choice.
+        why: the reason, as a text.
+    """
+
+    name: str
+    type: str
+    choice: str
+    options: list[LayerOption]
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the mixed model was made: the precision of each layer.
+
+    Noise is that of the outputs against fp32, over the signal of each output, averaged over the outputs.
+
+    Attributes:
+        requirements: the requirements as a text, such as ``cosine ≥ 0.999``; empty if there are none.
+        holds: whether the plan satisfies them, measured on the held-back images on the device; a latency is predicted.
+        unmet: the requirements that it does not satisfy, a clause each, such as ``cosine 0.99 is below 0.999``.
+        few: the requirements that the images which judged the plan are too few for, a clause each.
+        refused: what ncnn said of models that it did not run while the plan was made -> how many there were.
+        repairs: how often the noise allowed was changed, because a run of the plan showed a larger error than allowed.
+        predicted_ms: latency of one inference, ms, the sum of the layers' times, at the speed of the machine when
+            fp32-cpu was measured.
+        measured_ms: the median latency of the ``mixed-cpu`` variant, ms; null if it was not timed.
+        predicted_noise: the sum of the noise of each layer alone; null if it is infinite.
+        measured_noise: on the held-back images, on the device; null if an output is not a number.
+        front: plans from the fastest to the most accurate, as predicted.
+        layers: each layer that computes something, in the network's order.
+    """
+
+    requirements: str
+    holds: bool
+    unmet: list[str]
+    few: list[str]
+    refused: dict[str, int]
+    repairs: int
+    predicted_ms: float
+    measured_ms: float | None
+    predicted_noise: float | None
+    measured_noise: float | None
+    front: list[FrontPoint]
+    layers: list[PlannedLayer]

@@ -1,0 +1,308 @@
+"""Other engines: what they make of a network, what they compute, and what a run says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import pytest
+from networks import small
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from test_recommendation import latency, variant
+
+import ncnnkit as nk
+from ncnnkit.app.models import choose
+from ncnnkit.comparison import accuracy
+from ncnnkit.device.sites import local_site
+from ncnnkit.errors import ModelError, RecipeError
+from ncnnkit.measure import engines as measuring
+from ncnnkit.measure.engines import Original, chosen_engines, kernels_of, make_engine_models, original_for_engines
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.npus import about_npu
+from ncnnkit.onboard.child import PROGRAM, Child
+from ncnnkit.onboard.engines import ENGINES
+from ncnnkit.onboard.engines.base import Engine
+from ncnnkit.onboard.protocol import JobVariant
+from ncnnkit.onboard.variants import loading
+from ncnnkit.pipeline import run
+from ncnnkit.plan.requirement import Requirements
+from ncnnkit.recipe import Recipe
+from ncnnkit.recommendation import compare_engines
+from ncnnkit.samples.items import InputSpec
+from ncnnkit.samples.stream import ArraySamples, keep
+from ncnnkit.source import open_model
+
+Array = NDArray[Any]
+
+INSTALLED = [name for name, engine in ENGINES.items() if not engine.missing_tools()]
+SIDES = (12, 20)
+USUAL = Requirements.parse(["cosine>=0.999"])
+
+
+def write_network(path: Path, *, batch: int | str = 1) -> Path:
+    """A network with an image as one output and a vector as the other; their names are hard for file systems."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.standard_normal((8, 3, 3, 3)) / 5, "b1": rng.standard_normal(8) / 10,
+        "w2": rng.standard_normal((6, 8, 3, 3)) / 8, "w3": rng.standard_normal((6, 5)) / 2,
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["in/0", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["an image"], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["an image"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w3"], ["out:1"]),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("in/0", kind, [batch, 3, *SIDES])],
+        [
+            helper.make_tensor_value_info("an image", kind, [batch, 6, *SIDES]),
+            helper.make_tensor_value_info("out:1", kind, [batch, 5]),
+        ],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return path
+
+
+def inputs_of(count: int) -> Array:
+    return np.random.default_rng(1).standard_normal((count, 3, *SIDES)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines")
+    write_network(folder / "m.onnx", batch="n")
+    return folder
+
+
+def served(name: str, precision: str, folder: Path) -> tuple[list[Array], tuple[Array, ...]]:
+    """What a serving process with this engine answers for some samples; the original's outputs are the reference."""
+    source = open_model(str(folder / "m.onnx"))
+    home = folder / f"{name}-{precision}"
+    home.mkdir()
+    original = original_for_engines(source, {"an image": (6, *SIDES), "out:1": (5,)}, home)
+    given = keep(ArraySamples((inputs_of(16),)), home / "calibration")
+    recipe = Recipe(str(folder / "m.onnx"), precisions=(precision,))
+    (model,) = make_engine_models([ENGINES[name]], recipe, original, given, [local_site()], "m", home)
+    assert not model.reason
+    assert all(path.parent == home for path in model.files)
+    job = measuring.job_model(model, precision, original)
+    sample = inputs_of(20)[17]
+    with Child(engine=name) as child:
+        child.ask("load", **loading(JobVariant("v", job, threads=1)))
+        _, outputs = child.ask("run", [sample])
+        timed = child.ask("time", seconds=0.01, min_samples=3, max_samples=5)[0]
+        assert 3 <= len(timed.samples) <= 5
+        assert child.ask("memory")[0].peak_mb >= 0
+    return outputs, next(source.reference_outputs(ArraySamples((sample[None],))))
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 90.0), ("int8", 15.0)])
+def test_an_engine_computes_the_network(name: str, precision: str, least: float, prepared: Path) -> None:
+    """The original's shapes and order of outputs, without a batch axis, whatever the engine's own layout."""
+    outputs, reference = served(name, precision, prepared)
+    assert [output.shape for output in outputs] == [(6, *SIDES), (5,)]
+    for ours, theirs in zip(outputs, reference, strict=True):
+        found = accuracy.sqnr_db(ours[None], theirs[None])
+        assert found is None or found >= least
+
+
+def test_the_engines_of_ci_are_installed() -> None:
+    """Else this file would test nothing."""
+    assert {"onnxruntime", "openvino", "mnn"} <= set(INSTALLED)
+
+
+def test_an_engine_that_is_not_installed_is_an_error_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(ENGINES["mnn"]), "version", lambda self: "")
+    with pytest.raises(RecipeError, match=r"MNN is not installed \(pip install 'ncnnkit\[mnn\]'\)"):
+        chosen_engines(["onnxruntime", "mnn"])
+    assert ENGINES["mnn"] not in chosen_engines(["all"])
+    assert ENGINES["onnxruntime"] in chosen_engines(["all"])
+
+
+def test_what_an_engine_cannot_make_is_a_row_with_its_reason(prepared: Path, tmp_path: Path) -> None:
+    """A converter that is missing, a tool that fails, and one that crashes: the others go on."""
+
+    class Broken(Engine):
+        name, title, package, module = "onnxruntime", "Broken", "onnxruntime", "onnxruntime"
+        suffixes = (".onnx",)
+        backends: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("fp32", "int8")}
+        settings: ClassVar[Mapping[str, str]] = {"fp32": "", "int8": ""}
+
+        def missing_tools(self) -> list[str]:
+            return ["a tool"]
+
+        def convert(self, onnx: Path, made: Path) -> None: ...
+        def quantise(self, onnx: Path, made: Path, calibration: Any) -> None: ...
+        def open(self, files: Sequence[str], how: Any) -> Any: ...
+
+    given = keep(ArraySamples((inputs_of(2),)), tmp_path / "calibration")
+    recipe = Recipe("m.onnx", precisions=("fp32",))
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"no network")
+    spec = (InputSpec("in/0", (3, *SIDES)),)
+    original = Original(damaged, spec, ("an image",), ((6, *SIDES),))
+    models = make_engine_models(
+        [Broken(), ENGINES["openvino"], ENGINES["mnn"]], recipe, original, given, [local_site()], "m", tmp_path
+    )
+    assert models[0].reason == "making its models needs a tool"
+    assert all("its tools" in model.reason for model in models[1:])
+    assert not [path for model in models for path in model.files]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration", "damaged.onnx"]
+
+
+def test_an_ncnn_original_has_no_other_engine(tmp_path: Path) -> None:
+    ncnnfile.save(small(), tmp_path / "m.param")
+    found = original_for_engines(open_model(str(tmp_path / "m.param")), {}, tmp_path)
+    assert found.onnx is None
+    assert "no other engine reads" in found.reason
+
+
+def test_a_file_for_engines_has_the_shapes_of_the_run(prepared: Path, tmp_path: Path) -> None:
+    found = original_for_engines(open_model(str(prepared / "m.onnx")), {"an image": (6, 12, 20)}, tmp_path)
+    assert found.onnx is not None
+    (entry,) = onnx.load(str(found.onnx)).graph.input
+    assert [dim.dim_value for dim in entry.type.tensor_type.shape.dim] == [1, 3, *SIDES]
+    assert found.shapes == {"in/0": [1, 3, *SIDES], "an image": [1, 6, *SIDES]}
+
+
+def test_mnns_tools_are_never_imported() -> None:
+    """That module installs a package with pip, and reports what was converted to a server."""
+    for path in Path(PROGRAM, "engines").glob("*.py"):
+        words = path.read_text(encoding="utf-8").replace("``MNN.tools`` must not be imported", "")
+        assert "MNN.tools" not in words
+
+
+# ------------------------------------------------------------------------------------------------------- a whole run
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: Path) -> nk.Result:
+    np.save(prepared / "x.npy", inputs_of(12))
+    chosen = tuple(name for name in INSTALLED if name != "litert")
+    recipe = Recipe(
+        str(prepared / "m.onnx"), images=str(prepared / "x.npy"), backends=("cpu", "vulkan"), threads=1, seconds=0.05,
+        rounds=2, effort="fast", precisions=("fp32", "bf16", "int8"), engines=chosen,
+    )  # fmt: skip
+    run(recipe, prepared / "out")
+    return nk.open_run(prepared / "out")
+
+
+def test_engines_are_rows_beside_ncnn(finished: nk.Result) -> None:
+    rows = {v.name: v for v in finished.variants}
+    assert {"fp32-cpu", "int8-cpu", "onnxruntime-fp32-cpu", "openvino-int8-cpu", "mnn-int8-cpu"} <= rows.keys()
+    for name in ("onnxruntime-fp32-cpu", "openvino-fp32-cpu", "mnn-fp32-cpu"):
+        row = rows[name]
+        assert (row.status, row.engine) == ("ok", name.split("-")[0])
+        assert row.accuracy is not None
+        assert row.accuracy.sqnr_db is None or row.accuracy.sqnr_db > 90
+        assert row.latency_ms
+        assert row.load_ms
+        assert row.size_bytes
+    assert rows["fp32-cpu"].engine == "ncnn"
+    recommended = finished.best
+    assert recommended is None or recommended.engine == "ncnn"
+
+
+def test_an_engine_that_computes_something_else_is_a_fallback(finished: nk.Result) -> None:
+    """MNN takes bf16 as a hint: on a CPU without it, its outputs are those of fp32."""
+    row = {v.name: v for v in finished.variants}["mnn-bf16-cpu"]
+    if row.status == "fallback":
+        assert row.reason.startswith("the outputs are bitwise equal to those of fp32")
+    else:
+        assert row.accuracy is not None
+        assert (row.accuracy.sqnr_db or 0) < 70, "bf16 has eight bits"
+
+
+def test_a_gpu_that_is_not_there_is_skipped(finished: nk.Result) -> None:
+    if not local_site().has_gpu:
+        rows = [v for v in finished.variants if v.engine == "mnn" and v.backend != "cpu"]
+        assert {v.backend for v in rows} == {"vulkan", "opencl"}
+        assert {(v.status, v.reason) for v in rows} == {("skipped", "there is no GPU")}
+
+
+def test_the_record_says_how_each_model_was_made(finished: nk.Result) -> None:
+    document = finished.run
+    assert document.engines_compared
+    files = set(document.files)
+    for engine in document.engines:
+        assert engine.version
+        for model in engine.models:
+            assert model.settings
+            assert model.files.keys() <= files
+            assert all(Path(finished.folder, name).is_file() for name in model.files)
+    page = Path(finished.folder, "report.html").read_text(encoding="utf-8")
+    assert "Is ncnn the right engine?" in page
+    assert "static QDQ" in page
+
+
+def test_programs_are_made_for_ncnn_alone(finished: nk.Result) -> None:
+    with pytest.raises(ModelError, match="another engine"):
+        choose(finished.run, "mnn-fp32-cpu", Path(finished.folder))
+
+
+# ------------------------------------------------------------------------------------------------------- the verdict
+
+
+def row(name: str, ms: float, cosine: float = 1.0, engine: str = "ncnn", spread: float = 0.01) -> Any:
+    made = variant(name, latency(ms, spread), cosine)
+    return replace(made, engine=engine, name=name if engine == "ncnn" else f"{engine}-{name}")
+
+
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        ([row("int8-cpu", 2.0, 0.9995, "openvino")], "ncnn is not the fastest choice here: openvino-int8-cpu (2.00 ms"),
+        ([row("int8-cpu", 4.0, 0.9995, "openvino", 2.0)], "ncnn and other engines tie here"),
+        ([row("fp32-cpu", 9.0, 1.0, "mnn")], "ncnn is the fastest choice here: mixed-cpu (6.00 ms"),
+        ([row("int8-cpu", 2.0, 0.9, "mnn")], "No other engine satisfies cosine ≥ 0.999; mnn-int8-cpu comes nearest"),
+        (
+            [row("int8-cpu", 2.0, 0.9, "mnn"), row("fp32-cpu", 9.0, 1.0, "mnn")],
+            "mnn-int8-cpu is faster (2.00 ms), but its cosine",
+        ),
+    ],
+)
+def test_engines_are_compared(others: list[Any], says: str) -> None:
+    ours = [row("fp32-cpu", 10.0), row("mixed-cpu", 6.0, 0.9993)]
+    assert says in compare_engines([*ours, *others], "mixed-cpu", USUAL)
+
+
+def test_without_a_recommendation_another_engine_may_be_the_choice() -> None:
+    said = compare_engines([row("int8-cpu", 5.0, 0.9), row("int8-cpu", 5.0, 0.9999, "openvino")], None, USUAL)
+    assert said.startswith("ncnn is not the best choice here")
+
+
+def test_no_engine_no_sentence() -> None:
+    assert compare_engines([row("fp32-cpu", 10.0)], "fp32-cpu", USUAL) == ""
+
+
+def test_an_npu_is_a_paragraph_with_its_source() -> None:
+    said = about_npu("rk3588")
+    assert "9.1 ms" in said
+    assert "rknn_model_zoo" in said
+    assert "not measured here" in said
+    assert about_npu("bcm2712") == about_npu(None) == ""
+
+
+def test_kernels_are_those_of_the_cpu() -> None:
+    site = local_site()
+    arm, dot = kernels_of(replace_machine(site, machine="aarch64", cpu_features=["int8-dot-product"]))
+    assert (arm, dot) == (True, True)
+    assert kernels_of(replace_machine(site, machine="x86_64", cpu_features=["avx2"])) == (False, False)
+    assert kernels_of(replace_machine(site, machine="x86_64", cpu_features=["avx512-vnni"])) == (False, True)
+
+
+def replace_machine(site: Any, **fields: Any) -> Any:
+    return replace(site, machine=replace(site.machine, **fields))
