@@ -63,7 +63,7 @@ def run(
 ) -> Result:
     """Convert a network to ncnn at every precision, measure and compare the models, and write a report.
 
-    This is the command ``ncnnkit run`` in Python, with the same options and defaults. Its ``--backend``, ``--precision``
+    This is the command ``ncnnkit run`` in Python, with the same options and defaults. ``--backend``, ``--precision``
     and ``--shape`` are ``backends``, ``precisions`` and ``shapes`` here. ``help(ncnnkit.run)`` explains those that are
     not explained here.
 
