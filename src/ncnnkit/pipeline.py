@@ -222,7 +222,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             compared = compared_layer_by_layer(specs)
             wanted, runs = min(LAYER_IMAGES, len(inputs)), 2 * (1 + len(compared))  # all blobs are copied
             few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=runs)))
-            layers = errors_by_variant(graph, compared, few)
+            layers = errors_by_variant(graph, compared, few, stages.progress("layer errors"))
             fed_shapes = [array.shape for array in inputs[0]]
             network = network_record(graph, fed_shapes, first.int8_layers() if first else {})
         with stages("compare the images"):

@@ -14,7 +14,7 @@ from rich.text import Text
 from .formatting import duration
 from .progress import Position, StageProgress
 
-PATIENCE = 5.0
+PATIENCE = 3.0
 """Seconds after which a log gets a line, even if there is no news."""
 
 CREDIBLE = 2.0
@@ -75,6 +75,10 @@ class Shown:
             if self._at is not None and not self._live and self._clock() - self._said >= PATIENCE:
                 self._say(Text(f"  {self.where()}, {self.how_far()}"))
 
+    def due_in(self) -> float:
+        """Seconds until :meth:`beat` may have something to say; never so few that waiting for them is work."""
+        return max(self._said + PATIENCE - self._clock(), PATIENCE / 15)
+
     def where(self) -> str:
         """The stage, its number and its step: ``Stage 5/11 quantise: calibrate``."""
         if self._at is None:
@@ -101,7 +105,7 @@ class Shown:
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(PATIENCE / 5):
+            while not over.wait(None if self._live else self.due_in()):
                 self.beat()
 
         watcher = threading.Thread(target=watch, daemon=True)

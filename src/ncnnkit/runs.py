@@ -63,8 +63,9 @@ def run(
 ) -> Result:
     """Convert a network to ncnn at every precision, measure and compare the models, and write a report.
 
-    This does what the command ``ncnnkit run`` does, with the same options and defaults. ``help(ncnnkit.run)`` lists the
-    options that are not explained here.
+    This does what the command ``ncnnkit run`` does, with the same options and defaults. ``--backend``, ``--precision``
+    and ``--shape`` are ``backends``, ``precisions`` and ``shapes`` here. ``help(ncnnkit.run)`` lists the options that
+    are not explained here.
 
     Args:
         model: what the command takes, such as ``model.onnx`` or ``torchvision:resnet50``, or a ``torch.nn.Module``,

@@ -119,7 +119,8 @@ def explain_layer(
         option(
             "Output",
             "COLUMN",
-            "Order of the layers: network, name, type, choice, ms or error.",
+            "Order of the layers: network (as they are computed), name, type or choice (by the alphabet), "
+            "ms or error (the largest first).",
             "--sort",
             autocompletion=completing(("network", "name", "type", "choice", "ms", "error")),
         ),

@@ -17,7 +17,7 @@ from ..device.session import Session
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
-from ..progress import Progress
+from ..progress import Progress, silent
 from ..record.variant import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
@@ -52,7 +52,7 @@ def layer_errors(
 
 
 def errors_by_variant(
-    exact: Artifact | Graph, variants: Mapping[str, Artifact], samples: Samples
+    exact: Artifact | Graph, variants: Mapping[str, Artifact], samples: Samples, progress: Progress = silent
 ) -> dict[str, list[LayerError]]:
     """Name of a version -> the SQNR of every layer's output in this version of a network.
 
@@ -61,13 +61,15 @@ def errors_by_variant(
     Args:
         exact, samples: as for :func:`layer_errors`.
         variants: name -> the version.
+        progress: called with the versions done and their number.
     """
     found: dict[str, list[LayerError]] = {}
     if not variants:
         return found
     exact = Artifact.of(exact)
     with Session(exact, keep_blobs=True) as one:
-        for name, coarse in variants.items():
+        for done, (name, coarse) in enumerate(variants.items()):
+            progress(done, len(variants))
             with suppress(RuntimeFailure):
                 found[name] = _layer_errors(one, exact, coarse, samples, int8_only=False)
     return found

@@ -14,7 +14,7 @@ from typing import Any, Optional, Sequence, Tuple, Type
 import numpy as np
 
 from .answers import ANSWERS, Answer, Arrays
-from .messages import Message, receive, send
+from .messages import SO_FAR, Message, Tell, receive, send, untold
 from .reading import ProtocolError, Reader
 from .records import from_json
 from .scratch import Scratch
@@ -98,9 +98,12 @@ class Child:
         self._scratch.cleanup()
 
     def ask(
-        self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT, **fields: Any
-    ) -> Tuple[Any, Arrays]:
+        self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT,
+        progress: Tell = untold, **fields: Any,
+    ) -> Tuple[Any, Arrays]:  # fmt: skip
         """Send a request and wait for its answer, an object of the class in :data:`ANSWERS`.
+
+        ``progress`` is called with (done, total) if the process reports its progress.
 
         Raises:
             WorkerError: the process refuses the request, does not answer in time, gives an invalid answer, or dies.
@@ -109,7 +112,10 @@ class Child:
         heard = self._log_size()
         try:
             send(_Within(self._requests, deadline), dict(fields, op=op), arrays)  # type: ignore[arg-type]
-            answer = receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
+            answer = self._receive(deadline)
+            while answer is not None and SO_FAR in answer[0]:
+                progress(*_counts(answer[0][SO_FAR]))
+                answer = self._receive(deadline)
         except BrokenPipeError:
             answer = None
         except TimeoutError:
@@ -128,6 +134,9 @@ class Child:
         except (ProtocolError, ValueError) as error:
             raise self._broken(op, error) from None
         return record, results
+
+    def _receive(self, deadline: float) -> Optional[Tuple[Message, Arrays]]:
+        return receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
 
     def _read(self, message: Message, kind: Type[Answer]) -> Answer:
         """A message as an answer. Raises ProtocolError if it is not a valid one."""
@@ -171,6 +180,13 @@ class Child:
 
     def _log_from(self, start: int) -> str:
         return os.pread(self._log.fileno(), self._log_size(), start).decode(errors="replace")
+
+
+def _counts(found: object) -> Tuple[int, int]:
+    """(done, total) of a message. Raises ProtocolError if it is not valid."""
+    if not (isinstance(found, list) and [type(each) for each in found] == [int, int] and 0 <= found[0] <= found[1]):
+        raise ProtocolError("it is as far as %r" % (found,))
+    return found[0], found[1]
 
 
 class _Within:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 from dataclasses import asdict
 from typing import IO, Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
 
@@ -23,6 +24,18 @@ from .reading import ProtocolError
 Message = Dict[str, Any]
 
 LARGEST = 1 << 32  # bytes of a message's arrays
+
+SO_FAR = "so_far"
+"""The field of a message that is no answer yet: what is done, and of how much."""
+
+TELLING = 0.5  # seconds between two such messages: each wakes the parent, on the cores that are timed
+
+Tell = Callable[[int, int], None]
+"""Called with (done, total) while a request is worked on."""
+
+
+def untold(done: int, total: int) -> None:
+    """A :data:`Tell` that says nothing."""
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:
@@ -80,14 +93,27 @@ def _finite(text: str) -> float:
     return float(text)
 
 
-def serve(subject: object) -> None:
-    """Answer requests until stdin ends. Each request names a method of ``subject``."""
+def serve(make: Callable[[Tell], object]) -> None:
+    """Answer requests until stdin ends. Each request names a method.
+
+    Args:
+        make: makes the object with the methods. It gets a function that the methods may call to report their progress.
+    """
     # The protocol has its own file descriptor, because ncnn and the drivers print to stdout.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     answers.write(MARK)
     answers.flush()
     requests = sys.stdin.buffer
+    told = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= TELLING:
+            told = time.monotonic()
+            send(answers, {SO_FAR: [done, total]})
+
+    subject = make(tell)
     while True:
         received = receive(requests.read, requests.readline)
         if received is None:

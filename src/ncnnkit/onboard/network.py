@@ -26,7 +26,7 @@ from .answers import (
 )  # fmt: skip
 from .facts import VulkanDevice
 from .machine import this_machine, vulkan_devices
-from .messages import Message
+from .messages import Message, Tell, untold
 from .process import available_cores, drop_file_cache, own_memory_mb, pin, reset_peak
 from .storages import check_storages
 from .tally import Tally
@@ -53,7 +53,8 @@ EVICT_MB = 8  # MB of memory that are read between two runs of a single layer; s
 class Network:
     """The network of a serving process. Each public method answers one request."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell = untold) -> None:
+        self.tell = tell
         self.net: Any = None
         self.inputs: List[str] = []
         self.outputs: List[str] = []
@@ -260,8 +261,9 @@ class Network:
         bits: List[Tuple[List[int], List[int]]] = [([], [])] * len(nets)
         # In a network, other layers run between two runs of a layer. Their weights evict its own from the inner caches.
         others = np.ones(request.get("evict_mb", EVICT_MB) << 17)
-        for _turn in range(request["rounds"]):
+        for turn in range(request["rounds"]):
             for index, (net, mats, row) in enumerate(nets):
+                self.tell(turn * len(nets) + index, request["rounds"] * len(nets))
                 if len(samples[index]) >= request["least"] and sum(samples[index]) > 1000 * request["seconds"]:
                     continue
                 end = time.perf_counter() + request["seconds"] / request["rounds"]

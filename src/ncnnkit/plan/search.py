@@ -81,13 +81,14 @@ def find_plan(
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device, budget)
     exact, fitted = quantized.exact, quantized.fitted
+    progress("exact outputs", 0, 0)
     shapes = blob_shapes(exact, quantized.judging[0])
     with Judge(exact, _judging(quantized, shapes, budget), quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
         int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
         progress("layer costs", 0, 0)
-        costs = timing.layers(exact, fitted, shapes, choices)
+        costs = timing.layers(exact, fitted, shapes, choices, of_step(progress, "layer costs"))
         uniforms = [choice for choice in choices if choice != WINOGRAD]
         models = {choice: mixed_graph(forms, uniform(exact, costs, choice), costs) for choice in uniforms}
         progress("uniform models", 0, 0)

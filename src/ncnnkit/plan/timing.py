@@ -26,6 +26,7 @@ from ..model.work import UNBOUNDED, Budget, work
 from ..onboard.answers import NetTime
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..onboard.scratch import Scratch
+from ..progress import Progress, silent
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 from .costs import Costs, Kind, to_float
 
@@ -47,7 +48,9 @@ REPEATS = 2
 class Timing(Protocol):
     """The source of a plan's times."""
 
-    def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
+    def layers(
+        self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str], progress: Progress
+    ) -> Costs:
         """The costs of the layers, as :func:`measure_costs` returns them."""
         ...
 
@@ -70,8 +73,12 @@ class DeviceTiming:
     device: Device = LOCAL
     budget: Budget = UNBOUNDED
 
-    def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
-        return measure_costs(exact, fitted, shapes, choices, self.threads, self.device, budget=self.budget)
+    def layers(
+        self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str], progress: Progress
+    ) -> Costs:
+        return measure_costs(
+            exact, fitted, shapes, choices, self.threads, self.device, budget=self.budget, progress=progress
+        )
 
     def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
         return time_graphs(graphs, sample, self.threads, self.device, budget=self.budget)
@@ -111,6 +118,7 @@ def measure_costs(
     rounds: int = ROUNDS,
     seconds: float = 0.03,
     budget: Budget = UNBOUNDED,
+    progress: Progress = silent,
 ) -> Costs:
     """Time every layer at every possible choice. Layers that differ only in names and values are timed once.
 
@@ -126,6 +134,7 @@ def measure_costs(
         rounds: the number of rounds through all layers.
         seconds: the time for each layer and form in all rounds together.
         budget: limits the rounds of a form that needs more than its seconds; at least :data:`LEAST_LAYER_ROUNDS`.
+        progress: called with (turns done, number of turns). A form of a layer has a turn in each round.
 
     Raises:
         RuntimeFailure: ncnn does not run a layer in fp32, or the device does not answer.
@@ -152,7 +161,7 @@ def measure_costs(
         "rounds of timing for layers that take long", rounds, runs=max(once, 1e-9), least=LEAST_LAYER_ROUNDS
     )
     alike = [key[0] for key in nets]
-    found = zip(nets, _time(list(nets.values()), alike, threads, rounds, least, seconds, device))
+    found = zip(nets, _time(list(nets.values()), alike, threads, rounds, least, seconds, device, progress))
     timed = {key: time for key, time in found if time is not None}
     if not all(cast in timed for cast in casts):
         raise RuntimeFailure("timing layers: ncnn does not run a conversion between precisions", where=device.name)
@@ -259,7 +268,14 @@ def _net(layer: Layer, shapes: Sequence[Shape], kind: Kind) -> _Net:
 
 
 def _time(
-    nets: Sequence[_Net], alike: Sequence[Key], threads: int, rounds: int, least: int, seconds: float, device: Device
+    nets: Sequence[_Net],
+    alike: Sequence[Key],
+    threads: int,
+    rounds: int,
+    least: int,
+    seconds: float,
+    device: Device,
+    progress: Progress,
 ) -> list[tuple[float, int, int] | None]:
     """For each net: its time, ms, and the bits of a value of the layer's inputs and outputs. None if ncnn cannot run
     it.
@@ -293,7 +309,8 @@ def _time(
             }
             patience = LOAD_TIMEOUT + 10 * len(numbers) * seconds
             with device.child() as child:
-                answer = child.ask("time_nets", nets=[rows[n] for n in numbers], timeout=patience, **asked)[0]
+                wanted = [rows[n] for n in numbers]
+                answer = child.ask("time_nets", nets=wanted, timeout=patience, progress=progress, **asked)[0]
                 found: list[NetTime] = answer.nets
                 return found
 

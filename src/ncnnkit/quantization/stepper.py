@@ -345,4 +345,4 @@ class Stepper:
 
 
 if __name__ == "__main__":
-    guarded(lambda: serve(Blobs()))
+    guarded(lambda: serve(lambda _: Blobs()))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..formatting import with_article
+from ..formatting import counted, with_article
 from ..model.graph import Graph
 from ..onboard.rows import Rows, RowWriter
 from ..onboard.scratch import Scratch
@@ -173,7 +173,7 @@ def _columns(given: Any, specs: Sequence[InputSpec], where: str) -> list[NDArray
         found = list(given)[: len(specs)] if isinstance(given, list | tuple) else []
     if len(found) != len(specs) or not all(map(_is_array, found)):
         what = f"{len(found)} arrays" if found and all(map(_is_array, found)) else with_article(given)
-        raise ImageError(f"{what} cannot feed the network's {len(specs)} inputs", where=where, hint=HINT)
+        raise ImageError(f"{what} cannot feed the network's {counted(len(specs), 'input')}", where=where, hint=HINT)
     columns = [_column(array, spec, where) for array, spec in zip(found, specs)]
     counts = sorted({len(column) for column in columns})
     if len(counts) > 1:

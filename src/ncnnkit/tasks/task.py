@@ -35,8 +35,8 @@ class Task(ABC):
     Example:
         >>> from ncnnkit.tasks import named, share
         >>> class Counts(Task):
-        ...     name, requires = "counts", ("near>=0.99",)
-        ...     figures = named(share("near", "counts that differ by less than one"))
+        ...     name, requires = "counts", ("same>=0.99",)
+        ...     figures = named(share("same", "counts that differ by less than one"))
         ...
         ...     def predict(self, outputs):
         ...         return float(outputs[0].sum())
@@ -45,10 +45,10 @@ class Task(ABC):
         ...         return abs(ours - theirs) < 1
         ...
         ...     def summarise(self, rows):
-        ...         return {"near": sum(rows) / len(rows) if rows else None}
+        ...         return {"same": sum(rows) / len(rows) if rows else None}
         >>> task = Counts()
         >>> task.summarise([task.compare(task.predict([np.ones(3)]), 3.4)])
-        {'near': 1.0}
+        {'same': 1.0}
     """
 
     name: ClassVar[str]
