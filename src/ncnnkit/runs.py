@@ -151,7 +151,7 @@ def _as_text(name: str, value: Any, objects: Objects) -> Any:
 
 
 def _shown(progress: bool | StageProgress) -> Any:
-    """A context whose value takes the progress."""
+    """A context that gives the function which takes the progress."""
     if callable(progress):
         return nullcontext(progress)
     if not isinstance(progress, bool):

@@ -35,7 +35,7 @@ class Param:
     id: int
     name: str
     default: Value
-    same_as: str = ""  # the param whose value is the default, e.g. kernel_h takes kernel_w's
+    same_as: str = ""  # the param that gives the default, e.g. kernel_w for kernel_h
     real: bool = False  # whether ncnn reads its bits, or those of its items, as fp32; otherwise as int32
 
 

@@ -174,7 +174,7 @@ def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bo
 
 
 def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
-    """``object`` elements with a ``name`` and a ``bndbox``, whose first pixel is 1."""
+    """``object`` elements with a ``name`` and a ``bndbox``. Pixels are counted from 1."""
     rows: Found = []
     try:
         for each in ElementTree.fromstring("\n".join(text_lines(file))).iter("object"):

@@ -80,7 +80,7 @@ class Bisection:
 
     Attributes:
         graph: the network.
-        layers: those whose outputs can be compared.
+        layers: the layers with outputs that can be compared.
         exact: whether it is known which tensor a blob holds; else the likest one was taken.
     """
 

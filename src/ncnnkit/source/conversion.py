@@ -81,7 +81,7 @@ class RouteResult:
         """The route as run.json holds it.
 
         Args:
-            taken: the one whose network goes on.
+            taken: the route that was chosen.
         """
         wrong = self.compared is not None and self.sqnr_db < LEAST_SQNR_DB
         return Attempt(
@@ -110,7 +110,7 @@ class Conversion:
     """What became of an original.
 
     Attributes:
-        taken: the route whose network goes on.
+        taken: the route that was chosen.
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
         own: what is known of the quantisation of the original; None for one in floating point.
@@ -299,8 +299,8 @@ def convert_source(
 ) -> Conversion:
     """An opened model to ncnn's graph, by the best of its routes.
 
-    The first route whose network is the original up to the rounding of fp32 (:data:`EXACT_SQNR_DB`) is taken. Where
-    there is none, the most exact one that passes (:data:`LEAST_SQNR_DB`).
+    The first route with a network that equals the original up to the rounding of fp32 (:data:`EXACT_SQNR_DB`) is taken.
+    If there is none, the most exact one with at least :data:`LEAST_SQNR_DB` is taken.
 
     Args:
         samples: the first few are run through the original and through each network. For the original's further input

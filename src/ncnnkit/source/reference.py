@@ -181,7 +181,7 @@ class Expected:
 
     @property
     def _samples(self) -> Samples:
-        """The samples whose outputs are known."""
+        """The samples with known outputs."""
         return self._given.subset(range(len(self._outputs)))
 
     def compare(self, graph: Graph, threads: int | None = None, most: int | None = None) -> Compared:

@@ -151,7 +151,7 @@ def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str]
 def _recognised(
     reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec], keypoints: tuple[int, int]
 ) -> tuple[Cut, Decoder | None, Callable[[Sequence[Array]], Prediction] | None]:
-    """The first cut whose tail is a decoder, with that decoder and the tail's prediction; else the first cut."""
+    """(the first cut with a tail that is a decoder, the decoder, the tail's prediction); otherwise the first cut."""
     from .onnx.tails import Tail
 
     axes = image_input(inputs)

@@ -59,7 +59,7 @@ class Embedding(Task):
         return Row(ours if ours.shape == theirs.shape else np.zeros_like(theirs), theirs)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """recall@1: the share of samples whose vector is nearest to the original's vector of the same sample.
+        """recall@1: the share of samples for which the nearest of the original's vectors is that of the same sample.
 
         Samples with the same vector in the original count as one.
         """

@@ -59,7 +59,7 @@ _FIGURES = (decibels("psnr", "PSNR"), share("ssim", "SSIM"))
 
 @dataclass(frozen=True)
 class Images(Task):
-    """A network whose output is an image.
+    """A network that outputs an image.
 
     Attributes:
         output: index of the output, (channels, height, width) or (height, width).

@@ -1,4 +1,4 @@
-"""What is known of a network whose task is to be guessed, and what its outputs look like."""
+"""The evidence for the task of a network: what is known about it, and properties of its outputs."""
 
 from __future__ import annotations
 

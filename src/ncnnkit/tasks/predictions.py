@@ -46,7 +46,7 @@ class Boxes:
         return Boxes(self.xyxy[chosen], self.scores[chosen], self.labels[chosen], points, masks)
 
     def above(self, threshold: float) -> Boxes:
-        """Those whose score is above a threshold."""
+        """The boxes with a score above a threshold."""
         return self.where(self.scores > threshold)
 
 

@@ -21,7 +21,7 @@ def dot_product(node: Node, query: Blob, key: Blob, value: Blob, scale: float, m
     """softmax(query key' * scale + mask) value, by heads.
 
     Args:
-        node: whose name the layer gets.
+        node: the node that gives the layer its name.
         query: of shape (heads, places, size).
         key: of shape (groups, keys, size); the heads of a group are neighbours.
         value: of shape (groups, keys, size of values).

@@ -26,7 +26,7 @@ MOST_STEPS = 64
 RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
-"""Operators whose results no input decides."""
+"""Operators with results that do not depend on the values of inputs."""
 
 
 def resolve(graph: ir.Graph, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -133,7 +133,7 @@ def _branch(at: _Place) -> list[ir.Value] | None:
 
 
 def _loop(at: _Place) -> list[ir.Value] | None:
-    """A Loop whose number of steps does not depend on the inputs."""
+    """A Loop with a number of steps that does not depend on the inputs."""
     body = at.node.attributes["body"].as_graph()
     carried = [value for value in at.node.inputs[2:] if value is not None]
     collects = len(body.outputs) - 1 > len(carried)

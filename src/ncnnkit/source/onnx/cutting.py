@@ -133,7 +133,7 @@ def may_need_cut(model: ir.Model) -> bool:
 
 
 def _computing(reading: Reading) -> list[ir.Node]:
-    """The nodes whose results depend on the inputs, in the order of the model."""
+    """The nodes with results that depend on the inputs, in the order of the model."""
     return [node for node in reading.model.graph if not all(value.name in reading.constants for value in node.outputs)]
 
 

@@ -36,7 +36,7 @@ def _gathered(node: Node, blob: Blob, shape: Shape, axis: int, places: list[int]
 
 
 def _assembled(node: Node, sources: list[tuple[Blob, int]], shape: Shape, axis: int) -> Blob:
-    """A value whose parts along an axis are places of blobs, which have the same shape but for that axis."""
+    """A value that consists of parts of blobs along an axis. The blobs have the same shape except for that axis."""
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     runs: list[tuple[Blob, int, int]] = []  # blob, first place, and one after the last
     for blob, place in sources:

@@ -58,7 +58,7 @@ _STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
 
 
 def _of_batch(node: Node, blob: Blob, shape: Shape) -> list[Blob]:
-    """The parts of a value whose second axis is the batch, without that axis."""
+    """The parts of a value along its second axis, the batch, without that axis."""
     first, batch, width = shape
     if batch == 1:
         return [node.lowering.view(blob, (first, width))]
@@ -207,7 +207,7 @@ class _Cell:
     """One direction of a node: its weights in ONNX's order of gates, and what a step is written with.
 
     Attributes:
-        node: whose name the layers get.
+        node: the node that gives the layers its name.
         of_input: (gates * hidden, width).
         of_state: (gates * hidden, hidden).
         bias: of the product with the input, and of that with the state where both are just added.

@@ -297,7 +297,7 @@ def _sorted(boxes: Array, scores: Array, labels: Array, keypoints: Array | None 
 
 
 def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | None:
-    """A decoder whose boxes are in pixels; None if its boxes for a sample of noise have reversed corners."""
+    """A decoder with boxes in pixels; None if its boxes for a sample of noise have reversed corners."""
     everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), tail.example())
     if not isinstance(everything, Boxes):
         return found
