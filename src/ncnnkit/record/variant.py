@@ -133,7 +133,7 @@ class FigureValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Errors against the reference. Each figure is that of the worst output.
+    """Errors against the reference. Each is the figure of the worst output.
 
     The images are the evaluation images, or the first few of them on a slow software device. Each figure is computed
     over all these images together; it is not a mean of the figures of single images.
