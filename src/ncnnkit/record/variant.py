@@ -160,7 +160,7 @@ class Accuracy:
     outputs: list[OutputError]
 
     def figure(self, name: str) -> FigureValue | None:
-        """A figure of the task; None where it could not be computed."""
+        """A figure of the task; None if it could not be computed."""
         return next((figure for figure in self.task if figure.name == name), None)
 
     def other_shapes(self) -> list[str]:
@@ -172,7 +172,7 @@ class Accuracy:
         ]
 
     def figures(self) -> dict[str, float | None]:
-        """Each figure that a requirement can name, by its name; None where it is not known.
+        """Each figure that a requirement can name, by its name; None if it is not known.
 
         An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
         """
