@@ -260,6 +260,8 @@ class Requirements:
         Example:
             >>> Requirements.parse(["texts>=0.95"]).too_few({"texts": 16})
             ['only 16 texts. Even if it loses none of them, it may lose 19 % of others: equal texts ≥ 95 % takes 60']
+            >>> Requirements.parse(["texts>=0.95"]).too_few({"texts": 1})[0].partition(".")[0]
+            'too few texts: 1'
         """
         clauses = []
         about = [each for each in self.figures if counts.get(each.figure.name) and each.needed]
@@ -268,8 +270,9 @@ class Requirements:
             count = counts[strictest.figure.name]
             if count < strictest.needed:
                 lost = 100 * min(RULE_OF_THREE / count, 1.0)
+                few = f"only {count} {noun}" if count > 1 else f"too few {noun}: {count}"
                 clauses.append(
-                    f"only {count} {noun}. Even if it loses none of them, it may lose {lost:.0f} % of others: "
+                    f"{few}. Even if it loses none of them, it may lose {lost:.0f} % of others: "
                     f"{strictest} takes {strictest.needed}"
                 )
         return clauses
