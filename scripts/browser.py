@@ -29,7 +29,7 @@ SECONDS = 60.0  # for one answer, on a busy machine
 
 
 def program() -> str | None:
-    """The browser; None where there is none."""
+    """The browser; None if there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 

@@ -44,7 +44,7 @@ class Row:
 
     Attributes:
         sqnr_db: of the worst output, by precision; a whole number of 999 where it is exact.
-        original_db: the original beside itself, when the last bit of its inputs changes; None where that explains
+        original_db: the original beside itself, when the last bit of its inputs changes; None if that explains
             nothing.
         cause: why it did not convert, or "".
     """

@@ -12,7 +12,7 @@ CACHE = cache_folder()
 
 
 def installed(kind: str) -> Path | None:
-    """Where the library of a kind, ``native``, ``aarch64`` or ``current``, is installed; None where it is not."""
+    """Where the library of a kind, ``native``, ``aarch64`` or ``current``, is installed; None if it is not."""
     return next(iter(sorted(CACHE.glob(f"ncnn-*/{kind}"))), None)
 
 

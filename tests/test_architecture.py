@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import ncnnkit
+import ncnnkit.pipeline
+from ncnnkit.pipeline import stages_to_come
+from ncnnkit.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/ncnnkit"
@@ -67,6 +70,24 @@ def test_a_row_of_where_a_change_belongs(row: str) -> None:
                 assert re.search(rf"(def|class) {part}\b|^\s*{part}\b.*[=:]", text, re.MULTILINE), (
                     f"{name} is not defined in {paths}"
                 )
+
+
+def test_the_stages_are_those_of_a_run() -> None:
+    rows = [row.split("|") for row in PAGE.split("## Stages")[1].split("\n## ")[0].splitlines() if row.startswith("| ")]
+    written = [(name, *names(row[3])) for row in rows[2:] for name in row[1].strip().split(", ")]
+    recipe = Recipe(
+        model="model.onnx",
+        precisions=("fp32", "int8", "mixed"),
+        on=("board",),
+        shape_too=((3, 8, 8),),
+        engines=("mnn",),
+    )
+    stages = stages_to_come(recipe)
+    assert [name for name, _ in written if name != "look at this machine"] == stages
+    assert "look at this machine" in stages_to_come(Recipe(model="model.onnx"))
+    source = inspect.getsource(ncnnkit.pipeline)
+    for name, function in written:
+        assert re.search(rf"\b{function}\(", source), f"{name}: the pipeline does not call {function}"
 
 
 def test_what_the_page_names_exists() -> None:

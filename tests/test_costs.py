@@ -36,6 +36,20 @@ def measured() -> Costs:
     return measure_costs(graph, int8_twin(graph), blob_shapes(graph), CHOICES, rounds=2, seconds=0.0)
 
 
+def test_it_says_how_many_turns_are_done() -> None:
+    """A run of a real network spends minutes here, and the log had no count."""
+    told: list[tuple[int, int]] = []
+    graph = small()
+    measure_costs(
+        graph, int8_twin(graph), blob_shapes(graph), CHOICES, seconds=1.0, rounds=2,
+        progress=lambda *counts: told.append(counts),
+    )  # fmt: skip
+    assert len(told) > 2, "not only its ends"
+    assert told == sorted(told)
+    ((total,), (done, _)) = {total for _, total in told}, told[-1]
+    assert total / 2 <= done < total, "it goes on until the end"
+
+
 def invented(graph: Graph) -> Costs:
     """Costs one can add up by hand: 8 ms in fp32, 4 in bf16, 2 in int8, 0.5 less at each end that is int8."""
     layers = {}

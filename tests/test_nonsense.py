@@ -107,6 +107,22 @@ def test_a_right_answer_is_read_as_it_was_sent(op: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(arrays, got, strict=True))
 
 
+def test_what_comes_before_an_answer_says_how_far_it_is(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    before = b"".join(message({"so_far": [done, 4]}, []) for done in (1, 3))
+    with Peer(tmp_path, before + message(asdict(RIGHT["memory"][0]), [])) as peer:
+        found = peer.ask("memory", progress=lambda *counts: told.append(counts))[0]
+    assert found == RIGHT["memory"][0]
+    assert told == [(1, 4), (3, 4)]
+
+
+@pytest.mark.parametrize("far", [3, [1], [2, 1], [-1, 1], [0.5, 1], [True, 1], ["1", "2"], {"a": 1}])
+def test_nonsense_about_how_far_it_is(tmp_path: Path, far: Any) -> None:
+    answer = message({"so_far": far}, []) + message(asdict(RIGHT["memory"][0]), [])
+    with Peer(tmp_path, answer) as peer, pytest.raises(WorkerError, match="broke the protocol during 'memory'"):
+        peer.ask("memory")
+
+
 NONSENSE: dict[str, Callable[[dict[str, Any], Arrays], bytes]] = {
     "no JSON": lambda fields, arrays: b"hello\n",
     "a list": lambda fields, arrays: b"[1]\n",

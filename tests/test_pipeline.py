@@ -335,7 +335,7 @@ def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: Recipe, tmp_path
 
 
 def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(recipe: Recipe, tmp_path: Path) -> None:
-    """A text detector's map is all but empty where there is no text: there, rounding is all there is of it."""
+    """A text detector's map is all but empty if there is no text: there, rounding is all there is of it."""
     rng = np.random.default_rng(0)
     text, blank = (scale * rng.random((1, 10)).astype(np.float32) for scale in (1.0, 1e-7))
     calls = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import _Bracket, _Tried, allowed_noise, find_plan, float_choices
 from ncnnkit.plan.sensitivity import float_errors, int8_errors
 from ncnnkit.plan.solve import Assignment, Option, total
-from ncnnkit.plan.timing import Shape, blob_shapes, measure_costs, time_graphs, without_broken
+from ncnnkit.plan.timing import blob_shapes, measure_costs, time_graphs, without_broken
 from ncnnkit.quantization import Quantized, apply_table, make_table
 from ncnnkit.quantization.calibration import calibrate
 from ncnnkit.quantization.scales import weight_scales
@@ -439,7 +439,7 @@ class Given:
     def __init__(self, costs: Costs) -> None:
         self.costs = costs
 
-    def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
+    def layers(self, *_: Any) -> Costs:
         return self.costs
 
     def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:

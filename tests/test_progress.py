@@ -81,6 +81,18 @@ def test_a_log_is_never_silent_for_long() -> None:
         assert screen.text() == f"  Stage 6/11 plan: layer costs, {duration(screen.clock.now)}\n"
 
 
+def test_a_log_is_looked_at_when_its_next_line_is_due() -> None:
+    """Looking once a second made the silence a second longer than was said."""
+    screen = Screen(live=False)
+    screen.shown(PLAN, 0, 0)
+    screen.clock.now = 1.0
+    assert screen.shown.due_in() == pytest.approx(PATIENCE - 1)
+    screen.clock.now = PATIENCE
+    assert 0 < screen.shown.due_in() < 0.5, "no busy waiting"
+    screen.shown.beat()
+    assert screen.shown.due_in() == pytest.approx(PATIENCE)
+
+
 def test_a_step_without_a_total_does_not_show_the_last_ones() -> None:
     screen = Screen(live=True)
     screen.shown(PLAN.at("sensitivity"), 48, 96)

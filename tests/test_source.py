@@ -309,6 +309,30 @@ def test_torch_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("mynet:built", r"mynet:built: mynet has no 'built' \(did you mean build\?\)"),
+        ("mynet:build", "torch is not installed"),
+        ("mynet:made", "torch is not installed"),
+        ("mynet:Net.small", "torch is not installed"),
+        ("open_ended:built", "torch is not installed"),
+        ("broken:built", "torch is not installed"),
+    ],
+)
+def test_a_name_that_a_file_does_not_define_is_told_where_torch_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, message: str
+) -> None:
+    """The advice was to install torch, and the next error would have been this one."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynet.py").write_text("import torch\nclass Net: ...\ndef build(): ...\nmade = build()\n")
+    (tmp_path / "open_ended.py").write_text("from mynet import *\n")
+    (tmp_path / "broken.py").write_text("def (\n")
+    with pytest.raises(ModelError, match=message):
+        opened(reference)
+
+
+@pytest.mark.parametrize(
     ("stem", "name"), [("cls-fp32", "cls"), ("cls-mixed", "cls"), ("cls-fp8", "cls-fp8"), ("int8", "int8")]
 )
 def test_a_precision_at_the_end_of_an_ncnn_models_name_is_left_out(stem: str, name: str, tmp_path: Path) -> None:

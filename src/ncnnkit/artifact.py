@@ -1,4 +1,4 @@
-"""A model as it ships: a network and how it must be run (:class:`Artifact`), which a file beside it says."""
+"""A model as it ships (:class:`Artifact`): a network, and how to run it, which its card (:class:`Card`) says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .tasks.table import decoded_task
 
 SCHEMA = "ncnnkit-card/1"
 _LARGEST_SIDE = 1 << 24
-_LARGEST = 16 << 20  # bytes of a card; a file that is larger is none
+_LARGEST = 16 << 20  # bytes; a larger file is not a card
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Tensor:
     """An input or output of a network.
 
     Attributes:
-        name: its name in the model: that of a blob in ncnn's.
-        shape: without a batch axis, (channels, height, width) for an image; empty where it is not known.
+        name: its name in the model; in an ncnn model, the name of the blob.
+        shape: without a batch axis, (channels, height, width) for an image; empty if unknown.
     """
 
     name: str
@@ -48,20 +48,20 @@ class Card:
     """What a ``.param`` does not say: how the model must be run. It is the file ``NAME.json`` beside ``NAME.param``.
 
     Attributes:
-        precisions: what the files can be run at; the first is what they are made for.
+        precisions: the precisions at which the files can run; they were made for the first.
         options: precision -> the fields of ``ncnn::Option`` to set before loading.
         inputs: the network's inputs, in order.
         outputs: the network's outputs, in order.
         sha256: ``param`` and ``bin`` -> the SHA-256 of that file, in hexadecimal.
-        target: the kernels that int8 weights are made for; empty where there are none.
-        preprocess: how an image becomes the input; None where that is not known.
-        labels: the names of the classes; empty where there are none.
-        ncnn: the version of ncnn that it was made or measured with; empty where it is not known.
-        pillow: the version of Pillow that prepared the images; empty where it is not known.
-        scales: layer name -> how a quantised original quantised that layer; empty where there is none to keep.
-        decoder: how the outputs become a prediction; None where that is not known.
-        task: what the network is for, as :func:`ncnnkit.tasks.named_task` takes it; empty where that is not known.
-        fed: the names of the inputs in the original, by which a user gives samples for them; empty: those of the blobs.
+        target: the kernels that int8 weights are made for; empty if there are none.
+        preprocess: how an image becomes the input; None if unknown.
+        labels: the names of the classes; empty if there are none.
+        ncnn: the version of ncnn that it was made or measured with; empty if unknown.
+        pillow: the version of Pillow that prepared the images; empty if unknown.
+        scales: layer name -> how a quantised original quantised that layer; empty if there is nothing to keep.
+        decoder: how the outputs become a prediction; None if unknown.
+        task: what the network is for, as :func:`ncnnkit.tasks.named_task` takes it; empty if unknown.
+        fed: the names of the inputs in the original. Users give samples by these names. Empty: the names of the blobs.
         schema: the format of this file.
     """
 
@@ -82,7 +82,7 @@ class Card:
     schema: str = SCHEMA
 
     def fault(self) -> str:
-        """What is wrong with it, as a clause; "" where nothing is."""
+        """What is wrong with the card, as a clause; "" if nothing is."""
         if self.schema != SCHEMA:
             return f"its schema is {self.schema!r}, not {SCHEMA!r}"
         unknown = [name for name in self.precisions if name not in PRECISIONS]
@@ -128,7 +128,7 @@ class Artifact:
         precision: the precision at which it runs.
         precisions: the precisions at which it can run; see :meth:`at`.
         param: its ``.param``, with the ``.bin`` beside it; None for a network in memory.
-        how: where the precision comes from, a clause for the user.
+        how: where the precision comes from, as a clause for the user.
         derived: whether the precision was derived from the network, because there is no card.
         inputs, outputs, target, preprocess, labels, ncnn, pillow, decoder, task, fed: as in :class:`Card`.
         settings: precision -> the fields of ``ncnn::Option``.
@@ -161,8 +161,8 @@ class Artifact:
     def load(cls, param: str | Path) -> Artifact:
         """The model in a ``.param`` and the ``.bin`` beside it.
 
-        The card says how to run it. Without a card, or with one of other files (a warning says so), that is derived
-        from the network by :func:`~ncnnkit.model.precision.derive`.
+        The card says how to run it. If there is no card, or the card belongs to other files (then there is a warning),
+        :func:`~ncnnkit.model.precision.derive` derives this from the network.
 
         Raises:
             FormatError: the ``.param`` is missing or corrupt.
@@ -187,7 +187,7 @@ class Artifact:
 
     @classmethod
     def made(cls, graph: Graph, precision: str, **facts: Any) -> Artifact:
-        """A network in memory that was made for a precision; ``facts`` are further attributes."""
+        """An artifact of a network in memory that was made for a precision; ``facts`` are further attributes."""
         return cls._with(graph, served(precision), f"it was made for {precision}", given=graph, **facts)
 
     @classmethod
@@ -208,7 +208,7 @@ class Artifact:
 
     @property
     def purpose(self) -> Task | None:
-        """What the network is for; None where that is not known, or where a user wrote the task."""
+        """What the network is for; None if unknown, or if the task is a class that a user wrote."""
         shapes = tuple(tensor.shape for tensor in self.outputs)
         if self.task.partition(":")[0] in TASKS:
             return replace(named_task(self.task, self.decoder), shapes=shapes)
@@ -216,7 +216,8 @@ class Artifact:
         return replace(found, shapes=shapes) if found else None
 
     def having(self, graph: Graph, precision: str | None = None, **facts: Any) -> Artifact:
-        """A network in memory that was made from this one: what is known of its images and its classes stays true.
+        """An artifact of a network in memory that was made from this one. It keeps the preprocessing, the classes and
+        so on.
 
         Args:
             graph: the network.
@@ -228,7 +229,7 @@ class Artifact:
 
     @cached_property
     def graph(self) -> Graph:
-        """The network; read when it is first asked for. Raises FormatError."""
+        """The network. It is read at the first access, which may raise FormatError."""
         if self.given is not None:
             return self.given
         assert self.param is not None
@@ -251,7 +252,7 @@ class Artifact:
 
     @property
     def refused_by_vulkan(self) -> str:
-        """Why no GPU can run it, a clause; "" where one can.
+        """Why no GPU can run it, as a clause; "" if a GPU can.
 
         ncnn's Vulkan pads int8 blobs with zeros only, whatever ``pad_value`` says.
         """
@@ -280,7 +281,7 @@ class Artifact:
         return "\n  ".join(lines)
 
     def on(self, backend: str) -> Artifact:
-        """The same model, if this backend can run it: ``cpu`` or ``vulkan``.
+        """This model, if the backend (``cpu`` or ``vulkan``) can run it.
 
         Raises:
             RecipeError: there is no such backend.
@@ -295,11 +296,11 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """What an error calls it."""
+        """How errors name the model: by its file, if it has one."""
         return str(self.param) if self.param else "the network"
 
     def at(self, precision: str | None) -> Artifact:
-        """The same model, run at another of its :attr:`precisions`; at its own for None.
+        """The same model, to run at another of its :attr:`precisions`. None leaves the precision as it is.
 
         Raises:
             RecipeError: there is no such precision.
@@ -321,8 +322,8 @@ class Artifact:
         """Write ``.param``, ``.bin`` and the card; returns the artifact of these files.
 
         Raises:
-            StorageError: the disk is full or may not be written, or a file that is no card lies where the card goes.
-            ModelError: the card would not be read again, as that of an unknown precision.
+            StorageError: the disk is full or not writable, or a file that is not a card has the name of the card.
+            ModelError: the card could not be read again, for example because its precision is unknown.
         """
         param = Path(param)
         place = card_of(param)
@@ -349,7 +350,7 @@ class Artifact:
 
     @contextmanager
     def files(self) -> Iterator[tuple[Path, Path]]:
-        """Its ``.param`` and ``.bin``; those of a network in memory are written for as long as the block lasts."""
+        """Its ``.param`` and ``.bin``. For a network in memory these are temporary files, deleted after the block."""
         if self.param is not None:
             yield self.param, self.param.with_suffix(".bin")
             return
@@ -367,7 +368,7 @@ def save(model: Artifact | Graph, param: str | Path) -> None:
         param: the ``.param`` file to write; the other two files take its name.
 
     Raises:
-        StorageError: the disk is full or not writable, or another file than a card has the name of the card.
+        StorageError: the disk is full or not writable, or a file that is not a card has the name of the card.
 
     Example:
         >>> nk.save(nk.optimize(nk.convert("model.onnx")), "small.param")
@@ -381,12 +382,12 @@ def save(model: Artifact | Graph, param: str | Path) -> None:
 
 
 def card_of(param: Path) -> Path:
-    """Where the card of a ``.param`` lies."""
+    """The path of the card of a ``.param``."""
     return param.with_suffix(".json")
 
 
 def read_card(param: Path) -> Card | None:
-    """The card of a ``.param``; None if there is none, or, with a warning, if it cannot be used."""
+    """The card of a ``.param``; None if there is none. If it cannot be used: a warning and None."""
     place = card_of(param)
     raw = _raw_card(place)
     if raw is None:
@@ -401,7 +402,7 @@ def read_card(param: Path) -> Card | None:
 
 
 def _raw_card(place: Path) -> bytes | None:
-    """The bytes of a card; None where there is no file, or a JSON file of another program."""
+    """The bytes of a card; None if there is no file, or if it is a JSON file of another program."""
     import msgspec
 
     try:
@@ -412,12 +413,12 @@ def _raw_card(place: Path) -> bytes | None:
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", where=str(place)) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return raw  # no JSON: most likely a card that was cut short
+        return raw  # not JSON: most likely a truncated card
     return raw if isinstance(schema, str) and schema.startswith("ncnnkit-card/") else None
 
 
 def _decode(raw: bytes) -> tuple[Card | None, str]:
-    """The card, and what is wrong with it: one of the two."""
+    """Either the card, or what is wrong with it."""
     import msgspec
 
     try:
@@ -439,7 +440,7 @@ def _hashes(param: Path) -> dict[str, str]:
 
 
 def floating(model: Artifact | Graph | str | Path, what: str) -> Graph:
-    """The network of a model in floating point, for ``what`` needs one. Raises ModelError where it is int8 or mixed."""
+    """The network of a floating-point model, which ``what`` needs. Raises ModelError if the model is int8 or mixed."""
     artifact = Artifact.of(model)
     if PRECISIONS[artifact.precision].int8:
         hint = f"{artifact.how}; start from the fp32 model"

@@ -1,4 +1,4 @@
-"""JSON to dataclasses and back, on the host. msgspec reads and checks; its errors become FormatError in words."""
+"""JSON to dataclasses and back, on the host. msgspec reads and checks; its errors become FormatError."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WORDS = {
 
 
 def decode(data: bytes | str, kind: type[T]) -> T:
-    """Read JSON as a dataclass, lists and mappings of dataclasses within it too. Unknown fields are ignored.
+    """Read JSON as a dataclass, with the lists and mappings of dataclasses in it. Unknown fields are ignored.
 
     Raises:
         FormatError: the text is not JSON, or a value has the wrong type or is not allowed. ``where`` is the path of the
-            first such value, as ``variants[2].latency_ms.median``, and empty where the whole is wrong.
+            first such value, such as ``variants[2].latency_ms.median``; empty if the whole is wrong.
 
     Example:
         >>> decode(b'{"resize": 256}', Preprocess).resize
@@ -46,7 +46,7 @@ def decode(data: bytes | str, kind: type[T]) -> T:
 
 
 def as_dataclass(value: Any, kind: type[T]) -> T:
-    """Objects that were read from JSON as a dataclass. Raises FormatError as :func:`decode`."""
+    """A dataclass from plain values (what a JSON parser gives). Raises FormatError as :func:`decode` does."""
     import msgspec
 
     try:
@@ -58,8 +58,8 @@ def as_dataclass(value: Any, kind: type[T]) -> T:
 def encode(value: Any, indent: int = 2) -> bytes:
     """A dataclass as JSON in UTF-8, with a newline at its end.
 
-    JSON has no infinity and no NaN: both become null. Characters that UTF-8 does not have, which stand for the bytes of
-    a file name that is not UTF-8, become U+FFFD.
+    JSON has no infinity and no NaN: both become null. Lone surrogates, with which Python represents the bytes of a file
+    name that is not UTF-8, become U+FFFD.
     """
     import msgspec
 
@@ -67,12 +67,12 @@ def encode(value: Any, indent: int = 2) -> bytes:
 
 
 def as_read(value: T) -> T:
-    """The value that a reader of its JSON gets. Raises FormatError where the JSON cannot be read."""
+    """The value after encoding and decoding. Raises FormatError if its JSON cannot be read."""
     return decode(encode(value), type(value))
 
 
 def readable(text: str) -> str:
-    """A text with U+FFFD for what UTF-8 cannot hold: Python reads the bytes of odd file names as lone surrogates."""
+    """A text with U+FFFD for each lone surrogate. Python represents file names that are not UTF-8 with these."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 

@@ -1,4 +1,4 @@
-"""What works on this machine, and what to do about what does not."""
+"""What works on this machine, and how to fix what does not."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Finding:
     text: str
 
 
-# feature -> what it means to ncnn's speed; the first of each group that the CPU has is told
+# feature -> what it means for ncnn's speed; of each group, the first that the CPU has is reported
 _MEANINGS = {
     "avx512-vnni": "fast int8", "avx-vnni": "fast int8", "int8-dot-product": "fast int8", "i8mm": "fast int8 matrices",
     "avx512-bf16": "fast bf16", "bf16": "fast bf16", "fp16-arithmetic": "fast fp16",
 }  # fmt: skip
 
 
-# (the device's name, its driver's version, level, what is known), both as regular expressions
+# (regular expression of the device's name, regular expression of its driver's version, level, what is known)
 _DRIVERS: tuple[tuple[str, str, str, str], ...] = (
     (
         r"Mali.*Panfrost", r"(2[0-4]|25\.0)\.", "problem",
@@ -60,11 +60,12 @@ _DRIVERS: tuple[tuple[str, str, str, str], ...] = (
         "the Raspberry Pi's GPU (v3dv): ncnn works there, but is slower than on the CPU",
     ),
 )  # fmt: skip
-"""Drivers ncnn's users met trouble with (its issues 6684 and 6818, Mesa's release notes); the first row that fits."""
+"""Drivers with known problems (ncnn's issues 6684 and 6818, Mesa's release notes). The first row that matches
+counts."""
 
 
 def examine() -> list[Finding]:
-    """Look at ncnn, the CPU, Vulkan, pnnx and the optional packages of this machine."""
+    """Examine ncnn, the CPU, Vulkan, pnnx and the optional packages of this machine."""
     try:
         findings = _machine(look_at())
     except NcnnkitError as error:
@@ -82,7 +83,7 @@ def examine() -> list[Finding]:
 
 
 def examine_device(name: str) -> list[Finding]:
-    """Look at a device: what it is, and what works there. Brings ncnn there where it was not."""
+    """Examine a device: what it is, and what works there. Copies ncnn to it if it has none."""
     try:
         with open_device(name) as device:
             machine = look_at(device)

@@ -10,11 +10,11 @@
     │   ├── ConvertError          no route converts the model to ncnn
     │   ├── RuntimeFailure        ncnn crashed, hung or ran out of memory
     │   ├── DeviceError           a board that cannot be reached, or was lost
-    │   └── StorageError          the disk is full or may not be written
+    │   └── StorageError          the disk is full or not writable
     └── VerificationError     exit 5: it ran, but the result must not be trusted
 
-Every error says *what* is wrong, *where*, and *what to do* (the hint). Anything else that
-escapes is a bug in ncnnkit and ends with exit code 1 and a traceback.
+Every error says *what* is wrong, *where*, and *what to do* (the hint). Any other exception is a bug in ncnnkit. It ends
+a command with exit code 1 and a traceback.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class NcnnkitError(Exception):
     """An expected failure.
 
     Args:
-        what: one clause naming the problem.
-        where: the file, line, layer or option it was found in.
+        what: the problem, in one clause.
+        where: the file, line, layer or option that has the problem.
         hint: what the user can do about it.
 
     Example:
@@ -51,7 +51,7 @@ class NcnnkitError(Exception):
         super().__init__(self.line())
 
     def line(self) -> str:
-        """The error as the single line a command prints."""
+        """The error as a command prints it, in one line."""
         text = f"{self.where}: {self.what}" if self.where else self.what
         text = f"{text} ({self.hint})" if self.hint else text
         return " ".join(text.split())
@@ -66,7 +66,7 @@ class ModelError(InputError):
 
 
 class FormatError(InputError):
-    """A .param, .bin or table file does not hold what it must."""
+    """The content of a .param, .bin or table file is not valid."""
 
 
 class ImageError(InputError):
@@ -90,7 +90,7 @@ class RuntimeFailure(ToolError):
 
 
 class DeviceError(ToolError):
-    """A board cannot be reached, was lost in the middle, or lacks what measuring needs."""
+    """A board cannot be reached, was lost during work, or lacks what measuring needs."""
 
 
 class StorageError(ToolError):
@@ -104,7 +104,7 @@ class VerificationError(NcnnkitError):
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """A hint that names what is written most alike; empty if nothing is.
+    """A hint that suggests the known name with the most similar spelling; empty if none is similar.
 
     Example:
         >>> meant("modle", ["model", "images"])
@@ -114,9 +114,9 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def meant_path(path: Path) -> str:
-    """A hint that names what lies in the same folder under a similar name; empty if nothing does.
+    """A hint that suggests a file or folder with a similar name in the same folder; empty if there is none.
 
-    Endings make no names alike; of names that are, those with the same ending are meant.
+    Names are compared without their extensions. Among similar names, those with the same extension are preferred.
     """
     try:
         names = sorted(path.parent.iterdir())

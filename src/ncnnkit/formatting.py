@@ -19,13 +19,13 @@ def plain(value: float | None) -> str:
         return NOTHING
     if value == 0:
         return "0"
-    rounded = float(f"{value:.2e}")  # so that 9.999 is 10.0
+    rounded = float(f"{value:.2e}")  # 9.999 becomes 10.0
     digits = max(0, min(6, 2 - math.floor(math.log10(abs(rounded)))))
     return f"{value:.{digits}f}"
 
 
 def exact(value: float | None) -> str:
-    """Three significant digits, with a power of ten where that is shorter: 0.0187, 1.87e-05."""
+    """Three significant digits, with a power of ten if that is shorter: 0.0187, 1.87e-05."""
     return NOTHING if value is None else f"{value:.3g}"
 
 
@@ -41,12 +41,13 @@ def megabytes(size: int | None) -> str:
 
 
 def decibel(value: float | None) -> str:
-    """An SQNR in dB; None is an error of exactly zero."""
+    """An SQNR in dB; None means that there is no error."""
     return "exact" if value is None else f"{value:.1f}"
 
 
 def cosine(value: float | None, decimals: int = 6) -> str:
-    """Cut off, not rounded: 0.9999996 is no 1.000000; what differs from 1 two digits further down is."""
+    """A cosine, truncated: 0.9999996 gives 0.999999. Only values that differ from 1 by less than 1 % of the last digit
+    give 1.000000."""
     if value is None:
         return NOTHING
     if value > 1 - 10.0 ** -(decimals + 2):
@@ -60,7 +61,7 @@ def counted(count: int, thing: str) -> str:
 
 
 def first_few(items: Sequence[str], most: int) -> str:
-    """A list in a sentence, of which only the first ones are named: a, b and 3 more."""
+    """A list in a sentence, with only its first items: a, b and 3 more."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return f"{', '.join(items[:most])}{more}"
 
@@ -71,7 +72,7 @@ def percent(share: float | None) -> str:
 
 
 def ratio(value: float | None, base: float | None) -> float | None:
-    """How many times the base a value is; None where either is missing."""
+    """A value divided by a base; None if either is missing."""
     return None if value is None or base is None or base <= 0 else value / base
 
 
@@ -92,13 +93,13 @@ def duration(seconds: float) -> str:
 
 
 def with_article(value: Any) -> str:
-    """The type of a value in a sentence: a list, an int, None."""
+    """The type of a value with its article: a list, an int, None."""
     name = type(value).__name__
     return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def object_name(value: Any) -> str:
-    """What a recipe calls an object: ``<DataLoader>`` by its type, ``<module:name>`` for a function or a class.
+    """The name of an object in a recipe: ``<DataLoader>``, its type, or ``<module:name>`` for a function or a class.
 
     Example:
         >>> object_name([1, 2]), object_name(object_name)

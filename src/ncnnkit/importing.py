@@ -1,4 +1,4 @@
-"""What a user names as ``package.module:name``."""
+"""Imports what a user names as ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class NotThere(AttributeError):
-    """A module, or what it holds, has no such name.
+    """A module, or an object in it, has no such name.
 
     Attributes:
-        name: that is not there.
-        known: the public names that are.
+        name: the name that was not found.
+        known: the public names that exist.
     """
 
     name: str
@@ -24,9 +24,9 @@ class NotThere(AttributeError):
 
 
 def imported(reference: str) -> Any:
-    """The object that ``package.module:name`` names; modules in the current folder are found, as by ``python -m``.
+    """The object that ``package.module:name`` names. Modules in the current folder are found, as ``python -m`` does.
 
-    The folder stays in ``sys.path``, because the module may import more later. Whatever the module raises comes out.
+    The folder stays in ``sys.path``, because the module may import more later. Exceptions of the module are not caught.
 
     Raises:
         NotThere: the module was imported, and has no such name.

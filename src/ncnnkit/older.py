@@ -1,4 +1,4 @@
-"""What Python 3.10 lacks of the standard library that ncnnkit uses. Ubuntu 22.04 and JetPack 6 have it.
+"""Parts of the standard library that Python 3.10 lacks. Ubuntu 22.04 and JetPack 6 have Python 3.10.
 
 Import from here instead of ``tomllib``, ``typing.Self``, ``datetime.UTC`` and ``hashlib.file_digest``.
 """
@@ -26,7 +26,7 @@ _PART = 1 << 16  # bytes read at a time
 
 
 def file_digest(file: IO[bytes]) -> Any:
-    """The SHA-256 of what is left of an open file, as :mod:`hashlib` gives it.
+    """The SHA-256 of the rest of an open file, as a :mod:`hashlib` object.
 
     Example:
         >>> import io

@@ -1,4 +1,4 @@
-"""The main job: from a model reference to measured models and a report. :func:`run` is the product, in order."""
+"""The main job: from a model reference to measured models and a report. :func:`run` calls the stages in order."""
 
 from __future__ import annotations
 
@@ -79,16 +79,17 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
 
     Args:
         recipe: the request.
-        out: the run folder. The models, run.json, report.html, recipe.toml and, if pnnx ran, its log
-            appear there at the end.
-        progress: called with (position, done, total): the stage and its number, and how far its current step is.
-        objects: what the recipe names and cannot hold.
+        out: the run folder. At the end it gets the models, run.json, report.html, recipe.toml and, if pnnx ran, its
+            log.
+        progress: called with (position, done, total). The position is the stage with its number; ``done`` and
+            ``total`` count within its current step.
+        objects: Python objects, which the recipe names but cannot hold.
 
     Returns:
         The content of run.json.
 
     Raises:
-        VerificationError: nothing usable came out; ``out`` holds the report that says why.
+        VerificationError: no model is usable; ``out`` holds the report that says why.
         NcnnkitError: any other error that a user can correct; ``out`` is then unchanged.
     """
     stages = Stages(stages_to_come(recipe), progress)
@@ -102,7 +103,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
         with stages("look at the devices" if recipe.on else "look at this machine"):
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
             for site in sites:
-                site.cluster(recipe.cluster)  # one that is not there shows before any work
+                site.cluster(recipe.cluster)  # raises before any work if there is no such cluster
         with stages("open the model"):
             source = open_model(
                 given.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
@@ -181,7 +182,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
                             threads=recipe.threads or site.machine.cores, budget=budget,
                             progress=stages.within(stage),
                         )  # fmt: skip
-                    except (DeviceError, RuntimeFailure) as error:  # this device's, and no other's
+                    except (DeviceError, RuntimeFailure) as error:  # the other devices go on
                         unplanned[site] = f"it could not be planned: {error.line()}"
         with stages("write the models"):
             models = write_models(
@@ -219,9 +220,9 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
         first = quantized.get(sites[0].target)
         with stages("layer errors"):
             compared = compared_layer_by_layer(specs)
-            wanted, runs = min(LAYER_IMAGES, len(inputs)), 2 * (1 + len(compared))  # all blobs are brought here
+            wanted, runs = min(LAYER_IMAGES, len(inputs)), 2 * (1 + len(compared))  # all blobs are copied
             few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=runs)))
-            layers = errors_by_variant(graph, compared, few)
+            layers = errors_by_variant(graph, compared, few, stages.progress("layer errors"))
             fed_shapes = [array.shape for array in inputs[0]]
             network = network_record(graph, fed_shapes, first.int8_layers() if first else {})
         with stages("compare the images"):
@@ -296,7 +297,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
 
 
 def device_record(site: Site, variants: Sequence[Variant], requirements: Requirements, blind: str) -> DeviceRecord:
-    """A device, and what is recommended for it."""
+    """The record of a device, with the variant recommended for it."""
     return site.record(*recommend([v for v in variants if v.device == site.device.name], requirements, blind))
 
 
@@ -309,7 +310,7 @@ def compare_on(site: Site, variants: Sequence[Variant], requirements: Requiremen
 
 
 def figures_by_labels(reference: Outputs, task: Task, truth: Sequence[Any] | None) -> dict[str, float]:
-    """The original's own figures against the labels, by their names."""
+    """The figures of the original itself against the labels: name -> value."""
     if truth is None:
         return {}
     found = errors_of(reference, reference, task, truth).figures()
@@ -319,7 +320,7 @@ def figures_by_labels(reference: Outputs, task: Task, truth: Sequence[Any] | Non
 def task_record(
     purpose: Purpose, requirements: Requirements, labels: Labels | None, by_labels: dict[str, float]
 ) -> TaskRecord:
-    """What the network is for, and what its models must satisfy for that."""
+    """The record of the task, and of the requirements that its figures must satisfy."""
     return TaskRecord(
         name=purpose.task.name, why=purpose.why, requires=[r.record() for r in requirements.figures],
         labels=labels.in_words() if labels else "", original=by_labels,
@@ -327,7 +328,7 @@ def task_record(
 
 
 def stages_to_come(recipe: Recipe) -> list[str]:
-    """The stages of a run in their order. A stage for each device, target or shape counts as one."""
+    """The stages of a run, in order. A stage that runs once for each device, target or shape counts as one."""
     made = set(recipe.precisions)
     return [
         "look at the devices" if recipe.on else "look at this machine",
@@ -351,7 +352,8 @@ def stages_to_come(recipe: Recipe) -> list[str]:
 
 
 def files_to_come(recipe: Recipe, source: ModelSource) -> list[str]:
-    """Files that the run will make for certain, so that one of the user's shows before any work is done."""
+    """Files that the run certainly writes. They are checked first, so that a conflict with a user's file shows
+    early."""
     stems = {f"{source.name}-{PRECISIONS[precision].file}" for precision in recipe.precisions}
     made = [f"{stem}.{end}" for stem in sorted(stems) for end in ("param", "bin", "json")]
     return [RUN, REPORT, RECIPE, EXAMPLES, *([LABELS] if source.labels else []), *made]

@@ -1,4 +1,4 @@
-"""How long work says how far it is."""
+"""How long-running work reports its progress."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 StepProgress = Callable[[str, int, int], None]
-"""Called with (step, done, total); total is 0 where it cannot be known."""
+"""Called with (step, done, total); total is 0 if unknown."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is.
+    """The stage and the step that a run has reached.
 
     Attributes:
         stage: its name, such as ``quantise``.
-        number: of the stage, from 1; 0 if the work is not counted in stages.
-        of: how many stages there are.
-        step: of the stage, such as ``calibrate``; empty if the stage has no steps.
+        number: the number of the stage, from 1; 0 if the work is not counted in stages.
+        of: the number of stages.
+        step: the step of the stage, such as ``calibrate``; empty if the stage has no steps.
     """
 
     stage: str
@@ -32,12 +32,12 @@ class Position:
         return f"{self.stage}: {self.step}" if self.step else self.stage
 
     def at(self, step: str) -> Position:
-        """A step of this stage."""
+        """The position of a step of this stage."""
         return replace(self, step=step)
 
 
 StageProgress = Callable[[Position, int, int], None]
-"""Called with (position, done, total), which count within the step; total is 0 where it cannot be known."""
+"""Called with (position, done, total). ``done`` and ``total`` count within the step; total is 0 if unknown."""
 
 
 def silent(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""How far the work is, on a console: a bar that moves, and a line for each stage that is finished."""
+"""Shows progress on a console: a moving bar, and a line for each finished stage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rich.text import Text
 from .formatting import duration
 from .progress import Position, StageProgress
 
-PATIENCE = 5.0
-"""Seconds after which a log gets a line, even if nothing has happened."""
+PATIENCE = 3.0
+"""Seconds after which a log gets a line, even if there is no news."""
 
 CREDIBLE = 2.0
-"""Seconds after which the speed so far tells how long the rest takes."""
+"""Seconds after which the remaining time is estimated from the speed so far."""
 
 
 class Shown:
@@ -29,9 +29,9 @@ class Shown:
     without any.
 
     Args:
-        console: where to.
-        live: whether there is a bar.
-        clock: gives seconds.
+        console: the Rich console to write to.
+        live: whether to show a bar.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, console: Console, live: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,14 +45,14 @@ class Shown:
         self._task: TaskID | None = None
 
     def __call__(self, position: Position, done: int, total: int) -> None:
-        """Take a position; its stage begins if it is another than before."""
+        """Take a position. If its stage differs from the last one, a new stage begins."""
         with self._lock:
             before = self._at
             if before is None or (before.stage, before.number) != (position.stage, position.number):
                 self.finish()
                 self._stage_began = self._clock()
             if position != before or total != self._total:
-                # A new task: Rich keeps the total of the last one where the new total is not known.
+                # A new task, because Rich keeps the last total if the new total is unknown.
                 self._step_began = self._clock()
                 if self._task is not None:
                     self._bar.remove_task(self._task)
@@ -62,7 +62,7 @@ class Shown:
                 self._bar.update(self._task, completed=done)
 
     def finish(self) -> None:
-        """Say that the stage is finished, and how long it took."""
+        """Print that the stage is finished, and how long it took."""
         with self._lock:
             if self._at is not None:
                 took = duration(self._clock() - self._stage_began)
@@ -70,10 +70,14 @@ class Shown:
             self._at = None
 
     def beat(self) -> None:
-        """Say where the work is, if nothing has been said for :data:`PATIENCE` and there is no bar."""
+        """Print the position if there is no bar and nothing was printed for :data:`PATIENCE` seconds."""
         with self._lock:
             if self._at is not None and not self._live and self._clock() - self._said >= PATIENCE:
                 self._say(Text(f"  {self.where()}, {self.how_far()}"))
+
+    def due_in(self) -> float:
+        """Seconds until :meth:`beat` may have something to say; never so few that waiting for them is work."""
+        return max(self._said + PATIENCE - self._clock(), PATIENCE / 15)
 
     def where(self) -> str:
         """The stage, its number and its step: ``Stage 5/11 quantise: calibrate``."""
@@ -82,7 +86,7 @@ class Shown:
         return f"Stage {_numbered(self._at)}{self._at}" if self._at.number else str(self._at)
 
     def how_far(self) -> str:
-        """What is done of the step, how long the stage has taken, and how long the step will take: ``40/96, 12 s``."""
+        """The count within the step, the time of the stage so far, and the estimated time left: ``40/96, 12 s``."""
         now = self._clock()
         parts = [f"{self._done}/{self._total}"] if self._total else []
         parts.append(duration(now - self._stage_began))
@@ -97,11 +101,11 @@ class Shown:
 
     @contextmanager
     def running(self) -> Iterator[Shown]:
-        """Show the bar, or the lines, until the block ends; a stage that fails is not finished."""
+        """Show the bar or the lines until the block ends. A stage that fails is not printed as finished."""
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(PATIENCE / 5):
+            while not over.wait(None if self._live else self.due_in()):
                 self.beat()
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -116,7 +120,7 @@ class Shown:
 
 
 class _Where(ProgressColumn):
-    """The stage and its step."""
+    """The column with the stage and its step."""
 
     def __init__(self, shown: Shown) -> None:
         super().__init__()
@@ -127,7 +131,7 @@ class _Where(ProgressColumn):
 
 
 class _HowFar(_Where):
-    """Counts and times; they go on while nothing happens."""
+    """The column with counts and times. It is updated even without news."""
 
     def render(self, task: Task) -> Text:
         return Text(self._shown.how_far())
@@ -142,8 +146,8 @@ def shown_on(console: Console, plain: bool = False) -> Iterator[StageProgress]:
     """Show the progress of a run on a console.
 
     Args:
-        console: where to.
-        plain: lines instead of a bar, also on a terminal.
+        console: the Rich console to write to.
+        plain: print lines instead of a bar, even on a terminal.
     """
     with Shown(console, live=console.is_terminal and not plain).running() as shown:
         yield shown

@@ -1,4 +1,4 @@
-"""Everything the user asked for, frozen: a run is a function of its :class:`Recipe`.
+"""Everything the user asked for, as an immutable record: a run is a function of its :class:`Recipe`.
 
 A recipe file is TOML with the names of the fields as keys. Options of the command line replace its values.
 """
@@ -31,13 +31,13 @@ BACKENDS = ("cpu", "vulkan")
 CLUSTERS = ("all", "big", "middle", "little")
 ROUTES = ("onnx", "pnnx", "classic", "dynamo", "torchscript", "ncnn")
 MANY = 20
-"""Words from which an error suggests those that are alike, and does not list them all."""
+"""If a key allows this many words or more, an error suggests similar ones instead of listing all."""
 ALL = "all"
-"""Of engines: those that are installed."""
+"""The value ``all`` of engines: all that are installed."""
 AUTO = "auto"
-"""The target of the device that is measured; the routes of the model, in order; the method that suits the model."""
+"""The value ``auto``: the target of the device, the model's routes in order, the method that suits the model."""
 OWN = "own"
-"""The method that takes the scales of a quantised original."""
+"""The method that uses the scales of a quantised original."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Key:
 
     Attributes:
         help: what it means.
-        expects: a value of the right type, in words.
-        allowed: the words that the value, or each item of it, may be; empty: any.
-        least: the smallest number that it may be.
+        expects: the expected type, in words.
+        allowed: the words allowed for the value, or for each of its items; empty: any.
+        least: the smallest number allowed.
     """
 
     help: str
@@ -228,10 +228,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Objects:
-    """What a Python caller gave as objects. The recipe names each, as ``<DataLoader>``, and cannot hold it.
+    """The Python objects that a caller passed. The recipe only names them, for example as ``<DataLoader>``.
 
     Attributes:
-        model: a ``torch.nn.Module``; None, here and below: the recipe says it.
+        model: a ``torch.nn.Module``. None, here and below, means that the recipe has the value.
         images, eval_images: samples; see :func:`ncnnkit.samples.given.find_samples`.
         task: a subclass of :class:`ncnnkit.tasks.Task`.
         metric: a function.
@@ -244,10 +244,10 @@ class Objects:
     metric: Any = None
 
     def filled(self, recipe: Recipe) -> Objects:
-        """The objects, with the values of a recipe for those that were not given.
+        """These objects; those that were not given are taken from the recipe.
 
         Raises:
-            RecipeError: the recipe names an object, as that of an earlier run may, and there is none.
+            RecipeError: the recipe names an object that was not given. The recipe of an earlier run may do so.
         """
         values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(self)}
         given = {name: value for name in values if (value := getattr(self, name)) is not None}
@@ -259,7 +259,7 @@ class Objects:
 
 
 NO_OBJECTS = Objects()
-"""The recipe says everything."""
+"""No objects: the recipe has all values."""
 
 
 def names_object(value: Any) -> bool:
@@ -268,9 +268,9 @@ def names_object(value: Any) -> bool:
 
 
 KEYS: dict[str, Key] = {field.name: field.metadata["key"] for field in dataclasses.fields(Recipe)}
-"""What the fields of a recipe mean."""
+"""Field of a recipe -> its meaning and bounds."""
 
-if Recipe.__doc__:  # python -OO has none
+if Recipe.__doc__:  # python -OO removes docstrings
     Recipe.__doc__ += "\n\nAttributes:\n" + "".join(f"    {name}: {key.help}\n" for name, key in KEYS.items())
 
 
@@ -281,7 +281,7 @@ def key_types() -> dict[str, Any]:
 
 
 def _is_of_type(name: str, value: Any) -> bool:
-    """Whether a value has the type of a field, and a recipe file could hold it."""
+    """Whether a value has the type of a field and could be stored in a recipe file."""
     import msgspec
 
     try:
@@ -292,13 +292,13 @@ def _is_of_type(name: str, value: Any) -> bool:
         return all(shape and min(shape) > 0 for shape in value)
     if isinstance(value, float):
         return math.isfinite(value)
-    # A path that is not UTF-8 comes as lone surrogates, which no recipe file could hold.
+    # Python represents a path that is not UTF-8 with lone surrogates, which TOML cannot hold.
     texts = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]
     return all(text == readable(text) for text in texts if isinstance(text, str))
 
 
 def _check(name: str, value: Any, key: Key) -> None:
-    """Raises RecipeError where a value of the right type is not allowed."""
+    """Raise RecipeError if a value of the right type is not allowed."""
     word = name.removesuffix("s") if isinstance(value, tuple) else name
     items = [value] if isinstance(value, str) else value
     choices = [choice for choice in key.allowed if choice]
@@ -327,7 +327,7 @@ def _shown(value: Any) -> str:
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
-    """The CPUs in a list as Linux writes it, such as ``0,4-7``; empty if the text is not such a list."""
+    """The CPUs in a list in Linux' format, such as ``0,4-7``; empty if the text is not such a list."""
     if not re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text, re.ASCII):
         return ()
     ends = (part.partition("-") for part in text.split(","))
@@ -341,15 +341,15 @@ def _plain(value: Any) -> Any:
 
 
 def make_recipe(options: Mapping[str, Any], file: str | Path | None = None) -> Recipe:
-    """Make a recipe from options and a recipe file; options replace values of the file.
+    """Make a recipe from options and a recipe file. Options replace values of the file.
 
     Args:
         options: field name -> value; None means not given.
         file: a TOML file with the same keys.
 
     Raises:
-        RecipeError: a key or value that cannot be used, or no model. An error in the file names the file, even if an
-            option replaces that value.
+        RecipeError: a key or value cannot be used, or there is no model. An error in the file is raised even if an
+            option replaces that value, and names the file.
     """
     values: dict[str, Any] = {}
     if file is not None:
@@ -372,14 +372,14 @@ def _build(values: Mapping[str, Any]) -> Recipe:
 
 
 def _frozen(value: Any) -> Any:
-    """An immutable copy, equal to the value that a saved file gives: tuples for lists, text for paths."""
+    """An immutable copy: tuples for lists, text for paths. It equals the value that is read back from a saved file."""
     if isinstance(value, Mapping):
         # TOML has no null: a file says "none" for no resizing and no cropping.
         return {key: None if v == "none" else _frozen(v) for key, v in value.items()}
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, float):
-        return float(value)  # numpy's float64 is a float, too, and none to msgspec
+        return float(value)  # NumPy's float64 is a float, but msgspec does not accept it
     return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
@@ -395,7 +395,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a recipe file that repeats the run, as far as a file can. Raises StorageError."""
+    """Write a recipe file that repeats the run, except for Python objects. Raises StorageError."""
     import tomli_w
 
     values = recipe.to_dict()
@@ -407,7 +407,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def _without_null(value: Any) -> Any:
-    """A value as TOML, which has no null, holds it; :func:`_frozen` reads it back."""
+    """A value for TOML, which has no null. :func:`_frozen` reads it back."""
     if isinstance(value, Mapping):
         return {key: _without_null(item) for key, item in value.items()}
     return "none" if value is None else value

@@ -18,15 +18,14 @@ _ORDER = list(PRECISIONS)
 def recommend(variants: Sequence[Variant], requirements: Requirements, blind: str = "") -> tuple[str | None, str]:
     """The fastest variant that ran as requested and satisfies the requirements.
 
-    Differences in latency within the spread are ties (:func:`tied`). Of tied variants the more exact is taken, by the
-    SQNR of its worst output in whole dB; of equally exact ones the smaller, by the size of its files; of equally small
-    ones that whose precision comes first in :data:`PRECISIONS`, and the CPU before a GPU. Chance, as in medians within
-    the spread, decides nothing.
+    Differences in latency within the spread are ties (:func:`tied`). Ties are decided by, in this order: the SQNR of
+    the worst output in whole dB, the size of the files, the order of :data:`PRECISIONS`, the CPU before a GPU. So a
+    median that is lower by chance decides nothing.
 
     Args:
-        variants: of one run, or of one device of it.
-        requirements: of the recipe.
-        blind: why the outputs cannot be judged, as a clause; empty where they can.
+        variants: the variants of one run, or of one of its devices.
+        requirements: the requirements of the recipe.
+        blind: why the outputs cannot be judged, as a clause; empty if they can.
 
     Returns:
         (name of the variant or None, the reason).
@@ -109,20 +108,20 @@ def _row(variant: Variant) -> str:
 def tied(variants: Sequence[Variant]) -> list[Variant]:
     """The variants that may be the fastest, judged by their samples.
 
-    The middle half of a variant's samples lies between its quartiles ``p25`` and ``p75``. A variant is out where its
-    middle half begins above the end of some other's, so that the two do not overlap; all others are tied. The rule
-    does not depend on an order, and does not get sharper with more samples: two variants whose samples overlap are
-    equally fast for whoever runs one inference.
+    The middle half of a variant's samples lies between its quartiles ``p25`` and ``p75``. A variant is excluded if its
+    ``p25`` is above the ``p75`` of another variant; all others are tied. The rule does not depend on the order of the
+    variants, and does not get stricter with more samples: if the middle halves of two variants overlap, a user who runs
+    one inference cannot tell them apart.
     """
     end = min(v.latency_ms.p75 for v in variants if v.latency_ms)
     return [v for v in variants if v.latency_ms and v.latency_ms.p25 <= end]
 
 
 def compared(variants: Sequence[Variant]) -> list[str]:
-    """What timings allow to say: on each device, which variant is the fastest, or which ones may be; a sentence each.
+    """For each device, a sentence: which variant is the fastest, or which ones may be.
 
-    "Too noisy" is one of the answers: it is given if the samples of a variant that may be the fastest were disturbed
-    (:attr:`Latency.disturbed`). Latencies with outliers (:attr:`Latency.outlying`) are named.
+    The sentence says "too noisy" if the samples of a variant that may be the fastest were disturbed
+    (:attr:`Latency.disturbed`). It names the latencies with outliers (:attr:`Latency.outlying`).
     """
     timed = [v for v in variants if v.status == "ok" and v.latency_ms and EMULATED not in v.notes]
     said = [
@@ -177,14 +176,14 @@ def _sqnr(variant: Variant) -> float:
 
 
 def _preference(variant: Variant) -> tuple[float, float, int, bool, str]:
-    """The least is taken of tied variants."""
+    """A sort key: of tied variants, the one with the least key is recommended."""
     sqnr = _sqnr(variant)
     exact = -(round(sqnr) if math.isfinite(sqnr) else sqnr)
     return exact, variant.size_bytes or 0, _ORDER.index(variant.precision), variant.backend != "cpu", variant.name
 
 
 def _excess(variant: Variant, requirements: Requirements) -> float:
-    """How far a variant is from keeping to the requirements: the largest ratio of noise power, or of time squared."""
+    """How far a variant misses the requirements: the largest ratio of noise powers, or of squared times."""
     late = _median(variant) / requirements.max_latency_ms if requirements.max_latency_ms else 0.0
     return max(requirements.excess(_figures(variant)), late**2)
 
@@ -212,7 +211,7 @@ def _why(
 
 
 def _required(variant: Variant, requirements: Requirements) -> list[str]:
-    """The figures of a variant that are required; its cosine where none is."""
+    """The required figures of a variant; its cosine if none is required."""
     values = _figures(variant)
     found = [(r.figure, values.get(r.figure.name)) for r in requirements.figures]
     found = [(figure, value) for figure, value in found if value is not None] or [(OUTPUTS["cosine"], values["cosine"])]
@@ -223,7 +222,7 @@ def _required(variant: Variant, requirements: Requirements) -> list[str]:
 
 
 def _better(best: Variant, ties: Sequence[Variant]) -> str:
-    """What decides between tied variants, as a superlative."""
+    """What decided between tied variants, as a superlative."""
     exact, size, *_ = _preference(best)
     others = [_preference(v) for v in ties if v is not best]
     if all(other[0] > exact for other in others):

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """A layer of a variant's network, as far as the run measured it.
+    """A layer of a variant's network, with what the run measured of it.
 
     Attributes:
         name: the layer's name in the ``.param`` file.
         type: its type, as ncnn names it.
-        shape: of its first output, without a batch axis; None if it is not known.
-        parameters: number of its weights.
+        shape: the shape of its first output, without a batch axis; None if unknown.
+        parameters: the number of its weights.
         precision: ``int8`` and so on; empty if the precision of the neighbours decides.
         ms: predicted time of the layer alone, ms; None if there is no plan.
         alone_db: predicted SQNR of the network's outputs if only this layer had the precision, dB; infinite for no
@@ -75,7 +75,7 @@ class Result:
 
     @property
     def variants(self) -> list[Variant]:
-        """The results, each precision on each backend of each device."""
+        """The measured variants: each precision on each backend of each device."""
         return self.run.variants
 
     @property
@@ -90,7 +90,7 @@ class Result:
 
     @property
     def warnings(self) -> list[str]:
-        """What may be wrong, a sentence each."""
+        """What may be wrong, one sentence each."""
         return self.run.warnings
 
     @property
@@ -102,8 +102,8 @@ class Result:
         """A variant.
 
         Args:
-            name: of a variant, such as ``int8-vulkan``, or a precision, which means its CPU variant. By default the
-                recommended one.
+            name: the name of a variant, such as ``int8-vulkan``, or a precision, which means its CPU variant. By
+                default the recommended variant.
 
         Raises:
             RecipeError: there is no such variant, or none is recommended.
@@ -125,7 +125,7 @@ class Result:
         return artifact_of(self.run, choose(self.run, name, self.folder), self.folder)
 
     def layers(self, name: str | None = None) -> list[LayerResult]:
-        """The layers of a variant in the network's order. ``pandas.DataFrame`` takes the list as it is.
+        """The layers of a variant in the network's order. ``pandas.DataFrame`` accepts the list.
 
         Errors and times are those of the first device.
 
@@ -165,10 +165,10 @@ class Result:
         """Write a program that runs a variant; see :func:`ncnnkit.make_app`.
 
         Args:
-            path: the folder of the program, new or empty.
-            variant: as ``name`` of :meth:`variant`.
+            path: the folder of the program. It is new or empty.
+            variant: as ``name`` in :meth:`variant`.
             lang: ``cpp`` or ``python``.
-            embed: the model becomes part of the program by default; ``cpp`` only.
+            embed: whether the model becomes part of the program, which is the default; ``cpp`` only.
 
         Returns:
             ``path``.
@@ -262,20 +262,23 @@ class Result:
         )
 
     def _check_folder(self) -> None:
-        """Raise StorageError if the folder holds another run by now: its models are not those of this result."""
+        """Raise StorageError if the folder now holds another run, because its models are not those of this result."""
         if load_run(self.folder) != self.run:
             hint = "open it with open_run, and give each run an out of its own"
             raise StorageError("a later run has replaced this one", where=str(self.folder), hint=hint)
 
 
 def open_run(folder: str | Path) -> Result:
-    """The result of an earlier run.
+    """Open the result of an earlier run.
 
     Args:
         folder: the run folder, or its run.json.
 
+    Returns:
+        The result, with the same contents as the one that :func:`ncnnkit.run` returned.
+
     Raises:
-        FormatError: there is no run, or it is not valid.
+        FormatError: there is no run in the folder, or its run.json is not valid.
 
     Example:
         >>> nk.open_run("out").variant("int8").accuracy.cosine > 0.9
@@ -295,7 +298,7 @@ def _value(variant: Variant, figure: str) -> float | None:
 
 
 def _cells(variants: list[Variant], variant: Variant, figures: Iterable[str]) -> list[str]:
-    """What a notebook shows of a variant."""
+    """The cells of a variant in a notebook's table."""
     accuracy, times = variant.accuracy, speed_up(variants, variant)
     return [
         variant.name,
@@ -310,6 +313,6 @@ def _cells(variants: list[Variant], variant: Variant, figures: Iterable[str]) ->
 
 
 def _html_row(cells: list[str], best: bool) -> str:
-    """A row, in bold for the recommended variant: no colours, so that a dark page can have it, too."""
+    """A table row, in bold for the recommended variant. There are no colours, so that it also suits a dark theme."""
     texts = [f"<b>{escape(cell)}</b>" if best else escape(cell) for cell in cells]
     return f"<tr>{''.join(f'<td>{text}</td>' for text in texts)}</tr>"

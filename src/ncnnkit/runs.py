@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 _ONE_OR_SEVERAL = ("outputs", "on", "backends", "precisions", "engines", "require")
-"""Options of several words, which may be given as one word, too."""
+"""Options that take several words. One word may be given as a string."""
 
 
 def run(
@@ -63,13 +63,14 @@ def run(
 ) -> Result:
     """Convert a network to ncnn at every precision, measure and compare the models, and write a report.
 
-    This is the command ``ncnnkit run`` in Python, with the same options and defaults. ``help(ncnnkit.run)`` explains
-    those that are not explained here.
+    This does what the command ``ncnnkit run`` does, with the same options and defaults. ``--backend``, ``--precision``
+    and ``--shape`` are ``backends``, ``precisions`` and ``shapes`` here. ``help(ncnnkit.run)`` lists the options that
+    are not explained here.
 
     Args:
         model: what the command takes, such as ``model.onnx`` or ``torchvision:resnet50``, or a ``torch.nn.Module``,
             which needs ``shapes``. The module is not changed.
-        images: samples for calibration; every fifth is held out for evaluation if there are no ``eval_images``. One of
+        images: samples for calibration. If there are no ``eval_images``, every fifth is held out for evaluation. One of
 
             - what the command takes: a folder, a list file, a ``.npy`` or ``.npz`` file, and for several inputs a
               mapping from their names to these;
@@ -77,18 +78,18 @@ def run(
             - an array or tensor (N, …); for several inputs a sequence of these, or a mapping from their names to them;
             - an iterable of batches or single samples, such as a PyTorch DataLoader: each is an array, or a sequence
               that begins with one for each input (labels behind them are not used), or a mapping. It is read once, in
-              order, into temporary files.
+              order, and stored in temporary files.
 
-            Files of images are preprocessed. Arrays are not: they are float32, or are converted to it, have the shape
-            of the input behind N, and are fed to the network as they are, like those of a ``.npy`` file. Only if
-            ``preprocess`` has a mean, std or divisor, these apply to arrays, too.
+            Image files are preprocessed. Arrays, also those of a ``.npy`` file, are not: they have the shape (N, *input
+            shape), are converted to float32, and are fed to the network unchanged. The mean, std and divisor of
+            ``preprocess`` apply to arrays, too, if they are given.
         eval_images: samples for evaluation, in the same forms.
-        preprocess: a Preprocess, or a mapping of those of its fields that are to replace the model's own.
+        preprocess: a Preprocess, or a mapping from some of its fields to the values that replace the model's own.
         task: as for the command, or a subclass of ``ncnnkit.tasks.Task``.
-        metric: as for the command, or the function itself: (the model's outputs for one sample, the original's) ->
-            a number. Both are sequences with a float32 array for each output, without the batch axis; the number is 1
-            where they are equal, and less where they are worse.
-        out: the run folder, which is kept. A run in it is replaced by the new one.
+        metric: as for the command, or the function itself. It takes the outputs of the model for one sample and those
+            of the original, and returns a number: 1 if they are equal, and less if the model is worse. Both arguments
+            are sequences with a float32 array for each output, without the batch axis.
+        out: the run folder. If it holds an earlier run, the new run replaces it.
         progress: True shows the stages on stderr; False shows nothing; a function is called with (position, done,
             total).
 
@@ -134,12 +135,12 @@ _OBJECTS = tuple(field.name for field in fields(Objects))
 
 
 def _is_named(name: str, value: Any) -> bool:
-    """Whether a value is one that a recipe can hold."""
+    """Whether a recipe can hold a value."""
     return is_named(value) if name in ("images", "eval_images") else isinstance(value, str | Path)
 
 
 def _as_text(name: str, value: Any, objects: Objects) -> Any:
-    """An option as a recipe holds it."""
+    """An option in the form that a recipe holds."""
     if name in _OBJECTS and getattr(objects, name) is not None:
         return object_name(value)
     if isinstance(value, Preprocess):
@@ -150,7 +151,7 @@ def _as_text(name: str, value: Any, objects: Objects) -> Any:
 
 
 def _shown(progress: bool | StageProgress) -> Any:
-    """A context whose value takes the progress."""
+    """A context that gives the function which takes the progress."""
     if callable(progress):
         return nullcontext(progress)
     if not isinstance(progress, bool):
@@ -161,11 +162,11 @@ def _shown(progress: bool | StageProgress) -> Any:
 
     from .progress_on_console import shown_on
 
-    # A notebook asks for colours as if it were a terminal, and would keep every step of a moving bar.
+    # Rich takes a notebook for a terminal with colours, but a notebook would keep every state of a moving bar.
     return shown_on(Console(stderr=True, emoji=False, force_jupyter=False, force_terminal=sys.stderr.isatty()))
 
 
-if run.__doc__:  # python -OO has none
+if run.__doc__:  # python -OO removes docstrings
     _head, _args, _rest = run.__doc__.partition("\n    Returns:")
     _options = [f"        {name}: {key.help}\n" for name, key in KEYS.items() if f"\n        {name}: " not in _head]
     run.__doc__ = "".join([_head, *_options, _args, _rest])

@@ -1,4 +1,4 @@
-"""What a run's figures mean: the warnings, and what the recommended variant makes of one image."""
+"""What a run's figures mean: the warnings, and the classes that the recommended variant gives for one image."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from .tasks.classification import top_k
 Array = NDArray[Any]
 
 _NOTHING = Requirements()
-LEAST_MATCHED = 0.99  # of the original's predictions: scores at a threshold may fall on either side of it
-RESTLESS = 0.25  # interquartile range over the median
-WRONG_LATENCY = 0.15  # of the predicted one: off by more, other choices might have been better
+LEAST_MATCHED = 0.99  # share of the original's predictions; a score close to the threshold may fall on either side
+RESTLESS = 0.25  # interquartile range divided by the median
+WRONG_LATENCY = 0.15  # relative to the prediction; with a larger error, other choices might have been better
 
 
 def warn(
@@ -51,14 +51,14 @@ def warn(
     blind: str = "",
     random_weights: bool = False,
 ) -> list[str]:
-    """The warnings of a run, a sentence each.
+    """The warnings of a run, one sentence each.
 
     Args:
-        purpose: of the network.
+        purpose: the task of the network.
         doubts: what looks wrong about its input tensors.
-        requirements: for its models.
-        emulated: names of emulated devices.
-        blind: why the outputs cannot be judged; empty where they can.
+        requirements: what its models must satisfy.
+        emulated: the names of emulated devices.
+        blind: why the outputs cannot be judged; empty if they can.
         random_weights: whether the network was not trained.
     """
     said = [f"{name} is {EMULATED}" for name in emulated]
@@ -129,7 +129,7 @@ def warn(
 
 
 def _about_the_quantised(variants: Sequence[Variant]) -> Iterator[str]:
-    """How far the int8 variants are from a quantised original as it is."""
+    """How much the int8 variants differ from the quantised original."""
     for row in variants:
         if row.precision == "int8" and row.accuracy and row.quantised_sqnr_db is not None:
             yield (
@@ -141,7 +141,7 @@ def _about_the_quantised(variants: Sequence[Variant]) -> Iterator[str]:
 def _about_the_reference(variants: Sequence[Variant]) -> Iterator[str]:
     outputs = next((v.accuracy.outputs for v in variants if v.accuracy), [])
     empty = [output.name for output in outputs if output.cosine is None]
-    if 0 < len(empty) < len(outputs):  # where all are, that was said as the reason that nothing can be judged
+    if 0 < len(empty) < len(outputs):  # if all are empty, ``blind`` says so
         yield (
             f"the original's output {', '.join(empty)} is zero on every evaluation image: no variant can be judged by "
             "it; other images, or other weights, are needed"
@@ -184,11 +184,11 @@ def _about_plan(plan: Plan | None, variants: Sequence[Variant]) -> Iterator[str]
 
 
 def _explained(plan: Plan, variants: Sequence[Variant]) -> bool:
-    """Whether noise explains how far the latency of a plan is from the predicted one.
+    """Whether noise explains the difference between the measured and the predicted latency of a plan.
 
-    The prediction has the spread of the fp32 samples, whose median is its speed, and may be off by
-    :data:`WRONG_LATENCY`; the latency has that of its own samples. Noise explains the difference if the middle halves
-    overlap.
+    The prediction is scaled to the median of the fp32 samples, so it has their spread, plus an error of
+    :data:`WRONG_LATENCY`. The measured latency has the spread of its own samples. Noise explains the difference if the
+    middle halves overlap.
     """
     times = {v.precision: v.latency_ms for v in variants if v.backend == "cpu" and v.device == variants[0].device}
     mixed, base = times.get("mixed"), times.get("fp32")
@@ -201,7 +201,7 @@ def _explained(plan: Plan, variants: Sequence[Variant]) -> bool:
 
 
 def reduced_said(effort: str, budget: Budget) -> list[str]:
-    """What to say of what the stages left out to keep to their budget."""
+    """A sentence about what the stages left out to stay within their budget."""
     if not budget.reduced:
         return []
     taken = "; ".join(f"{what}: {some} in place of {wanted}" for what, (some, wanted) in budget.reduced.items())
@@ -220,9 +220,9 @@ def top5(
     recommended: str | None,
     results: Sequence[VariantResult],
 ) -> list[Guess]:
-    """The five best classes of one image, by the original and by the recommended variant.
+    """The five best classes of one image, from the original and from the recommended variant.
 
-    Of the evaluation images it is the one whose best class the original prefers most clearly: a person can judge that.
+    It is the evaluation image for which the two best scores of the original differ most: a person can judge that one.
     """
     names = source.labels
     if not names or purpose.classes != len(names) or recommended is None:

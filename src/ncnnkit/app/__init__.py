@@ -156,7 +156,7 @@ def files_of_app(folder: Path) -> set[str]:
     """The files and folders that belong to the app in a folder: those that its app.json lists, and app.json.
 
     Returns:
-        Their names in ``folder``; empty where there is no folder or nothing in it.
+        Their names in ``folder``; empty if there is no folder or nothing in it.
 
     Raises:
         StorageError: the folder holds no app, or one that was changed: replacing it would lose what a user wrote.

@@ -40,7 +40,7 @@ def standalone(text: str, kind: str) -> dict[str, str]:
 Use = tuple[str, str]
 """A module and a name in it, or :data:`ANY` and the name of an attribute."""
 ANY = "."
-"""What stands for every object: whose attribute it is cannot be seen."""
+"""Represents any object, because the object of an attribute is unknown."""
 
 
 @dataclass

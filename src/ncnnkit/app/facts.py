@@ -103,7 +103,7 @@ class StorageIds:
 
 @dataclass(frozen=True)
 class Release:
-    """A release of ncnn's Python package, whose source a C++ app can build.
+    """A release of the source of ncnn's Python package, which a C++ app can build.
 
     Attributes:
         version: of ncnn.

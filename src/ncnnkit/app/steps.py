@@ -96,6 +96,6 @@ class Steps:
 
 
 def steps_of(facts: Facts) -> Steps | None:
-    """How the images of an app are prepared; None where no input takes images."""
+    """How the images of an app are prepared; None if no input takes images."""
     hows = {i: each.preprocess for i, each in enumerate(facts.inputs) if each.takes_images and each.preprocess}
     return Steps(hows, facts.may_swap) if hows else None

@@ -23,7 +23,7 @@ from ..errors import INTERRUPTED, NcnnkitError, StorageError
 F = TypeVar("F", bound=Callable[..., Any])
 
 PANELS = ("Model", "Images", "Task", "Precision", "Measuring", "Output")
-"""The groups of options, in the order in which help shows them."""
+"""The panels of options, in the order of the help."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Row:
     """A command in the list of the commands.
 
     Attributes:
-        name: as it is typed.
-        module: of this package, which holds its function in ``group``.
+        name: its name on the command line.
+        module: the module of this package that has its function in ``group``.
         panel: the heading under which it is listed.
         summary: what it does, for the list. Its own help is the docstring of its function.
     """
@@ -66,7 +66,7 @@ COMMANDS = (
 
 
 class _PlainFlags:
-    """The help of a flag says what it does, and not that it is a <bool>."""
+    """A command whose help does not show <bool> for flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
@@ -77,7 +77,7 @@ class _PlainFlags:
 
 
 class Group(_PlainFlags, TyperGroup):
-    """Commands under one name."""
+    """A group of commands under one name."""
 
 
 class LazyGroup(Group):
@@ -101,7 +101,7 @@ class LazyGroup(Group):
 
 
 class _Command(_PlainFlags, TyperCommand):
-    """A command whose ``--help`` is listed last, in the panel of the output."""
+    """A command with ``--help`` at the end of the panel of the output."""
 
     def get_help_option(self, ctx: Any) -> Any:
         option = cast(Any, super().get_help_option(ctx))
@@ -115,8 +115,8 @@ def command(group: typer.Typer, name: str, *examples: str) -> Callable[[F], F]:
 
     Args:
         group: the commands of a module.
-        name: as it is typed.
-        examples: command lines that its help shows.
+        name: its name on the command line.
+        examples: command lines for its help.
     """
 
     def register(function: F) -> F:
@@ -127,7 +127,7 @@ def command(group: typer.Typer, name: str, *examples: str) -> Callable[[F], F]:
 
 
 def shown_examples(*lines: str) -> str:
-    """Command lines as the help shows them."""
+    """Command lines in the format of the help."""
     return "\n".join(["Examples:", *(f"  {line}" for line in lines)])
 
 
@@ -151,7 +151,7 @@ def _by_panels(function: F) -> F:
 
 
 def guarded(function: F) -> F:
-    """The function, with its expected failures printed as one line and turned into their exit code."""
+    """The function, with a handler that prints expected failures in one line and ends with their exit code."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -31,7 +31,8 @@ def interruptible() -> Iterator[None]:
         raise KeyboardInterrupt
 
     def insist() -> None:
-        # Handlers wait for Python's turn, which a solver or a slow disk may keep; the system writes a byte at once.
+        # Python's handlers run between bytecodes, so a solver or a slow disk delays them. The wakeup byte comes at
+        # once.
         while os.read(reading, 1)[0] not in ours:
             pass
         time.sleep(CLEANING_UP)

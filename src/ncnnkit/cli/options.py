@@ -30,18 +30,18 @@ RECIPE = {
         "seconds": "S", "rounds": "N", "sustained": "S",
     },
 }  # fmt: skip
-"""Panel -> the fields of a recipe that are its options, each with what help shows for its value; a flag has none."""
+"""Panel -> the fields of a recipe that are its options, each with the metavar of its value; empty for a flag."""
 
 _PLACES = {name: (panel, metavar) for panel, rows in RECIPE.items() for name, metavar in rows.items()}
 
 
 def option(panel: str, metavar: str, help: str, *flags: str, **settings: Any) -> Any:
-    """An option in a panel of the help; ``metavar`` is the word for its value, empty for a flag."""
+    """An option in a panel of the help. ``metavar`` is the word for its value, empty for a flag."""
     return typer.Option(*flags, help=help, metavar=metavar, rich_help_panel=panel, **settings)
 
 
 def asked_for(name: str, *flags: str, **settings: Any) -> Any:
-    """The option of a field of a recipe. The field holds its help, its bounds and its words."""
+    """The option of a field of a recipe. The field has its help, its bounds and its allowed words."""
     key, (panel, metavar) = KEYS[name], _PLACES[name]
     if key.allowed:
         settings["autocompletion"] = completing(key.allowed)
@@ -49,13 +49,14 @@ def asked_for(name: str, *flags: str, **settings: Any) -> Any:
 
 
 def flag_of(name: str) -> str:
-    """``eval_images`` -> ``--eval-images``; of a list of words the word alone: ``precisions`` -> ``--precision``."""
+    """``eval_images`` -> ``--eval-images``; for a list of words in the singular: ``precisions`` -> ``--precision``."""
     several = get_origin(key_types()[name]) is tuple and name not in ("outputs", "engines")
     return f"--{name.removesuffix('s') if several else name}".replace("_", "-")
 
 
 def completing(words: Sequence[str]) -> Callable[[str], list[str]]:
-    """What shell completion offers for some words: those that begin as typed; behind a comma, those of the next."""
+    """A function for shell completion: the words that begin with the typed text; after a comma, with the text after
+    it."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
@@ -138,18 +139,18 @@ _PREPROCESSING: dict[str, tuple[Any, str, str]] = {
         "Filter of the resizing: nearest, bilinear, bicubic, lanczos, box or hamming (Pillow's), or opencv.",
     ),
 }  # fmt: skip
-"""Field of a Preprocess -> the type of its option, the word for its value, and its help."""
+"""Field of a Preprocess -> the type of its option, the metavar of its value, and its help."""
 
 
 def takes(
     name: str, options: Mapping[str, Any], gather: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> Callable[[F], F]:
-    """Give a command more options; it gets them gathered in one argument.
+    """Add options to a command, which gets them gathered in one argument.
 
     Args:
-        name: of the argument.
-        options: name -> its annotation; None is an option that is not given.
-        gather: makes the argument of what was given.
+        name: the name of the argument.
+        options: name -> its annotation; the value None means that it was not given.
+        gather: makes the argument from the given options.
     """
 
     def widen(function: F) -> F:
@@ -158,7 +159,7 @@ def takes(
         @functools.wraps(function)
         def gathering(**given: Any) -> None:
             found = {option: given.pop(option) for option in options}
-            # Typer gives False and an empty list for what is not there.
+            # Typer gives False or an empty list for options that were not given.
             asked = {key: value for key, value in found.items() if not (value is None or value is False or value == [])}
             function(**given, **{name: gather(asked)})
 

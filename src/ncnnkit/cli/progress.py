@@ -1,4 +1,4 @@
-"""How far the work of a command is, on stderr."""
+"""Shows the progress of a command on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def shown_stages(plain: bool) -> Iterator[StageProgress]:
     """Show the progress of a run on stderr.
 
     Args:
-        plain: lines instead of a bar, also on a terminal.
+        plain: print lines instead of a bar, even on a terminal.
     """
     with shown_on(err, plain) as shown:
         yield shown
@@ -23,7 +23,7 @@ def shown_stages(plain: bool) -> Iterator[StageProgress]:
 
 @contextmanager
 def shown_progress(plain: bool) -> Iterator[StepProgress]:
-    """Show the progress of work whose steps are not counted. Each step is a stage; see :func:`shown_stages`."""
+    """Show the progress of work without counted stages. Each step is shown as a stage; see :func:`shown_stages`."""
     with shown_stages(plain) as shown:
 
         def progress(step: str, done: int, total: int) -> None:
@@ -34,6 +34,6 @@ def shown_progress(plain: bool) -> Iterator[StepProgress]:
 
 
 def looking(on: str | Sequence[str] | None) -> str:
-    """The step in which devices are connected, which may take a board minutes the first time."""
+    """The name of the step that connects to devices. It may take minutes for a new board."""
     names = [on] if isinstance(on, str) else on
     return f"look at {', '.join(names)}" if names else "look at this machine"

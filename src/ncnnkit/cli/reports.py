@@ -1,4 +1,4 @@
-"""What a finished run says."""
+"""Commands for finished runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def report(
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    """What a comparison calls runs: the names of their folders, with as many parents as make them unique."""
+    """The names of runs in a comparison: their folders, with as many parents as are needed to be unique."""
     paths = [(run if run.is_dir() else run.parent).resolve() for run in runs]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]
@@ -119,7 +119,8 @@ def explain_layer(
         option(
             "Output",
             "COLUMN",
-            "Order of the layers: network, name, type, choice, ms or error.",
+            "Order of the layers: network (as they are computed), name, type or choice (by the alphabet), "
+            "ms or error (the largest first).",
             "--sort",
             autocompletion=completing(("network", "name", "type", "choice", "ms", "error")),
         ),
@@ -153,7 +154,7 @@ def explain_layer(
 
 
 def print_run(document: Any, output: Path, as_json: bool) -> None:
-    """Print a Run: its table and what is recommended, or all of it as JSON."""
+    """Print a Run: its table and the recommendation, or everything as JSON."""
     from ..record.variant import reasons
     from ..report import console_table, converted, headline, npus, shipping
 

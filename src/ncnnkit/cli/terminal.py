@@ -1,4 +1,4 @@
-"""What the commands print: results on stdout, all else on stderr."""
+"""Prints for the commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-# Into a file or a pipe the whole table, whatever width Rich would assume.
+# A file or a pipe gets the whole table, independent of the width that Rich assumes.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
 err = Console(stderr=True, emoji=False)
 
 
 def print_json(value: Any) -> None:
-    """Print dataclasses as JSON, as run.json has them."""
+    """Print dataclasses as JSON, as in run.json."""
     from ..codec import encode
 
     print(encode(value).decode(), end="")
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print what a result does not show by itself."""
+    """Print the notes of a result."""
     for note in notes:
         out.print(f"[yellow]note:[/] {escape(note)}")
 
 
 def say(text: str) -> None:
-    """Print a line beside the results, on stderr."""
+    """Print a line to stderr."""
     err.print(text, markup=False, soft_wrap=True)
 
 
 def say_how(*models: Any) -> None:
-    """Print how models without a card were run, and why. It comes after the work, so that an error stays one line."""
+    """Print how models without a card were run, and why. This comes after the work, so that an error stays one line."""
     for model in models:
         if model is not None and model.derived:
             say(f"{model.name}: {model.how}")

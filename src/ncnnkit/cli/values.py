@@ -1,4 +1,4 @@
-"""How the texts of options become values."""
+"""Converts the texts of options to values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NUMBERS = {"mean": float, "std": float, "resize": int, "crop": int}
 
 
 def listed(texts: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The items of an option that takes a list: each of its texts may hold several, separated by commas.
+    """The items of an option that takes a list. Each text may contain several items, separated by commas.
 
-    ``["fp32,int8", "mixed"]`` -> ``("fp32", "int8", "mixed")``; None where nothing is given.
+    ``["fp32,int8", "mixed"]`` -> ``("fp32", "int8", "mixed")``; None if nothing is given.
     """
     if not texts:
         return None
@@ -38,7 +38,7 @@ def recipe_field(name: str, value: Any) -> Any:
 
 
 def preprocess_field(name: str, value: Any) -> Any:
-    """The value of an option as a field of Preprocess, as a recipe holds it. Raises RecipeError."""
+    """The value of an option in the form of a Preprocess field in a recipe. Raises RecipeError."""
     kind = _NUMBERS.get(name)
     if kind is None:
         return value
@@ -84,12 +84,12 @@ def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, 
 
 
 def to_shapes(shape: Sequence[str] | None, option: str = "shape") -> tuple[tuple[int, ...], ...] | None:
-    """``("3,224,224",)`` -> ``((3, 224, 224),)``; None where nothing is given. Raises RecipeError."""
+    """``("3,224,224",)`` -> ``((3, 224, 224),)``; None if nothing is given. Raises RecipeError."""
     return tuple(_numbers(text, option, int) for text in shape) if shape else None
 
 
 def to_numbers(texts: Sequence[str] | None) -> dict[str, float] | None:
-    """``["sr=16000"]`` -> ``{"sr": 16000.0}``; None where nothing is given. Raises RecipeError."""
+    """``["sr=16000"]`` -> ``{"sr": 16000.0}``; None if nothing is given. Raises RecipeError."""
     found: dict[str, float] = {}
     for text in texts or ():
         name, _, number = text.rpartition("=")
@@ -107,7 +107,7 @@ def to_numbers(texts: Sequence[str] | None) -> dict[str, float] | None:
 def to_sources(texts: Sequence[str] | None, option: str = "images") -> str | dict[str, str] | None:
     """``["calib/"]`` -> ``"calib/"``; ``["left=a/", "right=b/"]`` -> ``{"left": "a/", "right": "b/"}``.
 
-    None where nothing is given. Raises RecipeError.
+    None if nothing is given. Raises RecipeError.
     """
     if not texts:
         return None
@@ -126,7 +126,8 @@ def to_sources(texts: Sequence[str] | None, option: str = "images") -> str | dic
 
 
 def check_param(output: Path, model: str | Path) -> None:
-    """Raise StorageError before minutes of work if a model cannot be written, or would replace what is not one."""
+    """Raise StorageError before the work begins if a model cannot be written, or would replace a file that is not a
+    model."""
     if output.suffix != ".param":
         raise StorageError("does not end in .param", where=str(output), hint="a .bin and a .json file come beside it")
     check_file(output, model)
@@ -139,14 +140,15 @@ def check_param(output: Path, model: str | Path) -> None:
 
 
 def check_file(output: Path, model: str | Path) -> None:
-    """Raise StorageError before minutes of work if a file cannot be written. Its folder is made when it is written."""
+    """Raise StorageError before the work begins if a file cannot be written. Its folder is created when it is
+    written."""
     if output.exists() and Path(model).exists() and output.samefile(model):
         raise StorageError("is the model itself", where=str(output), hint="give another name with -o")
     check_folder(output.parent)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise StorageError if a folder is not there and cannot be made, or cannot be written."""
+    """Raise StorageError if a folder cannot be created or written."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise StorageError("is not a folder", where=str(nearest), hint="choose another folder")

@@ -1,1 +1,1 @@
-"""How far two versions of a network are apart: their outputs, and layer by layer."""
+"""How much two versions of a network differ: in their outputs, and layer by layer."""

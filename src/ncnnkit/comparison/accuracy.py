@@ -1,4 +1,4 @@
-"""How far outputs are from the reference: MSE, SQNR, cosine, largest error, and what a task makes of them."""
+"""How much outputs differ from the reference: MSE, SQNR, cosine, largest error, and the figures of a task."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Array = NDArray[Any]
 
 
 class Errors(Noise):
-    """All figures of a network's outputs over any number of samples. Holds sums and predictions, no output.
+    """All figures of a network's outputs over any number of samples. It keeps sums and predictions, but no outputs.
 
-    Every figure is one of the whole set. A mean of figures of samples would judge by the samples whose output is all
-    but empty: there, the smallest error is as large as the signal.
+    Every figure is computed over the whole set. A mean over the figures of single samples would be dominated by samples
+    with almost empty outputs, for which the smallest error is as large as the signal.
 
     Args:
-        task: what the network is for; it adds figures, and says which parts of the outputs count alike in
-            :attr:`relative`. By default nothing is known.
-        figures: whether the task's figures are needed. Without them nothing is decoded, and they are not known.
+        task: what the network is for. It adds figures, and says which parts of the outputs have the same weight in
+                :attr:`relative`. By default the task is unknown.
+        figures: whether the task's figures are needed. Otherwise no prediction is decoded.
 
     Attributes:
         samples: the number of samples added.
-        rows: what ``task.compare`` says of each sample, where figures are needed.
-        refused: why the network did not run; empty where it did.
+        rows: the result of ``task.compare`` for each sample, if figures are needed.
+        refused: why the network did not run; empty if it did.
 
     Example:
         >>> errors = Errors()
@@ -58,7 +58,7 @@ class Errors(Noise):
         Args:
             outputs: the network's outputs, without a batch axis.
             reference: the exact ones, in the same order.
-            truth: the label of the sample, where it is known.
+            truth: the label of the sample, if known.
 
         Raises:
             ValueError: there are more of one than of the other.
@@ -83,17 +83,17 @@ class Errors(Noise):
 
     @property
     def relative(self) -> float:
-        """The mean over the parts of the outputs (:meth:`Task.parts`) of each one's noise over its own signal."""
+        """Noise over signal: of each part of the outputs (:meth:`Task.parts`), then the mean over the parts."""
         return self._parts.relative
 
     def broken(self) -> int | None:
-        """The first output that held NaN or infinity; None where none did."""
+        """The index of the first output with NaN or infinity; None if there is none."""
         return next((i for i, power in enumerate(self._powers) if not math.isfinite(power)), None)
 
     def cosine(self, index: int) -> float | None:
         """Σ output · reference / √(Σ output² · Σ reference²) of an output, over all samples.
 
-        None where the reference is zero throughout: there is nothing to compare with.
+        None if the reference is zero throughout: there is nothing to compare with.
         """
         ours, theirs = self._powers[index], self.signal[index]
         if theirs == 0:
@@ -111,20 +111,20 @@ class Errors(Noise):
         return min(1.0, max(-1.0, cosine))
 
     def sqnr_db(self, index: int) -> float | None:
-        """10·log10(Σ reference² / Σ error²) of an output over all samples, dB; None where one of the two is zero."""
+        """10·log10(Σ reference² / Σ error²) of an output over all samples, dB; None if one of the two is zero."""
         signal, noise = self.signal[index], self.noise[index]
         if not math.isfinite(noise):
             return -math.inf if signal else None
         return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 and noise > 0 else None
 
     def max_error(self, index: int) -> float:
-        """The largest absolute difference of an output; its unit. Infinite where it held NaN or infinity."""
+        """The largest absolute difference of an output, in its unit. Infinite if it contains NaN or infinity."""
         return self._largest[index]
 
     def figures(self) -> dict[str, float | None]:
-        """Each figure that a requirement can name: those of the worst output, and those of the task.
+        """Every figure that a requirement can name: those of the worst output, and those of the task.
 
-        An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
+        An output that should be zero everywhere is exact if it is zero, and otherwise has the worst possible figures.
         """
         rows = range(len(self.noise))
         return {
@@ -136,10 +136,10 @@ class Errors(Noise):
         }
 
     def cautious(self) -> dict[str, float | None]:
-        """The same, with those of the task one standard error worse.
+        """The same figures, but those of the task are one standard error worse.
 
-        What holds with one standard error to spare on few samples holds on others more often than not. (The rule of
-        one standard error of Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3.)
+        A requirement that holds on few samples with a margin of one standard error probably holds on others. Source:
+        the rule of one standard error in Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3.
         """
         worse = {
             name: found.near[0] if self._task.figures[name].at_least else found.near[1]
@@ -149,7 +149,8 @@ class Errors(Noise):
         return self.figures() | worse
 
     def counts(self) -> dict[str, int]:
-        """How many things each figure is a share of; without those that are means of values."""
+        """Figure -> how many things it counts, for figures that are shares. Figures that are means of values are
+        absent."""
         return {name: self._task.counted(self.rows) for name, figure in self._task.figures.items() if figure.counts}
 
     def _or_by_noise(self, figure: float | None, index: int, exact: float, wrong: float) -> float:
@@ -158,10 +159,10 @@ class Errors(Noise):
         return exact if self.noise[index] == 0 else wrong
 
     def result(self, names: Sequence[str]) -> Accuracy:
-        """The figures as run.json holds them.
+        """The figures in the form of run.json.
 
         Args:
-            names: of the outputs.
+            names: the names of the outputs.
         """
         outputs = [
             OutputError(
@@ -200,7 +201,7 @@ class Errors(Noise):
 
 
 def _finite(value: float) -> float:
-    """NaN is as wrong as can be."""
+    """The value; NaN becomes infinity, the worst value."""
     return value if math.isfinite(value) else math.inf
 
 
@@ -210,12 +211,12 @@ def errors_of(
     task: Task | None = None,
     labels: Sequence[Any] | NDArray[np.int64] | None = None,
 ) -> Errors:
-    """The errors of outputs against the reference, as far as there are outputs.
+    """The errors of outputs against the reference, for the samples that have outputs.
 
     Args:
-        outputs: for each sample an array for each output; :class:`Outputs`, or anything that yields them.
-        reference: the same of the original; it may have more samples.
-        task: of the network.
+        outputs: for each sample, an array for each output: :class:`Outputs`, or another iterable.
+        reference: the outputs of the original. It may have more samples.
+        task: the task of the network.
         labels: the label of each sample.
     """
     errors = Errors(task)
@@ -248,5 +249,5 @@ def cosine(outputs: Array, reference: Array) -> float | None:
 
 
 def top1_agreement(outputs: Array, reference: Array) -> float | None:
-    """The share of samples with the same best class; None where the reference prefers no class for any."""
+    """The share of samples with the same best class; None if the reference prefers no class for any."""
     return array_errors(outputs, reference).figures()["top1_agreement"]

@@ -1,4 +1,4 @@
-"""What a network is for: what the user says, or what the evidence says."""
+"""The purpose of a network: as the user says, or guessed from evidence."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ..tasks.table import TASKS, Asked, decoded_task, named_task
 from ..tasks.tensor import Tensors
 from .outputs import Outputs
 
-LOOKED_AT = 64  # samples: that values add up to one by chance is out of the question after a few
-LOOKED_AT_VALUES = 1 << 20  # of all these samples
+LOOKED_AT = 64  # samples; for so many, values do not add up to one by chance
+LOOKED_AT_VALUES = 1 << 20  # values of all these samples together
 
 
 @dataclass(frozen=True)
 class Purpose:
-    """What a network is for, and how that is known.
+    """What a network is for, with the evidence.
 
     Attributes:
         task: the task.
-        why: the evidence, a clause.
-        doubt: what could be meant, but is not sure: a sentence for the user; empty where there is none.
-        decoder: how the outputs become a prediction; None where that is not known.
+        why: the evidence, as a clause.
+        doubt: another possible purpose, as a sentence for the user; empty if there is none.
+        decoder: how the outputs become a prediction; None if unknown.
     """
 
     task: Task
@@ -53,15 +53,15 @@ def find_task(
     task: str | type[Task] = "",
     metric: str | Callable[..., Any] = "",
 ) -> Purpose:
-    """The task that the user names; without one, what the evidence says.
+    """The task that the user names; otherwise the task that the evidence suggests.
 
     Args:
         reference: the original's outputs.
-        known: what else is known of the original; its ``samples`` are taken from ``reference``.
-        task, metric: as in the recipe, or a class and a function; empty where not given.
+        known: what else is known about the original; its ``samples`` are taken from ``reference``.
+        task, metric: as in the recipe, or a class and a function; empty if not given.
 
     Raises:
-        RecipeError: they name no task, or one that cannot read these outputs.
+        RecipeError: there is no such task, or it cannot read these outputs.
     """
     known = replace(known, samples=_few(reference))
     if metric:
@@ -78,13 +78,13 @@ def find_task(
 
 
 def _few(reference: Outputs) -> list[Sequence[Any]]:
-    """The outputs for so many samples that chance explains nothing that all of them have in common."""
+    """The outputs for some samples: enough to exclude that they have a property in common by chance."""
     values = sum(abs(math.prod(shape)) for shape in reference.shapes.values())
     return list(islice(reference, min(LOOKED_AT, max(1, LOOKED_AT_VALUES // max(values, 1)))))
 
 
 def _asked(text: str | type[Task], known: Known) -> Purpose:
-    """The task that the user names. What the user does not say of it is guessed: its decoder, or its attributes."""
+    """The task that the user names. Its decoder or attributes are guessed if the user does not give them."""
     if not isinstance(text, str):
         return Purpose(own_task(text)(), f"--task {object_name(text)} was given", decoder=known.decoder)
     asked, decoder = Asked.of(text), known.decoder
@@ -98,7 +98,7 @@ def _asked(text: str | type[Task], known: Known) -> Purpose:
 
 
 def _try(task: Task, reference: Outputs) -> None:
-    """Raises RecipeError where a task that the user chose fails on the original's own outputs."""
+    """Raise RecipeError if a task that the user chose fails on the original's own outputs."""
     try:
         prediction = task.predict(task.shaped(reference[0]))
         task.summarise([task.compare(prediction, prediction)])
@@ -110,13 +110,14 @@ def _try(task: Task, reference: Outputs) -> None:
 
 
 def guess_task(known: Known, shapes: Sequence[tuple[int, ...]]) -> Purpose:
-    """What a network is for, by evidence: by its decoder, or else by the first of :data:`ncnnkit.tasks.guess.HEADS`.
+    """Guess what a network is for: from its decoder, otherwise from the first match in
+    :data:`ncnnkit.tasks.guess.HEADS`.
 
-    A vector alone is no evidence: embeddings, landmarks and regressions are vectors, too.
+    A vector output alone is not enough evidence: embeddings, landmarks and regressions are vectors, too.
 
     Args:
-        known: what is known of the network, with its outputs for a few samples.
-        shapes: of its outputs; -1 for a side that differs from sample to sample.
+        known: what is known about the network, with its outputs for a few samples.
+        shapes: the shapes of its outputs; -1 for a side that differs from sample to sample.
     """
     told = known.decoder and (known.decoder, known.decoder_origin)
     for found in (told, guess(known)):

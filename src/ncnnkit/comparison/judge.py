@@ -1,4 +1,4 @@
-"""Versions of a network, judged by their outputs on samples that took no part in making them."""
+"""Judges versions of a network by their outputs on samples that were not used to make them."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from .outputs import keep_outputs
 class Judge:
     """Runs versions of a network on samples and compares their outputs with those of the fp32 network.
 
-    A network that ends in a layer that chooses boxes is judged by what this layer reads: the number of its rows depends
-    on scores near a threshold, so their noise would say little.
+    If the last layer of a network selects boxes, the network is judged by the inputs of this layer. The number of rows
+    of its output depends on scores near a threshold, so the noise of these rows says little.
 
-    Use it in a ``with`` block: the samples and the exact outputs lie in files meanwhile, and no output of a version is
-    kept.
+    Use it in a ``with`` block: it keeps the samples and the exact outputs in temporary files. The outputs of a version
+    are not kept.
 
     Args:
-        exact: the fp32 network. Its own outputs come from this machine.
-        samples: what to judge on.
+        exact: the fp32 network. Its outputs are computed on this machine.
+        samples: the samples to judge with.
         task: what the network is for; by default only the values of its outputs count.
-        threads: of the CPU, where a network has a device to itself; by default all cores.
+        threads: the number of CPU threads if one network runs alone; by default all cores.
         device: where the model will run.
 
     Attributes:
         samples: the same samples, in files.
-        refused: why networks did not run -> how many did not for that reason. Their errors are infinite.
+        refused: reason -> how many networks did not run for this reason. Their errors are infinite.
 
     Raises:
         RuntimeFailure: ncnn crashed.
@@ -94,15 +94,15 @@ class Judge:
         self, graphs: Sequence[Graph], precision: str = "fp32", *, most: int | None = None, figures: bool = False,
         progress: Progress = silent,
     ) -> list[Errors]:  # fmt: skip
-        """The errors of each graph on this machine, in as many processes as there are cores.
+        """The errors of each graph on this machine, with one process per core.
 
         A graph that ncnn refuses to run, or that crashes it, has infinite errors.
 
         Args:
             graphs: versions of the network with the same outputs.
-            precision: at which they are loaded.
+            precision: the precision at which they are loaded.
             most: the number of samples to use; by default all.
-            figures: whether those of the task are needed; decoding may take longer than the network.
+            figures: whether the figures of the task are needed. Decoding may take longer than the network.
 
         Raises:
             RuntimeFailure: the device does not answer.
@@ -114,7 +114,7 @@ class Judge:
         self, graphs: Sequence[Graph], precision: str = "mixed", *, most: int | None = None, figures: bool = False,
         progress: Progress = silent,
     ) -> list[Errors]:  # fmt: skip
-        """The errors of each graph on the device, whose arithmetic this machine need not have; see :meth:`here`."""
+        """The errors of each graph on the device, which may compute differently from this machine; see :meth:`here`."""
         if self._device.address == LOCAL.address:
             return self.here(graphs, precision, most=most, figures=figures, progress=progress)
         return self._all(graphs, precision, self._device, 1, self._threads, most, figures, progress)
@@ -129,7 +129,7 @@ class Judge:
         samples = self.samples.subset(range(min(most or len(self.samples), len(self.samples))))
         done = 0
         with ExitStack() as stack:
-            # Each begins with the fp32 network, which loads anywhere.
+            # Each session starts with the fp32 network, which loads on every device.
             start = Artifact.made(self._exact, "fp32")
             sessions: list[Session] = []
             ended = threading.Event()
@@ -154,7 +154,7 @@ class Judge:
                         raise
                     errors = self._wrong(error.what)
                     self.refused[error.what] += 1
-                    if session.closed:  # a device that was lost does not load the fp32 network, either
+                    if session.closed:  # if the device was lost, the fp32 network cannot be loaded, either
                         session = begin()
                 idle.append(session)
                 done += 1
@@ -177,7 +177,7 @@ class Judge:
         return errors
 
     def _wrong(self, why: str) -> Errors:
-        """Errors of outputs that are as wrong as outputs can be."""
+        """Infinite errors."""
         errors = Errors(self._task)
         errors.refused = why
         errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
@@ -185,9 +185,9 @@ class Judge:
 
 
 def judged_blobs(graph: Graph) -> list[str]:
-    """The outputs of a network; instead of boxes that its last layer chooses, what this layer reads.
+    """The outputs of a network. If its last layer selects boxes, the inputs of this layer instead of the boxes.
 
-    What is read comes first, in the order of the layer's inputs.
+    These inputs come first, in the order of the layer's inputs.
     """
     layer = detection_layer(graph)
     if layer is None or layer.output not in graph.outputs:
@@ -196,11 +196,11 @@ def judged_blobs(graph: Graph) -> list[str]:
 
 
 def before_the_choice(graph: Graph, task: Task | None) -> Task | None:
-    """A task that reads :func:`judged_blobs`, and so knows boxes before some of them are chosen.
+    """The task, changed to read :func:`judged_blobs`: boxes before the selection.
 
     Args:
         graph: the network, with the shapes of its inputs.
-        task: that reads its outputs.
+        task: the task that reads its outputs.
     """
     layer = detection_layer(graph)
     if layer is None or layer.output not in graph.outputs:

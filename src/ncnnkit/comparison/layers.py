@@ -1,4 +1,4 @@
-"""Error layer by layer: where along the network two versions of it part."""
+"""The error of each layer: where in the network two versions begin to differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..device.session import Session
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
-from ..progress import Progress
+from ..progress import Progress, silent
 from ..record.variant import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
@@ -25,26 +25,26 @@ from .noise import matched, sqnr_db
 
 Array = NDArray[Any]
 
-SURE = 0.9  # squared correlation of two versions of a channel
-OUTSTANDING = 10.0  # times the noise of what a layer reads: no right layer was seen to amplify noise as much
-LAYER_IMAGES = 4  # enough for figures per layer: each sums over a whole blob
-MOST_BYTES = 1 << 28  # of blobs that one run brings here
-MOST_VALUES = 1 << 20  # of a blob that are compared: a full-HD image has 33 million in 16 channels
+SURE = 0.9  # least squared correlation of two versions of a channel
+OUTSTANDING = 10.0  # least ratio of a wrong layer's noise to that of its inputs; no correct layer was seen to reach it
+LAYER_IMAGES = 4  # enough for figures per layer, because each sums over whole blobs
+MOST_BYTES = 1 << 28  # bytes of blobs that one run returns
+MOST_VALUES = 1 << 20  # values of a blob that are compared; 16 channels of a full-HD image have 33 million
 
 
 def layer_errors(
     exact: Artifact | Graph, coarse: Artifact | Graph, samples: Samples, *, int8_only: bool = True
 ) -> list[LayerError]:
-    """SQNR of the layers' outputs in one network against another's, over some samples.
+    """The SQNR of the layers' outputs in one network against those in another, over some samples.
 
     Args:
         exact: the reference.
-        coarse: the other; layers are matched by name, type and output.
-        samples: a few are enough: a figure sums over whole blobs.
-        int8_only: compare the outputs of int8 layers only; else of every layer both networks have.
+        coarse: the other network. Layers are matched by name, type and output.
+        samples: a few are enough, because a figure sums over whole blobs.
+        int8_only: compare the outputs of int8 layers only; otherwise of all layers that both networks have.
 
     Returns:
-        Each layer's, in order.
+        The error of each layer, in order.
     """
     exact, coarse = Artifact.of(exact), Artifact.of(coarse)
     with Session(exact, keep_blobs=True) as one:
@@ -52,22 +52,24 @@ def layer_errors(
 
 
 def errors_by_variant(
-    exact: Artifact | Graph, variants: Mapping[str, Artifact], samples: Samples
+    exact: Artifact | Graph, variants: Mapping[str, Artifact], samples: Samples, progress: Progress = silent
 ) -> dict[str, list[LayerError]]:
-    """SQNR of every layer's output in several versions of a network, by the versions' names.
+    """Name of a version -> the SQNR of every layer's output in this version of a network.
 
-    A version that does not run here has no figures: where it will run, it may.
+    A version that does not run on this machine has no figures. It may run on its device.
 
     Args:
         exact, samples: as for :func:`layer_errors`.
         variants: name -> the version.
+        progress: called with the versions done and their number.
     """
     found: dict[str, list[LayerError]] = {}
     if not variants:
         return found
     exact = Artifact.of(exact)
     with Session(exact, keep_blobs=True) as one:
-        for name, coarse in variants.items():
+        for done, (name, coarse) in enumerate(variants.items()):
+            progress(done, len(variants))
             with suppress(RuntimeFailure):
                 found[name] = _layer_errors(one, exact, coarse, samples, int8_only=False)
     return found
@@ -92,20 +94,20 @@ def first_wrong_layer(
     threads: int | None = None,
     device: Device = LOCAL,
 ) -> str:
-    """The first layer whose output is wrong although what it reads is right.
+    """The first layer with a wrong output although its inputs are correct.
 
-    A layer's output is wrong where it has more noise than right outputs of whole networks in that precision, and ten
-    times (10 dB) more than the noisiest of the layer's inputs, or contains NaN or infinity. Noise that only grows from
-    layer to layer is no layer's fault.
+    A layer's output is wrong if it has more noise than correct outputs of whole networks in that precision, and ten
+    times (10 dB) more than the noisiest of the layer's inputs, or if it contains NaN or infinity. Noise that only grows
+    gradually is not the fault of a single layer.
 
     Args:
         exact: the reference, run in fp32 on this machine's CPU.
-        coarse: the network at the precision that is judged.
+        coarse: the network at the judged precision.
         samples: a few are enough.
-        backend, threads, device: how and where it was run, see :class:`Session`.
+        backend, threads, device: how and where it was run; see :class:`Session`.
 
     Returns:
-        ``NAME (TYPE)``; empty where no single layer stands out.
+        ``NAME (TYPE)``; empty if no single layer stands out.
 
     Raises:
         RuntimeFailure: ncnn crashed or could not load a model.
@@ -116,7 +118,7 @@ def first_wrong_layer(
         found = _noise_over_signal(one, coarse, layers, samples, backend=backend, threads=threads, device=device)
     noise = {layer.name: ratio or 0.0 for layer, ratio in zip(layers, found)}
     allowed = 10 ** (-PRECISIONS[coarse.precision].least_sqnr_db / 10)
-    carried: dict[str, float] = {}  # blob -> its noise over signal, that of a Split's or a Cast's input included
+    carried: dict[str, float] = {}  # blob -> noise over signal, also for outputs of a Split or a Cast
     for layer in coarse.graph.layers:
         read = max((carried[blob] for blob in layer.inputs), default=0.0)
         made = noise.get(layer.name, read)
@@ -127,7 +129,7 @@ def first_wrong_layer(
 
 
 def _in_both(exact: Graph, coarse: Graph) -> list[Layer]:
-    """The second network's layers that compute what a layer of the first does, in order."""
+    """The layers of the second network that correspond to a layer of the first, in order."""
     known = {layer.outputs[0]: (layer.name, layer.type) for layer in exact.layers if layer.outputs}
     return [
         layer
@@ -144,8 +146,8 @@ def _noise_over_signal(
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
-    Infinite where it contains NaN or infinity; None where there is no signal, and noise of finite size. Where a layer
-    detects another number of things, its whole output is noise.
+    It is infinite if the output contains NaN or infinity; None if there is finite noise but no signal. If a layer
+    detects another number of objects, its whole output is noise.
     """
     names = [layer.outputs[0] for layer in layers]
     if not names:
@@ -173,7 +175,7 @@ def _noise_over_signal(
 
 
 def _parts(graph: Graph, names: Sequence[str], sample: Sequence[Array]) -> list[list[str]]:
-    """The blobs in parts of at most :data:`MOST_BYTES`, so that a large image needs little memory: each is a run."""
+    """The blobs in groups of at most :data:`MOST_BYTES`, to limit memory for large images. Each group is a run."""
     shapes = graph.infer_shapes([array.shape for array in sample])
     parts: list[list[str]] = []
     room = 0
@@ -188,45 +190,46 @@ def _parts(graph: Graph, names: Sequence[str], sample: Sequence[Array]) -> list[
 
 
 def _thinned(blob: Array) -> Array:
-    """The same places of every channel, at most about :data:`MOST_VALUES` in all; the blob itself if it is small."""
+    """About :data:`MOST_VALUES` values at the same positions of every channel; the whole blob if it is small."""
     step = math.ceil(blob.size / MOST_VALUES)
     if step <= 1 or blob.ndim < 2:
         return blob
-    while math.gcd(step, blob.shape[-1]) > 1:  # it would see the same columns only
+    while math.gcd(step, blob.shape[-1]) > 1:  # otherwise it would visit some columns only
         step += 1
     return blob.reshape(len(blob), -1)[:, ::step]
 
 
 def _moved_back(values: Array, ours: Array) -> Array:
-    """A blob of a quantised network as it was before it was migrated: see ``quantize.equalize`` and ``zeropoint``.
+    """Undo the changes of ``quantization.equalize`` and ``quantization.zeropoint`` in a blob of a quantised network.
 
-    Migration divides a channel by a power of two, turns a blob round, and takes a constant off it. All three are read
-    off the blobs; an error of a whole blob's mean cannot be distinguished from such a constant, and does not count.
+    They divide a channel by a power of two, negate a blob, and subtract a constant from it. All three are estimated
+    from the blobs. An error of the mean of a whole blob cannot be distinguished from such a constant, and does not
+    count.
     """
-    shape = (len(ours), -1) if ours.ndim > 1 else (1, -1)  # of a vector's channels there is but one value each
+    shape = (len(ours), -1) if ours.ndim > 1 else (1, -1)  # a channel of a vector has only one value
     rows, theirs = ours.reshape(shape).astype(np.float64), values.reshape(shape).astype(np.float64)
     centred, others = (blob - blob.mean(axis=1, keepdims=True) for blob in (rows, theirs))
     turn = -1.0 if np.sum(centred * others) < 0 else 1.0
     product, square, own = np.sum(centred * others, 1), np.sum(others**2, 1), np.sum(centred**2, 1)
-    sure = product**2 > SURE * square * own  # elsewhere noise would choose the power
+    sure = product**2 > SURE * square * own  # otherwise noise would determine the power
     power = np.exp2(np.rint(np.log2(np.where(sure, np.abs(product) / np.where(square > 0, square, 1), 1.0))))[:, None]
-    # One constant a blob, divided as its channel was.
+    # One constant per blob, divided like its channel.
     constant = np.sum((rows - turn * power * theirs) * power) / np.sum(power * power * np.ones_like(rows))
     return np.asarray(turn * power * theirs + constant * power).reshape(ours.shape)
 
 
 def _blob_scales(graph: Graph) -> dict[str, float]:
-    """Blobs that hold int8 steps -> their scale: divided by it they are values again."""
+    """Blob that holds int8 steps -> its scale, by which it must be divided."""
     return {la.outputs[0]: float(la.array("output_scale")[0]) for la in graph.layers if "output_scale" in la.weights}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far one model's outputs are from another's.
+    """How much the outputs of one model differ from those of another.
 
     Attributes:
         accuracy: the errors of the outputs.
-        layers: the error of each layer; empty where that was not asked for.
+        layers: the error of each layer; empty if not requested.
     """
 
     accuracy: Accuracy
@@ -236,11 +239,11 @@ class Comparison:
 def compare_models(
     first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Progress
 ) -> Comparison:
-    """Errors of the second model's outputs against the first's, and of each layer's where asked for.
+    """The errors of the second model's outputs against the first's, and of each layer if requested.
 
     Raises:
-        ModelError: the two do not have the same number of outputs of the same shapes. The numbers of detections may
-            differ, see :class:`~ncnnkit.comparison.noise.Noise`.
+        ModelError: the models differ in the number or the shapes of their outputs. The numbers of detections may
+            differ; see :class:`~ncnnkit.comparison.noise.Noise`.
     """
     errors = accuracy.Errors(first.purpose)
     with Session(first) as one, Session(second) as other:

@@ -1,4 +1,4 @@
-"""Noise over signal: how far a network's outputs are from the exact ones, summed up sample by sample."""
+"""Noise over signal: how much a network's outputs differ from the exact ones, summed sample by sample."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Array = NDArray[Any]
 class Noise:
     """The noise in each output of a network and the signal of that output, over any number of samples.
 
-    A sample in which an output has another number of values than the reference, such as another number of detections,
-    is wrong as a whole: see :func:`matched`.
+    If an output of a sample has another number of values than the reference, such as another number of detections, it
+    counts as wrong as a whole; see :func:`matched`.
 
     Attributes:
-        noise: for each output Σ (output - reference)², over all values of all samples; squared unit of the output.
-        signal: for each output Σ reference².
-        values: for each output the number of values.
-        other_shape: for each output the number of samples in which it has another number of values than the reference.
+        noise: for each output, Σ (output - reference)² over all values of all samples, in the squared unit of the
+            output.
+        signal: for each output, Σ reference².
+        values: for each output, the number of values.
+        other_shape: for each output, the number of samples with another number of values than the reference.
 
     Example:
         >>> noise = Noise()
@@ -57,11 +58,11 @@ class Noise:
 
     @property
     def relative(self) -> float:
-        """The mean over the outputs of each one's noise over its own signal.
+        """Noise over signal of each output, then the mean over the outputs.
 
-        An output with values of 0 to 1 then counts as much as one with values of 0 to 320. An output that is zero
-        throughout has no signal: its noise is compared with the mean signal of all outputs. Infinite where an output
-        contains NaN or infinity, and where there is noise but no signal at all.
+        So an output with values from 0 to 1 counts as much as one with values from 0 to 320. The noise of an output
+        that is zero everywhere is compared with the mean signal of all outputs. The result is infinite if an output
+        contains NaN or infinity, or if there is noise but no signal at all.
         """
         power = sum(self.signal) / max(sum(self.values), 1)
         rows = zip(self.noise, self.signal, self.values)
@@ -71,7 +72,8 @@ class Noise:
 
     @property
     def mse(self) -> float:
-        """Mean squared error over all values of all outputs; squared unit of the output. Infinite as `relative`."""
+        """Mean squared error over all values of all outputs, in the squared unit of the output. Infinite as
+        `relative`."""
         mean = sum(self.noise) / max(sum(self.values), 1)
         return mean if math.isfinite(mean) else math.inf
 
@@ -79,8 +81,8 @@ class Noise:
 def matched(output: Array, reference: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """An output and the reference as vectors of the same length.
 
-    Where their numbers of values differ, the output counts as zeros, so that the whole signal is noise. Where the
-    reference is empty, it counts as zeros instead. An output that contains NaN or infinity counts as NaN.
+    If their numbers of values differ, the output is replaced by zeros, so that the whole signal is noise. If the
+    reference is empty, it is replaced by zeros instead. An output that contains NaN or infinity becomes NaN.
     """
     ours, theirs = (np.asarray(values, np.float64).reshape(-1) for values in (output, reference))
     if ours.size == theirs.size:
@@ -91,7 +93,7 @@ def matched(output: Array, reference: Array) -> tuple[NDArray[np.float64], NDArr
 
 
 def sqnr_db(relative: float) -> float | None:
-    """Noise over signal as an SQNR in dB; None where that is infinite, because there is no noise."""
+    """Noise over signal as an SQNR in dB; None (infinite) if there is no noise."""
     if relative <= 0:
         return None
     return -10 * math.log10(relative) if math.isfinite(relative) else -math.inf

@@ -1,4 +1,4 @@
-"""A network's outputs over many samples, kept on disk."""
+"""The outputs of a network for many samples, stored on disk."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Outputs:
     """The outputs of a network for N samples, read from files when they are needed.
 
     Attributes:
-        rows: output name -> N arrays of float32 in a file, in the network's order. Their shapes may differ from sample
-            to sample, as those of detections do.
+        rows: output name -> a file of N float32 arrays, in the network's order. Their shapes may differ from sample to
+                sample, as with detections.
 
     Example:
         >>> outputs = Outputs.opened({"scores": "scores.npy"})  # doctest: +SKIP
@@ -53,17 +53,17 @@ class Outputs:
         return zip(*self.rows.values())
 
     def first(self, count: int) -> Outputs:
-        """The first ``count`` outputs. In ncnn, unread blobs count as outputs and follow the model's own."""
+        """The first ``count`` outputs. In ncnn, unread blobs are outputs, too, and follow the model's own."""
         return Outputs(dict(list(self.rows.items())[:count]))
 
 
 def keep_outputs(names: Sequence[str], outputs: Iterable[Sequence[Array]], folder: Path) -> Outputs:
-    """Write outputs to disk as they come.
+    """Write outputs to disk, one sample at a time.
 
     Args:
-        names: of the outputs.
-        outputs: for each sample an array for each name.
-        folder: gets a file for each name.
+        names: the names of the outputs.
+        outputs: for each sample, an array for each name.
+        folder: the folder to write to, a file for each name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"output-{number}.npy" for number, name in enumerate(names)}
@@ -76,9 +76,9 @@ def keep_outputs(names: Sequence[str], outputs: Iterable[Sequence[Array]], folde
 
 
 def equal(ours: Outputs, theirs: Outputs) -> bool:
-    """Whether the outputs of two networks are bitwise equal, over the samples that both have.
+    """Whether the outputs of two networks are bitwise equal for the samples that both have.
 
-    Outputs without any value, of detectors that detect nothing, are not: they show nothing.
+    Outputs without values (of detectors that detect nothing) are not equal, because they prove nothing.
     """
     values = 0
     for a, b in zip(ours, theirs):

@@ -1,4 +1,4 @@
-"""Labels as a task compares predictions with them."""
+"""Converts labels to the form that a task compares predictions with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..tasks.text import Texts
 
 @dataclass(frozen=True)
 class Read(Sequence[Any]):
-    """The truth about samples, each made when it is asked for: pictures are large."""
+    """Labels of samples. Each is read when it is needed, because pictures are large."""
 
     values: Sequence[Any]
     make: Callable[[Any], Any]
@@ -45,17 +45,18 @@ def truths(
     labels: Labels | None, task: Task, *, size: tuple[int, int] = (0, 0), names: Sequence[str] = (),
     preprocess: Preprocess | None = None,
 ) -> Sequence[Any] | None:  # fmt: skip
-    """Labels as :meth:`Task.compare` takes them.
+    """Labels in the form that :meth:`Task.compare` takes.
 
     Args:
-        labels: None where there are none.
-        task: of the network, with the shapes of its outputs.
+        labels: None if there are none.
+        task: the task of the network, with the shapes of its outputs.
         size: (height, width) of the image that the network takes.
-        names: of the classes: the characters of a text, where the task has no alphabet.
+        names: the names of the classes. For texts these are the characters, if the task has no alphabet.
         preprocess: how the images were prepared.
 
     Raises:
-        ImageError: the task compares with other labels or with none, or the network has no such class or character.
+        ImageError: the task needs other labels or none, or the network does not have a class or character of the
+            labels.
     """
     if labels is None:
         return None

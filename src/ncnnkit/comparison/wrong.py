@@ -1,7 +1,7 @@
-"""Which outputs are wrong, and which are only less exact; and references that cannot judge outputs.
+"""Which outputs are wrong, and which are only less exact; which references cannot judge outputs.
 
-Outputs are judged by their noise over the signal of the whole set of samples. A mean of the samples' own cosines would
-not do: where some samples' outputs are almost empty, right outputs reach 0.5.
+Outputs are judged by noise over signal of the whole set of samples. A mean of cosines of single samples would not work:
+if the outputs of some samples are almost empty, even correct outputs only reach 0.5.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from ..model.precision import PRECISIONS
 Array = NDArray[Any]
 
 MARGIN_DB = 6.0
-"""How much less than another right result of the same precision is explained: twice the noise amplitude."""
+"""How many dB outputs may be below another correct result of the same precision: twice the noise amplitude."""
 
 STILL = 1e-10
-"""Variance over the samples, relative to the mean square, below which an output does not depend on the sample."""
+"""If the variance over the samples divided by the mean square is below this, an output does not depend on the
+sample."""
 
 
 def what_is_wrong(precision: str, found: float, others: Sequence[float] = ()) -> str:
-    """Why outputs of this SQNR are wrong, as a clause; empty where they are right or only less exact.
+    """Why outputs with this SQNR are wrong, as a clause; empty if they are correct or only less exact.
 
     Args:
-        precision: what the network ran in.
-        found: SQNR of the outputs against the original, dB; of the worst output; infinite where they are equal.
-        others: SQNRs of what explains as much noise: the same precision on the CPU of the same device, the conversion.
-            One that is wrong itself explains nothing and must not be among them.
+        precision: the precision in which the network ran.
+        found: the SQNR of the worst output against the original, dB; infinite if all are equal.
+        others: SQNRs of results that explain noise: of the same precision on the CPU of the same device, and of the
+                conversion. They must not be wrong themselves.
 
     Example:
         >>> what_is_wrong("fp16", 32.0)
@@ -51,7 +52,7 @@ def what_is_wrong(precision: str, found: float, others: Sequence[float] = ()) ->
 class Variation:
     """How much a network's outputs depend on the sample.
 
-    Memory is taken for two samples' outputs, however many are added.
+    It needs memory for the outputs of two samples only.
 
     Example:
         >>> variation = Variation()
@@ -81,12 +82,12 @@ class Variation:
                 self._means[i] += before / self._samples
                 self._deviations[i] += float(np.sum(before * (values - self._means[i])))  # Welford's sum
             else:
-                self._deviations[i] = math.inf  # a shape that depends on the sample
+                self._deviations[i] = math.inf  # the shape depends on the sample
             self._signals[i] += float(np.sum(values**2))
 
     @property
     def still(self) -> list[int]:
-        """Indices of outputs that are zero, or the same for every sample where there are several."""
+        """Indices of outputs that are zero, or equal for all of several samples."""
         return [
             i
             for i, (deviation, signal) in enumerate(zip(self._deviations, self._signals))
@@ -94,7 +95,7 @@ class Variation:
         ]
 
     def why_blind(self) -> str:
-        """Why no output can show whether a network is right, as a clause; empty if one can."""
+        """Why no output can show whether a network is correct, as a clause; empty if one can."""
         if not self._means or len(self.still) < len(self._means):
             return ""
         nothing = not any(self._signals)
@@ -110,10 +111,10 @@ def why_blind(samples: Iterable[Sequence[Array]]) -> str:
 
 
 def worst_sqnr_db(pairs: Sequence[tuple[float, float | None]]) -> float | None:
-    """The SQNR of the worst output, dB; None where no output has a signal.
+    """The SQNR of the worst output, dB; None if no output has a signal.
 
     Args:
-        pairs: MSE and SQNR of each output; an SQNR of None means an MSE of zero, or a reference that is zero.
+        pairs: (MSE, SQNR) of each output. An SQNR of None means that the MSE or the reference is zero.
     """
     known = [math.inf if sqnr is None else sqnr for mse, sqnr in pairs if sqnr is not None or mse == 0]
     return min(known, default=None)

@@ -3,12 +3,16 @@
 ==========  ===============================================================
 module      what is in it
 ==========  ===============================================================
-base        what every device can do
+base        the interface of every device
 local       this machine
-transport   running a command somewhere else: SSH, adb
+transport   runs a command on another machine: SSH, adb
 board       a device behind a transport: Python, ncnn, files and jobs there
-agent       what runs on the board for it
+link        requests to the agent of a board (``onboard/agent.py``)
 wheels      ncnn and numpy for a board's Python
+serving     a serving process whose answers are checked
+session     a network that runs on a device
+sites       the devices of a run, with the facts about each
+begun       the running processes of a device
 names       names for devices, kept in a file
 ==========  ===============================================================
 """
@@ -25,12 +29,12 @@ __all__ = ["LOCAL", "Board", "Device", "Local", "Lost", "Refused", "open_device"
 
 
 def open_device(name: str) -> Device:
-    """The device of a name (``ncnnkit devices``) or an address: ``local``, ``ssh://…``, ``adb://…``.
+    """The device with a name (``ncnnkit devices``) or an address: ``local``, ``ssh://…``, ``adb://…``.
 
-    It is a context manager; nothing is done on the board before it is asked for something.
+    It is a context manager. Nothing happens on the board before the first request.
 
     Raises:
-        RecipeError: no such name, or no address.
+        RecipeError: there is no such name, and it is not an address.
     """
     address = resolve(name)
     if address == "local":

@@ -1,4 +1,4 @@
-"""What every device can do."""
+"""The interface of every device."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..onboard.child import Child, WorkerError
 from ..onboard.engines.base import Engine
 from ..onboard.protocol import Failure, Job, MeasureResult, Notify, R, Result, Step, VariantResult
 
-GOODBYE = 1.2  # seconds that an interrupted job is waited for, while it puts the clocks back and ends
+GOODBYE = 1.2  # seconds that an interrupted job has to restore the clocks and end
 RESULT, RECORD = "result.json", "record.json"
-LARGEST_RESULT = 1 << 28  # bytes; a second of timing a tiny network makes a megabyte
+LARGEST_RESULT = 1 << 28  # bytes; timing a tiny network gives a megabyte per second
 
 
 def ignore(step: Step) -> None:
-    """Do nothing about progress."""
+    """Ignore a progress message."""
 
 
 class Device(Protocol):
     """A machine that runs ncnn. A context manager; leaving it closes the connection.
 
     Attributes:
-        name: what the user calls it.
+        name: the name that the user gave it.
         address: ``local``, ``ssh://…`` or ``adb://…``.
     """
 
@@ -38,15 +38,15 @@ class Device(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def cancel(self) -> None:
-        """End what other threads wait for here; each gets an error. Nothing can be begun afterwards."""
+        """End everything that other threads wait for; each gets an error. Nothing can be started afterwards."""
         ...
 
     def child(self) -> Child:
-        """A serving process there. Raises DeviceError."""
+        """Start a serving process on the device. Raises DeviceError."""
         ...
 
     def clean(self) -> None:
-        """Remove all that was brought there. Raises DeviceError."""
+        """Remove everything that was copied to the device. Raises DeviceError."""
         ...
 
     def lacks(self, engine: Engine) -> str:
@@ -54,37 +54,37 @@ class Device(Protocol):
         ...
 
     def put(self, files: Sequence[Path]) -> list[str]:
-        """Bring files there, as far as they are not; returns their paths there. Raises DeviceError."""
+        """Copy files to the device, unless it has them. Returns their paths there. Raises DeviceError."""
         ...
 
     def run_job(self, job: Job[R], notify: Notify = ignore) -> R:
-        """Run a job there.
+        """Run a job on the device.
 
         Args:
-            job: its files are files of this machine, and so is the folder that gets its outputs.
-            notify: called with what the job says of its progress.
+            job: the job, with paths of this machine for its files and for the folder of its outputs.
+            notify: called with the progress of the job.
 
         Returns:
-            What the job made; its files are files of this machine.
+            The result, with paths of this machine.
 
         Raises:
-            WorkerError: ncnn failed where the job cannot do without.
+            WorkerError: ncnn failed, and the job cannot continue.
             DeviceError: the device cannot be reached, or lacks what is needed.
         """
         ...
 
 
 def read_result(folder: Path, said: str, where: str, job: Job[R]) -> R:
-    """The result of a job that has ended, from its folder: as far as it came, where its process died.
+    """Read the result of an ended job from its folder. If its process died, the result is incomplete.
 
     Args:
-        job: what was asked for.
-        said: the last words of that process.
-        where: the device's name, for errors.
+        job: the job.
+        said: the last line that the process printed.
+        where: the name of the device, for errors.
 
     Raises:
-        WorkerError: ncnn failed where the job cannot do without.
-        DeviceError: there is nothing, or what no job writes. It names the first wrong field.
+        WorkerError: ncnn failed, and the job could not continue.
+        DeviceError: there is no result, or it is not valid. The error names the first wrong field.
     """
     died = f"the process that measured it died: {said or 'killed'}"
     path = next((folder / name for name in (RESULT, RECORD) if (folder / name).is_file()), None)
@@ -103,7 +103,7 @@ def read_result(folder: Path, said: str, where: str, job: Job[R]) -> R:
         raise DeviceError(f"{path.name} is not what a job writes: {error}", where=where) from None
     if path.name == RECORD:
         for variant in measured(result):
-            if variant.peak_memory_mb is None and variant.status == "ok":  # the last that is asked of each
+            if variant.peak_memory_mb is None and variant.status == "ok":  # it is measured last
                 variant.status, variant.reason = "crashed", died
     return result
 
@@ -114,7 +114,7 @@ def measured(result: Result) -> list[VariantResult]:
 
 
 def last_words(log: bytes) -> str:
-    """The last line of a log, without the rest of it."""
+    """The last line of a log."""
     lines = log[-2000:].decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 

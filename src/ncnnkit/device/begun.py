@@ -1,4 +1,4 @@
-"""What is under way for a device, so that all of it can be ended at once from another thread."""
+"""The processes that are running for a device, so that another thread can end all of them at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 
 class Killable(Protocol):
-    """A process, in whatever wrapping."""
+    """An object with a process that can be killed."""
 
     def kill(self) -> None: ...
 
@@ -18,10 +18,10 @@ T = TypeVar("T", bound=Killable)
 
 
 class Begun:
-    """The processes a device has begun.
+    """The processes that a device has started.
 
     Attributes:
-        cancelled: set when all is to end, for who waits for something else, or would try again.
+        cancelled: an event that is set when everything shall end. Code that waits or retries checks it.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Begun:
         self._processes: WeakSet[Killable] = WeakSet()
 
     def add(self, process: T) -> T:
-        """Have this process ended with the others."""
+        """Add a process, which is ended together with the others."""
         with self._lock:
             self._processes.add(process)
             closed = self._closed
@@ -40,10 +40,10 @@ class Begun:
         return process
 
     def cancel(self, goodbye: Callable[[], None] = lambda: None) -> None:
-        """End all of them, and whatever is added later. Who waits for one gets its error.
+        """End all processes, and any that are added later. A caller that waits for one gets its error.
 
         Args:
-            goodbye: called before, while new ones can still be begun.
+            goodbye: called first, while new processes can still be started.
         """
         self.cancelled.set()
         goodbye()

@@ -1,6 +1,6 @@
-"""A device behind a transport: gets Python with ncnn, files by their hash, and jobs that outlive the connection.
+"""A device behind a transport. It gets Python with ncnn, files by their hash, and jobs that survive a lost connection.
 
-Everything lies below one folder there, ``~/.cache/ncnnkit``; :meth:`Board.clean` removes it. See ``onboard/agent.py``.
+Everything is in one folder there, ``~/.cache/ncnnkit``; :meth:`Board.clean` removes it. See ``onboard/agent.py``.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from .serving import CheckedChild
 from .transport import TIMEOUT, Lost, Transport
 from .wheels import fetch_wheels
 
-OUTPUTS = "outputs"  # in a job's folder
+OUTPUTS = "outputs"  # the folder of outputs in a job's folder
 OLDEST_PYTHON = (3, 9)
-SETUP_TIMEOUT = 600.0  # seconds: unpacking and compiling on a slow card
+SETUP_TIMEOUT = 600.0  # seconds; unpacking and compiling may be slow on an SD card
 
 _ONBOARD = Path(agent.__file__).parent
 PROGRAM = {str(path.relative_to(_ONBOARD)): path for path in sorted(_ONBOARD.rglob("*.py"))}
-"""What runs on a board, all of ``onboard/``: a path below a folder there -> its file here."""
+"""The files of ``onboard/``, which run on a board: path relative to the program's folder there -> the file here."""
 
-# Find a Python, make the folder, and say whether the program is there. Marks: a login shell may print a greeting.
+# Find a Python, make the folder, and print whether the program is there, after a mark (a login shell may print more).
 _HELLO = """
 umask 077
 for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 \
@@ -58,7 +58,7 @@ mkdir -p "$folder" && cd "$folder" || exit 1
 [ -d "$1" ] && program=yes || program=no
 printf '\\036%s\\037%s\\037%s\\036' "$python" "$PWD" "$program"
 """
-# Unpacks the program beside its place and moves it there, unless somebody else has done that meanwhile.
+# Unpack the program next to its final folder and rename it, unless another process has done so meanwhile.
 _UNPACK = """
 import os, shutil, sys, tarfile
 os.umask(0o077)
@@ -75,19 +75,19 @@ except OSError:
 
 @dataclass(frozen=True)
 class _There:
-    """What the first request to a board returned."""
+    """The answer to the first request to a board."""
 
     python: str
     folder: str
-    program: str  # its name in the folder
+    program: str  # the name of the program's folder
 
 
 @dataclass
 class _Asked:
-    """A job that runs there for us, or is about to.
+    """A job of this client that runs on the board, or is being started.
 
     Attributes:
-        number: of this time that it was asked for; see ``start`` in ``onboard/agent.py``.
+        number: identifies this request to start it; ``asked`` in ``onboard/agent.py``.
         follower: the request that follows it.
     """
 
@@ -96,7 +96,7 @@ class _Asked:
 
 
 class Board:
-    """See :class:`ncnnkit.device.Device`. Nothing is done there before it is asked for something."""
+    """See :class:`ncnnkit.device.Device`. Nothing happens on the board before the first request."""
 
     def __init__(self, transport: Transport, name: str = "") -> None:
         self.address = transport.address
@@ -121,7 +121,7 @@ class Board:
 
     @cached_property
     def _there(self) -> _There:
-        """Brings the program there. Raises DeviceError."""
+        """Copy the program to the board. Raises DeviceError."""
         files = {name: path.read_bytes() for name, path in PROGRAM.items()}
         name = "program-" + hashlib.sha256(repr(files).encode()).hexdigest()[:16]
         cache = self._link.transport.cache
@@ -140,7 +140,7 @@ class Board:
 
     @property
     def _agent(self) -> Link:
-        """Requests to the agent, which is brought there first."""
+        """The link to the agent, which is copied to the board first."""
         assert self._there
         return self._link
 
@@ -151,11 +151,11 @@ class Board:
 
     @cached_property
     def python(self) -> str:
-        """The Python there that has ncnn and numpy, brought there where it was not. Raises DeviceError."""
+        """The Python on the board with ncnn and numpy, which are installed if necessary. Raises DeviceError."""
         return self._python_with([])
 
     def _python_with(self, packages: Sequence[str]) -> str:
-        """The Python there that also has these packages, each as pip takes it. Raises DeviceError."""
+        """The Python on the board that also has these packages (requirements for pip). Raises DeviceError."""
         wheels = fetch_wheels(self.about, self.name, self._link.begun)
         for package in packages:
             wheels += fetch_wheels(self.about, self.name, self._link.begun, [package])
@@ -167,7 +167,7 @@ class Board:
         return f"{self._there.folder}/{name}/bin/python"
 
     def clean(self) -> None:
-        """Remove everything of ours there. Raises DeviceError."""
+        """Remove all files of ncnnkit from the board. Raises DeviceError."""
         self._agent.tell("clean")
         for name in ("_there", "python"):
             self.__dict__.pop(name, None)
@@ -193,8 +193,8 @@ class Board:
     def run_job(self, job: Job[R], notify: Notify = ignore) -> R:
         """See :meth:`ncnnkit.device.Device.run_job`.
 
-        A job's name is a hash of it, of the program that does it and of the Python it runs in. A job whose connection
-        was lost goes on there; asking for the same again takes it up, or what it made.
+        The name of a job is a hash of the job, of the program and of its Python. If the connection is lost, the job
+        goes on. The next call with the same job follows it, or fetches its result.
         """
         variants = job.variants if isinstance(job, MeasureJob) else []
         others = sorted({variant.model.engine for variant in variants} - {NCNN})
@@ -208,14 +208,14 @@ class Board:
         name = agent.job_name(self._there.program, python, text)
         asked = self._jobs[name] = _Asked(secrets.token_hex(8))
         try:
-            # After the job is noted: who cancels either finds it there, or has said so before.
+            # After the job is recorded: a thread that cancels either finds it, or has set ``cancelled`` before.
             if self._link.begun.cancelled.is_set():
                 raise Lost("interrupted", where=self.name)
             self._link.persist(lambda: self._agent.tell("start", name, asked.number, python, data=text))
             said = self._follow(name, asked, notify)
             result = self._fetch(name, job, said)
         except Lost:
-            self._jobs.pop(name, None)  # it goes on there
+            self._jobs.pop(name, None)  # the job goes on
             raise
         except BaseException:
             self._forget(name)
@@ -226,7 +226,7 @@ class Board:
     # ----------------------------------------------------------------------------------------------------------- jobs
 
     def _follow(self, name: str, asked: _Asked, notify: Notify) -> str:
-        """Hand on what a job says until it has ended; returns its last words."""
+        """Pass on the progress of a job until it has ended. Returns the last line of its log."""
         seen = 0
 
         def follow() -> str:
@@ -249,7 +249,7 @@ class Board:
         return str(self._link.persist(follow))
 
     def _fetch(self, name: str, job: Job[R], said: str) -> R:
-        """Bring what a job made: its result, and into its folder, where it has one, its files."""
+        """Fetch the result of a job, and its files into the job's folder, if it has one."""
         home = job.folder if isinstance(job, MeasureJob) else ""
         if home:
             return self._unpack(name, job, Path(tempfile.mkdtemp(prefix="job-", dir=home)), said)
@@ -265,9 +265,9 @@ class Board:
         return result
 
     def _forget(self, name: str, patience: float = GOODBYE) -> None:
-        """End a job, if it still runs or is about to, and remove what it made.
+        """End a job, if it runs or is being started, and remove its results.
 
-        The request that follows it does that fastest.
+        If a request follows the job, it does this, because that is fastest.
         """
         asked = self._jobs.pop(name, None)
         if asked is None:
@@ -300,10 +300,10 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def _own(path: str, folder: Path) -> str:
-    """An output of a job, as a file of this machine.
+    """An output of a job, as a file on this machine.
 
     Raises:
-        ValueError: it is any other file (a board may name any), or no array of float32 that is there to its end.
+        ValueError: it is another file (a board may send any name), or not a complete float32 array.
     """
     own = re.fullmatch(rf"{OUTPUTS}/([^/\0]+)", path)
     if own is None or own[1] in (".", "..") or not (folder / path).is_file() or (folder / path).is_symlink():

@@ -1,4 +1,4 @@
-"""Requests to the agent of a board, and files both ways. See ``onboard/agent.py``, the other side."""
+"""Requests to the agent of a board, and files in both directions. ``onboard/agent.py`` is the other side."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from .transport import TIMEOUT, Lost, Refused, Transport
 
 T = TypeVar("T")
 
-SILENCE = 4 * BEAT  # seconds without a byte from a request that speaks all the time: the connection is gone
-PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts at a broken connection
+SILENCE = 4 * BEAT  # seconds without a byte from a request that sends regularly, after which the connection is lost
+PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts to reconnect
 
 
 class Link:
-    """Requests, with errors by the board's name. Whatever is not an answer of the agent is a DeviceError.
+    """Requests to the agent. Errors have the name of the board. An invalid answer is a DeviceError.
 
     Args:
         transport: how commands run there.
-        where: the board's name, for errors.
+        where: the name of the board, for errors.
 
     Raises:
-        Lost: the connection broke; from every method.
-        DeviceError: the request failed, or its answer is none; from every method.
+        Lost: every method: the connection broke.
+        DeviceError: every method: the request failed, or its answer is not valid.
     """
 
     def __init__(self, transport: Transport, where: str) -> None:
@@ -47,7 +47,7 @@ class Link:
         self._where = where
 
     def run(self, words: Sequence[str], data: bytes = b"", timeout: float = TIMEOUT) -> bytes:
-        """A command's stdout."""
+        """Run a command and return its stdout."""
         with self._translated():
             return self.transport.run(words, data, timeout)
 
@@ -60,20 +60,20 @@ class Link:
             return decode(answer.splitlines()[0], kind)
 
     def tell(self, *request: str, data: bytes = b"", timeout: float = TIMEOUT) -> None:
-        """A request that answers with nothing but that it is done."""
+        """Send a request whose only answer is that it is done."""
         self.ask(type(None), *request, data=data, timeout=timeout)
 
     def lines(self, process: subprocess.Popen[bytes], request: str) -> Iterator[Step | Ended]:
-        """What a request that was begun says, as it comes, until it ends."""
+        """The lines of a running request, as they come, until it ends."""
         with self._reading(process, request) as reader:
             while text := reader.readline(time.monotonic() + SILENCE):
                 with self.understanding(request):
                     line = decode(text, Line)
-                if said := line.ended or line.step:  # else a sign of life
+                if said := line.ended or line.step:  # otherwise it is a sign of life
                     yield said
 
     def fetch(self, request: Sequence[str], folder: Path) -> None:
-        """Unpack the answer, a tar of plain files below ``folder``, which may fill half of what is free there."""
+        """Unpack the answer, a tar of plain files, below ``folder``. It may fill half of the free space there."""
         room = shutil.disk_usage(folder).free // 2
         with self.begin(request) as process, self._reading(process, request[0]) as reader:
             fileobj = cast("IO[bytes]", _Tar(reader))
@@ -82,17 +82,17 @@ class Link:
                     room -= member.size
                     if not member.isfile() or room < 0:
                         raise ValueError(f"{member.name!r} is no plain file, or too large")
-                    archive.extract(member, folder, filter="data")  # no names outside it
+                    archive.extract(member, folder, filter="data")  # refuses names outside the folder
 
     def send(self, files: Sequence[Path]) -> list[str]:
-        """Send files that are not there yet; returns the hash of each."""
+        """Send the files that the board does not have. Returns the hash of each file."""
         hashes = [digest(path) for path in files]
         with self.understanding("missing"):
             missing = set(self.ask(list[str], "missing", data=json.dumps(sorted(set(hashes))).encode()))
         if missing:
             with self.begin(["receive"]) as process, self._reading(process, "receive"):
                 assert process.stdin is not None
-                # A pipe that breaks: it ended, and its last words say why.
+                # If the pipe breaks, the process has ended, and its last line says why.
                 with suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as archive:
                     for name in missing.intersection(hashes):
                         archive.add(files[hashes.index(name)], name)
@@ -102,7 +102,7 @@ class Link:
 
     @contextmanager
     def begin(self, request: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-        """A request under way; it ends with the block."""
+        """A context with a running request, which ends with the block."""
         with self._translated(), self.transport.popen([*self.agent, *request]) as process:
             try:
                 yield process
@@ -111,7 +111,7 @@ class Link:
 
     @contextmanager
     def _reading(self, process: subprocess.Popen[bytes], request: str) -> Iterator[Reader]:
-        """What a request prints; then its end is waited for. Raises if it failed."""
+        """Read what a request prints, then wait for its end. Raises if it failed."""
         assert process.stdout is not None
         assert process.stderr is not None
         try:
@@ -125,7 +125,7 @@ class Link:
             raise self._broken(request, error) from None
 
     def persist(self, attempt: Callable[[], Any]) -> Any:
-        """Try again while the connection is what fails."""
+        """Try again as long as the connection fails."""
         for pause in (*PATIENCE, None):
             try:
                 return attempt()
@@ -137,7 +137,7 @@ class Link:
 
     @contextmanager
     def understanding(self, request: str) -> Iterator[None]:
-        """Reading an answer: one that cannot be understood is the board's fault."""
+        """A context for reading an answer. If the answer is not valid, it raises a DeviceError."""
         try:
             yield
         except _NONSENSE as error:
@@ -148,7 +148,7 @@ class Link:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Errors by the board's name, and with what to do."""
+        """A context that adds the board's name and a hint to errors."""
         try:
             yield
         except (Lost, Refused) as error:
@@ -161,7 +161,7 @@ class Link:
 _NONSENSE = (
     FormatError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, tarfile.TarError,
 )  # fmt: skip
-"""What reading an answer raises where it is not what was asked for."""
+"""Exceptions from reading an answer that is not valid."""
 
 _CAUSES = (
     ("No space left on device", "its disk is full", "ncnnkit devices clean removes what ncnnkit keeps there"),
@@ -169,11 +169,11 @@ _CAUSES = (
     ("Read-only file system", "its disk cannot be written", ""),
     ("No module named venv", "its Python lacks the venv module", "Debian: apt install python3-venv"),
 )
-"""What is said there -> what it means, and what to do."""
+"""Text in a message of the board -> (its meaning, what to do)."""
 
 
 class _Tar:
-    """What tarfile reads from."""
+    """A file object for tarfile."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -183,6 +183,6 @@ class _Tar:
 
 
 def digest(path: Path) -> str:
-    """A file's SHA-256."""
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return str(file_digest(file).hexdigest())

@@ -44,7 +44,7 @@ class Local:
         return self._begun.add(CheckedChild())
 
     def clean(self) -> None:
-        """Nothing is brought here."""
+        """Do nothing: no files are copied to this machine."""
 
     def lacks(self, engine: Engine) -> str:
         return "" if engine.version() else f"{engine.package} is not installed"
@@ -79,7 +79,7 @@ class _Job:
     def __init__(self, folder: Path, log: IO[bytes]) -> None:
         command = [sys.executable, PROGRAM, "job", str(folder / "job.json"), str(folder / RESULT)]
         pipe = subprocess.PIPE
-        # A Ctrl-C is for us: we end it.
+        # Ctrl-C goes to this process only, which ends the child.
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True)
         assert self._process.stdout is not None
         self.progress: IO[bytes] = self._process.stdout
@@ -88,7 +88,7 @@ class _Job:
         self._process.wait()
 
     def kill(self) -> None:
-        """End it politely, as it has clocks to put back, but soon."""
+        """End it with SIGTERM, because it may have clocks to restore, then kill it."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is None:
                 with suppress(ProcessLookupError):

@@ -17,7 +17,7 @@ def names_file() -> Path:
 
 
 def load_names() -> dict[str, str]:
-    """Name -> address. Raises RecipeError where the file is not what it must be."""
+    """Name -> address. Raises RecipeError if the file is not valid."""
     path = names_file()
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -41,14 +41,14 @@ def save_names(names: dict[str, str]) -> None:
 
 
 def add_name(name: str, address: str) -> None:
-    """Give an address a name. Raises RecipeError where either cannot be."""
+    """Give an address a name. Raises RecipeError if either is not valid."""
     if is_address(name) or not name.strip() or not name.isprintable():
         raise RecipeError(f"{name!r} is not a valid name", hint="letters, digits, . _ and -, such as rock5b")
     save_names({**load_names(), name: check_address(address)})
 
 
 def remove_name(name: str) -> None:
-    """Forget a name. Raises RecipeError."""
+    """Remove a name. Raises RecipeError if there is no such name."""
     names = load_names()
     if names.pop(name, None) is None:
         raise RecipeError(f"no device is called {name!r}", hint="ncnnkit devices lists them")
@@ -60,7 +60,7 @@ def is_address(text: str) -> bool:
 
 
 def check_address(address: str) -> str:
-    """The address, if it is one. Raises RecipeError."""
+    """The address, if it is valid. Otherwise raises RecipeError."""
     scheme, separator, _ = address.partition("://")
     if any(not c.isprintable() for c in address) or not is_address(address):
         raise RecipeError(f"{address!r} is not a device", hint="local, ssh://user@host, adb://serial, or a name of "

@@ -1,4 +1,4 @@
-"""A serving process as the host sees it: it may run on a board that is broken, or hostile."""
+"""The host's side of a serving process, which may run on a broken or hostile board."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..onboard.reading import ProtocolError
 
 
 class CheckedChild(Child):
-    """A serving process whose answers are checked. One that is not what it must be is a WorkerError."""
+    """A serving process with checked answers. An invalid answer is a WorkerError."""
 
     def _read(self, message: Message, kind: type[Answer]) -> Answer:
         try:

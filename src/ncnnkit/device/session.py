@@ -1,7 +1,7 @@
 """An ncnn network that runs: :class:`Session`.
 
-ncnn runs in a child process (:mod:`ncnnkit.onboard.network`). Whatever a model or a driver does there comes back as an
-error that says it, never as the end of your program.
+ncnn runs in a child process (:mod:`ncnnkit.onboard.network`). If a model or a driver crashes there, you get an
+exception; your program does not crash.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class Session:
         model: an Artifact, a Graph, or the path of a ``.param`` with its ``.bin`` beside it.
         backend: ``"cpu"`` or ``"vulkan"``.
         precision: one of the model's own (:attr:`Artifact.precisions`); by default that for which it was made. It sets
-            all of ncnn's options that belong to it.
-        threads: CPU threads; by default all cores here, and ncnn's own choice on a board.
-        keep_blobs: keep every intermediate blob of a run, for :meth:`blobs`. Costs memory.
-        device: where it runs; by default on this machine.
+                all of ncnn's options that belong to it.
+        threads: the number of CPU threads; by default all cores on this machine, and ncnn's default on a board.
+        keep_blobs: keep all intermediate blobs of a run for :meth:`blobs`. This needs memory.
+        device: where it runs; by default this machine.
 
     Raises:
         FormatError: the files of the model are missing or corrupt.
-        RecipeError: an unknown backend or precision.
-        ModelError: the model cannot be run at this precision, or on this backend.
+        RecipeError: the backend or the precision is unknown.
+        ModelError: the model cannot run at this precision, or on this backend.
         RuntimeFailure: ncnn crashed or could not load the model, or a Cast of a mixed model would read another type
-            than it says.
+                than it declares.
         DeviceError: the device cannot be reached, or was lost.
 
     Example:
@@ -77,17 +77,17 @@ class Session:
             self._stack = stack.pop_all()
 
     def load(self, model: Artifact | Graph | str | Path) -> None:
-        """Load another network instead of this one, into the same process: faster than a new session.
+        """Load another network into the same process instead of this one. This is faster than a new session.
 
         Args:
-            model: as for the class, run at its own precision. The other settings stay.
+            model: as for the class. It runs at its own precision; the other settings stay.
 
         Raises:
-            FormatError, RecipeError, ModelError, RuntimeFailure: as for the class. Where ncnn refuses the network, the
-                session has none, and can load another.
+            FormatError, RecipeError, ModelError, RuntimeFailure: as for the class. If ncnn refuses the network, the
+                    session has no network, but can load another.
         """
         self.artifact = Artifact.of(model).on(self._settings["backend"])
-        self._checked: set[tuple[tuple[int, ...], ...]] = set()  # shapes of inputs that fit
+        self._checked: set[tuple[tuple[int, ...], ...]] = set()  # shapes of inputs that were found to fit
         with self.artifact.files() as files:
             param, weights = self._device.put(files)
             options = self.artifact.options
@@ -113,11 +113,11 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether it can be used no more: it was closed, or ncnn died."""
+        """Whether the session cannot be used any more, because it was closed or ncnn crashed."""
         return self._child is None
 
     def kill(self) -> None:
-        """End the process, also while another thread waits for its answer: that one gets a RuntimeFailure."""
+        """End the process. A thread that waits for its answer gets a RuntimeFailure."""
         if self._child is not None:
             self._child.kill()
 
@@ -125,7 +125,8 @@ class Session:
         """One inference.
 
         Args:
-            inputs: one array per input of the network, without a batch axis (C×H×W for an image); converted to float32.
+            inputs: one array for each input of the network, without a batch axis, such as (C, H, W) for an image. They
+                are converted to float32.
 
         Returns:
             The output as a float32 array without a batch axis, or a tuple of them if the network has several outputs.
@@ -138,9 +139,9 @@ class Session:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def blobs(self, *inputs: Array, names: Sequence[str]) -> tuple[Array, ...]:
-        """Like :meth:`run`, but return the blobs called ``names``, which may be intermediate blobs.
+        """Like :meth:`run`, but returns the blobs with these ``names``, which may be intermediate blobs.
 
-        The output of a requantising layer holds int8 steps as floats; divide it by that layer's ``output_scale``.
+        The output of a requantising layer holds int8 steps as floats. Divide it by that layer's ``output_scale``.
         """
         arrays = [np.asarray(a, np.float32) for a in inputs]
         for i, expected in enumerate(self.artifact.graph.input_shapes()[: len(arrays)]):
@@ -164,14 +165,14 @@ class Session:
 
 
 def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:
-    """A random sample, float32: an array for each network input, without a batch axis.
+    """A random sample: a float32 array for each network input, without a batch axis.
 
     Args:
-        shapes: of the inputs; by default what the file says.
-        where: what an error names.
+        shapes: the shapes of the inputs; by default those in the file.
+        where: the name of the model, for errors.
 
     Raises:
-        ModelError: the shape of an input is not known.
+        ModelError: the shape of an input is unknown.
     """
     shapes = [tuple(shape) for shape in shapes or graph.input_shapes()]
     if len(shapes) != len(graph.inputs) or not all(shapes):
@@ -186,7 +187,7 @@ def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = 
 
 
 def save_arrays(arrays: Sequence[Array], folder: Path) -> list[str]:
-    """Write the inputs a job of the worker's names; the .npy files."""
+    """Write the inputs of a job as .npy files. Returns their paths."""
     files = [str(folder / f"input-{i}.npy") for i in range(len(arrays))]
     for file, array in zip(files, arrays):
         np.save(file, np.asarray(array, np.float32))

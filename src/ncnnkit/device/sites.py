@@ -1,4 +1,4 @@
-"""The devices of a run, and the facts about each."""
+"""The devices of a run, with the facts about each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Site:
     """A device of a run.
 
     Attributes:
-        device: where it is.
-        machine: what ncnn and Linux report there.
-        target: the kernels of its CPU (:data:`ncnnkit.quantization.TARGETS`).
-        label: distinguishes its variants from those of other devices; empty if there is one device.
+        device: the device.
+        machine: what ncnn and Linux report about it.
+        target: the kernels of its CPU (:data:`ncnnkit.model.targets.TARGETS`).
+        label: distinguishes its variants from those of other devices; empty if there is only one device.
     """
 
     device: Device
@@ -35,7 +35,7 @@ class Site:
 
     @property
     def emulated(self) -> bool:
-        """Whether it only computes what the real one would: its timings mean nothing."""
+        """Whether the device is emulated. Then its outputs are correct, but its timings mean nothing."""
         return self.machine.board.emulated
 
     @property
@@ -43,10 +43,10 @@ class Site:
         return self.machine.has_gpu
 
     def cluster(self, name: str) -> tuple[int, ...]:
-        """The CPUs to pin to, of a cluster's name or a list as ``4-7``; none for ``all`` or no name.
+        """The CPUs to pin to, from the name of a cluster or a list such as ``4-7``; empty for ``all`` or no name.
 
         Raises:
-            RecipeError: there are no such here.
+            RecipeError: this device does not have them.
         """
         if name in ("", "all"):
             return ()
@@ -59,14 +59,14 @@ class Site:
         return cpus
 
     def variant(self, precision: str, backend: str) -> str:
-        """The name of a variant here."""
+        """The name of a variant on this device."""
         return f"{precision}-{backend}{self.label}"
 
     def record(self, recommended: str | None, why: str) -> DeviceRecord:
-        """The device as run.json holds it.
+        """The record of the device in run.json.
 
         Args:
-            recommended, why: which variant is recommended for it.
+            recommended, why: the variant that is recommended for it, and the reason.
         """
         return DeviceRecord(
             name=self.device.name,
@@ -80,14 +80,14 @@ class Site:
 
 @contextmanager
 def open_sites(names: Sequence[str], target: str = "") -> Iterator[list[Site]]:
-    """The devices of these names, reached and looked at; this machine where there are no names.
+    """Connect to the devices with these names and examine them. Without names: this machine.
 
     Args:
-        target: kernels to assume on all; by default what each device's CPU has.
+        target: the kernels to assume on all devices; by default those of each device's CPU.
 
     Raises:
-        RecipeError: an unknown name, or one twice.
-        DeviceError: one of them cannot be used.
+        RecipeError: a name is unknown, or is given twice.
+        DeviceError: a device cannot be used.
     """
     names = names or ("local",)
     addresses = [resolve(name) for name in names]
@@ -114,7 +114,8 @@ def look_at(device: Device = LOCAL) -> Machine:
     """What ncnn and Linux report about a device; by default of this machine.
 
     Raises:
-        DeviceError: asking failed, as with a broken Vulkan driver, or a field of the answer is wrong; names the first.
+        DeviceError: the request failed (for example because of a broken Vulkan driver), or a field of the answer is
+            wrong. The error names the first such field.
     """
     with device.child() as child:
         try:
@@ -133,7 +134,7 @@ def run_jobs(jobs: Mapping[Site, Job[R]], notify: Callable[[Step], None]) -> dic
     """Run a job on each device, all at once; a device that fails gives its DeviceError.
 
     Args:
-        notify: called with what every job says, from the devices' threads.
+        notify: called with the progress of every job, from the threads of the devices.
     """
 
     def run(site: Site) -> R | DeviceError:
@@ -150,7 +151,7 @@ def run_jobs(jobs: Mapping[Site, Job[R]], notify: Callable[[Step], None]) -> dic
 
 @contextmanager
 def _cancelling(devices: Sequence[Device]) -> Iterator[None]:
-    """End what threads do with these devices when their caller is interrupted or fails: it would wait for them."""
+    """If the caller is interrupted or fails, end what threads do with these devices, instead of waiting for them."""
     try:
         yield
     except BaseException:

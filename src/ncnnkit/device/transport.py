@@ -1,7 +1,7 @@
-"""Running a command somewhere else: over the system's OpenSSH, or adb. Nothing here knows of ncnn.
+"""Runs commands on another machine, with the system's OpenSSH or adb. Nothing here depends on ncnn.
 
-A command is a list of words, quoted once, here, for the shell that OpenSSH and adb start on the other side; no text of
-a user ever reaches a shell unquoted.
+A command is a list of words. They are quoted once, here, for the shell that OpenSSH and adb start on the other machine.
+No text of a user reaches a shell unquoted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ..errors import DeviceError, RecipeError
 from ..onboard.scratch import Scratch
 from .begun import Begun
 
-TIMEOUT = 60.0  # seconds, of one command
-CLOSING = 2.0  # seconds, for the shared connection to close
+TIMEOUT = 60.0  # seconds for one command
+CLOSING = 2.0  # seconds for closing the shared connection
 
 _SSH_OPTIONS = MappingProxyType(
     {
-        "BatchMode": "yes",  # nobody is there to type a password
+        "BatchMode": "yes",  # never ask for a password
         "ConnectTimeout": "15",
-        # A connection that is cut shows within half a minute; a busy board may be slow to answer.
+        # A lost connection is detected within half a minute; a busy board may be slow to answer.
         "ServerAliveInterval": "10",
         "ServerAliveCountMax": "3",
         # One connection for all commands.
@@ -37,7 +37,8 @@ _SSH_OPTIONS = MappingProxyType(
         "ControlPersist": "60",
     }
 )
-"""The rest is the user's: ~/.ssh/config, agents, jump hosts. Host keys are checked as configured, by default always."""
+"""Everything else is left to the user's ~/.ssh/config: agents, jump hosts. Host keys are checked as configured
+there."""
 
 _HINTS: tuple[tuple[str, str], ...] = (
     ("Host key verification failed", "its key is not known, or has changed: connect once by hand, with ssh {host}"),
@@ -48,11 +49,11 @@ _HINTS: tuple[tuple[str, str], ...] = (
     ("timed out", "is it switched on, and in this network?"),
     ("No route to host", "is it switched on, and in this network?"),
 )
-"""What ssh says -> what to do."""
+"""Text in a message of ssh -> what to do."""
 
 
 class Lost(DeviceError):
-    """The connection broke, or never came about; the command may still run there."""
+    """The connection broke, or could not be made. The command may still be running."""
 
 
 class Refused(DeviceError):
@@ -64,7 +65,7 @@ class Transport(ABC):
 
     address: str
     cache = "${XDG_CACHE_HOME:-$HOME/.cache}/ncnnkit"
-    """Where our files lie there, as its shell writes it."""
+    """The folder of our files on the device, in the syntax of its shell."""
 
     def __enter__(self) -> Transport:
         return self
@@ -77,21 +78,21 @@ class Transport(ABC):
 
     @cached_property
     def begun(self) -> Begun:
-        """The commands that run."""
+        """The running commands."""
         return Begun()
 
     @abstractmethod
     def command(self, words: Sequence[str]) -> list[str]:
-        """The command for this machine that runs ``words`` on the device, with its stdin and stdout."""
+        """The local command that runs ``words`` on the device, connected to its stdin and stdout."""
 
     @abstractmethod
     def explained(self, words: Sequence[str], status: int, said: str) -> DeviceError:
-        """The error for a command that ended with ``status`` and ``said`` that on stderr."""
+        """The error for a command that ended with ``status`` and printed ``said`` to stderr."""
 
     def popen(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a command."""
         pipe = subprocess.PIPE
-        # A Ctrl-C is for us: we end what runs there before the connection goes.
+        # Ctrl-C goes to this process only, which ends the work on the device before it closes the connection.
         return self.begun.add(
             subprocess.Popen(self.command(words), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
         )
@@ -108,7 +109,7 @@ class Transport(ABC):
             Its stdout.
 
         Raises:
-            Lost: the connection.
+            Lost: the connection broke.
             Refused: the command failed.
         """
         with self.popen(words) as process:
@@ -124,11 +125,11 @@ class Transport(ABC):
 
 
 class Ssh(Transport):
-    """``ssh://[user@]host[:port]``, by the system's OpenSSH.
+    """``ssh://[user@]host[:port]``, with the system's OpenSSH.
 
     Raises:
-        RecipeError: an address that is none.
-        DeviceError: there is no OpenSSH.
+        RecipeError: the address is not valid.
+        DeviceError: OpenSSH is not installed.
     """
 
     def __init__(self, address: str) -> None:
@@ -145,7 +146,7 @@ class Ssh(Transport):
 
     def explained(self, words: Sequence[str], status: int, said: str) -> DeviceError:
         lines = [line for line in said.splitlines() if line.strip()]
-        # 255 is ssh's own; a command that was killed with its connection has no other.
+        # 255 is the status of ssh itself, also if a command was killed with its connection.
         if status == 255 or status < 0:
             hint = next((hint for text, hint in _HINTS if text in said), "")
             return Lost(
@@ -162,11 +163,11 @@ class Ssh(Transport):
 
 
 class Adb(Transport):
-    """``adb://serial``, by the system's adb: a phone or a board with Android, whose shell user has a Python.
+    """``adb://serial``, with the system's adb: a phone or an Android board whose shell user has a Python.
 
     Raises:
-        RecipeError: an address that is none.
-        DeviceError: there is no adb.
+        RecipeError: the address is not valid.
+        DeviceError: adb is not installed.
     """
 
     cache = "/data/local/tmp/ncnnkit"
@@ -202,18 +203,18 @@ def parse_ssh(address: str) -> tuple[str, list[str]]:
         host, port, user = parts.hostname, parts.port, unquote(parts.username or "")
     except ValueError:
         raise bad from None
-    # Also what ~/.ssh/config calls a host; nothing ssh would take for an option or expand.
+    # Also the names of hosts in ~/.ssh/config, but nothing that ssh would take for an option or expand.
     if not host or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*", host) or parts.path not in ("", "/"):
         raise bad
     if user and not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.@+-]*", user):
         raise bad
     if parts.password is not None or parts.query or parts.fragment:
         raise bad
-    # Names of ~/.ssh/config are case sensitive; urlsplit makes them small.
+    # Names in ~/.ssh/config are case-sensitive, but urlsplit makes them lower case.
     name = re.search(re.escape(host), parts.netloc, re.IGNORECASE)
     host = name.group() if name else host
     return host, [*(("-p", str(port)) if port else ()), *(("-l", user) if user else ())]
 
 
 TRANSPORTS: MappingProxyType[str, type[Ssh] | type[Adb]] = MappingProxyType({"ssh": Ssh, "adb": Adb})
-"""Scheme of an address -> the way there."""
+"""Scheme of an address -> the class of its transport."""

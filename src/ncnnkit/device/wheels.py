@@ -1,4 +1,4 @@
-"""Wheels for a board's Python, fetched here: the board needs no internet."""
+"""Downloads wheels for a board's Python on this machine, so the board needs no internet."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ OLDEST_GLIBC = 17  # 2.17: manylinux2014
 
 
 def cache_folder() -> Path:
-    """Where what is costly to make is kept: ``$XDG_CACHE_HOME/ncnnkit``, by default ``~/.cache/ncnnkit``."""
+    """The folder for files that are expensive to make: ``$XDG_CACHE_HOME/ncnnkit``, by default ``~/.cache/ncnnkit``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
 
 
 def fetch_wheels(board: Platform, where: str, begun: Begun, packages: Sequence[str] = ()) -> list[Path]:
-    """The wheels for a board, from the cache or by pip.
+    """The wheels for a board, from the cache or downloaded with pip.
 
     Args:
-        board: what it is.
-        where: what the board is called, for errors.
-        begun: gets pip's process, which takes a while.
-        packages: what to fetch, as pip takes it; by default ncnn, in the version that is used here (what was quantised
-            and verified with it is what runs there), and numpy.
+        board: the facts about the board.
+        where: the name of the board, for errors.
+        begun: gets pip's process, so that it can be ended.
+        packages: the requirements for pip; by default numpy, and ncnn in the version of this machine, because models
+            were
+                quantised and verified with it.
 
     Raises:
-        DeviceError: pip is missing or finds no wheels for such a board.
+        DeviceError: pip is missing, or finds no wheels for such a board.
     """
     major, minor = board.python[:2]
     packages = packages or [f"ncnn=={version('ncnn')}", "numpy"]
@@ -46,7 +47,7 @@ def fetch_wheels(board: Platform, where: str, begun: Begun, packages: Sequence[s
             _download(board, where, part, begun, packages)
             part.replace(folder)
         except OSError:
-            if not folder.is_dir():  # else somebody else fetched them meanwhile
+            if not folder.is_dir():  # otherwise another process has fetched them meanwhile
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -57,7 +58,7 @@ def _download(board: Platform, where: str, folder: Path, begun: Begun, packages:
     major, minor = board.python[:2]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     there = ["--only-binary=:all:", "--implementation", "cp", "--python-version", f"{major}.{minor}"]
-    # pip takes every platform tag by its name only: all those that an older glibc made good for this one.
+    # pip compares platform tags by name only, so it needs the tags of all older glibc versions, too.
     there += [word for tag in _tags(board) for word in ("--platform", tag)]
     command = [*pip, *there, "--dest", str(folder), *packages]
     with begun.add(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:

@@ -1,1 +1,1 @@
-"""Latency, memory and outputs of models on devices: the variants of a run, layer times, run settings."""
+"""Measures models on devices: the latency, memory and outputs of variants, layer times, the best run settings."""

@@ -1,4 +1,4 @@
-"""Which samples of a run its programs are tested with."""
+"""Chooses the samples with which the programs of a run are tested."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from ..samples.items import ArrayFile, Group, Item, Picture, Row
 
 
 def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[str, Outputs]) -> Examples:
-    """The first samples that are small enough, evenly spread over the set.
+    """Samples that are small enough, spread evenly over the set.
 
     Args:
-        evaluation: the samples. Of the tiles of an image the first one is: a program runs all, and compares that.
+        evaluation: the samples. Of an image with tiles, the first tile is used: a program runs all, and compares this
+            one.
         reference: the original's outputs for them.
         measured: variant -> its outputs. A slow variant may have run only the first samples.
     """
@@ -45,7 +46,7 @@ def pictures_of(item: Item) -> list[Picture]:
 
 
 def files_of(item: Item) -> tuple[tuple[str, bytes], ...]:
-    """The ending and the bytes of a file for each input of a sample."""
+    """(file extension, bytes of the file) for each input of a sample."""
     if isinstance(item, Group):
         return tuple(file for part in item.parts for file in files_of(part))
     if isinstance(item, Picture):
@@ -57,7 +58,7 @@ def files_of(item: Item) -> tuple[tuple[str, bytes], ...]:
 
 
 def ending_of(path: Path) -> str:
-    """The ending of an image file, which distinguishes it from an array; ``.img`` if it has no plain one."""
+    """The extension of an image file; ``.img`` if it has no usual one."""
     ending = path.suffix.lower()
     return ending if ending[1:].isalnum() and ending.isascii() else ".img"
 

@@ -1,4 +1,4 @@
-"""Whether the outputs of measured variants are right."""
+"""Checks whether the outputs of measured variants are correct."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def refuse_wrong_outputs(
     few: Samples,
     conversion_db: float | None,
 ) -> list[Variant]:
-    """Call variants ``crashed`` whose outputs are wrong, on any backend, and say what was seen and in which layer.
+    """Set the status of variants with wrong outputs to ``crashed``, with the reason and the first wrong layer.
 
-    Outputs are wrong where they contain NaN or infinity, or more noise than :func:`what_is_wrong` explains by the
+    Outputs are wrong if they contain NaN or infinity, or more noise than :func:`what_is_wrong` explains by the
     precision, by the conversion, and by the same precision on the CPU of the same device.
 
-    An output whose number of values depends on the sample, as detections do, is compared in that number: a score that
-    rounding moves over a threshold adds or removes a box, and no bound for the noise explains it. Such an output is
-    wrong where it has another number of values than the original on more than half of the samples.
+    If the number of values of an output depends on the sample, as with detections, only this number is compared,
+    because rounding may move a score over a threshold, which adds or removes a box. Such an output is wrong if it has
+    another number of values than the original for more than half of the samples.
 
     Args:
-        variants: of a run.
+        variants: the variants of a run.
         specs: what they were made from, in the same order.
-        results: of the job that measured them, in the same order.
+        results: the results of the job that measured them, in the same order.
         exact: the network in fp32.
         few: samples to compare layer by layer.
-        conversion_db: SQNR of the converted network in fp32 against the original; None where they are equal.
+        conversion_db: the SQNR of the converted network in fp32 against the original, dB; None if they are equal.
     """
     explained = [] if conversion_db is None else [conversion_db]
     right: dict[tuple[str, str, str], float] = {}  # (engine, device, precision) -> SQNR on the CPU
@@ -58,7 +58,7 @@ def refuse_wrong_outputs(
 
 def _what_is_wrong(variant: Variant, result: VariantResult, others: Sequence[float]) -> str:
     if variant.status == "crashed" and result.outputs:
-        return variant.reason  # it ran to its end: the outputs contain NaN or infinity
+        return variant.reason  # the outputs contain NaN or infinity
     if variant.status != "ok" or variant.accuracy is None:
         return ""
     images = variant.accuracy.images
@@ -79,7 +79,7 @@ def _sqnr(variant: Variant) -> float | None:
 
 
 def _where(spec: VariantSpec, exact: Graph, few: Samples) -> str:
-    """The first wrong layer, as the end of a sentence; empty if it is not known."""
+    """The first wrong layer, as the end of a sentence; empty if unknown."""
     if spec.model is None:
         return ""
     try:

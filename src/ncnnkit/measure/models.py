@@ -1,4 +1,4 @@
-"""A model as a job names it."""
+"""Models of jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..onboard.protocol import JobModel
 
 
 def job_model(model: Artifact) -> JobModel:
-    """A model, which must lie in files, at its precision."""
+    """The model of a job. ``model`` must be in files, and is run at its precision."""
     assert model.param is not None
     return JobModel(
         files=[str(model.param), str(model.param.with_suffix(".bin"))],

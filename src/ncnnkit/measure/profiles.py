@@ -1,4 +1,4 @@
-"""Which layers take the time: every layer timed inside its network, by :func:`ncnnkit.onboard.profiling.profile`."""
+"""Times every layer inside its network, with :func:`ncnnkit.onboard.profiling.profile`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from ..onboard.scratch import Scratch
 from .models import job_model
 
 ADDS_UP = 0.1
-"""How far the sum of the layers may be from the whole without a word."""
+"""How much the sum of the layers may differ from the whole without a note."""
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One layer's part.
+    """The time of one layer.
 
     Attributes:
-        ms: median.
-        share: of the sum over all layers.
-        bits: of one output value: 32, 16 or 8; None on a GPU, whose blobs arrive here as fp32 whatever they were.
-        precision: it computed in, or with fp16 and bf16: its blobs are stored in; None where that cannot be seen.
+        ms: the median time, ms.
+        share: its share of the sum over all layers, 0 to 1.
+        bits: the bits of an output value: 32, 16 or 8; None on a GPU, because its blobs are converted to fp32.
+        precision: the precision in which it computed. For fp16 and bf16: in which its blobs are stored. None if
+            unknown.
         runs_on: ``CPU`` or ``Vulkan``.
     """
 
@@ -49,14 +50,14 @@ class Profile:
     """A network's time, layer by layer.
 
     Attributes:
-        whole: ms of an undisturbed inference, without timing its layers.
-        measuring: ms of one with it.
-        layers: in the order they run.
-        threads: of the CPU.
+        whole: the time of an undisturbed inference, ms.
+        measuring: the time of an inference whose layers are timed, ms.
+        layers: the layers in the order of execution.
+        threads: the number of CPU threads.
         device: the Vulkan device, or None.
-        how: in a sentence how this was measured, and what that cost.
-        notes: what a reader must know besides.
-        conditions: clocks, temperatures, power meanwhile.
+        how: a sentence on how this was measured, and how much measuring slowed the network.
+        notes: what else a reader must know.
+        conditions: clocks, temperatures and power during the measurement.
     """
 
     whole: float
@@ -70,7 +71,7 @@ class Profile:
 
     @property
     def sum(self) -> float:
-        """Of the layers, ms."""
+        """The sum of the layers' times, ms."""
         return sum(layer.ms for layer in self.layers)
 
 
@@ -89,21 +90,21 @@ def profile(
 ) -> Profile:
     """Time every layer of a network inside it.
 
-    On the CPU, the blobs of one inference are asked for one after the other, and each takes as long as its layer. On
-    Vulkan that would time submitting and downloading, too; every blob there is taken twice under two names
-    (:func:`tapped`), and the second time, which computes nothing, is subtracted from the first.
+    On the CPU, the blobs of one inference are extracted one after another, and each extraction takes as long as its
+    layer. On Vulkan that would also time submission and download. So every blob is extracted twice there, under two
+    names (:func:`tapped`), and the time of the second extraction, which computes nothing, is subtracted.
 
     Args:
         model: an Artifact, a Graph or the path of a ``.param``.
-        run_job: does a job, here (:func:`ncnnkit.onboard.jobs.run_job`) or on a board.
-        precision: one of the model's own (:attr:`Artifact.precisions`); by default what it is made for.
+        run_job: a function that does a job, here (:func:`ncnnkit.onboard.jobs.run_job`) or on a board.
+        precision: one of the model's own (:attr:`Artifact.precisions`); by default that for which it was made.
         backend: ``cpu`` or ``vulkan``.
-        threads: 0 for as many as ncnn takes by itself.
-        cpus: to pin to.
-        shapes: of the inputs, where the file does not say.
-        sample: an array for each network input, without a batch axis; by default noise.
-        repeats: inferences with timing the layers, and as many without.
-        fix_clocks: hold the clocks at their highest, where that is permitted.
+        threads: the number of CPU threads; 0: ncnn's default.
+        cpus: the CPUs to pin to.
+        shapes: the shapes of the inputs, if the file does not have them.
+        sample: a float32 array for each network input, without a batch axis; by default noise.
+        repeats: the number of inferences whose layers are timed. As many are timed as a whole.
+        fix_clocks: hold the clocks at their maximum, if that is permitted.
 
     Raises:
         RecipeError: an unknown backend or precision.
@@ -134,13 +135,13 @@ def profile(
 
 
 def tapped(graph: Graph, layers: Sequence[Layer]) -> tuple[Graph, list[list[str]]]:
-    """The graph with the first output of each of ``layers`` split in three: for its readers, and two without readers.
+    """The graph with the first output of each of ``layers`` split in three: one for its readers, two without readers.
 
-    A Split hands its blob on as it is. A layer that works in place copies such a blob first, so networks with such
-    layers (activations that are not fused) take a little longer so.
+    A Split passes its blob on unchanged. A layer that works in place must copy such a blob first, so networks with such
+    layers (activations that are not fused) become a little slower.
 
     Returns:
-        The graph, and the two further names of each layer's blob.
+        (the graph, the two additional names of each layer's blob).
     """
     named, names = {layer.name for layer in layers}, Names(graph)
     rows: list[Layer] = []
@@ -196,7 +197,7 @@ def _how(total: float, whole: float, measuring: float, asked_for_gpu: bool) -> s
 
 
 def _precision(layer: Layer, bits: int, asked: str) -> str:
-    """The precision in which a layer computed, from its weights and its output."""
+    """The precision in which a layer computed, found from its weights and its output."""
     mask = layer.get("featmask")
     if (is_int8(layer) and not mask & Mask.NO_INT8) or bits == 8:
         return "int8"

@@ -1,7 +1,7 @@
-"""The fastest run settings of a model on a machine, by measuring: cores, threads, backend, precision, ncnn's switches.
+"""Finds the fastest run settings of a model on a machine: cores, threads, backend, precision, ncnn's switches.
 
-Here are the candidates and what is said of the winner. The search itself, successive halving, is the worker's
-(:func:`ncnnkit.onboard.tuning.tune`), so that a board needs one job for all of it.
+This module makes the candidates and describes the winner. The search itself, successive halving, runs on the device
+(:func:`ncnnkit.onboard.tuning.tune`), so a board needs only one job.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ SWITCHED: tuple[dict[str, bool], ...] = (
     {"packing": False},
     {"lightmode": False},
 )
-"""What is tried of ncnn's switches: each alone, and the two that choose between the kernels of a convolution."""
+"""The combinations of ncnn's switches to try: each alone, and both that choose the kernels of a convolution."""
 
 BASE = "ncnn's defaults"
 
 NOISY = 0.5
-"""Interquartile range of the rounds' ratios over their median from which the final is too noisy to recommend by."""
+"""If the interquartile range of the rounds' ratios divided by their median is larger, the final is too noisy."""
 
 OUTLYING = 5.0
-"""A round's time over the median of the rounds from which something else than the network took the time."""
+"""If a round's time divided by the median of the rounds is larger, another program disturbed it."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a network runs: so many threads on these CPUs of a cluster, or wherever the system puts them."""
+    """The threads and the CPUs of a network. Without CPUs, the system chooses them."""
 
     threads: int
     cluster: str = ""
@@ -64,14 +64,14 @@ class Placement:
 
 
 def placements(clusters: Sequence[Cluster]) -> list[Placement]:
-    """Those worth trying: of a cluster all its cores and the powers of two below, and all cores of the machine.
+    """The placements to try: of a cluster, all its cores and the powers of two below; and all cores of the machine.
 
-    Where there are hyperthreads, threads get a core each as long as there are enough. A slow cluster is tried only
-    whole: with fewer of its cores it can but be slower still. One cluster alone is not pinned to, unless it has
-    hyperthreads: the system can do nothing wrong there.
+    With hyperthreads, each thread gets its own core if there are enough cores. The slowest cluster is tried only as a
+    whole, because fewer of its cores are slower still. A single cluster is not pinned to, unless it has hyperthreads,
+    because the system cannot choose wrong cores there.
 
     Args:
-        clusters: of a machine, the slowest first.
+        clusters: the clusters of a machine, the slowest first.
     """
     found: list[Placement] = []
     for cluster in clusters:
@@ -98,15 +98,15 @@ def candidates(
     backends: Sequence[str] = ("cpu", "vulkan"),
     switched: Sequence[Mapping[str, bool]] = SWITCHED,
 ) -> list[JobVariant]:
-    """The grid, as variants of a job; the first is what ncnn does by itself.
+    """The grid of candidates, as variants of a job. The first has ncnn's defaults.
 
-    On Vulkan, the CPU's cores, packing and sgemm play no part.
+    On Vulkan, the CPU's cores, packing and sgemm have no effect.
 
     Args:
         models: precision -> the model that runs at it.
-        machine: that is to run them.
-        backends: Vulkan only counts where the machine has a GPU.
-        switched: rows as :data:`SWITCHED`.
+        machine: the machine that will run them.
+        backends: Vulkan is used only if the machine has a GPU.
+        switched: rows as in :data:`SWITCHED`.
     """
     cores = machine.default_threads or machine.cores
     gpu = machine.has_gpu
@@ -155,10 +155,10 @@ def _switches(switches: Mapping[str, bool]) -> list[str]:
 
 @dataclass
 class Candidate(CandidateResult):
-    """A candidate, and how it did.
+    """A candidate and its result.
 
     Attributes:
-        rungs: in how many it was of the better half; None where it was dropped.
+        rungs: in how many rungs it was in the better half; None if it was dropped.
     """
 
     rungs: int | None = None
@@ -166,21 +166,22 @@ class Candidate(CandidateResult):
 
 @dataclass(frozen=True)
 class Tuning:
-    """The settings found, and why.
+    """The settings that were found, with the reasons.
 
     Attributes:
-        settings: the winner's. ncnn's defaults where nothing was clearly faster.
+        settings: the settings of the winner; ncnn's defaults if nothing was clearly faster.
         base: ncnn's defaults on this machine.
-        ratio: how many times as fast as the defaults, the median of interleaved rounds.
-        spread: the interquartile range of the rounds' ratios, over their median.
-        without: part of the settings -> how many times as slow without it, the median of interleaved rounds.
-        ms: median latency, of ``settings`` and ``base``.
-        cosine: of the worst output to the reference's.
-        candidates: every candidate, first those that lasted longest.
+        ratio: the time of the defaults divided by that of the winner, the median of interleaved rounds.
+        spread: the interquartile range of the rounds' ratios divided by their median.
+        without: part of the settings -> the time without it divided by the time with it, the median of interleaved
+            rounds.
+        ms: the median latencies of ``settings`` and ``base``, ms.
+        cosine: the cosine between the worst output and the reference's.
+        candidates: all candidates; those that lasted longest come first.
         why: all this in a sentence.
-        notes: what a reader must know besides.
-        conditions: clocks, temperatures, power while the winner ran in the final.
-        clocks: which could be fixed, if they were to be.
+        notes: what else a reader must know.
+        conditions: clocks, temperatures and power while the winner ran in the final.
+        clocks: which clocks were fixed, if requested.
     """
 
     settings: Settings
@@ -212,26 +213,26 @@ def tune(
     rounds: int = 10,
     fix_clocks: bool = False,
 ) -> Tuning:
-    """Search the run settings of a model on one machine, in one job.
+    """Search the fastest run settings of a model on one machine, in one job.
 
     Args:
-        model: an Artifact, a Graph or the path of a ``.param``. One in floating point is run in fp32, fp16 and bf16;
-            the outputs of fp32 are what every candidate must give. One that is int8 or mixed is its own reference, at
-            ncnn's defaults.
-        run_job: does a job on that machine.
-        machine: the facts about it.
-        int8: the same network in int8, another candidate.
-        precisions: only these; by default all that the models can be run at.
+        model: an Artifact, a Graph or the path of a ``.param``. A floating-point model is run in fp32, fp16 and bf16,
+            and the outputs of candidates are compared with fp32. The reference of an int8 or mixed model is the model
+            itself with ncnn's defaults.
+        run_job: a function that does a job on that machine.
+        machine: the facts about the machine.
+        int8: the same network in int8, as a further candidate.
+        precisions: the precisions to try; by default all at which the models can run.
         backends: ``cpu``, ``vulkan``.
-        shapes: of the inputs, where the file does not say.
-        sample: an array for each network input, without a batch axis; by default noise.
-        seconds: of timing, for all candidates together; loading comes on top.
-        final_seconds: of timing, for each finalist; by default a twelfth of ``seconds``.
-        rounds: of the final.
-        fix_clocks: hold the clocks at their highest, where that is permitted.
+        shapes: the shapes of the inputs, if the file does not have them.
+        sample: a float32 array for each network input, without a batch axis; by default noise.
+        seconds: the time for timing all candidates together. Loading takes additional time.
+        final_seconds: the time for each finalist, seconds; by default a twelfth of ``seconds``.
+        rounds: the number of rounds of the final.
+        fix_clocks: hold the clocks at their maximum, if that is permitted.
 
     Raises:
-        ModelError: the shape of an input is not known, or a precision cannot be had.
+        ModelError: the shape of an input is unknown, or the model cannot run at a precision.
         RuntimeFailure: not even the reference or the defaults ran.
     """
     given = [Artifact.of(made) for made in (model, int8) if made is not None]
@@ -239,7 +240,7 @@ def tune(
         folder = stack.enter_context(Scratch())
         on_disk = [replace(made, param=stack.enter_context(made.files())[0]) for made in given]
         models = {name: made for made in reversed(on_disk) for name in made.precisions}
-        # In the table's order; a file of fp32 is fp16's, too, and what was given first goes before the second.
+        # In the order of the table. A floating-point file also serves fp16 and bf16. The first model has priority.
         models = {name: models[name] for name in PRECISIONS if name in models}
         unknown = sorted(set(precisions or ()) - models.keys())
         if unknown:
@@ -268,12 +269,12 @@ def tune(
 
 
 def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tuning:
-    """What a finished search says: the winner, if the rounds leave no doubt, and what makes it one.
+    """The result of a finished search: the winner, if the rounds are clear, and what makes it fast.
 
     Args:
         tried: the settings of the job's candidates.
-        result: of the search.
-        machine: where it was.
+        result: the result of the search.
+        machine: the machine of the search.
     """
     final, base = result.final, next(settings for settings in tried if settings.name == BASE)
     low, ratio, high = (float(v) for v in np.percentile(final.ratio, (25, 50, 75)))
@@ -318,13 +319,13 @@ def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tu
 
 
 def _name(winner: Settings, tried: Sequence[Settings]) -> str:
-    """That of the candidate with these settings; what was put back in the final may have made a new one."""
+    """The name of the candidate with these settings; a new name if the final reset some of them."""
     known = [settings.name for settings in tried if _unnamed(settings) == _unnamed(winner)]
     return known[0] if known else f"{winner.name}, simplified"
 
 
 def _outliers(name: str, times: Sequence[float]) -> list[str]:
-    """Rounds that took far longer than the others, in a sentence."""
+    """A sentence about rounds that took far longer than the others."""
     median = float(np.median(times))
     far = [ms for ms in times if ms > OUTLYING * median]
     if not far:
@@ -337,7 +338,7 @@ def _outliers(name: str, times: Sequence[float]) -> list[str]:
 
 
 def _ties(result: TuneResult, chosen: str, spread: float) -> list[str]:
-    """Which candidates of the last rung were as fast as the winner, within the spread of the final, in a sentence."""
+    """A sentence: which candidates of the last rung were as fast as the winner, within the spread of the final."""
     scores = result.rungs[-1].scores if result.rungs else {}
     bound = scores.get(chosen, 0.0) * (1 + spread)
     ties = [name for name, score in scores.items() if name != chosen and score <= bound]
@@ -361,7 +362,7 @@ def _defaults(base: Settings) -> str:
 
 
 def _part(part: str, chosen: Settings) -> str:
-    """A part of the settings, as a sentence names it."""
+    """The name of a part of the settings in a sentence."""
     named = {
         "cpus": f"pinning to {chosen.cpus}" if chosen.cpus else "not pinning",
         "threads": str(Placement(chosen.threads)),

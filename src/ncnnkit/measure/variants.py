@@ -1,4 +1,4 @@
-"""The variants of a run: models at each precision, measured on each backend, and described as run.json holds them."""
+"""The variants of a run: models at each precision, measured on each backend, and their records in run.json."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ from .models import job_model
 Array = NDArray[Any]
 
 NO_VULKAN = "there is no Vulkan device"
-SOFTWARE_SECONDS = 1.0  # what evaluating on a software Vulkan device, and timing it, are worth
-SOFTWARE_COST = 200  # inferences on a CPU that one on a software Vulkan device takes as long as
-SOFTWARE_INFERENCES = 3  # of a variant there, at least: two samples, and one that is timed
-LEAST_TIMED = 3  # inferences in a round, where the budget allows
-LEAST_EVALUATED = 2  # samples: the outputs of one say nothing of how they vary
+SOFTWARE_SECONDS = 1.0  # seconds for evaluating, and for timing, on a software Vulkan device
+SOFTWARE_COST = 200  # time of an inference on a software Vulkan device divided by that on a CPU
+SOFTWARE_INFERENCES = 3  # least inferences of a variant there: two samples, and one that is timed
+LEAST_TIMED = 3  # inferences in a round, if the budget allows
+LEAST_EVALUATED = 2  # samples; the outputs of one do not show how they vary
 
 
 Models = Mapping[tuple[str, str], Artifact]
-"""(precision, whom it is for) -> model. For whom: a target for int8, a site's label for mixed, "" for all others."""
+"""(precision, destination) -> model. The destination is a target for int8, a site's label for mixed, otherwise ""."""
 
 
 def write_models(
     recipe: Recipe, graph: Graph, quantized: Mapping[str, Quantized], mixed: Mapping[Site, MixedPlan], name: str,
     folder: Path, **facts: Any,
 ) -> Models:  # fmt: skip
-    """Make and write the models asked for; a precision that cannot be made is absent.
+    """Make and write the requested models. A precision that cannot be made is absent.
 
     Args:
-        quantized: target -> int8; the first is what ``NAME-int8`` is.
+        quantized: target -> int8 network; the first is written as ``NAME-int8``.
         mixed: site -> its plan.
-        facts: what the models' cards say besides; attributes of :class:`~ncnnkit.artifact.Card`.
+        facts: further attributes of the models' :class:`~ncnnkit.artifact.Card`.
     """
 
     def as_fp16() -> Graph:
@@ -87,7 +87,7 @@ def write_models(
 
 
 def free_path(folder: Path, name: str, suffix: str) -> Path:
-    """A path in a folder where no file is yet: the names of two devices can become the same file name."""
+    """A path in a folder at which there is no file yet: the names of two devices may give the same file name."""
     paths = (
         folder / f"{name}{number}{suffix}" for number in itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
     )
@@ -96,15 +96,15 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class VariantSpec:
-    """A variant to measure, or why it is not.
+    """A variant to measure, or why it is not measured.
 
     Attributes:
-        model: of ncnn; None: there is none.
+        model: the model for ncnn; None if there is none.
         skipped: why it is not measured.
         cpus: the CPUs to which it is pinned.
-        engine: what computes it.
-        other: the model, if that is another engine; None: there is none.
-        inputs: the files of its samples, where it is fed something else than the others.
+        engine: the engine that computes it.
+        other: the model for another engine; None if there is none.
+        inputs: the files of its samples, if its inputs differ from those of the other variants.
     """
 
     name: str
@@ -141,8 +141,8 @@ def list_variants(
     """Every precision on every backend of every device.
 
     Args:
-        budget: what it does not allow is skipped, see :func:`allows_software`.
-        unplanned: the devices for which no mixed model could be planned, and why.
+        budget: decides whether software devices are skipped; see :func:`allows_software`.
+        unplanned: the devices for which no mixed model could be planned, with the reasons.
     """
 
     def spec(site: Site, precision: str, backend: str) -> VariantSpec:
@@ -170,13 +170,13 @@ def list_variants(
 
 
 def allows_software(recipe: Recipe, budget: Budget) -> bool:
-    """Whether the budget allows Vulkan without a GPU, of which no figure of a GPU comes."""
+    """Whether the budget allows Vulkan without a GPU, although that gives no figures of a GPU."""
     variants = sum(PRECISIONS[precision].vulkan for precision in recipe.precisions)
     return budget.inferences >= SOFTWARE_INFERENCES * SOFTWARE_COST * variants
 
 
 def evaluated(recipe: Recipe, samples: int, budget: Budget) -> list[int]:
-    """The evaluation samples that the budget allows, by their places; every variant runs each of them."""
+    """The indices of the evaluation samples that the budget allows. Every variant runs all of them."""
     return evenly(
         samples, budget.take("evaluation samples", samples, runs=len(recipe.precisions), least=LEAST_EVALUATED)
     )
@@ -194,20 +194,20 @@ def measure(
     budget: Budget = UNBOUNDED,
     progress: Progress = silent,
 ) -> list[VariantResult]:
-    """Measure variants, on all their devices at once; those of one device in one interleaved run of the worker.
+    """Measure variants on all their devices at the same time. The variants of one device share one interleaved job.
 
     Args:
-        specs: what to run; those without a model are skipped.
-        inputs: a .npy file (N, …) of float32 for each network input; all samples are evaluated, the last is timed.
-        folder: gets a folder ``scratch`` with the outputs.
-        seconds: of timing, for each variant, spread over ``rounds``.
-        sustained: seconds that each variant then runs alone without a rest.
-        fix_clocks: hold the clocks at their highest, where that is permitted.
-        budget: how many inferences of each variant are timed, where they take longer than ``seconds``; at least two.
+        specs: the variants; those without a model are skipped.
+        inputs: a .npy file (N, …) of float32 for each network input. All samples are evaluated, the last is timed.
+        folder: the folder in which ``scratch``, with the outputs, is created.
+        seconds: the time for each variant, spread over ``rounds``.
+        sustained: how long each variant then runs alone without pauses, seconds.
+        fix_clocks: hold the clocks at their maximum, if that is permitted.
+        budget: limits the timed inferences of each variant if they take longer than ``seconds``; at least two.
 
     Returns:
-        A result for each of them, in order. Where a device was lost, the results of its variants are ``crashed`` and
-        say so.
+        A result for each variant, in order. If a device was lost, the results of its variants are ``crashed``, with the
+        reason.
     """
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -226,7 +226,7 @@ def measure(
             inputs=list(inputs),
             folder=str(scratch),
             rounds=1 if site.emulated else rounds,
-            seconds=0.0 if site.emulated else seconds,  # no figure comes of it
+            seconds=0.0 if site.emulated else seconds,  # timings on an emulator mean nothing
             slow_seconds=SOFTWARE_SECONDS,
             least=timed // rounds,
             sustained=0.0 if site.emulated else sustained,
@@ -247,7 +247,7 @@ def measure(
         reason = str(found) if isinstance(found, DeviceError) else f"{site.device.name}returned no result for it"
         told = [] if isinstance(found, DeviceError) else found.variants
         answers = {result.name: result for result in told}
-        for variant in todo[site]:  # a board can answer for its own variants alone
+        for variant in todo[site]:  # a board can only answer for its own variants
             results[variant.name] = answers.get(variant.name, VariantResult(variant.name, "crashed", reason))
     return list(results.values())
 
@@ -263,12 +263,12 @@ def time_at(
     budget: Budget = UNBOUNDED,
     progress: Progress = silent,
 ) -> list[LatencyAt]:
-    """The latency of variants for inputs of other shapes; of those that ran at their own.
+    """The latency of variants for inputs of other shapes, for those that ran with their own shapes.
 
     Args:
         specs: the variants.
-        results: what came of them at their own input shapes.
-        shapes: of the inputs.
+        results: their results with their own input shapes.
+        shapes: the shapes of the inputs.
         sample: an array for each network input, of these shapes.
         seconds, rounds, budget: as for :func:`measure`.
     """
@@ -292,21 +292,21 @@ def variant_record(
     latency_at: Sequence[LatencyAt] = (),
     quantised: Outputs | None = None,
 ) -> Variant:
-    """A variant as run.json holds it.
+    """The record of a variant in run.json.
 
     Args:
-        reference: the original's outputs; None: nothing to compare with.
+        reference: the original's outputs; None if there is nothing to compare with.
         task: what the network is for; None: only the values of its outputs count.
-        labels: the truth about each sample, where known.
-        layers: the errors of its layers, see :func:`ncnnkit.comparison.layers.errors_by_variant`.
-        latency_at: its latencies at other input shapes, see :func:`time_at`.
-        quantised: the outputs of a quantised original as it is; ``reference`` is the same in floating point.
+        labels: the label of each sample, if known.
+        layers: the errors of its layers; see :func:`ncnnkit.comparison.layers.errors_by_variant`.
+        latency_at: its latencies at other input shapes; see :func:`time_at`.
+        quantised: the outputs of the quantised original itself. ``reference`` is the same network in floating point.
     """
     status, reason = result.status, result.reason
     param = spec.model.param if spec.model else None
     figures = as_quantised = None
     if result.outputs and reference is not None:
-        # Blobs that no layer reads are outputs in ncnn, too, and follow the model's own.
+        # In ncnn, blobs that no layer reads are outputs, too, and follow the model's own.
         outputs = Outputs.opened(result.outputs).first(len(reference.rows))
         reason = _unfit(outputs, reference, varies=spec.model is not None and spec.model.graph.varies)
         if reason:
@@ -348,14 +348,14 @@ def variant_record(
 
 
 def _files(param: Path) -> Files:
-    """A model's files, with the hashes that its card holds."""
+    """The files of a model, with the hashes in its card."""
     names = {end: param.with_suffix(f".{end}").name for end in ("param", "bin")}
     card = read_card(param)
     return Files(**names, sha256={names[end]: digest for end, digest in card.sha256.items()} if card else {})
 
 
 def compared_layer_by_layer(specs: Sequence[VariantSpec]) -> dict[str, Artifact]:
-    """The variants whose layers are compared with fp32, by name: the models of the first device for the CPU."""
+    """Name -> the variants whose layers are compared with fp32: the CPU models of the first device."""
     return {
         spec.name: spec.model
         for spec in specs
@@ -364,7 +364,7 @@ def compared_layer_by_layer(specs: Sequence[VariantSpec]) -> dict[str, Artifact]
 
 
 def _unfit(outputs: Outputs, reference: Outputs, varies: bool) -> str:
-    """Why outputs, which may be a board's, cannot be compared with the reference, a clause; "" where they can.
+    """Why outputs, which may come from a board, cannot be compared with the reference, as a clause; "" if they can.
 
     Args:
         varies: whether the shapes may differ from sample to sample.
@@ -380,13 +380,13 @@ def _unfit(outputs: Outputs, reference: Outputs, varies: bool) -> str:
 
 
 def latency(samples: Sequence[float]) -> Latency:
-    """Figures of the samples, ms."""
+    """The latency figures of samples, ms."""
     p25, median, p75, p90 = (float(v) for v in np.percentile(samples, [25, 50, 75, 90]))
     return Latency(min=float(min(samples)), p25=p25, median=median, p75=p75, p90=p90, samples=len(samples))
 
 
 def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
-    """What a reader must know to read this variant's figures right."""
+    """What a reader must know to understand the figures of this variant."""
     features = set(spec.site.machine.cpu_features)
     on_cpu = spec.backend == "cpu" and spec.engine == NCNN
     said = [EMULATED] if spec.site.emulated and result.samples else []
@@ -404,7 +404,7 @@ def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
 
 
 def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
-    """A Vulkan variant whose outputs are bitwise equal to the CPU's did not run on the GPU, despite the driver."""
+    """Refuse GPU variants whose outputs are bitwise equal to the CPU's: they did not run on the GPU."""
     on_cpu = {(v.engine, v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
 
     def is_copy(variant: Variant, result: VariantResult) -> bool:
@@ -454,20 +454,20 @@ def bench(
     seconds: float = 3.0,
     progress: Progress = silent,
 ) -> list[Variant]:
-    """Time one ncnn model on noise, without looking at its outputs.
+    """Time one ncnn model on noise, without checking its outputs.
 
     Args:
         model: an Artifact, a Graph or the path of a ``.param``.
-        backends: by default the CPU, and Vulkan where there is a GPU.
-        precisions: by default all that it can be run at: fp32, fp16 and bf16, or int8, or mixed.
-        on: the devices; this machine by default.
-        shapes: of the inputs, where the file does not say.
+        backends: by default the CPU, and Vulkan if there is a GPU.
+        precisions: by default all at which it can run: fp32, fp16 and bf16, or int8, or mixed.
+        on: the devices; by default this machine.
+        shapes: the shapes of the inputs, if the file does not have them.
 
     Returns:
-        Variants, without accuracy.
+        The variants, without accuracy.
 
     Raises:
-        ModelError: the shape of an input is not known, or the model cannot be run at a precision.
+        ModelError: the shape of an input is unknown, or the model cannot run at a precision.
     """
     artifact = Artifact.of(model)
     at = {precision: artifact.at(precision) for precision in precisions or artifact.precisions}
@@ -489,10 +489,10 @@ def bench(
 
 
 def check_usable(variants: Sequence[Variant], where: str) -> None:
-    """Whether anything came out that can be used.
+    """Check that a variant can be used.
 
     Raises:
-        VerificationError: no variant is ``ok``; names the reason of each.
+        VerificationError: no variant is ``ok``. The error has the reason of each.
     """
     if any(variant.status == "ok" for variant in variants):
         return

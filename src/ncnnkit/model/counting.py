@@ -1,4 +1,4 @@
-"""How much a layer computes, by its shapes."""
+"""The computation of a layer, from its shapes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .shapes import Shape
 def multiply_adds(kind: str, reads: Sequence[Shape | None], writes: Sequence[Shape | None], weights: int) -> int:
     """The multiply-adds of a layer, as far as its shapes are known.
 
-    A layer with weights uses each of them once for every place of its output (a deconvolution: of its input). A product
-    of two blobs uses a row of one for every value of its output. Any other layer counts as one multiply-add for each
-    value that it writes.
+    A layer with weights uses each weight once for every position of its output (a deconvolution: of its input). A
+    product of two blobs uses a row of one blob for every value of its output. All other layers count as one
+    multiply-add for each value of their outputs.
 
     Args:
         kind: the layer's type, as ncnn names it.
@@ -25,7 +25,7 @@ def multiply_adds(kind: str, reads: Sequence[Shape | None], writes: Sequence[Sha
         return made * max(_sides(reads[0] if reads else None)[-1:], default=1)
     if not weights or not reads or not writes:
         return made
-    # Channels come first in the output of a convolution, and last in that of a matrix product or a recurrent layer.
+    # Channels are the first axis of a convolution's output, and the last of a matrix product's or a recurrent layer's.
     sides = _sides(reads[0] if kind.startswith("Deconvolution") else writes[0])
     places = sides[1:] if len(sides) > 2 else sides[:-1]
     return max(made, math.prod(places) * weights)

@@ -1,9 +1,8 @@
 """An ncnn network in memory: layers, blobs, weights.
 
-A :class:`Graph` knows nothing of files, images or devices. In a well-formed graph every blob has one producer and at
-most one consumer (a Split copies where more are needed), and layers stand in an order they can run in;
-:meth:`Graph.verify` checks this. The weights may be read-only views into a mapped file: a rewrite replaces an array, it
-never writes into one.
+A :class:`Graph` does not depend on files, images or devices. In a valid graph, every blob has one producer and at most
+one consumer (a Split makes copies for more), and layers are in an order in which they can run; :meth:`Graph.verify`
+checks this. Weights may be read-only views into a mapped file, so rewrites replace arrays and never write into them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class EncodedWeight:
-    """A block in an encoding ncnnkit reads and keeps but never produces: a 256-entry table or the legacy raw tag.
+    """Weights in an encoding that ncnnkit reads and keeps, but never produces: a table of 256 entries, or the legacy
+    tag.
 
     Attributes:
         tag: the block's first four bytes, as a little-endian integer.
@@ -45,7 +45,7 @@ class EncodedWeight:
 
     @classmethod
     def length(cls, tag: int, values: int) -> int:
-        """Bytes of the payload that holds so many values."""
+        """The number of bytes of the payload for this number of values."""
         return values * 4 if tag == cls.RAW_FP32 else 1024 + (values + 3) // 4 * 4
 
     def decode(self) -> NDArray[np.float32]:
@@ -67,7 +67,7 @@ class EncodedWeight:
 Weight = Array | EncodedWeight
 """An array's dtype is its storage: float32, float16 or int8; uint8 for bare packed bytes."""
 
-_MOST_VALUES = 1 << 48  # of one weight; more is a corrupt file, and numpy could not count them
+_MOST_VALUES = 1 << 48  # of one weight; with more, the file is corrupt, and numpy cannot count them
 
 
 @dataclass(eq=False)
@@ -75,11 +75,11 @@ class Layer:
     """One layer of a network.
 
     Attributes:
-        type: as ncnn names it, such as ``Convolution``.
-        name: unique in the network.
-        inputs, outputs: names of blobs.
-        params: the params that the file gives, by name; :meth:`get` adds the defaults.
-        weights: the weight arrays, by name: float32, float16, int8, or as the file encodes them.
+        type: ncnn's name of the type, such as ``Convolution``.
+        name: the name of the layer, unique in the network.
+        inputs, outputs: the names of its blobs.
+        params: name -> value of the parameters in the file; :meth:`get` adds the defaults.
+        weights: name -> weight array: float32, float16, int8, or as the file encodes it.
 
     Example:
         >>> layer = nk.load("model.param").layers[1]
@@ -96,7 +96,7 @@ class Layer:
 
     @property
     def op(self) -> Op:
-        """The row of the layer's type. Raises FormatError for a type ncnn does not have."""
+        """The row of the layer's type. Raises FormatError for a type that ncnn does not have."""
         try:
             return OPS[self.type]
         except KeyError:
@@ -104,28 +104,28 @@ class Layer:
 
     @property
     def p(self) -> Any:
-        """The params as attributes, defaults filled in: ``layer.p.stride_w``."""
+        """The parameters as attributes, with defaults: ``layer.p.stride_w``."""
         return Params(self.op, self.params)
 
     def get(self, name: str) -> Any:
-        """The value of a param, or its default."""
+        """The value of a parameter, or its default."""
         return getattr(self.p, name)
 
     def array(self, name: str) -> NDArray[np.float32]:
-        """A weight as float32, whatever its storage, in the shape of its row."""
+        """A weight as float32, converted from its storage, in the shape that its type defines."""
         weight = self.weights[name]
         data = weight.decode() if isinstance(weight, EncodedWeight) else weight
         return data if data.dtype == np.float32 else data.astype(np.float32)
 
     def slots(self) -> Iterator[tuple[Slot, tuple[int, ...]]]:
-        """The weight blocks this layer must have, in file order, with their shapes."""
+        """The weight blocks that this layer must have, in file order, with their shapes."""
         p = self.p
         for slot in self.op.weights:
             if slot.when(p):
                 yield slot, slot.shape(p)
 
     def check(self, where: str = "") -> None:
-        """Check that the type exists and the params are of the kinds and sizes it takes. Raises FormatError."""
+        """Check that the type exists, and that the parameters have valid types and sizes. Raises FormatError."""
         where = where or f"layer {self.type} {self.name}"
         for name, value in self.params.items():
             fault = self.op.fault(name, value)
@@ -133,7 +133,7 @@ class Layer:
                 raise FormatError(fault, where=where)
         shapes = {slot.name: shape for slot, shape in self.slots()}
         for name, shape in shapes.items():
-            # The second condition: numpy counts the sides of an empty array too.
+            # The second condition is needed because numpy also limits the sides of an empty array.
             if any(side < 0 for side in shape) or math.prod(side or 1 for side in shape) > _MOST_VALUES:
                 raise FormatError(f"weight {name!r} cannot have the shape {shape}", where=where)
         if "weight" in shapes and "weight_data_size" in self.op.by_name:
@@ -142,7 +142,7 @@ class Layer:
                 raise FormatError(f"has weight_data_size={said}, but its other params require {size}", where=where)
 
     def multiply_adds(self, known: Mapping[str, shapes.Shape | None]) -> int:
-        """How much one inference computes; see :func:`ncnnkit.model.counting.multiply_adds`.
+        """The multiply-adds of one inference; see :func:`ncnnkit.model.counting.multiply_adds`.
 
         Args:
             known: blob -> its shape, as :meth:`Graph.infer_shapes` gives it.
@@ -153,7 +153,7 @@ class Layer:
         return multiply_adds(self.type, reads, writes, max((math.prod(s) for _, s in self.slots()), default=0))
 
     def copy(self) -> Layer:
-        """A layer that can be changed alone; the arrays are shared (they are never written into)."""
+        """A copy of the layer. It shares the weight arrays, which are never written into."""
         return replace(
             self,
             inputs=list(self.inputs),
@@ -193,8 +193,8 @@ class Graph:
     """An ncnn network: its layers, in the order in which they run. ``print`` shows a summary.
 
     Attributes:
-        layers: in running order.
-        scales: layer name -> how the original quantised that layer; empty for an original in floating point.
+        layers: the layers in the order of execution.
+        scales: layer name -> how the original quantised that layer; empty for a floating-point original.
 
     Example:
         >>> print(nk.load("model.param"))
@@ -212,14 +212,14 @@ class Graph:
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the blobs fed from outside, in file order."""
+        """The names of the input blobs, in file order."""
         return [blob for layer in self.layers if layer.type == "Input" for blob in layer.outputs]
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the blobs no layer consumes, in file order.
+        """The names of the blobs that no layer reads, in file order.
 
-        A Noop without readers is a mark on blobs that are outputs, no consumer.
+        A Noop without readers only marks outputs; it does not count as a reader.
         """
         read = {blob for layer in self.layers for blob in layer.inputs}
         layers = [layer for layer in self.layers if layer.type != "Noop" or not read.isdisjoint(layer.outputs)]
@@ -232,16 +232,16 @@ class Graph:
 
     @property
     def parameters(self) -> int:
-        """Number of weight values."""
+        """The number of weight values."""
         return sum(math.prod(shape) for layer in self.layers for _, shape in layer.slots())
 
     @property
     def varies(self) -> bool:
-        """Whether the shape of some blob depends on the values that the network is fed, as that of detections does."""
+        """Whether the shape of some blob depends on the input values, as with detections."""
         return any(layer.op.varies for layer in self.layers)
 
     def uses(self) -> Uses:
-        """Who makes and who reads each value, as the graph stands now."""
+        """The producer and the readers of each value in the present graph."""
         return Uses(self)
 
     def layer(self, name: str) -> Layer:
@@ -252,9 +252,9 @@ class Graph:
         raise KeyError(name)
 
     def input_shapes(self) -> list[tuple[int, ...]]:
-        """Shape of each network input without the batch axis, () where the file does not say.
+        """The shape of each network input without the batch axis; () if the file does not have it.
 
-        Old files write -233 for a side that is not there.
+        Old files write -233 for a missing axis.
         """
         return [
             tuple(int(s) for s in (layer.p.c, layer.p.d, layer.p.h, layer.p.w) if s > 0)
@@ -268,15 +268,15 @@ class Graph:
         """The shape of every blob, as far as it follows from the layers' params and the inputs' shapes.
 
         Args:
-            input_shapes: one for each input, without the batch axis; None for one that is not known. By default those
-                the file gives.
+            input_shapes: the shape of each input, without the batch axis; None if unknown. By default those in the
+                file.
 
         Returns:
-            Blob -> its shape, None where not even the number of axes is certain. A side that is not certain is a tuple
-            that names its origin: equal tuples are equal sides.
+            Blob -> its shape; None if not even the number of axes is certain. An unknown side is a tuple that names its
+            origin: equal tuples are equal sides.
 
         Raises:
-            ModelError: a layer cannot take what it is given.
+            ModelError: an input of a layer does not fit.
         """
         known: dict[str, shapes.Shape | None] = {}
         if input_shapes is not None:
@@ -300,12 +300,12 @@ class Graph:
     def check_input_shapes(self, given: Sequence[tuple[int, ...]]) -> None:
         """Check that the network can take inputs of these shapes, without the batch axis.
 
-        ncnn checks nothing: it reads beyond a blob that is too small. The shapes in a file are a hint that ncnn does
-        not read; others are taken where every shape in the network follows from them.
+        ncnn does not check this: it reads beyond a blob that is too small. The shapes in a file are a hint that ncnn
+        does not read. Other shapes are accepted if all shapes in the network follow from them.
 
         Raises:
-            ModelError: a layer cannot take what it would be given, or the file says other shapes and it is not known
-                whether these fit.
+            ModelError: an input of a layer would not fit, or the file has other shapes and it is unknown whether these
+                    fit.
         """
         if len(given) != len(self.inputs):
             raise ModelError(f"the network has {len(self.inputs)} inputs, but {len(given)} were given")
@@ -331,10 +331,10 @@ class Graph:
         return f"is that height x width x channels? ncnn takes the channels first: {wanted}" if fits else ""
 
     def set_input_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Write the inputs' shapes, one each and without the batch axis, into their layers; () takes a shape out.
+        """Write the shapes of the inputs, without the batch axis, into their layers. () removes a shape.
 
         Raises:
-            FormatError: there are more or fewer inputs, or one has more than four axes.
+            FormatError: the number of shapes is wrong, or a shape has more than four axes.
         """
         axes = ("", "w", "hw", "chw", "cdhw")
         layers = [layer for layer in self.layers if layer.type == "Input"]
@@ -348,7 +348,7 @@ class Graph:
             layer.params.update(zip(axes[len(shape)], map(int, shape)))
 
     def multiply_adds(self) -> int | None:
-        """How much one inference computes; None if the shapes are not known, or a layer cannot take them."""
+        """The multiply-adds of one inference; None if the shapes are unknown, or do not fit a layer."""
         try:
             known = self.infer_shapes()
             certain = all(shape is not None and all(isinstance(s, int) for s in shape) for shape in known.values())
@@ -357,7 +357,7 @@ class Graph:
             return None
 
     def __repr__(self) -> str:
-        """A summary: inputs, outputs, layers by their type, weights, multiply-adds."""
+        """A summary: inputs, outputs, layers by type, weights, multiply-adds."""
         types = Counter(layer.type for layer in self.layers if layer.type != "Input")
         work = self.multiply_adds()
         known = self.infer_shapes() if work is not None else {}
@@ -377,15 +377,16 @@ class Graph:
         return "\n  ".join(lines)
 
     def copy(self) -> Graph:
-        """A graph whose layers can be changed; the weight arrays are shared."""
+        """A copy of the graph and its layers. The weight arrays are shared."""
         return Graph([layer.copy() for layer in self.layers], dict(self.scales))
 
     def verify(self) -> None:
         """Check that the graph can run and be written.
 
         Raises:
-            FormatError: naming the layer: unknown type, an unknown or contradictory param, a name used twice, a blob
-                read before it is made, made twice or read twice, or a weight missing or of the wrong size.
+            FormatError: the type of a layer is unknown, a parameter is unknown or contradictory, a name is used twice,
+                a blob is read before it is made, is made twice or read twice, or a weight is missing or has the wrong
+                size. The error names the layer.
         """
         checker = Checker()
         for layer in self.layers:
@@ -393,13 +394,13 @@ class Graph:
 
 
 class Uses:
-    """Def-use of a graph: who makes and who reads each value, seen through Splits.
+    """The def-use information of a graph: the producer and the readers of each value, through Splits.
 
-    A Split only copies, so all its outputs carry the value of its input. A blob's *root* is the blob that value was
-    made as. The object describes the graph at the time it was made; a rewrite makes a new one.
+    A Split only copies, so all its outputs have the value of its input. The *root* of a blob is the blob in which its
+    value was first made. The object describes the graph at the time of its creation; after a rewrite, make a new one.
 
     Attributes:
-        roots: the blobs that hold a value of their own, in running order.
+        roots: the blobs that are not copies, in the order of execution.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -414,14 +415,14 @@ class Uses:
                 continue
             for blob in layer.outputs:
                 self._root[blob], self._producer[blob], self._readers[blob] = blob, layer, []
-            if layer.type != "Noop" or not read.isdisjoint(layer.outputs):  # else it only marks outputs
+            if layer.type != "Noop" or not read.isdisjoint(layer.outputs):  # otherwise it only marks outputs
                 for source in sources:
                     self._readers[source].append(layer)
         self._leaving = {self._root[blob] for blob in graph.outputs}
         self.roots = tuple(self._producer)
 
     def root(self, blob: str) -> str:
-        """The blob whose value ``blob`` carries: itself, or the one a chain of Splits copies."""
+        """The root of ``blob``: the blob itself, or the blob that a chain of Splits copies to it."""
         return self._root[blob]
 
     def producer(self, blob: str) -> Layer:
@@ -429,9 +430,9 @@ class Uses:
         return self._producer[self._root[blob]]
 
     def readers(self, blob: str) -> list[Layer]:
-        """The layers that compute with the value of a blob or of its copies, in running order; never a Split.
+        """The layers that compute with the value of a blob or of its copies, in the order of execution; never a Split.
 
-        A layer that reads the value twice is there twice.
+        A layer that reads the value twice occurs twice.
         """
         return list(self._readers[self._root[blob]])
 
@@ -443,14 +444,13 @@ class Uses:
 class Names:
     """Names for layers and blobs that a rewrite adds to a graph.
 
-    Each name is unlike every other of the graph and short, whatever the graph's own names are: ncnn reads at most 255
-    bytes of a name.
+    Each name is unique and short, because ncnn reads at most 255 bytes of a name.
 
     Args:
-        graphs: those whose layers and blobs will stand beside the new ones.
+        graphs: the graphs with whose names the new ones must not collide.
     """
 
-    _STEM = 60  # bytes kept of the name a new one is made from: its end, which differs most between long names
+    _STEM = 60  # how many bytes of the stem are kept: its end, in which long names differ most
 
     def __init__(self, *graphs: Graph) -> None:
         self._taken = {
@@ -458,7 +458,7 @@ class Names:
         }
 
     def new(self, stem: str, role: str) -> str:
-        """A free name, as ``conv1/int8`` for the stem ``conv1`` and the role ``int8``."""
+        """A free name, such as ``conv1/int8`` for the stem ``conv1`` and the role ``int8``."""
         base = f"{stem.encode()[-self._STEM :].decode('utf-8', 'ignore')}/{role}"
         name = next(n for n in chain([base], (f"{base}{i}" for i in count(2))) if n not in self._taken)
         self._taken.add(name)
@@ -466,7 +466,7 @@ class Names:
 
 
 class Checker:
-    """Takes the layers of a graph in their order and refuses the first that cannot stand where it does."""
+    """Checks the layers of a graph in their order, and refuses the first that is not valid at its place."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
@@ -491,7 +491,7 @@ class Checker:
                 raise FormatError(f"produces blob {blob!r}, which another layer also produces", where=where)
             self._made.add(blob)
         layer.check(where)
-        if layer.weights:  # a .param alone is the structure without its weights
+        if layer.weights:  # a .param alone has the structure without weights
             _check_weights(layer, where)
 
 

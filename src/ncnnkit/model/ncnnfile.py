@@ -112,9 +112,9 @@ def parse_param(text: str, *, where: str = "<param>") -> Graph:
     ncnn accepts more than a well-formed graph, and so does this function. A warning says what it changed:
 
     - A layer with the name of an earlier layer gets a name of its own.
-    - Every reader of a blob whose name two layers produce reads the first one, as in ncnn. The second one gets a name
-      of its own. A layer whose outputs all have such names never runs in ncnn; it is left out.
-    - ncnn ignores a param whose id the layer type does not use. It is kept, and written again.
+    - If two layers produce a blob with the same name, all readers read the first one, as in ncnn. The second one gets
+      another name. If all outputs of a layer have such names, ncnn never runs the layer, and it is left out.
+    - A param with an id that the layer type does not use is ignored by ncnn. It is kept, and written again.
     - A whole number where the layer type expects a real one is read as that number. ncnn up to 1.0.20260526 reads its
       bits instead, so that ``1`` becomes 1.4e-45. It is written as a real number. An array of whole numbers that are
       the bits of real numbers of a usual size is read as these.

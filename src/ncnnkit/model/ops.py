@@ -35,7 +35,7 @@ class Param:
     id: int
     name: str
     default: Value
-    same_as: str = ""  # the param whose value is the default, e.g. kernel_h takes kernel_w's
+    same_as: str = ""  # the param that gives the default, e.g. kernel_w for kernel_h
     real: bool = False  # whether ncnn reads its bits, or those of its items, as fp32; otherwise as int32
 
 
@@ -74,8 +74,8 @@ class Op:
     """One layer type: its params, weights, and what rewriting and quantising need to know of it.
 
     Attributes:
-        int8: the value of ``int8_scale_term`` ncnn2int8 writes for this type, given its params; None where ncnn has
-            no int8 activations for it.
+        int8: the value of ``int8_scale_term`` ncnn2int8 writes for this type, given its params; None if ncnn has no
+            int8 activations for it.
         chains_int8: whether a layer of this type can hand int8 on to the next, and take it.
         shape: the rule for its outputs' shapes (:mod:`ncnnkit.model.shapes`); by default nothing is known of them.
         computes: False for types that only hold, copy or mark blobs.
@@ -126,7 +126,7 @@ class Op:
         return name.isdecimal() and int(name) < MAX_PARAMS and int(name) not in self.by_id
 
     def fault(self, name: str, value: Value) -> str:
-        """What is wrong with a param, as a clause that follows the layer's name; "" where nothing is.
+        """What is wrong with a param, as a clause that follows the layer's name; "" if nothing is.
 
         A param that is read as a whole number, an array or a text must be one: sizes and loops depend on it.
         """

@@ -1,4 +1,4 @@
-"""The precisions a network can be run at: one row each, from which everything else about a precision follows."""
+"""The precisions at which a network can run: a row for each, which defines everything about it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Precision:
     """How a network is run.
 
     Attributes:
-        name: what the user calls it.
+        name: its name for the user.
         fp16: whether ncnn may store and compute in fp16, where the processor can.
         bf16: whether ncnn may store values as bf16.
-        int8: whether the network has int8 layers: such a model needs a file that was made for it.
-        file: the precision whose file is run.
-        mask: the bits of ``featmask`` that give one layer of a mixed network this precision; None for ``mixed`` itself.
-        least_sqnr_db: the SQNR, dB, that its own rounding leaves of a network's outputs at the worst. Right networks
-            were seen down to 32 dB in fp16, 24 dB in bf16 and 10 dB in int8. Outputs of zeros have 0 dB, and outputs
-            that have nothing to do with the reference -3 dB.
+        int8: whether the network has int8 layers. Such a model needs its own file.
+        file: the name of the precision that has its model file.
+        mask: the bits of ``featmask`` that give a layer of a mixed network this precision; None for ``mixed`` itself.
+        least_sqnr_db: the least SQNR, dB, of correct outputs in this precision. Correct networks had at least 32 dB in
+            fp16, 24 dB in bf16 and 10 dB in int8. Outputs of zeros have 0 dB, and outputs unrelated to the reference
+            have -3 dB.
         vulkan: whether a GPU can run it.
-        cpp: how a C++ program sets ``ncnn::Net::opt`` for it. ncnn's own default is fp16.
+        cpp: the C++ code that sets ``ncnn::Net::opt`` for it. ncnn's own default is fp16.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Precision:
 
     @property
     def options(self) -> dict[str, bool]:
-        """ncnn's options, by the names ``ncnn::Option`` has for them.
+        """Field of ``ncnn::Option`` -> its value.
 
-        Each precision sets all of them, so that fp32 is fp32 despite ncnn's defaults.
+        Each precision sets all fields, so that fp32 is fp32 despite ncnn's defaults.
         """
         return {**dict.fromkeys(_FP16_OPTIONS, self.fp16), **dict.fromkeys(_BF16_OPTIONS, self.bf16)}
 
@@ -97,7 +97,7 @@ FLOATS = tuple(row.name for row in _ROWS if not row.int8)
 
 
 def served(file: str) -> tuple[str, ...]:
-    """The precisions that a model's file can be run at, its own first."""
+    """The precisions at which a model's file can run, its own first."""
     rows = [row for row in _ROWS if row.file == file or (not row.int8 and file in FLOATS)]
     return tuple(row.name for row in sorted(rows, key=lambda row: row.name != file))
 
@@ -111,7 +111,7 @@ MASKS: Mapping[str, int] = MappingProxyType(
     {row.name: row.mask for row in _ROWS if row.mask is not None}
     | {WINOGRAD: (PRECISIONS["int8"].mask or 0) & ~Mask.NO_WINOGRAD}
 )
-"""A choice for one layer of a mixed network -> bits of its ``featmask``."""
+"""Choice for a layer of a mixed network -> the bits of its ``featmask``."""
 
 INT8 = ("int8", WINOGRAD)
 """The choices that compute in int8."""
@@ -120,18 +120,18 @@ STORAGES: Mapping[str, str] = MappingProxyType(
     {choice: "fp16" for choice, mask in MASKS.items() if not mask & Mask.NO_FP16_STORAGE}
     | {choice: "bf16" for choice, mask in MASKS.items() if not mask & Mask.NO_BF16}
 )
-"""Choice -> the 16-bit storage its mask leaves for what a layer reads and makes in floating point."""
+"""Choice -> the 16-bit storage that its mask permits for floating-point blobs."""
 
 
 # -------------------------------------------------------------------------------------- what a network itself says
 
 
 def derive(graph: Graph) -> tuple[str, str]:
-    """The precision a network must be run at, judged by the network alone; and why, a clause.
+    """(the precision at which a network must run, judged by the network alone; the reason, as a clause).
 
-    A mixed network says what its layers may not use: Casts from 16 bits stand where neighbours differ, and each layer
-    has a mask. Only a plan forbids bf16 to a layer, or 16-bit storage to one beside int8 layers. The mask for fp16
-    alone is set by hand in many models whose values overflow it, and says nothing; neither does that of a copy.
+    A mixed network has Casts from 16 bits between layers that differ, and a mask for each layer. Only plans forbid bf16
+    for a layer, or 16-bit storage for a layer next to int8 layers. A mask that only forbids fp16 is no evidence: people
+    set it by hand if values overflow. The mask of a Split is no evidence, either.
     """
     casts = [
         layer

@@ -1,4 +1,4 @@
-"""How a layer of the original was quantised: what an int8 version of it needs to be the original."""
+"""How a layer of the original was quantised, so that an int8 version can use the same codes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEPS = 127  # int8, symmetric; -128 is not used
-_LEAST = -128  # of a code of 8 bits
+_LEAST = -128  # the smallest code of 8 bits
 
 
 @dataclass(frozen=True)
 class LayerScales:
     """The codes and scales that a quantised original gives a layer.
 
-    The original stores 8-bit codes: an input is ``(code - zero_point) / scale``. Its weights have no zero point here;
-    the scale of a channel is its largest code over its largest weight. So the scale stays known when a pass multiplies
-    the channel, such as one that folds a batch norm into a convolution.
+    The original stores 8-bit codes: an input is ``(code - zero_point) / scale``. Its weights have no zero point here.
+    The scale of a channel is its largest code divided by its largest weight. So the scale remains known if a pass
+    multiplies the channel, for example when a batch norm is fused into a convolution.
 
     Attributes:
-        weights: the largest code of each output channel, without its sign.
-        input: steps a unit of the layer's input.
-        zero_point: the code of 0 in the input, from -127 to 127; 0 where the input is symmetric.
+        weights: the largest absolute code of each output channel.
+        input: the scale of the layer's input: steps per unit.
+        zero_point: the code of 0 in the input, from -127 to 127; 0 if the input is symmetric.
     """
 
     weights: tuple[int, ...]
@@ -31,18 +31,18 @@ class LayerScales:
 
     @property
     def usable(self) -> bool:
-        """Whether the numbers can be those of a quantised layer: what a file says may not be."""
+        """Whether the numbers can belong to a quantised layer. Those in a file may not."""
         codes = all(0 <= code <= -_LEAST for code in self.weights)
         return codes and bool(np.isfinite(self.input)) and self.input > 0 and abs(self.zero_point) <= STEPS
 
     @property
     def offset(self) -> float:
-        """The value whose code is 0, in the input's unit."""
+        """The input value with the code 0, in the input's unit."""
         return -self.zero_point / self.input
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the largest value of the input that have a code."""
+        """The smallest and the largest input value that have a code."""
         return (-STEPS - self.zero_point) / self.input, (STEPS - self.zero_point) / self.input
 
     def weight_scales(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
@@ -52,8 +52,8 @@ class LayerScales:
             rows: float32 (rows, n): a row for each output channel, or for each group of a depthwise convolution.
 
         Returns:
-            Scales, float32 (rows,), and whether all weights are whole numbers of steps with them. A row that has no
-            such scale gets the one that makes its largest weight 127 steps.
+            (scales, float32 (rows,); whether all weights are integers in steps of these scales). A row without such a
+            scale gets the one for which its largest weight is 127 steps.
         """
         largest = np.abs(rows).max(axis=1, initial=0).astype(np.float64)
         codes = np.full(len(rows), STEPS, np.float64)
@@ -67,4 +67,4 @@ class LayerScales:
         return scales.astype(np.float32), bool(near.all())
 
 
-NEAR = 0.01  # steps: weights so near to whole numbers of them are the original's codes
+NEAR = 0.01  # steps; weights that are this close to integers are the original's codes

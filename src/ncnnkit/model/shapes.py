@@ -154,7 +154,7 @@ def unfed(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def expand(shape: Shape, to: Shape) -> Shape | None:
-    """The shape with its missing axes added as BinaryOp adds them to match ``to``; None where that is not certain."""
+    """The shape with its missing axes added as BinaryOp adds them to match ``to``; None if that is not certain."""
     missing = len(to) - len(shape)
     if missing <= 0 or len(shape) > 1:
         return (*shape, *(1,) * missing)

@@ -155,7 +155,7 @@ TARGETS: MappingProxyType[str, Target] = MappingProxyType(
 
 
 def machine_target(machine: Machine) -> str:
-    """The target whose kernels a machine's CPU runs."""
+    """The target of a machine's CPU."""
     if machine.machine in ("x86_64", "AMD64", "i686"):
         return "x86"
     if machine.machine.startswith("riscv"):

@@ -63,7 +63,7 @@ class Budget:
 
     @classmethod
     def of(cls, gmac: float, graph: Graph, input_shapes: Sequence[tuple[int, ...]]) -> Self:
-        """The budget of a network whose stages may compute so many 10⁹ multiply-adds each."""
+        """The budget of a network, with this many 10⁹ multiply-adds for each stage."""
         return cls(gmac * 1e9, max(work(graph, input_shapes), 1))
 
     @property

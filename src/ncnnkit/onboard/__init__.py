@@ -7,29 +7,29 @@ __main__    the folder as a program: serve, job, agent
 agent       keeps files and jobs on a board
 messages    what a serving process and its parent say to each other
 reading     what a process prints, from its mark on
-child       a serving process, seen from outside
+child       the parent's side of a serving process
 casts       whether a mixed network's Casts read what they expect
-serving     the command serve
+serving     the command ``serve``
 picture     from an image's pixels to a network's input
-network     what a serving process answers: runs, times and counts
-tally       histograms that merge
+network     what a serving process does: runs, times and counts
+tally       histograms that can be merged
 rows        arrays on disk, written and read row by row
 jobs        the kinds of jobs
 measuring   the job measure
 profiling   the job profile
 tuning      the job tune
 variants    how a variant is loaded, and what is done around timing it
-protocol    what jobs answer with
-facts       what a machine reports about itself and of what was timed on it
-machine     what this machine is
-process     what a process can do to itself: its CPUs, its memory, its end
+protocol    jobs, their progress and their results
+facts       what a machine reports about itself and about a timing
+machine     reads what this machine is
+process     a process' own CPUs, memory and signals
 sysfs       the files of /proc and /sys that the next four read
 clusters    cores by type and clock
 sensors     thermometers and power meters
 clocks      clocks held at their highest
-sampler     clocks, temperatures, power and throttling while something runs
+sampler     clocks, temperatures, power and throttling during a run
 ==========  ===============================================================
 """
 
 MARK = b"\x1encnnkit\x1e\n"
-"""Printed before anything else by what runs on a board. A login shell may have printed a greeting before it."""
+"""The first output of a program on a board. A login shell may have printed a greeting before it."""

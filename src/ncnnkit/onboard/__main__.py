@@ -1,4 +1,4 @@
-"""The folder as a program, wherever it lies and whatever its name: ``python FOLDER serve``, ``job …``, ``agent …``."""
+"""Runs this folder as a program, under any path and name: ``python FOLDER serve``, ``job …``, ``agent …``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGE = "onboard"
 
 
 def _make_package() -> None:
-    """Let the folder be a package under a name of its own, whose modules are not found under their bare names."""
+    """Make the folder a package with its own name, so that its modules do not shadow others as top-level modules."""
     folder = os.path.dirname(os.path.abspath(__file__))
     init = os.path.join(folder, "__init__.py")
     spec = importlib.util.spec_from_file_location(PACKAGE, init, submodule_search_locations=[folder])
@@ -23,7 +23,7 @@ def _make_package() -> None:
 
 
 COMMANDS = {"serve": "serving", "job": "jobs", "agent": "agent", "make": "engines.making"}
-"""What the program can do -> the module whose ``main`` does it, with the other words of the command."""
+"""Command -> the module that has its ``main``, which takes the other arguments of the command line."""
 
 if __name__ == "__main__":
     _make_package()

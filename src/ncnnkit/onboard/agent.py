@@ -1,16 +1,16 @@
-"""The command ``agent``: keeps files by their hash on a board, and jobs that outlive a connection.
+"""The command ``agent``: stores files by their hash on a board, and runs jobs that survive a lost connection.
 
-Only the standard library: it runs before ncnn and numpy are there. ``agent REQUEST ARG…`` answers one request, with a
-line of JSON. Data comes over stdin and goes over stdout, after the mark; a failure is one line on stderr and exit
-status 1.
+It uses only the standard library, because it runs before ncnn and numpy are installed. ``agent REQUEST ARG…`` answers
+one request with a line of JSON. Data comes over stdin and goes over stdout, after the mark. A failure is one line on
+stderr and exit status 1.
 
-Everything lies in one folder, in which this program's folder is:
+Everything is in one folder, which also contains the folder of this program:
 
     program-HASH/         this program
     venv-HASH/            Python with ncnn and numpy
-    files/SHA256          what was sent, by content: sent once, whoever needs it
+    files/SHA256          the files that were sent, by the hash of their content; each is sent once
     jobs/ID/              one job: job.json, progress (a JSON line a step), log, result.json, pid
-    given-up/ASKED        a job that was forgotten, by the number of who asked for it
+    given-up/ASKED        a job that was forgotten, by the number of the client that asked for it
     lock                  locked by the request that starts or ends a job
 """
 
@@ -43,19 +43,19 @@ HOME = PROGRAM.parent
 FILES, JOBS, GIVEN_UP = HOME / "files", HOME / "jobs", HOME / "given-up"
 
 KEEP_BYTES = 2 << 30
-"""Of files that were sent and that neither this request nor a job needs; those used last are kept. Never more than a
-quarter of the disk."""
-KEEP_JOBS = 8  # that have ended and that nobody asked for: those begun last
-KEEP_VENVS = 2  # those used last
-KEEP_GIVEN_UP = 100  # those forgotten last: a request is late by seconds
+"""How many bytes of files are kept that neither this request nor a job needs. The files used last are kept. They never
+take more than a quarter of the disk."""
+KEEP_JOBS = 8  # finished jobs with results that nobody fetched; the latest are kept
+KEEP_VENVS = 2  # the ones used last
+KEEP_GIVEN_UP = 100  # the ones forgotten last; a request comes at most seconds too late
 
-POLL = 0.1  # seconds between two looks at a job's progress
-PATIENCE = 1.0  # seconds for a job to put the clocks back and end; what is left fixed, the next start puts back
-BEAT = 5.0  # seconds of silence after which a line is sent all the same: a dead connection shows by it
+POLL = 0.1  # seconds between two reads of a job's progress
+PATIENCE = 1.0  # seconds for a job to restore the clocks and end; if it fails, the next job restores them
+BEAT = 5.0  # seconds of silence after which a line is sent anyway, to detect a dead connection
 
 
 def missing(*_: str) -> None:
-    """Of the hashes on stdin, those that are not here. Room is made for them."""
+    """Print which hashes on stdin have no file here, and make room for these files."""
     hashes = json.load(sys.stdin)
     here = [name for name in hashes if (FILES / name).is_file()]
     for name in here:
@@ -81,7 +81,7 @@ def _last_used_first(folder: Path, pattern: str = "*") -> List[Path]:
 
 
 def receive(*_: str) -> None:
-    """Keep the files of the tar on stdin, each named by its hash."""
+    """Store the files of the tar on stdin. Each is named by its hash."""
     FILES.mkdir(exist_ok=True)
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
         for member in archive:
@@ -99,7 +99,7 @@ def receive(*_: str) -> None:
 
 
 def venv(name: str) -> None:
-    """Whether the virtual environment ``name`` is there."""
+    """Whether the virtual environment ``name`` exists."""
     folder = HOME / name
     there = (folder / "complete").is_file()
     if there:
@@ -108,9 +108,10 @@ def venv(name: str) -> None:
 
 
 def install(name: str, *wheels: str) -> None:
-    """Make the virtual environment ``name`` of wheels that were sent, each given by its hash.
+    """Make the virtual environment ``name`` from wheels that were sent, given by their hashes.
 
-    A wheel is a zip of what goes into site-packages, so neither pip nor ensurepip is needed, which boards often lack.
+    A wheel is a zip file of what goes into site-packages. So this needs neither pip nor ensurepip, which boards often
+    lack.
     """
     folder = HOME / name
     if not (folder / "complete").is_file():
@@ -129,15 +130,15 @@ def install(name: str, *wheels: str) -> None:
 
 
 def job_name(program: str, python: str, text: bytes) -> str:
-    """What a job is called: a hash of the program that does it, of the Python it runs in, and of the job."""
+    """The name of a job: a hash of the program, of the Python that it runs in, and of the job's text."""
     return hashlib.sha256(b"\0".join((program.encode(), python.encode(), text))).hexdigest()[:24]
 
 
 def start(job: str, asked: str, python: str) -> None:
-    """Start the job on stdin in the background, unless it is there.
+    """Start the job on stdin in the background, unless it exists.
 
-    It is not started where it was forgotten for the same ``asked`` already: who sent this gave up meanwhile, and this
-    came too late.
+    It is not started if ``forget`` came before with the same ``asked``: the client has given up, and this request is
+    late.
     """
     folder, text = _job(job), sys.stdin.buffer.read()
     if job_name(PROGRAM.name, python, text) != job:
@@ -146,7 +147,7 @@ def start(job: str, asked: str, python: str) -> None:
         if (GIVEN_UP / _plain(asked)).exists():
             raise ValueError("the job was given up")
         if (folder / "pid").is_file():
-            return  # begun before the connection broke: follow it
+            return  # started before the connection broke: the client follows it
         for old in [path for path in _last_used_first(JOBS) if not _runs(path)][KEEP_JOBS:]:
             shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -164,17 +165,17 @@ def start(job: str, asked: str, python: str) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Jobs are started and ended by one request at a time."""
+    """A lock: only one request at a time starts or ends jobs."""
     with open(HOME / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def follow(job: str, asked: str, line: str) -> None:
-    """Hand the lines of a job's progress on, from ``line`` on, until it has ended; a last one says how.
+    """Print the lines of a job's progress, beginning with line ``line``, until the job ends. The last line says how.
 
-    A line on stdin forgets the job: no other request is answered as fast. The end of stdin ends the following alone:
-    the connection broke.
+    A line on stdin makes the agent forget the job, which is faster than another request. The end of stdin means that
+    the connection broke: following ends, and the job goes on.
     """
     folder = _job(job)
     if not (folder / "pid").is_file():
@@ -183,7 +184,7 @@ def follow(job: str, asked: str, line: str) -> None:
     with open(folder / "progress") as progress:
         partial = ""
         while True:
-            running = _runs(folder)  # asked first: what it wrote before it ended is then all there
+            running = _runs(folder)  # before reading, so that nothing is missed if it ends now
             for text in iter(progress.readline, ""):
                 partial += text
                 if not partial.endswith("\n"):
@@ -215,7 +216,7 @@ def _print_end(done: bool, said: str) -> None:
 
 
 def fetch(job: str) -> None:
-    """What a job made, as a tar on stdout."""
+    """Write the results of a job as a tar to stdout."""
     folder = _job(job)
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -223,7 +224,7 @@ def fetch(job: str) -> None:
 
 
 def forget(job: str, asked: str) -> None:
-    """End a job and remove what it made. A request to start it for the same ``asked`` may still come: it is refused."""
+    """End a job and remove its results. A late request to start it with the same ``asked`` is refused."""
     with _one_at_a_time():
         GIVEN_UP.mkdir(exist_ok=True)
         (GIVEN_UP / _plain(asked)).touch()
@@ -240,7 +241,7 @@ def _remove(folder: Path) -> None:
 
 
 def _stop(folder: Path) -> None:
-    """End a job politely, as it has clocks to put back; then all processes it started that are left."""
+    """End a job with SIGTERM, because it may have clocks to restore. Then kill its remaining processes."""
     if not _runs(folder):
         return
     leader = json.loads((folder / "pid").read_text())[0]
@@ -256,7 +257,7 @@ def _stop(folder: Path) -> None:
 
 
 def _descendants(pid: int) -> List[int]:
-    """The processes a process has started, and those they have started."""
+    """The descendants of a process."""
     parents: Dict[int, List[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
@@ -269,14 +270,14 @@ def _descendants(pid: int) -> List[int]:
 
 
 def clean(*_: str) -> None:
-    """Remove everything, this file too."""
+    """Remove everything, including this file."""
     for folder in JOBS.iterdir() if JOBS.is_dir() else []:
         _remove(folder)
     shutil.rmtree(HOME, ignore_errors=True)
 
 
 def about(*_: str) -> None:
-    """What must be known to choose wheels for this machine."""
+    """Print what the host must know to choose wheels for this machine."""
     import platform
 
     libc, libc_version = platform.libc_ver()
@@ -307,7 +308,7 @@ def _is_hash(name: str) -> bool:
 
 
 def _runs(folder: Path) -> bool:
-    """Whether a job's process is alive, and no other that got its number."""
+    """Whether a job's process is alive. Another process that got the same number does not count."""
     try:
         pid, started = json.loads((folder / "pid").read_text())
     except OSError:
@@ -316,7 +317,7 @@ def _runs(folder: Path) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty for one that is gone or a zombie."""
+    """The start time of a process in kernel ticks; empty if it does not exist or is a zombie."""
     try:
         fields = Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()
     except OSError:
@@ -326,7 +327,7 @@ def _started(pid: int) -> str:
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A file to write that becomes ``path`` when it is complete."""
+    """A file to write, which is renamed to ``path`` when it is complete."""
     part = path.with_name("%s.%d.part" % (path.name, os.getpid()))
     try:
         yield part
@@ -347,7 +348,7 @@ REQUESTS: Dict[str, Callable[..., None]] = {
 }
 
 SILENT = ("install", "start", "forget", "clean")
-"""Requests with nothing to tell but that it is done. A login shell may say goodbye after that."""
+"""Requests whose only answer is that they are done. A login shell may print more after that."""
 
 
 def main(request: str, *arguments: str) -> int:

@@ -1,6 +1,6 @@
-"""What a serving process answers with: dataclasses here, JSON objects on their way.
+"""The answers of a serving process: dataclasses, which are sent as JSON objects.
 
-Each class knows what an answer must be besides its types: :meth:`Answer.check`.
+:meth:`Answer.check` of each class checks what the types of the fields do not say.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Arrays = List["np.ndarray[Any, Any]"]
 
 @dataclass(frozen=True)
 class Answer:
-    """Nothing but arrays."""
+    """The base class: an answer with arrays only."""
 
     def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
-        """See whether this answers the request whose fields were ``asked``. Raises ValueError."""
+        """Check that this answers the request with the fields ``asked``. Raises ValueError."""
 
 
 @dataclass(frozen=True)
 class Done(Answer):
-    """Nothing but that it is done."""
+    """An answer that only says that the request is done."""
 
     def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
         _same(len(arrays), 0, "arrays")
@@ -43,9 +43,9 @@ class Loaded(Done):
     """A network that is loaded.
 
     Attributes:
-        load_ms: the time that loading took.
-        device: the Vulkan device that it is on; None on the CPU.
-        threads: of the CPU.
+        load_ms: the time to load it, ms.
+        device: the Vulkan device that holds it; None on the CPU.
+        threads: the number of CPU threads.
         inputs, outputs: the names of the network's blobs.
         without_vulkan: types of layers that run on the CPU although Vulkan was asked for.
         instead: what computes in place of what was asked for, and why; empty: nothing does.
@@ -71,8 +71,8 @@ class Ran(Answer):
     """One inference. Its arrays are the blobs.
 
     Attributes:
-        ms: the time that it took.
-        names: of the blobs.
+        ms: the time of the inference.
+        names: the names of the blobs.
     """
 
     ms: float
@@ -88,10 +88,10 @@ class Ran(Answer):
 
 @dataclass(frozen=True)
 class Timed(Done):
-    """Latencies of inferences in turn.
+    """Latencies of consecutive inferences.
 
     Attributes:
-        samples: ms of each.
+        samples: the latency of each inference, ms.
     """
 
     samples: List[float]
@@ -105,14 +105,14 @@ class Timed(Done):
 
 @dataclass(frozen=True)
 class TallyRow:
-    """What was counted of a blob.
+    """The histogram of a blob.
 
     Attributes:
-        batch: which of the batches.
+        batch: the number of the batch.
         blob: its name.
-        width: of a bin.
+        width: the width of a bin.
         absmax: the largest absolute value.
-        count: of values.
+        count: the number of values.
     """
 
     batch: int
@@ -124,10 +124,10 @@ class TallyRow:
 
 @dataclass(frozen=True)
 class Tallied(Answer):
-    """What was counted of blobs.
+    """The histograms of blobs.
 
-    Its arrays are the ranges, float64 (samples, 1 + blobs) with the number of the sample first, where they were asked
-    for; then a sum for each of ``channels``, float64 (channels,); then a histogram for each row, int64 (bins,).
+    Its arrays are: the ranges, if requested, float64 (samples, 1 + blobs), where column 0 is the number of the sample;
+    a sum for each of ``channels``, float64 (channels,); a histogram for each row, int64 (bins,).
     """
 
     rows: List[TallyRow]
@@ -143,7 +143,7 @@ class Tallied(Answer):
 
 @dataclass(frozen=True)
 class Summed(Answer):
-    """Sums of channels. Its arrays are these, float64 (channels,), one for each of ``blobs``."""
+    """Sums of channels. Its arrays are the sums, float64 (channels,), one array for each of ``blobs``."""
 
     blobs: List[str]
 
@@ -157,7 +157,7 @@ class Memory(Done):
     """Peak resident memory.
 
     Attributes:
-        peak_mb: since the last load, above what there was before the first, MB of 10⁶ bytes.
+        peak_mb: the peak since the last load, minus the memory before the first load, MB of 10⁶ bytes.
     """
 
     peak_mb: float
@@ -173,8 +173,8 @@ class Layers(Done):
     """The layers of the loaded network.
 
     Attributes:
-        storages: name of a layer: the storages that it can read beside fp32.
-        vulkan: the names of those that Vulkan can run.
+        storages: name of a layer -> the storages that it can read in addition to fp32.
+        vulkan: the names of the layers that Vulkan can run.
     """
 
     storages: Dict[str, List[str]]
@@ -186,10 +186,10 @@ class Profiled(Done):
     """Times of the layers inside their network; see :meth:`ncnnkit.onboard.network.Network.profile`.
 
     Attributes:
-        whole: an inference, ms.
-        measuring: an inference with timing its layers, ms.
-        layers: each layer's time, ms.
-        bits: of one output value of each layer.
+        whole: the time of an inference, ms.
+        measuring: the time of an inference whose layers are timed, ms.
+        layers: the time of each layer, ms.
+        bits: the bits of an output value of each layer.
     """
 
     whole: float
@@ -206,14 +206,14 @@ class Profiled(Done):
 
 @dataclass(frozen=True)
 class NetTime:
-    """The time of a small network in its turns.
+    """The time of a small network.
 
     Attributes:
-        ms: the median.
+        ms: the median, ms.
         undisturbed: the lowest decile, ms.
-        spread: the interquartile range over the median.
-        ready: bits of a value in each blob that was there before the clock started.
-        made: bits of a value in each output.
+        spread: the interquartile range divided by the median.
+        ready: the bits of a value in each blob that was computed before the timing.
+        made: the bits of a value in each output.
     """
 
     ms: float
@@ -252,7 +252,7 @@ ANSWERS: Mapping[str, Type[Answer]] = {
     "profile": Profiled,
     "time_nets": NetTimes,
 }
-"""Request, a method of :class:`ncnnkit.onboard.network.Network`: what it is answered with."""
+"""Request (a method of :class:`ncnnkit.onboard.network.Network`) -> the class of its answer."""
 
 
 def _same(found: int, wanted: int, what: str) -> None:

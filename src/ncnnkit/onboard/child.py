@@ -1,4 +1,4 @@
-"""A serving process, seen from outside."""
+"""The parent's side of a serving process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Optional, Sequence, Tuple, Type
 import numpy as np
 
 from .answers import ANSWERS, Answer, Arrays
-from .messages import Message, receive, send
+from .messages import SO_FAR, Message, Tell, receive, send, untold
 from .reading import ProtocolError, Reader
 from .records import from_json
 from .scratch import Scratch
@@ -24,13 +24,13 @@ PROGRAM = os.path.dirname(os.path.abspath(__file__))
 
 LOAD_TIMEOUT = 600.0  # seconds; the first load on a GPU compiles every pipeline
 RUN_TIMEOUT = 120.0
-DYING = 5.0  # seconds for a process to end that closed its output
+DYING = 5.0  # seconds that a process has to end after it closed its output
 PRINTING = 0.1  # seconds
-MOST_WORDS = 3  # lines of ncnn's in an error
+MOST_WORDS = 3  # lines of ncnn's output in an error
 
 
 class WorkerError(Exception):
-    """A request failed. ``crashed``: the process died; otherwise it refused."""
+    """A request failed. ``crashed``: whether the process died; otherwise it refused the request."""
 
     def __init__(self, message: str, crashed: bool = False) -> None:
         super().__init__(message)
@@ -38,20 +38,21 @@ class WorkerError(Exception):
 
     @property
     def sentence(self) -> str:
-        """The failure in words that say whose it is."""
+        """The failure as a sentence that says which program failed."""
         return "ncnn%s: %s" % (" died" if self.crashed else "", self)
 
 
 class Child:
-    """A serving process, seen from outside. A context manager; leaving it ends the process.
+    """A serving process. A context manager; leaving it ends the process.
 
-    The process also ends when this one does, however that may be.
+    The process also ends when its parent ends or is killed.
 
     Args:
-        command: what starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
-        caches: a folder for compiled shaders. By default one of its own, empty at first, so that a cold load compiles
-            whatever ran on this machine before.
-        engine: what computes, where ``command`` does not say it.
+        command: the command that starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
+        caches: a folder for compiled shaders. By default a new folder, so that a cold load compiles all shaders, even
+            if
+                the machine has compiled them before.
+        engine: the engine of the default command.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Child:
     ) -> None:
         self._scratch = Scratch()
         shaders = dict.fromkeys(("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"), caches or self._scratch.name)
-        # Open as long as the process lives.
+        # Open until the process ends.
         self._log = open(os.path.join(self._scratch.name, "log"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
             list(command or [sys.executable, PROGRAM, "serve", engine]),
@@ -68,12 +69,12 @@ class Child:
             stderr=self._log,
             bufsize=0,
             env=dict(os.environ, **shaders),
-            start_new_session=True,  # a Ctrl-C is for the parent, which ends the children itself
+            start_new_session=True,  # Ctrl-C goes to the parent only, which ends its children
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin.fileno(), Reader(self._process.stdout.fileno())
-        os.set_blocking(self._requests, False)  # one that reads no more must not hold us
+        os.set_blocking(self._requests, False)  # a process that has stopped reading must not block its parent
 
     def __enter__(self) -> Child:
         return self
@@ -82,7 +83,7 @@ class Child:
         self.close()
 
     def kill(self) -> None:
-        """End the process, also while another thread waits for its answer: that one gets a WorkerError."""
+        """End the process. A thread that waits for its answer gets a WorkerError."""
         if self._process.poll() is None:
             self._process.kill()
 
@@ -97,18 +98,24 @@ class Child:
         self._scratch.cleanup()
 
     def ask(
-        self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT, **fields: Any
-    ) -> Tuple[Any, Arrays]:
-        """Send a request and wait for its answer, of the class that :data:`ANSWERS` names.
+        self, op: str, arrays: Sequence[np.ndarray[Any, Any]] = (), timeout: float = RUN_TIMEOUT,
+        progress: Tell = untold, **fields: Any,
+    ) -> Tuple[Any, Arrays]:  # fmt: skip
+        """Send a request and wait for its answer, an object of the class in :data:`ANSWERS`.
+
+        ``progress`` is called with (done, total) if the process reports its progress.
 
         Raises:
-            WorkerError: it is refused, late, answered with nonsense, or kills the process.
+            WorkerError: the process refuses the request, does not answer in time, gives an invalid answer, or dies.
         """
         deadline = time.monotonic() + timeout
         heard = self._log_size()
         try:
             send(_Within(self._requests, deadline), dict(fields, op=op), arrays)  # type: ignore[arg-type]
-            answer = receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
+            answer = self._receive(deadline)
+            while answer is not None and SO_FAR in answer[0]:
+                progress(*_counts(answer[0][SO_FAR]))
+                answer = self._receive(deadline)
         except BrokenPipeError:
             answer = None
         except TimeoutError:
@@ -128,8 +135,11 @@ class Child:
             raise self._broken(op, error) from None
         return record, results
 
+    def _receive(self, deadline: float) -> Optional[Tuple[Message, Arrays]]:
+        return receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
+
     def _read(self, message: Message, kind: Type[Answer]) -> Answer:
-        """An answer as a dataclass. Raises ProtocolError where it is none."""
+        """A message as an answer. Raises ProtocolError if it is not a valid one."""
         record: Answer = from_json(message, kind)
         return record
 
@@ -143,7 +153,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self.kill()
             return "closed its output during %r" % op
-        number = status - 128 if status > 128 else -status  # a shell reports a signal by a status above 128
+        number = status - 128 if status > 128 else -status  # a shell reports a signal as a status above 128
         tail = self.log().strip().splitlines()[-1:]
         said = "; last words: " + tail[0] if tail else ""
         if number == signal.SIGKILL:
@@ -153,11 +163,12 @@ class Child:
         return "exit status %d during %r%s" % (status, op, said)
 
     def log(self) -> str:
-        """What ncnn and the driver printed so far."""
+        """What ncnn and the driver have printed so far."""
         return self._log_from(0)
 
     def _words(self, start: int) -> str:
-        """What was printed since the log had this size, each line once. It may come just after the answer, over SSH."""
+        """What was printed since the log had this size, each line once. Over SSH it may arrive just after the
+        answer."""
         end = time.monotonic() + PRINTING
         while self._log_size() == start and time.monotonic() < end:
             time.sleep(PRINTING / 10)
@@ -171,8 +182,15 @@ class Child:
         return os.pread(self._log.fileno(), self._log_size(), start).decode(errors="replace")
 
 
+def _counts(found: object) -> Tuple[int, int]:
+    """(done, total) of a message. Raises ProtocolError if it is not valid."""
+    if not (isinstance(found, list) and [type(each) for each in found] == [int, int] and 0 <= found[0] <= found[1]):
+        raise ProtocolError("it is as far as %r" % (found,))
+    return found[0], found[1]
+
+
 class _Within:
-    """A pipe that takes all that is written, or raises TimeoutError at a deadline."""
+    """A pipe for writing that raises TimeoutError if the data is not written by a deadline."""
 
     def __init__(self, descriptor: int, deadline: float) -> None:
         self._descriptor, self._deadline = descriptor, deadline

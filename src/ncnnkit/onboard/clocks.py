@@ -23,7 +23,7 @@ from .sysfs import (
 
 
 class _Knob(NamedTuple):
-    """Where the governor of a clock is chosen."""
+    """The file that sets the governor of a clock."""
 
     name: str
     chosen: Path
@@ -31,7 +31,7 @@ class _Knob(NamedTuple):
 
 
 def _knobs(root: Path) -> List[_Knob]:
-    """Those of every cluster, the GPU and the memory."""
+    """The knobs of every cluster, the GPU and the memory."""
     found = [_Knob(p.name, p / "scaling_governor", p / "scaling_available_governors") for p in policies(root)]
     for clock in (devfreq(root, GPU_CLOCK), devfreq(root, MEMORY_CLOCK)):
         if clock is not None:
@@ -41,18 +41,19 @@ def _knobs(root: Path) -> List[_Knob]:
 
 @contextlib.contextmanager
 def fixed_clocks(journal: Path, root: str = "/") -> Iterator[ClocksReport]:
-    """Keep the clocks of CPU, GPU and memory at their highest, where that is permitted, and put them back after.
+    """Hold the clocks of CPU, GPU and memory at their maximum, where that is permitted, and restore them afterwards.
 
-    They are put back also after an exception, Ctrl-C, SIGTERM and SIGHUP (a connection that was cut). What nothing can
-    catch, ``journal`` repairs: the file says how the clocks were before any is touched, and :func:`restore_clocks`, or
-    the next use of this function, puts them back.
+    They are also restored after an exception, Ctrl-C, SIGTERM and SIGHUP (a lost connection). If the process is killed,
+    the ``journal`` helps: this file records the original settings before any is changed, and :func:`restore_clocks`, or
+    the next call of this function, restores them.
 
     Args:
-        journal: a file to be written; its folder is made. Held locked, so that of two runs at once one fixes.
+        journal: the file to write; its folder is created. It is locked, so that only one of two concurrent runs
+            changes the clocks.
         root: as for :func:`~ncnnkit.onboard.machine.this_board`.
 
     Yields:
-        Which clocks stand still now, and why others do not.
+        Which clocks are fixed, and why others are not.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(ending_in_order())
@@ -62,7 +63,7 @@ def fixed_clocks(journal: Path, root: str = "/") -> Iterator[ClocksReport]:
             file = _lock(journal) if knobs else None
             if file is not None:
                 stack.callback(file.close)
-                _put_back(file, root)  # of a run that was killed
+                _put_back(file, root)  # settings of a run that was killed
                 _record(file, {"boot": _boot(root), "governors": {knob.name: read_text(knob.chosen) for knob in knobs}})
                 stack.callback(_forget, file, journal, root)
             reason = "another run holds the clocks" if file is None else ""
@@ -78,15 +79,15 @@ def fixed_clocks(journal: Path, root: str = "/") -> Iterator[ClocksReport]:
 
 
 def restore_clocks(journal: Path, root: str = "/") -> List[str]:
-    """Put the clocks back that a killed run left fixed; nothing where none did, or where one is at work.
+    """Restore the clocks that a killed run left fixed. Does nothing if there are none, or if a run is active.
 
     Returns:
-        The names of those that could not be put back; the journal then stays.
+        The names of the clocks that could not be restored. If there are any, the journal stays.
     """
     try:
         file = _lock(journal) if journal.exists() else None
     except OSError:
-        return []  # another user's
+        return []  # it belongs to another user
     if file is None:
         return []
     with file:
@@ -94,7 +95,7 @@ def restore_clocks(journal: Path, root: str = "/") -> List[str]:
 
 
 def _fix(knob: _Knob) -> str:
-    """Choose the governor; why not, else empty."""
+    """Set the governor. Returns why that failed, or ""."""
     if read_text(knob.chosen) == "performance":
         return ""
     possible = read_text(knob.possible).split()
@@ -104,7 +105,7 @@ def _fix(knob: _Knob) -> str:
 
 
 def _write(path: Path, value: str) -> str:
-    """Write to a file of the kernel's; what went wrong, else empty."""
+    """Write to a file of the kernel. Returns what went wrong, or ""."""
     try:
         with open(path, "w") as file:
             file.write(value)
@@ -120,7 +121,8 @@ def _boot(root: str) -> str:
 
 
 def _lock(journal: Path) -> Optional[IO[str]]:
-    """The journal, locked until it is closed or this process ends, however it ends; None where another has it."""
+    """The journal, locked until it is closed or this process ends or is killed; None if another process has locked
+    it."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = open(os.open(journal, os.O_RDWR | os.O_CREAT, 0o600), "r+")  # noqa: SIM115  # it stays open
@@ -129,7 +131,7 @@ def _lock(journal: Path) -> Optional[IO[str]]:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(journal)):
                 return file
         except FileNotFoundError:
-            pass  # its last holder removed it between our opening and locking
+            pass  # its last holder removed it after we opened it and before we locked it
         except OSError:
             file.close()
             return None
@@ -137,7 +139,7 @@ def _lock(journal: Path) -> Optional[IO[str]]:
 
 
 def _record(file: IO[str], content: Message) -> None:
-    """On the disk when this returns. A power cut before leaves half of it, and no clock touched."""
+    """Write the journal to the disk. If the power fails before this returns, no clock has been changed yet."""
     file.seek(0)
     file.truncate()
     json.dump(content, file)
@@ -146,7 +148,7 @@ def _record(file: IO[str], content: Message) -> None:
 
 
 def _put_back(file: IO[str], root: str) -> List[str]:
-    """Choose the governors of the journal again; the names of those that would not."""
+    """Set the governors of the journal again. Returns the names of the clocks for which that failed."""
     file.seek(0)
     try:
         content = json.load(file)
@@ -154,8 +156,8 @@ def _put_back(file: IO[str], root: str) -> List[str]:
     except (ValueError, KeyError, TypeError):
         return []
     if boot != _boot(root):
-        return []  # a start of the machine has put them back, and its owner may have chosen anew
-    # Of the journal only names count: whoever writes into it cannot have other files written.
+        return []  # the machine was rebooted since, which restored them
+    # Only names are taken from the journal, not paths: a forged journal cannot make us write other files.
     return [
         knob.name
         for knob in _knobs(Path(root))
@@ -165,7 +167,7 @@ def _put_back(file: IO[str], root: str) -> List[str]:
 
 
 def _forget(file: IO[str], journal: Path, root: str) -> List[str]:
-    """Put the clocks back and remove the journal, undisturbed by signals."""
+    """Restore the clocks and remove the journal, with signals blocked."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         failed = _put_back(file, root)

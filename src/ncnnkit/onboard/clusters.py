@@ -1,4 +1,4 @@
-"""The cores of a board, by type and clock."""
+"""The CPU cores of a board, grouped by type and clock."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from .sysfs import (
 )
 
 CORE_TYPES: Dict[int, Dict[int, str]] = {
-    # MIDR_EL1: implementer (bits 31-24) -> part (bits 15-4) -> the core's name. Arm's are in its cores' manuals, the
-    # others in Linux's arch/arm64/include/asm/cputype.h and util-linux' lscpu-arm.c.
+    # MIDR_EL1: implementer (bits 31-24) -> part (bits 15-4) -> the core's name. Source of Arm's parts: the manuals of
+    # its
+    # cores; of the others: Linux' arch/arm64/include/asm/cputype.h and util-linux' lscpu-arm.c.
     0x41: {
         0xC07: "Cortex-A7", 0xC08: "Cortex-A8", 0xC09: "Cortex-A9", 0xC0D: "Cortex-A17", 0xC0E: "Cortex-A17",
         0xC0F: "Cortex-A15", 0xD01: "Cortex-A32", 0xD02: "Cortex-A34", 0xD03: "Cortex-A53", 0xD04: "Cortex-A35",
@@ -33,7 +34,7 @@ CORE_TYPES: Dict[int, Dict[int, str]] = {
     0x48: {0xD01: "TaiShan-v110", 0xD02: "TaiShan-v120"},
     0x4E: {0x000: "Denver", 0x003: "Denver 2", 0x004: "Carmel", 0x010: "Olympus"},
     0x51: {
-        # Qualcomm's Kryo of these years are Arm's designs, and ncnn's kernels for these fit them.
+        # These Kryo cores of Qualcomm are derived from Arm's designs, so ncnn's kernels for those suit them.
         0x001: "Oryon", 0x205: "Kryo", 0x211: "Kryo", 0x800: "Cortex-A73", 0x801: "Cortex-A53", 0x802: "Cortex-A75",
         0x803: "Cortex-A55", 0x804: "Cortex-A76", 0x805: "Cortex-A55",
     },
@@ -46,14 +47,15 @@ CORE_TYPES: Dict[int, Dict[int, str]] = {
 }  # fmt: skip
 
 SIMILAR = 1.1
-"""Cores of one type whose highest clocks differ by less than this factor are one cluster: chips are binned."""
+"""Cores of one type are one cluster if their highest clocks differ by less than this factor: single cores of a chip
+may be limited to slightly lower clocks."""
 
 
 def clusters(root: str = "/", usable: Optional[Collection[int]] = None) -> List[Cluster]:
     """The clusters of cores, from the slowest to the fastest.
 
-    Cores are together that are of one type and, within :data:`SIMILAR`, equally fast. One cluster is called ``all``;
-    several are ``little``, ``middle`` (then ``middle2``, …) and ``big``.
+    A cluster holds the cores of one type with about the same clock (:data:`SIMILAR`). A single cluster is called
+    ``all``; several are called ``little``, ``middle`` (then ``middle2``, …) and ``big``.
     """
     groups: List[List[_Cpu]] = []
     cpus = _cpus(Path(root), usable)
@@ -84,9 +86,9 @@ class _Cpu(NamedTuple):
     number: int
     core: Optional[str]
     max_mhz: Optional[float]
-    capacity: int  # relative strength as the scheduler has it; 0 unknown
+    capacity: int  # relative speed, as Linux' scheduler knows it; 0: unknown
     governor: Optional[str]
-    leads: bool  # the first of the threads of its core
+    leads: bool  # whether it is the first thread of its core
 
 
 def _cpus(root: Path, usable: Optional[Collection[int]]) -> List[_Cpu]:
@@ -115,7 +117,7 @@ def _cpus(root: Path, usable: Optional[Collection[int]]) -> List[_Cpu]:
 
 
 def _core_type(midr: str, told: Dict[str, str]) -> Optional[str]:
-    """From the register MIDR_EL1 as Linux shows it, else from cpuinfo."""
+    """The name of a core, from the register MIDR_EL1 as Linux shows it, otherwise from /proc/cpuinfo."""
     try:
         register = int(midr, 16)
         implementer, part = register >> 24 & 0xFF, register >> 4 & 0xFFF

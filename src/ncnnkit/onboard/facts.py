@@ -1,4 +1,4 @@
-"""What a machine reports about itself and about a timing: dataclasses here, objects in a file.
+"""What a machine reports about itself and about a timing: dataclasses, which are JSON objects in a file.
 
 ``run.json`` holds the same classes.
 """
@@ -20,7 +20,7 @@ class Cluster:
     Attributes:
         name: ``little``, ``middle`` (then ``middle2``, …), ``big``, or ``all`` if there is only one cluster.
         cpus: the numbers of its CPUs.
-        cores: one CPU per core, without hyperthreads.
+        cores: the number of one CPU of each core (without hyperthreads).
         core: the type of its cores; null if unknown.
         max_mhz: the highest clock, MHz; null if unknown.
         governor: what sets the clock; null if unknown.
@@ -76,8 +76,8 @@ class Board:
         compatible: the ``compatible`` list of the device tree.
         memory_mb: MB of memory, 10⁶ bytes each; null if unknown.
         clusters: the clusters of cores, from the slowest.
-        temperatures: the names of the sensors of temperature.
-        power: the sensors of power.
+        temperatures: the names of the temperature sensors.
+        power: the power sensors.
         gpu: the GPU; null if there is none.
         emulated: whether programs are emulated on another type of processor, as with qemu-user. Timings then mean
             nothing.
@@ -98,13 +98,13 @@ class Board:
 
 @dataclass(frozen=True)
 class VulkanDevice:
-    """A Vulkan device that ncnn sees.
+    """A Vulkan device that ncnn finds.
 
     Attributes:
-        name: the device, as its driver names it.
-        type: ``cpu`` is a software device, such as llvmpipe, not a GPU.
-        driver: version of the driver.
-        api: version of Vulkan.
+        name: the name that the driver gives the device.
+        type: the type of the device; ``cpu`` is a software device, such as llvmpipe, not a GPU.
+        driver: the version of the driver.
+        api: the version of Vulkan.
         index: the number of the device in ncnn.
     """
 
@@ -125,11 +125,11 @@ class Platform:
         system: what ``uname`` calls the kernel.
         libc: the C library: ``glibc``, or empty for another.
         libc_version: its version; empty if unknown.
-        free_bytes: what is free on its disk.
-        time: of its clock, seconds since 1970.
+        free_bytes: free bytes on its disk.
+        time: the time of its clock, seconds since 1970.
 
     Raises:
-        ValueError: one of the texts cannot be part of a file's name, or a version is none.
+        ValueError: one of the texts cannot be part of a file name, or a version is not valid.
     """
 
     python: List[int]
@@ -149,7 +149,7 @@ class Platform:
 
 
 def require_plain(*texts: str) -> None:
-    """Raise ValueError unless each of the texts may be part of a file's name."""
+    """Raise ValueError unless each text can be part of a file name."""
     for text in texts:
         if not re.fullmatch(r"[A-Za-z0-9._+-]*", text):
             raise ValueError("%r holds other characters than letters, digits and ._+-" % text)
@@ -160,16 +160,16 @@ class Machine:
     """A machine and its software, as ncnn and Linux report them.
 
     Attributes:
-        ncnn: version.
-        python: version.
-        numpy: version.
+        ncnn: the version of ncnn.
+        python: the version of Python.
+        numpy: the version of NumPy.
         platform: operating system, kernel and C library, as Python names them.
         machine: what ``uname`` calls the processor: ``x86_64``, ``aarch64``.
         cpu: the processor's name.
         cpu_features: the instruction sets for which ncnn has kernels.
         cores: CPU cores that this process may use, within its container's CPU quota.
         default_threads: the number of threads that ncnn uses by default, at most ``cores``.
-        vulkan: Vulkan devices that ncnn sees, in its order; empty: none.
+        vulkan: the Vulkan devices that ncnn finds, in ncnn's order; empty: none.
         board: what Linux reports about the board.
     """
 
@@ -190,7 +190,7 @@ class Machine:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether it has a Vulkan device that is no software."""
+        """Whether there is a Vulkan device that is not a software device."""
         return any(device.type != "cpu" for device in self.vulkan)
 
 
@@ -200,7 +200,7 @@ class Quantity:
 
     Attributes:
         min: the lowest value.
-        median: half of the values were lower.
+        median: the median of the values.
         max: the highest value.
         mean: the mean of the values.
     """
@@ -217,13 +217,13 @@ class Conditions:
 
     Attributes:
         looks: how often clocks and sensors were read.
-        clocks_mhz: name of a cluster, ``gpu`` or ``memory``, with its clock, MHz.
-        temperatures: name of a sensor, with its temperature, °C.
-        power_w: name of a sensor, with its power, W.
-        energy_mj: the energy of one inference, mJ, including that of the idle board; null if no sensor measures the
-            board or a whole chip.
-        energy_of: the sensor of the energy; null if there is none.
-        throttled: whether the machine throttled; null if it gives no sign of throttling.
+        clocks_mhz: the clock of each cluster, of ``gpu`` and of ``memory``, MHz, by its name.
+        temperatures: the temperature of each sensor, °C, by its name.
+        power_w: the power of each sensor, W, by its name.
+        energy_mj: the energy of one inference, mJ, including the energy that the idle board needs; null if no sensor
+            measures the board or a whole chip.
+        energy_of: the sensor that measured the energy; null if there is none.
+        throttled: whether the machine throttled; null if it has no signs of throttling that can be read.
         throttled_by: the reasons, as texts.
     """
 
@@ -242,9 +242,9 @@ class Load:
     """The time to load a model.
 
     Attributes:
-        cold: the first load in a new process, ms, without the weights in the file cache and without compiled GPU
-            pipelines.
-        warm: the next load, ms.
+        cold: the first load in a new process, ms. Neither are the weights in the file cache, nor are GPU pipelines
+            compiled.
+        warm: the second load, ms.
     """
 
     cold: float
@@ -253,13 +253,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Sustained:
-    """A long run without a pause.
+    """A long run without pauses.
 
     Attributes:
-        seconds: duration of the run.
-        samples: number of inferences.
-        first_ms: median of the first tenth, ms.
-        last_ms: median of the last tenth, ms.
+        seconds: the duration of the run.
+        samples: the number of inferences.
+        first_ms: the median of the first tenth, ms.
+        last_ms: the median of the last tenth, ms.
         conditions: as for the variant.
     """
 

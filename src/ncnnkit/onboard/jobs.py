@@ -1,4 +1,4 @@
-"""Jobs: what is to be done with networks where they will run, by kind."""
+"""Jobs: work to do with networks on the machine where they will run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tuning import tune
 from .variants import write_whole
 
 JOBS: Mapping[Type[Job[Any]], Callable[..., Any]] = {MeasureJob: measure, ProfileJob: profile, TuneJob: tune}
-"""A kind of job -> what does it."""
+"""Kind of job -> the function that does it."""
 
 
 def run_job(job: Job[R], notify: Notify = lambda step: None) -> R:
@@ -28,7 +28,7 @@ def run_job(job: Job[R], notify: Notify = lambda step: None) -> R:
 
 
 def read_job(text: str) -> Job[Any]:
-    """The job of :meth:`Job.text`."""
+    """The job with this text, which :meth:`Job.text` made."""
     fields = json.loads(text)
     kinds = {kind.kind: kind for kind in JOBS}
     job: Job[Any] = from_json(fields, kinds[fields.pop("kind")])
@@ -36,8 +36,8 @@ def read_job(text: str) -> Job[Any]:
 
 
 def main(job_file: str, result_file: str) -> None:
-    """The command ``job``: do the job of a file. Ends, with all it has opened, on SIGTERM and when stdin ends."""
-    # Libraries print to stdout: the progress keeps a descriptor of its own.
+    """The command ``job``: do the job in a file. On SIGTERM, or when stdin ends, it ends together with its children."""
+    # Progress has its own file descriptor, because libraries print to stdout.
     progress = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     end_with_stdin()

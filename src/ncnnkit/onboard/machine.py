@@ -1,4 +1,4 @@
-"""What this machine is: the board as Linux shows it, and what ncnn sees of it."""
+"""Reads what this machine is: the board as Linux shows it, and what ncnn finds."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .sysfs import (
 )
 
 GPU_TYPES: Dict[int, DeviceType] = {0: "discrete", 1: "integrated", 2: "virtual", 3: "cpu"}
-"""VkPhysicalDeviceType as ncnn's GpuInfo.type() numbers it; "cpu" is a software device such as llvmpipe."""
+"""Names of the values of ncnn's GpuInfo.type(). "cpu" is a software device such as llvmpipe."""
 
 _CPU_FEATURES = {
-    # /proc/cpuinfo's word -> what it means to ncnn's kernels
+    # flag in /proc/cpuinfo -> what it means for ncnn's kernels
     "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512f": "avx512", "avx512_vnni": "avx512-vnni",
     "avx_vnni": "avx-vnni", "avx_vnni_int8": "avx-vnni-int8", "avx512_bf16": "avx512-bf16",
     "asimd": "neon", "asimdhp": "fp16-arithmetic", "asimddp": "int8-dot-product",
@@ -35,7 +35,7 @@ _CPU_FEATURES = {
 }  # fmt: skip
 
 ELF_MACHINES = {3: "x86", 62: "x86", 40: "arm", 183: "arm", 243: "riscv", 258: "loongarch", 8: "mips", 21: "ppc"}
-"""``e_machine`` of an ELF file -> family of processors, each with its 32 bits."""
+"""``e_machine`` of an ELF file -> family of processors; 32-bit and 64-bit processors are one family."""
 
 _FAMILIES = ("x86", "arm", "riscv", "loongarch", "mips", "ppc")
 _NAMES_OF_X86 = ("i386", "i486", "i586", "i686", "amd64")
@@ -67,9 +67,9 @@ def this_board(root: str = "/", usable: Optional[Collection[int]] = None, machin
     """What Linux reports about this board.
 
     Args:
-        root: the folder in which ``proc`` and ``sys`` lie.
-        usable: the CPUs this process may use (``os.sched_getaffinity``); by default all that are online.
-        machine: what ``uname`` calls the processor; by default this machine's.
+        root: the folder that contains ``proc`` and ``sys``.
+        usable: the CPUs that this process may use (``os.sched_getaffinity``); by default all that are online.
+        machine: what ``uname`` calls the processor; by default that of this machine.
     """
     top = Path(root)
     compatible = [name for name in read_text(top / "proc/device-tree/compatible").split("\0") if name]
@@ -91,16 +91,16 @@ def _board(root: Path) -> Optional[str]:
     tree = read_text(root / "proc/device-tree/model")
     dmi = root / "sys/class/dmi/id"
     maker, product = read_text(dmi / "sys_vendor"), read_text(dmi / "product_name")
-    # A product often begins with its maker's name.
+    # The name of a product often begins with its maker's name.
     named = product if product.startswith(maker) else f"{maker} {product}"
     return tree or named.strip() or None
 
 
 def _emulated(root: Path, machine: str) -> bool:
-    """Whether the processor is another than this program's.
+    """Whether an emulator runs this program on a processor of another type.
 
-    qemu-user passes itself off as the program in ``/proc/self/exe`` but not in the calling thread's own folder, where
-    the kernel shows what really runs: an emulator, an ELF file for the host's processor.
+    qemu-user makes ``/proc/self/exe`` point to the emulated program. It does not do so in the folder of the calling
+    thread, where the kernel shows what really runs: the emulator, an ELF file for the host's processor.
     """
     mine = _family(machine)
     try:
@@ -113,7 +113,7 @@ def _emulated(root: Path, machine: str) -> bool:
         running = ELF_MACHINES.get(int.from_bytes(head[18:20], order))  # type: ignore[arg-type]  # a Literal
         if running and mine and running != mine:
             return True
-    # Where that cannot be read: Linux names its own processor (since 6.1), and older emulators show its cpuinfo.
+    # If that cannot be read: Linux names its own processor (since 6.1), and older emulators show the host's cpuinfo.
     hosts = _family(read_text(root / "proc/sys/kernel/arch"))
     if hosts and mine and hosts != mine:
         return True
@@ -121,7 +121,7 @@ def _emulated(root: Path, machine: str) -> bool:
 
 
 def _family(machine: str) -> str:
-    """x86_64 -> x86, aarch64 -> arm, …; empty for what is not known."""
+    """The family of a processor: x86_64 -> x86, aarch64 -> arm, …; empty if unknown."""
     name = machine.lower()
     if name in _NAMES_OF_X86:
         return "x86"
@@ -131,7 +131,7 @@ def _family(machine: str) -> str:
 
 
 def _virtual(root: Path, compatible: Sequence[str]) -> Optional[str]:
-    """Why this is taken for a virtual machine, whose clocks and cores are shared with others."""
+    """The evidence for a virtual machine, which shares clocks and cores with others; None if there is none."""
     if "linux,dummy-virt" in compatible:
         return "the device tree is QEMU's"
     kind = read_text(root / "sys/hypervisor/type")
@@ -158,7 +158,7 @@ def _gpu(root: Path) -> Optional[Gpu]:
             return Gpu(
                 name=node.name,
                 driver=driver,
-                # Arm's own driver says which Mali it is: "Mali-G610 4 cores r0p0 0xA867".
+                # Arm's own driver names the Mali: "Mali-G610 4 cores r0p0 0xA867".
                 model=read_text(root / "sys/class/misc/mali0/device/gpuinfo") or None,
                 max_mhz=hertz / 1e6 if hertz else None,
                 governor=(read_text(clock / "governor") or None) if clock else None,
@@ -187,24 +187,24 @@ def vulkan_devices() -> List[VulkanDevice]:
 
 
 def driver_version(vendor: int, number: int) -> str:
-    """A driver's version as its maker writes it: NVIDIA packs it in a way of its own, the others in Vulkan's."""
+    """A driver's version as text. NVIDIA packs the number in its own way, the others as Vulkan does."""
     if vendor == 0x10DE:
         return "%d.%d.%02d" % (number >> 22, number >> 14 & 0xFF, number >> 6 & 0xFF)
     return "%d.%d.%d" % (number >> 22, number >> 12 & 0x3FF, number & 0xFFF)
 
 
 def cpu_features() -> List[str]:
-    """The CPU features ncnn has kernels for, as Linux lists them; empty elsewhere."""
+    """The CPU features for which ncnn has kernels, as Linux lists them; empty on other systems."""
     words = _told("flags").split() or _told("Features").split()
     return [meaning for word, meaning in _CPU_FEATURES.items() if word in words]
 
 
 def cpu_name(clusters: Sequence[Cluster]) -> str:
-    """The processor as its maker calls it; if Linux names none, as on Arm, its cores: "4 × Cortex-A55 + …"."""
+    """The name of the processor. If Linux has none, as on Arm, its cores: "4 × Cortex-A55 + …"."""
     cores = " + ".join(f"{len(c.cores)} × {c.core}" for c in clusters if c.core)
     return _told("model name") or _told("Hardware") or cores or platform.processor() or platform.machine()
 
 
 def _told(key: str) -> str:
-    """The first value ``/proc/cpuinfo`` has for a key; empty where it has none."""
+    """The first value of a key in ``/proc/cpuinfo``; empty if there is none."""
     return next((cpu[key] for cpu in cpuinfo(Path("/")) if cpu.get(key)), "")

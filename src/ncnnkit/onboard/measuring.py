@@ -1,7 +1,7 @@
 """The job ``measure``: outputs, latency, load times and memory of some variants.
 
-Several networks are timed in interleaved rounds, a serving process for each, so that a drift of the machine's speed
-meets all alike.
+Several networks are timed in interleaved rounds, each in its own serving process, so that a drift of the machine's
+speed affects all of them equally.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .sampler import Sampler
 from .scratch import Scratch
 from .variants import KeptOpen, begin, held_clocks, loading, on_the_cpu, watching, write_whole
 
-HEARTBEAT = 5.0  # seconds between two words of a long run
+HEARTBEAT = 5.0  # seconds between two progress messages of a long run
 
 
 def measure(job: MeasureJob, notify: Notify) -> MeasureResult:
@@ -33,7 +33,7 @@ def measure(job: MeasureJob, notify: Notify) -> MeasureResult:
 
     Args:
         job: what to measure, and how long.
-        notify: called with progress, one message a step.
+        notify: called with progress, once for each step.
     """
     inputs = [[Rows(path) for path in variant.inputs or job.inputs] for variant in job.variants]
     results = [VariantResult(variant.name) for variant in job.variants]
@@ -61,15 +61,15 @@ def measure(job: MeasureJob, notify: Notify) -> MeasureResult:
 class _Contender:
     """A variant under measurement.
 
-    Its process stays open between two rounds, so that the rounds of all can take turns at once; see
-    :class:`KeptOpen`.
+    Its process stays open between rounds if memory allows, so that the rounds of all variants can alternate without
+    loading again; see :class:`KeptOpen`.
     """
 
     def __init__(self, variant: JobVariant, result: VariantResult, inputs: Sequence[Rows]) -> None:
         self.variant, self.result = variant, result
         self.watch = watching(variant)
         self.inputs = inputs
-        self._caches = Scratch()  # a GPU's compiled shaders outlive the process
+        self._caches = Scratch()  # keeps a GPU's compiled shaders from one process to the next
         self._process = KeptOpen(self._begin)
         self._evaluated = False
 
@@ -82,7 +82,7 @@ class _Contender:
         self._caches.cleanup()
 
     def do(self, step: Callable[..., None], *rest: Any) -> None:
-        """A step with the process and the result; a failure is this variant's result, not the job's end."""
+        """Do a step with the process and the result. A failure becomes the result of this variant; the job goes on."""
         if self.result.status == "crashed":
             return
         try:
@@ -93,14 +93,14 @@ class _Contender:
             self.result.status, self.result.reason = "crashed", str(error)
 
     def finish(self) -> None:
-        """Sum up, if it came so far."""
+        """Complete the result, if the variant got that far."""
         if self.result.samples:
             self.result.conditions = self.watch.result(statistics.fmean(self.result.samples))
         if self.result.status != "crashed":
             self.result.peak_memory_mb = self._process.peak_mb
 
     def _begin(self) -> Child:
-        """A process; one that is opened again has run the sample that is timed."""
+        """A new process. If it replaces an earlier one, it runs the timed sample first."""
         ready = [self._load, self._run_last] if self._evaluated else []
         return begin(self._caches.name, *ready, engine=self.variant.model.engine)
 
@@ -112,7 +112,7 @@ class _Contender:
 
 
 def _record(job: MeasureJob, results: List[VariantResult]) -> None:
-    """Note how far the variants are, where the job says to: all there is of it if this process dies."""
+    """Write the results so far, if the job asks for it. If this process dies, only they remain."""
     if job.record:
         write_whole(job.record, asdict(MeasureResult(results)))
 
@@ -140,10 +140,10 @@ def _load_and_evaluate(
 def _evaluate(
     child: Child, inputs: Sequence[Rows], first: Tuple[Ran, Arrays], folder: Path, number: int, seconds: float
 ) -> Dict[str, str]:
-    """Run the samples, as many as ``seconds`` allow; returns output name -> file of :class:`RowWriter`.
+    """Run the samples, as many as ``seconds`` allow. Returns output name -> file of :class:`RowWriter`.
 
-    ``first`` is what came of the first sample, which is not run again. The files have the variant's number in the job:
-    names of variants and blobs may hold anything, slashes too.
+    ``first`` is the result of the first sample, which is not run again. The file names have the number of the variant,
+    because names of variants and blobs may contain any character, such as slashes.
     """
     end = time.monotonic() + seconds
     writers: Dict[str, RowWriter] = {}
@@ -164,17 +164,17 @@ def _time(child: Child, result: VariantResult, job: MeasureJob, watch: Sampler) 
     slow = result.status == "fallback"
     whole = min(job.slow_seconds, job.seconds) if slow else job.seconds
     if slow and sum(result.samples) > whole * 1000:
-        return  # it has had its time: no figure of a GPU comes of it anyway
+        return  # its time is over; a software device gives no figures of a GPU anyway
     seconds = whole / job.rounds
     limits: Message = {"seconds": seconds, "min_samples": 1 if slow else job.least, "max_samples": 200}
     with watch:
         samples = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0].samples
-    # The first inference after another variant had the caches is not a sample of this one.
+    # The first inference after another variant is not a sample, because the caches hold the other's data.
     result.samples.extend(samples[1:] if len(samples) > 3 else samples)
 
 
 def _sustain(child: Child, result: VariantResult, variant: JobVariant, seconds: float, notify: Notify) -> None:
-    """Run one variant without a rest: a chip that heats up shows it in a minute, not in rounds."""
+    """Run one variant without pauses for some time, so that the chip heats up."""
     samples: List[float] = []
     watch, start = watching(variant), time.monotonic()
     with watch:

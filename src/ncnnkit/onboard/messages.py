@@ -1,8 +1,8 @@
-"""What a serving process and its parent say to each other.
+"""The messages between a serving process and its parent.
 
-A message is a line of JSON, then the raw bytes of the arrays that its ``arrays`` field describes. What is answered with
-is a dataclass of :mod:`ncnnkit.onboard.answers`. :data:`MARK` comes before the first answer. :func:`serve` is one side,
-:class:`ncnnkit.onboard.child.Child` the other.
+A message is a line of JSON, followed by the raw bytes of the arrays that its ``arrays`` field describes. An answer is a
+dataclass of :mod:`ncnnkit.onboard.answers`. :data:`MARK` comes before the first answer. :func:`serve` is one side of
+the connection, :class:`ncnnkit.onboard.child.Child` the other.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 from dataclasses import asdict
 from typing import IO, Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
 
@@ -23,6 +24,18 @@ from .reading import ProtocolError
 Message = Dict[str, Any]
 
 LARGEST = 1 << 32  # bytes of a message's arrays
+
+SO_FAR = "so_far"
+"""The field of a message that is no answer yet: what is done, and of how much."""
+
+TELLING = 0.5  # seconds between two such messages: each wakes the parent, on the cores that are timed
+
+Tell = Callable[[int, int], None]
+"""Called with (done, total) while a request is worked on."""
+
+
+def untold(done: int, total: int) -> None:
+    """A :data:`Tell` that says nothing."""
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:
@@ -39,7 +52,7 @@ def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Opti
     """Read one message; None at the end of the stream.
 
     Raises:
-        ProtocolError: this is no message.
+        ProtocolError: the data is not a valid message.
     """
     line = readline()
     if not line:
@@ -56,7 +69,7 @@ def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Opti
 
 
 def _parse(line: bytes) -> Tuple[Message, List[Tuple[np.dtype[Any], List[int]]]]:
-    """The message of a line, and the type and shape of each of its arrays."""
+    """The message in a line, and the type and shape of each of its arrays."""
     try:
         message = json.loads(line, parse_constant=_refuse, parse_float=_finite)
         kinds = [(np.dtype(str(dtype)), [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
@@ -80,14 +93,27 @@ def _finite(text: str) -> float:
     return float(text)
 
 
-def serve(subject: object) -> None:
-    """Answer requests until stdin ends, each by the method of ``subject`` that it names."""
-    # ncnn and its drivers print to stdout: the protocol keeps a descriptor of its own.
+def serve(make: Callable[[Tell], object]) -> None:
+    """Answer requests until stdin ends. Each request names a method.
+
+    Args:
+        make: makes the object with the methods. It gets a function that the methods may call to report their progress.
+    """
+    # The protocol has its own file descriptor, because ncnn and the drivers print to stdout.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     answers.write(MARK)
     answers.flush()
     requests = sys.stdin.buffer
+    told = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= TELLING:
+            told = time.monotonic()
+            send(answers, {SO_FAR: [done, total]})
+
+    subject = make(tell)
     while True:
         received = receive(requests.read, requests.readline)
         if received is None:
@@ -98,5 +124,5 @@ def serve(subject: object) -> None:
             answer = asdict(record)
         except Exception as error:
             answer, results = {"error": str(error) or type(error).__name__}, []
-        sys.stderr.flush()  # the words of a failure are there before it is told
+        sys.stderr.flush()  # what ncnn printed must arrive before the answer
         send(answers, answer, results)

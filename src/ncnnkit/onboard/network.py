@@ -1,4 +1,4 @@
-"""The network of a serving process: it answers requests with what ncnn computes, and with how long that took."""
+"""The network of a serving process: it answers requests with ncnn's results and with times."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .answers import (
 )  # fmt: skip
 from .facts import VulkanDevice
 from .machine import this_machine, vulkan_devices
-from .messages import Message
+from .messages import Message, Tell, untold
 from .process import available_cores, drop_file_cache, own_memory_mb, pin, reset_peak
 from .storages import check_storages
 from .tally import Tally
@@ -41,19 +41,20 @@ SWITCHES = {
     "lightmode": "lightmode",
     "fp16_arithmetic": "use_fp16_arithmetic",
 }
-"""What a variant's ``switches`` may turn on and off -> ncnn's option; applied after the variant's ``options``."""
+"""Name of a switch -> ncnn's option. A variant's ``switches`` are applied after its ``options``."""
 
 FOUND_NOTHING = {"DetectionOutput": 6, "YoloDetectionOutput": 6, "Yolov3DetectionOutput": 6}
-"""Types of layers that leave their output empty where they detect nothing -> the values of one detection."""
+"""Types of layers whose output is empty if they detect nothing -> the number of values of one detection."""
 
-PROFILE_SECONDS = 60.0  # after which a profile is content with the repeats it has
-EVICT_MB = 8  # read between two runs of a single layer; see Network.time_nets
+PROFILE_SECONDS = 60.0  # after this time, a profile stops repeating
+EVICT_MB = 8  # MB of memory that are read between two runs of a single layer; see Network.time_nets
 
 
 class Network:
     """The network of a serving process. Each public method answers one request."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell = untold) -> None:
+        self.tell = tell
         self.net: Any = None
         self.inputs: List[str] = []
         self.outputs: List[str] = []
@@ -62,7 +63,7 @@ class Network:
         self.channels: Dict[str, Any] = {}
         self.rows: List[List[float]] = []
         self.rss_before_mb = 0.0
-        self.pools: List[Any] = []  # of blobs, and of what layers need while they compute
+        self.pools: List[Any] = []  # memory pools: one of blobs, one of the layers' workspace
         self.may_be_empty: Dict[str, int] = {}
 
     def machine(self, _: Message, __: Arrays) -> Tuple[MachineAnswer, Arrays]:
@@ -70,15 +71,16 @@ class Network:
         return MachineAnswer(this_machine()), []
 
     def load(self, request: Message, _: Arrays) -> Tuple[Loaded, Arrays]:
-        """Load ``param`` and ``bin`` on a ``backend``; answers with times in ms and the device it got.
+        """Load ``param`` and ``bin`` on a ``backend``. The answer has the time in ms and the device.
 
-        ``options`` are fields of ``ncnn::Option`` and their values, ``switches`` are of :data:`SWITCHES`. ``cpus`` pins
-        the process.
+        ``options`` are fields of ``ncnn::Option`` and their values; ``switches`` are names of :data:`SWITCHES`. The
+        process is pinned to ``cpus``.
 
         Raises:
-            RuntimeError: ncnn cannot load the files, or a blob would be read as another type than it has.
+            RuntimeError: ncnn cannot load the files, or a layer would read a blob as another type than it has.
         """
-        # Before ncnn: its threads inherit it, and it chooses kernels by the core it finds itself on.
+        # Before ncnn is imported: its threads inherit the affinity, and it chooses kernels for the core that it runs
+        # on.
         pin(request.get("cpus"))
         import ncnn  # before the clock starts
 
@@ -113,7 +115,7 @@ class Network:
         ), []
 
     def run(self, request: Message, arrays: Arrays) -> Tuple[Ran, Arrays]:
-        """One inference; answers with the blobs asked for (the outputs by default), each as ncnn holds it."""
+        """One inference. The answer has the requested blobs (by default the outputs), in ncnn's layout."""
         if arrays:
             self._feed(arrays)
         names = request.get("blobs") or self.outputs
@@ -122,7 +124,7 @@ class Network:
         return Ran((time.perf_counter() - start) * 1000, names), results
 
     def time(self, request: Message, _: Arrays) -> Tuple[Timed, Arrays]:
-        """Repeat the last input for ``seconds``, at least ``min_samples`` and at most ``max_samples`` times."""
+        """Time inferences of the last input for ``seconds``, at least ``min_samples`` and at most ``max_samples``."""
         samples: List[float] = []
         end = time.perf_counter() + request["seconds"]
         while len(samples) < request["max_samples"]:
@@ -136,11 +138,11 @@ class Network:
     def tally(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
         """Run one sample and count the absolute values of ``blobs`` into their histograms.
 
-        With ``absmax`` (blob -> largest value), bins are ncnn2table's: ``bins`` equal ones over [0, absmax].
-        Without, they grow with what is seen, see :class:`Tally`. ``sample`` counts only about so many values a blob.
-        Samples whose ``number`` leaves another rest over ``batches`` are counted apart. With ``ranges`` the largest
-        absolute values of the sample are noted. Those of each channel are added to their sums for the numbers that are
-        in ``channels``.
+        With ``absmax`` (blob -> largest value), the bins are those of ncnn2table: ``bins`` equal bins over [0, absmax].
+        Without it, they grow with the values; see :class:`Tally`. With ``sample``, only about that many values of a
+        blob are counted. Sample ``number`` is counted in batch ``number % batches``. With ``ranges``, the largest
+        absolute values of the sample are recorded. For the samples in ``channels``, the largest absolute values of each
+        channel are added to their sums.
         """
         self._feed(arrays)
         absmax, number = request.get("absmax"), request["number"]
@@ -165,7 +167,7 @@ class Network:
         return Done(), []
 
     def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Tallied, Arrays]:
-        """What was counted so far; counting starts anew."""
+        """The histograms so far. Counting then starts again."""
         tallies, self.tallies = self.tallies, {}
         sums, self.channels = self.channels, {}
         ranges, self.rows = np.array(self.rows, np.float64, ndmin=2), []
@@ -177,7 +179,7 @@ class Network:
         self._feed(arrays)
 
         def add(blob: str, values: Any) -> None:
-            # Channels come first in images and last in the rows of an inner product.
+            # Channels are the first axis of images and the last axis of the rows of an inner product.
             others = tuple(range(1, values.ndim)) if values.ndim > 2 else (0,) * (values.ndim - 1)
             self.channels[blob] = self.channels.get(blob, 0.0) + values.mean(axis=others, dtype=np.float64)
             if not np.isfinite(self.channels[blob]).all():
@@ -187,16 +189,17 @@ class Network:
         return Done(), []
 
     def sums_so_far(self, _: Message, __: Arrays) -> Tuple[Summed, Arrays]:
-        """The sums so far, float64 (channels,) a blob; summing starts anew."""
+        """The sums so far, float64 (channels,) for each blob. Summing then starts again."""
         sums, self.channels = self.channels, {}
         return Summed(list(sums)), list(sums.values())
 
     def memory(self, _: Message, __: Arrays) -> Tuple[Memory, Arrays]:
-        """Peak resident memory since the last load, above what there was before the first; MB (10^6 bytes)."""
+        """Peak resident memory since the last load minus the memory before the first load, MB (10^6 bytes)."""
         return Memory(max(0.0, own_memory_mb("VmHWM") - self.rss_before_mb)), []
 
     def layers(self, _: Message, __: Arrays) -> Tuple[Layers, Arrays]:
-        """The layers of the loaded network, each with the storages it can read beside fp32; those Vulkan can run."""
+        """The layers of the loaded network: the storages that each can read in addition to fp32, and which Vulkan can
+        run."""
         names = {"fp16": "support_fp16_storage", "bf16": "support_bf16_storage"}
         layers = self.net.layers()
         return Layers(
@@ -205,16 +208,16 @@ class Network:
         ), []
 
     def profile(self, request: Message, arrays: Arrays) -> Tuple[Profiled, Arrays]:
-        """Time the layers inside their network, and the whole network for its ``outputs``, ``repeats`` times in turn.
+        """Time the layers inside their network, and the whole network for its ``outputs``, ``repeats`` times each.
 
-        ``taps`` has a row for each layer in running order: a blob it makes, and for a GPU a second name of the same
-        blob. The blobs of one inference are extracted one after the other, so each extraction waits for one layer only.
-        On a GPU its time includes a submission and a download. Extracting the blob again, under its second name, takes
-        the same time without the layer; that time is subtracted. Each blob has one reader, so light mode frees no blob
-        too early, and layers that work in place do so.
+        ``taps`` has a row for each layer in the order of execution: a blob that it makes, and for a GPU a second name
+        of the same blob. The blobs of one inference are extracted one after the other, so each extraction waits for one
+        layer only. On a GPU its time includes a submission and a download. Extracting the blob again, under its second
+        name, takes the same time without the layer; that time is subtracted. Each blob has one reader, so light mode
+        frees no blob too early, and layers that can work in place do so.
 
-        The time of a layer is the median, that of an inference the lowest decile: most layers end before another
-        process gets the CPU, but on a busy machine few inferences do.
+        The time of a layer is the median; the time of an inference is the lowest decile. Most layers end before
+        another process gets the CPU, but on a busy machine few inferences do.
         """
         self._feed(arrays)
         wholes: List[float] = []
@@ -238,14 +241,15 @@ class Network:
         return Profiled(undisturbed[0], undisturbed[1], medians, bits), []
 
     def time_nets(self, request: Message, _: Arrays) -> Tuple[NetTimes, Arrays]:
-        """Time many small networks, a layer of each or all of it, in rounds that go through them in turn.
+        """Time many small networks, or one layer of each, in interleaved rounds.
 
-        Each of ``nets`` has its ``param`` and ``bin``, ``inputs`` (pairs of blob and shape), ``ready`` (blobs that are
-        computed before the clock starts: what the layer under test reads, as a layer before it would hand it on) and
-        ``outputs``. ``seconds`` is for each net in all its rounds. One that has taken them is run ``least`` times only.
+        Each of ``nets`` has ``param`` and ``bin``, ``inputs`` (pairs of blob and shape), ``ready`` (blobs that are
+        computed before the timing: the input of the layer under test, in the form in which a layer before it passes it
+        on) and ``outputs``. ``seconds`` is the time for each net in all rounds. A net that needs more than that for
+        ``least`` runs is run ``least`` times only.
         """
         rng = np.random.default_rng(0)
-        # One of each shape for all: of a full-HD network's inputs, ten forms of each layer would take gigabytes.
+        # All nets share one input of each shape: for a full-HD network, separate inputs would take gigabytes.
         shapes = {tuple(shape) for net in request["nets"] for _, shape in net["inputs"]}
         noise = {shape: _noise(shape, rng) for shape in sorted(shapes)}
         nets = [
@@ -255,10 +259,11 @@ class Network:
         may_be_empty = [empty_blobs(net) for net, _, _ in nets]
         samples: List[List[float]] = [[] for _ in nets]
         bits: List[Tuple[List[int], List[int]]] = [([], [])] * len(nets)
-        # Between two runs of a layer lie others, whose weights take its own out of the inner cache.
+        # In a network, other layers run between two runs of a layer. Their weights evict its own from the inner caches.
         others = np.ones(request.get("evict_mb", EVICT_MB) << 17)
-        for _turn in range(request["rounds"]):
+        for turn in range(request["rounds"]):
             for index, (net, mats, row) in enumerate(nets):
+                self.tell(turn * len(nets) + index, request["rounds"] * len(nets))
                 if len(samples[index]) >= request["least"] and sum(samples[index]) > 1000 * request["seconds"]:
                     continue
                 end = time.perf_counter() + request["seconds"] / request["rounds"]
@@ -281,8 +286,8 @@ class Network:
     def _raw_extractor(self, net: Any, inputs: Dict[str, Any]) -> Iterator[Any]:
         """An extractor with pools that all networks share.
 
-        Blobs in the network's own pool would be copied on their way out. Each network would keep its own workspace
-        while it is loaded: the layers of a full-HD network would take 22 GB.
+        ncnn copies an extracted blob if it is in the network's own pool. And if each network kept its own workspace
+        while it is loaded, the layers of a full-HD network would take 22 GB.
         """
         import ncnn
 
@@ -301,16 +306,17 @@ class Network:
         return results
 
     def _feed(self, arrays: Arrays) -> None:
-        """Copy a sample into ncnn's own memory: on numpy's, a layer that works in place crashes in light mode."""
+        """Copy a sample into memory of ncnn. A layer that works in place on NumPy's memory crashes in light mode."""
         import ncnn
 
         whole = [name in self.whole for name in self.inputs]
-        # Kept in a list meanwhile: a Mat does not keep its array alive.
+        # The list keeps the arrays alive; a Mat does not.
         typed = [array.astype(np.int32) if is_whole else array for array, is_whole in zip(arrays, whole)]
         self.last = [ncnn.Mat(array).clone() for array in typed]
 
     def _each(self, names: Sequence[str], use: Callable[[str, Any], None]) -> None:
-        """One inference; ``use`` gets each blob's name and array, ncnn's own memory that is gone when it returns."""
+        """One inference. ``use`` gets the name and the array of each blob. The array is valid only until ``use``
+        returns."""
         import ncnn
 
         if len(self.last) != len(self.inputs):
@@ -320,13 +326,14 @@ class Network:
                 if extractor.input(name, mat) != 0:
                     raise RuntimeError("no input blob is called " + name)
             for name in names:
-                mat = ncnn.Mat()  # given, not got: ncnn's Python returns a copy
+                mat = ncnn.Mat()  # passed in, because extract(name) of ncnn's Python module returns a copy
                 status = extractor.extract(name, mat)
                 if status != 0:
                     raise RuntimeError("could not compute blob %s (status %d)" % (name, status))
                 if not mat.empty():
                     values = np.asarray(mat)
-                    # Where bf16 is allowed, ncnn leaves int8 as it is; elsewhere it makes the same floats.
+                    # If bf16 is allowed, ncnn leaves int8 blobs as they are; otherwise it converts them to the same
+                    # floats.
                     use(name, values.astype(np.float32) if values.dtype == np.int8 else values)
                 elif name in self.may_be_empty:
                     use(name, np.zeros((0, self.may_be_empty[name]), np.float32))
@@ -361,7 +368,7 @@ def open_net(request: Message, device: Optional[VulkanDevice] = None) -> Any:
 
 
 def whole_inputs(net: Any) -> Set[str]:
-    """The inputs that ncnn reads as int32: those an Embed looks its rows up by."""
+    """The inputs that ncnn reads as int32: the indices of an Embed."""
     layers, blobs = net.layers(), net.blobs()
     found = set()
     for layer in layers:
@@ -375,12 +382,12 @@ def whole_inputs(net: Any) -> Set[str]:
 
 
 def empty_blobs(net: Any) -> Dict[str, int]:
-    """The blobs that are empty where nothing was detected -> the values of one detection."""
+    """The blobs that are empty if nothing was detected -> the number of values of one detection."""
     layers, blobs = net.layers(), net.blobs()
     found: Dict[str, int] = {}
     for layer in layers:
         row = FOUND_NOTHING.get(layer.type, 0)
-        if layer.type == "Split":  # hands on what it gets
+        if layer.type == "Split":  # passes on what it gets
             row = found.get(blobs[layer.bottoms[0]].name, 0)
         if row:
             found.update((blobs[top].name, row) for top in layer.tops)
@@ -388,13 +395,14 @@ def empty_blobs(net: Any) -> Dict[str, int]:
 
 
 def timed(extractor: Any, blob: str, may_be_empty: bool = False) -> Tuple[float, int]:
-    """Compute a blob and leave it as the next layer gets it; answers with the seconds and the bits of a value.
+    """Compute a blob in the form in which the next layer gets it. Returns the seconds and the bits of a value.
 
-    The blob is let go of before the next: a layer that works in place copies one that somebody else holds.
+    The blob is released before the next one is computed: a layer that works in place copies its input if somebody else
+    holds it.
     """
     import ncnn
 
-    mat = ncnn.Mat()  # given, not got: ncnn's Python returns a copy, which takes longer than many a layer
+    mat = ncnn.Mat()  # passed in: extract(name) returns a copy, which takes longer than many layers
     start = time.perf_counter()
     status = extractor.extract(blob, mat, 1)  # 1: no conversion to plain fp32
     elapsed = time.perf_counter() - start
@@ -406,5 +414,5 @@ def timed(extractor: Any, blob: str, may_be_empty: bool = False) -> Tuple[float,
 def _noise(shape: Sequence[int], rng: Any) -> Any:
     import ncnn
 
-    array = rng.standard_normal(shape, np.float32)  # with a name: a Mat does not keep its array alive
+    array = rng.standard_normal(shape, np.float32)  # a variable, because a Mat does not keep its array alive
     return ncnn.Mat(array).clone()

@@ -1,4 +1,4 @@
-"""From the pixels of an image to a network's input: where the image lies in it, OpenCV's resizing, and the values.
+"""From the pixels of an image to a network's input: the placement of the image, resizing as OpenCV does, the values.
 
 The host prepares images with these functions. The app in Python contains the code of this file (``standalone`` in
 ``app/bundling.py``). ``placing.cpp``, ``resize.cpp`` and ``preprocess.cpp`` of the app in C++ do the same.
@@ -14,35 +14,38 @@ import numpy as np
 
 Array = Any  # numpy.ndarray
 
-LARGEST_IMAGE = 100_000_000  # pixels after resizing; a 1x5000 strip would otherwise ask for gigabytes
+LARGEST_IMAGE = 100_000_000  # pixels after resizing; a 1x5000 strip could otherwise need gigabytes
 
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1, "rgba": 4, "bgra": 4}
-"""Orders of channels, and how many there are."""
+"""Order of channels -> their number."""
 
 OPENCV = "opencv"
-"""The interpolation that is OpenCV's INTER_LINEAR; the others are Pillow's filters."""
+"""The name of OpenCV's INTER_LINEAR among the interpolations; the others are Pillow's filters."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to resize an image for an input that has another aspect ratio.
+    """A way to resize an image for an input with another aspect ratio.
 
     Attributes:
         way: ``letterbox``: as large as fits into ``size`` at the image's own aspect ratio; the rest is padded.
-            ``right``: to the height of ``size`` at that ratio, padded to the right; an image that is too wide for
-            ``size`` is squeezed into it (lines of text). ``multiple``: to about its own size, each side a multiple of
-            ``multiple``; nothing is padded (fully convolutional networks).
-        size: of the input, (height, width) in pixels, for letterbox and right. None: the size of the network's input.
+            ``right``: to the height of ``size`` at the image's own aspect ratio, and padded to the right; a wider
+            image is squeezed to the width of ``size`` (used for lines of text). ``multiple``: to about its own size,
+            with sides that are multiples of ``multiple``; nothing is padded (used for fully convolutional networks).
+        size: the size of the input, (height, width) in pixels, for letterbox and right. None: the size of the
+            network's input.
         align: where a letterboxed image lies: ``centre`` (an odd pixel of padding is below or to the right), or
             ``corner``: the upper left.
-        fill: the padding as a pixel from 0 to 255, one value, or one per channel in the order of the colours. None: the
-            tensor is zero there.
+        fill: the value of the padding, from 0 to 255: one value, or one per channel in the order of the colours. None:
+            the tensor is zero there.
         grow: whether letterbox enlarges images that are smaller than ``size``.
-        rounding: of the resized sides to whole pixels: ``nearest`` (half to even), ``down`` or ``up``.
-        multiple: sides are multiples of it. Letterbox then pads each side only to its next multiple instead of to
-            ``size``, which must have such sides.
-        shorter: way multiple: images whose shorter side is less are enlarged to it. None: none are.
-        longer: way multiple: images whose longer side is more are reduced to it. None: none are.
+        rounding: how the resized sides are rounded to whole pixels: ``nearest`` (half to even), ``down`` or ``up``.
+        multiple: both sides become multiples of this number. Letterbox then pads each side only to the next multiple,
+            instead of to ``size``. The sides of ``size`` must be multiples, too.
+        shorter: for way ``multiple``: an image with a smaller shorter side is enlarged until its shorter side has this
+            length, in pixels. None: no limit.
+        longer: for way ``multiple``: an image with a larger longer side is reduced until its longer side has this
+            length, in pixels. None: no limit.
 
     Example:
         >>> how = nk.Preprocess(resize=nk.Fit("letterbox", (320, 320), fill=(114,)))
@@ -61,7 +64,7 @@ class Fit:
     longer: Optional[int] = None
 
     def fault(self) -> str:
-        """What is wrong with it, as a clause; "" where nothing is."""
+        """What is wrong with it, as a clause; "" if nothing is."""
         known = (
             ("way", ("letterbox", "right", "multiple")), ("align", ("centre", "corner")),
             ("rounding", tuple(ROUNDINGS)),
@@ -88,12 +91,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Crops of one size that cover an image, each of them a sample. Networks that take a part of an image use them.
+    """Crops of one size that cover an image. Each crop is a sample. For networks that take a part of an image.
 
-    Tiles are spread evenly and stay inside the image. What an image lacks to one tile is black, below and to the right.
+    Tiles are spread evenly and stay inside the image. An image that is smaller than a tile is padded with black at the
+    bottom and at the right.
 
     Attributes:
-        size: of a tile, (height, width) in pixels. None: the size of the network's input.
+        size: the size of a tile, (height, width) in pixels. None: the size of the network's input.
         overlap: the least number of pixels that neighbouring tiles share.
 
     Example:
@@ -106,7 +110,7 @@ class Tiles:
     overlap: int = 0
 
     def fault(self) -> str:
-        """What is wrong with it, as a clause; "" where nothing is."""
+        """What is wrong with it, as a clause; "" if nothing is."""
         if not (self.size is None or is_size(self.size)):
             return "size must be height,width in pixels, not %r" % (self.size,)
         if type(self.overlap) is not int or self.overlap < 0:
@@ -123,7 +127,7 @@ class Placement:
     Attributes:
         image: the size of the image.
         resized: its size after resizing.
-        top, left: where the resized image begins in the input; negative where it is cropped.
+        top, left: the position of the resized image in the input, in pixels; negative if it is cropped.
         input: the size of the input.
 
     Example:
@@ -140,14 +144,14 @@ class Placement:
 
     @property
     def scale(self) -> Tuple[float, float]:
-        """(horizontal, vertical): pixels of the image in a pixel of the input."""
+        """(horizontal, vertical): pixels of the image per pixel of the input."""
         return self.image[1] / self.resized[1], self.image[0] / self.resized[0]
 
     def to_image(self, points: Any) -> Array:
         """Points of the input as points of the image, which may lie outside it.
 
         Args:
-            points: (..., 2): x, y in pixels; x 0 is the left edge of the first column, and x 1 its right edge.
+            points: (..., 2): x, y in pixels. x = 0 is the left edge of the first column, x = 1 its right edge.
 
         Returns:
             float64 of the same shape.
@@ -164,7 +168,7 @@ Crop = Union[Tuple[int, int], Tiles, None]
 
 
 def of_card(how: Dict[str, Any]) -> Tuple[Resize, Crop]:
-    """(resize, crop) of ``preprocess`` in a card, which is JSON."""
+    """(resize, crop) of ``preprocess`` from a card, which is JSON."""
     resize, crop = ({k: _immutable(v) for k, v in given.items()} if isinstance(given, dict) else _immutable(given)
                     for given in (how["resize"], how["crop"]))  # fmt: skip
     return (Fit(**resize) if isinstance(resize, dict) else resize), (Tiles(**crop) if isinstance(crop, dict) else crop)
@@ -175,12 +179,12 @@ def _immutable(value: Any) -> Any:
 
 
 def is_pixels(value: Any) -> bool:
-    """Whether it is a possible number of pixels of a side."""
+    """Whether a value can be the length of a side in pixels."""
     return type(value) is int and 0 < value <= LARGEST_IMAGE  # True is an int to isinstance
 
 
 def is_size(value: Any) -> bool:
-    """Whether it is a possible (height, width)."""
+    """Whether a value can be (height, width)."""
     return isinstance(value, tuple) and len(value) == 2 and all(map(is_pixels, value))
 
 
@@ -189,15 +193,15 @@ def _is_pixel(value: Any) -> bool:
 
 
 ROUNDINGS: Dict[str, Callable[[float], int]] = {"nearest": round, "down": math.floor, "up": math.ceil}
-"""How a number of pixels becomes a whole one."""
+"""Name of a rounding -> the function that rounds a number of pixels."""
 
 
 def places(resize: Resize, crop: Crop, height: int, width: int) -> List[Placement]:
-    """Where an image lies in the network's input: one placement, or one for each tile.
+    """The placement of an image in the network's input: one, or one for each tile.
 
     Args:
-        resize, crop: how its size changes; None: not.
-        height, width: of the image.
+        resize, crop: how the image is resized and cropped; None: not.
+        height, width: the size of the image in pixels.
 
     Raises:
         ValueError: the image is too long and thin to be resized.
@@ -230,12 +234,12 @@ def _resized(resize: Union[int, Tuple[int, int], None], height: int, width: int)
 
 
 def _fitted(fit: Fit, height: int, width: int) -> Tuple[Tuple[int, int], Tuple[int, int]]:
-    """The size of the resized image, and that of the input."""
+    """(size of the resized image, size of the input)."""
     to_whole = ROUNDINGS[fit.rounding]
     if fit.way == "multiple":
         scale = max(1.0, fit.shorter / min(height, width)) if fit.shorter else 1.0
         scale = min(scale, fit.longer / max(height, width)) if fit.longer else scale
-        # Cut to whole pixels first, as PaddleOCR does.
+        # Truncated to whole pixels first, as PaddleOCR does.
         found = [max(1, to_whole(int(side * scale) / fit.multiple)) * fit.multiple for side in (height, width)]
         return (found[0], found[1]), (found[0], found[1])
     size = fit.size or (height, width)
@@ -250,7 +254,7 @@ def _fitted(fit: Fit, height: int, width: int) -> Tuple[Tuple[int, int], Tuple[i
 
 
 def _margin(size: int, crop: int) -> int:
-    """Where a centred crop begins: torchvision's rounding, half to even where it fits, down where black is added."""
+    """Where a centred crop begins. It rounds as torchvision does: half to even, or down if the crop is larger."""
     return round((size - crop) / 2.0) if size >= crop else -((crop - size) // 2)
 
 
@@ -268,10 +272,10 @@ _FRACTION = 2048  # OpenCV's INTER_RESIZE_COEF_SCALE
 
 
 def resize_as_opencv(pixels: Array, height: int, width: int) -> Array:
-    """OpenCV's ``resize(..., interpolation=INTER_LINEAR)`` of 8-bit pixels, equal to the bit on x86.
+    """OpenCV's ``resize(..., interpolation=INTER_LINEAR)`` of 8-bit pixels, bit-exact to OpenCV on x86.
 
-    It does not antialias: reducing reads two pixels of a line, however many there are. Weights have 11 bits
-    (``resize.cpp`` of OpenCV's imgproc). Halving both sides is a mean of four pixels there, and here.
+    It does not antialias: a new pixel depends on two pixels of a line, even if the image is reduced. Weights have 11
+    bits. If both sides are halved, a new pixel is the mean of four pixels. Source: ``resize.cpp`` of OpenCV's imgproc.
 
     Args:
         pixels: uint8 (H, W, C).
@@ -286,7 +290,7 @@ def resize_as_opencv(pixels: Array, height: int, width: int) -> Array:
         four = [pixels[i::2, j::2].astype(np.int32) for i in (0, 1) for j in (0, 1)]
         return ((sum(four) + 2) >> 2).astype(np.uint8)
     column, before_x, after_x = _neighbours(pixels.shape[1], width)
-    # OpenCV gives the outer half of the first and last columns one pixel, but that of the rows twice the same one.
+    # At the left and right edges OpenCV uses one pixel, but at the top and bottom edges twice the same pixel.
     alone = (column < 0) | (column >= pixels.shape[1] - 1)
     before_x[alone], after_x[alone] = _FRACTION, 0
     row, before_y, after_y = _neighbours(pixels.shape[0], height)
@@ -300,7 +304,8 @@ def resize_as_opencv(pixels: Array, height: int, width: int) -> Array:
 
 
 def _neighbours(before: int, after: int) -> Tuple[Array, Array, Array]:
-    """(which pixel of a line comes before each new one, its weight, the weight of the next one); -1 is possible."""
+    """For each new pixel: (index of the pixel before it, its weight, the weight of the next pixel). An index can be
+    -1."""
     place = ((np.arange(after) + 0.5) * (1.0 / (after / before)) - 0.5).astype(np.float32)
     first = np.floor(place)
     part = place - first
@@ -311,18 +316,18 @@ def _neighbours(before: int, after: int) -> Tuple[Array, Array, Array]:
 # ----------------------------------------------------------------------------------------------------- 8 bits a pixel
 
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
-"""Pillow's modes of grey images that have more than 8 bits."""
+"""Pillow's modes of grey images with more than 8 bits."""
 
-_WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)  # of numbers from 0 to 1, and of 8, 16 and 32 bits
+_WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)  # the white of floats from 0 to 1, and of 8, 16 and 32 bits
 
 
 def eight_bits(values: Array, mode: str) -> Array:
-    """Deep grey as uint8, rounded. Pillow's own convert() clips 16 bits at 255: almost everything becomes white.
+    """Grey values of more than 8 bits as uint8, rounded. (Pillow's convert() clips 16 bits at 255, which gives white.)
 
     Args:
-        values: of the pixels.
-        mode: one of :data:`DEEP`. A file of 32 bits (``I``, ``F``) does not say what white is: it is the first usual
-            value that no pixel is more than twice of.
+        values: the values of the pixels.
+        mode: one of :data:`DEEP`. A file of 32 bits (``I``, ``F``) does not say which value is white. It is the first
+            of the usual values that is at least half of the largest pixel.
     """
     values = np.nan_to_num(np.asarray(values).astype(np.float64))
     if mode in ("I", "F"):
@@ -339,9 +344,9 @@ def to_tensor(pixels: Array, place: Placement, how: Dict[str, Any]) -> Array:
     """The network's input from the resized image.
 
     Args:
-        pixels: uint8 (H, W, C) of size ``place.resized``, the colours in the order red, green, blue, alpha.
-        place: where they lie in the input.
-        how: ``preprocess`` of the model's card.
+        pixels: uint8 (H, W, C) of size ``place.resized``, with the colours in the order red, green, blue, alpha.
+        place: the placement of the image in the input.
+        how: ``preprocess`` from the model's card.
 
     Returns:
         C-contiguous float32 (channels, height, width), or (height, width, channels) if ``how["layout"]`` is hwc.
@@ -363,13 +368,13 @@ def to_tensor(pixels: Array, place: Placement, how: Dict[str, Any]) -> Array:
 
 
 def _shared(start: int, length: int, size: int) -> Tuple[slice, slice]:
-    """Which part of an input's side lies in an image that begins at ``start``, and which part of the image that is."""
+    """(part of the input's side that an image beginning at ``start`` covers, the same part of the image's side)."""
     first, last = max(start, 0), max(min(start + length, size), max(start, 0))
     return slice(first, last), slice(first - start, last - start)
 
 
 def normalised(array: Array, how: Dict[str, Any]) -> Array:
-    """A sample that is an array, float32; normalised if ``how``, ``preprocess`` of the model's card, says so."""
+    """A sample that is an array, as float32. It is normalised if ``how``, ``preprocess`` from the card, says so."""
     values = np.array(array, np.float32, order="C")
     if how["arrays"]:
         _normalise(np.moveaxis(values, -1, 0) if how["layout"] == "hwc" else values, how)
@@ -377,7 +382,7 @@ def normalised(array: Array, how: Dict[str, Any]) -> Array:
 
 
 def _normalise(planes: Array, how: Dict[str, Any]) -> None:
-    """Normalise float32 (channels, ...) in place, in this order: each of torchvision's operations rounds once."""
+    """Normalise float32 (channels, ...) in place. The order of operations gives the same rounding as torchvision."""
     planes /= np.float32(how["divisor"])
     planes -= _a_channel(how["mean"], planes)
     planes /= _a_channel(how["std"], planes)

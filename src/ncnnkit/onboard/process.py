@@ -1,4 +1,4 @@
-"""What a process can say of itself and do to itself: its CPUs, its memory, its end."""
+"""What a process can find out about itself and change: its CPUs, its memory, its signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def usable_cpus() -> Optional[List[int]]:
-    """The CPUs this process may use; None where the system does not say."""
+    """The CPUs that this process may use; None if the system does not tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
@@ -25,7 +25,7 @@ def available_cores(root: str = "/") -> int:
     """How many threads can run at the same time: the CPUs this process may use, within its container's CPU quota.
 
     Args:
-        root: the folder in which ``sys`` lies.
+        root: the folder that contains ``sys``.
 
     Source: the kernel's ``admin-guide/cgroup-v2.rst``, ``cpu.max``.
     """
@@ -40,7 +40,7 @@ def available_cores(root: str = "/") -> int:
 
 
 def pin(cpus: Optional[Sequence[int]]) -> None:
-    """Keep this process, and threads it will start, on these CPUs."""
+    """Pin this process, and the threads that it will start, to these CPUs."""
     if not cpus:
         return
     usable = usable_cpus()
@@ -50,7 +50,7 @@ def pin(cpus: Optional[Sequence[int]]) -> None:
 
 
 def own_memory_mb(field: str) -> float:
-    """A field of /proc/self/status in MB (10^6 bytes); 0 where there is no such file."""
+    """A field of /proc/self/status in MB (10^6 bytes); 0 if there is no such file."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -62,13 +62,13 @@ def own_memory_mb(field: str) -> float:
 
 
 def reset_peak() -> None:
-    """Let VmHWM start again from the present memory, where the kernel allows it."""
+    """Reset the peak memory, VmHWM, to the present memory, where the kernel allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def drop_file_cache(path: str) -> None:
-    """Ask the kernel to forget a file's pages, so that the next load reads the disk."""
+    """Ask the kernel to drop a file's pages from the cache, so that the next load reads the disk."""
     if hasattr(os, "posix_fadvise"):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -76,12 +76,12 @@ def drop_file_cache(path: str) -> None:
 
 
 def guarded(work: Callable[[], None]) -> NoReturn:
-    """Do the work in a child process, which ends at once when stdin does: then its result is no longer needed.
+    """Do the work in a child process that is killed when stdin ends, because then nobody needs its result.
 
-    ncnn's binding holds Python's lock while it computes, so a process at work can watch nothing. This process watches,
-    and ends as its child did; it reports a signal as a shell does, by an exit status above 128.
+    ncnn's Python module holds the GIL while it computes, so a working process cannot watch stdin. This process watches
+    it, and ends with the exit status of its child. Like a shell it reports a signal as an exit status above 128.
     """
-    ours, childs = os.pipe()  # the child alone holds the other end: it breaks when the child ends
+    ours, childs = os.pipe()  # only the child holds the other end, so the pipe breaks when the child ends
     child = os.fork()
     if not child:
         os.close(ours)
@@ -99,15 +99,15 @@ def guarded(work: Callable[[], None]) -> NoReturn:
 
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the program instead of ending it at once. Handlers that somebody set stay."""
+    """Make SIGTERM and SIGHUP raise an exception instead of ending the program at once. Existing handlers stay."""
     changed: List[signal.Signals] = []
 
     def end(number: int, _: object) -> None:
-        for other in changed:  # a second one must not disturb the unwinding
+        for other in changed:  # a second signal must not disturb the cleaning up
             signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    if threading.current_thread() is threading.main_thread():  # only it may
+    if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
         changed += [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
     for number in changed:
         signal.signal(number, end)
@@ -129,15 +129,15 @@ def end_with_stdin() -> None:
 
 
 def _first_broken(*descriptors: int) -> int:
-    """Wait until the other end of one of these pipes or sockets is closed; which one."""
+    """Wait until the other end of one of these pipes or sockets is closed. Returns which one."""
     poll = select.poll()
     for descriptor in descriptors:
-        poll.register(descriptor, getattr(select, "POLLRDHUP", 0))  # POLLHUP is told in any case
+        poll.register(descriptor, getattr(select, "POLLRDHUP", 0))  # POLLHUP is always reported
     return poll.poll()[0][0]
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when the thread that forked it ends, where it can (Linux)."""
+    """Make the kernel kill this process when the thread that forked it ends (Linux only)."""
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG

@@ -10,10 +10,10 @@ from .variants import held_clocks, loading, watching
 
 
 def profile(job: ProfileJob, notify: Notify) -> ProfileResult:
-    """Time the layers of a network inside it, see :meth:`Network.profile`.
+    """Time the layers of a network inside it; see :meth:`Network.profile`.
 
     Args:
-        job: which network and layers.
+        job: the network and its layers.
         notify: called with progress.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Jobs, what they say meanwhile, and what they answer with: dataclasses here, JSON objects in a file or on their way.
+"""Jobs, their progress and their results: dataclasses, which are JSON objects in files and messages.
 
-The host checks what it reads (``ncnnkit.device.base``): the types by the dataclasses, and by :meth:`Job.check` that a
-result belongs to its job.
+The host checks what it reads (``ncnnkit.device.base``): the dataclasses give the types, and :meth:`Job.check` checks
+that a result belongs to its job.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from .facts import Conditions, Load, Status, Sustained, VulkanDevice
 
 @dataclass(frozen=True)
 class ClocksReport:
-    """Which clocks were held at their highest.
+    """Which clocks were held at their maximum.
 
     Attributes:
-        fixed: names of the clocks that stand still.
-        refused: name of a clock: why it does not.
+        fixed: the names of the clocks that are fixed.
+        refused: name of a clock -> why it could not be fixed.
     """
 
     fixed: List[str] = field(default_factory=list)
@@ -47,10 +47,10 @@ class ClocksReport:
 
 @dataclass(frozen=True)
 class Failure:
-    """What a job answers that cannot do without what failed. Any other result has no ``error``.
+    """The result of a job that failed as a whole. Other results have no ``error``.
 
     Attributes:
-        error: what failed; empty: nothing.
+        error: what failed; empty if nothing did.
         crashed: whether a process died.
     """
 
@@ -60,22 +60,24 @@ class Failure:
 
 @dataclass
 class VariantResult:
-    """A variant of a job ``measure``, as far as it came.
+    """The result of a variant of a job ``measure``, as far as it got.
 
     Attributes:
-        name: of the variant.
-        status: ``ok``, ``fallback`` (Vulkan was asked for; the CPU computed), ``crashed`` or ``skipped`` (not tried).
-        reason: of a status other than ``ok``.
+        name: the name of the variant.
+        status: ``ok``, ``fallback`` (Vulkan was requested, but the CPU computed), ``crashed`` or ``skipped`` (not
+            tried).
+        reason: why the status is not ``ok``.
         device: the Vulkan device; None on the CPU.
-        without_vulkan: types of layers that ncnn runs on the CPU although Vulkan was asked for.
-        load_ms: time of loading the model.
-        first_ms: the first inference after the cold load, ms.
-        samples: latencies, ms; empty: it was not timed.
-        peak_memory_mb: of its process, above what that held before, MB of 10⁶ bytes; None where it crashed.
-        outputs: name of an output: its rows, a file of :class:`ncnnkit.onboard.rows.RowWriter`; empty: it was not
+        without_vulkan: the types of layers that ncnn runs on the CPU although Vulkan was requested.
+        load_ms: the time to load the model, ms.
+        first_ms: the time of the first inference after the cold load, ms.
+        samples: the latencies, ms; empty if it was not timed.
+        peak_memory_mb: the peak memory of its process minus the memory before the load, MB of 10⁶ bytes; None if it
+            crashed.
+        outputs: name of an output -> its rows, a file of :class:`ncnnkit.onboard.rows.RowWriter`; empty if it was not
             evaluated.
-        conditions: while it was timed.
-        sustained: a long run without a rest.
+        conditions: the conditions during the timing.
+        sustained: the long run without pauses; None if there was none.
     """
 
     name: str
@@ -99,11 +101,11 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """What the job ``measure`` found.
+    """The result of the job ``measure``.
 
     Attributes:
-        variants: in the order of the job.
-        clocks: None where they were not to be fixed.
+        variants: the results of the variants, in the order of the job.
+        clocks: which clocks were fixed; None if the job did not ask for that.
     """
 
     variants: List[VariantResult]
@@ -112,18 +114,18 @@ class MeasureResult:
 
 @dataclass(frozen=True)
 class ProfileResult:
-    """What the job ``profile`` found.
+    """The result of the job ``profile``.
 
     Attributes:
-        whole: an inference, ms.
-        measuring: an inference with timing its layers, ms.
-        layers: each layer's time, ms, in the order of the job's ``taps``.
-        bits: of one output value of each layer.
-        vulkan: names of the layers that have Vulkan kernels.
+        whole: the time of an inference, ms.
+        measuring: the time of an inference whose layers are timed, ms.
+        layers: the time of each layer, ms, in the order of the job's ``taps``.
+        bits: the bits of an output value of each layer.
+        vulkan: the names of the layers that have Vulkan kernels.
         device: the Vulkan device; None on the CPU.
-        threads: of the CPU.
-        conditions: meanwhile.
-        clocks: None where they were not to be fixed.
+        threads: the number of CPU threads.
+        conditions: the conditions during the timing.
+        clocks: which clocks were fixed; None if the job did not ask for that.
     """
 
     whole: float
@@ -142,15 +144,15 @@ class ProfileResult:
 
 @dataclass
 class CandidateResult:
-    """A candidate of a search.
+    """The result of a candidate of a search.
 
     Attributes:
-        name: of the candidate.
-        status: ``dropped``: it failed, or its outputs are wrong.
+        name: the name of the candidate.
+        status: ``dropped`` if it failed, or if its outputs are wrong.
         reason: why it was dropped.
-        cosine: of its worst output to the reference's; None where that is not finite, or it was not run.
-        ms: median time in the last rung that it was in; None where it was not timed.
-        ratio: of this time over that of ncnn's defaults in the same turns.
+        cosine: the cosine between its worst output and the reference's; None if not finite, or if it was not run.
+        ms: the median time in its last rung, ms; None if it was not timed.
+        ratio: this time divided by the time of ncnn's defaults in the same turns.
     """
 
     name: str
@@ -166,8 +168,8 @@ class Rung:
     """A rung of successive halving.
 
     Attributes:
-        seconds: of timing, for each candidate.
-        scores: candidate: its score, the lower the better. Those that dropped out are absent.
+        seconds: the time for each candidate, seconds.
+        scores: candidate -> its score; lower is better. Candidates that were dropped are absent.
         kept: the candidates that went on, the best first.
     """
 
@@ -181,10 +183,10 @@ class Final:
     """The final of a search, round by round.
 
     Attributes:
-        winner: ms of the winner.
-        base: ms of ncnn's defaults.
-        ratio: how many times as fast as the defaults the winner was.
-        without: part of the fastest candidate: how many times as slow it was without.
+        winner: the time of the winner, ms.
+        base: the time of ncnn's defaults, ms.
+        ratio: ``base`` divided by ``winner``.
+        without: part of the fastest candidate -> its time without that part, divided by its time with it.
     """
 
     winner: List[float]
@@ -202,15 +204,15 @@ class Final:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a network is run, as far as a search chooses it.
+    """The settings of a variant that a search can choose.
 
     Attributes:
-        name: of a variant that is run so.
-        precision: of the model.
+        name: the name of the variant.
+        precision: the precision of the model.
         backend: ``cpu`` or ``vulkan``.
-        threads: of the CPU; 0: as many as ncnn takes by itself, at most one for each core that the process may use.
-        cpus: the CPUs that the process is pinned to; empty: none.
-        switches: of :data:`ncnnkit.onboard.network.SWITCHES`, applied after the model's options.
+        threads: the number of CPU threads; 0: ncnn's default, but at most one for each core that the process may use.
+        cpus: the CPUs that the process is pinned to; empty: it is not pinned.
+        switches: name in :data:`ncnnkit.onboard.network.SWITCHES` -> on or off; applied after the model's options.
     """
 
     name: str
@@ -223,17 +225,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What the job ``tune`` found.
+    """The result of the job ``tune``.
 
     Attributes:
-        winner: perhaps none of the candidates'.
-        candidates: in the order of the job.
-        rungs: of the halving, in order.
-        together: processes that were open at once.
+        winner: the fastest settings. They may differ from all candidates.
+        candidates: the results of the candidates, in the order of the job.
+        rungs: the rungs of the halving, in order.
+        together: the number of processes that were open at once.
         final: the winner against ncnn's defaults.
-        cosine: of the winner's worst output to the reference's.
-        conditions: while the winner ran in the final.
-        clocks: None where they were not to be fixed.
+        cosine: the cosine between the winner's worst output and the reference's.
+        conditions: the conditions while the winner ran in the final.
+        clocks: which clocks were fixed; None if the job did not ask for that.
     """
 
     winner: Settings
@@ -270,12 +272,12 @@ class JobModel:
 
     Attributes:
         files: its files, in the order in which its engine reads them. Those of ncnn are a .param and a .bin.
-        precision: what it is run in.
-        options: the fields of ``ncnn::Option`` that this takes; empty for another engine.
-        least_sqnr_db: what its worst output must reach against the right ones, dB.
-        engine: what computes it: ``ncnn``, or one of :data:`ncnnkit.onboard.engines.ENGINES`.
+        precision: the precision at which it runs.
+        options: the fields of ``ncnn::Option`` for this precision; empty for another engine.
+        least_sqnr_db: the least SQNR of its worst output against the reference, dB.
+        engine: the engine that computes it: ``ncnn``, or one of :data:`ncnnkit.onboard.engines.ENGINES`.
         inputs, outputs: the names of the network's inputs and outputs, in its order; empty for ncnn, which knows them.
-        shapes: name of an input or output: its shape with the batch axis; empty for ncnn.
+        shapes: name of an input or output -> its shape with the batch axis; empty for ncnn.
     """
 
     files: List[str]
@@ -293,10 +295,10 @@ class JobModel:
 
 @dataclass(frozen=True)
 class JobVariant:
-    """A model and how it is run; all but ``model`` and ``inputs`` as in :class:`Settings`.
+    """A model and how it is run. All attributes but ``model`` and ``inputs`` are as in :class:`Settings`.
 
     Attributes:
-        inputs: a .npy file (N, …) for each network input, where it is fed something else than the others of its job.
+        inputs: a .npy file (N, …) for each network input, if its inputs differ from those of the other variants.
     """
 
     name: str
@@ -316,11 +318,11 @@ class JobVariant:
 
 
 class Job(ABC, Generic[R]):
-    """What is to be done where models run; a dataclass.
+    """Work to do where models run; a dataclass.
 
     Attributes:
-        kind: its name in a file.
-        result: the class of what it answers with.
+        kind: the name of this kind of job in a file.
+        result: the class of its result.
     """
 
     kind: ClassVar[str]
@@ -328,32 +330,32 @@ class Job(ABC, Generic[R]):
 
     @abstractmethod
     def with_files(self: J, change: Change) -> J:
-        """The same job with every file it reads changed to another path."""
+        """The same job with the path of every file that it reads changed."""
 
     def check(self, result: R) -> None:
-        """See whether this is an answer to the job. Raises ValueError."""
+        """Check that a result belongs to this job. Raises ValueError."""
 
     def text(self) -> str:
-        """The job as a file holds it: equal jobs have equal texts."""
+        """The job as JSON. Equal jobs have equal texts."""
         return json.dumps(dict(asdict(self), kind=self.kind), sort_keys=True)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
 class MeasureJob(Job[MeasureResult]):
-    """Measure some variants, see :func:`ncnnkit.onboard.measuring.measure`.
+    """Measure some variants; see :func:`ncnnkit.onboard.measuring.measure`.
 
     Attributes:
-        variants: these, in interleaved rounds.
-        inputs: a .npy file (N, …) for each network input: all samples are evaluated, the last is timed.
-        folder: where the outputs go.
-        rounds: of timing.
-        seconds: of timing, for each variant, in all rounds.
-        slow_seconds: of evaluating, and of timing, on a software device.
-        least: timed inferences of each variant in a round, however long they take.
-        sustained: seconds that each variant then runs alone without a rest.
-        record: a file that always holds the results so far; empty: none.
-        fix_clocks: whether to hold the clocks at their highest.
-        journal: where these are noted meanwhile; empty: in the user's cache.
+        variants: the variants, which are timed in interleaved rounds.
+        inputs: a .npy file (N, …) for each network input. All samples are evaluated; the last one is timed.
+        folder: the folder for the outputs.
+        rounds: the number of rounds of timing.
+        seconds: the time for each variant in all rounds together.
+        slow_seconds: the limit for evaluating, and for timing, on a software device, seconds.
+        least: the least number of timed inferences of each variant in a round, however long they take.
+        sustained: how long each variant then runs alone without pauses, seconds.
+        record: a file with the results so far, which is always up to date; empty: none.
+        fix_clocks: whether to hold the clocks at their maximum.
+        journal: the file that records the clocks' settings meanwhile; empty: a file in the user's cache.
     """
 
     kind: ClassVar[str] = "measure"
@@ -378,14 +380,14 @@ class MeasureJob(Job[MeasureResult]):
 
 @dataclass(frozen=True)
 class ProfileJob(Job[ProfileResult]):
-    """Time the layers of a network inside it, see :func:`ncnnkit.onboard.profiling.profile`.
+    """Time the layers of a network inside it; see :func:`ncnnkit.onboard.profiling.profile`.
 
     Attributes:
         variant: the network.
-        inputs: a .npy file of a sample for each network input.
-        taps: a row of blobs for each layer, see :meth:`ncnnkit.onboard.network.Network.profile`.
-        outputs: the network's.
-        repeats: inferences with timing the layers, and as many without.
+        inputs: a .npy file with a sample for each network input.
+        taps: a row of blobs for each layer; see :meth:`ncnnkit.onboard.network.Network.profile`.
+        outputs: the outputs of the network.
+        repeats: the number of inferences whose layers are timed. As many inferences are timed as a whole.
         fix_clocks, journal: as in :class:`MeasureJob`.
     """
 
@@ -410,17 +412,17 @@ class ProfileJob(Job[ProfileResult]):
 
 @dataclass(frozen=True)
 class TuneJob(Job[TuneResult]):
-    """Search the fastest of many variants whose outputs are right, see :func:`ncnnkit.onboard.tuning.tune`.
+    """Find the fastest of many variants with correct outputs; see :func:`ncnnkit.onboard.tuning.tune`.
 
     Attributes:
-        candidates: these.
-        base: the name of the one with ncnn's defaults.
-        reference: one whose outputs are right.
-        inputs: a .npy file of a sample for each network input.
-        seconds: of timing, in all rungs.
-        final_seconds: of timing, for each finalist.
-        rounds: of the final.
-        varies: whether the number of rows of an output depends on the values, as that of detections does.
+        candidates: the variants to search.
+        base: the name of the candidate with ncnn's defaults.
+        reference: a variant with correct outputs.
+        inputs: a .npy file with a sample for each network input.
+        seconds: the time for all rungs together.
+        final_seconds: the time for each finalist, seconds.
+        rounds: the number of rounds of the final.
+        varies: whether the number of rows of an output depends on the values, as with detections.
         fix_clocks, journal: as in :class:`MeasureJob`.
     """
 
@@ -470,13 +472,13 @@ class TuneJob(Job[TuneResult]):
 
 @dataclass(frozen=True)
 class Step:
-    """What a job says of its progress.
+    """A progress message of a job.
 
     Attributes:
-        stage: what it does now.
-        variant: to which variant; empty: to several.
-        done: how much of it is done: variants, rounds or seconds.
-        of: how much there is; 0: that is not known.
+        stage: what the job does now.
+        variant: the variant that it works on; empty: several.
+        done: how much of the stage is done: variants, rounds or seconds.
+        of: how much there is to do; 0 if unknown.
     """
 
     stage: Literal["evaluate", "time", "sustain", "profile", "tune", "final"]
@@ -486,12 +488,12 @@ class Step:
 
 
 Notify = Callable[[Step], None]
-"""Gets what a job says."""
+"""Called with each progress message."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended that is followed.
+    """How a job ended.
 
     Attributes:
         done: whether there is a result.
@@ -504,7 +506,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a job's progress, and of the request that follows it; neither of both is a sign of life."""
+    """A line from following a job: a progress message, or the job's end. If both are None, it is a sign of life."""
 
     step: Optional[Step] = None
     ended: Optional[Ended] = None

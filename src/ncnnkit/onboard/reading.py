@@ -1,4 +1,4 @@
-"""Reads what a process prints from its mark on, within deadlines. Only the standard library."""
+"""Reads what a process prints after its mark, with deadlines. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ LONGEST_LINE = 1 << 24  # bytes
 
 
 class ProtocolError(Exception):
-    """What was received is not what this protocol says."""
+    """The received data does not follow the protocol."""
 
 
 class Reader:
-    """What comes after the mark.
+    """Reads what comes after the mark.
 
     Args:
-        descriptor: of a pipe.
+        descriptor: the file descriptor of a pipe.
 
     Raises:
-        TimeoutError: nothing more came until the deadline (of ``time.monotonic``); from every method.
-        ProtocolError: a line, or what comes before the mark, has no end; from every method.
+        TimeoutError: every method: no more data came before the deadline (a time of ``time.monotonic``).
+        ProtocolError: every method: a line, or the text before the mark, is too long.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -32,12 +32,12 @@ class Reader:
         self._after_mark = False
 
     def readline(self, deadline: float) -> bytes:
-        """The next line with its end; what is left, perhaps nothing, where the pipe ends."""
+        """The next line, with its newline. At the end of the pipe: the rest, which may be empty."""
         self._pass_mark(deadline)
         return self._through(b"\n", deadline)
 
     def read(self, count: int, deadline: float) -> bytes:
-        """So many bytes; fewer where the pipe ends."""
+        """``count`` bytes; fewer if the pipe ends."""
         self._pass_mark(deadline)
         while len(self._buffer) < count and self._fill(deadline):
             pass

@@ -1,6 +1,6 @@
-"""JSON's objects as dataclasses. Nothing is checked: the other side is this very program.
+"""JSON objects as dataclasses, without checks: the sender is this program itself.
 
-The host, whose other side may be a board that is broken or hostile, reads them with ``ncnnkit.codec`` instead.
+The host reads them with ``ncnnkit.codec`` instead, because a board may be broken or hostile.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def from_json(value: Any, kind: Any) -> Any:
-    """What ``json`` read, as a dataclass, or as lists, mappings and optional values of dataclasses.
+    """Convert a value that ``json`` read to a dataclass, or to lists, mappings and optional values of dataclasses.
 
     Example:
         >>> from_json({"cold": 3.0, "warm": 1.0}, Load)

@@ -1,11 +1,11 @@
 """Arrays on disk that are written and read one row at a time: ``.npy`` files of float32.
 
-Rows of one shape are an array (N, …). Rows whose shapes differ, as those of detections do, are an array of all their
-values, row after row, and behind it in the same file a second array, int64 (N, axes): the shape of each row, filled up
-with -1 where it has fewer axes than another.
+If all rows have one shape, the file is an array (N, …). If their shapes differ, as those of detections do, it is a flat
+array of the values of all rows, followed in the same file by a second array, int64 (N, axes): the shape of each row. A
+row with fewer axes than another has -1 in the remaining columns.
 
-Rows are read and written, not mapped: the pages of a mapped file count as memory of the process that touched them, and
-a board without swap has none to spare.
+The file is read and written, not memory-mapped: the pages of a mapped file count as memory of the process, and a board
+without swap has no memory to spare.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, BinaryIO, Iterator, List, Tuple, Union
 import numpy as np
 
 Row = Any  # NDArray[np.float32]: numpy.typing is missing in numpy 1.19
-HEADER = 192  # bytes: the length of a header whose number of rows is not known yet
+HEADER = 192  # bytes; the length of the header is fixed, because the number of rows is not known when it is written
 NONE = -1  # in the table of shapes: the row has no such axis
 DIFFERS = -1  # in a shape of all rows: the rows differ in this side
-LARGEST_EMPTY = 1 << 20  # the product of the sides of an empty row that are not zero
+LARGEST_EMPTY = 1 << 20  # the largest product of the non-zero sides of an empty row
 
 
 class RowWriter:
-    """Writes a ``.npy`` file row by row: of shape (N, …), or of rows whose shapes differ.
+    """Writes a ``.npy`` file row by row: of shape (N, …), or of rows with different shapes.
 
     Use it in a ``with`` block. The file is valid when the block ends.
 
@@ -59,7 +59,7 @@ class RowWriter:
         shape = np.shape(row)
         self._file.write(np.ascontiguousarray(row, np.float32).tobytes())
         same = bool(self._shapes) and self._shapes[-1] == shape
-        self._shapes.append(self._shapes[-1] if same else shape)  # equal ones are one object
+        self._shapes.append(self._shapes[-1] if same else shape)  # equal shapes share one object
 
     def close(self) -> None:
         """Write the header and close the file. Safe to call twice."""
@@ -81,19 +81,19 @@ class RowWriter:
 
 
 class Rows:
-    """The rows of a ``.npy`` file of numbers. Each is read when it is needed.
+    """The rows of a ``.npy`` file of numbers. Each row is read when it is needed.
 
     Args:
-        path: a file that :class:`RowWriter` wrote, or one of shape (N, …) in C order that :func:`numpy.save` wrote.
+        path: a file that :class:`RowWriter` wrote, or that :func:`numpy.save` wrote, of shape (N, …) in C order.
 
     Attributes:
         path: that file.
-        shape: (N, …). A side in which the rows differ is -1; it is (N, -1) where they differ in their number of axes.
-        dtype: of the file; rows have it.
-        bytes: of the file.
+        shape: (N, …). A side in which the rows differ is -1. If the rows differ in their number of axes: (N, -1).
+        dtype: the type of the file and of the rows.
+        bytes: the size of the file.
 
     Raises:
-        ValueError: the file is no such array.
+        ValueError: the file is not such an array.
     """
 
     def __init__(self, path: Union[str, Path]) -> None:
@@ -137,7 +137,7 @@ class Rows:
         return shape, dtype
 
     def _shapes(self, file: BinaryIO, values: int) -> Any:
-        """The shapes of the rows, int64 (N, axes), of which a board may have written anything."""
+        """The shapes of the rows, int64 (N, axes). They are checked, because a board may have written anything."""
         shape, dtype = self._header(file)
         size = math.prod(shape) * dtype.itemsize
         data = file.read(size) if size <= os.fstat(file.fileno()).st_size else b""
@@ -146,14 +146,14 @@ class Rows:
             table = np.frombuffer(data, np.int64).reshape(shape)
             rows = [[side for side in row if side != NONE] for row in table.tolist()]
             whole = all(row == kept + [NONE] * (shape[1] - len(kept)) for row, kept in zip(table.tolist(), rows))
-            # Of an empty row, the other sides are bounded too: no array can have any.
+            # The other sides of an empty row are bounded, too, because NumPy refuses very large ones.
             bounded = all(math.prod(side or 1 for side in row) <= max(values, LARGEST_EMPTY) for row in rows)
             if whole and bounded and table.min(initial=0) >= NONE and sum(map(math.prod, rows)) == values:
                 return table
         raise ValueError("%s does not say the shapes of its rows" % self.path)
 
     def _place(self, index: int) -> Tuple[int, Tuple[int, ...]]:
-        """Where a row begins, counted in values, and its shape."""
+        """(where a row begins, counted in values; its shape)."""
         if self._table is None:
             return index * math.prod(self.shape[1:]), self.shape[1:]
         shape = tuple(side for side in self._table[index].tolist() if side != NONE)
@@ -164,7 +164,7 @@ class Rows:
         row = np.empty(shape, self.dtype)
         file.seek(self._start + first * self.dtype.itemsize)
         view, done = row.reshape(-1).view(np.uint8).data, 0
-        while done < row.nbytes:  # a read may give less than was asked for
+        while done < row.nbytes:  # a read may return fewer bytes than requested
             got = file.readinto(view[done:])
             if not got:
                 raise ValueError("%s ends within row %d" % (self.path, index))

@@ -1,4 +1,4 @@
-"""Watches clocks, temperatures, power and throttling while something runs."""
+"""Samples clocks, temperatures, power and throttling during a run."""
 
 from __future__ import annotations
 
@@ -25,29 +25,28 @@ from .sysfs import (
 )
 
 _SLOWING = re.compile(r"cpufreq|devfreq|^Processor$|powerclamp|throttle|thermal-idle", re.IGNORECASE)
-"""Types of cooling devices that cool by slowing down; fans cool, too, but slow nothing down."""
+"""Types of cooling devices that cool by reducing clocks (a fan does not)."""
 
 _RASPBERRY_BITS = {0: "the supply's voltage is too low", 1: "the firmware caps the clock", 2: "the firmware throttles",
                    3: "the soft temperature limit is active"}  # fmt: skip
-"""Bits of the firmware's ``get_throttled``; the same bits 16 higher say that it has happened since they were read."""
+"""Bits of the firmware's ``get_throttled``. The same bits shifted by 16 mean that it happened since the last read."""
 
 
 class Sampler:
-    """Watches clocks, temperatures and power while something runs: ``with sampler: run()``, as often as you like.
+    """Samples clocks, temperatures and power during runs: ``with sampler: run()``, as often as you like.
 
-    A thread looks every ``interval`` seconds, because only under load is there anything to see: an instant after it,
-    clocks and power have fallen. What is measured is another process (:mod:`ncnnkit.onboard.network`), so that neither
-    waits for the other's lock, and the thread keeps off the CPUs under measurement where there are others. Nothing
-    to be watched, no thread.
+    A thread reads them every ``interval`` seconds during the run, because clocks and power fall immediately after it.
+    The measured network runs in another process (:mod:`ncnnkit.onboard.network`), so neither waits for the other's
+    GIL. If possible, the thread runs on CPUs that are not measured. If there is nothing to read, there is no thread.
 
     Args:
         root: as for :func:`~ncnnkit.onboard.machine.this_board`.
-        cpus: those the load is pinned to; by default it may be anywhere.
-        on_gpu: the load is the GPU's, so CPUs that slow down do not matter.
-        interval: seconds; a look is some dozens of small files, about a millisecond.
+        cpus: the CPUs that the load is pinned to; by default it may run on all.
+        on_gpu: whether the load runs on the GPU. Then slower CPUs do not matter.
+        interval: seconds between two reads. A read opens some dozens of small files and takes about a millisecond.
     """
 
-    FIRST = 0.05  # seconds until the first look: clocks rise, and a short run is seen once
+    FIRST = 0.05  # seconds until the first read: clocks have risen, and a short run is sampled at least once
 
     def __init__(
         self, root: str = "/", cpus: Optional[Collection[int]] = None, on_gpu: bool = False, interval: float = 0.2
@@ -67,7 +66,7 @@ class Sampler:
         if self._clocks or self._temperatures or self._powers or self._throttling.able:
             for sensor in self._powers:
                 if sensor.counts:
-                    sensor.read()  # from here
+                    sensor.read()  # start counting here
             self._throttling.begin()
             self._stop.clear()
             self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -83,7 +82,7 @@ class Sampler:
 
     def _watch(self) -> None:
         if self._pinned and hasattr(os, "sched_setaffinity"):
-            with contextlib.suppress(OSError):  # 0 is the calling thread alone
+            with contextlib.suppress(OSError):  # 0: only the calling thread
                 os.sched_setaffinity(0, set(os.sched_getaffinity(0)) - self._pinned)
         looked = False
         wait = self.FIRST
@@ -108,10 +107,10 @@ class Sampler:
         self._throttling.look(now)
 
     def result(self, ms: Optional[float] = None) -> Conditions:
-        """What was seen so far.
+        """The conditions so far.
 
         Args:
-            ms: what one inference took, in the mean.
+            ms: the mean time of one inference, ms.
         """
         seen = {
             kind: {name: _quantity(values) for name, values in quantities.items()}
@@ -134,17 +133,17 @@ def _quantity(values: Sequence[float]) -> Quantity:
 
 
 class _Clock(NamedTuple):
-    """A clock: a cluster's, the GPU's or the memory's."""
+    """A clock: of a cluster, of the GPU or of the memory."""
 
     name: str
-    current: Tuple[Path, ...]  # of each policy of a cluster
+    current: Tuple[Path, ...]  # a file for each cpufreq policy of a cluster
     caps: Tuple[Path, ...]
     governor: Path
-    unit: float  # of these files, in MHz
+    unit: float  # the unit of these files, in MHz
     cpus: Tuple[int, ...]
 
     def mhz(self) -> Optional[float]:
-        """The fastest of a cluster's policies: it carries the load."""
+        """The clock, MHz. Of several policies of a cluster the fastest, because it carries the load."""
         return self._highest(self.current)
 
     def cap(self) -> Optional[float]:
@@ -174,11 +173,11 @@ def _clocks(root: Path, groups: Sequence[Cluster]) -> List[_Clock]:
 class _Throttling:
     """Whether a chip reduces its clocks because of heat or power.
 
-    Five signs are read: a lowered limit of a clock, a clock that fell although it was fixed or under a pinned load,
-    a cooling device that slows something, counters of x86 CPUs, and the Raspberry Pi's firmware.
+    There are five signs: a lowered limit of a clock, a clock that fell although it was fixed or under a pinned load,
+    an active cooling device that reduces clocks, the counters of x86 CPUs, and the Raspberry Pi's firmware.
     """
 
-    FELL = 0.9  # of the highest seen, twice running: a single look can fall between two inferences
+    FELL = 0.9  # share of the highest clock, in two consecutive reads: one read may be between two inferences
 
     def __init__(self, root: Path, clocks: Sequence[_Clock], pinned: Collection[int], on_gpu: bool) -> None:
         def loaded(clock: _Clock) -> bool:
@@ -197,22 +196,23 @@ class _Throttling:
         self._highest: Dict[str, float] = {}
         self._lower: Dict[str, int] = {}
         self._counted = 0
-        self._told_before = 0  # what the firmware remembers of the time before
+        self._told_before = 0  # the firmware's bits from before the run
         self.reasons: Dict[str, None] = {}
         self.able = bool(self._clocks or self._cooling or self._counters or self._firmware)
 
     def begin(self) -> None:
-        """A run begins."""
+        """Call at the beginning of a run."""
         self._counted = self._count()
         self._told_before = self._told() >> 16
         for clock in self._clocks:
-            # Not fixed, a clock may have rested; pinned, it rises within the run and stays.
+            # A clock that is not fixed may have been low before. Under a pinned load it rises during the run and stays
+            # high.
             if read_text(clock.governor) != "performance":
                 self._highest.pop(clock.name, None)
                 self._lower.pop(clock.name, None)
 
     def look(self, mhz: Dict[str, float]) -> None:
-        """The clocks just now."""
+        """Take the present clocks."""
         for clock in self._clocks:
             cap, first = clock.cap(), self._caps[clock.name]
             if cap is not None and first is not None and cap < first:
@@ -234,7 +234,7 @@ class _Throttling:
             self.reasons[f"the clock of {name} fell from {highest:.0f} MHz under load"] = None
 
     def end(self) -> None:
-        """The run ended."""
+        """Call at the end of a run."""
         if self._count() > self._counted:
             self.reasons["the CPU counted thermal throttling"] = None
 

@@ -1,4 +1,4 @@
-"""Temporary folders that a process which was killed does not leave for ever. Only the standard library."""
+"""Temporary folders that are removed even if their process was killed. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PREFIX = "ncnnkit-scratch-"
 
 
 class Scratch:
-    """A temporary folder, removed with its ``with`` block, or with this object.
+    """A temporary folder. It is removed at the end of its ``with`` block, or when this object is deleted.
 
-    Its process holds a lock on it, which the kernel releases when that ends, however it ends. So the first process
-    that makes one afterwards knows what was left, and removes it.
+    Its process holds a lock on it. The kernel releases the lock when the process ends, even if it is killed. The next
+    process that makes such a folder finds the folders without a lock and removes them.
 
     Attributes:
         name: its path.
@@ -39,7 +39,7 @@ class Scratch:
                 if os.path.isdir(self.name):
                     break
                 os.close(lock)
-            # Before it was locked, another process took it for left and removed it.
+            # Another process removed it before it was locked.
         self._end = weakref.finalize(self, _end, self.name, lock)
 
     def __enter__(self) -> str:
@@ -60,7 +60,7 @@ def _end(name: str, lock: int) -> None:
 
 @lru_cache(maxsize=None)
 def _remove_left(home: str) -> None:
-    """Remove the folders of dead processes, once for each place where folders are made."""
+    """Remove the folders of dead processes, once for each parent folder."""
     for path in Path(home).glob(PREFIX + "*"):
         if re.fullmatch(PREFIX + "[a-z0-9_]{8}", path.name):
             with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def _remove_if_left(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(descriptor).st_uid == os.geteuid():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its process lives
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its process is alive
             shutil.rmtree(path)
     finally:
         os.close(descriptor)

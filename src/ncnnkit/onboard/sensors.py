@@ -1,4 +1,4 @@
-"""Thermometers and power meters of a board, as Linux shows them."""
+"""Temperature and power sensors of a board, as Linux shows them."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from .sysfs import (
 )
 
 _WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "psys")
-"""Labels of power sensors that see everything the board takes; Jetsons', and Intel's counter of the platform."""
+"""Labels of sensors that measure the power of the whole board: those of Jetsons, and Intel's platform counter."""
 
 _CHANNELS = {"ina3221": 3}
-"""Chips of hwmon -> how many of their currents have the voltage of the same number; further ones are sums."""
+"""Chip of hwmon -> how many of its currents have a voltage with the same number; further currents are sums."""
 
 _CPU_THERMOMETERS = ("coretemp", "k10temp", "zenpower", "amdgpu", "scpi_sensors")
-"""Chips of hwmon worth watching; others there watch disks and radios, or repeat a thermal zone."""
+"""Chips of hwmon to read. Others measure disks and radios, or repeat a thermal zone."""
 
 
 class Sensor(NamedTuple):
-    """Something to be read again and again; ``read`` gives None where it cannot be had just now."""
+    """A sensor. ``read`` returns its value, or None if it cannot be read at the moment."""
 
     name: str
     read: Callable[[], Optional[float]]
-    measures: str = ""  # of power: board (all it takes), package (a whole chip) or rail (one supply)
-    counts: bool = False  # the mean since the last reading
+    measures: str = ""  # of power: board (the whole board), package (a whole chip) or rail (one supply)
+    counts: bool = False  # whether a value is the mean since the last read
 
 
 def temperatures(root: Path) -> List[Sensor]:
-    """Sensors in °C."""
+    """Temperature sensors, °C."""
     found: Dict[str, Sensor] = {}
 
     def add(name: str, path: Path) -> None:
@@ -43,7 +43,7 @@ def temperatures(root: Path) -> List[Sensor]:
 
         def read() -> Optional[float]:
             value = read_number(path)
-            # Millidegrees; some vendors' kernels give degrees.
+            # Millidegrees, but degrees with the kernels of some vendors.
             return None if value is None else value / 1000 if abs(value) > 1000 else float(value)
 
         found[name] = Sensor(name, read)
@@ -59,7 +59,7 @@ def temperatures(root: Path) -> List[Sensor]:
 
 
 def powers(root: Path) -> List[Sensor]:
-    """Sensors in watts, those that see most of the board first."""
+    """Power sensors, W. Those that measure most of the board come first."""
     found: Dict[str, Sensor] = {}
 
     def add(name: str, read: Callable[[], Optional[float]], measures: str, counts: bool = False) -> None:
@@ -71,7 +71,7 @@ def powers(root: Path) -> List[Sensor]:
             label = read_text(chip / re.sub(r"_(input|average)$", "_label", path.name)) or read_text(chip / "name")
             add(label, _scaled(path, 1e-6), "board" if label in _WHOLE_BOARD else "rail")
         for path in by_number(chip.glob("curr*_input")):
-            # An INA gives each rail's current (mA) and voltage (mV) under one number.
+            # An INA sensor numbers the rails; each number has a current (mA) and a voltage (mV).
             channel = path.name[len("curr") : -len("_input")]
             voltage = chip / f"in{channel}_input"
             known = _CHANNELS.get(read_text(chip / "name"), 1000)
@@ -85,7 +85,7 @@ def powers(root: Path) -> List[Sensor]:
             add(supply.name, _battery(supply), "board")
     for zone in by_number((root / "sys/class/powercap").glob("intel-rapl:*")):
         name = read_text(zone / "name")
-        if name == "psys" or name.startswith("package"):  # the others are parts of these
+        if name == "psys" or name.startswith("package"):  # the other counters are parts of these
             add(name, _rate(zone), "board" if name in _WHOLE_BOARD else "package", counts=True)
     tool = root / "usr/bin/vcgencmd"
     if "brcm,bcm2712" in read_text(root / "proc/device-tree/compatible").split("\0") and tool.exists():
@@ -95,7 +95,7 @@ def powers(root: Path) -> List[Sensor]:
 
 
 def _unlike(names: Collection[str], name: str) -> str:
-    """The name, with a number where it is taken."""
+    """The name, with a number appended if it is taken."""
     return next(n for n in (name, *(f"{name} {i}" for i in range(2, 1000))) if n not in names)
 
 
@@ -116,7 +116,7 @@ def _product(current: Path, voltage: Path, factor: float) -> Callable[[], Option
 
 
 def _battery(supply: Path) -> Callable[[], Optional[float]]:
-    """Its power while it discharges: else its current is the charger's, not the board's."""
+    """The battery's power while it discharges. Otherwise its current is that of the charger, not of the board."""
     power = _scaled(supply / "power_now", 1e-6)
     product = _product(supply / "current_now", supply / "voltage_now", 1e-12)
 
@@ -130,9 +130,9 @@ def _battery(supply: Path) -> Callable[[], Optional[float]]:
 
 
 def _pmic(tool: Path) -> Callable[[], Optional[float]]:
-    """The Raspberry Pi 5's rails together, as its firmware reports them; what USB takes is not among them.
+    """The power of all rails of a Raspberry Pi 5, as its firmware reports them. USB devices are not included.
 
-    Once a second: starting a program disturbs more than reading a file.
+    It is read once a second, because starting a program disturbs a measurement more than reading a file.
     """
     asked = [-math.inf]
 
@@ -153,7 +153,7 @@ def _pmic(tool: Path) -> Callable[[], Optional[float]]:
 
 
 def _rate(zone: Path) -> Callable[[], Optional[float]]:
-    """Watts since the last reading, from a counter of microjoules that starts again when it is full."""
+    """The mean power since the last read, W, from a counter of microjoules that wraps around."""
     last: List[Tuple[float, int]] = []
 
     def read() -> Optional[float]:

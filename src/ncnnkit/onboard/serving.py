@@ -19,8 +19,8 @@ def _serve(engine: str) -> None:
     if engine == "ncnn":
         from .network import Network
 
-        serve(Network())
+        serve(Network)
     else:
         from .engines.network import EngineNetwork
 
-        serve(EngineNetwork(engine))
+        serve(lambda _: EngineNetwork(engine))

@@ -1,8 +1,8 @@
-"""The storage of a network's blobs, checked before it runs.
+"""Checks the storage type of a network's blobs before it runs.
 
-A blob of 16 bits does not say whether it holds fp16 or bf16. ncnn takes it for what the reader's options allow
-(``convert_layout`` in its ``net.cpp``). A layer whose mask forbids both takes it for fp32 and reads beyond its end, a
-layer whose mask forbids the right one reads garbage, and a Cast believes its ``type_from``. ncnn checks none of this;
+A blob of 16-bit values does not say whether it holds fp16 or bf16. ncnn assumes what the reader's options allow
+(``convert_layout`` in its ``net.cpp``). If a layer's mask forbids both, it assumes fp32 and reads beyond the end of the
+blob. If the mask forbids the right one, it reads garbage. A Cast trusts its ``type_from``. ncnn checks none of this;
 :func:`check_storages` does.
 
 The app in Python contains the code of this file (``standalone`` in ``app/bundling.py``). ``storages.cpp`` of the app in
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 CAST_TYPES = {"float": 1, "fp16": 2, "int8": 3, "bf16": 4}
-"""How a Cast's ``type_from`` and ``type_to`` number the storage of a blob."""
+"""The value of a Cast's ``type_from`` or ``type_to`` -> the storage of a blob."""
 
 NO_FP16_STORAGE, NO_BF16_STORAGE = 2, 4  # bits of a layer's mask
 TYPE_FROM, TYPE_TO, INT8_SCALE_TERM, FEATMASK = "0", "1", "8", "31"  # ids of params
-INT8_TYPES = ("Convolution", "ConvolutionDepthWise", "InnerProduct")  # have an int8_scale_term, and read int8
+INT8_TYPES = ("Convolution", "ConvolutionDepthWise", "InnerProduct")  # they have an int8_scale_term and read int8
 REQUANTISED = 100  # a layer with a larger int8_scale_term outputs int8
 
 WIDENS = {"InnerProduct": "int8", "MultiHeadAttention": "bf16", "SDPA": "bf16"}
-"""Types of layers that output fp32 although they compute in this storage. Others output the type that they read."""
+"""Storage -> types of layers that read it and output fp32. Other types of layers output what they read."""
 
 SIXTEEN_BITS = ("fp16", "bf16")
 
@@ -32,16 +32,16 @@ def check_storages(net: Any, param: str, on_gpu: bool) -> Dict[int, str]:
     """Refuse a loaded network in which a blob, or an output, would be read as another type than it has.
 
     Args:
-        net: an ``ncnn.Net`` with its weights: only then its layers know what they can store.
+        net: an ``ncnn.Net`` with loaded weights. Without them the layers do not know which storages they support.
         param: its ``.param`` file.
-        on_gpu: whether it runs on a Vulkan device, which hands on types of its own: a Cast from 16 bits is refused
-            there, and nothing else is checked.
+        on_gpu: whether it runs on a Vulkan device. ncnn chooses the types there, so only one thing is checked: a Cast
+            from 16 bits is refused.
 
     Returns:
         Index of each blob in the network -> its storage on a CPU: ``float`` (fp32), ``fp16``, ``bf16`` or ``int8``.
 
     Raises:
-        RuntimeError: the message names both layers, what the first hands on and what the second reads.
+        RuntimeError: a blob would be misread. The message names both layers, and the type that each uses.
     """
     names = {number: name for name, number in CAST_TYPES.items()}
     made: Dict[int, Tuple[str, str]] = {}  # blob -> its storage, and the layer that made it
@@ -79,7 +79,7 @@ def check_storages(net: Any, param: str, on_gpu: bool) -> Dict[int, str]:
 
 
 def layers_of(param: str) -> List[Tuple[str, str, Dict[str, str]]]:
-    """Name, type and params of each layer of a ``.param`` file."""
+    """The name, type and parameters of each layer of a ``.param`` file."""
     lines = [line.split() for line in Path(param).read_text(encoding="utf-8").splitlines()[2:]]
     lines = [line for line in lines if len(line) > 3]
     ends = [4 + int(line[2]) + int(line[3]) for line in lines]
@@ -87,7 +87,7 @@ def layers_of(param: str) -> List[Tuple[str, str, Dict[str, str]]]:
 
 
 def allowed(options: Any, mask: int) -> Tuple[bool, bool]:
-    """Whether a layer with this mask may read fp16, and bf16. Without fp16 arithmetic, bf16 goes before fp16."""
+    """(whether a layer with this mask may read fp16, the same for bf16). Without fp16 arithmetic, ncnn prefers bf16."""
     import ncnn
 
     bf16 = options.use_bf16_storage and not mask & NO_BF16_STORAGE
@@ -96,12 +96,13 @@ def allowed(options: Any, mask: int) -> Tuple[bool, bool]:
 
 
 def taken_for(fp16: bool, bf16: bool) -> str:
-    """What a layer takes a blob of 16 bits for."""
+    """What a layer assumes a blob of 16-bit values to hold."""
     return "fp16" if fp16 else "bf16" if bf16 else "float"
 
 
 def arrives(layer: Any, fp16: bool, bf16: bool, found: str) -> str:
-    """What a layer gets of a blob: ncnn stores fp32 in 16 bits for it, or converts 16 bits that it cannot read."""
+    """The storage in which a blob reaches a layer: ncnn converts fp32 to 16 bits, or 16 bits that the layer cannot
+    read."""
     able = {"fp16": layer.support_fp16_storage, "bf16": layer.support_bf16_storage, "float": True}
     if found == "float":
         return "fp16" if fp16 and able["fp16"] else "bf16" if bf16 and able["bf16"] else "float"

@@ -1,6 +1,6 @@
-"""Files of ``/proc`` and ``/sys``, below a ``root``, so that a folder can stand for a board.
+"""Reads files of ``/proc`` and ``/sys`` below a ``root``. In tests, ``root`` is a copy of a board's files.
 
-A file that is absent, may not be read or holds nonsense is nothing known, never an error: vendors' kernels differ.
+A file that is absent, unreadable or invalid gives "unknown", never an error, because the kernels of vendors differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ MEMORY_CLOCK = re.compile(r"^dmc|[.:-]dmc|memory-controller|devfreq_mif|\bemc\b"
 
 
 def read_text(path: Path) -> str:
-    """A file's text without blanks and the NULs of the device tree; empty where it cannot be read."""
+    """The text of a file, without surrounding whitespace and the NULs of the device tree; empty if it cannot be
+    read."""
     try:
         return path.read_bytes().decode(errors="replace").strip().strip("\0").strip()
     except OSError:
@@ -29,7 +30,7 @@ def read_number(path: Path) -> Optional[int]:
 
 
 def cpu_list(text: str) -> List[int]:
-    """The CPUs of a list as Linux writes it: ``0-3,6`` or ``0 1 2``."""
+    """The CPUs in a list in Linux' format: ``0-3,6`` or ``0 1 2``."""
     found: List[int] = []
     for part in text.replace(",", " ").split():
         first, _, last = part.partition("-")
@@ -39,12 +40,12 @@ def cpu_list(text: str) -> List[int]:
 
 
 def by_number(paths: Iterator[Path]) -> List[Path]:
-    """Paths in the order of the numbers in their names: policy4 before policy10."""
+    """Paths sorted by the numbers in their names: policy4 before policy10."""
     return sorted(paths, key=lambda p: ([int(n) for n in re.findall(r"\d+", p.name)], p.name))
 
 
 def cpuinfo(root: Path) -> List[Dict[str, str]]:
-    """The paragraphs of ``/proc/cpuinfo``, one for each CPU and perhaps others."""
+    """The paragraphs of ``/proc/cpuinfo``: one for each CPU, and possibly others."""
     paragraphs: List[Dict[str, str]] = []
     for block in re.split(r"\n\s*\n", read_text(root / "proc/cpuinfo")):
         rows = (line.partition(":") for line in block.splitlines())
@@ -63,10 +64,10 @@ def policies(root: Path) -> List[Path]:
 
 
 def policy_cpus(policy: Path) -> List[int]:
-    """The CPUs whose clock a cpufreq policy sets."""
+    """The CPUs of a cpufreq policy, which sets their clock."""
     return cpu_list(read_text(policy / "related_cpus") or read_text(policy / "affected_cpus"))
 
 
 def devfreq(root: Path, kind: re.Pattern[str]) -> Optional[Path]:
-    """The clock of the GPU or the memory; the first where there are several."""
+    """The devfreq folder of the GPU or the memory; the first if there are several."""
     return next((p for p in by_number((root / "sys/class/devfreq").glob("*")) if kind.search(p.name)), None)

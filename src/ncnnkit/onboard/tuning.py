@@ -1,4 +1,4 @@
-"""The job ``tune``: the fastest of many settings whose outputs are right."""
+"""The job ``tune``: finds the fastest of many settings with correct outputs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from .variants import KeptOpen, begin, held_clocks, loading, on_the_cpu, room_fo
 def halve(
     names: Sequence[str], score: Callable[[List[str], float], Dict[str, float]], seconds: float
 ) -> Tuple[List[str], List[Rung]]:
-    """Successive halving: the best of many at about the cost of timing a few well.
+    """Successive halving: finds the best of many candidates at about the cost of timing a few well.
 
     In each rung all that are left share an equal part of the time, and the better half goes on with twice as much each
     (K. Jamieson, A. Talwalkar: Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016).
 
     Args:
         names: the candidates.
-        score: (those left, seconds for each) -> their scores, the lower the better; who is not in it has dropped out.
-        seconds: for all rungs together.
+        score: (candidates left, seconds for each) -> their scores; lower is better. A candidate without a score is
+            dropped.
+        seconds: the time for all rungs together.
 
     Returns:
-        Those left, the best first: one, or none where all dropped out; and the rungs.
+        (the candidates left: one, or none if all were dropped; the rungs).
     """
     left = list(names)
     count = max(1, math.ceil(math.log2(max(1, len(left)))))
@@ -43,7 +44,7 @@ def halve(
     while left and len(rungs) < count:
         each = seconds / (count * len(left))
         scores = score(left, each)
-        # Where some drop out, their half is the one that goes.
+        # Dropped candidates count as part of the worse half.
         keep = 1 if len(rungs) + 1 == count else (len(left) + 1) // 2
         left = sorted((name for name in left if name in scores), key=lambda name: scores[name])[:keep]
         rungs.append(Rung(each, scores, left))
@@ -51,36 +52,36 @@ def halve(
 
 
 PARTS: Dict[str, str] = {"cpus": "cpus", "threads": "threads", "precision": "model", "backend": "backend"}
-"""What of a candidate can be put back to the defaults by itself -> its field; each of its switches is one, too."""
+"""Part of a candidate that can be reset to the default alone -> its field. Each switch is a part, too."""
 
 
 def differences(settings: Settings, base: Settings) -> List[str]:
-    """The parts in which settings are not as the defaults: of :data:`PARTS`, and the switches."""
+    """The parts in which settings differ from the defaults: of :data:`PARTS`, and the switches."""
     return [part for part in PARTS if getattr(settings, part) != getattr(base, part)] + list(settings.switches)
 
 
 def put_back(variant: JobVariant, base: JobVariant, part: str) -> JobVariant:
-    """The variant with one part as the defaults have it."""
+    """The variant with one part reset to the default."""
     if part in PARTS:
         return replace(variant, **{PARTS[part]: getattr(base, PARTS[part])})
     return replace(variant, switches={name: on for name, on in variant.switches.items() if name != part})
 
 
 def clearly_above_one(ratios: Sequence[float]) -> bool:
-    """Three of four rounds say so."""
+    """Whether at least three of four rounds have a ratio above 1."""
     return float(np.percentile(ratios, 25)) > 1.0
 
 
 def tune(job: TuneJob, notify: Notify) -> TuneResult:
-    """Find the candidate that is fastest here and still right, by :func:`halve`, and what makes it so.
+    """Find the candidate that is the fastest on this machine and correct, with :func:`halve`, and what makes it fast.
 
-    Every rung goes through its candidates in blocks, as many at once as the memory allows, each with the defaults among
-    them: scores are times of the defaults' time in the same block and turn, so that a machine that gets slower in
-    between favours no candidate. In the final, each setting of the winner that differs from the
-    defaults is reset by itself; one without a clear effect stays reset.
+    Every rung times its candidates in blocks, as many at once as the memory allows. Each block includes the defaults,
+    and a score is a candidate's time divided by the defaults' time in the same block and turn. So a machine that gets
+    slower favours no candidate. In the final, each setting of the winner that differs from the defaults is reset
+    alone. If that has no clear effect, it stays reset.
 
     Args:
-        job: the candidates, and how long.
+        job: the candidates and the times.
         notify: called with progress.
 
     Raises:
@@ -104,10 +105,10 @@ def tune(job: TuneJob, notify: Notify) -> TuneResult:
 
 
 class _Contest:
-    """The candidates of a search: opens them, checks their outputs, times them against the defaults."""
+    """The candidates of a search: opens them, checks their outputs, and times them against the defaults."""
 
-    TURNS = 3  # of a rung
-    AT_ONCE = 8  # processes: more would take each other's caches
+    TURNS = 3  # per rung
+    AT_ONCE = 8  # processes; more would compete for the caches
 
     def __init__(self, job: TuneJob, caches: str) -> None:
         self.base = job.base
@@ -123,7 +124,7 @@ class _Contest:
         self.together = int(max(2, min(self.AT_ONCE, room_for(network_mb))))
 
     def score(self, names: List[str], seconds: float, notify: Notify) -> Dict[str, float]:
-        """Of those that run and are right, their time over the base's."""
+        """For each candidate that runs and is correct: its time divided by the base's."""
         scores: Dict[str, float] = {}
         others = [name for name in names if name != self.base]
         size = self.together - 1
@@ -139,16 +140,16 @@ class _Contest:
         return {name: scores[name] for name in names if name in scores}
 
     def final(self, best: str, rounds: int, seconds: float) -> Tuple[Settings, Final, CandidateResult, Conditions]:
-        """The best without each thing that sets it apart, then what is left of it against the base.
+        """Time the best candidate without each of its settings, then with the settings that matter against the base.
 
         Returns:
-            The winner's settings, the rounds, and the winner's result and conditions in them.
+            (the winner's settings, the rounds, the winner's result, the conditions while it ran).
         """
         fastest, base = self.variants[best], self.variants[self.base]
         parts = differences(fastest.settings, base.settings)
         without: Dict[str, List[float]] = {}
         plain = fastest
-        for part in parts if len(parts) > 1 else ():  # without the only one it is the base
+        for part in parts if len(parts) > 1 else ():  # without its only part it is the base
             pair = {"with": fastest, "without": put_back(fastest, base, part)}
             ms = self._times(pair, {name: CandidateResult(name) for name in pair}, seconds, rounds)
             if len(ms) == len(pair):
@@ -162,7 +163,7 @@ class _Contest:
         for name in ("fastest", "base"):
             if name not in times:
                 raise WorkerError("a finalist no longer runs: " + rows[name].reason)
-        # Two things that make no difference each may make one together.
+        # Two settings without an effect alone may have one together.
         slower = "plain" not in times or clearly_above_one([a / b for a, b in zip(times["plain"], times["fastest"])])
         winner = "fastest" if slower else "plain"
         ratio = [b / a for a, b in zip(times[winner], times["base"])]
@@ -177,7 +178,7 @@ class _Contest:
         turns: int,
         watches: Optional[Dict[str, Sampler]] = None,
     ) -> Dict[str, List[float]]:
-        """The median ms of each in each turn; those that fail or are wrong are absent, and ``rows`` says why."""
+        """The median time of each in each turn, ms. Variants that fail or are wrong are absent; ``rows`` says why."""
         times: Dict[str, List[float]] = {}
         processes: Dict[str, KeptOpen] = {}
         limits: Message = {"seconds": seconds / turns, "min_samples": 2, "max_samples": 1 << 30}
@@ -191,12 +192,12 @@ class _Contest:
                     watch = (watches or {}).get(name, contextlib.nullcontext())
                     with _dropping(name, rows, times), processes[name].step() as child, watch:
                         found = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]
-                        # The first finds another's data in the caches.
+                        # The first inference does not count: the caches hold another's data.
                         times[name].append(statistics.median(found.samples[1:]))
         return times
 
     def _begin(self, variant: JobVariant, row: CandidateResult) -> Child:
-        """A process with the candidate loaded, which has computed what it should."""
+        """A process with the candidate loaded, whose outputs were checked."""
 
         def load(child: Child) -> None:
             loaded = child.ask("load", timeout=LOAD_TIMEOUT, **loading(variant))[0]
@@ -220,7 +221,7 @@ class _Contest:
 
 @contextlib.contextmanager
 def _dropping(name: str, rows: Dict[str, CandidateResult], times: Dict[str, List[float]]) -> Iterator[None]:
-    """A candidate that fails has dropped out; the others go on."""
+    """Drop a candidate that fails; the others go on."""
     try:
         yield
     except WorkerError as error:
@@ -229,10 +230,10 @@ def _dropping(name: str, rows: Dict[str, CandidateResult], times: Dict[str, List
 
 
 def _paired(found: Arrays, right: Arrays) -> Tuple[Arrays, Arrays]:
-    """Outputs of detections as pairs of rows: rounding moves scores over a threshold, and changes their order.
+    """Outputs of detections as pairs of rows, because rounding reorders detections, and moves scores over a threshold.
 
-    Each row of the smaller output is compared with the nearest of the other. What has less than half as many rows, or
-    rows of another kind, stays as it is, and is wrong.
+    Each row of the smaller output is paired with the nearest row of the other. If an output has less than half as many
+    rows as the other, or rows of another length, it is not paired and counts as wrong.
     """
     ours, theirs = [], []
     for a, b in zip(found, right):
@@ -246,10 +247,10 @@ def _paired(found: Arrays, right: Arrays) -> Tuple[Arrays, Arrays]:
 
 
 def worst_sqnr_db(found: Arrays, right: Arrays) -> float:
-    """The SQNR, dB, of the output that is furthest from what it should be; infinite where all are equal.
+    """The SQNR, dB, of the output with the largest error; infinite if all are equal.
 
-    An output that should be zero has no signal to compare its noise with, and does not count; one of another shape is
-    as wrong as can be.
+    An output that should be zero has no signal to compare its noise with, and is skipped. An output of another shape
+    has an SQNR of minus infinity.
     """
     worst = math.inf
     for a, b in zip(found, right):
@@ -263,9 +264,9 @@ def worst_sqnr_db(found: Arrays, right: Arrays) -> float:
 
 
 def worst_cosine(found: Arrays, right: Arrays) -> Optional[float]:
-    """The cosine of the output that is furthest from what it should be; None where one is not finite.
+    """The cosine of the output with the largest error; None if an output is not finite.
 
-    Two outputs of zeros are the same, one is as wrong as can be; so is another shape.
+    It is 1 for two outputs of zeros, and 0 if only one is zero or if the shapes differ.
     """
     worst = 1.0
     for a, b in zip(found, right):

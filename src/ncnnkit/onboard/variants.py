@@ -1,4 +1,4 @@
-"""A variant of a job: how its process loads it, and what is done around timing it."""
+"""A variant of a job: how its process loads it, and what surrounds its timing."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .protocol import NCNN, ClocksReport, JobVariant, MeasureJob, ProfileJob, Tu
 from .sampler import Sampler
 from .sysfs import system_memory_mb
 
-SPARE = 2.0  # what must be free for a process, of what it needs: a board whose memory is full swaps or kills
-BARE_MB = 100.0  # of a process with Python, NumPy and ncnn
+SPARE = 2.0  # the free memory must be this many times what a process needs; a board with full memory swaps or kills
+BARE_MB = 100.0  # MB of a process with Python, NumPy and ncnn
 
 
 def room_for(network_mb: float) -> float:
-    """How many more processes the memory has room for, each with a network that takes so much, MB."""
+    """How many more processes fit into the memory, each with a network of this size, MB."""
     free = system_memory_mb("MemAvailable")
     return math.inf if free is None else free / (SPARE * (network_mb + BARE_MB))
 
 
 class KeptOpen:
-    """A serving process that stays open between two steps where the memory has room for another one like it.
+    """A serving process that stays open between steps if the memory has room for another one like it.
 
-    On a small board it is opened anew for every step. A context manager; leaving it ends the process.
+    On a small board it is started again for every step. A context manager; leaving it ends the process.
 
     Args:
-        begin: starts it, ready for a step.
+        begin: starts the process and makes it ready for a step.
 
     Attributes:
-        peak_mb: the most that its network took, MB.
+        peak_mb: the largest memory of its network, MB.
     """
 
     def __init__(self, begin: Callable[[], Child]) -> None:
@@ -52,7 +52,7 @@ class KeptOpen:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[Child]:
-        """The process, for one step. One that failed is not used again."""
+        """The process, for one step. A process that failed is not used again."""
         child = self._child = self._child or self._begin()
         crowded = True
         try:
@@ -70,7 +70,7 @@ class KeptOpen:
 
 
 def begin(caches: str, *steps: Callable[[Child], object], engine: str = NCNN) -> Child:
-    """A new serving process that has done these steps; where one of them fails, there is none."""
+    """A new serving process that has done these steps. If a step fails, the process is ended."""
     child = Child(caches=caches, engine=engine)
     try:
         for step in steps:
@@ -83,7 +83,7 @@ def begin(caches: str, *steps: Callable[[Child], object], engine: str = NCNN) ->
 
 @contextlib.contextmanager
 def held_clocks(job: Union[MeasureJob, ProfileJob, TuneJob]) -> Iterator[Optional[ClocksReport]]:
-    """Hold the clocks, if the job wants it. What a killed run left fixed is put back in any case."""
+    """Hold the clocks, if the job asks for it. Clocks that a killed run left fixed are restored in any case."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     journal = Path(job.journal or os.path.join(cache, "ncnnkit", "clocks.json"))
     restore_clocks(journal)
@@ -95,7 +95,7 @@ def held_clocks(job: Union[MeasureJob, ProfileJob, TuneJob]) -> Iterator[Optiona
 
 
 def watching(variant: JobVariant) -> Sampler:
-    """What watches while this variant runs."""
+    """The sampler for a variant."""
     return Sampler(cpus=variant.cpus or None, on_gpu=variant.backend == "vulkan")
 
 
@@ -118,7 +118,7 @@ def on_the_cpu(variant: JobVariant, device: Optional[VulkanDevice]) -> bool:
 
 
 def write_whole(path: str, message: Any) -> None:
-    """Write JSON to a file that is there complete or not at all."""
+    """Write JSON to a file atomically."""
     partial = Path(path + ".part")
     partial.write_text(json.dumps(message))
     partial.replace(path)

@@ -1,20 +1,21 @@
-"""Rewrites that make a network smaller and faster and leave what it computes as it is.
+"""Rewrites that make a network smaller and faster without changing what it computes.
 
-A pass is a function ``(graph) -> int``: it changes the graph where that is certainly right, and says how many times it
-did. :data:`PASSES` names them all, in order. They do what ncnn's ncnnoptimize does, and look closer: where a rewrite is
-only right for some shapes, types or numbers, these are checked. Layers that compute in int8 are not touched.
+A pass is a function ``(graph) -> int``. It changes the graph where that is certainly correct, and returns the number of
+changes. :data:`PASSES` lists all passes, in order. They do what ncnn's ncnnoptimize does, with more checks: if a
+rewrite is only correct for some shapes, types or numbers, these are checked. Layers that compute in int8 are not
+changed.
 
 =====================  =========================================================================
 module                 what is in it
 =====================  =========================================================================
-constants              constants of one number; sums of scaled blobs
-eliminate              layers that change nothing
-replace                layers that have a cheaper or more fusable equal
-affine                 batch norm, scale, bias, … into the layer before
-activation             activations into the layer before
-penalties              the masks of attention, in numbers that 16 bits hold
-storage                fp16 weights
-shapes, wires          what is known of the blobs' shapes; who makes and who reads a blob
+constants              folds constants of one number; fuses sums of scaled blobs
+eliminate              removes layers that change nothing
+replace                replaces layers by cheaper ones, or by ones that can be fused
+affine                 fuses batch norm, scale, bias, … into the layer before
+activation             fuses activations into the layer before
+penalties              limits the masks of attention to numbers that 16 bits can hold
+storage                stores weights as fp16
+shapes, wires          the known shapes of blobs; the producer and the readers of each blob
 =====================  =========================================================================
 """
 
@@ -52,7 +53,7 @@ PASSES: tuple[Pass, ...] = (
     replace_convolution_on_vector,
     drop_unread_constants,
 )
-"""In order: first what stands between layers that could merge, then the merging, then what only then is superfluous."""
+"""In order: first removing layers between others that could be fused, then fusing, then removing what is left over."""
 
 
 M = TypeVar("M", Graph, Artifact)
@@ -63,14 +64,14 @@ def optimize(model: M, *, fp16: bool = False) -> M:
 
     Args:
         model: a Graph or an Artifact; not changed.
-        fp16: store the weights of the result as fp16 (see :func:`store_fp16`); they are rounded by it.
+        fp16: store the weights of the result as fp16, which rounds them; see :func:`store_fp16`.
 
     Returns:
         The same kind of model. Its inputs and outputs keep their names, and unchanged weights are shared.
         An Artifact keeps the preprocessing and the class names.
 
     Raises:
-        FormatError: the network is not well formed.
+        FormatError: the network is not valid.
 
     Example:
         >>> model = nk.convert("model.onnx")
@@ -83,17 +84,17 @@ def optimize(model: M, *, fp16: bool = False) -> M:
 
 
 def optimize_with_report(graph: Graph, *, fp16: bool = False, any_size: bool = False) -> tuple[Graph, dict[str, int]]:
-    """Like :func:`optimize`, and says how many rewrites each pass made, by the pass's name; none is left out.
+    """Like :func:`optimize`, but also returns: name of each pass -> the number of its rewrites.
 
     Args:
-        any_size: make only rewrites that are right for inputs of any size, and not for those of the Input layers alone.
+        any_size: make only rewrites that are correct for inputs of any size, not only for those of the Input layers.
     """
     graph.verify()
     better = graph.copy()
     if any_size:
         better.set_input_shapes([()] * len(graph.inputs))
     report = dict.fromkeys((rewrite.__name__ for rewrite in PASSES), 0)
-    while True:  # ends: no pass adds a layer, and each that replaces one gives it a type it does not look for
+    while True:  # this ends: no pass adds a layer, and none replaces a layer by a type that it looks for
         rewrites = sum(_run(rewrite, better, report) for rewrite in PASSES)
         if not rewrites:
             break

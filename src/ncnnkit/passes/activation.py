@@ -1,4 +1,4 @@
-"""Let a layer run the activation behind it on its own output."""
+"""Fuses an activation into the layer before it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACTIVATIONS: dict[str, Callable[[Any], tuple[int, tuple[float, ...]]]] = {
     "Mish": lambda p: (5, ()),
     "HardSwish": lambda p: (6, (p.alpha, p.beta)),
 }
-"""Layer type -> its number and numbers as ``activation_type`` and ``activation_params`` (ncnn's fused_activation.h)."""
+"""Layer type -> its ``activation_type`` and ``activation_params``. Source: ncnn's fused_activation.h."""
 
 
 def fuse_activation(graph: Graph) -> int:

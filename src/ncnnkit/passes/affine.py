@@ -1,8 +1,8 @@
-"""Fold what only scales and shifts channels into the layer before it.
+"""Fuses layers that only scale and shift channels into the layer before them.
 
-Two tables say all there is: how a follower is read as ``y = a * x + b`` (:data:`READERS`), and which weights of a
-producer ``a`` multiplies (:data:`FOLDED`); ``b`` goes into the bias. A chain of followers is composed in float64 first,
-so the weights are rounded once.
+There are two tables: how a follower is read as ``y = a * x + b`` (:data:`READERS`), and which weights of a producer are
+multiplied by ``a`` (:data:`FOLDED`). ``b`` is added to the bias. A chain of followers is first composed in float64, so
+the weights are rounded only once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .wires import LINEAR, Wires, is_float, may_merge
 Vector = NDArray[np.float64]
 
 FOLDED = {**dict.fromkeys(LINEAR, "weight"), "BatchNorm": "slope", "Scale": "scale"}
-"""Producer type -> the weight ``a`` multiplies. Its first axis is the output channel."""
+"""Producer type -> the weight that is multiplied by ``a``. Its first axis is the output channel."""
 
 
 @dataclass(frozen=True)
 class Affine:
-    """``y = a * x + b``; a and b have one value a channel, or one for all."""
+    """``y = a * x + b``. a and b have one value per channel, or one value for all."""
 
     a: Vector
     b: Vector
@@ -37,12 +37,13 @@ class Affine:
 
 @dataclass(frozen=True)
 class Output:
-    """A blob about to be scaled: the producer's output, and how its channels lie in it.
+    """The output of a producer, with the position of its channels.
 
     Attributes:
-        channels: how many the producer has.
-        shape: None where unknown.
-        outermost: the channels are the blob's first axis. Not so where InnerProduct maps the rows of a matrix.
+        channels: the number of the producer's output channels.
+        shape: the shape of the blob; None if unknown.
+        outermost: whether the channels are the blob's first axis. They are not if an InnerProduct maps the rows of a
+            matrix.
     """
 
     blob: str
@@ -51,7 +52,7 @@ class Output:
     outermost: bool
 
     def holds(self, constant: tuple[int, ...]) -> bool:
-        """Whether BinaryOp lays a constant of this shape along the channels, and leaves the blob's shape as it is."""
+        """Whether BinaryOp broadcasts a constant of this shape along the channels without changing the blob's shape."""
         if constant == (1,):
             return True  # one value for all
         if self.outermost and constant == (self.channels,):
@@ -89,7 +90,7 @@ def fuse_affine(graph: Graph) -> int:
 
 
 def _output(layer: Layer, shapes: dict[str, Shape | None]) -> Output | None:
-    """Where ``layer`` can take up an affine map; None where it cannot."""
+    """The output of ``layer`` if an affine map can be fused into the layer; otherwise None."""
     slot = FOLDED.get(layer.type)
     if slot not in layer.weights or not is_float(layer) or layer.params.get("activation_type"):
         return None
@@ -101,7 +102,7 @@ def _output(layer: Layer, shapes: dict[str, Shape | None]) -> Output | None:
 
 
 def _chain(layer: Layer, output: Output, wires: Wires) -> tuple[list[Layer], Affine]:
-    """The followers of ``layer`` that only scale and shift, and what they do together."""
+    """(the followers of ``layer`` that only scale and shift, their composition)."""
     chain: list[Layer] = []
     affine = Affine(np.ones(1), np.zeros(1))
     follower = wires.reader.get(output.blob)
@@ -116,7 +117,7 @@ def _chain(layer: Layer, output: Output, wires: Wires) -> tuple[list[Layer], Aff
 
 
 def _fold(layer: Layer, affine: Affine, channels: int) -> bool:
-    """Change the layer's weights. False, and nothing changes, where a result would overflow fp32."""
+    """Change the layer's weights. If a result would overflow fp32, nothing is changed, and the result is False."""
     slot = FOLDED[layer.type]
     a, b = (np.broadcast_to(v, (channels,)) for v in (affine.a, affine.b))
     folded: dict[str, NDArray[np.float32]] = {}
@@ -145,7 +146,7 @@ def _batch_norm(layer: Layer, output: Output, _: Wires) -> Affine | None:
     slope, mean, var, bias = (layer.array(name).astype(np.float64) for name in ("slope", "mean", "var", "bias"))
     with np.errstate(invalid="ignore"):
         deviation = np.sqrt(var + layer.p.eps)
-    deviation[deviation == 0] = 1e-4  # as ncnn has it
+    deviation[deviation == 0] = 1e-4  # as in ncnn
     a = slope / deviation
     return Affine(a, bias - a * mean)
 
@@ -158,7 +159,7 @@ def _scale(layer: Layer, output: Output, _: Wires) -> Affine | None:
 
 
 def _bias(layer: Layer, output: Output, _: Wires) -> Affine | None:
-    # Of a matrix or a vector, Bias shifts everything by its first value.
+    # For a matrix or a vector, Bias adds its first value to everything.
     fits = output.outermost and output.shape is not None and len(output.shape) >= 3
     if not (fits and layer.weights and layer.p.bias_data_size == output.channels):
         return None
@@ -171,7 +172,7 @@ def _dropout(layer: Layer, _: Output, __: Wires) -> Affine:
 
 _ONE, _NONE = np.ones(1), np.zeros(1)
 
-# op_type -> the map of x for `x op v` and for `v op x`; dividing by x is no such map.
+# op_type -> the affine map of x for `x op v` and for `v op x`; dividing by x is not affine.
 _MAPS: dict[int, tuple[Callable[[Vector], Affine] | None, Callable[[Vector], Affine] | None]] = {
     0: (lambda v: Affine(_ONE, v), lambda v: Affine(_ONE, v)),  # add
     1: (lambda v: Affine(_ONE, -v), lambda v: Affine(-_ONE, v)),  # subtract
@@ -206,4 +207,4 @@ READERS: dict[str, Callable[[Layer, Output, Wires], Affine | None]] = {
     "Dropout": _dropout,
     "BinaryOp": _binary_op,
 }
-"""Follower type -> what it does to a blob, read as an affine map; None where it is none, or not along the channels."""
+"""Follower type -> function that returns its affine map; None if it is not affine, or not along the channels."""

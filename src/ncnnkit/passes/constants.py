@@ -1,4 +1,4 @@
-"""Constants the file holds as MemoryData, and arithmetic with one number."""
+"""Constants in MemoryData layers, and arithmetic with one number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..model.graph import Graph, Layer
 from .shapes import infer
 from .wires import Wires, become, may_merge
 
-# op_type -> that of the same operation with its operands exchanged (ncnn's binaryop.h)
+# op_type -> the op_type of the same operation with exchanged operands (ncnn's binaryop.h)
 _EXCHANGED = {
     0: 0, 1: 7, 2: 2, 3: 8, 4: 4, 5: 5, 6: 9, 7: 1, 8: 3, 9: 6, 10: 11, 11: 10, 12: 13, 13: 12, 14: 14, 15: 16, 16: 15,
     17: 18, 18: 17,
@@ -19,7 +19,7 @@ _ADD, _MULTIPLY = 0, 2
 
 
 def fold_scalar(graph: Graph) -> int:
-    """Put a constant of one number into the BinaryOp that reads it."""
+    """Move a constant of one number into the BinaryOp that reads it."""
     rewrites = 0
     shapes = infer(graph)
     with Wires(graph) as wires:
@@ -31,7 +31,7 @@ def fold_scalar(graph: Graph) -> int:
                 if constant is None:
                     continue
                 data = constant.array("data")
-                # A scalar changes no shape; a constant with more axes than the other operand adds them.
+                # A scalar never changes the shape, but a constant with more axes than the other operand adds axes.
                 keeps_shape = data.ndim == 1 or (other is not None and len(other) >= data.ndim)
                 if data.size != 1 or not keeps_shape or not math.isfinite(data.flat[0]):
                     continue
@@ -72,7 +72,7 @@ def fuse_scaled_add(graph: Graph) -> int:
 
 
 def _factor(maker: Layer, reader: Layer) -> Layer | None:
-    """The layer that made a blob, if all it does is to multiply by one number."""
+    """The layer that made a blob, if it only multiplies by one number."""
     p = maker.p
     if maker.type == "BinaryOp" and p.with_scalar and p.op_type == _MULTIPLY and may_merge(reader, maker):
         return maker
@@ -82,8 +82,7 @@ def _factor(maker: Layer, reader: Layer) -> Layer | None:
 def drop_unread_constants(graph: Graph) -> int:
     """Drop constants that no layer reads.
 
-    A constant that is an output of the network by intention has one of the names pnnx gives outputs (out0, out1, …)
-    and stays.
+    A constant with a name that pnnx gives to outputs (out0, out1, …) is an intended output of the network, and stays.
     """
     with Wires(graph) as wires:
         unread = [

@@ -1,4 +1,4 @@
-"""Drop layers that change nothing."""
+"""Removes layers that change nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _is_single_pixel(layer: Layer, shape: _Shape) -> bool:
     p = layer.p
     window = (p.kernel_w, p.kernel_h, p.stride_w, p.stride_h) == (1, 1, 1, 1)
     pads = p.pad_left or p.pad_right or p.pad_top or p.pad_bottom
-    keeps_shape = shape is not None and len(shape) == 3  # of less it makes three axes
+    keeps_shape = shape is not None and len(shape) == 3  # with fewer axes the output gets three
     return bool(window and keeps_shape and not pads and not p.global_pooling and not p.adaptive_pooling)
 
 
@@ -35,16 +35,17 @@ IDENTITIES: dict[str, Callable[[Layer, _Shape], bool]] = {
     "Pooling": _is_single_pixel,
     "Split": lambda layer, _: True,
 }
-"""Layer type -> whether one with as many outputs as inputs hands them on unchanged, given the first input's shape."""
+"""Layer type -> whether a layer with as many outputs as inputs passes them on unchanged, given the first input's
+shape."""
 
 
 def eliminate_identity(graph: Graph) -> int:
-    """Drop Dropout, Noop, a Split or Concat of one, a Pooling of single pixels, adding 0 and multiplying by 1."""
+    """Remove Dropout, Noop, Split and Concat of one blob, Pooling of single pixels, adding 0, multiplying by 1."""
     return _eliminate(graph, lambda layer, shape: layer.type in IDENTITIES and IDENTITIES[layer.type](layer, shape))
 
 
 def eliminate_flatten(graph: Graph) -> int:
-    """Drop a Flatten, or a Reshape to one axis, of what is a vector already."""
+    """Remove a Flatten, or a Reshape to one axis, of a vector."""
 
     def flattens(layer: Layer) -> bool:
         p = layer.p
@@ -62,7 +63,7 @@ def _eliminate(graph: Graph, is_identity: Callable[[Layer, _Shape], bool]) -> in
     with Wires(graph) as wires:
         for layer in wires:
             if layer.inputs and len(layer.inputs) == len(layer.outputs) and is_identity(layer, shapes[layer.inputs[0]]):
-                # What it hands on keeps its shape, so the shapes inferred before stay true.
+                # Its output has the shape of its input, so the inferred shapes stay valid.
                 rewrites += wires.skip(layer)
             elif layer.type == "Noop" and not layer.inputs and not any(b in wires.reader for b in layer.outputs):
                 wires.drop(layer)
@@ -71,7 +72,7 @@ def _eliminate(graph: Graph, is_identity: Callable[[Layer, _Shape], bool]) -> in
 
 
 def eliminate_reshape_before_binaryop(graph: Graph) -> int:
-    """Drop the Reshape of a vector to 1x1 pixels where BinaryOp lays it along the channels by itself."""
+    """Remove the Reshape of a vector to 1x1 pixels if BinaryOp broadcasts the vector along the channels anyway."""
     rewrites = 0
     shapes = infer(graph)
     with Wires(graph) as wires:

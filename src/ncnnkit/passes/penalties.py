@@ -1,4 +1,4 @@
-"""What attention adds to the scores of what must not be seen."""
+"""Limits what masked attention adds to the scores of masked positions."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from .wires import is_float
 _ADD, _MULTIPLY = 0, 2
 FP16_MOST = 65504.0
 PENALTY = 2.0**15
-"""fp16 and bf16 hold it, and e to its negative is zero in fp32."""
+"""fp16 and bf16 can hold this number, and e^-number is zero in fp32."""
 
 _CARRIERS = frozenset({"Reshape", "Permute", "ExpandDims", "Squeeze", "Flatten", "Crop", "Tile", "Concat"})
-"""Layers that hand values on as they are, in another order or shape."""
+"""Types of layers that pass values on unchanged, in another order or shape."""
 
 _MASK = 3
 """The input of SDPA that is added to the scores."""
 
 
 def bound_penalties(graph: Graph) -> int:
-    """Make the penalty of a mask one that 16 bits hold.
+    """Replace the penalty of a mask by a number that 16 bits can hold.
 
-    Exports of transformers multiply ``1 - mask`` by the lowest number of fp32. In fp16 and bf16 this is infinity, and
-    infinity times zero is not a number: all outputs are lost. Behind a Softmax -32768 does the same, because e^-32768
-    is zero. The result differs only where all that there is must not be seen.
+    Exported transformers multiply ``1 - mask`` by the lowest number of fp32. In fp16 and bf16 this is infinity, and
+    infinity times zero is NaN, so all outputs are lost. Before a Softmax, -32768 has the same effect, because e^-32768
+    is zero. The result differs only if all positions are masked.
 
-    A factor that fp16 cannot hold is taken for a penalty if all that follows from the product is added to the scores
-    of a Softmax or an SDPA.
+    A factor that fp16 cannot hold is a penalty if the product is only used in sums with the scores of a Softmax or an
+    SDPA.
     """
     rewrites = 0
     uses = Uses(graph)
@@ -44,7 +44,7 @@ def bound_penalties(graph: Graph) -> int:
 
 
 def _only_penalises(blob: str, uses: Uses) -> bool:
-    """Whether a value ends in the scores of attention, and nowhere else."""
+    """Whether a value is only added to the scores of attention."""
     readers = uses.readers(blob)
     return bool(readers) and not uses.is_output(blob) and all(_penalises(each, blob, uses) for each in readers)
 

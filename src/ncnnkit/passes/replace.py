@@ -1,4 +1,4 @@
-"""Replace layers by ones that do the same for less."""
+"""Replaces layers by cheaper equivalent ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _POOLING = {3: 1, 4: 0}  # Reduction's operation -> Pooling's pooling_type: mean
 
 
 def replace_prelu(graph: Graph) -> int:
-    """PReLU with one slope is a leaky ReLU, which others can fuse."""
+    """Replace a PReLU with one slope by a leaky ReLU, which can be fused."""
     rewrites = 0
     for layer in graph.layers:
         if layer.type == "PReLU" and layer.p.num_slope == 1 and "slope" in layer.weights:
@@ -22,7 +22,7 @@ def replace_prelu(graph: Graph) -> int:
 
 
 def replace_reduction(graph: Graph) -> int:
-    """The mean or the maximum over a blob's pixels is a global Pooling, whether one Reduction takes it or two."""
+    """Replace one or two Reductions to the mean or the maximum over a blob's pixels by a global Pooling."""
     rewrites = 0
     shapes = infer(graph)
     with Wires(graph) as wires:
@@ -42,7 +42,7 @@ def replace_reduction(graph: Graph) -> int:
 
 
 def _reductions(layer: Layer, wires: Wires) -> list[Layer] | None:
-    """The Reductions from ``layer`` on that together leave a vector of channels, each over pixels alike."""
+    """The Reductions, beginning with ``layer``, that together reduce pixels to a vector of channels."""
     left, chain = ["c", "h", "w"], [layer]
     first = layer.p
     while True:
@@ -60,9 +60,9 @@ def _reductions(layer: Layer, wires: Wires) -> list[Layer] | None:
 
 
 def replace_convolution_on_vector(graph: Graph) -> int:
-    """A 1x1 Convolution on a vector, as global Pooling and InnerProduct give it, is an InnerProduct.
+    """Replace a 1x1 Convolution on a vector (the output of a global Pooling or an InnerProduct) by an InnerProduct.
 
-    ncnn has it so, too, and asks for the replacement: it means to drop its own.
+    ncnn does this, too, and recommends the replacement, because it intends to remove its own support.
     """
     rewrites = 0
     shapes = infer(graph)

@@ -1,4 +1,4 @@
-"""What passes that are only right for some shapes know of the blobs' shapes."""
+"""The shapes of blobs, for passes that are only correct for some shapes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ..model.shapes import Shape
 
 
 def infer(graph: Graph) -> dict[str, Shape | None]:
-    """Shape of every blob; None where not even the number of axes is certain.
+    """The shape of every blob; None if not even the number of axes is certain.
 
-    The input shapes a file gives are a hint that ncnn never reads. Where they contradict the layers, they are ignored.
+    The input shapes in a file are a hint that ncnn never reads. If they contradict the layers, they are ignored.
     """
     try:
         return graph.infer_shapes()
@@ -18,5 +18,5 @@ def infer(graph: Graph) -> dict[str, Shape | None]:
         pass
     try:
         return graph.infer_shapes([None] * len(graph.inputs))
-    except ModelError:  # it cannot run, whatever it is given
+    except ModelError:  # the network cannot run with any input
         return dict.fromkeys((blob for layer in graph.layers for blob in layer.outputs), None)

@@ -1,4 +1,4 @@
-"""How weights are stored."""
+"""The storage of weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .wires import is_float
 def store_fp16(graph: Graph) -> int:
     """Store weights as fp16, as ``ncnnoptimize … 65536`` and ncnn2int8 do.
 
-    That is every block a file can tag with its storage; biases and other plain blocks stay fp32, as do the weights of
-    int8 layers and blocks with a value fp16 cannot hold, which ncnnoptimize would turn into infinity.
+    This concerns all blocks for which the file can record a storage. Biases and other plain blocks stay fp32. So do the
+    weights of int8 layers, and blocks with a value that fp16 cannot hold (ncnnoptimize would make it infinite).
 
     Returns:
         The number of blocks changed.

@@ -1,4 +1,4 @@
-"""The wiring a pass works on: who makes and who reads each blob, kept true while layers merge and vanish."""
+"""The wiring of a graph: the producer and the readers of each blob, kept up to date while a pass changes layers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ..model.graph import Graph, Layer
 from ..model.ops import OPS, Value
 
 LINEAR = frozenset(name for name, op in OPS.items() if {"num_output", "activation_type"} <= op.by_name.keys())
-"""Convolutions and deconvolutions of all kinds, and InnerProduct: weights, a bias, then an activation of their own."""
+"""Convolutions and deconvolutions of all kinds, and InnerProduct: they have weights, a bias and a fused activation."""
 
 
 class Wires:
-    """A graph while one pass rewires it; use it in a ``with`` block.
+    """A graph while a pass changes it. Use it in a ``with`` block.
 
-    Iterating gives the layers in running order, without those dropped meanwhile; they leave the graph at the end of
-    the block. A well-formed graph has one reader a blob at most, so every map is one to one.
+    Iterating gives the layers in the order of execution, without dropped ones. Dropped layers are removed from the
+    graph at the end of the block. In a valid graph, a blob has at most one reader.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -41,14 +41,14 @@ class Wires:
         return (layer for layer in self.graph.layers if id(layer) not in self._gone)
 
     def follower(self, layer: Layer) -> Layer | None:
-        """The one layer that reads the one output of ``layer``, if it may merge into it (its feature mask allows)."""
+        """The only reader of the only output of ``layer``, if its feature mask allows fusing it into ``layer``."""
         follower = self.reader.get(layer.outputs[0]) if len(layer.outputs) == 1 else None
         return follower if follower and may_merge(layer, follower) else None
 
     def absorb(self, layer: Layer, follower: Layer) -> None:
-        """``layer`` now makes the blob ``follower`` made, in its place; ``follower`` is dropped.
+        """Let ``layer`` make the blob that ``follower`` made, at the follower's place, and drop ``follower``.
 
-        The place matters where the blob is an output: a network's outputs have the order of the file.
+        The place matters if the blob is an output, because a network's outputs have the order of the file.
         """
         del self.maker[layer.outputs[0]]
         self.reader.pop(layer.outputs[0], None)
@@ -58,15 +58,15 @@ class Wires:
         self._gone.add(id(follower))
 
     def skip(self, layer: Layer) -> bool:
-        """Drop a layer with as many outputs as inputs, each the copy of one: its readers read the inputs instead.
+        """Drop a layer whose outputs are copies of its inputs. Its readers then read the inputs.
 
         Returns:
-            False, and nothing is done, where the network's inputs and outputs would not keep their names and order.
+            False, without any change, if the network's inputs and outputs would not keep their names and order.
         """
         pairs = list(zip(layer.inputs, layer.outputs, strict=True))
         if any(after not in self.reader for _, after in pairs):
-            # An output of the network keeps its name, so what makes the blob before it must make it instead. What a
-            # Noop makes and no layer reads is no output of the network, and must not become one.
+            # An output of the network keeps its name, so the producer of the blob before it must make it instead. An
+            # unread blob of a Noop is not an output of the network, and must not become one.
             maker = self.maker[layer.inputs[0]]
             if len(pairs) > 1 or len(maker.outputs) > 1 or maker.type == "Input" or layer.type == "Noop":
                 return False
@@ -80,18 +80,18 @@ class Wires:
         return True
 
     def constant(self, blob: str) -> Layer | None:
-        """The MemoryData a blob holds, whether a Split copied it or not; None for other blobs and absent weights."""
+        """The MemoryData of a blob, also through a Split; None for other blobs and for missing weights."""
         maker = self.maker[blob]
         while maker.op.copies:
             maker = self.maker[maker.inputs[0]]
         return maker if maker.type == "MemoryData" and "data" in maker.weights else None
 
     def unread(self, blob: str) -> None:
-        """Nobody reads this constant any more: drop it, or the copy a Split made of it."""
+        """Drop a constant that nobody reads any more, or its copy by a Split."""
         self.reader.pop(blob, None)
         maker = self.maker.pop(blob)
         maker.outputs.remove(blob)
-        maker.params.pop("shape_hints", None)  # they count one shape an output
+        maker.params.pop("shape_hints", None)  # they have one shape per output
         if not maker.outputs:
             self._gone.add(id(maker))
             for before in maker.inputs:
@@ -105,18 +105,18 @@ class Wires:
 
 
 def may_merge(layer: Layer, follower: Layer) -> bool:
-    """Whether ``layer`` has every feature off that ``follower`` has off: a merged layer has ``layer``'s mask."""
+    """Whether ``layer`` disables every feature that ``follower`` disables: a fused layer has the mask of ``layer``."""
     off = int(follower.params.get("featmask", 0))  # type: ignore[arg-type]
     return not off & ~int(layer.params.get("featmask", 0))  # type: ignore[arg-type]
 
 
 def is_float(layer: Layer) -> bool:
-    """Whether a layer computes in floating point, with weights of its own."""
+    """Whether a layer computes in floating point, with its own weights."""
     p = layer.params
     return not (p.get("int8_scale_term") or p.get("quantize_term") or p.get("dynamic_weight"))
 
 
 def become(layer: Layer, type: str, params: dict[str, Value]) -> None:
-    """Make a layer one of another type, in place; its name, blobs, shape hints and feature mask stay."""
+    """Change the type of a layer in place. Its name, blobs, shape hints and feature mask stay."""
     kept = {key: value for key, value in layer.params.items() if key in ("shape_hints", "featmask")}
     layer.type, layer.params, layer.weights = type, {**params, **kept}, {}

@@ -1,1 +1,1 @@
-"""Which precision each layer gets, so that the network is fastest on a device within a limit."""
+"""Chooses a precision for each layer, so that the network is as fast as possible on a device within a limit."""

@@ -1,4 +1,4 @@
-"""The mixed model as a graph: each layer in the form chosen for it, masks, and Casts between."""
+"""Builds the mixed model as a graph: each layer in the form chosen for it, with masks, and Casts between layers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ..quantization.stepper import padding
 from ..samples.stream import Samples
 from .costs import Costs, to_float
 
-MEAN_SAMPLES = 16  # for one number a channel
+MEAN_SAMPLES = 16  # enough for one mean per channel
 
 
 @dataclass(frozen=True, eq=False)
 class Forms:
-    """What each layer of a network can be made into.
+    """The forms that each layer of a network can have.
 
     Attributes:
         exact: the fp32 network.
-        fitted: the same, layer for layer, with int8 layers that are not finished
+        fitted: the same network, layer for layer, with int8 layers that are not finished
             (:class:`ncnnkit.quantization.Quantized`).
-        winograd: layer -> its int8 form that Winograd kernels compute rightly; absent where there is none.
+        winograd: layer -> its int8 form that Winograd kernels compute correctly; absent if there is none.
     """
 
     exact: Graph
@@ -61,9 +61,9 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples, budget: Budget = U
     Args:
         exact: the fp32 network.
         fitted: the same with int8 layers.
-        samples: they say what layers read on average, for the bias of those that get weights of 6 bits. The first
-            few are read.
-        budget: how many these may be.
+        samples: for the mean inputs of layers that get 6-bit weights, which correct their biases. Only the first few
+            are read.
+        budget: limits how many samples are read.
 
     Raises:
         RuntimeFailure: ncnn crashed.
@@ -73,7 +73,7 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples, budget: Budget = U
         for original, int8 in zip(exact.layers, fitted.layers, strict=True)
         if int8.params.get("int8_scale_term") and runs_winograd(original)
     }
-    # Left alone where 8 bits are safe: most of a network's layers, so few means are needed.
+    # Skips layers for which 8 bits are safe. These are most layers, so few means are needed.
     coarse = [name for name, (_, int8) in pairs.items() if winograd_may_overflow(np.asarray(int8.weights["weight"]))]
     made = {name: int8 for name, (_, int8) in pairs.items() if name not in coarse}
     means: dict[str, NDArray[np.float64]] = {}
@@ -90,14 +90,14 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples, budget: Budget = U
 def with_six_bits(original: Layer, int8: Layer, mean: NDArray[np.float64]) -> Layer:
     """An int8 convolution with 6-bit weights, rounded from the original's.
 
-    The bias of ``int8`` was fitted to its own weights: it takes back what their rounding does to the mean of each
-    output channel. Coarser weights do something else to it, most of all where zero points moved the mean of the input
-    far from zero, so the bias is moved by the difference.
+    The bias of ``int8`` was fitted to the 8-bit weights: it compensates how their rounding changes the mean of each
+    output channel. 6-bit weights change the mean differently, most of all if zero points moved the mean of the input
+    far from zero. So the bias is corrected by the difference.
 
     Args:
         original: the layer in fp32.
         int8: the layer with 8-bit weights.
-        mean: float64 (channels, kernel_h, kernel_w), what the layer reads on average (:func:`mean_windows`).
+        mean: float64 (channels, kernel_h, kernel_w), the mean of what the layer reads (:func:`mean_windows`).
     """
     made = int8.copy()
     fine = int8.array("weight_scales").astype(np.float64)
@@ -115,12 +115,12 @@ def with_six_bits(original: Layer, int8: Layer, mean: NDArray[np.float64]) -> La
 
 
 def mean_windows(graph: Graph, names: list[str], samples: Samples) -> dict[str, NDArray[np.float64]]:
-    """What 3×3 convolutions of stride 1 read on average over the places of their output, padding included.
+    """The mean of what 3×3 convolutions of stride 1 read, over all positions of their output, with the padding.
 
     Args:
         graph: an fp32 network.
-        names: of these convolutions.
-        samples: to run it on.
+        names: the names of these convolutions.
+        samples: the samples to run the network on.
 
     Returns:
         Layer -> float64 (channels, 3, 3).
@@ -148,11 +148,11 @@ def _mean_window(layer: Layer, blob: NDArray[np.float32]) -> NDArray[np.float64]
 
 
 def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph:
-    """One ``.param/.bin`` in which each layer has its choice.
+    """One network in which each layer has its choice.
 
-    Int8 layers, feature masks for all, and a Cast where a layer cannot read what the one before it hands on
-    (:mod:`ncnnkit.plan.costs`). Where a device has fp16, too, outputs in bf16 get a Cast: ncnn's extractor takes 16
-    bits for fp16 there (``Extractor::extract`` in its ``net.cpp``).
+    It has int8 layers, feature masks for all layers, and a Cast where a layer cannot read the output of the layer
+    before it (:mod:`ncnnkit.plan.costs`). If a device also has fp16, bf16 outputs get a Cast, because ncnn's extractor
+    takes 16-bit outputs for fp16 there (``Extractor::extract`` in its ``net.cpp``).
     """
     exact = forms.exact
     made, uses, names = Graph(), exact.uses(), Names(exact)

@@ -1,13 +1,13 @@
-"""What a mixed-precision plan adds up: each layer's time at every precision, and that of conversions between layers.
+"""The costs of a mixed-precision plan: the time of each layer at each precision, and of conversions between layers.
 
-A plan gives each layer a *choice*. The network is loaded with fp16 and bf16 both allowed, and each layer's featmask
+A plan gives each layer a *choice*. The network is loaded with both fp16 and bf16 allowed. The featmask of each layer
 (:data:`~ncnnkit.model.precision.MASKS`) forbids what its choice must not use. :mod:`ncnnkit.plan.timing` measures the
 times.
 
-**A layer that may not use bf16 takes a bf16 blob for fp32**, and reads beyond its end: ncnn converts for layers that
-cannot use bf16, not for those that may not (``convert_layout`` in its ``net.cpp``). A plan must put :func:`to_float`
-between the two (:attr:`Costs.makes` and :attr:`Costs.reads` say where), and mask the Splits, which would otherwise cast
-to bf16 for readers that may not use it. From fp32 to bf16 ncnn converts by itself.
+**A layer whose mask forbids bf16 takes a bf16 blob for fp32**, and reads beyond its end. ncnn converts for layers that
+do not support bf16, but not for layers whose mask forbids it (``convert_layout`` in its ``net.cpp``). So a plan must
+put :func:`to_float` between the two (:attr:`Costs.makes` and :attr:`Costs.reads` say where). It must also mask the
+Splits, which would otherwise cast to bf16 for readers that may not use it. ncnn itself converts from fp32 to bf16.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..model.graph import Graph, Layer
 from ..model.ops import CAST_TYPES
 from ..model.precision import FLOATS, INT8, MASKS, WINOGRAD
 
-_CREDIBLE = (0.5, 2.0)  # factors of a calibration; beyond, a choice has too small a part in its network to be measured
+_CREDIBLE = (0.5, 2.0)  # plausible factors; beyond them, too few layers had the choice to measure its factor
 
 Kind = str
 """How the values of a blob are stored: ``float`` (32 bits), ``fp16``, ``bf16`` or ``int8``."""
@@ -33,12 +33,12 @@ class Costs:
     """Measured costs in ms.
 
     Attributes:
-        layers: (layer, choice, int8_in, int8_out) -> ms; what is absent cannot be had.
+        layers: (layer, choice, int8_in, int8_out) -> ms; absent combinations are impossible.
         conversions: (blob root, from kind, to kind) -> ms of one reader's conversion.
-        reads: (layer, choice) -> the kind of blob a layer reads without converting.
+        reads: (layer, choice) -> the kind of blob that a layer reads without converting.
         makes: (layer, choice) -> the kind of its output blob, if that is not int8.
         free: names of layers that cost nothing.
-        scales: what the measured ms of a choice are multiplied by; see :func:`calibrated`.
+        scales: choice -> factor by which its measured times are multiplied; see :func:`calibrated`.
     """
 
     layers: Mapping[tuple[str, str, bool, bool], float]
@@ -49,21 +49,22 @@ class Costs:
     scales: Mapping[str, float] = field(default_factory=dict)
 
     def has(self, layer: str, choice: str) -> bool:
-        """Whether a layer that costs something can have this choice."""
+        """Whether this choice is possible for a layer that costs something."""
         return (layer, choice) in self.reads
 
     def choices(self, layer: str) -> list[str]:
-        """The choices a layer has; none where it costs nothing."""
+        """The possible choices of a layer; empty if it costs nothing."""
         return [choice for choice in MASKS if self.has(layer, choice)]
 
     def ms(self, layer: str, choice: str, int8_in: bool = False, int8_out: bool = False) -> float:
-        """A layer's cost, reading and making blobs of its own kind, or int8. Raises KeyError where it cannot be had."""
+        """The cost of a layer that reads and makes blobs of its own kind, or int8. Raises KeyError if that is
+        impossible."""
         if layer in self.free:
             return 0.0
         return self.layers[layer, choice, int8_in, int8_out] * self.scales.get(choice, 1.0)
 
     def convert_ms(self, root: str, source: Kind, target: Kind) -> float:
-        """The cost of converting a blob for one reader. Between fp16 and bf16 the way is over fp32."""
+        """The cost of converting a blob for one reader. Between fp16 and bf16 ncnn converts via fp32."""
         if source == target or "int8" in (source, target):
             return 0.0
         if "float" not in (source, target):
@@ -71,7 +72,7 @@ class Costs:
         return self.conversions[root, source, target]
 
     def scaled(self, scales: Mapping[str, float]) -> Costs:
-        """The same with other factors."""
+        """The same costs with other factors."""
         return replace(self, scales=dict(scales))
 
 
@@ -79,7 +80,7 @@ class Costs:
 
 
 def predict(graph: Graph, costs: Costs, plan: Mapping[str, str]) -> float:
-    """The latency of a network whose layers have the choices of ``plan``, in ms."""
+    """The latency, ms, of a network whose layers have the choices of ``plan``."""
     uses = graph.uses()
     chained = chains(graph, plan)
     layers = [layer for layer in graph.layers if layer.op.computes]
@@ -96,7 +97,8 @@ def predict(graph: Graph, costs: Costs, plan: Mapping[str, str]) -> float:
 
 
 def chains(graph: Graph, plan: Mapping[str, str]) -> set[str]:
-    """The blobs, by root, that are handed on as int8: those an int8 convolution makes and only such read."""
+    """The roots of the blobs that are passed as int8: an int8 convolution makes them, and only int8 convolutions read
+    them."""
     uses = graph.uses()
 
     def fits(layer: Layer) -> bool:
@@ -110,22 +112,22 @@ def chains(graph: Graph, plan: Mapping[str, str]) -> set[str]:
 
 
 def uniform(graph: Graph, costs: Costs, choice: str, otherwise: str = "fp32") -> dict[str, str]:
-    """The plan that gives every layer one choice, and those that cannot have it another."""
+    """The plan with one choice for all layers. Layers for which it is impossible get another one."""
     names = [layer.name for layer in graph.layers if layer.op.computes]
     return {name: choice if costs.has(name, choice) else otherwise for name in names}
 
 
 def calibrated(costs: Costs, graph: Graph, latencies: Mapping[str, float]) -> Costs:
-    """Costs scaled so that uniform plans come out as measured.
+    """Costs, scaled so that the predictions of uniform plans equal the measured latencies.
 
-    A layer alone finds caches and memory a little otherwise than in its network, and to another degree at each
-    precision; one factor a choice takes that out, where the factor of each layer is unknown.
+    The caches of a layer that is timed alone hold other data than in its network, which changes its time a little, by
+    a different factor at each precision. The factor of each layer is unknown, so there is one factor per choice.
 
     Args:
         latencies: choice -> measured ms of the whole network with the plan :func:`uniform` gives for it.
     """
     fitted: dict[str, float] = {}
-    for choice in (*FLOATS, "int8"):  # the floats first: a uniform int8 network has layers of theirs
+    for choice in (*FLOATS, "int8"):  # floats first, because a uniform int8 network has floating-point layers, too
         if choice not in latencies:
             continue
         plan = uniform(graph, costs, choice)
@@ -134,13 +136,13 @@ def calibrated(costs: Costs, graph: Graph, latencies: Mapping[str, float]) -> Co
         if own > 0:
             low, high = _CREDIBLE
             fitted[choice] = min(max((latencies[choice] - others) / own, low), high)
-    if "int8" in fitted:  # few layers have Winograd; their share of a network would not show
+    if "int8" in fitted:  # too few layers use Winograd to measure a factor of their own
         fitted[WINOGRAD] = fitted["int8"]
     return costs.scaled(fitted)
 
 
 def to_float(name: str, source: Kind, read: str, made: str) -> Layer:
-    """A layer that turns a blob of 16 bits into fp32, for a reader that may not use these bits."""
-    # Masked itself, or ncnn would convert what it reads before it does.
+    """A Cast of a 16-bit blob to fp32, for a reader whose mask forbids the 16-bit type."""
+    # The Cast is masked, too. Otherwise ncnn would convert its input before it does.
     params = {"type_from": CAST_TYPES[source], "type_to": CAST_TYPES["float"], "featmask": MASKS["fp32"]}
     return Layer("Cast", name, [read], [made], params=dict(params))

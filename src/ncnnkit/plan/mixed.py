@@ -1,4 +1,4 @@
-"""A mixed-precision plan: which precision each layer gets, what was predicted of it, and why."""
+"""A mixed-precision plan: the precision of each layer, the reasons, and the predictions."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class MixedPlan:
     Attributes:
         graph: the mixed model, ready to ship.
         choices: layer -> its choice.
-        options: layer -> what it could have been, with the predicted ms and noise over signal of each.
-        predicted_ms: latency of the whole.
-        predicted_noise: noise over signal, the mean over the outputs.
-        errors: on the held-back samples, measured where the model will run.
-        unmet: the requirements that it does not satisfy on the held-back samples, in words; a latency is predicted.
-        few: the requirements that the samples which judged it are too few for; see :meth:`Requirements.too_few`.
+        options: layer -> its options, each with the predicted time, ms, and the predicted noise over signal.
+        predicted_ms: the predicted latency of the model.
+        predicted_noise: the predicted noise over signal, the mean over the outputs.
+        errors: the errors on the held-back samples, measured on the device.
+        unmet: the requirements that it does not satisfy on the held-back samples, in words; the latency is predicted.
+        few: the requirements for which there are too few samples; see :meth:`Requirements.too_few`.
         refused: see :attr:`ncnnkit.comparison.judge.Judge.refused`.
-        front: from the fastest to the most exact, predicted; none is better than the plan in time and noise both.
-        repairs: how often the noise allowed was changed, because a run showed a larger error than allowed.
-        uniform_ms: precision -> latency of the model that has it everywhere, measured while planning. A machine's speed
-            changes: what was predicted holds at the speed of these.
+        front: the Pareto front of predicted plans, from the fastest to the most exact.
+        repairs: how often the allowed noise was changed because a measured error was larger than allowed.
+        uniform_ms: precision -> latency, ms, of the model that has this precision everywhere, measured while planning.
+                The speed of a machine changes; the predictions hold at the speed of these measurements.
     """
 
     graph: Graph
@@ -50,20 +50,20 @@ class MixedPlan:
 
     @property
     def holds(self) -> bool:
-        """Whether all requirements that the held-back samples can judge are kept to."""
+        """Whether it satisfies all requirements that the held-back samples can judge."""
         return not self.unmet
 
     def speed_at(self, fp32_ms: float | None) -> float:
-        """What predicted times are multiplied by where the fp32 model takes ``fp32_ms``."""
+        """The factor for predicted times on a machine where the fp32 model takes ``fp32_ms``."""
         return fp32_ms / self.uniform_ms["fp32"] if fp32_ms else 1.0
 
     def record(self, requirements: Requirements, site: Site, variants: Sequence[Variant]) -> Plan:
-        """What run.json holds of it.
+        """The record of the plan in run.json.
 
         Args:
-            requirements: that were asked for.
-            site: where the mixed model runs.
-            variants: of the run: what was measured of the mixed and of the fp32 model.
+            requirements: the requirements of the run.
+            site: the device on which the mixed model runs.
+            variants: the variants of the run, with the times of the mixed and of the fp32 model.
         """
         medians = {variant.name: variant.latency_ms.median for variant in variants if variant.latency_ms}
         mixed_ms, fp32_ms = (medians.get(site.variant(precision, "cpu")) for precision in ("mixed", "fp32"))
@@ -93,10 +93,10 @@ class MixedPlan:
         )
 
     def why(self, name: str, speed: float = 1.0) -> str:
-        """Why a layer got its precision, one sentence.
+        """Why a layer got its precision, in one sentence.
 
         Args:
-            name: of the layer.
+            name: the name of the layer.
             speed: see :meth:`speed_at`.
         """
         options = {option.choice: replace(option, ms=speed * option.ms) for option in self.options[name]}

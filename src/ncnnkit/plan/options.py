@@ -1,4 +1,4 @@
-"""A network's plan as a problem for the solver: what each layer can be, and what neighbours cost together."""
+"""The plan as a problem for the solver: the options of each layer, and the costs of pairs of neighbours."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .solve import Edge, Option
 def make_options(
     exact: Graph, costs: Costs, errors: Mapping[tuple[str, str], float], uniform_int8: float
 ) -> dict[str, list[Option]]:
-    """What each layer can be, with its time and the noise it adds to the outputs.
+    """The options of each layer, each with its time and the noise that it adds to the outputs.
 
-    The noise of the int8 layers alone is brought to the sum that the uniform int8 model shows.
+    The noises of the single int8 layers are scaled so that their sum equals the noise of the uniform int8 model.
 
     Args:
-        errors: (layer, choice) -> noise over signal with that layer alone; a choice that is absent cannot be had.
+        errors: (layer, choice) -> noise over signal with only that layer in this choice; absent choices are impossible.
         uniform_int8: noise over signal of the uniform int8 model.
     """
     alone = sum(error for (_, choice), error in errors.items() if choice == "int8" and math.isfinite(error))
@@ -38,7 +38,7 @@ def make_options(
 
 
 def make_edges(exact: Graph, costs: Costs) -> list[Edge]:
-    """What it costs, between a layer and its reader, to go from one precision to another; handing on int8 saves."""
+    """The cost of the transition between the choices of a layer and its reader. It is negative if they pass int8."""
     uses = exact.uses()
     edges = []
     for root in uses.roots:
@@ -65,7 +65,7 @@ def make_edges(exact: Graph, costs: Costs) -> list[Edge]:
 
 
 def _saving(costs: Costs, name: str, choice: str, form: tuple[bool, bool]) -> float:
-    """What a layer takes more, mostly less, with int8 at one end."""
+    """The additional time of a layer if one side of it is int8. It is mostly negative."""
     if (name, choice, *form) not in costs.layers or (name, choice, False, False) not in costs.layers:
         return 0.0
     return costs.ms(name, choice, *form) - costs.ms(name, choice)

@@ -18,8 +18,8 @@ _LATENCY = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms)?\s*", re.ASCII)
 
 
 RULE_OF_THREE = 3.0
-"""If none of n things is wrong, up to 3/n of others may be, with 95 % confidence. Source: Hanley and Lippman-Hand, "If
-nothing goes wrong, is everything all right?", JAMA 249, 1983."""
+"""The rule of three: if none of n things is wrong, the share of wrong things is at most 3/n, with 95 % confidence.
+Source: Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 249, 1983."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Requirement:
     """A figure with a bound.
 
     Attributes:
-        figure: which.
-        bound: the least value allowed, or the largest where less is better; in the figure's unit, a share as 0 to 1.
-        relative: whether the bound is a difference from the original's own value: -0.01 may lose one percent.
+        figure: the figure.
+        bound: the least value allowed, or the largest if less is better. It is in the figure's unit; a share is 0 to 1.
+        relative: whether the bound is a difference from the original's own value: -0.01 allows a loss of one percent.
 
     Example:
         >>> requirement = Requirement.parse("cosine>=0.999")
@@ -45,16 +45,16 @@ class Requirement:
     def parse(cls, text: str, figures: Mapping[str, Figure] | None = None) -> Requirement:
         """A requirement as the user writes it: ``cosine>=0.999``, ``mse<=0.01``, ``top1_agreement>=99.5%``.
 
-        A bound with a sign, of a figure against labels, is relative to the original: ``top1>=-1%`` may lose one
-        percent, and ``label_cer<=+1%`` may be one percent worse.
+        For a figure against labels, a bound with a sign is relative to the original: ``top1>=-1%`` allows a loss of
+        one percent, and ``label_cer<=+1%`` allows one percent more errors.
 
         Args:
             text: a figure, a relation and a bound.
-            figures: those there are; by default those of all tasks.
+            figures: the known figures; by default those of all tasks.
 
         Raises:
-            RecipeError: the text is no requirement, names an unknown figure, or its bound is impossible; or a package
-                is missing that the figure needs.
+            RecipeError: the text is not a requirement, the figure is unknown, the bound is impossible, or a package
+                that the figure needs is missing.
         """
         figures = all_figures() if figures is None else figures
         where, examples = f"require {text!r}", "such as 'cosine>=0.999', 'sqnr>=30' or 'mse<=0.01'"
@@ -82,10 +82,10 @@ class Requirement:
         return cls(figure, bound, relative)
 
     def against(self, original: Mapping[str, float | None]) -> Requirement:
-        """The same with its bound as a value.
+        """The same requirement with an absolute bound.
 
         Args:
-            original: the original's own figures, by their names.
+            original: the figures of the original itself, by their names.
         """
         value = original.get(self.figure.name)
         if not self.relative or value is None:
@@ -112,20 +112,20 @@ class Requirement:
 
     @property
     def needed(self) -> int:
-        """How many things must be judged to show that it holds, if none is wrong; 0 if it counts nothing."""
+        """How many things must be judged to show that it holds, if none is wrong; 0 if the figure is not a count."""
         allowed = 1 - self.bound if self.figure.at_least else self.bound
         if not self.figure.counts or self.figure.labelled or allowed <= 0:
             return 0
         return math.ceil(round(RULE_OF_THREE / allowed, 6))
 
     def record(self) -> RequirementRecord:
-        """What run.json holds of it."""
+        """The record of the requirement in run.json."""
         return RequirementRecord(figure=self.figure.name, bound=self.bound, text=str(self))
 
     def excess(self, value: float) -> float:
-        """The noise power of a value over the noise power allowed: at most 1 where the requirement holds.
+        """The noise power of a value divided by the allowed noise power: at most 1 if the requirement holds.
 
-        Infinite where the value is not a number, and where there is noise and none is allowed.
+        It is infinite if the value is not a number, or if there is noise and none is allowed.
         """
         power, allowed = self.figure.power(value), self.figure.power(self.bound)
         if math.isnan(power):
@@ -143,8 +143,8 @@ class Requirements:
     """All requirements for a model.
 
     Attributes:
-        figures: the requirements of its outputs; all must hold.
-        max_latency_ms: the longest median latency, ms; None: any.
+        figures: the requirements of its outputs. All must hold.
+        max_latency_ms: the longest median latency allowed, ms; None: any.
 
     Example:
         >>> requirements = Requirements.parse(["cosine>=0.999", "sqnr>=30"], "20ms")
@@ -164,17 +164,17 @@ class Requirements:
         *,
         labelled: bool = True,
     ) -> Requirements:
-        """Requirements as the user writes them.
+        """Parse requirements as the user writes them.
 
         Args:
             require: such as ``["cosine>=0.999"]``.
             max_latency: such as ``20ms``; empty: any.
-            task: that the user named; None: it is guessed later, and any may be meant.
+            task: the task that the user named; None: it is guessed later, so figures of all tasks are allowed.
             labelled: whether the evaluation samples have labels.
 
         Raises:
-            RecipeError: one of them is none, is a figure of another task, a figure has two bounds, or needs labels
-                that are not given.
+            RecipeError: a text is not a requirement, a figure belongs to another task or has two bounds, or needs
+                labels and there are none.
         """
         known = all_figures() if task is None else all_figures(task)
         made = tuple(Requirement.parse(text, known) for text in require)
@@ -196,7 +196,7 @@ class Requirements:
         return cls(made, float(match[1]))
 
     def of(self, task: Task) -> Requirements:
-        """The requirements for a network of a task; those that the task names, where the user named none.
+        """The requirements for a network of a task; the task's own, if the user named none.
 
         Raises:
             RecipeError: the task has no such figure.
@@ -205,12 +205,12 @@ class Requirements:
         if not self.figures:
             return Requirements(tuple(Requirement.parse(each, known) for each in task.requires), self.max_latency_ms)
         self.check(task)
-        # Two tasks may have figures of one name: the task's own says what it is called.
+        # Two tasks may have figures of the same name, so the figure is looked up in the task.
         own = (replace(requirement, figure=known[requirement.figure.name]) for requirement in self.figures)
         return Requirements(tuple(own), self.max_latency_ms)
 
     def check(self, task: Task | type[Task]) -> None:
-        """Raises RecipeError where a task has no figure that is required."""
+        """Raise RecipeError if a task does not have a required figure."""
         known = {**OUTPUTS, **task.figures}
         for requirement in self.figures:
             if requirement.figure.name not in known:
@@ -220,16 +220,16 @@ class Requirements:
                 )
 
     def against(self, original: Mapping[str, float | None]) -> Requirements:
-        """The same with all bounds as values; see :meth:`Requirement.against`."""
+        """The same with absolute bounds; see :meth:`Requirement.against`."""
         return Requirements(tuple(each.against(original) for each in self.figures), self.max_latency_ms)
 
     def unmet(self, figures: Mapping[str, float | None], latency_ms: float | None) -> list[str]:
-        """The requirements that a model does not satisfy, a clause each; empty if it satisfies all.
+        """The requirements that a model does not satisfy, one clause each; empty if it satisfies all.
 
         Args:
             figures: figure -> its value for the worst output, as :meth:`ncnnkit.comparison.accuracy.Errors.figures`
-                gives them; infinity for the SQNR of exact outputs; None or absent where it is not known.
-            latency_ms: the median latency, ms; None where it was not timed.
+                gives them. The SQNR of exact outputs is infinity. Unknown figures are None or absent.
+            latency_ms: the median latency, ms; None if it was not timed.
         """
         reasons = [requirement.unmet(figures.get(requirement.figure.name)) for requirement in self.figures]
         if self.max_latency_ms is not None:
@@ -249,17 +249,19 @@ class Requirements:
         return max((requirement.excess(value) for requirement, value in known if value is not None), default=0.0)
 
     def too_few(self, counts: Mapping[str, int]) -> list[str]:
-        """The requirements that so few predictions cannot show, by the rule of three; a clause each.
+        """The requirements for which there are too few predictions by the rule of three, one clause each.
 
-        Of requirements that count the same things, the one that needs most of them is named.
+        Of requirements that count the same things, only the one that needs most is named.
 
         Args:
-            counts: figure -> how many things it is a share of, as
-                :meth:`ncnnkit.comparison.accuracy.Errors.counts` gives it.
+            counts: figure -> the number of things that it counts, as :meth:`ncnnkit.comparison.accuracy.Errors.counts`
+                gives it.
 
         Example:
             >>> Requirements.parse(["texts>=0.95"]).too_few({"texts": 16})
             ['only 16 texts. Even if it loses none of them, it may lose 19 % of others: equal texts ≥ 95 % takes 60']
+            >>> Requirements.parse(["texts>=0.95"]).too_few({"texts": 1})[0].partition(".")[0]
+            'too few texts: 1'
         """
         clauses = []
         about = [each for each in self.figures if counts.get(each.figure.name) and each.needed]
@@ -268,19 +270,20 @@ class Requirements:
             count = counts[strictest.figure.name]
             if count < strictest.needed:
                 lost = 100 * min(RULE_OF_THREE / count, 1.0)
+                few = f"only {count} {noun}" if count > 1 else f"too few {noun}: {count}"
                 clauses.append(
-                    f"only {count} {noun}. Even if it loses none of them, it may lose {lost:.0f} % of others: "
+                    f"{few}. Even if it loses none of them, it may lose {lost:.0f} % of others: "
                     f"{strictest} takes {strictest.needed}"
                 )
         return clauses
 
     def without_labels(self) -> Requirements:
-        """Those that can be judged on samples without labels; the same latency."""
+        """The requirements that samples without labels can judge, with the same latency."""
         return Requirements(tuple(r for r in self.figures if not r.figure.labelled), self.max_latency_ms)
 
     @property
     def texts(self) -> list[str]:
-        """Each of them, for people."""
+        """Each requirement as a text for the user."""
         latency = [] if self.max_latency_ms is None else [f"latency ≤ {self.max_latency_ms:g} ms"]
         return [*map(str, self.figures), *latency]
 

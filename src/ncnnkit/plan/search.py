@@ -1,9 +1,9 @@
-"""The plan: which precision each layer gets, so that the network is fastest on a device and still right enough.
+"""Finds the plan: a precision for each layer, so that the network is fast on a device and satisfies the requirements.
 
 sensitivity   the noise in the outputs caused by each layer alone
 timing        each layer's time in each precision, on the device
 solve         the fastest choice within a noise, by mixed-integer programming
-verify        run what was found, where it will run; where it is not what was predicted, correct and solve again
+verify        run the plan on the device; if the error is not as predicted, change the allowed noise and solve again
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from .timing import DeviceTiming, Shape, Timing, blob_shapes
 
 FRONT_POINTS = 10
 REPAIRS = 5
-MARGIN = 0.9  # of the noise allowed: what holds on a few held-back samples must hold on others
-KEPT_BYTES = 2**30  # of the samples that judge and of the exact outputs, on disk
-CLOSE = 1.5  # ratio of two noises between which no further plan is looked for
+MARGIN = 0.9  # share of the allowed noise, because other samples may have more noise than the few held-back ones
+KEPT_BYTES = 2**30  # bytes on disk for the judging samples and the exact outputs
+CLOSE = 1.5  # if the ratio of the two noises of the bracket is below this, the search ends
 _LEAST_NOISE = 1e-12
-BROKEN_SHRINK = 0.1  # of the noise allowed, where the plan's outputs are not numbers
+BROKEN_SHRINK = 0.1  # factor for the allowed noise after a plan with outputs that are not finite
 
 
 def float_choices(machine: Machine) -> tuple[str, ...]:
-    """The floating-point precisions worth trying on a machine, the most exact first."""
+    """The floating-point precisions to try on a machine, the most exact first."""
     able = "fp16-arithmetic" in machine.cpu_features
     return tuple(name for name in FLOATS if able or not PRECISIONS[name].fp16)
 
@@ -59,21 +59,21 @@ def find_plan(
     budget: Budget = UNBOUNDED,
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
-    """The fastest mixed model that satisfies the requirements; with a latency, the most accurate one within it.
+    """The fastest mixed model that satisfies the requirements. With a required latency: the most accurate within it.
 
     Args:
-        quantized: the network in fp32 and in int8. All its samples judge the plan, those that were held back first:
-            figures that count predictions need many samples. What int8 errs less on the samples it was fitted to is
-            added to the errors.
-        requirements: of the outputs against those in fp32, and of the latency. Those that need labels are left to the
-            evaluation.
+        quantized: the network in fp32 and in int8. All its samples judge the plan, first the held-back ones, because
+            figures that count predictions need many samples. The error on samples that int8 was fitted to is too
+            small, so it is corrected upwards.
+        requirements: of the outputs compared with fp32, and of the latency. Requirements that need labels are checked
+            in the evaluation instead.
         machine: the facts about the device.
-        threads: that the model will run with.
-        device: where it will run. There layers are timed, and the uniform models and the plan are judged; this
-            machine only measures what int8 does to each layer.
-        timing: where times come from; by default measured on the device.
+        threads: the number of threads of the model.
+        device: where the model will run. It times layers, and runs the uniform models and the plan. Only the errors of
+            single int8 layers are measured on this machine.
+        timing: the source of times; by default they are measured on the device.
         budget: what each step may compute.
-        progress: called with what is done.
+        progress: called with the progress.
 
     Raises:
         RuntimeFailure: the device does not answer, the network does not run in fp32, or a layer works at no precision.
@@ -81,13 +81,14 @@ def find_plan(
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device, budget)
     exact, fitted = quantized.exact, quantized.fitted
+    progress("exact outputs", 0, 0)
     shapes = blob_shapes(exact, quantized.judging[0])
     with Judge(exact, _judging(quantized, shapes, budget), quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
         int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
         progress("layer costs", 0, 0)
-        costs = timing.layers(exact, fitted, shapes, choices)
+        costs = timing.layers(exact, fitted, shapes, choices, of_step(progress, "layer costs"))
         uniforms = [choice for choice in choices if choice != WINOGRAD]
         models = {choice: mixed_graph(forms, uniform(exact, costs, choice), costs) for choice in uniforms}
         progress("uniform models", 0, 0)
@@ -110,7 +111,7 @@ def find_plan(
 
 
 def _judging(quantized: Quantized, shapes: Mapping[str, Shape], budget: Budget) -> Samples:
-    """As many of the samples as the budget and the disk allow; at least those held back."""
+    """The samples that judge: the held-back ones, and as many others as the budget and the disk allow."""
     inputs = (layer.outputs[0] for layer in quantized.exact.layers if layer.type == "Input")
     kept = sum(4 * math.prod(shapes[name]) for name in (*inputs, *quantized.exact.outputs))
     wanted = max(len(quantized.held), min(len(quantized.judging), KEPT_BYTES // max(kept, 1)))
@@ -121,10 +122,10 @@ def _judging(quantized: Quantized, shapes: Mapping[str, Shape], budget: Budget) 
 
 
 def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> float:
-    """The noise over signal that requirements come to, estimated from models whose figures and noise are known.
+    """The noise over signal that the requirements allow, estimated from models with known figures and noise.
 
-    Of a figure's excess it is known that it grows in proportion to the noise, so the model that is nearest to the bound
-    tells best. Infinite where every model keeps to everything with no excess at all, 0 where none is usable.
+    The excess of a figure is proportional to the noise, so the model nearest to the bound gives the best estimate. The
+    result is infinite if all models have no excess at all, and 0 if no model is usable.
     """
     known = [(errors.relative, requirements.excess(errors.figures())) for errors in models.values()]
     known = [(noise, excess) for noise, excess in known if math.isfinite(noise + excess)]
@@ -137,13 +138,13 @@ def allowed_noise(requirements: Requirements, models: Mapping[str, Errors]) -> f
 
 @dataclass(frozen=True, eq=False)
 class _Tried:
-    """A plan that was run.
+    """A plan that was run on the device.
 
     Attributes:
         found: the plan.
         graph: its model.
-        errors: of the model.
-        budget: the noise that it was allowed.
+        errors: the errors of the model.
+        budget: the noise that was allowed.
         excess: see :meth:`Requirements.excess`.
     """
 
@@ -156,7 +157,7 @@ class _Tried:
 
 @dataclass(eq=False)
 class _Bracket:
-    """The noise that a plan may have lies between the largest that held and the smallest that did not."""
+    """The interval of the allowed noise: from the largest noise that held to the smallest that did not."""
 
     holds: list[_Tried] = field(default_factory=list)
     fails: list[_Tried] = field(default_factory=list)
@@ -166,16 +167,17 @@ class _Bracket:
 
     @property
     def best(self) -> _Tried:
-        """The fastest that held."""
+        """The fastest plan that held."""
         return min(self.holds, key=lambda tried: tried.found.ms)
 
     @property
     def settled(self) -> bool:
-        """Whether nothing better is to be found: the first plan held, or the two ends are close together."""
+        """Whether the search is over: the first plan held, or the ends of the interval are close together."""
         return bool(self.holds) and (not self.fails or self._low * CLOSE >= self._high)
 
     def next(self) -> float:
-        """The noise to try next: halfway, in the logarithm; without a lower end, as much less as there was too much."""
+        """The noise to try next: the geometric mean of the ends. Without a lower end: the upper end divided by the
+        excess."""
         if self.holds:
             return math.sqrt(self._low * self._high)
         last = self.fails[-1]
@@ -193,10 +195,11 @@ class _Bracket:
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """What a plan is looked for with.
+    """The data for the search of a plan.
 
     Attributes:
-        unseen: the noise of int8 on samples that it was not fitted to, over that on all that judge; at least 1.
+        unseen: the noise of int8 on samples that it was not fitted to, divided by that on all judging samples; at least
+            1.
     """
 
     forms: Forms
@@ -209,14 +212,14 @@ class _Problem:
     def settle(
         self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], most: int, progress: StepProgress
     ) -> MixedPlan:
-        """Solve, run what was found, and move the noise allowed until the requirements just hold.
+        """Solve, run the plan, and change the allowed noise until the requirements just hold.
 
-        The noise is lowered until a plan holds, and then looked for between the largest that held and the smallest that
-        did not. Where none held before the last correction, the most exact plan is taken.
+        The noise is reduced until a plan holds. Then the search goes on between the largest noise that held and the
+        smallest that did not. If no plan held before the last correction, the most exact plan is taken.
 
         Args:
             models: uniform models, for :func:`allowed_noise`.
-            most: corrections.
+            most: the largest number of corrections.
         """
         progress("solve", 0, 0)
         points = undominated([self._timed(p) for p in front(self.options, self.edges, points=FRONT_POINTS)])
@@ -258,14 +261,14 @@ class _Problem:
         )  # fmt: skip
 
     def _timed(self, found: Assignment) -> Assignment:
-        """A plan with the time of its chains of int8, which the solver knows of pairs of layers only."""
+        """The plan with the correct time of chains of int8 layers. The solver knows only pairs of layers."""
         return replace(found, ms=predict(self.forms.exact, self.costs, found.choices))
 
     def _best(self, max_ms: float | None, budget: float, points: list[Assignment], *, last: bool) -> Assignment:
-        """The most exact within a time, else the fastest within a noise; the nearest to it where there is none.
+        """The most exact plan within a time, otherwise the fastest within a noise, otherwise the most exact of all.
 
-        The last is each layer at its most exact. A layer whose noise was not measured is predicted to have none at any
-        precision, so the most exact of the points may be less exact than that.
+        The last one takes the most exact choice of each layer. It may be more exact than all of the points, because a
+        layer whose noise was not measured is predicted to have no noise at any precision.
         """
         if max_ms is not None:
             solved = solve(self.options, self.edges, max_ms=max_ms)

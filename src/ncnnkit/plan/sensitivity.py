@@ -1,4 +1,4 @@
-"""How much noise a layer's precision puts into the network's outputs, measured where the model will run."""
+"""The noise that a layer's precision causes in the network's outputs."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from .costs import Costs, uniform
 T = TypeVar("T")
 
 SENSITIVITY_SAMPLES = 6
-LEAST_GROUPS = 8  # of layers that are measured together, however large the network
+LEAST_GROUPS = 8  # the least number of groups of layers that are measured, for any size of network
 ROUNDING = 0.1
-"""Noise over signal that the rounding of a floating-point precision does not reach: above, a kernel is wrong or a value
-overflows."""
+"""Noise over signal that the rounding of a floating-point precision cannot cause. Above it, a kernel is wrong or a
+value overflows."""
 
 
 def int8_errors(
     forms: Forms, judge: Judge, progress: Progress = silent, *, budget: Budget = UNBOUNDED
 ) -> dict[tuple[str, str], float]:
-    """The noise in the outputs with one layer alone in int8, for each int8 layer and each int8 choice.
+    """The noise in the outputs with only one layer in int8, for each int8 layer and each int8 choice.
 
-    Int8 kernels differ from machine to machine in rounding only, so this machine measures it. Where that would compute
-    too much, fewer samples are used. Where one sample is too much, too, neighbours are in int8 together, and each is
-    taken to cause an equal part of their noise.
+    The int8 kernels of machines differ only in rounding, so this machine measures it. If that needs too much
+    computation, fewer samples are used. If even one sample is too much, neighbours are in int8 together, and each is
+    assumed to cause an equal part of their noise.
 
     Args:
-        budget: what is computed at most; at least :data:`LEAST_GROUPS` groups are measured.
+        budget: limits the computation; at least :data:`LEAST_GROUPS` groups are measured.
 
     Returns:
-        (layer, choice) -> noise over signal, the mean over the outputs (:attr:`Errors.relative`); infinite where an
-        output contains NaN or infinity.
+        (layer, choice) -> noise over signal, the mean over the outputs (:attr:`Errors.relative`); infinite if an output
+        contains NaN or infinity.
     """
     changes: dict[str, dict[int, Layer]] = {choice: {} for choice in INT8}
     for index, (original, int8) in enumerate(forms.pairs()):
-        # In groups a layer hands on int8 only, which no layer in floating point can read: it is never alone.
+        # A grouped convolution can only output int8, which no floating-point layer reads, so it is never alone.
         if not int8.params.get("int8_scale_term") or is_grouped(int8):
             continue
         for choice in INT8 if original.name in forms.winograd else INT8[:1]:
@@ -63,10 +63,10 @@ def int8_errors(
 
 
 def _affordable(alone: Sequence[tuple[str, T]], judge: Judge, budget: Budget) -> tuple[list[list[tuple[str, T]]], int]:
-    """Groups of neighbours that have the same choice, as small as the budget allows, and the samples for each group.
+    """Groups of neighbours with the same choice, as small as the budget allows, and the samples for each group.
 
     Args:
-        alone: (choice, layer) in order: what would be measured, each alone.
+        alone: (choice, layer) in order: the measurements without groups.
     """
     most = budget.take("layers, or groups of them, whose sensitivity was measured", len(alone), least=LEAST_GROUPS)
     by_choice = [list(each) for _, each in itertools.groupby(alone, key=lambda pair: pair[0])]
@@ -83,17 +83,17 @@ def float_errors(
 ) -> dict[tuple[str, str], float]:  # fmt: skip
     """The noise in the outputs that each layer causes at each floating-point precision.
 
-    The rounding of a floating-point precision is the same, relative to the value, in every layer, and what a layer
-    hands on of it to the outputs goes as for int8. So the measured noise of the uniform model is shared out in
-    proportion to the noise of the layers in int8 (a first-order Taylor estimate). Where the uniform model shows more
-    noise than rounding explains, some of its layers overflow or have a wrong kernel: then each layer is run alone at
-    that precision, on the device. Where that would compute too much, neighbours are run together, as in
-    :func:`int8_errors`; the neighbours of a layer that overflows then count as overflowing, too.
+    The relative rounding error of a floating-point precision is the same in every layer, and it reaches the outputs as
+    that of int8 does. So the measured noise of the uniform model is distributed in proportion to the noise of the
+    layers in int8 (a first-order Taylor estimate). If the uniform model has more noise than rounding explains, some
+    layers overflow or have a wrong kernel. Then each layer is run alone at that precision, on the device. If that
+    needs too much computation, neighbours are run together, as in :func:`int8_errors`; the neighbours of a layer that
+    overflows then count as overflowing, too.
 
     Args:
         whole: choice -> noise over signal of the uniform model.
-        int8: as :func:`int8_errors` gives it.
-        budget: what is computed for a precision at most; at least :data:`LEAST_GROUPS` groups are run.
+        int8: the result of :func:`int8_errors`.
+        budget: limits the computation for each precision; at least :data:`LEAST_GROUPS` groups are run.
 
     Returns:
         (layer, choice) -> noise over signal; see :func:`int8_errors`.
@@ -107,7 +107,7 @@ def float_errors(
         if choice not in whole:
             continue
         having = [name for name in layers if costs.has(name, choice)]
-        if choice == "fp32" or whole[choice] <= ROUNDING:  # false for NaN, too
+        if choice == "fp32" or whole[choice] <= ROUNDING:  # false for NaN
             errors |= {(name, choice): whole[choice] * weights[name] / total for name in having}
             continue
         fp32 = uniform(forms.exact, costs, "fp32")

@@ -1,10 +1,10 @@
-"""Which choice each layer gets: the fastest plan within an error, or the most exact within a time.
+"""Finds the choice of each layer: the fastest plan within an error, or the most exact plan within a time.
 
-A multiple-choice knapsack: every layer takes one of its options, errors (noise powers) and times add up, and a pair of
-neighbours adds a time of its own, for converting between their formats or, below zero, for what a common one saves. It
-is solved as a mixed-integer linear program by HiGHS. Nothing here knows of ncnn.
+This is a multiple-choice knapsack problem: every layer takes one of its options, and errors (noise powers) and times
+add up. A pair of neighbours adds another time: that of converting between their formats or, if negative, what a common
+format saves. HiGHS solves it as a mixed-integer linear program. Nothing here depends on ncnn.
 
-An option whose time or error is infinite or not a number cannot be taken.
+An option with a time or an error that is infinite or not a number cannot be taken.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ..errors import RuntimeFailure
 
 Vector = NDArray[np.float64]
 
-GAP = 1e-3  # how far from the best, relatively, a plan may be
-SECONDS = 2.0  # for one plan; the best found by then is taken
-PATIENCE = 20  # times as many seconds are given where none was found by then
+GAP = 1e-3  # the largest relative distance from the optimum
+SECONDS = 2.0  # for one plan; then the best plan so far is taken
+PATIENCE = 20  # if no plan was found in that time, it is extended by this factor
 _FINE = 1e-3
 
 
 @dataclass(frozen=True)
 class Option:
-    """A choice a layer has, its time, and the noise power it adds to the output."""
+    """An option of a layer: a choice, its time, and the noise power that it adds to the output."""
 
     choice: str
     ms: float
@@ -43,9 +43,9 @@ class Option:
 
 @dataclass(frozen=True)
 class Edge:
-    """Two layers whose choices together cost something: (the producer's, the consumer's) -> ms.
+    """The costs of pairs of choices of two layers: (the producer's, the consumer's) -> ms.
 
-    A pair that is absent costs nothing; one whose cost is infinite or not a number cannot be.
+    An absent pair costs nothing. A pair whose cost is infinite or not a number is impossible.
     """
 
     producer: str
@@ -55,7 +55,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A plan: each layer's choice, and what they add up to."""
+    """A plan: the choice of each layer, with the total time and error."""
 
     choices: Mapping[str, str]
     ms: float
@@ -78,17 +78,18 @@ def solve(
 
     Args:
         layers: the options of each layer.
-        edges: pairs of layers that cost something together.
-        max_error: minimise the time, with at most this error.
-        max_ms: minimise the error, in at most this time; with ``max_error`` too, both bound and the time is minimised.
-        gap: relative distance from the optimum at which to stop.
-        seconds: after which the best found so far is taken.
+        edges: pairs of layers with costs of their own.
+        max_error: the largest error; the time is minimised.
+        max_ms: the longest time, ms; the error is minimised. With ``max_error``, too, the time is minimised within
+            both.
+        gap: the relative distance from the optimum at which to stop.
+        seconds: the time after which the best plan so far is taken.
 
     Returns:
-        None where no plan keeps the bounds.
+        The plan; None if no plan satisfies the bounds.
 
     Raises:
-        RuntimeFailure: a layer has no option that can be taken, or no plan was found in time although there may be one.
+        RuntimeFailure: no option of a layer can be taken, or no plan was found in time although there may be one.
 
     Example:
         >>> layers = {"a": [Option("fp32", 2.0, 0.0), Option("int8", 1.0, 0.1)]}
@@ -101,9 +102,9 @@ def solve(
 def front(
     layers: Layers, edges: Sequence[Edge] = (), points: int = 12, *, gap: float = GAP, seconds: float = SECONDS
 ) -> list[Assignment]:
-    """Plans from the fastest to the most exact, none slower and less exact than another; at most ``points``.
+    """The Pareto front: at most ``points`` plans, from the fastest to the most exact.
 
-    Errors in between are spaced evenly in decibels: a noise power is judged by its ratio to the signal's. Empty where
+    Their errors are spaced evenly in decibels, because a noise power is judged by its ratio to the signal's. Empty if
     the edges allow no plan at all.
 
     Raises:
@@ -118,7 +119,7 @@ def front(
     exact = find(max_ms=math.inf)
     if fastest is None or exact is None:
         return []
-    exact = find(max_error=exact.error) or exact  # of the most exact plans the fastest
+    exact = find(max_error=exact.error) or exact  # the fastest of the most exact plans
     found = [fastest, exact]
     if points > 2 and fastest.error > exact.error:
         lowest = max(exact.error, program.least_error())
@@ -128,7 +129,7 @@ def front(
 
 
 def undominated(plans: Sequence[Assignment]) -> list[Assignment]:
-    """The plans that no other beats in time and error both, from the fastest to the most exact."""
+    """The plans that no other plan beats in both time and error, from the fastest to the most exact."""
     kept: list[Assignment] = []
     for plan in sorted(plans, key=lambda p: (p.ms, p.error)):
         if not kept or plan.error < kept[-1].error:
@@ -137,7 +138,7 @@ def undominated(plans: Sequence[Assignment]) -> list[Assignment]:
 
 
 def total(layers: Layers, edges: Sequence[Edge], choices: Mapping[str, str]) -> Assignment:
-    """What a plan adds up to."""
+    """The total time and error of a plan."""
     options = {name: {o.choice: o for o in options} for name, options in layers.items()}
     taken = [options[name][choice] for name, choice in choices.items()]
     pairs = sum(edge.ms.get((choices[edge.producer], choices[edge.consumer]), 0.0) for edge in edges)
@@ -146,7 +147,7 @@ def total(layers: Layers, edges: Sequence[Edge], choices: Mapping[str, str]) -> 
 
 @dataclass
 class _Rows:
-    """The rows of a sparse matrix with bounds, as they are written."""
+    """The rows of a sparse matrix, with bounds."""
 
     row: list[int] = field(default_factory=list)
     column: list[int] = field(default_factory=list)
@@ -154,7 +155,7 @@ class _Rows:
     bound: list[float] = field(default_factory=list)
 
     def equal(self, terms: Sequence[tuple[int, float]], bound: float) -> None:
-        """Add: the sum of value * variable is ``bound``."""
+        """Add a row: the sum of value * variable equals ``bound``."""
         for column, value in terms:
             self.row.append(len(self.bound))
             self.column.append(column)
@@ -165,9 +166,9 @@ class _Rows:
 class _Program:
     """The linear program: a binary variable for each option of each layer, then a flow for each pair of an edge.
 
-    The flows of an edge from a producer's option add up to that option's variable, those into a consumer's to that
-    one's. With the options binary a single flow is then 1, so the flows need not be integers, and what is left when the
-    options are relaxed is tighter than with a constraint for each pair.
+    The flows of an edge out of a producer's option add up to the variable of that option. The flows into a consumer's
+    option add up to its variable. If the options are binary, exactly one flow is 1, so the flows need not be integer
+    variables. The relaxation is tighter than with one constraint for each pair.
     """
 
     def __init__(self, given: Layers, edges: Sequence[Edge]) -> None:
@@ -201,7 +202,7 @@ class _Program:
         self._errors[: len(errors)] = errors
 
     def least_error(self) -> float:
-        """The smallest error an option has, above none."""
+        """The smallest non-zero error of an option."""
         return float(min(self._errors[self._errors > 0], default=0.0))
 
     def solve(self, max_error: float | None, max_ms: float | None, *, gap: float, seconds: float) -> Assignment | None:
@@ -210,8 +211,8 @@ class _Program:
             return Assignment({}, 0.0, 0.0)
         if max_error is not None or max_ms is None:
             return self._run(False, math.inf if max_error is None else max_error, max_ms, gap, seconds)
-        # The solver takes what differs by 1e-6 for equal. Where that is much beside the errors found, they are looked
-        # at again at their own scale.
+        # The solver's tolerance is 1e-6. If that is large compared with the errors found, it solves again at their
+        # scale.
         found, bound = None, math.inf
         while (better := self._run(True, bound, max_ms, gap, seconds)) is not None:
             if found is None or better.error < found.error:
@@ -222,7 +223,7 @@ class _Program:
         return found
 
     def _scale(self, max_error: float) -> float:
-        """What errors are divided by: the bound, or the largest; they may be of any size."""
+        """The divisor of errors, which may be of any size: the bound, or the largest error."""
         scale = max_error if math.isfinite(max_error) else float(self._errors.max(initial=0.0))
         return scale or 1.0
 
@@ -231,7 +232,7 @@ class _Program:
     ) -> Assignment | None:
         from highspy import HighsModelStatus as Status
 
-        too_large = self._errors > max_error  # left out, and out of the sum, where they would hide the small ones
+        too_large = self._errors > max_error  # excluded, also from the sum, where they would hide small errors
         errors = np.where(too_large, 0.0, self._errors / self._scale(max_error))
         bounded = []
         if math.isfinite(max_error):
@@ -259,11 +260,11 @@ def _as_highs(costs: Vector, upper: Vector, binaries: int, rows: _Rows, bounded:
     """The program as a ``highspy.HighsLp``.
 
     Args:
-        costs: of each variable; their sum is made small.
+        costs: the cost of each variable; their sum is minimised.
         upper: the largest value of each variable; the smallest is 0.
-        binaries: how many variables, from the first on, are whole numbers.
-        rows: sums that have a value.
-        bounded: values to multiply the variables with, and what their sum may be at most.
+        binaries: how many of the first variables are integers.
+        rows: the equality constraints.
+        bounded: the coefficients of an inequality constraint, and its upper bound.
     """
     import highspy
 
@@ -287,7 +288,7 @@ def _as_highs(costs: Vector, upper: Vector, binaries: int, rows: _Rows, bounded:
 
 
 def _highs(program: Any, gap: float, seconds: float) -> tuple[Any, list[float] | None]:
-    """How HiGHS ended, and the best values it found for the variables, or None."""
+    """(how HiGHS ended, the best values of the variables or None)."""
     import highspy
 
     with _quiet():
@@ -305,14 +306,14 @@ def _highs(program: Any, gap: float, seconds: float) -> tuple[Any, list[float] |
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """HiGHS prints a line of its own now and then, to where a command's JSON goes."""
+    """Redirect stdout while HiGHS runs: it prints lines now and then, and a command's JSON goes to stdout."""
     sys.stdout.flush()
     kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     try:
         yield
     finally:
-        ctypes.CDLL(None).fflush(None)  # C keeps what it prints to a pipe, and would print it later
+        ctypes.CDLL(None).fflush(None)  # C buffers its output to a pipe, and would print it later
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nothing)

@@ -1,7 +1,7 @@
-"""Measures what a plan costs on a device: layers alone, in every form they can have, and whole networks.
+"""Measures the costs of a plan on a device: of single layers in all their forms, and of whole networks.
 
-Layers are timed alone, each as ncnn meets it in a network: the blobs it reads are as the layer before hands them on,
-just computed, and nothing is converted on the clock.
+Each layer is timed alone, under the conditions of a network: the blobs that it reads were just computed, are in the
+form in which the layer before it passes them on, and no conversion is timed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..model.work import UNBOUNDED, Budget, work
 from ..onboard.answers import NetTime
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
 from ..onboard.scratch import Scratch
+from ..progress import Progress, silent
 from ..quantization.scales import STEPS, WINOGRAD_STEPS, is_grouped, runs_winograd
 from .costs import Costs, Kind, to_float
 
@@ -34,25 +35,27 @@ Shape = tuple[int, ...]
 Key = tuple[Any, ...]
 
 ROUNDS = 6
-LEAST_TIMED = 3  # inferences in a round, of which the first does not count
+LEAST_TIMED = 3  # inferences in a round; the first does not count
 LEAST_LAYER_ROUNDS = 2
 
 SUSPECT = 8.0
-"""A form of a layer that takes this many times as long as the median of the layer's other forms is timed again."""
+"""A form of a layer is timed again if it takes this many times as long as the median of the layer's other forms."""
 
 REPEATS = 2
-"""How often such a form is timed again before its time is believed."""
+"""How often such a form is timed again before its time is accepted."""
 
 
 class Timing(Protocol):
-    """Where the times of a plan come from."""
+    """The source of a plan's times."""
 
-    def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
-        """What each layer costs, as :func:`measure_costs` finds it."""
+    def layers(
+        self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str], progress: Progress
+    ) -> Costs:
+        """The costs of the layers, as :func:`measure_costs` returns them."""
         ...
 
     def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
-        """The latency of each graph, ms, as :func:`time_graphs` finds it."""
+        """The latency of each graph, ms, as :func:`time_graphs` returns it."""
         ...
 
 
@@ -61,24 +64,28 @@ class DeviceTiming:
     """Times that are measured on a device.
 
     Attributes:
-        threads: of the CPU.
+        threads: the number of CPU threads.
         device: where to time.
-        budget: how often networks and layers are timed at most.
+        budget: limits how often networks and layers are timed.
     """
 
     threads: int
     device: Device = LOCAL
     budget: Budget = UNBOUNDED
 
-    def layers(self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str]) -> Costs:
-        return measure_costs(exact, fitted, shapes, choices, self.threads, self.device, budget=self.budget)
+    def layers(
+        self, exact: Graph, fitted: Graph, shapes: Mapping[str, Shape], choices: Collection[str], progress: Progress
+    ) -> Costs:
+        return measure_costs(
+            exact, fitted, shapes, choices, self.threads, self.device, budget=self.budget, progress=progress
+        )
 
     def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
         return time_graphs(graphs, sample, self.threads, self.device, budget=self.budget)
 
 
 def blob_shapes(graph: Graph, samples: Sequence[Array] = ()) -> dict[str, Shape]:
-    """Shape of every blob for one sample, without a batch axis; noise of the network's input shapes by default.
+    """The shape of every blob for one sample, without a batch axis. By default the sample is noise.
 
     A blob that is empty because nothing was detected has the shape of one detection.
     """
@@ -92,7 +99,7 @@ def blob_shapes(graph: Graph, samples: Sequence[Array] = ()) -> dict[str, Shape]
 
 @dataclass(frozen=True)
 class _Net:
-    """A layer to time, behind layers that make what it reads."""
+    """A layer to time, after layers that make its inputs."""
 
     graph: Graph
     inputs: tuple[tuple[str, Shape], ...]
@@ -111,21 +118,23 @@ def measure_costs(
     rounds: int = ROUNDS,
     seconds: float = 0.03,
     budget: Budget = UNBOUNDED,
+    progress: Progress = silent,
 ) -> Costs:
-    """Time every layer at every choice it has; layers that are alike in all but names and values are timed once.
+    """Time every layer at every possible choice. Layers that differ only in names and values are timed once.
 
-    A layer does not have a choice that ncnn crashes at, or refuses.
+    A choice with which ncnn crashes, or which it refuses, is impossible for that layer.
 
     Args:
         graph_float: the fp32 network.
         graph_int8: the same with int8 layers; whether they requantise does not matter.
-        shapes: of every blob, see :func:`blob_shapes`.
-        choices: those of :data:`~ncnnkit.model.precision.MASKS` to measure.
-        threads: of the CPU.
+        shapes: the shape of every blob; see :func:`blob_shapes`.
+        choices: the keys of :data:`~ncnnkit.model.precision.MASKS` to measure.
+        threads: the number of CPU threads.
         device: where to time them.
-        rounds: how often all are gone through.
-        seconds: for each layer and form, in all rounds.
-        budget: in how many rounds a form is timed that has taken its seconds; at least in :data:`LEAST_LAYER_ROUNDS`.
+        rounds: the number of rounds through all layers.
+        seconds: the time for each layer and form in all rounds together.
+        budget: limits the rounds of a form that needs more than its seconds; at least :data:`LEAST_LAYER_ROUNDS`.
+        progress: called with (turns done, number of turns). A form of a layer has a turn in each round.
 
     Raises:
         RuntimeFailure: ncnn does not run a layer in fp32, or the device does not answer.
@@ -152,7 +161,7 @@ def measure_costs(
         "rounds of timing for layers that take long", rounds, runs=max(once, 1e-9), least=LEAST_LAYER_ROUNDS
     )
     alike = [key[0] for key in nets]
-    found = zip(nets, _time(list(nets.values()), alike, threads, rounds, least, seconds, device))
+    found = zip(nets, _time(list(nets.values()), alike, threads, rounds, least, seconds, device, progress))
     timed = {key: time for key, time in found if time is not None}
     if not all(cast in timed for cast in casts):
         raise RuntimeFailure("timing layers: ncnn does not run a conversion between precisions", where=device.name)
@@ -184,7 +193,7 @@ def _key(layer: Layer, shapes: Mapping[str, Shape]) -> Key:
 
 
 def _forms(layer: Layer, int8: Layer | None, choices: Collection[str]) -> Iterator[tuple[str, Layer, bool, bool]]:
-    """(choice, the layer so, int8 in, int8 out) of every form a layer can be run in."""
+    """(choice, the layer in this form, int8 in, int8 out) for every form in which a layer can run."""
     for choice in FLOATS:
         if choice in choices:
             yield choice, _masked(layer, choice), False, False
@@ -193,7 +202,7 @@ def _forms(layer: Layer, int8: Layer | None, choices: Collection[str]) -> Iterat
             return
         if choice not in choices or (choice == WINOGRAD and not runs_winograd(layer)):
             continue
-        # ncnn computes a grouped int8 convolution rightly only where it hands on int8 (see quantize).
+        # ncnn computes a grouped int8 convolution correctly only if it outputs int8 (see quantize).
         chained = layer.op.chains_int8
         outs = [out for out in (False, True) if (chained or not out) and (out or not is_grouped(layer))]
         for int8_out in outs:
@@ -209,7 +218,7 @@ def _masked(layer: Layer, choice: str) -> Layer:
 
 
 def _int8_form(layer: Layer, choice: str, output_scale: float | None) -> Layer:
-    """An int8 layer at a choice, handing on int8 of this scale, or real numbers."""
+    """An int8 layer at a choice. It outputs int8 with this scale, or floats."""
     made = _masked(layer, choice)
     made.params["int8_scale_term"] = layer.get("int8_scale_term") % 100 + (100 if output_scale else 0)
     made.weights.pop("output_scale", None)
@@ -224,7 +233,7 @@ def _int8_form(layer: Layer, choice: str, output_scale: float | None) -> Layer:
 
 
 def _wanted(choice: str, supported: Collection[str]) -> Kind:
-    """The kind of blob a layer of this choice reads without converting, if the CPU has it."""
+    """The kind of blob that a layer of this choice reads without converting, if the CPU supports it."""
     storage = STORAGES.get(choice, "float")
     return storage if storage in supported else "float"
 
@@ -240,7 +249,7 @@ def _cast(source: Kind, target: Kind) -> Layer:
 
 
 def _ready(kind: Kind, index: int) -> Layer:
-    """A layer that hands a blob on as it is, in the kind and packing ncnn's layers hand on."""
+    """A layer that passes a blob on unchanged, in the kind and packing that ncnn's layers use."""
     blobs = [f"in{index}"], [f"ready{index}"]
     if kind == "int8":
         params: dict[str, Value] = {"scale_data_size": 1, "featmask": MASKS["fp32"]}
@@ -259,16 +268,24 @@ def _net(layer: Layer, shapes: Sequence[Shape], kind: Kind) -> _Net:
 
 
 def _time(
-    nets: Sequence[_Net], alike: Sequence[Key], threads: int, rounds: int, least: int, seconds: float, device: Device
+    nets: Sequence[_Net],
+    alike: Sequence[Key],
+    threads: int,
+    rounds: int,
+    least: int,
+    seconds: float,
+    device: Device,
+    progress: Progress,
 ) -> list[tuple[float, int, int] | None]:
-    """Of each: its ms, and the bits of a value of what its layer reads and makes. None where ncnn does not run it.
+    """For each net: its time, ms, and the bits of a value of the layer's inputs and outputs. None if ncnn cannot run
+    it.
 
-    Other processes take the CPU for longer than a layer runs, and a layer of several threads waits for all of them: the
-    lowest decile is the layer's, where the median may be many times that. What is far slower than the other forms of
-    its layer is timed again (:func:`settled`).
+    Other processes may take the CPU for longer than a layer runs, and a layer with several threads waits for all of
+    them. So the lowest decile is the time of the layer; the median may be many times that. A form that is far slower
+    than the other forms of its layer is timed again (:func:`settled`).
 
     Args:
-        alike: of each net the layer of which it is a form.
+        alike: for each net, the layer of which it is a form.
     """
     with Scratch() as folder:
         files = []
@@ -292,7 +309,8 @@ def _time(
             }
             patience = LOAD_TIMEOUT + 10 * len(numbers) * seconds
             with device.child() as child:
-                answer = child.ask("time_nets", nets=[rows[n] for n in numbers], timeout=patience, **asked)[0]
+                wanted = [rows[n] for n in numbers]
+                answer = child.ask("time_nets", nets=wanted, timeout=patience, progress=progress, **asked)[0]
                 found: list[NetTime] = answer.nets
                 return found
 
@@ -319,15 +337,15 @@ def _time(
 def settled(
     times: Sequence[NetTime], alike: Sequence[Key], again: Callable[[Sequence[int]], Sequence[NetTime]]
 ) -> list[NetTime]:
-    """Times of which none is another program's.
+    """Times without those that another program disturbed.
 
     A form that took :data:`SUSPECT` times as long as the other forms of its layer is timed again, up to
     :data:`REPEATS` times, and the shortest time counts. If it stays that slow, it is slow.
 
     Args:
-        times: of each form.
-        alike: of each form its layer.
-        again: times the forms at these places again.
+        times: the time of each form.
+        alike: the layer of each form.
+        again: a function that times the forms at these indices again.
     """
     found = list(times)
     for _ in range(REPEATS):
@@ -347,7 +365,7 @@ def _is_suspect(place: int, times: Sequence[NetTime], alike: Sequence[Key]) -> b
 
 
 def without_broken(numbers: Sequence[int], runs: Callable[[Sequence[int]], bool]) -> list[int]:
-    """Those that run, where running several fails if one of them does. Halves are tried until one is left alone."""
+    """The results of those that run. A run of several fails if one of them does, so halves are tried separately."""
     if not numbers or runs(numbers):
         return list(numbers)
     half = len(numbers) // 2
@@ -355,13 +373,13 @@ def without_broken(numbers: Sequence[int], runs: Callable[[Sequence[int]], bool]
 
 
 def answers(device: Device) -> None:
-    """See that a new process answers on a device: what failed was the network, then. Raises WorkerError."""
+    """Check that a new process on a device answers, so that a failure was the network's. Raises WorkerError."""
     with device.child() as child:
         child.ask("memory")
 
 
 def _storages(graph: Graph, device: Device) -> dict[str, list[str]]:
-    """Layer -> the storages of 16 bits it can read."""
+    """Layer -> the 16-bit storages that it can read."""
     with Scratch() as folder, _failing("layers"), device.child() as child:
         param = Path(folder) / "model.param"
         ncnnfile.save(graph, param)
@@ -398,18 +416,18 @@ def time_graphs(
 ) -> dict[str, float]:
     """Median latency of each graph, ms, loaded as a mixed model; in interleaved rounds.
 
-    A graph that ncnn crashes at, or refuses, is absent.
+    A graph with which ncnn crashes, or which it refuses, is absent.
 
     Args:
-        rounds: how often all are gone through, each time for ``seconds`` or three inferences.
-        budget: how many inferences of each are timed, where they take longer than that; at least one.
+        rounds: the number of rounds through all graphs, each with ``seconds`` or three inferences for each graph.
+        budget: limits the inferences of each graph if they take longer than that; at least one is timed.
 
     Raises:
         RuntimeFailure: the device does not answer.
     """
     samples: dict[str, list[float]] = {}
     what = "timed inferences of each uniform model"
-    # Each is also run once before that, and judged afterwards.
+    # Each is also run once before the timing, and judged afterwards.
     least = budget.take(what, rounds * LEAST_TIMED, runs=2 * max(len(graphs), 1))
     rounds = min(rounds, least)
     with Scratch() as folder, _failing("networks"), ExitStack() as stack:
@@ -429,7 +447,7 @@ def time_graphs(
                 with _leaving_out(name, samples):
                     limits: dict[str, Any] = {"min_samples": min(LEAST_TIMED, least // rounds), "max_samples": 100}
                     found = children[name].ask("time", seconds=seconds, **limits)[0].samples
-                    samples[name] += found[1:] or found  # the first may have found another's values in the caches
+                    samples[name] += found[1:] or found  # the first is disturbed by other data in the caches
         if len(samples) < len(graphs):
             answers(device)
     return {name: float(np.median(found)) for name, found in samples.items()}
@@ -437,7 +455,7 @@ def time_graphs(
 
 @contextmanager
 def _leaving_out(name: str, samples: dict[str, list[float]]) -> Iterator[None]:
-    """What fails is left out; the others go on."""
+    """Leave out graphs that fail; the others go on."""
     try:
         yield
     except WorkerError:

@@ -3,17 +3,18 @@
 =====================  =========================================================================
 module                 what is in it
 =====================  =========================================================================
-methods                what is tried, in order, and kept where it helps: the flow
-efforts                how much time that may take
-judge                  the error of an int8 network on samples that were held back
+methods                the methods in order; each is kept if it helps
+efforts                how much computation that may take
 own                    the scales of a quantised original
 scales, table          thresholds and weight scales; ncnn2table's file
 int8                   int8 layers from scales, requantised between them
-zeropoint              one-sided activations to the middle of int8's range
-thresholds             thresholds moved to where the layers behind err least
-equalize               channels of one tensor to more equal ranges
-bias                   biases corrected, all in one pass
-layerwise, rounding    weights, biases and scales fitted to what the layers before really hand on
+zeropoint              shifts one-sided activations to the middle of int8's range
+thresholds             moves thresholds to the least error of the layers that follow
+equalize               makes the ranges of a tensor's channels more equal
+trials                 judges a method on held-back samples
+bias                   corrects all biases in one pass
+ranges, advice         what the report shows of int8 layers and of the calibration images
+layerwise, rounding    weights, biases and scales fitted to the real outputs of the layers before
 stepper, activations   running a network layer by layer
 =====================  =========================================================================
 """
@@ -101,22 +102,22 @@ def quantize(
             enough for a network that keeps the scales of a quantised original.
         target: the kernels that will run it: a name in ``ncnnkit.model.targets.TARGETS``, such as ``x86``, ``arm``,
             ``arm-dotprod``, ``vulkan`` or ``rk3588``.
-        method: the method to choose scales: ``own``, ``mse``, ``kl``, ``aciq`` or ``minmax``. ``own`` takes those of a
-            quantised original, with its very weights, and fits nothing. By default that of the statistics, else
-            ``own`` if the network has scales of its own, else ``mse``.
+        method: the method to choose scales: ``own``, ``mse``, ``kl``, ``aciq`` or ``minmax``. ``own`` takes the scales
+            and the weights of a quantised original, and fits nothing. The default is the method of the statistics,
+            otherwise ``own`` if the network has scales of its own, otherwise ``mse``.
         effort: ``fast``, ``default`` or ``best``; only with samples.
         skip: names of layers that stay in floating point.
 
     Returns:
-        A graph with int8 convolutions and inner products, which pass int8 to each other where possible. Its other
-        weights are stored as fp16, as ncnn2int8 does. For an Artifact the result is an Artifact, which keeps the
-        preprocessing and the class names.
+        A graph with int8 convolutions and inner products, which pass int8 to each other if possible. Its other weights
+        are stored as fp16, as ncnn2int8 does. For an Artifact the result is an Artifact, which keeps the preprocessing
+        and the class names.
 
     Raises:
         ModelError: the model is int8 or mixed already.
-        RecipeError: an unknown target, method, effort or layer, or there is nothing to choose scales by.
-        ImageError: samples that do not fit the network's inputs.
-        FormatError: a table that does not fit the graph.
+        RecipeError: the target, method, effort or a layer is unknown, or there is nothing to choose scales from.
+        ImageError: the samples do not fit the network's inputs.
+        FormatError: the table does not fit the graph.
 
     Example:
         >>> samples = np.random.default_rng(0).normal(size=(20, 3, 224, 224)).astype(np.float32)

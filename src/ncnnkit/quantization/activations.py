@@ -1,4 +1,4 @@
-"""The activations ncnn runs at the end of a convolution or InnerProduct, and their slopes.
+"""The activation functions that ncnn fuses into a convolution or InnerProduct, and their derivatives.
 
 Source: ``src/layer/fused_activation.h`` of ncnn.
 """
@@ -23,7 +23,7 @@ class Activation:
 
 
 def activation(layer: Layer) -> Activation:
-    """What ``layer`` runs on its own output."""
+    """The activation function that is fused into ``layer``."""
     return _MAKERS[layer.get("activation_type")](*layer.get("activation_params"))
 
 

@@ -1,6 +1,6 @@
-"""What the calibration images were worth: were they enough, which of them stretch the ranges, do others look like them.
+"""Judges the calibration images: are there enough, which ones stretch the ranges, are the evaluation images similar.
 
-Labels are never needed: everything is read off the activations.
+This needs no labels, only activations.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..record.quantisation import Count, Likeness
 from .calibration import ActivationStats, merge_all
 
 BATCHES = 4
-ENOUGH = 1.05  # of the error with all images: what more of them could still bring
-STRETCH = 1.5  # times the second largest: one image alone makes the range
-LEAST_SPREAD = 0.05  # of a log range: of a few images some tensors hardly differ
-UNLIKE = 95.0  # percentile of the calibration images' own distances that the median evaluation image must stay under
+ENOUGH = 1.05  # fewer images are enough if their error is below this factor times the error with all images
+STRETCH = 1.5  # an image stretches a range if its largest value is this factor above the second largest
+LEAST_SPREAD = 0.05  # least spread of the logarithm of a range; with few images, some tensors hardly differ
+UNLIKE = 95.0  # percentile of the calibration images' distances; the median evaluation image must be below it
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """An image that alone makes the range of some tensors.
+    """An image that alone determines the range of some tensors.
 
     Attributes:
         image: its index among the calibration images.
-        tensors: of how many tensors its largest value is more than half above any other image's.
-        factor: how many times the second largest, at most.
+        tensors: the number of tensors in which its largest value is more than 1.5 times that of any other image.
+        factor: the largest ratio to the second largest value.
     """
 
     image: int
@@ -38,11 +38,11 @@ class Stretch:
 
 @dataclass(frozen=True, eq=False)
 class Advice:
-    """What the calibration images were worth.
+    """The judgement of the calibration images.
 
     Attributes:
-        counts: the error against the number of images; empty where it was not looked at.
-        stretching: images that alone stretch ranges, by their index among the samples.
+        counts: the error by the number of images; empty if it was not examined.
+        stretching: the images that alone stretch ranges, by their index among the samples.
         ranges: float64 (images, tensors), the largest absolute values.
     """
 
@@ -54,12 +54,12 @@ class Advice:
 def error_by_count(
     batches: Sequence[ActivationStats], error: Callable[[ActivationStats], float], whole: float
 ) -> list[Count]:
-    """The error of thresholds from one batch, half of them and all, with its spread over which ones.
+    """The error of thresholds from one batch, from half of the batches and from all, with its spread over the choices.
 
     Args:
         batches: statistics of disjoint batches of images.
-        error: of the network quantised with some statistics.
-        whole: that with all of them, which is known.
+        error: returns the error of the network that is quantised with given statistics.
+        whole: the error with all batches, which is known.
     """
     found = []
     for size in sorted({1, len(batches) // 2} - {0, len(batches)}):
@@ -72,7 +72,8 @@ def error_by_count(
 
 
 def enough(counts: Sequence[Count]) -> int | None:
-    """The least number of images whose error, at its worst, is that of all but for a few per cent; None if none."""
+    """The least number of images whose worst error is at most a few per cent above that of all; None if there is
+    none."""
     return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].relative_error), None)
 
 
@@ -91,7 +92,8 @@ def stretching(ranges: NDArray[np.float64], most: int = 5) -> list[Stretch]:
 
 
 def likeness(calibration: NDArray[np.float64], evaluation: NDArray[np.float64]) -> Likeness | None:
-    """How far the evaluation images' ranges are from the calibration images'; None where there are too few of these."""
+    """How much the ranges of the evaluation images differ from those of the calibration images; None with too few
+    images."""
     if len(calibration) < 5 or not len(evaluation):
         return None
     logs, others = np.log(np.maximum(calibration, 1e-12)), np.log(np.maximum(evaluation, 1e-12))

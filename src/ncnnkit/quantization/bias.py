@@ -1,4 +1,4 @@
-"""Bias correction: what rounding shifts on the average is taken back, at no cost when running."""
+"""Bias correction: removes the mean error of rounding, at no cost at run time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..samples.stream import spread
 from .calibration import over_samples
 from .int8 import alone
 
-SAMPLES = 64  # more change a channel's mean by less than rounding does
+SAMPLES = 64  # more samples change the mean of a channel less than rounding does
 
 
 def correct_bias(
@@ -26,24 +26,25 @@ def correct_bias(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Graph:
-    """Move the biases of int8 layers so that every output channel keeps the mean it has in fp32.
+    """Correct the biases of int8 layers so that every output channel keeps its mean in fp32.
 
     Rounding weights and clipping activations shifts the mean of a channel, and all later layers inherit the shift. Each
-    int8 layer is compared with its original on the same fp32 input, after the activation function, so that the layers'
-    corrections do not depend on each other and one pass over the samples gives them all.
+    int8 layer is compared with its original on the same fp32 input, after the activation function. So the corrections
+    of the layers do not depend on each other, and one pass over the samples gives all of them.
 
-    (After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, who correct
-    before the activation, which does not hold for clipped units.)
+    Source: after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019. They
+    correct before the activation, which is wrong for clipped units.
 
     Args:
         graph: the fp32 network that was quantised.
         quantized: the result of :func:`quantize`; not changed.
-        samples: for calibration, in any form that :func:`ncnnkit.samples.given.as_samples` takes; at most 64 are read.
+        samples: calibration samples in any form that :func:`ncnnkit.samples.given.as_samples` takes; at most 64 are
+            read.
         threads: number of processes, each with one thread; by default one per core.
         progress: called with (samples done, samples in all).
 
     Returns:
-        The quantised network with new biases; layers without one get one.
+        The quantised network with new biases. Layers without a bias get one.
 
     Raises:
         ImageError: there are no samples, or they do not fit the network's inputs.
@@ -83,10 +84,10 @@ def correct_bias(
 
 
 def _side_by_side(graph: Graph, quantized: Sequence[Layer]) -> tuple[Graph, dict[str, Layer]]:
-    """The fp32 network in which every int8 layer runs beside its original, on the same input; and, by the original's
-    name, the int8 layers in it."""
-    # As real numbers where it can: with the rounding for the next layer in the means the correction is worse (a
-    # quarter more error on EfficientNet-Lite0).
+    """(the fp32 network, in which each original layer and its int8 version read the same input; name of the original ->
+    its int8 layer)."""
+    # With float outputs if possible. If the means include the rounding for the next layer, the correction is worse
+    # (a quarter more error on EfficientNet-Lite0).
     twins = {layer.name: alone(layer) for layer in quantized}
     both, names = Graph(), Names(graph)
     for original in graph.layers:
@@ -104,7 +105,7 @@ def _side_by_side(graph: Graph, quantized: Sequence[Layer]) -> tuple[Graph, dict
 
 
 def _output_scale(layer: Layer) -> float:
-    """What a layer's output must be divided by: a requantised one holds steps for the next layer."""
+    """The divisor of a layer's output. A requantised layer outputs int8 steps of the next layer."""
     return float(layer.array("output_scale")[0]) if "output_scale" in layer.weights else 1.0
 
 

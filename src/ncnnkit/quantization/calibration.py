@@ -1,7 +1,7 @@
-"""What the activations of a network look like over the calibration images: :class:`ActivationStats`.
+"""Statistics of the activations of a network over the calibration images: :class:`ActivationStats`.
 
-The network runs in fp32 in child processes, one a thread, each on its share of the images. They count histograms where
-the activations are; only the counts come back, and merge.
+The network runs in fp32 in child processes with one thread each, each on its share of the images. They count histograms
+themselves, and only the counts are sent back and merged.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from ..samples.stream import Samples
 
 Answer = tuple[Any, list[NDArray[Any]]]
 
-GROWING_BINS = 8192  # at least half are in use, so thresholds are found to better than 1/4096 of the range
-SAMPLE = 1 << 16  # values of a blob counted on each image; its largest value is that of all
-KL_BINS = 2048  # ncnn2table's
-RANGES_DO = ("aciq", "minmax")  # methods that look at the largest value alone
+GROWING_BINS = 8192  # at least half of them are used, so the resolution of thresholds is better than 1/4096
+SAMPLE = 1 << 16  # how many values of a blob are counted on each image; the largest value is that of all values
+KL_BINS = 2048  # as in ncnn2table
+RANGES_DO = ("aciq", "minmax")  # methods that need only the largest value
 
 
 @dataclass(frozen=True, eq=False)
 class BlobStats:
-    """How the absolute values of one blob are distributed.
+    """The distribution of the absolute values of one blob.
 
     Attributes:
         histogram: int64 (bins,), counts of non-zero absolute values; bin i covers [i, i+1) · width.
-        width: width of a bin, in the blob's unit.
-        absmax: the largest absolute value seen.
-        count: number of values seen, zeros included.
+        width: the width of a bin, in the blob's unit.
+        absmax: the largest absolute value.
+        count: the number of values, including zeros.
     """
 
     histogram: NDArray[np.int64]
@@ -56,7 +56,7 @@ class BlobStats:
     count: int
 
     def merge(self, other: BlobStats) -> BlobStats:
-        """The statistics of both together; the same as counting all values at once."""
+        """The statistics of both together. They equal those of counting all values at once."""
         tally = Tally(len(self.histogram), max(self.width, other.width))
         for part in (self, other):
             wide = Tally(len(part.histogram), part.width)
@@ -69,12 +69,12 @@ class BlobStats:
 
 @dataclass(frozen=True, eq=False)
 class ActivationStats:
-    """Statistics of the inputs of int8 layers, by the name of the blob at the root of its Splits.
+    """Statistics of the inputs of int8 layers. Copies of a blob (by Split) are counted under the original's name.
 
     Attributes:
         blobs: root blob name -> its statistics.
-        images: number of samples seen.
-        method: the method to choose thresholds for which the bins were made.
+        images: the number of samples.
+        method: the method to choose thresholds, for which the bins were made.
 
     Example:
         >>> samples = np.random.default_rng(0).normal(size=(20, 3, 224, 224)).astype(np.float32)
@@ -101,10 +101,10 @@ class Observed:
     """What one pass over the samples records about the blobs that int8 layers would read.
 
     Attributes:
-        batches: statistics of disjoint batches: the i-th of the samples i, i + batches, …
-        ranges: float64 (samples, blobs), the largest absolute values; empty where they were not asked for.
-        channels: root blob -> float64 (channels,), each channel's largest absolute value, the mean over the samples it
-            was asked for.
+        batches: statistics of disjoint batches; batch i holds the samples i, i + batches, …
+        ranges: float64 (samples, blobs), the largest absolute values; empty if not requested.
+        channels: root blob -> float64 (channels,), the largest absolute value of each channel, as a mean over the
+            requested samples.
     """
 
     batches: list[ActivationStats]
@@ -118,7 +118,7 @@ class Observed:
 
 
 def quantizable(graph: Graph) -> list[Layer]:
-    """The layers ncnn can run on int8 activations with a scale known beforehand, in graph order."""
+    """The layers that ncnn can run with static int8 activations, in graph order."""
     return [
         la for la in graph.layers if la.op.int8 is not None and not la.get("int8_scale_term") and "weight" in la.weights
     ]
@@ -128,7 +128,7 @@ NOTHING_QUANTIZABLE = "the network has no convolution or inner product, which ar
 
 
 def why_nothing_quantizable(graph: Graph) -> ModelError:
-    """The error of a network without a layer for :func:`quantizable`."""
+    """The error for a network without a :func:`quantizable` layer."""
     others = sorted({layer.type for layer in graph.layers if layer.op.rounds_itself})
     hint = f"ncnn itself can store the weights of {', '.join(others)} in 8 bits; ncnnkit does not yet" if others else ""
     return ModelError(NOTHING_QUANTIZABLE, hint=hint)
@@ -143,17 +143,16 @@ def calibrate(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> ActivationStats:
-    """Run a network over images and collect statistics of its activations.
+    """Run a network on images and collect statistics of its activations.
 
     Args:
         model: a network in floating point: an Artifact, a Graph or the path of a ``.param``. It is run in fp32.
         images: a folder or file of images, an ImageSet, arrays (N, …), or an iterable of batches; see
             :func:`ncnnkit.samples.given.as_samples`. Samples are read one at a time, so their number is not limited.
-        preprocess: how images become tensors; needed for a folder or file, unused for the others.
-        method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs the images twice, as ncnn2table does: its bins are
-            equal parts of the largest value of all images, so nothing can be counted before that is known. ``aciq``
-            and ``minmax`` need no histograms, and count none.
-        threads: number of processes, each with one thread; by default one per core.
+        preprocess: how images become tensors; needed for a folder or file, unused otherwise.
+        method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs all images twice, as ncnn2table does, because its
+            bins divide the range up to the largest value of all images. ``aciq`` and ``minmax`` need no histograms.
+        threads: the number of processes, each with one thread; by default one per core.
         progress: called with (images done, images in all).
 
     Returns:
@@ -189,17 +188,17 @@ def observe(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Observed:
-    """All that is asked of a network's activations, in one pass over the samples; in two for ``kl``.
+    """Collect all statistics of a network's activations in one pass over the samples; two passes for ``kl``.
 
     Args:
         graph: the fp32 network.
         samples: each is run once.
         method: as :func:`calibrate` takes it.
-        histograms: whether values are counted, or only the largest looked at.
-        batches: samples are counted apart in so many batches.
-        ranges: whether the largest values of each sample are wanted. They take 8 bytes for each blob and sample.
-        channels: the samples of which the largest value of each channel is wanted.
-        threads: processes to run, one thread each; by default one a core.
+        histograms: whether to count values, or to take only the largest.
+        batches: the number of batches, which are counted separately.
+        ranges: whether to record the largest values of each sample. They take 8 bytes for each blob and sample.
+        channels: the samples for which the largest value of each channel is recorded.
+        threads: the number of processes, each with one thread; by default one per core.
         progress: called with (samples done, samples in all).
 
     Raises:
@@ -266,19 +265,19 @@ def over_samples(
     step: Callable[[], None] = lambda: None,
     **request: Any,
 ) -> list[Answer]:
-    """Run a network over samples in child processes, one thread each, that sum up what they see: see :class:`Crew`."""
+    """Run a network on samples in child processes with one thread each, which sum up results; see :class:`Crew`."""
     with Crew(graph, min(threads or available_cores(), len(samples))) as crew:
         return crew.over(samples, op, step, **request)
 
 
 class Crew:
-    """Child processes, one thread each, that have a network loaded. A context manager; leaving it ends them.
+    """Child processes with one thread each, which have a network loaded. A context manager; leaving it ends them.
 
-    They load while the caller goes on.
+    They load the network while the caller goes on.
 
     Args:
-        graph: the network, run in fp32 where it has no int8 layers.
-        threads: number of processes; by default one a core.
+        graph: the network. Layers that are not int8 run in fp32.
+        threads: the number of processes; by default one per core.
     """
 
     def __init__(self, graph: Graph, threads: int | None = None) -> None:
@@ -289,7 +288,7 @@ class Crew:
             self._children = [stack.enter_context(CheckedChild()) for _ in range(count)]
             param = folder / "model.param"
             ncnnfile.save(graph, param)
-            # Light mode would free a blob once its first reader ran, and compute it again for the next.
+            # Light mode would free a blob after its first reader ran, and compute it again for the next reader.
             load: dict[str, Any] = {
                 "param": str(param), "bin": str(param.with_suffix(".bin")),
                 "backend": "cpu", "options": PRECISIONS["fp32"].options, "threads": 1, "keep_blobs": True,
@@ -306,16 +305,16 @@ class Crew:
         self._stack.close()
 
     def over(self, samples: Samples, op: str, step: Callable[[], None] = lambda: None, **request: Any) -> list[Answer]:
-        """Run the network over samples, each process its share of them. A process gets them one at a time.
+        """Run the network on samples. The processes share them; each gets one sample at a time.
 
         Args:
             samples: each is read when a process is ready for it.
-            op: the request of :class:`ncnnkit.onboard.network.Network` to make for every sample, with ``request`` as
-                its fields and the sample's ``number``.
+            op: the request to :class:`ncnnkit.onboard.network.Network` for every sample, with the fields ``request``
+                and the ``number`` of the sample.
             step: called after every sample.
 
         Returns:
-            What each process answers to ``OP_so_far`` in the end.
+            The answer of each process to ``OP_so_far`` at the end.
 
         Raises:
             VerificationError: a blob is NaN or infinite.
@@ -334,7 +333,7 @@ class Crew:
         try:
             return list(self._pool.map(share, range(count)))
         except BaseException as error:
-            for child in self._children:  # the others' shares end now, not when they are done
+            for child in self._children:  # the other processes end now, before they finish their shares
                 child.kill()
             if not isinstance(error, WorkerError):
                 raise

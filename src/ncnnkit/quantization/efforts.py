@@ -1,4 +1,4 @@
-"""How much time a run may take: :data:`EFFORTS`, and which of them quantises for which target."""
+"""How much computation a run may take: :data:`EFFORTS`, and the effort for each target."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..source.opening import STATISTICS_IMAGES
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time quantising may take, and what each stage of a run may compute.
+    """How much computation quantising, and each other stage of a run, may take.
 
     Attributes:
-        images: at most so many samples are read.
-        gmac: what each stage of a run may compute, in 10⁹ multiply-adds of the network in floating point. A stage
-            that would compute more takes fewer samples, or measures less often; see :class:`Budget`. Two cores compute
-            20 to 50 in a second.
-        strengths: of channel migration, those tried.
-        unclipped: thresholds that clip less, those tried; see :func:`ncnnkit.quantization.int8.make_table`.
-        zero_points: whether one-sided activations are moved to the middle of int8's range.
-        by_output: whether thresholds are moved to where the layers that read them err least.
-        biases: whether biases are corrected against each layer's own fp32 input, all in one pass.
-        fits: what is fitted layer by layer (:func:`ncnnkit.quantization.layerwise.fit_layers`), those tried.
-        first_fit: whether the first of ``fits`` that helps is enough. Each takes as long as all else together.
-        rows: places each layer is fitted on.
-        advice: whether to look at what the calibration images were worth.
-        guards: whether a method that does not lower the error is left out. Off only to see what each does.
+        images: the largest number of samples that are read.
+        gmac: how much each stage of a run may compute, in 10⁹ multiply-adds of the network in floating point. A stage
+            that would compute more takes fewer samples or measures less often; see :class:`Budget`. Two cores compute
+            20 to 50 per second.
+        strengths: the strengths of channel migration to try.
+        unclipped: the thresholds with less clipping to try; see :func:`ncnnkit.quantization.int8.make_table`.
+        zero_points: whether to shift one-sided activations to the middle of int8's range.
+        by_output: whether to move thresholds to the least error of the layers that read them.
+        biases: whether to correct biases against each layer's own fp32 input, all in one pass.
+        fits: the layer-by-layer fits to try (:func:`ncnnkit.quantization.layerwise.fit_layers`).
+        first_fit: whether to stop at the first of ``fits`` that helps. Each takes as long as everything else together.
+        rows: the number of positions on which each layer is fitted.
+        advice: whether to judge the calibration images.
+        guards: whether a method that does not lower the error is rejected. It is off only to study single methods.
     """
 
     images: int
@@ -51,15 +51,15 @@ class Effort:
     guards: bool = True
 
     def budget(self, graph: Graph, sample: Sample) -> Budget:
-        """What each stage may do with a network, for samples like this one."""
+        """The budget of each stage for a network and samples like this one."""
         return Budget.of(self.gmac, graph, [array.shape for array in sample])
 
     def inferences(self, used: int, held: int) -> int:
         """How often quantising runs the network.
 
         Args:
-            used: samples that are observed, and that biases and weights are fitted to.
-            held: samples that judge each method that is tried, and fewer samples where there is advice.
+            used: the number of samples that are observed, and to which biases and weights are fitted.
+            held: the number of samples that judge each method. Advice uses fewer of them.
         """
         observed = 1 + len(self.strengths) + 2 * self.biases + 2 * self.by_output + 3 * len(self.fits)
         scales = 1 + len(self.unclipped) + len(self.strengths) + self.zero_points + self.by_output
@@ -76,14 +76,14 @@ EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
         "best": Effort(400, strengths=(0.25, 0.5), by_output=True, fits=(_ROUND, _ALL), rows=16384),
     }
 )
-"""Seconds, a minute, minutes; minutes at `fast`, too, where one inference takes seconds."""
+"""About seconds, a minute, and minutes; `fast` takes minutes, too, if one inference takes seconds."""
 
 
 def efforts_by_target(recipe: Recipe, sites: Sequence[Site], *, software: bool = True) -> dict[str, str]:
-    """The targets to quantise for -> with which effort. Empty where neither int8 nor mixed models are asked for.
+    """Target to quantise for -> effort. Empty if the recipe asks for neither int8 nor mixed models.
 
-    Vulkan is a target of its own: ncnn's Vulkan cannot run what is made for a CPU. On a software device, no figure of
-    which is one of a GPU, it is not worth much time.
+    Vulkan is a target of its own, because ncnn's Vulkan cannot run models that are made for a CPU. A software device
+    gets a low effort, because its figures are not those of a GPU.
 
     Args:
         software: whether models run on software devices at all.
@@ -100,5 +100,6 @@ def efforts_by_target(recipe: Recipe, sites: Sequence[Site], *, software: bool =
 
 
 def images_needed(efforts: Mapping[str, str]) -> int:
-    """How many images are calibrated with, at the largest of these efforts; a few even where nothing is quantised."""
+    """How many images are needed for calibration at the largest of these efforts; a few even if nothing is
+    quantised."""
     return max([EFFORTS[effort].images for effort in efforts.values()], default=STATISTICS_IMAGES)

@@ -1,16 +1,17 @@
-"""Channel scale migration: the channels of a blob get ranges alike, so that one int8 scale fits them all.
+"""Channel scale migration: makes the ranges of a blob's channels similar, so that one int8 scale fits all of them.
 
-ncnn's int8 has one scale a blob, and a channel whose values are small has few of its steps. But a channel can be
-divided by a constant at no cost when running: the rows of the layer that makes it are divided (int8 weights have a
-scale a row and do not notice), and the columns of the layers that read it are multiplied. What lies between, a ReLU or
-a Pooling, hands the constant on; a sum needs the same one on both sides. The network computes what it did.
+ncnn's int8 has one scale per blob, so a channel with small values uses few steps. But a channel can be divided by a
+constant at no cost at run time: the rows of the layer that makes it are divided (int8 weights have one scale per row,
+so this changes nothing), and the columns of the layers that read it are multiplied. A layer between them, such as a
+ReLU or a Pooling, passes the constant on. A sum needs the same constant on both sides. The network still computes the
+same.
 
-Ranges made alike move the spread into the weights' columns, which share the row's scale; ``strength`` says how much of
-it goes there. Scales are powers of two, so that nothing is rounded anew.
+This moves differences between channels into the columns of weights, which share the scale of their row. ``strength``
+says how much is moved. The constants are powers of two, so there is no additional rounding.
 
-(After Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2022,
-and across ReLUs after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019.
-Both divide by the weights' columns, too; on the networks tried that was worse than leaving them out.)
+Source: after Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
+2022, and across ReLUs after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+2019. Both also divide by the ranges of the weights' columns. On the networks that were tried, that was worse.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from .calibration import quantizable
 from .scales import group_count
 from .zeropoint import absorbs
 
-SAMPLES = 16  # a mean of maxima needs no more
-LARGEST = 64.0  # scale of a channel; its inverse is the smallest
+SAMPLES = 16  # enough for a mean of maxima
+LARGEST = 64.0  # the largest constant of a channel; its inverse is the smallest
 
 HOMOGENEOUS = frozenset({0, 1, 2})
-"""Values of ``activation_type`` that hand a positive factor on: none, ReLU, leaky ReLU."""
+"""Values of ``activation_type`` that commute with a positive factor: none, ReLU, leaky ReLU."""
 
 _ADDITIVE = frozenset({0, 1, 7})  # op_type of BinaryOp: a + b, a - b, b - a
 
@@ -43,17 +44,17 @@ _Floats = NDArray[np.float64]
 
 
 def migrate(graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: float) -> Graph:
-    """Scale channels so that int8 layers read ranges alike; the network computes what it did.
+    """Scale channels so that int8 layers read channels with similar ranges. The network still computes the same.
 
     Args:
-        graph: in fp32; not changed.
-        ranges: root blob -> how large each of its channels is:
+        graph: the fp32 network; not changed.
+        ranges: root blob -> the range of each of its channels:
             :attr:`ncnnkit.quantization.calibration.Observed.channels`.
-        strength: how much of the spread the weights take, from 0, nothing, to 1, where the ranges become alike.
+        strength: how much of the differences is moved to the weights, from 0 (nothing) to 1 (the ranges become equal).
 
     Raises:
         RecipeError: the strength is not between 0 and 1.
-        ModelError: the ranges are not of this graph.
+        ModelError: the ranges belong to another graph.
     """
     scales = channel_scales(graph, ranges, strength)
     made = graph.copy()
@@ -67,19 +68,18 @@ def migrate(graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: f
 def channel_scales(
     graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: float
 ) -> dict[str, NDArray[np.float64]]:
-    """What each channel is to be divided by.
+    """The divisor of each channel.
 
-    A group of channels that share a scale gets ``range ** strength``, a geometric mean over the int8 layers that read
-    it, as a power of two.
+    A group of channels that share a scale gets ``range ** strength``, where range is a geometric mean over the int8
+    layers that read it. It is rounded to a power of two.
 
     Args:
-        graph: in fp32.
-        ranges: as :func:`migrate` takes them.
-        strength: likewise.
+        graph: the fp32 network.
+        ranges, strength: as :func:`migrate` takes them.
 
     Returns:
-        Blob -> a scale for each of its channels, for every blob whose number of channels is known. It is 1 where a
-        channel must stay as it is, is dead, or where no int8 layer reads it.
+        Blob -> a scale for each of its channels, for every blob with a known number of channels. The scale is 1 if the
+        channel cannot be scaled, is dead, or if no int8 layer reads it.
     """
     if not 0 <= strength <= 1:
         raise RecipeError(f"the strength is {strength}", hint="0 to 1")
@@ -98,7 +98,7 @@ def channel_scales(
         seen.append((groups, np.asarray(found, np.float64)))
     logs = strength * _log_means(seen, channels.count)
     logs[channels.fixed] = np.nan
-    live = np.flatnonzero(~np.isnan(logs))  # only groups' first channels hold values
+    live = np.flatnonzero(~np.isnan(logs))  # only the first channel of a group holds a value
     sets = channels.sets[live]
     logs[live] -= (_sums(sets, logs[live], channels.count) / np.maximum(_sums(sets, 1.0, channels.count), 1))[sets]
     bounded = np.clip(np.nan_to_num(logs) / math.log(2), -math.log2(LARGEST), math.log2(LARGEST))
@@ -109,16 +109,16 @@ def channel_scales(
 class Channels:
     """Which channels of a network's blobs must share a scale.
 
-    Channels have numbers; a group of those that share a scale is known by its smallest.
+    Channels are numbered. A group of channels that share a scale has the number of its first channel.
 
     Args:
-        graph: in fp32.
+        graph: the fp32 network.
 
     Attributes:
-        blobs: those whose number of channels is known, each with its channels' numbers.
-        count: how many channels there are in all.
-        fixed: (count,), at a group's number: whether its scale must be 1.
-        sets: (count,), at a channel's number: the set of connected blobs it belongs to.
+        blobs: blob -> the numbers of its channels, for blobs with a known number of channels.
+        count: the number of all channels.
+        fixed: (count,), by the number of a group: whether its scale must be 1.
+        sets: (count,), by the number of a channel: the set of connected blobs to which it belongs.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -162,7 +162,7 @@ class Channels:
         self._fix(self._graph.outputs)
 
     def _passes(self, layer: Layer) -> bool:
-        """Whether a layer hands each channel's factor on, to the channel in the same place."""
+        """Whether a layer passes the factor of each channel on to the same channel of its output."""
         ends = [*layer.inputs, *layer.outputs]
         if any(blob not in self.blobs for blob in ends):
             return False
@@ -198,7 +198,7 @@ class Channels:
 
 
 def _components(ties: Sequence[tuple[_Index, _Index]], count: int) -> _Index:
-    """For each number up to ``count`` the smallest of those it is tied to, over any number of ties."""
+    """Connected components: for each number below ``count``, the smallest number of its component."""
     parent: _Index = np.arange(count)
     if not ties:
         return parent
@@ -213,7 +213,7 @@ def _components(ties: Sequence[tuple[_Index, _Index]], count: int) -> _Index:
 
 
 def _log_means(parts: Sequence[tuple[_Index, _Floats]], count: int) -> _Floats:
-    """Logarithm of the geometric mean of each group's positive values; NaN for groups without any."""
+    """The logarithm of the geometric mean of each group's positive values; NaN for groups without positive values."""
     if not parts:
         return np.full(count, np.nan)
     groups, values = (np.concatenate(side) for side in zip(*parts))
@@ -232,7 +232,7 @@ def _sums(groups: _Index, values: Any, count: int) -> _Floats:
 
 
 def _takes(layer: Layer, shape: Shape | None) -> bool:
-    """Whether a layer's columns can take up what is done to the channels of its input."""
+    """Whether the columns of a layer's weights can compensate factors of its input channels."""
     if shape is None or not isinstance(shape[0], int):
         return False
     inputs = layer.get("weight_data_size") // layer.get("num_output")
@@ -245,13 +245,14 @@ def _takes(layer: Layer, shape: Shape | None) -> bool:
 
 
 def _by_channel(layer: Layer, channels: int) -> NDArray[np.float32]:
-    """A layer's weight as (group, output channels of it, input channels of it, weights between two channels)."""
+    """A layer's weight as (groups, output channels per group, input channels per group, weights per pair of
+    channels)."""
     weight, group = layer.array("weight"), group_count(layer)
     return weight.reshape(group, layer.get("num_output") // group, channels // group, -1)
 
 
 def _rescale(layer: Layer, taken: _Floats | None, given: _Floats | None) -> None:
-    """Let a layer read channels divided by ``taken``, and hand them on divided by ``given``."""
+    """Change a layer so that its input channels are divided by ``taken``, and its output channels by ``given``."""
     shape, group = layer.array("weight").shape, group_count(layer)
     if taken is not None and (taken != 1).any():
         weight = _by_channel(layer, len(taken)) * taken.reshape(group, 1, -1, 1)

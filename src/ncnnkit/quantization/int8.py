@@ -2,7 +2,7 @@
 
     ActivationStats ── make_table ──▶ Table (scales) ── apply_table ──▶ Graph with int8 layers
 
-A table may also come from a file, ncnn2table's included; what happens to it is the same.
+A table may also come from a file, for example one of ncnn2table. It is handled in the same way.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from .table import Table
 from .zeropoint import bounds
 
 METHODS = tuple(THRESHOLDS)
-SATURATED = 1e-3  # steps: a bound so near to int8's own is the same
-NATIVE_METHODS = frozenset({"kl", "aciq"})  # ncnn2table's own: reproduced with its weight scales
+SATURATED = 1e-3  # steps; a bound this close to int8's own bound counts as equal
+NATIVE_METHODS = frozenset({"kl", "aciq"})  # ncnn2table's methods, reproduced with its weight scales
 
 
 def check_request(graph: Graph, target: str, skip: Collection[str]) -> None:
-    """Refuse what cannot be quantised as asked.
+    """Check that a network can be quantised as requested.
 
     Raises:
-        RecipeError: a target that is unknown, or layers to skip that the network does not have.
+        RecipeError: the target is unknown, or the network does not have a layer to skip.
         ModelError: the network has int8 layers already.
     """
     if target not in TARGETS:
@@ -54,16 +54,16 @@ def check_request(graph: Graph, target: str, skip: Collection[str]) -> None:
 
 
 def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = None, unclipped: float = 0.0) -> Table:
-    """Choose the scales of every layer ncnn can run in int8.
+    """Choose the scales of every layer that ncnn can run in int8.
 
-    Layers that read the same blob, through a Split, get the same scale: what requantises for them can write one only.
+    Layers that read the same blob, through a Split, get the same scale, because a producer can requantise to one only.
 
-    Weights have 8 bits: 3x3 layers too, whose Winograd :func:`apply_table` then switches off where the target has
-    it. The native methods ``kl`` and ``aciq`` give those 6 bits, as ncnn2table does.
+    Weights have 8 bits. So do those of 3x3 layers, and :func:`apply_table` disables Winograd for these if the target
+    has it. The native methods ``kl`` and ``aciq`` give 3x3 layers 6 bits, as ncnn2table does.
 
     Args:
         unclipped: how far the thresholds of activations are moved from those of the method (0) to the largest values
-            seen (1), in the logarithm.
+            (1), on a logarithmic scale.
     """
     method = method or stats.method
     if method not in METHODS:
@@ -88,14 +88,15 @@ def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = Non
 
 
 def apply_table(graph: Graph, table: Table, *, target: str = "arm", finish: bool = True) -> Graph:
-    """Quantise the layers a table names.
+    """Quantise the layers that a table names.
 
     Args:
-        graph: in fp32; not changed.
-        finish: see :func:`finish`. Without it the int8 layers can still be fitted.
+        graph: the fp32 network; not changed.
+        finish: whether to call :func:`finished`. Otherwise the int8 layers can still be fitted.
 
     Raises:
-        FormatError: the table names a layer the graph has not, lacks a layer's weight scales, or has too many or few.
+        FormatError: the table names a layer that the graph does not have, or the number of a layer's weight scales is
+            wrong.
     """
     kernels = TARGETS[target]
     made = graph.copy()
@@ -109,7 +110,7 @@ def apply_table(graph: Graph, table: Table, *, target: str = "arm", finish: bool
         _quantize_layer(layers[name], table.weights.get(f"{name}_param_0"), scale, kernels)
     requantize(made)
     wrong = {name for name, layer in layers.items() if not kernels.grouped_to_float and _is_grouped_to_float(layer)}
-    if wrong:  # in floating point they change what the layers before them may hand on: begin again without them
+    if wrong:  # start again without them: as floating-point layers they change what the layers before them may output
         return apply_table(graph, table.without(wrong), target=target, finish=finish)
     if finish:
         return finished(made)
@@ -118,7 +119,8 @@ def apply_table(graph: Graph, table: Table, *, target: str = "arm", finish: bool
 
 
 def finished(graph: Graph, *, fp16: bool = True) -> Graph:
-    """An int8 network ready to ship: no activation that saturation makes superfluous, the other weights in fp16."""
+    """An int8 network ready to ship: without activations that saturation replaces, and with the other weights in
+    fp16."""
     made = graph.copy()
     for layer in made.layers:
         cut = bounds(layer) if "output_scale" in layer.weights else None
@@ -129,13 +131,13 @@ def finished(graph: Graph, *, fp16: bool = True) -> Graph:
                 layer.params.pop("activation_params", None)
     if fp16:
         store_fp16(made)
-    made.scales = {}  # they are in its layers
+    made.scales = {}  # its layers have them
     made.verify()
     return made
 
 
 def rounded_weights(graph: Graph, table: Table) -> Graph:
-    """The fp32 network with the weights that int8 will make of its own."""
+    """The fp32 network with weights rounded as in int8."""
     made = graph.copy()
     for layer in quantizable(made):
         scales = table.weights.get(f"{layer.name}_param_0")
@@ -148,7 +150,7 @@ def rounded_weights(graph: Graph, table: Table) -> Graph:
 
 
 def _is_grouped_to_float(layer: Layer) -> bool:
-    """Whether this is a grouped int8 convolution that is not requantised."""
+    """Whether this is a grouped int8 convolution with a floating-point output."""
     return bool(layer.params.get("int8_scale_term")) and "output_scale" not in layer.weights and is_grouped(layer)
 
 
@@ -165,17 +167,17 @@ def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Targe
     layer.weights["weight"] = quantized.reshape(layer.weights["weight"].shape)
     layer.weights["weight_scales"] = np.asarray(scales, np.float32)
     layer.weights["input_scale"] = np.array([input_scale], np.float32)
-    if layer.params.get("pad_value"):  # ncnn pads what is int8 already
+    if layer.params.get("pad_value"):  # ncnn pads after quantising
         layer.params["pad_value"] = float(np.clip(np.rint(layer.get("pad_value") * input_scale), -STEPS, STEPS))
     if target.int8_winograd and runs_winograd(layer) and int(np.abs(quantized).max()) > WINOGRAD_STEPS:
         layer.params["featmask"] = layer.get("featmask") | Mask.NO_WINOGRAD
 
 
 def requantize(graph: Graph) -> None:
-    """Let a convolution hand int8 on just where only int8 convolutions read it, directly or through a Split.
+    """Make a convolution output int8 if only int8 convolutions read it, directly or through a Split.
 
-    ncnn2int8's ``fuse_requantize``, except that readers behind a Split must agree on the scale: the producer can
-    write one only, and ncnn2int8 takes the first reader's whatever the others expect.
+    This is ncnn2int8's ``fuse_requantize``, except that readers behind a Split must have the same scale: the producer
+    can write one only, and ncnn2int8 takes that of the first reader even if the others differ.
     """
     uses = graph.uses()
     for layer in graph.layers:

@@ -1,8 +1,8 @@
-"""Layer by layer: every int8 layer is fitted to what the quantised layers before it really hand on.
+"""Layer by layer: every int8 layer is fitted to the real outputs of the quantised layers before it.
 
-For each layer in running order: sample what the quantised network feeds it and what the fp32 network answers there;
-round the weights and move the bias so that the int8 layer's answers come nearest; keep each change only if it helps on
-samples that took no part in fitting; run the int8 layer, and go on.
+For each layer in the order of execution: sample its inputs in the quantised network and its outputs in the fp32
+network; round the weights and change the bias so that the output of the int8 layer is closest; keep each change only if
+it helps on samples that were not used for fitting; run the int8 layer, and go on.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from .stepper import EXACT, ROUNDED, Rows, Stepper, inputs_of_a_row, until_last
 
 Array = NDArray[np.float32]
 
-ROWS = 4096  # places a layer is fitted on; half of it where each channel has weights of its own
-HELD = 5  # every fifth sample takes no part in fitting, and judges
-ROUNDED_INPUTS = 8192  # of a group: the covariance that rounding needs takes 256 MiB then, and its inverse as much
+ROWS = 4096  # positions on which a layer is fitted; half of them if each channel has its own weights
+HELD = 5  # every fifth sample is not used for fitting, but judges
+ROUNDED_INPUTS = 8192  # inputs of a group; then the covariance takes 256 MiB, and its inverse as much
 NEWTON_STEPS = 4
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of one layer.
+    """The result for one layer.
 
     Attributes:
-        name: the layer's.
-        error: mean squared error of its output on held-back samples over the mean square of the output, by what was
-            done to it: ``""`` for nothing, then each method, alone and with those before.
-        kept: the methods of the best; ``""`` where none helped, and the layer is what it was.
+        name: the name of the layer.
+        error: methods -> the mean squared error of its output on held-back samples divided by the mean square of the
+            output: ``""`` for no method, then each method, alone and together with those before.
+        kept: the methods of the best; ``""`` if none helped and the layer was not changed.
     """
 
     name: str
@@ -48,7 +48,8 @@ class Kept:
 
 @dataclass
 class Fit:
-    """An int8 layer's numbers: weights in steps (groups, rows, inputs), bias and gain a channel, both float64."""
+    """The numbers of an int8 layer: weights in steps (groups, rows, inputs), bias and gain per channel, both
+    float64."""
 
     steps: Array
     bias: NDArray[np.float64]
@@ -65,15 +66,15 @@ def fit_layers(
     rows: int = ROWS,
     progress: Progress = silent,
 ) -> tuple[Graph, list[Kept]]:
-    """Fit the int8 layers of ``rounded`` one after the other.
+    """Fit the int8 layers of ``rounded`` one after another.
 
     Args:
         exact: the fp32 network.
-        rounded: the same with int8 layers that have their scales; not changed.
-        samples: for calibration; every process keeps what its share of them gives at the layer in turn. Fewer are used
-            where these blobs would take more than :data:`ncnnkit.quantization.stepper.KEPT_BYTES`.
-        methods: of ``bias``, ``gain``, ``rounding``; the last is not tried on layers of more than
-            :data:`ROUNDED_INPUTS` inputs an output.
+        rounded: the same network with int8 layers that have their scales; not changed.
+        samples: calibration samples. Every process keeps the blobs of its samples at the current layer. Fewer samples
+            are used if these blobs would take more than :data:`ncnnkit.quantization.stepper.KEPT_BYTES`.
+        methods: some of ``bias``, ``gain``, ``rounding``. ``rounding`` is not tried on layers with more than
+            :data:`ROUNDED_INPUTS` inputs per output.
 
     Returns:
         The fitted network, and what was kept of each layer.
@@ -100,7 +101,8 @@ def fit_layers(
 
 
 def _fit(original: Layer, layer: Layer, found: Rows, methods: frozenset[str]) -> Kept:
-    """Change an int8 layer's weights, bias and scales to the best fit; leave the layer as it is where none helps."""
+    """Change an int8 layer's weights, bias and scales to the best fit. If no method helps, the layer stays
+    unchanged."""
     problem = _Problem(original, layer, found)
     fits: dict[str, Fit] = {"": problem.start}
     best = ""
@@ -120,7 +122,7 @@ def _fit(original: Layer, layer: Layer, found: Rows, methods: frozenset[str]) ->
     if inputs_of_a_row(original) <= ROUNDED_INPUTS * group_count(original):
         attempt("rounding", problem.round)
     attempt("bias", problem.correct)
-    if "rounding" in best and "bias" in methods:  # nearest rounding may be the better base for a correction
+    if "rounding" in best and "bias" in methods:  # nearest rounding may be a better start for the correction
         fits["bias"] = problem.correct(plain)
         errors["bias"] = problem.error(fits["bias"])
         best = min(errors, key=errors.__getitem__)
@@ -132,7 +134,7 @@ def _fit(original: Layer, layer: Layer, found: Rows, methods: frozenset[str]) ->
 
 
 class _Problem:
-    """One layer's samples, and the operations on a fit to them.
+    """The samples of one layer, and the operations on a fit to them.
 
     Inputs are in int8 steps, (groups, rows, values); everything else is (rows, channels).
     """
@@ -159,17 +161,17 @@ class _Problem:
         self.scaled = (rows * self.scales[:, None]).reshape(parts, self.channels // parts, -1)
         largest = int(np.abs(np.asarray(layer.weights["weight"], np.int32)).max())
         self.limit = WINOGRAD_STEPS if largest <= WINOGRAD_STEPS and runs_winograd(original) else STEPS
-        self.scale_a_channel = layer.weights["weight_scales"].shape == (self.channels,)  # a gain needs its own
+        self.scale_a_channel = layer.weights["weight_scales"].shape == (self.channels,)  # a gain needs one per channel
         self.per_channel = np.repeat(self.scales, self.channels // len(self.scales)).astype(np.float64)
         has_bias = original.get("bias_term")
         self.bias = original.array("bias").astype(np.float64) if has_bias else np.zeros(self.channels)
-        self.start = Fit(  # the layer as it is
+        self.start = Fit(  # the unchanged layer
             np.asarray(layer.weights["weight"], np.float32).reshape(self.scaled.shape),
             layer.array("bias").astype(np.float64) if layer.get("bias_term") else np.zeros(self.channels),
         )
 
     def _level(self, steps: Array) -> NDArray[np.float64]:
-        """The bias that keeps each channel's mean before the activation, on the inputs of this layer."""
+        """The bias that keeps the mean of each channel before the activation, on the inputs of this layer."""
         lost = np.einsum("grv,gv->gr", self.scaled - steps, self.mean[:, 0], dtype=np.float64).reshape(-1)
         return np.asarray(self.bias + lost / (self.input_scale * self.per_channel))
 
@@ -184,7 +186,7 @@ class _Problem:
         return flat
 
     def error(self, fit: Fit) -> float:
-        """Mean squared error on the held-back samples, behind the activation."""
+        """Mean squared error on the held-back samples, after the activation."""
         z = self.sums(fit.steps)[self.judge] * np.float32(fit.gain) + np.float32(fit.bias)
         return float(np.mean((self.act.f(z) - self.target[self.judge]) ** 2))
 
@@ -196,9 +198,9 @@ class _Problem:
         return Fit(steps, self._level(steps), fit.gain)
 
     def correct(self, fit: Fit, gain: bool = False) -> Fit:
-        """Gauss-Newton steps on bias (and gain) towards the least squared error behind the activation.
+        """Gauss-Newton steps on bias (and gain) that minimise the squared error after the activation.
 
-        They begin at the bias that keeps each channel's mean.
+        They start at the bias that keeps the mean of each channel.
         """
         sums = self.sums(fit.steps)[self.use]
         target = self.target[self.use]

@@ -1,4 +1,4 @@
-"""From an fp32 network and samples to its best int8 version: what is tried, in order, and what is kept of it."""
+"""From an fp32 network and samples to its best int8 version: methods are tried in order, and kept if they help."""
 
 from __future__ import annotations
 
@@ -36,32 +36,31 @@ from .thresholds import by_output_error
 from .trials import Trials
 from .zeropoint import Group, Lowering
 
-LIKENESS_IMAGES = 24  # of the evaluation images: enough for a median
-HELD = 4  # every fourth sample takes no part in choosing, and judges
-FEWEST = 3  # samples that a heavy network is quantised with: two to choose by, and one to judge
+LIKENESS_IMAGES = 24  # number of evaluation images; enough for a median
+HELD = 4  # every fourth sample is not used for choosing, but judges
+FEWEST = 3  # samples for a heavy network: two to choose with, and one to judge
 
 
 @dataclass(eq=False)
 class Quantized:
-    """What came of quantising.
+    """The result of quantising.
 
     Attributes:
         source: the fp32 network that was quantised.
-        graph: int8, ready to ship.
-        exact: an fp32 network that computes what the original did, layer for layer the one ``graph`` was made from.
+        graph: the int8 network, ready to ship.
+        exact: the fp32 network from which ``graph`` was made, layer for layer. It computes the same as ``source``.
         fitted: ``graph`` before :func:`ncnnkit.quantization.int8.finished`.
-        used: the samples that scales, weights and biases were chosen with; where ``own`` is true, only a plan uses
-            them.
-        held: the samples that were held back, and judged.
-        judging: the same, and behind them the samples used.
-        trials: what was tried, in order.
-        layers: what was kept in each layer; empty where nothing was fitted layer by layer.
-        advice: on the calibration images.
+        used: the samples with which scales, weights and biases were chosen. If ``own`` is true, only a plan uses them.
+        held: the samples that were held back, and that judge.
+        judging: ``held``, followed by ``used``.
+        trials: the methods that were tried, in order.
+        layers: the methods that were kept in each layer; empty if nothing was fitted layer by layer.
+        advice: the judgement of the calibration images.
         own: whether the scales and the weights are those of a quantised original.
-        task: what the network is for, where that is known.
+        task: what the network is for; None if unknown.
         lost: reason -> names of the layers in which int8 differs from that of a quantised original.
-        stats: of the inputs of int8 layers, before zero points moved them; None where they were not counted.
-        offsets: blob -> the constant that zero points took off it.
+        stats: statistics of the inputs of int8 layers, before zero points moved them; None if they were not counted.
+        offsets: blob -> the constant that zero points subtracted from it.
     """
 
     source: Graph
@@ -86,16 +85,16 @@ class Quantized:
 
     @property
     def fitted_samples(self) -> int:
-        """How many samples anything was fitted to."""
+        """The number of samples to which something was fitted."""
         return 0 if self.own else len(self.used)
 
     def record(self, effort: str, names: Sequence[str], alike: Likeness | None) -> Quantisation:
-        """What run.json holds of it.
+        """The record of quantising in run.json.
 
         Args:
-            effort: the recipe's.
-            names: of the calibration images.
-            alike: likeness of the evaluation images to them; None where that was not looked at.
+            effort: the effort of the recipe.
+            names: the names of the calibration images.
+            alike: the likeness of the evaluation images to them; None if that was not examined.
         """
         advice = self.advice
         return Quantisation(
@@ -118,14 +117,14 @@ class Quantized:
         )
 
     def likeness_of(self, samples: Samples, threads: int | None, budget: Budget = UNBOUNDED) -> Likeness | None:
-        """How far the evaluation images are from those calibrated with; None where nothing was looked at."""
+        """How much the evaluation images differ from the calibration images; None if that was not examined."""
         if not self.advice.ranges.size:
             return None
         wanted = min(LIKENESS_IMAGES, len(samples))
         few = samples.subset(range(budget.take("samples compared with the calibration samples", wanted)))
         try:
             seen = observe(self.source, few, histograms=False, ranges=True, threads=threads)
-        except VerificationError:  # infinite activations are like nothing, and no reason to lose what was measured
+        except VerificationError:  # infinite activations cannot be compared, but must not end the run
             return None
         return likeness(self.advice.ranges, seen.ranges)
 
@@ -143,26 +142,26 @@ def quantize_images(
     budget: Budget | None = None,
     progress: StepProgress = silent_steps,
 ) -> Quantized:
-    """Quantise a network to int8 with samples; every method is kept only where it helps on some that are held back.
+    """Quantise a network to int8 with samples. Each method is kept only if it helps on samples that are held back.
 
     Args:
-        graph: the fp32 network, optimised; not changed.
-        samples: for calibration, in any form that :func:`ncnnkit.samples.given.as_samples` takes. An effort uses a
-            limited number of them, spread evenly; of an ImageSet no other is read.
+        graph: the optimised fp32 network; not changed.
+        samples: calibration samples in any form that :func:`ncnnkit.samples.given.as_samples` takes. An effort uses a
+            limited number of them, spread evenly. Other images of an ImageSet are not read.
         target: the kernels that will run it.
-        method: how scales are chosen; see :func:`ncnnkit.quantization.own.settled_method`. ``own`` takes those of a
-            quantised original: nothing is fitted, and samples only judge. ``kl`` and ``aciq`` are ncnn2table's: of the
-            rest only biases are corrected.
+        method: how scales are chosen; see :func:`ncnnkit.quantization.own.settled_method`. With ``own``, the scales of
+            a quantised original, nothing is fitted, and samples only judge. With ncnn2table's ``kl`` and ``aciq``, only
+            biases are corrected.
         effort: ``fast``, ``default`` or ``best``, or one of your own.
         skip: layers that stay in floating point.
-        task: what the network is for. Methods are judged by the parts of its outputs that the task distinguishes; by
-            default by the outputs.
-        threads: processes; by default one a core.
+        task: what the network is for. Methods are judged by the parts of the outputs that the task distinguishes; by
+            default by the outputs as a whole.
+        threads: the number of processes; by default one per core.
         budget: how often the network may be run; by default that of the effort.
         progress: called with (step, done, total).
 
     Raises:
-        RecipeError: an unknown effort, or the network has no scales of its own.
+        RecipeError: the effort is unknown, or the method is ``own`` and the network has no scales of its own.
         ModelError, ImageError, VerificationError, RuntimeFailure: as :func:`ncnnkit.calibrate`.
     """
     if isinstance(effort, str):
@@ -178,8 +177,8 @@ def quantize_images(
 
 @dataclass(eq=False)
 class _Version:
-    """A network on its way, ``int8``, and what it is made from: ``whole``, which computes what ``exact`` does with the
-    weights that int8 has."""
+    """An intermediate version: ``int8``, and the networks it is made from: ``exact``, and ``whole``, which is ``exact``
+    with the weights of int8."""
 
     exact: Graph
     table: Table
@@ -223,7 +222,7 @@ class _Quantizer:
     # ------------------------------------------------------------------------------------------------ the methods
 
     def _own(self) -> Quantized:
-        """The scales of the original, with nothing fitted: its weights may have been trained for them."""
+        """The scales of the original. Nothing is fitted, because its weights may have been trained for these scales."""
         with self._trial("the original's own scales") as keeps:
             own = apply_own(self.graph, target=self.target, skip=self.skip)
             keeps(own.int8)
@@ -233,10 +232,10 @@ class _Quantizer:
         )  # fmt: skip
 
     def _thresholds(self) -> tuple[_Version, Advice]:
-        """Scales from histograms, and what the images were worth."""
+        """Scales from histograms, and the judgement of the images."""
         with self._trial("thresholds") as keeps:
-            # All that later steps ask of the same network is looked at in this pass. Counted in batches: what fewer
-            # images would have given costs no counting of its own then.
+            # This pass collects everything that later steps need of the same network. It counts in batches, so that the
+            # results of fewer images need no further pass.
             advice, migrates = self.effort.advice and not self.native, self.effort.strengths and not self.native
             seen = self._observe(
                 self.graph, batches=BATCHES if advice else 1, ranges=advice,
@@ -248,7 +247,7 @@ class _Quantizer:
         return best, self._advice(seen)
 
     def _advice(self, seen: Observed) -> Advice:
-        """What the images were worth. The error is that of thresholds alone: what they are chosen for."""
+        """The judgement of the images. The error is that of thresholds alone, because images are needed for these."""
         if len(seen.batches) == 1:
             return Advice()
         self.progress("calibration advice", 0, 0)
@@ -260,10 +259,10 @@ class _Quantizer:
         return Advice(counts, worst, seen.ranges)
 
     def _less_clipping(self, best: _Version) -> _Version:
-        """Thresholds nearer to the largest values.
+        """Thresholds closer to the largest values.
 
-        The threshold of least error clips what is rare. In a detector rare values are the objects, and their scores
-        shrink.
+        The threshold with the least error clips rare values. In a detector, rare values belong to objects, so clipping
+        reduces their scores.
         """
         for unclipped in self.effort.unclipped if self.method != "minmax" else ():
             with self._trial(f"thresholds, {unclipped:.0%} of the way to the largest values") as keeps:
@@ -273,7 +272,7 @@ class _Quantizer:
         return best
 
     def _migration(self, best: _Version) -> _Version:
-        """Channels of one tensor to more equal ranges."""
+        """Make the ranges of a tensor's channels more equal."""
         for strength in self.effort.strengths:
             with self._trial(f"channel migration {strength:g}") as keeps:
                 graph = migrate(self.graph, self.channels, strength)
@@ -284,7 +283,7 @@ class _Quantizer:
         return best
 
     def _zero_points(self, best: _Version) -> _Version:
-        """One-sided activations to the middle of int8's range."""
+        """Shift one-sided activations to the middle of int8's range."""
         if not self.effort.zero_points:
             return best
         with self._trial("zero points") as keeps:
@@ -305,7 +304,7 @@ class _Quantizer:
             return best
 
     def _offset(self, group: Group) -> float:
-        """Half of the range that is worth covering, over what int8 layers read of a group."""
+        """Half of the useful range of what int8 layers read of a group."""
         read = [self.stats.blobs[blob] for blob in group.blobs if blob in self.stats.blobs]
         return max(map(self._range, read), default=0.0) / 2
 
@@ -313,7 +312,7 @@ class _Quantizer:
         return widened(mse_threshold(blob, 2 * STEPS), blob, self.unclipped)
 
     def _output_thresholds(self, best: _Version) -> _Version:
-        """Thresholds by the error they cause at the output of the layers behind."""
+        """Thresholds with the least error in the outputs of the layers that follow."""
         if not self.effort.by_output:
             return best
         with self._trial("thresholds by output error") as keeps:
@@ -325,9 +324,9 @@ class _Quantizer:
             return version if keeps(version.int8) else best
 
     def _fitted(self, start: _Version) -> tuple[_Version, list[Kept]]:
-        """Biases corrected in one pass, or weights and biases fitted layer by layer: whichever errs less.
+        """Biases corrected in one pass, or weights and biases fitted layer by layer: whichever has the smaller error.
 
-        Neither is always better: on networks with swish, layer by layer may lose to one pass.
+        Neither is always better: on networks with swish, one pass may be better than layer by layer.
         """
         best, layers = start, list[Kept]()
         if self.effort.biases:
@@ -353,7 +352,7 @@ class _Quantizer:
 
     @contextmanager
     def _trial(self, method: str) -> Iterator[Callable[[Graph], bool]]:
-        """A method to try; inside, call what is given with the network it made: it says whether to keep it."""
+        """A context to try a method. It gives a function that takes the new network and returns whether to keep it."""
         self.progress(method, 0, 0)
         with self.trials.trial(method) as keeps:
             yield keeps
@@ -371,7 +370,8 @@ class _Quantizer:
 
 
 def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[int]]:
-    """(the samples to use, those to hold back) of ``count``, spread evenly: as many as effort and budget allow."""
+    """(samples to use, samples to hold back) of ``count``, spread evenly, as many as the effort and the budget
+    allow."""
     wanted = min(count, effort.images)
     splits = (_split(count, most) for most in range(wanted, min(wanted - 1, FEWEST), -1))
     fitting = (split for split in splits if effort.inferences(*map(len, split)) <= budget.inferences)
@@ -382,7 +382,8 @@ def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[
 
 
 def _split(count: int, most: int) -> tuple[list[int], list[int]]:
-    """Every fourth of the samples is held back; of a few that were chosen from more, one; fewer have both roles."""
+    """Hold back every fourth sample; one of a few samples that were chosen from more. Very few samples have both
+    roles."""
     chosen = evenly(count, most)
     if len(chosen) < HELD:
         return (chosen[:-1], chosen[-1:]) if count > most else (chosen, chosen)

@@ -1,10 +1,10 @@
-"""The scales that a quantised original gives its layers, as ncnn's int8.
+"""Quantises with the scales of a quantised original.
 
-A network that was trained with quantisation has weights that are exact in int8, and activations that are used to their
-scales. So nothing is fitted here: every layer gets the codes and the scales of the original. ncnn has no zero points.
-They go into biases, as in :mod:`.zeropoint`. What computes a blob may have no bias, as an input or a Swish. Then a
-BinaryOp before the layer subtracts the constant. Only where that would separate two layers that hand on int8, the steps
-are made so large that the range of the original fits.
+A network that was trained with quantisation has weights that are exact in int8, and was trained for the scales of its
+activations. So nothing is fitted here: every layer gets the codes and the scales of the original. ncnn has no zero
+points. They are folded into biases, as in :mod:`.zeropoint`. If the producer of a blob has no bias (an input, a Swish),
+a BinaryOp before the layer subtracts the constant. If that would separate two layers that could pass int8, the steps
+are enlarged instead, so that the range of the original fits.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ FLOATING = "the original has them in int8, but they stay in floating point for t
 
 @dataclass(frozen=True, eq=False)
 class OwnScales:
-    """A network in int8 by its original's scales.
+    """A network that is quantised with the scales of its original.
 
     Attributes:
-        exact: in floating point, with zero points folded into biases; it computes what the network did.
-        whole: ``exact`` with the weights that int8 has.
-        int8: not finished.
+        exact: the floating-point network, with zero points folded into biases. It computes the same as before.
+        whole: ``exact`` with the weights of int8.
+        int8: the int8 network, not finished.
         table: the scales.
         lost: reason -> names of the layers in which ncnn's int8 differs from the original's.
     """
@@ -55,11 +55,12 @@ def settled_method(graph: Graph, method: str | None) -> str:
     """The method to quantise with.
 
     Args:
-        graph: in floating point.
-        method: the user's; None or ``auto`` takes the original's own scales where the network has them, else ``mse``.
+        graph: the floating-point network.
+        method: the user's method. None or ``auto``: ``own`` if the network has scales of a quantised original,
+            otherwise ``mse``.
 
     Raises:
-        RecipeError: the original's own scales are asked for, and it has none.
+        RecipeError: the method is ``own``, and the original has no scales.
     """
     if method in (None, AUTO):
         return OWN if graph.scales else "mse"
@@ -70,17 +71,17 @@ def settled_method(graph: Graph, method: str | None) -> str:
 
 
 def settle_without_samples(graph: Graph, method: str | None) -> None:
-    """Check that no samples are needed. Raises RecipeError where they are."""
+    """Check that no samples are needed. Raises RecipeError if they are."""
     if settled_method(graph, method) != OWN:
         hint = "calibration images, or a table of scales"
         raise RecipeError("the model has no scales of its own: give --table or --images", hint=hint)
 
 
 def apply_own(graph: Graph, *, target: str, skip: Collection[str] = ()) -> OwnScales:
-    """Quantise a network by the scales of its original.
+    """Quantise a network with the scales of its original.
 
     Args:
-        graph: in fp32, with ``scales``; not changed.
+        graph: the fp32 network, with ``scales``; not changed.
         target: the kernels that will run it.
         skip: layers that stay in floating point.
     """
@@ -117,7 +118,7 @@ def apply_own(graph: Graph, *, target: str, skip: Collection[str] = ()) -> OwnSc
 
 
 def _chained(graph: Graph, names: Collection[str]) -> set[str]:
-    """Those of these layers that can be handed int8: their producer has no reader but such layers."""
+    """The layers that can receive int8: only such layers read the output of their producer."""
     uses = graph.uses()
     found = set[str]()
     for layer in graph.layers:
@@ -129,7 +130,7 @@ def _chained(graph: Graph, names: Collection[str]) -> set[str]:
 
 
 def _shifted(graph: Graph, shifts: Mapping[str, float]) -> Graph:
-    """The network with a constant subtracted from the inputs of some layers and added again in their biases."""
+    """The network with a constant subtracted from the inputs of some layers, and added again in their biases."""
     made, names = Graph([], dict(graph.scales)), Names(graph)
     for layer in (each.copy() for each in graph.layers):
         offset = shifts.get(layer.name)

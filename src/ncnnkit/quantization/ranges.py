@@ -1,4 +1,4 @@
-"""What int8 makes of each layer: the range of its inputs, and how inputs and weights are distributed."""
+"""How int8 represents each layer: the range of its inputs, and the distributions of inputs and weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .calibration import ActivationStats, BlobStats
 from .scales import STEPS
 
 BINS = 32
-"""Bins of a histogram for people; the calibration's own has thousands."""
+"""The number of bins of a histogram for the report; the calibration's own has thousands."""
 
 
 def int8_layers(
@@ -26,8 +26,8 @@ def int8_layers(
     Args:
         exact: the network in fp32.
         int8: the network in int8, with layers of the same names.
-        stats: of the inputs, before zero points moved them; None: they are not known.
-        offsets: blob -> the constant that zero points took off it.
+        stats: statistics of the inputs, before zero points moved them; None if unknown.
+        offsets: blob -> the constant that zero points subtracted from it.
     """
     uses = exact.uses()
     originals = {layer.name: layer for layer in exact.layers}
@@ -55,7 +55,7 @@ def int8_layers(
 
 
 def _coarse(seen: BlobStats) -> Histogram | None:
-    """Statistics with at most :data:`BINS` bins; None where nothing was counted."""
+    """Statistics with at most :data:`BINS` bins; None if nothing was counted."""
     used = math.ceil(seen.absmax / seen.width) if seen.width else 0
     used = min(max(used, 1), len(seen.histogram))
     if not used or not seen.histogram.any():

@@ -1,4 +1,4 @@
-"""Rounding weights so that the errors of one make up for those of the others."""
+"""Rounds weights so that the errors of some compensate those of others."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from .scales import STEPS
 
 Array = NDArray[np.float32]
 
-DAMPING = 0.01  # of the mean of the covariance's diagonal, added to all of it
-BLOCK = 128  # columns after which the ones behind are brought up to date
-SMALL = 64  # inputs up to which a matrix is inverted as a whole
+DAMPING = 0.01  # this share of the mean of the covariance's diagonal is added to the diagonal
+BLOCK = 128  # number of columns after which the following columns are updated
+SMALL = 64  # matrices up to this size are inverted as a whole
 
 
 def nearest(scaled: Array, steps: int = STEPS) -> Array:
-    """Weights in steps, each rounded by itself; as C's ``round``."""
+    """Weights in steps, each rounded independently, as C's ``round`` does."""
     return np.clip(np.trunc(scaled + np.copysign(np.float32(0.5), scaled)), -steps, steps).astype(np.float32)
 
 
 def gptq(scaled: Array, covariance: Array, steps: int = STEPS) -> Array:
-    """Weights in steps, rounded one input after the other, each error made up for by the inputs that follow.
+    """Weights in steps, rounded one input after another. The following inputs compensate each error.
 
-    (Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", 2022. With the
-    covariance of the inputs in the place of their second moments: what rounding does to the mean, the bias takes back.)
+    Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", 2022.
+    It uses the covariance of the inputs instead of their second moments, because the bias corrects errors of the mean.
 
     Args:
-        scaled: float32 (groups, rows, inputs), weights over their step.
-        covariance: float32 (groups, inputs, inputs), of what the weights are multiplied with.
-        steps: the largest value.
+        scaled: float32 (groups, rows, inputs), the weights divided by their step.
+        covariance: float32 (groups, inputs, inputs), the covariance of the layer's inputs.
+        steps: the largest absolute value of the result.
 
     Returns:
-        Whole numbers as float32, of ``scaled``'s shape.
+        Integers as float32, in the shape of ``scaled``.
     """
     groups, _, inputs = scaled.shape
     diagonal = covariance[:, range(inputs), range(inputs)]
-    # The inputs that vary most go first, while the most others are left to make up for them.
+    # The inputs with the largest variance are first, because most others are then left to compensate their errors.
     order = np.argsort(-diagonal, axis=1, kind="stable")
     each = np.arange(groups)[:, None]
     work = np.take_along_axis(scaled, order[:, None, :], axis=2).astype(np.float32)
@@ -59,16 +59,16 @@ def gptq(scaled: Array, covariance: Array, steps: int = STEPS) -> Array:
 
 
 def _upper_of_inverse(matrix: Array) -> Array:
-    """U, upper triangular, with UᵀU the inverse of each matrix.
+    """The upper triangular U for which UᵀU is the inverse of each matrix.
 
-    Turned end for end, the matrix is LLᵀ; its inverse's factor is then L⁻¹ turned back.
+    If the matrix with rows and columns reversed is LLᵀ, U is L⁻¹ with rows and columns reversed.
     """
     lower = np.linalg.cholesky(matrix[:, ::-1, ::-1])
     return np.ascontiguousarray(_inverse_of_lower(lower)[:, ::-1, ::-1])
 
 
 def _inverse_of_lower(lower: Array) -> Array:
-    """The inverses of lower triangular matrices, half by half: most of the work is in products of matrices."""
+    """The inverses of lower triangular matrices, by recursive halving, so that most of the work is matrix products."""
     size = lower.shape[1]
     if size <= SMALL:
         return np.linalg.inv(lower)

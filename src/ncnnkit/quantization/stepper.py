@@ -1,9 +1,9 @@
-"""A network run layer by layer over many samples, exact and rounded side by side: a serving process and its other side.
+"""Runs a network layer by layer on many samples, in an exact and a rounded version: a serving process and its parent.
 
-Quantising layer by layer needs, before each layer, what the layers before it really hand on once they are quantised.
-So the blobs of all samples are kept as long as a layer still reads them, in two versions: ``exact`` (of the fp32
-network) and ``rounded`` (of the quantised one). A step runs one layer, in ncnn, as a network of its own; what it
-computes is what the whole network will compute.
+Quantising layer by layer needs, before each layer, the real outputs of the quantised layers before it. So the blobs of
+all samples are kept until no layer reads them any more, in two versions: ``exact`` (of the fp32 network) and
+``rounded`` (of the quantised network). A step runs one layer in ncnn, as a network of its own. It computes the same as
+in the whole network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-if __name__ == "__main__":  # a serving process: this file is run by its path
+if __name__ == "__main__":  # the serving process runs this file by its path
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ncnnkit.device.serving import CheckedChild
@@ -39,8 +39,8 @@ T = TypeVar("T")
 
 Array = NDArray[np.float32]
 EXACT, ROUNDED = "exact", "rounded"
-KEPT_BYTES = 2 << 30  # of the blobs that all processes keep together
-GATHERED_BYTES = 256 << 20  # of the inputs that one gather answers with
+KEPT_BYTES = 2 << 30  # bytes of the blobs that all processes together keep
+GATHERED_BYTES = 256 << 20  # bytes of the inputs that one gather returns
 
 
 # --------------------------------------------------------------------------------------------- the serving process
@@ -54,7 +54,7 @@ class Blobs:
         self.numbers: list[int] = []
 
     def feed(self, request: dict[str, Any], arrays: list[Any]) -> tuple[Answer, list[Any]]:
-        """A further sample, of this ``number``: the network's inputs called ``names``."""
+        """Add a sample with this ``number``. Its arrays are the network's inputs ``names``."""
         import ncnn
 
         mats = [ncnn.Mat(array).clone() for array in arrays]
@@ -65,8 +65,8 @@ class Blobs:
     def step(self, request: dict[str, Any], _: list[Any]) -> tuple[Answer, list[Any]]:
         """Run the layer in ``param`` and ``bin`` on every sample.
 
-        ``reads``: [blob of the file, blob kept] of each input; ``makes``: the outputs; ``branches``: for which
-        versions; ``divide``: what the outputs are divided by; ``free``: blobs no layer reads any more.
+        ``reads``: [blob in the file, kept blob] for each input; ``makes``: the outputs; ``branches``: the versions;
+        ``divide``: the divisor of the outputs; ``free``: blobs that no layer reads any more.
         """
         import ncnn
 
@@ -82,7 +82,7 @@ class Blobs:
             for branch in request["branches"]:
                 inputs = [sample[branch, kept] for _, kept in request["reads"]]
                 key = tuple(map(id, inputs))
-                if key not in done:  # both versions are one as long as nothing was rounded
+                if key not in done:  # both versions are the same until something is rounded
                     done[key] = self._run(net, request, inputs)
                 sample.update(((branch, blob), mat) for blob, mat in zip(request["makes"], done[key]))
             for blob in request["free"]:
@@ -104,14 +104,14 @@ class Blobs:
                 if request["divide"] != 1.0:
                     values = np.ascontiguousarray(np.asarray(mat) / np.float32(request["divide"]))
                     mat = ncnn.Mat(values)  # does not keep the array alive
-                made.append(mat.clone())  # the network's own memory goes with it
+                made.append(mat.clone())  # a copy, because the network's memory is freed with it
         return made
 
     def gather(self, request: dict[str, Any], _: list[Any]) -> tuple[Answer, list[Any]]:
-        """What a layer reads and should make at ``count`` random places of every sample.
+        """The inputs and the desired outputs of a layer at ``count`` random positions of every sample.
 
-        ``read``, ``make``: blobs; ``window``: of the layer, see :func:`window`; ``seed``. Answers with the rounded
-        inputs, the exact outputs (rows, channels), and the number of the sample of each row.
+        ``read``, ``make``: blobs; ``window``: see :func:`window`; ``seed``. The answer has the rounded inputs, the
+        exact outputs (rows, channels), and the number of the sample of each row.
         """
         rows: list[list[Any]] = []
         for number, sample in zip(self.numbers, self.samples):
@@ -130,7 +130,7 @@ class Blobs:
 
 
 Window = dict[str, Any]
-"""How a convolution looks at its input, as plain numbers; empty for an InnerProduct."""
+"""The kernel size, strides and padding of a convolution, as plain numbers; empty for an InnerProduct."""
 
 
 def window(layer: Layer) -> Window:
@@ -146,7 +146,7 @@ def _is_pixelwise(array: Any, at: Window) -> bool:
 
 
 def _choose(rng: np.random.Generator, target: Any, at: Window, count: int) -> Any:
-    """Indices of places of an output, without repetition."""
+    """Indices of random positions of an output, without repetition."""
     places = target.shape[1] * target.shape[2] if _is_pixelwise(target, at) else len(np.atleast_2d(target))
     return np.arange(places) if places <= count else rng.choice(places, count, replace=False)
 
@@ -158,9 +158,10 @@ def _outputs(target: Any, at: Window, places: Any) -> Any:
 
 
 def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
-    """What the kernel sees at places of the output, (places, channels * kernel_h * kernel_w), as the weights lie."""
+    """The input of the kernel at positions of the output, (positions, channels * kernel_h * kernel_w), in weight
+    order."""
     if not _is_pixelwise(array, at):
-        # An InnerProduct takes a matrix row by row or as one long vector; the shape of its output shows which.
+        # An InnerProduct takes a matrix row by row or as one vector. The shape of its output shows which.
         return array.reshape(len(np.atleast_2d(target)), -1)[places].astype(np.float32)
     height, width = array.shape[1:]
     spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}
@@ -188,12 +189,12 @@ def padding(before: int, after: int, side: int, span: int, stride: int) -> tuple
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What a layer reads and should make at sampled places.
+    """The inputs and the desired outputs of a layer at sampled positions.
 
     Attributes:
-        inputs: float32 (rows, values), of the rounded version, as the weights lie.
-        outputs: float32 (rows, channels), of the exact version, behind the activation.
-        sample: int (rows,), the sample each row is of.
+        inputs: float32 (rows, values), from the rounded version, in the order of the weights.
+        outputs: float32 (rows, channels), from the exact version, after the activation.
+        sample: int (rows,), the index of the sample of each row.
     """
 
     inputs: Array
@@ -202,14 +203,14 @@ class Rows:
 
 
 def inputs_of_a_row(layer: Layer) -> int:
-    """How many values an output's place is computed from, over all groups."""
+    """How many input values one position of the output depends on, over all groups."""
     return layer.array("weight").size // int(layer.get("num_output")) * group_count(layer)
 
 
 def most_bytes(graph: Graph, sample: Sample) -> int:
-    """The most bytes that the blobs of one sample, in both versions, take between two layers.
+    """The largest number of bytes that the blobs of one sample, in both versions, take between two layers.
 
-    A blob whose shape does not follow from the sample's counts as the largest that does.
+    A blob of unknown shape counts as large as the largest known one.
     """
     uses, shapes = graph.uses(), graph.infer_shapes([array.shape for array in sample])
     sides = {blob: [side for side in shape if isinstance(side, int)] for blob, shape in shapes.items() if shape}
@@ -229,7 +230,7 @@ def most_bytes(graph: Graph, sample: Sample) -> int:
 
 
 def until_last(items: Sequence[T], counts: Callable[[T], bool]) -> list[T]:
-    """The items up to the last one that counts: what follows the last int8 layer need not be stepped through."""
+    """The items up to the last one that counts. Layers after the last int8 layer need no steps."""
     last = max((index for index, item in enumerate(items) if counts(item)), default=-1)
     return list(items[: last + 1])
 
@@ -239,14 +240,15 @@ class Stepper:
 
     Args:
         graph: the exact network.
-        samples: of its inputs; each is read once. As many of them as :data:`KEPT_BYTES` hold are used, evenly spread.
-        threads: number of processes.
+        samples: samples of its inputs; each is read once. As many as fit into :data:`KEPT_BYTES` are used, evenly
+            spread.
+        threads: the number of processes.
 
     Attributes:
         samples: the number of samples used.
 
     Raises:
-        RuntimeFailure: ncnn crashed; from every method.
+        RuntimeFailure: every method: ncnn crashed.
     """
 
     def __init__(self, graph: Graph, samples: Samples, threads: int | None = None) -> None:
@@ -291,7 +293,7 @@ class Stepper:
             raise RuntimeFailure(f"layer by layer: {error.sentence}") from None
 
     def step(self, layer: Layer, branches: Sequence[str] = (EXACT, ROUNDED), *, last: bool = True) -> None:
-        """Run a layer for one or both versions; ``last`` says that no further version of it follows."""
+        """Run a layer for one or both versions. ``last`` says that the layer is not run again."""
         names = Names(Graph([layer]))
         fragment = Graph([*(Layer("Input", names.new(blob, "in"), [], [blob]) for blob in layer.inputs), layer])
         param = self._folder / "layer.param"
@@ -310,10 +312,10 @@ class Stepper:
         self._all(lambda child, _: child.ask("step", **request))
 
     def gather(self, layer: Layer, rows: int, *, seed: int = 0) -> Rows:
-        """What ``layer`` reads and, in the exact network, makes, in about ``rows`` places over all samples.
+        """The inputs of ``layer``, and its outputs in the exact network, at about ``rows`` positions over all samples.
 
-        They are fewer where the inputs would take more than :data:`GATHERED_BYTES`, but one of each sample at least.
-        The layer's exact version must have run.
+        There are fewer positions if the inputs would take more than :data:`GATHERED_BYTES`, but at least one per
+        sample. The exact version of the layer must have run.
         """
         rows = min(rows, GATHERED_BYTES // (inputs_of_a_row(layer) * 4))
         request: dict[str, Any] = {
@@ -322,7 +324,7 @@ class Stepper:
         }  # fmt: skip
         parts = self._all(lambda child, _: child.ask("gather", **request)[1])
         sample = np.concatenate([part[-1] for part in parts])
-        place = np.empty(len(sample), np.intp)  # of each row in the samples' order, whichever process it comes from
+        place = np.empty(len(sample), np.intp)  # index of each row in the order of samples, from any process
         place[np.argsort(sample, kind="stable")] = np.arange(len(sample))
         whole = [np.empty((len(sample), *array.shape[1:]), array.dtype) for array in parts[0]]
         for rows_of, part in zip(np.split(place, np.cumsum([len(part[-1]) for part in parts])), parts):
@@ -331,7 +333,7 @@ class Stepper:
         return Rows(*whole)
 
     def outputs(self, names: Sequence[str], branch: str) -> Mapping[str, Array]:
-        """Blobs of one version, float32 (N, …) each, in the samples' order."""
+        """Blobs of one version, float32 (N, …) each, in the order of samples."""
         parts = self._all(lambda child, _: child.ask("outputs", names=list(names), branch=branch)[1])
         count = len(parts)
         whole = {}
@@ -343,4 +345,4 @@ class Stepper:
 
 
 if __name__ == "__main__":
-    guarded(lambda: serve(Blobs()))
+    guarded(lambda: serve(lambda _: Blobs()))

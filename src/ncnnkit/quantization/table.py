@@ -1,7 +1,7 @@
 """ncnn2table's calibration table: the scales of a network's int8 layers as text.
 
-A line a key: ``NAME_param_0 s s s …`` are the weight scales of layer NAME, ``NAME s`` the scale of its input. A layer
-without lines stays in floating point: deleting lines is how one chooses by hand.
+Each line has a key: ``NAME_param_0 s s s …`` are the weight scales of layer NAME, ``NAME s`` is the scale of its input.
+A layer without lines stays in floating point, so you can choose layers by deleting lines.
 
 Source: ``save_table`` in ``tools/quantize/ncnn2table.cpp``, ``read_int8scale_table`` in
 ``tools/quantize/ncnn2int8.cpp``.
@@ -29,15 +29,15 @@ class Table:
     """Scales by layer.
 
     Attributes:
-        weights: ``NAME_param_N`` -> float32 scales, one a weight row.
-        inputs: layer name -> scale of its input.
+        weights: ``NAME_param_N`` -> float32 scales, one per weight row.
+        inputs: layer name -> the scale of its input.
     """
 
     weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     inputs: Mapping[str, float] = field(default_factory=dict)
 
     def without(self, layers: set[str]) -> Table:
-        """The table less some layers, which then stay in floating point."""
+        """The table without some layers, which then stay in floating point."""
         return Table(
             {k: v for k, v in self.weights.items() if k.rsplit("_param_", 1)[0] not in layers},
             {k: v for k, v in self.inputs.items() if k not in layers},
@@ -45,7 +45,7 @@ class Table:
 
 
 def save_table(table: Table, path: str | Path) -> None:
-    """Write a table as ncnn2table does, with six decimals, or nine digits of a small scale. Raises StorageError."""
+    """Write a table as ncnn2table does, with six decimals, or nine digits for a small scale. Raises StorageError."""
 
     def text(scale: float) -> str:
         return f"{scale:f} " if scale >= 0.1 else f"{scale:.9g} "
@@ -60,8 +60,8 @@ def load_table(path: str | Path) -> Table:
     """Read a table.
 
     Raises:
-        FormatError: the file is missing, or a line holds no scales, an infinite one of an activation (a dead blob in
-            ncnn2table) or one that is not positive; with the line number.
+        FormatError: the file is missing, or a line has no scales, a scale that is not positive, or an infinite scale of
+            an activation (a dead blob in ncnn2table). The error has the line number.
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
@@ -83,7 +83,7 @@ def load_table(path: str | Path) -> Table:
         if not scales:
             raise FormatError(f"{key} has no scale", where=where)
         if _WEIGHT_KEY.fullmatch(key):
-            # Of a channel whose weights are all zero: so writes ncnn2table of 2023 what later ones write as 1.
+            # A channel with all weights zero. ncnn2table of 2023 writes infinity, later versions write 1.
             scales = [1.0 if scale == math.inf else scale for scale in scales]
         for scale in scales:
             if not (math.isfinite(scale) and scale > 0):

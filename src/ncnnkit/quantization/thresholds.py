@@ -1,8 +1,8 @@
-"""Thresholds by the error they cause where it counts: at the output of the layers that read what they clip.
+"""Chooses thresholds by the error in the outputs of the layers that read the clipped blob.
 
-The threshold with the least error of a tensor itself (:func:`ncnnkit.quantization.scales.mse_threshold`) counts every
-channel and value alike; the layers behind do not. (The idea of Nagel et al., "A White Paper on Neural Network
-Quantization", 2021, section 3.1, where the loss is that of the layer's output.)
+The threshold with the least error of the tensor itself (:func:`ncnnkit.quantization.scales.mse_threshold`) gives every
+channel and value the same weight; the layers that read it do not. Source: after Nagel et al., "A White Paper on Neural
+Network Quantization", 2021, section 3.1, where the loss is that of the layer's output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .stepper import EXACT, ROUNDED, Rows, Stepper, until_last
 from .table import Table
 
 FACTORS = (0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4)
-"""What a threshold is tried multiplied by."""
+"""The factors of a threshold that are tried."""
 
 
 def by_output_error(
@@ -35,16 +35,17 @@ def by_output_error(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Table:
-    """The table with every input scale moved to where its readers' outputs err least.
+    """The table with every input scale changed to the one with the least error of its readers' outputs.
 
-    Layers that read one blob, through a Split, keep one scale: the one with the least sum of their relative errors.
+    Layers that read the same blob, through a Split, keep a common scale: that with the least sum of their relative
+    errors.
 
     Args:
         exact: the fp32 network.
-        whole: the same, but for its weights, which int8's stand for.
-        table: its scales to begin with.
-        samples: for calibration; as many are used as :class:`ncnnkit.quantization.stepper.Stepper` can keep.
-        rows: places each layer is judged at.
+        whole: the same network with the weights of int8.
+        table: the scales to start with.
+        samples: calibration samples; as many are used as :class:`ncnnkit.quantization.stepper.Stepper` can keep.
+        rows: the number of positions at which each layer is judged.
 
     Raises:
         RuntimeFailure: ncnn crashed.
@@ -78,7 +79,7 @@ def _divided(scales: Mapping[str, float], factors: Mapping[str, float]) -> dict[
 
 
 def _error(layer: Layer, found: Rows, scale: float) -> float:
-    """Mean squared error of a layer's output over its mean square, where its input has this scale."""
+    """The mean squared error of a layer's output divided by its mean square, if its input has this scale."""
     count = group_count(layer)
     read = np.clip(np.rint(found.inputs * np.float32(scale)), -STEPS, STEPS) / np.float32(scale)
     weight = layer.array("weight").reshape(count, layer.get("num_output") // count, -1)

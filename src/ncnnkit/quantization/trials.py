@@ -1,4 +1,4 @@
-"""Which methods of quantising help: each is tried, judged and kept, or not."""
+"""Tries methods of quantising: each is judged, and kept if it helps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Trials:
     """The methods that were tried.
 
     Args:
-        judge: measures the errors, on samples that take no part in fitting.
-        guards: whether what does not lower the error is not kept.
+        judge: measures the errors, on samples that are not used for fitting.
+        guards: whether a method that does not lower the error is rejected.
 
     Attributes:
-        rows: what was tried, in order.
-        least: the smallest error that was kept: noise over signal, the mean over the outputs. Infinite before any was.
+        rows: the methods that were tried, in order.
+        least: the smallest error that was kept: noise over signal, the mean over the outputs. Infinite at first.
     """
 
     def __init__(self, judge: Judge, *, guards: bool = True) -> None:
@@ -31,12 +31,12 @@ class Trials:
         self._judge, self._guards = judge, guards
 
     def error(self, int8: Graph) -> float:
-        """Noise over signal of a network's outputs; infinite where they are not finite."""
+        """Noise over signal of a network's outputs; infinite if they are not finite."""
         return self._judge.errors(int8).relative
 
     @contextmanager
     def trial(self, method: str) -> Iterator[Callable[[Graph], bool]]:
-        """A row; inside, call what is given with the network to judge: it says whether to keep it."""
+        """A context for a row. It gives a function that takes the network to judge and returns whether to keep it."""
         start = time.perf_counter()
 
         def keeps(int8: Graph) -> bool:

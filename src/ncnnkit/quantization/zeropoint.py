@@ -1,13 +1,13 @@
-"""Zero points for an engine that has none: the ranges of one-sided activations are moved to the middle.
+"""Zero points for an engine without zero points: shifts one-sided activations to the middle of int8's range.
 
 ncnn's int8 is symmetric, so the output of a ReLU or ReLU6 never uses half of its 254 steps. But a constant can be
 subtracted from such a blob at no cost: it is subtracted from the producer's bias and from the bounds of its activation
-(a ReLU becomes a Clip), and added again in the biases of the layers that read the blob; ``pad_value`` replaces padded
-zeros. The network computes the same, and its activations use the steps of both signs, which leaves a quarter of
-the rounding noise. Between two int8 layers, saturation of int8 does the work of the Clip, so the Clip is removed.
+(a ReLU becomes a Clip), and added again in the biases of the layers that read the blob. ``pad_value`` replaces padded
+zeros. The network computes the same. Its activations use the steps of both signs, which leaves a quarter of the
+rounding noise. Between two int8 layers, the saturation of int8 replaces the Clip, so the Clip is removed.
 
-(Asymmetric activations as in Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", 2018, with the zero points folded into biases.)
+Source: asymmetric activations as in Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018, with the zero points folded into biases.
 
 ncnn's x86 kernels pad int8 blobs wrongly with a negative value (``Padding_x86::forward_int8`` repeats the value's byte
 by OR-ing shifted copies, which loses all but the first byte of a negative one). So a padded blob is also negated: it
@@ -33,7 +33,7 @@ def _always(_: Any) -> bool:
 
 
 PASSING: dict[str, Callable[[Any], bool]] = {
-    # A padded average counts zeros where it counts the padding.
+    # A padded average is not linear in the constant if it counts the padding as zeros.
     "Split": _always,
     "Concat": _always,
     "Flatten": _always,
@@ -44,21 +44,21 @@ PASSING: dict[str, Callable[[Any], bool]] = {
     "Dropout": lambda p: p.scale == 1.0,
     "Pooling": lambda p: p.pooling_type == 0 or p.global_pooling or not p.avgpool_count_include_pad,
 }
-"""Type -> whether a layer with these params hands a constant on as it comes in."""
+"""Type -> whether a layer with these parameters passes a constant on unchanged."""
 
 _ADD, _MAX = 0, 0  # op_type of BinaryOp, pooling_type of Pooling
 
 
 @dataclass(eq=False)
 class Group:
-    """Blobs that can only be lowered together, by the same constant.
+    """Blobs from which only the same constant can be subtracted.
 
     Attributes:
         blobs: their names.
-        one_sided: those of them whose values are zero or more, zero being often met.
-        fixed: whether one of them must stay as it is.
+        one_sided: those of them with values of zero or more, and many zeros.
+        fixed: whether one of them must not be changed.
         padded: whether a layer pads one of them.
-        pooled: whether a maximum is taken over one of them, so that they cannot be turned round.
+        pooled: whether a maximum is taken over one of them, so that they cannot be negated.
     """
 
     blobs: set[str] = field(default_factory=set)
@@ -69,17 +69,17 @@ class Group:
 
 
 class Lowering:
-    """What can be lowered in a network.
+    """The blobs of a network from which a constant can be subtracted ("lowered").
 
     Args:
-        graph: in fp32; not changed.
-        pads: whether the target's int8 kernels pad with other values than 0; if not, what is padded is left alone.
-        wanted: blob that an int8 layer reads -> the constant that it should be lowered by. By default one-sided blobs
-            are lowered, by positive constants.
+        graph: the fp32 network; not changed.
+        pads: whether the target's int8 kernels can pad with other values than 0. If not, padded blobs are not changed.
+        wanted: blob that an int8 layer reads -> the constant to subtract. By default positive constants are subtracted
+            from one-sided blobs.
 
     Attributes:
-        groups: those that can be lowered and are worth it: what int8 layers read of them is one-sided, or wanted. In
-            graph order.
+        groups: the groups that can be lowered and for which it helps: the blobs that int8 layers read are one-sided, or
+            in ``wanted``. In graph order.
     """
 
     def __init__(self, graph: Graph, *, pads: bool = True, wanted: Mapping[str, float] | None = None) -> None:
@@ -97,7 +97,7 @@ class Lowering:
         barred: set[Group] = set()
         for like in self._turning_together(every):
             padded = {group for group in found if group in like and group.padded}
-            raised = {group for group in padded if self.asked(group) < 0}  # their zeros are positive as they are
+            raised = {group for group in padded if self.asked(group) < 0}  # their zeros become positive
             if not pads:
                 barred |= padded
             elif raised == padded:
@@ -110,9 +110,9 @@ class Lowering:
         self.groups = [group for group in found if group not in barred]
 
     def asked(self, group: Group) -> float:
-        """What a group should be lowered by: that which most of its blobs want; 0 for one that is not worth it.
+        """The constant for a group: the one that most of its blobs want; 0 if the group should not be lowered.
 
-        Without ``wanted`` it is only known to be positive.
+        Without ``wanted``, only its sign is meaningful: positive.
         """
         if self._wanted is None:
             return float(self._read & group.blobs <= group.one_sided)
@@ -120,11 +120,11 @@ class Lowering:
         return max(offsets, key=offsets.count, default=0.0)
 
     def sign(self, blob: str) -> int:
-        """-1 for a blob that is turned round, else 1."""
+        """-1 for a blob that is negated, otherwise 1."""
         return -1 if self._of[blob] in self._turned else 1
 
     def apply(self, offsets: Mapping[Group, float], graph: Graph | None = None) -> Graph:
-        """The network with groups lowered by constants, in the blobs' units; it computes what it did.
+        """The network with groups lowered by constants, in the units of the blobs. It computes the same as before.
 
         Every blob of a group becomes ``sign * (blob - offset)``. ``graph`` is another version of the network, with the
         same layers.
@@ -194,7 +194,7 @@ class Lowering:
             self._of[blob].fixed = True
 
     def _turning_together(self, groups: Sequence[Group]) -> list[set[Group]]:
-        """Groups that can only be turned round together: a sum and the summand nothing stands before."""
+        """Groups that can only be negated together: a sum, and the summand whose producer has no weights."""
         together = {group: {group} for group in groups}
         for total, other in self._summands.values():
             one, two = together[self._of[total]], together[self._of[other]]
@@ -205,7 +205,7 @@ class Lowering:
 
 
 def move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> None:
-    """Let a layer read, and hand on, ``sign * (blob - offset)``, each given as (sign, offset)."""
+    """Change a layer so that it reads and outputs ``sign * (blob - offset)``, each given as (sign, offset)."""
     if (taken, given) == ((1, 0.0), (1, 0.0)):
         return
     (turned, offset), (turn, lowered) = taken, given
@@ -223,7 +223,7 @@ def move(layer: Layer, taken: tuple[int, float], given: tuple[int, float]) -> No
 
 
 def bounds(layer: Layer) -> tuple[float, float] | None:
-    """Between what a layer's output is cut off, by a ReLU or Clip that it is or has; None where it is not cut off."""
+    """The bounds of a layer's output, if it is, or has, a ReLU or a Clip; otherwise None."""
     p = layer.p
     if _is_linear(layer):
         if p.activation_type == 1:
@@ -241,7 +241,7 @@ def _moved_bounds(layer: Layer, turn: int, offset: float) -> tuple[float, float]
 
 
 def absorbs(layer: Layer) -> bool:
-    """Whether a layer's weights and bias can take up what is done to its input, and do it to its output."""
+    """Whether a change of a layer's weights and bias can compensate a change of its input, and change its output."""
     return _is_linear(layer) and is_float(layer) and "weight" in layer.weights
 
 

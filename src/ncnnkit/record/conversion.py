@@ -62,7 +62,7 @@ class OwnQuantisation:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedCheck:
-    """The predictions of the converted network, beside those of the original.
+    """The predictions of the converted network, compared with those of the original.
 
     Both are those of the images of ``accuracy`` of the conversion. The original's are its own outputs where the network
     was cut before they were computed, and otherwise its outputs after the same decoder.

@@ -34,7 +34,7 @@ class Measure:
         name: as a condition writes it.
         title: for people.
         unit: ``ms``, ``MB``, ``dB``, ``share`` (0 to 1) or empty.
-        at_least: whether more is better; None where that is not known.
+        at_least: whether more is better; None if that is not known.
         timed: whether it depends on the speed of the machine.
     """
 
@@ -58,7 +58,7 @@ class Measure:
         return f"{written(value)} {self.unit}".rstrip()
 
     def change(self, before: float | None, after: float | None) -> str:
-        """How far a value moved: in percent for times and sizes, else in its unit; empty where nothing can be said."""
+        """How far a value moved: in percent for times and sizes, else in its unit; empty if nothing can be said."""
         if before is None or after is None or not math.isfinite(before) or not math.isfinite(after):
             return ""
         if self.unit in ("ms", "MB"):
@@ -96,7 +96,7 @@ def measures(variants: Iterable[Variant]) -> dict[str, Measure]:
 
 
 def value_of(variant: Variant | None, name: str) -> float | None:
-    """A number of a variant; None where it was not measured. An exact output has infinite SQNR."""
+    """A number of a variant; None if it was not measured. An exact output has infinite SQNR."""
     if variant is None:
         return None
     if name in _VALUES:
@@ -251,9 +251,9 @@ class Change:
 
     Attributes:
         measure: which.
-        before, after: None where it was not measured.
+        before, after: None if it was not measured.
         tie: whether the middle halves of two latencies overlap, so that the change may be noise.
-        better: whether it became better; None where it did not change, where the change may be noise, or where nobody
+        better: whether it became better; None if it did not change, where the change may be noise, or where nobody
             can say.
     """
 

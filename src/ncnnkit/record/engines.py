@@ -27,7 +27,7 @@ class EngineModelRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """An engine that was measured beside ncnn.
+    """An engine that was measured together with ncnn.
 
     Attributes:
         name: as in ``variants``.

@@ -36,7 +36,7 @@ class Example:
     Attributes:
         files: of each input of the network, the ending of its file, as ``.jpg``, and the bytes; ``.npy`` for an array.
         outputs: the original's, without a batch axis.
-        placement: where the first image lies in its input; None where there are only arrays.
+        placement: where the first image lies in its input; None if there are only arrays.
     """
 
     files: tuple[tuple[str, bytes], ...]
@@ -49,7 +49,7 @@ class Examples:
     """Examples, and how near the measured variants came.
 
     Attributes:
-        rows: the examples; empty where none are small enough.
+        rows: the examples; empty if none are small enough.
         sqnr_db: variant -> SQNR of its measured outputs over all examples, of the checked values, in dB; infinite where
             they are equal.
     """
@@ -75,7 +75,7 @@ class Examples:
 
     @classmethod
     def load(cls, path: Path) -> Examples:
-        """Read them; none where there is no such file. Raises FormatError."""
+        """Read them; none if there is no such file. Raises FormatError."""
         if not path.is_file():
             return cls()
         try:
@@ -123,5 +123,5 @@ def checked(output: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def near(db: float | None) -> float:
-    """An SQNR as a number: infinite where there is no noise."""
+    """An SQNR as a number: infinite if there is no noise."""
     return math.inf if db is None else db

@@ -38,7 +38,7 @@ REPORT = "report.html"
 RECIPE = "recipe.toml"
 LOG = "pnnx.log"
 LABELS = "labels.txt"
-"""The class names of a run's model, one a line, where it has any."""
+"""The class names of a run's model, one per line, where it has any."""
 
 _LOCK = ".ncnnkit.lock"
 _WORK = ".ncnnkit"
@@ -66,7 +66,7 @@ def files_of_run(out: Path) -> set[str]:
     The rest of run.json is not looked at: a run of another version of ncnnkit can be replaced, too.
 
     Returns:
-        File names; empty where there is no run.json, or none that lists files.
+        File names; empty if there is no run.json, or none that lists files.
     """
     try:
         listed = json.loads((out / RUN).read_text(encoding="utf-8"))["files"]
@@ -189,7 +189,7 @@ def content(out: Path) -> list[Path]:
 
 
 def refuse_to_replace(out: Path, names: Iterable[str], owned: Callable[[Path], set[str]] = files_of_run) -> None:
-    """Raise StorageError where a file of one of these names is the user's own: no record in ``out`` lists it."""
+    """Raise StorageError if a file of one of these names is the user's own: no record in ``out`` lists it."""
     ours = owned(out)
     for name in names:
         if name not in ours and os.path.lexists(out / name):
@@ -201,7 +201,7 @@ def refuse_to_replace(out: Path, names: Iterable[str], owned: Callable[[Path], s
 
 
 def _refuse_to_remove(out: Path, ours: set[str], reads: Iterable[str]) -> None:
-    """Raise StorageError where the old run, which is to be removed, holds a file that the new run needs."""
+    """Raise StorageError if the old run, which is to be removed, holds a file that the new run needs."""
     for read in filter(None, reads):
         path = Path(os.path.realpath(read))
         if path.parent == out and path.name in ours:
@@ -361,7 +361,7 @@ def _sync(path: Path) -> None:
 
 
 def _explain(error: OSError, out: Path) -> StorageError | None:
-    """The error as one a user can act on; None where it has nothing to do with ``out``."""
+    """The error as one a user can act on; None if it has nothing to do with ``out``."""
     where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else out
     # numpy gives no number where the disk fills up while it writes an array, only "n requested and m written".
     if error.errno in _FULL or (error.errno is None and "requested and" in str(error)):
@@ -380,7 +380,7 @@ def save_run(run: Run, path: Path) -> None:
 
 
 def save_labels(labels: Iterable[str], path: Path) -> None:
-    """Write class names, one a line."""
+    """Write class names, one per line."""
     path.write_text("".join(" ".join(name.split()) + "\n" for name in labels), encoding="utf-8")
 
 

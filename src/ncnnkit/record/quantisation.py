@@ -10,7 +10,7 @@ from ..formatting import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Layers in which ncnn's int8 cannot be that of a quantised original.
+    """Layers in which ncnn's int8 cannot equal that of a quantised original.
 
     Attributes:
         reason: what is lost, a clause.
@@ -79,7 +79,7 @@ class FittedLayer:
 class Count:
     """The error with fewer calibration images.
 
-    The error is that of thresholds alone, on the held-back images, for several subsets of the calibration images.
+    The error of thresholds alone, on the held-back images, for several subsets of the calibration images.
 
     Attributes:
         images: size of the subsets.

@@ -174,8 +174,8 @@ class Picture:
     Attributes:
         variant: the name of the variant.
         image: the name of the evaluation image.
-        file: a JPEG in the run folder: the original's prediction on the left, the variant's beside it, and, for images,
-            their difference ten times enlarged. For texts it is the image alone.
+        file: a JPEG in the run folder: the original's prediction on the left, the variant's next to it, and, for
+            images, their difference ten times enlarged. For texts it is the image alone.
         severity: how far it differs: for boxes, the boxes lost and the new ones; for maps, the share of other pixels;
             for images, the mean squared error over the squared range; for texts, the characters to change over those
             of the original; for points, their mean error.

@@ -133,7 +133,7 @@ class FigureValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Errors against the reference. Each figure is that of the worst output.
+    """Errors against the reference. Each is the figure of the worst output.
 
     The images are the evaluation images, or the first few of them on a slow software device. Each figure is computed
     over all these images together; it is not a mean of the figures of single images.
@@ -160,7 +160,7 @@ class Accuracy:
     outputs: list[OutputError]
 
     def figure(self, name: str) -> FigureValue | None:
-        """A figure of the task; None where it could not be computed."""
+        """A figure of the task; None if it could not be computed."""
         return next((figure for figure in self.task if figure.name == name), None)
 
     def other_shapes(self) -> list[str]:
@@ -172,7 +172,7 @@ class Accuracy:
         ]
 
     def figures(self) -> dict[str, float | None]:
-        """Each figure that a requirement can name, by its name; None where it is not known.
+        """Each figure that a requirement can name, by its name; None if it is not known.
 
         An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
         """

@@ -1,4 +1,4 @@
-"""What a person reads of a run, and of several: pages, tables on the terminal, and what to ship."""
+"""Reports on one run or several: pages, tables on the terminal, and what to ship."""
 
 from .changes import diff_table, junit, markdown
 from .console import (

@@ -1,4 +1,4 @@
-"""Two runs beside each other, as people and as continuous integration read them."""
+"""Reports on the difference of two runs: for the terminal, as Markdown, and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SHOWN = ("latency", "size", "memory", "sqnr")
-"""The measures that every table shows; those of the task follow. JSON has all."""
+"""The measures in every table, followed by those of the task. JSON has all measures."""
 _NEVER = ("p90", "load", "cosine", "mse", "max_error")
 
 
 def shown(known: Mapping[str, Measure]) -> list[Measure]:
-    """The measures that a table has room for."""
+    """The measures that are shown in a table."""
     rest = [measure for name, measure in known.items() if name not in (*SHOWN, *_NEVER)]
     return [*(known[name] for name in SHOWN if name in known), *rest]
 
 
 def diff_table(diff: Diff) -> RenderableType:
-    """For a terminal: a block for each variant, and the conditions."""
+    """The text for a terminal: a block for each variant, and the conditions."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -46,7 +46,7 @@ def diff_table(diff: Diff) -> RenderableType:
 
 
 def markdown(diff: Diff) -> str:
-    """A summary for a pull request."""
+    """A summary in Markdown for a pull request."""
     columns = shown(diff.measures)
     lines = [f"- {_cell(note)}" for note in diff.notes]
     lines += [
@@ -76,12 +76,12 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that cannot end its cell."""
+    """A text that is escaped for a table cell."""
     return " ".join(text.replace("|", "\\|").split())
 
 
 def junit(diff: Diff) -> str:
-    """The conditions as test cases, as most systems of continuous integration read them."""
+    """The conditions as test cases in JUnit's XML."""
     suite = ElementTree.Element(
         "testsuite", name="ncnnkit diff", tests=str(len(diff.verdicts)), failures=str(len(diff.failed)), errors="0"
     )

@@ -1,7 +1,7 @@
-"""Charts as SVG: points and lines on two axes, drawn once, without a script.
+"""Charts as SVG: points and lines on two axes, without a script.
 
-Places across are percentages and places down are pixels, so a chart is as wide as its page and its text keeps its size.
-Colours are CSS classes: template.html's style sheet sets them, and they follow the reader's light or dark mode.
+Horizontal positions are percentages and vertical positions are pixels, so a chart is as wide as its page, and its text
+keeps its size. Colours are CSS classes of the style sheet in template.html, for light and dark mode.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from html import escape
 
 LABEL = 6.5
 """Width of a letter of a label, pixels."""
-_PHONE = (260.0, 300.0)  # pixels that labels are placed for: what a phone leaves between the axes
+_PHONE = (260.0, 300.0)  # size between the axes in pixels for which labels are placed: that on a phone
 _GAP = 9  # pixels between the centre of a point and its label
 
 
@@ -22,9 +22,9 @@ class Axis:
     """One axis of a chart.
 
     Attributes:
-        title: with its unit.
-        low, high: its ends, in its own coordinates: logarithms on a logarithmic axis.
-        ticks: (place, text), in the same coordinates.
+        title: the title with the unit.
+        low, high: its ends, in its own coordinates (logarithms on a logarithmic axis).
+        ticks: (position, text), in the same coordinates.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Axis:
     ticks: Sequence[tuple[float, str]]
 
     def part(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high one."""
+        """The relative position of a value: 0 at the low end, 1 at the high end."""
         return (value - self.low) / (self.high - self.low)
 
 
@@ -42,13 +42,13 @@ class Point:
     """A mark with a name.
 
     Attributes:
-        x, y: in the axes' coordinates.
-        kind: a CSS class, which gives it its colour.
-        hover: what a pointer over it shows; lines are separated by line feeds.
-        label: stands beside it; empty for none.
-        place: where the label stands; see :func:`place_labels`.
-        bold: whether the label is.
-        hollow: whether only its edge is drawn.
+        x, y: its position in the axes' coordinates.
+        kind: a CSS class, which sets its colour.
+        hover: the tooltip; lines are separated by line feeds.
+        label: the text next to it; empty for none.
+        place: the position of the label; see :func:`place_labels`.
+        bold: whether the label is bold.
+        hollow: whether only its outline is drawn.
     """
 
     x: float
@@ -68,7 +68,7 @@ class Line:
     Attributes:
         points: (x, y) in the axes' coordinates, from left to right.
         kind: as in Point; it is also the ``data-choice`` of the line.
-        name: for the legend; empty where there is none.
+        name: for the legend; empty if there is none.
     """
 
     points: Sequence[tuple[float, float]]
@@ -84,8 +84,8 @@ class Chart:
         x, y: the axes.
         title: what the chart shows, for a reader who cannot see it.
         height: between the axes, pixels.
-        limit: where a dotted line crosses the chart, and its caption; None for no line.
-        caption: where the caption of the limit stands: (``left``, ``center`` or ``right``, ``top`` or ``bottom``).
+        limit: the position of a dotted line, and its caption; None for no line.
+        caption: the position of the caption: (``left``, ``center`` or ``right``, ``top`` or ``bottom``).
     """
 
     x: Axis
@@ -98,7 +98,7 @@ class Chart:
     caption: tuple[str, str] = ("right", "bottom")
 
     def labelled(self) -> Chart:
-        """The same with its labels where they cover little, see :func:`place_labels`."""
+        """The same chart with labels placed where they cover little; see :func:`place_labels`."""
         places, caption = place_labels(
             [(p.x, p.y) for p in self.points], [p.label for p in self.points], (self.x.low, self.x.high),
             (self.y.low, self.y.high), self.limit[0] if self.limit else None,
@@ -216,7 +216,7 @@ def logarithmic(title: str, low: float, high: float, text: Callable[[float], str
 
 
 def decades(values: Sequence[float], margin: float) -> tuple[float, float]:
-    """The ends of a logarithmic axis: the values' decades, and some air."""
+    """The ends of a logarithmic axis: the decades of the values, with a margin."""
     low, high = math.log10(min(values)), math.log10(max(values))
     air = max(margin, 0.12 * (high - low))
     return low - air, high + air
@@ -232,14 +232,14 @@ def place_labels(
     y: Sequence[float],
     line: float | None,
 ) -> tuple[list[str], tuple[str, str]]:
-    """Where names go so that on a phone few of them cover points, the line or each other.
+    """Positions of labels for which, on a phone, few of them cover points, the line or each other.
 
-    Greedy, in the order of the points: of eight places around a point, the first that covers least.
+    Greedy, in the order of the points: of eight positions around a point, the first that covers least.
 
     Args:
         points: in the axes' own coordinates (logarithms on logarithmic axes).
         x, y: the axes' ranges.
-        line: where a horizontal line crosses the plot. It has a caption. None: there is none.
+        line: the position of a horizontal line with a caption; None: there is none.
 
     Returns:
         For each name ``top``, ``middle`` or ``bottom`` and ``left``, ``center`` or ``right``; and the caption's end of
@@ -284,6 +284,6 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def _outside(box: Box) -> float:
-    """How many pixels of a label leave the plot, weighted: a cut name is worse than a covered one."""
+    """How many pixels of a label are outside the plot, weighted, because a cut label is worse than a covered one."""
     width, height = _PHONE
     return 20 * (max(0.0, -box[0]) + max(0.0, box[2] - width) + max(0.0, -box[1]) + max(0.0, box[3] - height))

@@ -45,7 +45,7 @@ def npus(run: Run) -> list[str]:
 
 
 def converted(check: ConversionCheck, origin: str) -> list[str]:
-    """How exact the conversion is, and which other routes were tried; a line each.
+    """How exact the conversion is, and which other routes were tried, one line each.
 
     Args:
         origin: what the outputs were compared with, in words.
@@ -73,7 +73,7 @@ def _exact(sqnr_db: float | None) -> str:
 
 
 def _only_exact_to(original_sqnr_db: float | None) -> str:
-    """The noise of the original itself, a clause; empty where it explains nothing."""
+    """The noise of the original itself, as a clause; empty if it explains nothing."""
     if original_sqnr_db is None:
         return ""
     return f", which itself is only exact to {decibel(original_sqnr_db)} dB on these samples"
@@ -85,7 +85,7 @@ def said_of(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def decoded_line(check: DecodedCheck) -> str:
-    """The predictions of a converted network beside those of the original, one line."""
+    """The comparison of the predictions of a converted network with the original's, in one line."""
     one, several = NOUNS.get(check.decoder, NOUNS["boxes"])
     if not check.original and not check.network:
         return f"decoded: neither the network nor the original has any {several}"
@@ -102,24 +102,24 @@ def decoded_line(check: DecodedCheck) -> str:
 
 
 def _attempted(attempt: Attempt) -> str:
-    """A route that was tried and not taken, one line."""
+    """A route that was tried and not taken, in one line."""
     sqnr = f"{decibel(attempt.sqnr_db)} dB, {attempt.layers} layers"
     return f"route {attempt.route} {attempt.outcome}: {attempt.reason or sqnr} ({plain(attempt.seconds)} s)"
 
 
 MIDDLE = "25–75 %"
-"""The column with the middle half of the samples. It is the first that a narrow terminal goes without."""
+"""The column with the middle half of the samples. A narrow terminal drops it first."""
 
 SPARE = ("RAM MB", "p90", "load ms", "MSE", "speed")
-"""What a narrow terminal goes without, the first first. Before that go all figures of the task but the first, and after
-it that, too. run.json and the report have it all."""
+"""Columns that a narrow terminal drops, in this order. Before these it drops all figures of the task but the first, and
+after these the first, too. run.json and the report have everything."""
 
 
 def there(variants: Sequence[Variant]) -> list[Variant]:
     """The variants without those of a backend that a device does not have.
 
-    A GPU is not there if all variants on Vulkan were skipped or fell back to the CPU for the same reason. That reason
-    is a line of its own below the table, and not a row for each precision.
+    A device has no GPU if all variants on Vulkan were skipped or fell back to the CPU for the same reason. The reason
+    is then one line below the table, instead of a row for each precision.
     """
     reasons: dict[tuple[str, str], set[str]] = {}
     for row in variants:
@@ -138,12 +138,12 @@ def _latency_at(index: int, variant: Variant) -> str:
 
 
 def console_table(variants: Sequence[Variant], recommended: str | None = None, width: int = 100) -> Table:
-    """The variants, a row each. Columns that hold nothing in any row are left out.
+    """The table of the variants, a row each. Empty columns are left out.
 
     Args:
-        variants: of a run, or of a bench.
-        recommended: the name of the one to mark.
-        width: of the terminal, in characters; columns are left out until the rest fits.
+        variants: the variants of a run, or of a bench.
+        recommended: the name of the variant to mark.
+        width: the width of the terminal, in characters. Columns are dropped until the table fits.
     """
     from rich.table import Table
     from rich.text import Text
@@ -191,7 +191,7 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
 
 
 def trials_table(trials: Sequence[Trial]) -> Table:
-    """What was tried when quantising, a row each."""
+    """The methods of quantising that were tried, a row each."""
     rows = [
         (t.method, exact(t.relative_error), decibel(t.sqnr_db), "yes" if t.kept else "no", plain(t.seconds))
         for t in trials
@@ -207,7 +207,7 @@ LAYER_ORDERS: dict[str, Callable[[PlannedLayer], Any]] = {
     "ms": lambda layer: -(chosen(layer).ms or 0.0),
     "error": lambda layer: -(math.inf if chosen(layer).noise is None else chosen(layer).noise or 0.0),
 }
-"""An order of a plan's layers -> its key; times and errors come with the largest first."""
+"""Name of an order of a plan's layers -> its sort key; times and errors are sorted from the largest."""
 
 
 def chosen(layer: PlannedLayer) -> LayerOption:
@@ -238,9 +238,9 @@ def layer_table(layer: PlannedLayer) -> Table:
 
 
 def tuning_table(candidates: Sequence[Candidate]) -> Table:
-    """What was tried, a row each, those that lasted longest first.
+    """The candidates, a row each; those that lasted longest come first.
 
-    No times: turns are compared with the defaults' in the same turn alone, as the machine's speed changes.
+    It shows ratios instead of times, because a turn is only comparable with the defaults in the same turn.
     """
     rows = [
         (row.name, NOTHING if row.rungs is None else str(row.rungs),
@@ -256,7 +256,7 @@ def tuning_table(candidates: Sequence[Candidate]) -> Table:
 
 
 def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    """The layers of a profile as they run, a row each."""
+    """The layers of a profile in the order of execution, a row each."""
     rows = [
         (row["name"], row["type"], row["runs_on"], row["precision"] or NOTHING,
          NOTHING if row["bits"] is None else str(row["bits"]), plain(row["ms"]), percent(row["share"]))
@@ -268,7 +268,7 @@ def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def bisection_table(found: Bisection) -> Table:
-    """Every layer of a converted network beside the original, in the order in which they run."""
+    """The comparison of every layer of a converted network with the original, in the order of execution."""
     rows = [
         (check.layer, check.type, times(check.shape), check.tensor.name, check.tensor.maker,
          times(check.tensor.values.shape), decibel(check.sqnr_db),
@@ -283,7 +283,7 @@ def bisection_table(found: Bisection) -> Table:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
-    """A table whose columns but for the ``left`` first are figures."""
+    """A table. The first ``left`` columns are texts, the others are figures."""
     from rich.table import Table
     from rich.text import Text
 

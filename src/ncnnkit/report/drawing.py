@@ -1,8 +1,9 @@
-"""A network as a drawing: layers from top to bottom, each below what it reads.
+"""Draws a network: layers from top to bottom, each below its inputs.
 
-The method is that of layered drawings (Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical
-System Structures", 1981): ranks, an order in each rank that crosses few edges, then places across. Places are the least
-squares to the neighbours' places that keep the order and the distances, found by pooling adjacent violators.
+It is a layered drawing: ranks, an order in each rank with few crossing edges, then horizontal positions. These minimise
+the squared distances to the neighbours' positions under the order and the minimum distances, by pooling adjacent
+violators. Source: Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical System Structures",
+1981.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 148, 26
 """Size of a layer, in units of the drawing."""
-DOWN, APART, BEND = 50, 20, 14  # from rank to rank, between layers, and of an edge that passes
+DOWN, APART, BEND = 50, 20, 14  # distances of ranks, of layers in a rank, and of passing edges
 SWEEPS = 6
 MOST_BENDS = 20_000
-"""Edges that pass ranks bend around the layers there. Of a network with more bends, they do not."""
-_STIFF = 6.0  # how much straighter an edge that passes is than one between layers
+"""Edges that pass ranks bend around the layers there. In a network with more bends than this, they are straight."""
+_STIFF = 6.0  # weight of keeping passing edges straight, relative to edges between layers
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Where everything is.
+    """The positions of everything in the drawing.
 
     Attributes:
-        places: of each layer, its centre.
-        edges: (layer that is read, layer that reads, the points from one to the other).
-        width, height: of the whole.
+        places: the centre of each layer.
+        edges: (producer, reader, the points from one to the other).
+        width, height: the size of the drawing.
     """
 
     places: list[tuple[float, float]]
@@ -40,7 +41,7 @@ def draw(reads: Sequence[Sequence[int]]) -> Drawing:
     """Place the layers of a network.
 
     Args:
-        reads: of each layer, the numbers of the layers that it reads; all are smaller than its own.
+        reads: for each layer, the indices of the layers that it reads; all are smaller than its own.
 
     Example:
         >>> draw([[], [0]]).places
@@ -71,7 +72,8 @@ def draw(reads: Sequence[Sequence[int]]) -> Drawing:
 
 
 def _ranks(reads: Sequence[Sequence[int]]) -> list[int]:
-    """How deep each layer is: one below the deepest that it reads, and just above its first reader if it reads none."""
+    """The rank of each layer: one below the deepest layer that it reads; without inputs, just above its first
+    reader."""
     ranks: list[int] = []
     for sources in reads:
         ranks.append(max((ranks[source] + 1 for source in sources), default=0))
@@ -88,7 +90,7 @@ def _ranks(reads: Sequence[Sequence[int]]) -> list[int]:
 def _rows(
     reads: Sequence[Sequence[int]], ranks: Sequence[int]
 ) -> tuple[list[list[int]], list[list[int]], dict[int, list[int]]]:
-    """The nodes of each rank, the nodes that each hangs from, and of each layer the bends of its edges, downwards.
+    """(the nodes of each rank, the parents of each node, the bends of each layer's edges from top to bottom).
 
     Edges from one layer share their bends.
     """
@@ -118,7 +120,7 @@ def _rows(
 
 
 def _order(rows: list[list[int]], parents: Sequence[Sequence[int]], children: Sequence[Sequence[int]]) -> None:
-    """Sort each row by the mean place of the neighbours above it, then below it, some times."""
+    """Sort each row by the mean position of the neighbours above it, then below it, several times."""
     place = {node: float(i) for row in rows for i, node in enumerate(row)}
     for sweep in range(SWEEPS):
         neighbours = parents if sweep % 2 == 0 else children
@@ -140,7 +142,7 @@ def _across(
     size: Callable[[int], float],
     count: int,
 ) -> dict[int, float]:
-    """Where each node lies across: near its neighbours, in the order of its row, and not over another."""
+    """The horizontal position of each node: near its neighbours, in the order of its row, without overlaps."""
     x: dict[int, float] = {}
     for row in rows:
         right = 0.0
@@ -161,11 +163,11 @@ def _across(
 
 
 def _spread(wanted: Sequence[float], gaps: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """Places nearest to the wanted ones, in order and at least the gaps apart, in weighted least squares."""
+    """The positions closest to the wanted ones (weighted least squares), in order and at least the gaps apart."""
     offsets = [0.0]
     for gap in gaps:
         offsets.append(offsets[-1] + gap)
-    blocks: list[tuple[float, float, int]] = []  # (mean, weight, how many)
+    blocks: list[tuple[float, float, int]] = []  # (mean, weight, number of nodes)
     for want, offset, weight in zip(wanted, offsets, weights):
         block = (want - offset, weight, 1)
         while blocks and blocks[-1][0] > block[0]:
@@ -178,7 +180,7 @@ def _spread(wanted: Sequence[float], gaps: Sequence[float], weights: Sequence[fl
 
 
 def _without_straight(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The same line with fewer points: those in the middle of a vertical stretch are left out."""
+    """The same line without points in the middle of vertical segments."""
     return [
         point
         for i, point in enumerate(points)

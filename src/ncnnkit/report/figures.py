@@ -35,6 +35,6 @@ def said(figure: FigureValue) -> str:
 
 
 def interval_text(figure: FigureValue) -> str:
-    """The 95 % interval of a figure, without its unit; empty where it is one value."""
+    """The 95 % interval of a figure, without its unit; empty if it is one value."""
     low, high = (figure_text(replace(figure, value=end)) for end in (figure.low, figure.high))
     return f"{low} – {high}" if low != high else ""

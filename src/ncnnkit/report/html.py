@@ -190,7 +190,7 @@ def _pictures(run: Run, folder: Path | None) -> dict[str, list[tuple[Picture, st
 
 
 def _gained(layers: Sequence[FittedLayer]) -> list[FittedLayer]:
-    """The :data:`GAINED` layers whose error fitting lowered most, the most first."""
+    """The :data:`GAINED` layers for which fitting reduced the error most, sorted by the reduction."""
     gains = [(la.before - la.after, la) for la in layers if la.before is not None and la.after is not None]
     better = sorted((pair for pair in gains if pair[0] > 0), key=lambda pair: -pair[0])
     return [layer for _, layer in better[:GAINED]]

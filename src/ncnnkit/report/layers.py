@@ -41,7 +41,8 @@ class Row:
 
     Attributes:
         name, type, shape: see :class:`~ncnnkit.record.network.NetworkLayer`.
-        choice, why: in the mixed model; empty where there is none, or where the layer does not compute.
+        choice, why: its choice in the mixed model, and the reason; empty if there is none, or if the layer does not
+            compute.
         cells: in the order of :attr:`LayerTable.precisions`.
     """
 
@@ -69,7 +70,7 @@ class LayerTable:
 
 
 def layer_table(run: Run) -> LayerTable | None:
-    """Every layer of a run with its figures at every precision; None where no layer is known."""
+    """Every layer of a run with its figures at every precision; None if no layer is known."""
     planned = {layer.name: layer for layer in run.plan.layers} if run.plan else {}
     errors = errors_of_precisions(run)
     known = {precision: {error.name: error for error in rows} for precision, rows in errors.items()}
@@ -129,7 +130,7 @@ def _decibel(noise: float | None) -> float | None:
 
 
 def drawing(layers: Sequence[NetworkLayer], choices: Mapping[str, str]) -> str:
-    """The network as an ``<svg>``; empty where nothing is known of what layers read.
+    """The network as an ``<svg>``; empty if nothing is known of what layers read.
 
     Args:
         layers: of the network, in order.

@@ -55,7 +55,7 @@ def draw_worst(
         samples: the inputs.
         names: of the samples.
         preprocess: that made the inputs from images; None: they are no images, and nothing is drawn.
-        labels: class names; empty where there are none.
+        labels: class names; empty if there are none.
         folder: gets the files.
     """
     if preprocess is None or preprocess.channels not in (1, 3):
@@ -100,7 +100,7 @@ def panels(task: Task, ours: Any, theirs: Any, seen: Image.Image, labels: Sequen
         task: of the network.
         ours, theirs: the predictions of the model and of the original.
         seen: what the network sees.
-        labels: class names; empty where there are none.
+        labels: class names; empty if there are none.
     """
     if isinstance(task, Texts):
         return [_sized(seen)[0]]

@@ -17,7 +17,7 @@ NAMED = 12
 
 
 def latency_against_error(variants: Sequence[Variant], recommended: str | None, limit: float | None) -> Chart | None:
-    """Latency (ms) across, 1 − cosine up, both logarithmic; None where no variant has both.
+    """Latency (ms) across, 1 − cosine up, both logarithmic; None if no variant has both.
 
     Args:
         limit: the cosine that is required, for a dotted line; None: no cosine is.
@@ -51,7 +51,7 @@ def latency_against_error(variants: Sequence[Variant], recommended: str | None, 
 
 
 def along_the_network(errors: Mapping[str, Sequence[LayerError]], order: Sequence[str]) -> Chart | None:
-    """The SQNR (dB) of each layer's output, a line for each precision; None where no layer has one.
+    """The SQNR (dB) of each layer's output, a line for each precision; None if no layer has one.
 
     Args:
         errors: precision -> the layers' errors.
@@ -80,8 +80,8 @@ def along_the_network(errors: Mapping[str, Sequence[LayerError]], order: Sequenc
 def pareto_front(plan: Plan) -> Chart | None:
     """Plans from the fastest to the most exact: predicted ms across, predicted noise up; the one taken is marked.
 
-    None where there are no plans. What was measured is a hollow point beside it. Noise of zero has no logarithm: it
-    is drawn a decade under the least other one, and so is one under :data:`FLOOR`. An infinite one is not drawn.
+    None if there are no plans. What was measured is a hollow point beside it. Noise of zero has no logarithm: it is
+    drawn a decade under the least other one, and so is one under :data:`FLOOR`. An infinite one is not drawn.
     """
     front = [(p.ms, p.noise, p) for p in plan.front if p.noise is not None]
     taken = [("the plan", plan.predicted_ms, plan.predicted_noise), ("measured", plan.measured_ms, plan.measured_noise)]

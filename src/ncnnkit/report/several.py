@@ -92,7 +92,7 @@ def tables(runs: Sequence[NamedRun]) -> list[Table]:
 
 
 def tradeoff(runs: Sequence[NamedRun]) -> Chart | None:
-    """Latency across and 1 − cosine up, both logarithmic, of every variant of every run; None where there is none."""
+    """Latency across and 1 − cosine up, both logarithmic, of every variant of every run; None if there is none."""
     found = [
         (number, each, v, v.latency_ms.median, max(FLOOR, 1 - v.accuracy.cosine), v.accuracy.cosine)
         for number, each in enumerate(runs)

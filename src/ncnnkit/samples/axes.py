@@ -1,4 +1,4 @@
-"""Which axes of an input's shape are an image's."""
+"""The axes of an input that takes images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ImageAxes:
 
 
 def image_axes(shape: Sequence[int]) -> ImageAxes | None:
-    """What the axes of an input mean; None where it takes no image. Channels first is tried first.
+    """The meaning of the axes of an input; None if it does not take images. Channels first is tried first.
 
     Example:
         >>> image_axes((224, 320, 3))
@@ -39,5 +39,5 @@ def image_axes(shape: Sequence[int]) -> ImageAxes | None:
 
 
 def likely_layout(shape: Sequence[int]) -> str:
-    """The order of the axes of an input that takes no image: channels are the fewest."""
+    """The probable order of the axes of an input that does not take images: the smallest side is the channels."""
     return "hwc" if len(shape) == 3 and shape[2] < shape[0] else "chw"

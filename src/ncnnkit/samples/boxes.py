@@ -24,8 +24,8 @@ class LabelledObject:
 
     Attributes:
         box: left, top, right, bottom in pixels of the image.
-        label: its class.
-        outline: its pixels, where they are labelled.
+        label: the index of its class.
+        outline: its outline; None if only the box is labelled.
     """
 
     box: tuple[float, float, float, float]
@@ -39,13 +39,13 @@ Found = list[LabelledObject]
 
 @dataclass(frozen=True, eq=False)
 class LabelledBoxes:
-    """The boxes that a person drew on one image.
+    """The labelled boxes of one image.
 
     Attributes:
         xyxy: float32 (N, 4): left, top, right, bottom in pixels of the network's input.
         labels: int64 (N,).
-        outlines: of each object, in pixels of the image; None where only the box is labelled.
-        placement: where the image lies in the network's input.
+        outlines: the outline of each object, in pixels of the image; None if only the box is labelled.
+        placement: the position of the image in the network's input.
     """
 
     xyxy: NDArray[np.float32]
@@ -78,17 +78,17 @@ def read_boxes(
     """The labelled boxes of each image.
 
     Args:
-        path: a JSON file as COCO writes it (crowds are left out), or a folder with a file for each image, which has the
-            image's name with another ending: ``.txt`` as YOLO writes it, ``.xml`` as Pascal VOC does. An image without
-            a file has no boxes, as in YOLO's data sets.
-        names: the images, as ``ImageSet.names``.
-        placements: where each image lies in the network's input.
-        classes: class names; COCO's categories and VOC's names are looked up in them. Without them, COCO's categories
-            count in the order of their numbers, and VOC's files cannot be read.
-        posed: whether keypoints follow the box in a line of YOLO's; else more than a box is a segment.
+        path: a JSON file in COCO's format (crowds are ignored), or a folder with a file for each image, with the
+            image's name and another extension: ``.txt`` (YOLO's format) or ``.xml`` (Pascal VOC's). An image without a
+            file has no boxes, as in YOLO's data sets.
+        names: the names of the images, as ``ImageSet.names``.
+        placements: the position of each image in the network's input.
+        classes: class names, in which COCO's categories and VOC's names are looked up. Without them, COCO's categories
+                are numbered in the order of their ids, and VOC's files cannot be read.
+        posed: whether keypoints follow the box in a line of YOLO's format. Otherwise further numbers are a segment.
 
     Raises:
-        ImageError: a file is not of its format, a class is not one of the network's, or a sample is no image.
+        ImageError: a file is not valid, the network does not have a class, or a sample is not an image.
     """
     path = Path(path)
     placed = [each for each in placements if each is not None]
@@ -174,7 +174,7 @@ def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bo
 
 
 def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
-    """``object`` elements with a ``name`` and a ``bndbox``, whose first pixel is 1."""
+    """``object`` elements with a ``name`` and a ``bndbox``. Pixels are counted from 1."""
     rows: Found = []
     try:
         for each in ElementTree.fromstring("\n".join(text_lines(file))).iter("object"):
@@ -191,5 +191,5 @@ def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: boo
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 READERS: dict[str, Callable[[Path, tuple[int, int], Mapping[str, int], bool], Found]] = {".txt": _yolo, ".xml": _voc}
-"""Ending of a file of one image's labels -> what reads it: (file, size of the image, classes by name, whether keypoints
+"""Extension of a label file -> the function that reads it: (file, size of the image, classes by name, whether keypoints
 follow the box) -> objects."""

@@ -17,15 +17,15 @@ _QUOTES = "\"'"
 
 
 def read_classes(path: str | Path, names: Sequence[str], classes: Sequence[str] | None = None) -> NDArray[np.int64]:
-    """The right class of each image.
+    """The labelled class of each image.
 
     Args:
         path: a text file. Either a line per image, ``file name<space, tab or comma>class`` (in any order; lines about
-            other files are ignored), or just a class index a line, in the order of ``names``.
-        names: the images, as ``ImageSet.names``. A line may give the bare file name where that is unique.
-        classes: class names, so that a class may be written as its name; else it must be an index. Where names are
-            numbers themselves, such as the digits of "1, 2, …, 9, 0", a number that means one class as an index and
-            another as a name is refused; a number in quotes is a name.
+                other files are ignored), or one class index per line, in the order of ``names``.
+        names: the names of the images, as ``ImageSet.names``. A line may have the bare file name if it is unique.
+        classes: class names, so that a line may have the name of a class. Otherwise it must be an index. If names are
+            numbers, such as the digits "1, 2, …, 9, 0", a number that is one class as an index and another as a name is
+            refused; a number in quotes is a name.
 
     Returns:
         int64 array (N,) of class indices.
@@ -96,7 +96,7 @@ def read_classes(path: str | Path, names: Sequence[str], classes: Sequence[str] 
 
 
 def places_of(names: Sequence[str]) -> dict[str, int]:
-    """What a line of labels may call a sample -> its position."""
+    """Name of a sample in a line of labels -> the index of the sample."""
     base = [name.rsplit("/", 1)[-1] for name in names]
     counts = Counter(base)
     places = {name: index for index, name in enumerate(base) if counts[name] == 1}
@@ -104,7 +104,7 @@ def places_of(names: Sequence[str]) -> dict[str, int]:
 
 
 def _divide(line: str, places: Mapping[str, int]) -> tuple[int | None, str]:
-    # File names and class names may both hold spaces and commas: the file name is the shortest start that is an image.
+    # File names and class names may contain spaces and commas: the file name is the shortest prefix that is an image.
     for match in re.finditer(r"[\s,]+", line):
         name = line[: match.start()].strip("\"'").removeprefix("./")
         if name in places:

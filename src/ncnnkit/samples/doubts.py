@@ -1,4 +1,4 @@
-"""What looks wrong about the tensors a network is fed with: preprocessing that cannot be meant."""
+"""Finds what looks wrong about the input tensors of a network: implausible preprocessing."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .items import InputSpec
 from .preprocess import Preprocess
 from .stream import Samples
 
-LOOKED_AT = 32  # samples: a wrong range shows in the first few
-NARROW, WIDE = 0.1, 100.0  # spans of values; networks are trained on spans of about 1 to 5
-ALIKE = 1e-3  # of the span: samples that differ by no more than this are one sample
-NCNN_NORM = 0.05  # stds below it are ncnn's norm values, such as 0.017 = 1/58.4: no image varies so little
+LOOKED_AT = 32  # number of samples; a wrong range is visible in the first few
+NARROW, WIDE = 0.1, 100.0  # implausible spans of values; networks are trained on spans of about 1 to 5
+ALIKE = 1e-3  # share of the span; samples that differ by less are considered equal
+NCNN_NORM = 0.05  # a smaller std is one of ncnn's norm values, such as 0.017 = 1/58.4
 
 
 def preprocessing_doubts(samples: Samples, inputs: Sequence[InputSpec], preprocess: Preprocess | None) -> list[str]:
-    """Sentences that name what looks wrong, why, and what to change; none where nothing does.
+    """Sentences on what looks wrong, why, and what to change; empty if nothing does.
 
     Args:
-        samples: what the network is fed with; the first 32 are looked at.
-        inputs: the network's inputs. Those of whole numbers, such as token ids, are left alone.
+        samples: the input tensors; the first 32 are examined.
+        inputs: the network's inputs. Inputs of integers, such as token ids, are not examined.
         preprocess: how images became these samples; None for arrays.
 
     Example:
@@ -65,10 +65,10 @@ _FIX = "check --divisor, --mean and --std"
 
 
 def _cause(preprocess: Preprocess | None) -> str:
-    """What of the preprocessing cannot be meant, and what to give instead."""
+    """Which part of the preprocessing is implausible, and what to give instead."""
     if preprocess is None:
         return ""
-    white = 255.0 / preprocess.divisor  # the largest pixel once it was divided
+    white = 255.0 / preprocess.divisor  # the largest pixel after the division
     if preprocess.divisor > 1 and max(map(abs, preprocess.mean)) > white:
         mean = ", ".join(map(plain, preprocess.mean))
         return (
@@ -91,7 +91,7 @@ def _cause(preprocess: Preprocess | None) -> str:
 
 
 def copies_said(copies: Sequence[tuple[str, str]]) -> list[str]:
-    """What to say of samples that were dropped because another holds the same; nothing where there are none."""
+    """A sentence about samples that were dropped as duplicates; empty if there are none."""
     if not copies:
         return []
     name, of = copies[0]

@@ -1,4 +1,4 @@
-"""Where samples come from: folders, lists and tables of files, arrays; one source, or one for each input."""
+"""Finds samples: in folders, lists and tables of files, and arrays; from one source, or from one for each input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .presets import preset
 from .sounds import SUFFIX, read_recording, takes_sound, windows
 
 Sources = str | Mapping[str, str]
-"""Where samples come from: one path for all inputs of a network, or the name of each input -> its path."""
+"""The source of samples: one path for all inputs of a network, or the name of each input -> its path."""
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _LIST, _TABLE = ".txt", ".csv"
@@ -68,19 +68,19 @@ def open_images(
     inputs: Sequence[InputSpec],
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Find the samples of a source. This checks every image file, and decodes it again when the sample is read.
+    """Find the samples of a source. Every image file is decoded once to check it, and again when the sample is read.
 
     Args:
         source: one of
 
-            - a folder (searched recursively; hidden files are ignored) or a list file (``.txt``, a path a line,
+            - a folder (searched recursively; hidden files are ignored) or a list file (``.txt``, one path per line,
               relative to the list) of images, recordings (``.wav``), or ``.npy``/``.npz`` files of one sample each;
-            - one such file, where a ``.npy`` may also have the shape (N, ...), and the arrays of a ``.npz`` too, one
-              for each input name;
+            - one such file. The array of a ``.npy``, and the arrays of a ``.npz`` (one for each input name), may also
+              have the shape (N, ...);
             - a table (``.csv``) with a column for each input: input names in the first line, then the paths of a sample
               in each line, relative to the table;
-            - a mapping from each input's name to a source of its own. Folders are matched by the names of their files
-              without the ending; other sources in order. A single file is taken with every sample.
+            - a mapping from each input's name to its own source. Folders are matched by the names of their files
+              without the extension, other sources by order. A single file is used for every sample.
         preprocess: how images become tensors. The name of a preset (see :func:`ncnnkit.preset`) is scaled to the size
             of the input; a Preprocess is used as it is, and scaled where there are several inputs. None is enough if
             there are no images. Arrays are fed to the network as they are, unless ``preprocess.arrays`` says that they
@@ -120,9 +120,9 @@ def find_images(
     inputs: Sequence[InputSpec],
     progress: Progress | None = None,
 ) -> ImageSet:
-    """As :func:`open_images`, but no image is decoded yet: only the beginnings of the files are read.
+    """Like :func:`open_images`, but reads only the beginning of each file, and decodes no image.
 
-    :meth:`ImageSet.checked` finds those that are damaged further on.
+    :meth:`ImageSet.checked` finds the files that are damaged further on.
     """
     inputs = tuple(inputs)
     if isinstance(source, Mapping):
@@ -156,7 +156,7 @@ def find_files(
     """The samples of files in the given order, as those of a list file; otherwise as :func:`find_images`.
 
     Args:
-        where: what an error calls the files together.
+        where: the name of the set of files, for errors.
     """
     inputs = tuple(inputs)
     missing = next((file for file in files if not Path(file).is_file()), None)
@@ -182,11 +182,11 @@ def _walked(
     where: str,
     progress: Progress | None,
 ) -> ImageSet:
-    """The samples that ``look`` finds in entries, which have names."""
+    """The samples that ``look`` finds in the entries, which have names."""
     items: list[Item] = []
     skipped: list[tuple[str, str]] = []
     with warnings.catch_warnings():
-        # Oversized and odd files are reported as skipped; Pillow's warnings about them would only repeat it.
+        # Oversized and unusual files are reported as skipped, so Pillow's warnings about them are not needed.
         warnings.simplefilter("ignore")
         for done, (name, found) in enumerate(zip(names, in_threads(look, entries)), 1):
             if isinstance(found, str):
@@ -202,7 +202,7 @@ def _walked(
 
 
 def _of_one_rate(found: ImageSet, where: str) -> ImageSet:
-    """The set. Raises ImageError where its recordings have different rates."""
+    """The set. Raises ImageError if its recordings have different rates."""
     if len(found.rates) > 1:
         first = next(item for item in found.items if item.rate)
         other = next(item for item in found.items if item.rate and item.rate != first.rate)
@@ -286,7 +286,7 @@ def _each(inputs: Sequence[InputSpec]) -> str:
 def _one_for_each(
     sources: Mapping[str, str], preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], progress: Progress | None
 ) -> ImageSet:
-    """The samples of a network whose inputs have a source each."""
+    """The samples of a network with a source for each input."""
     names, where = [spec.name for spec in inputs], in_words(sources)
     for name in [*sources, *names]:
         if name not in names or name not in sources:
@@ -296,7 +296,7 @@ def _one_for_each(
     lead = max(sets, key=len)
     folders = all(Path(sources[name]).is_dir() for name in names)
     skipped = [skip for each in sets for skip in each.skipped]
-    columns: list[Sequence[Item | None]] = []  # for each input an item for each of ``lead``
+    columns: list[Sequence[Item | None]] = []  # for each input, an item for each item of ``lead``
     for name, found in zip(names, sets):
         path = Path(sources[name])
         if len(found) == 1 and not path.is_dir() and not _is_list(path):
@@ -326,7 +326,7 @@ def _one_for_each(
 
 
 def _by_stem(found: ImageSet, lead: ImageSet, where: str) -> list[Item | None]:
-    """What belongs to each item of ``lead``: the same tile or window of the file of that name, or the file."""
+    """The item that belongs to each item of ``lead``: the same tile or window of the file of that name, or the file."""
     named: dict[str, Item] = {}
     for item in found.items:
         first = named.setdefault(_stem(item.file) + _part(item), item)
@@ -336,7 +336,7 @@ def _by_stem(found: ImageSet, lead: ImageSet, where: str) -> list[Item | None]:
 
 
 def _part(item: Item) -> str:
-    """Which tile or window of its file an item is, as its name ends; empty if it is the whole."""
+    """The end of an item's name that identifies the tile or window of its file; empty if it is the whole file."""
     return item.name[len(item.file) :]
 
 
@@ -401,7 +401,7 @@ def _table(
 
 
 def _folder(root: Path) -> list[str]:
-    """The files in a folder and those within, relative to it, sorted."""
+    """The files in a folder and its subfolders, relative to it, sorted."""
     files: list[str] = []
     seen: set[str] = set()  # folders may be links, and links may form a circle
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -410,7 +410,7 @@ def _folder(root: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        # In order: of two names of one folder it is always the first that counts.
+        # In order, so that of two names of a folder always the first counts.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         within = Path(folder).relative_to(root).as_posix()
         prefix = "" if within == "." else f"{within}/"
@@ -419,7 +419,7 @@ def _folder(root: Path) -> list[str]:
 
 
 def _listed(source: Path) -> list[str]:
-    """The files that a list names, as it names them."""
+    """The files in a list, with the names in the list."""
     files: list[str] = []
     for number, line in enumerate(text_lines(source), 1):
         name = line.strip()
@@ -431,14 +431,14 @@ def _listed(source: Path) -> list[str]:
 
 
 def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> list[Path | None]:
-    """The file of each sample in a folder of labels: the sample's name with another ending; None where there is none.
+    """The file of each sample in a folder of labels: the sample's name with another extension; None if there is none.
 
     Args:
-        folder: of the labels; it repeats the folders of the samples, or holds all files if their names are unique.
-        names: of the samples.
-        endings: those that count, the preferred ones first.
+        folder: the folder of the labels. It has the same subfolders as the samples, or, if names are unique, none.
+        names: the names of the samples.
+        endings: the extensions, the preferred ones first.
     """
-    stems = [_stem(name) for name in names]  # of a tile or window of a file, too: they end behind the dot
+    stems = [_stem(name) for name in names]  # also for a tile or window, whose number follows the extension
     last = [PurePosixPath(stem).name for stem in stems]
     folders = Counter(name for _, name in {*zip(stems, last)})
     found: list[Path | None] = []
@@ -452,7 +452,7 @@ def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> li
 def text_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file. Raises ImageError.
 
-    Bytes that are not UTF-8 are read as Python reads those of file names, so that a line can name any file.
+    Bytes that are not UTF-8 become lone surrogates, as in file names, so that a line can name any file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
@@ -464,7 +464,7 @@ def text_lines(path: Path) -> list[str]:
 
 
 def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], where: str) -> ImageError | None:
-    """Why no image could feed this network as it is prepared; None where one can."""
+    """Why images with this preprocessing cannot be inputs of the network; None if they can."""
     if len(inputs) != 1:
         return _several_inputs("images", inputs, where)
     spec, axes = inputs[0], image_input(inputs)
@@ -491,20 +491,20 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], where:
 def _look_at_image(
     path: Path, preprocess: Preprocess | None, axes: ImageAxes | None, misfit: ImageError | None
 ) -> list[Placement] | str:
-    """Where an image lies in its samples, as far as the beginning of its file shows; why it cannot be used, if so.
+    """The placements of an image in its samples, from the beginning of its file; or why it cannot be used.
 
-    Raises ImageError where the file is fine and the options are not.
+    Raises ImageError if the file is valid, but the options do not suit it.
     """
     from PIL import Image, UnidentifiedImageError
 
     if path.exists() and not path.is_file():
-        return "is not a file"  # a pipe would be waited for without end
+        return "is not a file"  # reading a pipe might never end
     try:
         with Image.open(path) as image:
             width, height = image.size
     except UnidentifiedImageError:
         return "is not an image"
-    except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
+    except Exception as error:  # decoders raise any exception for damaged files; the file is skipped and counted
         return reason(error)
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         return f"is suspiciously large ({width}x{height} pixels)"

@@ -1,4 +1,4 @@
-"""What a caller may give as samples: :func:`as_samples` for a network, :func:`find_samples` for a run."""
+"""The forms in which a caller may give samples: :func:`as_samples` for a network, :func:`find_samples` for a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..formatting import with_article
+from ..formatting import counted, with_article
 from ..model.graph import Graph
 from ..onboard.rows import Rows, RowWriter
 from ..onboard.scratch import Scratch
@@ -27,20 +27,20 @@ HINT = "give arrays (N, …), or an iterable of arrays or batches such as a Data
 
 
 def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -> Samples:
-    """Samples for a network, from any of the forms in which a caller may have them.
+    """Samples for a network, from any form in which a caller may give them.
 
     Args:
         given: one of
 
-            - :class:`~ncnnkit.samples.stream.Samples`, for example an ImageSet: returned as they are;
+            - :class:`~ncnnkit.samples.stream.Samples`, for example an ImageSet, which are returned unchanged;
             - the path of a folder or file, or a mapping from the inputs' names to paths, as
               :func:`ncnnkit.open_images` takes it;
             - an array or tensor (N, …), or a sequence with one of these for each network input, or a mapping from the
               inputs' names to them;
             - an iterable of batches, for example a PyTorch DataLoader. A batch is an array or tensor (n, …), or a
-              sequence that begins with one for each network input (what follows, as labels do, is not used), or a
-              mapping. The batches are read once, in order, and kept in a temporary file until the samples are no
-              longer used.
+              sequence that begins with one for each network input (further items, such as labels, are not used), or a
+              mapping. The batches are read once, in order, and kept in a temporary file as long as the samples are
+              used.
 
             A single sample without the axis N counts as N = 1.
         graph: the network that will read them.
@@ -70,7 +70,7 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
 
 
 def is_named(given: Any) -> bool:
-    """Whether samples are named by a path, or by a path for each input, and not given themselves."""
+    """Whether samples are given as a path, or as a path for each input, and not as objects."""
     return isinstance(given, str | Path) or (
         isinstance(given, Mapping) and bool(given) and all(isinstance(path, str | Path) for path in given.values())
     )
@@ -94,8 +94,8 @@ def find_samples(
               file, they are fed to the network as they are, unless ``preprocess.arrays`` says that they are normalised.
         preprocess: how images become tensors.
         inputs: of the network.
-        progress: called with (files or batches looked at, of how many), 0 if that is not known.
-        name: what errors and reports call the samples of an array.
+        progress: called with (files or batches done, their number, or 0 if unknown).
+        name: the name of the samples of an array in errors and reports.
 
     Raises:
         ImageError: nothing is given, or what is given does not fit the network's inputs.
@@ -126,7 +126,7 @@ def _arrays(given: Any, specs: Sequence[InputSpec], progress: Progress = silent)
 
 
 class _SpooledRows(Rows):
-    """Rows of a file in a temporary folder, which goes when nobody has the rows any more."""
+    """Rows of a file in a temporary folder, which is removed when nobody uses the rows any more."""
 
     def __init__(self, path: Path, folder: Scratch) -> None:
         super().__init__(path)
@@ -134,7 +134,7 @@ class _SpooledRows(Rows):
 
 
 def _spooled(batches: Any, specs: Sequence[InputSpec], progress: Progress) -> tuple[Rows, ...]:
-    """The samples of an iterable of batches, written to disk as they come."""
+    """The samples of an iterable of batches, written to disk batch by batch."""
     try:
         if isinstance(batches, bytes | bytearray):
             raise TypeError
@@ -173,7 +173,7 @@ def _columns(given: Any, specs: Sequence[InputSpec], where: str) -> list[NDArray
         found = list(given)[: len(specs)] if isinstance(given, list | tuple) else []
     if len(found) != len(specs) or not all(map(_is_array, found)):
         what = f"{len(found)} arrays" if found and all(map(_is_array, found)) else with_article(given)
-        raise ImageError(f"{what} cannot feed the network's {len(specs)} inputs", where=where, hint=HINT)
+        raise ImageError(f"{what} cannot feed the network's {counted(len(specs), 'input')}", where=where, hint=HINT)
     columns = [_column(array, spec, where) for array, spec in zip(found, specs)]
     counts = sorted({len(column) for column in columns})
     if len(counts) > 1:
@@ -182,7 +182,7 @@ def _columns(given: Any, specs: Sequence[InputSpec], where: str) -> list[NDArray
 
 
 def _column(given: Any, spec: InputSpec, where: str) -> NDArray[Any]:
-    if hasattr(given, "detach"):  # a torch tensor, of which numpy does not know every type and device
+    if hasattr(given, "detach"):  # a torch tensor; numpy does not support all its types and devices
         given = given.detach().cpu()
         given = given.float() if given.is_floating_point() else given
     array: NDArray[Any] = np.asarray(given)

@@ -1,4 +1,4 @@
-"""A set of samples: which are usable, which are chosen, which are duplicates."""
+"""A set of samples: finds which are usable, chooses samples, and finds duplicates."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _THREADS = min(8, available_cores())
-_CHUNK = 32  # entries that threads work on ahead: bounds the memory of a walk over a large set
+_CHUNK = 32  # how many entries threads process ahead, which bounds the memory for a large set
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Samples that are decoded when they are asked for; iterating decodes in threads.
+    """Samples that are decoded when they are accessed. Iterating decodes in threads.
 
     Attributes:
         inputs: the network inputs each sample feeds, in order.
         items: the samples, sorted by name.
         skipped: (name, reason) of the files that are not usable samples.
-        copies: (name, name of the sample with the same content) of the samples that were dropped for it.
+        copies: (name, name of the sample with the same content) of the samples that were dropped as duplicates.
         left_out: how many samples :meth:`checked` did not choose.
     """
 
@@ -52,7 +52,7 @@ class ImageSet:
 
     @property
     def rates(self) -> set[int]:
-        """How many samples a second its recordings have; empty where there are none."""
+        """The sample rates of its recordings, Hz; empty if there are none."""
         return {item.rate for item in self.items if item.rate}
 
     @property
@@ -85,7 +85,8 @@ class ImageSet:
         return sample
 
     def placement(self, index: int) -> Placement | None:
-        """Where the image lies in a sample, to bring what a network finds back to the image; None for an array."""
+        """The position of the image in a sample, to convert points of the input to points of the image; None for an
+        array."""
         return self.items[index].placement()
 
     def __iter__(self) -> Iterator[Sample]:
@@ -107,7 +108,7 @@ class ImageSet:
         return replace(self, items=tuple(item.prepared(preprocess) for item in self.items))
 
     def resized(self, inputs: Sequence[InputSpec]) -> ImageSet | None:
-        """The same images for inputs of another size; None where some samples are arrays, tiles, or not resized."""
+        """The same images for inputs of another size; None if some samples are arrays, tiles, or not resized."""
         inputs, items = tuple(inputs), list[Item]()
         for item in self.items:
             if not (isinstance(item, Picture) and image_input(inputs)):
@@ -119,7 +120,8 @@ class ImageSet:
         return replace(self, inputs=inputs, items=tuple(items))
 
     def split(self, every: int = 5) -> tuple[ImageSet, ImageSet]:
-        """(calibration, evaluation): every ``every``-th sample is held out, or image with all its tiles.
+        """(calibration, evaluation): every ``every``-th sample, or image with all its tiles, is held out for
+        evaluation.
 
         Raises:
             ImageError: there are fewer than that.
@@ -137,18 +139,18 @@ class ImageSet:
         )
 
     def distinct(self) -> ImageSet:
-        """The samples without those whose content an earlier one has; ``copies`` names them."""
+        """The samples without duplicates of earlier ones. ``copies`` lists the duplicates."""
         dropped = {i: first for first, *others in _same_content(self.items) for i in others}
         kept = tuple(item for i, item in enumerate(self.items) if i not in dropped)
         found = tuple((self.items[i].name, self.items[first].name) for i, first in sorted(dropped.items()))
         return replace(self, items=kept, copies=self.copies + found)
 
     def checked(self, at_most: int | None = None, progress: Progress | None = None) -> ImageSet:
-        """The samples that can be decoded to their end; the others join ``skipped``.
+        """The samples that can be decoded completely. The others are added to ``skipped``.
 
         Args:
-            at_most: choose so many, evenly spread over the set, and decode no others. Where one is damaged, another
-                takes its place.
+            at_most: choose this many samples, evenly spread over the set, and decode no others. A damaged sample is
+                    replaced by another.
             progress: called with (samples checked, samples to check).
 
         Raises:
@@ -160,7 +162,7 @@ class ImageSet:
         good: list[int] = []
         damaged: list[tuple[str, str]] = []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about odd files
+            warnings.simplefilter("ignore")  # of Pillow, about unusual files
             while next_ones:
                 for i, reason in zip(next_ones, in_threads(lambda i: self.items[i].damage(), next_ones)):
                     if reason is None:
@@ -177,9 +179,10 @@ class ImageSet:
 
 
 def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Two distinct sets that share no content: what is in both leaves the larger one, and joins its ``copies``.
+    """Two distinct sets without common content. Common samples are removed from the larger set, and added to
+    ``copies``.
 
-    Errors on images that int8 was calibrated with look smaller than they are.
+    On images that int8 was calibrated with, errors are smaller than on others.
 
     Raises:
         ImageError: one of the sets would be empty.
@@ -208,15 +211,15 @@ def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageS
 
 
 def dropped_copies(first: ImageSet, second: ImageSet) -> list[tuple[str, str]]:
-    """(name, name of the sample with the same content) of what was dropped from either set.
+    """(name, name of the sample with the same content) of the samples that were dropped from either set.
 
-    Both halves of one folder know the same copies; a list may name one file several times.
+    Two halves of one folder have the same ``copies``; a list may name a file several times.
     """
     return list((Counter(first.copies) | Counter(second.copies)).elements())
 
 
 def in_threads(function: Callable[[T], R], entries: Sequence[T]) -> Iterator[R]:
-    """``function`` of each entry, in order, computed in threads a few entries ahead.
+    """Apply ``function`` to each entry, in order, in threads that work a few entries ahead.
 
     :meth:`concurrent.futures.Executor.map` would make an object of 2 kB for every entry before the first is done.
     """
@@ -226,17 +229,18 @@ def in_threads(function: Callable[[T], R], entries: Sequence[T]) -> Iterator[R]:
 
 
 def _same_content(items: Sequence[Item]) -> list[list[int]]:
-    """Positions of items that hold the same, two or more each. Beginnings are compared first: reading all is slow."""
+    """Groups of positions of items with the same content. Beginnings are compared first, because reading all is
+    slow."""
     groups: list[Sequence[int]] = [range(len(items))]
     for whole in (False, True):
         finer: list[Sequence[int]] = []
         for group in groups:
             firsts: dict[bytes, int] = {}
-            alike: dict[int, list[int]] = {}  # few: most files have no copy
+            alike: dict[int, list[int]] = {}  # small, because most files have no copy
             for i in group:
                 try:
                     first = firsts.setdefault(items[i].digest(whole), i)
-                except OSError:  # gone meanwhile, and said where it is read
+                except OSError:  # the file was removed meanwhile; reading it will report that
                     continue
                 if first != i:
                     alike.setdefault(first, [first]).append(i)

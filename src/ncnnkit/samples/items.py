@@ -1,4 +1,4 @@
-"""The samples of a set. Each holds its place, and is read when it is needed."""
+"""The samples of a set. An item knows its source, and is read when it is needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .preprocess import Preprocess
 from .sounds import window_of
 from .stream import Sample
 
-_HEAD = 4096  # bytes: enough to distinguish most files without reading all of them
+_HEAD = 4096  # bytes; enough to distinguish most files without reading them completely
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class InputSpec:
     """One input of a network.
 
     Attributes:
-        name: the model's own name for it.
-        shape: without the batch axis; (channels, height, width) for an image.
-        dtype: numpy's name of the type the original model takes. Samples are float32 whatever it is.
+        name: its name in the model.
+        shape: its shape without the batch axis; (channels, height, width) for an image.
+        dtype: NumPy's name of the type that the original model takes. Samples are always float32.
         channels_last: whether the model's file takes (height, width, channels). Arrays of that shape are transposed.
-        original: the shape in the original, if that is not ``shape`` behind a batch axis of 1: the original has no
-            batch axis, or more axes than a blob of ncnn.
+        original: the shape in the original, if that is not (1, *shape): the original has no batch axis, or more axes
+                than a blob of ncnn.
 
     Example:
         >>> nk.InputSpec("in0", (3, 224, 224)).size
@@ -59,22 +59,23 @@ class InputSpec:
         return (1, *self.shape) if self.original is None else self.original
 
     def as_original(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A sample's array as the original takes it."""
+        """A sample's array in the shape and the type of the original."""
         return (array[None] if self.original is None else array.reshape(self.original)).astype(self.dtype)
 
     def turned(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array whose last axes are those of the model's file, with the axes of ``shape``; others as they are."""
+        """An array in the axes of ``shape``, from one with the axes of the model's file; other arrays are not
+        changed."""
         given = (*self.shape[1:], *self.shape[:1])
         return np.moveaxis(array, -1, -3) if self.channels_last and array.shape[-len(given) :] == given else array
 
 
 def image_input(inputs: Sequence[InputSpec]) -> ImageAxes | None:
-    """The axes of a network's only input; None where there are several, or it takes no image."""
+    """The axes of a network's only input; None if there are several, or if it does not take images."""
     return image_axes(inputs[0].shape) if len(inputs) == 1 else None
 
 
 def fit(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preprocess | None:
-    """The preprocessing for inputs of this size, unchanged where they are no image."""
+    """The preprocessing for inputs of this size; unchanged if they do not take images."""
     axes = image_input(inputs)
     if preprocess is None or axes is None:
         return preprocess
@@ -82,7 +83,7 @@ def fit(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preproces
 
 
 def completed(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Preprocess | None:
-    """The preprocessing with what only the network's input says: the size where it has none, and the layout."""
+    """The preprocessing, completed from the network's input: the size, if it has none, and the layout."""
     axes = image_input(inputs)
     if preprocess is None or axes is None:
         return preprocess
@@ -90,66 +91,66 @@ def completed(preprocess: Preprocess | None, inputs: Sequence[InputSpec]) -> Pre
 
 
 def fed(preprocess: Preprocess, spec: InputSpec) -> Preprocess:
-    """The preprocessing of the images of one of several inputs: scaled to it. Arrays are fed as they are."""
+    """The preprocessing for the images of one of several inputs, scaled to it. Arrays are fed unchanged."""
     fitted = fit(preprocess, (spec,))
     assert fitted is not None
     return replace(fitted, arrays=False)
 
 
 def in_layout(preprocess: Preprocess, axes: ImageAxes) -> Preprocess:
-    """The preprocessing with the input's order of axes, if its channels are as many."""
+    """The preprocessing with the input's order of axes, if it has the same number of channels."""
     return replace(preprocess, layout=axes.layout) if preprocess.channels == axes.channels else preprocess
 
 
 def times(shape: Sequence[int]) -> str:
-    """A shape as people write it: 3x224x224."""
+    """A shape as text: 3x224x224."""
     return "x".join(map(str, shape)) or "a scalar"
 
 
 class Item(Protocol):
-    """One sample that can be loaded. A set may hold many thousands of them, so an item keeps little.
+    """One sample that can be loaded. A set may have many thousands, so an item takes little memory.
 
-    What all items of a set have in common, such as ``folder``, is one object of them all.
+    Objects that are common to all items of a set, such as ``folder``, are shared.
     """
 
     @property
     def picture(self) -> bool:
-        """Whether an image is in it: it needs preprocessing."""
+        """Whether it contains an image, which needs preprocessing."""
         ...
 
     @property
     def rate(self) -> int:
-        """Samples a second of the recording in it; 0 where there is none."""
+        """The sample rate of its recording, Hz; 0 if there is none."""
         ...
 
     @property
     def name(self) -> str:
-        """Where it comes from, as the user knows it."""
+        """The name of its source, for the user."""
         ...
 
     @property
     def file(self) -> str:
-        """What it has in common with others that overlap it: the file of a tile; its own name otherwise."""
+        """A name that overlapping items share: the file of a tile; otherwise its own name."""
         ...
 
     def load(self) -> Sample:
-        """Read it."""
+        """Read the sample."""
         ...
 
     def placement(self) -> Placement | None:
-        """Where the image lies in the sample; None where there is no image."""
+        """The position of the image in the sample; None if there is no image."""
         ...
 
     def prepared(self, preprocess: Preprocess) -> Item:
-        """The same with its images prepared in another way."""
+        """The same item with its images prepared in another way."""
         ...
 
     def digest(self, whole: bool) -> bytes:
-        """A hash of its content, 16 bytes; of the beginning only where not ``whole``."""
+        """A hash of its content, 16 bytes; without ``whole``, only of its beginning."""
         ...
 
     def damage(self) -> str | None:
-        """Why it cannot be read to its end; None where it can. Decodes all of it."""
+        """Why it cannot be read completely; None if it can. Decodes all of it."""
         ...
 
 
@@ -159,7 +160,7 @@ class Picture:
 
     Attributes:
         file: its name within ``folder``.
-        tile: which of the tiles that ``preprocess`` cuts the image into; None where it does not.
+        tile: which of the tiles that ``preprocess`` cuts the image into; None if it does not.
     """
 
     file: str
@@ -184,7 +185,7 @@ class Picture:
             return (self.preprocess.apply(image, self.tile or 0),)
 
     def placement(self) -> Placement:
-        """Where the image lies in the sample."""
+        """The position of the image in the sample."""
         from PIL import Image
 
         with Image.open(self.path) as image:
@@ -201,7 +202,7 @@ class Picture:
 
         try:
             with Image.open(self.path) as image:
-                # JPEG decodes to an eighth of its size several times faster, and that finds a truncation just as well.
+                # JPEG decodes to an eighth of its size several times faster, and this also detects truncated files.
                 image.draft(None, (1, 1))
                 image.load()
         except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
@@ -210,7 +211,7 @@ class Picture:
 
 
 class _NoImage:
-    """What items without an image have in common."""
+    """Base class of items without an image."""
 
     __slots__ = ()
     picture: ClassVar[bool] = False
@@ -255,9 +256,9 @@ class Row(_NoImage):
     """A row of arrays that hold many samples.
 
     Attributes:
-        source: the name of their file, or of the argument in which they were given.
+        source: the name of the file, or of the argument with the arrays.
         arrays: (N, …) for each network input, in memory or in files.
-        index: of the row.
+        index: the index of the row.
         preprocess: says whether values are normalised; None: they are not.
     """
 
@@ -285,13 +286,13 @@ class Row(_NoImage):
 
 @dataclass(frozen=True, slots=True)
 class Window(_NoImage):
-    """A window of a recording: as many samples as the input takes.
+    """A window of a recording, with as many samples as the input takes.
 
     Attributes:
         file: its name within ``folder``.
-        index: of the window. The windows of a recording follow each other and do not overlap.
-        shape: of the input; samples are along its last axis.
-        rate: samples a second.
+        index: the index of the window. Windows are consecutive and do not overlap.
+        shape: the shape of the input; samples are along its last axis.
+        rate: the sample rate, Hz.
     """
 
     file: str
@@ -320,8 +321,8 @@ class Group:
     """A sample for several inputs: an item for each of them.
 
     Attributes:
-        name: of the item that the others belong to.
-        file: of that item.
+        name: the name of the main item, to which the others belong.
+        file: the file of that item.
         parts: the items, in the order of the inputs.
         inputs: the inputs.
     """
@@ -363,12 +364,12 @@ def _file_digest(path: str, whole: bool) -> bytes:
 
 
 def _short(digest: Any) -> bytes:
-    """Half of a SHA-256: many thousands are held at a time, and 128 bits are enough to distinguish them."""
+    """Half of a SHA-256, to save memory: 128 bits are enough to distinguish files."""
     return bytes(digest.digest()[:16])
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The message of an error, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
@@ -377,14 +378,14 @@ def reason(error: BaseException) -> str:
 def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
     """The arrays of a .npy or .npz, one per network input."""
     try:
-        # Mapped, so that a .npy larger than memory is paged in sample by sample (a .npz is read whole). No pickles.
+        # Memory-mapped, so that a .npy larger than memory is read sample by sample (a .npz is read whole). No pickles.
         data = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(data, np.ndarray):
             arrays = {inputs[0].name: data}
         else:
             with data:
                 arrays = {key: data[key] for key in data.files}
-    except Exception as error:  # zipfile, struct and numpy each raise their own for damaged files
+    except Exception as error:  # zipfile, struct and numpy raise different exceptions for damaged files
         raise ImageError(f"cannot be read as arrays: {reason(error)}", where=str(path)) from None
     if len(inputs) == len(arrays) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
@@ -403,7 +404,7 @@ def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]
 
 
 def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]:
-    """The arrays of a file that holds one sample, with or without a batch axis of 1."""
+    """The arrays of a file with one sample, with or without a batch axis of 1."""
     sample = []
     for array, spec in zip(open_arrays(path, inputs), inputs):
         if array.shape not in (spec.shape, (1, *spec.shape), spec.original_shape):
@@ -415,8 +416,8 @@ def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]
 
 
 def _as_fed(arrays: Sequence[NDArray[Any]], preprocess: Preprocess | None) -> Sample:
-    """A sample's arrays as the network gets them."""
-    with np.errstate(over="ignore"):  # it becomes infinity, which is refused where the sample is asked for
+    """A sample's arrays in the form that the network gets."""
+    with np.errstate(over="ignore"):  # overflow gives infinity, which is refused when the sample is read
         if preprocess is not None and len(arrays) == 1:
             return (preprocess.apply_to_array(arrays[0]),)
         return tuple(np.array(array, np.float32, order="C") for array in arrays)

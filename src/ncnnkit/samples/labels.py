@@ -1,4 +1,4 @@
-"""The truth about samples, as ``--labels`` gives it: classes, boxes, texts or pictures."""
+"""Labels of samples, as ``--labels`` gives them: classes, boxes, texts or pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .targets import ENDINGS, LabelPicture, read_pictures
 from .texts import ENDING, read_texts
 
 Label = int | LabelledBoxes | str | LabelPicture
-"""The truth about one sample: a class, boxes, a text, or a picture: a mask, or the image to make."""
+"""The label of one sample: a class, boxes, a text, or a picture (a mask, or the image that the network should make)."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Kind:
     """A kind of labels.
 
     Attributes:
-        expects: the files that hold them.
-        forms: of the files, as :func:`_forms` names them.
+        expects: the files that contain them, in words.
+        forms: the forms of the files, as :func:`_forms` names them.
     """
 
     expects: str
@@ -46,17 +46,17 @@ KINDS = {
         "a file with lines 'file<tab>text', or a folder with a .txt file for each sample", frozenset({LINES, ENDING})
     ),
 }
-"""The kinds of labels by their names. Where nothing is known of the task, the first kind that fits the files counts."""
+"""Name -> kind of labels. If the task is unknown, the first kind that fits the files is taken."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The truth about some samples.
+    """The labels of some samples.
 
     Attributes:
         kind: a key of :data:`KINDS`.
-        values: of each sample.
-        path: where they are from.
+        values: the label of each sample.
+        path: the file or folder that they are read from.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Labels:
     path: str
 
     def subset(self, indices: Sequence[int]) -> Labels:
-        """Those of the samples at these positions, in this order."""
+        """The labels of the samples at these positions, in this order."""
         return replace(self, values=[self.values[index] for index in indices])
 
     def in_words(self) -> str:
@@ -76,18 +76,19 @@ def read_labels(
     path: str | Path, samples: ImageSet, *, kind: str = "", names: Sequence[str] | None = None,
     preprocess: Preprocess | None = None, posed: bool = False,
 ) -> Labels:  # fmt: skip
-    """The truth about each sample. Pictures are only looked for, and read when they are needed.
+    """Read the label of each sample. Pictures are only found; they are read when they are needed.
 
     Args:
         path: a file or folder.
         samples: the samples.
-        kind: which labels the network can be compared with, a key of :data:`KINDS`; empty: it follows from the files.
-        names: of the network's classes, where they are known.
+        kind: the kind of labels that the network can be compared with, a key of :data:`KINDS`; empty: it follows from
+            the files.
+        names: the names of the network's classes, if known.
         preprocess: how the images are prepared.
         posed: whether the network finds keypoints; see :func:`~ncnnkit.samples.boxes.read_boxes`.
 
     Raises:
-        ImageError: the files are none of this kind, a line or file is wrong, or a sample has no label.
+        ImageError: the files are not of this kind, a line or file is wrong, or a sample has no label.
     """
     path = Path(path)
     forms = _forms(path)
@@ -112,7 +113,7 @@ def read_labels(
 
 
 def _forms(path: Path) -> frozenset[str]:
-    """What a path holds: one of :data:`LINES` and :data:`JSON`, or the endings of the files in a folder."""
+    """The form of a path: :data:`LINES` or :data:`JSON`, or the extensions of the files in a folder."""
     if path.is_dir():
         return frozenset(file.suffix.lower() for file in path.rglob("*") if file.suffix and file.is_file())
     if not path.exists():

@@ -30,7 +30,7 @@ class Outline:
 
     @classmethod
     def of_coco(cls, found: Any) -> Outline | None:
-        """``segmentation`` of COCO's format; None where there is none.
+        """``segmentation`` of COCO's format; None if there is none.
 
         Raises:
             ValueError: it is neither polygons nor run lengths.
@@ -48,17 +48,17 @@ class Outline:
         return cls(tuple(map(polygon, found)))
 
     def mask(self, placement: Placement, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Its pixels on a grid that covers the network's input.
+        """Its pixels on a grid that covers the network's input, bool ``shape``.
 
-        Polygons are filled as pycocotools does (``frPyObjects``); of run lengths, the pixel of the image at the centre
+        Polygons are filled as pycocotools does (``frPyObjects``). For run lengths, the pixel of the image at the centre
         of each cell counts.
 
         Args:
-            placement: where the image lies in the input.
+            placement: the position of the image in the input.
             shape: (height, width) of the grid.
 
         Raises:
-            ImageError: pycocotools is not installed, or the run lengths are those of another image.
+            ImageError: pycocotools is not installed, or the run lengths belong to an image of another size.
         """
         if find_spec(PACKAGE) is None:
             raise ImageError("labels with outlines need pycocotools", hint="pip install pycocotools")
@@ -67,7 +67,7 @@ class Outline:
         height, width = shape
         cell = np.divide(placement.input[::-1], (width, height))
         if self.runs is None:
-            # What lies outside is cut off: pycocotools takes memory for each pixel of the way along a polygon.
+            # Parts outside are cut off, because pycocotools takes memory for each pixel along a polygon.
             rows = [np.clip(placement.to_input(each) / cell, 0, (width, height)) for each in self.polygons]
             flat = [row.reshape(-1).tolist() for row in rows]
             return np.asarray(coco.decode(coco.merge(coco.frPyObjects(flat, height, width)))) > 0
@@ -89,7 +89,7 @@ def polygon(numbers: Sequence[float]) -> NDArray[np.float64]:
     """``x1, y1, x2, y2, …`` as (N, 2).
 
     Raises:
-        ValueError: these are not three or more points.
+        ValueError: there are fewer than three points, or an odd number of values.
     """
     points = np.asarray(numbers, np.float64)
     if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():

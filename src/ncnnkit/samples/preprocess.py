@@ -1,9 +1,9 @@
-"""How an image becomes the float32 tensor a network is fed with.
+"""How an image becomes the float32 input tensor of a network.
 
-:class:`Preprocess` is one value that calibration, evaluation and the shipped program share. With Pillow's filters its
-arithmetic is that of torchvision's presets on Pillow images, bit for bit: Pillow resizes (antialiased), the centre crop
-rounds as torchvision's does, then ``(pixel / divisor - mean) / std`` in float32. With ``opencv`` the resizing is
-OpenCV's. EXIF orientation is not applied, because ``PIL.Image.open`` and with it torchvision's data sets do not.
+Calibration, evaluation and the shipped program share one :class:`Preprocess`. With Pillow's filters, the result equals
+torchvision's presets on Pillow images bit by bit: Pillow resizes (antialiased), the centre crop rounds as torchvision
+does, then ``(pixel / divisor - mean) / std`` is computed in float32. With ``opencv``, the resizing is that of OpenCV.
+EXIF orientation is not applied, because ``PIL.Image.open`` and torchvision's data sets do not apply it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from ..onboard.picture import (
     to_tensor,
 )
 
-if TYPE_CHECKING:  # Pillow itself is imported where an image is in hand, so that importing ncnnkit stays light
+if TYPE_CHECKING:  # Pillow is imported when an image is read, so that importing ncnnkit is fast
     from PIL import Image
 
 T = TypeVar("T")
 
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-"""Pillow's ``Image.Resampling``, by name."""
+"""Name -> Pillow's ``Image.Resampling``."""
 
 NO_IMAGE = "array"
-"""The colour of an input that takes arrays with any number of channels."""
+"""The ``color`` of an input that takes arrays with any number of channels."""
 
 _COLORS = (*CHANNELS, NO_IMAGE)
 _INTERPOLATIONS = (*FILTERS, OPENCV)
@@ -54,20 +54,20 @@ class Preprocess:
     """How an image becomes a tensor.
 
     Attributes:
-        resize: a whole number: the new length of the shorter side in pixels, as in torchvision; (height, width):
-            exactly this size, ignoring the aspect ratio; a Fit: a letterbox and other ways to keep the aspect ratio;
-            None: no resizing.
+        resize: an int: the new length of the shorter side in pixels, as in torchvision; (height, width): exactly this
+                size, ignoring the aspect ratio; a Fit: a letterbox or another way to keep the aspect ratio; None: no
+                resizing.
         interpolation: one of Pillow's filters (antialiased, as Pillow's are): nearest, bilinear, bicubic, lanczos, box
             or hamming. Or opencv: OpenCV's INTER_LINEAR, which is not antialiased.
-        crop: centre crop, (height, width); smaller images are padded with black. Tiles: crops of one size that cover
-            the image, each of them a sample. None: no crop.
-        color: order of the channels: rgb, bgr, gray, rgba or bgra; array: the input takes arrays and no images.
-        divisor: the first divisor of the pixels, which are 0 to 255.
-        mean: subtracted after that, one value per channel in the order of ``color``.
-        std: the divisor at the end, one value per channel in the order of ``color``.
-        layout: order of the tensor's axes: chw (channels, height, width) or hwc.
-        arrays: whether divisor, mean and std apply to samples that are arrays, too. Such samples are fed as they are
-            otherwise, and are never resized.
+        crop: (height, width) of a centre crop in pixels; smaller images are padded with black. Tiles: crops of one size
+                that cover the image, each a sample. None: no crop.
+        color: the order of the channels: rgb, bgr, gray, rgba or bgra; array: the input takes arrays, not images.
+        divisor: the pixels, 0 to 255, are first divided by this.
+        mean: then this is subtracted, one value per channel in the order of ``color``.
+        std: at last the values are divided by this, one value per channel in the order of ``color``.
+        layout: the order of the tensor's axes: chw (channels, height, width) or hwc.
+        arrays: whether divisor, mean and std apply to samples that are arrays, too. Otherwise such samples are fed
+                unchanged. They are never resized.
 
     Raises:
         RecipeError: a value is out of range.
@@ -134,15 +134,15 @@ class Preprocess:
         return (self.channels, *size) if self.layout == "chw" else (*size, self.channels)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the tensor an image of this size becomes. Raises ValueError as :meth:`apply` does."""
+        """(height, width) of the tensor of an image of this size. Raises ValueError as :meth:`apply` does."""
         return self.places(height, width)[0].input
 
     def places(self, height: int, width: int) -> list[Placement]:
-        """Where an image of this size lies in the tensor; for each tile, if it is cut into tiles.
+        """The placements of an image of this size in the tensor: one, or one for each tile.
 
         Raises:
             ValueError: the image is too long and thin to be resized.
-            RecipeError: the size of the input is not known yet, see :meth:`fitted`.
+            RecipeError: the size of the input is unknown; see :meth:`fitted`.
 
         Example:
             >>> letterbox = nk.Preprocess(nk.Fit("letterbox", (320, 320)))
@@ -156,10 +156,10 @@ class Preprocess:
         return places(self.resize, self.crop, height, width)
 
     def fitted(self, height: int, width: int) -> Preprocess:
-        """The same preprocessing for an input of another size: crop and resize scale together, as timm scales them.
+        """The same preprocessing for an input of another size. Crop and resize are scaled together, as in timm.
 
-        A letterbox and its like take the new size, and tiles do. What is resized and not cropped is stretched to the
-        input otherwise.
+        A Fit and Tiles take the new size. Other preprocessing that resizes without a crop stretches images to the new
+        size.
         """
         size = (height, width)
         if isinstance(self.resize, Fit):
@@ -173,14 +173,14 @@ class Preprocess:
             return self
         scale_h, scale_w = height / self.crop[0], width / self.crop[1]
         if isinstance(self.resize, int):
-            # The larger of the two scales, so that the crop never runs over the edge.
+            # The larger of the two scales, so that the crop is never larger than the image.
             return replace(self, crop=size, resize=max(1, round(self.resize * max(scale_h, scale_w))))
         scaled = self.resize and (max(1, round(self.resize[0] * scale_h)), max(1, round(self.resize[1] * scale_w)))
         return replace(self, crop=size, resize=scaled)
 
     @property
     def waits_for_size(self) -> bool:
-        """Whether it needs the size of the network's input, which :meth:`fitted` gives it."""
+        """Whether it needs the size of the network's input; see :meth:`fitted`."""
         fit = self.resize if isinstance(self.resize, Fit) and self.resize.way != "multiple" else None
         return any(part is not None and part.size is None for part in (fit, self.crop) if not isinstance(part, tuple))
 
@@ -188,8 +188,8 @@ class Preprocess:
         """The tensor of an image of any mode.
 
         Args:
-            image: by Pillow.
-            tile: which of the tiles, if the image is cut into tiles.
+            image: a Pillow image.
+            tile: the index of the tile, if the image is cut into tiles.
 
         Returns:
             C-contiguous float32 array (channels, height, width), or (height, width, channels) if ``layout`` is hwc.
@@ -211,7 +211,7 @@ class Preprocess:
         return tensor
 
     def in_words(self) -> dict[str, str]:
-        """Its steps for a person: the name of a step -> what it does."""
+        """Name of a step -> what it does, in words."""
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         values = f"(value / {self.divisor:g} - mean) / std; mean {mean}; std {std}"
         if self.color == NO_IMAGE:
@@ -228,7 +228,7 @@ class Preprocess:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; :meth:`from_dict` reads them back to an equal value."""
+        """The fields as JSON values. :meth:`from_dict` makes an equal Preprocess from them."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
@@ -243,7 +243,7 @@ class Preprocess:
 
 
 def _made(kind: type[T], values: Mapping[str, Any], what: str) -> T:
-    """A dataclass of values as JSON has them."""
+    """A dataclass from JSON values."""
     known = [field.name for field in fields(cast(Any, kind))]
     unknown = set(values) - set(known)
     if unknown:
@@ -285,8 +285,8 @@ def _plain(value: Any) -> Any:
 
 
 def resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
-    """The pixels of an image of this (height, width), (H, W, C)."""
-    # Each channel alone: of an image with alpha, Pillow would multiply the colours by it.
+    """The pixels of an image, resized to this (height, width): uint8 (H, W, C)."""
+    # Each channel separately, because Pillow would multiply the colours of an image with alpha by alpha.
     bands = image.split() if image.mode == "RGBA" else (image,)
     if interpolation != OPENCV and (image.height, image.width) != size:
         bands = tuple(band.resize((size[1], size[0]), FILTERS[interpolation]) for band in bands)
@@ -315,7 +315,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode in DEEP:
         return Image.fromarray(eight_bits(image, image.mode))
     if image.mode == "P" and "transparency" in image.info:
-        # Pillow drops transparency here either way; through RGBA it does not warn about it.
+        # Pillow drops transparency anyway; via RGBA it does so without a warning.
         return image.convert("RGBA")
-    # Pillow has no way from LAB to grey, and its grey of YCbCr is not that of the RGB image.
+    # Pillow cannot convert LAB to grey, and its grey of YCbCr is not that of the RGB image.
     return image.convert("RGB") if image.mode in ("LAB", "YCbCr") else image

@@ -59,11 +59,14 @@ def preset(name: str) -> Preprocess:
     """Preprocessing by name.
 
     Args:
-        name: a key of ``PRESETS``, or ``torchvision:NAME`` or ``timm:NAME`` for what that library's model was trained
-            with (the library must be installed; nothing is downloaded).
+        name: a key of ``PRESETS``, or ``torchvision:NAME`` or ``timm:NAME`` for the preprocessing of that library's
+            model (the library must be installed; nothing is downloaded).
+
+    Returns:
+        The preprocessing. :meth:`Preprocess.fitted` scales it to the input of a network.
 
     Raises:
-        RecipeError: no such preset, or one that a Preprocess cannot express.
+        RecipeError: there is no such preset, or a Preprocess cannot express it.
         ModelError: the library is not installed or has no such model.
 
     Example:
@@ -84,19 +87,19 @@ def preset(name: str) -> Preprocess:
 
 
 def stretched(axes: ImageAxes, **values: Any) -> Preprocess:
-    """Images stretched to an input, in the order of colours that networks with so many channels usually take."""
+    """Stretch images to an input, with the usual order of colours for its number of channels."""
     return Preprocess((axes.height, axes.width), color=_COLORS[axes.channels], layout=axes.layout, **values)
 
 
 def ultralytics(axes: ImageAxes) -> Preprocess:
-    """What Ultralytics trains its networks with, all but classifiers, for an input."""
+    """The preprocessing of Ultralytics' networks, except for classifiers, for an input."""
     letterbox = PRESETS["yolo"].fitted(axes.height, axes.width)
     return replace(stretched(axes, interpolation=letterbox.interpolation), resize=letterbox.resize)
 
 
 def default_preprocess(axes: ImageAxes) -> Preprocess:
-    """What is assumed for an input when nothing says how the model was trained: stretched to it, ImageNet's mean and
-    std. Grey has the mean of both, and alpha is from 0 to 1."""
+    """The preprocessing that is assumed if nothing is known: stretched to the input, with ImageNet's mean and std. Grey
+    uses the means over the channels, and alpha is from 0 to 1."""
     gray = (float(np.mean(IMAGENET_MEAN)),), (float(np.mean(IMAGENET_STD)),)
     alpha = (*IMAGENET_MEAN, 0.0), (*IMAGENET_STD, 1.0)
     mean, std = {1: gray, 3: (IMAGENET_MEAN, IMAGENET_STD), 4: alpha}[axes.channels]
@@ -119,7 +122,7 @@ def _torchvision_preset(name: str) -> Preprocess | None:
 
 
 def from_torchvision(weights: Any) -> Preprocess | None:
-    """Preprocessing of a torchvision weights enum member; None where it has none for single images."""
+    """Preprocessing of a torchvision weights enum member; None if it has none for single images."""
     transform: Any = weights.transforms() if weights is not None else None
     kind = type(transform).__name__
     if kind not in ("ImageClassification", "SemanticSegmentation"):
@@ -145,7 +148,7 @@ def _timm_preset(name: str) -> Preprocess | None:
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocess | None:
-    """Preprocessing of a timm data config, as ``timm.data.create_transform(**config)`` does it; None where it cannot be
+    """Preprocessing of a timm data config, as ``timm.data.create_transform(**config)`` does it; None if it cannot be
     expressed (letterboxing, non-square centre crops)."""
     _, height, width = config["input_size"]
     scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))

@@ -1,4 +1,4 @@
-"""The two sets of a run: images to calibrate with, and images to evaluate with."""
+"""The two sets of a run: calibration images and evaluation images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .preprocess import Preprocess
 
 
 def check_given(images: Any, eval_images: Any) -> None:
-    """Whether there are images at all, which shows before a model is opened.
+    """Check that there are images, before a model is opened.
 
     Raises:
         ImageError: none are given, or a path does not exist.
@@ -40,13 +40,13 @@ def open_image_sets(
     most: int,
     progress: Progress,
 ) -> tuple[ImageSet, ImageSet]:
-    """(images to calibrate with, images to evaluate with); no image is in both.
+    """(calibration images, evaluation images); no image is in both.
 
     Args:
         images: a folder or file, or one for each input; or samples, see :func:`ncnnkit.samples.given.find_samples`.
-        eval_images: others to evaluate with; an empty text: a part of the images is kept for that.
-        most: so many are enough to calibrate with. They are chosen before any image is decoded.
-        progress: called with (images looked at, images to look at).
+        eval_images: evaluation images; an empty text: a part of ``images`` is held out for evaluation.
+        most: the largest number of calibration images. They are chosen before any image is decoded.
+        progress: called with (images examined, images to examine).
     """
     found = find_samples(images, preprocess, specs, progress).distinct()
     if is_named(eval_images) and not eval_images:

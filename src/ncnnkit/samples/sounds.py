@@ -1,4 +1,4 @@
-"""Recordings: ``.wav`` files, cut into windows as long as the input of a network."""
+"""Recordings: ``.wav`` files, cut into windows with the length of a network's input."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SUFFIX = ".wav"
 
 @dataclass(frozen=True)
 class Recording:
-    """What a ``.wav`` file holds.
+    """The properties of a ``.wav`` file.
 
     Attributes:
-        rate: samples a second.
-        samples: their number, in each channel.
-        channels: their number.
+        rate: the sample rate, Hz.
+        samples: the number of samples in each channel.
+        channels: the number of channels.
     """
 
     rate: int
@@ -30,11 +30,11 @@ class Recording:
 
 
 def read_recording(path: str) -> Recording:
-    """What a ``.wav`` file of whole numbers or floats holds. Its samples are read where they are used.
+    """The properties of a ``.wav`` file of integers or floats. Its samples are read later.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no such file.
+        ValueError: it is not such a file.
     """
     with _opened(path) as file:
         return Recording(file.samplerate, file.frames, file.channels)
@@ -45,7 +45,7 @@ def _opened(path: str) -> Iterator[Any]:
     """The file as a ``soundfile.SoundFile``. Raises as :func:`read_recording` does."""
     import soundfile
 
-    with open(path, "rb"):  # a file that cannot be opened says so as any other does
+    with open(path, "rb"):  # gives the usual error if the file cannot be opened
         pass
     try:
         with soundfile.SoundFile(path) as file:
@@ -65,17 +65,18 @@ def takes_sound(shape: Sequence[int]) -> bool:
 
 
 def windows(samples: int, length: int) -> int:
-    """How many windows a recording has. Its end is left out where it fills none; a short recording is one window."""
+    """The number of windows of a recording. An incomplete window at the end is ignored; a short recording is one
+    window."""
     return max(1, samples // length)
 
 
 def window_of(path: str, index: int, shape: Sequence[int]) -> NDArray[np.float32]:
-    """A window of a recording as an input takes it, float32; zeros follow the end of a short recording.
+    """A window of a recording, float32 ``shape``. A short recording is padded with zeros.
 
     Args:
-        path: of the file.
-        index: of the window.
-        shape: of the input.
+        path: the file.
+        index: the index of the window.
+        shape: the shape of the input.
 
     Raises:
         OSError, ValueError: see :func:`read_recording`.
@@ -83,6 +84,6 @@ def window_of(path: str, index: int, shape: Sequence[int]) -> NDArray[np.float32
     length = shape[-1]
     with _opened(path) as file:
         file.seek(min(index * length, file.frames))
-        # Floats from -1 to 1: whole numbers are divided by 2 to the bits less one.
+        # Floats from -1 to 1: integers of b bits are divided by 2^(b-1).
         part = file.read(length, dtype="float32", always_2d=True)
     return np.ascontiguousarray(np.pad(part, ((0, length - len(part)), (0, 0))).T.reshape(shape))

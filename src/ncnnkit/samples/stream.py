@@ -1,4 +1,4 @@
-"""Samples as streams: read one by one, never all at once."""
+"""Samples as streams, which are read one by one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..onboard.rows import Rows, RowWriter
 from ..progress import Progress, silent
 
 Sample = tuple[NDArray[np.float32], ...]
-"""One inference: a float32 array for each network input, without a batch axis."""
+"""The inputs of one inference: a float32 array for each network input, without a batch axis."""
 
 
 class Samples(Protocol):
-    """Inputs of a network. Each is read when it is needed."""
+    """Samples of a network's inputs. Each is read when it is needed."""
 
     def __len__(self) -> int: ...
 
@@ -41,7 +41,7 @@ class ArraySamples:
 
     Attributes:
         arrays: (N, …) for each network input.
-        chosen: the rows that are the samples, in order; None for all of them.
+        chosen: the indices of the rows that are samples, in order; None for all.
 
     Example:
         >>> samples = ArraySamples((np.zeros((8, 3, 32, 32), np.float32),))
@@ -69,7 +69,7 @@ class ArraySamples:
 
 
 def evenly(total: int, most: int) -> list[int]:
-    """At most ``most`` of the positions 0 to ``total`` - 1, evenly spread, the first and the last among them."""
+    """At most ``most`` of the positions 0 to ``total`` - 1, evenly spread, including the first and the last."""
     return [int(i) for i in np.linspace(0, total - 1, min(most, total)).round()]
 
 
@@ -80,7 +80,7 @@ def spread(samples: Samples, most: int) -> Samples:
 
 @dataclass(frozen=True, eq=False)
 class KeptSamples(ArraySamples):
-    """Samples that are all rows of files.
+    """Samples that are all the rows of files.
 
     Attributes:
         files: ``.npy`` files of float32, (N, …), one for each network input.
@@ -90,11 +90,11 @@ class KeptSamples(ArraySamples):
 
 
 def keep(samples: Samples, folder: Path, progress: Progress = silent) -> KeptSamples:
-    """Read samples once and keep them on disk, for those who read them several times.
+    """Read samples once and store them on disk, so that they can be read several times.
 
     Args:
         samples: one or more.
-        folder: gets ``input-0.npy``, …: (N, …) float32, a file for each network input.
+        folder: the folder to write ``input-0.npy``, … to: (N, …) float32, a file for each network input.
         progress: called with (samples read, N).
 
     Returns:

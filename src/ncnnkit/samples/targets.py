@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
 UNKNOWN = 255
-"""The value of a mask whose pixels do not count, as in Pascal VOC and Cityscapes."""
+"""The value of ignored pixels in a mask, as in Pascal VOC and Cityscapes."""
 NO_CLASS = -1
-"""The class of a pixel that does not count."""
+"""The class of an ignored pixel."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class LabelPicture:
     """The picture that belongs to an image.
 
     Attributes:
-        path: of its file.
-        placement: where the image lies in the network's input.
+        path: the file of the picture.
+        placement: the position of the image in the network's input.
         interpolation: the filter that resized the image.
     """
 
@@ -40,13 +40,13 @@ class LabelPicture:
     interpolation: str
 
     def mask(self, classes: int) -> NDArray[np.int64]:
-        """The class of each pixel of the network's input; :data:`NO_CLASS` beside the image, and where not known.
+        """The class of each pixel of the network's input; :data:`NO_CLASS` outside the image, and for ignored pixels.
 
         Args:
-            classes: how many there are; 1: what is looked for and what is not. A mask then has 0 for the background.
+            classes: the number of classes; 1: object and background. Then 0 in a mask is the background.
 
         Raises:
-            ImageError: it is no mask of this image, or has other classes.
+            ImageError: it is not a mask of this image, or has other classes.
         """
         picture = self._opened()
         values = np.asarray(picture)
@@ -59,7 +59,7 @@ class LabelPicture:
             raise ImageError(f"has {had}", where=self.path)
         found = values.astype(np.int64)
         if classes == 1:
-            unknown = (found == UNKNOWN) & bool((found == 1).any())  # a mask of 0 and 255 is one, too
+            unknown = (found == UNKNOWN) & bool((found == 1).any())  # in a mask of 0 and 255, 255 is the object
             found = np.where(unknown, NO_CLASS, found > 0)
         else:
             found[found == UNKNOWN] = NO_CLASS
@@ -71,18 +71,18 @@ class LabelPicture:
         return np.where(row[:, None] & column, found[np.ix_(rows, columns)], NO_CLASS)
 
     def target(self, channels: int, scale: int, *, bgr: bool = False) -> tuple[NDArray[np.uint8], int, int]:
-        """The part of the network's output that is to be like it.
+        """The desired values of the part of the output that the picture covers.
 
         Args:
-            channels: of the output, 1 or 3.
-            scale: how many times the output is larger than the input.
-            bgr: whether the output begins with blue.
+            channels: the number of channels of the output, 1 or 3.
+            scale: the size of the output divided by the size of the input.
+            bgr: whether the first channel of the output is blue.
 
         Returns:
             (pixels (channels, height, width); the row and the column of the output where they begin).
 
         Raises:
-            ImageError: it is not so many times as large as the image.
+            ImageError: the size of the picture is not ``scale`` times that of the image.
         """
         place = self.placement
         picture = self._opened().convert("L" if channels == 1 else "RGB")
@@ -108,7 +108,7 @@ class LabelPicture:
         try:
             picture = Image.open(self.path)
             picture.load()
-        except Exception as error:  # whatever a decoder trips over in a damaged file
+        except Exception as error:  # decoders raise any exception for damaged files
             raise ImageError(f"cannot be read: {error}", where=self.path) from None
         return picture
 
@@ -123,16 +123,16 @@ def _sources(count: int, start: int, resized: int, size: int) -> tuple[NDArray[n
 def read_pictures(
     folder: str | Path, names: Sequence[str], placements: Sequence[Placement | None], interpolation: str
 ) -> list[LabelPicture]:
-    """The picture of each image: a file with the image's name, the ending aside.
+    """The picture of each image: a file with the image's name and any extension.
 
     Args:
-        folder: of the pictures.
-        names: the images, as ``ImageSet.names``.
-        placements: where each image lies in the network's input.
+        folder: the folder of the pictures.
+        names: the names of the images, as ``ImageSet.names``.
+        placements: the position of each image in the network's input.
         interpolation: the filter that resized the images.
 
     Raises:
-        ImageError: an image has no picture, or a sample is no image.
+        ImageError: an image has no picture, or a sample is not an image.
     """
     folder = Path(folder)
     files = files_of(folder, names, ENDINGS)

@@ -14,13 +14,12 @@ ENDING = ".txt"
 
 
 def read_texts(path: str | Path, names: Sequence[str]) -> list[str]:
-    """The right text of each sample.
+    """The labelled text of each sample.
 
     Args:
         path: a file with lines ``file name<tab>text`` (``file name,text`` if it ends in .csv), in any order; lines
-            about other files are ignored. Or a folder with a ``.txt`` file for each sample, which has the sample's
-            name with another ending.
-        names: the samples, as ``ImageSet.names``. A line may give the bare file name where that is unique.
+            about other files are ignored. Or a folder with a ``.txt`` file for each sample, with the sample's name.
+            names: the names of the samples, as ``ImageSet.names``. A line may have the bare file name if it is unique.
 
     Raises:
         ImageError: with the line number: a line of another form, two texts for one sample; a sample without a text.

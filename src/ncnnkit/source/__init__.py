@@ -32,7 +32,15 @@ from .decoders import with_decoder
 from .files import READERS, model_in
 from .fixing import fix_inputs
 from .model import ModelSource
-from .torch_models import BUILDERS, Built, build_from_module, builder_in, open_module, set_batchnorm_statistics
+from .torch_models import (
+    BUILDERS,
+    Built,
+    build_from_module,
+    builder_in,
+    open_module,
+    require_defined,
+    set_batchnorm_statistics,
+)
 from .torchrun import import_torch, quiet
 from .trimming import trim
 
@@ -137,7 +145,11 @@ def _open(
         hint = "a path, torchvision:NAME, timm:NAME or package.module:function"
         hint = f"did you mean {builder_in(code)}?" if code.is_file() else hint
         raise ModelError("no such file or model", where=reference, hint=hint)
-    torch = import_torch(reference)
+    try:
+        torch = import_torch(reference)
+    except ModelError:
+        require_defined(reference)  # installing torch would not help
+        raise
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         found = BUILDERS.get(library, build_from_module)(reference, weights)

@@ -50,7 +50,7 @@ class LayerCheck:
         blob: the output that is compared.
         shape: of the blob.
         tensor: the tensor of the original that it must equal.
-        noise: noise over signal of the blob; infinite where it contains NaN or infinity.
+        noise: noise over signal of the blob; infinite if it contains NaN or infinity.
         wrong: whether it is much noisier than what the layer reads, and than fp32 is.
     """
 
@@ -64,7 +64,7 @@ class LayerCheck:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Signal over noise, dB; None where there is no noise."""
+        """Signal over noise, dB; None if there is no noise."""
         return sqnr_db(self.noise)
 
     @property
@@ -80,7 +80,7 @@ class Bisection:
 
     Attributes:
         graph: the network.
-        layers: those whose outputs can be compared.
+        layers: the layers with outputs that can be compared.
         exact: whether it is known which tensor a blob holds; else the likest one was taken.
     """
 

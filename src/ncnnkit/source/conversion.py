@@ -50,9 +50,9 @@ class RouteResult:
 
     Attributes:
         route: its name.
-        graph: fp32, not optimised; None where the route failed.
+        graph: fp32, not optimised; None if the route failed.
         layers: of the optimised network.
-        compared: the network beside the original; None where there was nothing to compare.
+        compared: the network beside the original; None if there was nothing to compare.
         at_others: the same for each of the original's further input shapes.
         fault: why the route failed.
         seconds: how long it took, the comparison included.
@@ -68,7 +68,7 @@ class RouteResult:
 
     @property
     def sqnr_db(self) -> float:
-        """The SQNR of the worst output at any shape, dB; infinite where it is exact, or nothing is known."""
+        """The SQNR of the worst output at any shape, dB; infinite if it is exact, or nothing is known."""
         found = [self.compared, *(compared for _, compared in self.at_others)]
         return min((compared.sqnr_db for compared in found if compared is not None), default=math.inf)
 
@@ -81,7 +81,7 @@ class RouteResult:
         """The route as run.json holds it.
 
         Args:
-            taken: the one whose network goes on.
+            taken: the route that was chosen.
         """
         wrong = self.compared is not None and self.sqnr_db < LEAST_SQNR_DB
         return Attempt(
@@ -95,7 +95,7 @@ class RouteResult:
 
     @property
     def reason(self) -> str:
-        """Why its network is not good; empty where it is."""
+        """Why its network is not good; empty if it is."""
         if self.fault is not None:
             return self.fault.what
         said = [self.compared.shortfall if self.compared else ""]
@@ -110,11 +110,11 @@ class Conversion:
     """What became of an original.
 
     Attributes:
-        taken: the route whose network goes on.
+        taken: the route that was chosen.
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
         own: what is known of the quantisation of the original; None for one in floating point.
-        decoded: the predictions of the network and of the original; None where there is nothing to compare.
+        decoded: the predictions of the network and of the original; None if there is nothing to compare.
         decoder: the kind of the decoder of both.
     """
 
@@ -299,8 +299,8 @@ def convert_source(
 ) -> Conversion:
     """An opened model to ncnn's graph, by the best of its routes.
 
-    The first route whose network is the original up to the rounding of fp32 (:data:`EXACT_SQNR_DB`) is taken. Where
-    there is none, the most exact one that passes (:data:`LEAST_SQNR_DB`).
+    The first route with a network that equals the original up to the rounding of fp32 (:data:`EXACT_SQNR_DB`) is taken.
+    If there is none, the most exact one with at least :data:`LEAST_SQNR_DB` is taken.
 
     Args:
         samples: the first few are run through the original and through each network. For the original's further input

@@ -38,7 +38,7 @@ class _At:
         layers: it, in each of them.
         sides: the sides of its first input, outermost first.
         inputs: the sides of the network's inputs.
-        asked: the network's inputs whose sides an expression reads; filled by :meth:`expression`.
+        asked: the network's inputs with sides that an expression reads; filled by :meth:`expression`.
     """
 
     layers: Sequence[Layer]
@@ -226,7 +226,7 @@ _RULES: Mapping[str, Callable[[_At], Params]] = {
 def probe_shapes(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int, ...]]:
     """Input shapes that tell apart sides that are equal at each of the given ones, such as those of squares.
 
-    The varying sides of an input are taken from the given shapes in turn. Empty where that is one of them.
+    The varying sides of an input are taken from the given shapes in turn. Empty if that is one of them.
     """
     made = []
     for each in zip(*shapes):
@@ -300,7 +300,7 @@ def _equal(one: Layer, other: Layer) -> bool:
 
 
 def _hand_out_inputs(graph: Graph, readers: Sequence[tuple[Layer, list[int]]]) -> None:
-    """Give copies of the network's inputs to layers whose expressions read their sides."""
+    """Connect copies of the network's inputs to layers with expressions that read their sides."""
     names, handed = Names(graph), dict[tuple[str, int], str]()
     for index, blob in enumerate(graph.inputs):
         asking = [layer for layer, asked in readers if index in asked]

@@ -23,7 +23,7 @@ class Explanation:
 
     Attributes:
         found: the comparison.
-        files: names of the files of the reproducer; empty where none was asked for, or no layer is wrong.
+        files: names of the files of the reproducer; empty if none was asked for, or no layer is wrong.
     """
 
     found: Bisection

@@ -288,7 +288,7 @@ class Export:
 
 
 def read_export(path: Path) -> Export | None:
-    """A :data:`EXPORT` file; None where there is none, or it is another program's.
+    """A :data:`EXPORT` file; None if there is none, or it is another program's.
 
     Raises:
         ModelError: it is not YAML, or the model was exported for more than one image at a time.

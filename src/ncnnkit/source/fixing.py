@@ -1,4 +1,4 @@
-"""An ONNX file some of whose inputs are constants: a sample rate, a switch, whatever selects a branch."""
+"""Makes inputs of an ONNX file constant: a sample rate, a switch, or another input that selects a branch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..onboard.scratch import Scratch
 
 
 def fix_inputs(path: Path, values: Mapping[str, float], scratch: Scratch) -> Path:
-    """Write a model whose inputs of these names are constants.
+    """Write the model with constants in the place of the inputs with these names.
 
     Args:
         path: an ONNX file.

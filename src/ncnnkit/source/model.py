@@ -41,7 +41,7 @@ class QuantisedOriginal:
     """The original as it is, where it is quantised and ``ModelSource`` is the same in floating point.
 
     Attributes:
-        run: one sample through it; None where that is not comparable.
+        run: one sample through it; None if that is not comparable.
         layers: names of the operators that keep their scales.
         lost: reason -> names of the operators whose quantisation ncnn's int8 cannot keep.
     """
@@ -63,10 +63,10 @@ class ModelSource:
         inputs: in the model's order.
         outputs: names, in the model's order.
         engine: what computes the reference outputs: torch, onnxruntime, or ncnn where there is no other original.
-        preprocess: how images become its input, None where nothing says so.
+        preprocess: how images become its input, None if nothing says so.
         preprocess_origin: where that was found.
         labels: class names by index.
-        run: one sample through the original; None where there is no original but ncnn itself.
+        run: one sample through the original; None if there is no original but ncnn itself.
         classes: how many classes it has, where the library that built it knows that it classifies.
         module: the ``torch.nn.Module``, where torch has loaded or made one.
         searches: whether the module was seen to sort or search, which ncnn cannot.
@@ -74,8 +74,8 @@ class ModelSource:
         tail: the operators of the user's file that come after its outputs, where it was cut.
         quantised: the user's file where it is quantised; ``path`` and ``run`` are then the same in floating point.
         metadata: of its file, as texts; empty for a module made by code.
-        decoder: how its outputs become a prediction; None where that is not known.
-        decoder_origin: what a guess of the decoder rests on, a clause; empty where it is no guess.
+        decoder: how its outputs become a prediction; None if unknown.
+        decoder_origin: what a guess of the decoder rests on, a clause; empty if it is no guess.
         predict: what computes the prediction of the user's file from the outputs; None where ``decoder`` is all that
             is known of it.
         scratch: the temporary folder that ``path`` is in, where it was changed. It goes with this object.

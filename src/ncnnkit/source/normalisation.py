@@ -44,7 +44,7 @@ class Fed:
 
     Attributes:
         graph: the network.
-        preprocess: what the network takes; None where the samples are no images.
+        preprocess: what the network takes; None if the samples are no images.
         original: what the original network takes. It differs if a normalisation was folded.
         origin: where the preprocessing comes from.
         changes: what was folded, a sentence each.
@@ -113,7 +113,7 @@ class _Region:
 
 
 def _region(graph: Graph) -> _Region | None:
-    """The longest beginning that may be a normalisation; None where the network begins with another layer."""
+    """The longest beginning that may be a normalisation; None if the network begins with another layer."""
     inputs = [layer for layer in graph.layers if layer.type == "Input"]
     (shape, *_) = [*graph.input_shapes(), ()]
     if len(inputs) != 1 or len(shape) != 3:
@@ -153,7 +153,7 @@ class _Normalisation:
 
 
 def _measured(region: _Region, preprocess: Preprocess) -> _Normalisation | None:
-    """What the layers compute of images; None where it is no normalisation."""
+    """What the layers compute of images; None if it is no normalisation."""
     channels, *_ = region.shape
     if channels != preprocess.channels:
         return None

@@ -23,7 +23,7 @@ def inline_external_data(path: Path) -> bytes | None:
         path: a valid model; the other files' names are relative to its folder.
 
     Returns:
-        The bytes of the whole model, None where it has no other files.
+        The bytes of the whole model, None if it has no other files.
 
     Raises:
         OSError: one of the files cannot be read.

@@ -48,7 +48,7 @@ def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any])
     Of several inputs, the first that takes images counts; the images of the others are scaled to their own sizes.
 
     Args:
-        name: of a preset; empty where none is asked for.
+        name: of a preset; empty if none is asked for.
         fields: of Preprocess, that the user gave; they go before all others.
     """
     several = len(source.inputs) > 1
@@ -121,7 +121,7 @@ def open_labels(
     task: Task | type[Task] | None,
     preprocess: Preprocess | None,
 ) -> Labels | None:
-    """The labels of a recipe; None where it has none.
+    """The labels of a recipe; None if it has none.
 
     Args:
         path: of the recipe.

@@ -138,7 +138,7 @@ class Compared:
 
     @property
     def sqnr_db(self) -> float:
-        """The SQNR of the worst output, dB; infinite where all are exact.
+        """The SQNR of the worst output, dB; infinite if all are exact.
 
         An output within twice the noise of the original itself is exact.
         """
@@ -151,7 +151,7 @@ class Compared:
 
     @property
     def shortfall(self) -> str:
-        """What is wrong with outputs that are less exact than they must be; empty where they are exact enough."""
+        """What is wrong with outputs that are less exact than they must be; empty if they are exact enough."""
         least, worst = min(zip(self._each(), self.errors.outputs), key=lambda pair: pair[0])
         if least >= LEAST_SQNR_DB:
             return ""
@@ -181,7 +181,7 @@ class Expected:
 
     @property
     def _samples(self) -> Samples:
-        """The samples whose outputs are known."""
+        """The samples with known outputs."""
         return self._given.subset(range(len(self._outputs)))
 
     def compare(self, graph: Graph, threads: int | None = None, most: int | None = None) -> Compared:
@@ -198,7 +198,7 @@ class Expected:
         return found if found.sqnr_db >= EXACT_SQNR_DB else replace(found, known=self.known)
 
     def predictions(self, graph: Graph, threads: int | None = None) -> Agreement | None:
-        """The predictions of a network beside those of the original; None where no decoder is known, or it fails."""
+        """The predictions of a network beside those of the original; None if no decoder is known, or it fails."""
         decoder, predict = self._source.decoder, self._source.predict
         if decoder is None:
             return None
@@ -254,7 +254,7 @@ def _errors(outputs: Iterable[Sequence[Array]], reference: Iterable[Sequence[Arr
 
 
 def _exactness(output: OutputError) -> float:
-    """The SQNR of an output, dB, infinite where it is exact. What should be zero may be zero up to rounding."""
+    """The SQNR of an output, dB, infinite if it is exact. What should be zero may be zero up to rounding."""
     if output.sqnr_db is not None:
         return output.sqnr_db
     return math.inf if output.max_error < ROUNDING else -math.inf

@@ -104,7 +104,7 @@ def write_reproducer(
 
 
 def _piece(graph: Graph, blob: str, known: Iterable[str]) -> tuple[list[Layer], list[str]]:
-    """The layers that make a blob from others whose values are known, and these others."""
+    """(the layers that make a blob from blobs with known values, these blobs)."""
     ends = set(known) - {blob}
     needed: set[str] = {blob}
     begins: set[str] = set()

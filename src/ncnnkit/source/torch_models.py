@@ -209,6 +209,29 @@ def build_from_module(reference: str, weights: str) -> Built:
     return Built(module, file_safe(reference.partition(":")[2]))
 
 
+def require_defined(reference: str) -> None:
+    """See that the name in ``package.module:name`` is there, as far as the module's file tells without being run.
+
+    A file in the current folder is read. Nothing is said of other modules, nor where the file imports all of another.
+
+    Raises:
+        ModelError: the file defines no such name.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        body = ast.parse(Path(*module.split(".")).with_suffix(".py").read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return
+    nodes = [node for statement in body for node in ast.walk(statement)]
+    known = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    known |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    taken = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    known |= {(alias.asname or alias.name).partition(".")[0] for alias in taken}
+    first = name.partition(".")[0]
+    if not {first, "*", "__getattr__"} & known:
+        raise ModelError(str(NotThere(module, first, [])), where=reference, hint=meant(first, known))
+
+
 def builder_in(path: Path) -> str:
     """The reference of what most probably builds the network in a Python file, such as ``nets.mynet:build``.
 

@@ -102,7 +102,7 @@ SEARCHES = frozenset(
      "aten.max.dim", "aten.min.dim", "aten.nonzero.default", "aten.sort.default", "aten.sort.stable",
      "aten.topk.default", "torchvision.nms.default")
 )  # fmt: skip
-"""torch's operators whose results are places of values, or as many values as satisfy a condition."""
+"""torch's operators that return positions of values, or a number of values that depends on a condition."""
 
 
 def flat_module(module: Any) -> Any:

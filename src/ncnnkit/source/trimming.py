@@ -113,7 +113,7 @@ class _Ending:
         cut: the tensors, and the operators that come after them.
         shapes: of these tensors, the batch axis included.
         model: ends there.
-        decoder: computes what the operators after the cut compute; None where no decoder does.
+        decoder: computes what the operators after the cut compute; None if no decoder does.
         predict: the original's prediction from these tensors; None without a decoder.
     """
 
@@ -151,7 +151,7 @@ def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str]
 def _recognised(
     reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec], keypoints: tuple[int, int]
 ) -> tuple[Cut, Decoder | None, Callable[[Sequence[Array]], Prediction] | None]:
-    """The first cut whose tail is a decoder, with that decoder and the tail's prediction; else the first cut."""
+    """(the first cut with a tail that is a decoder, the decoder, the tail's prediction); otherwise the first cut."""
     from .onnx.tails import Tail
 
     axes = image_input(inputs)
@@ -180,7 +180,7 @@ def _with_pixels(source: ModelSource, inputs: Sequence[InputSpec]) -> ModelSourc
 
 
 def _fitting_labels(labels: tuple[str, ...] | None, decoder: Decoder | None) -> tuple[str, ...] | None:
-    """The labels; None where there are not as many as the decoder has classes."""
+    """The labels; None if there are not as many as the decoder has classes."""
     return None if decoder and decoder.classes and len(labels or ()) != decoder.classes else labels
 
 

@@ -1,10 +1,10 @@
-"""What a network is for: its outputs become predictions, and predictions are compared. Needs numpy only.
+"""Tasks: what networks are for. Outputs become predictions, and predictions are compared. Needs numpy only.
 
 ==============  =======================================================================
 module          what is in it
 ==============  =======================================================================
 task            :class:`Task`: predict, compare, summarise; intervals of figures
-figures         :class:`Figure`: a number that says how right a model is
+figures         :class:`Figure`: a number that says how accurate a model is
 table           :data:`TASKS`: the tasks, and how the user names one
 own             tasks and functions that a user wrote
 classification  the best class
@@ -15,7 +15,7 @@ instances       boxes with a mask each
 landmarks       points on one object
 images          images as outputs
 text            a text for each image
-embedding       vectors of which the direction counts
+embedding       vectors; only their direction matters
 tensor          outputs of unknown meaning
 predictions     what a decoder returns: :class:`Boxes`, :class:`ClassMap`, :class:`Text`,
                 :class:`Landmarks`; how two of them compare
@@ -26,8 +26,8 @@ boxes           the arithmetic of boxes: tables, formats, anchors, scores, suppr
 argmax          the kind ``argmax``: the best class at each place
 ctc             the kind ``ctc``: text
 points          the kind ``points``: landmarks of one object
-guess           :data:`HEADS`: what a network is taken for; its rules: ``guess_boxes``, ``guess_others``
-known           :class:`Known`: what a guess rests on
+guess           :data:`HEADS`: guesses the task of a network; its rules: ``guess_boxes``, ``guess_others``
+known           :class:`Known`: the evidence for a guess
 presets         the heads of known detectors
 ncnn_heads      ncnn's own layers of detection
 ==============  =======================================================================

@@ -15,8 +15,8 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> ClassMap:
     """Decode one sample.
 
     Args:
-        decoder: ``axis`` and ``classes`` count. If there is one class only, a place is of class 1 where its score, by
-            ``scores``, is above ``score_threshold``, and of class 0 elsewhere.
+        decoder: uses ``axis`` and ``classes``. If there is only one class, places with a score (after ``scores``) above
+                ``score_threshold`` are of class 1, and others of class 0.
         outputs: all outputs of the network; the one that it reads has the classes along ``axis``.
     """
     values = np.asarray(outputs[decoder.tables[0].output])

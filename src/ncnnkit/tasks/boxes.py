@@ -18,8 +18,8 @@ from .predictions import Boxes, overlaps
 Float = NDArray[np.float32]
 
 TORCHVISION_GROWTH = math.log(1000 / 16)
-"""torchvision's bound of the logarithm by which an anchor grows, so that exp stays finite."""
-_LARGEST_POWER = 80.0  # the exponential of more is no float32
+"""torchvision's bound for the logarithm of the growth of an anchor, so that exp stays finite."""
+_LARGEST_POWER = 80.0  # float32 cannot hold the exponential of larger numbers
 
 
 def _f32(values: Array) -> Float:
@@ -35,9 +35,9 @@ LAYOUTS: dict[Layout, Callable[[Array, int, int], Array]] = {
     "planes": lambda a, wide, each: a.reshape(wide, each, -1).transpose(2, 1, 0).reshape(-1, wide),
     "stacks": lambda a, wide, each: a.reshape(each, -1, wide).transpose(1, 0, 2).reshape(-1, wide),
 }
-"""Layout -> what gives a table one row for each box: cells row by row, the boxes of a cell are neighbours.
+"""Layout -> function that makes a table with one row per box. Cells are row by row; the boxes of a cell are adjacent.
 
-Each gets the values, the number of columns and the number of boxes of a cell.
+Its arguments are the values, the number of columns and the number of boxes per cell.
 """
 
 
@@ -47,14 +47,14 @@ def in_rows(values: Array, wide: int, layout: Layout, each: int = 1) -> Array:
     Args:
         values: an output, without the batch axis.
         wide: the number of columns.
-        layout: of the output; see :class:`~ncnnkit.tasks.decoder.Table`.
-        each: the number of boxes of a cell.
+        layout: the layout of the output; see :class:`~ncnnkit.tasks.decoder.Table`.
+        each: the number of boxes per cell.
 
     Returns:
         (boxes, wide).
 
     Raises:
-        ModelError: the output does not have so many columns.
+        ModelError: the output does not have this number of columns.
     """
     values = np.asarray(values)
     side, size = (0, wide * each) if layout in ("maps", "planes") else (0, wide) if layout == "columns" else (-1, wide)
@@ -69,15 +69,15 @@ def in_rows(values: Array, wide: int, layout: Layout, each: int = 1) -> Array:
 
 
 def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
-    """What the outputs of one sample hold, a row for each box.
+    """The parts of the outputs of one sample, with a row for each box.
 
     Args:
-        decoder: its ``tables`` count.
+        decoder: its ``tables`` are used.
         outputs: all outputs of the network.
 
     Returns:
-        Part -> (boxes, columns of the part). Priors may have twice as many rows: their variances follow. Prototypes
-        have a row for each pixel.
+        Part -> (boxes, columns of the part). Priors may have twice as many rows, the second half being their variances.
+        Prototypes have a row for each pixel.
 
     Raises:
         ModelError: there is no such output, an output has another shape, or the parts have different numbers of rows.
@@ -96,7 +96,7 @@ def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
         each = len(decoder.anchors[level].sizes) if on_anchors else 1
         widths = [decoder.width(part) for part in table.parts]
         values = np.asarray(outputs[table.output])
-        values = values.reshape(-1) if table.parts == ("priors",) else values  # ncnn has all priors in a row
+        values = values.reshape(-1) if table.parts == ("priors",) else values  # ncnn has all priors in one row
         rows = in_rows(values, sum(widths), table.layout, each)
         for part, columns in zip(table.parts, np.split(rows, np.cumsum(widths)[:-1], axis=1)):
             found.setdefault(part, []).append(columns)
@@ -109,7 +109,7 @@ def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
 
 
 _NOT_OF_BOXES: tuple[Part, ...] = ("priors", "prototypes")
-"""Parts that need not have a row for each box."""
+"""Parts that may have another number of rows than boxes."""
 
 
 # ----------------------------------------------------------------------------------------------------------- anchors
@@ -117,7 +117,7 @@ _NOT_OF_BOXES: tuple[Part, ...] = ("priors", "prototypes")
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """Anchors, one row each, all float32 (N, 2): x and y, pixels or in units of ``Decoder.scale``.
+    """Anchors, one row each, float32 (N, 2): x and y in pixels or in units of ``Decoder.scale``.
 
     Attributes:
         centre: the centre.
@@ -155,7 +155,7 @@ def _anchors(grids: tuple[Grid, ...]) -> Anchors:
 
 
 def anchors_for(decoder: Decoder, found: dict[Part, Array]) -> tuple[Anchors | None, Float]:
-    """The anchors of the boxes, from the decoder or from its ``priors``, and what deltas are divided by: 1 or N rows.
+    """(the anchors of the boxes, from the decoder or from its ``priors``; the divisors of deltas, 1 or N rows).
 
     Raises:
         ModelError: there are not as many anchors as boxes.
@@ -184,7 +184,7 @@ def _centred(centre: Array, size: Array) -> Array:
 
 
 def _powers(numbers: Array, largest: float = 0.0) -> Array:
-    """The exponential, finite."""
+    """The exponential, clipped to finite values."""
     return np.asarray(np.exp(np.minimum(numbers, largest or _LARGEST_POWER)))
 
 
@@ -217,7 +217,7 @@ ANCHORED: dict[BoxFormat, Callable[[Float, Anchors, Decoder], Array]] = {
     "yolov3": _yolov3,
     "yolov5": _yolov5,
 }
-"""Format of boxes on anchors -> their corners.
+"""Format of boxes on anchors -> function that computes their corners.
 
 Sources: torchvision's ``BoxCoder`` (deltas) and ``BoxLinearCoder`` (distances), MTCNN's ``bbreg`` (edges), Redmon and
 Farhadi, "YOLOv3" (yolov3), ``Detect.forward`` of Ultralytics' YOLOv5 (yolov5).
@@ -228,10 +228,10 @@ def corners(decoder: Decoder, numbers: Array, anchors: Anchors | None, weights: 
     """The corners of boxes in pixels of the network's input.
 
     Args:
-        decoder: its ``boxes``, ``bins``, ``largest_growth``, ``size`` and ``scale`` count.
+        decoder: its ``boxes``, ``bins``, ``largest_growth``, ``size`` and ``scale`` are used.
         numbers: (N, 4 x bins), as ``decoder.boxes`` says.
-        anchors: one for each box; None for formats without.
-        weights: what deltas are divided by, (1, 4) or (N, 4).
+        anchors: one for each box; None for formats without anchors.
+        weights: the divisors of deltas, (1, 4) or (N, 4).
 
     Returns:
         float32 (N, 4): x1, y1, x2, y2.
@@ -240,7 +240,7 @@ def corners(decoder: Decoder, numbers: Array, anchors: Anchors | None, weights: 
     if decoder.bins > 1:
         shares = activated("softmax", boxes.reshape(-1, 4, decoder.bins))
         boxes = _f32(shares @ np.arange(decoder.bins, dtype=np.float32))
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped afterwards
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are dropped afterwards
         if decoder.boxes == "cxcywh":
             boxes = _f32(_centred(boxes[:, :2], boxes[:, 2:]))
         elif anchors is not None and decoder.boxes in ANCHORED:
@@ -253,14 +253,14 @@ def corners(decoder: Decoder, numbers: Array, anchors: Anchors | None, weights: 
 
 
 POINT_ORIGINS: dict[PointOrigin, float] = {"centre": 0.0, "corner": -0.5}
-"""Origin of keypoints -> where it is, in sizes of the anchor from its centre."""
+"""Origin of keypoints -> its position relative to the anchor's centre, in sizes of the anchor."""
 
 
 def placed(decoder: Decoder, points: Float, anchors: Anchors | None, weights: Float | None = None) -> Float:
-    """Keypoints in pixels of the network's input; further numbers stay.
+    """Keypoints in pixels of the network's input. Further numbers are not changed.
 
     Args:
-        decoder: its ``origin`` and ``scale`` count.
+        decoder: its ``origin`` and ``scale`` are used.
         points: (N, keypoints, 2 or 3).
         anchors: one for each of the N; None where ``origin`` is the image.
         weights: as in :func:`corners`.
@@ -277,12 +277,12 @@ def placed(decoder: Decoder, points: Float, anchors: Anchors | None, weights: Fl
 
 
 def activated(kind: Activation, numbers: Array) -> Float:
-    """Scores from 0 to 1; a softmax goes over the last axis. NaN stays NaN."""
+    """Scores from 0 to 1. A softmax is over the last axis. NaN stays NaN."""
     values = np.asarray(numbers, np.float32)
     if kind == "sigmoid":
         return np.asarray(1 / (1 + np.exp(-np.clip(values, -_LARGEST_POWER, _LARGEST_POWER))), np.float32)
     if kind == "softmax" and values.size:
-        with np.errstate(invalid="ignore"):  # infinity less infinity
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
             powers = np.exp(values - values.max(-1, keepdims=True))
             return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
     return values
@@ -291,16 +291,17 @@ def activated(kind: Activation, numbers: Array) -> Float:
 COMBINED: dict[Combination, Callable[[Float, Float], Array]] = {
     "product": lambda score, objectness: score * objectness,
     "root": lambda score, objectness: np.sqrt(score * objectness),
-    # 1 / (1 + exp(-o) (1 + exp(-s))): ncnn's source has the product of two sigmoids in its comment, and not in its code
+    # 1 / (1 + exp(-o) (1 + exp(-s))): the comment in ncnn's source says the product of two sigmoids, its code does not
     "ncnn": lambda score, objectness: score * objectness / (score * objectness + 1 - objectness),
 }
-"""How a class's score and the objectness, both from 0 to 1, become one."""
+"""Name -> function that combines the score of a class and the objectness, both from 0 to 1."""
 
 
 def class_scores(decoder: Decoder, found: dict[Part, Array]) -> Float:
-    """The score of each class for each box, (N, classes); -infinity for the background, and for what is no number."""
+    """The score of each class for each box, (N, classes); -infinity for the background and for values that are not
+    finite."""
     scores = np.array(activated(decoder.scores, found["scores"]), np.float32)
-    broken = ~np.isfinite(found["scores"])  # a sigmoid of infinity would be a score
+    broken = ~np.isfinite(found["scores"])  # because the sigmoid of infinity is finite
     if "objectness" in found:
         broken = broken | ~np.isfinite(found["objectness"])
         objectness = activated("none" if decoder.scores == "none" else "sigmoid", found["objectness"])
@@ -316,23 +317,23 @@ def class_scores(decoder: Decoder, found: dict[Part, Array]) -> Float:
 
 
 def best_first(scores: Array, most: int = 0) -> NDArray[np.intp]:
-    """Indices of the highest scores, the highest first; equal ones in their order.
+    """Indices of the highest scores, the highest first; equal scores stay in their order.
 
     Args:
         scores: (N,).
-        most: so many at most; 0: all.
+        most: the largest number of indices; 0: all.
     """
     order = np.argsort(-scores, kind="stable")
     return order[:most] if most else order
 
 
 def chosen(decoder: Decoder, found: Boxes) -> NDArray[np.intp]:
-    """Indices of the boxes that are left when those that overlap a better one are dropped, the best first.
+    """Indices of the boxes that remain after boxes that overlap a better one are dropped, the best first.
 
-    Greedy non-maximum suppression, as torchvision's ``batched_nms``.
+    Greedy non-maximum suppression, as in torchvision's ``batched_nms``.
 
     Args:
-        decoder: its ``iou_threshold``, ``agnostic``, ``most`` and ``most_per_class`` count.
+        decoder: its ``iou_threshold``, ``agnostic``, ``most`` and ``most_per_class`` are used.
         found: the boxes.
     """
     order = best_first(found.scores)

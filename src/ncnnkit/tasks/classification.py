@@ -1,4 +1,4 @@
-"""Classification: one vector of scores, the best of which names the class."""
+"""Classification: a vector of scores; the highest score gives the class."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Row(NamedTuple):
 
     Attributes:
         prefers: whether the original prefers some class.
-        first, five: whether the best, and the five best, contain the original's best.
+        first, five: whether the best class, or one of the five best, is the original's best class.
         labelled: whether there is a label.
-        right, right_five: whether the best, and the five best, contain the label.
+        right, right_five: whether the best class, or one of the five best, is the label.
     """
 
     prefers: bool
@@ -33,9 +33,9 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """A network that says which class its input is of.
+    """A network that gives the class of its input.
 
-    Without a requirement, the cosine of the scores counts: it tells models apart on a few samples, where the share of
+    The default requirement is the cosine of the scores, because it distinguishes models on a few samples. The share of
     equal classes does not.
 
     Example:
@@ -76,5 +76,5 @@ class Classification(Task):
 
 
 def top_k(scores: Array, k: int) -> list[int]:
-    """Indices of the k largest scores of one sample, best first, of equal ones the first."""
+    """Indices of the k largest scores of one sample, the best first; equal scores stay in their order."""
     return [int(index) for index in np.argsort(-np.asarray(scores, np.float64).reshape(-1), kind="stable")[:k]]

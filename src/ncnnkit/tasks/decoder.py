@@ -45,7 +45,7 @@ class Grid:
         return self.rows * self.columns * len(self.sizes)
 
     def boxes(self) -> NDArray[np.float32]:
-        """All anchors, float32 (count, 4): x1, y1, x2, y2. Cells go row by row, the boxes of a cell are neighbours."""
+        """All anchors, float32 (count, 4): x1, y1, x2, y2. Cells are row by row; the boxes of a cell are adjacent."""
         y = self.first[0] + self.step[0] * np.arange(self.rows)[:, None, None]
         x = self.first[1] + self.step[1] * np.arange(self.columns)[None, :, None]
         half = np.array(self.sizes) / 2
@@ -57,11 +57,11 @@ class Grid:
 class Table:
     """One output that a decoder reads: a table with one row for each box, in one of several layouts.
 
-    In the last three layouts the boxes are on the grid of the table, which says how many boxes a cell has.
+    In the last three layouts, the grid of the table gives the number of boxes per cell.
 
     Attributes:
-        output: its index among the outputs of the network.
-        parts: what the columns are, in their order: the numbers of the box (``boxes``), a score for each class
+        output: the index of the output of the network.
+        parts: the meaning of the columns, in order: the numbers of the box (``boxes``), a score for each class
             (``scores``), a factor of all scores (``objectness``), the index of the class (``label``), points with the
             box (``keypoints``), the weights of the prototypes in the mask of the box (``coefficients``), the anchor
             (``priors``), or numbers that are not read (``other``). ``prototypes`` are no columns of boxes: they are
@@ -80,11 +80,11 @@ class Table:
 class Decoder:
     """How the outputs of a network become a prediction.
 
-    A kind reads only the fields that it needs; its module says which. Heads of detectors differ in these fields only:
-    ``presets`` has those that are widely used.
+    A kind of decoder reads only the fields that it needs; its module says which. The heads of detectors differ only in
+    these fields; ``presets`` has the widely used ones.
 
     Attributes:
-        kind: what decodes; see ``DECODERS`` in ``ncnnkit.tasks``.
+        kind: the kind of decoder; see ``DECODERS`` in ``ncnnkit.tasks``.
         tables: the outputs that it reads. Tables with the same parts are levels: their rows follow each other.
         classes: number of columns of scores, a background class included; 0: no scores.
         size: (height, width) of the image that boxes are clipped to, pixels; (0, 0): they are not clipped.
@@ -94,30 +94,31 @@ class Decoder:
             YOLOv3 and YOLOv5 write: the place in the cell and the growth of an anchor, after a sigmoid.
         bins: each number of a box is the mean of a distribution over 0, 1, ..., ``bins`` - 1, as logits; 1: it is a
             number.
-        scale: what clipped coordinates are multiplied by, (horizontal, vertical), to be pixels of the network's input.
+        scale: the factors, (horizontal, vertical), by which clipped coordinates are multiplied to be pixels of the
+            network's input.
         scores: the function that turns numbers into scores. Objectness then goes through a sigmoid.
-        combination: how a score and the objectness become one: their product, its square root (FCOS), or what ncnn's
-            Yolov3DetectionOutput computes.
-        background: index of the score that is no class; -1: there is none.
+        combination: how a score and the objectness are combined: their product, its square root (FCOS), or the formula
+                of ncnn's Yolov3DetectionOutput.
+        background: the index of the background's score; -1: there is none.
         first_label: the label of the first class.
         anchors: the grids, in the order of the boxes.
-        weights: what the four ``deltas`` are divided by; the first two are those of keypoints, too.
-        largest_growth: bound of the logarithm by which an anchor grows; 0: there is none.
-        keypoints: (number, 2 or 3) of the keypoints of a box, and of their numbers: x, y and perhaps a visibility.
+        weights: the divisors of the four ``deltas``; the first two are also those of keypoints.
+        largest_growth: the bound for the logarithm of the growth of an anchor; 0: there is none.
+        keypoints: (number of the keypoints of a box, 2 or 3): each has x, y and possibly a visibility.
         prototypes: number of the maps that the mask of a box is a weighted sum of; 0: boxes have no masks.
         prototype_step: side of a pixel of these maps, pixels of the network's input.
         origin: where the coordinates of keypoints begin: at the corner of the image, or, in sizes of the anchor, at
             the anchor's centre or upper left corner.
-        score_threshold: a score must be above it.
-        iou_threshold: a box that overlaps a better one of its class by more is dropped; 1: none is.
-        agnostic: whether boxes of other classes are dropped, too.
+        score_threshold: the score of a box must be above it.
+        iou_threshold: a box is dropped if its IoU with a better box of its class is larger; 1: none is dropped.
+        agnostic: whether boxes of different classes suppress each other, too.
         candidates: only so many of the best scores of each group are considered; 0: all.
         group: what a group of candidates is.
         multi_label: whether one box may be of several classes.
         most: number of boxes that are kept at most; 0: all.
         most_per_class: number of boxes of one class that are kept at most when they suppress each other; 0: all.
         axis: the axis of the classes, counted without the batch axis.
-        alphabet: the character of each class of a text; empty where it is not known.
+        alphabet: the character of each class of a text; empty if unknown.
         blank: the class that separates characters.
 
     Example:
@@ -175,7 +176,7 @@ class Decoder:
         return widths.get(part, 1)
 
     def fault(self, outputs: int) -> str:
-        """What is wrong with it for a network of so many outputs, as a clause; "" where nothing is."""
+        """What is wrong with it for a network of so many outputs, as a clause; "" if nothing is."""
         read = [table.output for table in self.tables]
         if not read or not all(0 <= index < outputs for index in read):
             return f"its decoder reads outputs {read}, and the network has {outputs}"

@@ -21,12 +21,12 @@ from .task import Task, ratio
 
 USUAL_SCORE = 0.25
 LEAST_SCORE = 0.01
-"""Boxes below the working threshold count for the average precision down to this share of it."""
+"""For the average precision, boxes with a score above this share of the working threshold count."""
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """All boxes of one sample beside true ones, for the average precision. Masks are not kept: they are large.
+    """All boxes of one sample compared with true ones, for the average precision. Masks are not kept: they are large.
 
     Attributes:
         ours, truth: the boxes.
@@ -67,7 +67,7 @@ _PRECISION = (("map50_95", "mAP50-95"), ("map50", "mAP50"))
 
 
 def found_figures(nouns: str) -> Mapping[str, Figure]:
-    """The figures of a network that finds several things, which are called so."""
+    """The figures of a network that finds several objects. ``nouns`` is their name in texts."""
     precision = [share(name, title, needs=PACKAGE, counts=nouns) for name, title in _PRECISION]
     return named(
         *precision,
@@ -94,17 +94,17 @@ class Detection(Task):
     requires: ClassVar[tuple[str, ...]] = ("kept>=0.95", "new<=0.05", "iou>=0.9")
     labels = "boxes"
     reads: ClassVar[tuple[Part, ...]] = ()
-    """Parts that the decoder must have besides boxes and scores."""
+    """Parts that the decoder must have in addition to boxes and scores."""
 
     decoder: Decoder = field(default_factory=lambda: Decoder("boxes", (Table(0, ("boxes", "scores")),), 1))
 
     @property
     def threshold(self) -> float:
-        """The working threshold: the decoder's, or 0.25 where that takes boxes of any score."""
+        """The working threshold: that of the decoder, or 0.25 if the decoder accepts any score."""
         return self.decoder.score_threshold or USUAL_SCORE
 
     def predict(self, outputs: Sequence[Array]) -> Boxes:
-        """The boxes, far below the working threshold, too."""
+        """The boxes, including those with scores far below the working threshold."""
         low = replace(self.decoder, score_threshold=self.threshold * LEAST_SCORE)
         found = cast(Boxes, decode(low, outputs))
         return found if "prototypes" in self.reads else replace(found, masks=None)
@@ -117,7 +117,7 @@ class Detection(Task):
         return Row(agreement(ours.above(threshold), exact), Beside.of(ours, countable(exact)), right)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """The figures; None where the original has no box at all, except for ``new``."""
+        """The figures. They are None, except for ``new``, if the original has no boxes."""
         found = [row.found for row in rows]
         labelled = [row.right.matches if row.right else None for row in rows]
         theirs = sum(each.theirs for each in found)
@@ -135,15 +135,16 @@ class Detection(Task):
         return sum(row.found.theirs for row in rows)
 
     def severity(self, row: Row) -> float:
-        """Boxes lost and new boxes; of equal ones, how far the pairs are apart."""
+        """The number of lost and of new boxes; for equal numbers, the mean distance of the pairs."""
         found = row.found
         return found.theirs + found.ours - 2 * found.matched + (1 - found.iou if found.iou is not None else 0.0)
 
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
-        """Boxes, scores, keypoints and what masks are made of apart, and the outputs that the decoder does not read.
+        """Boxes, scores, keypoints and the data of masks as separate parts, and the outputs that the decoder does not
+        read.
 
-        The scores are those that a threshold is compared with. An output of another shape than the decoder reads, as
-        detections have that ncnn chose itself, stays whole.
+        Scores are taken after their activation. An output of another shape than the decoder expects, such as detections
+        that ncnn selected, is one part.
         """
         try:
             found = gather(self.decoder, outputs)

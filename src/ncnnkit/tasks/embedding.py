@@ -1,4 +1,4 @@
-"""Embeddings: a vector for each sample, of which the direction counts."""
+"""Embeddings: a vector for each sample; only its direction matters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Embedding(Task):
-    """A network whose output is compared with that for other samples: search, faces, speakers.
+    """A network that computes vectors to compare samples with each other: search, faces, speakers.
 
     Attributes:
         output: index of the output; all its values are one vector.
@@ -49,7 +49,7 @@ class Embedding(Task):
     output: int = 0
 
     def predict(self, outputs: Sequence[Array]) -> NDArray[np.float32]:
-        """The vector, of length 1; zeros where it has no direction."""
+        """The vector, of length 1; zeros if it has no direction."""
         vector = np.asarray(outputs[self.output], np.float32).reshape(-1)
         length = float(np.linalg.norm(vector))
         return vector / length if np.isfinite(length) and length else np.zeros_like(vector)
@@ -59,7 +59,7 @@ class Embedding(Task):
         return Row(ours if ours.shape == theirs.shape else np.zeros_like(theirs), theirs)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """recall@1: the share of samples whose vector is nearest to the original's vector of the same sample.
+        """recall@1: the share of samples for which the nearest of the original's vectors is that of the same sample.
 
         Samples with the same vector in the original count as one.
         """

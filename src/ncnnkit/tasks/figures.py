@@ -1,4 +1,4 @@
-"""Figures: numbers that say how right a network's outputs or predictions are."""
+"""Figures: numbers that say how accurate a network's outputs or predictions are."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Unit = Literal["", "dB", "share"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that says how right a model is.
+    """A number that says how accurate a model is.
 
     Attributes:
-        name: as it is written in a requirement.
-        title: as a text for people names it.
-        unit: ``dB``, ``share`` (0 to 1; may be written in percent), or empty where it is the output's own or none.
+        name: its name in a requirement.
+        title: its name in texts for the user.
+        unit: ``dB``, ``share`` (0 to 1; may be written in percent), or empty if it is the output's own or none.
         at_least: whether a larger number is better.
-        power: the figure -> a number in proportion to the noise power that causes it, 0 where the outputs are exact.
-        possible: whether a bound makes sense.
+        power: the figure -> a number proportional to the noise power that causes it; 0 if the outputs are exact.
+        possible: whether a bound is possible.
         labelled: whether it needs labels of the samples.
-        needs: the package that computes it, where that is an extra.
-        counts: the things that it is a share of, such as ``boxes``; empty where it is a mean of values.
+        needs: the optional package that computes it; empty if none.
+        counts: the things that it counts, such as ``boxes``; empty if it is a mean of values.
     """
 
     name: str
@@ -56,7 +56,8 @@ def named(*figures: Figure) -> Mapping[str, Figure]:
 def share(name: str, title: str, *, labelled: bool = False, needs: str = "", counts: str = "") -> Figure:
     """A share of something that should be 1.
 
-    What is lost of it is about in proportion to the size of an error, and its square to the noise power.
+    Its loss is about proportional to the amplitude of an error, so the square of the loss is proportional to the noise
+    power.
     """
     return Figure(name, title, "share", True, lambda v: (1 - v) ** 2, lambda v: 0 <= v <= 1, labelled, needs, counts)
 
@@ -67,7 +68,7 @@ def fault(name: str, title: str, *, counts: str = "") -> Figure:
 
 
 def decibels(name: str, title: str) -> Figure:
-    """A ratio of signal power to noise power, dB; infinite where there is no noise."""
+    """A ratio of signal power to noise power, dB; infinite if there is no noise."""
     return Figure(name, title, "dB", True, lambda v: 10 ** (-v / 10), lambda v: abs(v) <= 300)
 
 
@@ -80,11 +81,11 @@ def by_labels(*figures: Figure) -> tuple[Figure, ...]:
 
 
 OUTPUTS: Mapping[str, Figure] = named(
-    # 1 - cosine is half the noise over the signal, as long as both are small.
+    # 1 - cosine is half of the noise over signal, if it is small.
     Figure("cosine", "cosine", "", True, lambda v: 1 - v, lambda v: -1 <= v < 1),
     decibels("sqnr", "SQNR"),
     Figure("mse", "MSE", "", False, lambda v: v, lambda v: v >= 0),
-    # A single difference grows as the noise's size, not as its power.
+    # A single difference is proportional to the amplitude of the noise, not to its power.
     Figure("max_error", "largest error", "", False, lambda v: v**2, lambda v: v >= 0),
 )
-"""The figures of any network's outputs. Each is that of the worst output, against the original."""
+"""The figures of any network's outputs. Each is the figure of the worst output, compared with the original."""

@@ -1,10 +1,10 @@
-"""What a network is for, guessed from what is known of it.
+"""Guesses what a network is for.
 
-A guess rests on shapes, on the metadata in the model's file, and on the values of the outputs: decoded boxes are near
-the cells that they belong to, scores are from 0 to 1, corners are in order, probabilities add up to one. A layout that
-two heads have in common is not guessed.
+The evidence is shapes, the metadata in the model's file, and the values of the outputs: decoded boxes are near the
+cells that they belong to, scores are from 0 to 1, corners are in order, probabilities add up to one. A layout that two
+heads have in common is not guessed.
 
-The guess is made twice: when a model is opened, with its outputs for noise, and when those for images are known.
+A guess is made twice: when a model is opened, with its outputs for noise, and in a run, with its outputs for images.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["DETECTORS", "HEADS", "Head", "doubt", "fitting_heads", "guess"]
 
 @dataclass(frozen=True)
 class Head:
-    """A layout of outputs that is known.
+    """A known layout of outputs.
 
     Attributes:
         name: as ``--task detection:head=NAME`` gives it; several rows may have one name.
         task: what the network is for.
-        find: the decoder or the task, where the network has this layout.
-        told: the layout says too little: it is recognised only where the user names the task.
+        find: returns the decoder or the task if the network has this layout.
+        told: whether the layout is too general: it is recognised only if the user names the task.
     """
 
     name: str
@@ -73,25 +73,25 @@ HEADS = (
     Head("image", "image", others.image),
     Head("map", "segmentation", others.one_map),
 )
-"""The layouts that are known, in the order in which they are tried."""
+"""The known layouts, in the order in which they are tried."""
 
 DETECTORS = tuple(dict.fromkeys(head.name for head in HEADS if head.task == "detection"))
 """The names of the heads of detectors."""
 
 FAMILY: Mapping[str, str] = MappingProxyType({"pose": "detection", "instances": "detection"})
-"""Task -> that of the heads which it has."""
+"""Task -> the task of its heads."""
 
 
 def guess(known: Known, task: str = "", head: str = "") -> Guess | None:
-    """The decoder of a network, or its task where that needs none.
+    """The decoder of a network, or its task if that needs no decoder.
 
     Args:
-        known: what is known of it.
-        task: what the user says that it is for; empty: anything.
-        head: the name of the head that the user says it has; its values are not looked at then.
+        known: what is known about it.
+        task: the task that the user named; empty: any.
+        head: the head that the user named; then the values of the outputs are not examined.
 
     Returns:
-        The decoder or the task, and what the guess rests on; None where no head is certain.
+        The decoder or the task, and the evidence; None if no head is certain.
 
     Example:
         >>> import numpy as np

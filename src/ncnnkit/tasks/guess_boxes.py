@@ -295,7 +295,7 @@ def scrfd(known: Known) -> Guess | None:
 
 
 def _levels(known: Known, columns: Mapping[Part, int], each: int, layouts: Sequence[Layout]) -> tuple[Table, ...]:
-    """A table for each part and stride, found by their shapes; empty where the outputs are not these."""
+    """A table for each part and stride, found by their shapes; empty if the outputs are not these."""
     if not all(known.size) or len(known.outputs) != len(columns) * len(presets.STRIDES):
         return ()
     grids = presets.pyramid(known.size)

@@ -38,7 +38,7 @@ def with_blank(characters: Sequence[str], classes: int) -> tuple[str, ...]:
         classes: number of classes of the network.
 
     Returns:
-        ``classes`` characters; empty where they are neither one nor two fewer, and do not begin with a blank.
+        ``classes`` characters; empty if they are neither one nor two fewer, and do not begin with a blank.
 
     Example:
         >>> with_blank(["a", "b"], 4)

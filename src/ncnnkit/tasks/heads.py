@@ -1,8 +1,7 @@
-"""Boxes: what detectors, detectors of faces and poses, and their relatives find.
+"""Boxes: decodes the outputs of detectors, of face and pose detectors, and of similar networks.
 
-All heads go the same way: the parts of the outputs become one row for each box, the scores of the classes become
-candidates, the candidates become corners and keypoints, and boxes that overlap a better one are dropped. Those that are
-left get their masks.
+All heads are decoded in the same steps: the parts of the outputs become one row per box, high scores give candidates,
+candidates get corners and keypoints, and boxes that overlap a better one are dropped. The remaining boxes get masks.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
     """Decode one sample.
 
     Args:
-        decoder: all fields but ``axis``, ``alphabet`` and ``blank`` count.
+        decoder: all fields but ``axis``, ``alphabet`` and ``blank`` are used.
         outputs: all outputs of the network.
 
     Returns:
-        The boxes, the best first. A box whose score or corners are no numbers is none.
+        The boxes, the best first. Boxes with a score or corners that are not finite are dropped.
 
     Raises:
         ModelError: an output does not have the shape that the decoder reads.
@@ -41,7 +40,7 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
 
 
 def candidates(decoder: Decoder, found: dict[Part, Array]) -> tuple[Boxes, NDArray[np.intp]]:
-    """All boxes whose score is high enough, before those that overlap a better one are dropped.
+    """All boxes with a sufficient score, before boxes that overlap a better one are dropped.
 
     Args:
         decoder: as in :func:`decode`.
@@ -74,7 +73,7 @@ def masks(
     Source: ``process_mask`` of Ultralytics with ``upsample=False``.
 
     Args:
-        decoder: its ``prototype_step`` and the output of its prototypes count.
+        decoder: its ``prototype_step`` and the output of its prototypes are used.
         outputs: all outputs of the network.
         found: what :func:`~ncnnkit.tasks.boxes.gather` returns.
         rows: of the boxes in ``found``, (N,).
@@ -84,7 +83,7 @@ def masks(
     weights = found["coefficients"][rows]
     maps = np.asarray(found["prototypes"], np.float32).T.reshape(-1, *np.shape(outputs[output])[-2:])
     height, width = maps.shape[1:]
-    with np.errstate(invalid="ignore", over="ignore"):  # what is no number belongs to no object
+    with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite belong to no object
         inside = (np.asarray(weights, np.float32) @ maps.reshape(len(maps), -1)).reshape(-1, height, width) > 0
     x1, y1, x2, y2 = (corners / np.float32(decoder.prototype_step)).T
     x, y = np.arange(width), np.arange(height)
@@ -94,7 +93,7 @@ def masks(
 
 
 def _considered(decoder: Decoder, scores: Float) -> tuple[NDArray[np.intp], Array, Float]:
-    """The row, the class and the score of what is considered, each (M,)."""
+    """The rows, the classes and the scores of the candidates, each (M,)."""
     if decoder.multi_label:
         flat = scores.reshape(-1)
         rows, labels = np.divmod(np.arange(flat.size), max(decoder.classes, 1))

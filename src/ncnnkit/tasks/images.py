@@ -19,8 +19,8 @@ _SIGMA = 1.5
 
 
 class Fidelity(NamedTuple):
-    """An image beside the right one: the squared error over the squared range, the number of values, and the SSIM
-    (None: too small)."""
+    """The comparison of an image with the correct one: the squared error divided by the squared range, the number of
+    values, and the SSIM (None if the image is too small)."""
 
     error: float
     values: int
@@ -28,7 +28,7 @@ class Fidelity(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One sample: the image beside the original's, and beside the labelled one; None without a label."""
+    """One sample: the comparison with the original's image, and with the labelled one (None without a label)."""
 
     exact: Fidelity
     right: Fidelity | None
@@ -36,11 +36,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The right image, or the part of it that the output shows.
+    """The correct image, or the part of it that the output shows.
 
     Attributes:
-        values: (channels, height, width), from black to white as the output's.
-        top, left: where it begins in the output.
+        values: (channels, height, width), in the range of the output.
+        top, left: its position in the output, in pixels.
     """
 
     values: NDArray[np.float64]
@@ -48,7 +48,7 @@ class Target:
     left: int = 0
 
     def of(self, image: Array) -> Array:
-        """The part of an output that it is the truth of, (channels, height, width)."""
+        """The part of an output that corresponds to it, (channels, height, width)."""
         height, width = self.values.shape[-2:]
         part = image[..., self.top : self.top + height, self.left : self.left + width]
         return part.reshape(-1, *part.shape[-2:])
@@ -59,11 +59,11 @@ _FIGURES = (decibels("psnr", "PSNR"), share("ssim", "SSIM"))
 
 @dataclass(frozen=True)
 class Images(Task):
-    """A network whose output is an image.
+    """A network that outputs an image.
 
     Attributes:
         output: index of the output, (channels, height, width) or (height, width).
-        low, high: the values of black and of white. What is outside is clipped, as it is when an image is saved.
+        low, high: the values of black and of white. Values outside are clipped, as when an image is saved.
 
     Example:
         >>> task = Images()
@@ -86,7 +86,7 @@ class Images(Task):
         return np.clip(np.asarray(outputs[self.output], np.float64), self.low, self.high)
 
     def compare(self, ours: Array, theirs: Array, truth: Target | None = None) -> Row:
-        """The error of an image. One of another size, or with NaN, is as wrong as can be."""
+        """The error of an image. An image of another size, or with NaN, has the largest possible error."""
         right = None if truth is None else self._beside(truth.of(ours), truth.values)
         return Row(self._beside(ours, theirs), right)
 
@@ -103,7 +103,7 @@ class Images(Task):
         return {**exact, **{f"label_{name}": value for name, value in right.items()}}
 
     def severity(self, row: Row) -> float:
-        """The mean squared error over the squared range."""
+        """The mean squared error divided by the squared range."""
         return row.exact.error / max(row.exact.values, 1)
 
 
@@ -120,8 +120,8 @@ def ssim(ours: Array, theirs: Array, span: float) -> float | None:
     """The structural similarity of two images, the mean over channels and pixels.
 
     The window is a Gaussian of 11 × 11 pixels with a standard deviation of 1.5; K1 is 0.01, K2 0.03 (Wang et al.,
-    "Image Quality Assessment: From Error Visibility to Structural Similarity"). Pixels nearer than 5 to a border do not
-    count. None where an image is smaller than the window.
+    "Image Quality Assessment: From Error Visibility to Structural Similarity"). Pixels with a distance of less than 5
+    to a border do not count. None if an image is smaller than the window.
 
     Args:
         ours, theirs: float64 (…, height, width).

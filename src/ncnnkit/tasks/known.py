@@ -1,4 +1,4 @@
-"""What is known of a network whose task is to be guessed, and what its outputs look like."""
+"""The evidence for the task of a network: what is known about it, and properties of its outputs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Known:
         samples: the outputs for one sample or several, such as noise or images, without the batch axis.
         size: (height, width) of its image, pixels; (0, 0): it takes none.
         metadata: in the model's file.
-        labels: the names of the classes; empty where they are not known.
+        labels: the names of the classes; empty if they are not known.
         name: of the model, such as its file's.
         channels: of its image; 0: it takes none.
         classes: the number of classes that the model's library states.
         labelled: whether the user gave a class for each image.
         decoder: that came with the model, or was guessed before.
-        decoder_origin: what that rests on; empty where it came with the model.
+        decoder_origin: what that rests on; empty if it came with the model.
         sure: the user says which head it is: only shapes have to fit, not values.
     """
 
@@ -80,7 +80,7 @@ class Known:
 
 
 def told(metadata: Mapping[str, str], key: str) -> Any:
-    """A value of the metadata that is a Python literal, such as a list; None where it is none."""
+    """A value of the metadata that is a Python literal, such as a list; None if it is none."""
     try:
         return ast.literal_eval(metadata[key])
     except (KeyError, ValueError, SyntaxError, MemoryError, RecursionError):
@@ -91,7 +91,7 @@ def told_keypoints(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """The keypoints that Ultralytics' metadata tells, (number, 2 or 3); (0, 2) where the task is no pose.
 
     Returns:
-        None where the task is a pose, and its keypoints are not told.
+        None if the task is a pose, and its keypoints are not told.
     """
     if metadata.get("task") != "pose":
         return 0, 2
@@ -161,7 +161,7 @@ _PYRAMIDS = (presets.STRIDES, (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 def strides_of(
     known: Known, count: int, each: int = 1, strides: Sequence[Sequence[int]] = _PYRAMIDS
 ) -> tuple[int, ...]:
-    """The strides with so many boxes in all; empty where there are none."""
+    """The strides with so many boxes in all; empty if there are none."""
     for levels in strides if all(known.size) else ():
         if sum(grid.count for grid in presets.pyramid(known.size, levels, each=each)) == count:
             return tuple(levels)

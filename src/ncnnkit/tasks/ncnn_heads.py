@@ -26,8 +26,8 @@ class DetectionLayer:
         blobs: what it reads, in the order of its inputs. Extract them before the outputs: ncnn frees a blob when it
             has computed what reads it.
         output: what it writes.
-        before: decodes these blobs to the boxes that the layer finds; None where they cannot be decoded.
-        after: decodes the outputs of the network; None where the layer's output is none of them.
+        before: decodes these blobs to the boxes that the layer finds; None if they cannot be decoded.
+        after: decodes the outputs of the network; None if the layer's output is none of them.
     """
 
     type: str
@@ -39,7 +39,7 @@ class DetectionLayer:
 
 
 def detection_layer(graph: Graph, size: Size = (0, 0)) -> DetectionLayer | None:
-    """The last layer of a network that chooses boxes; None where there is none.
+    """The last layer of a network that chooses boxes; None if there is none.
 
     Args:
         graph: the network.
@@ -69,7 +69,7 @@ def detection_layer(graph: Graph, size: Size = (0, 0)) -> DetectionLayer | None:
 
 
 def _shapes(graph: Graph, layer: Layer, size: Size) -> Shapes:
-    """The shapes of what it reads, None where one is not known."""
+    """The shapes of what it reads, None if one is not known."""
     given = [(shape or (3, 0, 0))[:1] + size for shape in graph.input_shapes()]
     try:
         known: Mapping[str, object] = graph.infer_shapes(given if len(given) == 1 and all(size) else None)

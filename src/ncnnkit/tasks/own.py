@@ -21,7 +21,7 @@ from .task import Task
 
 @dataclass(frozen=True)
 class Metric(Task):
-    """A task whose only figure, ``score``, is a function that the user wrote; more is better.
+    """A task with a single figure, ``score``: a function that the user wrote. A larger value is better.
 
     Attributes:
         function: (the model's outputs for one sample, the original's) -> a number; 1 where they are equal. The figure

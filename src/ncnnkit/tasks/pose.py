@@ -53,5 +53,5 @@ class Pose(Detection):
         return Row(row.found, row.exact, row.right, sum(away), len(away))
 
     def summarise(self, rows: Sequence[Any]) -> dict[str, float | None]:
-        """The figures; None where there is nothing to compare."""
+        """The figures; None if there is nothing to compare."""
         return {**super().summarise(rows), "nme": ratio([(row.away, row.points) for row in rows])}

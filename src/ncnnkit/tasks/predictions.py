@@ -27,7 +27,7 @@ class Boxes:
         keypoints: float32 (N, keypoints, 2 or 3): x and y in pixels, and how visible a point is, from 0 to 1; None
             where there are none.
         masks: bool (N, height, width): the pixels of each object, in a resolution of their own that covers the input;
-            None where there are none.
+            None if there are none.
     """
 
     xyxy: NDArray[np.float32]
@@ -46,7 +46,7 @@ class Boxes:
         return Boxes(self.xyxy[chosen], self.scores[chosen], self.labels[chosen], points, masks)
 
     def above(self, threshold: float) -> Boxes:
-        """Those whose score is above a threshold."""
+        """The boxes with a score above a threshold."""
         return self.where(self.scores > threshold)
 
 
@@ -139,7 +139,7 @@ class Agreement:
         matched: pairs of boxes of the same class with an IoU of 0.5 or more, each box in one pair at most; the IoU is
             that of their masks where there are any; places of the same class; characters in the same order; points
             at most a pixel apart.
-        iou: mean intersection over union of the pairs; None where there are none, and for all but boxes.
+        iou: mean intersection over union of the pairs; None if there are none, and for all but boxes.
         score_error: the largest difference of the scores of a pair; None as above.
     """
 

@@ -1,4 +1,4 @@
-"""Segmentation: a class, or how likely something is, for each pixel."""
+"""Segmentation: a class, or a probability, for each pixel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .task import Task, ratio
 
 
 class Overlap(NamedTuple):
-    """A map beside the right one, (classes,) each.
+    """The comparison of a map with the correct one, (classes,) each.
 
     Attributes:
         same: number of pixels of each class in both maps.
@@ -30,7 +30,7 @@ class Overlap(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One sample: the map beside the original's, and beside the labelled one; None without a label."""
+    """One sample: the comparison with the original's map, and with the labelled one (None without a label)."""
 
     exact: Overlap
     right: Overlap | None
@@ -45,8 +45,8 @@ class Segmentation(Task):
 
     Attributes:
         output: index of the output that holds the map.
-        axis: of the classes; -1 where the output is one map of values.
-        threshold: of the values of one map; above it a pixel belongs to what is looked for, class 1. NaN never does.
+        axis: the axis of the classes; -1 if the output is one map of values.
+        threshold: for one map of values: pixels above it belong to the object, class 1. NaN does not.
 
     Example:
         >>> task = Segmentation(axis=0)
@@ -86,9 +86,9 @@ class Segmentation(Task):
         return Row(overlap(ours, theirs), right)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """The mean over the classes of the right maps of shared pixels over all pixels of either.
+        """The intersection over union of each class of the correct maps, and its mean over the classes.
 
-        The background of a single map, class 0, is no class: it would hide how small a text is.
+        The background of a single map, class 0, is not counted, because it is much larger than, for example, a text.
         """
         exact = self._summary([row.exact for row in rows])
         right = self._summary([row.right for row in rows if row.right is not None])
@@ -108,12 +108,12 @@ class Segmentation(Task):
         }
 
     def severity(self, row: Row) -> float:
-        """The share of pixels of another class."""
+        """The share of pixels with a wrong class."""
         return 1 - int(row.exact.same.sum()) / max(int(row.exact.right.sum()), 1)
 
 
 def overlap(ours: ClassMap, right: ClassMap) -> Overlap:
-    """The pixels of each class. Pixels whose right class is below zero do not count."""
+    """The numbers of pixels of each class. Pixels with a correct class below zero do not count."""
     one, other = ours.classes.reshape(-1), right.classes.reshape(-1)
     if one.size != other.size:
         one = np.full_like(other, -1)

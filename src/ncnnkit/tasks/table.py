@@ -1,4 +1,4 @@
-"""The tasks there are, and how the user names one."""
+"""The known tasks, and how the user names one."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in 
 
 @dataclass(frozen=True)
 class Asked:
-    """What ``--task`` says.
+    """The parsed value of ``--task``.
 
     Attributes:
-        name: of the task; empty: nothing was asked for.
+        name: the name of the task; empty: none was given.
         values: attribute -> its value.
-        head: the head of a detector, by its name.
-        alphabet: a file with the characters of a text reader, one a line.
+        head: the name of the head of a detector.
+        alphabet: a file with the characters of a text reader, one per line.
     """
 
     name: str = ""
@@ -51,7 +51,7 @@ class Asked:
 
     @classmethod
     def of(cls, text: str) -> Asked:
-        """Read it. Of a user's own class, as ``package.module:Name``, only the name is known.
+        """Parse the value. For a user's own class, ``package.module:Name``, only the name is known.
 
         Raises:
             RecipeError: there is no such task, attribute or head, or a value is not of its type.
@@ -129,7 +129,7 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
 
 
 def asked_task(task: str | type[Task], metric: str | Callable[..., Any]) -> Task | type[Task] | None:
-    """What the user says of the task, before anything is known of the network; None where that is nothing.
+    """The task that the user named, before anything is known about the network; None if there is none.
 
     Args:
         task, metric: as in a recipe, or a class and a function.

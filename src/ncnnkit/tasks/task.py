@@ -1,4 +1,4 @@
-"""What a network is for: how its outputs become predictions, and how two predictions compare."""
+"""The task of a network: how its outputs become predictions, and how two predictions are compared."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from .decoder import Array
 from .figures import Figure
 
 DRAWS = 100
-"""Bootstrap samples of an interval."""
+"""The number of bootstrap samples of an interval."""
 
 
 @dataclass(frozen=True)
 class Task(ABC):
     """What a network is for.
 
-    A subclass says how the outputs for one sample become a prediction (:meth:`predict`), what two predictions of one
-    sample have in common (:meth:`compare`), and what that comes to over all samples (:meth:`summarise`).
+    A subclass defines how the outputs for one sample become a prediction (:meth:`predict`), how two predictions of one
+    sample are compared (:meth:`compare`), and how the comparisons are summarised (:meth:`summarise`).
 
     Attributes:
-        name: as ``--task`` gives it.
-        figures: the numbers that :meth:`summarise` returns, by their names, the most telling first.
-        requires: the requirements of a user who gives none: what a practitioner calls no visible loss.
-        labels: the kind of labels that :meth:`compare` takes as the truth: ``classes``, ``boxes``, ``texts`` or
-            ``pictures``; empty: none.
-        shapes: of the original's outputs, without the batch axis; () where they are not known. Outputs that have as
-            many values are given these shapes: ncnn drops axes of length 1.
+        name: its name in ``--task``.
+        figures: name -> figure, for the numbers that :meth:`summarise` returns; the most important first.
+        requires: the default requirements. They mean that a user sees no loss.
+        labels: the kind of labels that :meth:`compare` takes: ``classes``, ``boxes``, ``texts`` or ``pictures``; empty:
+                none.
+        shapes: the shapes of the original's outputs, without the batch axis; () if unknown. Outputs with the same
+                number of values are reshaped to these, because ncnn drops axes of length 1.
 
     Example:
         >>> from ncnnkit.tasks import named, share
         >>> class Counts(Task):
-        ...     name, requires = "counts", ("near>=0.99",)
-        ...     figures = named(share("near", "counts that differ by less than one"))
+        ...     name, requires = "counts", ("same>=0.99",)
+        ...     figures = named(share("same", "counts that differ by less than one"))
         ...
         ...     def predict(self, outputs):
         ...         return float(outputs[0].sum())
@@ -45,10 +45,10 @@ class Task(ABC):
         ...         return abs(ours - theirs) < 1
         ...
         ...     def summarise(self, rows):
-        ...         return {"near": sum(rows) / len(rows) if rows else None}
+        ...         return {"same": sum(rows) / len(rows) if rows else None}
         >>> task = Counts()
         >>> task.summarise([task.compare(task.predict([np.ones(3)]), 3.4)])
-        {'near': 1.0}
+        {'same': 1.0}
     """
 
     name: ClassVar[str]
@@ -68,24 +68,24 @@ class Task(ABC):
 
     @abstractmethod
     def compare(self, ours: Any, theirs: Any, truth: Any = None) -> Any:
-        """What two predictions of one sample have in common; :meth:`summarise` gets one such value for each sample.
+        """Compare two predictions of one sample. :meth:`summarise` gets the results for all samples.
 
         Args:
-            ours: the prediction of the model that is judged.
-            theirs: that of the original.
-            truth: the label of the sample, where there is one.
+            ours: the prediction of the judged model.
+            theirs: the prediction of the original.
+            truth: the label of the sample, if there is one.
         """
 
     @abstractmethod
     def summarise(self, rows: Sequence[Any]) -> dict[str, float | None]:
-        """The value of each figure over some samples; None where it cannot be computed.
+        """The value of each figure over some samples; None if it cannot be computed.
 
         Args:
             rows: what :meth:`compare` returned, in any order; one may occur several times.
         """
 
     def counted(self, rows: Sequence[Any]) -> int:
-        """The number of things that the figures with :attr:`Figure.counts` are shares of; by default the samples.
+        """The number of things that figures with :attr:`Figure.counts` count; by default the number of samples.
 
         Args:
             rows: as of :meth:`summarise`.
@@ -97,15 +97,15 @@ class Task(ABC):
         return None
 
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
-        """The outputs, cut so that each part has values of one kind; their noise counts alike.
+        """The outputs, divided into parts with values of one kind. The noise of each part has the same weight.
 
-        The quantiser and the plan keep the noise of the parts small: in an output with boxes in pixels and scores from
-        0 to 1 the scores would count for nothing.
+        The quantiser and the plan minimise the noise of the parts. In an undivided output with boxes in pixels and
+        scores from 0 to 1, the noise of the scores would be negligible.
         """
         return outputs
 
     def shaped(self, outputs: Sequence[Array]) -> list[Array]:
-        """Outputs in the shapes of the original's, where they have as many values."""
+        """Outputs in the shapes of the original's, if they have the same number of values."""
         arrays = [np.asarray(output) for output in outputs]
         if len(arrays) != len(self.shapes):
             return arrays
@@ -117,10 +117,10 @@ class Estimate:
     """A figure over some samples.
 
     Attributes:
-        value: over all of them; None where it cannot be computed.
-        low, high: of the 95 % interval; None as ``value``.
-        near: the ends of the 68 % interval, one standard error from the value; None as ``value``.
-        samples: their number.
+        value: the figure over all samples; None if it cannot be computed.
+        low, high: the ends of the 95 % interval; None if ``value`` is.
+        near: the ends of the 68 % interval, one standard error from the value; None if ``value`` is.
+        samples: the number of samples.
     """
 
     value: float | None
@@ -134,7 +134,7 @@ def estimates(task: Task, rows: Sequence[Any], *, draws: int = DRAWS) -> dict[st
     """Each figure of a task with its 95 % interval.
 
     The interval is the percentile bootstrap over samples (Efron and Tibshirani, "An Introduction to the Bootstrap",
-    chapter 13). It says how much the figure depends on which samples were taken. It says nothing about samples of
+    chapter 13). It shows how much the figure depends on the choice of samples, and says nothing about samples of
     another kind.
 
     Args:
@@ -148,7 +148,7 @@ def estimates(task: Task, rows: Sequence[Any], *, draws: int = DRAWS) -> dict[st
     found = {}
     for name, value in whole.items():
         values = [v for each in drawn if (v := each[name]) is not None]
-        # Of an infinite PSNR a percentile would be the difference of infinities; the nearest sample is one of them.
+        # Interpolating infinite PSNRs would give NaN, so the nearest sample is taken.
         if not values or value is None:
             found[name] = Estimate(value, None, None, None, len(rows))
             continue
@@ -158,6 +158,6 @@ def estimates(task: Task, rows: Sequence[Any], *, draws: int = DRAWS) -> dict[st
 
 
 def ratio(parts: Sequence[tuple[float, float]]) -> float | None:
-    """The sum of the first numbers over that of the second; None where that is zero."""
+    """The sum of the first numbers divided by the sum of the second; None if that is zero."""
     total = sum(whole for _, whole in parts)
     return float(sum(part for part, _ in parts) / total) if total else None

@@ -13,7 +13,7 @@ from .task import Task
 
 @dataclass(frozen=True)
 class Tensors(Task):
-    """A network whose outputs are judged by their values: sequences, audio, and all that is no other task.
+    """A network that is judged by the values of its outputs: sequences, audio, and everything without another task.
 
     It has the figures of :data:`~ncnnkit.tasks.figures.OUTPUTS` only.
     """

@@ -15,7 +15,8 @@ from .task import Task, ratio
 
 
 class Reading(NamedTuple):
-    """A text beside the right one: whether they are equal, the characters to change, the right one's length."""
+    """The comparison of a text with the correct one: whether they are equal, the number of edits, the correct
+    length."""
 
     equal: bool
     changes: int
@@ -23,7 +24,7 @@ class Reading(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One sample: the text beside the original's, and beside the labelled one; None without a label."""
+    """One sample: the comparison with the original's text, and with the labelled one (None without a label)."""
 
     exact: Reading
     right: Reading | None
@@ -34,9 +35,9 @@ _FIGURES = (share("texts", "equal texts", counts="texts"), fault("cer", "charact
 
 @dataclass(frozen=True)
 class Texts(Task):
-    """A network that reads a text: at each step the best character counts, repeats and blanks are dropped.
+    """A network that reads text: the best character of each step, without repeats and blanks.
 
-    A text is a sequence of classes. Which characters these stand for makes no difference here.
+    A text is a sequence of classes; the characters that they represent do not matter here.
 
     Attributes:
         output: index of the output.
@@ -69,23 +70,24 @@ class Texts(Task):
         return tuple(ctc.decode(decoder, outputs).codes.tolist())
 
     def written(self, codes: Sequence[int]) -> str:
-        """A text in characters; the numbers of its classes where the alphabet is not known."""
+        """A text in characters; if the alphabet is unknown, the numbers of its classes."""
         if not self.alphabet:
             return " ".join(map(str, codes))
         return "".join(self.alphabet[code] if code < len(self.alphabet) else "\ufffd" for code in codes)
 
     def compare(self, ours: Sequence[int], theirs: Sequence[int], truth: Sequence[int] | None = None) -> Row:
-        """How far two texts are apart."""
+        """Compare two texts."""
         return Row(_read(ours, theirs), None if truth is None else _read(ours, truth))
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """The share of equal texts, and the characters to change over the characters of the right texts."""
+        """The share of equal texts, and the number of edits divided by the number of characters of the correct
+        texts."""
         exact = _summary([row.exact for row in rows])
         right = _summary([row.right for row in rows if row.right is not None])
         return {**exact, **{f"label_{name}": value for name, value in right.items()}}
 
     def severity(self, row: Row) -> float:
-        """The characters to change over those of the original."""
+        """The number of edits divided by the number of characters of the original."""
         return row.exact.changes / max(row.exact.length, 1)
 
 

@@ -159,7 +159,7 @@ class Network:
         return net
 
     def _check_storages(self, net: Any) -> None:
-        """Refuse a mixed model whose layers do not hand on what the next ones read."""
+        """Refuse a mixed model in which a layer would read a blob as another type than it has."""
         model, facts = self.model, self.model.facts
         try:
             check_storages(net, str(model.param), bool(self.settings.gpu))

@@ -21,7 +21,7 @@ def dot_product(node: Node, query: Blob, key: Blob, value: Blob, scale: float, m
     """softmax(query key' * scale + mask) value, by heads.
 
     Args:
-        node: whose name the layer gets.
+        node: the node that gives the layer its name.
         query: of shape (heads, places, size).
         key: of shape (groups, keys, size); the heads of a group are neighbours.
         value: of shape (groups, keys, size of values).
@@ -262,7 +262,7 @@ class _Scores:
 
 
 def _scores(at: Node | None, shape: Shape, factor: float) -> _Scores | None:
-    """What a node makes as scores, times a factor; None where it is another thing, or is read elsewhere.
+    """What a node makes as scores, times a factor; None if it is another thing, or is read elsewhere.
 
     Args:
         at: the node.
@@ -310,7 +310,7 @@ def _by_head(product: Node) -> tuple[int, Array] | None:
 
 
 def _computed_mask(node: Node, index: int, scores: Shape) -> Blob | None:
-    """The mask that a node adds, for scores (heads, places, keys); None where it is not the same for all heads."""
+    """The mask that a node adds, for scores (heads, places, keys); None if it is not the same for all heads."""
     shape = (1, 1, *node.shape(index))
     sides, lead = shape[-2:], math.prod(shape[:-2])
     if sides[1] != scores[2] or sides[0] not in (1, scores[1]) or lead not in (1, scores[0]):
@@ -326,8 +326,8 @@ def _computed_mask(node: Node, index: int, scores: Shape) -> Blob | None:
 def _hidden(where: Node, factor: float) -> tuple[int, Array] | None:
     """Which input of a Where is the scores, and where a large negative number takes their place.
 
-    None where that is not known, where the number is not low enough to make the softmax 0, and where a place may look
-    nowhere: it would look everywhere then, and nowhere in particular with the scores added.
+    None if unknown, where the number is not low enough to make the softmax 0, and where a place may look nowhere: it
+    would look everywhere then, and nowhere in particular with the scores added.
     """
     condition = where.constant(0)
     if condition is None:

@@ -50,7 +50,7 @@ def permuted(node: Node, blob: Blob, shape: Shape, order: Sequence[int]) -> Blob
     """The value of a blob with its axes in another order.
 
     Args:
-        node: whose name the layers get.
+        node: the node that gives the layers its name.
         blob: in any view.
         shape: ONNX's.
         order: of ONNX's axes, as in numpy's ``transpose``.
@@ -204,7 +204,7 @@ def taken(node: Node, blob: Blob, shape: Shape, ranges: Mapping[int, range]) -> 
     """Regular places of some axes: a Flip, a Crop and a Pooling at most, where ncnn's axes allow it.
 
     Args:
-        node: whose name the layers get.
+        node: the node that gives the layers its name.
         blob: in any view.
         shape: ONNX's.
         ranges: axis -> its places; other axes stay as they are.

@@ -26,7 +26,7 @@ _PASSING = frozenset(
     ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "MaxPool", "Slice", "Gather", "Split",
      "Expand", "DepthToSpace", "SpaceToDepth", "Concat", "Tile")
 )  # fmt: skip
-"""Operators whose outputs hold numbers of their inputs, and no others."""
+"""Operators that only copy numbers from their inputs to their outputs."""
 _MEANS = frozenset(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"))
 _BETWEEN = {"Relu": (0.0, math.inf), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0)}
 
@@ -119,7 +119,7 @@ class Rewriter:
         read: (node, place) -> the grid of the numbers that the node reads there.
         flows: a value of numbers -> their grid, where every reader sees the same.
         codes: a constant of numbers -> its codes.
-        dynamic: nodes whose input gets its scale while the original runs.
+        dynamic: nodes with an input that gets its scale while the original runs.
         count: of new values, so that each has a name of its own.
     """
 
@@ -171,7 +171,7 @@ class Rewriter:
     def grid(
         self, scale: ir.Value | None, zero: ir.Value | None, axis: int = 0, blocked: int = 0, dtype: Any = None
     ) -> Grid | None:
-        """The grid of these inputs; None where they are not constant, or no whole numbers."""
+        """The grid of these inputs; None if they are not constant, or no whole numbers."""
         scales, zeros = self.constant(scale), self.constant(zero)
         if scales is None or (zeros is None and zero is not None):
             return None

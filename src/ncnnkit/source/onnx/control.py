@@ -26,7 +26,7 @@ MOST_STEPS = 64
 RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
-"""Operators whose results no input decides."""
+"""Operators with results that do not depend on the values of inputs."""
 
 
 def resolve(graph: ir.Graph, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -133,7 +133,7 @@ def _branch(at: _Place) -> list[ir.Value] | None:
 
 
 def _loop(at: _Place) -> list[ir.Value] | None:
-    """A Loop whose number of steps does not depend on the inputs."""
+    """A Loop with a number of steps that does not depend on the inputs."""
     body = at.node.attributes["body"].as_graph()
     carried = [value for value in at.node.inputs[2:] if value is not None]
     collects = len(body.outputs) - 1 > len(carried)
@@ -152,7 +152,7 @@ def _loop(at: _Place) -> list[ir.Value] | None:
 
 
 def _steps(at: _Place, body: ir.Graph) -> int | None:
-    """The number of steps of a Loop, or one above MOST_STEPS; None where it depends on the inputs."""
+    """The number of steps of a Loop, or one above MOST_STEPS; None if it depends on the inputs."""
     most, goes_on = at.constant(0), at.constant(1)
     if (at.has(0) and most is None) or (at.has(1) and goes_on is None):
         return None
@@ -263,4 +263,4 @@ def _scan(at: _Place) -> list[ir.Value] | None:
 
 
 _RESOLVED = {"If": _branch, "Loop": _loop, "Scan": _scan}
-"""Operator -> the function that puts its nodes in its place, and returns its outputs; None where it cannot."""
+"""Operator -> the function that puts its nodes in its place, and returns its outputs; None if it cannot."""

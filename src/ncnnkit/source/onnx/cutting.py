@@ -59,8 +59,8 @@ def find_cut(reading: Reading, *, latest: bool = False, whole: bool = False) -> 
             outputs: a detector may give its scores, and only the labels need an ArgMax.
 
     Returns:
-        None where ncnn can compute the whole network, and where the cut would leave too little of it: fewer than half
-        of the nodes with weights. An unsupported operator is then in the middle of the network.
+        None if ncnn can compute the whole network, and where the cut would leave too little of it: fewer than half of
+        the nodes with weights. An unsupported operator is then in the middle of the network.
     """
     nodes = _computing(reading)
     causes = _cannot(reading, nodes)
@@ -133,7 +133,7 @@ def may_need_cut(model: ir.Model) -> bool:
 
 
 def _computing(reading: Reading) -> list[ir.Node]:
-    """The nodes whose results depend on the inputs, in the order of the model."""
+    """The nodes with results that depend on the inputs, in the order of the model."""
     return [node for node in reading.model.graph if not all(value.name in reading.constants for value in node.outputs)]
 
 
@@ -263,7 +263,7 @@ def _vertex_cut(made: Mapping[str, Sequence[str]], wanted: set[str]) -> set[str]
 
 
 def _path(onward: Mapping[_End, set[_End]], begins: Iterable[_End], ends: set[_End]) -> list[_End]:
-    """The shortest way to one of the ends; empty where there is none."""
+    """The shortest way to one of the ends; empty if there is none."""
     came = _reachable(onward, begins)
     end = next((at for at in came if at in ends), None)
     path: list[_End] = []

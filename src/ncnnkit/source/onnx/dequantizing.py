@@ -4,7 +4,7 @@ Three kinds of model have them:
 
 * **QDQ**: QuantizeLinear and DequantizeLinear around operators in floating point,
 * **QOperator**: operators that compute with codes, such as QLinearConv,
-* **dynamic**: ConvInteger, MatMulInteger and the like, whose inputs get their scales while the network runs.
+* **dynamic**: ConvInteger, MatMulInteger and similar operators. The scales of inputs are computed at run time.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _as_float(
 
 
 def _biases(rewriter: Rewriter, codes: ir.Value | None, step: Array) -> list[ir.Value] | None:
-    """The numbers of a bias whose codes count steps, or no value if there is no bias; None if it is computed."""
+    """The values of a quantised bias; no value if there is no bias; None if it is computed."""
     if codes is None:
         return []
     array = rewriter.constant(codes)

@@ -289,7 +289,7 @@ def combine(node: Node, kind: int, a: tuple[Shape, Operand], b: tuple[Shape, Ope
     """Two values through a BinaryOp.
 
     Args:
-        node: whose name the layers get.
+        node: the node that gives the layers its name.
         kind: BinaryOp's ``op_type``.
         a: ONNX's shape of the first value, and its blob, or the value where it is a constant.
         b: the second one.

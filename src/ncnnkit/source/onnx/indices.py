@@ -36,7 +36,7 @@ def _gathered(node: Node, blob: Blob, shape: Shape, axis: int, places: list[int]
 
 
 def _assembled(node: Node, sources: list[tuple[Blob, int]], shape: Shape, axis: int) -> Blob:
-    """A value whose parts along an axis are places of blobs, which have the same shape but for that axis."""
+    """A value that consists of parts of blobs along an axis. The blobs have the same shape except for that axis."""
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     runs: list[tuple[Blob, int, int]] = []  # blob, first place, and one after the last
     for blob, place in sources:
@@ -61,7 +61,7 @@ _MOST_RUNS = 256
 
 
 def _along_axis(index: Array, axis: int, shape: Shape) -> list[int] | None:
-    """The places along an axis, where they are the same for all others; None where they are not."""
+    """The places along an axis, where they are the same for all others; None if they are not."""
     if any(a != b for i, (a, b) in enumerate(zip(index.shape, shape)) if i != axis):
         return None
     rows = np.moveaxis(index % shape[axis], axis, 0).reshape(index.shape[axis], -1)
@@ -157,7 +157,7 @@ def _overwritten(sources: list[tuple[Blob, int]], blob: Blob, places: list[int])
 
 
 def _box(index: Array, shape: Shape) -> list[range] | None:
-    """The ranges of the first axes of which tuples of indices name every place, in order; None where they do not."""
+    """The ranges of the first axes of which tuples of indices name every place, in order; None if they do not."""
     flat = index.reshape(-1, index.shape[-1]) % np.array(shape[: index.shape[-1]])
     ranges = [range(int(column.min()), int(column.max()) + 1) for column in flat.T]
     if math.prod(len(r) for r in ranges) != len(flat):

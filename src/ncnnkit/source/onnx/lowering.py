@@ -357,7 +357,7 @@ class Node:
         return self.lowering.blobs[name]
 
     def value(self, index: int) -> str:
-        """The name of an input's value, "" where it is left out."""
+        """The name of an input's value, "" if it is left out."""
         return self._input(index) if self.has(index) else ""
 
     def maker(self, index: int) -> Node | None:

@@ -1,4 +1,4 @@
-"""An ONNX file, read: a model with fixed shapes, in float32, whose constants are known.
+"""Reads an ONNX file as a model with fixed shapes, in float32, and with known constants.
 
 A quantised model becomes one in floating point that keeps the scales: see :mod:`.quantized`.
 
@@ -170,7 +170,7 @@ def _widen(model: ir.Model) -> None:
 
 
 def _types(proto: onnx.ModelProto) -> dict[str, str]:
-    """The kind of every value whose type ONNX can infer, by numpy's letter; _NO_TENSOR for a sequence."""
+    """Value -> its kind, as the letter of numpy, if ONNX can infer the type; _NO_TENSOR for a sequence."""
     found = {}
     graph = onnx.shape_inference.infer_shapes(proto).graph
     for value in (*graph.value_info, *graph.output):

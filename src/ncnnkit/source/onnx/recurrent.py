@@ -58,7 +58,7 @@ _STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
 
 
 def _of_batch(node: Node, blob: Blob, shape: Shape) -> list[Blob]:
-    """The parts of a value whose second axis is the batch, without that axis."""
+    """The parts of a value along its second axis, the batch, without that axis."""
     first, batch, width = shape
     if batch == 1:
         return [node.lowering.view(blob, (first, width))]
@@ -111,7 +111,7 @@ def _last(node: Node, y: Blob, shape: Shape, direction: int) -> Blob:
 
 
 def _what_ncnn_lacks(node: Node, both: int) -> str:
-    """How a node differs from ncnn's layer of its name, "" where it does not."""
+    """How a node differs from ncnn's layer of its name, "" if it does not."""
     said = [name.lower() for name in node.attr("activations", ()) or ()]
     if said and said != _ACTIVATIONS[node.op] * both:
         return f"has the activations {', '.join(said)}"
@@ -207,7 +207,7 @@ class _Cell:
     """One direction of a node: its weights in ONNX's order of gates, and what a step is written with.
 
     Attributes:
-        node: whose name the layers get.
+        node: the node that gives the layers its name.
         of_input: (gates * hidden, width).
         of_state: (gates * hidden, hidden).
         bias: of the product with the input, and of that with the state where both are just added.

@@ -1,4 +1,4 @@
-"""Lists of tensors, whose lengths are known: no layers of their own. And the control flow that is left."""
+"""Lists of tensors with known lengths, which need no layers; and the remaining control flow."""
 
 from __future__ import annotations
 

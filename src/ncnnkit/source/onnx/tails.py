@@ -117,7 +117,7 @@ class Tail:
         return found
 
     def recognise(self, size: tuple[int, int]) -> Decoder | None:
-        """The decoder that computes what the tail computes; None where none does.
+        """The decoder that computes what the tail computes; None if none does.
 
         Args:
             size: (height, width) of the model's input, pixels. ``scale`` is set where boxes are fractions of it.
@@ -151,7 +151,7 @@ class Tail:
         return (inner for node in self.nodes for inner in _with_bodies(node))
 
     def constant(self, node: ir.Node, index: int) -> Array | None:
-        """An input that does not depend on the values at the cut; None where it does, or is left out."""
+        """An input that does not depend on the values at the cut; None if it does, or is left out."""
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             return None
@@ -236,7 +236,7 @@ def find_grid(boxes: Array) -> Grid | None:
         boxes: (N, 4): x1, y1, x2, y2.
 
     Returns:
-        None where they are not the same boxes around centres on a regular grid.
+        None if they are not the same boxes around centres on a regular grid.
     """
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     moved = np.flatnonzero(np.abs(centres - centres[:1]).max(1) > _SAME_PLACE)
@@ -267,7 +267,7 @@ def read_outputs(outputs: Sequence[Array], keypoints: tuple[int, int] = (0, 2)) 
         keypoints: (number, 2 or 3) of the keypoints at the end of a table's rows.
 
     Returns:
-        None where they are none of these.
+        None if they are none of these.
     """
     parts = [array[0] if array.ndim > 1 and len(array) == 1 else array for array in map(np.asarray, outputs)]
     if len(parts) == 1 and parts[0].ndim == 2 and parts[0].shape[1] == 6 + keypoints[0] * keypoints[1]:
@@ -297,7 +297,7 @@ def _sorted(boxes: Array, scores: Array, labels: Array, keypoints: Array | None 
 
 
 def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | None:
-    """A decoder whose boxes are in pixels; None if its boxes for a sample of noise have reversed corners."""
+    """A decoder with boxes in pixels; None if its boxes for a sample of noise have reversed corners."""
     everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), tail.example())
     if not isinstance(everything, Boxes):
         return found
@@ -316,7 +316,7 @@ _LARGEST_FRACTION = 2.0
 
 
 def _fitted(tail: Tail, guess: Decoder) -> Decoder | None:
-    """The guess, with coordinates in pixels of the model's input; None where it does not compute what the tail does."""
+    """The guess, with coordinates in pixels of the model's input; None if it does not compute what the tail does."""
     samples = [made_up(tail, guess, seed, active) for seed, active in enumerate(_ACTIVE)]
     try:
         expected = [tail.predict(values) for values in samples]

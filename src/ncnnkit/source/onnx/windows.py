@@ -292,7 +292,7 @@ def _padded_image(
     """Padding, by one layer where only the last two axes grow, else axis by axis.
 
     Args:
-        node: whose name the layers get.
+        node: the node that gives the layers its name.
         blob: in any view.
         shape: ONNX's.
         ends: axis -> how much is put before and after it.
