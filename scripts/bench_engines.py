@@ -6,8 +6,8 @@
 ``--packages`` and ``--images`` are those of scripts/bench_tasks.py. Every fifth of the photographs whose number ends in
 0 calibrates, and of those ending in 2 evaluates. ResNet50 has seeded random weights: its errors compare engines, and
 say nothing of a trained network. Each network is run ``--times`` times; a run measures every variant of every engine
-in interleaved rounds. The table has the median of the runs' median latencies, and their range. The script says whether
-the runs' verdicts and orders of engines agree.
+in interleaved rounds. The table has the median of the runs' median latencies, and their range; its other figures are of the
+first run. What each run says of the engines is printed before it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def cases(packages: Path, folder: Path) -> list[Case]:
 def report(case: Case, args: argparse.Namespace, folder: Path) -> None:
     """Run a network and print its table."""
     folder.mkdir()
-    given = {}
+    given: dict[str, Any] = {}
     for key, digit in (("images", "0"), ("eval_images", "2")):
         paths = [path for path in sorted(args.images.glob("*.jpg")) if path.stem[-1] == digit][::2]
         if case.texts:
@@ -98,10 +98,9 @@ def report(case: Case, args: argparse.Namespace, folder: Path) -> None:
         documents.append(run(recipe, folder / f"out-{number}"))
         print(f"{case.name}, run {number + 1}: {documents[-1].why}", flush=True)
         print(*(f"    {said}" for said in documents[-1].engines_compared), sep="\n", flush=True)
+        print(f"    order of engines, by the fastest variant of each: {', '.join(order(documents[-1].variants))}")
     print(f"\n{case.name}, on {documents[0].devices[0].machine.cpu}, {args.threads} threads:\n")
-    print("\n".join(table([document.variants for document in documents])))
-    orders = [order(document.variants) for document in documents]
-    print(f"\norder of engines, by the fastest variant of each: {'; '.join(map(', '.join, orders))}\n", flush=True)
+    print("\n".join(table([document.variants for document in documents])), flush=True)
 
 
 def order(variants: Sequence[Variant]) -> list[str]:
