@@ -6,8 +6,8 @@
 ``--packages`` and ``--images`` are those of scripts/bench_tasks.py. Every fifth of the photographs whose number ends in
 0 calibrates, and of those ending in 2 evaluates. ResNet50 has seeded random weights: its errors compare engines, and
 say nothing of a trained network. Each network is run ``--times`` times; a run measures every variant of every engine
-in interleaved rounds. The table has the median of the runs' median latencies, and their range; its other figures are of the
-first run. What each run says of the engines is printed before it.
+in interleaved rounds. The table has the median of the runs' median latencies, and their range; its other figures are
+of the first run. What each run says of the engines is printed before it.
 """
 
 from __future__ import annotations

@@ -268,7 +268,7 @@ def test_the_picker_shows_the_pictures_of_a_variant(report: Callable[..., Page])
     opened.run("document.querySelector('label[for=pick-2]').click()")
     assert opened.run(shown) == ["none", "grid"]
     first = "[...document.querySelectorAll('main section')].map(s => s.id)"
-    assert opened.run(first)[:4] == ["recommended", "warnings", "pictures", "ship"]
+    assert opened.run(first)[:5] == ["recommended", "engines", "warnings", "pictures", "ship"]
 
 
 def test_a_print_has_everything_open(report: Callable[..., Page]) -> None:

@@ -6,6 +6,7 @@ The board here is this machine behind a shell, as it is behind OpenSSH: all but 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,7 @@ from ncnnkit.artifact import Artifact
 from ncnnkit.device import LOCAL, Board, Lost, Refused, board, link, open_device, parse_ssh, wheels
 from ncnnkit.device.base import job_files
 from ncnnkit.device.begun import Begun
+from ncnnkit.device.link import unpack
 from ncnnkit.device.names import add_name, load_names, names_file, remove_name, resolve
 from ncnnkit.device.session import Session
 from ncnnkit.device.sites import Site, run_jobs
@@ -754,7 +757,7 @@ def test_wheels_that_do_not_exist_are_an_error(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     wanted = platform("aarch64", ["glibc", "2.31"])
-    with pytest.raises(DeviceError, match=r"rock5b: no wheels for Python 3\.9 on glibc2\.31-aarch64"):
+    with pytest.raises(DeviceError, match=r"rock5b: no wheels of ncnn==.* and numpy for Python 3\.9 on glibc2"):
         wheels.fetch_wheels(wanted, "rock5b", Begun())
     assert not list(tmp_path.rglob(".part-*"))
 
@@ -775,3 +778,22 @@ def test_a_clock_that_is_fifty_years_late_changes_nothing(
     monkeypatch.setattr(Shell, "command", command)
     assert here.about.time == 1e6
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/ncnnkit-outside", "a/../../outside", "."])
+def test_a_file_of_a_board_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as made:
+        for each in ("inside/x", name):
+            entry = tarfile.TarInfo(each)
+            entry.size = 3
+            made.addfile(entry, io.BytesIO(b"abc"))
+    archive.seek(0)
+    (tmp_path / "folder").mkdir()
+    with tarfile.open(fileobj=archive, mode="r|") as opened:
+        members = iter(opened)
+        unpack(opened, next(members), tmp_path / "folder")
+        bad = next(members)
+        with pytest.raises(ValueError, match="outside the folder"):
+            unpack(opened, bad, tmp_path / "folder")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x"]

@@ -52,7 +52,7 @@ ASKED: dict[str, dict[str, Any]] = {
 F32, F64, I64 = np.zeros(3, np.float32), np.zeros(3), np.zeros(3, np.int64)
 RIGHT: dict[str, tuple[Answer, Arrays]] = {
     "machine": (answers.MachineAnswer(boards.machine()), []),
-    "load": (answers.Loaded(1.0, None, 1, ["in0"], ["out0"], []), []),
+    "load": (answers.Loaded(1.0, None, 1, ["in0"], ["out0"], [], ""), []),
     "run": (answers.Ran(1.0, ["out0"]), [F32]),
     "time": (answers.Timed([1.0, 2.0]), []),
     "tally": (answers.Done(), []),

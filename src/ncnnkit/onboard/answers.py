@@ -57,7 +57,7 @@ class Loaded(Done):
     inputs: List[str]
     outputs: List[str]
     without_vulkan: List[str]
-    instead: str = ""
+    instead: str
 
     def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
         super().check(asked, arrays)

@@ -112,6 +112,7 @@ class Network:
             inputs=self.inputs,
             outputs=self.outputs,
             without_vulkan=without_vulkan if device is not None else [],
+            instead="",
         ), []
 
     def run(self, request: Message, arrays: Arrays) -> Tuple[Ran, Arrays]:
