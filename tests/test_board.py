@@ -16,6 +16,7 @@ import test_interrupts
 from conftest import BOARD
 from networks import job_variant, mixed, network, samples, small
 from numpy.typing import NDArray
+from test_engines import inputs_of, write_network
 
 import ncnnkit as nk
 from ncnnkit import pipeline
@@ -103,6 +104,26 @@ def test_the_whole_job(tmp_path: Path) -> None:
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "is emulated: timings are not real" in report
     assert "Cortex-A76" in report
+
+
+def test_other_engines_run_there(tmp_path: Path) -> None:
+    """Their wheels are brought there as ncnn's are. Their errors count; timings of an emulated board do not."""
+    write_network(tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", inputs_of(10))
+    recipe = Recipe(
+        str(tmp_path / "m.onnx"), images=str(tmp_path / "x.npy"), on=(f"ssh://{BOARD}",), backends=("cpu",),
+        precisions=("fp32", "int8"), effort="fast", engines=("onnxruntime", "mnn"),
+    )  # fmt: skip
+    run = pipeline.run(recipe, tmp_path / "out")
+    rows = {row.name: row for row in run.variants if row.engine != "ncnn"}
+    least = {"fp32": 80.0, "int8": 12.0}
+    assert len(rows) == 4
+    for row in rows.values():
+        assert (row.status, row.reason) == ("ok", "")
+        assert row.accuracy is not None
+        assert row.accuracy.sqnr_db is None or row.accuracy.sqnr_db > least[row.precision]
+        assert EMULATED in row.notes
+    assert run.engines_compared == []
 
 
 @pytest.mark.parametrize("target", ["arm-dotprod", "arm"])

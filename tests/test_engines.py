@@ -57,7 +57,7 @@ def write_network(path: Path, *, batch: int | str = 1) -> Path:
         helper.make_node("Conv", ["r1", "w2"], ["an image"], pads=[1, 1, 1, 1]),
         helper.make_node("GlobalAveragePool", ["an image"], ["p"]),
         helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("MatMul", ["f", "w3"], ["out:1"]),
+        helper.make_node("Gemm", ["f", "w3"], ["out:1"]),
     ]
     kind = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
@@ -175,7 +175,7 @@ def test_a_file_for_engines_has_the_shapes_of_the_run(prepared: Path, tmp_path: 
     assert found.onnx is not None
     (entry,) = onnx.load(str(found.onnx)).graph.input
     assert [dim.dim_value for dim in entry.type.tensor_type.shape.dim] == [1, 3, *SIDES]
-    assert found.shapes == {"in/0": [1, 3, *SIDES], "an image": [1, 6, *SIDES]}
+    assert found.shapes == {"input0": [1, 3, *SIDES], "output0": [1, 6, *SIDES]}
 
 
 def test_mnns_tools_are_never_imported() -> None:
@@ -205,6 +205,8 @@ def test_engines_are_rows_beside_ncnn(finished: nk.Result) -> None:
     assert {"fp32-cpu", "int8-cpu", "onnxruntime-fp32-cpu", "openvino-int8-cpu", "mnn-int8-cpu"} <= rows.keys()
     for name in ("onnxruntime-fp32-cpu", "openvino-fp32-cpu", "mnn-fp32-cpu"):
         row = rows[name]
+        assert row.accuracy is not None
+        assert [output.name for output in row.accuracy.outputs] == ["an image", "out:1"]
         assert (row.status, row.engine) == ("ok", name.split("-")[0])
         assert row.accuracy is not None
         assert row.accuracy.sqnr_db is None or row.accuracy.sqnr_db > 90

@@ -308,6 +308,8 @@ def variant_record(
     if result.outputs and reference is not None:
         # In ncnn, blobs that no layer reads are outputs, too, and follow the model's own.
         outputs = Outputs.opened(result.outputs).first(len(reference.rows))
+        if spec.engine != NCNN and len(outputs.rows) == len(reference.rows):  # its models have names of their own
+            outputs = Outputs(dict(zip(reference.rows, outputs.rows.values())))
         reason = _unfit(outputs, reference, varies=spec.model is not None and spec.model.graph.varies)
         if reason:
             status = "crashed"

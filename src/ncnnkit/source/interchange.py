@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConvertError
 from .exporting import export_classic, export_dynamo
@@ -13,6 +15,9 @@ FILE = "original.onnx"
 
 def as_onnx(source: ModelSource, folder: Path) -> Path:
     """Write an original as one ONNX file whose inputs have the shapes of a run.
+
+    Its inputs are called ``input0`` and so on, its outputs ``output0``: some engines' tools change other names, or make
+    files of them.
 
     Args:
         source: the original. Where its file was cut, the part that ncnn computes.
@@ -32,9 +37,24 @@ def as_onnx(source: ModelSource, folder: Path) -> Path:
         del dims[:]
         dims.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in spec.original_shape)
     del model.graph.value_info[:]  # they may hold the sizes that were not fixed before
+    ends = [*((entry.name, f"input{i}") for i, entry in enumerate(model.graph.input))]
+    ends += [(entry.name, f"output{i}") for i, entry in enumerate(model.graph.output)]
+    _rename(model.graph, dict(ends))
     made = folder / FILE
     onnx.save(model, str(made))
     return made
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Change names of values in a graph, and in the graphs within it. An input that is an output, too, keeps a name."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
+                _rename(inner, names)
+    for entry in (*graph.input, *graph.output, *graph.initializer):
+        entry.name = names.get(entry.name, entry.name)
 
 
 def _exported(source: ModelSource, folder: Path) -> Path:
