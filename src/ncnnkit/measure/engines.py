@@ -107,9 +107,10 @@ def chosen_engines(names: Sequence[str]) -> list[Engine]:
     if ALL in names:
         return [engine for engine in ENGINES.values() if engine.version()]
     for name in names:
-        if not ENGINES[name].version():
-            engine = ENGINES[name]
-            raise RecipeError(f"{engine.title} is not installed", hint=f"pip install 'ncnnkit[{name}]'")
+        engine = ENGINES[name]
+        if not engine.version():
+            packages = " ".join((engine.package, *engine.tools))
+            raise RecipeError(f"{engine.title} is not installed", hint=f"pip install {packages}")
     return [ENGINES[name] for name in names]
 
 
