@@ -252,7 +252,7 @@ def main() -> None:
         again = (folder / "environment").exists()
         about = machine()
         environment, seconds, size = (folder / "environment", 0.0, 0.0) if again else installed(given.python, folder)
-        work = folder / "work"
+        work = folder / "hour"
         shutil.rmtree(work, ignore_errors=True)
         prepare(work)
         kept = {name: value for name, value in os.environ.items() if name in ("LANG", "TERM")}

@@ -29,6 +29,7 @@ from ncnnkit.device import LOCAL
 from ncnnkit.device.sites import Site, look_at
 from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, VerificationError
 from ncnnkit.measure import variants
+from ncnnkit.measure.copies import refuse_copies
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard.facts import Board, Cluster
@@ -387,7 +388,7 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
 
     def status(gpu: str) -> str:
         rows = [variant(f"fp32-{backend}", 1.0) for backend in ("cpu", "vulkan")]
-        return variants.refuse_copies_of_the_cpu(rows, [result["a"], result[gpu]])[1].status
+        return refuse_copies(rows, [result["a"], result[gpu]])[1].status
 
     assert (status("a"), status("b")) == ("fallback", "ok")
 

@@ -18,6 +18,7 @@ from .comparison.truths import truths
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
+from .measure.copies import refuse_copies
 from .measure.engines import NO_ENGINES, OtherEngines, chosen_engines, prepare_engines
 from .measure.examples import choose_examples
 from .measure.judging import refuse_wrong_outputs
@@ -29,8 +30,6 @@ from .measure.variants import (
     evaluated,
     list_variants,
     measure,
-    refuse_copies_of_fp32,
-    refuse_copies_of_the_cpu,
     time_at,
     variant_record,
     write_models,
@@ -232,7 +231,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
                 variant_record(spec, r, reference, purpose.task, truth, layers.get(spec.name, ()), at, quantised)
                 for spec, r, at in zip([*specs, *beside], every, [*latencies, *([] for _ in beside)])
             ]
-            rows = refuse_copies_of_fp32(refuse_copies_of_the_cpu(rows, every), every)
+            rows = refuse_copies(rows, every)
             measured_all = refuse_wrong_outputs(rows, [*specs, *beside], every, graph, few, check.sqnr_db)
             variants = measured_all[: len(specs)]
         recommended, why = recommend(variants, requirements, blind)

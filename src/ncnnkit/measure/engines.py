@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -215,7 +215,7 @@ def prepare_engines(
     scratch = folder / "engines"
     scratch.mkdir()
     original = original_for_engines(source, outputs, scratch)
-    given = keep(evaluation, scratch / "evaluation")
+    given = evaluation if isinstance(evaluation, KeptSamples) else keep(evaluation, scratch / "evaluation")
     count = budget.take("calibration samples of other engines", len(calibration), runs=len(engines))
     samples = keep(spread(calibration, count), scratch / "calibration")
     made = make_engine_models(engines, recipe, original, samples, sites, source.name, folder, progress)
@@ -250,18 +250,12 @@ def original_for_engines(source: ModelSource, outputs: Mapping[str, tuple[int, .
         outputs: the shapes of the reference outputs, by their names.
         folder: gets the file.
     """
-    import onnx
-
     try:
         path = as_onnx(source, folder)
     except ConvertError as error:
         return Original(None, reason=error.line())
-    graph = onnx.load(str(path)).graph
-    inputs = tuple(
-        InputSpec(entry.name, spec.shape, spec.dtype, original=spec.original)
-        for entry, spec in zip(graph.input, source.inputs)
-    )
-    names = tuple(entry.name for entry in graph.output)[: len(outputs)]
+    inputs = tuple(replace(spec, name=f"input{index}") for index, spec in enumerate(source.inputs))
+    names = tuple(f"output{index}" for index in range(len(outputs)))
     return Original(path, inputs, names, tuple(outputs.values()))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact, read_card
 from ..comparison import accuracy
-from ..comparison.outputs import Outputs, equal
+from ..comparison.outputs import Outputs
 from ..device.session import noise, save_arrays
 from ..device.sites import Site, open_sites, run_jobs
 from ..errors import DeviceError, VerificationError
@@ -36,6 +36,7 @@ from ..record.variant import EMULATED, Backend, Files, Latency, LatencyAt, Layer
 from ..samples.stream import evenly
 from ..source.model import file_safe
 from ..tasks import Task
+from .copies import refuse_copies
 from .models import job_model
 
 Array = NDArray[Any]
@@ -405,46 +406,6 @@ def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
     return said
 
 
-def refuse_copies_of_the_cpu(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
-    """Refuse GPU variants whose outputs are bitwise equal to the CPU's: they did not run on the GPU."""
-    on_cpu = {(v.engine, v.device, v.precision): r for v, r in zip(variants, results) if v.backend == "cpu"}
-
-    def is_copy(variant: Variant, result: VariantResult) -> bool:
-        twin = on_cpu.get((variant.engine, variant.device, variant.precision))
-        if variant.backend == "cpu" or variant.status != "ok" or twin is None or not twin.outputs:
-            return False
-        return equal(Outputs.opened(result.outputs), Outputs.opened(twin.outputs))
-
-    reason = "the outputs are bitwise equal to the CPU's, so this ran on the CPU"
-    return [
-        replace(variant, status="fallback", reason=reason) if is_copy(variant, result) else variant
-        for variant, result in zip(variants, results)
-    ]
-
-
-def refuse_copies_of_fp32(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
-    """An fp16 or bf16 variant of another engine whose outputs are bitwise equal to its fp32's computed in fp32.
-
-    Engines take a precision as a hint, and do not say whether they follow it. A model of ncnn stores its weights in
-    the precision, so its outputs differ.
-    """
-    exact = {(v.engine, v.device, v.backend): r for v, r in zip(variants, results) if v.precision == "fp32"}
-
-    def is_copy(variant: Variant, result: VariantResult) -> bool:
-        twin = exact.get((variant.engine, variant.device, variant.backend))
-        if variant.engine == NCNN or variant.precision not in ("fp16", "bf16") or variant.status != "ok":
-            return False
-        return twin is not None and bool(twin.outputs) and equal(*map(Outputs.opened, (result.outputs, twin.outputs)))
-
-    said = "the outputs are bitwise equal to those of fp32: this engine has no {} arithmetic here"
-    return [
-        replace(variant, status="fallback", reason=said.format(variant.precision))
-        if is_copy(variant, result)
-        else variant
-        for variant, result in zip(variants, results)
-    ]
-
-
 def bench(
     model: Artifact | Graph | str | Path,
     *,
@@ -487,7 +448,7 @@ def bench(
         saved = save_arrays(inputs, Path(folder))
         results = measure(specs, saved, Path(folder), seconds=seconds, rounds=recipe.rounds, progress=progress)
         rows = [variant_record(spec, result, None, None, None, []) for spec, result in zip(specs, results)]
-        return refuse_copies_of_the_cpu(rows, results)
+        return refuse_copies(rows, results)
 
 
 def check_usable(variants: Sequence[Variant], where: str) -> None:

@@ -126,15 +126,7 @@ class Network:
 
     def time(self, request: Message, _: Arrays) -> Tuple[Timed, Arrays]:
         """Time inferences of the last input for ``seconds``, at least ``min_samples`` and at most ``max_samples``."""
-        samples: List[float] = []
-        end = time.perf_counter() + request["seconds"]
-        while len(samples) < request["max_samples"]:
-            start = time.perf_counter()
-            if len(samples) >= request["min_samples"] and start >= end:
-                break
-            self._each(self.outputs, lambda *_: None)
-            samples.append((time.perf_counter() - start) * 1000)
-        return Timed(samples), []
+        return repeated(request, lambda: self._each(self.outputs, lambda *_: None)), []
 
     def tally(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
         """Run one sample and count the absolute values of ``blobs`` into their histograms.
@@ -340,6 +332,19 @@ class Network:
                     use(name, np.zeros((0, self.may_be_empty[name]), np.float32))
                 else:
                     raise RuntimeError("blob %s came out empty: the input's shape does not fit the network" % name)
+
+
+def repeated(request: Message, once: Callable[[], object]) -> Timed:
+    """Time inferences for ``seconds``, at least ``min_samples`` and at most ``max_samples`` of them."""
+    samples: List[float] = []
+    end = time.perf_counter() + request["seconds"]
+    while len(samples) < request["max_samples"]:
+        start = time.perf_counter()
+        if len(samples) >= request["min_samples"] and start >= end:
+            break
+        once()
+        samples.append((time.perf_counter() - start) * 1000)
+    return Timed(samples)
 
 
 def open_net(request: Message, device: Optional[VulkanDevice] = None) -> Any:

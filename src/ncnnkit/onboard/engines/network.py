@@ -13,6 +13,7 @@ from ..answers import Arrays, Done, Loaded, Memory, Ran, Timed
 from ..facts import VulkanDevice
 from ..machine import vulkan_devices
 from ..messages import Message
+from ..network import repeated
 from ..process import drop_file_cache, own_memory_mb, pin, reset_peak
 from . import ENGINES
 from .base import Opened, Running
@@ -72,15 +73,7 @@ class EngineNetwork:
     def time(self, request: Message, _: Arrays) -> Tuple[Timed, Arrays]:
         """Repeat the last input for ``seconds``, at least ``min_samples`` and at most ``max_samples`` times."""
         opened = self._loaded()
-        samples: List[float] = []
-        end = time.perf_counter() + request["seconds"]
-        while len(samples) < request["max_samples"]:
-            start = time.perf_counter()
-            if len(samples) >= request["min_samples"] and start >= end:
-                break
-            opened.run(self.last)
-            samples.append((time.perf_counter() - start) * 1000)
-        return Timed(samples), []
+        return repeated(request, lambda: opened.run(self.last)), []
 
     def memory(self, _: Message, __: Arrays) -> Tuple[Memory, Arrays]:
         """Peak resident memory since the last load, above what there was before the first; MB (10^6 bytes)."""
