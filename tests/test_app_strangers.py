@@ -14,7 +14,7 @@ from small_run import edit, refused
 from ncnnkit.app import make_app
 from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
-from ncnnkit.app.writing import cpp_literal
+from ncnnkit.quoting import cpp
 from ncnnkit.artifact import Artifact
 from ncnnkit.errors import FormatError, ModelError
 
@@ -154,7 +154,7 @@ def test_a_variants_name_holds_no_line_ends(own_run: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", [EVIL, "", "plain", "é\u202e", "\ud800", "a\0b"])
 def test_a_literal_is_read_back_as_it_was(text: str) -> None:
-    literal = cpp_literal(text)
+    literal = cpp(text)
     assert re.fullmatch(r'"([A-Za-z0-9 .,:;_\-+/()\[\]@=]|\\[0-7]{3})*"', literal)
     octal = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), literal[1:-1].encode())
     assert octal == text.encode("utf-8", "replace")

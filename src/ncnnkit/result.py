@@ -240,7 +240,7 @@ class Result:
 
         from .report import console_table, headline
 
-        console = Console(width=120, color_system=None, force_jupyter=False)
+        console = Console(width=120, color_system=None, force_jupyter=False, markup=False)
         with console.capture() as shown:
             console.print(console_table(self.variants, self.run.recommended, console.width))
         lines = [line.rstrip() for line in shown.get().splitlines()]

@@ -1,19 +1,15 @@
-"""Writes the files of an app: templates, and literals that mean nothing else."""
+"""Writes the files of an app."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import string
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..record.names import PLAIN_NAME
+from .. import quoting
 from .bundling import standalone
 from .parts import FILES
 
@@ -53,53 +49,13 @@ def templates(source: Path) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    # Nothing that a card or a run.json says stands in a file of code but through one of these.
-    environment.filters |= {
-        "float32": float32_literal, "float64": float64_literal, "cpp": cpp_literal,
-        "cmake": cmake_argument, "shell": shlex.quote,
-        "json": lambda facts: json.dumps(asdict(facts), indent=2),
-    }  # fmt: skip
+    # No text of a card, a .param or a run.json stands in a file but through one of these.
+    languages = ("cpp", "cmake", "shell", "markdown", "markdown_code", "line", "float32", "float64")
+    environment.filters |= {language: getattr(quoting, language) for language in languages}
+    environment.filters["json"] = lambda facts: json.dumps(asdict(facts), indent=2)
     return environment
 
 
 def files_in(folder: Path) -> Iterator[Path]:
     """The files below a folder, in order."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
-
-
-def float32_literal(value: float) -> str:
-    """The shortest C++ literal of a number's nearest float32. Raises ValueError where that is infinite or none."""
-    with np.errstate(over="ignore"):
-        number = np.float32(value)
-    if not np.isfinite(number):
-        raise ValueError(f"{value} is no float32")
-    return f"{number!s}f"
-
-
-def float64_literal(value: float) -> str:
-    """The shortest C++ literal of a number. Raises ValueError where that is infinite or none."""
-    if not np.isfinite(value):
-        raise ValueError(f"{value} is no number")
-    return repr(float(value))
-
-
-def cpp_literal(text: str) -> str:
-    """A C++ string literal with these characters in UTF-8, whatever they are.
-
-    Example:
-        >>> print(cpp_literal('a"b'))
-        "a\\042b"
-    """
-    plain = (chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in text.encode("utf-8", "replace"))
-    return f'"{"".join(plain)}"'
-
-
-_PLAIN = set(string.ascii_letters + string.digits + " .,:;_-+/()[]@=")
-"""Characters that mean themselves in a C++ string literal."""
-
-
-def cmake_argument(text: str) -> str:
-    """A quoted argument for CMake with these characters. Raises ValueError for what no list of CMake can hold."""
-    if not PLAIN_NAME.fullmatch(text):
-        raise ValueError(f"{text!r} cannot be written into a CMakeLists.txt")
-    return f'"{text}"'
