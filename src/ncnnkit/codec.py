@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from .errors import FormatError, NcnnkitError
+from .errors import FormatError, NcnnkitError, reason
 
 T = TypeVar("T")
 
@@ -26,8 +27,9 @@ def decode(data: bytes | str, kind: type[T]) -> T:
     """Read JSON as a dataclass, with the lists and mappings of dataclasses in it. Unknown fields are ignored.
 
     Raises:
-        FormatError: the text is not JSON, or a value has the wrong type or is not allowed. ``where`` is the path of the
-            first such value, such as ``variants[2].latency_ms.median``; empty if the whole is wrong.
+        FormatError: the text is not JSON, or a value has the wrong type or is not allowed, or a whole number does not
+            fit into 64 bits. ``where`` is the path of the first such value, such as ``variants[2].latency_ms.median``;
+            empty if the whole is wrong.
 
     Example:
         >>> decode(b'{"resize": 256}', Preprocess).resize
@@ -36,13 +38,40 @@ def decode(data: bytes | str, kind: type[T]) -> T:
     import msgspec
 
     try:
-        return msgspec.json.decode(data, type=kind)
+        found = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise _in_words(str(error)) from None
     except NcnnkitError as error:
         raise FormatError(error.line()) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"is not JSON: {error}") from None
+        raise FormatError(f"is not JSON: {reason(error)}") from None
+    if _many_digits(data):
+        _check_numbers(found, "")
+    return found
+
+
+_LARGEST = (1 << 63) - 1
+
+
+def _many_digits(data: bytes | str) -> bool:
+    """Whether a number may not fit into 64 bits. Looking at each number takes long in a large file."""
+    found = re.search("[0-9]{19}", data) if isinstance(data, str) else re.search(b"[0-9]{19}", data)
+    return found is not None
+
+
+def _check_numbers(value: Any, where: str) -> None:
+    """Raise FormatError for a whole number that numpy, ncnn and float() would not take. msgspec takes any."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise FormatError("does not fit into 64 bits", where=where)
+    if is_dataclass(value):
+        for field in fields(value):
+            _check_numbers(getattr(value, field.name), f"{where}.{field.name}".removeprefix("."))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_numbers(item, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_numbers(item, f"{where}[{index}]")
 
 
 def as_dataclass(value: Any, kind: type[T]) -> T:

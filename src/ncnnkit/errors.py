@@ -110,16 +110,20 @@ class VerificationError(NcnnkitError):
 
 
 @contextmanager
-def reading(path: str | Path, kind: type[NcnnkitError], *faults: type[Exception], hint: str = "") -> Iterator[None]:
+def reading(
+    path: str | Path, kind: type[NcnnkitError], *faults: type[Exception], what: str = "cannot be read", hint: str = ""
+) -> Iterator[None]:
     """Turn what goes wrong while a file of the user's is read into an error that names the file.
 
     That is: the system refuses the file, it is not UTF-8, it is nested too deeply, or a number or the whole does not fit
-    into memory. A block should hold the reading only, not the work on what was read.
+    into memory. Errors of ncnnkit pass as they are. A block should hold the reading only, not the work on what was read.
 
     Args:
         path: the file.
         kind: the class of the error.
-        faults: what the reader raises for content that it cannot read, such as ``json.JSONDecodeError``.
+        faults: what the reader raises for content that it cannot read, such as ``json.JSONDecodeError``. Errors of
+            ncnnkit, too, if they do not name the file.
+        what: what the error says before the reason.
         hint: what the user can do about it.
 
     Example:
@@ -130,10 +134,14 @@ def reading(path: str | Path, kind: type[NcnnkitError], *faults: type[Exception]
     """
     try:
         yield
-    except NcnnkitError:
-        raise
+    except NcnnkitError as error:
+        if not isinstance(error, faults):
+            raise
+        raise kind(f"{what}: {error.what}", where=str(path), hint=error.hint or hint) from None
     except (OSError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError, *faults) as error:
-        raise kind(f"cannot be read: {reason(error)}", where=str(path), hint=hint) from None
+        if isinstance(error, OSError) and error.errno in _NOT_OF_A_FILE:
+            raise
+        raise kind(f"{what}: {reason(error)}", where=str(path), hint=hint) from None
 
 
 def reason(error: BaseException) -> str:
@@ -142,6 +150,8 @@ def reason(error: BaseException) -> str:
         return "it is not text in UTF-8"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = " ".join(text.split())
     if text.startswith("Exceeds the limit") and "integer string conversion" in text:
@@ -152,6 +162,9 @@ def reason(error: BaseException) -> str:
 
 
 _LONGEST = 300
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
+_NOT_OF_A_FILE = (*_FULL, *_TOO_MANY)
 
 
 def of_machine(error: BaseException) -> NcnnkitError | None:
@@ -167,9 +180,9 @@ def of_machine(error: BaseException) -> NcnnkitError | None:
     if not isinstance(error, OSError):
         return None
     where = "" if error.filename is None else str(error.filename)
-    if error.errno in (errno.EMFILE, errno.ENFILE):
+    if error.errno in _TOO_MANY:
         return ToolError("too many files are open", hint="`ulimit -n 4096` allows more; or use fewer threads")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return StorageError("the disk is full", where=where, hint="free some space and run again")
     if "temporary directory" in str(error):
         hint = "free some space, or set TMPDIR to a folder that can be written"

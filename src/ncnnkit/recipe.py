@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
 from .codec import readable
-from .errors import RecipeError, meant
+from .errors import RecipeError, meant, reading
 from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import KERNELS, TARGETS
@@ -384,14 +384,8 @@ def _frozen(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
+    with reading(path, RecipeError, ValueError):
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"is not TOML: {error}", where=str(path)) from None
-    except RecursionError:
-        raise RecipeError("is nested too deeply", where=str(path)) from None
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

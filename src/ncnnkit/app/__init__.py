@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..artifact import Artifact
+from ..codec import decode
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.graph import Graph
 from ..record.folder import LABELS, content, save_labels, staging
@@ -164,9 +165,9 @@ def files_of_app(folder: Path) -> set[str]:
     if not folder.is_dir() or not content(folder):
         return set()
     try:
-        written = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        ours = {path.partition("/")[0] for path in written}
-    except (OSError, ValueError, AttributeError):
+        written = decode((folder / RECORD).read_bytes(), dict[str, str])
+        ours = {path.partition("/")[0] for path in written} - {"", ".", ".."}
+    except (OSError, FormatError):
         raise StorageError(
             "is not empty and contains no app", where=str(folder), hint="choose another folder with -o"
         ) from None

@@ -11,7 +11,7 @@ from ..errors import FormatError, ModelError, RecipeError
 from ..model.graph import Graph
 from ..onboard.protocol import NCNN
 from ..record.examples import EXAMPLES, Examples
-from ..record.folder import LABELS, RUN, load_run
+from ..record.folder import LABELS, RUN, load_labels, load_run
 from ..record.run import Run
 from ..record.variant import Variant
 from ..source.model import file_safe
@@ -145,9 +145,8 @@ def artifact_of(run: Run, variant: Variant, home: Path) -> Artifact:
     """A variant's model. Where its card is gone, or the files were edited since, run.json replaces it."""
     model = Artifact.load(param_of(variant, home))
     if model.derived:
-        names = (home / LABELS).read_text(encoding="utf-8").splitlines() if (home / LABELS).is_file() else []
         model = replace(
-            model, preprocess=run.preprocess, labels=tuple(names if run.model.labels else ()),
+            model, preprocess=run.preprocess, labels=load_labels(home / LABELS) if run.model.labels else (),
             pillow=run.environment.pillow,
             inputs=tuple(replace(own, shape=tuple(t.shape)) for own, t in zip(model.inputs, run.model.inputs)),
             outputs=model.outputs[: len(run.model.outputs)],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError, ModelError
 from . import shapes
 from .counting import multiply_adds
-from .ops import OPS, Op, Params, Slot, Value
+from .ops import MANY, OPS, Op, Params, Slot, Value
 from .scales import LayerScales
 
 Array = NDArray[Any]
@@ -127,6 +127,12 @@ class Layer:
     def check(self, where: str = "") -> None:
         """Check that the type exists, and that the parameters have valid types and sizes. Raises FormatError."""
         where = where or f"layer {self.type} {self.name}"
+        for blobs, (least, most), noun in (
+            (self.inputs, self.op.reads, "inputs"), (self.outputs, self.op.makes, "outputs"),
+        ):  # fmt: skip
+            if not least <= len(blobs) <= most:
+                allowed = f"{least} or more" if most == MANY else f"{least} to {most}" if most > least else f"{least}"
+                raise FormatError(f"has {len(blobs)} {noun}, but needs {allowed}", where=where)
         for name, value in self.params.items():
             fault = self.op.fault(name, value)
             if fault:
@@ -287,6 +293,8 @@ class Graph:
             inputs = [known[blob] for blob in layer.inputs]
             try:
                 made = layer.op.shape(layer.p, inputs, len(layer.outputs))
+                for shape in made:
+                    shapes.check_size(shape)
             except shapes.Misfit as fault:
                 raise ModelError(f"layer {layer.type} {layer.name} {fault}") from None
             for index, (blob, shape) in enumerate(zip(layer.outputs, made, strict=True)):

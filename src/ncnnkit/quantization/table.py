@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, reading
 from ..model.ncnnfile import atomic_write
 
 _WEIGHT_KEY = re.compile(r".*_param_\d+")
@@ -65,12 +65,13 @@ def load_table(path: str | Path) -> Table:
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FormatError("no such file", where=str(path)) from None
-    except (IsADirectoryError, UnicodeDecodeError):
-        raise FormatError("is not a calibration table", where=str(path)) from None
+    with reading(path, FormatError):
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise FormatError("no such file", where=str(path)) from None
+        except (IsADirectoryError, UnicodeDecodeError):
+            raise FormatError("is not a calibration table", where=str(path)) from None
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, reading
 from ..onboard.picture import Placement
 
 EXAMPLES = "examples.npz"
@@ -78,11 +80,9 @@ class Examples:
         """Read them; none if there is no such file. Raises FormatError."""
         if not path.is_file():
             return cls()
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return _read(dict(arrays))
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise FormatError(f"does not hold examples: {error}", where=str(path), hint="run again") from None
+        faults = (ValueError, LookupError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+        with reading(path, FormatError, *faults, hint="run again"), np.load(path, allow_pickle=False) as arrays:
+            return _read(dict(arrays))
 
 
 def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:

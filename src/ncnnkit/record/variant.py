@@ -65,6 +65,10 @@ class Latency:
     p90: float
     samples: int
 
+    def __post_init__(self) -> None:
+        if not all(0 < value < math.inf for value in (self.min, self.p25, self.median, self.p75, self.p90)):
+            raise ValueError("a latency must be above 0")
+
     @property
     def spread(self) -> float:
         """The interquartile range over the median."""

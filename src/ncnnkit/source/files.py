@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact, card_of
-from ..errors import ModelError
+from ..errors import ModelError, reading
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
 from ..samples.items import InputSpec
@@ -170,7 +170,9 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
     """A TorchScript archive's extra files, and the shapes and types it was traced with, where it was; without torch."""
     metadata: dict[str, str] = {}
     traced = None
-    try:
+    faults = (zipfile.BadZipFile, EOFError, LookupError, RuntimeError, ValueError, zlib.error, NotImplementedError)
+    what, hint = "is not a TorchScript file, or is damaged", "save it with torch.jit.trace(...).save(...)"
+    with reading(reference, ModelError, *faults, what=what, hint=hint):
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2]: name for name in archive.namelist()}
             if "constants.pkl" not in names:
@@ -187,17 +189,11 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
             if "traced_inputs.pkl" in names:
                 with archive.open(names["traced_inputs.pkl"]) as file:
                     traced = _TracedInputs(file).shapes()
-    except (zipfile.BadZipFile, EOFError, OSError, LookupError, RuntimeError, ValueError, zlib.error):
-        raise ModelError(
-            "is not a TorchScript file, or is damaged",
-            where=reference,
-            hint="save it with torch.jit.trace(...).save(...)",
-        ) from None
     if "config.txt" in metadata:  # Ultralytics keeps its metadata there
         try:
             more = json.loads(metadata["config.txt"])
             metadata.update({str(k): v if isinstance(v, str) else repr(v) for k, v in more.items()})
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             pass  # another program's file of that name
     return metadata, traced
 
@@ -223,7 +219,7 @@ class _TracedInputs(pickle.Unpickler):
         """(dimensions with batch axis, type) of each input; None where something other than tensors was traced."""
         try:
             return [(tuple(map(int, shape)), str(dtype)) for shape, dtype in self.load()["forward"]] or None
-        except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError):
+        except Exception:  # a damaged pickle raises almost any
             return None
 
 
@@ -297,10 +293,8 @@ def read_export(path: Path) -> Export | None:
         return None
     import yaml
 
-    try:
+    with reading(path, ModelError, yaml.YAMLError, ValueError, LookupError, TypeError):
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
     if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):
         return None
     sides = found["imgsz"]
