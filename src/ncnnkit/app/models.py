@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +106,19 @@ def of_run(out: Path, name: str | None) -> Shipment:
         for row in rows
     }
     examples = Examples.load(home / EXAMPLES)
+    check_examples(examples, models[chosen.name].model, home / EXAMPLES)
     return Shipment(run.model.name, models[chosen.name], list(models.values()), examples)
+
+
+def check_examples(examples: Examples, model: Artifact, path: Path) -> None:
+    """Raise FormatError if examples cannot be of a model. A decoder must not read other outputs."""
+    for number, row in enumerate(examples.rows):
+        sizes = [output.size for output in row.outputs]
+        wanted = [math.prod(output.shape) for output in model.outputs]
+        known = all(output.shape for output in model.outputs) and not model.graph.varies
+        if len(row.files) != len(model.inputs) or len(sizes) != len(wanted) or (known and sizes != wanted):
+            what = f"example {number} is of another network"
+            raise FormatError(what, where=str(path), hint="run again")
 
 
 def choose(run: Run, name: str | None, home: Path) -> Variant:

@@ -220,9 +220,14 @@ def verify_app(
         },
         test=test, conditions=conditions,
     )  # fmt: skip
-    with atomic_write(app / RECEIPT) as file:
-        file.write((json.dumps(asdict(receipt), indent=2) + "\n").encode())
+    save_receipt(receipt, app / RECEIPT)
     return receipt
+
+
+def save_receipt(receipt: Receipt, path: Path) -> None:
+    """Write a receipt. If a link is there, it is replaced, not what it points to. Raises StorageError."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(asdict(receipt), indent=2) + "\n").encode())
 
 
 def written_files(app: Path) -> dict[str, str]:
