@@ -217,7 +217,7 @@ def _make_folders(out: Path, made: list[Path]) -> None:
     for path in reversed([out, *out.parents]):
         if path.is_dir():
             continue
-        if path.exists():
+        if os.path.lexists(path):  # also a link that leads nowhere, or to itself
             raise StorageError("is not a folder", where=str(path), hint="choose another --out")
         path.mkdir()
         made.append(path)
