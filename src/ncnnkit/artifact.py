@@ -115,7 +115,9 @@ class Card:
             return fault
         try:
             if self.task.partition(":")[0] in TASKS:
-                named_task(self.task, self.decoder)
+                task = named_task(self.task, self.decoder)
+                if not 0 <= getattr(task, "output", 0) < len(self.outputs):
+                    return f"its task: there is no output {getattr(task, 'output', 0)}"
         except RecipeError as error:
             return f"its task: {error.what}"
         return ""

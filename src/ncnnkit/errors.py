@@ -139,7 +139,7 @@ def reading(
             raise
         raise kind(f"{what}: {error.what}", where=str(path), hint=error.hint or hint) from None
     except (OSError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError, *faults) as error:
-        if isinstance(error, OSError) and error.errno in _NOT_OF_A_FILE:
+        if isinstance(error, OSError) and (is_full(error) or error.errno in _TOO_MANY):
             raise
         raise kind(f"{what}: {reason(error)}", where=str(path), hint=hint) from None
 
@@ -161,10 +161,13 @@ def reason(error: BaseException) -> str:
     return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …") or type(error).__name__
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a disk is full. numpy gives no number for that, only "n requested and m written"."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and "requested and" in str(error))
+
+
 _LONGEST = 300
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
-_NOT_OF_A_FILE = (*_FULL, *_TOO_MANY)
 
 
 def of_machine(error: BaseException) -> NcnnkitError | None:
@@ -182,7 +185,7 @@ def of_machine(error: BaseException) -> NcnnkitError | None:
     where = "" if error.filename is None else str(error.filename)
     if error.errno in _TOO_MANY:
         return ToolError("too many files are open", hint="`ulimit -n 4096` allows more; or use fewer threads")
-    if error.errno in _FULL:
+    if is_full(error):
         return StorageError("the disk is full", where=where, hint="free some space and run again")
     if "temporary directory" in str(error):
         hint = "free some space, or set TMPDIR to a folder that can be written"

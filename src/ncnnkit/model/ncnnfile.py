@@ -36,7 +36,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, StorageError, meant_path
+from ..errors import FormatError, StorageError, is_full, meant_path
 from ..formatting import first_few
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
 from .ops import MAX_PARAMS, OPS, Param, Value
@@ -476,8 +476,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             yield file
         partial.replace(path)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space and run again" if full else "choose another folder"
+        hint = "free some space and run again" if is_full(error) else "choose another folder"
         raise StorageError(f"cannot be written: {error.strerror or error}", where=str(path), hint=hint) from error
     finally:
         with suppress(OSError):

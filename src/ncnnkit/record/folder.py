@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO
 
 from ..codec import decode, encode
-from ..errors import FormatError, StorageError, reading
+from ..errors import FormatError, StorageError, is_full, reading
 from ..onboard.scratch import Scratch
 from .run import SCHEMA, Run
 
@@ -45,7 +45,6 @@ _WORK = ".ncnnkit"
 _OWN = {_LOCK, _WORK}
 _MOVES = "moves.json"
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     errno.EACCES,
     errno.ENOENT,
@@ -386,8 +385,7 @@ def _sync(path: Path) -> None:
 def _explain(error: OSError, out: Path) -> StorageError | None:
     """The error as one a user can act on; None if it has nothing to do with ``out``."""
     where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else out
-    # numpy gives no number where the disk fills up while it writes an array, only "n requested and m written".
-    if error.errno in _FULL or (error.errno is None and "requested and" in str(error)):
+    if is_full(error):
         return StorageError("the disk is full", where=str(where), hint="free some space and run again")
     if error.errno in _REFUSED and (out in (where, *where.parents) or where in out.parents):
         return StorageError(f"cannot be written: {error.strerror}", where=str(out), hint="choose another --out")
