@@ -27,9 +27,9 @@ def decode(data: bytes | str, kind: type[T]) -> T:
     """Read JSON as a dataclass, with the lists and mappings of dataclasses in it. Unknown fields are ignored.
 
     Raises:
-        FormatError: the text is not JSON, or a value has the wrong type or is not allowed, or a whole number does not
-            fit into 64 bits. ``where`` is the path of the first such value, such as ``variants[2].latency_ms.median``;
-            empty if the whole is wrong.
+        FormatError: the text is not JSON, or a value has the wrong type or is not allowed, or a number is too large: a
+            whole one does not fit into 64 bits, another is above 1e100. ``where`` is the path of the first such value,
+            such as ``variants[2].latency_ms.median``; empty if the whole is wrong.
 
     Example:
         >>> decode(b'{"resize": 256}', Preprocess).resize
@@ -50,19 +50,22 @@ def decode(data: bytes | str, kind: type[T]) -> T:
     return found
 
 
-_LARGEST = (1 << 63) - 1
+_LARGEST, _LARGEST_REAL = (1 << 63) - 1, 1e100
+_LONG = "[0-9]{19}|[eE][+]?[0-9]{3}"
 
 
 def _many_digits(data: bytes | str) -> bool:
-    """Whether a number may not fit into 64 bits. Looking at each number takes long in a large file."""
-    found = re.search("[0-9]{19}", data) if isinstance(data, str) else re.search(b"[0-9]{19}", data)
+    """Whether a number may be too large. Looking at each number takes long in a large file."""
+    found = re.search(_LONG, data) if isinstance(data, str) else re.search(_LONG.encode(), data)
     return found is not None
 
 
 def _check_numbers(value: Any, where: str) -> None:
-    """Raise FormatError for a whole number that numpy, ncnn and float() would not take. msgspec takes any."""
+    """Raise FormatError for a number that nothing has, and with which arithmetic would fail. msgspec takes any."""
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise FormatError("does not fit into 64 bits", where=where)
+    if isinstance(value, float) and abs(value) > _LARGEST_REAL:
+        raise FormatError(f"is above {_LARGEST_REAL:g}", where=where)
     if is_dataclass(value):
         for field in fields(value):
             _check_numbers(getattr(value, field.name), f"{where}.{field.name}".removeprefix("."))

@@ -41,6 +41,8 @@ NOISY = 0.5
 """Interquartile range over the median from which a latency is too noisy to be compared."""
 
 
+_SHORTEST = 1e-9  # ms; no clock is that fine
+
 OUTLYING = 5.0
 """A sample over a typical one from which something else than the network took the time."""
 
@@ -66,7 +68,7 @@ class Latency:
     samples: int
 
     def __post_init__(self) -> None:
-        if not all(0 < value < math.inf for value in (self.min, self.p25, self.median, self.p75, self.p90)):
+        if not all(_SHORTEST < ms < math.inf for ms in (self.min, self.p25, self.median, self.p75, self.p90)):
             raise ValueError("a latency must be above 0")
 
     @property
