@@ -13,11 +13,11 @@ from networks import network, small
 from small_run import PREPROCESS, edit, edit_cards, refused
 
 from ncnnkit.app import make_app
-from ncnnkit.quoting import float32
 from ncnnkit.artifact import Artifact
 from ncnnkit.cli import app
 from ncnnkit.errors import FormatError, ModelError, RecipeError, StorageError
 from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.quoting import float32
 from ncnnkit.record.examples import EXAMPLES, Examples
 
 # ---------------------------------------------------------------------------------------------------- what is there

@@ -14,9 +14,9 @@ from small_run import edit, refused
 from ncnnkit.app import make_app
 from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
-from ncnnkit.quoting import cpp
 from ncnnkit.artifact import Artifact
 from ncnnkit.errors import FormatError, ModelError
+from ncnnkit.quoting import cpp
 
 EVIL = 'x"; system("touch PWNED"); //\n#include <evil.h>\n\\ ??/ ${PWNED} $(touch PWNED) `touch PWNED` 🐈'
 

@@ -26,7 +26,17 @@ from typer.testing import CliRunner
 from ncnnkit import source
 from ncnnkit.cli import BUG_SAID, app
 from ncnnkit.codec import decode
-from ncnnkit.errors import BUG, UNREAD, FormatError, InputError, NcnnkitError, StorageError, ToolError, of_machine, reading
+from ncnnkit.errors import (
+    BUG,
+    UNREAD,
+    FormatError,
+    InputError,
+    NcnnkitError,
+    StorageError,
+    ToolError,
+    of_machine,
+    reading,
+)
 from ncnnkit.model import ncnnfile
 from ncnnkit.record.variant import Files
 from ncnnkit.samples.boxes import read_boxes
@@ -103,7 +113,7 @@ CONTENTS: dict[str, tuple[str, str, str]] = {
     "a run.json that is a number": ("run/run.json", DIGITS, "report run"),
     "a run.json that is not UTF-8": ("run/run.json", '"\udcff"', "report run"),
     "a nested app.json": ("app.json", DEEP, "verify ."),
-    "a table of many digits": ("t", f"c1_param_0 {'9' * 5000}\n", "quantize m.param --table t -o q.param"),
+    "a table of many digits": ("t", f"c1 {'9' * 5000}\n", "quantize m.param --table t -o q.param"),
     "a table that is not UTF-8": ("t", "\udcff", "quantize m.param --table t -o q.param"),
     "a .param of many digits": ("p.param", f"7767517\n{DIGITS} 1\n", "optimize p.param -o b.param"),
     "an id of many digits": ("p.param", f"7767517\n1 1\nInput a 0 1 a {DIGITS}=1\n", "optimize p.param -o b.param"),
@@ -320,13 +330,16 @@ def test_labelled_boxes_that_cannot_be_are_named(what: str, tmp_path: Path) -> N
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
 def test_what_goes_wrong_while_a_file_is_read_names_it(raises: Exception) -> None:
-    with pytest.raises(FormatError, match=r"^the file: cannot be read: [^\n]+ \(do this\)$"), reading(
-        "the file", FormatError, KeyError, hint="do this"
+    with (
+        pytest.raises(FormatError, match=r"^the file: cannot be read: [^\n]+ \(do this\)$"),
+        reading("the file", FormatError, KeyError, hint="do this"),
     ):
         raise raises
 
 
-@pytest.mark.parametrize("raises", [ValueError("ours"), AssertionError(), OSError(28, "No space left"), OSError(24, "x")])
+@pytest.mark.parametrize(
+    "raises", [ValueError("ours"), AssertionError(), OSError(28, "No space left"), OSError(24, "x")]
+)
 def test_what_is_not_of_the_file_passes(raises: Exception) -> None:
     with pytest.raises(type(raises)) as caught, reading("the file", FormatError):
         raise raises
@@ -354,7 +367,9 @@ def test_what_the_machine_causes_is_named(what: str) -> None:
     assert said in found.line()
 
 
-@pytest.mark.parametrize("raised", [ValueError("x"), KeyError("x"), ZeroDivisionError(), RecursionError(), RuntimeError()])
+@pytest.mark.parametrize(
+    "raised", [ValueError("x"), KeyError("x"), ZeroDivisionError(), RecursionError(), RuntimeError()]
+)
 def test_a_bug_is_not_taken_for_the_machines(raised: Exception) -> None:
     assert of_machine(raised) is None
 
@@ -408,7 +423,9 @@ def test_closed_streams_are_no_files(tmp_path: Path) -> None:
 
 def test_a_terminal_without_utf8_or_columns_gets_the_text(tmp_path: Path) -> None:
     typed("NK devices add 'naïve-🐈' ssh://a", tmp_path)
-    done = typed("NK devices remove 'naïve-🐈' && NK devices remove 'x🐈' ", tmp_path, PYTHONIOENCODING="ascii", COLUMNS="0")
+    done = typed(
+        "NK devices remove 'naïve-🐈' && NK devices remove 'x🐈' ", tmp_path, PYTHONIOENCODING="ascii", COLUMNS="0"
+    )
     assert done.returncode == 3
     assert "error: no device is called 'x?'" in done.stderr
 
@@ -427,7 +444,9 @@ def test_a_temporary_folder_that_cannot_be_written_is_named(home: Path) -> None:
     """As root any folder can be written, so it is one that is not there, in a list without another."""
     broken = "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/nonexistent']"
     (home / "sitecustomize.py").write_text(broken)
-    done = typed("NK calibrate m.param --images x.npy -o t", home, PYTHONPATH=f"{home}:{os.environ.get('PYTHONPATH', '')}")
+    done = typed(
+        "NK calibrate m.param --images x.npy -o t", home, PYTHONPATH=f"{home}:{os.environ.get('PYTHONPATH', '')}"
+    )
     assert done.returncode == StorageError.exit_code
     assert "error: no folder for temporary files can be written (free some space, or set TMPDIR" in done.stderr
 
@@ -439,4 +458,3 @@ def test_few_open_files_are_enough_or_named(home: Path) -> None:
     done = typed("NK bench m.param --backend cpu --precision fp32 --threads 64 --seconds 0.1", home, few)
     assert done.returncode in (0, ToolError.exit_code), done.stderr
     assert "Traceback" not in done.stderr
-

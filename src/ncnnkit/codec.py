@@ -46,7 +46,7 @@ def decode(data: bytes | str, kind: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"is not JSON: {reason(error)}") from None
     if _many_digits(data):
-        _check_numbers(found, "")
+        check_numbers(found)
     return found
 
 
@@ -60,7 +60,7 @@ def _many_digits(data: bytes | str) -> bool:
     return found is not None
 
 
-def _check_numbers(value: Any, where: str) -> None:
+def check_numbers(value: Any, where: str = "") -> None:
     """Raise FormatError for a number that nothing has, and with which arithmetic would fail. msgspec takes any."""
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise FormatError("does not fit into 64 bits", where=where)
@@ -68,13 +68,13 @@ def _check_numbers(value: Any, where: str) -> None:
         raise FormatError(f"is above {_LARGEST_REAL:g}", where=where)
     if is_dataclass(value):
         for field in fields(value):
-            _check_numbers(getattr(value, field.name), f"{where}.{field.name}".removeprefix("."))
+            check_numbers(getattr(value, field.name), f"{where}.{field.name}".removeprefix("."))
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            _check_numbers(item, f"{where}[{key!r}]")
+            check_numbers(item, f"{where}[{key!r}]")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check_numbers(item, f"{where}[{index}]")
+            check_numbers(item, f"{where}[{index}]")
 
 
 def as_dataclass(value: Any, kind: type[T]) -> T:

@@ -16,8 +16,9 @@
 Every error says *what* is wrong, *where*, and *what to do* (the hint).
 
 Two functions turn other exceptions into these errors. :func:`reading` does so where a file of the user's is read, and
-names the file. :func:`of_machine` does so for the exceptions that the machine causes, such as a full disk; commands call
-it for whatever reaches them. Any other exception is a bug in ncnnkit. It ends a command with exit code 1 and a traceback.
+names the file. :func:`of_machine` does so for the exceptions that the machine causes, such as a full disk; commands
+call it for whatever reaches them. Any other exception is a bug in ncnnkit. It ends a command with exit code 1 and a
+traceback.
 """
 
 from __future__ import annotations
@@ -115,8 +116,9 @@ def reading(
 ) -> Iterator[None]:
     """Turn what goes wrong while a file of the user's is read into an error that names the file.
 
-    That is: the system refuses the file, it is not UTF-8, it is nested too deeply, or a number or the whole does not fit
-    into memory. Errors of ncnnkit pass as they are. A block should hold the reading only, not the work on what was read.
+    That is: the system refuses the file, it is not UTF-8, it is nested too deeply, or a number or the whole does not
+    fit into memory. Errors of ncnnkit pass as they are. A block should hold the reading only, not the work on what was
+    read.
 
     Args:
         path: the file.
@@ -132,13 +134,15 @@ def reading(
         Traceback (most recent call last):
         ncnnkit.errors.FormatError: card.json: cannot be read: a number has too many digits
     """
+    always = (OSError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError)
+    caught: tuple[type[Exception], ...] = (*always, *faults)
     try:
         yield
     except NcnnkitError as error:
         if not isinstance(error, faults):
             raise
-        raise kind(f"{what}: {error.what}", where=str(path), hint=error.hint or hint) from None
-    except (OSError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError, *faults) as error:
+        raise kind(f"{what}: {error.line()}", where=str(path), hint=hint) from None
+    except caught as error:
         if isinstance(error, OSError) and (is_full(error) or error.errno in _TOO_MANY):
             raise
         raise kind(f"{what}: {reason(error)}", where=str(path), hint=hint) from None

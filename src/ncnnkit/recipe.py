@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
-from .codec import readable
-from .errors import RecipeError, meant, reading
+from .codec import check_numbers, readable
+from .errors import FormatError, RecipeError, meant, reading
 from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import KERNELS, TARGETS
@@ -384,8 +384,10 @@ def _frozen(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with reading(path, RecipeError, ValueError):
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+    with reading(path, RecipeError, ValueError, FormatError):
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        check_numbers(values)
+        return values
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

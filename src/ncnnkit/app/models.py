@@ -106,17 +106,17 @@ def of_run(out: Path, name: str | None) -> Shipment:
         for row in rows
     }
     examples = Examples.load(home / EXAMPLES)
-    check_examples(examples, models[chosen.name].model, home / EXAMPLES)
+    check_examples(examples, run, models[chosen.name].model, home / EXAMPLES)
     return Shipment(run.model.name, models[chosen.name], list(models.values()), examples)
 
 
-def check_examples(examples: Examples, model: Artifact, path: Path) -> None:
-    """Raise FormatError if examples cannot be of a model. A decoder must not read other outputs."""
+def check_examples(examples: Examples, run: Run, model: Artifact, path: Path) -> None:
+    """Raise FormatError if examples cannot be of a run's model. A decoder must not read other outputs."""
+    wanted = [math.prod(output.shape) if output.shape else None for output in run.model.outputs]
     for number, row in enumerate(examples.rows):
         sizes = [output.size for output in row.outputs]
-        wanted = [math.prod(output.shape) for output in model.outputs]
-        known = all(output.shape for output in model.outputs) and not model.graph.varies
-        if len(row.files) != len(model.inputs) or len(sizes) != len(wanted) or (known and sizes != wanted):
+        fits = [model.graph.varies or want in (None, size) for want, size in zip(wanted, sizes)]
+        if len(row.files) != len(run.model.inputs) or len(sizes) != len(wanted) or not all(fits):
             what = f"example {number} is of another network"
             raise FormatError(what, where=str(path), hint="run again")
 

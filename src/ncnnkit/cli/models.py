@@ -185,9 +185,7 @@ def calibrate(
             model, samples, method=method or "mse", threads=threads, progress=of_step(progress, "calibrate")
         )
     save_table(make_table(model.graph, stats), output)
-    out.print(
-        f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})"
-    )
+    out.print(f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})")
 
 
 @command(

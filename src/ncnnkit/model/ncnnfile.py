@@ -52,6 +52,7 @@ _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _NAME_LIMIT = 255  # ncnn reads at most so many bytes of a name,
 _PIECE = 15  # of a number or of a text's first piece, which ends before a space or a comma,
+_LONGEST_ID = 6  # characters of the id of a param, which is from -23331 to 31
 _REST = 240  # and of the rest of a text
 _MOST_NAMED = 3  # items that a warning names
 
@@ -217,6 +218,8 @@ def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
         if text[position : match.start()].strip():
             break
         position = match.end()
+        if len(match[1]) > _LONGEST_ID:
+            raise FormatError(f"ncnn has params 0 to {MAX_PARAMS - 1}, not {match[1][:40]}", where=where)
         number, raw = int(match[1]), match[2]
         array = number <= _ARRAY
         number = _ARRAY - number if array else number

@@ -225,7 +225,9 @@ def _extent(p: Any, axis: str) -> int:
     dilation = getattr(p, f"dilation_{axis}") if hasattr(p, f"dilation_{axis}") else 1
     kernel, stride = getattr(p, f"kernel_{axis}"), getattr(p, f"stride_{axis}")
     if min(kernel, stride, dilation) < 1:
-        raise Misfit(f"has a window with kernel {kernel}, stride {stride} and dilation {dilation}; all must be 1 or more")
+        raise Misfit(
+            f"has a window with kernel {kernel}, stride {stride} and dilation {dilation}; all must be 1 or more"
+        )
     return int(dilation * (kernel - 1) + 1)
 
 

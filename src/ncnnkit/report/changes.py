@@ -62,9 +62,7 @@ def markdown(diff: Diff) -> str:
     if diff.verdicts:
         lines += ["", _line(["Condition", "Result", ""]), _line(["---", "---", "---"])]
         lines += [
-            _line(
-                [quoting.markdown_code(v.condition.text), "**fail**" if v.fails else "pass", quoting.markdown(v.why)]
-            )
+            _line([quoting.markdown_code(v.condition.text), "**fail**" if v.fails else "pass", quoting.markdown(v.why)])
             for v in diff.verdicts
         ]
     return "\n".join(lines).strip() + "\n"

@@ -72,7 +72,10 @@ class Shipping:
                 *(f"net.opt.{name} = {value}" for name, value in self.options.items()),
                 f"assert net.load_param({param}) == 0 and net.load_model({weights}) == 0",
                 "with net.create_extractor() as extractor:",
-                *(f"    extractor.input({quoting.python(name)}, {mat})" for name, mat in _numbered("input", self.inputs)),
+                *(
+                    f"    extractor.input({quoting.python(name)}, {mat})"
+                    for name, mat in _numbered("input", self.inputs)
+                ),
                 *(
                     f"    _, {mat} = extractor.extract({quoting.python(name)})"
                     for name, mat in _numbered("output", self.outputs)

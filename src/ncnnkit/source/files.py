@@ -172,23 +172,22 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
     traced = None
     faults = (zipfile.BadZipFile, EOFError, LookupError, RuntimeError, ValueError, zlib.error, NotImplementedError)
     what, hint = "is not a TorchScript file, or is damaged", "save it with torch.jit.trace(...).save(...)"
-    with reading(reference, ModelError, *faults, what=what, hint=hint):
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2]: name for name in archive.namelist()}
-            if "constants.pkl" not in names:
-                raise ModelError(
-                    "is not TorchScript"
-                    + (" but a saved state_dict or module" if "data.pkl" in names else " (a torch.export program?)"),
-                    where=reference,
-                    hint="give torchvision:NAME, timm:NAME or package.module:function with --weights FILE, "
-                    "or save torch.jit.trace(model, example)",
-                )
-            for name in names:
-                if name.startswith("extra/"):
-                    metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
-            if "traced_inputs.pkl" in names:
-                with archive.open(names["traced_inputs.pkl"]) as file:
-                    traced = _TracedInputs(file).shapes()
+    with reading(reference, ModelError, *faults, what=what, hint=hint), zipfile.ZipFile(path) as archive:
+        names = {name.partition("/")[2]: name for name in archive.namelist()}
+        if "constants.pkl" not in names:
+            raise ModelError(
+                "is not TorchScript"
+                + (" but a saved state_dict or module" if "data.pkl" in names else " (a torch.export program?)"),
+                where=reference,
+                hint="give torchvision:NAME, timm:NAME or package.module:function with --weights FILE, "
+                "or save torch.jit.trace(model, example)",
+            )
+        for name in names:
+            if name.startswith("extra/"):
+                metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
+        if "traced_inputs.pkl" in names:
+            with archive.open(names["traced_inputs.pkl"]) as file:
+                traced = _TracedInputs(file).shapes()
     if "config.txt" in metadata:  # Ultralytics keeps its metadata there
         try:
             more = json.loads(metadata["config.txt"])

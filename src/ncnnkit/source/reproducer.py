@@ -18,7 +18,7 @@ from .model import Array, ModelSource, say
 FILES = ("layer.param", "layer.bin", "output.npy", "reproduce.py")
 """What a reproducer always has."""
 
-_SCRIPT = '''{about}
+_SCRIPT = """{about}
 
 import ncnn
 import numpy as np
@@ -38,7 +38,7 @@ print("ncnn", ncnn.__version__)
 print("ncnn:    ", found[:8])
 print("original:", expected[:8])
 print("SQNR:    ", 10 * np.log10(np.sum(expected**2) / np.sum((found - expected) ** 2)), "dB")
-'''
+"""
 
 
 def check_folder(folder: Path) -> None:
