@@ -83,12 +83,19 @@ def load(param: str | Path, weights: str | Path | None = None) -> Graph:
     graph, idle = _parse(_read_text(param), str(param))
     if any(True for layer in graph.layers for _ in layer.slots()):
         read_weights(graph, weights if weights is not None else param.with_suffix(".bin"))
-    return _without(graph, idle)
+    return _usable(_without(graph, idle), param)
 
 
 def load_param(param: str | Path) -> Graph:
     """Read the structure alone, without weights. Raises FormatError."""
-    return parse_param(_read_text(Path(param)), where=str(param))
+    return _usable(parse_param(_read_text(Path(param)), where=str(param)), param)
+
+
+def _usable(graph: Graph, param: str | Path) -> Graph:
+    """The graph of a file, if its layers can run. Raises FormatError."""
+    for layer in graph.layers:
+        layer.check_usable(f"{param}, layer {layer.type} {layer.name}")
+    return graph
 
 
 def _read_text(path: Path) -> str:

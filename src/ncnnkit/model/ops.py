@@ -144,8 +144,6 @@ class Op:
         while param.same_as:
             param = self.by_name[param.same_as]
         fits, words = _KINDS[type(param.default)]
-        if isinstance(value, tuple) and not param.real and not all(isinstance(v, numbers.Integral) for v in value):
-            return f"needs an array of whole numbers for {name}, not {value!r}"
         return "" if isinstance(value, fits) else f"needs {words} for {name}, not {value!r}"
 
 
