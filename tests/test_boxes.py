@@ -65,7 +65,7 @@ def test_three_formats_are_the_same_boxes(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("{", "is no file of COCO's format"),
-        ('{"images": []}', "is no file of COCO's format: KeyError"),
+        ('{"images": []}', "is no file of COCO's format: it has no 'categories'"),
         (json.dumps([]), "is no file of COCO's format"),
         (json.dumps({"images": [], "categories": [], "annotations": []}), "labels no box of these images"),
     ],

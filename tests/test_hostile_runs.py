@@ -414,7 +414,7 @@ def test_class_names_that_are_no_text_are_named(own_run: Path, tmp_path: Path) -
     edit(own_run, model={**document["model"], "labels": 10})
     for card in own_run.glob("m*.json"):
         card.unlink()
-    with pytest.raises(FormatError, match=r"labels\.txt: cannot be read: it is not text in UTF-8"):
+    with pytest.raises(FormatError, match=r"labels\.txt: cannot be read: it is not UTF-8 at position 0"):
         make_app(own_run, tmp_path / "app", variant="int8")
 
 

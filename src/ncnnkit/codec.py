@@ -60,21 +60,21 @@ def _many_digits(data: bytes | str) -> bool:
     return found is not None
 
 
-def check_numbers(value: Any, where: str = "") -> None:
+def check_numbers(value: Any, where: str = "", most_real: float = _LARGEST_REAL) -> None:
     """Raise FormatError for a number that nothing has, and with which arithmetic would fail. msgspec takes any."""
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise FormatError("does not fit into 64 bits", where=where)
-    if isinstance(value, float) and abs(value) > _LARGEST_REAL:
-        raise FormatError(f"is above {_LARGEST_REAL:g}", where=where)
+    if isinstance(value, float) and abs(value) > most_real:
+        raise FormatError(f"is above {most_real:g}", where=where)
     if is_dataclass(value):
         for field in fields(value):
-            check_numbers(getattr(value, field.name), f"{where}.{field.name}".removeprefix("."))
+            check_numbers(getattr(value, field.name), f"{where}.{field.name}".removeprefix("."), most_real)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            check_numbers(item, f"{where}[{key!r}]")
+            check_numbers(item, f"{where}[{key!r}]", most_real)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            check_numbers(item, f"{where}[{index}]")
+            check_numbers(item, f"{where}[{index}]", most_real)
 
 
 def as_dataclass(value: Any, kind: type[T]) -> T:

@@ -125,7 +125,7 @@ def reading(
         kind: the class of the error.
         faults: what the reader raises for content that it cannot read, such as ``json.JSONDecodeError``. Errors of
             ncnnkit, too, if they do not name the file.
-        what: what the error says before the reason.
+        what: what the error says before the reason, if the content is at fault.
         hint: what the user can do about it.
 
     Example:
@@ -145,13 +145,14 @@ def reading(
     except caught as error:
         if isinstance(error, OSError) and (is_full(error) or error.errno in _TOO_MANY):
             raise
-        raise kind(f"{what}: {reason(error)}", where=str(path), hint=hint) from None
+        said = "cannot be read" if isinstance(error, OSError | MemoryError) else what
+        raise kind(f"{said}: {reason(error)}", where=str(path), hint=hint) from None
 
 
 def reason(error: BaseException) -> str:
     """Why something failed, as one short clause."""
     if isinstance(error, UnicodeDecodeError):
-        return "it is not text in UTF-8"
+        return f"it is not UTF-8 at position {error.start}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, KeyError):

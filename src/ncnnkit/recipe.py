@@ -384,9 +384,9 @@ def _frozen(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with reading(path, RecipeError, ValueError, FormatError):
+    with reading(path, RecipeError, ValueError, FormatError, what="is not TOML"):
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        check_numbers(values)
+        check_numbers(values, most_real=math.inf)
         return values
 
 
