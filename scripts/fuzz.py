@@ -42,7 +42,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "src"))
-import mutations
+import mutations  # noqa: E402
 
 SLOW = 2.0
 """Seconds of the processor that reading a file may take."""
@@ -180,7 +180,7 @@ def _peak() -> int:
     return _status("VmHWM")
 
 
-# ----------------------------------------------------------------------------------------------------------- the process
+# ---------------------------------------------------------------------------------------------------------- the process
 
 
 class Shared:
@@ -325,7 +325,7 @@ def _memory_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-# ------------------------------------------------------------------------------------------------------------ the parent
+# ----------------------------------------------------------------------------------------------------------- the parent
 
 Progress = Callable[[Result], None]
 
@@ -436,7 +436,7 @@ def replay(name: str, files: Sequence[bytes]) -> list[tuple[str, str]]:
         signal.signal(signal.SIGPROF, previous)
 
 
-# ----------------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------------------------------------------------- the command
 
 
 def table(results: Sequence[Result]) -> str:
@@ -451,10 +451,9 @@ def table(results: Sequence[Result]) -> str:
             f"| {row.format} | {row.files:,} | {share:.0%} | {row.seconds:.0f} | {row.slowest:.2f} | {row.most_mb:.1f} "
             f"| {sum(row.faults.values()) or '–'} |"
         )
+    files, seconds = (sum(getattr(row, name) for row in results) for name in ("files", "seconds"))
     faults = sum(sum(row.faults.values()) for row in results)
-    rows.append(
-        f"| all | {sum(row.files for row in results):,} | | {sum(row.seconds for row in results):.0f} | | | {faults or '–'} |"
-    )
+    rows.append(f"| all | {files:,} | | {seconds:.0f} | | | {faults or '–'} |")
     return "\n".join(rows)
 
 

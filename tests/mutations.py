@@ -257,7 +257,7 @@ def _as_varint(value: int) -> bytes:
     return bytes([*encoded, value])
 
 
-# -------------------------------------------------------------------------------------------------------------- archives
+# ------------------------------------------------------------------------------------------------------------- archives
 
 
 def mutate_zip(data: bytes, random: Random, pool: Sequence[bytes]) -> bytes:

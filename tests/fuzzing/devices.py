@@ -116,7 +116,8 @@ def _results() -> list[tuple[Any, Any]]:
     ]  # fmt: skip
     final = Final([1.0], [2.0], [2.0], {"threads": [1.5]})
     tuned = TuneResult(
-        variants[0].settings, [CandidateResult("one", cosine=1.0, ms=1.0, ratio=0.5), CandidateResult("two", "dropped", "x")],
+        variants[0].settings,
+        [CandidateResult("one", cosine=1.0, ms=1.0, ratio=0.5), CandidateResult("two", "dropped", "x")],
         [Rung(0.5, {"one": 1.0}, ["one"])], 2, final, 1.0, CONDITIONS, clocks,
     )  # fmt: skip
     taps = [["a"], ["b"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def _net() -> Graph:
 
 
 def _param_seeds() -> list[bytes]:
-    cases = sorted((Path(__file__).parent / "cases").glob("*.param"))
+    cases = sorted((Path(__file__).parent.parent / "cases").glob("*.param"))
     return [ncnnfile.format_param(_net()).encode(), *(path.read_bytes() for path in cases)]
 
 
@@ -168,7 +168,9 @@ def _read_card(folder: Path, data: bytes) -> None:
         model.at(precision)
     if not model.derived:
         saved = model.save(folder / "saved.param")
-        assert replace(saved, param=None, how="") == replace(model, param=None, how=""), "the card comes back"
+        for field in fields(model):
+            if field.name not in ("param", "how"):
+                assert getattr(saved, field.name) == getattr(model, field.name), f"{field.name} comes back"
 
 
 # ------------------------------------------------------------------------------------------------------------ originals
@@ -179,14 +181,16 @@ def _onnx_seeds() -> list[bytes]:
     import onnx
     from onnx import helper, numpy_helper
 
-    def model(nodes: list[Any], weights: dict[str, NDArray[Any]], shape: Sequence[Any], **metadata: str) -> bytes:
-        values = [helper.make_tensor_value_info(name, 1, dims) for name, dims in (("x", shape), ("y", None))]
+    def model(
+        nodes: list[Any], weights: dict[str, NDArray[Any]], shape: Sequence[Any], made: Sequence[Any], **metadata: str
+    ) -> bytes:
+        values = [helper.make_tensor_value_info(name, 1, dims) for name, dims in (("x", shape), ("y", made))]
         tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
         graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        helper.set_model_props(made, metadata)
-        onnx.checker.check_model(made)
-        return bytes(made.SerializeToString())
+        found = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        helper.set_model_props(found, metadata)
+        onnx.checker.check_model(found)
+        return bytes(found.SerializeToString())
 
     node = helper.make_node
     net = [
@@ -213,9 +217,15 @@ def _onnx_seeds() -> list[bytes]:
         "ws": np.full(4, 0.1, np.float32), "wz": np.zeros(4, np.int8),
     }  # fmt: skip
     return [
-        model(net, weights, [1, 3, 8, 8], names=names, task="classify", stride="32"),
-        model(net, weights, ["n", 3, 8, 8], **{"ncnnkit.preprocess": how, "ncnnkit.labels": json.dumps(list("abcde"))}),
-        model(codes, scales, [1, 3, 8, 8]),
+        model(net, weights, [1, 3, 8, 8], [1, 5], names=names, task="classify", stride="32"),
+        model(
+            net,
+            weights,
+            ["n", 3, 8, 8],
+            ["n", 5],
+            **{"ncnnkit.preprocess": how, "ncnnkit.labels": json.dumps(list("abcde"))},
+        ),
+        model(codes, scales, [1, 3, 8, 8], [1, 4, 8, 8]),
     ]
 
 

@@ -8,6 +8,7 @@ import wave
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mutations import mutate_bytes, mutate_text
@@ -128,7 +129,7 @@ def _image_seeds() -> list[bytes]:
 def _read_image(folder: Path, data: bytes) -> None:
     (folder / "x.png").write_bytes(data)  # the ending says nothing: Pillow looks at the content
     mask = LabelPicture(str(folder / "x.png"), Placement((9, 12), (8, 8), 0, 0, (8, 8)), "bilinear")
-    each_way((lambda: mask.mask(10), lambda: mask.target(3, 1), lambda: _read_samples(folder / "x.png", INPUTS)))
+    each_way((lambda: mask.mask(1000), lambda: mask.target(3, 1), lambda: _read_samples(folder / "x.png", INPUTS)))
 
 
 def _sound_seeds() -> list[bytes]:
@@ -194,11 +195,9 @@ def _read_class_file(folder: Path, data: bytes) -> None:
 def _coco_seeds() -> list[bytes]:
     images = [{"id": i, "file_name": name} for i, name in enumerate(NAMES)]
     categories = [{"id": 3 * i, "name": name} for i, name in enumerate(CLASSES)]
-    outlines = [
-        [[1.5, 2, 30, 2, 30.5, 40]],
-        {"size": [4, 5], "counts": [3, 7, 10]},
-        {"size": [4, 5], "counts": "372b0"},
-    ]
+    size = [100, 200]
+    counts: list[Any] = [[300, 700, 19000], "\\9le0hab0"]
+    outlines = [[[1.5, 2, 30, 2, 30.5, 40]], *({"size": size, "counts": each} for each in counts)]
     boxes = [
         {"id": i, "image_id": i % 3, "category_id": 3 * i, "bbox": [1, 2.5, 30, 40], "iscrowd": 0, "segmentation": each}
         for i, each in enumerate(outlines)
