@@ -182,7 +182,7 @@ def _onnx_seeds() -> list[bytes]:
     from onnx import helper, numpy_helper
 
     def model(
-        nodes: list[Any], weights: dict[str, NDArray[Any]], shape: Sequence[Any], made: Sequence[Any], **metadata: str
+        nodes: list[Any], weights: dict[str, NDArray[Any]], shape: list[Any], made: list[Any], **metadata: str
     ) -> bytes:
         values = [helper.make_tensor_value_info(name, 1, dims) for name, dims in (("x", shape), ("y", made))]
         tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
@@ -205,7 +205,7 @@ def _onnx_seeds() -> list[bytes]:
     ]
     weights = {"w": values(4, 3, 3, 3), "b": values(4), "to": np.array([0, -1]), "m": values(5, 4)}
     names = "{0: 'cat', 1: 'dog', 2: 'cow', 3: 'hen', 4: 'pig'}"
-    how = json.dumps(PREPROCESS.to_dict())
+    how, labels = json.dumps(PREPROCESS.to_dict()), json.dumps(list("abcde"))
     codes = [
         node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         node("DequantizeLinear", ["q", "s", "z"], ["d"]),
@@ -213,18 +213,13 @@ def _onnx_seeds() -> list[bytes]:
         node("Conv", ["d", "w"], ["y"], kernel_shape=[1, 1]),
     ]
     scales = {
-        "s": np.array(0.02, np.float32), "z": np.array(3, np.int8), "wq": np.arange(-6, 6, dtype=np.int8).reshape(4, 3, 1, 1),
+        "s": np.array(0.02, np.float32), "z": np.array(3, np.int8),
+        "wq": np.arange(-6, 6, dtype=np.int8).reshape(4, 3, 1, 1),
         "ws": np.full(4, 0.1, np.float32), "wz": np.zeros(4, np.int8),
     }  # fmt: skip
     return [
         model(net, weights, [1, 3, 8, 8], [1, 5], names=names, task="classify", stride="32"),
-        model(
-            net,
-            weights,
-            ["n", 3, 8, 8],
-            ["n", 5],
-            **{"ncnnkit.preprocess": how, "ncnnkit.labels": json.dumps(list("abcde"))},
-        ),
+        model(net, weights, ["n", 3, 8, 8], ["n", 5], **{"ncnnkit.preprocess": how, "ncnnkit.labels": labels}),
         model(codes, scales, [1, 3, 8, 8], [1, 4, 8, 8]),
     ]
 

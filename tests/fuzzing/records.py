@@ -20,7 +20,8 @@ from ncnnkit.record.folder import load_run, recover, save_run
 def _recipe_seeds() -> list[bytes]:
     with scratch() as folder:
         recipe = Recipe(
-            "m.onnx", images={"left": "l/", "right": "r/"}, shapes=((3, 8, 8), (4,)), outputs=("a", "b"), fix={"sr": 16000.0},
+            "m.onnx", images={"left": "l/", "right": "r/"}, shapes=((3, 8, 8), (4,)), outputs=("a", "b"),
+            fix={"sr": 16000.0},
             preprocess={"resize": (8, 8), "mean": (0.5,), "crop": None}, on=("ssh://u@b", "local"), threads=4,
             require=("cosine>=0.99", "sqnr>=30"), max_latency="20ms", seconds=0.5, cluster="0-3,6",
         )  # fmt: skip

@@ -226,9 +226,9 @@ def _read_yolo(folder: Path, data: bytes) -> None:
 
 def _voc_seeds() -> list[bytes]:
     box = "<bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
-    return [f"<annotation><object><name>cat</name>{box}</object><object><name>1</name>{box}</object></annotation>".encode(),
-            b"<?xml version='1.0' encoding='utf-8'?><!DOCTYPE a [<!ENTITY b 'cat'>]><a><object><name>&b;</name>"
-            + box.encode() + b"</object></a>"]  # fmt: skip
+    objects = [f"<object><name>{name}</name>{box}</object>" for name in ("cat", "1", "&b;")]
+    entity = "<?xml version='1.0' encoding='utf-8'?><!DOCTYPE a [<!ENTITY b 'cat'>]>"
+    return [f"<annotation>{objects[0]}{objects[1]}</annotation>".encode(), f"{entity}<a>{objects[2]}</a>".encode()]
 
 
 def _read_voc(folder: Path, data: bytes) -> None:
