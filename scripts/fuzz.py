@@ -19,424 +19,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
-import multiprocessing
-import os
+import pkgutil
 import re
-import resource
-import signal
 import sys
-import tempfile
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from random import Random
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "src"))
-import mutations  # noqa: E402
 
-SLOW = 2.0
-"""Seconds of the processor that reading a file may take."""
-HUNG = 30.0
-"""Seconds after which a process that reads one file is ended."""
-TIMES_THE_FILE = 100
-"""Reading may take so many times the size of the file, beside the room of its format."""
-ADDRESSES = 2 << 30
-"""Bytes of address space that a process may take while it reads."""
-POOL = 400
-"""Files with new kinds of errors that are kept to be changed further."""
-SAVED = 3
-"""Files of each fault that are saved."""
-
-fork = multiprocessing.get_context("fork")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What went wrong with a file.
-
-    Attributes:
-        name: what and where, such as ``ZeroDivisionError in shapes.py:312``; files with one name have one cause.
-        index: the number of the file.
-        data: the file.
-        text: the exception, or what was measured.
-    """
-
-    name: str
-    index: int
-    data: bytes
-    text: str
-
-
-@dataclass
-class Result:
-    """The result for a format.
-
-    Attributes:
-        format: its name.
-        files: number of files that were read.
-        refused: how many of them were refused with an error of ncnnkit.
-        seconds: of the whole.
-        slowest: the longest time of the processor for one file, s.
-        most_mb: the largest growth of the process's memory while it read one file, MB of 10⁶ bytes.
-        times: this growth over the size of that file; the format's ``room`` is not subtracted.
-        faults: the name of each fault, with its number of files.
-        examples: files that show them.
-    """
-
-    format: str
-    files: int = 0
-    refused: int = 0
-    seconds: float = 0.0
-    slowest: float = 0.0
-    most_mb: float = 0.0
-    times: float = 0.0
-    faults: dict[str, int] = field(default_factory=dict)
-    examples: list[Fault] = field(default_factory=list)
-
-    def add(self, fault: Fault) -> None:
-        self.faults[fault.name] = self.faults.get(fault.name, 0) + 1
-        if self.faults[fault.name] <= SAVED:
-            self.examples.append(fault)
-
-
-class Slow(BaseException):
-    """Reading took too long. No reader catches it."""
-
-
-class Reader:
-    """Reads files of a format in this process, and measures it.
-
-    Args:
-        name: the format.
-        folder: an empty folder.
-    """
-
-    def __init__(self, name: str, folder: Path) -> None:
-        from fuzzing import FORMATS
-
-        self.format, self.folder = FORMATS[name], folder
-        self.slowest = self.most = self.times = 0.0
-        self.refused = False
-
-    def read(self, data: bytes) -> tuple[str, str, str]:
-        """(name of the fault, empty if there is none; its text; where an error of ncnnkit comes from)."""
-        started = time.process_time()
-        before = _reset_peak()
-        fault = text = origin = ""
-        signal.setitimer(signal.ITIMER_PROF, SLOW)
-        try:
-            self.format.read(self.folder, data)
-        except self.format.raises as error:
-            origin = _place(error)
-        except (Exception, Slow) as error:
-            fault = f"{type(error).__name__} in {_place(error).partition(' ')[0]}"
-            text = "".join(traceback.format_exception(error, limit=-12))
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        self.refused = bool(origin)
-        took, grew = time.process_time() - started, max(0, _peak() - before)
-        self.slowest = max(self.slowest, took)
-        if grew > self.most:
-            self.most, self.times = grew, grew / max(len(data), 1)
-        if not fault and took > SLOW:
-            fault, text = "slow", f"{took:.1f} s"
-        if not fault and grew > self.format.room + TIMES_THE_FILE * len(data):
-            fault, text = "memory", f"{grew / 1e6:.0f} MB for {len(data)} bytes"
-        return fault, text, origin
-
-
-def _place(error: BaseException) -> str:
-    """Where an exception comes from: the last line of ncnnkit, and all lines above it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "ncnnkit" in frame.filename]
-    return " ".join((ours or [f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"])[::-1])
-
-
-def _status(key: str) -> int:
-    """Bytes of memory of this process, by its name in /proc."""
-    with open("/proc/self/status", "rb") as file:
-        found = re.search(rb"%s:\s+(\d+) kB" % key.encode(), file.read())
-    return int(found[1]) * 1024 if found else 0
-
-
-def _reset_peak() -> int:
-    """Let the peak of this process's memory be what it holds now; returns that."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    return _status("VmHWM")
-
-
-# ---------------------------------------------------------------------------------------------------------- the process
-
-
-class Shared:
-    """The file that a process reads, where its parent sees it when the process dies."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 16 + 2 * mutations.LARGEST)
-
-    def put(self, index: int, data: bytes) -> None:
-        self._memory[16 : 16 + len(data)] = data
-        self._memory[:16] = index.to_bytes(8, "little") + len(data).to_bytes(8, "little")
-
-    @property
-    def index(self) -> int:
-        return int.from_bytes(self._memory[:8], "little")
-
-    @property
-    def data(self) -> bytes:
-        return self._memory[16 : 16 + int.from_bytes(self._memory[8:16], "little")]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a process is to do.
-
-    Attributes:
-        format: the name of the format.
-        seed: of the chance.
-        first: number of the first file.
-        count: number of files, the earlier ones included.
-        until: a time of ``time.monotonic``.
-        pool: files to change.
-        coverage: whether atheris chooses them.
-    """
-
-    format: str
-    seed: int
-    first: int
-    count: int
-    until: float
-    pool: list[bytes]
-    coverage: bool
-
-
-def _work(work: Work, shared: Shared, told: Connection) -> None:
-    """Read changed files, and tell of each second, fault and new kind of error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
-    signal.signal(signal.SIGPROF, _too_slow)
-    warnings.simplefilter("ignore")
-    with _quiet(), tempfile.TemporaryDirectory(dir=_memory_folder()) as name:
-        reader = Reader(work.format, Path(name))
-        for seed in work.pool[:20]:  # what the libraries take once is nobody's fault
-            reader.read(seed)
-        reader.slowest = reader.most = reader.times = 0.0
-        limit = _status("VmSize") + ADDRESSES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        teller = _Teller(work, reader, shared, told)
-        if work.coverage:
-            _guided(work, teller)
-        else:
-            for index in range(work.first, work.count):
-                if not teller.go_on():
-                    break
-                random = Random(f"{work.format} {work.seed} {index}")
-                base = random.choice(work.pool)
-                teller.read(index, mutations.mutated(base, random, work.pool, reader.format.kinds))
-        teller.tell()
-
-
-class _Teller:
-    def __init__(self, work: Work, reader: Reader, shared: Shared, told: Connection) -> None:
-        self.work, self.reader, self.shared, self.told = work, reader, shared, told
-        self.origins: set[str] = set()
-        self.files = self.refused = 0
-        self.next = time.monotonic() + 0.5
-
-    def go_on(self) -> bool:
-        now = time.monotonic()
-        if now > self.next:
-            self.tell()
-            self.next = now + 0.5
-        return now < self.work.until
-
-    def read(self, index: int, data: bytes) -> None:
-        self.shared.put(index, data)
-        fault, text, origin = self.reader.read(data)
-        self.files += 1
-        self.refused += self.reader.refused
-        if fault:
-            self.told.send(Fault(fault, index, data, text))
-        elif origin not in self.origins and len(self.work.pool) < POOL and len(data) < mutations.LARGEST // 8:
-            self.work.pool.append(data)
-            self.told.send(data)
-        self.origins.add(origin)
-
-    def tell(self) -> None:
-        reader = self.reader
-        self.told.send((self.files, self.refused, reader.slowest, reader.most, reader.times))
-        self.files = self.refused = 0
-
-
-def _guided(work: Work, teller: _Teller) -> None:
-    """Let atheris choose the files, by the lines of ncnnkit that they run."""
-    import atheris
-
-    index = work.first
-
-    def change(data: bytes, most: int, seed: int) -> bytes:
-        return mutations.mutated(data, Random(seed), work.pool, teller.reader.format.kinds)[:most]
-
-    def once(data: bytes) -> None:
-        nonlocal index
-        teller.read(index, data)
-        index += 1
-        if not teller.go_on() or index >= work.count:
-            teller.tell()
-            os._exit(0)
-
-    with tempfile.TemporaryDirectory() as seeds:
-        for number, seed in enumerate(work.pool):
-            (Path(seeds) / str(number)).write_bytes(seed)
-        limits = [f"-max_len={mutations.LARGEST}", "-rss_limit_mb=0", f"-timeout={HUNG:.0f}", "-verbosity=0"]
-        atheris.Setup([sys.argv[0], f"-seed={work.seed + work.first + 1}", *limits, seeds], once, custom_mutator=change)
-        atheris.Fuzz()
-
-
-def _too_slow(number: int, frame: FrameType | None) -> None:
-    raise Slow(f"more than {SLOW:g} s")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing that libraries print is shown."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    yield
-
-
-def _memory_folder() -> str | None:
-    """A folder in memory, where there is one: files are written for each reading."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-# ----------------------------------------------------------------------------------------------------------- the parent
-
-Progress = Callable[[Result], None]
-
-
-def fuzz(
-    name: str,
-    count: int,
-    seed: int = 0,
-    seconds: float = 1e9,
-    *,
-    coverage: bool = False,
-    progress: Progress | None = None,
-) -> Result:
-    """Read changed files of a format in a process of their own, which is started again where it dies.
-
-    Args:
-        name: the format.
-        count: number of files.
-        seed: of the chance. The same seed makes the same files.
-        seconds: end after so many seconds.
-        coverage: whether atheris chooses the files.
-        progress: called about twice a second.
-    """
-    from fuzzing import FORMATS
-
-    result, shared = Result(name), Shared()
-    pool = [*FORMATS[name].seeds(), *(path.read_bytes() for path in corpus(name))]
-    begun = time.monotonic()
-    first = 0
-    while first < count and time.monotonic() - begun < seconds:
-        work = Work(name, seed, first, count, begun + seconds, list(pool), coverage)
-        first = _one_process(work, shared, pool, result, progress)
-        result.seconds = time.monotonic() - begun
-    return result
-
-
-def _one_process(work: Work, shared: Shared, pool: list[bytes], result: Result, progress: Progress | None) -> int:
-    """The number of the file after the last one."""
-    ours, theirs = fork.Pipe(duplex=False)
-    shared.put(work.first, b"")
-    child = fork.Process(target=_work, args=(work, shared, theirs), daemon=True)
-    child.start()
-    theirs.close()
-    at, since, begun = shared.index, time.monotonic(), time.monotonic() - result.seconds
-    hung = False
-    try:
-        while True:
-            if ours.poll(0.2):
-                try:
-                    _take(ours.recv(), pool, result)
-                except EOFError:
-                    break
-            if shared.index != at:
-                at, since = shared.index, time.monotonic()
-            elif time.monotonic() - since > HUNG and not hung:
-                hung = True
-                child.kill()
-            result.seconds = time.monotonic() - begun
-            if progress:
-                progress(result)
-    finally:
-        child.kill()
-        child.join()
-    if not hung and child.exitcode == 0:
-        return work.count
-    died = "hangs" if hung else f"process died, {_ending(child.exitcode)}"
-    result.add(Fault(died, shared.index, shared.data, died))
-    return shared.index + 1
-
-
-def _take(message: Any, pool: list[bytes], result: Result) -> None:
-    if isinstance(message, Fault):
-        result.add(message)
-    elif isinstance(message, bytes):
-        pool.append(message)
-    else:
-        files, refused, slowest, most, times = message
-        result.files += files
-        result.refused += refused
-        result.slowest = max(result.slowest, slowest)
-        if most / 1e6 > result.most_mb:
-            result.most_mb, result.times = most / 1e6, times
-
-
-def _ending(status: int | None) -> str:
-    try:
-        return signal.Signals(-(status or 0)).name
-    except ValueError:
-        return f"status {status}"
-
-
-def corpus(name: str) -> list[Path]:
-    """Files that failed once."""
-    return sorted(path for path in (ROOT / "tests" / "corpus" / name).glob("*") if path.is_file())
-
-
-def replay(name: str, files: Sequence[bytes]) -> list[tuple[str, str]]:
-    """(fault, text) of each of these files, which are read one after the other in this process."""
-    previous = signal.signal(signal.SIGPROF, _too_slow)
-    try:
-        with tempfile.TemporaryDirectory(dir=_memory_folder()) as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            reader = Reader(name, Path(folder))
-            for seed in reader.format.seeds()[:3]:
-                reader.read(seed)
-            return [reader.read(data)[:2] for data in files]
-    finally:
-        signal.signal(signal.SIGPROF, previous)
-
-
-# ---------------------------------------------------------------------------------------------------------- the command
+if TYPE_CHECKING:  # atheris must see how ncnnkit is imported
+    from fuzzing.engine import Progress, Result
 
 
 def table(results: Sequence[Result]) -> str:
@@ -487,7 +84,10 @@ def _shows(total: int) -> Progress:
 
 
 def main() -> int:
+    if "--coverage" in sys.argv:
+        _instrument()
     from fuzzing import FORMATS
+    from fuzzing.engine import fuzz, replay
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("formats", nargs="*", metavar="FORMAT", help=f"all by default: {', '.join(FORMATS)}")
@@ -509,8 +109,6 @@ def main() -> int:
         for path, (fault, text) in zip(args.replay, found):
             print(f"{path}: {fault or 'no fault'}\n{text}")
         return int(any(fault for fault, _ in found))
-    if args.coverage:
-        _instrument()
     results: list[Result] = []
     try:
         for name in args.formats or FORMATS:
@@ -531,23 +129,15 @@ def main() -> int:
 
 
 def _instrument() -> None:
-    """Let atheris see the lines of ncnnkit that run. Must come before ncnnkit is imported."""
-    import pkgutil
-
+    """Let atheris see which lines of ncnnkit run."""
     import atheris
 
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("ncnnkit", "fuzzing")]:
-        del sys.modules[name]
     with atheris.instrument_imports(include=["ncnnkit"]):
         import ncnnkit
 
         for module in pkgutil.walk_packages(ncnnkit.__path__, "ncnnkit."):
-            if (
-                not module.name.startswith(("ncnnkit.onboard.engines.", "ncnnkit.app.python"))
-                and "__main__" not in module.name
-            ):
+            if not re.search(r"__main__|\.app\.python|\.onboard\.engines\.", module.name):
                 __import__(module.name)
-        import fuzzing  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+import tomli_w
+
+from ncnnkit.older import tomllib
+
 Mutate = Callable[[bytes, Random, Sequence[bytes]], bytes]
 """(content of a file, source of chance, other files of its kind) -> a changed content."""
 
@@ -34,7 +38,7 @@ _TOKEN = re.compile(r"[A-Za-z_]+|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|[^\sA-Za-z_\d]
 
 def mutated(data: bytes, random: Random, pool: Sequence[bytes], kinds: Sequence[Mutate]) -> bytes:
     """A file with one to eight changes; few changes are more likely."""
-    for _ in range(1 + min(random.getrandbits(3), random.getrandbits(3))):
+    for _ in range(1 + min(random.getrandbits(3) for _ in range(4))):
         try:
             data = random.choice(kinds)(data, random, pool)
         except (ValueError, LookupError, RecursionError, OverflowError, zipfile.BadZipFile, NotImplementedError):
@@ -84,7 +88,7 @@ def mutate_text(data: bytes, random: Random, pool: Sequence[bytes]) -> bytes:
     text = data.decode("utf-8", "surrogateescape")
     lines = text.split("\n")
     at = random.randrange(len(lines))
-    match random.randrange(8):
+    match random.randrange(12):
         case 0:
             del lines[at : at + random.choice((1, 1, 2, 5))]
         case 1:
@@ -95,17 +99,25 @@ def mutate_text(data: bytes, random: Random, pool: Sequence[bytes]) -> bytes:
         case 3:
             theirs = random.choice(pool).decode("utf-8", "surrogateescape").split("\n")
             lines.insert(at, random.choice(theirs))
+        case 4:
+            there = random.choice(_TOKEN.findall(text) or [""])
+            lines[at] = _with_word(lines[at], random, lambda _: there)
         case _:
             lines[at] = _other_word(lines[at], random)
     return "\n".join(lines).encode("utf-8", "surrogatepass" if "\ud800" in text else "surrogateescape")
 
 
 def _other_word(line: str, random: Random) -> str:
+    return _with_word(line, random, lambda word: _instead(word, random))
+
+
+def _with_word(line: str, random: Random, instead: Callable[[str], str]) -> str:
+    """The line with another word in the place of one of its words."""
     words = list(_TOKEN.finditer(line))
     if not words:
-        return line + random.choice(WORDS).encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+        return line + instead("")
     word = random.choice(words)
-    return line[: word.start()] + _instead(word[0], random) + line[word.end() :]
+    return line[: word.start()] + instead(word[0]) + line[word.end() :]
 
 
 def _instead(word: str, random: Random) -> str:
@@ -120,12 +132,23 @@ def _instead(word: str, random: Random) -> str:
 
 
 def mutate_json(data: bytes, random: Random, pool: Sequence[bytes]) -> bytes:
-    """Change, remove or add a value of a JSON document."""
-    document = json.loads(data)
+    """Change, remove or add a value of a JSON document. Raises ValueError for other bytes."""
+    return json.dumps(_other_document(json.loads(data), random)).encode()
+
+
+def mutate_toml(data: bytes, random: Random, pool: Sequence[bytes]) -> bytes:
+    """Change, remove or add a value of a TOML document. Raises ValueError for other bytes."""
+    try:
+        return tomli_w.dumps(_other_document(tomllib.loads(data.decode()), random)).encode()
+    except (TypeError, AttributeError) as error:  # TOML has no null, and a document is a table
+        raise ValueError("no TOML") from error
+
+
+def _other_document(document: Any, random: Random) -> Any:
     places = list(_places(document, None, ""))
     inside, key = random.choice(places)
     if inside is None:
-        return _json(_other_value(document, random))
+        return _other_value(document, random)
     if random.random() < 0.2:
         del inside[key]
     elif random.random() < 0.2:
@@ -137,11 +160,7 @@ def mutate_json(data: bytes, random: Random, pool: Sequence[bytes]) -> bytes:
             inside[str(random.choice(WORDS)) if random.random() < 0.1 else key] = value
     else:
         inside[key] = _other_value(inside[key], random)
-    return _json(document)
-
-
-def _json(document: Any) -> bytes:
-    return json.dumps(document).encode()
+    return document
 
 
 def _places(value: Any, inside: Any, key: Any) -> Any:
@@ -163,6 +182,10 @@ def _other_value(value: Any, random: Random) -> Any:
         strange += [-value, 0.0, value * 1e30, 1e-320, 1e308] * 3
     elif isinstance(value, str):
         strange += [_other_word(value, random), value[:-1], value + value, random.choice(WORDS)] * 4
+        if value[:1] in ("{", "[") and random.random() < 0.8:  # a document within a document
+            return mutated(value.encode(errors="replace"), random, [b""], (mutate_json, mutate_text)).decode(
+                errors="replace"
+            )
     elif isinstance(value, list):
         strange += [value[1:], value[::-1], value + value, value[:1] * 40] * 3
     return random.choice(strange)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from mutations import Mutate, mutate_bytes, mutate_json, mutate_text, mutate_zip
+from mutations import Mutate, mutate_bytes, mutate_json, mutate_text, mutate_toml, mutate_zip
 from numpy.typing import NDArray
 
 from ncnnkit.errors import NcnnkitError
@@ -21,7 +21,8 @@ from ncnnkit.samples.preprocess import Preprocess
 MB = 1 << 20
 
 BYTES: tuple[Mutate, ...] = (mutate_bytes,)
-TEXT: tuple[Mutate, ...] = (mutate_text, mutate_text, mutate_bytes)
+TEXT: tuple[Mutate, ...] = (*[mutate_text] * 6, mutate_bytes)
+TOML: tuple[Mutate, ...] = (mutate_toml, mutate_toml, mutate_toml, mutate_text, mutate_bytes)
 JSON: tuple[Mutate, ...] = (mutate_json, mutate_json, mutate_json, mutate_json, mutate_text, mutate_bytes)
 ZIP: tuple[Mutate, ...] = (mutate_zip, mutate_zip, mutate_bytes)
 

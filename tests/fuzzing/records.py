@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mutations import mutate_json
 
-from fuzzing.format import JSON, TEXT, Format, scratch
+from fuzzing.format import JSON, TOML, Format, scratch
 from ncnnkit.codec import decode
 from ncnnkit.device.names import load_names, names_file, save_names
 from ncnnkit.recipe import Recipe, make_recipe, save_recipe
@@ -97,8 +97,8 @@ def _read_moves(folder: Path, data: bytes) -> None:
 
 
 FORMATS: dict[str, Format] = {
-    "recipe": Format(_recipe_seeds, _read_recipe, TEXT),
-    "devices": Format(_names_seeds, _read_names, TEXT),
+    "recipe": Format(_recipe_seeds, _read_recipe, TOML),
+    "devices": Format(_names_seeds, _read_names, TOML),
     "run": Format(_run_seeds, _read_run, JSON),
     "report": Format(_run_seeds, _read_report, (mutate_json,)),
     "moves": Format(_moves_seeds, _read_moves, JSON),
