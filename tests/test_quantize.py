@@ -365,6 +365,8 @@ def test_an_infinite_scale_of_a_dead_channel_is_read_as_1(tmp_path: Path) -> Non
         ("c1 inf", r"n.table:1: c1 has the scale inf"),
         ("c1 -3", r"n.table:1: c1 has the scale -3"),
         ("c1 0.0", r"n.table:1: c1 has the scale 0"),
+        ("c1 1e-60", r"n.table:1: c1 has the scale 1e-60"),
+        ("c1_param_0 1.0 1e300", r"n.table:1: c1_param_0 has the scale 1e\+300"),
         ("zz 1.0\nzz_param_0 1.0", "names layer 'zz'"),
         ("c1 1.0", "has no c1_param_0"),
         ("c1 1.0\nc1_param_0 1.0 1.0", "has 2 weight scales, but the layer needs 8"),
@@ -382,6 +384,12 @@ def test_a_table_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "bytes.table").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FormatError, match="is not a calibration table"):
         load_table(tmp_path / "bytes.table")
+
+
+def test_a_layer_whose_name_is_a_key_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="a table cannot hold the layer 'a_param_0'"):
+        save_table(Table({}, {"a_param_0": 1.0}), tmp_path / "n.table")
+    assert not (tmp_path / "n.table").exists()
 
 
 def test_a_recipe_takes_each_method_and_effort_that_there_is() -> None:

@@ -45,7 +45,16 @@ class Table:
 
 
 def save_table(table: Table, path: str | Path) -> None:
-    """Write a table as ncnn2table does, with six decimals, or nine digits for a small scale. Raises StorageError."""
+    """Write a table as ncnn2table does, with six decimals, or nine digits for a small scale.
+
+    Raises:
+        StorageError: the file cannot be written.
+        FormatError: the name of a layer would be read as another key.
+    """
+    for name in table.inputs:
+        if _WEIGHT_KEY.fullmatch(name):
+            hint = "rename the layer: a name that ends in _param_ and a number is the key of weight scales"
+            raise FormatError(f"a table cannot hold the layer {name!r}", where=str(path), hint=hint)
 
     def text(scale: float) -> str:
         return f"{scale:f} " if scale >= 0.1 else f"{scale:.9g} "
@@ -60,8 +69,8 @@ def load_table(path: str | Path) -> Table:
     """Read a table.
 
     Raises:
-        FormatError: the file is missing, or a line has no scales, a scale that is not positive, or an infinite scale of
-            an activation (a dead blob in ncnn2table). The error has the line number.
+        FormatError: the file is missing or cannot be read, or a line has no scales, a scale that is not positive in
+            fp32, or an infinite scale of an activation (a dead blob in ncnn2table). The error has the line number.
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
@@ -71,29 +80,30 @@ def load_table(path: str | Path) -> Table:
         raise FormatError("no such file", where=str(path)) from None
     except (IsADirectoryError, UnicodeDecodeError):
         raise FormatError("is not a calibration table", where=str(path)) from None
-    for number, line in enumerate(text.splitlines(), 1):
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         key, *words = line.split()
         where = f"{path}:{number}"
         try:
-            scales = [float(word) for word in words]
+            given = [float(word) for word in words]
         except ValueError as error:
             raise FormatError(f"{error}", where=where, hint="expected: a name, then scales") from None
-        if not scales:
+        if not given:
             raise FormatError(f"{key} has no scale", where=where)
         if _WEIGHT_KEY.fullmatch(key):
             # A channel with all weights zero. ncnn2table of 2023 writes infinity, later versions write 1.
-            scales = [1.0 if scale == math.inf else scale for scale in scales]
-        for scale in scales:
-            if not (math.isfinite(scale) and scale > 0):
-                raise FormatError(
-                    f"{key} has the scale {scale}",
-                    where=where,
-                    hint="a dead blob; calibrate with ncnnkit, or write 1",
-                )
+            given = [1.0 if scale == math.inf else scale for scale in given]
+        with np.errstate(over="ignore"):
+            scales = np.array(given, np.float32)  # what ncnn computes with
+        wrong = ~(np.isfinite(scales) & (scales > 0))
+        if wrong.any():
+            scale, hint = given[int(wrong.argmax())], "a dead blob; calibrate with ncnnkit, or write 1"
+            raise FormatError(f"{key} has the scale {scale}", where=where, hint=hint)
         if _WEIGHT_KEY.fullmatch(key):
-            weights[key] = np.array(scales, np.float32)
+            weights[key] = scales
         else:
-            inputs[key] = scales[0]
+            inputs[key] = given[0]
     return Table(weights, inputs)
