@@ -780,6 +780,37 @@ def test_a_clock_that_is_fifty_years_late_changes_nothing(
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"
 
 
+@pytest.mark.parametrize("name", ["inside/x/y", "inside", "n" * 300, "a/" * 3000 + "b"])
+def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as made:
+        for each in ("inside/x", name):
+            made.addfile(tarfile.TarInfo(each))
+    archive.seek(0)
+    with tarfile.open(fileobj=archive, mode="r|") as opened:
+        first, bad = iter(opened), None
+        unpack(opened, next(first), tmp_path)
+        bad = next(first)
+        with pytest.raises(ValueError, match="cannot be the name of a file|outside the folder"):
+            unpack(opened, bad, tmp_path)
+
+
+def test_a_disk_that_is_full_while_files_of_a_board_arrive_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as made:
+        made.addfile(tarfile.TarInfo("x"))
+    archive.seek(0)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with tarfile.open(fileobj=archive, mode="r|") as opened, pytest.raises(StorageError, match="No space left"):
+        unpack(opened, next(iter(opened)), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../outside", "/tmp/ncnnkit-outside", "a/../../outside", "."])
 def test_a_file_of_a_board_stays_in_its_folder(name: str, tmp_path: Path) -> None:
     archive = io.BytesIO()

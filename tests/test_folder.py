@@ -416,60 +416,6 @@ def test_a_reader_completes_a_killed_run(out: Path) -> None:
     assert not (out / "net-int8.param").exists()
 
 
-STRANGE: dict[str, Any] = {
-    "a name above the folder": {"out": [], "into": ["../mine"]},
-    "an absolute name": {"out": ["/etc/hostname"], "into": []},
-    "the folder's own files": {"out": [".ncnnkit"], "into": []},
-    "the folder itself": {"out": ["."], "into": []},
-    "a zero byte": {"out": ["a\0b"], "into": []},
-    "no list": {"out": "report.html", "into": []},
-    "another field": {"out": []},
-    "no object": [],
-}
-
-
-@pytest.mark.parametrize("moves", STRANGE.values(), ids=STRANGE)
-def test_a_strangers_folder_moves_no_other_files(out: Path, moves: Any) -> None:
-    """Reading a run completes a commit; one that ncnnkit did not write must not reach beyond the folder."""
-    work = out / ".ncnnkit"
-    (work / "new").mkdir(parents=True)
-    (work / "old").mkdir()
-    (work / "mine").write_text("the stranger's")
-    (out.parent / "mine").write_text("the user's own")
-    (work / "moves.json").write_text(json.dumps(moves))
-    before = content(out.parent)
-    with pytest.raises(StorageError, match=r"\.ncnnkit/moves\.json cannot be used: .*remove \.ncnnkit from the folder"):
-        load_run(out)
-    assert content(out.parent) == before
-
-
-@pytest.mark.parametrize("part", [".ncnnkit", ".ncnnkit/new", ".ncnnkit/old"])
-def test_links_in_a_strangers_folder_are_not_followed(out: Path, part: str) -> None:
-    elsewhere = out.parent / "elsewhere"
-    for name in ("new", "old"):
-        (elsewhere / name).mkdir(parents=True)
-        (elsewhere / name / "net-int8.param").write_text("the user's own")
-    moves = json.dumps({"out": ["report.html"], "into": ["net-int8.param"]})
-    (elsewhere / "moves.json").write_text(moves)
-    before = content(elsewhere)
-    if part != ".ncnnkit":
-        (out / ".ncnnkit").mkdir()
-        (out / ".ncnnkit" / "moves.json").write_text(moves)
-    (out / part).symlink_to(elsewhere if part == ".ncnnkit" else elsewhere / Path(part).name)
-    with pytest.raises(StorageError, match="a part of it is a link"):
-        load_run(out)
-    assert content(elsewhere) == before
-    assert (out / "report.html").exists()
-
-
-@pytest.mark.parametrize("make", [lambda path: path.symlink_to(path.parent.parent / "made"), os.mkfifo])
-def test_a_lock_that_is_no_file_is_refused(out: Path, make: Callable[[Path], None]) -> None:
-    make(out / ".ncnnkit.lock")
-    with pytest.raises(StorageError, match="cannot be written"):
-        attempt(out, lambda _: None)
-    assert not (out.parent / "made").exists()
-
-
 def test_a_second_run_into_the_folder_is_refused_at_once(out: Path) -> None:
     (out.parent / "link").symlink_to(out)
     with staging(out) as folder:

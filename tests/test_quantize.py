@@ -365,8 +365,6 @@ def test_an_infinite_scale_of_a_dead_channel_is_read_as_1(tmp_path: Path) -> Non
         ("c1 inf", r"n.table:1: c1 has the scale inf"),
         ("c1 -3", r"n.table:1: c1 has the scale -3"),
         ("c1 0.0", r"n.table:1: c1 has the scale 0"),
-        ("c1 1e-60", r"n.table:1: c1 has the scale 1e-60"),
-        ("c1_param_0 1.0 1e300", r"n.table:1: c1_param_0 has the scale 1e\+300"),
         ("zz 1.0\nzz_param_0 1.0", "names layer 'zz'"),
         ("c1 1.0", "has no c1_param_0"),
         ("c1 1.0\nc1_param_0 1.0 1.0", "has 2 weight scales, but the layer needs 8"),

@@ -1,7 +1,7 @@
 """What ncnnkit writes and reads again is the same: jobs, results, records, cards, tables, rows, examples.
 
-Other formats have their tests beside the others of their module: ``.param`` and ``.bin`` in test_ncnnfile.py, recipes in
-test_recipe.py, messages in test_worker.py, preprocessing in test_preprocess.py.
+Other formats have their tests beside the others of their module: ``.param`` and ``.bin`` in test_ncnnfile.py, recipes
+in test_recipe.py, messages in test_worker.py, preprocessing in test_preprocess.py.
 """
 
 from __future__ import annotations

@@ -49,11 +49,11 @@ def save_table(table: Table, path: str | Path) -> None:
 
     Raises:
         StorageError: the file cannot be written.
-        FormatError: the name of a layer would be read as another key.
+        FormatError: the name of a layer would be read as the key of weight scales.
     """
     for name in table.inputs:
         if _WEIGHT_KEY.fullmatch(name):
-            hint = "rename the layer: a name that ends in _param_ and a number is the key of weight scales"
+            hint = "rename the layer: _param_ and a number at the end make it the key of weight scales"
             raise FormatError(f"a table cannot hold the layer {name!r}", where=str(path), hint=hint)
 
     def text(scale: float) -> str:
@@ -69,8 +69,8 @@ def load_table(path: str | Path) -> Table:
     """Read a table.
 
     Raises:
-        FormatError: the file is missing or cannot be read, or a line has no scales, a scale that is not positive in
-            fp32, or an infinite scale of an activation (a dead blob in ncnn2table). The error has the line number.
+        FormatError: the file is missing, or a line has no scales, a scale that is not positive, or an infinite scale of
+            an activation (a dead blob in ncnn2table). The error has the line number.
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
@@ -80,30 +80,29 @@ def load_table(path: str | Path) -> Table:
         raise FormatError("no such file", where=str(path)) from None
     except (IsADirectoryError, UnicodeDecodeError):
         raise FormatError("is not a calibration table", where=str(path)) from None
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         key, *words = line.split()
         where = f"{path}:{number}"
         try:
-            given = [float(word) for word in words]
+            scales = [float(word) for word in words]
         except ValueError as error:
             raise FormatError(f"{error}", where=where, hint="expected: a name, then scales") from None
-        if not given:
+        if not scales:
             raise FormatError(f"{key} has no scale", where=where)
         if _WEIGHT_KEY.fullmatch(key):
             # A channel with all weights zero. ncnn2table of 2023 writes infinity, later versions write 1.
-            given = [1.0 if scale == math.inf else scale for scale in given]
-        with np.errstate(over="ignore"):
-            scales = np.array(given, np.float32)  # what ncnn computes with
-        wrong = ~(np.isfinite(scales) & (scales > 0))
-        if wrong.any():
-            scale, hint = given[int(wrong.argmax())], "a dead blob; calibrate with ncnnkit, or write 1"
-            raise FormatError(f"{key} has the scale {scale}", where=where, hint=hint)
+            scales = [1.0 if scale == math.inf else scale for scale in scales]
+        for scale in scales:
+            if not (math.isfinite(scale) and scale > 0):
+                raise FormatError(
+                    f"{key} has the scale {scale}",
+                    where=where,
+                    hint="a dead blob; calibrate with ncnnkit, or write 1",
+                )
         if _WEIGHT_KEY.fullmatch(key):
-            weights[key] = scales
+            weights[key] = np.array(scales, np.float32)
         else:
-            inputs[key] = given[0]
+            inputs[key] = scales[0]
     return Table(weights, inputs)

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from ..codec import as_dataclass, decode, encode
+from ..codec import decode, encode
 from ..errors import FormatError, StorageError
 from ..onboard.scratch import Scratch
 from .run import SCHEMA, Run
@@ -55,9 +55,6 @@ _REFUSED = {
     errno.ENAMETOOLONG,
     errno.ELOOP,
     errno.EINVAL,
-    errno.ENXIO,
-    errno.EISDIR,
-    errno.ENOTEMPTY,
 }
 _MOMENT = 0.02  # s; renaming the files of a run takes not much longer
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF}
@@ -238,7 +235,7 @@ def _locked(out: Path) -> Iterator[None]:
     """Hold the lock of a folder. Raises StorageError at once where another process holds it."""
     path = out / _LOCK
     while True:
-        with open(path, "a", opener=_own_file) as file:  # closing it releases the lock
+        with path.open("a") as file:  # closing it releases the lock
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -257,11 +254,6 @@ def _locked(out: Path) -> Iterator[None]:
                 with suppress(OSError):
                     path.unlink()
             return
-
-
-def _own_file(path: str, flags: int) -> int:
-    """Open a file that is neither a link nor a pipe: the folder may be a stranger's."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _is_at(path: Path, file: IO[str]) -> bool:
@@ -342,44 +334,18 @@ def _commit(home: Path, ours: set[str], record: str) -> None:
 def _settle(home: Path) -> None:
     """Complete or discard what a dead process left; the lock must be held."""
     work = home / _WORK
-    if os.path.lexists(work / _MOVES):
-        _read_moves(work).forward(home)
+    with suppress(FileNotFoundError):
+        moves = json.loads((work / _MOVES).read_text(encoding="utf-8"))
+        _Moves(**moves).forward(home)
         _sync(home)
         (work / _MOVES).unlink()
     _clear(home)
 
 
-def _read_moves(work: Path) -> _Moves:
-    """The moves of a commit. Raises StorageError if they would move a file that is not in the folder.
-
-    The folder may be a stranger's, and the moves are made when it is only read.
-    """
-    try:
-        if any(path.is_symlink() for path in (work, *(work / name for name in ("new", "old", _MOVES)))):
-            raise ValueError("a part of it is a link")
-        moves = as_dataclass(json.loads((work / _MOVES).read_text(encoding="utf-8")), _Moves)
-        strange = next((name for name in (*moves.out, *moves.into) if not _is_own_name(name)), None)
-        if strange is not None:
-            raise ValueError(f"{strange[:80]!r} is not the name of a file in the folder")
-    except (OSError, ValueError, RecursionError, FormatError) as error:
-        what = f"{_WORK}/{_MOVES} cannot be used: {error}"
-        hint = f"ncnnkit did not write it; remove {_WORK} from the folder"
-        raise StorageError(what, where=str(work.parent), hint=hint) from None
-    return moves
-
-
-def _is_own_name(name: str) -> bool:
-    """Whether a name is that of a file in the folder itself, and not of one that keeps track of it."""
-    return name not in ("", ".", "..", *_OWN) and not set(name) & {"/", "\0"}
-
-
 def _clear(home: Path) -> None:
     """Remove the work folder, unless it holds a commit that is not completed."""
-    work = home / _WORK
-    if work.is_symlink():
-        work.unlink()
-    elif not (work / _MOVES).exists():
-        shutil.rmtree(work, ignore_errors=True)
+    if not (home / _WORK / _MOVES).exists():
+        shutil.rmtree(home / _WORK, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
