@@ -6,6 +6,7 @@ The board here is this machine behind a shell, as it is behind OpenSSH: all but 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -42,7 +43,7 @@ from ncnnkit.device.names import add_name, load_names, names_file, remove_name, 
 from ncnnkit.device.session import Session
 from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
-from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure
+from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure, StorageError
 from ncnnkit.measure.variants import VariantSpec, measure
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard import agent
@@ -791,7 +792,7 @@ def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> N
         first, bad = iter(opened), None
         unpack(opened, next(first), tmp_path)
         bad = next(first)
-        with pytest.raises(ValueError, match="cannot be the name of a file|outside the folder"):
+        with pytest.raises(ValueError, match=r"cannot be the name of a file|outside the folder"):
             unpack(opened, bad, tmp_path)
 
 
