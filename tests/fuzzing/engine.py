@@ -31,7 +31,7 @@ HUNG = 30.0
 """Seconds after which a process that reads one file is ended."""
 TIMES_THE_FILE = 100
 """Reading may take so many times the size of the file, beside the room of its format."""
-ADDRESSES = 2 << 30
+ADDRESSES = 4 << 30
 """Bytes of address space that a process may take while it reads."""
 POOL = 400
 """Files with new kinds of errors that are kept to be changed further."""
