@@ -40,13 +40,24 @@ from ncnnkit.tasks import presets
 FOLDER = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.floats(1e-9, 1e9)  # times, sizes and clocks are above 0
+plain = st.text("abcXYZ019._+-", max_size=8)
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     str: texts, int: st.integers(-(2**53), 2**53), float: numbers, bool: st.booleans(), type(None): st.none(),
     Recipe: st.builds(Recipe, model=texts.filter(bool), images=texts, seconds=st.floats(0, 1e9)),
     Preprocess: preprocesses(),
 }  # fmt: skip
 """Type -> its values."""
+
+
+MORE: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
+    Machine: dict.fromkeys(("ncnn", "python", "numpy", "machine"), plain),
+    Platform: {
+        **dict.fromkeys(("machine", "system"), plain), "python": st.lists(st.integers(0, 999), min_size=3, max_size=3),
+        "libc": st.sampled_from(["glibc", ""]), "libc_version": st.sampled_from(["2.17", "2.36.1"]),
+    },
+}  # fmt: skip
+"""Class -> its fields that have a form of their own."""
 
 
 def of(kind: Any) -> st.SearchStrategy[Any]:
@@ -74,6 +85,7 @@ def of(kind: Any) -> st.SearchStrategy[Any]:
 def _of_dataclass(kind: Any) -> st.SearchStrategy[Any]:
     hints = get_type_hints(kind, include_extras=True)
     fields = {field.name: of(hints[field.name]) for field in dataclasses.fields(kind) if field.init}
+    fields |= MORE.get(kind, {})
 
     @st.composite
     def made(draw: st.DrawFn) -> Any:
@@ -117,7 +129,10 @@ def _run(draw: st.DrawFn) -> Run:
         dataclasses.replace(draw(of(kind)), name=name) for name in draw(st.lists(names, max_size=2, unique=True))
     ]
     recommended = draw(st.sampled_from([None, *(variant.name for variant in variants)]))
-    return Run(**values, variants=variants, recommended=recommended)
+    try:
+        return Run(**values, variants=variants, recommended=recommended)
+    except ValueError:
+        return reject()
 
 
 @given(st.composite(_run)())
