@@ -194,6 +194,7 @@ class Work:
         pool: files to change: the valid ones, then those with new kinds of errors.
         seeds: the number of the valid ones.
         coverage: whether atheris chooses them.
+        folder: an empty folder.
     """
 
     format: str
@@ -204,6 +205,7 @@ class Work:
     pool: list[bytes]
     seeds: int
     coverage: bool
+    folder: Path
 
 
 def _work(work: Work, shared: Shared, told: Connection) -> None:
@@ -212,24 +214,24 @@ def _work(work: Work, shared: Shared, told: Connection) -> None:
     signal.signal(signal.SIGPROF, _too_slow)
     warnings.simplefilter("ignore")
     _silence()
-    with tempfile.TemporaryDirectory(dir=_memory_folder()) as name:
-        reader = Reader(work.format, Path(name))
-        for seed in work.pool[:20]:  # what the libraries take once is nobody's fault
-            reader.read(seed)
-        reader.slowest = reader.most = reader.times = 0.0
-        limit = _status("VmSize") + ADDRESSES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        teller = _Teller(work, reader, shared, told)
-        if work.coverage:
-            _guided(work, teller)
-        else:
-            for index in range(work.first, work.count):
-                if not teller.go_on():
-                    break
-                random = Random(f"{work.format} {work.seed} {index}")
-                base = random.choice(work.pool[: work.seeds] if random.random() < 0.7 else work.pool)
-                teller.read(index, mutated(base, random, work.pool, reader.format.kinds))
-        teller.tell()
+    place = work.folder / "files"
+    place.mkdir()
+    reader = Reader(work.format, place)
+    for seed in work.pool[:20]:  # what the libraries take once is nobody's fault
+        reader.read(seed)
+    reader.slowest = reader.most = reader.times = 0.0
+    limit = _status("VmSize") + ADDRESSES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    teller = _Teller(work, reader, shared, told)
+    if work.coverage:
+        _guided(work, teller)
+    for index in range(work.first, work.count):
+        if not teller.go_on():
+            break
+        random = Random(f"{work.format} {work.seed} {index}")
+        base = random.choice(work.pool[: work.seeds] if random.random() < 0.7 else work.pool)
+        teller.read(index, mutated(base, random, work.pool, reader.format.kinds))
+    teller.tell()
 
 
 class _Teller:
@@ -281,12 +283,14 @@ def _guided(work: Work, teller: _Teller) -> None:
             teller.tell()
             os._exit(0)
 
-    with tempfile.TemporaryDirectory() as seeds:
-        for number, seed in enumerate(work.pool):
-            (Path(seeds) / str(number)).write_bytes(seed)
-        limits = [f"-max_len={LARGEST}", "-rss_limit_mb=0", f"-timeout={HUNG:.0f}", "-verbosity=0"]
-        atheris.Setup([sys.argv[0], f"-seed={work.seed + work.first + 1}", *limits, seeds], once, custom_mutator=change)
-        atheris.Fuzz()
+    seeds = work.folder / "seeds"
+    seeds.mkdir()
+    for number, seed in enumerate(work.pool):
+        (seeds / str(number)).write_bytes(seed)
+    limits = [f"-max_len={LARGEST}", "-rss_limit_mb=0", f"-timeout={HUNG:.0f}", "-verbosity=0"]
+    seed_option = f"-seed={work.seed + work.first + 1}"
+    atheris.Setup([sys.argv[0], seed_option, *limits, str(seeds)], once, custom_mutator=change)
+    atheris.Fuzz()  # never returns
 
 
 def _too_slow(number: int, frame: FrameType | None) -> None:
@@ -335,8 +339,9 @@ def fuzz(
     begun = time.monotonic()
     first = 0
     while first < count and time.monotonic() - begun < seconds:
-        work = Work(name, seed, first, count, begun + seconds, list(pool), len(seeds), coverage)
-        first = _one_process(work, shared, pool, result, progress)
+        with tempfile.TemporaryDirectory(dir=_memory_folder(), ignore_cleanup_errors=True) as folder:
+            work = Work(name, seed, first, count, begun + seconds, list(pool), len(seeds), coverage, Path(folder))
+            first = _one_process(work, shared, pool, result, progress)
         result.seconds = time.monotonic() - begun
     return result
 
