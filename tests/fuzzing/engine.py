@@ -377,6 +377,7 @@ def _one_process(work: Work, shared: Shared, pool: list[bytes], result: Result, 
         return work.count
     died = "hangs" if hung else f"process died, {_ending(child.exitcode)}"
     result.add(Fault(died, shared.index, shared.data, died))
+    result.files = shared.index + 1  # it could not tell of the last ones
     return shared.index + 1
 
 
