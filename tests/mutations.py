@@ -18,6 +18,7 @@ Mutate = Callable[[bytes, Random, Sequence[bytes]], bytes]
 """(content of a file, source of chance, other files of its kind) -> a changed content."""
 
 LARGEST = 1 << 20  # bytes of a mutated file
+_WINDOW = 200  # characters of a long line that are looked at
 _SIZES = (1, 2, 4, 8)  # bytes of a number in a binary file
 
 NUMBERS = [
@@ -100,7 +101,7 @@ def mutate_text(data: bytes, random: Random, pool: Sequence[bytes]) -> bytes:
             theirs = random.choice(pool).decode("utf-8", "surrogateescape").split("\n")
             lines.insert(at, random.choice(theirs))
         case 4:
-            there = random.choice(_TOKEN.findall(text) or [""])
+            there = random.choice(_TOKEN.findall(random.choice(lines)[:_WINDOW]) or [""])
             lines[at] = _with_word(lines[at], random, lambda _: there)
         case _:
             lines[at] = _other_word(lines[at], random)
@@ -113,7 +114,8 @@ def _other_word(line: str, random: Random) -> str:
 
 def _with_word(line: str, random: Random, instead: Callable[[str], str]) -> str:
     """The line with another word in the place of one of its words."""
-    words = list(_TOKEN.finditer(line))
+    start = random.randrange(len(line)) if len(line) > 2 * _WINDOW else 0
+    words = list(_TOKEN.finditer(line, start, start + 2 * _WINDOW))
     if not words:
         return line + instead("")
     word = random.choice(words)
@@ -145,15 +147,15 @@ def mutate_toml(data: bytes, random: Random, pool: Sequence[bytes]) -> bytes:
 
 
 def _other_document(document: Any, random: Random) -> Any:
-    places = list(_places(document, None, ""))
-    inside, key = random.choice(places)
+    inside, key = _place(document, random)
     if inside is None:
         return _other_value(document, random)
     if random.random() < 0.2:
         del inside[key]
     elif random.random() < 0.2:
-        from_inside, from_key = random.choice(places[1:] or [(inside, key)])
-        value = json.loads(json.dumps(from_inside[from_key]))
+        from_inside, from_key = _place(document, random)
+        value = inside[key] if from_inside is None else from_inside[from_key]
+        value = json.loads(json.dumps(value, default=str))
         if isinstance(inside, list):
             inside.insert(key, value)
         else:
@@ -163,12 +165,14 @@ def _other_document(document: Any, random: Random) -> Any:
     return document
 
 
-def _places(value: Any, inside: Any, key: Any) -> Any:
-    """(list or mapping, index or key) of each value of a document."""
-    yield inside, key
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for each, item in entries:
-        yield from _places(item, value, each)
+def _place(document: Any, random: Random) -> tuple[Any, Any]:
+    """(list or mapping, index or key) of a value of a document; (None, None) for the whole."""
+    inside = key = None
+    value = document
+    while isinstance(value, dict | list) and value and random.random() < (0.98 if inside is None else 0.85):
+        inside, key = value, random.choice(list(value)) if isinstance(value, dict) else random.randrange(len(value))
+        value = inside[key]
+    return inside, key
 
 
 def _other_value(value: Any, random: Random) -> Any:

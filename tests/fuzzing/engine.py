@@ -106,11 +106,19 @@ class Reader:
         self.format, self.folder = FORMATS[name], folder
         self.slowest = self.most = self.times = 0.0
         self.refused = False
+        self._memory = _Memory()
+
+    def address_space(self) -> int:
+        """Bytes of it that this process has taken."""
+        return self._memory.bytes("VmSize")
+
+    def close(self) -> None:
+        self._memory.close()
 
     def read(self, data: bytes) -> tuple[str, str, str]:
         """(name of the fault, empty if there is none; its text; where an error of ncnnkit comes from)."""
+        self._memory.reset()
         started = time.process_time()
-        before = _reset_peak()
         fault = text = origin = ""
         signal.setitimer(signal.ITIMER_PROF, SLOW)
         try:
@@ -123,7 +131,7 @@ class Reader:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         self.refused = bool(origin)
-        took, grew = time.process_time() - started, max(0, _peak() - before)
+        took, grew = time.process_time() - started, self._memory.growth
         self.slowest = max(self.slowest, took)
         if grew > self.most:
             self.most, self.times = grew, grew / max(len(data), 1)
@@ -136,27 +144,36 @@ class Reader:
 
 def _place(error: BaseException) -> str:
     """Where an exception comes from: the last line of ncnnkit, and all lines above it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "ncnnkit" in frame.filename]
-    return " ".join((ours or [f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"])[::-1])
+    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    ours = [(name, line) for name, line in lines if "ncnnkit" in name] or lines[-1:]
+    return " ".join(f"{os.path.basename(name)}:{line}" for name, line in reversed(ours))
 
 
-def _status(key: str) -> int:
-    """Bytes of memory of this process, by its name in /proc."""
-    with open("/proc/self/status", "rb") as file:
-        found = re.search(rb"%s:\s+(\d+) kB" % key.encode(), file.read())
-    return int(found[1]) * 1024 if found else 0
+class _Memory:
+    """The memory of this process, and its peak."""
 
+    def __init__(self) -> None:
+        self._status = os.open("/proc/self/status", os.O_RDONLY)
+        self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY)
 
-def _reset_peak() -> int:
-    """Let the peak of this process's memory be what it holds now; returns that."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    return _status("VmRSS")
+    def close(self) -> None:
+        for descriptor in (self._status, self._reset):
+            os.close(descriptor)
 
+    def reset(self) -> None:
+        """Let the peak be what the process holds now."""
+        os.pwrite(self._reset, b"5", 0)
 
-def _peak() -> int:
-    return _status("VmHWM")
+    def bytes(self, key: str) -> int:
+        found = re.search(rb"%s:\s+(\d+) kB" % key.encode(), os.pread(self._status, 1 << 14, 0))
+        return int(found[1]) * 1024 if found else 0
+
+    @property
+    def growth(self) -> int:
+        """How far the peak was above what the process holds now, bytes."""
+        status = os.pread(self._status, 1 << 14, 0)
+        peak, held = (int(status.split(key, 1)[1].split(None, 1)[0]) for key in (b"VmHWM:", b"VmRSS:"))
+        return max(0, peak - held) * 1024
 
 
 # ---------------------------------------------------------------------------------------------------------- the process
@@ -220,7 +237,7 @@ def _work(work: Work, shared: Shared, told: Connection) -> None:
     for seed in work.pool[:20]:  # what the libraries take once is nobody's fault
         reader.read(seed)
     reader.slowest = reader.most = reader.times = 0.0
-    limit = _status("VmSize") + ADDRESSES
+    limit = reader.address_space() + ADDRESSES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     teller = _Teller(work, reader, shared, told)
     if work.coverage:
@@ -416,6 +433,8 @@ def replay(name: str, files: Sequence[bytes]) -> list[tuple[str, str]]:
             reader = Reader(name, Path(folder))
             for seed in reader.format.seeds()[:3]:
                 reader.read(seed)
-            return [reader.read(data)[:2] for data in files]
+            found = [reader.read(data)[:2] for data in files]
+            reader.close()
+            return found
     finally:
         signal.signal(signal.SIGPROF, previous)
