@@ -259,7 +259,8 @@ def _read_metadata(folder: Path, data: bytes) -> None:
         found = json.loads(data.decode(errors="replace"))
     except (ValueError, RecursionError):
         found = {}
-    texts = {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in dict(found).items()}
+    found = found if isinstance(found, dict) else {}
+    texts = {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in found.items()}
     preprocess, _, labels = read_metadata("m.onnx", texts, INPUTS)
     if preprocess is not None:
         assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
