@@ -268,9 +268,9 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     raise ValueError("not a message")
 
 
-def _field(number: int, kind: int, value: Any) -> bytes:
+def _field(number: int, kind: int, value: int | bytes) -> bytes:
     head = _as_varint(number << 3 | kind)
-    if kind == 0:
+    if isinstance(value, int):
         return head + _as_varint(value)
     return head + (_as_varint(len(value)) if kind == 2 else b"") + value
 

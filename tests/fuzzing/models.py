@@ -212,7 +212,7 @@ def _onnx_seeds() -> list[bytes]:
         node("DequantizeLinear", ["wq", "ws", "wz"], ["w"], axis=0),
         node("Conv", ["d", "w"], ["y"], kernel_shape=[1, 1]),
     ]
-    scales = {
+    scales: dict[str, NDArray[Any]] = {
         "s": np.array(0.02, np.float32), "z": np.array(3, np.int8),
         "wq": np.arange(-6, 6, dtype=np.int8).reshape(4, 3, 1, 1),
         "ws": np.full(4, 0.1, np.float32), "wz": np.zeros(4, np.int8),
