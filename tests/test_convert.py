@@ -499,7 +499,7 @@ def test_an_embedding_may_look_up_an_input_alone(tmp_path: Path) -> None:
     assert np.array_equal(rows[0], random(3, 2)[[2, 0, 1, 2]])
     computed = [Layer("Input", "in", [], ["x"], {"w": 4}), Layer("AbsVal", "abs", ["x"], ["data"]), embed]
     save(Graph(computed), tmp_path / "computed.param")
-    with pytest.raises(ConvertError, match="layer Embed embed looks up what the network computes"):
+    with pytest.raises(ConvertError, match="layer Embed embed reads a computed blob"):
         convert_function(str(tmp_path / "computed.param"))
 
 

@@ -818,7 +818,7 @@ def test_the_conversions_error_is_told() -> None:
     check = dataclasses.replace(own, own=None)
     assert own.own is not None
     assert own.own.said == [
-        "the original is quantised, 41.0 dB from the same in floating point; its scales are kept for the int8 model in "
+        "the original is quantised (41.0 dB against itself in floating point); the int8 model keeps its scales in "
         "12 layers",
         "not kept in one layer: they are dynamic (fc)",
     ]

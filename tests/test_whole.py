@@ -57,7 +57,7 @@ def test_an_embed_of_what_is_computed_is_refused() -> None:
     graph = Graph(
         [Layer("Input", "in0", [], ["in0"], {"w": 5}), Layer("ReLU", "r", ["in0"], ["a"]), embed("one", "a", "out0")]
     )
-    with pytest.raises(ModelError, match="looks up what the network computes"):
+    with pytest.raises(ModelError, match="reads a computed blob"):
         guard_whole_inputs(graph)
 
 

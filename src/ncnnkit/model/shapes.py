@@ -1,13 +1,13 @@
 """The shapes of a layer's outputs, computed from those of its inputs: the rules in the rows of ``ops.py``.
 
-A shape is a tuple with the outermost axis first, as numpy has it: (c, d, h, w), (c, h, w), (h, w) or (w,). A side is an
-int, or, where only its origin is known, a tuple that names that origin: equal tuples are equal sides, different tuples
-may be equal, too. A file rarely says how large its inputs are, and yet much is certain: a convolution's output has
-``num_output`` channels, a global pooling's is a vector, a ReLU changes nothing.
+A shape is a tuple with the outermost axis first, as in numpy: (c, d, h, w), (c, h, w), (h, w) or (w,). A side is an
+int. If only its origin is known, it is a tuple that names the origin: equal tuples are equal sides; different tuples
+may be equal sides, too. A file rarely gives the size of its inputs, but much is certain without it: the output of a
+convolution has ``num_output`` channels, the output of a global pooling is a vector, and a ReLU keeps the shape.
 
-A rule gets the layer's params, the shapes of its inputs (None where not even the number of axes is known) and the
-number of outputs. It returns the shape of each output: None for a shape, or for a side of one, that is not certain. It
-raises :class:`Misfit` where ncnn would read beyond a blob or refuse to run.
+A rule gets the layer's params, the shapes of its inputs (None if not even the number of axes is known) and the number
+of outputs. It returns the shape of each output. A shape or a side that is not certain is None. It raises
+:class:`Misfit` if ncnn would read beyond a blob, or would refuse to run.
 
 Source: ``forward`` of the types in ``src/layer/*.cpp`` of ncnn.
 """
@@ -25,9 +25,9 @@ Side = Union[int, tuple[Any, ...]]
 Shape = tuple[Side, ...]
 Given = Sequence["Shape | None"]
 Made = Union["tuple[Side | None, ...]", None]
-"""What a rule knows of an output: None for a side that is not certain."""
+"""The shape that a rule gives an output; None for a side that is not certain."""
 Rule = Callable[[Any, Given, int], "list[Made]"]
-"""(params, shapes of the inputs, number of outputs) -> what is known of each output."""
+"""(params, shapes of the inputs, number of outputs) -> the shape of each output, as far as it is known."""
 
 
 MOST_AXES = 4
@@ -35,14 +35,14 @@ MOST_AXES = 4
 
 
 def without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of an array without its first axis, where that has one element."""
+    """The shape of an array without its first axis, if that axis has one element."""
     return shape[1:] if shape[:1] == (1,) else shape
 
 
 def natural(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the blob that an array of this shape usually lies in: without the batch axis, and of 4 axes at most.
+    """The shape of the blob in which an array of this shape is usually stored: no batch axis, and at most 4 axes.
 
-    Where more than four axes are left, those of one element go first, then the outermost ones are merged.
+    If more than four axes are left, axes of one element are removed first, then the outermost axes are merged.
     """
     body = without_batch(shape)
     if len(body) > MOST_AXES:
@@ -53,19 +53,19 @@ def natural(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Misfit(ValueError):
-    """A layer cannot take what it is given; the text continues a sentence that begins with the layer."""
+    """A layer cannot take its inputs. The text continues a sentence that begins with the layer."""
 
 
-# ------------------------------------------------------------------------------------------------- writing of rules
+# --------------------------------------------------------------------------------------------------- helpers of rules
 
 
 def every(rule: Callable[[Any, Given], Made]) -> Rule:
-    """A rule whose every output has the same shape."""
+    """A rule that gives the same shape to every output."""
     return lambda p, inputs, count: [rule(p, inputs)] * count
 
 
 def first(rule: Callable[[Any, Shape], Made]) -> Rule:
-    """A rule that needs the first input's shape, and gives that of the first output."""
+    """A rule that computes the shape of the first output from the shape of the first input."""
 
     def whole(p: Any, inputs: Given, count: int) -> list[Made]:
         shape = inputs[0] if inputs else None
@@ -90,7 +90,7 @@ def _need(fits: bool, wanted: str, shape: Shape) -> None:
 
 
 def written(shape: Sequence[Side | None]) -> str:
-    """A shape for people: 3x224x224, with ? for a side that is not known."""
+    """A shape as text, such as 3x224x224, with ? for a side that is not known."""
     return "x".join(str(side) if isinstance(side, int) else "?" for side in shape)
 
 
@@ -113,7 +113,7 @@ def pairwise(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def per_channel(size: str) -> Rule:
-    """Kept, where the first axis has as many entries as the param ``size`` says; 1 or less fits all."""
+    """The shape is kept. The size of the first axis must be the param ``size``; 1 or less fits any axis."""
 
     def rule(p: Any, inputs: Given, count: int) -> list[Made]:
         shape, wanted = inputs[0], getattr(p, size)
@@ -125,7 +125,7 @@ def per_channel(size: str) -> Rule:
 
 
 def over_last_axes(p: Any, inputs: Given, count: int) -> list[Made]:
-    """Kept, where ``affine_size`` is that of the last axis, or of the last two."""
+    """The shape is kept. ``affine_size`` must be the size of the last axis, or of the last two axes together."""
     shape = inputs[0]
     if shape is not None and p.affine and _numbers(*shape[-2:]):
         fits = p.affine_size in (shape[-1], math.prod(side for side in shape[-2:] if isinstance(side, int)))
@@ -134,7 +134,7 @@ def over_last_axes(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def alike(p: Any, inputs: Given, count: int) -> list[Made]:
-    """Kept; all inputs have one shape."""
+    """The shape is kept. All inputs must have the same shape."""
     known = [shape for shape in inputs if shape is not None and _numbers(*shape)]
     for shape in known:
         _need(shape == known[0], f"inputs of one shape, {written(known[0])} as the first", shape)
@@ -149,7 +149,7 @@ def constant(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def unfed(p: Any, inputs: Given, count: int) -> list[Made]:
-    """An Input: what its params say. Old files write -233 for a side that is not there."""
+    """The shape of an Input, from its params. Old files write -233 for a missing side."""
     return [tuple(side for side in (p.c, p.d, p.h, p.w) if side > 0) or None] * count
 
 
@@ -158,7 +158,7 @@ def expand(shape: Shape, to: Shape) -> Shape | None:
     missing = len(to) - len(shape)
     if missing <= 0 or len(shape) > 1:
         return (*shape, *(1,) * missing)
-    if shape[0] == to[0]:  # a vector lies along the channels if it has their number, else along the rows
+    if shape[0] == to[0]:  # a vector is along the channels if the sizes match, else along the rows
         return (*shape, *(1,) * missing)
     if _numbers(shape[0], to[0]):
         return (*(1,) * missing, *shape)
@@ -200,7 +200,7 @@ def _axes(p: Any) -> str:
 
 
 def _window(side: Side, extent: int, stride: int, before: int, after: int) -> Side:
-    """Positions of a window of ``extent`` on a padded side; negative paddings are ncnn's SAME_UPPER and SAME_LOWER."""
+    """The number of positions of a window on a padded side. Negative paddings are ncnn's SAME_UPPER and SAME_LOWER."""
     if before < 0:
         return side if stride == 1 else -(-side // stride) if isinstance(side, int) else ("same", side, stride)
     grown = before + after - extent
@@ -217,7 +217,7 @@ def _extent(p: Any, axis: str) -> int:
 
 
 def _as_image(shape: Shape | None, rank: int) -> Shape | None:
-    """What a layer for images takes a blob of another rank for: ncnn's Mat has one channel where it has no axis."""
+    """The shape as which an image layer reads a blob of another rank: in ncnn's Mat, a missing axis has size 1."""
     if shape is not None and len(shape) == rank - 1 and rank > 2:
         return (1, *shape)
     return shape if shape is not None and len(shape) == rank else None
@@ -234,7 +234,7 @@ def convolution(p: Any, inputs: Given) -> Made:
     if hasattr(p, "dynamic_weight") and p.dynamic_weight:
         return None
     pixelwise = axes == "hw" and not hasattr(p, "group") and (p.kernel_w, p.kernel_h) == (1, 1)
-    if pixelwise and (shape is None or len(shape) == 1):  # ncnn takes a vector for 1x1 pixels
+    if pixelwise and (shape is None or len(shape) == 1):  # ncnn reads a vector as an image of 1x1 pixels
         if shape is not None and _numbers(shape[0]):
             _need(shape[0] == _channels_taken(p), f"{_channels_taken(p)} channels", shape)
         return None if shape is None else (p.num_output,)
@@ -311,7 +311,7 @@ def pooling(p: Any, inputs: Given) -> Made:
         if p.pad_mode >= 2:
             before = -1
         elif p.pad_mode == 0:
-            after += stride - 1  # rounds up
+            after += stride - 1  # ncnn rounds up here
         sides.append(_window(side, _extent(p, axis), stride, before, after))
     return (image[0], *sides)
 
@@ -346,12 +346,13 @@ _BINARY: dict[str, Callable[[int, int], int]] = {
 
 
 def expression(text: str, inputs: Given) -> list[Side | None] | None:
-    """The values of ncnn's expression, in its order: for a shape the innermost side first.
+    """The values of an ncnn expression, in its order. A shape has its innermost side first.
 
     An expression is a list in prefix notation, such as ``*(0w,2),//(1h,4),-1``. ``0w`` is the width of the first input.
 
     Returns:
-        None for a value that is not certain; None alone if the number of values is not.
+        The values; None for a value that is not certain. None instead of the list if the number of values is not
+        certain.
     """
     stack: list[Side | None] = []
     for token in reversed([token for token in re.split("[(),]", text) if token]):
@@ -371,7 +372,7 @@ def expression(text: str, inputs: Given) -> list[Side | None] | None:
 
 
 def _mat_side(shape: Shape, axis: str) -> Side:
-    """A side of ncnn's Mat, which is 1 where the blob has no such axis."""
+    """A side of ncnn's Mat. It is 1 if the blob has no such axis."""
     names = ("w", "hw", "chw", "cdhw")[len(shape) - 1]
     return shape[names.index(axis)] if axis in names else 1
 
@@ -420,7 +421,7 @@ _ORDERS = {
         "wdch", "dwch", "wcdh", "cwdh", "dcwh", "cdwh", "hdcw", "dhcw", "hcdw", "chdw", "dchw", "cdhw",
     ),
 }  # fmt: skip
-"""Rank -> for each order_type of Permute the old axes in their new order, innermost first."""
+"""Rank -> the old axes in their new order, innermost first, for each order_type of Permute."""
 
 
 @first
@@ -539,7 +540,7 @@ def padding(p: Any, inputs: Given) -> Made:
         return None
     if len(inputs) > 1:
         return (None,) * len(shape)
-    # A blob of three axes is padded along its channels by what pads the depth of one with four.
+    # The padding of the depth of a blob of four axes is the padding of the channels of a blob of three.
     names = ("w", "hw", "dhw", "cdhw")[len(shape) - 1]
     sides: list[Side | None] = []
     for side, name in zip(shape, names, strict=True):
@@ -646,7 +647,7 @@ def gemm(p: Any, inputs: Given) -> Made:
         shape = next(given, None)
         if shape is None or len(shape) > 3:
             return None, None
-        if len(shape) == 3 and shape[1] != 1:  # ncnn takes the channels for the rows, and no notice of the rows
+        if len(shape) == 3 and shape[1] != 1:  # ncnn uses the channels as rows, and ignores the rows
             return None, None
         return (shape[0] if len(shape) > 1 else 1), shape[-1]
 

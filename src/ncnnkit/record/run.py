@@ -1,11 +1,10 @@
-"""What run.json holds, as dataclasses: the contract with every program that reads it.
+"""The content of run.json as dataclasses. Programs that read run.json rely on it.
 
-``docs/run-json.md`` and ``docs/run.schema.json`` are made from the classes of this package: the meaning of a field
-stands in the docstring of its class and nowhere else. :data:`SCHEMA` counts up when a field disappears or changes its
-meaning. A new field has a default, so that files written before stay valid. A reader ignores fields that it does not
-know.
+``docs/run-json.md`` and ``docs/run.schema.json`` are generated from the classes of this package. The meaning of a field
+is only documented in the docstring of its class. :data:`SCHEMA` is incremented when a field is removed or changes its
+meaning. A new field has a default, so that older files stay valid. A reader ignores fields that it does not know.
 
-A figure is null in JSON, None here, where it was not measured, and where it is infinite or not a number.
+A figure is null in JSON and None in Python if it was not measured, or if it is infinite or not a number.
 """
 
 from __future__ import annotations
@@ -45,17 +44,17 @@ class Model:
     Attributes:
         reference: the model as the user gave it: a path, ``torchvision:NAME``, ``timm:NAME`` or
             ``package.module:function``.
-        name: made from the reference, with the characters A-Z a-z 0-9 . _ - only. The names of the models' files begin
-            with it.
-        kind: the kind of the original: a file of ONNX, TorchScript or ncnn, or a network built by code (``torch``).
-        inputs: the network's inputs, in its order, named as in the original.
-        outputs: the network's outputs, in its order, named as in the original.
-        layers: layers of the optimised network.
-        parameters: weights of the optimised network, counted one by one.
+        name: derived from the reference, with the characters A-Z a-z 0-9 . _ - only. The names of the models' files
+            begin with it.
+        kind: the kind of the original: an ONNX, TorchScript or ncnn file, or a network built by code (``torch``).
+        inputs: the network's inputs, in order, with the names of the original.
+        outputs: the network's outputs, in order, with the names of the original.
+        layers: number of layers of the optimised network.
+        parameters: number of weight values of the optimised network.
         labels: number of class names that the model contains.
-        classes: number of classes of the network's only output; 0: nothing shows that it is a classifier. A vector
-            counts as scores of classes if images have labels, if the model contains as many names, if the library that
-            built it says so, or if its values add up to one.
+        classes: number of classes of the network's only output; 0 if nothing shows that it is a classifier. A vector
+            counts as scores of classes if the images have labels, if the model contains a name for each value, if the
+            library that built it says so, or if its values add up to one.
     """
 
     reference: str
@@ -76,10 +75,10 @@ class DeviceRecord:
     Attributes:
         name: the name or address in the request; ``local`` is the machine that converted.
         address: ``local``, ``ssh://…`` or ``adb://…``.
-        target: the kernels of its CPU, for which int8 was made.
+        target: the kernels of its CPU. int8 was made for them.
         machine: the machine, and its software.
-        recommended: ``name`` of the variant recommended for this device; null: none.
-        why: the reason.
+        recommended: ``name`` of the variant recommended for this device; null if there is none.
+        why: the reason for the recommendation.
     """
 
     name: str
