@@ -418,7 +418,7 @@ def wait_for(path: Path) -> None:
 def test_a_job_that_arrives_in_part_is_not_started(here: Board, tmp_path: Path, model: Path) -> None:
     """The connection broke while it was sent; asking again sends all of it."""
     name = agent.job_name(here._there.program, sys.executable, job(tmp_path, model).text().encode())
-    with pytest.raises(Refused, match="the job was damaged on its way"):
+    with pytest.raises(Refused, match="the job was damaged during the transfer"):
         here._agent.tell("start", name, "1", sys.executable, data=b'{"kind": "mea')
     assert not (home_of(here) / "jobs").exists()
 

@@ -414,7 +414,7 @@ def test_options_and_recipe_files_say_every_way(name: str, text: str, value: Any
         ({"resize": {"way": "letterbox", "align": "top"}}, "align must be one of centre, corner"),
         ({"resize": {"way": "letterbox", "fill": [256]}}, "fill must be none, or pixels from 0 to 255"),
         ({"resize": {"way": "letterbox", "fill": [1, 2]}}, "fill must be 3 pixels"),
-        ({"resize": {"way": "letterbox", "size": [600, 600], "multiple": 32}}, "size 600x600 is no multiple of 32"),
+        ({"resize": {"way": "letterbox", "size": [600, 600], "multiple": 32}}, "size 600x600 is not a multiple of 32"),
         ({"resize": {"way": "letterbox", "multiple": 0}}, "multiple must be a whole number"),
         ({"resize": {"way": "letterbox", "grow": "maybe"}}, "grow must be true or false"),
         ({"resize": {"way": "right", "rounding": "off"}}, "rounding must be one of nearest, down, up"),

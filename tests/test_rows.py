@@ -73,7 +73,7 @@ def test_a_table_of_shapes_that_cannot_be_is_refused(tmp_path: Path, table: NDAr
     with (tmp_path / "x.npy").open("wb") as file:
         np.save(file, np.zeros(12, np.float32))
         np.save(file, table)
-    with pytest.raises(ValueError, match="does not say the shapes of its rows"):
+    with pytest.raises(ValueError, match="has no valid shapes of its rows"):
         Rows(tmp_path / "x.npy")
 
 

@@ -194,7 +194,7 @@ def test_without_the_right_to_write_nothing_changes(
     monkeypatch.setattr(clocks, "open", refuse, raising=False)
     with fixed_clocks(tmp_path / "journal", str(rock)) as report:
         assert report.fixed == []
-        assert set(report.refused.values()) == {"not permitted; as root it is"}
+        assert set(report.refused.values()) == {"only root may change it"}
     assert governors(rock) == GOVERNORS
     assert not (tmp_path / "journal").exists()
 

@@ -321,7 +321,7 @@ def result(rows: list[Settings], winner: Settings, ratio: list[float], **without
         ),
         cosine=0.9999,
         conditions=Conditions(throttled=True, throttled_by=["the firmware throttles"]),
-        clocks=ClocksReport([], {"policy0": "not permitted; as root it is"}),
+        clocks=ClocksReport([], {"policy0": "only root may change it"}),
     )
 
 
@@ -360,7 +360,7 @@ def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> 
     )
     assert list(found.notes) == [
         "emulated: timings are not real", "throttled: the firmware throttles",
-        "the clock of policy0 was not fixed: not permitted; as root it is",
+        "the clock of policy0 was not fixed: only root may change it",
     ]  # fmt: skip
     assert found.candidates[0].name == best.name
 

@@ -160,8 +160,8 @@ def test_what_is_printed_before_the_mark_is_no_answer(tmp_path: Path, greeting: 
         (MARKED + """echo '{"arrays": [["O", [1]]]}'; sleep 60""", "it sent"),
         (MARKED + """echo '{"arrays": [["<f4", [-1]]]}'; sleep 60""", "it sent"),
         (MARKED + """echo '{"arrays": 3}'; sleep 60""", "it sent"),
-        (MARKED + "yes | tr -d '\\n'", "without an end"),
-        ("yes", "without an end"),
+        (MARKED + "yes | tr -d '\\n'", "more than is allowed"),
+        ("yes", "more than is allowed"),
     ],
 )
 def test_a_process_that_breaks_the_protocol_is_ended(tmp_path: Path, body: str, said: str) -> None:

@@ -26,16 +26,16 @@ Message = Dict[str, Any]
 LARGEST = 1 << 32  # bytes of a message's arrays
 
 SO_FAR = "so_far"
-"""The field of a message that is no answer yet: what is done, and of how much."""
+"""The field of a progress message, which comes before the answer: (done, total)."""
 
-TELLING = 0.5  # seconds between two such messages: each wakes the parent, on the cores that are timed
+TELLING = 0.5  # seconds between two such messages; each wakes the parent on the cores that are timed
 
 Tell = Callable[[int, int], None]
 """Called with (done, total) while a request is worked on."""
 
 
 def untold(done: int, total: int) -> None:
-    """A :data:`Tell` that says nothing."""
+    """A :data:`Tell` that does nothing."""
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:
@@ -74,7 +74,7 @@ def _parse(line: bytes) -> Tuple[Message, List[Tuple[np.dtype[Any], List[int]]]]
         message = json.loads(line, parse_constant=_refuse, parse_float=_finite)
         kinds = [(np.dtype(str(dtype)), [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
         if not all(dtype.kind in "biuf" and all(0 <= side <= LARGEST for side in shape) for dtype, shape in kinds):
-            raise ValueError("no array of numbers")
+            raise ValueError("not an array of numbers")
         sizes = [math.prod(max(1, side) for side in shape) * dtype.itemsize for dtype, shape in kinds]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise ProtocolError("it sent %r" % line[:60].decode(errors="replace")) from None

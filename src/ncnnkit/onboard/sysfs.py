@@ -14,8 +14,7 @@ MEMORY_CLOCK = re.compile(r"^dmc|[.:-]dmc|memory-controller|devfreq_mif|\bemc\b"
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without surrounding whitespace and the NULs of the device tree; empty if it cannot be
-    read."""
+    """The text of a file, without surrounding whitespace and NULs; empty if it cannot be read."""
     try:
         return path.read_bytes().decode(errors="replace").strip().strip("\0").strip()
     except OSError:
