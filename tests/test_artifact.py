@@ -470,7 +470,7 @@ def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert said.exit_code == 5
     assert "crashed: mixed-cpu: this model does not run here" in said.stdout
-    assert "nothing usable came out: mixed-cpu crashed: this model does not run here" in said.stderr
+    assert "no variant can be used: mixed-cpu crashed: this model does not run here" in said.stderr
 
 
 def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path: Path) -> None:

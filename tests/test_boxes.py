@@ -93,7 +93,7 @@ def test_labels_that_do_not_fit_the_network(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=says):
             read_boxes(tmp_path / "d", NAMES, [HALF, SAME], CLASSES)
     boxes = Labels("boxes", read_boxes(coco(tmp_path / "l.json"), NAMES, [HALF, SAME], CLASSES), "l.json")
-    with pytest.raises(ImageError, match=r"l\.json: holds boxes, and the task classification is compared with classes"):
+    with pytest.raises(ImageError, match=r"l\.json: contains boxes, but the task classification needs classes"):
         truths(boxes, Classification(((2,),)))
 
 

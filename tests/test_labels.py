@@ -109,9 +109,9 @@ def test_files_of_another_kind_than_the_task_compares_with(tmp_path: Path) -> No
     for task, says in (
         (
             Segmentation(((2, 8, 8),)),
-            r"classes\.txt: holds classes, and the task segmentation is compared with pictures",
+            r"classes\.txt: contains classes, but the task segmentation needs pictures",
         ),
-        (Embedding(((8,),)), "the task embedding has no figures by labels"),
+        (Embedding(((8,),)), "the task embedding has no figures against labels"),
     ):
         with pytest.raises(ImageError, match=says):
             truths(labels, task)
@@ -213,7 +213,7 @@ def test_an_image_is_judged_by_the_one_to_make(tmp_path: Path) -> None:
     assert found["psnr"] == pytest.approx(40)
     assert found["label_psnr"] == pytest.approx(40, rel=1e-5)
     assert 0.9 < (found["label_ssim"] or 0) < 1
-    with pytest.raises(ImageError, match="3x30x32, is no image a whole number of times as large"):
+    with pytest.raises(ImageError, match="3x30x32, is not an image of the input's size"):
         truths(Labels("pictures", [label], "hr"), Images(((3, 30, 32),)), size=(16, 16))
 
 

@@ -413,10 +413,10 @@ def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: Reci
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"task": "segmentation", "require": ("map50>=0.9",)}, "map50 is no figure of the task segmentation"),
+        ({"task": "segmentation", "require": ("map50>=0.9",)}, "map50 is not a figure of the task segmentation"),
         ({"task": "segmentatoin"}, "unknown task 'segmentatoin'"),
         ({"task": "segmentation:treshold=0.3"}, "'treshold=0.3' is not an attribute of segmentation"),
-        ({"metric": "math:hypot", "require": ("miou>=0.9",)}, "miou is no figure of the task metric"),
+        ({"metric": "math:hypot", "require": ("miou>=0.9",)}, "miou is not a figure of the task metric"),
     ],
 )
 def test_what_does_not_go_with_the_task_is_refused_before_any_work(
@@ -694,7 +694,7 @@ def test_labels_are_read_before_the_work(recipe: Recipe, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("classes", "labels", "said"),
-    [(4, [0, 4], r"class 4 is given, but the network has 4"), (0, [0, 1], "the task tensor has no figures by labels")],
+    [(4, [0, 4], r"class 4 is given, but the network has 4"), (0, [0, 1], "the task tensor has no figures against labels")],
 )
 def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[int], said: str) -> None:
     task = Classification(((classes,),)) if classes else Tensors()

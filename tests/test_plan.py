@@ -122,7 +122,7 @@ def test_why_a_layer_got_its_precision() -> None:
     for choice in ("fp32", "bf16", "int8"):
         assert plan_of(every, choice, 0.0).why("c"), "an exact plan is explained as well"
     text = plan_of([fp32, Option("fp16", 1.0, math.inf)], "fp32").why("c")
-    assert text == "fp32: fp16 gives outputs that are not finite"
+    assert text == "fp32: with fp16, outputs are not finite"
 
 
 # --------------------------------------------------------------------------------------------------------- the layers

@@ -147,7 +147,7 @@ def test_without_a_vulkan_device_that_is_said(model: Path, monkeypatch: pytest.M
     monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
     found = profile(model, run_job, backend="vulkan", repeats=3)
-    assert found.notes[0] == "no Vulkan device: ncnn ran all of it on the CPU"
+    assert found.notes[0] == "no Vulkan device: ncnn ran all layers on the CPU"
     assert {(layer.runs_on, layer.precision) for layer in found.layers} == {("CPU", "fp32")}
 
 

@@ -510,8 +510,8 @@ def test_a_plan_that_few_predictions_judged_is_warned_of() -> None:
     )
     (said,) = warnings(plan={**sample_run()["plan"], "few": few})
     assert said == (
-        "the plan was judged on calibration samples, which hold only 16 boxes. Even if it loses none of them, it may "
-        "lose 19 % of others: mAP50-95 ≥ 98 % takes 150"
+        "the plan was judged on calibration samples, which hold only 16 boxes. Even if none of them is wrong, 19 % of "
+        "others may be wrong: mAP50-95 ≥ 98 % needs 150"
     )
     assert Requirements.parse(["kept>=0.95"], task=Detection).too_few({"kept": 60}) == []
     assert Requirements.parse(["cosine>=0.999", "kept>=1"], task=Detection).too_few({"kept": 5}) == [], (
@@ -537,7 +537,7 @@ def test_few_predictions_of_the_evaluation_are_warned_of() -> None:
         variants=run["variants"], said={"requirements": Requirements.parse(["kept>=0.95"], task=Detection)}
     )
     assert said.startswith("a model is judged on the evaluation samples, which hold only 12 boxes. Even if")
-    assert said.endswith("it may lose 25 % of others: boxes kept ≥ 95 % takes 60")
+    assert said.endswith("25 % of others may be wrong: boxes kept ≥ 95 % needs 60")
 
 
 def test_models_that_did_not_run_while_planning_are_named() -> None:

@@ -264,7 +264,7 @@ def sample_run() -> dict[str, Any]:
     ]
     layers[0]["sqnr_db"] = None
     recipe = Recipe("models/tiny.onnx", images="calib", require=("cosine>=0.9999",))
-    half_note = "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
+    half_note = "ncnn has no fp16 arithmetic for this CPU: weights are stored in fp16, and it computes in fp32"
     return {
         "schema": 1,
         "files": ["net-fp32.bin", "net-fp32.param", "report.html", "run.json"],
@@ -379,7 +379,7 @@ def sample_run() -> dict[str, Any]:
                 1.0,
                 7.33,
                 mixed,
-                **{**skip, "reason": "the mixed model is made for the CPU's kernels"},
+                **{**skip, "reason": "the mixed model is made for the kernels of the CPU"},
             ),
         ],
         "recommended": "int8-cpu",

@@ -270,7 +270,7 @@ def test_each_task_asks_for_figures_that_it_has(name: str) -> None:
 
 
 def test_a_figure_of_another_task_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"kept is no figure of the task text \(its figures: cosine, .*texts, cer"):
+    with pytest.raises(RecipeError, match=r"kept is not a figure of the task text \(its figures: cosine, .*texts, cer"):
         Requirements.parse(["kept>=0.9"]).of(Texts())
 
 

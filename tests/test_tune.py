@@ -372,7 +372,8 @@ def test_within_noise_the_defaults_stay(tmp_path: Path) -> None:
     assert (found.settings.name, found.ratio) == (BASE, 1.0)
     assert found.why == (
         "nothing is clearly faster than ncnn's defaults (fp16, 4 threads); "
-        "the best other was 1.00 times as fast (the middle half of the 4 rounds: 0.88 to 1.15), which is within noise"
+        "the fastest other settings were 1.00 times as fast (the middle half of the 4 rounds: 0.88 to 1.15), which is "
+        "within noise"
     )
     assert "within" not in judge(rows, result(rows, rows[0], [1.0] * 4), here).why
 

@@ -311,7 +311,7 @@ def test_a_heavy_network_is_not_run_in_software() -> None:
         on_cpu, in_software = variants.list_variants(recipe, {("fp32", ""): model}, [site], budget=Budget(allowed))
         assert on_cpu.model is model
         assert (in_software.model is None) == skipped
-        assert ("in software it would take minutes at --effort fast" in in_software.skipped) == skipped
+        assert ("software Vulkan would take minutes at --effort fast" in in_software.skipped) == skipped
 
 
 def test_the_check_of_a_heavy_conversion_takes_one_sample(passes: list[str], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ tag            what follows
 0x01306B47     fp16
 0x000D4B38     int8
 0x0002C056     fp32 (legacy; kept as it is)
-anything else a table of 256 fp32 values, then one uint8 index for each value
+anything else  a table of 256 fp32 values, then one uint8 index for each value
 =============  ==================================================================
 
 Sources: ``src/paramdict.cpp``, ``src/modelbin.cpp``, ``src/net.cpp`` and ``tools/modelwriter.h`` of ncnn.

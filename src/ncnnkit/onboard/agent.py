@@ -9,9 +9,9 @@ Everything is in one folder, which also contains the folder of this program:
     program-HASH/         this program
     venv-HASH/            Python with ncnn and numpy
     files/SHA256          the files that were sent, by the hash of their content; each is sent once
-    jobs/ID/ one job: job.json, progress (a JSON line for each step), log, result.json, pid given-up/ASKED a job that
-    was forgotten, named by the number of the client that asked for it lock locked by the request that starts or ends a
-    job
+    jobs/ID/              one job: job.json, progress (a JSON line for each step), log, result.json, pid
+    given-up/ASKED        a job that was forgotten, named by the number of the client
+    lock                  locked by the request that starts or ends a job
 """
 
 from __future__ import annotations

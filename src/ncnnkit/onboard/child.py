@@ -49,9 +49,8 @@ class Child:
 
     Args:
         command: the command that starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
-        caches: a folder for compiled shaders. By default a new folder, so that a cold load compiles all shaders, even
-            if
-                the machine has compiled them before.
+        caches: a folder for compiled shaders. By default it is a new folder, so that a cold load compiles all shaders,
+            even if the machine has compiled them before.
         engine: the engine of the default command.
     """
 

@@ -85,7 +85,7 @@ class Fit:
         if self.way == "letterbox" and self.size and any(side % self.multiple for side in self.size):
             return "size %dx%d is not a multiple of %d" % (*self.size, self.multiple)
         if self.way == "multiple" and self.size:
-            return "the size of the way multiple is that of the image"
+            return "the way multiple uses the size of the image, so it takes no size"
         return ""
 
 

@@ -5,10 +5,11 @@ has the engine's tools, and opens the model on the machine that runs it. The fol
 ``onboard``, so a module imports its engine only inside methods.
 
 ==========  ===============================================================
-module      what is in it
+module      content
 ==========  ===============================================================
-base the interface of every engine making the command make: makes a model in its own process network the network of a
-serving process with such an engine
+base        the interface of an engine
+making      the command ``make``: makes a model in its own process
+network     the network of a serving process with such an engine
 ==========  ===============================================================
 """
 
