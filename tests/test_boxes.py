@@ -64,10 +64,10 @@ def test_three_formats_are_the_same_boxes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "is no file of COCO's format"),
-        ('{"images": []}', "is no file of COCO's format: KeyError"),
-        (json.dumps([]), "is no file of COCO's format"),
-        (json.dumps({"images": [], "categories": [], "annotations": []}), "labels no box of these images"),
+        ("{", "is not in COCO's format"),
+        ('{"images": []}', "is not in COCO's format: KeyError"),
+        (json.dumps([]), "is not in COCO's format"),
+        (json.dumps({"images": [], "categories": [], "annotations": []}), "has no box for any of these images"),
     ],
 )
 def test_what_is_no_json_of_coco(tmp_path: Path, content: str, says: str) -> None:
@@ -88,7 +88,7 @@ def test_labels_that_do_not_fit_the_network(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=says):
             read_boxes(tmp_path / "d", NAMES, [HALF, SAME], CLASSES)
     (tmp_path / "d/one.txt").unlink()
-    for text, says in ((voc(("bird", 1, 1, 2, 2)), "no class 'bird'"), ("<a>", "is no file of Pascal VOC's format")):
+    for text, says in ((voc(("bird", 1, 1, 2, 2)), "no class 'bird'"), ("<a>", "is not in Pascal VOC's format")):
         (tmp_path / "d/one.xml").write_text(text)
         with pytest.raises(ImageError, match=says):
             read_boxes(tmp_path / "d", NAMES, [HALF, SAME], CLASSES)

@@ -28,11 +28,11 @@ def doubts(preprocess: Preprocess) -> list[str]:
 @pytest.mark.parametrize(
     ("preprocess", "said"),
     [
-        (Preprocess(mean=(127.0,), std=(128.0,)), r"the mean 127.* is one of pixels .*--divisor 1"),
-        (Preprocess(mean=(0.5,), std=(58.0,)), r"the std 58.* is one of pixels .*--divisor 1"),
+        (Preprocess(mean=(127.0,), std=(128.0,)), r"the mean 127.* belongs to pixels .*--divisor 1"),
+        (Preprocess(mean=(0.5,), std=(58.0,)), r"the std 58.* belongs to pixels .*--divisor 1"),
         (
             Preprocess(mean=(0.485, 0.456, 0.406), std=(0.01712475, 0.017507, 0.01742919)),
-            r"looks like a norm of ncnn, .*give --std 58\.\d.* and --divisor 1",
+            r"looks like a norm value of ncnn, .*give --std 58\.\d.* and --divisor 1",
         ),
         (Preprocess(mean=(123.7, 116.3, 103.5), std=(0.01712475, 0.017507, 0.01742919), divisor=1), "a norm of ncnn"),
         (Preprocess(divisor=10000.0), r"nearly a constant: check --divisor"),
@@ -71,7 +71,7 @@ def test_arrays_of_raw_pixels() -> None:
 def test_samples_that_are_all_alike() -> None:
     one = np.random.default_rng(1).random((1, 3, 8, 8))
     (said,) = arrays(np.repeat(one, 5, axis=0))
-    assert said == "input 'x': the first 5 samples are all alike; errors measured on them say nothing"
+    assert said == "input 'x': the first 5 samples are all alike; errors measured on them are not meaningful"
     assert arrays(one) == []
 
 

@@ -351,7 +351,7 @@ def test_recordings_that_do_not_fit(tmp_path: Path) -> None:
     (folder / "torn.wav").write_bytes(b"RIFF\0\0\0\0WAVE")
     found = open_images(folder, None, [SOUND])
     assert [name for name, _ in found.skipped] == ["stereo.wav", "torn.wav"]
-    assert found.skipped[0][1] == "has 2 channels, and input 'x' takes 1"
+    assert found.skipped[0][1] == "has 2 channels, but input 'x' takes 1"
     assert open_images(folder / "stereo.wav", None, [InputSpec("x", (2, 250))])[1][0].shape == (2, 250)
     with pytest.raises(ImageError, match="a recording cannot feed input 'x', which takes 3x8x8"):
         open_images(folder, PLAIN, [InputSpec("x", (3, 8, 8))])

@@ -97,9 +97,9 @@ def test_files_of_another_kind_than_the_task_compares_with(tmp_path: Path) -> No
     (tmp_path / "classes.txt").write_text("0.png 3\n1.png 1\n")
     (tmp_path / "empty").mkdir()
     wrongs = {
-        ("classes.txt", "pictures"): r"is a text file, which holds no pictures \(give a folder with a picture for each",
-        ("images", "boxes"): r"is a folder with files \.png, which holds no boxes \(give a \.json file as COCO",
-        ("empty", ""): r"is an empty folder, which holds no labels \(give classes: a file with lines",
+        ("classes.txt", "pictures"): r"is a text file, which contains no pictures \(give a folder with a picture for each",
+        ("images", "boxes"): r"is a folder with files \.png, which contains no boxes \(give a \.json file as COCO",
+        ("empty", ""): r"is an empty folder, which contains no labels \(give classes: a file with lines",
         ("nothing", ""): "no such file or folder",
     }
     for (path, kind), says in wrongs.items():
@@ -145,8 +145,8 @@ def test_what_is_no_mask_of_the_image(tmp_path: Path) -> None:
     image = np.zeros((4, 8, 3))
     cases = {
         "colours": (image, "has pixels of RGB, not classes"),
-        "size": (image[:3, :, 0], "has 8x3 pixels, and its image has 8x4"),
-        "class": (image[..., 0] + 7, "has class 7, and the network has 0 to 4"),
+        "size": (image[:3, :, 0], "has 8x3 pixels, but its image has 8x4"),
+        "class": (image[..., 0] + 7, "has class 7, but the network has 0 to 4"),
     }
     for name, (values, says) in cases.items():
         path = picture(tmp_path / f"{name}.png", values)
@@ -197,7 +197,7 @@ def test_the_image_to_make_is_cut_as_the_input_is(tmp_path: Path) -> None:
     assert (found.shape, top, left) == ((3, 8, 16), 4, 0)
     reduced = lying(path, (4, 8), resized=(2, 4), input=(2, 4)).target(3, 2)[0]
     assert reduced.shape == (3, 4, 8)
-    with pytest.raises(ImageError, match="has 16x8 pixels; its image has 8x4, and the network enlarges 3 times: 24x12"):
+    with pytest.raises(ImageError, match="has 16x8 pixels; its image has 8x4, but the network enlarges 3 times: 24x12"):
         cut.target(3, 3)
 
 

@@ -137,13 +137,13 @@ def test_figures_by_labels_are_those_of_the_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outline", "message"),
     [
-        (None, r"coco\.json: a labelled object has a box and no outline .*--task detection"),
-        ({"size": [5, 5], "counts": [25]}, "run lengths are of an image of 5x5 pixels, and the image has 192x64"),
+        (None, r"coco\.json: a labelled object has a box but no outline .*--task detection"),
+        ({"size": [5, 5], "counts": [25]}, "run lengths are for an image of 5x5 pixels, but the image has 192x64"),
         ({"size": [64, 192], "counts": [3]}, "run lengths that do not cover the image"),
-        ([[0, 0, 1, 1]], "an outline that is no polygon"),
-        ([[0, 0, 1, 1, 2, float("nan")]], "an outline that is no polygon"),
-        ([7], "an outline that is no polygon"),
-        ({"counts": [1]}, "is no file of COCO's format: KeyError"),
+        ([[0, 0, 1, 1]], "an outline that is not a polygon"),
+        ([[0, 0, 1, 1, 2, float("nan")]], "an outline that is not a polygon"),
+        ([7], "an outline that is not a polygon"),
+        ({"counts": [1]}, "is not in COCO's format: KeyError"),
     ],
 )
 def test_wrong_outlines_are_refused(tmp_path: Path, outline: Any, message: str) -> None:

@@ -201,7 +201,7 @@ def test_the_record_says_what_each_image_was_used_for(recipe: Recipe, tmp_path: 
     assert (used.available, used.calibration, used.evaluation) == (40, 32, 10)
     assert (used.fitted, used.held_back) == (24, 8)
     assert [(copy.name, copy.of) for copy in used.copies] == [("copy.png", "07.png")]
-    assert "one sample was dropped as a copy of another: copy.png holds what 07.png holds" in document.warnings
+    assert "one sample was dropped as a copy of another: copy.png has the same content as 07.png" in document.warnings
     assert not list((tmp_path / "out").rglob("*.npy")), "inputs and outputs kept on disk go with the run"
 
 
@@ -250,7 +250,7 @@ def test_nonsense_preprocessing_is_warned_of(recipe: Recipe, tmp_path: Path) -> 
     images = photographs(tmp_path / "images", 10)
     asked = changed(recipe, images=str(images), preprocess={"mean": 127.0, "std": 128.0}, precisions=("fp32",))
     document = pipeline.run(asked, tmp_path / "out")
-    assert any("the mean 127, 127, 127 is one of pixels" in warning for warning in document.warnings)
+    assert any("the mean 127, 127, 127 belongs to pixels" in warning for warning in document.warnings)
 
 
 def test_a_preset_is_scaled_to_the_networks_input(recipe: Recipe) -> None:

@@ -409,7 +409,7 @@ def test_options_and_recipe_files_say_every_way(name: str, text: str, value: Any
     ("values", "message"),
     [
         ({"resize": {"way": "squash"}}, "way must be one of letterbox, right, multiple, not 'squash'"),
-        ({"resize": {"align": "corner"}}, 'does not say its way .*way = "letterbox"'),
+        ({"resize": {"align": "corner"}}, 'has no way .*way = "letterbox"'),
         ({"resize": {"way": "letterbox", "colour": 1}}, "resize has no field 'colour' .*one of way, size, align"),
         ({"resize": {"way": "letterbox", "align": "top"}}, "align must be one of centre, corner"),
         ({"resize": {"way": "letterbox", "fill": [256]}}, "fill must be none, or pixels from 0 to 255"),
@@ -419,7 +419,7 @@ def test_options_and_recipe_files_say_every_way(name: str, text: str, value: Any
         ({"resize": {"way": "letterbox", "grow": "maybe"}}, "grow must be true or false"),
         ({"resize": {"way": "right", "rounding": "off"}}, "rounding must be one of nearest, down, up"),
         ({"resize": {"way": "multiple", "size": [64, 64]}}, "the way multiple uses the size of the image, so it takes no size"),
-        ({"resize": {"way": "letterbox"}, "crop": [8, 8]}, "resize letterbox goes with no crop"),
+        ({"resize": {"way": "letterbox"}, "crop": [8, 8]}, "resize letterbox cannot be combined with a crop"),
         ({"crop": {"size": [8, 8], "overlap": 8}}, "an overlap of 8 leaves nothing of a tile of 8x8"),
         ({"crop": {"overlap": -1}}, "overlap must be a whole number"),
         ({"layout": "nhwc"}, "unknown layout 'nhwc' .*chw, hwc"),

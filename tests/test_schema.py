@@ -321,7 +321,7 @@ def sample_run() -> dict[str, Any]:
         "reference": {"engine": "onnxruntime", "version": "1.22.0", "origin": "the original ONNX file in ONNX Runtime"},
         "task": {
             "name": "classification",
-            "why": "the model brings a name for each value",
+            "why": "the model has a name for each value",
             "requires": [{"figure": "cosine", "bound": 0.999, "text": "cosine ≥ 0.999"}],
             "labels": "classes of 60 samples, from labels.txt",
             "original": {"top1": 0.8667},

@@ -102,7 +102,7 @@ def test_a_decoder_is_data() -> None:
     decoder = Decoder("boxes", APART, 91, boxes="deltas", anchors=(grid,), weights=(10, 10, 5, 5))
     assert as_read(decoder) == decoder
     assert decoder.fault(2) == ""
-    assert "outputs [0, 1], and the network has 1" in decoder.fault(1)
+    assert "outputs [0, 1], but the network has 1" in decoder.fault(1)
     assert "no anchors" in Decoder("boxes", APART, 2, boxes="deltas").fault(2)
 
 
