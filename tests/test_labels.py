@@ -97,7 +97,10 @@ def test_files_of_another_kind_than_the_task_compares_with(tmp_path: Path) -> No
     (tmp_path / "classes.txt").write_text("0.png 3\n1.png 1\n")
     (tmp_path / "empty").mkdir()
     wrongs = {
-        ("classes.txt", "pictures"): r"is a text file, which contains no pictures \(give a folder with a picture for each",
+        (
+            "classes.txt",
+            "pictures",
+        ): r"is a text file, which contains no pictures \(give a folder with a picture for each",
         ("images", "boxes"): r"is a folder with files \.png, which contains no boxes \(give a \.json file as COCO",
         ("empty", ""): r"is an empty folder, which contains no labels \(give classes: a file with lines",
         ("nothing", ""): "no such file or folder",

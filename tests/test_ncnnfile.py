@@ -856,7 +856,9 @@ def test_whole_numbers_where_real_ones_are_expected(layer: str, key: str, read: 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         graph = parse_param(f"7767517\n3 3\nInput a 0 1 a\nInput b 0 1 b\n{layer}\n", where="net")
-    expected = f"net: some versions of ncnn misread a real number without a point.*: {key} of {layer[: layer.index(' ')]} x$"
+    expected = (
+        f"net: some versions of ncnn misread a real number without a point.*: {key} of {layer[: layer.index(' ')]} x$"
+    )
     assert [bool(re.search(expected, str(w.message))) for w in said] == [True] * doubtful
     assert graph.layers[-1].params[key] == read
     net = ncnn.Net()

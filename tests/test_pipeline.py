@@ -694,7 +694,10 @@ def test_labels_are_read_before_the_work(recipe: Recipe, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("classes", "labels", "said"),
-    [(4, [0, 4], r"class 4 is given, but the network has 4"), (0, [0, 1], "the task tensor has no figures against labels")],
+    [
+        (4, [0, 4], r"class 4 is given, but the network has 4"),
+        (0, [0, 1], "the task tensor has no figures against labels"),
+    ],
 )
 def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[int], said: str) -> None:
     task = Classification(((classes,),)) if classes else Tensors()

@@ -418,7 +418,10 @@ def test_options_and_recipe_files_say_every_way(name: str, text: str, value: Any
         ({"resize": {"way": "letterbox", "multiple": 0}}, "multiple must be a whole number"),
         ({"resize": {"way": "letterbox", "grow": "maybe"}}, "grow must be true or false"),
         ({"resize": {"way": "right", "rounding": "off"}}, "rounding must be one of nearest, down, up"),
-        ({"resize": {"way": "multiple", "size": [64, 64]}}, "the way multiple uses the size of the image, so it takes no size"),
+        (
+            {"resize": {"way": "multiple", "size": [64, 64]}},
+            "the way multiple uses the size of the image, so it takes no size",
+        ),
         ({"resize": {"way": "letterbox"}, "crop": [8, 8]}, "resize letterbox cannot be combined with a crop"),
         ({"crop": {"size": [8, 8], "overlap": 8}}, "an overlap of 8 leaves nothing of a tile of 8x8"),
         ({"crop": {"overlap": -1}}, "overlap must be a whole number"),

@@ -396,9 +396,7 @@ def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
     on_cpu = spec.backend == "cpu" and spec.engine == NCNN
     said = [EMULATED] if spec.site.emulated and result.samples else []
     if on_cpu and spec.precision == "fp16" and "fp16-arithmetic" not in features:
-        said.append(
-            "ncnn has no fp16 arithmetic for this CPU: weights are stored in fp16, and it computes in fp32"
-        )
+        said.append("ncnn has no fp16 arithmetic for this CPU: weights are stored in fp16, and it computes in fp32")
     if on_cpu and spec.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
         said.append("this CPU has no bf16 instructions: ncnn converts to fp32 and back")
     seen = [result.conditions, result.sustained.conditions if result.sustained else None]

@@ -73,8 +73,7 @@ def error_by_count(
 
 
 def enough(counts: Sequence[Count]) -> int | None:
-    """The least number of images with a worst error within 5 % of the error with all images; None if none.
-    """
+    """The least number of images with a worst error within 5 % of the error with all images; None if none."""
     return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].relative_error), None)
 
 

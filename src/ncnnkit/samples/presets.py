@@ -102,7 +102,7 @@ def default_preprocess(axes: ImageAxes) -> Preprocess:
 
     Images are stretched to the input, with ImageNet's mean and std. Grey uses the means over the channels, and alpha is
     from 0 to 1.
-"""
+    """
     gray = (float(np.mean(IMAGENET_MEAN)),), (float(np.mean(IMAGENET_STD)),)
     alpha = (*IMAGENET_MEAN, 0.0), (*IMAGENET_STD, 1.0)
     mean, std = {1: gray, 3: (IMAGENET_MEAN, IMAGENET_STD), 4: alpha}[axes.channels]
@@ -154,7 +154,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocess | None:
     """The preprocessing of a timm data config, equal to ``timm.data.create_transform(**config)``.
 
     None if it cannot be expressed (letterboxing, non-square centre crops).
-"""
+    """
     _, height, width = config["input_size"]
     scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
     squash = config["crop_mode"] == "squash"
