@@ -175,11 +175,13 @@ class _Bracket:
 
     @property
     def settled(self) -> bool:
-        """Whether the search is over: the first plan satisfied the requirements, or the ends of the interval are close."""
+        """Whether the search is over: the first plan was good enough, or the ends of the interval are close."""
         return bool(self.holds) and (not self.fails or self._low * CLOSE >= self._high)
 
     def next(self) -> float:
-        """The noise to try next: the geometric mean of the ends, or without a lower end, the upper end over the excess."""
+        """The noise to try next: the geometric mean of the ends, or the upper end over the excess if only that is
+        known.
+        """
         if self.holds:
             return math.sqrt(self._low * self._high)
         last = self.fails[-1]

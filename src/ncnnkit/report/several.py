@@ -92,7 +92,7 @@ def tables(runs: Sequence[NamedRun]) -> list[Table]:
 
 
 def tradeoff(runs: Sequence[NamedRun]) -> Chart | None:
-    """1 − cosine against latency of every variant of every run, both on logarithmic axes; None if no variant has both."""
+    """1 − cosine against latency of all variants of all runs, on logarithmic axes; None if no variant has both."""
     found = [
         (number, each, v, v.latency_ms.median, max(FLOOR, 1 - v.accuracy.cosine), v.accuracy.cosine)
         for number, each in enumerate(runs)

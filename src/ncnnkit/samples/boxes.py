@@ -176,7 +176,7 @@ def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bo
 
 
 def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
-    """Read a file of Pascal VOC's format: ``object`` elements with a ``name`` and a ``bndbox``, pixels counted from 1."""
+    """Read a file of Pascal VOC's format: ``object`` elements with ``name`` and ``bndbox``, pixels counted from 1."""
     rows: Found = []
     try:
         for each in ElementTree.fromstring("\n".join(text_lines(file))).iter("object"):
