@@ -1,4 +1,4 @@
-"""What calibration images were worth: errors counted, outliers found, other images told from alike ones."""
+"""The judgement of calibration images: errors by their number, outliers, and unlike evaluation images."""
 
 from __future__ import annotations
 

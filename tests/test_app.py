@@ -1,4 +1,4 @@
-"""The app that is written: what is in it, and what is refused. That it builds and runs is test_app_build's."""
+"""The content of a written app, and refused requests. test_app_build.py builds and runs apps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
     assert (models / "labels.txt").read_text().splitlines()[3] == "name 3"
     rows = [line.split() for line in (models / "variants.txt").read_text().splitlines()]
     assert [row[:4] for row in rows] == [[f"{p}-cpu", p, "cpu", f"m-{p}"] for p in ("fp32", "fp16", "int8")]
-    # The bounds of the self-test: 3 dB less than was measured of the examples, 60 dB at most.
+    # The bounds of the self-test: 3 dB below the measured SQNR of the examples, and at most 60 dB.
     measured = Examples.load(run_folder / EXAMPLES).sqnr_db
     assert measured is not None
     least = {row[1]: float(row[4]) for row in rows}
@@ -81,7 +81,7 @@ def test_the_program_knows_the_model(run_folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_card_says_is_what_the_program_does(own_run: Path, tmp_path: Path) -> None:
-    """The options, not what their precision's name stands for."""
+    """The program uses the options of the card, not those of the precision's name."""
     card = json.loads((own_run / "m-int8.json").read_text())
     card["options"]["int8"]["use_fp16_arithmetic"] = False
     (own_run / "m-int8.json").write_text(json.dumps(card))
@@ -93,7 +93,7 @@ def test_what_a_card_says_is_what_the_program_does(own_run: Path, tmp_path: Path
 
 
 def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
-    """Of a .param with its card, and of an Artifact or a Graph in memory."""
+    """From a .param with its card, and from an Artifact or a Graph in memory."""
     made = Artifact.made(small(), "fp32", preprocess=PREPROCESS, labels=("a b", "c\nd"), ncnn="1.0.2", target="x86")
     made.save(tmp_path / "net.param")
     chosen = make_app(tmp_path / "net.param", tmp_path / "a")
@@ -101,7 +101,7 @@ def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
     make_app(made, tmp_path / "b")
     for folder, stem in (("a", "net"), ("b", "model")):
         rows = (tmp_path / folder / "models/variants.txt").read_text().splitlines()
-        least = {"fp32": 60, "fp16": 20, "bf16": 10}  # nothing was measured: what its precision must have
+        least = {"fp32": 60, "fp16": 20, "bf16": 10}  # nothing was measured, so the bound is that of the precision
         assert rows == [f"{p}-cpu {p} cpu {stem} {db} 0.9" for p, db in least.items()]
         assert (tmp_path / folder / "models/labels.txt").read_text() == "a b\nc d\n"
         assert Artifact.load(tmp_path / folder / f"models/{stem}.param").preprocess == PREPROCESS

@@ -1,4 +1,4 @@
-"""The app of a stranger's run folder or card: no name or text in it reaches code."""
+"""The app of an untrusted run folder or card: no name or text in it gets into code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVIL = 'x"; system("touch PWNED"); //\n#include <evil.h>\n\\ ??/ ${PWNED} $(touc
 
 
 def code_of(folder: Path) -> str:
-    """All of an app that a compiler, CMake or a shell reads."""
+    """The text of an app that a compiler, CMake or a shell reads."""
     files = [folder / name for name in ("CMakeLists.txt", "run.sh", "scripts/deploy.sh", "models/variants.txt")]
     return "".join(path.read_text() for path in (*files, *sorted((folder / "src").iterdir())))
 
@@ -60,7 +60,7 @@ def test_free_texts_of_a_run_do_not_reach_code(own_run: Path, tmp_path: Path) ->
 
 
 def test_a_blobs_name_stays_within_its_literal(own_run: Path, tmp_path: Path) -> None:
-    """Names of blobs come from the .param, which is the stranger's as well."""
+    """Names of blobs come from the .param, which is untrusted, too."""
     param = own_run / "m-int8.param"
     param.write_text(param.read_text().replace("in0", 'in";evil();//\\'))
     with pytest.warns(UserWarning, match="this card is ignored"):
@@ -71,7 +71,7 @@ def test_a_blobs_name_stays_within_its_literal(own_run: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["m$(touch PWNED)", "m`touch PWNED`", 'm"); system("touch PWNED', "m\n", "-m", "é x"])
 def test_the_name_of_a_models_file_cannot_mean_anything(name: str, tmp_path: Path) -> None:
-    """Given directly, a model may have any name: its files in the app get a plain one."""
+    """A model that is given directly may have any name. Its files in the app get a plain name."""
     Artifact.made(small(), "fp32").save(tmp_path / f"{name}.param")
     chosen = make_app(tmp_path / f"{name}.param", tmp_path / "app")
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", chosen.stem)
@@ -131,7 +131,7 @@ def test_a_card_with_the_shape_of_another_network_is_refused(tmp_path: Path) -> 
 
 
 def test_a_blobs_name_is_no_path() -> None:
-    """Each of several outputs gets a file; blobs may be called anything but have no spaces."""
+    """Each of several outputs gets a file. Blobs may have any name without spaces."""
     text = """
         Split s 1 2 in0 a b
         ReLU r 1 1 a ../../up

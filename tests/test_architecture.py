@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: imports go as it says (the contracts are in pyproject.toml); what it names exists."""
+"""docs/architecture.md is true: imports follow it (the contracts are in pyproject.toml), and the names in it exist."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_stages_are_those_of_a_run() -> None:
 
 
 def test_what_the_page_names_exists() -> None:
-    """Outside the table: each file, and each word of code, stands somewhere in the sources."""
+    """Outside the table: each file exists, and each name in code occurs in the sources."""
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in SOURCES if path.suffix not in BINARY]
     everything = "\n".join(texts)
     files = {path.name for path in SOURCES} | {path.name for path in ROOT.iterdir()}
@@ -124,7 +124,7 @@ def modules() -> list[str]:
 
 
 def test_no_module_has_the_name_of_something_its_package_exports() -> None:
-    """Importing the module would put it in the place of what is exported."""
+    """Importing the module would replace the exported object."""
     packages = [ncnnkit, *(m for m in map(importlib.import_module, modules()) if hasattr(m, "__path__"))]
     for package in packages:
         inside = {module.name for module in pkgutil.iter_modules(package.__path__)}

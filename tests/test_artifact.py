@@ -1,4 +1,4 @@
-"""A model says how it must be run: cards, what is derived without one, and that every way of running it heeds it."""
+"""A model defines how it must be run: cards, the precision without a card, and all ways of running a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ X = samples(1, (16, 16, 16))[0]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mixed model twice: ``card.param`` with its card, ``bare.param`` without; and its original ``fp32.param``."""
+    """The mixed model with its card (``card.param``) and without (``bare.param``), and its original ``fp32.param``."""
     home = tmp_path_factory.mktemp("mixed")
     exact, made = mixed()
     Artifact.made(exact, "fp32").save(home / "fp32.param")
@@ -88,7 +88,7 @@ def outputs_only(variants: list[JobVariant], x: Array, home: Path) -> MeasureJob
 
 
 def by_job(variant: JobVariant, x: Array, home: Path) -> Array:
-    """The outputs of a variant of a job, as the host made it."""
+    """The outputs of a variant of a job that the host made."""
     (row,) = run_job(outputs_only([variant], x, home)).variants
     assert row.status == "ok", row.reason
     (path,) = row.outputs.values()
@@ -155,7 +155,7 @@ def infer(program: list[str], stem: str, x: Array, home: Path) -> Array:
 
 
 def run_with(model: Path, out: Path) -> Path:
-    """A run folder one of whose variants is this mixed model."""
+    """A run folder with this mixed model as a variant."""
     np.save(out.parent / "images.npy", samples(10, (16, 16, 16)))
     recipe = Recipe(
         str(model.parent / "fp32.param"), images=str(out.parent / "images.npy"), backends=("cpu",),
@@ -184,7 +184,7 @@ def test_a_mixed_model_gives_the_same_outputs_whatever_runs_it(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The C++ app of a mixed model, made and built once with a library: ``native``, ``current`` or ``aarch64``."""
+    """The C++ app of a mixed model, built once for each library: ``native``, ``current`` or ``aarch64``."""
     from ncnn_library import build, installed
 
     home = tmp_path_factory.mktemp("cpp")
@@ -215,7 +215,7 @@ def by_cpp_app(program: Path, model: Path, x: Array, home: Path) -> subprocess.C
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("library", "storage"), [("native", "fp32"), ("current", "fp32"), ("current", "bf16")])
 def test_a_mixed_model_in_the_cpp_app(library: str, storage: str, built: Callable[[str], Path], tmp_path: Path) -> None:
-    """Int8 and floating point; in bf16 with its Casts, where the library has bf16 on this CPU."""
+    """Int8 and floating point; also bf16 with its Casts, if the library has bf16 on this CPU."""
     model = Artifact.made(mixed(storage)[1], "mixed").save(tmp_path / "m.param")
     assert (storage == "bf16") is any(layer.type == "Cast" for layer in model.graph.layers)
     done = by_cpp_app(built(library), tmp_path / "m.param", X, tmp_path)
@@ -230,7 +230,7 @@ def test_a_mixed_model_in_the_cpp_app(library: str, storage: str, built: Callabl
 def test_a_mixed_model_of_fp16_bf16_and_int8_in_the_cpp_app(
     built: Callable[[str], Path], right: Array, tmp_path: Path
 ) -> None:
-    """On an emulated ARM, which has them all, with Casts from both kinds of 16 bits; this CPU cannot run the model."""
+    """On an emulated Arm CPU, which has all of them, with Casts from fp16 and bf16. This CPU cannot run the model."""
     model = Artifact.made(mixed("bf16", fp16=True)[1], "mixed").save(tmp_path / "m.param")
     casts = [layer.get("type_from") for layer in model.graph.layers if layer.type == "Cast"]
     assert sorted(casts) == [2, 4, 4]
@@ -285,7 +285,7 @@ def test_a_cast_that_would_read_another_type_is_refused() -> None:
 
 
 def without_casts() -> nk.Graph:
-    """A mixed network whose int8 layer would read the bf16 of the layer before it, which its mask forbids."""
+    """A mixed network in which an int8 layer would read bf16 although its mask forbids it."""
     text = """
         Input       in0 0 1 in0 0=16 1=16 2=16
         Convolution a   1 1 in0 x 0=16 1=1 5=1 6=256 31=3
@@ -295,7 +295,9 @@ def without_casts() -> nk.Graph:
 
 
 def test_a_masked_layer_that_would_read_16_bits_is_refused() -> None:
-    """ncnn converts for a layer that cannot use bf16, not for one that may not: it would read beyond its input."""
+    """ncnn converts for a layer that does not support bf16, but not if a mask forbids it: the layer reads beyond its
+    input.
+    """
     with pytest.raises(RuntimeFailure, match=r"layer a outputs bf16, but layer b reads f"):
         nk.Session(Artifact.made(without_casts(), "mixed"))
 
@@ -383,7 +385,7 @@ def test_a_file_that_is_no_card_is_neither_read_nor_replaced(tmp_path: Path) -> 
 
 
 def overflowing() -> nk.Graph:
-    """Somebody's network with fp16 arithmetic forbidden to a layer whose values overflow it."""
+    """A user's network with a mask that forbids fp16 arithmetic for a layer with large values."""
     graph = small()
     graph.layers[1].params["featmask"] = 1
     return graph
@@ -426,7 +428,7 @@ def test_what_needs_floating_point_says_so(folder: Path) -> None:
 
 
 def padding() -> nk.Graph:
-    """An int8 network made for a CPU: a layer pads with the zero of a moved range."""
+    """An int8 network made for a CPU: a layer pads with the zero point."""
     graph = quantised(small())
     layer = next(layer for layer in graph.layers if layer.type == "Convolution" and layer.params.get("int8_scale_term"))
     layer.params["pad_value"] = 3.0

@@ -1,4 +1,4 @@
-"""Labelled boxes: formats, and where they lie in a network's input."""
+"""Labelled boxes: file formats, and positions in a network's input."""
 
 from __future__ import annotations
 

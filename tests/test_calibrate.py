@@ -1,4 +1,4 @@
-"""Calibration: what is counted, that counting apart and merging is the same, and what cannot be calibrated."""
+"""Calibration: what is counted, merging of separate counts, and networks that cannot be calibrated."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_number_of_processes_does_not_matter(method: str) -> None:
 @pytest.mark.parametrize("method", ["mse", "kl"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_one_pass_tells_all_that_is_asked(method: str, threads: int) -> None:
-    """Histograms are the same whatever else is looked at; ranges and channels are those of the blobs."""
+    """Histograms do not depend on what else is recorded. Ranges and channels are those of the blobs."""
     graph, inputs = small(), samples(7)
     names, chosen = ["in0", "b1", "b2", "b3", "b6"], [0, 3, 6]
     seen = observe(graph, stream(inputs), method=method, batches=2, ranges=True, channels=chosen, threads=threads)
@@ -137,7 +137,7 @@ def test_int8_layers_are_not_quantised_twice() -> None:
 
 
 def test_channel_means_over_samples() -> None:
-    """Of images over positions, of rows over rows: what bias correction compares."""
+    """The means over the positions of images, and over the rows of matrices. Bias correction compares them."""
     parts = over_samples(small(), stream(samples(4)), "sums", threads=2, blobs=["b1", "out0"])
     with Session(small(), keep_blobs=True) as net:
         blobs = [net.blobs(x, names=["b1", "out0"]) for x in samples(4)]

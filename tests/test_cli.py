@@ -1,4 +1,4 @@
-"""The commands, as typed: what they print, what they leave, and how each wrong input ends."""
+"""The commands: their printed output, the files they write, and their errors for wrong inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ncnnkit.report import LAYER_ORDERS
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model and samples, to type commands in."""
+    """A folder with a model and samples, in which commands run."""
     monkeypatch.chdir(tmp_path)
     ncnnfile.save(small(), tmp_path / "m.param")
     np.save(tmp_path / "x.npy", samples(10))
@@ -49,7 +49,7 @@ def nk(line: str) -> Result:
 
 
 def the(name: str) -> Any:
-    """A command."""
+    """Run a command."""
     return typer.main.get_command(app).resolve_command(None, [name])[1]  # type: ignore[attr-defined]
 
 
@@ -101,7 +101,7 @@ def test_every_field_of_a_recipe_that_is_a_list_takes_a_list() -> None:
 
 
 def test_steps_add_up_too(home: Path) -> None:
-    """And make the folders that they write into."""
+    """They also create the folders into which they write."""
     ok("calibrate m.param --images x.npy -o tables/m.table")
     assert "3 of 9 layers in int8" in ok("quantize m.param --table tables/m.table --skip fc --skip c1 -o a/b/q.param")
     assert (home / "a/b/q.param").is_file()
@@ -154,7 +154,7 @@ def test_shell_completion_knows_commands_and_words() -> None:
 
 
 def completed(line: str) -> list[str]:
-    """What bash offers at the end of a line."""
+    """The completions that bash offers at the end of a line."""
     environment = {**os.environ, "_NCNNKIT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "9"}
     environment["COMP_CWORD"] = str(len(line.split(" ")) - 1)
     code = "from ncnnkit.cli import main; main()"
@@ -195,7 +195,7 @@ def test_a_card_says_how_the_images_of_the_calibration_were_prepared(home: Path)
 
 
 def test_no_work_is_silent(home: Path) -> None:
-    """Each command says what it does from its first second on; in a log, by the line of each finished step."""
+    """Each command says what it does from the first second on. In a log, each finished step is a line."""
     for line, first in (
         ("calibrate m.param --images x.npy -o m.table", "look at the images"),
         ("quantize m.param --images x.npy --effort fast -o q.param", "look at the images"),
@@ -269,7 +269,7 @@ def test_tune(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(names) == 3
     assert "ncnn's defaults" in names
     assert found["settings"]["name"] in names or "simplified" in found["settings"]["name"]
-    said = " ".join(ok(line).split())  # a sentence may be broken anywhere
+    said = " ".join(ok(line).split())  # a sentence may have a line break anywhere
     assert "ncnn's defaults (fp32, " in said
     assert all(name in said for name in names)
 
@@ -330,7 +330,7 @@ def test_doctor_without_pnnx_says_how_to_get_it_and_what_for(home: Path, monkeyp
 
 
 def test_help_says_what_a_single_step_takes(home: Path) -> None:
-    """Its targets, threads and precisions are not those of a run, which knows its devices."""
+    """Its options for targets, threads and precisions differ from those of a run, which knows its devices."""
     shown = {name: " ".join(nk(f"{name} --help").stdout.split()) for name in ("run", "quantize", "bench")}
     assert "those of the device" in shown["run"]
     assert "those of the device" not in shown["quantize"]
@@ -460,7 +460,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
-    gc.collect()  # the failure's frames have samples mapped that lie there
+    gc.collect()  # the frames of the failure hold mapped samples from that disk
     subprocess.run(["umount", str(folder)], check=True)
 
 
@@ -481,7 +481,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
     ],
 )
 def test_what_is_not_used_is_not_loaded(code: str, absent: tuple[str, ...]) -> None:
-    """Help and completion are quick only as long as this holds."""
+    """This keeps help and completion fast."""
     code += f"; import sys; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""Conversion: the networks that the routes make, the choice between them, and routes that go wrong."""
+"""Conversion: the networks of the routes, the choice between routes, and routes that fail."""
 
 from __future__ import annotations
 
@@ -99,14 +99,14 @@ both = pytest.mark.parametrize("route", ["onnx", "pnnx"])
 
 
 def outputs_of(graph: Graph, inputs: Sequence[Array]) -> dict[str, Array]:
-    """Output -> (N, …), by ncnn in fp32."""
+    """Output -> array (N, …), computed by ncnn in fp32."""
     with Session(graph, precision="fp32") as net:
         rows = [net.blobs(*sample, names=net.outputs) for sample in zip(*inputs)]
     return {name: np.stack(column) for name, column in zip(net.outputs, zip(*rows))}
 
 
 def assert_same(source: ModelSource, graph: Graph, *inputs: Array, sqnr_db: float = 110) -> None:
-    """ncnn's outputs are the original's, in the original's order."""
+    """Check that ncnn's outputs equal the original's, in the original's order."""
     ours, theirs = outputs_of(graph, inputs), reference_of(source, inputs)
     assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
     for (name, value), expected in zip(ours.items(), theirs.values()):
@@ -134,7 +134,7 @@ def test_the_demo_model_is_onnx_runtimes_in_fp32(tmp_path: Path, route: str) -> 
     assert (attempt.outcome, attempt.reason, attempt.sqnr_db) == ("taken", "", check.sqnr_db)
     assert attempt.layers == len(optimize(conversion.graph).layers)
     assert check.seconds == attempt.seconds > 0
-    # pnnx's files are gone, but for its log, and the weights can still be read.
+    # Only pnnx's log is left, and the weights can still be read.
     assert [path.name for path in tmp_path.iterdir()] == ([LOG] if route == "pnnx" else [])
     if route == "pnnx":
         assert (tmp_path / LOG).read_text().startswith("$ pnnx model.onnx inputshape=[1,3,224,224]f32 fp16=0\n")
@@ -267,7 +267,7 @@ def test_an_input_without_use(tmp_path: Path, route: str) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No route leaves a file in the system's temporary folder, whatever becomes of it."""
+    """No route leaves a file in the system's temporary folder, even if it fails."""
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield
@@ -297,7 +297,7 @@ def test_pnnx_crashing_is_a_line_of_the_record(tmp_path: Path) -> None:
 
 
 def scaled(factor: float, extra: int = 0) -> Route:
-    """A route that leads to Exp, its outputs off by a factor, and with layers that do nothing."""
+    """A route to an Exp with outputs that are wrong by a factor, and with layers that do nothing."""
 
     def route(source: ModelSource, folder: Path) -> Graph:
         names = [f"abs{number}" for number in range(extra)] + ["out0"]
@@ -305,7 +305,7 @@ def scaled(factor: float, extra: int = 0) -> Route:
             Layer("Input", "in", [], ["in0"]),
             Layer("Exp", "exp", ["in0"], names[:1], {"shift": math.log(factor)}),
         ]
-        # Absolute values of what is positive: no pass drops them.
+        # The absolute value of positive numbers, which no pass removes.
         layers += [Layer("AbsVal", name, [name], [after]) for name, after in pairwise(names)]
         return Graph(layers)
 
@@ -336,7 +336,7 @@ def exponential(tmp_path: Path) -> Path:
         ({"a": scaled(1, 2), "b": scaled(1)}, False, "a taken"),
         ({"a": scaled(1, 2), "b": scaled(1)}, True, "a passed, b taken"),
         ({"a": scaled(1), "b": scaled(1)}, True, "a taken, b passed"),
-        ({"a": scaled(1 + 1e-5), "b": scaled(1)}, True, "a taken, b passed"),  # 100 dB are as good as any more
+        ({"a": scaled(1 + 1e-5), "b": scaled(1)}, True, "a taken, b passed"),  # more than 100 dB is not better
         ({"a": failing, "b": scaled(1), "c": scaled(1)}, False, "a failed, b taken"),
         ({"a": broken, "b": scaled(2), "c": scaled(1)}, False, "a failed, b wrong, c taken"),
         ({"a": scaled(1.0005), "b": scaled(1.0003), "c": scaled(2)}, False, "a passed, b taken, c wrong"),
@@ -360,7 +360,8 @@ def test_the_first_exact_route_is_taken_or_the_most_exact_one(
 
 
 def wave(factor: float) -> Route:
-    """A route to a network that computes how far 100000 x is from the middle between whole numbers, times a factor."""
+    """A route to a network that computes the distance of 100000 x to the middle of two whole numbers, times a factor.
+    """
 
     def route(source: ModelSource, folder: Path) -> Graph:
         scalar = {"with_scalar": 1}
@@ -384,7 +385,7 @@ def wave(factor: float) -> Route:
 def test_outputs_need_not_be_more_exact_than_the_original_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, outcome: str
 ) -> None:
-    """The last bit of x is a hundredth of what is computed from 100000 x."""
+    """The last bit of x changes the result, which is computed from 100000 x, by a hundredth."""
     nodes = [
         helper.make_node("Mul", ["x", "steep"], ["a"]),
         helper.make_node("Floor", ["a"], ["b"]),
@@ -519,7 +520,7 @@ def without_package(monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None = N
 
 
 def test_pnnx_on_the_path_and_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A folder called pnnx where Python looks for modules is no package with a binary.
+    # A folder called pnnx on Python's path is not a package with a binary.
     folder = ModuleSpec("pnnx", None, is_package=True)
     folder.submodule_search_locations = [str(tmp_path)]
     for spec in (None, folder):
@@ -608,7 +609,7 @@ def test_a_network_from_code_is_torchs_in_fp32(tmp_path: Path, library: str) -> 
     pytest.importorskip(library)
     name = {"torchvision": "mobilenet_v2", "timm": "mobilenetv3_small_050"}[library]
     images = np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32)
-    # No batch-norm statistics: with them rounding grows so much that torch itself is only 100 dB from float64.
+    # No batch-norm statistics. With them, rounding errors grow so much that torch itself only has 100 dB to float64.
     source, conversion = converted(f"{library}:{name}", tmp_path, (3, 96, 96), weights="none")
     assert conversion.taken.route == "classic"
     assert_same(source, conversion.graph, images)
@@ -644,7 +645,7 @@ def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
 
 @pytest.mark.torch
 def test_a_network_that_is_not_the_original_is_refused() -> None:
-    """pnnx loses the batch axis of a softmax over a sequence; ncnnkit's own front end does not."""
+    """pnnx loses the batch axis of a softmax over a sequence. ncnnkit's own front end does not."""
     torch = pytest.importorskip("torch")
 
     class Pooled(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -684,7 +685,7 @@ def test_every_route_from_torch_leads_to_the_same_outputs(tmp_path: Path, capfd:
         assert_same(source, result.graph, random(2, 3, 15, 17), random(2, 8, 1, 1))
     assert capfd.readouterr().out == ""
 
-    # Its trace, and its ONNX file, are files of the same network.
+    # Its trace and its ONNX file contain the same network.
     traced = trace(module, source.inputs, tmp_path)
     exported = export_classic(module, source.inputs, tmp_path)
     for path, routes in ((traced, ("pnnx", "classic")), (exported, ("onnx", "pnnx"))):
@@ -698,7 +699,7 @@ def test_every_route_from_torch_leads_to_the_same_outputs(tmp_path: Path, capfd:
 
 @pytest.mark.torch
 def test_an_export_leaves_the_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child made by a fork cannot use CUDA that its parent has looked at, and torch.export asks CUDA for its seed."""
+    """A forked child cannot use CUDA after its parent has used it, and torch.export asks CUDA for its seed."""
     torch = pytest.importorskip("torch")
 
     def refused(*_: Any) -> Any:
@@ -741,7 +742,10 @@ def test_what_torch_cannot_export_is_told_in_silence(tmp_path: Path, capfd: pyte
 def test_an_exporter_that_crashes_or_hangs_is_one_line_of_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, says: str | None
 ) -> None:
-    """The next route is tried. A file in the temporary folder goes with the run (``nothing_is_left``)."""
+    """The next route is tried.
+
+    A file in the temporary folder is removed at the end of the run (``nothing_is_left``).
+    """
     torch = pytest.importorskip("torch")
     export = torch.onnx.export
 
@@ -838,7 +842,7 @@ def test_the_command_writes_the_preprocessing_that_is_given(tmp_path: Path) -> N
 
 
 def test_nothing_is_said_of_an_original_that_gives_no_numbers(tmp_path: Path) -> None:
-    """NaN beside NaN is not exact."""
+    """NaN compared with NaN does not count as exact."""
     nodes = [
         helper.make_node("Exp", ["x"], ["e"]),
         helper.make_node("Neg", ["e"], ["n"]),

@@ -1,4 +1,4 @@
-"""Costs of layers: what is timed, in which forms, and how costs add up to a network's latency."""
+"""Costs of layers: the timed forms, and the sum of costs as the latency of a network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measured() -> Costs:
 
 
 def test_it_says_how_many_turns_are_done() -> None:
-    """A run of a real network spends minutes here, and the log had no count."""
+    """A run of a real network spends minutes in this step, so the log needs a count."""
     told: list[tuple[int, int]] = []
     graph = small()
     measure_costs(
@@ -51,7 +51,7 @@ def test_it_says_how_many_turns_are_done() -> None:
 
 
 def invented(graph: Graph) -> Costs:
-    """Costs one can add up by hand: 8 ms in fp32, 4 in bf16, 2 in int8, 0.5 less at each end that is int8."""
+    """Simple costs: 8 ms in fp32, 4 in bf16, 2 in int8, and 0.5 less at each end that is int8."""
     layers = {}
     names = [layer.name for layer in graph.layers if layer.op.computes]
     for layer in graph.layers:
@@ -89,7 +89,7 @@ def test_int8_is_handed_on_where_all_readers_take_it() -> None:
     graph = small()
     costs = invented(graph)
     plan = uniform(graph, costs, "int8")
-    # c2's blob goes to an addition too, c3's to it alone.
+    # An addition also reads the blob of c2, and only the addition reads that of c3.
     assert chains(graph, plan) == {"b1", "b2"}
     assert predict(graph, costs, plan) == pytest.approx(5 * 2 - 4 * 0.5 + 2 * 8)
 
@@ -97,7 +97,7 @@ def test_int8_is_handed_on_where_all_readers_take_it() -> None:
 def test_every_reader_that_takes_another_format_pays_for_it() -> None:
     graph = small()
     costs = invented(graph)
-    plan = uniform(graph, costs, "fp32") | {"c2": "bf16"}  # reads one blob; c3 and add read its own
+    plan = uniform(graph, costs, "fp32") | {"c2": "bf16"}  # it reads one blob; c3 and add read its output
     assert predict(graph, costs, plan) == pytest.approx(6 * 8 + 4 + 3 * 0.25)
     assert costs.convert_ms("b1", "int8", "float") == 0.0
     twice = Costs({}, {("b", "fp16", "float"): 1.0, ("b", "float", "bf16"): 2.0}, {}, {})
@@ -222,7 +222,7 @@ def test_a_form_without_siblings_is_believed() -> None:
 
 
 def test_costs_are_without_outliers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first answer of ncnn has one time that another program took."""
+    """The first answer has one time that another program disturbed."""
     real = timing.settled
     spoiled: list[NetTime] = []
 

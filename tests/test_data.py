@@ -1,4 +1,4 @@
-"""The demo's model and images: what the demo and the licences rely on."""
+"""The demo's model and images: the properties on which the demo and the licences rely."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ IMAGES = sorted((DATA / "images").rglob("*.*"))
 
 
 def photograph(image: Path) -> str:
-    """The photograph that a crop was cut from."""
+    """The photograph of a crop."""
     match = re.fullmatch(r"([a-z]+)-\d+\.jpg", image.name)
     assert match, f"{image} does not say its photograph"
     return match[1]
 
 
 def origin_rows() -> dict[str, list[str]]:
-    """Photograph -> the other cells of its row in ORIGIN.md: side, what it shows, file, rights."""
+    """Photograph -> the other cells of its row in ORIGIN.md: set, subject, file, rights."""
     rows = re.findall(r"^\| `([a-z]+)-\*\.jpg` \| (.+) \|$", (DATA / "ORIGIN.md").read_text("utf-8"), re.MULTILINE)
     assert len(rows) == len(dict(rows)), "two rows for one photograph"
     return {name: cells.split(" | ") for name, cells in rows}
@@ -100,7 +100,7 @@ def test_the_images_are_few_small_and_need_no_resizing() -> None:
 
 
 def test_no_two_images_are_the_same_to_the_network(tensors: dict[Path, NDArray[np.float32]]) -> None:
-    # The middle of a photograph beside the whole of it would be counted twice: the centre crop makes them one.
+    # A photograph and its middle would count twice, because the centre crop makes them equal.
     paths = list(tensors)
     flat = np.stack([tensors[path][:, ::8, ::8].ravel() for path in paths])
     for i, path in enumerate(paths):

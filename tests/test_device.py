@@ -1,6 +1,6 @@
-"""Devices: addresses and names, commands that no text of a user breaks out of, and boards that fail in the middle.
+"""Devices: addresses and names, quoting of commands, and boards that fail during a job.
 
-The board here is this machine behind a shell, as it is behind OpenSSH: all but the connection is the real thing.
+The board here is this machine behind a shell, like a board behind OpenSSH. Only the connection is a stand-in.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-
 
 
 class Shell(Transport):
-    """Commands go through a shell on this machine, as through that of a login, with a home of its own."""
+    """Commands go through a shell on this machine, like a login shell, with a separate home."""
 
     address = "ssh://here"
 
@@ -89,7 +89,7 @@ def shell(tmp_path: Path) -> Shell:
 
 @pytest.fixture
 def here(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
-    """A board whose Python is this one: nothing is downloaded."""
+    """A board with this Python, so nothing is downloaded."""
     monkeypatch.setattr(Board, "python", sys.executable)
     monkeypatch.setattr(link, "PATIENCE", (0.1, 0.2))
     with Board(shell, "the board") as device:
@@ -163,7 +163,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), min_size=1, max_size=4))
 def test_words_arrive_as_they_are(words: list[str]) -> None:
-    """What ssh and adb hand to the shell of the other side gives the same words there."""
+    """The shell on the other side gets the same words that are given to ssh and adb."""
     for command in (Ssh("ssh://host").command(words), adb().command(words)):
         assert command[command.index("--") + 2 if "--" in command else -1 :] == [shlex.join(words)]
     done = subprocess.run(["sh", "-c", shlex.join(["printf", r"%s\0", *words])], capture_output=True, check=True)
@@ -177,7 +177,7 @@ def adb() -> Adb:
 
 
 def fake(folder: Path, name: str, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program of this name, the first on the path."""
+    """Put a program of this name first on the path."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text("#!/bin/sh\n" + body)
     (folder / name).chmod(0o755)
@@ -216,7 +216,7 @@ def test_host_keys_are_checked_and_nothing_is_asked(tmp_path: Path, monkeypatch:
 
 
 def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for adb that has a shell: what is tested is our side."""
+    """A stand-in for adb with a shell. Only our side is tested."""
     body = '[ "$1 $2 $3 $4" = "-s 1A2b shell -T" ] || exit 9\nexec sh -c "$5"\n'
     fake(tmp_path / "bin", "adb", body, monkeypatch)
     monkeypatch.setattr(Adb, "cache", str(tmp_path / "there"))
@@ -267,7 +267,7 @@ def test_files_are_sent_once_and_checked(here: Board, tmp_path: Path) -> None:
 
 
 def processes(device: Board, pattern: str) -> str:
-    """For pkill: those of this board alone, the shells among them, which have its home's name in quotes."""
+    """The pattern for pkill that only matches processes of this board, including its shells, which quote its home."""
     return f"{re.escape(str(home_of(device).parents[2]))}/.*{pattern}"
 
 
@@ -289,7 +289,7 @@ def test_cleaning_leaves_nothing(here: Board, tmp_path: Path, model: Path) -> No
 
 
 def test_a_connection_that_breaks_is_taken_up_again(here: Board, tmp_path: Path, model: Path) -> None:
-    """The job goes on; what it says meanwhile is not lost."""
+    """The job goes on, and its messages are not lost."""
     transport = here._link.transport
     assert isinstance(transport, Shell)
     broken = 0
@@ -354,7 +354,7 @@ def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Pat
 
 
 class Outliving(Shell):
-    """As over SSH: what runs there goes on when the connection, which is a process here, is killed."""
+    """As with SSH, the job goes on when the connection, a process here, is killed."""
 
     def command(self, words: Sequence[str]) -> list[str]:
         *start, text = super().command(words)
@@ -374,14 +374,14 @@ def start(*rest):
     finally:
         (HOME / "started").touch()
 """
-"""A request of the agent that is held up until the file ``go on`` is there."""
+"""A request of the agent that waits until the file ``go on`` exists."""
 
 
 @pytest.mark.parametrize("how", ["interrupt", "cancel"])
 def test_giving_up_while_a_job_is_being_started_leaves_none_there(
     how: str, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request arrives, and is at work when we have gone; the one that forgets the job overtakes it."""
+    """The request is still running when the client has left, and the request that forgets the job overtakes it."""
     monkeypatch.setattr(Board, "python", sys.executable)
     (tmp_path / "far").mkdir()
     with Board(Outliving(tmp_path / "far"), "the board") as device:
@@ -416,7 +416,7 @@ def wait_for(path: Path) -> None:
 
 
 def test_a_job_that_arrives_in_part_is_not_started(here: Board, tmp_path: Path, model: Path) -> None:
-    """The connection broke while it was sent; asking again sends all of it."""
+    """The connection broke while it was sent. A new request sends it completely."""
     name = agent.job_name(here._there.program, sys.executable, job(tmp_path, model).text().encode())
     with pytest.raises(Refused, match="the job was damaged during the transfer"):
         here._agent.tell("start", name, "1", sys.executable, data=b'{"kind": "mea')
@@ -459,7 +459,7 @@ def test_without_python_it_says_so(shell: Shell, tmp_path: Path, monkeypatch: py
 
 
 def test_a_full_disk_is_told_as_that(here: Board, model: Path) -> None:
-    """The words of Python there; a disk that is really full is tested on the emulated board."""
+    """With the message of Python there. A disk that is really full is tested on the emulated board."""
     here.put([])
     agent = home_of(here) / here._there.program / "agent.py"
     agent.write_text(
@@ -471,7 +471,7 @@ def test_a_full_disk_is_told_as_that(here: Board, model: Path) -> None:
 
 
 class Chatty(Shell):
-    """A board whose login shell says something before, and something after, every command."""
+    """A board with a login shell that prints text before and after every command."""
 
     def command(self, words: Sequence[str]) -> list[str]:
         *start, text = super().command(words)
@@ -597,7 +597,7 @@ def test_a_session_on_a_board_computes_there_and_takes_one_network_after_the_oth
 
 
 def test_the_first_wrong_layer_is_looked_for_on_the_board(here: Board, shell: Shell) -> None:
-    """Its kernels are not this machine's."""
+    """Its kernels differ from this machine's."""
     wrong = changed(small(), "c2", -1.0)
     (row,) = judged([("fp32-cpu", -6.0)], wrong, site=Site(here, boards.machine(), "arm"))
     assert row.reason.endswith("; the first wrong layer is c2 (Convolution)")
@@ -673,7 +673,7 @@ def test_stopping_ends_a_hung_process_in_a_session_of_its_own(here: Board, tmp_p
 
 
 def test_files_that_were_used_least_recently_are_removed(here: Board, tmp_path: Path) -> None:
-    """Never those of this request, nor a job's."""
+    """Files of this request or of a job are never removed."""
     here.put([])
     agent = home_of(here) / here._there.program / "agent.py"
     agent.write_text(agent.read_text().replace("KEEP_BYTES = 2 << 30", "KEEP_BYTES = 250"))
@@ -765,7 +765,7 @@ def test_wheels_that_do_not_exist_are_an_error(tmp_path: Path, monkeypatch: pyte
 def test_a_clock_that_is_fifty_years_late_changes_nothing(
     here: Board, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A board without a battery and a network begins in 1970."""
+    """The clock of a board without a battery and a network starts in 1970."""
     late = tmp_path / "late"
     late.mkdir()
     (late / "sitecustomize.py").write_text("import time\ntime.time = lambda: 1e6\n")

@@ -1,4 +1,4 @@
-"""Runs beside each other: conditions, tables, Markdown, JUnit, and the page of several runs."""
+"""Comparisons of runs: conditions, tables, Markdown, JUnit, and the page of several runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ncnnkit.report.several import NamedRun, render_comparison, tradeoff
 
 
 def slower(**changes: Any) -> dict[str, Any]:
-    """The sample run, with its int8-cpu 1.2 times as slow and 1 dB less exact."""
+    """The sample run with an int8-cpu that is 1.2 times as slow and has 1 dB less."""
     run = copy.deepcopy(sample_run())
     int8 = run["variants"][3]
     for key in ("min", "p25", "median", "p75", "p90"):
@@ -108,7 +108,7 @@ def test_a_variant_that_no_longer_runs_fails_every_condition() -> None:
     )
     assert judged("int8.latency > 9x", after) == (True, "latency is not known in the second run: signal 11")
     assert judged("int8.sqnr < 1", after) == (True, "SQNR is not known in the second run: signal 11")
-    # What never ran is no reference, but may be judged by itself.
+    # A variant that never ran cannot be the reference, but can be judged by absolute bounds.
     assert judged("int8.latency > 9x", sample_run(), after) == (
         True, "latency is not known in the first run: signal 11",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Preprocessing that cannot be meant is named, with its cause and what to change."""
+"""Implausible preprocessing is reported, with its cause and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other engines: what they make of a network, what they compute, and what a run says of them."""
+"""Other engines: their models, their outputs, and their records in a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ USUAL = Requirements.parse(["cosine>=0.999"])
 
 
 def write_network(path: Path, *, batch: int | str = 1) -> Path:
-    """A network with an image as one output and a vector as the other; their names are hard for file systems."""
+    """A network with an image and a vector as outputs. Their names are difficult for file systems."""
     rng = np.random.default_rng(0)
     weights = {
         "w1": rng.standard_normal((8, 3, 3, 3)) / 5, "b1": rng.standard_normal(8) / 10,
@@ -87,7 +87,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def served(name: str, precision: str, folder: Path) -> tuple[list[Array], tuple[Array, ...]]:
-    """What a serving process with this engine answers for some samples; the original's outputs are the reference."""
+    """Check the answers of a serving process with this engine against the outputs of the original."""
     source = open_model(str(folder / "m.onnx"))
     home = folder / f"{name}-{precision}"
     home.mkdir()
@@ -111,7 +111,7 @@ def served(name: str, precision: str, folder: Path) -> tuple[list[Array], tuple[
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 90.0), ("int8", 15.0)])
 def test_an_engine_computes_the_network(name: str, precision: str, least: float, prepared: Path) -> None:
-    """The original's shapes and order of outputs, without a batch axis, whatever the engine's own layout."""
+    """Outputs have the shapes and the order of the original, without a batch axis, for any layout of the engine."""
     outputs, reference = served(name, precision, prepared)
     assert [output.shape for output in outputs] == [(6, *SIDES), (5,)]
     for ours, theirs in zip(outputs, reference, strict=True):
@@ -120,7 +120,7 @@ def test_an_engine_computes_the_network(name: str, precision: str, least: float,
 
 
 def test_the_engines_of_ci_are_installed() -> None:
-    """Else this file would test nothing."""
+    """Otherwise this file would test nothing."""
     assert {"onnxruntime", "openvino", "mnn"} <= set(INSTALLED)
 
 
@@ -133,7 +133,7 @@ def test_an_engine_that_is_not_installed_is_an_error_before_any_work(monkeypatch
 
 
 def test_what_an_engine_cannot_make_is_a_row_with_its_reason(prepared: Path, tmp_path: Path) -> None:
-    """A converter that is missing, a tool that fails, and one that crashes: the others go on."""
+    """A missing converter, a tool that fails, and a tool that crashes. The other models are still made."""
 
     class Broken(Engine):
         name, title, package, module = "onnxruntime", "Broken", "onnxruntime", "onnxruntime"
@@ -179,7 +179,7 @@ def test_a_file_for_engines_has_the_shapes_of_the_run(prepared: Path, tmp_path: 
 
 
 def test_mnns_tools_are_never_imported() -> None:
-    """That module installs a package with pip, and reports what was converted to a server."""
+    """That module installs a package with pip, and sends statistics about conversions to a server."""
     for path in Path(PROGRAM, "engines").glob("*.py"):
         words = path.read_text(encoding="utf-8").replace("``MNN.tools`` must not be imported", "")
         assert "MNN.tools" not in words
@@ -219,7 +219,7 @@ def test_engines_are_rows_beside_ncnn(finished: nk.Result) -> None:
 
 
 def test_an_engine_that_computes_something_else_is_a_fallback(finished: nk.Result) -> None:
-    """MNN takes bf16 as a hint: on a CPU without it, its outputs are those of fp32."""
+    """MNN uses bf16 as a hint. On a CPU without bf16, its outputs equal those of fp32."""
     row = {v.name: v for v in finished.variants}["mnn-bf16-cpu"]
     if row.status == "fallback":
         assert row.reason.startswith("the outputs are bitwise equal to those of fp32")

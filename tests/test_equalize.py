@@ -1,4 +1,4 @@
-"""Channel scale migration: the network computes what it did, ranges come closer, what must stay stays."""
+"""Channel scale migration: the network computes the same, ranges become more equal, and fixed blobs stay."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ FIXED = {
 
 
 def uneven(text: str, seed: int = 0) -> Graph:
-    """A network whose channels differ in size by up to two hundred times."""
+    """A network with channels that differ in size by factors up to two hundred."""
     graph = network(text, seed)
     rng = np.random.default_rng(seed + 1)
     for layer in graph.layers:
@@ -113,7 +113,7 @@ def assert_equal(graph: Graph, changed: Graph, inputs: Array) -> None:
 
 
 def channel_ranges(graph: Graph, inputs: Array) -> Mapping[str, Array]:
-    """From all of the inputs."""
+    """The ranges over all inputs."""
     return observe(graph, stream(inputs), histograms=False, channels=range(len(inputs)), threads=1).channels
 
 
@@ -170,7 +170,7 @@ def test_what_is_not_homogeneous_keeps_its_blobs(kind: str) -> None:
     assert touched
     assert all((scales[blob] == 1).all() for blob in {*touched, "in0", "out0"} & scales.keys())
     changed = migrate(graph, ranges, 0.5)
-    rows = graph.layer("m").get("num_output")  # the columns of m change, as its input moves, but not its rows
+    rows = graph.layer("m").get("num_output")  # the columns of m change with its input, but not its rows
     before, after = (g.layer("m").array("weight").reshape(rows, -1) for g in (graph, changed))
     ratio = after / before
     assert np.allclose(ratio, ratio[:1], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The examples of a run: which samples they are, and how near each variant came."""
+"""The examples of a run: the chosen samples, and the SQNR of each variant."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_examples_are_the_files_and_what_the_original_made_of_them(images: Image
 
 
 def test_an_array_is_kept_as_a_program_takes_it(tmp_path: Path) -> None:
-    """A program normalises arrays itself where the card says so."""
+    """A program normalises arrays itself if the card says so."""
     given = np.full((2, 3, 4, 4), 3.0, np.float32)
     np.save(tmp_path / "x.npy", given)
     how = Preprocess(mean=(1.0,), std=(2.0,), divisor=1.0, color="array", arrays=True)

@@ -1,4 +1,4 @@
-"""The run folder: all of a run or nothing of it, whatever goes wrong and whenever."""
+"""The run folder: it contains a complete run or nothing of it, whatever fails at any time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEW = {**NEW_RUN, **USERS}
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Name -> text, or the content of a folder; hidden files too."""
+    """Name -> text, or the content of a folder; including hidden files."""
     return {path.name: content(path) if path.is_dir() else path.read_text() for path in folder.iterdir()}
 
 
@@ -48,7 +48,7 @@ def fill(folder: Path, files: dict[str, str]) -> None:
 
 
 def attempt(out: Path, work: Callable[[Path], Any]) -> None:
-    """A run that makes the new files and then does this in its folder."""
+    """A run that writes the new files and then calls this function in its folder."""
     with staging(out) as folder:
         fill(folder, NEW_RUN)
         work(folder)
@@ -325,10 +325,10 @@ def test_a_run_does_not_remove_what_it_reads(way: str, out: Path, monkeypatch: p
 
 
 def killed(work: Callable[[], Any], at: int, before: bool) -> bool:
-    """Do this in a child process that is killed at one of its changes to the file system, or before it.
+    """Call this function in a child process that is killed at, or just before, one of its file system changes.
 
     Returns:
-        Whether it was; False where there are not that many changes.
+        Whether it was killed; False if there are fewer changes.
     """
     child = os.fork()
     if child == 0:
@@ -371,7 +371,7 @@ def test_killed_at_any_moment_one_run_stands_whole(before: bool, out: Path, tmp_
         assert read in (OLD, NEW), f"killed at {at}"
         found.append(read == NEW)
 
-        # Killed while it recovers, and at once again, the next still finds one of the two.
+        # Even if recovery is killed repeatedly, the next process still finds one of the two runs.
         for shift in range(100):
             shutil.rmtree(out)
             shutil.copytree(left, out)
@@ -381,7 +381,7 @@ def test_killed_at_any_moment_one_run_stands_whole(before: bool, out: Path, tmp_
             again = {name: text for name, text in content(out).items() if not name.startswith(".")}
             assert again == read, f"killed at {at}, then at {shift}"
 
-        # A later run finds its way and leaves nothing of the dead ones.
+        # A later run succeeds, and nothing of the killed runs is left.
         third = run_of("third", "report.html", "net-bf16.param")
         with staging(out) as folder:
             fill(folder, third)
@@ -433,7 +433,7 @@ def test_a_second_run_into_the_folder_is_refused_at_once(out: Path) -> None:
 
 
 def test_runs_that_end_together_do_not_mix(tmp_path: Path) -> None:
-    """Processes that write into one folder again and again: each is refused or replaces it whole."""
+    """Processes that write into one folder repeatedly. Each is refused, or replaces the whole run."""
     out, children = tmp_path / "out", []
     for number in range(4):
         child = os.fork()

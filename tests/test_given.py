@@ -1,4 +1,4 @@
-"""Samples in every form in which a caller may have them."""
+"""Samples in every form that a caller may give."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_batches_are_kept_on_disk_as_they_come() -> None:
     rows, alive = samples(6), []
 
     def batches() -> Iterator[Any]:
-        """The second batch is made when the first was let go of."""
+        """The second batch is made after the first was released."""
         for start in (0, 2, 4):
             alive.append(start)
             yield rows[start : start + 2], np.arange(2)
 
     found = as_samples(batches(), small())
     same(found, rows)
-    same(found, rows)  # a generator can be read once only, these as often as needed
+    same(found, rows)  # a generator can be read only once, but these as often as needed
     same(found.subset([4, 1]), rows[[4, 1]])
     assert alive == [0, 2, 4]
 

@@ -1,4 +1,4 @@
-"""The graph: its views of itself, and what :meth:`Graph.verify` refuses."""
+"""The graph: its properties, and the faults that :meth:`Graph.verify` refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def network(*lines: str) -> Graph:
 
 
 def branches() -> Graph:
-    """An input, copied twice over; one copy goes through a ReLU, one is an output as it is."""
+    """An input that is copied twice. One copy goes through a ReLU, and one is an output."""
     return network(
         "Input in0 0 1 in0 0=6 1=5 2=4",
         "Split s1 1 2 in0 a b",
@@ -51,7 +51,7 @@ def test_inputs_and_outputs_keep_the_order_of_the_file() -> None:
 
 
 def test_what_a_sink_reads_is_an_output() -> None:
-    # pnnx ends a network so where an output is also used inside it.
+    # pnnx ends a network in this way if an output is also used inside it.
     sink = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Split s 1 2 a b c", "ReLU q 1 1 b d", "Noop n 2 0 c d")
     assert sink.outputs == ["c", "d"]
     dangling = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Noop n 1 1 a b")

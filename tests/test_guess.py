@@ -1,4 +1,4 @@
-"""Which head a network has: what is guessed, from what, and what is not."""
+"""Guessing the head of a network: which heads are recognised, and which are not."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def found(
 
 
 def saved(folder: Path, nodes: list[onnx.NodeProto], constants: dict[str, Array], metadata: dict[str, str]) -> Path:
-    """A model from x, an image of SIZE, to y."""
+    """A model with input x, an image of SIZE, and output y."""
     proto = model(nodes, {"x": RNG.random((1, 3, *SIZE)).astype("f4")}, ["y"], constants)
     onnx.helper.set_model_props(proto, metadata)
     onnx.save(proto, str(folder / "model.onnx"))
@@ -339,7 +339,7 @@ def test_rows_of_one_name_are_for_one_task() -> None:
 
 
 def constant(folder: Path, values: Array, metadata: dict[str, str] | None = None) -> str:
-    """A model whose output is nearly these values, whatever it is fed with."""
+    """A model with an output that is nearly constant."""
     nodes = [
         node("GlobalAveragePool", ["x"], ["means"]),
         node("Conv", ["means", "w"], ["mean"]),
@@ -353,7 +353,7 @@ def constant(folder: Path, values: Array, metadata: dict[str, str] | None = None
 
 
 def test_the_user_names_the_head(tmp_path: Path) -> None:
-    """The same shape is that of three heads; values and metadata do not count where the user says which it is."""
+    """Three heads have the same shape. Values and metadata do not matter if the user names the head."""
     relative = decoded(9)
     relative[:, :4] = RNG.normal(0, 1, (CELLS, 4))
     file = constant(tmp_path, relative)
@@ -391,7 +391,7 @@ def test_the_user_gives_the_alphabet(tmp_path: Path) -> None:
 
 
 def test_a_named_task_takes_its_attributes_from_the_outputs(tmp_path: Path) -> None:
-    """One map needs no axis of classes, and logits a threshold of 0."""
+    """One map needs no axis of classes, and logits need a threshold of 0."""
     source = open_model(constant(tmp_path, RNG.normal(0, 1, (1, 16, 24)).astype("f4")), task="segmentation")
     assert named_task("segmentation", source.decoder) == Segmentation(axis=-1, threshold=0.0)
     assert named_task("segmentation:threshold=0.5", source.decoder) == Segmentation(axis=-1, threshold=0.5)
@@ -401,7 +401,7 @@ def test_a_named_task_takes_its_attributes_from_the_outputs(tmp_path: Path) -> N
 
 
 def test_the_stages_of_mtcnn() -> None:
-    """The first stage of 64 x 96 pixels has 27 x 43 cells: its pooling rounds up."""
+    """The first stage for 64 x 96 pixels has 27 x 43 cells, because its pooling rounds up."""
     boxes, logits = RNG.normal(0, 0.1, (4, 27, 43)).astype("f4"), RNG.normal(0, 2, (2, 27, 43))
     shares = (np.exp(logits) / np.exp(logits).sum(0)).astype("f4")
     decoder, _ = found(boxes, shares)
@@ -421,7 +421,7 @@ def test_the_stages_of_mtcnn() -> None:
 
 
 def test_opened_file_with_metadata_gets_its_decoder(tmp_path: Path) -> None:
-    """The table of a detector is what the network adds to its input, so that its boxes are near their cells."""
+    """The network adds the table of a detector to its input, so that its boxes are near their cells."""
     table = np.ascontiguousarray(decoded(7).T[None])
     nodes = [
         node("GlobalAveragePool", ["x"], ["means"]),

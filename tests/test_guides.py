@@ -1,4 +1,4 @@
-"""The guides in docs/: their commands run, and the messages and words that they explain exist."""
+"""The guides in docs/: their commands run, and the messages and terms that they explain exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOW_TO = sorted(path.stem for path in (ROOT / "docs/how-to").glob("*.md"))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the how-tos start from: model.onnx, calib/, eval/, samples.npy, x.npy and a run in out/."""
+    """A folder with the files of the how-tos: model.onnx, calib/, eval/, samples.npy, x.npy and a run in out/."""
     folder = tmp_path_factory.mktemp("guides")
     shutil.copy(DATA / "efficientnet-lite0.onnx", folder / "model.onnx")
     for name, source, every in (("calib", "calibration", 5), ("eval", "evaluation", 8)):
@@ -72,12 +72,12 @@ def test_every_how_to_has_commands_that_run() -> None:
 
 
 RANDOM = ("torchvision:resnet50", "torchvision:resnet50 --weights none --shape 3,64,64")
-"""What takes the place of a command's model in the tests: its weights must not be downloaded."""
+"""The replacement of a command's model in the tests, because weights must not be downloaded."""
 
 
 @pytest.fixture(scope="module")
 def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Where the blocks of the page before the program were run, and what they printed."""
+    """The folder in which the earlier blocks of the page ran, and their output."""
     folder = tmp_path_factory.mktemp("resnet50")
     for name, source in (("calib", "calibration"), ("eval", "evaluation")):
         (folder / name).mkdir()
@@ -128,7 +128,7 @@ def test_a_detector_on_the_page_of_yolo(tmp_path: Path) -> None:
 
 
 def sources() -> str:
-    """Everything that ncnnkit may print, with the parts of a split string joined."""
+    """All texts that ncnnkit may print, with the parts of split strings joined."""
     files = [path for path in (ROOT / "src/ncnnkit").rglob("*") if path.suffix in (".py", ".jinja", ".cpp", ".h")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     return re.sub(r'"\s*\n\s*f?"', "", text)

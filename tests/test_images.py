@@ -1,4 +1,4 @@
-"""Samples from folders, lists and arrays: what is found, what is skipped and why, and what is refused."""
+"""Samples from folders, lists and arrays: which are found, skipped or refused."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_is_no_image_is_skipped_with_a_reason(folder: Path) -> None:
     (folder / "labels.txt").write_text("b.png 3\n")
     (folder / "empty.jpg").touch()
     (folder / "dangling.jpg").symlink_to("nowhere.jpg")
-    os.mkfifo(folder / "pipe.jpg")  # opening it would wait for a writer
+    os.mkfifo(folder / "pipe.jpg")  # opening a pipe would wait for a writer
     images = open_images(folder, RESIZE, [X])
     assert len(images) == 3
     assert dict(images.skipped) == {
@@ -168,7 +168,7 @@ def test_progress_counts_what_is_looked_at_and_what_is_checked(folder: Path) -> 
 
 
 def test_a_set_of_many_files_keeps_little_for_each(folder: Path, tmp_path: Path) -> None:
-    """And finding them takes little more: nothing is made for all files before the first is looked at."""
+    """Finding them also takes little memory: no object is made for every file in advance."""
     many = tmp_path / "many"
     many.mkdir()
     for number in range(2000):
@@ -423,7 +423,7 @@ def rows(tmp_path: Path, count: int) -> ImageSet:
     return open_images(tmp_path / "x.npy", None, [Y])
 
 
-@pytest.mark.parametrize("count", [5, 6, 9, 10, 103])  # 103: several chunks of samples read ahead
+@pytest.mark.parametrize("count", [5, 6, 9, 10, 103])  # 103 samples are several chunks that are read ahead
 def test_split_holds_every_fifth_out(tmp_path: Path, count: int) -> None:
     images = rows(tmp_path, count)
     calibration, evaluation = images.split()

@@ -1,4 +1,4 @@
-"""Jobs: what measuring tells, and what becomes of it where a variant dies."""
+"""Jobs: the results of measuring, also if a variant dies."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
 def test_vulkan_without_a_device_is_called_a_fallback(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ncnn runs on the CPU then and says nothing."""
+    """ncnn then runs on the CPU without a message."""
     monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
     request = job(tmp_path, model, ["fp32"], backend="vulkan")

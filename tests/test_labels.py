@@ -1,4 +1,4 @@
-"""Labels of every kind: which files they are read from, where pictures lie, and the figures by them."""
+"""Labels of every kind: their files, the positions of pictures, and the figures against them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def picture(path: Path, values: Any, mode: str | None = None) -> Path:
 
 
 def lying(path: Path, image: tuple[int, int], **where: Any) -> LabelPicture:
-    """A picture of an image that is the whole input, unless ``where`` says another place."""
+    """A picture of an image that is the whole input, or at the position ``where``."""
     place = {"image": image, "resized": image, "top": 0, "left": 0, "input": image, **where}
     return LabelPicture(str(path), Placement(**place), "nearest")
 
@@ -165,7 +165,7 @@ def test_what_is_no_mask_of_the_image(tmp_path: Path) -> None:
 
 
 def test_a_map_is_judged_by_its_mask(tmp_path: Path) -> None:
-    """Half of the right half is wrong; what is not known does not count. The map is half as large as the input."""
+    """Half of the right half is wrong; unknown pixels do not count. The map is half as large as the input."""
     mask = np.zeros((8, 8), int)
     mask[:, 4:] = 1
     mask[:4] = 255
@@ -208,7 +208,7 @@ def test_an_image_is_judged_by_the_one_to_make(tmp_path: Path) -> None:
     pixels = np.full((16, 32, 3), 102, np.uint8)
     path = picture(tmp_path / "t.png", pixels)
     task = Images(((3, 32, 32),), low=-1, high=1)
-    label = lying(path, (8, 16), top=4, input=(16, 16))  # enlarged twice, with 4 rows that are no image
+    label = lying(path, (8, 16), top=4, input=(16, 16))  # enlarged by 2, with 4 rows outside the image
     truth = truths(Labels("pictures", [label], "hr"), task, size=(16, 16))
     exact = np.zeros((3, 32, 32), np.float32)
     exact[:, 8:24] = 0.8 - 1  # 102 of 255
@@ -267,7 +267,7 @@ def test_an_error_rate_may_be_a_percent_worse_than_the_original() -> None:
 
 
 def network(path: Path, *nodes: Any, **weights: Array) -> str:
-    """An ONNX file that makes ``y`` of an image ``x`` of 16 x 16 pixels."""
+    """An ONNX file that computes ``y`` from an image ``x`` of 16 x 16 pixels."""
     ends = [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         for name, shape in (("x", (1, 3, 16, 16)), ("y", None))
@@ -293,7 +293,7 @@ def figures_of(recipe: Recipe, out: Path) -> tuple[Any, dict[str, float | None]]
 
 
 def test_a_segmentation_is_judged_by_masks(tmp_path: Path) -> None:
-    """The brightest colour of a pixel is its class, and the masks say so but for one of eight rows."""
+    """The brightest colour of a pixel is its class. The masks agree, except in one of eight rows."""
     weight = np.eye(3)[:, :, None, None]
     model = network(tmp_path / "s.onnx", helper.make_node("Conv", ["x", "w"], ["y"]), w=weight)
     images = photographs(tmp_path / "images", 10, (16, 16))
@@ -314,7 +314,7 @@ def test_a_segmentation_is_judged_by_masks(tmp_path: Path) -> None:
 
 
 def test_a_network_that_enlarges_is_judged_by_the_large_images(tmp_path: Path) -> None:
-    """It repeats each pixel, and so do the images to make, 10 of 255 brighter."""
+    """It repeats each pixel. So do the labelled images, but they are 10 of 255 brighter."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
         helper.make_node("Resize", ["c", "", "scales"], ["y"], mode="nearest", nearest_mode="floor",

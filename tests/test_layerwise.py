@@ -1,4 +1,4 @@
-"""Layer by layer: a network is run as its layers say, and what is fitted errs less on samples it was not fitted to."""
+"""Layer by layer: the steps compute the same as the whole network, and fitting reduces the error on other samples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def outputs(graph: Graph, inputs: Array) -> Array:
 
 
 def answers(layer: Layer, patches: Array) -> Array:
-    """What a layer makes of patches, (places, channels), computed here."""
+    """The output of a layer for patches, (positions, channels), computed here."""
     groups = layer.get("group") if layer.type == "ConvolutionDepthWise" else 1
     weight = layer.array("weight").reshape(groups, layer.get("num_output") // groups, -1).astype(np.float64)
     parts = patches.reshape(len(patches), groups, -1).astype(np.float64)
@@ -44,7 +44,7 @@ def answers(layer: Layer, patches: Array) -> Array:
 
 # --------------------------------------------------------------------------------------------------------- stepper
 
-# Each reads the same 4x7x8; those of a vector of 9, and of rows of 9, an input of their own.
+# Each layer reads the same 4x7x8. Layers for a vector of 9, or for rows of 9, have other inputs.
 WINDOWS = {
     "1x1": "Convolution 0=5 1=1 5=1 6=20 9=1",
     "padded": "Convolution 0=5 1=3 4=1 5=1 6=180 9=1",
@@ -72,7 +72,7 @@ OTHERS = {
 
 
 def windows() -> tuple[Graph, list[Array]]:
-    """All of them side by side, and five samples."""
+    """All layers in parallel, and five samples."""
     rows = [f"Split s 1 {len(WINDOWS)} in0 " + " ".join(f"in0/{i}" for i in range(len(WINDOWS)))]
     for i, text in enumerate(WINDOWS.values()):
         kind, params = text.split(" ", 1)
@@ -86,7 +86,7 @@ def windows() -> tuple[Graph, list[Array]]:
 
 @pytest.fixture(scope="module", params=[1, 3])
 def stepped(request: pytest.FixtureRequest) -> Iterator[Stepper]:
-    """After all layers, in one process or three."""
+    """The stepper after all layers, in one process or three."""
     graph, inputs = windows()
     with Stepper(graph, stream(*inputs), request.param) as stepper:
         for layer in graph.layers:
@@ -97,7 +97,7 @@ def stepped(request: pytest.FixtureRequest) -> Iterator[Stepper]:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Array]:
-    """What the whole network makes."""
+    """The outputs of the whole network."""
     graph, inputs = windows()
     with Session(graph, threads=1) as net:
         rows = [net.blobs(*sample, names=graph.outputs) for sample in zip(*inputs)]
@@ -224,7 +224,7 @@ MIB = 1 << 20
 
 
 def children_bytes() -> int:
-    """Resident memory of all processes below this one."""
+    """The resident memory of all child processes."""
 
     def below(pid: int) -> Iterator[int]:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -237,7 +237,7 @@ def children_bytes() -> int:
 
 
 def test_what_the_blobs_of_a_sample_take() -> None:
-    """While the sum is made there are the two maps it reads and the one it makes, 4 MiB each, in two versions."""
+    """During the sum, its two inputs and its output exist, 4 MiB each, in two versions."""
     assert most_bytes(network(LARGE), (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB
 
 
@@ -246,14 +246,16 @@ def test_an_output_in_the_middle_is_kept_to_the_end_and_an_unknown_shape_counts_
     graph.layers += [Layer("Split", "s2", ["b1a"], ["b1c", "out1"])]
     graph.layers.insert(3, graph.layers.pop())
     graph.layer("c2").inputs = ["b1c"]
-    assert most_bytes(graph, (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB  # the sum is the most as before
+    assert (
+        most_bytes(graph, (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB
+    )  # the sum needs the most memory, as before
     unknown = network("Input in0 0 1 in0 0=8 1=8 2=4\nDetectionOutput d 1 1 in0 out0")
     assert unknown.infer_shapes()["out0"] is None
     assert most_bytes(unknown, (samples(1, (4, 8, 8))[0],)) == 2 * 2 * 4 * 8 * 8 * 4
 
 
 def test_a_network_with_large_maps_is_fitted_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All 32 samples would take 768 MiB at a time."""
+    """All 32 samples together would take 768 MiB."""
     monkeypatch.setattr(stepper_module, "KEPT_BYTES", 100 * MIB)
     monkeypatch.setattr(stepper_module, "GATHERED_BYTES", 1 * MIB)
     graph, inputs = network(LARGE), samples(32, (4, 256, 256))
@@ -263,7 +265,7 @@ def test_a_network_with_large_maps_is_fitted_within_bounds(monkeypatch: pytest.M
         graph, plain, stream(inputs), ALL, threads=1, rows=10**6, progress=lambda *_: seen.append(children_bytes())
     )
     assert_consistent(graph, plain, fitted, kept, ALL)
-    assert max(seen) - seen[0] < 300 * MIB  # with what ncnn takes while it computes a layer
+    assert max(seen) - seen[0] < 300 * MIB  # with ncnn's memory for a layer
 
 
 def test_few_samples_of_large_blobs_give_as_many_places(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +359,7 @@ NETWORKS = {
 
 
 def smooth_samples(count: int, seed: int = 0) -> Array:
-    """Images whose neighbouring pixels are alike, 3x16x16."""
+    """Images of 3x16x16 with similar neighbouring pixels."""
     rough = samples(count, (3, 20, 20), seed)
     return np.asarray(sum(rough[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)) / 5, np.float32)
 
@@ -441,7 +443,7 @@ def test_fitting_is_deterministic() -> None:
     ],
 )
 def test_gains_are_written_as_they_were_judged(line: str, gains: bool) -> None:
-    """Where the original is a fifth smaller than what was rounded, only a gain can tell."""
+    """If the original is a fifth smaller than the rounded version, only a gain helps."""
     graph = network(f"Input in0 0 1 in0 0=16 1=16 2=3\n{line}")
     inputs = samples(10)
     plain = plain_int8(graph, inputs)
@@ -470,7 +472,7 @@ def test_methods_that_are_not_asked_for_are_not_tried() -> None:
 def test_a_layer_that_nothing_was_done_to_stays_what_it_was(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, inputs = small(), samples(6)
     plain = plain_int8(graph, inputs)
-    for layer in plain.layers:  # far from what keeps the means: any fit that is written shows
+    for layer in plain.layers:  # far from the bias that keeps the means, so that any fit is noticed
         if "bias" in layer.weights:
             layer.weights["bias"] = layer.array("bias") + np.float32(0.1)
     methods = frozenset[str]()

@@ -1,4 +1,4 @@
-"""Noise over signal: each output relative to its own signal, summed up sample by sample."""
+"""Noise over signal: each output relative to its own signal, summed over samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_each_output_counts_relative_to_its_own_signal() -> None:
 
 
 def test_samples_add_up_over_the_whole_set() -> None:
-    """A sample of little signal does not decide: sums are taken before the ratio."""
+    """A sample with little signal has little weight, because sums are computed before the ratio."""
     noise = Noise()
     noise.add([np.array([100.0])], [np.array([99.0])])
     noise.add([np.array([0.1])], [np.array([0.0])])

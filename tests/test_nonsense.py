@@ -1,4 +1,6 @@
-"""A serving process or a board that answers nonsense: an error of that device that names the request, no traceback."""
+"""A serving process or a board that gives invalid answers: the error names the device and the request, without
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "profile": {"taps": [["a"], ["b"]]},
     "time_nets": {"nets": [NET]},
 }
-"""The fields of a request, as far as its answer is compared with them."""
+"""The fields of a request with which its answer is compared."""
 
 F32, F64, I64 = np.zeros(3, np.float32), np.zeros(3), np.zeros(3, np.int64)
 RIGHT: dict[str, tuple[Answer, Arrays]] = {
@@ -64,16 +66,16 @@ RIGHT: dict[str, tuple[Answer, Arrays]] = {
     "profile": (answers.Profiled(2.0, 2.0, [1.0, 1.0], [32, 8]), []),
     "time_nets": (answers.NetTimes([answers.NetTime(1.0, 1.0, 0.0, [32], [8])]), []),
 }
-"""A right answer to each request."""
+"""A valid answer to each request."""
 
 
 class Peer(CheckedChild):
-    """A serving process that answers a request with these bytes, however it may ask."""
+    """A serving process that answers every request with these bytes."""
 
     def __init__(self, folder: Path, answer: bytes) -> None:
         (folder / "answer").write_bytes(MARK + answer)
         script = "import shutil, sys; shutil.copyfileobj(open(sys.argv[1], 'rb'), sys.stdout.buffer)"
-        # It reads what it is asked, or we could not write it; and lives on, so that nothing is learnt of its end.
+        # It reads requests, because otherwise writing would fail, and does not end, so that its end shows nothing.
         script += "; sys.stdout.flush(); sys.stdin.buffer.read()"
         super().__init__([sys.executable, "-S", "-c", script, str(folder / "answer")])
 
@@ -85,7 +87,7 @@ def message(fields: Any, arrays: Arrays) -> bytes:
 
 
 def read(op: str, answer: bytes) -> tuple[Any, Arrays]:
-    """What our side makes of the bytes of an answer: the very code, without the process."""
+    """The result of the parent's code for the bytes of an answer, without a process."""
     stream = io.BytesIO(answer)
     received = messages.receive(stream.read, stream.readline)
     assert received is not None
@@ -161,7 +163,7 @@ WITH_FIELDS = [op for op, (record, _) in RIGHT.items() if asdict(record)]
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_field_of_another_type_is_told_by_its_name(op: str, data: Any) -> None:
-    """Each field in turn is dropped, or becomes something that it cannot be."""
+    """Each field in turn is removed, or gets an invalid value."""
     record, arrays = RIGHT[op]
     fields = asdict(record)
     name = data.draw(st.sampled_from(sorted(fields)))
@@ -228,7 +230,7 @@ def test_an_answer_to_another_question_is_none(op: str, wrong: dict[str, Any]) -
 
 
 class Lying:
-    """A device whose serving processes answer everything so."""
+    """A device with serving processes that give this answer to everything."""
 
     name, address = "the board", "ssh://board"
 
@@ -260,7 +262,7 @@ def test_stages_that_ask_a_board_end_with_its_error(answer: bytes, tmp_path: Pat
 
 
 class Saying(Transport):
-    """A board whose agent prints this for every request."""
+    """A board with an agent that prints this for every request."""
 
     address = "ssh://board"
 
@@ -280,7 +282,7 @@ KINDS: dict[str, Any] = {
     "missing": list[str], "venv": bool, "install": type(None), "start": type(None), "forget": type(None),
     "clean": type(None), "about": Platform,
 }  # fmt: skip
-"""A request that answers with one line -> what that is."""
+"""A request with a one-line answer -> the class of the answer."""
 
 
 def test_every_request_of_the_agent_is_covered() -> None:
@@ -332,7 +334,7 @@ def test_a_tar_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_what_ssh_says_by_its_status_is_no_signal(tmp_path: Path) -> None:
-    """255 is above 128, and no signal has the rest for a number."""
+    """255 is above 128, but 127 is not the number of a signal."""
     with CheckedChild(["sh", "-c", "echo lost >&2; exit 255"]) as child, pytest.raises(WorkerError) as error:
         child.ask("memory")
     assert str(error.value) == "exit status 255 during 'memory'; last words: lost"

@@ -34,20 +34,20 @@ TRIANGLE = [10.0, 8.0, 80.0, 20.0, 30.0, 60.0]
 
 
 def task() -> Instances:
-    """With prototypes a quarter of the input's size."""
+    """Masks with a quarter of the input's size."""
     head = presets.with_masks(presets.ultralytics(2), 8)
     return Instances(decoder=head, shapes=((14, 126), (8, *GRID)))
 
 
 def photographs(folder: Path, size: tuple[int, int] = (192, 64)) -> ImageSet:
-    """One image, (width, height), which a letterbox makes 96x32 pixels in the middle of the input."""
+    """(width, height) of the only image. A letterbox makes it 96x32 pixels in the middle of the input."""
     folder.mkdir()
     Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(folder / "a.png")
     return open_images(folder, Preprocess(Fit("letterbox", INPUT)), [InputSpec("x", (3, *INPUT))])
 
 
 def annotated(path: Path, outlines: list[Any], size: tuple[int, int] = (192, 64)) -> Path:
-    """A file of COCO's format with objects of the first class; an outline is polygons, run lengths or nothing."""
+    """A file in COCO's format with objects of the first class. An outline is polygons, run lengths or nothing."""
     rows = [
         {
             "id": number, "image_id": 7, "category_id": 3, "bbox": [0, 0, 192, 64], "iscrowd": 0,
@@ -65,7 +65,7 @@ def annotated(path: Path, outlines: list[Any], size: tuple[int, int] = (192, 64)
 
 
 def truth(path: Path, samples: ImageSet) -> Boxes:
-    """The labels of the one image, as a model's masks are compared with them."""
+    """The labels of the image in the form that is compared with masks."""
     read = truths(read_labels(path, samples), task(), size=INPUT)
     assert read is not None
     found = read[0]
@@ -121,7 +121,7 @@ def test_labels_lie_where_the_letterbox_puts_the_image(tmp_path: Path) -> None:
 
 
 def test_figures_by_labels_are_those_of_the_masks(tmp_path: Path) -> None:
-    """Predictions that equal the labelled masks are right, and their boxes alone do not make them so."""
+    """Predictions that equal the labelled masks are right. Equal boxes alone are not enough."""
     labels = truth(
         annotated(tmp_path / "coco.json", [[[0, 0, 96, 0, 96, 64, 0, 64]]]), photographs(tmp_path / "images")
     )

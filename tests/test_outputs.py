@@ -1,4 +1,4 @@
-"""Outputs kept on disk, and what they show of a network's kind."""
+"""Outputs on disk, and the evidence in them for a network's task."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_outputs_are_kept_and_read_one_sample_at_a_time(tmp_path: Path) -> None:
 
 
 def known_as(*, image: tuple[int, ...] = (0, 0, 0), names: list[str] | None = None, **further: Any) -> Known:
-    """What is known besides outputs; ``image``: the shape of the input."""
+    """The evidence besides outputs. ``image`` is the shape of the input."""
     return Known((), (image[1], image[2]), labels=names or (), channels=image[0], **further)
 
 
 def detected(*counts: int) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """A fixed output and so many detections, for each sample."""
+    """A fixed output and a number of detections, for each sample."""
     return [(np.ones(3), np.full((count, 6), number + 1.0)) for number, count in enumerate(counts)]
 
 
@@ -50,7 +50,8 @@ def test_an_output_that_changes_its_shape_is_kept_and_read(tmp_path: Path) -> No
 
 
 def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
-    """Detections 2, 0, 0, 1 where 2, 0, 3, 0 are right: of the third the signal is noise, of the fourth the output."""
+    """2, 0, 0, 1 detections instead of 2, 0, 3, 0: for the third sample the signal is noise, for the last the output.
+    """
     exact, ours = detected(2, 0, 3, 0), detected(2, 0, 0, 1)
     errors = errors_of(ours, exact)
     assert errors.other_shape == [0, 2]
@@ -83,7 +84,7 @@ def test_equal_is_to_the_bit_over_what_both_have(tmp_path: Path) -> None:
 
 
 def test_dense_outputs_pass_through_one_sample_at_a_time(tmp_path: Path) -> None:
-    """Two networks' 48 outputs of 2 MiB: kept, judged and compared in the memory of a few."""
+    """48 outputs of 2 MiB of two networks are kept, judged and compared with the memory of a few."""
     exact = np.random.default_rng(0).random((1 << 19,), np.float32)
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""The main job, whole: what a run leaves, what it says, and what stops it."""
+"""Whole runs: their files, their messages, and their errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DATA = Path(nk.__file__).parent / "data"
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """A small network and arrays to feed it, measured for a moment on the CPU."""
+    """A small network and arrays, measured for a short time on the CPU."""
     ncnnfile.save(small(), tmp_path / "model.param")
     np.save(tmp_path / "samples.npy", samples(30))
     return Recipe(
@@ -96,7 +96,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: Recipe, 
     assert document.preprocess is None, "arrays are fed as they are"
     assert not [w for w in document.warnings if "ImageNet" in w]
 
-    # What the record says of the int8 model is found again from its files.
+    # The record of the int8 model agrees with its files.
     int8 = document.variants[3]
     assert int8.files is not None
     assert int8.accuracy is not None
@@ -114,7 +114,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: Recipe, 
         assert hashlib.sha256((tmp_path / "out" / file).read_bytes()).hexdigest() == digest
     assert len(int8.files.sha256) == 2
 
-    # So is what it says of the network.
+    # So does the record of the network.
     shipped = {layer.name: layer for layer in nk.load(param).layers}
     rows = {layer.name: layer for layer in document.network}
     assert list(rows) == ["in0", *computing]
@@ -145,7 +145,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: Recipe, 
 def test_the_lines_of_what_to_ship_compute_what_the_variant_does(
     precision: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both need options that are not ncnn's own."""
+    """Both need options that differ from ncnn's defaults."""
     import ncnn
 
     document = pipeline.run(changed(recipe, precisions=("fp32", precision)), tmp_path / "out")
@@ -190,7 +190,10 @@ def test_images_labels_and_files_that_are_no_images(recipe: Recipe, tmp_path: Pa
 
 
 def test_the_record_says_what_each_image_was_used_for(recipe: Recipe, tmp_path: Path) -> None:
-    """Of 50 images, one a copy and ten to evaluate on, effort fast takes 32: 24 to fit, and eight that choose."""
+    """Of 50 images, one is a copy and ten evaluate.
+
+    Effort fast uses 32 of the others: 24 to fit, and eight to judge.
+    """
     images = photographs(tmp_path / "images", 50)
     (images / "copy.png").write_bytes((images / "07.png").read_bytes())
     asked = changed(
@@ -221,7 +224,7 @@ def test_images_in_both_sets_are_not_evaluated_on(recipe: Recipe, tmp_path: Path
 
 
 def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: Recipe, tmp_path: Path) -> None:
-    """Random weights can do that: every variant is exact then, and none is right."""
+    """Random weights can have this effect. Every variant is exact then, but this does not show that it is right."""
     ncnnfile.save(with_weights(network(SMALL), values={"fc.weight": 0.0, "fc.bias": 0.0}), tmp_path / "model.param")
     document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     figures = document.variants[0].accuracy
@@ -318,7 +321,7 @@ def test_a_folder_that_cannot_be_made(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def checked(run: Callable[[list[Any]], list[Any]], recipe: Recipe, folder: Path, *, force: bool = False) -> Accuracy:
-    """The small network, converted and compared with an original that computes something of its own."""
+    """The small network, converted and compared with an original that computes something else."""
     source = dataclasses.replace(open_model(recipe.model), engine="onnxruntime", run=run)
     found = convert_source(source, ArraySamples((samples(4),)), folder, force=force).taken.compared
     assert found is not None
@@ -336,7 +339,7 @@ def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: Recipe, tmp_path
 
 
 def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(recipe: Recipe, tmp_path: Path) -> None:
-    """A text detector's map is all but empty if there is no text: there, rounding is all there is of it."""
+    """A text detector's map is almost empty if there is no text. It then only contains rounding errors."""
     rng = np.random.default_rng(0)
     text, blank = (scale * rng.random((1, 10)).astype(np.float32) for scale in (1.0, 1e-7))
     calls = 0
@@ -429,7 +432,7 @@ def test_what_does_not_go_with_the_task_is_refused_before_any_work(
 
 
 def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: Recipe, tmp_path: Path) -> None:
-    """ncnn's bf16 grouped convolution is wrong on x86; elsewhere the row is right."""
+    """ncnn's bf16 grouped convolution is wrong on x86. On other CPUs the row is right."""
     grouped = network(
         """Input           in0 0 1 in0 0=16 1=16 2=3
         Convolution        c0 1 1 in0 b1 0=32 1=1 6=96
@@ -490,7 +493,7 @@ def test_a_run_makes_names_that_its_record_may_hold(stem: str) -> None:
 
 
 def test_two_devices_whose_names_become_one_file_name(recipe: Recipe, tmp_path: Path) -> None:
-    """A device may have any name. Its mixed model is called after it; the target on the card is that of its CPU."""
+    """A device may have any name. Its mixed model is named after it. The target on the card is that of its CPU."""
     sites = [Site(LOCAL, boards.machine(), "arm", f"@{name}") for name in ("a/b", "a:b", "a@b")]
     plans = {site: cast(Any, SimpleNamespace(graph=mixed()[1])) for site in sites}
     with warnings.catch_warnings():
@@ -512,7 +515,7 @@ def test_a_card_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
 
 
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: Recipe, tmp_path: Path) -> None:
-    """fp16 overflows on some devices: the others' figures stand."""
+    """fp16 overflows on some devices. The figures of the other variants are still valid."""
     np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))
     spec = variants.VariantSpec("fp16-cpu", "fp16", "cpu", 1, Site(LOCAL, look_at(), "x86"), None)
     result = VariantResult(spec.name, outputs={"out0": str(tmp_path / "nan.npy")})
@@ -569,8 +572,8 @@ def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
 def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     document = pipeline.run(on_the_photographs("torchvision:resnet50", seconds=0.5, weights="none"), tmp_path / "out")
-    # With random weights, int8 of 50 layers errs by 7 to 10 dB of SQNR, and the batch-norm statistics of real images
-    # keep it from more.
+    # With random weights, int8 of 50 layers has an SQNR of 7 to 10 dB. Batch-norm statistics of real images do not
+    # allow more.
     check_whole_way(document, least_int8=0.9)
     assert document.reference.engine == "torch"
     assert document.preprocess is not None
@@ -578,7 +581,9 @@ def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
 
 
 def check_whole_way(document: Run, least_int8: float = 0.95) -> None:
-    """fp32 is the original, every precision has its row on CPU and Vulkan, and none claims a GPU that is not there."""
+    """Check that fp32 equals the original, that every precision has a row on CPU and Vulkan, and that no row claims a
+    GPU.
+    """
     rows = {v.name: v for v in document.variants}
     expected = {f"{precision}-{backend}" for precision in PRECISIONS for backend in ("cpu", "vulkan")}
     assert rows.keys() == expected
@@ -604,7 +609,7 @@ def check_whole_way(document: Run, least_int8: float = 0.95) -> None:
 
 
 def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: Recipe, tmp_path: Path) -> None:
-    """To ncnn it is one: half of a chunk that the network does not use."""
+    """ncnn treats it as an output: half of a chunk that the network does not use."""
     from onnx import TensorProto, checker, helper, numpy_helper, save
 
     weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Ways to fit an image into an input, as OpenCV, Ultralytics and PaddleOCR do it; where the image lies; arrays."""
+"""Ways to fit an image into an input, as in OpenCV, Ultralytics and PaddleOCR; placements; arrays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ncnnkit.source.opening import ARRAYS, as_used, choose_preprocess
 
 Pixels = NDArray[np.uint8]
 SIZES = [(240, 320), (333, 241), (640, 640), (7, 500), (500, 7), (31, 33), (1, 1), (1000, 640)]
-THICK = [size for size in SIZES if min(size) > 20]  # of thinner images, some packages leave no pixel
+THICK = [size for size in SIZES if min(size) > 20]  # some packages leave no pixel of thinner images
 
 
 def noise(height: int, width: int, channels: int = 3) -> Pixels:
@@ -41,7 +41,7 @@ def noise(height: int, width: int, channels: int = 3) -> Pixels:
 
 
 def smooth(height: int, width: int) -> Pixels:
-    """An image in which every place has a colour of its own."""
+    """An image in which every position has another colour."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 255 / width, y * 255 / height, np.full_like(x, 7)], -1).astype(np.uint8)
 
@@ -57,7 +57,7 @@ def test_opencvs_linear_resizing_is_equal_to_the_bit(
     before: tuple[int, int], after: tuple[int, int], channels: int, factor: int | None
 ) -> None:
     cv2 = pytest.importorskip("cv2")
-    if factor:  # halving is a mean of four there
+    if factor:  # there, halving is a mean of four pixels
         before = (after[0] * factor, after[1] * factor)
     pixels = noise(*before, channels)
     expected = cv2.resize(pixels, after[::-1], interpolation=cv2.INTER_LINEAR).reshape(*after, channels)
@@ -79,7 +79,7 @@ def photographs() -> list[Path]:
 
 
 def test_opencvs_resizing_of_a_step_by_hand() -> None:
-    """Without OpenCV: two pixels to four, whose centres are at -0.25, 0.25, 0.75 and 1.25."""
+    """Without OpenCV: two pixels become four, with centres at -0.25, 0.25, 0.75 and 1.25."""
     found = resize_as_opencv(np.array([[[0], [200]]], np.uint8), 1, 4)
     assert found[0, :, 0].tolist() == [0, 50, 150, 200]
 
@@ -144,7 +144,7 @@ def test_paddles_detector_is_rapidocrs(size: tuple[int, int], limit: tuple[str, 
 
 
 def test_a_square_image_for_nudenet_is_its_own_preprocessing() -> None:
-    """It pads before it resizes, which for a square image is the same; and it turns the colours twice."""
+    """It pads before it resizes, which is the same for a square image, and it reverses the colours twice."""
     module = pytest.importorskip("nudenet.nudenet")
     image = noise(500, 500)
     expected = module._read_image(np.ascontiguousarray(image[:, :, ::-1]), 320)[0]
@@ -205,7 +205,7 @@ def test_a_centre_crop_has_a_placement() -> None:
     ],
 )  # fmt: skip
 def test_a_point_of_the_input_is_that_point_of_the_image(how: Preprocess) -> None:
-    """The colour that the tensor has somewhere is that of the place in the image to which the placement leads."""
+    """The colour at a position of the tensor is the colour at the position of the image that the placement gives."""
     pixels = smooth(480, 640)
     how = replace(how, color="rgb", divisor=1.0, mean=(0.0,), std=(1.0,))
     for tile, place in enumerate(how.places(480, 640)):
@@ -488,7 +488,7 @@ def test_a_given_mean_is_kept_whatever_the_input_takes(
 
 @pytest.mark.parametrize("crop", [Tiles(overlap=2), {"overlap": 2}])
 def test_tiles_are_of_the_image_at_its_own_size(tmp_path: Path, crop: Any) -> None:
-    """Unless the user resizes: a guessed stretch would leave one tile."""
+    """Tiles are cut without resizing, unless the user asks for it: a guessed resizing would leave one tile."""
     found, _ = choose_preprocess(source_of(tmp_path, (3, 8, 9)), "", {"crop": crop})
     assert found is not None
     assert (found.resize, found.crop) == (None, Tiles((8, 9), 2))

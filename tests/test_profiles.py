@@ -1,4 +1,4 @@
-"""Which layers take the time: that they add up to the network, in which precision they ran, and where."""
+"""Profiles: layer times add up to the network, with the precision and the processor of each layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ours go before other processes, where that may be asked: on a busy machine no 10 ms are left alone."""
+    """Give our processes priority if permitted, because on a busy machine they are disturbed every 10 ms."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     try:
@@ -84,7 +84,7 @@ def test_the_layers_add_up_to_the_network(tmp_path: Path, lite0: Graph, precisio
 @pytest.mark.slow
 @pytest.mark.vulkan
 def test_on_vulkan_they_add_up_too(tmp_path: Path, lite0: Graph) -> None:
-    """The time of submitting and downloading is subtracted.
+    """The time of submission and download is subtracted.
 
     Otherwise the layers would take longer than the whole on a GPU.
     """

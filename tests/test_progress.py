@@ -1,4 +1,4 @@
-"""What the terminal shows of how far the work is, on a captured console and with a clock that tests turn."""
+"""The progress on the terminal, on a captured console and with a clock that tests control."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Clock:
 
 
 class Screen:
-    """A console of which the text is read, and what is shown on it."""
+    """A console with readable text, and the progress shown on it."""
 
     def __init__(self, live: bool) -> None:
         self.clock = Clock()
@@ -37,14 +37,14 @@ class Screen:
         self.shown = Shown(console, live, self.clock)
 
     def text(self) -> str:
-        """What was written since the last time."""
+        """The text since the last call."""
         found = self._file.getvalue()
         self._file.seek(0)
         self._file.truncate()
         return found
 
     def bar(self) -> str:
-        """What the bar shows now."""
+        """The text of the bar now."""
         with self.shown._console.capture() as captured:
             self.shown._console.print(self.shown._bar.get_renderable())
         return captured.get()
@@ -82,7 +82,7 @@ def test_a_log_is_never_silent_for_long() -> None:
 
 
 def test_a_log_is_looked_at_when_its_next_line_is_due() -> None:
-    """Looking once a second made the silence a second longer than was said."""
+    """Checking once a second made the silence a second longer than promised."""
     screen = Screen(live=False)
     screen.shown(PLAN, 0, 0)
     screen.clock.now = 1.0

@@ -1,4 +1,4 @@
-"""What ``import ncnnkit`` offers: exactly these names, each with an example that runs."""
+"""The public names of ``import ncnnkit``: exactly these, each with an example that runs."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def here(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def examples(name: str) -> list[doctest.DocTest]:
-    """The examples of a name: in its own docstring, and in those of a class's methods."""
+    """The examples in the docstring of a name, and of the methods of a class."""
     offered = getattr(ncnnkit, name)
     found = doctest.DocTestFinder(recurse=True).find(offered, name, globs={"nk": ncnnkit, "np": np})
     return [test for test in found if test.examples]

@@ -1,4 +1,4 @@
-"""The app in Python: it answers as the package does, and prepares images as the package does, to the bit."""
+"""The app in Python: its answers equal the package's, and its preprocessing is bit-exact."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ MODES = ["1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "F", "RGB", "RGBA", "C
 
 
 def image_of_mode(mode: str, path: Path) -> None:
-    """A file that Pillow opens as an image of a mode; ``keyed`` and ``GIF`` have one transparent colour."""
+    """A file that Pillow opens as an image of this mode. ``keyed`` and ``GIF`` have one transparent colour."""
     rng = np.random.default_rng(0)
     colours = Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8))
     if mode == "I;16B":

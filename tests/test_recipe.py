@@ -1,4 +1,4 @@
-"""Recipes: what may stand in one, what is refused and how, and that a saved one makes the same run."""
+"""Recipes: valid and invalid contents, and a saved recipe makes the same run."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_a_recipe_needs_a_model(tmp_path: Path) -> None:
 
 
 def test_text_no_file_could_hold_is_refused() -> None:
-    # How Python spells a file name that is not UTF-8.
+    # How Python represents a file name that is not UTF-8.
     with pytest.raises(RecipeError, match="labels must be text"):
         Recipe("m.onnx", labels="\udcff.jpg")
     for images in ("\udcff.jpg", {"left": "a", "right": "\udcff.jpg"}):

@@ -1,4 +1,4 @@
-"""Which variant is recommended: the user's requirements, ties within the spread, and what cannot be judged."""
+"""The recommended variant: requirements, ties within the spread, and variants that cannot be judged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USUAL = Requirements.parse(["cosine>=0.999"])
 
 
 def output(cosine: float = 1.0, sqnr_db: float | None = None, **fields: Any) -> OutputError:
-    """An output's errors; the SQNR that goes with the cosine, where none is given."""
+    """The errors of an output. By default the SQNR follows from the cosine."""
     noise = float(fields.get("mse", 2 * (1 - cosine)))
     sqnr_db = sqnr_db if sqnr_db is not None or noise == 0 else -10 * math.log10(noise)
     made: dict[str, Any] = {"name": "y", "mse": noise, "sqnr_db": sqnr_db, "cosine": cosine, "max_error": noise}
@@ -102,7 +102,7 @@ def test_where_nothing_keeps_to_it_the_nearest_is_named_and_nothing_recommended(
 
 
 def test_the_worst_output_counts() -> None:
-    """Boxes of hundreds hide scores that are wrong."""
+    """Boxes with values of some hundred hide wrong scores."""
     ruined = variant("int8-cpu", 5, accuracy=accuracy(output(0.99999), output(0.7, name="scores")))
     name, why = recommend([variant("fp32-cpu", 10), ruined], USUAL)
     assert name == "fp32-cpu"
@@ -142,7 +142,7 @@ def test_what_cannot_be_judged_is_not_recommended() -> None:
 
 
 def test_a_difference_within_the_spread_is_a_tie_and_the_more_exact_is_taken() -> None:
-    """As seen on a CPU that has no fp16 arithmetic, where both run the same code."""
+    """As measured on a CPU without fp16 arithmetic, where both run the same code."""
     fp32 = variant("fp32-cpu", latency(113, 5.2), 1.0)
     fp16 = variant("fp16-cpu", latency(97, 0.75), 0.999999)
     name, why = recommend([fp16, fp32], USUAL)
@@ -161,7 +161,7 @@ def test_of_equally_exact_ties_the_smaller_is_taken() -> None:
 
 
 def test_of_ties_alike_in_all_the_plainest_is_taken_whatever_their_medians() -> None:
-    """ncnn's LSTM and GRU run the same code in bf16 as in fp32: chance decides which median is the smaller."""
+    """ncnn's LSTM and GRU run the same code in bf16 as in fp32, so chance decides which median is smaller."""
     for ours, theirs in ((10.0, 10.2), (10.2, 10.0)):
         rows = [variant("bf16-cpu", latency(theirs, 0.2)), variant("fp32-vulkan", latency(theirs, 0.2)),
                 variant("fp32-cpu", latency(ours, 0.2))]  # fmt: skip
@@ -181,7 +181,7 @@ def test_a_tie_is_an_overlap_of_the_middle_halves() -> None:
 
 
 Law = tuple[float, float, float]
-"""Of a variant's samples: the median in ms, the standard deviation of the logarithm, the share of slow ones (1.7×)."""
+"""Parameters of a variant's samples: median in ms, standard deviation of the logarithm, share of slow ones (1.7×)."""
 
 
 def drawn(rng: np.random.Generator, law: Law) -> Latency:
@@ -193,7 +193,7 @@ def drawn(rng: np.random.Generator, law: Law) -> Latency:
 
 def recommended(rng: np.random.Generator, laws: Sequence[Law]) -> str | None:
     rows = (("fp32-cpu", 1.0), ("fp16-cpu", 0.999999), ("bf16-cpu", 0.9998), ("mixed-cpu", 0.9993))
-    drift = float(np.exp(rng.normal(0, 0.1)))  # one run may be slower than another as a whole
+    drift = float(np.exp(rng.normal(0, 0.1)))  # a whole run may be slower than another
     return recommend(
         [variant(name, drawn(rng, (law[0] * drift, *law[1:])), cos) for (name, cos), law in zip(rows, laws)], USUAL
     )[0]
@@ -242,7 +242,7 @@ def test_too_noisy_is_an_answer() -> None:
 
 
 def test_a_latency_whose_samples_are_nearly_all_delayed_is_too_noisy() -> None:
-    """The middle half is narrow, as every inference waited for another program; one sample shows it."""
+    """The middle half is narrow, because every inference waited for another program. Only one sample shows it."""
     delayed = Latency(min=0.0451, p25=321.0, median=326.0, p75=355.0, p90=377.0, samples=12)
     (said,) = compared([variant("fp32-cpu", delayed), variant("fp16-cpu", 0.0489)])
     assert said.startswith("too noisy to say which is the fastest")

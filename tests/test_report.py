@@ -1,4 +1,4 @@
-"""report.html and the terminal: self-contained, safe with any name, and right for every kind of run."""
+"""report.html and the terminal: the report is self-contained, safe with any name, and right for every kind of run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def page(run: dict[str, Any]) -> Page:
 
 
 def charts_in(parsed: Page) -> list[str]:
-    """What the charts of a page show, in words."""
+    """The titles of the charts on a page."""
     return [str(attributes["aria-label"]) for attributes in parsed.having("svg", **{"class": "chart"})]
 
 
@@ -397,7 +397,7 @@ def test_the_front_and_the_plan_on_it() -> None:
     (curve,) = drawn.lines
     points = sample_run()["plan"]["front"]
     assert [x for x, _ in curve.points] == [point["ms"] for point in points]
-    # Noise of 0 is drawn under the rest.
+    # Zero noise is drawn below the rest.
     assert [10**y for _, y in curve.points] == pytest.approx([0.021, 0.009, 0.0038, 0.0006, 0.00006])
     assert drawn.points[3].hover == "6.80 ms, noise over signal 0.0006\n9 layers in int8"
     assert drawn.y.ticks[0][1] == "0"
@@ -433,7 +433,7 @@ def test_without_int8_there_is_nothing_on_it() -> None:
 
 
 def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), **parts: Any) -> list[str]:
-    """What is said of a run in which nothing else is worth a warning."""
+    """The warnings of a run without other warnings."""
 
     class Images:
         skipped = copies = ()
@@ -461,7 +461,7 @@ def test_random_weights_and_outputs_that_tell_nothing_are_named() -> None:
 
 
 def test_few_samples_are_named_as_they_were_used() -> None:
-    """Where nothing was quantised, nothing was calibrated."""
+    """If nothing was quantised, nothing was calibrated."""
     assert warnings(images=4) == ["the errors were measured on 4 samples only"]
     run = sample_run()
     run["quantisation"].update(stretching=[], used=5, held_back=1)
@@ -504,7 +504,7 @@ def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
 
 
 def test_a_plan_that_few_predictions_judged_is_warned_of() -> None:
-    """None of 16 boxes lost says little of a bound that lets 2 of 100 be lost."""
+    """16 boxes without a loss do not show that at most 2 of 100 are lost."""
     few = Requirements.parse(["map50_95>=0.98", "kept>=0.95", "iou>=0.9"], task=Detection).too_few(
         {"map50_95": 16, "kept": 16, "new": 16}
     )
@@ -546,7 +546,7 @@ def test_models_that_did_not_run_while_planning_are_named() -> None:
 
 
 def taking(ms: float, spread: float) -> dict[str, Any]:
-    """Fields of a run whose mixed model takes so long, and in which each latency has a spread."""
+    """The fields of a run with this latency of the mixed model, and with a spread of each latency."""
     run = sample_run()
     for variant in run["variants"]:
         if variant["latency_ms"]:
@@ -635,7 +635,7 @@ def cells(run: dict[str, Any], name: str) -> dict[str, layers.Cell]:
 
 
 def test_a_layer_has_its_figures_at_every_precision() -> None:
-    """conv_5 is int8-winograd in the plan: its figures in the mixed model are those of that choice."""
+    """conv_5 is int8-winograd in the plan, so its figures in the mixed model are those of that choice."""
     run = sample_run()
     run["variants"][4]["layers"] = [{"name": "conv_5", "type": "Convolution", "sqnr_db": 41.0}]
     found = cells(run, "conv_5")
@@ -717,7 +717,7 @@ def test_a_constant_is_drawn_just_above_its_reader() -> None:
 
 
 def large_run(count: int = 500, variants: int = 40) -> dict[str, Any]:
-    """Many layers, all with all figures, and many variants."""
+    """A run with many layers, all with all figures, and many variants."""
     run = sample_run()
     template = run["network"][1:]
     bins = [max(1, 90000 // (i + 1) ** 2) for i in range(32)]
@@ -850,7 +850,7 @@ def shipped(run: dict[str, Any]) -> Shipping:
 
 
 def test_what_to_ship_says_how_to_load_it() -> None:
-    """bf16's files are fp32's, and ncnn turns fp16 on by default: without its options it is another model."""
+    """bf16 uses the files of fp32, and ncnn enables fp16 by default, so without its options it is another model."""
     run = sample_run()
     assert "opt.use_fp16_arithmetic = true, opt.use_bf16_packed = false" in shipped(run).loading
     run["recommended"] = "bf16-cpu"

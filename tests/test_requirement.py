@@ -1,4 +1,4 @@
-"""What a model must keep to: as it is written, when it holds, and by how much it does not."""
+"""Requirements of a model: parsing, when they hold, and their excess."""
 
 from __future__ import annotations
 
@@ -172,13 +172,13 @@ def test_changed_classes_count() -> None:
     figures = errors_of(outputs, reference).figures()
     assert figures["top1_agreement"] == pytest.approx(0.9)
     assert Requirements.parse(["top1_agreement>=90%"]).hold(figures, None)
-    # The share grows as the noise's size: twice too many is four times the power.
+    # The share grows with the amplitude of the noise: twice the allowed share is four times the power.
     assert Requirements.parse(["top1_agreement>=95%"]).excess(figures) == pytest.approx(4)
     assert errors_of([[np.ones(3), np.ones(3)]], [[np.ones(3), np.ones(3)]]).figures()["top1_agreement"] is None
 
 
 def test_a_sample_of_little_signal_does_not_decide_the_cosine() -> None:
-    """A text detector's map is all but empty on some images."""
+    """A text detector's map is almost empty on some images."""
     full, empty = np.full(100, 0.5), np.full(100, 1e-5)
     flipped = errors_of([[full], [-empty]], [[full], [empty]])
     assert flipped.figures()["cosine"] == pytest.approx(1, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Rounding weights together: less error than each by itself, and the properties that make it safe."""
+"""Rounding weights together: a smaller error than rounding each weight alone, and the properties that make it safe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 def inputs_alike(groups: int, places: int, inputs: int, seed: int = 0, latent: int = 4) -> Array:
-    """Correlated inputs with a mean, (groups, places, inputs): what convolutions read."""
+    """Correlated inputs with a mean, (groups, positions, inputs), like the inputs of convolutions."""
     rng = np.random.default_rng(seed)
     hidden = rng.standard_normal((groups, places, latent))
     mixed = hidden @ rng.standard_normal((groups, latent, inputs))
@@ -37,12 +37,12 @@ def error(scaled: Array, rounded: Array, x: Array) -> float:
     return float(np.mean(((scaled - rounded) @ centred.transpose(0, 2, 1)) ** 2))
 
 
-@pytest.mark.parametrize("inputs", [9, 60, 150, 300])  # below and above what one solver and one block take
+@pytest.mark.parametrize("inputs", [9, 60, 150, 300])  # below and above the size of one solver and one block
 def test_correlated_inputs_make_up_for_each_others_errors(inputs: int) -> None:
     x, scaled = inputs_alike(2, 500, inputs), weights(2, 16, inputs)
     rounded = gptq(scaled, covariances(x))
     assert error(scaled, rounded, x) < 0.5 * error(scaled, nearest(scaled), x)
-    other = inputs_alike(2, 500, inputs)[:, ::-1] + 1  # a mean is the bias's affair
+    other = inputs_alike(2, 500, inputs)[:, ::-1] + 1  # the bias corrects a mean
     assert error(scaled, rounded, other) < 0.5 * error(scaled, nearest(scaled), other)
 
 
@@ -57,7 +57,7 @@ def test_independent_inputs_are_rounded_to_nearest(seed: int, inputs: int) -> No
 @given(st.integers(0, 1000), st.sampled_from([1, 31, 127]), st.floats(0.1, 500))
 @settings(deadline=None, max_examples=30)
 def test_results_are_whole_steps_within_the_limit(seed: int, steps: int, size: float) -> None:
-    x = inputs_alike(2, 30, 12, seed)  # fewer places than would tell all apart
+    x = inputs_alike(2, 30, 12, seed)  # fewer positions than inputs
     rounded = gptq(weights(2, 3, 12, seed, size), covariances(x), steps)
     assert rounded.dtype == np.float32
     assert np.array_equal(rounded, np.rint(rounded))

@@ -1,4 +1,4 @@
-"""Arrays on disk, row by row."""
+"""Arrays on disk that are written and read row by row."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_rows_whose_shapes_differ_come_back(tmp_path: Path, name: str) -> None:
     assert [row.shape for row in rows] == shapes
     assert all(map(np.array_equal, rows, values))
     assert all(np.array_equal(rows[index], values[index]) for index in reversed(range(len(rows))))
-    # numpy alone reads the values, and after them the shapes.
+    # numpy reads the values, and then the shapes.
     with (tmp_path / "x.npy").open("rb") as file:
         assert np.load(file).size == sum(row.size for row in values)
         assert len(np.load(file)) == len(shapes)
@@ -92,7 +92,7 @@ def test_numpys_own_files_are_read_and_other_files_refused(tmp_path: Path) -> No
 
 
 def test_samples_kept_on_disk_are_the_same_and_take_no_memory(tmp_path: Path) -> None:
-    """64 MiB of samples pass through; what is held at a time stays below a twentieth of that."""
+    """64 MiB of samples are copied, with less than a twentieth of that in memory at a time."""
 
     class Made:
         def __len__(self) -> int:

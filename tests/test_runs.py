@@ -1,4 +1,4 @@
-"""A whole run in Python: what may be given as an object, what comes back, and what is refused."""
+"""Whole runs in Python: objects as arguments, the result, and refused arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""run.json's contract: what a reader lets pass, and how it names what it does not."""
+"""The format of run.json: what a reader accepts, and the errors for what it refuses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def as_run(document: dict[str, Any]) -> Run:
-    """A document as a reader of run.json gets it."""
+    """A document in the form that a reader of run.json gets."""
     return decode(json.dumps(document), Run)
 
 
@@ -219,7 +219,7 @@ def sample_plan() -> dict[str, Any]:
 
 
 def sample_network() -> list[dict[str, Any]]:
-    """24 convolutions; each third one reads the third before it, too."""
+    """24 convolutions. Each third one also reads the third one before it."""
     made: list[dict[str, Any]] = [
         {"name": "in0", "type": "Input", "reads": [], "outputs": ["in0"], "shape": [3, 224, 224], "parameters": 0,
          "int8": None}
@@ -245,7 +245,7 @@ def sample_network() -> list[dict[str, Any]]:
 
 
 def sample_run() -> dict[str, Any]:
-    """A run as ``ncnnkit run`` leaves it: two backends, a software Vulkan device, one crash, two variants skipped."""
+    """A run as ``ncnnkit run`` writes it: two backends, a software Vulkan device, one crash, two skipped variants."""
     exact = sample_errors(2.1e-12, 118.3, 0.999999999999, 4.8e-6)
     half = sample_errors(3.4e-6, 71.2, 0.99999996, 0.0071)
     brain = sample_errors(2.6e-3, 42.4, 0.99997, 0.21)
@@ -408,7 +408,7 @@ SCORES = (
 
 
 def broken(path: str, value: Any) -> dict[str, Any]:
-    """The sample run with one value replaced, or taken out where ``value`` is Ellipsis."""
+    """The sample run with one value replaced, or removed if ``value`` is Ellipsis."""
     run = copy.deepcopy(sample_run())
     *steps, last = (int(step) if step.isdigit() else step for step in re.findall(r"\w+", path))
     place: Any = run

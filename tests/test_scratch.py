@@ -1,4 +1,4 @@
-"""Temporary folders: removed by whoever made them, and by the next process where that was killed."""
+"""Temporary folders: removed by their process, or by the next process if it was killed."""
 
 from __future__ import annotations
 

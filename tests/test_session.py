@@ -1,4 +1,4 @@
-"""Session: running a network, what fits it and what does not, and a process that dies."""
+"""Session: running a network, inputs that fit and do not fit, and a process that dies."""
 
 from __future__ import annotations
 

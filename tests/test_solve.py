@@ -1,4 +1,4 @@
-"""The solver of mixed-precision plans: as good as trying everything, and honest about what cannot be."""
+"""The solver of mixed-precision plans: as good as exhaustive search, with clear errors for impossible problems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ncnnkit.plan import solve as solving
 from ncnnkit.plan.solve import Assignment, Edge, Option, front, solve, total, undominated
 
 Instance = tuple[dict[str, list[Option]], list[Edge]]
-EXACT = 1e-9  # a gap that leaves the solver no freedom
+EXACT = 1e-9  # a gap so small that the optimum must be found
 
 amounts = st.integers(0, 20).map(float)
 
@@ -49,7 +49,7 @@ def everything(instance: Instance) -> list[Assignment]:
 
 
 def chain(length: int, options: int, seed: int = 0) -> Instance:
-    """Layers one after the other as in a network; changing the format between two costs something."""
+    """Consecutive layers as in a network. A change of the format between two layers has a cost."""
     rng = np.random.default_rng(seed)
     names = ["fp32", "bf16", "int8", "int8-winograd"][:options]
     layers = {}
@@ -205,7 +205,7 @@ def test_a_network_of_150_layers_takes_no_more_than_its_seconds() -> None:
 
 
 def test_what_the_solver_prints_does_not_reach_stdout() -> None:
-    """As a process: C holds back what it prints to a pipe."""
+    """In a process, because C buffers its output to a pipe."""
     lines = ("import ctypes", "from ncnnkit.plan.solve import _quiet",
              "with _quiet(): ctypes.CDLL(None).puts(b'noise')",
              "print('json')")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Model references: what each opens, the shapes and metadata found in it, and errors that say what to do."""
+"""Model references: what each opens, its shapes and metadata, and errors with hints."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def floats(*rows: list[float]) -> NDArray[np.float32]:
 
 
 def test_class_names_that_are_not_utf8_are_shown_with_replacement_characters() -> None:
-    """JSON can hold half a character, which no text file could."""
+    """JSON can contain half a character, which a text file cannot."""
     _, _, labels = read_metadata("m", {"ncnnkit.labels": '["cat", "caf\\udce9"]'}, ())
     assert labels == ("cat", "caf\ufffd")
 
@@ -180,7 +180,7 @@ def test_corrupt_onnx(tmp_path: Path, content: bytes | None, capfd: pytest.Captu
     path.write_bytes(DEMO.read_bytes()[:100_000] if content is None else content)
     with pytest.raises(ModelError, match=r"broken\.onnx: ONNX Runtime cannot load it: "):
         opened(path)
-    assert "broken.onnx" not in capfd.readouterr().err  # the error is told once
+    assert "broken.onnx" not in capfd.readouterr().err  # the error is shown once
 
 
 @pytest.mark.parametrize("size_threshold", [0, 100])  # at 100 some tensors stay in the model
@@ -322,7 +322,7 @@ def test_torch_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_name_that_a_file_does_not_define_is_told_where_torch_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, message: str
 ) -> None:
-    """The advice was to install torch, and the next error would have been this one."""
+    """The hint was to install torch, and the next error would have been this one."""
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mynet.py").write_text("import torch\nclass Net: ...\ndef build(): ...\nmade = build()\n")
@@ -336,7 +336,7 @@ def test_a_name_that_a_file_does_not_define_is_told_where_torch_is_not_installed
     ("stem", "name"), [("cls-fp32", "cls"), ("cls-mixed", "cls"), ("cls-fp8", "cls-fp8"), ("int8", "int8")]
 )
 def test_a_precision_at_the_end_of_an_ncnn_models_name_is_left_out(stem: str, name: str, tmp_path: Path) -> None:
-    """Models made from it have one of their own there."""
+    """Models made from it get their own precision in that place."""
     ncnnkit.save(small(), tmp_path / f"{stem}.param")
     assert opened(tmp_path / f"{stem}.param").name == name
 
@@ -373,7 +373,7 @@ def test_an_ncnn_model_without_shapes_needs_them(tmp_path: Path) -> None:
         opened(path)
     assert opened(path, (3, 4, 5)).inputs[0].shape == (3, 4, 5)
     assert opened(path, (1, 3, 4, 5)).inputs[0].shape == (3, 4, 5)
-    assert opened(path, (1, 7)).inputs[0].shape == (1, 7)  # two dimensions are no batch and one
+    assert opened(path, (1, 7)).inputs[0].shape == (1, 7)  # two dimensions are not a batch and one dimension
 
 
 METADATA = """description: Ultralytics YOLO11n model trained on /data/coco.yaml
@@ -397,7 +397,7 @@ end2end: false
 
 
 def ultralytics_folder(tmp_path: Path, text: str = METADATA) -> Path:
-    """What Ultralytics' export to ncnn writes: pnnx's network, which does not say its size, and its metadata."""
+    """The files of Ultralytics' export to ncnn: pnnx's network, which has no input size, and the metadata."""
     folder = tmp_path / "yolo11n_ncnn_model"
     folder.mkdir()
     layers = [Layer("Input", "in0", [], ["in0"]), Layer("ReLU", "relu", ["in0"], ["out0"])]
@@ -452,7 +452,7 @@ def test_a_corrupt_param(tmp_path: Path) -> None:
 
 
 def write_archive(path: Path, *inputs: tuple[tuple[int, ...], str], extra: dict[str, str] | None = None) -> Path:
-    """What ``torch.jit.trace(...).save(...)`` writes, as far as it is read without torch."""
+    """The part of ``torch.jit.trace(...).save(...)``'s file that is read without torch."""
     code = bytearray(b"\x80\x02}(X\x07\x00\x00\x00forward(")
     for shape, storage in inputs:
         code += b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n" + storage.encode() + b"\n"
@@ -500,7 +500,7 @@ def test_ultralytics_torchscript_has_its_metadata_in_json(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("no_torch")
 def test_an_archive_that_was_not_traced_needs_shapes(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
-    # A pickle that would run a command: nothing in it is called, and the shapes are as good as absent.
+    # A pickle that would run a command: nothing in it is called, and the shapes count as absent.
     evil = b"\x80\x02}X\x07\x00\x00\x00forwardcos\nsystem\n(X\x04\x00\x00\x00exitt R".replace(b" ", b"") + b"s."
     for traced in (None, evil, b"", b"garbage", pickle.dumps({"other": 1}), pickle.dumps({"forward": ((1, 2), 3)})):
         with zipfile.ZipFile(path, "w") as archive:
@@ -523,7 +523,7 @@ def test_an_archive_that_was_not_traced_needs_shapes(tmp_path: Path) -> None:
 )
 def test_torch_files_that_are_no_torchscript(tmp_path: Path, member: str | None, message: str) -> None:
     path = tmp_path / "m.pth"
-    path.write_bytes(b"\x80\x02garbage")  # what torch.save wrote before it wrote archives
+    path.write_bytes(b"\x80\x02garbage")  # the format of torch.save before it wrote archives
     if member:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(member, b"")
@@ -534,7 +534,7 @@ def test_torch_files_that_are_no_torchscript(tmp_path: Path, member: str | None,
 # ------------------------------------------------------------------------------------------- TorchScript with torch
 
 
-# torch calls tracing deprecated; it is what pnnx reads.
+# torch deprecates tracing, but pnnx needs it.
 ignore_warnings = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
@@ -754,7 +754,7 @@ def test_weights_of_a_file(code: Path, networks: Any, torch: Any, wrap: Wrap) ->
         ({"conv.weight": None}, r"do not fit the model: 1 missing \(conv\.weight …\)"),
         ({"extra": (1,)}, r"1 not of this model \(extra …\)"),
         ({"conv.bias": (7,), "norm.bias": (7,)}, r"2 of another shape \(conv\.bias …\)"),
-        ({"classifier.weight": (9, 8), "classifier.bias": (9,)}, "2 of another shape"),  # not ours to rebuild
+        ({"classifier.weight": (9, 8), "classifier.bias": (9,)}, "2 of another shape"),  # ncnnkit does not rebuild this
     ],
 )
 def test_weights_that_do_not_fit(code: Path, networks: Any, torch: Any, change: dict[str, Any], message: str) -> None:
@@ -793,7 +793,7 @@ def test_weights_that_cannot_be_read(code: Path, networks: Any, torch: Any, cont
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No network, and torch's and the hub's caches in empty folders; the folder of torch's checkpoints."""
+    """No internet, and empty caches of torch and the hub. Gives the folder of torch's checkpoints."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(101, "Network is unreachable")
@@ -855,7 +855,7 @@ def test_batch_norm_statistics_tell_images_apart(tmp_path: Path, offline: Path) 
         (output,) = reference_of(source, [images[:8]]).values()
         return [int(label) for label in output.argmax(axis=1)]
 
-    assert len(set(predictions(None))) == 1  # all images look alike to an untrained network
+    assert len(set(predictions(None))) == 1  # an untrained network gives similar outputs for all images
     assert len(set(predictions(images))) >= 6
     assert predictions(images) == predictions(images)
     with pytest.raises(ModelError, match="need two images or more"):
@@ -941,7 +941,7 @@ def test_a_fine_tuned_file_brings_its_number_of_classes(
     samples = torch.rand(1, 3, 64, 64)
     (output,) = reference_of(source, [samples.numpy()]).values()
     assert np.array_equal(output, tuned.eval()(samples).detach().numpy())
-    assert source.labels is None  # ImageNet's are not the classifier's
+    assert source.labels is None  # ImageNet's class names do not apply to the classifier
 
 
 @pytest.mark.torch

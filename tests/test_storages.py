@@ -1,4 +1,6 @@
-"""What each blob is stored as is foretold rightly, for every type of layer, so that nothing is misread or refused."""
+"""The storage of each blob is predicted correctly for every type of layer, so that nothing is misread or wrongly
+refused.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,7 @@ def test_the_storage_of_each_blob_is_foretold(name: str, fp16: bool, bf16: bool,
     ],
 )
 def test_a_misread_blob_is_named(text: str, message: str, tmp_path: Path) -> None:
-    """A Split without a mask hands on bf16 by itself."""
+    """A Split without a mask outputs bf16 by itself."""
     net, param = opened(network(text), tmp_path, True, True)
     with pytest.raises(RuntimeError, match=f"this model does not run here: {message}"):
         check_storages(net, param, False)
@@ -141,7 +143,7 @@ def test_what_is_read_rightly_is_let_through(text: str, tmp_path: Path) -> None:
 
 
 def test_every_type_that_a_mask_may_change_is_tried() -> None:
-    """Those left out convert storages, choose boxes, or are not built into ncnn's Python package."""
+    """The other types convert storages, select boxes, or are not built into ncnn's Python package."""
     tried = {line.split()[0] for text in {**LAYERS, **MORE}.values() for line in text.split("\n")}
     left = {"ArgMax", "Cast", "Quantize", "Dequantize", "Requantize", "Packing", "DeepCopy", "Noop", "CopyTo", "Fold",
             "SPP", "InverseSpectrogram", "PriorBox", "Proposal", "DetectionOutput", "YoloDetectionOutput",

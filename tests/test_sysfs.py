@@ -1,4 +1,4 @@
-"""What is read from a board's files: its clusters, sensors and GPU, holding its clocks, and seeing it throttle."""
+"""Reading a board's files: clusters, sensors and GPU, holding clocks, and detecting throttling."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_only_usable_cpus_count(tmp_path: Path) -> None:
         ("aarch64", "x86_64", True),
         ("x86_64", "aarch64", True),
         ("armv7l", "aarch64", False),  # 32-bit programs on a 64-bit kernel
-        ("sparc64", "x86_64", False),  # not known: nothing is claimed
+        ("sparc64", "x86_64", False),  # unknown, so nothing is reported
     ],
 )
 def test_an_emulator_is_known_by_the_program_that_really_runs(
@@ -130,7 +130,7 @@ def test_an_emulator_is_known_by_the_program_that_really_runs(
 
 
 def test_an_emulator_is_known_by_its_hosts_files(tmp_path: Path) -> None:
-    """Where the program cannot be read."""
+    """If the program cannot be read."""
     assert describe(str(boards.virtual_machine(tmp_path / "old")), machine="aarch64")["emulated"]
     named = boards.make(tmp_path / "new", {"proc/sys/kernel/arch": "x86_64\n"})
     assert describe(str(named), machine="aarch64")["emulated"]
@@ -217,7 +217,7 @@ HOLDING = """
 
 
 def not_ignored() -> None:
-    """A shell's nohup ignores SIGHUP, and hands that on."""
+    """nohup ignores SIGHUP, and its children inherit that."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -295,7 +295,7 @@ BIG2 = "sys/devices/system/cpu/cpufreq/policy6"
 
 
 def watched(root: Path, *steps: Callable[[], Any], **options: Any) -> dict[str, Any]:
-    """One run in which each step happens and is then looked at."""
+    """One run in which each step happens and is then sampled."""
     sampler = Sampler(str(root), interval=0.01, **options)
     sampler.FIRST = 0.0
     with sampler:
@@ -313,7 +313,7 @@ def _wait_for_looks(sampler: Sampler, count: int) -> None:
 
 
 def put(root: Path, name: str, text: str) -> Callable[[], None]:
-    """A step that changes a file as the kernel does: at once."""
+    """A step that changes a file at once, like the kernel."""
 
     def step() -> None:
         (root / "new").write_text(text)
@@ -459,7 +459,7 @@ def test_a_containers_cpu_quota_bounds_the_threads(tmp_path: Path, quota: str, c
 
 
 def test_a_process_on_one_cpu_is_counted_as_one_core() -> None:
-    """ncnn counts the processors of the machine, also those that the process may not use."""
+    """ncnn counts all processors of the machine, including those that the process may not use."""
     told = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     told += "from ncnnkit.onboard.machine import this_machine as t; m = t(); print(m.cores, m.default_threads)"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)

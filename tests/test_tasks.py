@@ -175,7 +175,7 @@ def test_outputs_of_a_model_in_any_order() -> None:
 @pytest.mark.torch
 @pytest.mark.parametrize("network", ["ssd", "retinanet", "fcos"])
 def test_decoder_gives_what_torchvision_gives(network: str) -> None:
-    """The same head outputs through torchvision's own post-processing and through the decoder."""
+    """The same head outputs, with torchvision's own postprocessing and with the decoder."""
     torch = pytest.importorskip("torch")
     detection = pytest.importorskip("torchvision").models.detection
     classes, size = 4, 64

@@ -1,4 +1,4 @@
-"""Thresholds by output error: what the layers behind do not look at may be clipped, what they do may not."""
+"""Thresholds by output error: values that the next layers ignore may be clipped, other values may not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search of run settings: what is tried where, halving, wrong outputs dropped, and what is said of the winner."""
+"""The search of run settings: candidates, halving, wrong outputs, and the explanation of the winner."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_the_worst_output_decides(found: list[list[float]], right: list[list[flo
 
 
 def test_detections_are_compared_row_by_row() -> None:
-    """Rounding moves a score over the threshold, or past another: neither makes a candidate wrong."""
+    """Rounding moves a score across the threshold, or past another score. A candidate is not wrong because of this."""
     right = np.array([[1, 0.9, 10, 10, 20, 20], [2, 0.8, 40, 10, 60, 20], [1, 0.5, 10, 70, 20, 90]], np.float32)
     fewer, swapped, other = right[:2], right[[1, 0, 2]], right + 30
     for found in (fewer, swapped, np.concatenate([right, right[:1] + 1])):
@@ -201,7 +201,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def few(job: TuneJob) -> TuneResult:
-    """Does the job with a few of its candidates."""
+    """A function that does the job with a few of its candidates."""
     chosen = {"fp32, 1 thread", "fp32, 1 thread, no packing", "fp32, 1 thread, no winograd", BASE, "int8, 1 thread"}
     return run_job(replace(job, candidates=[row for row in job.candidates if row.name in chosen]))
 
@@ -219,7 +219,7 @@ def test_tuning_on_this_machine(model: Path) -> None:
     assert rows["fp32, 1 thread"].cosine == 1.0
     assert all((row.ms or 0) > 0 and (row.ratio or 0) > 0 for row in rows.values())
     assert found.base.threads == here.default_threads
-    # What was put back in the final may have made another of the grid, or a new one.
+    # The settings after the final may be another candidate of the grid, or new ones.
     grid = {row.name for row in candidates(MODELS, here)}
     assert found.settings.name in grid or found.settings.name.endswith("simplified")
     assert found.ms["settings"] <= found.ms["base"] * 1.5
@@ -266,7 +266,7 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
 def test_as_many_processes_are_open_as_the_memory_allows(
     model: Path, monkeypatch: pytest.MonkeyPatch, free_mb: float | None, together: int
 ) -> None:
-    """The same rule as for measuring: on a small board each is opened anew for its turn."""
+    """The same rule as for measuring: on a small board, each process is started again for its turn."""
     alive: set[Child] = set()
     most = 0
 

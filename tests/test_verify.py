@@ -1,4 +1,4 @@
-"""The receipt: a self-test that passes on a right program, and fails where anything is not as it was measured."""
+"""The receipt: the self-test passes for a right program, and fails if anything differs from the measurement."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_app(home: Path, graph: Graph | None = None, lang: str = "cpp") -> Path
     """The app of a small classifier, with examples."""
     (home / "images").mkdir(parents=True)
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), np.uint8)):
-        Image.fromarray(pixels).save(home / f"images/{i}.ppm")  # which every program reads
+        Image.fromarray(pixels).save(home / f"images/{i}.ppm")  # every program reads it
     labels = tuple(f"name {i}" for i in range(10))
     model = replace(Artifact.of(graph or small()), ncnn=OLD, preprocess=HOW, labels=labels, task="classification")
     make_app(model, home / "app", images=home / "images", lang=lang)
@@ -59,7 +59,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def rebuilt(app: Path, file: str, before: str, after: str) -> Iterator[Path]:
-    """The program with another text in a source file, while the block lasts."""
+    """The program with another text in a source file, within the block."""
     source = app / "src" / file
     text = source.read_text()
     assert before in text
@@ -210,7 +210,7 @@ def test_on_a_board_that_has_no_compiler(tmp_path: Path) -> None:
     """A program that was cross-compiled here."""
     if installed("aarch64") is None:
         pytest.skip("needs scripts/ncnn-library aarch64")
-    # This old ncnn computes convolutions wrongly on the emulated board, where Linux has no /sys; a receipt says so.
+    # This old ncnn computes convolutions wrongly on the emulated board, where Linux has no /sys. The receipt shows it.
     text = """
         Input        in0 0 1 in0 0=16 1=16 2=3
         Pooling      p 1 1 in0 b 0=1 1=4 2=4

@@ -1,4 +1,4 @@
-"""The worker: its protocol, what becomes of a process that dies or hangs, and histograms that merge."""
+"""The serving process: its protocol, processes that die or hang, and histograms that can be merged."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load(param: Path, **fields: Any) -> dict[str, Any]:
 
 
 def script(folder: Path, body: str) -> str:
-    """Something to run in Python's place."""
+    """A program to run instead of Python."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
@@ -81,7 +81,7 @@ def packages(nodes: Iterable[ast.AST]) -> set[str]:
 
 @pytest.mark.parametrize("path", PROGRAM.values(), ids=PROGRAM)
 def test_what_a_board_gets_needs_only_numpy_ncnn_and_the_standard_library(path: Path) -> None:
-    """A module of an engine needs that engine too, within its functions."""
+    """A module of an engine also needs that engine, but only inside its functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     within = [node for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)]
     inner = [*within] if path.parent.name == "engines" else []
@@ -136,7 +136,7 @@ def test_a_hanging_process_is_ended(tmp_path: Path) -> None:
 
 
 def test_a_process_that_reads_nothing_is_ended(tmp_path: Path) -> None:
-    """What is sent is more than a pipe holds."""
+    """The request is larger than a pipe's buffer."""
     with Child([script(tmp_path, "sleep 60")]) as child, pytest.raises(WorkerError, match="hung") as late:
         child.ask("run", [np.zeros(1 << 22, np.float32)], timeout=0.2)
     assert late.value.crashed
@@ -276,7 +276,7 @@ def test_a_process_tells_what_board_it_runs_on() -> None:
 
 
 def test_fp32_is_fp32(model: Path) -> None:
-    """ncnn turns fp16 and bf16 on by default: forced off, the outputs are those of fp32 arithmetic."""
+    """ncnn enables fp16 and bf16 by default. If they are disabled, the outputs are those of fp32 arithmetic."""
     outputs = {}
     with Child() as child:
         for precision in ("fp32", "bf16"):
@@ -312,7 +312,7 @@ values = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40).map(l
 @given(st.lists(values, min_size=1, max_size=5), st.randoms())
 @settings(max_examples=100, deadline=None)
 def test_the_order_of_counting_does_not_matter(batches: list[Any], random: Any) -> None:
-    """The bins are the same whatever came first, so batches counted apart can be merged exactly."""
+    """The bins do not depend on the order, so separate counts can be merged exactly."""
     tallies = []
     for _ in range(2):
         tally = Tally(64)
@@ -362,7 +362,7 @@ def test_a_sample_is_spread_evenly_and_knows_the_largest_value(shape: tuple[int,
 
 
 def test_a_sample_meets_every_column() -> None:
-    """With a step that divides the width, the same columns of every row would be counted: the border, say."""
+    """With a step that divides the width, the same columns of every row would be counted, for example the border."""
     batch = np.zeros((32, 256, 256), np.float32)
     batch[:, :, 0] = 1.0
     tally = Tally(64, sample=1 << 14)
@@ -384,7 +384,7 @@ def test_driver_versions_are_read_as_their_makers_write_them(vendor: int, number
 
 
 def test_a_layer_that_works_in_place_on_the_input_leaves_it_as_it_was(tmp_path: Path) -> None:
-    """With numpy's memory under its Mat, ncnn crashed here in light mode."""
+    """ncnn crashed here in light mode when its Mat used numpy's memory."""
     param = tmp_path / "inplace.param"
     ncnnfile.save(network("BinaryOp half 1 1 in0 b1 0=2 1=1 2=0.5\nReLU r 1 1 b1 out0"), param)
     x = samples(1, (4, 5, 6))[0]

@@ -1,4 +1,4 @@
-"""Zero points: the lowered network computes what it did, int8 errs less with it, what must stay stays."""
+"""Zero points: the lowered network computes the same, int8 has a smaller error, and fixed blobs stay."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_the_network_stays_equal_whatever_the_offsets(kind: str, pads: bool, val
     offsets = dict(zip(lowering.groups, np.resize(values, len(lowering.groups)).tolist()))
     expected = outputs(graph, inputs)
     error = np.abs(outputs(lowering.apply(offsets), inputs) - expected).max()
-    # An offset much larger than the values costs fp32 digits of its own.
+    # An offset much larger than the values loses digits of fp32.
     assert error <= 1e-5 * max(np.abs(expected).max(), *values)
 
 
@@ -187,7 +187,7 @@ def test_another_version_of_the_network_is_lowered_as_well() -> None:
 
 # ------------------------------------------------------------------------------------------------------------- int8
 
-# Readers of one blob, each with an output of its own; the padded ones turn it round.
+# Readers of one blob, each with its own output. The padded readers negate it.
 READERS = {
     "padded": """
         Convolution p3 1 1 {} {} 0=16 1=3 4=1 5=1 6=1152
@@ -211,12 +211,12 @@ READERS = {
 
 
 def whole_steps() -> Array:
-    """Inputs that int8 holds exactly at scale 1."""
+    """Inputs that int8 represents exactly with scale 1."""
     return np.rint(samples(4, (4, 9, 9)) * 40).clip(-127, 127)
 
 
 def reading(head: str, readers: str) -> tuple[Graph, Table]:
-    """A network whose weights int8 holds exactly, and its table."""
+    """A network with weights that int8 represents exactly, and its table."""
     lines = [line.strip() for line in readers.splitlines() if line.strip()]
     copies = [f"x{i}" for i in range(len(lines))]
     text = "".join(line.format(copy, f"out{i}") + "\n" for i, (line, copy) in enumerate(zip(lines, copies)))
