@@ -59,12 +59,12 @@ def test_an_sqnr_that_would_be_infinite_is_none(outputs: Any, reference: Any) ->
     assert sqnr_db(outputs, reference) is None
 
 
-def test_cosine_is_one_of_the_whole_set() -> None:
+def test_cosine_is_computed_over_the_whole_set() -> None:
     products, ours, theirs = 3 * 3 + 4 * 3 + 1 * 3, 9 + 9 + 9, 9 + 16 + 1
     assert cosine(OUTPUTS, REFERENCE) == pytest.approx(products / math.sqrt(ours * theirs))
 
 
-def test_a_sample_whose_output_is_all_but_empty_does_not_decide() -> None:
+def test_a_sample_with_an_almost_empty_output_has_little_weight() -> None:
     """A text detector's map is right to 60 dB, but on images without text it only contains noise."""
     rng = np.random.default_rng(0)
     reference = rng.random((8, 500)).astype(np.float32)
@@ -94,7 +94,7 @@ def test_cosine_of(a: list[float], b: list[float], value: float) -> None:
 
 
 @pytest.mark.parametrize("outputs", [[0, 0], [1, 2]])
-def test_a_reference_of_zeros_judges_nothing(outputs: list[float]) -> None:
+def test_a_reference_of_zeros_gives_no_figures(outputs: list[float]) -> None:
     errors = array_errors(rows(outputs), rows([0, 0]))
     assert (errors.cosine(0), errors.sqnr_db(0), errors.figures()["top1_agreement"]) == (None, None, None)
     assert errors.mse == np.mean(np.square(outputs))
@@ -138,7 +138,7 @@ def test_shapes_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_nan_and_infinity_are_as_wrong_as_can_be(value: float) -> None:
+def test_nan_and_infinity_have_the_worst_figures(value: float) -> None:
     errors = errors_of([(rows([1]), rows([1, value])), (rows([1]), rows([1, 1]))], [(rows([1]), rows([1, 1]))] * 2)
     assert errors.broken() == 1
     assert (errors.cosine(1), errors.sqnr_db(1), errors.max_error(1)) == (-1.0, -math.inf, math.inf)
@@ -182,7 +182,7 @@ def test_agreement_with_the_reference() -> None:
     assert top1_agreement(reference, reference) == 1.0
 
 
-def test_where_the_reference_prefers_nothing_nothing_agrees() -> None:
+def test_without_a_best_class_in_the_reference_nothing_agrees() -> None:
     reference = np.zeros((3, 6), np.float32)
     assert top1_agreement(reference, reference) is None
     reference[1, 2] = 1
@@ -206,7 +206,7 @@ def result(outputs: Any, reference: Any, task: Task | None = None, labels: Any =
     return errors_of(zip(*outputs), zip(*reference), task, labels).result(names)
 
 
-def test_a_result_has_each_output_and_of_each_figure_the_worst() -> None:
+def test_a_result_has_each_output_and_the_worst_of_each_figure() -> None:
     figures = result([OUTPUTS, rows([1], [1])], [REFERENCE, rows([1], [2])])
     first = (9 + 12 + 3) / math.sqrt((9 + 9 + 9) * (9 + 16 + 1))
     second = (1 + 2) / math.sqrt(2 * 5)
@@ -244,7 +244,7 @@ def test_a_result_of_a_classifier() -> None:
     assert result([outputs], [scores]).task == []
 
 
-def test_as_many_samples_count_as_there_are_outputs() -> None:
+def test_only_samples_with_outputs_count() -> None:
     scores = rows([9, 1, 2], [1, 9, 2], [2, 1, 9])
     figures = result([scores[:2]], [scores], Classification(), np.array([0, 0, 0]))
     assert figures.images == 2

@@ -583,7 +583,7 @@ def test_a_missing_gpu_is_an_error(app: Path) -> None:
 
 
 @pytest.mark.vulkan
-def test_a_software_device_is_no_gpu(app: Path, tmp_path: Path) -> None:
+def test_a_software_device_is_not_a_gpu(app: Path, tmp_path: Path) -> None:
     env = {**os.environ, "VK_ICD_FILENAMES": str(next(Path("/usr/share/vulkan/icd.d").glob("lvp_icd*.json")))}
     check_fault(infer(app, CAT, "--gpu", env=env), "--gpu: the only Vulkan device is the CPU (llvmpipe")
     done = infer(app, CAT, tmp_path / "gpu.npy", "--gpu=any", "--json", env=env)

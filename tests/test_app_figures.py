@@ -173,7 +173,7 @@ def test_the_figures_of_a_detector(
 @pytest.mark.app
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_that_nothing_is_found_is_an_answer(detector_run: tuple[Path, Run, dict[str, Boxes]], tmp_path: Path) -> None:
+def test_finding_nothing_is_an_answer(detector_run: tuple[Path, Run, dict[str, Boxes]], tmp_path: Path) -> None:
     """The self-test of a C++ program compares such an example, and does not treat it as damaged."""
     make_app(detector_run[0], tmp_path / "app", variant="fp32")
     for text in (tmp_path / "app/examples").glob("*.txt"):

@@ -72,7 +72,7 @@ def test_an_older_ncnn_is_refused_with_both_versions(app: Path, tmp_path: Path) 
     assert f"-DINFER_NCNN={OLD} builds with this one" in said
 
 
-def test_no_older_release_is_fetched_than_was_measured(app: Path, tmp_path: Path) -> None:
+def test_the_downloaded_release_is_not_older_than_the_measured_one(app: Path, tmp_path: Path) -> None:
     no_ncnn = "-DCMAKE_DISABLE_FIND_PACKAGE_ncnn=ON"
     done = configure(app, tmp_path / "build", no_ncnn, "-DINFER_NCNN=1.0.20991231")
     assert done.returncode != 0
@@ -81,7 +81,7 @@ def test_no_older_release_is_fetched_than_was_measured(app: Path, tmp_path: Path
     )
 
 
-def test_the_fetched_release_is_no_older_than_the_package_that_measures() -> None:
+def test_the_downloaded_release_is_not_older_than_the_measuring_package() -> None:
     import ncnn
 
     def parts(version: str) -> list[int]:
@@ -127,7 +127,7 @@ def test_the_model_need_not_be_named(app: Path) -> None:
     assert json.loads(done.stdout)["top"] == named["top"]
 
 
-def test_a_value_may_be_a_word_of_its_own(app: Path) -> None:
+def test_an_option_and_its_value_may_be_separate_words(app: Path) -> None:
     assert answer(app, "--loop", "2")["latency_ms"]["runs"] == 2
     done = infer(app, app.parent / "x.npy", "--loop")
     assert done.returncode == 2
@@ -222,7 +222,7 @@ def test_a_v4l2_camera(app: Path, expected: list[Any], tmp_path: Path) -> None:
     assert "video0: gave no frame for 10 s" in done.stderr
 
 
-def test_what_is_no_camera(app: Path) -> None:
+def test_files_that_are_not_cameras(app: Path) -> None:
     assert "/dev/null: is no camera: " in infer(app, "/dev/null", "--camera=64x48").stderr
     assert "nowhere: cannot be opened: No such file" in infer(app, "nowhere", "--camera=64x48").stderr
 

@@ -273,7 +273,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow  # it compiles C++
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [*CASES, *WHOLES])
-def test_decoding_in_c_is_that_in_python(name: str, program: Path, tmp_path: Path) -> None:
+def test_decoding_in_c_equals_decoding_in_python(name: str, program: Path, tmp_path: Path) -> None:
     case = CASES[name.removesuffix("_whole")]
     for what, tiles in samples(case):
         if len(tiles) > 1 and name in WHOLES:
@@ -394,7 +394,7 @@ def test_a_task_that_a_user_wrote_prints_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", ["segmentation", "last_axis", "one_map"])
-def test_masks_are_the_tasks_classes(name: str) -> None:
+def test_masks_have_the_classes_of_the_task(name: str) -> None:
     case = CASES[name]
     (outputs,) = outputs_of(case, 0)
     purpose = model(case).purpose
@@ -429,7 +429,7 @@ def test_a_letterboxed_image_is_cut_out() -> None:
     assert picture.min() == 255
 
 
-def test_text_and_vectors_are_the_tasks() -> None:
+def test_text_and_vectors_equal_the_tasks() -> None:
     case = CASES["text"]
     values = np.zeros((4, 5), np.float32)
     values[[0, 1, 2, 3], [1, 1, 0, 2]] = 0.75
@@ -440,7 +440,7 @@ def test_text_and_vectors_are_the_tasks() -> None:
     np.testing.assert_allclose(said["embedding"][:3], [0.6, 0.8, 0], atol=1e-7)
 
 
-def test_points_are_where_the_decoder_says() -> None:
+def test_points_equal_the_decoders() -> None:
     case = CASES["points"]
     assert case.decoder is not None
     (values,) = outputs_of(case, 1)
@@ -478,7 +478,7 @@ def test_the_python_app_agrees_with_its_examples(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "text"])
-def test_an_example_in_which_nothing_is_found_is_compared_too(name: str, tmp_path: Path) -> None:
+def test_an_example_without_findings_is_compared_too(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     known = facts_of(shipment(model(case)))
     nothing = [np.zeros_like(each) for each in outputs_of(case, 0)]
@@ -495,7 +495,7 @@ def test_an_example_in_which_nothing_is_found_is_compared_too(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_examples_say_what_the_original_found(name: str, tmp_path: Path) -> None:
+def test_examples_contain_the_findings_of_the_original(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     known = facts_of(shipment(model(case)))
     place = Placement((48, 64), (48, 64), 8, 0, (64, 64))
@@ -528,7 +528,7 @@ def test_the_page_says_how_many_lines_an_app_has() -> None:
     assert app_lines.table() in page, "run scripts/app_lines.py, and put its table into docs/app.md"
 
 
-def test_only_what_is_asked_for_is_there(tmp_path: Path) -> None:
+def test_only_requested_parts_are_included(tmp_path: Path) -> None:
     made = replace(model(CASES["ultralytics"]), preprocess=Preprocess(resize=Fit("letterbox", size=(64, 64))))
     make_app(made, tmp_path / "app")
     make_app(made, tmp_path / "full", extras=("streams", "camera", "gpu", "arrays"))

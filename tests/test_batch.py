@@ -88,7 +88,7 @@ def test_samples_that_mix_are_one_sample(tmp_path: Path) -> None:
     assert check.sqnr_db > 80
 
 
-def test_a_sequence_axis_is_no_batch(tmp_path: Path) -> None:
+def test_a_sequence_axis_is_not_a_batch(tmp_path: Path) -> None:
     """The first step of an LSTM is the same for a sequence of one, but the last step is not."""
     nodes = [helper.make_node("LSTM", ["x", "w", "r"], ["y", "", ""], hidden_size=6)]
     weights = {"w": noise(1, 24, 5), "r": noise(1, 24, 6)}
@@ -99,7 +99,7 @@ def test_a_sequence_axis_is_no_batch(tmp_path: Path) -> None:
     assert check.sqnr_db > 80
 
 
-def test_a_state_beside_a_batch_of_one_is_no_batch(tmp_path: Path) -> None:
+def test_a_state_with_a_batch_of_one_is_not_a_batch(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gather", ["state", "first"], ["h"], axis=0),
         helper.make_node("Add", ["x", "h"], ["y"]),

@@ -100,7 +100,7 @@ def test_first_wrong_layer_and_no_later_one(source: ModelSource, prefix: str) ->
     )
 
 
-def test_far_off_layer_is_matched_by_its_place(source: ModelSource) -> None:
+def test_a_very_different_layer_is_matched_by_its_position(source: ModelSource) -> None:
     """No tensor of the original is similar to its output, so it is compared with the next tensor of its size."""
     found = compared(source, named(spoiled(source, "Convolution", 0, "weight", -3.0), "other_"))
     assert found.first_wrong is not None
@@ -114,7 +114,7 @@ def test_nan_is_wrong(source: ModelSource) -> None:
     assert found.first_wrong.sqnr_db == -math.inf
 
 
-def test_reproducer_shows_the_layer_alone(source: ModelSource, tmp_path: Path) -> None:
+def test_the_reproducer_contains_only_the_layer(source: ModelSource, tmp_path: Path) -> None:
     found = compared(source, spoiled(source, "Convolution", 1, "weight", 1.1))
     assert found.first_wrong is not None
     folder = tmp_path / "made" / "here"

@@ -130,7 +130,7 @@ def test_other_engines_run_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["arm-dotprod", "arm"])
-def test_int8_there_errs_as_much_as_here(device: Device, target: str, tmp_path: Path) -> None:
+def test_int8_has_the_same_error_on_the_board_and_here(device: Device, target: str, tmp_path: Path) -> None:
     """The host predicts the error on the board within half a decibel, so a model that is quantised here fits there."""
     graph = nk.optimize(nk.convert(str(MODEL))).graph
     spec = nk.InputSpec("in0", (3, 224, 224))
@@ -184,7 +184,7 @@ def test_a_mixed_model_there(device: Device, storage: str, tmp_path: Path) -> No
     assert sqnr(there, outputs_here(exact, inputs)) > 25
 
 
-def test_doctor_tells_what_it_is() -> None:
+def test_doctor_describes_the_board() -> None:
     found = {finding.subject: finding.text for finding in examine_device(f"ssh://{BOARD}")}
     assert found["all cores"].startswith("Cortex-A76")
     assert found[f"ssh://{BOARD}"] == EMULATED
@@ -268,6 +268,6 @@ def test_it_has_no_python(tmp_path: Path) -> None:
         bare.run_job(job(tmp_path))
 
 
-def test_a_host_that_is_not_there(tmp_path: Path) -> None:
+def test_a_host_that_does_not_exist(tmp_path: Path) -> None:
     with open_device("ssh://127.0.0.1:9") as gone, pytest.raises(DeviceError, match="Connection refused"):
         gone.run_job(job(tmp_path))

@@ -70,7 +70,7 @@ def test_three_formats_are_the_same_boxes(tmp_path: Path) -> None:
         (json.dumps({"images": [], "categories": [], "annotations": []}), "has no box for any of these images"),
     ],
 )
-def test_what_is_no_json_of_coco(tmp_path: Path, content: str, says: str) -> None:
+def test_files_that_are_not_in_cocos_format(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "l.json").write_text(content)
     with pytest.raises(ImageError, match=says):
         read_boxes(tmp_path / "l.json", NAMES, [HALF, SAME], CLASSES)
@@ -97,7 +97,7 @@ def test_labels_that_do_not_fit_the_network(tmp_path: Path) -> None:
         truths(boxes, Classification(((2,),)))
 
 
-def test_a_model_may_lose_a_percent_of_what_the_original_gets_right() -> None:
+def test_a_model_may_lose_a_percent_of_the_originals_right_answers() -> None:
     pytest.importorskip("pycocotools")
     decoder = Decoder("boxes", (Table(0, ("boxes", "scores")),), 1, boxes="xyxy", score_threshold=0.25)
     task = Detection(decoder=decoder)

@@ -202,7 +202,7 @@ def test_the_figures_of_another_precision_are_shown(report: Callable[..., Page])
     assert set(opened.run(shown)) == {"", "mixed", "fp32", "bf16", "int8", "int8-winograd"}
 
 
-def test_a_click_on_a_layer_shows_what_int8_makes_of_it(report: Callable[..., Page]) -> None:
+def test_a_click_on_a_layer_shows_its_int8_figures(report: Callable[..., Page]) -> None:
     opened = report(sample_run())
     box = "document.querySelector('svg.network [data-layer=\"4\"]')"
     opened.run(f"{box}.dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")

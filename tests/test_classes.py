@@ -63,7 +63,7 @@ def test_names_of_array_rows(tmp_path: Path) -> None:
         ("cats/a.jpg 0\nnonsense\n", r"labels\.txt:2: is neither 'file name, class' nor a class index"),
     ],
 )
-def test_what_cannot_be_used_says_the_line(tmp_path: Path, text: str, message: str) -> None:
+def test_unusable_labels_are_reported_with_their_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         labels_of(tmp_path, text, CLASSES)
 
@@ -76,7 +76,7 @@ def test_without_class_names_a_class_is_an_index(tmp_path: Path) -> None:
         labels_of(tmp_path, "cats/a.jpg goose\n")
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_files_that_are_not_text(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none\.txt: cannot be read: No such file"):
         read_classes(tmp_path / "none.txt", NAMES)
     with pytest.raises(ImageError, match="cannot be read: Is a directory"):

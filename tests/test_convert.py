@@ -118,7 +118,7 @@ def assert_same(source: ModelSource, graph: Graph, *inputs: Array, sqnr_db: floa
 
 
 @both
-def test_the_demo_model_is_onnx_runtimes_in_fp32(tmp_path: Path, route: str) -> None:
+def test_the_demo_model_equals_onnx_runtime_in_fp32(tmp_path: Path, route: str) -> None:
     source, conversion = converted(DEMO, tmp_path, route=route)
     assert source.preprocess is not None
     photos = sorted((DATA / "images").rglob("*.jpg"))[:3]
@@ -172,7 +172,7 @@ TAIL, SIDE = helper.make_node("Exp", ["p"], ["tail"]), helper.make_node("Conv", 
     [["tail", "p"], ["p", "tail"], ["tail", "side", "p"], ["p", "side", "tail"], ["side", "tail"], ["tail", "side"]],
     ids="-".join,
 )
-def test_outputs_keep_the_models_order_also_where_one_is_computed_from_another(
+def test_outputs_keep_the_models_order_even_if_one_is_computed_from_another(
     tmp_path: Path, outputs: list[str], route: str
 ) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["p"]), TAIL, SIDE]
@@ -187,7 +187,7 @@ def test_outputs_keep_the_models_order_also_where_one_is_computed_from_another(
 
 
 @both
-def test_what_nobody_reads_comes_after_the_outputs(tmp_path: Path, route: str) -> None:
+def test_unread_blobs_come_after_the_outputs(tmp_path: Path, route: str) -> None:
     weights = {"w": random(4, 3, 3, 3), "sizes": np.array([2, 2])}
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
@@ -234,7 +234,7 @@ def test_onnx_with_its_weights_in_another_file(tmp_path: Path, place: str, route
 # ------------------------------------------------------------------------------------- models that cannot be converted
 
 
-def test_operators_ncnn_has_not_are_named(tmp_path: Path) -> None:
+def test_operators_that_ncnn_lacks_are_named(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("NonZero", ["x"], ["n"]),
         helper.make_node("Cast", ["n"], ["f"], to=FLOAT),
@@ -360,8 +360,7 @@ def test_the_first_exact_route_is_taken_or_the_most_exact_one(
 
 
 def wave(factor: float) -> Route:
-    """A route to a network that computes the distance of 100000 x to the middle of two whole numbers, times a factor.
-    """
+    """A route to a network with the distance of 100000 x to the middle of two whole numbers, times a factor."""
 
     def route(source: ModelSource, folder: Path) -> Graph:
         scalar = {"with_scalar": 1}
@@ -382,7 +381,7 @@ def wave(factor: float) -> Route:
 
 
 @pytest.mark.parametrize(("factor", "outcome"), [(1, "taken"), (1.005, "taken"), (2, "wrong")])
-def test_outputs_need_not_be_more_exact_than_the_original_is(
+def test_outputs_need_not_be_more_exact_than_the_original(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, outcome: str
 ) -> None:
     """The last bit of x changes the result, which is computed from 100000 x, by a hundredth."""
@@ -410,7 +409,7 @@ def test_outputs_need_not_be_more_exact_than_the_original_is(
         assert 30 < (check.original_sqnr_db or 0) < 52
 
 
-def test_where_no_route_is_left_each_ones_reason_is_told(exponential: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_all_routes_fail_each_reason_is_reported(exponential: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_routes(monkeypatch, a=failing, b=broken)
     with pytest.raises(ConvertError) as failed:
         convert_function(exponential)
@@ -425,7 +424,7 @@ def test_where_no_route_is_left_each_ones_reason_is_told(exponential: Path, monk
     assert forced.layers[1].params["shift"] == pytest.approx(math.log(1.5)), "the more exact of the two"
 
 
-def test_the_command_says_which_route_was_taken_and_how_exact_it_is(
+def test_the_command_prints_the_route_and_its_accuracy(
     exponential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_routes(monkeypatch, a=failing, b=scaled(1))
@@ -445,7 +444,7 @@ def test_the_command_says_which_route_was_taken_and_how_exact_it_is(
     assert "has no route 'onnx' (one of auto, a, b)" in done.stderr
 
 
-def test_a_recipe_names_the_routes_that_there_are() -> None:
+def test_a_recipe_accepts_only_existing_routes() -> None:
     assert {name for routes in ROUTES.values() for name in routes} == set(recipe.ROUTES)
 
 
@@ -491,7 +490,7 @@ def test_an_ncnn_model_is_loaded_and_takes_the_shapes_given(tmp_path: Path) -> N
     assert source.engine == "ncnn"
 
 
-def test_an_embedding_may_look_up_an_input_alone(tmp_path: Path) -> None:
+def test_an_embedding_may_only_read_an_input(tmp_path: Path) -> None:
     embed = Layer("Embed", "embed", ["data"], ["y"], {"num_output": 2, "input_dim": 3, "weight_data_size": 6})
     embed.weights["weight"] = random(3, 2)
     save(Graph([Layer("Input", "in", [], ["data"], {"w": 4}), embed]), tmp_path / "m.param")
@@ -605,7 +604,7 @@ def test_a_pnnx_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.torch
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_a_network_from_code_is_torchs_in_fp32(tmp_path: Path, library: str) -> None:
+def test_a_network_from_code_equals_torch_in_fp32(tmp_path: Path, library: str) -> None:
     pytest.importorskip(library)
     name = {"torchvision": "mobilenet_v2", "timm": "mobilenetv3_small_050"}[library]
     images = np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32)
@@ -712,7 +711,9 @@ def test_an_export_leaves_the_gpu_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.torch
-def test_what_torch_cannot_export_is_told_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_failures_of_torchs_export_are_reported_without_other_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     torch = pytest.importorskip("torch")
 
     class Bessel(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -801,7 +802,7 @@ def test_reflecting_convolutions_are_converted() -> None:
 # -------------------------------------------------------------------------------------------------------- cards
 
 
-def test_a_card_says_what_the_model_and_the_caller_know(tmp_path: Path) -> None:
+def test_a_card_has_the_facts_of_the_model_and_the_caller(tmp_path: Path) -> None:
     lite0 = str(DATA / "efficientnet-lite0.onnx")
     ncnnkit.save(convert_function(lite0), tmp_path / "own.param")
     own = ncnnkit.Artifact.load(tmp_path / "own.param")
@@ -816,7 +817,7 @@ def test_a_card_says_what_the_model_and_the_caller_know(tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
-def test_what_is_made_from_a_converted_model_keeps_its_card(tmp_path: Path) -> None:
+def test_models_made_from_a_converted_model_keep_its_card(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
     model = convert_function(module, shapes=[(3, 16, 16)], preset="imagenet")
@@ -841,7 +842,7 @@ def test_the_command_writes_the_preprocessing_that_is_given(tmp_path: Path) -> N
     assert ncnnkit.Artifact.load(tmp_path / "o.param").preprocess == found
 
 
-def test_nothing_is_said_of_an_original_that_gives_no_numbers(tmp_path: Path) -> None:
+def test_an_original_without_finite_outputs_is_not_compared(tmp_path: Path) -> None:
     """NaN compared with NaN does not count as exact."""
     nodes = [
         helper.make_node("Exp", ["x"], ["e"]),
@@ -855,7 +856,7 @@ def test_nothing_is_said_of_an_original_that_gives_no_numbers(tmp_path: Path) ->
     assert "not verified" in console.converted(check, "the original")[0]
 
 
-def test_an_original_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_original_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "LIMIT", 0.5)
     value = helper.make_tensor_value_info
     body = helper.make_graph(

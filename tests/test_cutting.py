@@ -115,7 +115,7 @@ def test_outputs_that_ncnn_computes_stay(tmp_path: Path) -> None:
     assert_ncnn_computes(source, path, {"x": noise(1, 3, 16, 16)}, "boxes", "best")
 
 
-def test_what_follows_from_a_kept_output_is_no_output(tmp_path: Path) -> None:
+def test_tensors_computed_from_a_kept_output_are_not_outputs(tmp_path: Path) -> None:
     nodes = [*BACKBONE, node("ArgMax", ["c2"], ["map"], axis=1)]
     assert opened(saved(tmp_path, nodes, ["c2", "map"], WEIGHTS, x=noise(1, 3, 8, 8))).outputs == ("c2",)
 
@@ -126,7 +126,7 @@ def test_argmax_alone(tmp_path: Path) -> None:
     assert (source.outputs, source.tail) == (("c2",), ("ArgMax",))
 
 
-def test_weights_are_never_behind_the_cut_where_ncnn_can_compute_them(tmp_path: Path) -> None:
+def test_weights_that_ncnn_can_use_are_never_after_the_cut(tmp_path: Path) -> None:
     """A tensor that the tail and another convolution read is not a place to cut, because that convolution would be
     lost.
     """
@@ -140,7 +140,7 @@ def test_weights_are_never_behind_the_cut_where_ncnn_can_compute_them(tmp_path: 
     assert opened(path).outputs == ("c2", "peak")
 
 
-def test_inputs_that_only_the_tail_reads_go(tmp_path: Path) -> None:
+def test_inputs_that_only_the_tail_reads_are_removed(tmp_path: Path) -> None:
     nodes = [*BACKBONE, *ROWS, *TOP, node("Mul", ["top_boxes", "size"], ["scaled"])]
     path = saved(tmp_path, nodes, ["scaled"], WEIGHTS | CONSTANTS, x=noise(1, 3, 16, 16), size=noise(1, 1, 4))
     source = opened(path)
@@ -198,7 +198,7 @@ def test_loop_reads_what_its_body_takes_from_outside(tmp_path: Path, outside: st
     assert [n.op_type for n in onnx.load(str(source.path)).graph.node] == ["Conv", "Relu"]
 
 
-def test_network_that_ncnn_computes_is_left_alone(tmp_path: Path) -> None:
+def test_a_network_that_ncnn_computes_is_not_cut(tmp_path: Path) -> None:
     nodes = [*BACKBONE, node("Gather", ["c2", "which"], ["y"], axis=1)]
     path = saved(tmp_path, nodes, ["y"], WEIGHTS | {"which": ints(3, 1)}, x=noise(1, 3, 8, 8))
     source = opened(path)
@@ -207,7 +207,7 @@ def test_network_that_ncnn_computes_is_left_alone(tmp_path: Path) -> None:
     assert source.outputs == ("y",)
 
 
-def test_operator_in_the_middle_is_an_error_that_says_where(tmp_path: Path) -> None:
+def test_an_operator_in_the_middle_is_an_error_with_its_place(tmp_path: Path) -> None:
     """Most of the weights are after it, so nothing is cut."""
     nodes = [
         BACKBONE[0],
@@ -252,7 +252,7 @@ def test_outputs_that_the_user_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("end", "says"), [("count", r"'y' has no elements for noise, but \[1, 0, 6, 6\]"), ("last", "Slice .* its ends")]
 )
-def test_a_number_that_the_network_is_fed_with_is_named(tmp_path: Path, end: str, says: str) -> None:
+def test_a_number_as_an_input_is_named(tmp_path: Path, end: str, says: str) -> None:
     nodes = [node("Conv", ["x", "w1"], ["c"]), node("Slice", ["c", "one", end, "axis"], ["y"])]
     if end == "last":
         nodes.insert(1, node("Sub", ["count", "one"], ["last"]))
@@ -351,7 +351,7 @@ def test_suppression_becomes_a_decoder(tmp_path: Path) -> None:
     assert_predicts_as_the_original(source)
 
 
-def test_tail_that_no_decoder_computes_gives_plain_outputs(tmp_path: Path) -> None:
+def test_a_tail_without_a_decoder_gives_plain_outputs(tmp_path: Path) -> None:
     source = opened(detector(tmp_path))
     assert (source.decoder, source.outputs) == (None, ("rows",))
     assert convert_opened(source)[1].decoded is None
@@ -430,7 +430,7 @@ def test_keypoints_behind_the_boxes_are_decoded(tmp_path: Path) -> None:
     assert_predicts_as_the_original(source, least=20)
 
 
-def test_four_numbers_that_are_no_corners_are_not_taken_for_them(tmp_path: Path) -> None:
+def test_four_numbers_that_are_not_corners_are_not_boxes(tmp_path: Path) -> None:
     """The tail only passes them on, so their values are the only evidence."""
     assert opened(end_to_end(tmp_path, reversed_corners=True)).decoder is None
 
@@ -507,7 +507,7 @@ def test_channels_last_pixels_become_channels_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (1, 16, 16, 3)])
-def test_head_without_turn_or_cast_is_left_alone(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_a_head_without_transpose_or_cast_is_unchanged(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = saved(tmp_path, [node("Relu", ["x"], ["y"])], ["y"], {}, x=noise(*shape))
     assert opened(path).path == path
 
@@ -548,7 +548,7 @@ def test_torch_detector_with_suppression(tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
-def test_torch_module_that_searches_is_cut() -> None:
+def test_a_torch_module_with_a_search_is_cut() -> None:
     import torch
 
     class Segmentation(torch.nn.Module):  # type: ignore[misc]

@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return home / "out", run(recipe, home / "out")
 
 
-def test_a_run_measures_them_all(made: tuple[Path, Any]) -> None:
+def test_a_run_measures_all_variants(made: tuple[Path, Any]) -> None:
     out, document = made
     assert document.model.outputs[0].shape in ((-1, 6), [-1, 6])
     rows = {variant.name: variant for variant in document.variants}

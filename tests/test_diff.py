@@ -94,7 +94,7 @@ def test_the_conditions_of_the_documentation_can_be_read(text: str) -> None:
         ("", "it has no > >= < or <="),
     ],
 )
-def test_a_wrong_condition_is_told_what_is_wrong(text: str, said: str) -> None:
+def test_a_wrong_condition_is_an_error_with_the_reason(text: str, said: str) -> None:
     with pytest.raises(RecipeError) as error:
         judged(text)
     assert error.value.line().startswith(f"fail-if {text!r}: ")
@@ -146,7 +146,7 @@ def test_the_variants_of_a_board_have_dots() -> None:
 # --------------------------------------------------------------------------------------------------------- changes
 
 
-def test_what_changed_and_for_better_or_worse() -> None:
+def test_changes_are_marked_as_better_or_worse() -> None:
     found = compare_runs(as_run(sample_run()), as_run(slower()))
     row = next(row for row in found.rows if row.name == "int8-cpu")
     latency, sqnr = row.changes["latency"], row.changes["sqnr"]
@@ -178,7 +178,7 @@ def test_a_variant_of_one_run_only_and_one_that_crashed() -> None:
     assert str(rows["bf16-cpu"].changes["latency"]) == "12.8 ms → –"
 
 
-def test_what_makes_runs_hard_to_compare_is_said() -> None:
+def test_differences_that_hinder_a_comparison_are_reported() -> None:
     after = slower(recommended="mixed-cpu")
     after["model"]["name"] = "other"
     after["images"]["evaluation"] = 40
@@ -239,7 +239,7 @@ def typed(*words: str) -> Any:
     return CliRunner().invoke(app, [*words], env={"COLUMNS": "200"})
 
 
-def test_diff_ends_with_5_where_a_condition_fails(folders: Path) -> None:
+def test_diff_exits_with_5_if_a_condition_fails(folders: Path) -> None:
     good = typed("diff", "before", "after", "--fail-if", "int8.latency > 1.3x")
     assert good.exit_code == 0, good.output
     assert "pass  int8.latency > 1.3x: 6.28 ms" in good.output
@@ -273,7 +273,7 @@ def test_diff_as_json(folders: Path) -> None:
         (["report", "before", "-o", "x.html"], "report.html of a run is written into its folder"),
     ],
 )
-def test_a_wrong_command_ends_with_3(folders: Path, words: list[str], said: str) -> None:
+def test_a_wrong_command_exits_with_3(folders: Path, words: list[str], said: str) -> None:
     done = typed(*words)
     assert done.exit_code == 3
     assert said in " ".join(done.output.split())

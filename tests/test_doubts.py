@@ -39,7 +39,7 @@ def doubts(preprocess: Preprocess) -> list[str]:
         (Preprocess(divisor=1.0), r"range above 100: check --divisor, --mean and --std"),
     ],
 )
-def test_what_cannot_be_meant_is_said_with_the_fix(preprocess: Preprocess, said: str) -> None:
+def test_implausible_preprocessing_is_reported_with_the_fix(preprocess: Preprocess, said: str) -> None:
     (sentence,) = doubts(preprocess)
     assert sentence.startswith("input 'x': ")
     assert re.search(said, sentence)
@@ -75,7 +75,7 @@ def test_samples_that_are_all_alike() -> None:
     assert arrays(one) == []
 
 
-def test_token_ids_are_no_pixels() -> None:
+def test_token_ids_are_not_pixels() -> None:
     ids = np.random.default_rng(1).integers(0, 30000, (4, 3, 8, 8))
     assert arrays(ids, spec=InputSpec("ids", (3, 8, 8), "int64")) == []
     assert len(arrays(ids)) == 1

@@ -48,7 +48,7 @@ def test_it_cannot_download() -> None:
     )
 
 
-def test_a_user_whose_disk_is_soon_full() -> None:
+def test_a_user_with_a_small_disk() -> None:
     assert "No space left" in on_board("head -c 17000000 /dev/zero 2>&1 >full || rm full", "small")
 
 

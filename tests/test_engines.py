@@ -132,7 +132,7 @@ def test_an_engine_that_is_not_installed_is_an_error_before_any_work(monkeypatch
     assert ENGINES["onnxruntime"] in chosen_engines(["all"])
 
 
-def test_what_an_engine_cannot_make_is_a_row_with_its_reason(prepared: Path, tmp_path: Path) -> None:
+def test_a_model_that_an_engine_cannot_make_is_a_row_with_the_reason(prepared: Path, tmp_path: Path) -> None:
     """A missing converter, a tool that fails, and a tool that crashes. The other models are still made."""
 
     class Broken(Engine):
@@ -163,7 +163,7 @@ def test_what_an_engine_cannot_make_is_a_row_with_its_reason(prepared: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration", "damaged.onnx"]
 
 
-def test_an_ncnn_original_has_no_other_engine(tmp_path: Path) -> None:
+def test_an_ncnn_original_has_no_other_engines(tmp_path: Path) -> None:
     ncnnfile.save(small(), tmp_path / "m.param")
     found = original_for_engines(open_model(str(tmp_path / "m.param")), {}, tmp_path)
     assert found.onnx is None
@@ -200,7 +200,7 @@ def finished(prepared: Path) -> nk.Result:
     return nk.open_run(prepared / "out")
 
 
-def test_engines_are_rows_beside_ncnn(finished: nk.Result) -> None:
+def test_engines_are_rows_like_ncnn(finished: nk.Result) -> None:
     rows = {v.name: v for v in finished.variants}
     assert {"fp32-cpu", "int8-cpu", "onnxruntime-fp32-cpu", "openvino-int8-cpu", "mnn-int8-cpu"} <= rows.keys()
     for name in ("onnxruntime-fp32-cpu", "openvino-fp32-cpu", "mnn-fp32-cpu"):
@@ -228,14 +228,14 @@ def test_an_engine_that_computes_something_else_is_a_fallback(finished: nk.Resul
         assert (row.accuracy.sqnr_db or 0) < 70, "bf16 has eight bits"
 
 
-def test_a_gpu_that_is_not_there_is_skipped(finished: nk.Result) -> None:
+def test_a_missing_gpu_is_skipped(finished: nk.Result) -> None:
     if not local_site().has_gpu:
         rows = [v for v in finished.variants if v.engine == "mnn" and v.backend != "cpu"]
         assert {v.backend for v in rows} == {"vulkan", "opencl"}
         assert {(v.status, v.reason) for v in rows} == {("skipped", "there is no GPU")}
 
 
-def test_the_record_says_how_each_model_was_made(finished: nk.Result) -> None:
+def test_the_record_describes_how_each_model_was_made(finished: nk.Result) -> None:
     document = finished.run
     assert document.engines_compared
     files = set(document.files)
@@ -250,7 +250,7 @@ def test_the_record_says_how_each_model_was_made(finished: nk.Result) -> None:
     assert "static QDQ" in page
 
 
-def test_programs_are_made_for_ncnn_alone(finished: nk.Result) -> None:
+def test_programs_are_only_made_for_ncnn(finished: nk.Result) -> None:
     with pytest.raises(ModelError, match="another engine"):
         choose(finished.run, "mnn-fp32-cpu", Path(finished.folder))
 
@@ -286,7 +286,7 @@ def test_without_a_recommendation_another_engine_may_be_the_choice() -> None:
     assert said.startswith("ncnn is not the best choice here")
 
 
-def test_no_engine_no_sentence() -> None:
+def test_without_engines_there_is_no_comparison() -> None:
     assert compare_engines([row("fp32-cpu", 10.0)], "fp32-cpu", USUAL) == ""
 
 
@@ -298,7 +298,7 @@ def test_an_npu_is_a_paragraph_with_its_source() -> None:
     assert about_npu("bcm2712") == about_npu(None) == ""
 
 
-def test_kernels_are_those_of_the_cpu() -> None:
+def test_kernels_follow_from_the_cpu() -> None:
     site = local_site()
     arm, dot = kernels_of(replace_machine(site, machine="aarch64", cpu_features=["int8-dot-product"]))
     assert (arm, dot) == (True, True)

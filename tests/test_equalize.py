@@ -126,7 +126,7 @@ def spread(ranges: Mapping[str, Array], blob: str) -> float:
 
 
 @pytest.mark.parametrize("kind", CHAINS)
-def test_the_network_computes_what_it_did(kind: str) -> None:
+def test_the_network_computes_the_same(kind: str) -> None:
     graph, inputs = uneven(CHAINS[kind]), samples(3, (4, 5, 6))
     changed = migrate(graph, channel_ranges(graph, inputs), 0.5)
     assert changed != graph
@@ -139,7 +139,7 @@ def test_the_network_computes_what_it_did(kind: str) -> None:
     st.lists(st.floats(0, 1e6) | st.just(float("nan")), min_size=1, max_size=9),
 )
 @settings(deadline=None, max_examples=6)
-def test_the_network_stays_equal_whatever_the_ranges(kind: str, strength: float, values: list[float]) -> None:
+def test_the_network_computes_the_same_for_any_ranges(kind: str, strength: float, values: list[float]) -> None:
     graph = small() if kind == "small" else uneven(CHAINS[kind])
     inputs = samples(1, (3, 16, 16) if kind == "small" else (4, 5, 6))
     ranges = {blob: np.resize(values, len(numbers)) for blob, numbers in Channels(graph).blobs.items()}
@@ -162,7 +162,7 @@ def test_the_given_graph_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("kind", FIXED)
-def test_what_is_not_homogeneous_keeps_its_blobs(kind: str) -> None:
+def test_layers_that_are_not_homogeneous_keep_their_blobs(kind: str) -> None:
     graph = uneven(FIXED[kind])
     ranges = {blob: np.arange(1.0, len(n) + 1) for blob, n in Channels(graph).blobs.items()}
     scales = channel_scales(graph, ranges, 0.5)
@@ -211,7 +211,7 @@ def test_a_sum_ties_its_sides_and_a_concat_its_parts() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
-def test_components_are_those_of_a_plain_search(pairs: list[tuple[int, int]]) -> None:
+def test_components_equal_those_of_a_plain_search(pairs: list[tuple[int, int]]) -> None:
     expected = list(range(20))
     for _ in expected:
         for a, b in pairs:

@@ -98,7 +98,7 @@ def rows_found(count: int = 300, columns: int = 6) -> Array:
     return np.concatenate([low, low + RNG.uniform(1, 20, (count, 2)), best, labels, rest], 1).astype(np.float32)
 
 
-def test_rows_that_the_network_chose() -> None:
+def test_rows_selected_by_the_network() -> None:
     decoder, why = found(rows_found())
     assert decoder == presets.found_rows()
     assert why == "its scores are in order, and its output has rows of corners, score and label"
@@ -292,7 +292,7 @@ def test_text_with_its_characters() -> None:
         ([], ()),
     ],
 )
-def test_where_the_blank_is(listed: list[str], alphabet: tuple[str, ...]) -> None:
+def test_position_of_the_blank(listed: list[str], alphabet: tuple[str, ...]) -> None:
     assert with_blank(listed, 4) == alphabet
 
 
@@ -304,7 +304,7 @@ def test_where_the_blank_is(listed: list[str], alphabet: tuple[str, ...]) -> Non
         (np.linspace(0, 60, 136).reshape(1, 2, 68), (68, 2), "columns", (1, 1)),
     ],
 )
-def test_landmarks_where_the_user_says_so(values: Array, shape: Any, layout: Any, scale: Any) -> None:
+def test_landmarks_if_the_user_names_them(values: Array, shape: Any, layout: Any, scale: Any) -> None:
     assert found(values) is None
     decoder, _ = found(values, task="landmarks")
     assert decoder == Decoder("points", (Table(0, ("keypoints",), layout),), keypoints=shape, scale=scale)
@@ -323,7 +323,7 @@ def test_maps_of_classes() -> None:
     "shape", [(1000,), (1, 1000), (512,), (197, 768), (64, 56, 56), (3, 64, 96), (1, 64, 96), (8400, 4), (5, 5)]
 )
 @pytest.mark.parametrize("values", ["noise", "shares", "zeros", "nan"])
-def test_networks_for_other_things_are_no_detectors(shape: tuple[int, ...], values: str) -> None:
+def test_other_networks_are_not_detectors(shape: tuple[int, ...], values: str) -> None:
     noise = RNG.normal(0, 1, shape)
     powers = np.exp(noise)
     made = {"noise": noise, "shares": powers / powers.sum(-1, keepdims=True), "zeros": noise * 0, "nan": noise * np.nan}
@@ -465,7 +465,7 @@ def test_nudenet_without_its_metadata(tmp_path: Path) -> None:
     assert source.decoder == presets.ultralytics(18)
 
 
-def test_the_card_of_a_converted_model_says_what_it_is_for(tmp_path: Path) -> None:
+def test_the_card_of_a_converted_model_contains_its_task(tmp_path: Path) -> None:
     (tmp_path / "chars.txt").write_text("a\nb\nc\nd\n")
     file = constant(tmp_path, np.log(RNG.dirichlet(np.ones(6), 20)).astype(np.float32))
     made = nk.convert(file, task=f"text:alphabet={tmp_path / 'chars.txt'}")

@@ -51,7 +51,7 @@ def test_the_commands_of_a_how_to_run(page: str, made: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", HOW_TO)
-def test_the_python_of_a_how_to_prints_what_it_says(
+def test_the_python_of_a_how_to_prints_the_shown_output(
     page: str, made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (ROOT / f"docs/how-to/{page}.md").read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_way_of_resnet50_step_by_step(resnet50: tuple[Path, str]) -> None:
+def test_the_steps_of_resnet50(resnet50: tuple[Path, str]) -> None:
     folder, said = resnet50
     page = (ROOT / "docs/resnet50.md").read_text(encoding="utf-8")
     (layers,) = re.findall(r"^`(138 layers became \d+)`", page, re.MULTILINE)
@@ -154,13 +154,13 @@ def test_every_message_that_a_how_to_quotes_is_printed_somewhere() -> None:
             assert part in code, message
 
 
-def test_the_glossary_is_sorted_and_says_each_word_once() -> None:
+def test_the_glossary_is_sorted_and_unique() -> None:
     page = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
     words = [word.lower() for word in re.findall(r"^\*\*(.+?)\*\*:", page, re.MULTILINE)]
     assert words == sorted(set(words))
 
 
-def test_the_page_on_versions_says_what_the_package_asks_for() -> None:
+def test_the_page_on_versions_lists_the_requirements() -> None:
     page = (ROOT / "docs/versions.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ([\w-]+)[^|]* \| ([\d.]+) \|", page, re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -223,7 +223,7 @@ def wrong_sources(folder: Path) -> dict[str, tuple[Any, str]]:
 
 @pytest.mark.parametrize("case", ["no column", "no file", "short line", "no line", "misspelt", "missing", "no partners",
                                   "counts", "one folder"])  # fmt: skip
-def test_what_is_wrong_with_several_sources_is_said(case: str, tmp_path: Path) -> None:
+def test_faults_of_several_sources_are_reported(case: str, tmp_path: Path) -> None:
     source, message = wrong_sources(tmp_path)[case]
     if isinstance(source, str) and "\n" in source:
         (tmp_path / "list.csv").write_text(source)

@@ -142,7 +142,7 @@ def near_cells(columns: int, each: int = 1) -> Array:
     return np.concatenate([places, 0 * places + 20, rng.uniform(0, 0.1, (columns - 4, places.shape[1]))]).astype("f4")
 
 
-def test_what_is_guessed() -> None:
+def test_guessed_tasks() -> None:
     rng = np.random.default_rng(0)
     table = near_cells(6 + COUNT)
     table[6:] -= 0.05  # a weight may be negative, a score may not
@@ -207,7 +207,7 @@ def test_a_decoder_with_half_of_the_masks_is_refused() -> None:
         named_task("instances", presets.ultralytics(2))
 
 
-def test_an_onnx_file_is_opened_as_what_it_is(tmp_path: Path) -> None:
+def test_an_onnx_file_is_opened_with_its_task(tmp_path: Path) -> None:
     source = open_model(str(detector(tmp_path / "net.onnx", prototypes=COUNT)))
     assert source.decoder == presets.with_masks(presets.ultralytics(2), COUNT)
     rows = [list(row) for row in source.reference_outputs(ArraySamples((inputs(4),)))]

@@ -180,7 +180,7 @@ STUCK = """
 """
 
 
-def test_cleaning_up_that_never_ends_is_cut_short(tmp_path: Path) -> None:
+def test_a_hanging_cleanup_is_stopped(tmp_path: Path) -> None:
     process = begin(tmp_path, "", "at work", STUCK)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)  # a second one does not matter
@@ -189,7 +189,7 @@ def test_cleaning_up_that_never_ends_is_cut_short(tmp_path: Path) -> None:
     assert errors == "interrupted; cleaning up took too long\n"
 
 
-def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
+def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
     """As under nohup."""
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + textwrap.dedent(TELLING)
     code = code.replace(

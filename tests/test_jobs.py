@@ -54,7 +54,7 @@ def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Pat
     assert [step.stage for step in told] == ["evaluate", "evaluate", "time", "time"]
 
 
-def test_conditions_and_the_sustained_run_are_told(tmp_path: Path, model: Path) -> None:
+def test_conditions_and_the_sustained_run_are_reported(tmp_path: Path, model: Path) -> None:
     told: list[Any] = []
     plain = job(tmp_path, model, ["fp32"], cpus=[min(os.sched_getaffinity(0))])
     result = measure(replace(plain, fix_clocks=True, sustained=0.3, journal=str(tmp_path / "j")), told.append)
@@ -136,7 +136,7 @@ def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
     assert alive.status == "ok"
 
 
-def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
+def test_a_board_only_needs_the_folder(tmp_path: Path, model: Path) -> None:
     folder = tmp_path / "anywhere"
     folder.mkdir()
     for name, path in PROGRAM.items():

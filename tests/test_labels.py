@@ -68,7 +68,7 @@ def lying(path: Path, image: tuple[int, int], **where: Any) -> LabelPicture:
 # ---------------------------------------------------------------------------------------------------------- kinds
 
 
-def test_the_files_tell_the_kind(tmp_path: Path) -> None:
+def test_the_kind_follows_from_the_files(tmp_path: Path) -> None:
     images = opened(photographs(tmp_path / "images", 2))
     (tmp_path / "classes.txt").write_text("0.png 3\n1.png 1\n")
     (tmp_path / "yolo").mkdir()
@@ -123,7 +123,7 @@ def test_files_of_another_kind_than_the_task_compares_with(tmp_path: Path) -> No
 # ---------------------------------------------------------------------------------------------------------- masks
 
 
-def test_a_mask_lies_where_its_image_lies(tmp_path: Path) -> None:
+def test_a_mask_has_the_position_of_its_image(tmp_path: Path) -> None:
     mask = np.arange(32).reshape(4, 8) % 5
     mask[0, 0] = 255
     picture(tmp_path / "masks/0.png", mask, mode="P")
@@ -144,7 +144,7 @@ def test_masks_of_one_map(tmp_path: Path) -> None:
         assert lying(path, (1, 3)).mask(1).tolist() == [expected]
 
 
-def test_what_is_no_mask_of_the_image(tmp_path: Path) -> None:
+def test_invalid_masks(tmp_path: Path) -> None:
     image = np.zeros((4, 8, 3))
     cases = {
         "colours": (image, "has pixels of RGB, not classes"),
@@ -332,7 +332,7 @@ def test_a_network_that_enlarges_is_judged_by_the_large_images(tmp_path: Path) -
     assert found["label_psnr"] == pytest.approx(20 * np.log10(255 / 10), rel=1e-4)
 
 
-def test_own_tasks_get_the_labels_that_they_ask_for(tmp_path: Path) -> None:
+def test_a_users_task_gets_the_labels_that_it_requests(tmp_path: Path) -> None:
     class Counts(Task):
         name, requires, labels, figures = "counts", (), "texts", {}
 

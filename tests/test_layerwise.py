@@ -105,7 +105,7 @@ def expected() -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("index", range(len(WINDOWS) + len(OTHERS)), ids=[*WINDOWS, *OTHERS])
-def test_patches_times_weights_are_what_the_layer_makes(
+def test_patches_times_weights_equal_the_layers_output(
     stepped: Stepper, expected: dict[str, Array], index: int
 ) -> None:
     layer = windows()[0].layer(f"m{index}")
@@ -120,7 +120,7 @@ def test_patches_times_weights_are_what_the_layer_makes(
 
 
 @pytest.mark.parametrize("kind", ["padded", "strides", "depthwise"])
-def test_places_are_drawn_without_repetition(stepped: Stepper, kind: str) -> None:
+def test_positions_are_drawn_without_repetition(stepped: Stepper, kind: str) -> None:
     layer = windows()[0].layer(f"m{list(WINDOWS).index(kind)}")
     draws = ((10**6, 0), (16, 5), (16, 5), (16, 6))
     every, few, again, other = (stepped.gather(layer, rows, seed=seed) for rows, seed in draws)
@@ -147,7 +147,7 @@ def test_the_number_of_processes_changes_nothing() -> None:
         assert np.array_equal(getattr(found[0], name), getattr(found[1], name)), name
 
 
-def test_a_network_is_run_as_it_would_run_whole() -> None:
+def test_layer_by_layer_gives_the_outputs_of_the_whole_network() -> None:
     graph = small()
     graph.layers.insert(3, Layer("Split", "s0", ["b2"], ["b2x", "out1"]))
     graph.layer("c2").inputs = ["b2x"]
@@ -165,7 +165,7 @@ def test_a_network_is_run_as_it_would_run_whole() -> None:
     assert np.array_equal(found["out0"], rounded)
 
 
-def test_blobs_are_let_go_when_nobody_reads_them_any_more() -> None:
+def test_blobs_are_freed_after_their_last_reader() -> None:
     graph = small()
     with Stepper(graph, stream(samples(2)), 1) as stepper:
         for layer in graph.layers[1:]:
@@ -199,7 +199,7 @@ def test_both_versions_are_kept_apart() -> None:
     assert np.array_equal(exact_rows.outputs, rows.outputs)
 
 
-def test_a_crash_is_told_as_such() -> None:
+def test_a_crash_is_reported() -> None:
     graph = small()
     with Stepper(graph, stream(samples(2)), 2) as stepper:
         stepper._children[1].kill()
@@ -236,7 +236,7 @@ def children_bytes() -> int:
     return sum(int(line.split()[1]) for lines in rows for line in lines if line.startswith("VmRSS")) * 1024
 
 
-def test_what_the_blobs_of_a_sample_take() -> None:
+def test_memory_of_the_blobs_of_a_sample() -> None:
     """During the sum, its two inputs and its output exist, 4 MiB each, in two versions."""
     assert most_bytes(network(LARGE), (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB
 
@@ -281,7 +281,7 @@ def test_few_samples_of_large_blobs_give_as_many_places(monkeypatch: pytest.Monk
     assert counts == [(20, 400, 20), (4, 400, 4)]
 
 
-def test_what_is_gathered_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gathered_inputs_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = small()
     monkeypatch.setattr(stepper_module, "GATHERED_BYTES", 100 * 27 * 4)  # c1 computes from 3x3x3 values
     with Stepper(graph, stream(samples(4)), 1) as stepper:
@@ -314,7 +314,7 @@ Z = np.linspace(-9, 9, 1201)
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
-def test_activations_are_ncnns(kind: str) -> None:
+def test_activations_equal_ncnns(kind: str) -> None:
     graph = network(
         f"Input in0 0 1 in0 0={len(Z)} 1=1 2=1\nConvolution m 1 1 in0 out0 0=1 1=1 6=1 {ACTIVATIONS[kind]}",
     )
@@ -397,7 +397,7 @@ def assert_consistent(graph: Graph, plain: Graph, fitted: Graph, kept: Sequence[
 
 @pytest.mark.parametrize("methods", [frozenset({"rounding", "bias"}), ALL], ids=["rounding, bias", "all"])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_fitted_networks_err_less_on_other_samples(kind: str, methods: frozenset[str]) -> None:
+def test_fitted_networks_have_a_smaller_error_on_other_samples(kind: str, methods: frozenset[str]) -> None:
     count = 60 if kind == "inner products" else 15  # a sample is one row of theirs
     graph, inputs, others = network(NETWORKS[kind]), smooth_samples(count), smooth_samples(count, seed=1)
     plain = plain_int8(graph, inputs)
@@ -458,7 +458,7 @@ def test_gains_are_written_as_they_were_judged(line: str, gains: bool) -> None:
         assert error == pytest.approx(kept.error["gain"], rel=0.01)
 
 
-def test_methods_that_are_not_asked_for_are_not_tried() -> None:
+def test_methods_that_are_not_requested_are_not_tried() -> None:
     graph, inputs = small(), samples(5)
     plain = plain_int8(graph, inputs)
     fitted, kept = fit_layers(graph, plain, stream(inputs), frozenset({"bias"}), threads=1, rows=256)
@@ -469,7 +469,7 @@ def test_methods_that_are_not_asked_for_are_not_tried() -> None:
 
 
 @pytest.mark.parametrize("method", ["nothing is asked for", "nothing helps"])
-def test_a_layer_that_nothing_was_done_to_stays_what_it_was(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_without_changes_stays_the_same(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, inputs = small(), samples(6)
     plain = plain_int8(graph, inputs)
     for layer in plain.layers:  # far from the bias that keeps the means, so that any fit is noticed

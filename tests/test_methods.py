@@ -93,7 +93,7 @@ def whole() -> Quantized:
 # ------------------------------------------------------------------------------------------------------- what is kept
 
 
-def test_the_error_is_the_least_of_the_trials(whole: Quantized) -> None:
+def test_the_error_is_the_smallest_of_the_trials(whole: Quantized) -> None:
     assert_guarded(whole)
     assert [trial.method for trial in whole.trials][:5] == [
         "thresholds",
@@ -108,7 +108,7 @@ def test_the_error_is_the_least_of_the_trials(whole: Quantized) -> None:
     assert int8_layers(whole.graph) == {"c1", "d1", "c2", "c3", "fc"}
 
 
-def test_rare_large_values_are_not_clipped_where_they_are_what_counts() -> None:
+def test_important_rare_large_values_are_not_clipped() -> None:
     """One value in 250,000 is 60, and the others are near 1.
 
     The threshold with the least error of the tensor clips it, but only such values pass the bias and the ReLU.
@@ -126,7 +126,7 @@ def test_rare_large_values_are_not_clipped_where_they_are_what_counts() -> None:
     assert whole.kept
 
 
-def test_each_layer_that_was_fitted_is_told() -> None:
+def test_each_fitted_layer_is_reported() -> None:
     made = quantize_images(small(), images(), target="x86", threads=1, effort=replace(BRIEF, biases=False))
     assert made.trials[-1].method == "layer by layer: bias, rounding"
     assert made.trials[-1].kept
@@ -155,12 +155,12 @@ def test_one_pass_is_compared_with_layer_by_layer(worse: str, monkeypatch: pytes
     assert_guarded(made)
 
 
-def test_the_exact_network_computes_what_the_original_did(whole: Quantized) -> None:
+def test_the_exact_network_computes_the_same_as_the_original(whole: Quantized) -> None:
     assert errors(whole.exact, whole) < 1e-9
     assert [la.name for la in whole.exact.layers] == [la.name for la in whole.fitted.layers]
 
 
-def test_held_back_images_take_no_part_in_choosing(whole: Quantized) -> None:
+def test_held_back_images_are_not_used_for_fitting(whole: Quantized) -> None:
     assert len(whole.used) == 23
     assert np.array_equal([sample[0] for sample in whole.held], images()[3::4])
     assert whole.advice.ranges.shape == (23, 5)
@@ -168,7 +168,7 @@ def test_held_back_images_take_no_part_in_choosing(whole: Quantized) -> None:
     assert whole.advice.counts[-1].relative_error == pytest.approx(noise(whole.trials[0]))
 
 
-def test_what_hurts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_increases_the_error_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoilt(graph: Graph) -> Graph:
         made = graph.copy()
         for layer in made.layers:
@@ -211,7 +211,7 @@ def test_outputs_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("method", ["kl", "aciq"])
-def test_of_the_native_methods_only_biases_are_corrected(method: str) -> None:
+def test_native_methods_only_correct_biases(method: str) -> None:
     graph, inputs = small(), samples(10)
     made = quantize_images(graph, [inputs], target="x86", method=method, threads=1)
     assert [trial.method for trial in made.trials] == ["thresholds", "bias correction"]
@@ -238,7 +238,7 @@ def test_skipped_layers_stay_in_floating_point() -> None:
     assert_guarded(made)
 
 
-def test_a_network_of_which_all_is_skipped_stays_what_it_was() -> None:
+def test_a_network_with_all_layers_skipped_stays_the_same() -> None:
     graph = small()
     made = quantize_images(graph, [samples(5)], effort="fast", skip=["c1", "d1", "c2", "c3", "fc"], threads=1)
     assert not int8_layers(made.graph)
@@ -295,7 +295,7 @@ def test_several_inputs_and_outputs() -> None:
     assert_guarded(made)
 
 
-def test_an_image_that_stretches_is_told_by_its_own_number(whole: Quantized) -> None:
+def test_an_image_that_stretches_is_reported_by_its_index(whole: Quantized) -> None:
     assert whole.advice.stretching[0].image == 8  # the 7th used image, because the fourth and the eighth are held back
 
 
@@ -363,7 +363,7 @@ def test_calibrating_holds_few_samples_whatever_their_number() -> None:
     assert given.most[0] <= 6
 
 
-def test_batches_give_what_their_samples_give() -> None:
+def test_batches_give_the_same_as_their_samples() -> None:
     inputs = samples(23)
     whole = ncnnkit.quantize(small(), inputs, target="x86", effort="fast")
     batches = ((inputs[i : i + 4], np.arange(4)) for i in range(0, 23, 4))
@@ -371,7 +371,7 @@ def test_batches_give_what_their_samples_give() -> None:
 
 
 @pytest.mark.torch
-def test_a_data_loader_gives_what_its_samples_give() -> None:
+def test_a_data_loader_gives_the_same_as_its_samples() -> None:
     import torch
 
     inputs = samples(23)

@@ -80,7 +80,7 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 @given(graphs())
 @QUICK
-def test_params_come_back(graph: Graph) -> None:
+def test_params_survive_writing_and_reading(graph: Graph) -> None:
     text = format_param(graph)
     back = parse_param(text)
     assert back == graph
@@ -176,7 +176,7 @@ def test_layers_beyond_the_count_are_ignored_with_a_warning() -> None:
         ("7767517\n2 1\n{}\n{}", "m.param:4: 2 blobs, but line 2 says 1"),
     ],
 )
-def test_wrong_heads_are_refused(text: str, says: str) -> None:
+def test_wrong_headers_are_refused(text: str, says: str) -> None:
     with pytest.raises(FormatError) as error:
         parse_param(text.format("Input in 0 1 in", "ReLU r 1 1 in out"), where="m.param")
     assert error.value.line() == says
@@ -228,7 +228,7 @@ def test_wrong_lines_are_refused(text: str, says: str) -> None:
     assert error.value.line() == says
 
 
-def test_layers_get_names_of_their_own() -> None:
+def test_duplicate_layer_names_are_changed() -> None:
     """pnnx calls several Splits splitncnn_0 in some networks.
 
     ncnn does not use names of layers, but tables and plans do.
@@ -239,7 +239,7 @@ def test_layers_get_names_of_their_own() -> None:
     assert [layer.name for layer in graph.layers] == ["in", "s", "s/5", "s/5/6"]
 
 
-def test_a_blob_name_that_two_layers_produce_means_the_first_as_in_ncnn(tmp_path: Path) -> None:
+def test_of_two_blobs_with_one_name_the_first_is_read_as_in_ncnn(tmp_path: Path) -> None:
     """Layers in the style of Caffe have an output with the name of their input.
 
     ncnn never runs them, but reads their weights.
@@ -306,7 +306,7 @@ def test_very_long_numbers_are_refused() -> None:
         (lambda path: path.write_bytes(b"\x80\xff\x00"), "is not text (binary .param.bin files are not supported)"),
     ],
 )
-def test_files_that_are_no_text_are_refused(make: Callable[[Path], Any], says: str, tmp_path: Path) -> None:
+def test_files_that_are_not_text_are_refused(make: Callable[[Path], Any], says: str, tmp_path: Path) -> None:
     path = tmp_path / "m.param"
     make(path)
     for read in (load, load_param):
@@ -376,7 +376,7 @@ def any_network(w: int, n: int, c: int, storage: list[str], seed: int) -> Graph:
     st.integers(0, 99),
 )
 @QUICK
-def test_weights_come_back_byte_for_byte(tmp_path: Path, w: int, n: int, c: int, storage: list[str], seed: int) -> None:
+def test_weights_survive_byte_for_byte(tmp_path: Path, w: int, n: int, c: int, storage: list[str], seed: int) -> None:
     graph = any_network(w, n, c, storage, seed)
     param = tmp_path / "m.param"
     save(graph, param)
@@ -516,7 +516,7 @@ TEXT = format_param(any_network(3, 2, 2, ["fp32"] * 3, 0))
 @pytest.mark.filterwarnings("ignore:.*the rest is ignored")
 @given(st.data())
 @MANY
-def test_no_text_does_worse_than_a_format_error(data: st.DataObject) -> None:
+def test_any_text_gives_at_worst_a_format_error(data: st.DataObject) -> None:
     text = TEXT
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))
@@ -528,7 +528,7 @@ def test_no_text_does_worse_than_a_format_error(data: st.DataObject) -> None:
 
 @given(st.data())
 @MANY
-def test_no_bytes_do_worse_than_a_format_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_bytes_give_at_worst_a_format_error(tmp_path: Path, data: st.DataObject) -> None:
     param = tmp_path / "m.param"
     if not param.exists():
         simple(tmp_path)
@@ -550,7 +550,7 @@ def any_bytes(folder: Path) -> bytes:
 
 @given(st.binary(max_size=200))
 @MANY
-def test_no_file_does_worse_than_a_format_error(tmp_path: Path, data: bytes) -> None:
+def test_any_file_gives_at_worst_a_format_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "any.param"
     path.write_bytes(data)
     with pytest.raises(FormatError):
@@ -735,7 +735,7 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["file", "file/folder"])
-def test_a_folder_that_is_none_is_refused(folder: str, tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written: Not a directory"):
         save(linear(), tmp_path / folder / "m.param")
@@ -830,7 +830,7 @@ def test_ncnn_reads_the_texts_and_arrays_that_were_written(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(SOURCE is None, reason="NCNNKIT_NCNN_SOURCE does not name a checkout of ncnn")
-def test_the_networks_of_ncnns_benchmark_come_back() -> None:
+def test_the_networks_of_ncnns_benchmark_survive() -> None:
     files = sorted((Path(SOURCE or "") / "benchmark").rglob("*.param"))
     assert files
     with warnings.catch_warnings(record=True) as warned:
@@ -858,7 +858,7 @@ def test_the_networks_of_ncnns_benchmark_come_back() -> None:
         ("Eltwise x 2 1 a b out0 0=1 1=2,0.5", "coeffs", (2.0, 0.0), True),
     ],
 )
-def test_whole_numbers_where_real_ones_are_expected(layer: str, key: str, read: Value, doubtful: bool) -> None:
+def test_whole_numbers_instead_of_real_ones(layer: str, key: str, read: Value, doubtful: bool) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         graph = parse_param(f"7767517\n3 3\nInput a 0 1 a\nInput b 0 1 b\n{layer}\n", where="net")

@@ -36,7 +36,7 @@ def test_an_output_that_is_zero_throughout_is_compared_with_the_others() -> None
     assert noise.relative == pytest.approx((0 + 0.01 / (8 / 3)) / 2)
 
 
-def test_what_has_no_signal_or_is_not_finite_is_infinitely_wrong() -> None:
+def test_noise_without_signal_and_nan_are_infinitely_wrong() -> None:
     exact, lost, broken = Noise(), Noise(), Noise()
     exact.add([np.zeros(3)], [np.zeros(3)])
     lost.add([np.ones(3)], [np.zeros(3)])

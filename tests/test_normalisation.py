@@ -118,7 +118,7 @@ def test_a_normalisation_becomes_part_of_the_preprocessing(name: str, tmp_path: 
     assert sqnr(ours, exact) > 110
 
 
-def test_the_numbers_are_those_that_the_author_wrote(tmp_path: Path) -> None:
+def test_numbers_are_recovered_as_the_author_wrote_them(tmp_path: Path) -> None:
     made, _ = converted(network(tmp_path, *SPELLINGS["sub-div"][0]), SHARES)
     assert made.preprocess == Preprocess(resize=(SIDE, SIDE), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
@@ -167,9 +167,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_is_no_normalisation_stays_in_the_network(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_nodes_stay_in_the_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONSTANTS, "map", NOISE.random((1, 3, SIDE, SIDE)).astype(np.float32))
     monkeypatch.setitem(CONSTANTS, "sizes", np.array([1, 3, 8, 8]))
     path = network(tmp_path, *KEPT[name])

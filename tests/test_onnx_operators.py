@@ -100,7 +100,7 @@ CASES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ncnn_computes_what_onnx_runtime_does(name: str) -> None:
+def test_ncnn_computes_the_same_as_onnx_runtime(name: str) -> None:
     assert_same(*CASES[name]())
 
 
@@ -170,7 +170,7 @@ def test_gamma_and_beta_along_the_axis_that_is_normalised_are_the_layers_own() -
 
 
 @pytest.mark.parametrize("shape", [(6, 1), (1, 6, 1)])
-def test_gamma_and_beta_along_another_axis_are_not_taken_for_the_layers_own(shape: tuple[int, ...]) -> None:
+def test_gamma_and_beta_along_another_axis_stay_separate(shape: tuple[int, ...]) -> None:
     """There are equally many numbers, but they belong to the rows."""
     assert_same(*_normalised(f(1, 6, 6), f(*shape), f(*shape)))
 

@@ -274,7 +274,7 @@ OTHERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...], str]] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_what_is_nearly_the_formula_stays_exact(what: str) -> None:
+def test_similar_formulas_stay_exact(what: str) -> None:
     formula, shape, wrong = OTHERS[what]
     assert not set(layers(formula, shape)) & set(wrong.split())
 

@@ -987,7 +987,7 @@ def test_recurrent(case: Case, operator: str) -> Any:
 
 
 @compare("RNN", "GRU", "LSTM", examples=25)
-def test_recurrent_that_ncnn_has_not(case: Case, operator: str) -> Any:
+def test_recurrent_variants_that_ncnn_lacks(case: Case, operator: str) -> Any:
     """Other activations, or gates that are clipped, coupled or read the cell: each step becomes layers."""
     steps, batch, width, hidden = case.number(1, 4), case.number(1, 3), case.number(1, 4), case.number(1, 4)
     direction = case.one_of("forward", "reverse", "bidirectional")

@@ -100,7 +100,7 @@ def test_defaults(type: str, params: dict[str, Value], name: str, value: Value) 
     assert (found, found.__class__) == (value, value.__class__)
 
 
-def test_a_param_the_type_has_not() -> None:
+def test_a_param_that_the_type_lacks() -> None:
     with pytest.raises(AttributeError, match="ReLU has no param 'kernel_w'"):
         layer("ReLU").get("kernel_w")
     with pytest.raises(AttributeError, match="ReLU has no param 'kernel_w'"):

@@ -169,7 +169,7 @@ def test_wrong_lines_of_yolo_are_refused(tmp_path: Path, line: str) -> None:
         read_labels(tmp_path / "yolo", samples)
 
 
-def test_keypoints_behind_a_box_are_no_segment(tmp_path: Path) -> None:
+def test_keypoints_after_a_box_are_not_a_segment(tmp_path: Path) -> None:
     samples = photographs(tmp_path / "images")
     (tmp_path / "yolo").mkdir()
     (tmp_path / "yolo/a.txt").write_text("0 0.5 0.5 0.5 0.5 0.4 0.4 0.6 0.6\n")

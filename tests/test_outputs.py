@@ -50,7 +50,7 @@ def test_an_output_that_changes_its_shape_is_kept_and_read(tmp_path: Path) -> No
 
 
 def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
-    """2, 0, 0, 1 detections instead of 2, 0, 3, 0: for the third sample the signal is noise, for the last the output.
+    """2, 0, 0, 1 detections instead of 2, 0, 3, 0: the noise of the third is its signal, that of the last its output.
     """
     exact, ours = detected(2, 0, 3, 0), detected(2, 0, 0, 1)
     errors = errors_of(ours, exact)
@@ -69,7 +69,7 @@ def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
     assert errors_of(nan, detected(0)).broken() == 1
 
 
-def test_outputs_without_any_value_are_no_copies(tmp_path: Path) -> None:
+def test_outputs_without_values_are_not_copies(tmp_path: Path) -> None:
     nothing = [row[1:] for row in detected(0, 0)]
     assert not equal(keep_outputs(["a"], nothing, tmp_path / "1"), keep_outputs(["a"], nothing, tmp_path / "2"))
     assert "the same for every sample" not in why_blind(keep_outputs(["a"], nothing, tmp_path / "3"))
@@ -137,7 +137,7 @@ def test_the_evidence_for_a_classifier(tmp_path: Path) -> None:
     assert task_of(kept(tmp_path / "1x1", PROBABILITIES[:, :, None, None])) == "classification"
 
 
-def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path) -> None:
+def test_an_embedding_and_landmarks_are_not_classes(tmp_path: Path) -> None:
     embedding, landmarks = kept(tmp_path / "e", EMBEDDING), kept(tmp_path / "l", LANDMARKS)
     assert task_of(embedding, names=["person"] * 80, classes=80) == "embedding"
     found = find_task(landmarks, known_as(names=["person"] * 80, classes=80))
@@ -146,16 +146,16 @@ def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 1), (6, 10, 7), (6, 3, 8, 8), (6,)], ids=["one value", "boxes", "map", "scalar"])
-def test_what_is_no_vector_has_no_classes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_outputs_that_are_not_vectors_have_no_classes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     found = find_task(kept(tmp_path, np.zeros(shape)), known_as(classes=10, labelled=True))
     assert (found.task.name, found.classes, found.doubt) == ("tensor", 0, "")
 
 
-def test_two_outputs_are_no_classifier(tmp_path: Path) -> None:
+def test_two_outputs_are_not_a_classifier(tmp_path: Path) -> None:
     assert task_of(kept(tmp_path, PROBABILITIES, PROBABILITIES), classes=1000) == "tensor"
 
 
-def test_what_outputs_show_of_images_maps_and_texts(tmp_path: Path) -> None:
+def test_outputs_of_images_maps_and_texts_are_recognised(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     image, map_ = noise.random((2, 3, 32, 48)), noise.random((2, 1, 16, 24))
     steps = np.exp(noise.standard_normal((2, 12, 30)))

@@ -153,7 +153,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 
 
-def test_the_producers_are_all_there_are() -> None:
+def test_all_producers_are_covered() -> None:
     named = {graph.layers[-1].type for graph in map(network, PRODUCERS.values())}
     assert named == LINEAR | {"BatchNorm", "Scale"}
 
@@ -243,7 +243,7 @@ def test_optimize_leaves_its_argument_alone_and_shares_weights(tmp_path: Path) -
     assert optimize(after) == after
 
 
-def test_passes_open_the_way_for_each_other(tmp_path: Path) -> None:
+def test_passes_enable_each_other(tmp_path: Path) -> None:
     before = network(
         """
         Convolution c 1 1 in0 a 0=4 1=3 4=1 5=1 6=144
@@ -326,7 +326,7 @@ def test_fp16_storage(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(after, tmp_path)["out0"], run(before, tmp_path)["out0"], atol=2e-3)
 
 
-def test_fp16_storage_keeps_what_fp16_cannot_hold() -> None:
+def test_fp16_storage_keeps_values_too_large_for_fp16() -> None:
     graph = network("Convolution c 1 1 in0 a 0=6 1=1 5=1 6=24\nConvolution d 1 1 a out0 0=6 1=1 6=36")
     weight = graph.layer("c").array("weight").copy()
     weight.flat[3] = 65536.0
@@ -341,7 +341,7 @@ def test_fp16_storage_keeps_what_fp16_cannot_hold() -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in CASES if "int8" not in path.stem], ids=lambda path: path.stem)
-def test_inferred_shapes_are_ncnns(path: Path, tmp_path: Path) -> None:
+def test_inferred_shapes_equal_ncnns(path: Path, tmp_path: Path) -> None:
     assert_shapes(read_case(path)[0], tmp_path)
 
 

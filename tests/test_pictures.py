@@ -123,7 +123,7 @@ def test_of_several_inputs_the_image_is_shown(tmp_path: Path) -> None:
         assert len(found) == count
 
 
-def test_so_many_models_are_drawn(tmp_path: Path) -> None:
+def test_a_limited_number_of_models_is_drawn(tmp_path: Path) -> None:
     maps = np.zeros((3, 1, 20, 30), np.float32)
     kept = keep_outputs(["y"], ([row] for row in maps), tmp_path / "kept")
     samples = ArraySamples((np.zeros((3, 3, 40, 60), np.float32),))

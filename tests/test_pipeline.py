@@ -142,7 +142,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: Recipe, 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "mixed"])
-def test_the_lines_of_what_to_ship_compute_what_the_variant_does(
+def test_the_printed_lines_compute_the_same_as_the_variant(
     precision: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both need options that differ from ncnn's defaults."""
@@ -164,7 +164,7 @@ def test_the_recipe_in_the_folder_makes_the_same_run(recipe: Recipe, tmp_path: P
     assert make_recipe({}, tmp_path / "out/recipe.toml") == recipe
 
 
-def test_images_labels_and_files_that_are_no_images(recipe: Recipe, tmp_path: Path) -> None:
+def test_images_labels_and_files_that_are_not_images(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 6)
     (images / "notes.txt").write_text("not an image")
     (images / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
@@ -223,7 +223,7 @@ def test_images_in_both_sets_are_not_evaluated_on(recipe: Recipe, tmp_path: Path
     assert any("7 samples were dropped as copies of others" in warning for warning in document.warnings)
 
 
-def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_reference_of_zeros_proves_nothing(recipe: Recipe, tmp_path: Path) -> None:
     """Random weights can have this effect. Every variant is exact then, but this does not show that it is right."""
     ncnnfile.save(with_weights(network(SMALL), values={"fc.weight": 0.0, "fc.bias": 0.0}), tmp_path / "model.param")
     document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
@@ -235,7 +235,7 @@ def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: Recipe, tmp_path: 
     assert len([warning for warning in document.warnings if "no variant can be judged" in warning]) == 1
 
 
-def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_vector_without_evidence_is_not_a_classifier(recipe: Recipe, tmp_path: Path) -> None:
     document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     figures = document.variants[0].accuracy
     assert figures is not None
@@ -249,7 +249,7 @@ def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: Reci
     assert (document.model.classes, figures.figures()["top1_agreement"]) == (10, 1.0)
 
 
-def test_nonsense_preprocessing_is_warned_of(recipe: Recipe, tmp_path: Path) -> None:
+def test_implausible_preprocessing_gives_a_warning(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 10)
     asked = changed(recipe, images=str(images), preprocess={"mean": 127.0, "std": 128.0}, precisions=("fp32",))
     document = pipeline.run(asked, tmp_path / "out")
@@ -299,7 +299,7 @@ def poisoned(folder: Path) -> str:
         ),
     ],
 )
-def test_what_stops_a_run_leaves_the_folder_as_it_was(
+def test_a_failed_run_leaves_the_folder_unchanged(
     recipe: Recipe, tmp_path: Path, prepare: Callable[..., Any], error: type[Exception], said: str
 ) -> None:
     out = tmp_path / "out"
@@ -358,7 +358,7 @@ def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(reci
     assert (figures.sqnr_db or 0) > 100
 
 
-def test_an_output_that_should_be_zero_and_is_not_is_no_conversion(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_conversion_with_noise_in_a_zero_output_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="the original's is all zero, ncnn's is not"):
         checked(lambda inputs: [np.zeros((1, 10))], recipe, tmp_path)
 
@@ -396,7 +396,7 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
     assert (status("a"), status("b")) == ("fallback", "ok")
 
 
-def test_what_is_required_decides_what_is_recommended(recipe: Recipe, tmp_path: Path) -> None:
+def test_requirements_decide_the_recommendation(recipe: Recipe, tmp_path: Path) -> None:
     document = pipeline.run(changed(recipe, precisions=("fp32", "bf16"), require=("sqnr>=90",)), tmp_path / "out")
     assert document.recommended == "fp32-cpu"
     assert "satisfies SQNR ≥ 90 dB" in document.why
@@ -422,7 +422,7 @@ def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: Reci
         ({"metric": "math:hypot", "require": ("miou>=0.9",)}, "miou is not a figure of the task metric"),
     ],
 )
-def test_what_does_not_go_with_the_task_is_refused_before_any_work(
+def test_options_of_another_task_are_refused_before_any_work(
     fields: dict[str, Any], says: str, recipe: Recipe, tmp_path: Path
 ) -> None:
     told: list[str] = []
@@ -452,7 +452,7 @@ def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: Recipe, 
         assert rows["bf16"].reason.endswith("the first wrong layer is g (ConvolutionDepthWise)")
 
 
-def test_the_cpus_to_pin_to() -> None:
+def test_cpus_for_pinning() -> None:
     clusters = [Cluster("little", [0, 1, 2, 3], [0, 1, 2, 3]), Cluster("big", [4, 5], [4, 5])]
     site = Site(LOCAL, boards.machine(board=Board(clusters=clusters)), "arm")
     found = [site.cluster(name) for name in ("", "all", "big", "3-4")]
@@ -554,7 +554,7 @@ def on_the_photographs(model: str, **fields: Any) -> Recipe:
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.vulkan
-def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
+def test_a_whole_run_of_the_demo_network(tmp_path: Path) -> None:
     document = pipeline.run(on_the_photographs(str(DATA / "efficientnet-lite0.onnx"), seconds=0.3), tmp_path / "out")
     check_whole_way(document)
     rows = {v.name: v.accuracy for v in document.variants}
@@ -569,7 +569,7 @@ def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.torch
 @pytest.mark.vulkan
-def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
+def test_a_whole_run_of_resnet50(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     document = pipeline.run(on_the_photographs("torchvision:resnet50", seconds=0.5, weights="none"), tmp_path / "out")
     # With random weights, int8 of 50 layers has an SQNR of 7 to 10 dB. Batch-norm statistics of real images do not
@@ -608,7 +608,7 @@ def check_whole_way(document: Run, least_int8: float = 0.95) -> None:
     assert rows[document.recommended or ""].status == "ok"
 
 
-def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: Recipe, tmp_path: Path) -> None:
+def test_an_unread_blob_is_not_an_output_of_the_original(recipe: Recipe, tmp_path: Path) -> None:
     """ncnn treats it as an output: half of a chunk that the network does not use."""
     from onnx import TensorProto, checker, helper, numpy_helper, save
 
@@ -677,7 +677,7 @@ def test_a_run_among_the_users_files_leaves_them(recipe: Recipe, tmp_path: Path)
         pipeline.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
 
 
-def test_an_int8_model_is_no_original(recipe: Recipe, tmp_path: Path) -> None:
+def test_an_int8_model_is_not_an_original(recipe: Recipe, tmp_path: Path) -> None:
     ncnnfile.save(nk.quantize(small(), nk.calibrate(small(), samples(4))), tmp_path / "int8.param")
     with pytest.raises(ModelError, match="is an int8 model already"):
         pipeline.run(changed(recipe, model=str(tmp_path / "int8.param")), tmp_path / "out")
@@ -711,6 +711,6 @@ def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[i
         truths(Labels("classes", labels, "labels.txt"), task)
 
 
-def test_without_an_original_the_report_says_so(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_report_mentions_a_missing_original(recipe: Recipe, tmp_path: Path) -> None:
     document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     assert any("the original is unknown" in warning for warning in document.warnings)

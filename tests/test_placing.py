@@ -118,7 +118,7 @@ def test_yolox_is_yolox(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_paddles_recogniser_is_rapidocrs(size: tuple[int, int]) -> None:
+def test_paddles_recogniser_equals_rapidocr(size: tuple[int, int]) -> None:
     module = pytest.importorskip("rapidocr_onnxruntime.ch_ppocr_rec.text_recognize")
     theirs = object.__new__(module.TextRecognizer)
     theirs.rec_image_shape = [3, 48, 320]
@@ -135,7 +135,7 @@ def test_paddles_recogniser_is_rapidocrs(size: tuple[int, int]) -> None:
         (("max", 960), Fit("multiple", multiple=32, longer=960)),
     ],
 )
-def test_paddles_detector_is_rapidocrs(size: tuple[int, int], limit: tuple[str, int], fit: Fit) -> None:
+def test_paddles_detector_equals_rapidocr(size: tuple[int, int], limit: tuple[str, int], fit: Fit) -> None:
     module = pytest.importorskip("rapidocr_onnxruntime.ch_ppocr_det.utils")
     image = noise(*size)
     expected = module.DetPreProcess(limit[1], limit[0])(image[:, :, ::-1])[0]
@@ -143,7 +143,7 @@ def test_paddles_detector_is_rapidocrs(size: tuple[int, int], limit: tuple[str, 
     np.testing.assert_allclose(how.apply(Image.fromarray(image)), expected, atol=2e-7)
 
 
-def test_a_square_image_for_nudenet_is_its_own_preprocessing() -> None:
+def test_a_square_image_is_prepared_as_in_nudenet() -> None:
     """It pads before it resizes, which is the same for a square image, and it reverses the colours twice."""
     module = pytest.importorskip("nudenet.nudenet")
     image = noise(500, 500)
@@ -187,7 +187,7 @@ def test_scrfd_is_insightfaces() -> None:
         (None, (10, 20), Placement((10, 20), (10, 20), 0, 0, (10, 20))),
     ],
 )
-def test_where_an_image_lies(fit: Any, image: tuple[int, int], expected: Placement) -> None:
+def test_placement_of_an_image(fit: Any, image: tuple[int, int], expected: Placement) -> None:
     assert Preprocess(fit).places(*image) == [expected]
 
 
@@ -218,7 +218,7 @@ def test_a_point_of_the_input_is_that_point_of_the_image(how: Preprocess) -> Non
                 np.testing.assert_allclose(tensor[:2, row, column], [x * 255 / 640, y * 255 / 480], atol=2.5)
 
 
-def test_what_is_padded_is_the_pixel_or_zero() -> None:
+def test_padding_is_the_fill_pixel_or_zero() -> None:
     image = Image.fromarray(np.full((10, 20, 3), 200, np.uint8))
     cases = [((114,), [0.28] * 3), (None, [0.0] * 3), ((1, 2, 3), [-1.98, -1.96, -1.94])]
     for fill, expected in cases:
@@ -393,7 +393,7 @@ def test_arrays_are_fed_as_they_are_unless_asked(tmp_path: Path) -> None:
         ("crop", "224x224", (224, 224)),
     ],
 )
-def test_options_and_recipe_files_say_every_way(name: str, text: str, value: Any, tmp_path: Path) -> None:
+def test_options_and_recipe_files_express_every_way(name: str, text: str, value: Any, tmp_path: Path) -> None:
     field = preprocess_field(name, text)
     assert getattr(Preprocess.from_dict({name: field}), name) == value
     recipe = Recipe("m.onnx", preprocess={name: field})
@@ -429,7 +429,7 @@ def test_options_and_recipe_files_say_every_way(name: str, text: str, value: Any
         ({"arrays": 1}, "arrays must be true or false"),
     ],
 )
-def test_ways_that_cannot_be(values: dict[str, Any], message: str) -> None:
+def test_invalid_ways(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Preprocess.from_dict(values)
 
@@ -442,12 +442,12 @@ def test_ways_that_cannot_be(values: dict[str, Any], message: str) -> None:
         ("resize", "big,small", "is not a list of numbers"),
     ],
 )
-def test_options_that_are_no_way(name: str, text: str, message: str) -> None:
+def test_invalid_options_for_ways(name: str, text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         preprocess_field(name, text)
 
 
-def test_every_preset_says_its_steps(folder: Path) -> None:
+def test_every_preset_describes_its_steps(folder: Path) -> None:
     assert PRESETS["yolo"].in_words()["resize"] == (
         "letterboxed to 640 x 640 (height x width), padded about the centre with pixel 114, opencv, not antialiased"
     )

@@ -149,7 +149,7 @@ def test_a_choice_sets_the_mask_and_nothing_else() -> None:
 WIDE = "Input in0 0 1 in0 0=8 1=8 2={0}\nConvolution c 1 1 in0 out0 0=8 1=3 4=1 5=1 6={1}"
 
 
-def test_winograd_has_weights_it_can_add_up() -> None:
+def test_winograd_weights_cannot_overflow() -> None:
     """With many channels, 8-bit weights may overflow its kernels, so the original's weights are rounded to 6 bits."""
     graph = network(WIDE.format(128, 128 * 72))
     inputs = samples(4, (128, 8, 8))
@@ -173,7 +173,7 @@ def test_winograd_has_weights_it_can_add_up() -> None:
         assert (accuracy.sqnr_db(found, expected) or 0) > least
 
 
-def test_six_bits_get_a_bias_of_their_own() -> None:
+def test_six_bit_weights_get_their_own_bias() -> None:
     """The bias compensates the change of a channel's mean by 8-bit weights. 6-bit weights change the mean differently.
 
     The difference is largest if the mean is far from zero, because zero points moved it.
@@ -203,7 +203,7 @@ def test_six_bits_get_a_bias_of_their_own() -> None:
     assert np.mean(moved**2) < before / 5
 
 
-def test_what_a_convolution_reads_on_average() -> None:
+def test_the_mean_input_of_a_convolution() -> None:
     graph = network("Input in0 0 1 in0 0=4 1=3 2=1\nConvolution c 1 1 in0 out0 0=1 1=3 4=1 5=1 6=9 18=2.0")
     image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
     mean = mean_windows(graph, ["c"], ArraySamples((np.stack([image, image + 1]),)))["c"]
@@ -258,7 +258,7 @@ def mixed() -> Setting:
     return Setting()
 
 
-def test_mixed_networks_compute_what_fp32_does(mixed: Setting) -> None:
+def test_mixed_networks_compute_the_same_as_fp32(mixed: Setting) -> None:
     plans = [uniform(mixed.exact, mixed.costs, choice) for choice in mixed.choices]
     plans += [mixed.draw(seed) for seed in range(40)]
     with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
@@ -276,7 +276,7 @@ def test_the_fp32_plan_is_the_network_but_for_masks(mixed: Setting) -> None:
     assert all(made.layer(la.name).weights == la.weights for la in mixed.exact.layers)
 
 
-def test_casts_stand_where_a_reader_may_not_use_the_format() -> None:
+def test_casts_are_added_where_a_reader_may_not_read_the_format() -> None:
     graph, inputs = small(), samples(2)
     fitted = int8_twin(graph, inputs)
     plan = dict.fromkeys(("c1", "c2", "add", "fc"), "bf16") | {"d1": "bf16", "c3": "fp32", "gap": "fp32"}
@@ -303,7 +303,7 @@ def test_a_split_is_masked_as_what_it_copies(maker: str, mask: str) -> None:
     assert sum(layer.type == "Cast" for layer in made.layers) == (2 if maker == "bf16" else 0)
 
 
-def test_int8_is_handed_on_between_int8_layers_only(mixed: Setting) -> None:
+def test_int8_is_only_passed_between_int8_layers(mixed: Setting) -> None:
     plan = uniform(mixed.exact, mixed.costs, "int8")
     terms = {la.name: la.params.get("int8_scale_term", 0) for la in mixed.graph(plan).layers}
     assert {name: term for name, term in terms.items() if term} == {"c1": 102, "d1": 101, "c2": 2, "c3": 2, "fc": 2}
@@ -313,7 +313,7 @@ def test_int8_is_handed_on_between_int8_layers_only(mixed: Setting) -> None:
     assert "output_scale" not in made.layer("c1").weights
 
 
-def test_halves_are_stored_where_halves_are_computed(mixed: Setting) -> None:
+def test_fp16_is_stored_if_fp16_is_computed(mixed: Setting) -> None:
     made = mixed.graph(uniform(mixed.exact, mixed.costs, "fp32") | {"c2": "bf16"})
     storage = {la.name: np.asarray(la.weights["weight"]).dtype for la in made.layers if "weight" in la.weights}
     assert {name for name, dtype in storage.items() if dtype == np.float16} == {"c2"}
@@ -425,7 +425,7 @@ def searched(holds_up_to: float, first: float, most: int = 5) -> list[float]:
     return noises
 
 
-def test_the_noise_is_bracketed_between_what_held_and_what_did_not() -> None:
+def test_the_noise_is_bracketed_between_success_and_failure() -> None:
     assert searched(1.0, first=0.5) == [0.5], "the first holds"
     noises = searched(1.0, first=100.0)
     assert noises[:2] == [100.0, pytest.approx(0.81)]
@@ -452,7 +452,7 @@ class Given:
 @pytest.mark.parametrize(
     ("require", "latency"), [(["sqnr>=30"], ""), (["sqnr>=60", "cosine>=0.9"], ""), ([], "1000ms")]
 )
-def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], latency: str) -> None:
+def test_a_plan_satisfies_its_requirements(mixed: Setting, require: list[str], latency: str) -> None:
     requirements = Requirements.parse(require, latency)
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     plan = find_plan(quantized, requirements, look_at(), threads=1, timing=Given(mixed.costs))
@@ -492,7 +492,7 @@ def test_a_record_of_a_plan_has_one_speed(mixed: Setting) -> None:
             assert f"({times[layer.choice]:.3f} ms;" in layer.why
 
 
-def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
+def test_a_plan_that_cannot_satisfy_its_requirements_gives_reasons(mixed: Setting) -> None:
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     slow = Requirements.parse(["sqnr>=300"], "0.000001ms")
     plan = find_plan(quantized, slow, look_at(), threads=1, timing=Given(mixed.costs))
@@ -504,7 +504,7 @@ def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
     assert all(reason.startswith("SQNR ") for reason in noise)
 
 
-def test_a_plan_keeps_every_output_right() -> None:
+def test_a_plan_keeps_every_output_correct() -> None:
     graph, inputs = two_outputs(), samples(5)
     requirements = Requirements.parse(["sqnr>=60"])
     quantized = quantized_of(graph, int8_twin(graph, inputs), inputs)
@@ -513,7 +513,7 @@ def test_a_plan_keeps_every_output_right() -> None:
     assert plan.choices == {"large": "fp32", "small": "fp32"}, "neither int8 nor bf16 reaches 60 dB"
 
 
-def test_the_noise_allowed_is_that_of_the_model_nearest_to_the_bound() -> None:
+def test_the_allowed_noise_is_estimated_from_the_model_nearest_to_the_bound() -> None:
     def model(noise: float) -> Errors:
         errors, reference = Errors(Classification()), np.random.default_rng(0).standard_normal(1000)
         errors.add([reference + math.sqrt(noise) * np.random.default_rng(1).standard_normal(1000)], [reference])
@@ -573,7 +573,7 @@ def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
     assert plan.repairs > 0
 
 
-def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Setting) -> None:
+def test_layers_of_a_broken_uniform_model_are_measured_alone(mixed: Setting) -> None:
     with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
         int8 = int8_errors(mixed.forms, judge)
         whole = {"fp32": 1e-12, "bf16": math.inf}
@@ -651,7 +651,7 @@ def test_a_uniform_model_that_crashes_ncnn_does_not_end_the_plan(mixed: Setting,
 
 
 @given(st.sets(st.integers(0, 40)), st.integers(0, 41))
-def test_those_that_crash_are_found(broken: set[int], count: int) -> None:
+def test_crashing_items_are_found(broken: set[int], count: int) -> None:
     numbers = list(range(count))
     assert without_broken(numbers, lambda some: not broken & set(some)) == [n for n in numbers if n not in broken]
 

@@ -188,7 +188,7 @@ def test_gray_has_one_plane_of_pillows_luminance(mode: str) -> None:
     assert np.array_equal(result[0], np.asarray(image.convert("L")))
 
 
-def test_what_is_smaller_than_the_crop_is_padded_with_black() -> None:
+def test_images_smaller_than_the_crop_are_padded_with_black() -> None:
     image = Image.new("RGB", (2, 3), "white")
     result = Preprocess(crop=(6, 5), divisor=255).apply(image)[0]
     expected = np.zeros((6, 5), np.float32)

@@ -81,7 +81,7 @@ def test_a_log_is_never_silent_for_long() -> None:
         assert screen.text() == f"  Stage 6/11 plan: layer costs, {duration(screen.clock.now)}\n"
 
 
-def test_a_log_is_looked_at_when_its_next_line_is_due() -> None:
+def test_a_log_is_checked_when_its_next_line_is_due() -> None:
     """Checking once a second made the silence a second longer than promised."""
     screen = Screen(live=False)
     screen.shown(PLAN, 0, 0)
@@ -93,7 +93,7 @@ def test_a_log_is_looked_at_when_its_next_line_is_due() -> None:
     assert screen.shown.due_in() == pytest.approx(PATIENCE)
 
 
-def test_a_step_without_a_total_does_not_show_the_last_ones() -> None:
+def test_a_step_without_a_total_does_not_show_the_previous_total() -> None:
     screen = Screen(live=True)
     screen.shown(PLAN.at("sensitivity"), 48, 96)
     assert "48/96" in screen.bar()
@@ -108,7 +108,7 @@ def test_a_step_without_a_total_does_not_show_the_last_ones() -> None:
     assert screen.shown._bar.tasks[0].total is None, "nor the total that the same step had before"
 
 
-def test_the_time_left_is_that_of_the_step() -> None:
+def test_the_remaining_time_is_that_of_the_step() -> None:
     screen = Screen(live=True)
     screen.shown(QUANTISE.at("exact outputs"), 0, 0)
     screen.clock.now = 100.0
@@ -146,14 +146,14 @@ def test_a_stage_that_fails_is_not_finished() -> None:
     assert screen.text() == "✓ 5/11 quantise 0.0 s\n"
 
 
-def test_what_is_no_run_has_no_numbers() -> None:
+def test_other_commands_have_no_stage_numbers() -> None:
     screen = Screen(live=False)
     screen.shown(Position("measure"), 1, 2)
     screen.shown.finish()
     assert screen.text() == "✓ measure 0.0 s\n"
 
 
-def test_stages_are_numbered_by_what_is_expected() -> None:
+def test_stages_are_numbered_by_the_expected_list() -> None:
     told: list[Position] = []
     stages = Stages(["open", "quantise", "measure", "measure at"], lambda position, *_: told.append(position))
     for name in ("open", "quantise for vulkan", "measure", "measure at 3x8x8"):

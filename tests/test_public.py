@@ -40,7 +40,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert re.match(r"\d+\.\d+\.\d+", ncnnkit.__version__)
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_declares_that_it_is_typed() -> None:
     assert (Path(ncnnkit.__file__).parent / "py.typed").is_file()
     for name in NAMES:
         signature = inspect.signature(getattr(ncnnkit, name))

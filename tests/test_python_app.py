@@ -222,7 +222,7 @@ def test_one_file_with_all_arrays(pair: Path, tmp_path: Path) -> None:
     assert "z.npz: holds no array n: it has one, two" in done.stderr
 
 
-def test_what_is_missing_of_several_inputs(pair: Path, tmp_path: Path) -> None:
+def test_missing_files_of_several_inputs(pair: Path, tmp_path: Path) -> None:
     one = image(tmp_path)
     done = infer(pair / "app", f"one={one}", f"n={pair}/0.npy")
     assert (done.returncode, done.stderr) == (

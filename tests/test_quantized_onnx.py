@@ -361,7 +361,7 @@ def test_passing_operators_move_codes() -> None:
         ({}, ""),
     ],
 )
-def test_what_cannot_be_kept_is_named(changed: dict[str, Array], reason: str, tmp_path: Path) -> None:
+def test_lost_properties_are_named(changed: dict[str, Array], reason: str, tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(-128, 127, (6, 5)).astype(np.int8)
     constants = {
         "s": np.float32(0.02),
@@ -419,7 +419,7 @@ def sequence_network(kind: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "forward", "bidirectional"])
-def test_scales_that_are_computed_as_it_goes(kind: str, fused: bool, tmp_path: Path) -> None:
+def test_dynamic_scales(kind: str, fused: bool, tmp_path: Path) -> None:
     """The error of the network against the original is as large as that of the original against itself in floating
     point.
     """

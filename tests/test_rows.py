@@ -15,7 +15,7 @@ from ncnnkit.samples.stream import ArraySamples, keep
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4), (1, 1, 1, 1, 1, 7), (0,)])
 @pytest.mark.parametrize("count", [1, 3])
-def test_what_was_written_is_read_again_by_numpy_and_by_row(tmp_path: Path, shape: tuple[int, ...], count: int) -> None:
+def test_written_arrays_are_read_by_numpy_and_by_row(tmp_path: Path, shape: tuple[int, ...], count: int) -> None:
     values = np.random.default_rng(0).random((count, *shape), np.float32)
     with RowWriter(tmp_path / "x.npy") as writer:
         for row in values:
@@ -38,7 +38,7 @@ SEQUENCES: dict[str, tuple[list[tuple[int, ...]], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_rows_whose_shapes_differ_come_back(tmp_path: Path, name: str) -> None:
+def test_rows_of_different_shapes_are_read_again(tmp_path: Path, name: str) -> None:
     shapes, shared = SEQUENCES[name]
     rng = np.random.default_rng(0)
     values = [rng.random(shape, np.float32) for shape in shapes]
@@ -69,7 +69,7 @@ def test_rows_whose_shapes_differ_come_back(tmp_path: Path, name: str) -> None:
     ],
     ids=str,
 )
-def test_a_table_of_shapes_that_cannot_be_is_refused(tmp_path: Path, table: NDArray[np.int64]) -> None:
+def test_an_invalid_table_of_shapes_is_refused(tmp_path: Path, table: NDArray[np.int64]) -> None:
     with (tmp_path / "x.npy").open("wb") as file:
         np.save(file, np.zeros(12, np.float32))
         np.save(file, table)

@@ -430,11 +430,11 @@ def test_a_run_comes_back_equal() -> None:
     assert json.loads(encode(run)) == sample_run()
 
 
-def test_fields_of_a_later_version_are_let_pass() -> None:
+def test_fields_of_a_later_version_are_accepted() -> None:
     assert as_run({**sample_run(), "power": {"watts": 3.1}}) == as_run(sample_run())
 
 
-def test_what_may_be_null_may() -> None:
+def test_nullable_fields_may_be_null() -> None:
     for path in (
         "preprocess",
         "recommended",
@@ -503,13 +503,13 @@ def test_a_variant_may_have_each_precision_of_the_table() -> None:
         as_run(broken("variants[0].precision", "fp8"))
 
 
-def test_what_is_no_object_is_no_run() -> None:
+def test_other_json_values_are_not_a_run() -> None:
     with pytest.raises(FormatError, match="expected an object, found a list"):
         decode(b"[]", Run)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"model": NaN}', b"[" * 100_000])
-def test_what_is_no_json_is_no_run(data: bytes) -> None:
+def test_invalid_json_is_not_a_run(data: bytes) -> None:
     with pytest.raises(FormatError):
         decode(data, Run)
 
@@ -523,19 +523,19 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("path", ["variants[0].files.param", "variants[0].files.bin", "model.name", "conversion.log"])
-def test_a_name_that_could_mean_something_to_a_program_is_refused(path: str, name: str) -> None:
+def test_a_name_with_a_special_meaning_is_refused(path: str, name: str) -> None:
     with pytest.raises(FormatError) as error:
         as_run(broken(path, name))
     assert error.value.line().startswith(path)
     assert "A-Z a-z 0-9" in error.value.line()
 
 
-def test_usual_names_are_let_pass() -> None:
+def test_usual_names_are_accepted() -> None:
     for name in ("resnet50-int8.param", "m", "v1.2_x-y", "_m", "0.param"):
         as_run(broken("variants[0].files.param", name))
 
 
-def test_figures_that_json_does_not_have_become_null() -> None:
+def test_figures_that_json_lacks_become_null() -> None:
     run = as_run(sample_run())
     assert run.plan is not None
     for value in (math.inf, -math.inf, math.nan):
@@ -570,7 +570,7 @@ def test_the_json_schema_accepts_a_run_and_refuses_a_broken_one() -> None:
             jsonschema.validate(broken(path, value), schema)
 
 
-def test_every_field_of_the_json_schema_says_what_it_means() -> None:
+def test_every_field_of_the_json_schema_has_a_description() -> None:
     schema = json.loads((ROOT / "docs/run.schema.json").read_text(encoding="utf-8"))
     for name, definition in schema["$defs"].items():
         for field, prop in definition["properties"].items():

@@ -191,7 +191,7 @@ def test_a_side_that_follows_from_another_is_an_expression(wanted: tuple[int, in
     assert [expression(found, [(side,)]) for side in (14, 52)] == [[side] for side in wanted]
 
 
-def test_probes_tell_sides_apart() -> None:
+def test_probes_distinguish_sides() -> None:
     assert probe_shapes([[(3, 16, 16)], [(3, 32, 32)]]) == [(3, 16, 32)]
     assert probe_shapes([[(3, 16, 32)], [(3, 16, 64)]]) == []
 

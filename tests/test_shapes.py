@@ -122,7 +122,7 @@ def built(text: str, numbers: dict[str, Any]) -> Graph:
 @pytest.mark.parametrize("name", LAYERS)
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
-def test_an_inferred_shape_is_ncnns(name: str, data: st.DataObject) -> None:
+def test_an_inferred_shape_equals_ncnns(name: str, data: st.DataObject) -> None:
     one_to_three = st.integers(1, 3)
     numbers = {key: data.draw(one_to_three, key) for key in "abcd"}
     numbers.update(m=data.draw(st.integers(0, 3)), p=data.draw(st.integers(0, 5)), t=data.draw(st.integers(0, 2)))
@@ -136,7 +136,7 @@ def test_an_inferred_shape_is_ncnns(name: str, data: st.DataObject) -> None:
     assert not unknown
 
 
-def test_every_rule_is_tried_here_or_keeps_the_shape() -> None:
+def test_every_rule_is_tested_here_or_keeps_the_shape() -> None:
     tried = {line.split()[0] for text in LAYERS.values() for line in text.split("\n")}
     kept = {name for name, op in OPS.items() if op.shape in (OPS["ReLU"].shape, OPS["Diag"].shape)}
     named = {"Eltwise", "Noop", "Scale", "BatchNorm", "PReLU", "InstanceNorm", "GroupNorm", "LayerNorm", "RMSNorm",
@@ -179,7 +179,7 @@ FULLY_CONVOLUTIONAL = """
         ((3, 12, 9), r"layer Convolution c2 has a window of 8, but gets a side of 7"),
     ],
 )
-def test_shapes_that_cannot_be_are_refused(shape: tuple[int, ...], message: str) -> None:
+def test_impossible_shapes_are_refused(shape: tuple[int, ...], message: str) -> None:
     graph = network(FULLY_CONVOLUTIONAL)
     with pytest.raises(ModelError, match=message):
         graph.check_input_shapes([shape])
@@ -187,7 +187,7 @@ def test_shapes_that_cannot_be_are_refused(shape: tuple[int, ...], message: str)
         net.run(samples(1, shape)[0])
 
 
-def test_a_network_takes_other_sizes_than_its_file_says_where_they_fit() -> None:
+def test_a_network_takes_other_sizes_than_its_file_if_they_fit() -> None:
     graph = network(FULLY_CONVOLUTIONAL)
     wrong = graph.copy()
     wrong.layers[0].params.update(w=3, h=12, c=12)
@@ -204,7 +204,7 @@ def test_a_network_of_one_size_does_not() -> None:
         )
 
 
-def test_old_files_say_a_side_is_not_there_with_a_number() -> None:
+def test_old_files_mark_a_missing_side_with_a_number() -> None:
     graph = network("Input in0 0 1 in0 0=3 1=-233 2=-233\nReLU r 1 1 in0 out")
     assert graph.input_shapes() == [(3,)]
     assert graph.infer_shapes() == {"in0": (3,), "out": (3,)}

@@ -67,14 +67,14 @@ def pages(site: Path) -> dict[Path, Page]:
     return found
 
 
-def test_every_page_is_there(site: Path, pages: dict[Path, Page]) -> None:
+def test_every_page_exists(site: Path, pages: dict[Path, Page]) -> None:
     expected = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
     missing = expected - {path.relative_to(site) for path in pages}
     assert not missing
     assert {site / "index.html", site / "changelog.html"} <= set(pages)
 
 
-def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Page]) -> None:
+def test_every_link_is_valid(site: Path, pages: dict[Path, Page]) -> None:
     broken = []
     for path, page in pages.items():
         for link in [*page.links, *page.loads]:

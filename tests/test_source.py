@@ -151,7 +151,7 @@ def test_samples_are_cast_to_the_inputs_own_type(tmp_path: Path, kind: int, dtyp
 
 
 @pytest.mark.parametrize("kind", [TensorProto.STRING, TensorProto.UINT64])
-def test_types_ncnn_has_not(tmp_path: Path, kind: int) -> None:
+def test_types_that_ncnn_lacks(tmp_path: Path, kind: int) -> None:
     with pytest.raises(ModelError, match="input 'x' takes tensor"):
         opened(write_onnx(tmp_path / "m.onnx", ("x", kind, [1, 2])))
 
@@ -246,7 +246,7 @@ def test_ultralytics_metadata_of_a_network_for_grey_images(tmp_path: Path) -> No
     assert source.preprocess == dataclasses.replace(LETTERBOX, color="gray", mean=(0.0,), std=(1.0,))
 
 
-def test_other_programs_metadata_is_no_concern(tmp_path: Path) -> None:
+def test_metadata_of_other_programs_is_ignored(tmp_path: Path) -> None:
     metadata = {"names": "Alice and Bob", "author": "x"}
     source = opened(write_onnx(tmp_path / "m.onnx", IMAGE, metadata=metadata), (3, 64, 64))
     assert (source.preprocess, source.preprocess_origin, source.labels) == (None, "", None)
@@ -290,7 +290,7 @@ def test_metadata_that_cannot_be_read(tmp_path: Path, metadata: dict[str, str]) 
         ("m.onnx", {"weights": "none"}, "--weights is only for torch models"),
     ],
 )
-def test_references_that_mean_nothing(
+def test_invalid_references(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -319,7 +319,7 @@ def test_torch_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("broken:built", "torch is not installed"),
     ],
 )
-def test_a_name_that_a_file_does_not_define_is_told_where_torch_is_not_installed(
+def test_an_undefined_name_is_reported_even_without_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, message: str
 ) -> None:
     """The hint was to install torch, and the next error would have been this one."""
@@ -341,7 +341,7 @@ def test_a_precision_at_the_end_of_an_ncnn_models_name_is_left_out(stem: str, na
     assert opened(tmp_path / f"{stem}.param").name == name
 
 
-def test_every_ending_that_is_read_is_told_of() -> None:
+def test_every_supported_extension_is_listed() -> None:
     assert all(ending in KEYS["model"].help for ending in READERS)
 
 
@@ -418,7 +418,7 @@ def test_an_ultralytics_folder_is_a_model(tmp_path: Path) -> None:
     assert opened(folder, (3, 32, 32)).preprocess == LETTERBOX.fitted(32, 32)
 
 
-def test_the_card_of_a_model_goes_before_ultralytics_metadata(tmp_path: Path) -> None:
+def test_the_card_of_a_model_overrides_ultralytics_metadata(tmp_path: Path) -> None:
     folder = ultralytics_folder(tmp_path)
     preprocess = Preprocess(resize=(64, 96), color="bgr")
     model = ncnnkit.Artifact.load(folder / "model.ncnn.param")
@@ -521,7 +521,7 @@ def test_an_archive_that_was_not_traced_needs_shapes(tmp_path: Path) -> None:
         (None, "is not a TorchScript file, or is damaged"),
     ],
 )
-def test_torch_files_that_are_no_torchscript(tmp_path: Path, member: str | None, message: str) -> None:
+def test_torch_files_that_are_not_torchscript(tmp_path: Path, member: str | None, message: str) -> None:
     path = tmp_path / "m.pth"
     path.write_bytes(b"\x80\x02garbage")  # the format of torch.save before it wrote archives
     if member:
@@ -545,7 +545,7 @@ def torch() -> Any:
 
 @pytest.mark.torch
 @ignore_warnings
-def test_a_trace_knows_its_shapes_and_runs_in_torch(tmp_path: Path, torch: Any) -> None:
+def test_a_trace_has_its_shapes_and_runs_in_torch(tmp_path: Path, torch: Any) -> None:
     module = torch.nn.Conv2d(3, 4, 3).eval()
     torch.jit.trace(module, torch.rand(1, 3, 8, 6)).save(tmp_path / "m.pt", _extra_files={"ncnnkit.labels": NAMES})
     source = opened(tmp_path / "m.pt")
@@ -559,7 +559,7 @@ def test_a_trace_knows_its_shapes_and_runs_in_torch(tmp_path: Path, torch: Any) 
 
 @pytest.mark.torch
 @ignore_warnings
-def test_what_is_read_without_torch_is_what_torch_wrote(
+def test_reading_without_torch_gives_what_torch_wrote(
     tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Sum(torch.nn.Module):  # type: ignore[misc]
@@ -587,7 +587,7 @@ def test_a_script_needs_as_many_shapes_as_it_has_inputs(tmp_path: Path, torch: A
 
 
 @pytest.mark.torch
-def test_a_state_dict_is_refused_with_what_to_do(tmp_path: Path, torch: Any) -> None:
+def test_a_state_dict_is_refused_with_a_hint(tmp_path: Path, torch: Any) -> None:
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "weights.pth")
     with pytest.raises(
         ModelError, match=r"not TorchScript but a saved state_dict .*--weights FILE, or save torch\.jit"
@@ -675,7 +675,7 @@ def test_functions_classes_and_modules_of_the_users(code: Path, name: str) -> No
 
 
 @pytest.mark.torch
-def test_nested_outputs_are_named_and_what_is_left_out_is_left_out(code: Path) -> None:
+def test_nested_outputs_are_named_and_others_left_out(code: Path) -> None:
     source = opened("networks:Nested", (3, 4, 4), (1, 3, 1, 1))
     assert [(s.name, s.shape) for s in source.inputs] == [("image", (3, 4, 4)), ("factor", (3, 1, 1))]
     assert source.outputs == ("product", "parts.out0", "parts.out1.out0")
@@ -828,7 +828,7 @@ def test_random_weights_are_the_same_every_time(
 
 
 @pytest.mark.torch
-def test_a_library_says_whether_its_network_classifies(tmp_path: Path) -> None:
+def test_a_library_reports_whether_its_network_classifies(tmp_path: Path) -> None:
     for reference in ("torchvision:squeezenet1_1", "timm:mobilenetv3_small_050"):
         assert opened(reference, (3, 64, 64), weights="none").classes == 1000
     path = write_onnx(tmp_path / "m.onnx", ("x", TensorProto.FLOAT, [1, 10]))
@@ -845,7 +845,7 @@ def test_another_input_size_scales_the_preprocessing(tmp_path: Path, offline: Pa
 
 
 @pytest.mark.torch
-def test_batch_norm_statistics_tell_images_apart(tmp_path: Path, offline: Path) -> None:
+def test_batch_norm_statistics_make_images_distinguishable(tmp_path: Path, offline: Path) -> None:
     pytest.importorskip("torchvision")
     photos = sorted((DEMO.parent / "images").rglob("*.jpg"))[:20]
     images = np.stack([PRESETS["imagenet"].fitted(64, 64).apply(Image.open(photo)) for photo in photos])
@@ -945,7 +945,7 @@ def test_a_fine_tuned_file_brings_its_number_of_classes(
 
 
 @pytest.mark.torch
-def test_inception_normalises_its_input_once_more_inside(tmp_path: Path, torch: Any, offline: Path) -> None:
+def test_inception_normalises_its_input_again(tmp_path: Path, torch: Any, offline: Path) -> None:
     models = pytest.importorskip("torchvision").models
     trained = models.inception_v3(init_weights=False, transform_input=True).eval()  # as its own weights switch on
     torch.save(trained.state_dict(), tmp_path / "w.pth")
@@ -996,7 +996,7 @@ def test_timms_weights_from_torchs_cache(tmp_path: Path, torch: Any, offline: Pa
 
 
 @pytest.mark.torch
-def test_models_nobody_published_weights_for(tmp_path: Path, torch: Any, offline: Path) -> None:
+def test_models_without_published_weights(tmp_path: Path, torch: Any, offline: Path) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ModelError, match=r"timm has no weights for it \(--weights none or --weights FILE\)"):
         opened("timm:resnet50t")
@@ -1034,7 +1034,7 @@ def test_a_module_is_a_model(tmp_path: Path, torch: Any) -> None:
         ("def broken(:\n", "nets.mynet:build"),
     ],
 )
-def test_a_python_file_is_named_by_what_builds_the_network(
+def test_a_model_of_a_python_file_is_named_after_its_function(
     code: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -39,7 +39,7 @@ def clusters(root: Path, **options: Any) -> list[tuple[Any, ...]]:
 # ------------------------------------------------------------------------------------------------------ describing
 
 
-def test_an_rk3588_has_two_clusters_though_three_clocks(tmp_path: Path) -> None:
+def test_an_rk3588_has_two_clusters_despite_three_clocks(tmp_path: Path) -> None:
     root = boards.rk3588(tmp_path)
     assert clusters(root) == [
         ("little", [0, 1, 2, 3], "Cortex-A55", 1800.0, "ondemand"),
@@ -96,7 +96,7 @@ def test_a_laptop_has_fast_and_slow_cores_of_one_name(tmp_path: Path) -> None:
     assert found["power"] == [{"name": "package-0", "measures": "package"}], "its core counter is a part of it"
 
 
-def test_a_machine_that_tells_nothing_is_described_all_the_same(tmp_path: Path) -> None:
+def test_a_machine_without_information_is_still_described(tmp_path: Path) -> None:
     found = describe(str(boards.virtual_machine(tmp_path / "vm")), machine="x86_64")
     assert found["clusters"] == [
         {"name": "all", "cpus": [0], "cores": [0], "core": "AMD EPYC", "max_mhz": None, "governor": None}
@@ -157,7 +157,7 @@ def rock(tmp_path: Path) -> Path:
     return boards.rk3588(tmp_path / "board")
 
 
-def test_clocks_stand_still_and_are_put_back(rock: Path, tmp_path: Path) -> None:
+def test_clocks_are_fixed_and_restored(rock: Path, tmp_path: Path) -> None:
     journal = tmp_path / "state" / "clocks.json"
     with fixed_clocks(journal, str(rock)) as report:
         assert report == ClocksReport(["policy0", "policy4", "policy6", "fb000000.gpu", "dmc"])
@@ -168,13 +168,13 @@ def test_clocks_stand_still_and_are_put_back(rock: Path, tmp_path: Path) -> None
     assert not journal.exists()
 
 
-def test_clocks_are_put_back_after_a_failure(rock: Path, tmp_path: Path) -> None:
+def test_clocks_are_restored_after_a_failure(rock: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), fixed_clocks(tmp_path / "journal", str(rock)):
         raise ZeroDivisionError
     assert governors(rock) == GOVERNORS
 
 
-def test_what_cannot_be_fixed_is_told(tmp_path: Path) -> None:
+def test_clocks_that_cannot_be_fixed_are_reported(tmp_path: Path) -> None:
     phone = boards.android(tmp_path / "phone")
     with fixed_clocks(tmp_path / "journal", str(phone)) as report:
         assert report.fixed == ["policy0", "policy4", "policy6"]
@@ -183,9 +183,7 @@ def test_what_cannot_be_fixed_is_told(tmp_path: Path) -> None:
         assert report == ClocksReport()
 
 
-def test_without_the_right_to_write_nothing_changes(
-    rock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_write_permission_nothing_changes(rock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Any, mode: str = "r", *rest: Any) -> Any:
         if "governor" in str(path) and mode == "w":
             raise PermissionError(13, "Permission denied")
@@ -199,7 +197,7 @@ def test_without_the_right_to_write_nothing_changes(
     assert not (tmp_path / "journal").exists()
 
 
-def test_without_a_journal_no_clock_is_touched(rock: Path, tmp_path: Path) -> None:
+def test_without_a_journal_no_clock_is_changed(rock: Path, tmp_path: Path) -> None:
     (tmp_path / "full").write_text("a file where a folder should be")
     with fixed_clocks(tmp_path / "full" / "journal", str(rock)) as report:
         assert set(report.refused.values()) == {"no journal can be written: File exists"}
@@ -237,16 +235,14 @@ def holder(rock: Path, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_clocks_are_put_back_after_a_polite_kill(
-    rock: Path, tmp_path: Path, holder: Any, number: signal.Signals
-) -> None:
+def test_clocks_are_restored_after_sigterm(rock: Path, tmp_path: Path, holder: Any, number: signal.Signals) -> None:
     holder.send_signal(number)
     assert holder.wait() == 128 + number
     assert governors(rock) == GOVERNORS
     assert not (tmp_path / "journal").exists()
 
 
-def test_the_next_start_repairs_what_a_killed_run_left(rock: Path, tmp_path: Path, holder: Any) -> None:
+def test_the_next_start_restores_the_clocks_of_a_killed_run(rock: Path, tmp_path: Path, holder: Any) -> None:
     holder.kill()
     holder.wait()
     assert set(governors(rock).values()) == {"performance"}
@@ -256,7 +252,7 @@ def test_the_next_start_repairs_what_a_killed_run_left(rock: Path, tmp_path: Pat
     assert restore_clocks(tmp_path / "journal", str(rock)) == []
 
 
-def test_the_next_run_knows_how_the_clocks_were_before_the_killed_one(rock: Path, tmp_path: Path, holder: Any) -> None:
+def test_the_next_run_knows_the_clocks_before_the_killed_run(rock: Path, tmp_path: Path, holder: Any) -> None:
     holder.kill()
     holder.wait()
     with fixed_clocks(tmp_path / "journal", str(rock)):
@@ -264,7 +260,7 @@ def test_the_next_run_knows_how_the_clocks_were_before_the_killed_one(rock: Path
     assert governors(rock) == GOVERNORS
 
 
-def test_of_two_runs_at_once_one_holds_the_clocks(rock: Path, tmp_path: Path, holder: Any) -> None:
+def test_only_one_of_two_concurrent_runs_holds_the_clocks(rock: Path, tmp_path: Path, holder: Any) -> None:
     assert restore_clocks(tmp_path / "journal", str(rock)) == []
     assert set(governors(rock).values()) == {"performance"}, "the other still measures"
     with fixed_clocks(tmp_path / "journal", str(rock)) as report:
@@ -272,7 +268,7 @@ def test_of_two_runs_at_once_one_holds_the_clocks(rock: Path, tmp_path: Path, ho
     assert set(governors(rock).values()) == {"performance"}
 
 
-def test_a_journal_of_before_the_last_start_is_void(rock: Path, tmp_path: Path) -> None:
+def test_a_journal_from_before_a_reboot_is_ignored(rock: Path, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     journal.write_text(json.dumps({"boot": "another", "governors": {"policy0": "powersave"}}))
     assert restore_clocks(journal, str(rock)) == []
@@ -334,7 +330,7 @@ def test_clocks_temperatures_and_power_are_seen(tmp_path: Path) -> None:
     assert (found["throttled"], found["throttled_by"]) == (False, []), "a fan that turns is not throttling"
 
 
-def test_a_battery_tells_power_while_it_discharges(tmp_path: Path) -> None:
+def test_a_battery_shows_power_while_it_discharges(tmp_path: Path) -> None:
     root = boards.android(tmp_path)
     assert watched(root)["power_w"]["battery"]["mean"] == pytest.approx(3.4)
     put(root, "sys/class/power_supply/battery/status", "Charging\n")()
@@ -342,9 +338,7 @@ def test_a_battery_tells_power_while_it_discharges(tmp_path: Path) -> None:
     assert (found["power_w"], found["energy_mj"], found["energy_of"]) == ({}, None, None)
 
 
-def test_an_energy_counter_becomes_power_also_where_it_starts_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_energy_counter_gives_power_even_if_it_wraps_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = boards.laptop(tmp_path)
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -357,7 +351,7 @@ def test_an_energy_counter_becomes_power_also_where_it_starts_again(
     assert sensor.read() == pytest.approx((262143328850 - 30000000) * 1e-6)
 
 
-def test_a_raspberry_pi_5_tells_the_power_of_its_rails(tmp_path: Path) -> None:
+def test_a_raspberry_pi_5_reports_the_power_of_its_rails(tmp_path: Path) -> None:
     root = boards.raspberry_pi_5(tmp_path)
     said = "3V3_SYS_A current(2)=0.5000000A\n3V3_SYS_V volt(10)=3.3000000V\nVDD_CORE_A current(7)=2.0A\n"
     said += "VDD_CORE_V volt(15)=0.75V\nEXT5V_V volt(24)=5.1V\n"
@@ -376,7 +370,7 @@ def test_a_raspberry_pi_5_tells_the_power_of_its_rails(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
-def test_the_watching_thread_keeps_off_the_cpus_under_measurement(rock: Path) -> None:
+def test_the_sampling_thread_avoids_the_measured_cpus(rock: Path) -> None:
     first, *others = sorted(os.sched_getaffinity(0))
     with Sampler(str(rock), cpus=[first]) as sampler:
         assert sampler._thread is not None
@@ -387,7 +381,7 @@ def test_the_watching_thread_keeps_off_the_cpus_under_measurement(rock: Path) ->
     assert first in os.sched_getaffinity(0), "the measuring itself does not"
 
 
-def test_a_machine_without_sensors_costs_no_thread(tmp_path: Path) -> None:
+def test_a_machine_without_sensors_needs_no_thread(tmp_path: Path) -> None:
     with Sampler(str(boards.virtual_machine(tmp_path))) as sampler:
         assert sampler._thread is None
     assert asdict(sampler.result(5.0)) == {
@@ -396,7 +390,7 @@ def test_a_machine_without_sensors_costs_no_thread(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_run_that_is_over_at_once_is_seen(rock: Path) -> None:
+def test_a_very_short_run_is_sampled(rock: Path) -> None:
     with Sampler(str(rock)) as sampler:
         pass
     assert sampler.result().looks == 1
@@ -415,7 +409,7 @@ def test_a_fixed_clock_that_falls_is_throttling(rock: Path) -> None:
     assert found["clocks_mhz"]["big"]["min"] == 1608.0
 
 
-def test_a_clock_that_a_governor_lowers_is_no_throttling_where_the_load_may_have_moved(rock: Path) -> None:
+def test_a_lowered_clock_is_not_throttling_if_the_load_may_have_moved(rock: Path) -> None:
     steps = [put(rock, f"{policy}/scaling_cur_freq", "600000\n") for policy in (BIG, BIG2)]
     assert watched(rock, *steps)["throttled"] is False
 
@@ -445,7 +439,7 @@ def test_every_sign_of_throttling_is_recognised(
     assert said in found["throttled_by"][0]
 
 
-def test_what_the_firmware_remembers_of_earlier_is_no_throttling_now(tmp_path: Path) -> None:
+def test_earlier_events_in_the_firmware_are_not_throttling_now(tmp_path: Path) -> None:
     root = boards.raspberry_pi_4(tmp_path)
     put(root, "sys/devices/platform/soc/soc:firmware/get_throttled", "50000\n")()
     assert watched(root)["throttled"] is False

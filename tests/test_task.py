@@ -97,13 +97,13 @@ def test_nothing_to_detect_is_no_error_and_a_new_box_is_one() -> None:
     assert (half["kept"], half["new"]) == (1.0, 1.0)
 
 
-def test_outputs_that_are_no_numbers_detect_nothing() -> None:
+def test_outputs_that_are_not_numbers_detect_nothing() -> None:
     broken = [[np.full_like(row, np.nan)] for (row,) in EXACT]
     assert judged(DETECTION, broken, EXACT)[0]["kept"] == 0.0
     assert errors_of(broken, EXACT, DETECTION).relative == math.inf
 
 
-def test_coco_has_the_last_word_on_average_precision() -> None:
+def test_average_precision_equals_cocos() -> None:
     """Two images with a wrong box between two right ones: precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1."""
     pytest.importorskip("pycocotools")
     square = np.array([[0, 0, 10, 10]], np.float32)
@@ -205,7 +205,7 @@ def test_ssim_is_that_of_scikit_image() -> None:
     assert ssim(one[:8], other[:8], 1.0) is None
 
 
-def test_embeddings_are_judged_by_who_is_nearest() -> None:
+def test_embeddings_are_judged_by_the_nearest_neighbour() -> None:
     vectors = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
     theirs = [[v] for v in vectors]
     figures, unmet = judged(Embedding(), [[3 * v] for v in vectors], theirs)
@@ -261,7 +261,7 @@ def test_a_map_of_classes_has_as_many_as_its_decoder(axis: int) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_each_task_asks_for_figures_that_it_has(name: str) -> None:
+def test_each_task_requires_figures_that_it_has(name: str) -> None:
     task = named_task(name, READS.get(name, YOLO))
     asked = Requirements().of(task)
     assert all(r.figure.name in {**all_figures(), **task.figures} for r in asked.figures)
@@ -274,14 +274,14 @@ def test_a_figure_of_another_task_is_refused() -> None:
         Requirements.parse(["kept>=0.9"]).of(Texts())
 
 
-def test_a_figure_is_called_as_its_task_calls_it() -> None:
+def test_a_figure_has_the_title_of_its_task() -> None:
     """Pose and landmarks both have nme."""
     asked = Requirements.parse(["nme<=0.1"])
     assert [str(r) for r in asked.of(Landmarks()).figures] == ["landmark error ≤ 10 %"]
     assert [str(r) for r in asked.of(Pose(decoder=YOLO)).figures] == ["keypoint error ≤ 10 %"]
 
 
-def test_tasks_and_functions_of_ones_own(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_and_functions_of_a_user(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_figures.py").write_text(
         "from ncnnkit.tasks import Task, named, share\n"
         "class Signs(Task):\n"

@@ -111,7 +111,7 @@ def test_vulkan_is_tried_on_a_gpu_only(tmp_path: Path) -> None:
 
 @given(st.integers(1, 100), st.randoms())
 @settings(max_examples=50, deadline=None)
-def test_halving_finds_the_best_and_keeps_to_its_time(count: int, random: Any) -> None:
+def test_halving_finds_the_best_within_its_time(count: int, random: Any) -> None:
     truth = {str(i): float(i) for i in range(count)}
     names = list(truth)
     random.shuffle(names)
@@ -137,7 +137,7 @@ def test_halving_times_the_good_ones_longest() -> None:
     ]  # fmt: skip
 
 
-def test_halving_goes_on_where_candidates_drop_out() -> None:
+def test_halving_goes_on_if_candidates_are_dropped() -> None:
     def score(left: list[str], seconds: float) -> dict[str, float]:
         return {name: float(name) for name in left if name not in "0123"}
 
@@ -150,7 +150,7 @@ def test_halving_goes_on_where_candidates_drop_out() -> None:
 # ------------------------------------------------------------------------------------------------------- the final
 
 
-def test_one_part_at_a_time_is_put_back() -> None:
+def test_one_part_at_a_time_is_reset() -> None:
     base = JobVariant("base", JobModel(["a", "b"], "fp16", {"a": True}, 1.0), threads=4)
     int8 = JobModel(["q", "r"], "int8", {"a": False}, 1.0)
     best = replace(base, model=int8, cpus=[4, 5], switches={"winograd": False, "sgemm": False})
@@ -227,7 +227,7 @@ def test_tuning_on_this_machine(model: Path) -> None:
     assert found.clocks is None
 
 
-def test_int8_is_another_candidate_and_its_own_reference_where_it_is_alone(model: Path, tmp_path: Path) -> None:
+def test_int8_is_a_candidate_and_its_own_reference_if_alone(model: Path, tmp_path: Path) -> None:
     stats = ncnnkit.calibrate(small(), samples(2))
     ncnnfile.save(ncnnkit.quantize(small(), stats, target="x86"), tmp_path / "q.param")
     found = tune(model, few, look_at(), int8=tmp_path / "q.param", sample=[samples(1)[0]], **fast())
@@ -293,7 +293,7 @@ def test_as_many_processes_are_open_as_the_memory_allows(
     assert (most, alive) == (together, set())
 
 
-def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_without_defaults_fails(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoiled(job: TuneJob) -> TuneResult:
         base, *others = job.candidates
         return few(replace(job, candidates=[replace(base, switches={"unheard": True}), *others]))
@@ -302,7 +302,7 @@ def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monk
         tune(model, spoiled, look_at(), **fast())
 
 
-def test_a_precision_there_is_not_is_refused(model: Path) -> None:
+def test_an_unavailable_precision_is_refused(model: Path) -> None:
     with pytest.raises(ModelError, match="cannot run in int8"):
         tune(model, few, look_at(), precisions=["int8"])
 
@@ -347,7 +347,7 @@ def test_ties_and_outliers_of_a_search_are_named(tmp_path: Path) -> None:
     assert not any(far.name in note for note in notes)
 
 
-def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> None:
+def test_the_winner_is_explained_by_the_effect_of_each_setting(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
     here = replace(here, board=replace(here.board, emulated=True))
     rows = [row.settings for row in candidates(MODELS, here)]
@@ -378,7 +378,7 @@ def test_within_noise_the_defaults_stay(tmp_path: Path) -> None:
     assert "within" not in judge(rows, result(rows, rows[0], [1.0] * 4), here).why
 
 
-def test_what_was_put_back_is_named_by_its_settings(tmp_path: Path) -> None:
+def test_reset_settings_name_the_winner(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
     rows = [row.settings for row in candidates(MODELS, here)]
     best = next(row for row in rows if row.name == "bf16, 4 threads on big, no winograd")

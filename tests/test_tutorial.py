@@ -37,7 +37,7 @@ from ncnnkit.tasks.guess import DETECTORS
 @pytest.mark.app
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_newcomers_whole_way(tmp_path: Path) -> None:
+def test_a_newcomers_whole_tutorial(tmp_path: Path) -> None:
     shutil.copy(DATA / "efficientnet-lite0.onnx", tmp_path)
     shutil.copytree(DATA / "images/calibration", tmp_path / "calibration")
     shutil.copy(DATA / "images/evaluation/chelsea-1.jpg", tmp_path / "cat.jpg")
@@ -207,14 +207,14 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "myapp/CMakeLists.txt").exists()
 
 
-def test_the_python_of_the_page_on_preprocessing_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_of_the_page_on_preprocessing_prints_the_shown_output(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
     ((code, printed),) = printing(page)
     exec(code, {})
     assert capsys.readouterr().out == printed
 
 
-def test_the_recipe_of_the_page_on_preprocessing_is_one(tmp_path: Path) -> None:
+def test_the_recipe_of_the_page_on_preprocessing_is_valid(tmp_path: Path) -> None:
     page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
     block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
     assert block is not None
@@ -234,7 +234,7 @@ def test_the_page_on_preprocessing_lists_every_preset_and_setting() -> None:
 # ----------------------------------------------------------------------------------------------- the page on tasks
 
 
-def test_the_python_of_the_page_on_tasks_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_of_the_page_on_tasks_prints_the_shown_output(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
     blocks = printing(page)
     assert len(blocks) == 2
@@ -273,7 +273,7 @@ def test_the_page_on_detection_lists_every_head() -> None:
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", TASKS)
-def test_the_example_on_the_page_of_a_task_prints_what_it_says(
+def test_the_example_on_the_page_of_a_task_prints_the_shown_output(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")

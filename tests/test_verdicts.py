@@ -153,7 +153,7 @@ def test_a_damaged_model_is_not_recommended(wrong: str, tmp_path: Path, monkeypa
     assert found.why in (tmp_path / "out/report.html").read_text().replace("&amp;", "&")
 
 
-def test_a_classifier_that_is_all_wrong_is_called_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_completely_wrong_classifier_is_called_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(nk.NcnnkitError, match=r"wrong outputs: SQNR .* the first wrong layer is head"):
         judged(
             classifier(tmp_path / "net.param"),

@@ -93,7 +93,7 @@ def test_the_frames_of_a_video_count_for_statistics() -> None:
     assert statistics_count((3, 1080, 1920)) == 2
 
 
-def test_what_was_reduced_is_said() -> None:
+def test_reductions_are_reported() -> None:
     budget = Budget(allowed=1000e9, inference=150e9)
     assert reduced_said("fast", budget) == []
     budget.take("evaluation samples", 20, runs=5, least=2)
@@ -144,7 +144,7 @@ def test_quantising_counts_its_inferences_right(passes: list[str]) -> None:
     assert len(passes) == effort.inferences(9, 3)
 
 
-def test_a_few_samples_of_a_light_network_choose_and_judge() -> None:
+def test_a_few_samples_of_a_light_network_fit_and_judge() -> None:
     effort = EFFORTS["fast"]
     assert choose(3, effort, Budget()) == ([0, 1, 2], [0, 1, 2])
     assert choose(4, effort, Budget()) == ([0, 1, 2], [3])
@@ -172,7 +172,7 @@ def test_the_sensitivity_obeys_the_budget(
 
 
 @pytest.mark.parametrize("allowed", [0, 4])
-def test_layers_that_overflow_are_looked_for_within_the_budget(
+def test_overflowing_layers_are_searched_within_the_budget(
     passes: list[str], quantized: Quantized, monkeypatch: pytest.MonkeyPatch, allowed: int
 ) -> None:
     monkeypatch.setattr(sensitivity, "LEAST_GROUPS", 2)

@@ -62,14 +62,14 @@ def sqnr_of(outputs: Any, reference: Any) -> float:
     return math.inf if found is None else found
 
 
-def test_zeros_and_noise_have_the_sqnr_that_the_bounds_go_by() -> None:
+def test_zeros_and_noise_have_the_sqnr_behind_the_bounds() -> None:
     rng = np.random.default_rng(0)
     right, other = rng.standard_normal((2, 20, 1000))
     assert sqnr_of(np.zeros_like(right), right) == pytest.approx(0)
     assert sqnr_of(other, right) == pytest.approx(-3, abs=0.1)
 
 
-def test_maps_that_are_all_but_empty_on_some_images_do_not_decide() -> None:
+def test_maps_that_are_almost_empty_on_some_images_do_not_decide() -> None:
     """Right outputs of a text detector: the mean cosine of the images is 0.5, but the SQNR of the set is 29 dB."""
     rng = np.random.default_rng(0)
     reference = rng.random((10, 1000))
@@ -144,7 +144,7 @@ def test_the_first_wrong_layer_is_named(name: str, kind: str, value: float) -> N
     assert first_wrong_layer(small(), at("bf16", changed(small(), name, value)), few(3)) == f"{name} ({kind})"
 
 
-def test_noise_that_grows_from_layer_to_layer_is_no_layers_fault() -> None:
+def test_gradually_growing_noise_is_not_attributed_to_a_layer() -> None:
     graph = rough = network("\n".join(f"Convolution c{i} 1 1 b{i} b{i + 1} 0=8 1=1 6=64" for i in range(8))
                     .replace("b0 ", "in0 ").replace("6=64", "6=32", 1))  # fmt: skip
     for i in range(8):
@@ -168,7 +168,7 @@ def test_int8_between_layers_of_a_mixed_network_is_compared() -> None:
     assert all((found[name] or 99) > (alone[name] or 99) - 6 for name in found)
 
 
-def test_large_blobs_are_brought_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_blobs_are_transferred_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = small()
     whole = layer_errors(graph, at("bf16", graph), few(2), int8_only=False)
     asked: list[list[str]] = []
@@ -201,7 +201,7 @@ GROUPED = """
 """
 
 
-def test_large_blobs_are_compared_at_some_of_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_blobs_are_compared_at_some_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """All positions of a full-HD network's blobs would take gigabytes."""
     rough = changed(small(), "c2", 1.1)
     whole = layer_errors(small(), rough, few(3), int8_only=False)
@@ -239,7 +239,7 @@ def test_a_grouped_convolution_in_bf16_is_right_or_named() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernel that is wrong is x86's")
-def test_a_kernel_of_ncnns_that_is_wrong_is_named() -> None:
+def test_a_wrong_kernel_of_ncnn_is_named() -> None:
     """On x86, ncnn writes the outputs of a grouped int8 convolution in blocks of another size than it allocates."""
     graph, inputs = network(GROUPED), samples(3, (32, 12, 12))
     wrong = nk.quantize(graph, nk.calibrate(graph, inputs), target="vulkan")
