@@ -236,8 +236,7 @@ def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
 
 
 def _as_real(layer: Layer) -> Iterator[str]:
-    """Convert params to real numbers where the layer type expects them. Yields the params that some ncnn reads
-    differently.
+    """Convert params to real numbers where the type expects them. Yields those that some versions of ncnn misread.
 
     ``ParamDict::load_param`` reads a number without a point and an exponent as int32. Where a layer expects fp32,
     ncnn 1.0.20261020 converts it, and 1.0.20260526 takes its bits: ``1`` becomes 1.4e-45. Both misread an array that

@@ -191,9 +191,7 @@ class Network:
         return Memory(max(0.0, own_memory_mb("VmHWM") - self.rss_before_mb)), []
 
     def layers(self, _: Message, __: Arrays) -> Tuple[Layers, Arrays]:
-        """The layers of the loaded network: the storages that each can read besides fp32, and the layers that Vulkan
-        can run.
-        """
+        """The layers of the loaded network: the storages that each can read besides fp32, and Vulkan's layers."""
         names = {"fp16": "support_fp16_storage", "bf16": "support_bf16_storage"}
         layers = self.net.layers()
         return Layers(

@@ -321,8 +321,7 @@ _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)  # the white of floats from 0 to 1,
 
 
 def eight_bits(values: Array, mode: str) -> Array:
-    """Grey values of more than 8 bits as uint8, rounded. (Pillow's convert() clips 16-bit values at 255, that is to
-    white.)
+    """Grey values of more than 8 bits as uint8, rounded. (Pillow's convert() clips 16-bit values at 255, so to white.)
 
     Args:
         values: the values of the pixels.

@@ -74,8 +74,7 @@ def clearly_above_one(ratios: Sequence[float]) -> bool:
 
 
 def tune(job: TuneJob, notify: Notify) -> TuneResult:
-    """Find the fastest candidate with correct outputs on this machine, with :func:`halve`, and the settings that make
-    it fast.
+    """Find the fastest candidate with correct outputs, with :func:`halve`, and the settings that make it fast.
 
     Every rung times its candidates in blocks, as many at once as the memory allows. Each block includes the defaults,
     and a score is a candidate's time divided by the defaults' time in the same block and turn. So a change of the

@@ -112,9 +112,7 @@ class Requirement:
 
     @property
     def needed(self) -> int:
-        """The number of things that must be judged to show that it holds, if none is wrong; 0 if the figure counts
-        nothing.
-        """
+        """The number of things to judge to show that it holds, if none is wrong; 0 if the figure counts nothing."""
         allowed = 1 - self.bound if self.figure.at_least else self.bound
         if not self.figure.counts or self.figure.labelled or allowed <= 0:
             return 0

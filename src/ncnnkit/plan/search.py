@@ -59,8 +59,7 @@ def find_plan(
     budget: Budget = UNBOUNDED,
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
-    """Find the fastest mixed model that satisfies the requirements. With a latency limit, find the most accurate within
-    it.
+    """Find the fastest mixed model that satisfies the requirements, or the most accurate within a latency limit.
 
     Args:
         quantized: the network in fp32 and in int8. All its samples judge the plan, the held-back ones first, because
@@ -158,9 +157,7 @@ class _Tried:
 
 @dataclass(eq=False)
 class _Bracket:
-    """The interval of the allowed noise: from the largest noise that satisfied the requirements to the smallest that
-    did not.
-    """
+    """The interval of the allowed noise: from the largest that was small enough to the smallest that was not."""
 
     holds: list[_Tried] = field(default_factory=list)
     fails: list[_Tried] = field(default_factory=list)
@@ -179,9 +176,7 @@ class _Bracket:
         return bool(self.holds) and (not self.fails or self._low * CLOSE >= self._high)
 
     def next(self) -> float:
-        """The noise to try next: the geometric mean of the ends, or the upper end over the excess if only that is
-        known.
-        """
+        """The noise to try next: the geometric mean of the ends, or without a lower end, a reduced upper end."""
         if self.holds:
             return math.sqrt(self._low * self._high)
         last = self.fails[-1]
@@ -270,8 +265,7 @@ class _Problem:
         return replace(found, ms=predict(self.forms.exact, self.costs, found.choices))
 
     def _best(self, max_ms: float | None, budget: float, points: list[Assignment], *, last: bool) -> Assignment:
-        """The most exact plan within a time limit, otherwise the fastest within a noise limit, otherwise the most
-        exact.
+        """The most exact plan within a time limit, or the fastest within a noise limit, or the most exact of all.
 
         The last of these takes the most exact choice of each layer. It may be more exact than all points, because a
         layer without a measured noise is predicted to have no noise at any precision.

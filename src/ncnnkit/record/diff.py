@@ -182,8 +182,7 @@ class Condition:
         return cls(text.strip(), match["variant"], figure, match["relation"], bound, kind)
 
     def judge(self, before: Run, after: Run, measure: Measure) -> Verdict:
-        """Whether the condition is true. A value that is not known counts as true: a model that does not run has no
-        latency.
+        """Whether the condition is true. If a value is unknown, it counts as true: a model that fails has no latency.
 
         Raises:
             RecipeError: neither run has such a variant.

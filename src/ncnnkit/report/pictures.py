@@ -83,9 +83,7 @@ def draw_worst(
 
 
 def _worst(task: Task, outputs: Outputs, reference: Outputs) -> list[tuple[float, int]]:
-    """(how wrong the model is, index of the sample) for the worst samples, the worst first; empty if they have no
-    order.
-    """
+    """(severity, index of the sample) for the worst samples, the worst first; empty if they have no order."""
     found: list[tuple[float, int]] = []
     for number, (ours, theirs) in enumerate(zip(outputs, reference)):
         row = task.compare(*(task.predict(task.shaped(list(each))) for each in (ours, theirs)))

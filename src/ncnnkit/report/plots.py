@@ -78,8 +78,7 @@ def along_the_network(errors: Mapping[str, Sequence[LayerError]], order: Sequenc
 
 
 def pareto_front(plan: Plan) -> Chart | None:
-    """Predicted noise against predicted latency of plans, from the fastest to the most exact, with the chosen plan
-    marked.
+    """Predicted noise against predicted latency of plans, with the chosen plan marked.
 
     None if there are no plans. The measured values of the chosen plan are a hollow point. Zero noise has no logarithm,
     so it is drawn a decade below the least other noise. So is noise below :data:`FLOOR`. Infinite noise is not drawn.

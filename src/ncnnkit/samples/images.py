@@ -179,8 +179,7 @@ class ImageSet:
 
 
 def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Two distinct sets without common content. Common samples are removed from the larger set, and added to
-    ``copies``.
+    """Two distinct sets. Common samples are removed from the larger set, and added to ``copies``.
 
     This matters because errors on images with which int8 was calibrated are smaller than on others.
 

@@ -26,8 +26,7 @@ LEAST_SCORE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """All boxes of one sample compared with the true ones, for the average precision. Masks are not kept, because they
-    are large.
+    """All boxes of one sample compared with the true ones, for the average precision. Large masks are not kept.
 
     Attributes:
         ours, truth: the boxes.

@@ -130,9 +130,7 @@ def vector(known: Known) -> int:
 
 
 def classifier(known: Known) -> Guess | None:
-    """A vector with evidence for classes: labels of images, a name or a library's class for each value, or
-    probabilities.
-    """
+    """A vector with evidence for classes: labels of images, as many names or library classes, or probabilities."""
     values = vector(known)
     if not values:
         return None

@@ -19,8 +19,7 @@ class CannotMakeError(Exception):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration samples for the quantiser of an engine. Iterating gives a mapping (input -> array) for each
-    sample.
+    """The calibration samples for the quantiser of an engine. Iterating gives each sample.
 
     Attributes:
         names: the names of the network's inputs.
