@@ -360,7 +360,7 @@ def _files(param: Path) -> Files:
 
 
 def compared_layer_by_layer(specs: Sequence[VariantSpec]) -> dict[str, Artifact]:
-    """Name -> the variants whose layers are compared with fp32: the CPU models of the first device."""
+    """Name -> model, for variants to compare with fp32 layer by layer: the CPU models of the first device."""
     return {
         spec.name: spec.model
         for spec in specs

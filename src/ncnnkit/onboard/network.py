@@ -44,7 +44,7 @@ SWITCHES = {
 """Name of a switch -> ncnn's option. A variant's ``switches`` are applied after its ``options``."""
 
 FOUND_NOTHING = {"DetectionOutput": 6, "YoloDetectionOutput": 6, "Yolov3DetectionOutput": 6}
-"""Types of layers whose output is empty if they detect nothing -> the number of values of one detection."""
+"""Types of layers with an empty output if they detect nothing -> the number of values of one detection."""
 
 PROFILE_SECONDS = 60.0  # after this time, a profile stops repeating
 EVICT_MB = 8  # MB of memory that are read between two runs of a single layer; see Network.time_nets

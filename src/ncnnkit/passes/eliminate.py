@@ -40,8 +40,7 @@ the layer and the shape of the first input."""
 
 
 def eliminate_identity(graph: Graph) -> int:
-    """Remove layers without effect: Dropout, Noop, Split or Concat of one blob, Pooling of single pixels, x + 0, x * 1.
-    """
+    """Remove Dropout, Noop, Split or Concat of one blob, Pooling of single pixels, adding 0, and multiplying by 1."""
     return _eliminate(graph, lambda layer, shape: layer.type in IDENTITIES and IDENTITIES[layer.type](layer, shape))
 
 

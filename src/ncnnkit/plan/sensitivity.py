@@ -68,7 +68,7 @@ def _affordable(alone: Sequence[tuple[str, T]], judge: Judge, budget: Budget) ->
     Args:
         alone: (choice, layer) in order: the measurements without groups.
     """
-    most = budget.take("layers, or groups of them, whose sensitivity was measured", len(alone), least=LEAST_GROUPS)
+    most = budget.take("layers or groups of layers with a measured sensitivity", len(alone), least=LEAST_GROUPS)
     by_choice = [list(each) for _, each in itertools.groupby(alone, key=lambda pair: pair[0])]
     most = max(most, len(by_choice))
     size = next(n for n in itertools.count(1) if sum(math.ceil(len(each) / n) for each in by_choice) <= most)

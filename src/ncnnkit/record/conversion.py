@@ -95,7 +95,7 @@ class ShapeCheck:
     not resize, it was measured on noise.
 
     Attributes:
-        shapes: of the inputs, without the batch axis.
+        shapes: the shapes of the inputs, without the batch axis.
         sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal.
         cosine: as in ``accuracy``, of the worst output.
         max_error: the largest absolute difference, in the output's unit.

@@ -96,7 +96,7 @@ class Reference:
     Attributes:
         engine: the library that ran the original; ``ncnn`` means that no other original is known.
         version: version of that engine.
-        origin: the same as a text.
+        origin: a text that describes the reference.
     """
 
     engine: Engine
@@ -110,8 +110,8 @@ class RequirementRecord:
 
     Attributes:
         figure: its name.
-        bound: the least value allowed, or the largest if less is better; a share is 0 to 1.
-        text: for people, such as ``boxes kept ≥ 95 %``.
+        bound: the least allowed value, or the largest if less is better; a share is 0 to 1.
+        text: the requirement for people, such as ``boxes kept ≥ 95 %``.
     """
 
     figure: str
@@ -121,14 +121,14 @@ class RequirementRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """What the network is for.
+    """The task of the network.
 
     Attributes:
-        name: such as ``detection``; ``tensor`` if nothing is known.
-        why: how that is known, a clause.
+        name: the task, such as ``detection``; ``tensor`` if it is unknown.
+        why: the evidence, as a clause.
         requires: the requirements for its models: those of the recipe, or the task's own.
-        labels: what was read as labels, for how many samples, and from where; empty without labels.
-        original: the original's own figures against the labels, by their names; empty without labels.
+        labels: the kind of labels, the number of samples, and the file; empty without labels.
+        original: the figures of the original against the labels, by their names; empty without labels.
     """
 
     name: str
@@ -174,11 +174,11 @@ class Picture:
         variant: the name of the variant.
         image: the name of the evaluation image.
         file: a JPEG in the run folder: the original's prediction on the left, the variant's next to it, and, for
-            images, their difference ten times enlarged. For texts it is the image alone.
-        severity: how far it differs: for boxes, the boxes lost and the new ones; for maps, the share of other pixels;
-            for images, the mean squared error over the squared range; for texts, the characters to change over those
-            of the original; for points, their mean error.
-        original_text, text: what the original and the variant read; empty for all but texts.
+            images, their difference, multiplied by ten. For texts it is only the image.
+        severity: how much it differs: for boxes, the number of lost and new boxes; for maps, the share of different
+            pixels; for images, the mean squared error over the squared range; for texts, the number of edits over the
+            number of characters of the original; for points, their mean error.
+        original_text, text: the texts that the original and the variant read; empty for other tasks.
     """
 
     variant: str
@@ -194,11 +194,11 @@ class Run:
     """One run of ``ncnnkit run``.
 
     Attributes:
-        schema: the version of this contract: 1.
+        schema: the version of this format: 1.
         files: names of the run's files in the run folder, including ``run.json``. A later run in the folder removes
-            these files and no others.
+            only these files.
         model: the requested network.
-        recipe: the request; the same as ``recipe.toml``.
+        recipe: the request, the same as in ``recipe.toml``.
         preprocess: how an image became the network's input; null if the inputs were arrays.
         preprocess_origin: where this preprocessing comes from, as a text.
         images: the images for calibration and evaluation.
@@ -206,20 +206,20 @@ class Run:
         devices: the devices on which the variants were measured, in the order of the request.
         reference: the reference of the variants' outputs.
         conversion: the routes to ncnn, and the accuracy of the converted network before optimisation.
-        task: what the network is for.
+        task: the task of the network.
         passes: the name of each optimising pass, with its number of rewrites, which may be 0.
         quantisation: how int8 was made; null if no layer can be int8, or if none was requested.
         plan: how the mixed model was made; null if there is none.
         variants: the results: each precision on each backend.
         recommended: ``name`` of the recommended variant; null if there is none.
         why: the reason for the recommendation, or why there is none.
-        top5: the best classes of an example image; empty for networks without class names.
-        pictures: the worst evaluation images of each variant, drawn, those of the recommended variant first; empty for
-            tasks without pictures.
+        top5: the best classes for an example image; empty for networks without class names.
+        pictures: drawings of the worst evaluation images of each variant, beginning with the recommended variant; empty
+            for tasks without pictures.
         warnings: the warnings, a sentence each.
         stages: the duration of each stage, in order.
         network: the layers of the optimised network in fp32, in order.
-        engines: the other engines that were measured.
+        engines: the other measured engines.
         engines_compared: how they compare with ncnn on each device, a sentence each.
     """
 

@@ -65,7 +65,7 @@ def told_text(known: Known) -> Guess | None:
     if values is None:
         return None
     alphabet = with_blank(known.labels, values.shape[1]) if known.labels else ()
-    said = "with the characters of the labels" if alphabet else "whose characters are not known"
+    said = "with the characters of the labels" if alphabet else "with unknown characters"
     made = presets.ctc(values.shape[1], alphabet)
     return (made if sum_to_one(values) else replace(made, scores="softmax")), f"its output has classes {said}"
 
