@@ -149,7 +149,7 @@ def test_guessed_tasks() -> None:
     maps = outputs()[1]
     decoder, why = guess(known(table, maps, task="segment")) or (None, "")
     assert decoder == segmenter()
-    assert why.startswith("Ultralytics' metadata says segment, and its output has 4 + 2 rows, beside 8 weights of as")
+    assert why.startswith("Ultralytics' metadata says segment, and its output has 4 + 2 rows, and 8 weights of")
     plain = guess(known(table[None], maps[None]))
     assert plain is not None
     assert plain[0] == segmenter(), "without metadata"
@@ -181,7 +181,7 @@ def test_masks_before_decoding() -> None:
     decoder, why = found
     assert isinstance(decoder, Decoder)
     assert decoder.fault(3) == ""
-    assert why.endswith("as Ultralytics' before decoding, beside 8 weights of as many prototypes of masks")
+    assert why.endswith("as Ultralytics' before decoding, and 8 weights of prototypes of masks")
     plain = presets.ultralytics_logits(SIZE, 2, (Table(0, ("boxes", "scores")),))
     boxes, exact = decode(decoder, [*arrays, maps]), decode(plain, [arrays[1]])
     assert isinstance(boxes, Boxes)

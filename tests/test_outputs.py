@@ -50,8 +50,7 @@ def test_an_output_that_changes_its_shape_is_kept_and_read(tmp_path: Path) -> No
 
 
 def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
-    """2, 0, 0, 1 detections instead of 2, 0, 3, 0: the noise of the third is its signal, that of the last its output.
-    """
+    """2, 0, 0, 1 detections not 2, 0, 3, 0: the noise of the third is its signal, that of the last its output."""
     exact, ours = detected(2, 0, 3, 0), detected(2, 0, 0, 1)
     errors = errors_of(ours, exact)
     assert errors.other_shape == [0, 2]

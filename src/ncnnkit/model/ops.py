@@ -32,6 +32,8 @@ FLOAT_MAX = 3.402823466e38
 
 @dataclass(frozen=True)
 class Param:
+    """A param of a layer type: its id, its name, and its default."""
+
     id: int
     name: str
     default: Value

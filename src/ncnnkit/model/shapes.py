@@ -145,6 +145,7 @@ def alike(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def constant(p: Any, inputs: Given, count: int) -> list[Made]:
+    """The shape of a MemoryData, from its params."""
     return [tuple(side for side in (p.c, p.d, p.h, p.w) if side > 0) or (1,)] * count
 
 
@@ -175,6 +176,7 @@ def _wider(a: Side, b: Side) -> Side:
 
 @every
 def broadcast(p: Any, inputs: Given) -> Made:
+    """The shape of two blobs that are broadcast as in BinaryOp; the shape of the input if there is only one."""
     if len(inputs) == 1:
         return inputs[0]
     one, other = inputs
@@ -230,6 +232,7 @@ def _channels_taken(p: Any) -> int:
 
 @every
 def convolution(p: Any, inputs: Given) -> Made:
+    """Convolutions of 1, 2 or 3 dimensions: (num_output, sides). A 1x1 Convolution also takes a vector."""
     axes, shape = _axes(p), inputs[0]
     if hasattr(p, "dynamic_weight") and p.dynamic_weight:
         return None
@@ -252,6 +255,7 @@ def convolution(p: Any, inputs: Given) -> Made:
 
 @every
 def deconvolution(p: Any, inputs: Given) -> Made:
+    """Deconvolutions of 1, 2 or 3 dimensions: (num_output, sides)."""
     axes = _axes(p)
     if hasattr(p, "dynamic_weight") and p.dynamic_weight:
         return None
@@ -280,6 +284,7 @@ def deconvolution(p: Any, inputs: Given) -> Made:
 
 @every
 def inner_product(p: Any, inputs: Given) -> Made:
+    """A vector of num_output values. The rows of a matrix are mapped one by one: (rows, num_output)."""
     taken, shape = p.weight_data_size // max(p.num_output, 1), inputs[0]
     if shape is None:
         return None
@@ -294,6 +299,7 @@ def inner_product(p: Any, inputs: Given) -> Made:
 
 @every
 def pooling(p: Any, inputs: Given) -> Made:
+    """(c, sides), or a vector (c,) for a global pooling."""
     axes, shape = _axes(p), inputs[0]
     rank = len(axes) + 1
     if p.global_pooling:
@@ -318,6 +324,7 @@ def pooling(p: Any, inputs: Given) -> Made:
 
 @first
 def unfold(p: Any, shape: Shape) -> Made:
+    """The patches of an image (im2col): (c x kernel_h x kernel_w, positions)."""
     image = _as_image(shape, 3)
     if image is None or not _numbers(*image):
         return (None, None)
@@ -335,6 +342,7 @@ def unfold(p: Any, shape: Shape) -> Made:
 
 @every
 def flatten(p: Any, inputs: Given) -> Made:
+    """A vector of all values."""
     return (None,) if inputs[0] is None else (_size(inputs[0]),)
 
 
@@ -379,6 +387,7 @@ def _mat_side(shape: Shape, axis: str) -> Side:
 
 @every
 def reshape(p: Any, inputs: Given) -> Made:
+    """The shape in the params or in the expression. 0 keeps a side, and -1 is the rest."""
     shape = inputs[0]
     if (p.input_batch_axis, p.output_batch_axis) != (233, 233):
         return None
@@ -426,6 +435,7 @@ _ORDERS = {
 
 @first
 def permute(p: Any, shape: Shape) -> Made:
+    """The axes in another order, which ``order_type`` gives."""
     orders = _ORDERS.get(len(shape), ("w",))
     if len(shape) == 1:
         return shape
@@ -436,6 +446,7 @@ def permute(p: Any, shape: Shape) -> Made:
 
 @first
 def squeeze(p: Any, shape: Shape) -> Made:
+    """The shape without the chosen axes of size 1."""
     names = ("w", "hw", "chw", "cdhw")[len(shape) - 1]
     if p.axes:
         chosen = {axis % len(shape) for axis in p.axes}
@@ -448,6 +459,7 @@ def squeeze(p: Any, shape: Shape) -> Made:
 
 @first
 def expand_dims(p: Any, shape: Shape) -> Made:
+    """The shape with additional axes of size 1."""
     rank = len(shape) + len(p.axes)
     if rank > 4:
         return None
@@ -457,6 +469,7 @@ def expand_dims(p: Any, shape: Shape) -> Made:
 
 @every
 def concat(p: Any, inputs: Given) -> Made:
+    """The inputs joined along an axis; their other sides must be equal."""
     known = [shape for shape in inputs if shape is not None]
     if len(known) < len(inputs):
         return None
@@ -475,6 +488,7 @@ def concat(p: Any, inputs: Given) -> Made:
 
 
 def slices(p: Any, inputs: Given, count: int) -> list[Made]:
+    """The parts of the input along an axis, one for each output."""
     shape = inputs[0]
     if shape is None:
         return [None] * count
@@ -497,6 +511,7 @@ def slices(p: Any, inputs: Given, count: int) -> list[Made]:
 
 @every
 def crop(p: Any, inputs: Given) -> Made:
+    """A part of the input, given by offsets, by starts and ends, or by expressions."""
     shape = inputs[0]
     if shape is None:
         return None
@@ -535,6 +550,7 @@ _BORDERS = {"w": ("left", "right"), "h": ("top", "bottom"), "d": ("front", "behi
 
 @every
 def padding(p: Any, inputs: Given) -> Made:
+    """The shape with borders added to its sides."""
     shape = inputs[0]
     if shape is None:
         return None
@@ -551,6 +567,7 @@ def padding(p: Any, inputs: Given) -> Made:
 
 @first
 def tile(p: Any, shape: Shape) -> Made:
+    """The shape with sides multiplied by the number of repetitions."""
     rank = len(shape)
     if p.repeats:
         rank = max(rank, len(p.repeats))
@@ -567,6 +584,7 @@ def tile(p: Any, shape: Shape) -> Made:
 
 @every
 def reduction(p: Any, inputs: Given) -> Made:
+    """The shape without the reduced axes, or with 1 in their place."""
     shape = inputs[0]
     if shape is None:
         return None
@@ -581,6 +599,7 @@ def reduction(p: Any, inputs: Given) -> Made:
 
 @every
 def interp(p: Any, inputs: Given) -> Made:
+    """The resized image or row, from a size, a scale, an expression or a reference blob."""
     shape = inputs[0]
     if shape is None or len(shape) not in (1, 2, 3):
         return None
@@ -605,11 +624,13 @@ def interp(p: Any, inputs: Given) -> Made:
 
 @first
 def pixel_shuffle(p: Any, shape: Shape) -> Made:
+    """Channels become pixels: (c / f², h x f, w x f)."""
     return _rescaled(shape, lambda c, f: c // (f * f), lambda side, f: side * f, p.upscale_factor)
 
 
 @first
 def reorg(p: Any, shape: Shape) -> Made:
+    """Pixels become channels: (c x f², h / f, w / f)."""
     return _rescaled(shape, lambda c, f: c * f * f, lambda side, f: side // f, p.stride)
 
 
@@ -624,12 +645,14 @@ def _rescaled(shape: Shape, channels: Callable[[int, int], int], side: Callable[
 
 @first
 def glu(p: Any, shape: Shape) -> Made:
+    """Half of the side along one axis."""
     axis = p.axis % len(shape)
     return tuple(side if i != axis else side // 2 if isinstance(side, int) else None for i, side in enumerate(shape))
 
 
 @first
 def statistics_pooling(p: Any, shape: Shape) -> Made:
+    """A vector with the mean, and possibly the deviation, of each channel."""
     channels = shape[0] if len(shape) == 3 else None
     return (channels * (2 if p.include_stddev else 1) if isinstance(channels, int) else None,)
 
@@ -639,6 +662,7 @@ def statistics_pooling(p: Any, shape: Shape) -> Made:
 
 @every
 def gemm(p: Any, inputs: Given) -> Made:
+    """The product of two matrices, each a constant or an input, and each possibly transposed."""
     given = iter(inputs)
 
     def sides(constant: int, rows: int, columns: int) -> tuple[Side | None, Side | None]:
@@ -663,6 +687,7 @@ def gemm(p: Any, inputs: Given) -> Made:
 
 @every
 def matmul(p: Any, inputs: Given) -> Made:
+    """The product of two stacks of matrices. A vector is a row on the left, and a column on the right."""
     one, other = inputs
     if one is None or other is None:
         return None
@@ -680,6 +705,8 @@ def matmul(p: Any, inputs: Given) -> Made:
 
 
 def recurrent(gates: int) -> Rule:
+    """The rule of a recurrent layer with this number of gates: (steps, directions x num_output), and its states."""
+
     def rule(p: Any, inputs: Given, count: int) -> list[Made]:
         shape, directions = inputs[0], 2 if p.direction == 2 else 1
         units = p.hidden_size if hasattr(p, "hidden_size") else p.num_output
@@ -694,6 +721,7 @@ def recurrent(gates: int) -> Rule:
 
 
 def attention(p: Any, inputs: Given, count: int) -> list[Made]:
+    """The rule of MultiHeadAttention: (queries, width)."""
     shape = inputs[0]
     if shape is None:
         return [None] * count
@@ -704,6 +732,7 @@ def attention(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def scaled_dot_product(p: Any, inputs: Given, count: int) -> list[Made]:
+    """The rule of SDPA: (heads, queries, width of the values)."""
     query, value = inputs[0], inputs[2] if len(inputs) > 2 else None
     if query is None or value is None or len(query) != 3 or len(value) != 3:
         return [None] * count
@@ -712,4 +741,5 @@ def scaled_dot_product(p: Any, inputs: Given, count: int) -> list[Made]:
 
 @first
 def embed(p: Any, shape: Shape) -> Made:
+    """A row of num_output values for each index."""
     return (shape[0] if len(shape) == 1 else None, p.num_output)

@@ -43,8 +43,8 @@ HOME = PROGRAM.parent
 FILES, JOBS, GIVEN_UP = HOME / "files", HOME / "jobs", HOME / "given-up"
 
 KEEP_BYTES = 2 << 30
-"""How many bytes of files are kept that neither this request nor a job needs. The files used last are kept. They never
-take more than a quarter of the disk."""
+"""The number of bytes of files that are kept although no request or job needs them. The files used last are kept. They
+never take more than a quarter of the disk."""
 KEEP_JOBS = 8  # finished jobs with results that nobody fetched; the latest are kept
 KEEP_VENVS = 2  # the ones used last
 KEEP_GIVEN_UP = 100  # the ones forgotten last; a late request arrives within seconds
@@ -110,7 +110,7 @@ def venv(name: str) -> None:
 def install(name: str, *wheels: str) -> None:
     """Make the virtual environment ``name`` from wheels that were sent, which are given by their hashes.
 
-    A wheel is a zip file of what goes into site-packages. So this needs neither pip nor ensurepip, which boards often
+    A wheel is a zip file of the files for site-packages. So this does not need pip or ensurepip, which boards often
     lack.
     """
     folder = HOME / name
@@ -352,6 +352,7 @@ SILENT = ("install", "start", "forget", "clean")
 
 
 def main(request: str, *arguments: str) -> int:
+    """Answer one request. Returns the exit status."""
     sys.stdout.buffer.write(MARK)
     sys.stdout.buffer.flush()
     try:

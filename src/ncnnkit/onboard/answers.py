@@ -48,7 +48,7 @@ class Loaded(Done):
         threads: the number of CPU threads.
         inputs, outputs: the names of the network's blobs.
         without_vulkan: types of layers that run on the CPU although Vulkan was requested.
-        instead: why something else computes than was requested, and what it is; empty if it runs as requested.
+        instead: what computes instead of what was requested, and why; empty if it runs as requested.
     """
 
     load_ms: float

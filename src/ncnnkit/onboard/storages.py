@@ -115,5 +115,6 @@ def arrives(layer: Any, fp16: bool, bf16: bool, found: str) -> str:
 
 
 def misread(reader: str, name: str, expected: str, found: str, maker: str) -> RuntimeError:
+    """The error for a blob that would be read as another type."""
     text = "this model does not run here: layer %s outputs %s, but %s %s reads %s"
     return RuntimeError(text % (maker, found, reader, name, expected))

@@ -22,6 +22,7 @@ def read_text(path: Path) -> str:
 
 
 def read_number(path: Path) -> Optional[int]:
+    """The whole number in a file; None if there is none."""
     try:
         return int(read_text(path))
     except ValueError:
@@ -59,6 +60,7 @@ def system_memory_mb(field: str, root: str = "/") -> Optional[float]:
 
 
 def policies(root: Path) -> List[Path]:
+    """The folders of the cpufreq policies, in order of their numbers."""
     return by_number((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
 
 

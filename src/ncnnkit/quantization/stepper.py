@@ -134,6 +134,7 @@ Window = dict[str, Any]
 
 
 def window(layer: Layer) -> Window:
+    """The kernel size, strides and padding of a layer as plain numbers; empty for an InnerProduct."""
     if layer.type == "InnerProduct":
         return {}
     names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w",
@@ -281,6 +282,7 @@ class Stepper:
         self.close()
 
     def close(self) -> None:
+        """End the processes. Safe to call twice."""
         for child in getattr(self, "_children", []):
             child.kill()
         self._stack.close()

@@ -266,6 +266,7 @@ class Change:
 
     @property
     def better(self) -> bool | None:
+        """Whether the value became better; None if it did not change, may be noise, or has no known direction."""
         if self.tie or self.before is None or self.after is None or self.before == self.after:
             return None
         return None if self.measure.at_least is None else (self.after > self.before) == self.measure.at_least

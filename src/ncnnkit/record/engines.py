@@ -13,7 +13,8 @@ class EngineModelRecord:
     Attributes:
         kind: ``float`` (for every precision in floating point) or ``int8``.
         settings: precision -> how the engine makes and runs such a model.
-        files: names of its files in the run folder, with the SHA-256 of each in hexadecimal; empty: there is none.
+        files: names of its files in the run folder, with the SHA-256 of each in hexadecimal; empty if there is no
+            model.
         seconds: how long it took to make the model.
         reason: why there is none; empty otherwise.
     """

@@ -129,6 +129,7 @@ class Likeness:
 
     @property
     def alike(self) -> bool:
+        """Whether the evaluation images are like the calibration images."""
         return self.evaluation <= self.calibration
 
 

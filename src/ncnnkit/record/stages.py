@@ -55,6 +55,7 @@ class Stages:
         return lambda step, done, total: self._progress(position.at(step), done, total)
 
     def rows(self) -> list[Stage]:
+        """The finished stages, in order."""
         return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
 
     def _position(self, name: str) -> Position:

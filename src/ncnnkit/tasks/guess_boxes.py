@@ -63,7 +63,7 @@ def instances(known: Known) -> Guess | None:
             there = replace(found[0], tables=(replace(table, output=1 - maps[0]),))
             said = found[1].replace("says detect", "says segment")
             made = presets.with_masks(there, count, maps[0])
-            return made, f"{said}, beside {count} weights of as many prototypes of masks"
+            return made, f"{said}, and {count} weights of prototypes of masks"
     return None
 
 
@@ -82,7 +82,7 @@ def raw_instances(known: Known) -> Guess | None:
                 Table(boxes, found[0].tables[0].parts), Table(weights, ("coefficients",)),
                 Table(maps[0], ("prototypes",), "maps"),
             )  # fmt: skip
-            said = f"{found[1]}, beside {count} weights of as many prototypes of masks"
+            said = f"{found[1]}, and {count} weights of prototypes of masks"
             return replace(found[0], tables=read, prototypes=count), said
     return None
 

@@ -61,6 +61,7 @@ def _steps(known: Known) -> Array | None:
 
 
 def told_text(known: Known) -> Guess | None:
+    """(steps, classes): a text reader, if the user names the task."""
     values = _steps(known)
     if values is None:
         return None

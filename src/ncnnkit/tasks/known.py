@@ -125,6 +125,7 @@ def are_scores(values: Array) -> bool:
 
 
 def sum_to_one(rows: Array) -> bool:
+    """Whether the values of each row add up to one, as probabilities do."""
     return are_scores(rows) and bool(np.abs(rows.sum(1) - 1).max() < _SUM_ERROR)
 
 
@@ -134,6 +135,7 @@ def in_order(corners: Array) -> bool:
 
 
 def are_fractions(corners: Array) -> bool:
+    """Whether corners are fractions of the image, not pixels."""
     return bool(np.abs(corners).max() <= _LARGEST_FRACTION)
 
 
@@ -177,4 +179,5 @@ def are_classes(known: Known, columns: int) -> bool:
 
 
 def listed(strides: Sequence[int]) -> str:
+    """Strides as text: 8, 16 and 32."""
     return ", ".join(map(str, strides[:-1])) + f" and {strides[-1]}"

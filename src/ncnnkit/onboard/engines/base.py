@@ -80,7 +80,7 @@ class Opened(ABC):
 
     Attributes:
         inputs: (shape with the batch axis, dtype) of each input, in the network's order.
-        instead: why the model runs otherwise than requested, and how; empty if it runs as requested.
+        instead: what computes instead of what was requested, and why; empty if it runs as requested.
     """
 
     inputs: List[Tuple[Tuple[int, ...], str]]
