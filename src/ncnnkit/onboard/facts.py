@@ -223,7 +223,7 @@ class Conditions:
         energy_mj: the energy of one inference, mJ, including the energy of the idle board; null if no sensor measures
             the board or a whole chip.
         energy_of: the sensor that measured the energy; null if there is none.
-        throttled: whether the machine throttled; null if it shows no readable sign of throttling.
+        throttled: whether the machine throttled; null if it has no indicator of throttling that can be read.
         throttled_by: the reasons, as texts.
     """
 

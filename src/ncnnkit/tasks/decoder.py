@@ -95,7 +95,7 @@ class Decoder:
         bins: 1 if the output has the numbers themselves. Otherwise it has the logits of a distribution over 0, 1, ...,
             ``bins`` - 1 for each number, which is the mean of this distribution.
         scale: the factors, (horizontal, vertical), that convert clipped coordinates to pixels of the network's input.
-        scores: the function that turns numbers into scores. If there is one, objectness goes through a sigmoid.
+        scores: the function that turns numbers into scores. If it is not ``none``, objectness goes through a sigmoid.
         combination: how a score and the objectness are combined: their product, its square root (FCOS), or the formula
                 of ncnn's Yolov3DetectionOutput.
         background: the index of the background's score; -1 if there is none.
