@@ -34,7 +34,10 @@ def doubts(preprocess: Preprocess) -> list[str]:
             Preprocess(mean=(0.485, 0.456, 0.406), std=(0.01712475, 0.017507, 0.01742919)),
             r"looks like a norm value of ncnn, .*give --std 58\.\d.* and --divisor 1",
         ),
-        (Preprocess(mean=(123.7, 116.3, 103.5), std=(0.01712475, 0.017507, 0.01742919), divisor=1), "a norm value of ncnn"),
+        (
+            Preprocess(mean=(123.7, 116.3, 103.5), std=(0.01712475, 0.017507, 0.01742919), divisor=1),
+            "a norm value of ncnn",
+        ),
         (Preprocess(divisor=10000.0), r"nearly a constant: check --divisor"),
         (Preprocess(divisor=1.0), r"range above 100: check --divisor, --mean and --std"),
     ],
