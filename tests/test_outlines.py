@@ -36,20 +36,20 @@ TRIANGLE = [10.0, 8.0, 80.0, 20.0, 30.0, 60.0]
 
 
 def task() -> Instances:
-    """With prototypes a quarter of the input's size."""
+    """Masks with a quarter of the input's size."""
     head = presets.with_masks(presets.ultralytics(2), 8)
     return Instances(decoder=head, shapes=((14, 126), (8, *GRID)))
 
 
 def photographs(folder: Path, size: tuple[int, int] = (192, 64)) -> ImageSet:
-    """One image, (width, height), which a letterbox makes 96x32 pixels in the middle of the input."""
+    """(width, height) of the only image. A letterbox makes it 96x32 pixels in the middle of the input."""
     folder.mkdir()
     Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(folder / "a.png")
     return open_images(folder, Preprocess(Fit("letterbox", INPUT)), [InputSpec("x", (3, *INPUT))])
 
 
 def annotated(path: Path, outlines: list[Any], size: tuple[int, int] = (192, 64)) -> Path:
-    """A file of COCO's format with objects of the first class; an outline is polygons, run lengths or nothing."""
+    """A file in COCO's format with objects of the first class. An outline is polygons, run lengths or nothing."""
     rows = [
         {
             "id": number, "image_id": 7, "category_id": 3, "bbox": [0, 0, 192, 64], "iscrowd": 0,
@@ -67,7 +67,7 @@ def annotated(path: Path, outlines: list[Any], size: tuple[int, int] = (192, 64)
 
 
 def truth(path: Path, samples: ImageSet) -> Boxes:
-    """The labels of the one image, as a model's masks are compared with them."""
+    """The labels of the image in the form that is compared with masks."""
     read = truths(read_labels(path, samples), task(), size=INPUT)
     assert read is not None
     found = read[0]
@@ -123,7 +123,7 @@ def test_labels_lie_where_the_letterbox_puts_the_image(tmp_path: Path) -> None:
 
 
 def test_figures_by_labels_are_those_of_the_masks(tmp_path: Path) -> None:
-    """Predictions that equal the labelled masks are right, and their boxes alone do not make them so."""
+    """Predictions that equal the labelled masks are right. Equal boxes alone are not enough."""
     labels = truth(
         annotated(tmp_path / "coco.json", [[[0, 0, 96, 0, 96, 64, 0, 64]]]), photographs(tmp_path / "images")
     )
@@ -139,13 +139,13 @@ def test_figures_by_labels_are_those_of_the_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outline", "message"),
     [
-        (None, r"coco\.json: a labelled object has a box and no outline .*--task detection"),
-        ({"size": [5, 5], "counts": [25]}, "run lengths are of an image of 5x5 pixels, and the image has 192x64"),
+        (None, r"coco\.json: a labelled object has a box but no outline .*--task detection"),
+        ({"size": [5, 5], "counts": [25]}, "run lengths are for an image of 5x5 pixels, but the image has 192x64"),
         ({"size": [64, 192], "counts": [3]}, "run lengths that do not cover the image"),
-        ([[0, 0, 1, 1]], "an outline that is no polygon"),
-        ([[0, 0, 1, 1, 2, float("nan")]], "an outline that is no polygon"),
-        ([7], "an outline that is no polygon"),
-        ({"counts": [1]}, "is no file of COCO's format: KeyError"),
+        ([[0, 0, 1, 1]], "an outline that is not a polygon"),
+        ([[0, 0, 1, 1, 2, float("nan")]], "an outline that is not a polygon"),
+        ([7], "an outline that is not a polygon"),
+        ({"counts": [1]}, "is not in COCO's format: KeyError"),
     ],
 )
 def test_wrong_outlines_are_refused(tmp_path: Path, outline: Any, message: str) -> None:
@@ -171,7 +171,7 @@ def test_wrong_lines_of_yolo_are_refused(tmp_path: Path, line: str) -> None:
         read_labels(tmp_path / "yolo", samples)
 
 
-def test_keypoints_behind_a_box_are_no_segment(tmp_path: Path) -> None:
+def test_keypoints_after_a_box_are_not_a_segment(tmp_path: Path) -> None:
     samples = photographs(tmp_path / "images")
     (tmp_path / "yolo").mkdir()
     (tmp_path / "yolo/a.txt").write_text("0 0.5 0.5 0.5 0.5 0.4 0.4 0.6 0.6\n")

@@ -156,7 +156,7 @@ class Rows:
             bounded = all(math.prod(side or 1 for side in row) <= max(values, LARGEST_EMPTY) for row in rows)
             if whole and bounded and table.min(initial=0) >= NONE and sum(map(math.prod, rows)) == values:
                 return table
-        raise ValueError("%s does not say the shapes of its rows" % self.path)
+        raise ValueError("%s has no valid shapes of its rows" % self.path)
 
     def _place(self, index: int) -> Tuple[int, Tuple[int, ...]]:
         """(where a row begins, counted in values; its shape)."""

@@ -1,7 +1,7 @@
 """ncnn2table's calibration table: the scales of a network's int8 layers as text.
 
-Each line has a key: ``NAME_param_0 s s s …`` are the weight scales of layer NAME, ``NAME s`` is the scale of its input.
-A layer without lines stays in floating point, so you can choose layers by deleting lines.
+Each line has a key: ``NAME_param_0 s s s …`` gives the weight scales of layer NAME, and ``NAME s`` the scale of its
+input. A layer without lines stays in floating point, so you can choose layers by deleting lines.
 
 Source: ``save_table`` in ``tools/quantize/ncnn2table.cpp``, ``read_int8scale_table`` in
 ``tools/quantize/ncnn2int8.cpp``.
@@ -92,7 +92,7 @@ def load_table(path: str | Path) -> Table:
         if not scales:
             raise FormatError(f"{key} has no scale", where=where)
         if _WEIGHT_KEY.fullmatch(key):
-            # A channel with all weights zero. ncnn2table of 2023 writes infinity, later versions write 1.
+            # The weights of the channel are all zero. ncnn2table of 2023 writes infinity, later versions write 1.
             scales = [1.0 if scale == math.inf else scale for scale in scales]
         for scale in scales:
             if not (math.isfinite(scale) and scale > 0):

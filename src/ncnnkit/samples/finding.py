@@ -78,8 +78,8 @@ def open_images(
               relative to the list) of images, recordings (``.wav``), or ``.npy``/``.npz`` files of one sample each;
             - one such file. The array of a ``.npy``, and the arrays of a ``.npz`` (one for each input name), may also
               have the shape (N, ...);
-            - a table (``.csv``) with a column for each input: input names in the first line, then the paths of a sample
-              in each line, relative to the table;
+            - a table (``.csv``) with a column for each input: input names in the first line, then one line with the
+              paths for each sample, relative to the table;
             - a mapping from each input's name to its own source. Folders are matched by the names of their files
               without the extension, other sources by order. A single file is used for every sample.
         preprocess: how images become tensors. The name of a preset (see :func:`ncnnkit.preset`) is scaled to the size
@@ -154,7 +154,7 @@ def find_files(
     *,
     where: str,
 ) -> ImageSet:
-    """The samples of files in the given order, as those of a list file; otherwise as :func:`find_images`.
+    """Like :func:`find_images`, for files in the given order, such as those of a list file.
 
     Args:
         where: the name of the set of files, for errors.
@@ -172,7 +172,7 @@ def _is_list(source: Path) -> bool:
 
 
 Found = list[Item] | str
-"""The samples of a file, or why it cannot be used."""
+"""The samples of a file, or the reason why it cannot be used."""
 
 
 def _walked(
@@ -183,7 +183,7 @@ def _walked(
     where: str,
     progress: Progress | None,
 ) -> ImageSet:
-    """The samples that ``look`` finds in the entries, which have names."""
+    """The samples that ``look`` finds in the named entries."""
     items: list[Item] = []
     skipped: list[tuple[str, str]] = []
     with warnings.catch_warnings():
@@ -242,7 +242,7 @@ class _Looker:
         found = _look_at_image(path, self.preprocess, image_input(self.inputs), self.misfit)
         if isinstance(found, str):
             return found
-        assert self.preprocess is not None  # else it would not fit
+        assert self.preprocess is not None  # otherwise it would not fit
         tiles = range(len(found)) if isinstance(self.preprocess.crop, Tiles) else [None]
         return [Picture(name, self.folder, self.preprocess, tile) for tile in tiles]
 
@@ -264,7 +264,7 @@ class _Looker:
             return reason(error)
         channels = spec.size // spec.shape[-1]
         if recording.channels != channels:
-            return f"has {counted(recording.channels, 'channel')}, and input {spec.name!r} takes {channels}"
+            return f"has {counted(recording.channels, 'channel')}, but input {spec.name!r} takes {channels}"
         if not recording.samples:
             return "contains no samples"
         count = windows(recording.samples, spec.shape[-1])
@@ -411,7 +411,7 @@ def _folder(root: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        # In order, so that of two names of a folder always the first counts.
+        # Sorted, so that a folder with two names is always found under the first one.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         within = Path(folder).relative_to(root).as_posix()
         prefix = "" if within == "." else f"{within}/"
@@ -439,7 +439,7 @@ def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> li
         names: the names of the samples.
         endings: the extensions, the preferred ones first.
     """
-    stems = [_stem(name) for name in names]  # also for a tile or window, whose number follows the extension
+    stems = [_stem(name) for name in names]  # also for a tile or window, where a number follows the extension
     last = [PurePosixPath(stem).name for stem in stems]
     folders = Counter(name for _, name in {*zip(stems, last)})
     found: list[Path | None] = []
@@ -493,7 +493,7 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], where:
     if shape == spec.shape:
         return None
     return ImageError(
-        f"preprocessing gives {times(shape)}, input {spec.name!r} takes {times(spec.shape)}",
+        f"preprocessing gives {times(shape)}, but input {spec.name!r} takes {times(spec.shape)}",
         where=where,
         hint="change the shape, or resize and crop, or give a preset by its name, which is scaled to the input",
     )

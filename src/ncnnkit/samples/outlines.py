@@ -73,7 +73,7 @@ class Outline:
             return np.asarray(coco.decode(coco.merge(coco.frPyObjects(flat, height, width)))) > 0
         if tuple(self.runs["size"]) != tuple(placement.image):
             had, wanted = ("x".join(map(str, reversed(each))) for each in (self.runs["size"], placement.image))
-            raise ImageError(f"run lengths are of an image of {had} pixels, and the image has {wanted}")
+            raise ImageError(f"run lengths are for an image of {had} pixels, but the image has {wanted}")
         whole = np.asarray(coco.decode(coco.frPyObjects(dict(self.runs), *self.runs["size"]))) > 0
         x, y = ((np.arange(count) + 0.5) * step for count, step in zip((width, height), cell))
         found = placement.to_image(np.stack(np.broadcast_arrays(x, y[:, None]), -1))
@@ -91,7 +91,7 @@ def polygon(numbers: Sequence[float]) -> NDArray[np.float64]:
     """
     points = np.asarray(numbers, np.float64)
     if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
-        raise ValueError("an outline that is no polygon")
+        raise ValueError("an outline that is not a polygon")
     return points.reshape(-1, 2)
 
 

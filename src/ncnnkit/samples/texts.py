@@ -21,7 +21,7 @@ def read_texts(path: str | Path, names: Sequence[str]) -> list[str]:
             names: the names of the samples, as ``ImageSet.names``. A line may have the bare file name if it is unique.
 
     Raises:
-        ImageError: with the line number: a line of another form, two texts for one sample; a sample without a text.
+        ImageError: a line has another form, or a sample has two texts or none. The error gives the line number.
     """
     path = Path(path)
     if path.is_dir():
