@@ -74,7 +74,8 @@ class Outline:
         if tuple(self.runs["size"]) != tuple(placement.image):
             had, wanted = ("x".join(map(str, reversed(each))) for each in (self.runs["size"], placement.image))
             raise ImageError(f"run lengths are for an image of {had} pixels, but the image has {wanted}")
-        whole = np.asarray(coco.decode(coco.frPyObjects(dict(self.runs), *self.runs["size"]))) > 0
+        given: Any = dict(self.runs)
+        whole = np.asarray(coco.decode(coco.frPyObjects(given, *given["size"]))) > 0
         x, y = ((np.arange(count) + 0.5) * step for count, step in zip((width, height), cell))
         found = placement.to_image(np.stack(np.broadcast_arrays(x, y[:, None]), -1))
         columns, rows_ = np.floor(found).astype(np.int64).transpose(2, 0, 1)
