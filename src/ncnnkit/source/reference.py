@@ -221,7 +221,7 @@ class Expected:
 
     @property
     def quantised_sqnr_db(self) -> float | None:
-        """The noise of a quantised original: the SQNR in dB of its floating-point form against it, for the worst output.
+        """The SQNR in dB of the floating-point form of a quantised original against the quantised one, worst output.
 
         None if the original is not quantised, or cannot be run.
         """

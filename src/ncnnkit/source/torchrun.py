@@ -137,7 +137,7 @@ def torch_run(module: Any) -> Original:
 
 
 def forward_names(module: Any, count: int) -> list[str]:
-    """Names of a module's first inputs: the parameters of its ``forward``, or ``in0`` and so on if these are too few."""
+    """Names of a module's first inputs: the parameters of ``forward``, or ``in0`` and so on if these are too few."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds]
     return names[:count] if len(names) >= count else [f"in{i}" for i in range(count)]

@@ -1,6 +1,6 @@
-"""Quantised operators in floating point: one function for each, or for a few that are alike.
+"""Rewrites quantised operators in floating point: one function for each operator or group of similar operators.
 
-Three kinds of model have them:
+There are three kinds of quantised models:
 
 * **QDQ**: QuantizeLinear and DequantizeLinear around operators in floating point,
 * **QOperator**: operators that compute with codes, such as QLinearConv,
@@ -19,12 +19,12 @@ from .codes import CODES, MICROSOFT, Array, Coded, Grid, Rewriter, rewrites
 
 
 def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
-    """The inputs of a node, None for those that are left out."""
+    """The first ``count`` inputs of a node; None for inputs that are left out."""
     return [*node.inputs, *[None] * count][:count]
 
 
 def _kept(node: ir.Node, *left_out: str) -> dict[str, Any]:
-    """The attributes of a node, less some."""
+    """The attributes of a node, without some."""
     return {name: attribute for name, attribute in node.attributes.items() if name not in left_out}
 
 
@@ -32,7 +32,7 @@ def _kept(node: ir.Node, *left_out: str) -> dict[str, Any]:
 
 
 def _linear_grid(rewriter: Rewriter, node: ir.Node) -> Grid | None:
-    """The grid of a QuantizeLinear or DequantizeLinear."""
+    """The quantisation parameters of a QuantizeLinear or DequantizeLinear."""
     _, scale, zero = _inputs(node, 3)
     kind = None
     if zero is None and node.op_type == "QuantizeLinear":
@@ -44,7 +44,7 @@ def _linear_grid(rewriter: Rewriter, node: ir.Node) -> Grid | None:
     )
 
 
-@rewrites("QuantizeLinear", domain=MICROSOFT)  # older files write it there, too
+@rewrites("QuantizeLinear", domain=MICROSOFT)  # older files use this domain
 def _quantize(rewriter: Rewriter, node: ir.Node) -> bool:
     grid, numbers = _linear_grid(rewriter, node), node.inputs[0]
     if grid is None or numbers is None:
@@ -74,14 +74,14 @@ def _dequantize(rewriter: Rewriter, node: ir.Node) -> bool:
 
 
 def _coded(rewriter: Rewriter, node: ir.Node, place: int, axis: int = 0) -> Coded | None:
-    """What an operator's input stands for that is given as codes, scale and zero point."""
+    """The dequantised form of an input that is given as codes, scale and zero point."""
     codes, scale, zero = (*node.inputs[place : place + 3], None)[:3]
     grid = rewriter.grid(scale, zero, axis)
     return None if grid is None or codes is None else Coded(rewriter.numbers(codes, grid, node), grid)
 
 
 def _answers(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value | None, zero: ir.Value | None) -> bool:
-    """The codes that a node hands out stand for what ``made`` computes; numbers where no scale is given."""
+    """Let ``made`` compute the numbers of a node's output. If no scale is given, the output is in floating point."""
     if scale is None:
         rewriter.answer(node.outputs[0], made.outputs[0])
         return True
@@ -96,7 +96,7 @@ def _as_float(
     rewriter: Rewriter, node: ir.Node, op: str, read: Sequence[Coded | None], *more: ir.Value | None,
     attributes: dict[str, Any] | None = None,
 ) -> ir.Node:  # fmt: skip
-    """The operator in floating point, of the same name."""
+    """The operator in floating point, with the same node name."""
     made = rewriter.node(
         node,
         op,
@@ -112,7 +112,7 @@ def _as_float(
 
 
 def _biases(rewriter: Rewriter, codes: ir.Value | None, step: Array) -> list[ir.Value] | None:
-    """The values of a quantised bias; no value if there is no bias; None if it is computed."""
+    """A list with the dequantised bias; empty if there is no bias; None if the bias is not constant."""
     if codes is None:
         return []
     array = rewriter.constant(codes)
@@ -160,7 +160,7 @@ _ALIKE = {
     "QLinearAveragePool": ("AveragePool", 1), "QLinearGlobalAveragePool": ("GlobalAveragePool", 1),
     "QLinearReduceMean": ("ReduceMean", 1),
 }  # fmt: skip
-"""Operator -> the one in floating point, and how many inputs it has."""
+"""Quantised operator -> the operator in floating point, and its number of inputs."""
 
 
 @rewrites(*_ALIKE, domain=MICROSOFT)
@@ -197,7 +197,7 @@ def _qlinear_where(rewriter: Rewriter, node: ir.Node) -> bool:
 
 @rewrites("DynamicQuantizeLinear")
 def _dynamic(rewriter: Rewriter, node: ir.Node) -> bool:
-    """Its scale becomes 1 and its zero point 0, because the operators that follow multiply by the scale."""
+    """Set its scale to 1 and its zero point to 0. The operators that follow multiply by the scale."""
     numbers = node.inputs[0]
     assert numbers is not None
     codes, scale, zero = node.outputs
@@ -217,7 +217,7 @@ def _integer_operand(
     axis: int,
     scale: Array | None = None,
 ) -> ir.Value | None:
-    """Codes less their zero point, as numbers; times a scale, where one is known."""
+    """Codes minus their zero point, in floating point, times the scale if it is known."""
     if value is None:
         return None
     if value in rewriter.stands and node in rewriter.dynamic:
@@ -237,7 +237,7 @@ def _integer_operand(
 
 
 def _scale_after(rewriter: Rewriter, node: ir.Node) -> tuple[list[ir.Node], Array]:
-    """The Cast and the Mul by a constant that follow an integer product, and the constant; nothing and 1 without."""
+    """The Cast and the Mul by a constant after an integer product, and the constant. ([], 1) if there are none."""
     casts = [user for user, _ in node.outputs[0].uses()]
     if len(casts) != 1 or casts[0].op_type != "Cast" or node.outputs[0] in rewriter.graph.outputs:
         return [], np.ones(())
@@ -250,7 +250,7 @@ def _scale_after(rewriter: Rewriter, node: ir.Node) -> tuple[list[ir.Node], Arra
 
 
 def _constant_product(rewriter: Rewriter, value: ir.Value | None) -> Array | None:
-    """A constant, or the product of two: the scale of an input, which is now 1, times that of the weights."""
+    """A constant, or the product of two constants: the scale of the input, which is now 1, and that of the weights."""
     found = rewriter.constant(value)
     if found is not None or value is None:
         return found
@@ -267,7 +267,7 @@ def _integer(rewriter: Rewriter, node: ir.Node) -> bool:
     after, scale = _scale_after(rewriter, node)
     axis = -1 if node.op_type == "MatMulInteger" else 0
     weight = rewriter.constant(b)
-    # A scale for each output channel stands where that axis is in the product: last, or before the sides of an image.
+    # Per-channel scales lie along the output channels of the product: the last axis, or the axis before the image.
     along = () if weight is None else scale.shape[axis if axis else 1 - weight.ndim :][:1]
     folds = weight is not None and (scale.size == 1 or (scale.size,) == along == (weight.shape[axis],))
     one = _integer_operand(rewriter, node, a, a_zero, 0)
@@ -316,7 +316,7 @@ def _product(rewriter: Rewriter, node: ir.Node, a: ir.Value, b: ir.Value, bias: 
 
 @rewrites("DynamicQuantizeLSTM", domain=MICROSOFT)
 def _dynamic_lstm(rewriter: Rewriter, node: ir.Node) -> bool:
-    """Its weights are (directions, inputs, 4 * hidden): those of an LSTM are transposed."""
+    """Rewrite it as LSTM. Its weights are (directions, inputs, 4 * hidden), those of LSTM are transposed."""
     x, w, r, bias, lengths, h, c, p, w_scale, w_zero, r_scale, r_zero = _inputs(node, 12)
     weights = []
     for codes, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero)):
